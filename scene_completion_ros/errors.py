@@ -1,0 +1,47 @@
+"""Errors of the package: each says what was wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class SceneCompletionError(Exception):
+    """Base of every error this package raises on bad input.
+
+    Args:
+        what: What was wrong, with the offending value.
+        where: File, topic or field in which it was found.
+        cure: What the user can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", cure: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.cure = cure
+        super().__init__(what, where, cure)
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}. {self.cure}" if self.cure else text
+
+
+class CameraError(SceneCompletionError):
+    """A camera model, calibration file or CameraInfo message cannot be used."""
+
+
+class ImageError(SceneCompletionError):
+    """An image cannot be decoded or does not fit its calibration."""
+
+
+class BagError(SceneCompletionError):
+    """A bag cannot be read or written."""
+
+
+class SequenceError(SceneCompletionError):
+    """A posed sequence is incomplete or contradicts itself."""
+
+
+class BundleError(SceneCompletionError):
+    """A student bundle is corrupted, foreign or of another schema."""
+
+
+class GridError(SceneCompletionError):
+    """A voxel grid description is malformed."""

@@ -1,0 +1,287 @@
+"""Cameras from CameraInfo messages, KITTI calibration files and the YAML of camera_calibration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import CameraError
+from scene_completion_ros.geometry.calibration import (
+    Calibration,
+    check_principal_point,
+    checked_camera,
+    pinhole_intrinsics,
+)
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str = "CameraInfo") -> Camera:
+    """Build the camera of the images that come with a CameraInfo.
+
+    Args:
+        message: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or rosbags.
+        rectified: Whether the images are rectified (`image_rect`): P is used, without distortion, instead of K and D.
+        where: What to call the message in errors, for instance its topic.
+
+    Returns:
+        The camera of the published image: `width` and `height` are those of the full sensor, region of interest and
+        binning are applied.
+
+    Raises:
+        CameraError: Not calibrated (K all zero), not finite, or contradicting itself; names field and cure.
+    """
+    names = {name: name if hasattr(message, name) else name.upper() for name in ("k", "d", "p")}
+    for name in (*names.values(), "width", "height", "distortion_model"):
+        if not hasattr(message, name):
+            raise CameraError(f"field {name} is missing", where=where, cure="Give a sensor_msgs/CameraInfo")
+    calibration = Calibration(
+        width=int(message.width),
+        height=int(message.height),
+        matrix=_flat(getattr(message, names["k"])),
+        projection=_flat(getattr(message, names["p"])),
+        model=str(message.distortion_model),
+        coefficients=_flat(getattr(message, names["d"])),
+        where=where,
+        names={**names, "model": "distortion_model", "size": "width, height"},
+    )
+    camera = checked_camera(calibration, rectified)
+    return _binned(_region(camera, message, where), message, where)
+
+
+def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) -> Camera:
+    """Read a camera from a file.
+
+    Args:
+        spec: YAML file of camera_calibration, or KITTI calibration with the name of the projection matrix after a
+            colon: `calib.txt:P2`, `calib_cam_to_cam.txt:P_rect_02`.
+        image_size: (width, height) of the images in use. KITTI's calib.txt does not hold it: if left out there, the
+            first image of the folder beside the file is looked at (`image_2` for P2).
+
+    Raises:
+        CameraError: The file cannot be read, lacks something, or was made for another image size.
+    """
+    path, name = _split(str(spec))
+    if path.suffix.lower() in (".yaml", ".yml"):
+        if name:
+            raise CameraError(f"a YAML file holds one camera, {name!r} means nothing", where=str(path))
+        camera = _read_yaml(path)
+    elif path.suffix.lower() == ".txt":
+        camera = _read_kitti(path, name, image_size)
+    else:
+        raise CameraError(
+            "is no known kind of calibration file",
+            where=str(spec),
+            cure="Give the YAML of camera_calibration or KITTI's calib.txt with a camera, such as calib.txt:P2",
+        )
+    if image_size is not None and tuple(image_size) != (camera.width, camera.height):
+        raise CameraError(
+            f"is the calibration of {camera.width}x{camera.height} images, but the image is "
+            f"{image_size[0]}x{image_size[1]}",
+            where=str(path),
+            cure="Use the image size of the calibration, or calibrate for this size",
+        )
+    return camera
+
+
+def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
+    """Read a KITTI calibration file, lines of `name: numbers`.
+
+    Args:
+        path: `calib.txt` of the odometry or object benchmark, or `calib_*_to_*.txt` of the raw recordings.
+
+    Returns:
+        By name: [3, 4] of twelve numbers (P0…P3, Tr, P_rect_02), [3, 3] of nine (R_rect_00), else as many as there
+        are. Dates are left out.
+
+    Raises:
+        CameraError: The file cannot be read or a line is malformed; names file and line.
+    """
+    matrices: dict[str, NDArray[np.float64]] = {}
+    for number, line in enumerate(_text(Path(path)).splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, colon, rest = line.partition(":")
+        name = name.strip()
+        if name.endswith("time"):
+            continue
+        where = f"{path}, line {number}"
+        if not colon or not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise CameraError(f"not `name: numbers`: {line[:60]!r}", where=where, cure="Give KITTI's calib.txt")
+        matrices[name] = _kitti_values(name, rest, where)
+    if not matrices:
+        raise CameraError("holds no calibration", where=str(path), cure="Give KITTI's calib.txt")
+    return matrices
+
+
+def camera_from_projection(projection: NDArray[np.float64], width: int, height: int) -> tuple[Camera, RigidTransform]:
+    """Split a projection matrix of rectified images into camera and position.
+
+    Args:
+        projection: P = K [I | t], [3, 4].
+        width: Image width, pixels.
+        height: Image height, pixels.
+
+    Returns:
+        The camera and `camera_from_rectified0`, the translation t = K⁻¹ p₄ from the rectified reference camera. All
+        three components are kept: KITTI's P2 has some millimetres along y and z.
+
+    Raises:
+        CameraError: P is not of this form.
+    """
+    matrix = np.asarray(projection, dtype=np.float64)
+    if matrix.shape != (3, 4) or not np.isfinite(matrix).all():
+        raise CameraError(f"not 3x4 finite numbers: {matrix.tolist()}", where="P")
+    intrinsics = pinhole_intrinsics(matrix[:, :3].reshape(-1), "P")
+    camera = Camera(*intrinsics, width, height)
+    translation = np.linalg.solve(matrix[:, :3], matrix[:, 3]).astype(np.float64)
+    return camera, RigidTransform(np.eye(3), translation)
+
+
+def _flat(values: Any) -> NDArray[np.float64]:
+    return np.asarray(values, dtype=np.float64).reshape(-1)
+
+
+def _region(camera: Camera, message: Any, where: str) -> Camera:
+    roi = getattr(message, "roi", None)
+    if roi is None or (roi.width == 0 and roi.height == 0):
+        return camera
+    left, top, width, height = int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)
+    if min(width, height) <= 0 or left + width > camera.width or top + height > camera.height:
+        raise CameraError(
+            f"region {width}x{height} at ({left}, {top}) does not fit into the {camera.width}x{camera.height} image",
+            where=f"{where}, roi",
+            cure="Set width and height of the full sensor, and roi in its pixels",
+        )
+    return camera.cropped(left, top, width, height)
+
+
+def _binned(camera: Camera, message: Any, where: str) -> Camera:
+    factors = [max(1, int(getattr(message, name, 0))) for name in ("binning_x", "binning_y")]
+    width, height = camera.width // factors[0], camera.height // factors[1]
+    if width == 0 or height == 0:
+        raise CameraError(
+            f"binning {factors[0]}x{factors[1]} leaves nothing of the image",
+            where=f"{where}, binning",
+            cure="Set the binning that the driver applies, 0 or 1 for none",
+        )
+    whole = camera.cropped(0, 0, width * factors[0], height * factors[1])  # the driver drops incomplete bins
+    return whole.resized(width, height)
+
+
+def _split(spec: str) -> tuple[Path, str]:
+    """Separate `calib.txt:P2`; a colon inside a folder's name stays in the path."""
+    head, colon, tail = spec.rpartition(":")
+    return (Path(head), tail) if colon and "/" not in tail else (Path(spec), "")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise CameraError(f"cannot be read: {reason}", where=str(path), cure="Check the path") from error
+
+
+def _read_yaml(path: Path) -> Camera:
+    try:
+        document = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise CameraError(f"is no valid YAML: {error}", where=str(path)) from error
+    cure = "Give the YAML that camera_calibration writes"
+    if not isinstance(document, Mapping):
+        raise CameraError("is no YAML mapping", where=str(path), cure=cure)
+    for key in ("image_width", "image_height", "camera_matrix", "distortion_model", "distortion_coefficients"):
+        if key not in document:
+            raise CameraError(f"key {key} is missing", where=str(path), cure=cure)
+    projection = "projection_matrix"
+    names = {"k": "camera_matrix", "d": "distortion_coefficients", "p": projection, "model": "distortion_model"}
+    calibration = Calibration(
+        width=_yaml_size(document, "image_width", path),
+        height=_yaml_size(document, "image_height", path),
+        matrix=_yaml_numbers(document, "camera_matrix", path),
+        projection=_yaml_numbers(document, projection, path) if projection in document else np.zeros(0),
+        model=str(document["distortion_model"] or ""),
+        coefficients=_yaml_numbers(document, "distortion_coefficients", path),
+        where=str(path),
+        names={**names, "size": "image_width, image_height"},
+    )
+    return checked_camera(calibration, rectified=False)
+
+
+def _yaml_size(document: Mapping[str, Any], key: str, path: Path) -> int:
+    value = document[key]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise CameraError(f"{value!r} is no whole number", where=f"{path}, {key}", cure="Give the size in pixels")
+    return value
+
+
+def _yaml_numbers(document: Mapping[str, Any], key: str, path: Path) -> NDArray[np.float64]:
+    entry = document[key]
+    data = entry.get("data") if isinstance(entry, Mapping) else entry
+    try:
+        return _flat(data if data is not None else [])
+    except (TypeError, ValueError) as error:
+        raise CameraError(f"is no list of numbers: {data!r}", where=f"{path}, {key}") from error
+
+
+def _kitti_values(name: str, text: str, where: str) -> NDArray[np.float64]:
+    try:
+        values = np.array([float(word) for word in text.split()], dtype=np.float64)
+    except ValueError as error:
+        raise CameraError(f"{name}: {error}", where=where, cure="Restore the file from the data set") from error
+    if not np.isfinite(values).all():
+        raise CameraError(f"{name} is not finite: {values.tolist()}", where=where)
+    if re.fullmatch(r"P\d|P_rect_\d+|Tr\w*", name) and values.size != 12:
+        raise CameraError(
+            f"{name} has {values.size} numbers instead of 12", where=where, cure="Restore the file from the data set"
+        )
+    if values.size == 12:
+        return values.reshape(3, 4)
+    return values.reshape(3, 3) if values.size == 9 else values
+
+
+def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None) -> Camera:
+    matrices = read_kitti_calibration(path)
+    cameras = sorted(key for key, value in matrices.items() if key.startswith("P") and value.shape == (3, 4))
+    if name not in cameras:
+        what = f"has no projection matrix {name!r}" if name else "holds several cameras and none is named"
+        cure = f"Choose one of {', '.join(f'{path.name}:{key}' for key in cameras)}" if cameras else "It holds none"
+        raise CameraError(what, where=str(path), cure=cure)
+    width, height = _kitti_image_size(path, name, matrices, image_size)
+    try:
+        camera = camera_from_projection(matrices[name], width, height)[0]
+    except CameraError as error:
+        raise CameraError(error.what, where=f"{path}, {name}", cure=error.cure) from None
+    check_principal_point((camera.fx, camera.fy, camera.cx, camera.cy), width, height, f"{path}, {name}")
+    return camera
+
+
+def _kitti_image_size(
+    path: Path, name: str, matrices: Mapping[str, NDArray[np.float64]], image_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    number = int(re.sub(r"\D", "", name) or 0)
+    rectified_size = matrices.get(f"S_rect_{number:02d}")
+    if rectified_size is not None and rectified_size.size == 2:
+        return int(rectified_size[0]), int(rectified_size[1])
+    if image_size is not None:
+        return image_size
+    folder = path.parent / f"image_{number}"
+    images = sorted(entry for entry in folder.glob("*") if entry.suffix.lower() in _IMAGE_SUFFIXES)
+    first = cv2.imread(str(images[0]), cv2.IMREAD_UNCHANGED) if images else None
+    if first is None:
+        raise CameraError(
+            f"the size of the images is unknown: the file does not hold it and {folder} has no readable image",
+            where=str(path),
+            cure="Give the image size as well",
+        )
+    return int(first.shape[1]), int(first.shape[0])

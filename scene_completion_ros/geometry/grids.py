@@ -1,0 +1,187 @@
+"""Regular voxel grids and where the camera stands in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.arrays import Array, constant_like, floating
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
+
+_GRID_KEYS = ("origin", "voxel_size", "shape", "grid_from_camera", "frame")
+
+
+@dataclass(frozen=True)
+class VoxelGrid:
+    """A box of cubic voxels; by convention its frame has x forward, y left, z up.
+
+    Args:
+        origin: Lower corner (x, y, z) of voxel (0, 0, 0) in the grid frame, metres.
+        voxel_size: Edge of a voxel, metres.
+        shape: Number of voxels along x, y, z.
+        frame: Name of the grid frame.
+
+    Raises:
+        GridError: A number is missing, not finite or not positive.
+    """
+
+    origin: tuple[float, float, float]
+    voxel_size: float
+    shape: tuple[int, int, int]
+    frame: str = "camera_forward"
+
+    def __post_init__(self) -> None:
+        origin, shape = tuple(self.origin), tuple(self.shape)
+        if len(origin) != 3 or not all(math.isfinite(value) for value in origin):
+            raise GridError(
+                f"{list(origin)} is not three finite numbers", where="origin", cure="Give x, y, z in metres"
+            )
+        if not (math.isfinite(self.voxel_size) and self.voxel_size > 0.0):
+            raise GridError(f"{self.voxel_size} is not a positive length", where="voxel_size", cure="Give metres")
+        if len(shape) != 3 or not all(int(size) == size and size > 0 for size in shape):
+            raise GridError(
+                f"{list(shape)} is not three positive whole numbers", where="shape", cure="Give voxels along x, y, z"
+            )
+        object.__setattr__(self, "origin", tuple(float(value) for value in origin))
+        object.__setattr__(self, "voxel_size", float(self.voxel_size))
+        object.__setattr__(self, "shape", tuple(int(size) for size in shape))
+
+    def axis_centres(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the voxel centres along x [X], y [Y] and z [Z] in the grid frame, metres."""
+        x, y, z = (
+            start + (np.arange(size, dtype=np.float64) + 0.5) * self.voxel_size
+            for start, size in zip(self.origin, self.shape, strict=True)
+        )
+        return x, y, z
+
+    def centres(self) -> NDArray[np.float32]:
+        """Return the centres of all voxels in the grid frame, float32 [X, Y, Z, 3], metres."""
+        out = np.empty((*self.shape, 3), dtype=np.float32)
+        x, y, z = self.axis_centres()
+        out[..., 0] = x[:, None, None]
+        out[..., 1] = y[None, :, None]
+        out[..., 2] = z[None, None, :]
+        return out
+
+    def index_of(self, points: Array) -> tuple[Array, Array]:
+        """Return the voxels that points lie in.
+
+        Args:
+            points: Points [..., 3] in the grid frame, metres.
+
+        Returns:
+            Indices int64 [..., 3] and whether the point lies in the grid [...] (bool). Indices of points outside
+            are clamped to one voxel beyond the grid; those of non-finite points are -1.
+        """
+        xp, points = floating(points)
+        steps = xp.floor((points - constant_like(list(self.origin), points)) / self.voxel_size)
+        steps = xp.where(xp.isfinite(steps), steps, -xp.ones_like(steps))
+        size = constant_like([float(size) for size in self.shape], points)
+        steps = xp.minimum(xp.maximum(steps, -xp.ones_like(steps)), size)
+        inside = xp.all((steps >= 0) & (steps < size), axis=-1)
+        return xp.astype(steps, xp.int64), inside
+
+    def cropped(self, range_m: float) -> tuple[VoxelGrid, tuple[slice, slice, slice]]:
+        """Crop to the part within a range, as SSCBench does for 12.8, 25.6 and 51.2 m.
+
+        Args:
+            range_m: Edge of the square part in metres: that much ahead, half of it to each side, the full height.
+
+        Returns:
+            The cropped grid and the slices that cut it out of an array [X, Y, Z].
+
+        Raises:
+            GridError: The range is no whole number of voxels, larger than the grid, or cannot be centred.
+        """
+        count = round(range_m / self.voxel_size) if math.isfinite(range_m) else 0
+        if count <= 0 or abs(count * self.voxel_size - range_m) > 1e-6 * self.voxel_size * max(count, 1):
+            raise GridError(
+                f"range {range_m} m is no whole number of {self.voxel_size} m voxels", cure="Choose another range"
+            )
+        spare = self.shape[1] - count
+        if count > self.shape[0] or spare < 0 or spare % 2:
+            raise GridError(
+                f"a square of {count} voxels does not fit centrally into a grid of {self.shape[0]}x{self.shape[1]}",
+                cure="Choose a range within the grid that leaves equally many voxels on both sides",
+            )
+        first = spare // 2
+        x, y, z = self.origin
+        grid = VoxelGrid(
+            (x, y + first * self.voxel_size, z), self.voxel_size, (count, count, self.shape[2]), self.frame
+        )
+        return grid, (slice(0, count), slice(first, first + count), slice(0, self.shape[2]))
+
+
+DEFAULT_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, (256, 256, 32), "camera_forward")
+"""51.2 m ahead, 25.6 m to each side, from 2.2 m below the camera to 4.2 m above it."""
+
+DEFAULT_GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
+"""The camera stands at the origin of the default grid and looks along its x axis."""
+
+
+def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
+    """Read a voxel grid and the camera's pose in it from a YAML file.
+
+    Args:
+        path: File with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` (16 numbers row by row, or
+            four rows of four; camera in optical axes) and optionally `frame`.
+
+    Returns:
+        The grid and `grid_from_camera`.
+
+    Raises:
+        GridError: The file is missing or no YAML mapping, a key is missing, unknown or malformed.
+    """
+    where = str(path)
+    document = _read_mapping(path)
+    unknown = sorted(set(map(str, document)) - set(_GRID_KEYS))
+    if unknown:
+        raise GridError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Known are {', '.join(_GRID_KEYS)}")
+    origin = _numbers(document, "origin", 3, where)
+    shape = _numbers(document, "shape", 3, where)
+    voxel_size = _numbers(document, "voxel_size", 1, where)[0]
+    matrix = np.reshape(_numbers(document, "grid_from_camera", 16, where), (4, 4))
+    try:
+        grid = VoxelGrid(
+            (origin[0], origin[1], origin[2]),
+            voxel_size,
+            (shape[0], shape[1], shape[2]),  # type: ignore[arg-type]  # whole numbers are checked by VoxelGrid
+            str(document.get("frame", DEFAULT_GRID.frame)),
+        )
+    except GridError as error:
+        raise GridError(error.what, where=f"{where}, {error.where}", cure=error.cure) from None
+    try:
+        return grid, RigidTransform.from_matrix(matrix)
+    except TransformError as error:
+        raise GridError(error.what, where=f"{where}, grid_from_camera", cure=error.cure) from None
+
+
+def _read_mapping(path: str | Path) -> Mapping[str, Any]:
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise GridError(f"cannot be read as YAML: {error}", where=str(path)) from error
+    if not isinstance(document, Mapping):
+        raise GridError("is no YAML mapping", where=str(path), cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}")
+    return document
+
+
+def _numbers(document: Mapping[str, Any], key: str, count: int, where: str) -> list[float]:
+    if key not in document:
+        raise GridError(f"key {key} is missing", where=where, cure=f"Needed are {', '.join(_GRID_KEYS[:4])}")
+    try:
+        values = np.asarray(document[key], dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.size != count or not np.isfinite(values).all():
+        expected = "one finite number" if count == 1 else f"{count} finite numbers"
+        raise GridError(f"{key} must be {expected}, not {document[key]!r}", where=where)
+    return [float(value) for value in values]

@@ -1,0 +1,208 @@
+"""Rigid transforms, named `target_from_source` so that `a_from_b @ b_from_c` reads right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.arrays import Array, constant_like, floating
+
+QUATERNION_NORM_TOLERANCE = 1e-2
+"""Quaternions whose length differs more than this from 1 are refused, as tf2 does."""
+
+_SMALL_ANGLE_COSINE = 1.0 - 1e-10
+
+
+class TransformError(SceneCompletionError):
+    """A pose or extrinsic calibration is not a rigid transform."""
+
+
+@dataclass(frozen=True, eq=False)
+class RigidTransform:
+    """A rotation followed by a translation: `p_target = rotation @ p_source + translation`.
+
+    Args:
+        rotation: Rotation matrix [3, 3], float64.
+        translation: Origin of the source frame in the target frame [3], metres, float64.
+
+    Raises:
+        TransformError: An array has another shape or holds NaN or infinity.
+    """
+
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        for name, shape in (("rotation", (3, 3)), ("translation", (3,))):
+            array = np.array(getattr(self, name), dtype=np.float64)
+            _check_array(array, shape, name)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    @classmethod
+    def identity(cls) -> RigidTransform:
+        """Return the transform that changes nothing."""
+        return cls(np.eye(3), np.zeros(3))
+
+    @classmethod
+    def from_matrix(cls, matrix: ArrayLike, tolerance: float = 1e-3) -> RigidTransform:
+        """Build a transform from a homogeneous matrix; its rotation is made exactly orthonormal.
+
+        Args:
+            matrix: Row-major [4, 4] or [3, 4].
+            tolerance: Largest deviation of an element of RᵀR from the identity. Files with few decimals need some.
+
+        Raises:
+            TransformError: Not finite, not orthonormal within the tolerance, a reflection, or a wrong last row.
+        """
+        array = np.asarray(matrix, dtype=np.float64)
+        if array.shape not in ((3, 4), (4, 4)):
+            raise TransformError(f"a rigid transform is a 4x4 or 3x4 matrix, not {_shape_text(array)}")
+        _check_array(array, array.shape, "matrix")
+        if array.shape == (4, 4) and not np.allclose(array[3], (0.0, 0.0, 0.0, 1.0), atol=tolerance):
+            raise TransformError(
+                f"the last row of the matrix is {array[3].tolist()} instead of [0, 0, 0, 1]",
+                cure="Write the matrix row by row, the translation in the last column",
+            )
+        return cls(_nearest_rotation(array[:3, :3], tolerance), array[:3, 3])
+
+    @classmethod
+    def from_quaternion(cls, quaternion_xyzw: ArrayLike, translation: ArrayLike) -> RigidTransform:
+        """Build a transform from a unit quaternion (x, y, z, w, the order of ROS) and a translation [3] in metres.
+
+        Raises:
+            TransformError: Not finite, or the quaternion is not of unit length (zero in messages never filled).
+        """
+        quaternion = np.asarray(quaternion_xyzw, dtype=np.float64)
+        _check_array(quaternion, (4,), "quaternion")
+        norm = float(np.linalg.norm(quaternion))
+        if abs(norm - 1.0) > QUATERNION_NORM_TOLERANCE:
+            raise TransformError(
+                f"the quaternion {quaternion.tolist()} has length {norm:.4g} instead of 1",
+                cure="Normalise it; a zero quaternion is a message that was never filled in",
+            )
+        return cls(_rotation_of(quaternion / norm), np.asarray(translation, dtype=np.float64))
+
+    @property
+    def quaternion(self) -> NDArray[np.float64]:
+        """Unit quaternion (x, y, z, w) with w ≥ 0."""
+        return _quaternion_of(self.rotation)
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """Homogeneous matrix [4, 4]."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.rotation
+        matrix[:3, 3] = self.translation
+        return matrix
+
+    def inverse(self) -> RigidTransform:
+        """Return `source_from_target`."""
+        return RigidTransform(self.rotation.T, -self.rotation.T @ self.translation)
+
+    def __matmul__(self, other: RigidTransform) -> RigidTransform:
+        """Chain: `a_from_b @ b_from_c` is `a_from_c`."""
+        return RigidTransform(self.rotation @ other.rotation, self.rotation @ other.translation + self.translation)
+
+    def apply(self, points: Array) -> Array:
+        """Move points [..., 3] from the source into the target frame; keeps kind, dtype and device of the array."""
+        xp, points = floating(points)
+        if points.shape[-1] != 3:
+            raise TransformError(f"points have 3 coordinates in the last axis, not shape {tuple(points.shape)}")
+        transposed = constant_like(self.rotation.T.tolist(), points)
+        return xp.matmul(points, transposed) + constant_like(self.translation.tolist(), points)
+
+    def interpolate(self, other: RigidTransform, fraction: float) -> RigidTransform:
+        """Move from this transform to another one: shortest rotation (slerp), straight translation.
+
+        Args:
+            other: Transform between the same frames.
+            fraction: 0 gives this transform, 1 the other one.
+
+        Raises:
+            TransformError: The fraction is outside 0…1: poses are not extrapolated.
+        """
+        if not 0.0 <= fraction <= 1.0:
+            raise TransformError(
+                f"cannot interpolate at fraction {fraction}: it is outside 0…1", cure="Poses are never extrapolated"
+            )
+        quaternion = _slerp(self.quaternion, other.quaternion, fraction)
+        translation = (1.0 - fraction) * self.translation + fraction * other.translation
+        return RigidTransform(_rotation_of(quaternion), translation)
+
+
+def _shape_text(array: NDArray[np.float64]) -> str:
+    return "x".join(str(size) for size in array.shape) or "a single number"
+
+
+def _check_array(array: NDArray[np.float64], shape: Sequence[int], name: str) -> None:
+    if array.shape != tuple(shape):
+        raise TransformError(f"{name} has shape {list(array.shape)} instead of {list(shape)}")
+    if not np.isfinite(array).all():
+        raise TransformError(
+            f"{name} holds NaN or infinity: {array.tolist()}",
+            cure="Drop this pose: its source (odometry, tf, poses file) had no valid estimate",
+        )
+
+
+def _nearest_rotation(rotation: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """Project on the rotations (orthogonal Procrustes), refusing what is further away than rounding explains."""
+    deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
+    if deviation > tolerance:
+        raise TransformError(
+            f"the 3x3 part is not a rotation: RᵀR differs from the identity by {deviation:.3g}",
+            cure=f"Scale and shear are not rigid; at most {tolerance:g} is taken as rounding",
+        )
+    if np.linalg.det(rotation) < 0.0:
+        raise TransformError(
+            "the 3x3 part is a reflection (determinant -1)", cure="Flip one axis: both frames must be right-handed"
+        )
+    left, _, right = np.linalg.svd(rotation)
+    return np.asarray(left @ right, dtype=np.float64)
+
+
+def _rotation_of(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
+    x, y, z, w = quaternion.tolist()
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _quaternion_of(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert `_rotation_of`, dividing by the largest component, which is never below one half (Shepperd 1978)."""
+    r = rotation
+    products = np.array(  # 4 q qᵀ, order x y z w
+        [
+            [1 + r[0, 0] - r[1, 1] - r[2, 2], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0], r[2, 1] - r[1, 2]],
+            [r[0, 1] + r[1, 0], 1 - r[0, 0] + r[1, 1] - r[2, 2], r[1, 2] + r[2, 1], r[0, 2] - r[2, 0]],
+            [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], 1 - r[0, 0] - r[1, 1] + r[2, 2], r[1, 0] - r[0, 1]],
+            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], 1 + r[0, 0] + r[1, 1] + r[2, 2]],
+        ]
+    )
+    row = products[int(np.argmax(np.diagonal(products)))]
+    quaternion = row / np.linalg.norm(row)
+    return np.asarray(-quaternion if quaternion[3] < 0.0 else quaternion, dtype=np.float64)
+
+
+def _slerp(first: NDArray[np.float64], second: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:
+    cosine = float(first @ second)
+    if cosine < 0.0:  # q and -q are the same rotation: take the short way round
+        second, cosine = -second, -cosine
+    if cosine > _SMALL_ANGLE_COSINE:
+        blended = (1.0 - fraction) * first + fraction * second
+    else:
+        angle = np.arccos(cosine)
+        blended = (np.sin((1.0 - fraction) * angle) * first + np.sin(fraction * angle) * second) / np.sin(angle)
+    return np.asarray(blended / np.linalg.norm(blended), dtype=np.float64)
+
+
+OPTICAL_FROM_FORWARD = RigidTransform(np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]), np.zeros(3))
+"""Takes axes x forward, y left, z up (grids, REP-103) to optical axes x right, y down, z forward."""

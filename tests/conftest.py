@@ -1,0 +1,25 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def shared_data_root() -> Path:
+    """Folder of the real recordings: `SCENE_COMPLETION_DATA`, by default `../shared/data` beside the project."""
+    return Path(os.environ.get("SCENE_COMPLETION_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real recordings; skips where they are missing, fails instead when `REQUIRE_DATA=1`."""
+    root = shared_data_root()
+    if not root.is_dir():
+        reason = f"real recordings not found at {root}: set SCENE_COMPLETION_DATA"
+        if os.environ.get("REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return root.resolve()

@@ -1,0 +1,92 @@
+"""Realistic cameras of every model, and OpenCV as the independent implementation of them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.geometry import Camera
+
+PINHOLE = Camera(718.856, 718.856, 607.1928, 185.2157, 1241, 376)
+PLUMB_BOB = Camera(  # KITTI raw 2011_09_26, camera 2 before rectification
+    959.791,
+    956.9251,
+    696.0217,
+    224.1806,
+    1392,
+    512,
+    "plumb_bob",
+    (-0.3691481, 0.1968681, 0.001353473, 0.0005677587, -0.0677),
+)
+RATIONAL = Camera(  # the size and shape of a time-of-flight camera's colour lens
+    913.1,
+    912.7,
+    956.4,
+    549.2,
+    1920,
+    1080,
+    "rational_polynomial",
+    (0.4574, -2.4406, 0.00084, -0.00029, 1.4303, 0.3366, -2.2644, 1.3511),
+)
+EQUIDISTANT = Camera(  # a tracking camera's fisheye, 160° wide
+    284.98, 286.1, 421.7, 398.3, 848, 800, "equidistant", (-0.00802, 0.04404, -0.04139, 0.00783)
+)
+CAMERAS = {"none": PINHOLE, "plumb_bob": PLUMB_BOB, "rational_polynomial": RATIONAL, "equidistant": EQUIDISTANT}
+
+
+class OpenCV:
+    """The independent implementation: double precision, iterated to convergence."""
+
+    @staticmethod
+    def project(camera: Camera, points: np.ndarray) -> np.ndarray:
+        """Project points [N, 3] with OpenCV."""
+        zero, points = np.zeros(3), np.asarray(points, dtype=np.float64)
+        if camera.distortion_model == "equidistant":
+            pixels, _ = cv2.fisheye.projectPoints(
+                points[:, None], zero, zero, camera.matrix, np.array(camera.distortion)
+            )
+        else:
+            pixels, _ = cv2.projectPoints(points[:, None], zero, zero, camera.matrix, np.array(camera.distortion))
+        return pixels.reshape(-1, 2)
+
+    @staticmethod
+    def undistort(camera: Camera, pixels: np.ndarray) -> np.ndarray:
+        """Return normalised ideal coordinates [N, 2] of pixels [N, 2] with OpenCV, iterated to convergence."""
+        criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 500, 1e-13)
+        pixels = np.asarray(pixels, dtype=np.float64)[:, None]
+        if camera.distortion_model == "equidistant":
+            ideal = cv2.fisheye.undistortPoints(pixels, camera.matrix, np.array(camera.distortion), criteria=criteria)
+        else:
+            iterated = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)  # OpenCV 5 has merged the two
+            ideal = iterated(
+                pixels, camera.matrix, np.array(camera.distortion), R=np.eye(3), P=np.eye(3), criteria=criteria
+            )
+        return ideal.reshape(-1, 2)
+
+
+@pytest.fixture(params=list(CAMERAS))
+def camera(request: pytest.FixtureRequest) -> Camera:
+    """A realistic camera of every distortion model in turn."""
+    return CAMERAS[request.param]
+
+
+@pytest.fixture(scope="session")
+def cameras() -> dict[str, Camera]:
+    """The realistic cameras by distortion model."""
+    return CAMERAS
+
+
+@pytest.fixture(scope="session")
+def opencv() -> type[OpenCV]:
+    """OpenCV's projection functions."""
+    return OpenCV
+
+
+@pytest.fixture
+def points(camera: Camera) -> np.ndarray:
+    """400 points that the camera sees, [N, 3] in its optical frame; their directions come from OpenCV."""
+    rng = np.random.default_rng(3)
+    pixels = rng.uniform([3.0, 3.0], [camera.width - 3.0, camera.height - 3.0], (400, 2))
+    directions = np.hstack([OpenCV.undistort(camera, pixels), np.ones((400, 1))])
+    return directions * rng.uniform(1.0, 60.0, (400, 1))

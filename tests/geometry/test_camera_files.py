@@ -1,0 +1,347 @@
+"""Cameras from CameraInfo, camera_calibration's YAML and KITTI's files; every contradiction has its own message."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from scene_completion_ros.errors import CameraError
+from scene_completion_ros.geometry import (
+    Camera,
+    RigidTransform,
+    camera_from_camera_info,
+    camera_from_projection,
+    read_camera,
+    read_kitti_calibration,
+)
+
+K = [500.0, 0.0, 320.5, 0.0, 501.0, 239.5, 0.0, 0.0, 1.0]
+P = [430.0, 0.0, 318.0, 0.0, 0.0, 432.0, 241.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+D = [-0.3, 0.1, 0.001, -0.0005, 0.0]
+RATIONAL_D = [0.46, -2.44, 0.0008, -0.0003, 1.43, 0.34, -2.26, 1.35]
+
+
+def camera_info(*, ros1: bool = False, **changes: object) -> SimpleNamespace:
+    """A CameraInfo message of either ROS; arrays as rosbags and rclpy deliver them."""
+    fields: dict[str, object] = {"k": np.array(K), "d": np.array(D), "p": np.array(P), "r": np.eye(3).reshape(-1)}
+    fields |= {"width": 640, "height": 480, "distortion_model": "plumb_bob", "binning_x": 0, "binning_y": 0}
+    fields |= {"roi": SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0, do_rectify=False)}
+    fields |= changes
+    if ros1:
+        fields = {name.upper() if name in "kdpr" else name: value for name, value in fields.items()}
+    return SimpleNamespace(**fields)
+
+
+@pytest.mark.parametrize("ros1", [False, True], ids=["ROS 2", "ROS 1"])
+def test_camera_info(ros1: bool) -> None:
+    camera = camera_from_camera_info(camera_info(ros1=ros1))
+    assert camera == Camera(500.0, 501.0, 320.5, 239.5, 640, 480, "plumb_bob", tuple(D))
+
+
+@pytest.mark.parametrize("ros1", [False, True], ids=["ROS 2", "ROS 1"])
+def test_camera_info_of_rectified_images_uses_p_without_distortion(ros1: bool) -> None:
+    camera = camera_from_camera_info(camera_info(ros1=ros1), rectified=True)
+    assert camera == Camera(430.0, 432.0, 318.0, 241.0, 640, 480)
+
+
+@pytest.mark.parametrize(
+    ("name", "coefficients", "model"),
+    [
+        ("plumb_bob", D[:4], "plumb_bob"),
+        ("rational_polynomial", RATIONAL_D, "rational_polynomial"),
+        ("rational_polynomial", [*RATIONAL_D, 0.0, 0.0, 0.0, 0.0], "rational_polynomial"),
+        ("equidistant", [0.01, -0.02, 0.003, 0.0], "equidistant"),
+        ("equidistant", [0.0, 0.0, 0.0, 0.0], "equidistant"),  # an ideal fisheye is no pinhole camera
+        ("fisheye", [0.01, -0.02, 0.003, 0.0], "equidistant"),
+        ("plumb_bob", [0.0] * 5, "none"),
+        ("plumb_bob", [], "none"),
+        ("rational_polynomial", [0.0] * 8, "none"),
+        ("", [], "none"),
+        ("", [0.0] * 5, "none"),
+        ("none", [], "none"),
+    ],
+)
+def test_distortion_models(name: str, coefficients: list[float], model: str) -> None:
+    camera = camera_from_camera_info(camera_info(distortion_model=name, d=np.array(coefficients)))
+    assert camera.distortion_model == model
+    assert any(camera.distortion) == any(coefficients)
+
+
+def test_camera_info_without_p_is_enough_for_raw_images() -> None:
+    assert camera_from_camera_info(camera_info(p=np.zeros(12))).fx == 500.0
+
+
+def roi(left: int, top: int, width: int, height: int) -> SimpleNamespace:
+    return SimpleNamespace(x_offset=left, y_offset=top, width=width, height=height, do_rectify=False)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_region_of_interest_and_binning_describe_the_published_image(rectified: bool) -> None:
+    full = camera_from_camera_info(camera_info(), rectified=rectified)
+    message = camera_info(roi=roi(100, 40, 401, 300), binning_x=2, binning_y=3)
+    part = camera_from_camera_info(message, rectified=rectified)
+    assert (part.width, part.height, part.fx, part.distortion) == (200, 100, full.fx / 2, full.distortion)
+    point = np.array([0.1, -0.05, 2.0])
+    u, v = full.project(point)[0]
+    # Sensor pixels 100 and 101 make the first published column, so that 100.5 is its centre.
+    np.testing.assert_allclose(part.project(point)[0], [(u - 100.5) / 2, (v - 41.0) / 3], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"k": np.zeros(9)}, "k", "all zero: the camera is not calibrated"),
+        ({"k": np.array([math.nan, *K[1:]])}, "k", "not finite"),
+        ({"k": np.array(K[:6])}, "k", "6 numbers instead of 9"),
+        ({"k": np.array([-500.0, *K[1:]])}, "k", "not positive"),
+        ({"k": np.array(K).reshape(3, 3).T.reshape(-1)}, "k", r"not \[fx 0 cx; 0 fy cy; 0 0 1\]"),
+        ({"k": np.array([K[0], 3.0, *K[2:]])}, "k", "skew is not supported"),
+        ({"width": 0, "height": 0}, "width, height", "0x0 is empty"),
+        ({"width": 320, "height": 240}, "k", "outside the 320x240 image"),
+        ({"p": np.array(P) * ([0.5] * 8 + [1.0] * 4)}, "p", "P is K scaled by 0.4"),
+        ({"p": np.array([math.inf, *P[1:]])}, "p", "not finite"),
+        ({"p": np.array(P[:9])}, "p", "9 numbers instead of 12"),
+        ({"d": np.array([math.nan] * 5)}, "d", "not finite"),
+        ({"d": np.array(RATIONAL_D)}, "d", "plumb_bob has 5 coefficients, not 8"),
+        ({"distortion_model": "rational_polynomial"}, "d", "rational_polynomial has 8 coefficients, not 5"),
+        ({"distortion_model": "rational_polynomial", "d": np.full(14, 0.1)}, "d", "8 coefficients, not 14"),
+        ({"distortion_model": "equidistant"}, "d", "equidistant has 4 coefficients, not 5"),
+        ({"distortion_model": "equidistant", "d": np.array([])}, "d", "4 coefficients, not 0"),
+        ({"distortion_model": ""}, "distortion_model", "is '' although there are coefficients"),
+        ({"distortion_model": "mei"}, "distortion_model", "unknown distortion model 'mei'"),
+        ({"roi": roi(600, 0, 100, 100)}, "roi", "does not fit"),
+        ({"roi": roi(0, 0, 100, 0)}, "roi", "does not fit"),
+        ({"roi": roi(0, 0, 4, 4), "binning_x": 8}, "binning", "leaves nothing"),
+    ],
+)
+def test_contradictory_camera_info_names_field_and_cure(changes: dict[str, object], field: str, message: str) -> None:
+    with pytest.raises(CameraError, match=message) as caught:
+        camera_from_camera_info(camera_info(**changes), where="/camera/camera_info")
+    assert caught.value.where == f"/camera/camera_info, {field}"
+    assert caught.value.cure
+
+
+def test_fields_are_named_as_in_ros1() -> None:
+    with pytest.raises(CameraError) as caught:
+        camera_from_camera_info(camera_info(ros1=True, k=np.zeros(9)))
+    assert caught.value.where == "CameraInfo, K"
+
+
+def test_rectified_images_need_p() -> None:
+    with pytest.raises(CameraError, match="P is missing or all zero"):
+        camera_from_camera_info(camera_info(p=np.zeros(12)), rectified=True)
+
+
+def test_rectified_images_do_not_need_k() -> None:
+    assert camera_from_camera_info(camera_info(k=np.zeros(9)), rectified=True).fx == 430.0
+
+
+def test_other_messages_are_refused() -> None:
+    with pytest.raises(CameraError, match="field K is missing"):
+        camera_from_camera_info(SimpleNamespace(data=b""))
+
+
+# YAML of camera_calibration
+
+
+def calibration_yaml(folder: Path, **changes: object) -> Path:
+    document: dict[str, object] = {
+        "image_width": 640,
+        "image_height": 480,
+        "camera_name": "narrow_stereo",
+        "camera_matrix": {"rows": 3, "cols": 3, "data": K},
+        "distortion_model": "plumb_bob",
+        "distortion_coefficients": {"rows": 1, "cols": 5, "data": D},
+        "rectification_matrix": {"rows": 3, "cols": 3, "data": [1, 0, 0, 0, 1, 0, 0, 0, 1]},
+        "projection_matrix": {"rows": 3, "cols": 4, "data": P},
+    }
+    document |= changes
+    path = folder / "camera.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in document.items() if value is not None}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "coefficients", "model"),
+    [
+        ("plumb_bob", D, "plumb_bob"),
+        ("rational_polynomial", RATIONAL_D, "rational_polynomial"),
+        ("equidistant", [0.01, -0.02, 0.003, 0.0], "equidistant"),
+        ("fisheye", [0.01, -0.02, 0.003, 0.0], "equidistant"),
+        ("none", [], "none"),
+    ],
+)
+def test_read_yaml(tmp_path: Path, name: str, coefficients: list[float], model: str) -> None:
+    entry = {"rows": 1, "cols": len(coefficients), "data": coefficients}
+    path = calibration_yaml(tmp_path, distortion_model=name, distortion_coefficients=entry)
+    expected = Camera(500.0, 501.0, 320.5, 239.5, 640, 480, model, tuple(coefficients))
+    assert read_camera(path) == expected
+    assert read_camera(str(path), image_size=(640, 480)) == expected
+
+
+def test_yaml_of_another_image_size(tmp_path: Path) -> None:
+    path = calibration_yaml(tmp_path)
+    with pytest.raises(CameraError, match="calibration of 640x480 images, but the image is 320x240") as caught:
+        read_camera(path, image_size=(320, 240))
+    assert caught.value.where == str(path) and caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"camera_matrix": None}, "key camera_matrix is missing"),
+        ({"image_width": "wide"}, "image_width: 'wide' is no whole number"),
+        ({"camera_matrix": {"data": "K"}}, "camera_matrix: is no list of numbers"),
+        ({"camera_matrix": {"rows": 3, "cols": 3}}, "camera_matrix: 0 numbers instead of 9"),
+        ({"camera_matrix": {"data": [0.0] * 9}}, "camera_matrix: all zero"),
+        ({"distortion_model": "rational_polynomial"}, "distortion_coefficients: rational_polynomial has 8"),
+        (
+            {"projection_matrix": {"data": (np.array(P) * ([0.5] * 8 + [1.0] * 4)).tolist()}},
+            "projection_matrix: P is K",
+        ),
+    ],
+)
+def test_malformed_yaml_names_file_and_key(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    path = calibration_yaml(tmp_path, **changes)
+    with pytest.raises(CameraError, match=message) as caught:
+        read_camera(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "{broken: [", "no valid YAML"),
+        ("a.yml", "- 1\n", "no YAML mapping"),
+        ("a.json", "{}", "no known kind of calibration file"),
+        ("a.yaml", None, "cannot be read"),
+        ("a.txt:P2", None, "cannot be read"),
+    ],
+)
+def test_unreadable_calibration_files(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(CameraError, match=message):
+        read_camera(tmp_path / name)
+
+
+# KITTI
+
+CALIB = """\
+P0: 700 0 600 0 0 700 180 0 0 0 1 0
+P2: 700 0 600 42 0 700 180 -0.1 0 0 1 0.003
+
+Tr: 0 -1 0 0.01 0 0 -1 -0.05 1 0 0 -0.3
+"""
+
+
+def write_calib(folder: Path, text: str = CALIB) -> Path:
+    path = folder / "calib.txt"
+    path.write_text(text)
+    return path
+
+
+def test_kitti_size_from_the_images_beside(tmp_path: Path) -> None:
+    path = write_calib(tmp_path)
+    (tmp_path / "image_2").mkdir()
+    cv2.imwrite(str(tmp_path / "image_2" / "000000.png"), np.zeros((370, 1226), np.uint8))
+    assert read_camera(f"{path}:P2") == Camera(700.0, 700.0, 600.0, 180.0, 1226, 370)
+
+
+def test_kitti_size_given(tmp_path: Path) -> None:
+    assert read_camera(f"{write_calib(tmp_path)}:P0", image_size=(1241, 376)).width == 1241
+
+
+def test_kitti_size_unknown(tmp_path: Path) -> None:
+    with pytest.raises(CameraError, match="size of the images is unknown") as caught:
+        read_camera(f"{write_calib(tmp_path)}:P2")
+    assert caught.value.cure == "Give the image size as well"
+
+
+def test_kitti_size_too_small_for_the_calibration(tmp_path: Path) -> None:
+    with pytest.raises(CameraError, match="outside the 416x128 image"):
+        read_camera(f"{write_calib(tmp_path)}:P2", image_size=(416, 128))
+
+
+def test_kitti_raw_calibration_holds_the_size(tmp_path: Path) -> None:
+    path = tmp_path / "calib_cam_to_cam.txt"
+    path.write_text(
+        "calib_time: 09-Jan-2012 13:57:47\ncorner_dist: 9.950000e-02\nS_02: 1392 512\nR_02: 1 0 0 0 1 0 0 0 1\n"
+        "S_rect_02: 1.242000e+03 3.750000e+02\nP_rect_02: 721.5 0 609.5 44.8 0 721.5 172.8 0.2 0 0 1 0.002\n"
+    )
+    assert read_camera(f"{path}:P_rect_02") == Camera(721.5, 721.5, 609.5, 172.8, 1242, 375)
+    matrices = read_kitti_calibration(path)
+    assert matrices["R_02"].shape == (3, 3) and matrices["corner_dist"].tolist() == [0.0995]
+    with pytest.raises(CameraError, match="calibration of 1242x375 images"):
+        read_camera(f"{path}:P_rect_02", image_size=(1241, 376))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"), [("", "none is named"), (":P7", "no projection matrix 'P7'"), (":Tr", "'Tr'")]
+)
+def test_kitti_needs_the_name_of_a_camera(tmp_path: Path, suffix: str, message: str) -> None:
+    with pytest.raises(CameraError, match=message) as caught:
+        read_camera(f"{write_calib(tmp_path)}{suffix}")
+    assert "calib.txt:P0, calib.txt:P2" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("P0: 700 0 600 0 0 700 180 0 0 0 1 0\nP1: 700 0 600\n", "line 2: P1 has 3 numbers instead of 12"),
+        ("\nP0: 700 zero 600 0 0 700 180 0 0 0 1 0\n", "line 2: P0: could not convert"),
+        ("P0 700 0 600 0 0 700 180 0 0 0 1 0\n", "line 1: not `name: numbers`"),
+        ("P0: nan 0 600 0 0 700 180 0 0 0 1 0\n", "line 1: P0 is not finite"),
+        ("", "holds no calibration"),
+    ],
+)
+def test_malformed_kitti_files_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    path = write_calib(tmp_path, text)
+    with pytest.raises(CameraError, match=message) as caught:
+        read_kitti_calibration(path)
+    assert str(path) in caught.value.where
+
+
+def test_projection_splits_into_camera_and_position(tmp_path: Path) -> None:
+    projection = read_kitti_calibration(write_calib(tmp_path))["P2"]
+    camera, camera_from_rectified0 = camera_from_projection(projection, 1241, 376)
+    point = np.array([2.0, -1.0, 12.0])
+    homogeneous = projection @ np.append(point, 1.0)
+    pixel, _ = camera.project(camera_from_rectified0.apply(point))
+    np.testing.assert_allclose(pixel, homogeneous[:2] / homogeneous[2], atol=1e-10)
+    assert camera_from_rectified0.translation[2] == pytest.approx(0.003)
+
+
+@pytest.mark.parametrize(
+    "projection", [np.zeros((3, 4)), np.eye(3), np.full((3, 4), math.nan), np.roll(np.eye(3, 4), 1, axis=0)]
+)
+def test_other_matrices_are_no_projections(projection: np.ndarray) -> None:
+    with pytest.raises(CameraError):
+        camera_from_projection(projection, 1241, 376)
+
+
+SEQUENCES = ["00", "01", "02", "03", "04", "05", "06", "07", "09"]
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+def test_real_kitti_calibration(shared_data: Path, sequence: str) -> None:
+    path = shared_data / "kitti_windows" / "sequences" / sequence / "calib.txt"
+    matrices = read_kitti_calibration(path)
+    left = read_camera(f"{path}:P2")
+    first = cv2.imread(str(path.parent / "image_2" / "000000.jpg"))
+    assert (left.height, left.width) == first.shape[:2]
+    _, left_from_0 = camera_from_projection(matrices["P2"], left.width, left.height)
+    _, right_from_0 = camera_from_projection(matrices["P3"], left.width, left.height)
+    right_from_left = right_from_0 @ left_from_0.inverse()
+    assert -right_from_left.translation[0] == pytest.approx(0.535, abs=0.003)  # to the right of the left camera
+    cam0_from_velodyne = RigidTransform.from_matrix(matrices["Tr"])
+    np.testing.assert_allclose(cam0_from_velodyne.rotation, matrices["Tr"][:, :3], atol=1e-3)
+    np.testing.assert_allclose(cam0_from_velodyne.rotation @ cam0_from_velodyne.rotation.T, np.eye(3), atol=1e-14)
+    ahead = cam0_from_velodyne.apply(np.array([10.0, 0.0, 0.0]))
+    assert ahead[2] == pytest.approx(9.7, abs=0.3) and abs(ahead[0]) < 0.5

@@ -1,0 +1,192 @@
+"""The camera model against OpenCV, the pixel convention, and the refusal of impossible cameras."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import CameraError
+from scene_completion_ros.geometry import Camera
+
+SMALL = Camera(fx=4.0, fy=5.0, cx=3.0, cy=1.5, width=8, height=4)
+
+
+def test_project_agrees_with_opencv(camera: Camera, points: np.ndarray, opencv: type) -> None:
+    pixels, valid = camera.project(points)
+    np.testing.assert_allclose(pixels, opencv.project(camera, points), atol=1e-8)
+    assert valid.all() and valid.dtype == bool and valid.shape == (400,)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 3e-3)])
+def test_project_of_torch_agrees_with_opencv(
+    camera: Camera, points: np.ndarray, opencv: type, dtype: str, tolerance: float
+) -> None:
+    tensor = torch.as_tensor(points.reshape(20, 20, 3), dtype=getattr(torch, dtype))
+    pixels, valid = camera.project(tensor)
+    assert pixels.dtype == tensor.dtype and pixels.shape == (20, 20, 2) and valid.dtype == torch.bool
+    np.testing.assert_allclose(pixels.reshape(-1, 2).numpy(), opencv.project(camera, points), atol=tolerance)
+    assert bool(valid.all())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_unproject_of_a_pixel_grid_inverts_project(camera: Camera, kind: str, dtype: str) -> None:
+    pixels = camera.pixel_centres()[::16, ::16].astype(dtype)
+    rays = camera.unproject(torch.as_tensor(pixels) if kind == "torch" else pixels)
+    again, _ = camera.project(rays * 7.5)
+    rays, again = np.asarray(rays), np.asarray(again)
+    assert rays.dtype == np.dtype(dtype) and rays.shape == (*pixels.shape[:2], 3)
+    seen = np.isfinite(rays).all(axis=-1)
+    assert seen.mean() > 0.75 and (camera.distortion_model == "equidistant" or seen.all())
+    near = seen & (np.abs(rays[..., :2]).max(axis=-1) < 5.0)  # at 79° a float32 has no thousandth of a pixel left
+    np.testing.assert_array_equal(rays[seen][:, 2], 1.0)
+    np.testing.assert_allclose(again[near], pixels[near], atol=1e-8 if dtype == "float64" else 5e-3)
+
+
+def test_unproject_agrees_with_opencv(camera: Camera, points: np.ndarray, opencv: type) -> None:
+    pixels = opencv.project(camera, points)
+    np.testing.assert_allclose(camera.unproject(pixels)[:, :2], points[:, :2] / points[:, 2:], rtol=1e-8, atol=1e-9)
+
+
+def test_unproject_takes_whole_pixels(camera: Camera) -> None:
+    whole = np.array([[3, 4], [200, 100]])
+    np.testing.assert_array_equal(camera.unproject(whole), camera.unproject(whole.astype(np.float64)))
+
+
+def test_unproject_says_where_a_fisheye_has_no_ray(cameras: dict[str, Camera]) -> None:
+    corner_and_centre = np.array([[0.0, 0.0], [421.0, 398.0]])
+    rays = cameras["equidistant"].unproject(corner_and_centre)
+    assert np.isnan(rays).all(axis=-1).tolist() == [True, False]
+
+
+def test_a_hair_within_the_edges_is_valid_and_the_edge_itself_belongs_to_the_left() -> None:
+    pixels = np.array([[-0.499, -0.499], [7.499, 3.499], [7.501, 0.0], [0.0, 3.501], [-0.501, 0.0], [0.0, -0.501]])
+    projected, valid = SMALL.project(SMALL.unproject(pixels) * 3.0)
+    np.testing.assert_allclose(projected, pixels, atol=1e-12)
+    assert valid.tolist() == [True, True, False, False, False, False]
+    assert SMALL.contains(np.array([[-0.5, -0.5], [7.5, 0.0], [0.0, 3.5]])).tolist() == [True, False, False]
+
+
+def test_points_behind_or_not_a_number_are_invalid_without_warnings(camera: Camera) -> None:
+    points = np.array([[0, 0, -5.0], [0, 0, 0.0], [1, 1, 1e-30], [math.nan, 0, 1], [0, 0, math.nan], [0, 0, 5.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels, valid = camera.project(points)
+    assert valid.tolist() == [False, False, False, False, False, True]
+    assert np.isfinite(pixels[:3]).all()
+
+
+def test_points_folded_back_into_the_image_are_invalid(cameras: dict[str, Camera], opencv: type) -> None:
+    camera, folded = cameras["plumb_bob"], np.array([[17.0, 0.0, 10.0]])
+    u, v = opencv.project(camera, folded)[0]
+    assert 0 < u < camera.width and 0 < v < camera.height  # OpenCV takes it for visible
+    assert not camera.project(folded)[1].any()
+
+
+def test_normalised_coordinates_follow_align_corners_false() -> None:
+    np.testing.assert_allclose(
+        SMALL.normalise(np.array([[-0.5, -0.5], [7.5, 3.5], [3.5, 1.5]])), [[-1, -1], [1, 1], [0, 0]]
+    )
+    image = torch.arange(32.0).reshape(1, 1, 4, 8)
+    grid = SMALL.normalise(torch.as_tensor(SMALL.pixel_centres(), dtype=torch.float32))[None]
+    sampled = torch.nn.functional.grid_sample(image, grid, align_corners=False)
+    torch.testing.assert_close(sampled, image)
+
+
+def test_resized_keeps_normalised_coordinates_and_rays(camera: Camera, points: np.ndarray) -> None:
+    small = camera.resized(camera.width // 2, camera.height // 3)
+    assert (small.width, small.height) == (camera.width // 2, camera.height // 3)
+    np.testing.assert_allclose(
+        small.normalise(small.project(points)[0]), camera.normalise(camera.project(points)[0]), atol=1e-10
+    )
+    assert small.horizontal_fov == pytest.approx(camera.horizontal_fov, abs=1e-12)
+
+
+def test_resized_by_hand() -> None:
+    half = SMALL.resized(4, 2)
+    assert (half.fx, half.fy, half.cx, half.cy) == (2.0, 2.5, 1.25, 0.5)  # pixel 0 and 1 become pixel 0, centre 0.5
+
+
+def test_cropped_shifts_pixels(camera: Camera, points: np.ndarray) -> None:
+    part = camera.cropped(100, 50, 300, 200)
+    pixels, valid = part.project(points)
+    np.testing.assert_allclose(pixels + [100, 50], camera.project(points)[0], atol=1e-9)
+    assert 0 < valid.sum() < len(points)
+    assert (part.width, part.height, part.distortion) == (300, 200, camera.distortion)
+
+
+def test_without_distortion(cameras: dict[str, Camera]) -> None:
+    camera = cameras["rational_polynomial"]
+    ideal = camera.without_distortion()
+    assert (ideal.distortion_model, ideal.distortion, ideal.fx, ideal.width) == ("none", (), camera.fx, camera.width)
+
+
+def test_matrix_is_that_of_opencv() -> None:
+    np.testing.assert_array_equal(SMALL.matrix, [[4.0, 0.0, 3.0], [0.0, 5.0, 1.5], [0.0, 0.0, 1.0]])
+
+
+def test_horizontal_fov_agrees_with_opencv(cameras: dict[str, Camera]) -> None:
+    camera = cameras["none"]
+    from_the_corner = camera.matrix + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]  # where this function has its origin
+    fov_degrees = cv2.calibrationMatrixValues(from_the_corner, (camera.width, camera.height), 1.0, 1.0)[0]
+    assert math.degrees(camera.horizontal_fov) == pytest.approx(fov_degrees, abs=1e-9)
+    ideal_fisheye = Camera(100.0, 100.0, 199.5, 149.5, 400, 300, "equidistant", (0.0, 0.0, 0.0, 0.0))
+    assert ideal_fisheye.horizontal_fov == pytest.approx(4.0)  # 400 pixels of 1/100 rad, beyond 180°
+
+
+def test_horizontal_fov_sums_the_edge_rays(cameras: dict[str, Camera]) -> None:
+    for name in ("none", "plumb_bob", "rational_polynomial"):
+        camera = cameras[name]
+        edges = camera.unproject(np.array([[-0.5, camera.cy], [camera.width - 0.5, camera.cy]]))
+        angle = math.atan(edges[1, 0]) - math.atan(edges[0, 0])
+        assert camera.horizontal_fov == pytest.approx(angle, abs=1e-12)
+
+
+def test_horizontal_fov_with_the_principal_point_outside() -> None:
+    left_crop = SMALL.cropped(6, 0, 2, 4)  # cx = -3
+    assert left_crop.horizontal_fov == pytest.approx(math.atan(4.5 / 4) - math.atan(2.5 / 4))
+
+
+def test_plumb_bob_without_k3() -> None:
+    four = Camera(500, 500, 320, 240, 640, 480, "plumb_bob", (-0.1, 0.02, 0.001, -0.002))
+    assert four.distortion == (-0.1, 0.02, 0.001, -0.002, 0.0)
+
+
+def test_numpy_numbers_become_plain_ones() -> None:
+    camera = Camera(
+        np.float32(5), np.float64(5), np.float32(3), 2, np.int64(8), np.uint32(4), "equidistant", np.zeros(4)
+    )
+    assert all(type(value) is float for value in (camera.fx, camera.cx, *camera.distortion))
+    assert type(camera.width) is int and hash(camera) == hash(dataclasses.replace(camera))
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "message"),
+    [
+        ({"fx": 0, "fy": 0, "cx": 0, "cy": 0}, "K", "all zero"),
+        ({"fx": 0.0}, "K", "fx = 0.0 is not positive"),
+        ({"fy": -4.0}, "K", "fy = -4.0 is not positive"),
+        ({"cx": math.nan}, "K", "cx is nan"),
+        ({"fx": math.inf}, "K", "fx is inf"),
+        ({"width": 0}, "width", "8x4|0x4"),
+        ({"height": -1}, "height", "8x-1"),
+        ({"width": 8.5}, "width", "whole number"),
+        ({"distortion_model": "kannala"}, "distortion_model", "unknown distortion model 'kannala'"),
+        ({"distortion": (0.1,)}, "distortion", "none has 0 coefficients, not 1"),
+        ({"distortion_model": "plumb_bob", "distortion": (0.1,) * 8}, "distortion", "5 coefficients, not 8"),
+        ({"distortion_model": "rational_polynomial", "distortion": (0.1,) * 5}, "distortion", "8 coefficients, not 5"),
+        ({"distortion_model": "equidistant", "distortion": ()}, "distortion", "4 coefficients, not 0"),
+        ({"distortion_model": "equidistant", "distortion": (0, 0, math.nan, 0)}, "distortion", "not finite"),
+    ],
+)
+def test_impossible_cameras_are_refused(change: dict[str, object], where: str, message: str) -> None:
+    with pytest.raises(CameraError, match=message) as caught:
+        dataclasses.replace(SMALL, **change)
+    assert where in caught.value.where
+    assert caught.value.cure or "whole number" in caught.value.what

@@ -1,0 +1,122 @@
+"""Lens distortion against OpenCV, its inverse, and the limits of the fitted polynomials."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry.distortion import distort, undistort, undistorted_angle, valid_radius
+
+
+def test_distort_agrees_with_opencv(camera: Camera, points: np.ndarray, opencv: type) -> None:
+    ideal = points[:, :2] / points[:, 2:]
+    distorted, inside = distort(camera.distortion_model, camera.distortion, ideal)
+    pixels = distorted * [camera.fx, camera.fy] + [camera.cx, camera.cy]
+    np.testing.assert_allclose(pixels, opencv.project(camera, points), atol=1e-9)
+    assert inside.all()
+
+
+def test_undistort_agrees_with_opencv(camera: Camera, opencv: type) -> None:
+    rng = np.random.default_rng(5)
+    angle = rng.uniform(0.0, 2.0 * math.pi, 300)
+    radius = rng.uniform(0.0, 0.9 * min(camera.cx / camera.fx, camera.cy / camera.fy), 300)
+    distorted = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    ideal, exists = undistort(camera.distortion_model, camera.distortion, distorted)
+    pixels = distorted * [camera.fx, camera.fy] + [camera.cx, camera.cy]
+    np.testing.assert_allclose(ideal, opencv.undistort(camera, pixels), rtol=1e-8, atol=1e-8)
+    assert exists.all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 2e-5)])
+def test_torch_and_numpy_agree(camera: Camera, points: np.ndarray, dtype: str, tolerance: float) -> None:
+    ideal = points[:, :2] / points[:, 2:]
+    ideal = ideal[np.linalg.norm(ideal, axis=-1) < 3.0].reshape(1, -1, 2).astype(dtype)
+    model, coefficients = camera.distortion_model, camera.distortion
+    distorted, _ = distort(model, coefficients, ideal)
+    distorted_torch, inside_torch = distort(model, coefficients, torch.as_tensor(ideal))
+    back_torch, exists_torch = undistort(model, coefficients, distorted_torch)
+    assert distorted.dtype == np.dtype(dtype) and distorted_torch.dtype == getattr(torch, dtype)
+    assert inside_torch.dtype == torch.bool and bool(inside_torch.all()) and bool(exists_torch.all())
+    np.testing.assert_allclose(distorted_torch.numpy(), distorted, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(back_torch.numpy(), ideal, rtol=tolerance, atol=tolerance)
+
+
+def test_optical_axis_is_a_fixed_point(camera: Camera) -> None:
+    for function in (distort, undistort):
+        xy, valid = function(camera.distortion_model, camera.distortion, np.zeros((1, 2)))
+        np.testing.assert_array_equal(xy, np.zeros((1, 2)))
+        assert valid.all()
+
+
+FOLDING = {
+    "plumb_bob": (-0.3691481, 0.1968681, 0.001353473, 0.0005677587, -0.0677),
+    "rational_polynomial": (-0.5, 0.02, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0),
+    "equidistant": (0.05, -0.2, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("model", FOLDING)
+def test_valid_radius_is_where_the_distorted_radius_stops_growing(model: str) -> None:
+    limit = valid_radius(model, FOLDING[model])
+    without_tangential = tuple(
+        0.0 if model != "equidistant" and i in (2, 3) else k for i, k in enumerate(FOLDING[model])
+    )
+    radius = np.linspace(1e-4, 0.999 * limit, 2000)
+    on_axis = np.stack([radius, np.zeros_like(radius)], axis=-1)
+    distorted, inside = distort(model, without_tangential, on_axis)
+    assert inside.all()
+    assert (np.diff(distorted[:, 0]) > 0.0).all()
+    step = np.diff(distorted[-2:, 0])[0] / (radius[1] - radius[0])
+    assert step < 0.05  # the curve is flat there: the limit is not needlessly small
+
+
+@pytest.mark.parametrize("model", FOLDING)
+def test_points_beyond_the_valid_radius_are_flagged_and_stay_on_the_rim(model: str) -> None:
+    limit = valid_radius(model, FOLDING[model])
+    direction = np.array([0.6, 0.8])
+    rim, _ = distort(model, FOLDING[model], direction * limit * 0.999999)
+    beyond, inside = distort(model, FOLDING[model], direction * limit * np.array([[1.01], [3.0], [1e4]]))
+    assert not inside.any()
+    if model != "equidistant":
+        np.testing.assert_allclose(beyond, np.broadcast_to(rim, beyond.shape), atol=1e-4)
+    assert np.isfinite(beyond).all()
+
+
+@pytest.mark.parametrize("model", FOLDING)
+def test_coordinates_that_no_ray_reaches_are_flagged(model: str) -> None:
+    limit = valid_radius(model, FOLDING[model])
+    rim, _ = distort(model, FOLDING[model], np.array([[limit, 0.0]]))
+    _, exists = undistort(model, FOLDING[model], rim * np.array([[0.98], [1.1], [5.0]]))
+    assert exists.tolist() == [True, False, False]
+
+
+def test_strong_barrel_is_inverted_up_to_the_rim() -> None:
+    model = "plumb_bob"
+    limit = valid_radius(model, FOLDING[model])
+    angle = np.linspace(0.0, 2.0 * math.pi, 50)[:, None]
+    radius = np.linspace(0.0, 0.97 * limit, 60)
+    ideal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    back, exists = undistort(model, FOLDING[model], distort(model, FOLDING[model], ideal)[0])
+    assert exists.all()
+    np.testing.assert_allclose(back, ideal, atol=1e-9)
+
+
+def test_fisheye_looks_beyond_90_degrees_but_has_no_ray_there() -> None:
+    coefficients = (0.0, 0.0, 0.0, 0.0)  # ideal: the radius is the angle
+    radius = np.array([0.5, 1.5, 1.7])
+    angle, reached = undistorted_angle(coefficients, radius)
+    np.testing.assert_allclose(angle, radius, atol=1e-12)
+    assert reached.all()
+    ideal, exists = undistort("equidistant", coefficients, np.stack([radius, np.zeros(3)], axis=-1))
+    assert exists.tolist() == [True, True, False]
+    np.testing.assert_allclose(ideal[:2, 0], np.tan(radius[:2]), rtol=1e-10)
+
+
+def test_not_a_number_is_never_valid(camera: Camera) -> None:
+    nan = np.array([[math.nan, 0.1]])
+    assert not distort(camera.distortion_model, camera.distortion, nan)[1].any()
+    assert not undistort(camera.distortion_model, camera.distortion, nan)[1].any()

@@ -1,0 +1,160 @@
+"""Voxel grids: indices, crops of the SSCBench ranges, and the YAML that describes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, read_grid
+
+GRID = VoxelGrid((1.0, -2.0, 0.5), 0.5, (4, 8, 3), "odd")
+
+
+def test_centres_by_hand() -> None:
+    centres = GRID.centres()
+    assert centres.shape == (4, 8, 3, 3) and centres.dtype == np.float32
+    np.testing.assert_array_equal(centres[0, 0, 0], [1.25, -1.75, 0.75])
+    np.testing.assert_array_equal(centres[3, 7, 2], [2.75, 1.75, 1.75])
+    np.testing.assert_array_equal(centres[1, 0, 0] - centres[0, 0, 0], [0.5, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("grid", [GRID, DEFAULT_GRID], ids=["small", "default"])
+def test_centres_lie_in_their_own_voxels(grid: VoxelGrid) -> None:
+    index, inside = grid.index_of(grid.centres())
+    assert inside.all() and index.dtype == np.int64
+    for axis in range(3):
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        expected = np.arange(grid.shape[axis]).reshape(shape)
+        np.testing.assert_array_equal(index[..., axis], np.broadcast_to(expected, grid.shape))
+
+
+def test_index_of_torch_agrees_with_numpy() -> None:
+    points = np.random.default_rng(2).uniform(-10, 10, (50, 2, 3)).astype(np.float32)
+    index, inside = GRID.index_of(points)
+    index_torch, inside_torch = GRID.index_of(torch.as_tensor(points))
+    assert index_torch.dtype == torch.int64 and inside_torch.dtype == torch.bool
+    np.testing.assert_array_equal(index_torch.numpy(), index)
+    np.testing.assert_array_equal(inside_torch.numpy(), inside)
+
+
+def test_borders_belong_to_the_upper_voxel() -> None:
+    points = np.array([[1.0, -2.0, 0.5], [1.5, -1.5, 1.0], [3.0, 0.0, 1.0], [0.999, 0.0, 1.0], [1.2, 2.0, 1.0]])
+    index, inside = GRID.index_of(points)
+    np.testing.assert_array_equal(index[:2], [[0, 0, 0], [1, 1, 1]])
+    assert inside.tolist() == [True, True, False, False, False]
+
+
+def test_far_and_undefined_points_are_outside() -> None:
+    points = np.array([[1e30, 0, 1], [-math.inf, 0, 1], [math.nan, math.nan, math.nan], [1.2, 0, 1]])
+    index, inside = GRID.index_of(points)
+    assert inside.tolist() == [False, False, False, True]
+    assert index.min() >= -1 and (index.max(axis=0) <= GRID.shape).all()
+
+
+@pytest.mark.parametrize(("range_m", "voxels"), [(12.8, 64), (25.6, 128), (51.2, 256)])
+def test_crop_to_the_ranges_of_sscbench(range_m: float, voxels: int) -> None:
+    cropped, slices = DEFAULT_GRID.cropped(range_m)
+    assert cropped.shape == (voxels, voxels, 32)
+    assert cropped.origin == pytest.approx((0.0, -range_m / 2, -2.2))
+    assert (slices[0].start, slices[0].stop) == (0, voxels)
+    assert (slices[1].start + slices[1].stop) == 256
+    np.testing.assert_allclose(DEFAULT_GRID.centres()[slices], cropped.centres(), atol=1e-5)
+
+
+@pytest.mark.parametrize("range_m", [0.0, -12.8, 12.7, 60.0, 0.2, math.nan, math.inf])
+def test_impossible_ranges_are_refused(range_m: float) -> None:
+    with pytest.raises(GridError):
+        DEFAULT_GRID.cropped(range_m)
+
+
+def test_the_default_camera_looks_along_x() -> None:
+    right_down_forward = np.array([[2.0, 1.0, 10.0]])
+    np.testing.assert_array_equal(DEFAULT_GRID_FROM_CAMERA.apply(right_down_forward), [[10.0, -2.0, -1.0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"origin": (0.0, 1.0)}, "origin"),
+        ({"origin": (0.0, math.nan, 1.0)}, "origin"),
+        ({"voxel_size": 0.0}, "voxel_size"),
+        ({"voxel_size": math.inf}, "voxel_size"),
+        ({"shape": (4, 0, 4)}, "shape"),
+        ({"shape": (4, 2.5, 4)}, "shape"),
+        ({"shape": (4, 4)}, "shape"),
+    ],
+)
+def test_impossible_grids_are_refused(change: dict[str, object], where: str) -> None:
+    with pytest.raises(GridError) as caught:
+        dataclasses.replace(GRID, **change)
+    assert caught.value.where == where
+
+
+DOCUMENT = {
+    "origin": [0, -25.6, -2],
+    "voxel_size": 0.2,
+    "shape": [256, 256, 32],
+    "grid_from_camera": [0, 0, 1, 0.27, -1, 0, 0, 0.06, 0, -1, 0, -0.08, 0, 0, 0, 1],
+}
+
+
+def write(folder: Path, document: object) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_read_grid(tmp_path: Path, nested: bool) -> None:
+    matrix = np.reshape(DOCUMENT["grid_from_camera"], (4, 4))
+    document = {**DOCUMENT, "grid_from_camera": matrix.tolist()} if nested else {**DOCUMENT, "frame": "velodyne"}
+    grid, grid_from_camera = read_grid(write(tmp_path, document))
+    assert grid == VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32), "camera_forward" if nested else "velodyne")
+    np.testing.assert_allclose(grid_from_camera.matrix, matrix, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"voxel_size": "small"}, "voxel_size must be one finite number"),
+        ({"origin": [0, 1]}, "origin must be 3 finite numbers"),
+        ({"shape": [256, 256.5, 32]}, "shape.*whole numbers"),
+        ({"grid_from_camera": [1.0] * 12}, "grid_from_camera must be 16"),
+        ({"grid_from_camera": [1.0] * 16}, "grid_from_camera.*last row"),
+        ({"grid_from_camera": [math.nan] * 16}, "grid_from_camera must be 16 finite"),
+        ({"voxelsize": 0.2}, "unknown key voxelsize"),
+        ({"voxel_size": -0.2}, "voxel_size.*not a positive"),
+    ],
+)
+def test_malformed_grid_files_name_file_and_key(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = write(tmp_path, {**DOCUMENT, **change})
+    with pytest.raises(GridError, match=message) as caught:
+        read_grid(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", list(DOCUMENT))
+def test_missing_keys_are_named(tmp_path: Path, key: str) -> None:
+    document = {name: value for name, value in DOCUMENT.items() if name != key}
+    with pytest.raises(GridError, match=f"key {key} is missing"):
+        read_grid(write(tmp_path, document))
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- 1\n- 2\n", ""])
+def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(GridError, match="grid.yaml"):
+        read_grid(path)
+
+
+def test_missing_grid_file(tmp_path: Path) -> None:
+    with pytest.raises(GridError, match="nowhere.yaml"):
+        read_grid(tmp_path / "nowhere.yaml")

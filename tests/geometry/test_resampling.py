@@ -1,0 +1,160 @@
+"""Resampling against OpenCV's undistortion and against ramps, whose values are known between the pixels too."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.geometry import Camera, Resampler
+
+
+def picture(camera: Camera) -> np.ndarray:
+    """A smooth colourful picture with every direction of edge, uint8 [H, W, 3]."""
+    v, u = np.mgrid[: camera.height, : camera.width].astype(np.float64)
+    waves = [np.sin(u / 19.0 + v / 31.0), np.cos(v / 17.0), np.sin(np.hypot(u - camera.cx, v - camera.cy) / 23.0)]
+    return np.round(127.5 + 120.0 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def pinhole_inside(camera: Camera, share: float) -> Camera:
+    """A pinhole camera of the source's focal length that sees the middle part of its picture."""
+    width, height = int(camera.width * share), int(camera.height * share)
+    return Camera(camera.fx, camera.fx, (width - 1) / 2 + 5.3, (height - 1) / 2 - 3.7, width, height)
+
+
+def opencv_maps(source: Camera, target: Camera, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where OpenCV samples the source, with R taking source directions to target directions."""
+    module = cv2.fisheye if source.distortion_model == "equidistant" else cv2
+    size, coefficients = (target.width, target.height), np.array(source.distortion)
+    return module.initUndistortRectifyMap(source.matrix, coefficients, rotation, target.matrix, size, cv2.CV_32FC1)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["straight", "turned"])
+def test_undistortion_agrees_with_opencv(camera: Camera, turned: bool) -> None:
+    target = pinhole_inside(camera, 0.6)
+    source_from_target = cv2.Rodrigues(np.array([0.05, -0.1, 0.08]))[0] if turned else np.eye(3)
+    columns, rows = opencv_maps(camera, target, source_from_target.T)
+    image = picture(camera)
+    expected = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    resampler = Resampler(camera, target, source_from_target_rotation=source_from_target if turned else None)
+    result = resampler(image)
+    assert result.dtype == np.uint8 and result.shape == (target.height, target.width, 3)
+    covered = resampler.validity
+    difference = np.abs(result.astype(int) - expected.astype(int))[covered]
+    assert difference.max() <= 2 and difference.mean() < 0.2
+    inside = (columns >= -0.5) & (columns < camera.width - 0.5) & (rows >= -0.5) & (rows < camera.height - 0.5)
+    assert (inside != covered).sum() <= 2  # float32 maps against float64 ones
+
+
+def ramp(camera: Camera, axis: int) -> np.ndarray:
+    """An image whose value is the pixel's own coordinate, float32 [H, W]."""
+    return np.ascontiguousarray(camera.pixel_centres()[..., axis].astype(np.float32))
+
+
+SOURCE = Camera(700.0, 690.0, 611.3, 187.1, 1241, 376)
+SHAPES = {
+    "same size": Camera(700.0, 690.0, 611.3, 187.1, 1241, 376),
+    "shifted": Camera(700.0, 690.0, 580.55, 170.25, 1100, 350),
+    "a third": Camera(700.0 / 3, 690.0 / 3, 203.0, 61.0, 410, 122),
+    "odd ratio": Camera(371.2, 367.7, 319.5, 95.5, 620, 190),
+    "tenth": Camera(70.0, 69.0, 60.0, 18.0, 120, 36),
+    "enlarged": Camera(1500.0, 1480.0, 640.0, 200.0, 1280, 400),
+}
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["columns", "rows"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_ramps_keep_their_place(name: str, axis: int) -> None:
+    """A pixel-centre mistake would show as half a source pixel, or as half the shrinking factor."""
+    target = SHAPES[name]
+    resampler = Resampler(SOURCE, target)
+    focal, centre = ((target.fx, target.cx), (target.fy, target.cy))[axis]
+    source_focal, source_centre = ((SOURCE.fx, SOURCE.cx), (SOURCE.fy, SOURCE.cy))[axis]
+    expected = (target.pixel_centres()[..., axis] - centre) / focal * source_focal + source_centre
+    size = (SOURCE.width, SOURCE.height)[axis]
+    shrink = max(1.0, source_focal / focal)
+    inner = resampler.validity & (expected > shrink) & (expected < size - 1 - shrink)  # not averaged over the border
+    assert inner.mean() > 0.9
+    error = (resampler(ramp(SOURCE, axis)) - expected)[inner]
+    assert np.abs(error).max() < 0.02 * shrink + 0.05  # 1/64 pixel from the fixed-point maps, 1/16 from area averaging
+    assert abs(error.mean()) < 0.01 * shrink
+
+
+def test_halving_is_exactly_the_mean_of_four() -> None:
+    source = Camera(100.0, 100.0, 39.5, 19.5, 80, 40)
+    image = np.random.default_rng(0).integers(0, 256, (40, 80)).astype(np.float32)
+    expected = image.reshape(20, 2, 40, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(Resampler(source, source.resized(40, 20))(image), expected, atol=1e-4)
+
+
+def test_the_same_camera_gives_the_same_image() -> None:
+    image = picture(SOURCE)
+    resampler = Resampler(SOURCE, SOURCE)
+    np.testing.assert_array_equal(resampler(image), image)
+    assert resampler.validity.all()
+
+
+def test_shrinking_does_not_alias() -> None:
+    stripes = np.tile(np.array([0, 255], dtype=np.uint8), (SOURCE.height, SOURCE.width // 2 + 1))[:, : SOURCE.width]
+    stripes = np.ascontiguousarray(stripes)
+    shrunk = Resampler(SOURCE, SHAPES["tenth"])(stripes)
+    assert shrunk[2:-2, 2:-2].std() < 10.0  # sampling without averaging leaves stripes of full contrast (about 90)
+
+
+def test_validity_is_the_part_that_the_source_sees() -> None:
+    source = Camera(100.0, 100.0, 49.5, 29.5, 100, 60)
+    wider = Camera(100.0, 100.0, 59.5, 39.5, 120, 80)  # ten pixels more on every side
+    resampler = Resampler(source, wider)
+    expected = np.zeros((80, 120), dtype=bool)
+    expected[10:70, 10:110] = True
+    np.testing.assert_array_equal(resampler.validity, expected)
+    image = picture(source)
+    result = resampler(image)
+    np.testing.assert_array_equal(result[10:70, 10:110], image)
+    np.testing.assert_array_equal(result[30, :10], np.repeat(image[20:21, 0], 10, axis=0))  # border repeated
+
+
+def test_what_lies_behind_the_source_is_invalid() -> None:
+    backwards = np.diag([-1.0, 1.0, -1.0])
+    assert not Resampler(SOURCE, SHAPES["a third"], source_from_target_rotation=backwards).validity.any()
+
+
+def test_fisheye_covers_what_its_valid_angle_covers(cameras: dict[str, Camera]) -> None:
+    wide = Camera(60.0, 60.0, 199.5, 149.5, 400, 300)
+    resampler = Resampler(cameras["equidistant"], wide)
+    assert resampler.validity.any() and np.isfinite(resampler(picture(cameras["equidistant"]))).all()
+    np.testing.assert_array_equal(
+        resampler.validity, cameras["equidistant"].project(wide.unproject(wide.pixel_centres()))[1]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_dtype_and_channels_are_kept(dtype: type, channels: tuple[int, ...]) -> None:
+    result = Resampler(SOURCE, SHAPES["a third"])(np.full((376, 1241, *channels), 7, dtype=dtype))
+    assert result.dtype == dtype and result.shape == (122, 410, *channels)
+    np.testing.assert_allclose(result, 7, rtol=1e-6)
+
+
+def test_read_only_and_strided_images_are_taken() -> None:
+    image = picture(SOURCE)
+    image.setflags(write=False)
+    resampler = Resampler(SOURCE, SHAPES["a third"])
+    flipped = resampler(image[..., ::-1])
+    np.testing.assert_array_equal(flipped, resampler(image)[..., ::-1])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((375, 1242), np.uint8), "1242x375 pixels, but the camera is calibrated for 1241x376"),
+        (np.zeros((1241, 376, 3), np.uint8), "376x1241 pixels"),
+        (np.zeros(1241, np.uint8), "shape"),
+        (np.zeros((376, 1241), np.int64), "int64"),
+    ],
+)
+def test_other_images_are_refused(image: np.ndarray, message: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        Resampler(SOURCE, SHAPES["a third"])(image)
+    assert caught.value.cure

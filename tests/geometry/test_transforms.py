@@ -1,0 +1,176 @@
+"""Rigid transforms: algebra with worked numbers, conversions, refusal of what is no pose."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
+
+
+def rotation_about(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
+    unit = np.array(axis) / np.linalg.norm(axis)
+    return cv2.Rodrigues(unit * math.radians(degrees))[0]
+
+
+A_FROM_B = RigidTransform(rotation_about((0.3, -1.0, 0.5), 70.0), np.array([1.0, -2.0, 3.0]))
+B_FROM_C = RigidTransform(rotation_about((1.0, 0.2, 0.1), -130.0), np.array([-4.0, 0.5, 7.0]))
+
+
+def test_quarter_turn_and_shift_by_hand() -> None:
+    a_from_b = RigidTransform(
+        np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), np.array([10.0, 0.0, 0.0])
+    )
+    np.testing.assert_allclose(a_from_b.apply(np.array([1.0, 2.0, 3.0])), [8.0, 1.0, 3.0])
+    np.testing.assert_allclose(a_from_b.inverse().apply(np.array([8.0, 1.0, 3.0])), [1.0, 2.0, 3.0], atol=1e-15)
+
+
+def test_chain_equals_matrix_product_and_successive_application() -> None:
+    points_c = np.random.default_rng(0).normal(size=(4, 5, 3))
+    a_from_c = A_FROM_B @ B_FROM_C
+    np.testing.assert_allclose(a_from_c.matrix, A_FROM_B.matrix @ B_FROM_C.matrix, atol=1e-14)
+    np.testing.assert_allclose(a_from_c.apply(points_c), A_FROM_B.apply(B_FROM_C.apply(points_c)), atol=1e-13)
+
+
+def test_inverse_undoes_and_identity_changes_nothing() -> None:
+    np.testing.assert_allclose((A_FROM_B @ A_FROM_B.inverse()).matrix, np.eye(4), atol=1e-14)
+    np.testing.assert_allclose(A_FROM_B.inverse().matrix, np.linalg.inv(A_FROM_B.matrix), atol=1e-14)
+    np.testing.assert_array_equal((RigidTransform.identity() @ A_FROM_B).matrix, A_FROM_B.matrix)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_apply_keeps_kind_and_dtype(dtype: str) -> None:
+    points = np.random.default_rng(1).normal(size=(7, 3)).astype(dtype)
+    moved = A_FROM_B.apply(points)
+    moved_torch = A_FROM_B.apply(torch.as_tensor(points))
+    assert moved.dtype == points.dtype
+    assert isinstance(moved_torch, torch.Tensor) and moved_torch.dtype == getattr(torch, dtype)
+    expected = points.astype(np.float64) @ A_FROM_B.rotation.T + A_FROM_B.translation
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moved_torch.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_apply_lets_gradients_through() -> None:
+    points = torch.zeros((2, 3), dtype=torch.float64, requires_grad=True)
+    A_FROM_B.apply(points)[:, 0].sum().backward()
+    np.testing.assert_allclose(points.grad[0].numpy(), A_FROM_B.rotation[0])
+
+
+@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (-0.2, 0.9, 0.4)])
+@pytest.mark.parametrize("degrees", [0.0, 1e-6, 30.0, 120.0, 179.999, 180.0, -90.0])
+def test_quaternion_round_trip(axis: tuple[float, float, float], degrees: float) -> None:
+    transform = RigidTransform(rotation_about(axis, degrees), np.array([1.0, 2.0, 3.0]))
+    quaternion = transform.quaternion
+    half = math.radians(degrees) / 2
+    expected = np.append(np.array(axis) / np.linalg.norm(axis) * math.sin(half), math.cos(half))
+    assert abs(float(quaternion @ expected)) == pytest.approx(1.0, abs=1e-12)
+    assert quaternion[3] >= 0.0
+    back = RigidTransform.from_quaternion(quaternion, transform.translation)
+    np.testing.assert_allclose(back.matrix, transform.matrix, atol=1e-12)
+
+
+def test_quaternion_order_is_that_of_ros() -> None:
+    yaw_90 = RigidTransform.from_quaternion([0.0, 0.0, math.sqrt(0.5), math.sqrt(0.5)], [0.0, 0.0, 0.0])
+    np.testing.assert_allclose(yaw_90.apply(np.array([1.0, 0.0, 0.0])), [0.0, 1.0, 0.0], atol=1e-15)
+
+
+def test_interpolate_turns_evenly_and_moves_straight() -> None:
+    start = RigidTransform(rotation_about((0, 0, 1), 10.0), np.array([0.0, 0.0, 0.0]))
+    end = RigidTransform(rotation_about((0, 0, 1), 50.0), np.array([4.0, 8.0, -4.0]))
+    quarter = start.interpolate(end, 0.25)
+    np.testing.assert_allclose(quarter.rotation, rotation_about((0, 0, 1), 20.0), atol=1e-12)
+    np.testing.assert_allclose(quarter.translation, [1.0, 2.0, -1.0])
+    np.testing.assert_allclose(start.interpolate(end, 0.0).matrix, start.matrix, atol=1e-14)
+    np.testing.assert_allclose(start.interpolate(end, 1.0).matrix, end.matrix, atol=1e-14)
+
+
+def test_interpolate_takes_the_short_way_round() -> None:
+    start = RigidTransform(rotation_about((0, 0, 1), 170.0), np.zeros(3))
+    end = RigidTransform(rotation_about((0, 0, 1), -170.0), np.zeros(3))
+    np.testing.assert_allclose(start.interpolate(end, 0.5).rotation, rotation_about((0, 0, 1), 180.0), atol=1e-12)
+
+
+def test_interpolate_between_equal_rotations() -> None:
+    np.testing.assert_allclose(A_FROM_B.interpolate(A_FROM_B, 0.7).matrix, A_FROM_B.matrix, atol=1e-14)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.01, math.nan])
+def test_interpolate_never_extrapolates(fraction: float) -> None:
+    with pytest.raises(TransformError, match="outside 0…1"):
+        A_FROM_B.interpolate(B_FROM_C, fraction)
+
+
+def test_optical_axes() -> None:
+    forward_left_up = np.eye(3)
+    np.testing.assert_array_equal(
+        OPTICAL_FROM_FORWARD.apply(forward_left_up),
+        [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]],  # forward is z; left is -x; up is -y
+    )
+
+
+def test_from_matrix_accepts_rounding_and_removes_it() -> None:
+    rounded = np.round(A_FROM_B.matrix, 4)
+    transform = RigidTransform.from_matrix(rounded[:3])
+    np.testing.assert_allclose(transform.rotation.T @ transform.rotation, np.eye(3), atol=1e-15)
+    np.testing.assert_allclose(transform.rotation, A_FROM_B.rotation, atol=1e-4)
+    np.testing.assert_array_equal(transform.translation, rounded[:3, 3])
+    np.testing.assert_allclose(RigidTransform.from_matrix(A_FROM_B.matrix).matrix, A_FROM_B.matrix, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.eye(3), "4x4 or 3x4"),
+        (np.diag([2.0, 1.0, 1.0, 1.0]), "not a rotation"),
+        (np.diag([1.0, 1.0, -1.0, 1.0]), "reflection"),
+        (np.zeros((3, 4)), "not a rotation"),
+        (np.where(np.eye(4) > 0, np.nan, 0.0), "NaN or infinity"),
+        (np.full((3, 4), np.inf), "NaN or infinity"),
+        (A_FROM_B.matrix.T, "last row"),
+    ],
+)
+def test_from_matrix_refuses(matrix: np.ndarray, message: str) -> None:
+    with pytest.raises(SceneCompletionError, match=message):
+        RigidTransform.from_matrix(matrix)
+
+
+@pytest.mark.parametrize(
+    ("quaternion", "translation", "message"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0], "length 0"),
+        ([0, 0, 0, 1.05], [0, 0, 0], "length 1.05"),
+        ([0, 0, math.nan, 1], [0, 0, 0], "quaternion holds NaN"),
+        ([0, 0, 0, 1], [0, math.nan, 0], "translation holds NaN"),
+        ([0, 0, 1], [0, 0, 0], "shape"),
+    ],
+)
+def test_from_quaternion_refuses(quaternion: list[float], translation: list[float], message: str) -> None:
+    with pytest.raises(TransformError, match=message):
+        RigidTransform.from_quaternion(quaternion, translation)
+
+
+def test_apply_refuses_homogeneous_points() -> None:
+    with pytest.raises(TransformError, match="3 coordinates"):
+        A_FROM_B.apply(np.zeros((5, 4)))
+
+
+def test_transforms_cannot_be_changed_and_do_not_share_memory() -> None:
+    rotation, translation = np.eye(3), np.zeros(3)
+    transform = RigidTransform(rotation, translation)
+    translation[0] = 5.0
+    assert transform.translation[0] == 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        transform.rotation[0, 0] = 2.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        transform.rotation = rotation  # type: ignore[misc]
+
+
+def test_transforms_can_be_sent_to_workers() -> None:
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(A_FROM_B)).matrix, A_FROM_B.matrix)
