@@ -1,0 +1,59 @@
+"""Coordinates out of `sensor_msgs/PointCloud2` messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BagError
+
+_FLOATS = {7: "f4", 8: "f8"}  # sensor_msgs/PointField datatypes
+
+
+def read_xyz(message: Any) -> NDArray[np.float32]:
+    """Read the finite points of a PointCloud2 (rosbags or rclpy message), whatever its layout.
+
+    Returns:
+        float32 [N, 3], metres, in the frame of the message.
+
+    Raises:
+        BagError: No float fields x, y, z, or less data than the header promises: names the field.
+    """
+    order = ">" if message.is_bigendian else "<"
+    fields = {field.name: field for field in message.fields}
+    formats, offsets = [], []
+    for axis in ("x", "y", "z"):
+        field = fields.get(axis)
+        if field is None or int(field.datatype) not in _FLOATS:
+            kind = "missing" if field is None else f"of datatype {field.datatype}"
+            raise BagError(f"field {axis!r} is {kind}", where="PointCloud2", cure="Expected float fields x, y, z")
+        formats.append(order + _FLOATS[int(field.datatype)])
+        offsets.append(int(field.offset))
+    height, width = int(message.height), int(message.width)
+    point_step, row_step = int(message.point_step), int(message.row_step)
+    if height <= 1 or row_step == 0:
+        row_step = point_step * width
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if height * width == 0:
+        return np.zeros((0, 3), dtype=np.float32)
+    if point_step <= 0 or data.size < row_step * (height - 1) + point_step * width:
+        raise BagError(
+            f"{data.size} bytes of data for {height}x{width} points of {point_step} bytes, rows of {row_step}",
+            where="PointCloud2, field data",
+            cure="The message was cut short or its header is wrong",
+        )
+    if any(offset + np.dtype(kind).itemsize > point_step for offset, kind in zip(offsets, formats, strict=True)):
+        raise BagError(
+            f"offsets {offsets} leave a point of {point_step} bytes",
+            where="PointCloud2, field fields",
+            cure="Check the driver that published it",
+        )
+    points = np.empty((height, width, 3), dtype=np.float32)
+    for column, (offset, kind) in enumerate(zip(offsets, formats, strict=True)):
+        points[..., column] = np.ndarray(
+            (height, width), kind, buffer=data, offset=offset, strides=(row_step, point_step)
+        )
+    flat = points.reshape(-1, 3)
+    return flat[np.isfinite(flat).all(axis=1)]

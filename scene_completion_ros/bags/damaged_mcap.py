@@ -1,0 +1,166 @@
+"""Reading an MCAP file without its index: every record up to the damage (https://mcap.dev/spec)."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import lz4.frame  # type: ignore[import-untyped]
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+
+from scene_completion_ros.bags.recovery import DamagedFile, Entry
+from scene_completion_ros.bags.storage import StoredTopic
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAGIC = b"\x89MCAP0\r\n"
+_RECORD = struct.Struct("<BQ")  # opcode, length of the content
+_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_CHUNK = struct.Struct("<QQQI")  # start, end, uncompressed size, CRC of the uncompressed content
+_FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
+
+
+class Opcode(IntEnum):
+    """Records this module looks into, and the last one of the specification."""
+
+    HEADER = 0x01
+    FOOTER = 0x02
+    SCHEMA = 0x03
+    CHANNEL = 0x04
+    MESSAGE = 0x05
+    CHUNK = 0x06
+    DATA_END = 0x0F
+    PRIVATE = 0x80  # first opcode that applications may use
+
+
+class DamagedMcap(DamagedFile):
+    """An MCAP file whose end, index or some chunk is missing or broken."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file = path.open("rb")
+        self._size = path.stat().st_size
+        self._schemas: dict[int, tuple[str, MessageDefinition]] = {}
+        self._channels: dict[int, StoredTopic] = {}
+        self._cached: tuple[int, bytes] = (-1, b"")
+
+    def scan(self) -> None:
+        """Index every message up to the damage."""
+        if self._file.read(len(MAGIC)) != MAGIC:
+            self.lose("everything: it does not start like an MCAP file")
+            return
+        position = len(MAGIC)
+        while position + _RECORD.size <= self._size:
+            self._file.seek(position)
+            opcode, length = _RECORD.unpack(self._file.read(_RECORD.size))
+            content = position + _RECORD.size
+            if opcode == Opcode.DATA_END:
+                return
+            if opcode == 0 or Opcode.DATA_END < opcode < Opcode.PRIVATE:
+                self.lose(f"everything from byte {position} on: no record starts there")
+                return
+            complete = content + length <= self._size
+            if opcode == Opcode.CHUNK:
+                self._scan_chunk(content, min(length, self._size - content), complete=complete)
+            elif complete:
+                self._scan_record(opcode, self._file.read(length) if opcode <= Opcode.MESSAGE else b"", None, content)
+            if not complete:
+                self.lose(f"the file ends at byte {self._size} inside a record: what was recorded after it is lost")
+                return
+            position = content + length
+        self.lose(f"the file ends at byte {self._size} without an end record: the recording was interrupted")
+
+    def read(self, entry: Entry) -> bytes:
+        """Read the bytes of a message found by `scan`."""
+        if entry.chunk is None:
+            self._file.seek(entry.offset)
+            return self._file.read(entry.size)
+        return self._chunk(entry.chunk)[entry.offset : entry.offset + entry.size]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _scan_chunk(self, content: int, available: int, *, complete: bool) -> None:
+        try:
+            records = self._chunk(content)
+        except (ValueError, EOFError, RuntimeError, struct.error, zstd.ZstdError) as error:
+            self.lose(f"the chunk of {available} bytes at byte {content} is damaged ({error}): its messages are lost")
+            return
+        position = 0
+        while position + _RECORD.size <= len(records):
+            opcode, length = _RECORD.unpack_from(records, position)
+            start = position + _RECORD.size
+            if start + length > len(records):
+                if complete:
+                    self.lose(f"a record of the chunk at byte {content} reaches beyond its end: it is lost")
+                return
+            self._scan_record(opcode, records[start : start + length], content, start)
+            position = start + length
+
+    def _chunk(self, content: int) -> bytes:
+        """Uncompressed records of the chunk at an offset; of a cut chunk as much as is there."""
+        if self._cached[0] == content:
+            return self._cached[1]
+        self._file.seek(content)
+        _, _, uncompressed_size, checksum = _CHUNK.unpack(self._file.read(_CHUNK.size))
+        (name_length,) = struct.unpack("<I", self._file.read(4))
+        compression = self._file.read(name_length).decode()
+        (size,) = struct.unpack("<Q", self._file.read(8))
+        compressed = self._file.read(size)
+        records = _decompress(compressed, compression, complete=len(compressed) == size)
+        if len(compressed) == size and (len(records) != uncompressed_size or (checksum and crc32(records) != checksum)):
+            raise ValueError("checksum or size differs")
+        self._cached = (content, records)
+        return records
+
+    def _scan_record(self, opcode: int, content: bytes, chunk: int | None, offset: int) -> None:
+        if opcode == Opcode.SCHEMA:
+            (schema,) = struct.unpack_from("<H", content)
+            name, rest = _string(content[2:])
+            encoding, rest = _string(rest)
+            text, _ = _string(rest)
+            kind = _FORMATS.get(encoding, MessageDefinitionFormat.NONE)
+            self._schemas[schema] = (name, MessageDefinition(kind, text))
+        elif opcode == Opcode.CHANNEL:
+            channel, schema = struct.unpack_from("<HH", content)
+            topic, _ = _string(content[4:])
+            if schema in self._schemas:
+                self._channels[channel] = StoredTopic(topic, *self._schemas[schema])
+        elif opcode == Opcode.MESSAGE and len(content) >= _MESSAGE.size:
+            channel, _, log_time, _ = _MESSAGE.unpack_from(content)
+            if channel not in self._channels:
+                self.lose(f"a message of channel {channel}, which is described nowhere before it")
+                return
+            entry = Entry(
+                log_time, self._channels[channel], chunk, offset + _MESSAGE.size, len(content) - _MESSAGE.size
+            )
+            self.result.entries.append(entry)
+
+
+def _decompress(data: bytes, compression: str, *, complete: bool) -> bytes:
+    """Decompress; the beginning of a cut stream gives the beginning of the content."""
+    decompressor: Any
+    if compression == "":
+        return data
+    if compression == "zstd":
+        if complete:
+            return bytes(zstd.decompress(data))
+        decompressor = zstd.ZstdDecompressor()
+    elif compression == "lz4":
+        decompressor = lz4.frame.LZ4FrameDecompressor()
+    else:
+        raise ValueError(f"unknown compression {compression!r}")
+    return bytes(decompressor.decompress(data))
+
+
+def _string(content: bytes) -> tuple[str, bytes]:
+    (length,) = struct.unpack_from("<I", content)
+    return content[4 : 4 + length].decode(errors="replace"), content[4 + length :]

@@ -1,0 +1,113 @@
+"""Opening a recording: intact through rosbags, damaged through recovery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scene_completion_ros.bags.damaged_mcap import DamagedMcap
+from scene_completion_ros.bags.damaged_ros1 import DamagedRos1Bag
+from scene_completion_ros.bags.damaged_sqlite import DamagedSqlite, unfinished_journal
+from scene_completion_ros.bags.recovery import DamagedFile, RecoveredStorage
+from scene_completion_ros.bags.storage import IntactStorage, Storage
+from scene_completion_ros.errors import BagError
+
+FORMATS: dict[str, type[DamagedFile]] = {".mcap": DamagedMcap, ".db3": DamagedSqlite, ".bag": DamagedRos1Bag}
+
+
+def open_storage(path: Path) -> tuple[Storage, list[str]]:
+    """Open a recording.
+
+    Returns:
+        The storage and what is lost of it (nothing, for an intact recording).
+
+    Raises:
+        BagError: Nothing there, or not a recording.
+    """
+    if not path.exists():
+        raise BagError("no such file or folder", where=str(path), cure="Check the path of the bag")
+    files = _storage_files(path)
+    if not any(unfinished_journal(file) for file in files):
+        try:
+            return IntactStorage(_only_file(path, files)), []
+        except Exception as error:  # rosbags raises errors of many kinds on damaged files
+            reason = str(error) or type(error).__name__
+    else:
+        reason = "its recorder was interrupted"
+    return recover_storage(path, reason)
+
+
+def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str]]:
+    """Scan the files of a recording that cannot be read in the ordinary way.
+
+    Args:
+        path: Folder or file.
+        reason: Why it cannot, for the error and the list of losses.
+
+    Raises:
+        BagError: No file holds a message.
+    """
+    files = _storage_files(path)
+    information = _metadata(path)
+    if information.get("compression_mode"):
+        raise BagError(
+            f"{reason}; recovery does not support compression_mode {information['compression_mode']!r}",
+            where=str(path),
+            cure="Repair it with `ros2 bag reindex`",
+        )
+    missing = [name for name in map(str, information.get("relative_file_paths", ())) if not _present(path, name)]
+    storage = RecoveredStorage([FORMATS[file.suffix](file) for file in files])
+    losses = [*(f"{name}: file is missing" for name in missing), *storage.losses]
+    found = sum(storage.counts.values())
+    expected = information.get("message_count")
+    if isinstance(expected, int) and expected > found:
+        losses.append(f"metadata.yaml counts {expected} messages, {found} were recovered")
+    if not found:
+        storage.close()
+        details = "; ".join([reason, *losses])
+        raise BagError(f"holds no readable message ({details})", where=str(path), cure="Record it again")
+    return storage, losses
+
+
+def _storage_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
+        if not files:
+            raise BagError(
+                "no .mcap, .db3 or .bag file in it", where=str(path), cure="Name the folder of a rosbag2 recording"
+            )
+    elif path.suffix in FORMATS:
+        files = [path]
+    else:
+        raise BagError(
+            f"unknown kind of file {path.suffix!r}", where=str(path), cure="Expected .mcap, .db3, .bag or a folder"
+        )
+    if len({file.suffix for file in files}) > 1:
+        raise BagError("files of several formats in it", where=str(path), cure="Name one of the files")
+    if empty := [file for file in files if file.stat().st_size == 0]:
+        if len(empty) == len(files):
+            raise BagError("file is empty (0 bytes)", where=str(empty[0]), cure="Record it again")
+        files = [file for file in files if file not in empty]
+    return files
+
+
+def _only_file(path: Path, files: list[Path]) -> Path:
+    """What rosbags is to open: the folder, or the only file of a folder without metadata (ROS 1 has none)."""
+    return files[0] if path.is_dir() and not (path / "metadata.yaml").is_file() and len(files) == 1 else path
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """Content of metadata.yaml, as far as it is there and readable."""
+    try:
+        text = (path / "metadata.yaml").read_text(encoding="utf-8") if path.is_dir() else ""
+        document = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    information = document.get("rosbag2_bagfile_information") if isinstance(document, dict) else None
+    return information if isinstance(information, dict) else {}
+
+
+def _present(path: Path, name: str) -> bool:
+    return not path.is_dir() or (path / Path(name).name).is_file()

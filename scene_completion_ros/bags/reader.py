@@ -1,0 +1,387 @@
+"""`BagReader`: messages, images, cameras, transforms and point clouds of rosbag2 and ROS 1 recordings.
+
+Intact recordings are read by rosbags. A damaged one yields what it holds, and `losses` says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.bags.clouds import read_xyz
+from scene_completion_ros.bags.images import decode_image, image_size
+from scene_completion_ros.bags.opening import open_storage, recover_storage
+from scene_completion_ros.bags.storage import MessageDecoder, Storage, StoredMessage
+from scene_completion_ros.bags.transforms import TransformBuffer, stamp_of
+from scene_completion_ros.errors import BagError, CameraError, ImageError, SceneCompletionError
+from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.cameras import Camera
+
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
+ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
+TRANSFORM_TYPE = "tf2_msgs/msg/TFMessage"
+_NOT_PICTURES = ("compressedDepth", "theora", "ffmpeg")  # image transports that hold no single pictures
+_CALIBRATION_FIELDS = ("width", "height", "distortion_model", "d", "k", "p", "binning_x", "binning_y")
+
+
+@dataclass(frozen=True)
+class BagMessage:
+    """One recorded message.
+
+    Attributes:
+        topic: Topic name.
+        stamp_ns: Bag time: when it was received by the recorder.
+        type: Message type, in ROS 2's spelling.
+        raw: Bytes as recorded.
+    """
+
+    topic: str
+    stamp_ns: int
+    type: str
+    raw: bytes = field(repr=False)
+    _decoder: MessageDecoder = field(repr=False)
+
+    @cached_property
+    def message(self) -> Any:
+        """The deserialised message.
+
+        Raises:
+            BagError: The bytes do not fit the type.
+        """
+        try:
+            return self._decoder.decode(self.raw, self.type)
+        except Exception as error:  # the decoder is generated code: whatever broken bytes make it raise
+            raise BagError(
+                f"{len(self.raw)} bytes cannot be decoded as {self.type}: {error}",
+                where=f"topic {self.topic}, bag time {self.stamp_ns} ns",
+                cure="The message is damaged",
+            ) from error
+
+    @cached_property
+    def cdr(self) -> bytes:
+        """The message as ROS 2 serialises it, ready to be published; converted where it comes from a ROS 1 bag."""
+        return self._decoder.cdr(self.raw, self.type)
+
+
+class ImageFrame(NamedTuple):
+    """A decoded image: stamp of its header (bag time where the header has none), frame, uint8 RGB [H, W, 3]."""
+
+    stamp_ns: int
+    frame_id: str
+    image_rgb: NDArray[np.uint8]
+    encoding: str
+    bag_stamp_ns: int
+
+
+class CloudFrame(NamedTuple):
+    """A point cloud: stamp of its header, frame, float32 [N, 3] in that frame."""
+
+    stamp_ns: int
+    frame_id: str
+    xyz: NDArray[np.float32]
+
+
+class BagReader:
+    """Reads a rosbag2 folder, a single `.mcap` or `.db3` file, or a ROS 1 `.bag`.
+
+    Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do.
+
+    Args:
+        path: Folder or file.
+
+    Attributes:
+        losses: What a damaged recording lost, in words; empty for an intact one.
+        skipped: Messages that could not be used, counted by topic and reason.
+
+    Raises:
+        BagError: (on opening) Nothing there, no bag, or no message in it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.losses: list[str] = []
+        self.skipped: Counter[str] = Counter()
+        self._storage: Storage | None = None
+
+    def __enter__(self) -> BagReader:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Open the recording; a damaged one is searched for what it holds.
+
+        Raises:
+            BagError: Nothing there, no bag, or no message in it: names the file.
+        """
+        self._storage, self.losses = open_storage(self.path)
+        if not sum(self._storage.counts.values()):
+            self.close()
+            lost = f" ({'; '.join(self.losses)})" if self.losses else ""
+            raise BagError(f"bag holds no message{lost}", where=str(self.path), cure="Record it again")
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._storage is not None:
+            self._storage.close()
+            self._storage = None
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Topic -> message type, of the topics that hold messages."""
+        storage = self._opened
+        return {t.name: storage.decoder.current_type(t.type) for t in storage.topics if storage.counts.get(t.name)}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Topic -> number of messages."""
+        return {topic: count for topic, count in self._opened.counts.items() if count}
+
+    @property
+    def start_ns(self) -> int:
+        """Bag time of the first message."""
+        return self._opened.start_ns
+
+    @property
+    def end_ns(self) -> int:
+        """Bag time of the last message."""
+        return self._opened.end_ns
+
+    def messages(
+        self, topics: Collection[str] | None = None, *, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[BagMessage]:
+        """Yield messages in the order of bag time.
+
+        Args:
+            topics: Only these topics; all by default.
+            start_ns: First bag time.
+            stop_ns: First bag time no longer wanted.
+        """
+        for stored in self._stored(topics, start_ns, stop_ns):
+            decoder = self._opened.decoder
+            yield BagMessage(stored.topic.name, stored.stamp_ns, stored.topic.type, stored.raw, decoder)
+
+    def image_topics(self) -> list[str]:
+        """Topics with colour or grey images, sorted (depth transports and videos are left out)."""
+        return sorted(
+            topic
+            for topic, kind in self.topics.items()
+            if kind in IMAGE_TYPES and topic.rpartition("/")[2] not in _NOT_PICTURES
+        )
+
+    def topics_of_type(self, msgtype: str) -> list[str]:
+        """Topics of one message type, sorted."""
+        return sorted(topic for topic, kind in self.topics.items() if kind == msgtype)
+
+    def choose_image_topic(self, name: str | None = None) -> str:
+        """Return the image topic to use: the named one, or the only one.
+
+        Raises:
+            BagError: There is none, several and none named, or the name is wrong: lists what there is.
+        """
+        found = self.image_topics()
+        listed = ", ".join(found) or "none"
+        if name is not None:
+            if name in found:
+                return name
+            raise BagError(
+                f"no image topic {name!r}", where=str(self.path), cure=f"Name one of its image topics: {listed}"
+            )
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            others = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(self.topics.items()))
+            raise BagError("no image topic", where=str(self.path), cure=f"Record one; the bag holds {others}")
+        raise BagError(
+            f"{len(found)} image topics and none named", where=str(self.path), cure=f"Name one of them: {listed}"
+        )
+
+    def camera_info_topic(self, image_topic: str) -> str | None:
+        """Find the CameraInfo topic that belongs to an image topic: the nearest `camera_info` above it.
+
+        The only CameraInfo of a bag is also taken for an image topic elsewhere if their frames agree.
+        """
+        infos = self.topics_of_type(CAMERA_INFO_TYPE)
+        parts = image_topic.split("/")
+        for depth in range(len(parts) - 1, 0, -1):
+            candidate = "/".join([*parts[:depth], "camera_info"])
+            if candidate in infos:
+                return candidate
+        if len(infos) == 1:
+            image, info = self._first(image_topic), self._first(infos[0])
+            if image is not None and info is not None and image.header.frame_id == info.header.frame_id:
+                return infos[0]
+        return None
+
+    def camera_info(self, image_topic: str) -> Any | None:
+        """Return the CameraInfo of an image topic, None where there is none.
+
+        Raises:
+            BagError: Its calibration changes within the recording: names the field.
+        """
+        topic = self.camera_info_topic(image_topic)
+        first: Any | None = None
+        for recorded in self.messages([topic]) if topic is not None else ():
+            message = self._decoded(recorded)
+            if message is None:
+                continue
+            if first is None:
+                first = message
+            for name in _CALIBRATION_FIELDS:
+                if _differ(getattr(first, name), getattr(message, name)):
+                    raise BagError(
+                        f"field {name} changes from {getattr(first, name)} to {getattr(message, name)} "
+                        f"at bag time {recorded.stamp_ns} ns",
+                        where=f"{self.path}, topic {topic}",
+                        cure="Split the recording where the calibration changes, or give a calibration file",
+                    )
+        return first
+
+    def camera_for(self, image_topic: str) -> Camera:
+        """Build the camera of an image topic from its CameraInfo (P without distortion where it is `image_rect…`).
+
+        Raises:
+            BagError: No CameraInfo, one that contradicts itself or the images: names topic, field and cure.
+        """
+        message = self.camera_info(image_topic)
+        if message is None:
+            infos = ", ".join(self.topics_of_type(CAMERA_INFO_TYPE)) or "none"
+            raise BagError(
+                f"no CameraInfo for {image_topic} (CameraInfo topics: {infos})",
+                where=str(self.path),
+                cure="Record the camera_info topic of this camera, or give a calibration file",
+            )
+        topic = self.camera_info_topic(image_topic)
+        try:
+            camera = camera_from_camera_info(message, rectified="image_rect" in image_topic)
+        except CameraError as error:
+            raise BagError(error.what, where=f"{self.path}, topic {topic}, {error.where}", cure=error.cure) from error
+        size = self._first_image_size(image_topic)
+        if size is not None and size != (camera.width, camera.height):
+            raise BagError(
+                f"images of {image_topic} are {size[0]}x{size[1]}, "
+                f"fields width, height (and binning, roi) say {camera.width}x{camera.height}",
+                where=f"{self.path}, topic {topic}",
+                cure="Record the CameraInfo of this image stream, or give a calibration file",
+            )
+        return camera
+
+    def images(self, topic: str) -> Iterator[ImageFrame]:
+        """Yield the decoded images of a topic; those that cannot be decoded are counted in `skipped`."""
+        for recorded in self.messages([topic]):
+            message = self._decoded(recorded)
+            if message is None:
+                continue
+            try:
+                pixels = decode_image(message)
+            except ImageError as error:
+                self.skipped[f"{topic}: {_reason(error)}"] += 1
+                continue
+            stamp_ns = stamp_of(message.header) or recorded.stamp_ns
+            encoding = str(message.format if hasattr(message, "format") else message.encoding)
+            yield ImageFrame(stamp_ns, str(message.header.frame_id), pixels, encoding, recorded.stamp_ns)
+
+    def point_clouds(self, topic: str) -> Iterator[CloudFrame]:
+        """Yield the points of a PointCloud2 topic; clouds that cannot be read are counted in `skipped`."""
+        for recorded in self.messages([topic]):
+            message = self._decoded(recorded)
+            if message is None:
+                continue
+            try:
+                xyz = read_xyz(message)
+            except BagError as error:
+                self.skipped[f"{topic}: {_reason(error)}"] += 1
+                continue
+            yield CloudFrame(stamp_of(message.header) or recorded.stamp_ns, str(message.header.frame_id), xyz)
+
+    def tf_buffer(self, *, odometry_topic: str | None = None) -> TransformBuffer:
+        """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
+
+        Transforms with NaN or broken quaternions are left out and counted in `skipped`.
+        """
+        buffer = TransformBuffer()
+        transform_topics = self.topics_of_type(TRANSFORM_TYPE)
+        for recorded in self.messages([*transform_topics, *([odometry_topic] if odometry_topic else [])]):
+            message = self._decoded(recorded)
+            if message is None:
+                continue
+            if recorded.topic == odometry_topic:
+                buffer.add_odometry(message)
+            else:
+                buffer.add_message(message, static=recorded.topic.endswith("tf_static"))
+        for reason, count in buffer.rejected.items():
+            self.skipped[f"transform {reason}"] = count
+        return buffer
+
+    @property
+    def _opened(self) -> Storage:
+        if self._storage is None:
+            raise BagError("bag is not open", where=str(self.path), cure="Use `with BagReader(path) as reader`")
+        return self._storage
+
+    def _stored(
+        self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[StoredMessage]:
+        """Read from the storage; where it turns out to be damaged half-way, recover it and go on."""
+        yielded: Counter[tuple[str, int]] = Counter()
+        try:
+            for stored in self._opened.messages(topics, start_ns, stop_ns):
+                yielded[stored.topic.name, stored.stamp_ns] += 1
+                yield stored
+        except Exception as error:  # rosbags lets the errors of its decompressors and of SQLite through
+            if self._storage is None:
+                raise
+            self._storage.close()
+            self._storage, losses = recover_storage(self.path, f"{type(error).__name__}: {error}")
+            self.losses.extend(losses)
+        else:
+            return
+        for stored in self._opened.messages(topics, start_ns, stop_ns):
+            if yielded[stored.topic.name, stored.stamp_ns]:
+                yielded[stored.topic.name, stored.stamp_ns] -= 1
+            else:
+                yield stored
+
+    def _decoded(self, recorded: BagMessage) -> Any | None:
+        try:
+            return recorded.message
+        except BagError:
+            self.skipped[f"{recorded.topic}: damaged message"] += 1
+            return None
+
+    def _first(self, topic: str) -> Any | None:
+        """First message of a topic that can be decoded."""
+        decoded = (self._decoded(recorded) for recorded in self.messages([topic]))
+        return next((message for message in decoded if message is not None), None)
+
+    def _first_image_size(self, topic: str) -> tuple[int, int] | None:
+        for recorded in self.messages([topic]):
+            try:
+                return image_size(recorded.message)
+            except SceneCompletionError:
+                continue
+        return None
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two values of a field differ; NaN, which the camera will complain about, equals itself."""
+    return not (np.array_equal(one, other, equal_nan=True) if isinstance(one, np.ndarray) else one == other)
+
+
+def _reason(error: SceneCompletionError) -> str:
+    """An error's text without the numbers that differ from message to message."""
+    return error.what.partition(" (")[0].partition(", but ")[0]

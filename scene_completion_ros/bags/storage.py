@@ -1,0 +1,132 @@
+"""What the bag reader reads from: intact recordings through rosbags, and the types that recovery shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rosbags.convert.converter import migrate_message
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+RENAMED_TYPES = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}  # ROS 1 names of types that ROS 2 calls otherwise
+_IDL_SEPARATOR = "=" * 80 + "\n"
+
+
+@dataclass(frozen=True)
+class StoredTopic:
+    """One topic of a recording."""
+
+    name: str
+    type: str
+    definition: MessageDefinition = field(default=MessageDefinition(MessageDefinitionFormat.NONE, ""))
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """One serialised message: bag time in nanoseconds, CDR (ROS 2) or ROS 1 bytes."""
+
+    topic: StoredTopic
+    stamp_ns: int
+    raw: bytes
+
+
+class Storage(Protocol):
+    """A recording: its topics and its messages in the order of bag time."""
+
+    topics: list[StoredTopic]
+    counts: dict[str, int]
+    decoder: MessageDecoder
+    start_ns: int
+    end_ns: int
+
+    def messages(
+        self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[StoredMessage]:
+        """Yield the messages of some topics with start <= bag time < stop."""
+
+    def close(self) -> None:
+        """Close the files."""
+
+
+class MessageDecoder:
+    """Turns serialised messages into objects of ROS 2's shape, also those of ROS 1 bags."""
+
+    def __init__(self, typestore: Typestore, *, is_ros2: bool) -> None:
+        self._typestore = typestore
+        self._is_ros2 = is_ros2
+        self._current = get_typestore(Stores.LATEST)
+        self._migration_cache: dict[str, object] = {}
+
+    def decode(self, raw: bytes, msgtype: str) -> Any:
+        """Deserialise; a ROS 1 message of a type that ROS 2 has is converted to it, any other is left as it is."""
+        if self._is_ros2:
+            return self._typestore.deserialize_cdr(raw, msgtype)
+        message = self._typestore.deserialize_ros1(raw, msgtype)
+        current_type = self.current_type(msgtype)
+        if current_type not in self._current.fielddefs:
+            return message
+        return migrate_message(self._typestore, self._current, msgtype, current_type, self._migration_cache, message)
+
+    def cdr(self, raw: bytes, msgtype: str) -> bytes:
+        """Serialise for ROS 2: the bytes as recorded, or converted from ROS 1."""
+        if self._is_ros2:
+            return raw
+        return bytes(self._current.serialize_cdr(self.decode(raw, msgtype), self.current_type(msgtype)))
+
+    def current_type(self, msgtype: str) -> str:
+        """Name of a recorded type in ROS 2."""
+        return RENAMED_TYPES.get(msgtype, msgtype)
+
+
+class IntactStorage:
+    """A recording that rosbags opens."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
+        self._reader.open()
+        self.topics: list[StoredTopic] = []
+        self.counts: dict[str, int] = {}
+        for connection in self._reader.connections:
+            if connection.topic not in self.counts:
+                self.topics.append(StoredTopic(connection.topic, connection.msgtype, connection.msgdef))
+            self.counts[connection.topic] = self.counts.get(connection.topic, 0) + connection.msgcount
+        self._by_name = {topic.name: topic for topic in self.topics}
+        self.decoder = MessageDecoder(self._reader.typestore, is_ros2=self._reader.is2)
+        self.start_ns = self._reader.start_time
+        self.end_ns = self._reader.end_time - 1  # rosbags counts past the last message
+
+    def messages(
+        self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[StoredMessage]:
+        """Yield the messages of some topics with start <= bag time < stop."""
+        connections = [c for c in self._reader.connections if topics is None or c.topic in topics]
+        if not connections:  # rosbags reads "none" as "all"
+            return
+        for connection, stamp_ns, raw in self._reader.messages(connections, start=start_ns, stop=stop_ns):
+            yield StoredMessage(self._by_name[connection.topic], stamp_ns, bytes(raw))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+
+
+def decoder_for(topics: Collection[StoredTopic], *, is_ros2: bool) -> MessageDecoder:
+    """Build the decoder for topics whose recording rosbags does not open, from the definitions stored in it."""
+    typestore = get_typestore(Stores.LATEST if is_ros2 else Stores.ROS1_NOETIC)
+    for topic in topics:
+        if topic.type in typestore.fielddefs or topic.definition.format == MessageDefinitionFormat.NONE:
+            continue
+        if topic.definition.format == MessageDefinitionFormat.MSG:
+            found = get_types_from_msg(topic.definition.data, topic.type)
+        else:
+            found = {}
+            for part in topic.definition.data.split(_IDL_SEPARATOR):
+                text = part.partition("\n")[2] if part.startswith("IDL: ") else part
+                found.update(get_types_from_idl(text) if text.strip() else {})
+        typestore.register({name: definition for name, definition in found.items() if name not in typestore.fielddefs})
+    return MessageDecoder(typestore, is_ros2=is_ros2)

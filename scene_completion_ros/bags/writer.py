@@ -1,0 +1,160 @@
+"""`BagWriter`: writes rosbag2 recordings whose content survives the death of the process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.rosbag2.storage_mcap import McapWriter
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
+
+from scene_completion_ros.errors import BagError
+
+_UNLIMITED = QosTime(2147483647, 4294967295)
+# Players must offer /tf_static as it was recorded: latched, or late subscribers never get it.
+LATCHED = Qos(
+    history=QosHistory.KEEP_LAST,
+    depth=1,
+    reliability=QosReliability.RELIABLE,
+    durability=QosDurability.TRANSIENT_LOCAL,
+    deadline=_UNLIMITED,
+    lifespan=_UNLIMITED,
+    liveliness=QosLiveliness.AUTOMATIC,
+    liveliness_lease_duration=_UNLIMITED,
+    avoid_ros_namespace_conventions=False,
+)
+
+
+class BagWriter:
+    """Writes a new rosbag2 recording, MCAP or sqlite3.
+
+    Use it as a context manager. What `write` has taken is with the operating system when it returns: the process may be
+    killed at any time, and `BagReader` still finds it (without index and metadata.yaml, which `close` writes). Losing
+    power can cost the last seconds, as with any file. When an exception ends the `with` block, the recording is closed
+    properly as well.
+
+    Args:
+        path: Folder to be made; it must not exist.
+        storage: "mcap" or "sqlite3".
+        typestore: Definitions of the message types; those of the latest ROS 2 by default.
+        flush_interval_s: Written messages may wait this long in memory for more (when the process is killed, that much
+            is lost): 0 stores each on its own, which costs about 200 bytes a message.
+
+    Raises:
+        BagError: The folder exists already.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        storage: Literal["mcap", "sqlite3"] = "mcap",
+        typestore: Typestore | None = None,
+        flush_interval_s: float = 0.0,
+    ) -> None:
+        self.path = Path(path)
+        self.typestore = typestore or get_typestore(Stores.LATEST)
+        self._plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+        self._flush_interval_s = flush_interval_s
+        self._last_flush = 0.0
+        self._connections: dict[str, Connection] = {}
+        self._writer: Writer | None = None
+
+    def __enter__(self) -> BagWriter:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Make the folder.
+
+        Raises:
+            BagError: It exists already: nothing is overwritten.
+        """
+        try:
+            self._writer = Writer(self.path, version=9, storage_plugin=self._plugin)
+            self._writer.open()
+        except WriterError as error:
+            raise BagError(str(error), where=str(self.path), cure="Name a new folder") from error
+        if isinstance(self._writer.storage, Sqlite3Writer):
+            # Enough against the death of the process; full synchronisation would cost milliseconds a message.
+            self._writer.storage.conn.execute("PRAGMA synchronous = OFF")
+
+    def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int, *, latched: bool = False) -> None:
+        """Write one message.
+
+        Args:
+            topic: Topic name. A topic has one type.
+            msgtype: "sensor_msgs/msg/Image" …
+            message: A message object of rosbags, or the serialised message (CDR) as bytes.
+            stamp_ns: Bag time.
+            latched: Whether a player should offer the topic as transient local; /tf_static always is.
+
+        Raises:
+            BagError: The writer is not open, the type is unknown, or the message does not fit it.
+        """
+        writer = self._opened
+        connection = self._connection(topic, msgtype, latched)
+        if isinstance(message, (bytes, bytearray, memoryview)):
+            raw: bytes | memoryview = bytes(message)
+        else:
+            try:
+                raw = self.typestore.serialize_cdr(message, msgtype)
+            except Exception as error:  # generated code: whatever a wrong field makes it raise
+                raise BagError(
+                    f"message does not fit {msgtype}: {error!r}", where=f"topic {topic}", cure="Fill every field"
+                ) from error
+        writer.write(connection, stamp_ns, raw)
+        if time.monotonic() - self._last_flush >= self._flush_interval_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything written so far to the operating system."""
+        storage = self._opened.storage
+        if isinstance(storage, McapWriter):
+            if storage.chunk.bio.tell():
+                storage.close_chunk()
+            storage.bio.flush()
+        elif isinstance(storage, Sqlite3Writer):
+            storage.conn.commit()
+        self._last_flush = time.monotonic()
+
+    def close(self) -> None:
+        """Write index and metadata.yaml."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    @property
+    def _opened(self) -> Writer:
+        if self._writer is None:
+            raise BagError("bag is not open", where=str(self.path), cure="Use `with BagWriter(path) as writer`")
+        return self._writer
+
+    def _connection(self, topic: str, msgtype: str, latched: bool) -> Connection:
+        connection = self._connections.get(topic)
+        if connection is None:
+            if msgtype not in self.typestore.fielddefs:
+                raise BagError(
+                    f"unknown message type {msgtype!r}", where=f"topic {topic}", cure="Give a typestore that defines it"
+                )
+            qos = [LATCHED] if latched or topic.endswith("tf_static") else []
+            connection = self._opened.add_connection(topic, msgtype, typestore=self.typestore, offered_qos_profiles=qos)
+            self._connections[topic] = connection
+        elif connection.msgtype != msgtype:
+            raise BagError(
+                f"type {msgtype}, but the topic was written as {connection.msgtype}",
+                where=f"topic {topic}",
+                cure="Use another topic name",
+            )
+        return connection

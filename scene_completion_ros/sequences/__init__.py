@@ -1,0 +1,1 @@
+"""Posed image sequences: the folder format and its sources (rosbags, KITTI)."""

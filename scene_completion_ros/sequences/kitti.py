@@ -1,0 +1,319 @@
+"""Posed sequences from KITTI folders (odometry layout, raw drives, loose images) with LiDAR, labels and voxels.
+
+The rig frame is the rectified camera 0 (x right, y down, z forward), the frame KITTI's poses are given in. Cameras 1..3
+are shifted against it by the fourth column of their projection matrix, see `camera_from_projection`.
+
+Assets of the frames, where the folder holds them:
+
+* "lidar": float32 [N, 3] in the rig frame; "lidar_semantic": uint16 [N] raw SemanticKITTI ids; "lidar_instance":
+  uint16 [N]; "lidar_reflectance": float32 [N] in 0..1
+* "lidar_depth_image_2": float32 [H, W], metres in image_2, 0 where no point fell
+* "voxels_bin", "voxels_invalid", "voxels_occluded": bool [256, 256, 32], SemanticKITTI's official single-scan grids
+* "ssc_label": uint8 [256, 256, 32] learning ids (0 free, 255 unknown); "ssc_invalid", "ssc_occupancy": bool
+
+Voxel grids lie in the velodyne frame: index = floor((p_velodyne - [0, -25.6, -2.2]) / 0.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from zipfile import BadZipFile
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, read_image_file
+
+VOXEL_SHAPE = (256, 256, 32)
+ODOMETRY_LIDAR_UNIT = 0.004  # metres per step of the packed scans of the odometry windows
+RAW_LIDAR_UNIT = 0.02  # metres per step of the packed scans of the raw drives
+FRAME_PERIOD_NS = 100_000_000  # KITTI records at 10 Hz
+IMAGE_SUFFIXES = (".jpg", ".png")
+PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3"}
+
+
+def kitti_odometry(
+    folder: Path | str,
+    *,
+    cameras: Sequence[str] | None = None,
+    poses: str | None = None,
+    name: str | None = None,
+) -> PosedSequence:
+    """Read a sequence in the layout of KITTI odometry or of a repacked raw drive.
+
+    Args:
+        folder: Holds `calib.txt`, `times.txt`, a pose file and `image_0` … `image_3` (any of them).
+        cameras: Names of the image folders to use; all that exist by default.
+        poses: Name of the pose file; `poses.txt`, else `poses_gt.txt` by default. Line i belongs to frame i.
+        name: Name of the sequence; the last two folder names by default.
+
+    Raises:
+        SequenceError: A file is missing or malformed: names file and line.
+    """
+    root = Path(folder)
+    chosen = list(cameras) if cameras is not None else [c for c in PROJECTIONS if (root / c).is_dir()]
+    if not chosen:
+        raise SequenceError("no image folder found", where=str(root), cure=f"Expected one of {list(PROJECTIONS)}")
+    if unknown := [c for c in chosen if c not in PROJECTIONS]:
+        raise SequenceError(f"unknown cameras {unknown}", where=str(root), cure=f"Choose from {list(PROJECTIONS)}")
+    images = {camera: _numbered_images(root / camera) for camera in chosen}
+    numbers = sorted(set.intersection(*(set(found) for found in images.values())))
+    if not numbers:
+        raise SequenceError(f"no frame has an image of all of {chosen}", where=str(root), cure="Name other cameras")
+    pose_file = root / poses if poses else _default_pose_file(root)
+    world_from_cam0 = read_kitti_poses(pose_file)
+    stamps = read_kitti_times(root / "times.txt") if (root / "times.txt").is_file() else None
+    if len(world_from_cam0) <= numbers[-1]:
+        raise SequenceError(
+            f"{len(world_from_cam0)} poses, but images up to frame {numbers[-1]}",
+            where=str(pose_file),
+            cure="Every image needs the pose on line (number + 1)",
+        )
+    if stamps is not None and len(stamps) <= numbers[-1]:
+        raise SequenceError(
+            f"{len(stamps)} times, but images up to frame {numbers[-1]}",
+            where=str(root / "times.txt"),
+            cure="Every image needs the time on line (number + 1)",
+        )
+    camera_models, rig_from_camera, rig_from_sensor = _rig(root, {c: images[c][numbers[0]] for c in chosen})
+    frames = [
+        Frame(
+            stamp_ns=stamps[number] if stamps is not None else number * FRAME_PERIOD_NS,
+            images={camera: images[camera][number] for camera in chosen},
+            world_from_rig=world_from_cam0[number],
+            assets=_assets(root, number, rig_from_sensor.get("velodyne")),
+        )
+        for number in numbers
+    ]
+    return PosedSequence(
+        name=name or f"{root.resolve().parent.name}/{root.resolve().name}",
+        cameras=camera_models,
+        rig_from_camera=rig_from_camera,
+        frames=frames,
+        pose_source=pose_file.name,
+        metric_scale=True,
+        provenance={"dataset": "KITTI", "licence": "CC BY-NC-SA 3.0", "folder": root.name, "poses": pose_file.name},
+        rig_from_sensor=rig_from_sensor,
+    )
+
+
+def kitti_raw_folder(folder: Path | str, *, cameras: Sequence[str] | None = None) -> PosedSequence:
+    """Read a repacked KITTI raw drive (`image_2`, `image_3`, `poses.txt`, `lidar_depth`, `velodyne_front`)."""
+    return kitti_odometry(folder, cameras=cameras)
+
+
+def kitti_loose_images(folder: Path | str, *, camera: str = "image_2") -> PosedSequence:
+    """Read a folder that holds the images of one camera beside `calib.txt` and `poses.txt` (one line per image).
+
+    Raises:
+        SequenceError: The numbers of images and poses differ, or a file is malformed.
+    """
+    root = Path(folder)
+    images = _numbered_images(root)
+    world_from_cam0 = read_kitti_poses(root / "poses.txt")
+    if not images or len(images) != len(world_from_cam0):
+        raise SequenceError(
+            f"{len(images)} images and {len(world_from_cam0)} poses",
+            where=str(root / "poses.txt"),
+            cure="Loose images need one pose per image, in the order of their names",
+        )
+    camera_models, rig_from_camera, rig_from_sensor = _rig(root, {camera: next(iter(images.values()))})
+    frames = [
+        Frame(stamp_ns=number * FRAME_PERIOD_NS, images={camera: path}, world_from_rig=pose)
+        for (number, path), pose in zip(images.items(), world_from_cam0, strict=True)
+    ]
+    return PosedSequence(
+        name=f"{root.resolve().parent.name}/{root.resolve().name}",
+        cameras=camera_models,
+        rig_from_camera=rig_from_camera,
+        frames=frames,
+        pose_source="poses.txt",
+        provenance={"dataset": "KITTI", "licence": "CC BY-NC-SA 3.0", "folder": root.name, "poses": "poses.txt"},
+        rig_from_sensor=rig_from_sensor,
+    )
+
+
+def read_kitti_poses(path: Path) -> list[RigidTransform]:
+    """Read a KITTI pose file: one row-major 3x4 `world_from_cam0` per line.
+
+    Raises:
+        SequenceError: The file is missing or a line is not a finite rigid transform: names the line.
+    """
+    poses = []
+    for line_number, line in enumerate(_lines(path, "pose file"), start=1):
+        where = f"{path}, line {line_number}"
+        try:
+            values = np.array([float(word) for word in line.split()])
+        except ValueError:
+            raise SequenceError(f"not numbers: {line[:60]!r}", where=where, cure="Expected 12 numbers") from None
+        if values.size != 12 or not np.isfinite(values).all():
+            raise SequenceError(
+                f"{values.size} numbers, {int((~np.isfinite(values)).sum())} of them not finite",
+                where=where,
+                cure="Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix",
+            )
+        try:
+            poses.append(RigidTransform.from_matrix(values.reshape(3, 4)))
+        except Exception as error:
+            raise SequenceError(f"not a rigid transform: {error}", where=where, cure="Check the pose file") from error
+    return poses
+
+
+def read_kitti_times(path: Path) -> list[int]:
+    """Read a KITTI `times.txt` (seconds, one a line) as nanoseconds."""
+    times = []
+    for line_number, line in enumerate(_lines(path, "time file"), start=1):
+        try:
+            seconds = float(line)
+            times.append(round(seconds * 1e9))
+        except (ValueError, OverflowError):
+            raise SequenceError(
+                f"not a time: {line[:60]!r}", where=f"{path}, line {line_number}", cure="Expected seconds"
+            ) from None
+    return times
+
+
+def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:
+    """Load the points of a packed scan into the rig frame.
+
+    The coordinates are stored as differences along the scan, in steps of 4 mm (odometry) or 20 mm (raw drives, which
+    store no reflectance).
+
+    Returns:
+        float32 [N, 3], rig frame.
+    """
+    with _open_npz(path) as data:
+        if "refl" in data:  # sums wrap around in 16 bits by design
+            steps = np.cumsum(data["dxyz"].T, axis=0, dtype=np.int32).astype(np.int16)
+            unit = ODOMETRY_LIDAR_UNIT
+        else:
+            steps = np.cumsum(data["dxyz"].T if data["dxyz"].shape[0] == 3 else data["dxyz"], axis=0, dtype=np.int32)
+            unit = RAW_LIDAR_UNIT
+    points_velodyne = steps.astype(np.float64) * unit
+    return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
+
+
+def load_scan_field(path: Path, key: str, scale: float | None = None) -> NDArray[np.float32] | NDArray[np.uint16]:
+    """Load one per-point field of a packed scan: uint16 [N], or float32 [N] times `scale`."""
+    with _open_npz(path) as data:
+        values = data[key]
+    return values.astype(np.uint16) if scale is None else values.astype(np.float32) * np.float32(scale)
+
+
+def load_semantic_kitti_voxels(path: Path | str) -> dict[str, NDArray[np.bool_]]:
+    """Load official SemanticKITTI voxel masks packed as bits.
+
+    Returns:
+        "bin", "invalid", "occluded": bool [256, 256, 32], in the velodyne frame with the origin (0, -25.6, -2.2) m.
+    """
+    with _open_npz(Path(path)) as data:
+        return {key: _unpacked(data[key], f"{path}, {key}") for key in ("bin", "invalid", "occluded")}
+
+
+def load_packed_voxels(path: Path, key: str) -> NDArray[np.bool_]:
+    """Load one bit-packed voxel grid: bool [256, 256, 32]."""
+    with _open_npz(path) as data:
+        return _unpacked(data[key], f"{path}, {key}")
+
+
+def load_voxel_labels(path: Path) -> NDArray[np.uint8]:
+    """Load derived semantic voxels: uint8 [256, 256, 32], SemanticKITTI learning ids, 255 unknown."""
+    with _open_npz(path) as data:
+        return np.asarray(data["label"], dtype=np.uint8)
+
+
+def load_depth_png(path: Path) -> NDArray[np.float32]:
+    """Load a KITTI depth PNG (uint16 / 256): float32 [H, W] metres, 0 where nothing was measured."""
+    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+        raise ImageError("not a 16-bit depth image", where=str(path), cure="Restore the file")
+    return np.asarray(depth.astype(np.float32) / np.float32(256.0), dtype=np.float32)
+
+
+def _rig(
+    root: Path, first_images: dict[str, Path]
+) -> tuple[dict[str, Camera], dict[str, RigidTransform], dict[str, RigidTransform]]:
+    """Cameras, their poses in the rig, and the LiDAR's pose in the rig, from `calib.txt`."""
+    calibration = read_kitti_calibration(root / "calib.txt")
+    cameras, rig_from_camera = {}, {}
+    for name, path in first_images.items():
+        key = PROJECTIONS[name]
+        if key not in calibration:
+            raise SequenceError(f"no {key} for {name}", where=str(root / "calib.txt"), cure="Use its own calib.txt")
+        height, width = read_image_file(path).shape[:2]
+        cameras[name], camera_from_rig = camera_from_projection(calibration[key], width, height)
+        rig_from_camera[name] = camera_from_rig.inverse()
+    sensors = {"velodyne": RigidTransform.from_matrix(calibration["Tr"])} if "Tr" in calibration else {}
+    return cameras, rig_from_camera, sensors
+
+
+def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
+    """Loaders of what the folder holds beside the images of one frame."""
+    assets: dict[str, ArrayLoader] = {}
+    scan = root / "velodyne_npz" / f"{number:06d}.npz"
+    if scan.is_file() and rig_from_velodyne is not None:
+        assets["lidar"] = partial(load_packed_scan, scan, rig_from_velodyne)
+        assets["lidar_semantic"] = partial(load_scan_field, scan, "sem")
+        assets["lidar_instance"] = partial(load_scan_field, scan, "inst")
+        assets["lidar_reflectance"] = partial(load_scan_field, scan, "refl", 0.01)
+    front = root / "velodyne_front" / f"{number:06d}.npz"
+    if front.is_file() and rig_from_velodyne is not None:
+        assets["lidar"] = partial(load_packed_scan, front, rig_from_velodyne)
+    depth = root / "lidar_depth" / f"{number:06d}.png"
+    if depth.is_file():
+        assets["lidar_depth_image_2"] = partial(load_depth_png, depth)
+    voxels = root / "voxels_npz" / f"{number:06d}.npz"
+    if voxels.is_file():
+        for key in ("bin", "invalid", "occluded"):
+            assets[f"voxels_{key}"] = partial(load_packed_voxels, voxels, key)
+    derived = root / "ssc_derived" / f"{number:06d}.npz"
+    if derived.is_file():
+        assets["ssc_label"] = partial(load_voxel_labels, derived)
+        assets["ssc_occupancy"] = partial(load_packed_voxels, derived, "occ_from_official_bins")
+        assets["ssc_invalid"] = partial(load_packed_voxels, derived, "official_invalid")
+    return assets
+
+
+def _default_pose_file(root: Path) -> Path:
+    for candidate in ("poses.txt", "poses_gt.txt"):
+        if (root / candidate).is_file():
+            return root / candidate
+    raise SequenceError("no poses.txt or poses_gt.txt", where=str(root), cure="Name the pose file")
+
+
+def _numbered_images(folder: Path) -> dict[int, Path]:
+    """Number -> image file, sorted."""
+    if not folder.is_dir():
+        raise SequenceError("image folder is missing", where=str(folder), cure="Name the cameras that the folder has")
+    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit())
+    return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
+
+
+def _lines(path: Path, kind: str) -> list[str]:
+    if not path.is_file():
+        raise SequenceError(f"{kind} is missing", where=str(path), cure="Restore the file or name another one")
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _open_npz(path: Path) -> np.lib.npyio.NpzFile:
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise SequenceError(f"cannot be read: {error}", where=str(path), cure="Restore the file") from error
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise SequenceError("not an .npz archive", where=str(path), cure="Restore the file")
+    return opened
+
+
+def _unpacked(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:
+    expected = int(np.prod(VOXEL_SHAPE)) // 8
+    if bits.size != expected:
+        raise SequenceError(f"{bits.size} bytes instead of {expected}", where=where, cure="Restore the file")
+    return np.unpackbits(bits).reshape(VOXEL_SHAPE).astype(bool)

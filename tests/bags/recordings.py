@@ -1,0 +1,186 @@
+"""Messages and small recordings that the tests of bags and sequences are made of."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.typesys import Stores, get_typestore
+
+from scene_completion_ros.bags.writer import BagWriter
+
+STORE = get_typestore(Stores.LATEST)
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+WIDTH, HEIGHT = 64, 48
+
+
+def make(name: str, /, **fields: Any) -> Any:
+    """A message by its type name."""
+    package, kind = name.split("/")
+    return STORE.types[f"{package}/msg/{kind}"](**fields)
+
+
+def header(stamp_ns: int, frame_id: str) -> Any:
+    stamp = make("builtin_interfaces/Time", sec=stamp_ns // SECOND, nanosec=stamp_ns % SECOND)
+    return make("std_msgs/Header", stamp=stamp, frame_id=frame_id)
+
+
+def image(
+    data: NDArray[Any],
+    encoding: str,
+    *,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    step: int | None = None,
+    big_endian: bool = False,
+    stamp_ns: int = START,
+    frame_id: str = "camera_optical",
+) -> Any:
+    """sensor_msgs/Image; `data` are the bytes as sent."""
+    flat = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+    return make(
+        "sensor_msgs/Image",
+        header=header(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=int(big_endian),
+        step=flat.size // height if step is None else step,
+        data=flat,
+    )
+
+
+def compressed(content: bytes, form: str, *, stamp_ns: int = START, frame_id: str = "camera_optical") -> Any:
+    data = np.frombuffer(content, np.uint8)
+    return make("sensor_msgs/CompressedImage", header=header(stamp_ns, frame_id), format=form, data=data)
+
+
+def picture(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """A smooth colourful picture [H, W, 3]."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+
+
+def jpeg(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    return bytes(cv2.imencode(".jpg", picture(seed, width, height))[1].tobytes())
+
+
+def camera_info(
+    *, stamp_ns: int = START, frame_id: str = "camera_optical", width: int = WIDTH, f: float = 40.0, p3: float = 0.0
+) -> Any:
+    k = np.array([f, 0, 31.5, 0, f, 23.5, 0, 0, 1])
+    p = np.array([f, 0, 31.5, p3, 0, f, 23.5, 0, 0, 0, 1, 0])
+    region = make("sensor_msgs/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    return make(
+        "sensor_msgs/CameraInfo",
+        header=header(stamp_ns, frame_id),
+        height=HEIGHT,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=k,
+        r=np.eye(3).reshape(-1),
+        p=p,
+        binning_x=0,
+        binning_y=0,
+        roi=region,
+    )
+
+
+def _vector(xyz: tuple[float, float, float]) -> Any:
+    return make("geometry_msgs/Vector3", x=xyz[0], y=xyz[1], z=xyz[2])
+
+
+def _yaw(angle: float) -> Any:
+    return make("geometry_msgs/Quaternion", x=0.0, y=0.0, z=math.sin(angle / 2), w=math.cos(angle / 2))
+
+
+def transform(
+    parent: str,
+    child: str,
+    xyz: tuple[float, float, float],
+    stamp_ns: int = START,
+    yaw: float = 0.0,
+    scale: float = 1.0,
+) -> Any:
+    """tf2_msgs/TFMessage with one transform; `scale` breaks its quaternion."""
+    rotation = _yaw(yaw)
+    rotation.z, rotation.w = rotation.z * scale, rotation.w * scale
+    body = make("geometry_msgs/Transform", translation=_vector(xyz), rotation=rotation)
+    stamped = make(
+        "geometry_msgs/TransformStamped", header=header(stamp_ns, parent), child_frame_id=child, transform=body
+    )
+    return make("tf2_msgs/TFMessage", transforms=[stamped])
+
+
+def odometry(parent: str, child: str, xyz: tuple[float, float, float], stamp_ns: int) -> Any:
+    point = make("geometry_msgs/Point", x=xyz[0], y=xyz[1], z=xyz[2])
+    pose = make("geometry_msgs/Pose", position=point, orientation=_yaw(0.0))
+    twist = make("geometry_msgs/Twist", linear=_vector((0.0, 0.0, 0.0)), angular=_vector((0.0, 0.0, 0.0)))
+    return make(
+        "nav_msgs/Odometry",
+        header=header(stamp_ns, parent),
+        child_frame_id=child,
+        pose=make("geometry_msgs/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
+        twist=make("geometry_msgs/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
+    )
+
+
+def string(text: str) -> Any:
+    return make("std_msgs/String", data=text)
+
+
+class Drive:
+    """A drive of a camera along x at 1 m per second, 10 images a second, written piece by piece."""
+
+    def __init__(self, writer: BagWriter) -> None:
+        self.writer = writer
+
+    def static(self, parent: str = "base_link", child: str = "camera_optical", x: float = 0.2) -> None:
+        self.writer.write("/tf_static", "tf2_msgs/msg/TFMessage", transform(parent, child, (x, 0.0, 1.0)), START)
+
+    def pose(self, index: int, *, x: float | None = None) -> None:
+        stamp = START + index * SECOND // 10
+        position = (index / 10 if x is None else x, 0.0, 0.0)
+        self.writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("map", "base_link", position, stamp), stamp)
+
+    def odometry(self, index: int) -> None:
+        stamp = START + index * SECOND // 10
+        message = odometry("odom", "base_link", (index / 10, 0.0, 0.0), stamp)
+        self.writer.write("/odom", "nav_msgs/msg/Odometry", message, stamp)
+
+    def image(
+        self,
+        index: int,
+        *,
+        camera: str = "camera",
+        frame: str = "camera_optical",
+        stamp_ns: int | None = None,
+        delay_ns: int = 0,
+    ) -> None:
+        bag_stamp = START + index * SECOND // 10
+        stamp = bag_stamp + delay_ns if stamp_ns is None else stamp_ns
+        message = compressed(jpeg(index), "jpeg", stamp_ns=stamp, frame_id=frame)
+        self.writer.write(f"/{camera}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, bag_stamp)
+
+    def info(self, index: int, *, camera: str = "camera", frame: str = "camera_optical", **fields: Any) -> None:
+        stamp = START + index * SECOND // 10
+        message = camera_info(stamp_ns=stamp, frame_id=frame, **fields)
+        self.writer.write(f"/{camera}/camera_info", "sensor_msgs/msg/CameraInfo", message, stamp)
+
+
+def record(path: Path, count: int = 5) -> Path:
+    """A complete small drive with one camera."""
+    with BagWriter(path) as writer:
+        drive = Drive(writer)
+        drive.static()
+        for index in range(count):
+            drive.pose(index)
+            drive.image(index)
+            drive.info(index)
+    return path

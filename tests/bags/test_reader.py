@@ -1,0 +1,410 @@
+"""Reading intact and damaged recordings."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rosbags.rosbag1 import Writer as Ros1Writer
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Ros2Writer
+from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
+from rosbags.typesys import Stores, get_typestore
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import BagError
+from tests.bags.recordings import (
+    HEIGHT,
+    SECOND,
+    START,
+    STORE,
+    WIDTH,
+    Drive,
+    compressed,
+    image,
+    jpeg,
+    record,
+    string,
+    transform,
+)
+
+IMAGES = "/camera/image_raw/compressed"
+GRAY = "rosbag2/kitti00_gray_100f"
+
+
+def write(path: Path, fill: Callable[[Drive], Any]) -> Path:
+    with BagWriter(path) as writer:
+        fill(Drive(writer))
+    return path
+
+
+def test_topics_counts_and_times(tmp_path: Path) -> None:
+    with BagReader(record(tmp_path / "bag", 5)) as reader:
+        assert reader.topics[IMAGES] == "sensor_msgs/msg/CompressedImage"
+        assert reader.counts == {"/tf_static": 1, "/tf": 5, IMAGES: 5, "/camera/camera_info": 5}
+        assert (reader.start_ns, reader.end_ns) == (START, START + 4 * SECOND // 10)
+        assert reader.losses == []
+        assert [m.stamp_ns for m in reader.messages([IMAGES])] == [START + i * SECOND // 10 for i in range(5)]
+        part = reader.messages([IMAGES], start_ns=START + 1, stop_ns=START + 3 * SECOND // 10)
+        assert [m.stamp_ns for m in part] == [START + SECOND // 10, START + 2 * SECOND // 10]
+        assert len(list(reader.messages())) == 16
+        assert list(reader.messages(["/nothing"])) == []
+
+
+def test_images_are_decoded_with_stamp_and_frame(tmp_path: Path) -> None:
+    path = write(tmp_path / "bag", lambda drive: [drive.image(i, delay_ns=-5) for i in range(3)])
+    with BagReader(path) as reader:
+        frames = list(reader.images(IMAGES))
+    assert [f.stamp_ns for f in frames] == [START + i * SECOND // 10 - 5 for i in range(3)]
+    assert [f.bag_stamp_ns for f in frames] == [START + i * SECOND // 10 for i in range(3)]
+    assert frames[0].frame_id == "camera_optical"
+    assert frames[0].encoding == "jpeg"
+    assert frames[0].image_rgb.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_undecodable_images_are_skipped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "bag"
+    with BagWriter(path) as writer:
+        good = image(np.zeros((HEIGHT, WIDTH * 3), np.uint8), "rgb8")
+        foreign = image(np.zeros((HEIGHT, WIDTH * 3), np.uint8), "hsv8")
+        for index, message in enumerate([good, foreign, good, foreign]):
+            writer.write("/image", "sensor_msgs/msg/Image", message, START + index)
+        writer.write("/image", "sensor_msgs/msg/Image", b"\x00\x01\x00\x00\x07", START + 9)
+    with BagReader(path) as reader:
+        assert len(list(reader.images("/image"))) == 2
+        assert reader.skipped["/image: unknown encoding 'hsv8'"] == 2
+        assert reader.skipped["/image: damaged message"] == 1
+
+
+def test_image_topic_has_to_be_clear(tmp_path: Path) -> None:
+    def two(drive: Drive) -> None:
+        drive.image(0, camera="left")
+        drive.image(0, camera="right")
+        drive.writer.write(
+            "/depth/compressedDepth",
+            "sensor_msgs/msg/CompressedImage",
+            compressed(b"", "16UC1; compressedDepth"),
+            START,
+        )
+
+    with BagReader(write(tmp_path / "two", two)) as reader:
+        assert reader.image_topics() == ["/left/image_raw/compressed", "/right/image_raw/compressed"]
+        assert reader.choose_image_topic("/left/image_raw/compressed") == "/left/image_raw/compressed"
+        with pytest.raises(BagError, match=r"2 image topics and none named.*/left/image_raw/compressed, /right"):
+            reader.choose_image_topic()
+        with pytest.raises(BagError, match=r"no image topic '/front'.*/left"):
+            reader.choose_image_topic("/front")
+    none = write(tmp_path / "none", lambda drive: drive.pose(0))
+    with BagReader(none) as reader, pytest.raises(BagError, match=r"no image topic.*/tf \(tf2_msgs/msg/TFMessage\)"):
+        reader.choose_image_topic()
+    with BagReader(record(tmp_path / "one")) as reader:
+        assert reader.choose_image_topic() == IMAGES
+
+
+def test_camera_of_an_image_topic(tmp_path: Path) -> None:
+    with BagReader(record(tmp_path / "bag")) as reader:
+        camera = reader.camera_for(IMAGES)
+    assert (camera.fx, camera.width, camera.height) == (40.0, WIDTH, HEIGHT)
+
+
+def test_only_camera_info_elsewhere_is_taken_if_the_frames_agree(tmp_path: Path) -> None:
+    def other_name(frame: str) -> Callable[[Drive], None]:
+        def fill(drive: Drive) -> None:
+            drive.image(0, camera="front/rgb")
+            drive.info(0, camera="calibration", frame=frame)
+
+        return fill
+
+    topic = "/front/rgb/image_raw/compressed"
+    with BagReader(write(tmp_path / "same", other_name("camera_optical"))) as reader:
+        assert reader.camera_for(topic).fx == 40.0
+    other = write(tmp_path / "other", other_name("rear_optical"))
+    with BagReader(other) as reader, pytest.raises(BagError, match=r"no CameraInfo for /front/rgb.*calibration file"):
+        reader.camera_for(topic)
+
+
+@pytest.mark.parametrize(
+    ("fill", "words"),
+    [
+        (lambda drive: [drive.image(0)], "no CameraInfo"),
+        (lambda drive: [drive.image(0), drive.info(0), drive.info(1, f=41.0)], "field k changes"),
+        (lambda drive: [drive.image(0), drive.info(0, width=128)], "images of .* are 64x48, fields width"),
+        (lambda drive: [drive.image(0), drive.info(0, f=0.0)], "camera_info, CameraInfo, [kp]: focal length"),
+        (lambda drive: [drive.image(0), drive.info(0, f=math.nan)], "camera_info, CameraInfo, [kp]: "),
+    ],
+)
+def test_missing_and_contradicting_camera_info(tmp_path: Path, fill: Callable[[Drive], Any], words: str) -> None:
+    with BagReader(write(tmp_path / "bag", fill)) as reader, pytest.raises(BagError, match=words) as caught:
+        reader.camera_for(IMAGES)
+    assert "/camera" in str(caught.value)
+    assert caught.value.cure
+
+
+def test_transforms_with_nan_are_counted(tmp_path: Path) -> None:
+    def fill(drive: Drive) -> None:
+        drive.static()
+        drive.pose(0)
+        drive.pose(1, x=math.nan)
+        drive.pose(2)
+
+    with BagReader(write(tmp_path / "bag", fill)) as reader:
+        buffer = reader.tf_buffer()
+        pose = buffer.lookup("map", "camera_optical", START + SECOND // 10)
+        np.testing.assert_allclose(pose.translation, [0.3, 0, 1], atol=1e-9)
+        assert reader.skipped["transform map -> base_link: not finite"] == 1
+
+
+def test_messages_come_in_bag_time_whatever_the_order_of_writing(tmp_path: Path) -> None:
+    for storage in ("mcap", "sqlite3"):
+        path = tmp_path / storage
+        with BagWriter(path, storage=storage) as writer:  # type: ignore[arg-type]
+            for stamp in (5, 1, 3, 2, 4):
+                writer.write("/a", "std_msgs/msg/String", string(str(stamp)), stamp)
+        with BagReader(path) as reader:
+            assert [m.message.data for m in reader.messages()] == ["1", "2", "3", "4", "5"]
+
+
+def test_cdr_can_be_published_as_it_is(tmp_path: Path) -> None:
+    with BagReader(record(tmp_path / "bag")) as reader:
+        for recorded in reader.messages([IMAGES]):
+            assert recorded.cdr is recorded.raw
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".db3"])
+def test_single_file_and_missing_metadata(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "bag"
+    with BagWriter(path, storage="mcap" if suffix == ".mcap" else "sqlite3") as writer:
+        for index in range(3):
+            writer.write("/a", "std_msgs/msg/String", string(str(index)), index)
+    (path / "metadata.yaml").unlink()
+    for target in (path, path / f"bag{suffix}"):
+        with BagReader(target) as reader:
+            assert [m.message.data for m in reader.messages()] == ["0", "1", "2"]
+            assert reader.losses == []
+
+
+def test_what_is_no_bag(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.mcap").touch()
+    (tmp_path / "text.mcap").write_text("This is not a recording, whatever its name may be.")
+    (tmp_path / "text.db3").write_text("This is not a recording, whatever its name may be.")
+    (tmp_path / "text.bag").write_text("This is not a recording, whatever its name may be.")
+    (tmp_path / "film.avi").write_text("")
+    with BagWriter(tmp_path / "nothing"):
+        pass
+    for name, words in {
+        "missing": "no such file",
+        "folder": r"no \.mcap, \.db3 or \.bag",
+        "empty.mcap": "0 bytes",
+        "text.mcap": "does not start like an MCAP",
+        "text.db3": "no readable message",
+        "text.bag": "does not start like a ROS 1",
+        "film.avi": "unknown kind of file",
+        "nothing": "no message",
+    }.items():
+        with pytest.raises(BagError, match=words) as caught:
+            BagReader(tmp_path / name).open()
+        assert name in caught.value.where
+        assert caught.value.cure
+
+
+def test_closed_reader_says_so(tmp_path: Path) -> None:
+    reader = BagReader(record(tmp_path / "bag"))
+    with pytest.raises(BagError, match="not open"):
+        list(reader.messages())
+
+
+# ---- damaged recordings
+
+
+def cut(source: Path, target: Path, share: float) -> Path:
+    """Copy the beginning of a file."""
+    content = source.read_bytes()
+    target.write_bytes(content[: int(len(content) * share)])
+    return target
+
+
+@pytest.mark.parametrize("share", [0.999, 0.9, 0.5, 0.1])
+def test_cut_mcap_yields_what_it_holds(shared_data: Path, tmp_path: Path, share: float) -> None:
+    source = shared_data / GRAY
+    with BagReader(source) as reader:
+        everything = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+    folder = tmp_path / source.name
+    folder.mkdir()
+    shutil.copy(source / "metadata.yaml", folder)
+    cut(source / f"{source.name}.mcap", folder / f"{source.name}.mcap", share)
+    with BagReader(folder) as reader:
+        found = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+        assert any("file ends at byte" in loss for loss in reader.losses)
+        images = list(reader.images("/camera_gray_left/image_raw/compressed"))
+    assert set(found) <= set(everything)
+    assert len(found) >= (share - 0.06) * len(everything)
+    assert [stamp for _, stamp, _ in found] == sorted(stamp for _, stamp, _ in found)
+    assert images[0].image_rgb.shape == (376, 1241, 3)
+    assert any(f"metadata.yaml counts 401 messages, {len(found)} were recovered" in x for x in reader.losses)
+
+
+def test_cut_mcap_file_without_its_folder(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / GRAY / "kitti00_gray_100f.mcap"
+    with BagReader(cut(source, tmp_path / "cut.mcap", 0.3)) as reader:
+        assert reader.counts["/tf_static"] == 1
+        assert 20 <= reader.counts["/tf"] <= 40
+        assert "cut.mcap: the file ends at byte" in reader.losses[0]
+
+
+def test_cut_ros1_bag_yields_what_it_holds(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "ros1_real_bag_tiny" / "aruco_images.bag"
+    with BagReader(source) as reader:
+        everything = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+        expected = reader.camera_for("/raspicam_node/image/compressed")
+        assert len(list(reader.images("/raspicam_node/image/compressed"))) == 1
+    with BagReader(cut(source, tmp_path / "index.bag", 0.99)) as reader:
+        assert {(m.topic, m.stamp_ns, m.raw) for m in reader.messages()} == set(everything)
+        assert len(everything) == 16
+        assert reader.camera_for("/raspicam_node/image/compressed") == expected
+        assert reader.losses
+    with BagReader(cut(source, tmp_path / "half.bag", 0.6)) as reader:
+        found = {(m.topic, m.stamp_ns, m.raw) for m in reader.messages()}
+        assert found < set(everything)
+        assert found
+    with pytest.raises(BagError, match="no readable message"):
+        BagReader(cut(source, tmp_path / "nothing.bag", 0.005)).open()
+
+
+@pytest.mark.parametrize("compression", [None, Ros1Writer.CompressionFormat.BZ2, Ros1Writer.CompressionFormat.LZ4])
+def test_cut_ros1_bag_of_every_compression(tmp_path: Path, compression: Any) -> None:
+    store = get_typestore(Stores.ROS1_NOETIC)
+    path = tmp_path / "long.bag"
+    writer = Ros1Writer(path)
+    if compression is not None:
+        writer.set_compression(compression)
+    content = np.random.default_rng(0).bytes(2000)
+    with writer:
+        connection = writer.add_connection("/image", "sensor_msgs/msg/CompressedImage", typestore=store)
+        for index in range(1000):
+            stamp = START + index * 1_000_000
+            time = store.types["builtin_interfaces/msg/Time"](stamp // SECOND, stamp % SECOND)
+            head = store.types["std_msgs/msg/Header"](index, time, "camera")
+            data = np.frombuffer(content, np.uint8)
+            message = store.types["sensor_msgs/msg/CompressedImage"](head, "jpeg", data)
+            writer.write(connection, stamp, store.serialize_ros1(message, "sensor_msgs/msg/CompressedImage"))
+    with BagReader(cut(path, tmp_path / "cut.bag", 0.7)) as reader:
+        found = list(reader.messages())
+        assert 500 <= len(found) <= 850
+        assert reader.losses
+        assert found[-1].message.data.tobytes() == content
+        assert found[-1].message.header.stamp.nanosec == found[-1].stamp_ns % SECOND
+
+
+def test_ros1_messages_have_the_shape_of_ros2(shared_data: Path) -> None:
+    with BagReader(shared_data / "ros1_real_bag_tiny" / "aruco_images.bag") as reader:
+        info = reader.camera_info("/raspicam_node/image/compressed")
+        assert info is not None
+        assert info.k.shape == (9,)
+        assert info.d.any()
+        recorded = next(reader.messages(["/raspicam_node/camera_info"]))
+        assert recorded.type == "sensor_msgs/msg/CameraInfo"
+        assert recorded.cdr[:4] == b"\x00\x01\x00\x00"
+        camera = reader.camera_for("/raspicam_node/image/compressed")
+        assert (camera.width, camera.height, camera.distortion_model) == (1280, 960, "plumb_bob")
+
+
+@pytest.mark.parametrize("share", [0.8, 0.4])
+def test_cut_sqlite_yields_what_it_holds(shared_data: Path, tmp_path: Path, share: float) -> None:
+    path = tmp_path / "whole"
+    with BagReader(shared_data / GRAY) as reader, BagWriter(path, storage="sqlite3") as writer:
+        for recorded in reader.messages():
+            writer.write(recorded.topic, recorded.type, recorded.raw, recorded.stamp_ns)
+    with BagReader(path) as reader:
+        everything = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+    with BagReader(cut(path / "whole.db3", tmp_path / "cut.db3", share)) as reader:
+        found = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+        assert any("damaged" in loss for loss in reader.losses)
+        pictures = list(reader.images("/camera_gray_left/image_raw/compressed"))
+    assert set(found) <= set(everything)
+    assert len(found) >= (share - 0.1) * len(everything)
+    assert pictures
+
+
+def test_damage_in_the_middle_costs_one_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "bag"
+    content = np.random.default_rng(0).bytes(5000)
+    with BagWriter(path) as writer:
+        for index in range(30):
+            writer.write("/image", "sensor_msgs/msg/CompressedImage", compressed(content, "jpeg"), START + index)
+    file = path / "bag.mcap"
+    damaged = bytearray(file.read_bytes())
+    middle = damaged.index(b"\x06", len(damaged) // 2)  # some byte of the middle
+    damaged[middle : middle + 40] = bytes(40)
+    file.write_bytes(damaged)
+    with BagReader(path) as reader:
+        stamps = {m.stamp_ns for m in reader.messages()}
+    assert {START, START + 1, START + 2} <= stamps
+    assert 10 <= len(stamps) <= 30
+
+
+def test_corrupted_compressed_chunk_is_noticed_while_reading(tmp_path: Path) -> None:
+    """The index is intact, so the bag opens; decompression fails half-way, and the rest still comes."""
+    path = tmp_path / "bag"
+    content = np.random.default_rng(0).integers(97, 101, 20_000, dtype=np.uint8).tobytes().decode()
+    writer = Ros2Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/text", "std_msgs/msg/String", typestore=STORE)
+        for index in range(300):  # about six chunks
+            raw = STORE.serialize_cdr(string(content), "std_msgs/msg/String")
+            writer.write(connection, START + index, raw)
+    file = path / "bag.mcap"
+    damaged = bytearray(file.read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 1000] = bytes(1000)
+    file.write_bytes(damaged)
+    with BagReader(path) as reader:
+        assert reader.losses == []
+        stamps = [m.stamp_ns for m in reader.messages()]
+        assert len(stamps) == len(set(stamps))
+        assert stamps == sorted(stamps)
+        assert {START, START + 299} <= set(stamps)
+        assert 200 <= len(stamps) <= 290
+        assert any("damaged" in loss for loss in reader.losses)
+        assert any(f"counts 300 messages, {len(stamps)} were recovered" in loss for loss in reader.losses)
+
+
+def test_split_recording_with_a_missing_part(tmp_path: Path) -> None:
+    first, second = record(tmp_path / "first", 3), tmp_path / "second"
+    with BagWriter(second) as writer:
+        writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("map", "base_link", (9, 0, 0)), START + SECOND)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    shutil.copy(first / "first.mcap", whole / "whole_0.mcap")
+    shutil.copy(second / "second.mcap", whole / "whole_1.mcap")
+    text = (first / "metadata.yaml").read_text()
+    text = text.replace("  - first.mcap\n", "  - whole_0.mcap\n  - whole_1.mcap\n  - whole_2.mcap\n")
+    assert "whole_2.mcap" in text
+    (whole / "metadata.yaml").write_text(text)
+    with BagReader(whole) as reader:
+        assert reader.counts["/tf"] == 4
+        assert "whole_2.mcap: file is missing" in reader.losses
+        assert [m.stamp_ns for m in reader.messages(["/tf"])][-1] == START + SECOND
+
+
+def test_header_stamp_zero_falls_back_to_bag_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "bag", lambda drive: drive.image(3, stamp_ns=0))
+    with BagReader(path) as reader:
+        assert [f.stamp_ns for f in reader.images(IMAGES)] == [START + 3 * SECOND // 10]
+
+
+def test_jpeg_cut_inside_a_message_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "bag"
+    with BagWriter(path) as writer:
+        writer.write(IMAGES, "sensor_msgs/msg/CompressedImage", compressed(jpeg()[:-200], "jpeg"), START)
+        writer.write(IMAGES, "sensor_msgs/msg/CompressedImage", compressed(jpeg(), "jpeg"), START + 1)
+    with BagReader(path) as reader:
+        assert len(list(reader.images(IMAGES))) == 1
+        assert reader.skipped[f"{IMAGES}: 'jpeg' data end early"] == 1

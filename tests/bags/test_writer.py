@@ -1,0 +1,131 @@
+"""Writing recordings, also from a process that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import BagError
+from tests.bags.recordings import START, string, transform
+
+STORAGES = ["mcap", "sqlite3"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_round_trip_of_objects_and_bytes(tmp_path: Path, storage: str) -> None:
+    with BagWriter(tmp_path / "a", storage=storage) as writer:  # type: ignore[arg-type]
+        for index in range(10):
+            writer.write("/text", "std_msgs/msg/String", string(f"n{index}"), START + index)
+    with BagReader(tmp_path / "a") as reader, BagWriter(tmp_path / "b", storage=storage) as writer:  # type: ignore[arg-type]
+        for recorded in reader.messages():
+            writer.write(recorded.topic, recorded.type, recorded.raw, recorded.stamp_ns)
+    with BagReader(tmp_path / "b") as reader:
+        assert [(m.stamp_ns, m.message.data) for m in reader.messages()] == [(START + i, f"n{i}") for i in range(10)]
+        assert (tmp_path / "b" / "metadata.yaml").is_file()
+
+
+def test_static_transforms_are_latched(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.write("/tf_static", "tf2_msgs/msg/TFMessage", transform("a", "b", (0, 0, 0)), START)
+        writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("a", "b", (0, 0, 0)), START)
+    with AnyReader([tmp_path / "bag"]) as reader:
+        durability = {}
+        for connection in reader.connections:
+            assert isinstance(connection.ext, ConnectionExtRosbag2)
+            durability[connection.topic] = [qos.durability for qos in connection.ext.offered_qos_profiles]
+    assert durability == {"/tf_static": [QosDurability.TRANSIENT_LOCAL], "/tf": []}
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.write("/text", "std_msgs/msg/String", string("kept"), START)
+    with pytest.raises(BagError, match=r"exists already.*new folder"):
+        BagWriter(tmp_path / "bag").open()
+    with BagReader(tmp_path / "bag") as reader:
+        assert next(reader.messages()).message.data == "kept"
+
+
+def test_wrong_use_is_explained(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag")
+    with pytest.raises(BagError, match="not open"):
+        writer.write("/text", "std_msgs/msg/String", string(""), START)
+    with writer:
+        writer.write("/text", "std_msgs/msg/String", string("a"), START)
+        with pytest.raises(BagError, match="written as std_msgs/msg/String"):
+            writer.write("/text", "std_msgs/msg/Bool", string("a"), START)
+        with pytest.raises(BagError, match="unknown message type"):
+            writer.write("/own", "my_msgs/msg/Own", b"", START)
+        with pytest.raises(BagError, match="does not fit"):
+            writer.write("/text", "std_msgs/msg/String", transform("a", "b", (0, 0, 0)), START)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_exception_in_the_block_closes_the_bag_properly(tmp_path: Path, storage: str) -> None:
+    def interrupted() -> None:
+        with BagWriter(tmp_path / "bag", storage=storage) as writer:  # type: ignore[arg-type]
+            writer.write("/text", "std_msgs/msg/String", string("a"), START)
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        interrupted()
+    with BagReader(tmp_path / "bag") as reader:
+        assert reader.losses == []
+        assert [m.message.data for m in reader.messages()] == ["a"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_everything_written_survives_a_kill(tmp_path: Path, storage: str) -> None:
+    """A process writes 50 messages, says so, and is killed while it goes on."""
+    program = textwrap.dedent(
+        f"""
+        import sys
+        from scene_completion_ros.bags.writer import BagWriter
+        writer = BagWriter({str(tmp_path / "bag")!r}, storage={storage!r})
+        writer.open()
+        number = 0
+        while True:
+            text = writer.typestore.types["std_msgs/msg/String"](data=f"message {{number}} " + "x" * 1000)
+            writer.write("/text", "std_msgs/msg/String", text, {START} + number)
+            number += 1
+            if number == 50:
+                print("written", flush=True)
+                sys.stdin.readline()
+        """
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b"written"
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=10)
+    with BagReader(tmp_path / "bag") as reader:
+        texts = [m.message.data.split(" x")[0] for m in reader.messages()]
+    assert texts == [f"message {i}" for i in range(50)]
+    assert not (tmp_path / "bag" / "metadata.yaml").exists()
+    if storage == "mcap":
+        assert "without an end record" in reader.losses[0]
+
+
+def test_flush_interval_gathers_messages(tmp_path: Path) -> None:
+    sizes = []
+    for name, interval in (("each", 0.0), ("gathered", 60.0)):
+        with BagWriter(tmp_path / name, flush_interval_s=interval) as writer:
+            for index in range(200):
+                writer.write("/text", "std_msgs/msg/String", string("a"), START + index)
+        sizes.append((tmp_path / name / f"{name}.mcap").stat().st_size)
+        with BagReader(tmp_path / name) as reader:
+            assert reader.counts["/text"] == 200
+    assert sizes[1] < sizes[0] / 2

@@ -1,0 +1,275 @@
+"""Posed sequences from bags: recorded ones for the geometry, made-up ones for everything that can go wrong."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import BagError, SequenceError
+from scene_completion_ros.sequences.from_bag import sequence_from_bag
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from tests.bags.recordings import HEIGHT, SECOND, START, WIDTH, Drive, image, odometry, record
+
+
+def sequence_of(path: Path, fill: Callable[[Drive], Any], **arguments: Any) -> PosedSequence:
+    with BagWriter(path) as writer:
+        fill(Drive(writer))
+    with BagReader(path) as reader:
+        return sequence_from_bag(reader, **arguments)
+
+
+def test_small_drive(tmp_path: Path) -> None:
+    with BagReader(record(tmp_path / "bag", 5)) as reader:
+        sequence = sequence_from_bag(reader)
+    # the reader is closed: images are read from the bag again, also in another process
+    sequence = pickle.loads(pickle.dumps(sequence))
+    assert (sequence.name, len(sequence), set(sequence.cameras)) == ("bag", 5, {"camera"})
+    assert sequence.pose_source == "tf map -> camera_optical"
+    np.testing.assert_allclose(sequence.world_from_camera(3, "camera").translation, [0.5, 0, 1], atol=1e-9)
+    assert sequence.image(4, "camera").shape == (HEIGHT, WIDTH, 3)
+    assert sequence.provenance["dropped_images"] == {}
+
+
+def test_saved_images_are_the_recorded_jpegs(tmp_path: Path) -> None:
+    with BagReader(record(tmp_path / "bag", 3)) as reader:
+        sequence = sequence_from_bag(reader)
+        recorded = [bytes(m.message.data) for m in reader.messages(["/camera/image_raw/compressed"])]
+    folder = sequence.save(tmp_path / "saved")
+    assert [file.read_bytes() for file in sorted((folder / "images" / "camera").iterdir())] == recorded
+    np.testing.assert_array_equal(PosedSequence.load(folder).image(1, "camera"), sequence.image(1, "camera"))
+
+
+def test_poses_are_interpolated_at_the_header_stamp(tmp_path: Path) -> None:
+    def fill(drive: Drive) -> None:
+        drive.static()
+        drive.info(0)
+        for index in range(3):
+            drive.pose(index)
+            drive.image(index, delay_ns=25_000_000)
+
+    sequence = sequence_of(tmp_path / "bag", fill)
+    np.testing.assert_allclose([f.world_from_rig.translation[0] for f in sequence.frames], [0.225, 0.325], atol=1e-9)
+    assert sequence.provenance["dropped_images"] == {"no pose: transform map -> base_link": 1}
+
+
+def test_gap_in_the_poses_drops_images(tmp_path: Path) -> None:
+    def fill(drive: Drive) -> None:
+        drive.static()
+        drive.info(0)
+        for index in range(12):
+            if not 3 <= index <= 7:
+                drive.pose(index)
+            drive.image(index, delay_ns=0)
+
+    sequence = sequence_of(tmp_path / "narrow", fill, max_gap_s=0.2)
+    assert len(sequence) == 7
+    assert len(sequence_of(tmp_path / "wide", fill, max_gap_s=1.0)) == 12
+
+
+def test_stamps_going_back_are_dropped_and_counted(tmp_path: Path) -> None:
+    def fill(drive: Drive) -> None:
+        drive.static()
+        drive.info(0)
+        for index in range(6):
+            drive.pose(index)
+        for index in range(6):
+            drive.image(index, stamp_ns=START if index in (2, 4) else None)
+
+    sequence = sequence_of(tmp_path / "bag", fill)
+    assert len(sequence) == 4
+    dropped = sequence.provenance["dropped_images"]
+    assert dropped == {"/camera/image_raw/compressed: header stamp does not advance": 2}
+
+
+def test_unknown_encodings_and_nan_poses_are_counted(tmp_path: Path) -> None:
+    def fill(drive: Drive) -> None:
+        drive.static()
+        drive.info(0, camera="raw")
+        for index in range(4):
+            drive.pose(index, x=math.nan if index == 1 else None)
+            encoding = "hsv8" if index == 2 else "rgb8"
+            message = image(np.zeros((HEIGHT, WIDTH * 3), np.uint8), encoding, stamp_ns=START + index * SECOND // 10)
+            drive.writer.write("/raw/image_raw", "sensor_msgs/msg/Image", message, START + index)
+
+    sequence = sequence_of(tmp_path / "bag", fill)
+    assert len(sequence) == 3
+    assert sequence.provenance["dropped_images"] == {"/raw/image_raw: unknown encoding 'hsv8'": 1}
+    assert sequence.provenance["skipped_messages"] == {"transform map -> base_link: not finite": 1}
+    np.testing.assert_allclose(sequence.frames[1].world_from_rig.translation[0], 0.3)
+
+
+def test_odometry_is_the_second_choice(tmp_path: Path) -> None:
+    def fill(drive: Drive) -> None:
+        drive.static()
+        for index in range(3):
+            drive.odometry(index)
+            drive.image(index)
+            drive.info(index)
+
+    sequence = sequence_of(tmp_path / "bag", fill)
+    assert sequence.pose_source == "/odom and tf, odom -> camera_optical"
+    assert sequence.travelled_distance() == pytest.approx(0.2)
+
+
+def stereo(*, frames: tuple[str, str], p3: float, static_x: float | None) -> Callable[[Drive], None]:
+    def fill(drive: Drive) -> None:
+        drive.static(child=frames[0], x=0.0)
+        if static_x is not None:
+            drive.static(child=frames[1], x=static_x)
+        for index in range(3):
+            drive.pose(index)
+            for side, frame in zip(("left", "right"), frames, strict=True):
+                drive.image(index, camera=side, frame=frame)
+                drive.info(index, camera=side, frame=frame, p3=p3 if side == "right" else 0.0)
+
+    return fill
+
+
+def test_stereo_pair_by_tf(tmp_path: Path) -> None:
+    sequence = sequence_of(tmp_path / "bag", stereo(frames=("l", "r"), p3=-20.0, static_x=0.5))
+    assert set(sequence.cameras) == {"left", "right"}
+    assert all(set(frame.images) == {"left", "right"} for frame in sequence.frames)
+    np.testing.assert_allclose(sequence.rig_from_camera["right"].translation, [0.5, 0, 0])
+    assert sequence.provenance["warnings"] == []
+
+
+@pytest.mark.parametrize("frames", [("l", "l"), ("l", "r")])
+def test_stereo_pair_by_projection(tmp_path: Path, frames: tuple[str, str]) -> None:
+    """Rectified pairs often share one frame, or have no tf between them: P[3] = -fx * baseline places the right."""
+    sequence = sequence_of(tmp_path / "bag", stereo(frames=frames, p3=-20.0, static_x=None))
+    np.testing.assert_allclose(sequence.rig_from_camera["right"].translation, [0.5, 0, 0])
+
+
+def test_tf_and_projection_that_contradict_are_reported(tmp_path: Path) -> None:
+    sequence = sequence_of(tmp_path / "bag", stereo(frames=("l", "r"), p3=-20.0, static_x=0.7))
+    assert "0.200 m apart" in sequence.provenance["warnings"][0]
+
+
+def test_cameras_that_are_not_synchronous_make_frames_of_their_own(tmp_path: Path) -> None:
+    def fill(drive: Drive) -> None:
+        stereo(frames=("l", "r"), p3=-20.0, static_x=0.5)(drive)
+        drive.pose(3)
+        drive.image(2, camera="right", frame="r", delay_ns=40_000_000)
+
+    sequence = sequence_of(tmp_path / "bag", fill)
+    assert [sorted(frame.images) for frame in sequence.frames] == [["left", "right"]] * 3 + [["right"]]
+
+
+def no_poses(drive: Drive) -> None:
+    drive.image(0)
+    drive.info(0)
+
+
+def no_way_to_camera(drive: Drive) -> None:
+    no_poses(drive)
+    drive.pose(0)
+    drive.odometry(0)
+
+
+def two_odometries(drive: Drive) -> None:
+    no_poses(drive)
+    drive.static()
+    drive.odometry(0)
+    drive.writer.write("/wheel", "nav_msgs/msg/Odometry", odometry("odom", "base_link", (0, 0, 0), START), START)
+
+
+def poses_elsewhere(drive: Drive) -> None:
+    no_poses(drive)
+    drive.static()
+    drive.pose(50)
+    drive.pose(51)
+
+
+@pytest.mark.parametrize(
+    ("fill", "words"),
+    [
+        (no_poses, r"how 'camera_optical' moves, and odometry topics are: none\. Record /tf"),
+        (no_way_to_camera, r"neither tf nor /odom.*static transform to the camera; known frames: base_link"),
+        (two_odometries, "/odom, /wheel"),
+        (poses_elsewhere, "no image has a pose"),
+        (lambda drive: [drive.static(), drive.pose(0), drive.image(0)], "no CameraInfo"),
+        (lambda drive: [drive.static(), drive.pose(0)], "no image topic"),
+        (stereo(frames=("l", "l"), p3=0.0, static_x=None), "two cameras in one frame 'l'"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, fill: Callable[[Drive], Any], words: str) -> None:
+    with pytest.raises((BagError, SequenceError), match=words) as caught:
+        sequence_of(tmp_path / "bag", fill)
+    assert caught.value.cure
+
+
+def test_topics_can_be_named(tmp_path: Path) -> None:
+    fill = stereo(frames=("l", "r"), p3=-20.0, static_x=0.5)
+    sequence = sequence_of(tmp_path / "bag", fill, image_topics=["/right/image_raw/compressed"])
+    assert set(sequence.cameras) == {"right"}
+    with BagReader(tmp_path / "bag") as reader, pytest.raises(BagError, match="no image topic '/up'"):
+        sequence_from_bag(reader, ["/up"])
+
+
+# ---- recorded drives
+
+
+def test_kitti_stereo_bag(shared_data: Path) -> None:
+    with BagReader(shared_data / "rosbag2" / "kitti04_stereo_lidar_10f") as reader:
+        sequence = sequence_from_bag(reader)
+        info = reader.camera_info("/camera_color_right/image_raw/compressed")
+        assert info is not None
+        assert -info.p[3] / info.p[0] == pytest.approx(0.5379, abs=1e-4)
+    assert len(sequence) == 10
+    right = sequence.rig_from_camera["camera_color_right"].translation
+    assert right[0] == pytest.approx(0.5379, abs=0.005)
+    assert np.abs(right[1:]).max() < 0.01
+    assert sequence.provenance["warnings"] == []
+
+    window = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "04")
+    assert sequence.travelled_distance() == pytest.approx(window.travelled_distance(), rel=0.01)
+    for index in (0, 7):
+        cloud, scan = sequence.lidar(index), window.lidar(index)
+        assert cloud is not None
+        assert scan is not None
+        in_camera = window.rig_from_camera["image_2"].inverse().apply(scan)
+        ahead = in_camera[(in_camera[:, 2] > 5) & (in_camera[:, 2] < 30)]
+        found = cloud[(cloud[:, 2] > 5) & (cloud[:, 2] < 30)]
+        np.testing.assert_allclose(found.mean(axis=0), ahead.mean(axis=0), atol=0.15)  # every second point
+
+
+def test_kitti_grey_bag_drives_as_far_as_the_official_poses(shared_data: Path) -> None:
+    with BagReader(shared_data / "rosbag2" / "kitti00_gray_100f") as reader:
+        sequence = sequence_from_bag(reader)
+    assert len(sequence) == 100
+    official = kitti_odometry(shared_data / "kitti_gray" / "00")
+    expected = np.stack([frame.world_from_rig.translation for frame in official.frames[:100]])
+    travelled = float(np.linalg.norm(np.diff(expected, axis=0), axis=1).sum())
+    assert sequence.travelled_distance() == pytest.approx(travelled, rel=0.03)
+    step = (sequence.frames[50].world_from_rig.inverse() @ sequence.frames[51].world_from_rig).translation
+    assert step[2] > 0.5  # forwards, along the optical axis
+    assert np.abs(step[:2]).max() < 0.1
+    assert sequence.image(99, "camera_gray_left").shape == (376, 1241, 3)
+
+
+def test_traffic_jam_bag(shared_data: Path) -> None:
+    with BagReader(shared_data / "rosbag2" / "kitti_raw_sfnd_cam_lidar") as reader:
+        sequence = sequence_from_bag(reader)
+    assert len(sequence) == 78
+    assert 5 < sequence.travelled_distance() < 12
+    cloud = sequence.lidar(40)
+    assert cloud is not None
+    pixels, valid = sequence.cameras["camera_color_left"].project(cloud)
+    assert valid.sum() > 1500
+    road = cloud[valid][pixels[valid][:, 1] > 330]
+    assert np.median(road[:, 1]) == pytest.approx(1.65, abs=0.2)  # camera height above the road
+
+
+def test_bag_without_poses_says_what_to_record(shared_data: Path) -> None:
+    path = shared_data / "ros1_real_bag_tiny" / "aruco_images.bag"
+    with BagReader(path) as reader, pytest.raises(BagError, match="how 'raspicam' moves"):
+        sequence_from_bag(reader)

@@ -1,0 +1,229 @@
+"""KITTI folders as posed sequences: made-up ones for the format, real ones for the geometry."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.kitti import (
+    kitti_loose_images,
+    kitti_odometry,
+    kitti_raw_folder,
+    load_packed_scan,
+    load_semantic_kitti_voxels,
+)
+
+FX, CX = 50.0, 31.5
+LINE = "1 0 0 {x} 0 1 0 0 0 0 1 {z}"
+
+
+def projection(p4: tuple[float, float, float]) -> str:
+    return f"{FX} 0 {CX} {p4[0]} 0 {FX} 23.5 {p4[1]} 0 0 1 {p4[2]}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two cameras, four frames, the car drives 1 m a frame along z."""
+    root = tmp_path / "sequences" / "77"
+    for camera in ("image_2", "image_3"):
+        (root / camera).mkdir(parents=True)
+        for number in range(4):
+            cv2.imwrite(str(root / camera / f"{number:06d}.png"), np.full((48, 64, 3), (10, 20, number), np.uint8))
+    zero = (0.0, 0.0, 0.0)
+    calibration = {"P0": zero, "P1": (-27.0, 0, 0), "P2": (3.0, 0.0, 0.0), "P3": (-24.0, 0.0, 0.0)}
+    lines = [f"{name}: {projection(p4)}" for name, p4 in calibration.items()]
+    (root / "calib.txt").write_text("\n".join([*lines, "Tr: 0 -1 0 0 0 0 -1 -0.1 1 0 0 -0.3"]))
+    (root / "poses.txt").write_text("\n".join(LINE.format(x=0, z=z) for z in range(6)))
+    (root / "times.txt").write_text("\n".join(str(z * 0.1) for z in range(6)))
+    return root
+
+
+def test_poses_times_and_rig(folder: Path) -> None:
+    sequence = kitti_odometry(folder)
+    assert sequence.name == "sequences/77"
+    assert len(sequence) == 4
+    assert [frame.stamp_ns for frame in sequence.frames] == [0, 100_000_000, 200_000_000, 300_000_000]
+    assert sequence.travelled_distance() == pytest.approx(3.0)
+    np.testing.assert_allclose(sequence.rig_from_camera["image_2"].translation, [-3 / FX, 0, 0])
+    np.testing.assert_allclose(sequence.rig_from_camera["image_3"].translation, [24 / FX, 0, 0])  # to the right
+    np.testing.assert_allclose(sequence.world_from_camera(2, "image_3").translation, [24 / FX, 0, 2])
+    np.testing.assert_array_equal(sequence.image(1, "image_2")[0, 0], [1, 20, 10])  # RGB
+    assert sequence.frames[0].assets == {}
+    np.testing.assert_allclose(sequence.rig_from_sensor["velodyne"].apply(np.array([5.0, 0, 0])), [0, -0.1, 4.7])
+
+
+def test_fourth_column_of_p_is_the_camera_position(folder: Path) -> None:
+    """A point seen through P3 of the calibration falls where the sequence's camera and pose put it."""
+    sequence = kitti_odometry(folder)
+    point = np.array([1.0, 0.5, 8.0])
+    matrix = np.array([float(word) for word in projection((-24.0, 0, 0)).split()]).reshape(3, 4)
+    homogeneous = matrix @ [*point, 1.0]
+    pixel, _ = sequence.cameras["image_3"].project(sequence.rig_from_camera["image_3"].inverse().apply(point))
+    np.testing.assert_allclose(pixel, homogeneous[:2] / homogeneous[2])
+
+
+def test_cameras_and_pose_file_can_be_chosen(folder: Path) -> None:
+    shutil.copy(folder / "poses.txt", folder / "poses_other.txt")
+    sequence = kitti_odometry(folder, cameras=["image_3"], poses="poses_other.txt", name="short")
+    assert set(sequence.cameras) == {"image_3"}
+    assert (sequence.pose_source, sequence.name) == ("poses_other.txt", "short")
+    (folder / "image_3" / "000001.png").unlink()
+    assert [f.stamp_ns for f in kitti_odometry(folder).frames] == [0, 200_000_000, 300_000_000]
+
+
+def test_loose_images(folder: Path) -> None:
+    flat = folder.parent / "08_1390"
+    flat.mkdir()
+    shutil.copy(folder / "calib.txt", flat)
+    for number in (1390, 1395, 1400):
+        shutil.copy(folder / "image_2" / "000000.png", flat / f"{number:06d}.png")
+    (flat / "poses.txt").write_text("\n".join(LINE.format(x=0, z=z) for z in range(3)))
+    sequence = kitti_loose_images(flat)
+    assert set(sequence.cameras) == {"image_2"}
+    assert [f.stamp_ns for f in sequence.frames] == [139_000_000_000, 139_500_000_000, 140_000_000_000]
+    (flat / "poses.txt").write_text(LINE.format(x=0, z=0))
+    with pytest.raises(SequenceError, match="3 images and 1 poses"):
+        kitti_loose_images(flat)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 0\n1 0 0 nan 0 1 0 0 0 0 1 0\n" * 3, r"poses.txt, line 2.*not finite"),
+        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1\n" * 6, r"poses.txt, line 1.*11 numbers"),
+        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 zero\n" * 6, r"poses.txt, line 1.*not numbers"),
+        ("poses.txt", "2 0 0 0 0 1 0 0 0 0 1 0\n" * 6, r"poses.txt, line 1.*not a rigid transform"),
+        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 0\n" * 3, "3 poses, but images up to frame 3"),
+        ("poses.txt", None, "no poses.txt"),
+        ("times.txt", "0.0\nsoon\n", r"times.txt, line 2.*not a time"),
+        ("times.txt", "0.0\n0.1\n", "2 times, but images up to frame 3"),
+        ("times.txt", "0.0\n0.1\n0.05\n0.2\n", "does not follow"),
+        ("calib.txt", f"P0: {projection((0, 0, 0))}\n", "no P2 for image_2"),
+        ("calib.txt", None, r"calib\.txt"),
+    ],
+)
+def test_defects_name_file_and_line(folder: Path, name: str, content: str | None, words: str) -> None:
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(SceneCompletionError, match=words):
+        kitti_odometry(folder)
+
+
+def test_missing_images_are_explained(folder: Path) -> None:
+    with pytest.raises(SequenceError, match="unknown cameras"):
+        kitti_odometry(folder, cameras=["image_9"])
+    with pytest.raises(SequenceError, match="image folder is missing"):
+        kitti_odometry(folder, cameras=["image_0"])
+    shutil.rmtree(folder / "image_2")
+    shutil.rmtree(folder / "image_3")
+    with pytest.raises(SequenceError, match="no image folder"):
+        kitti_odometry(folder)
+
+
+def test_packed_scan_sums_wrap_around_in_16_bits(tmp_path: Path) -> None:
+    steps = np.array([[30000, 0, 5], [-30000, 100, 0], [30000, -7, 9]], np.int32)  # differences exceed 16 bits
+    differences = np.diff(steps, axis=0, prepend=0).astype(np.int16)
+    np.savez(tmp_path / "scan.npz", dxyz=differences.T, refl=np.zeros(3, np.uint8))
+    points = load_packed_scan(tmp_path / "scan.npz", RigidTransform.identity())
+    np.testing.assert_allclose(points, steps * 0.004, rtol=1e-6)
+
+
+def test_voxel_masks_are_unpacked_in_x_y_z_order(tmp_path: Path) -> None:
+    grid = np.zeros((256, 256, 32), bool)
+    grid[3, 250, 1] = True
+    packed = np.packbits(grid)
+    np.savez(tmp_path / "voxels.npz", bin=packed, invalid=packed * 0, occluded=packed)
+    voxels = load_semantic_kitti_voxels(tmp_path / "voxels.npz")
+    assert voxels["bin"][3, 250, 1]
+    assert [int(voxels[key].sum()) for key in ("bin", "invalid", "occluded")] == [1, 0, 1]
+    np.savez(tmp_path / "short.npz", bin=packed[:-1], invalid=packed, occluded=packed)
+    with pytest.raises(SequenceError, match="short.npz, bin"):
+        load_semantic_kitti_voxels(tmp_path / "short.npz")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(SequenceError, match="broken.npz"):
+        load_semantic_kitti_voxels(tmp_path / "broken.npz")
+
+
+# ---- real recordings
+
+
+@pytest.mark.parametrize("number", ["00", "01", "02", "03", "04", "05", "06", "07", "09"])
+def test_windows_are_ten_stereo_frames_with_lidar(shared_data: Path, number: str) -> None:
+    sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / number)
+    assert len(sequence) == 10
+    left, right = sequence.rig_from_camera["image_2"], sequence.rig_from_camera["image_3"]
+    baseline = (left.inverse() @ right).translation
+    assert 0.532 < baseline[0] < 0.538
+    assert np.abs(baseline[1:]).max() < 0.01
+    assert 1.0 < sequence.travelled_distance() < 14.0
+    assert sequence.image(9, "image_3").shape[2] == 3
+    assert len(sequence.lidar(0)) == len(sequence.asset(0, "lidar_semantic"))  # type: ignore[arg-type]
+
+
+def test_voxelised_scan_is_the_official_grid(shared_data: Path) -> None:
+    """LiDAR, Tr and grid origin together: the scan brought back into the velodyne frame fills the official voxels."""
+    sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "05")
+    points_rig = sequence.lidar(0)
+    assert points_rig is not None
+    points = sequence.rig_from_sensor["velodyne"].inverse().apply(points_rig)
+    index = np.floor((points - np.array([0, -25.6, -2.2])) / 0.2).astype(int)
+    inside = ((index >= 0) & (index < [256, 256, 32])).all(axis=1)
+    voxelised = np.zeros((256, 256, 32), bool)
+    voxelised[tuple(index[inside].T)] = True
+    official = sequence.asset(0, "voxels_bin")
+    assert official is not None
+    assert (voxelised & official).sum() / (voxelised | official).sum() > 0.8
+    label = sequence.asset(0, "ssc_label")
+    assert label is not None
+    assert label.shape == (256, 256, 32)
+    assert (label[official & (label != 255)] != 0).mean() > 0.9
+
+
+def test_raw_drive_depth_agrees_with_its_scan(shared_data: Path) -> None:
+    sequence = kitti_raw_folder(shared_data / "kitti_raw" / "2011_09_26_0013")
+    assert len(sequence) == 72
+    assert sequence.travelled_distance() == pytest.approx(172, abs=2)
+    depth, points_rig = sequence.asset(10, "lidar_depth_image_2"), sequence.lidar(10)
+    assert depth is not None
+    assert points_rig is not None
+    points = sequence.rig_from_camera["image_2"].inverse().apply(points_rig.astype(np.float64))
+    pixels, valid = sequence.cameras["image_2"].project(points)
+    column, row = np.rint(pixels[valid]).astype(int).T
+    measured, scanned = depth[row, column], points[valid][:, 2]
+    hit = measured > 0
+    assert hit.sum() > 5000
+    assert np.median(np.abs(measured[hit] / scanned[hit] - 1)) < 0.002
+    assert sequence.lidar(1) is None
+
+
+def test_grey_stereo_and_its_two_pose_files(shared_data: Path) -> None:
+    folder = shared_data / "kitti_gray" / "00"
+    official = kitti_odometry(folder)
+    other = kitti_odometry(folder, poses="poses_semantickitti.txt")
+    assert (official.pose_source, len(official)) == ("poses_gt.txt", 200)
+    assert official.travelled_distance() == pytest.approx(145, abs=1)
+    assert official.frames[150].world_from_rig.translation[0] != other.frames[150].world_from_rig.translation[0]
+    baseline = official.rig_from_camera["image_0"].inverse() @ official.rig_from_camera["image_1"]
+    assert baseline.translation[0] == pytest.approx(0.5372, abs=1e-4)
+    picture = official.image(0, "image_1")
+    np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
+
+
+def test_demo_scene_of_loose_images(shared_data: Path) -> None:
+    sequence = kitti_loose_images(shared_data / "occany_demo_scenes" / "kitti_08_1390")
+    assert len(sequence) == 5
+    assert 8 < sequence.travelled_distance() < 11
+    assert sequence.image(4, "image_2").shape == (370, 1226, 3)
+
+
+def test_sequences_can_be_sent_to_worker_processes(folder: Path) -> None:
+    sequence = pickle.loads(pickle.dumps(kitti_odometry(folder)))
+    np.testing.assert_array_equal(sequence.image(1, "image_2")[0, 0], [1, 20, 10])

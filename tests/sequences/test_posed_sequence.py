@@ -1,0 +1,220 @@
+"""`PosedSequence`: checks, access, and the folder format."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from tests.bags.recordings import jpeg, picture
+
+CAMERA = Camera(40.0, 41.0, 31.5, 23.5, 64, 48, "plumb_bob", (0.1, -0.02, 0.0, 0.001, 0.0))
+PINHOLE = Camera(40.0, 40.0, 31.5, 23.5, 64, 48)
+
+
+def pose(x: float) -> RigidTransform:
+    return RigidTransform.from_quaternion([0, 0, np.sin(x / 10), np.cos(x / 10)], [x, 0.5, -1.0])
+
+
+@pytest.fixture
+def sequence(tmp_path: Path) -> PosedSequence:
+    """Camera "/left" from JPEG files, "left" (the same folder name) from raw arrays, and missing in frame 1."""
+    (tmp_path / "source").mkdir()
+    frames = []
+    for index in range(3):
+        file = tmp_path / "source" / f"{index}.jpg"
+        file.write_bytes(jpeg(index))
+        images: dict[str, Any] = {"/left": file}
+        if index != 1:
+            images["left"] = lambda index=index: picture(100 + index)
+        assets = {"lidar": lambda index=index: np.full((5, 3), index, np.float64)} if index == 2 else {}
+        frames.append(Frame(10 + index, images, pose(float(index)), assets))
+    return PosedSequence(
+        name="test",
+        cameras={"/left": CAMERA, "left": PINHOLE},
+        rig_from_camera={"/left": RigidTransform.identity(), "left": pose(0.5)},
+        frames=frames,
+        pose_source="made up",
+        metric_scale=False,
+        provenance={"licence": "none"},
+        rig_from_sensor={"lidar": pose(2.0)},
+    )
+
+
+def assert_same(one: PosedSequence, other: PosedSequence) -> None:
+    assert (one.name, one.pose_source, one.metric_scale, one.provenance) == (
+        other.name,
+        other.pose_source,
+        other.metric_scale,
+        other.provenance,
+    )
+    assert one.cameras == other.cameras
+    for name in one.cameras:
+        np.testing.assert_allclose(one.rig_from_camera[name].matrix, other.rig_from_camera[name].matrix, atol=1e-12)
+    assert len(one) == len(other)
+    for index, (a, b) in enumerate(zip(one.frames, other.frames, strict=True)):
+        assert a.stamp_ns == b.stamp_ns
+        assert set(a.images) == set(b.images)
+        np.testing.assert_allclose(a.world_from_rig.matrix, b.world_from_rig.matrix, atol=1e-12)
+        for name in a.images:
+            np.testing.assert_array_equal(one.image(index, name), other.image(index, name))
+
+
+def test_round_trip(sequence: PosedSequence, tmp_path: Path) -> None:
+    loaded = PosedSequence.load(sequence.save(tmp_path / "saved"))
+    assert_same(sequence, loaded)
+    lidar = loaded.lidar(2)
+    assert lidar is not None
+    assert lidar.dtype == np.float32
+    np.testing.assert_array_equal(lidar, np.full((5, 3), 2.0))
+    assert loaded.lidar(0) is None
+    np.testing.assert_allclose(loaded.rig_from_sensor["lidar"].matrix, pose(2.0).matrix)
+    assert_same(loaded, PosedSequence.load(loaded.save(tmp_path / "again")))
+
+
+def test_image_files_are_copied_byte_for_byte(sequence: PosedSequence, tmp_path: Path) -> None:
+    sequence.save(tmp_path / "saved")
+    files = sorted((tmp_path / "saved" / "images").rglob("*.*"))
+    assert [file.suffix for file in files].count(".jpg") == 3
+    assert [file.suffix for file in files].count(".png") == 2
+    assert files[0].read_bytes() == jpeg(0)
+
+
+def test_loading_reads_no_image(sequence: PosedSequence, tmp_path: Path) -> None:
+    folder = sequence.save(tmp_path / "saved")
+    file = next((folder / "images").rglob("000000.jpg"))
+    content = file.read_bytes()
+    file.unlink()
+    loaded = PosedSequence.load(folder)
+    with pytest.raises(ImageError, match=r"000000\.jpg.*missing"):
+        loaded.image(0, "/left")
+    file.write_bytes(content[:100])
+    with pytest.raises(ImageError, match=r"000000\.jpg"):
+        loaded.image(0, "/left")
+
+
+def test_assets_can_be_left_out(sequence: PosedSequence, tmp_path: Path) -> None:
+    loaded = PosedSequence.load(sequence.save(tmp_path / "saved", assets=[]))
+    assert loaded.lidar(2) is None
+    assert not (tmp_path / "saved" / "assets").exists()
+
+
+def test_nothing_is_overwritten(sequence: PosedSequence, tmp_path: Path) -> None:
+    folder = sequence.save(tmp_path / "saved")
+    before = (folder / "sequence.json").read_bytes()
+    with pytest.raises(SequenceError, match="not empty"):
+        sequence.save(folder)
+    assert (folder / "sequence.json").read_bytes() == before
+
+
+def test_interrupted_extraction_is_recognised(sequence: PosedSequence, tmp_path: Path) -> None:
+    def broken() -> np.ndarray:
+        raise KeyboardInterrupt
+
+    frames = [*sequence.frames[:2], dataclasses.replace(sequence.frames[2], images={"left": broken})]
+    with pytest.raises(KeyboardInterrupt):
+        dataclasses.replace(sequence, frames=frames).save(tmp_path / "saved")
+    with pytest.raises(SequenceError, match=r"no sequence\.json"):
+        PosedSequence.load(tmp_path / "saved")
+
+
+def change(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(document: dict[str, Any]) -> None:
+        document[key] = value
+
+    return apply
+
+
+def drop(key: str) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document.pop(key)
+
+
+def in_frame(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["frames"][1].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (change("schema_version", 2), r"schema_version is 2, this program reads 1\. Update"),
+        (drop("schema_version"), "schema_version is None"),
+        (drop("cameras"), "'cameras' is missing"),
+        (drop("frames"), "'frames' is missing"),
+        (change("frames", []), "no frame"),
+        (change("frames", "many"), "'frames' is no list"),
+        (in_frame("stamp_ns", 3), "does not follow"),
+        (in_frame("stamp_ns", "soon"), r"frames\[1\].*stamp_ns"),
+        (in_frame("images", {"/left": "../../secret.jpg"}), r"frames\[1\].*leaves the folder"),
+        (in_frame("images", {"rear": "images/a.jpg"}), "unknown cameras"),
+        (in_frame("world_from_rig", [[1, 2], [3, 4]]), r"frames\[1\]\.world_from_rig.*not a rigid"),
+        (in_frame("world_from_rig", (np.eye(4) * np.nan).tolist()), r"frames\[1\]\.world_from_rig"),
+        (lambda d: d["cameras"]["left"].update(fx=0.0), r"cameras\['left'\]"),
+        (lambda d: d["cameras"]["left"].update(fx="long"), r"cameras\['left'\].*fx"),
+        (lambda d: d["rig_from_camera"].pop("left"), "rig_from_camera"),
+    ],
+)
+def test_defects_name_file_and_field(
+    sequence: PosedSequence, tmp_path: Path, edit: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    index = sequence.save(tmp_path / "saved") / "sequence.json"
+    document = json.loads(index.read_text())
+    edit(document)
+    index.write_text(json.dumps(document))
+    with pytest.raises(SequenceError, match=words):
+        PosedSequence.load(tmp_path / "saved")
+
+
+def test_no_json_and_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(SequenceError, match=r"no sequence\.json"):
+        PosedSequence.load(tmp_path / "missing")
+    (tmp_path / "sequence.json").write_text("{ not json")
+    with pytest.raises(SequenceError, match="not JSON"):
+        PosedSequence.load(tmp_path)
+
+
+def test_access_is_checked(sequence: PosedSequence) -> None:
+    with pytest.raises(SequenceError, match="no such image"):
+        sequence.image(1, "left")
+    wrong = dataclasses.replace(sequence, cameras={**sequence.cameras, "/left": CAMERA.resized(32, 24)})
+    with pytest.raises(ImageError, match=r"64x48, calibration is for 32x24"):
+        wrong.image(0, "/left")
+    np.testing.assert_allclose(
+        sequence.world_from_camera(2, "left").matrix, pose(2.0).matrix @ pose(0.5).matrix, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cameras": {}}, "no camera"),
+        ({"frames": []}, "no frame"),
+        ({"rig_from_camera": {}}, "rig_from_camera"),
+    ],
+)
+def test_contradictions_are_refused(sequence: PosedSequence, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SequenceError, match=words):
+        dataclasses.replace(sequence, **changes)
+
+
+def test_exif_orientation_does_not_turn_the_image(tmp_path: Path) -> None:
+    """Calibration belongs to the pixels as recorded."""
+    content = jpeg(4)
+    exif = (
+        b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00"
+    )
+    tagged = content[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + content[2:]
+    (tmp_path / "turned.jpg").write_bytes(tagged)
+    assert cv2.imread(str(tmp_path / "turned.jpg")).shape[:2] == (64, 48)  # OpenCV does turn it
+    frame = Frame(0, {"left": tmp_path / "turned.jpg"}, pose(0.0))
+    one = PosedSequence("one", {"left": PINHOLE}, {"left": RigidTransform.identity()}, [frame], "none")
+    assert one.image(0, "left").shape == (48, 64, 3)
