@@ -1,0 +1,127 @@
+"""What knows no image: the prior grid and the mean depth of the training data. A model has to beat both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+
+
+class PriorGrid:
+    """Mean occupancy of each voxel over the training data.
+
+    Unknown voxels count neither as free nor as occupied. The counts are smoothed before they are divided, so a voxel
+    that was seldom known takes after its neighbours.
+
+    Attributes:
+        occupied: float32 [X, Y, Z], how often a voxel was occupied.
+        known: float32 [X, Y, Z], how often its content was known.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.occupied = np.zeros(shape, dtype=np.float32)
+        self.known = np.zeros(shape, dtype=np.float32)
+
+    def update(self, occupied: NDArray[np.bool_], known: NDArray[np.bool_]) -> None:
+        """Count one grid: truth and where it is known, bool [X, Y, Z] each."""
+        if occupied.shape != self.known.shape or known.shape != self.known.shape:
+            raise GridError(
+                f"shapes {occupied.shape} and {known.shape} instead of {self.known.shape}",
+                where="prior grid",
+                cure="Count grids of one shape",
+            )
+        self.occupied += occupied & known
+        self.known += known
+
+    def merge(self, other: PriorGrid) -> None:
+        """Add the counts of another accumulator."""
+        self.occupied += other.occupied
+        self.known += other.known
+
+    def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
+        """Smoothed mean occupancy.
+
+        Args:
+            sigma: Standard deviation of the Gaussian along x, y, z, voxels; 0 for none.
+
+        Returns:
+            float32 [X, Y, Z], 0..1; 0 where nothing is known anywhere near.
+        """
+        known = gaussian_smoothed(self.known, sigma)
+        near = known > 1e-6
+        mean = np.where(near, gaussian_smoothed(self.occupied, sigma) / np.where(near, known, 1.0), 0.0)
+        return np.clip(mean, 0.0, 1.0).astype(np.float32)
+
+
+def gaussian_smoothed(volume: NDArray[np.float32], sigma: tuple[float, float, float]) -> NDArray[np.float32]:
+    """Convolve a volume [X, Y, Z] with a Gaussian (voxels along x, y, z), cut at 4 sigma, mirrored at borders."""
+    for axis, deviation in enumerate(sigma):
+        if deviation <= 0.0:
+            continue
+        radius = int(4.0 * deviation + 0.5)
+        kernel = cv2.getGaussianKernel(2 * radius + 1, deviation, cv2.CV_32F)
+        moved = np.moveaxis(volume, axis, 0)
+        flat = np.ascontiguousarray(moved.reshape(moved.shape[0], -1))
+        smoothed = np.empty_like(flat)
+        one = np.ones(1, np.float32)
+        cv2.sepFilter2D(flat, cv2.CV_32F, one, kernel, dst=smoothed, borderType=cv2.BORDER_REFLECT)
+        volume = np.moveaxis(smoothed.reshape(moved.shape), 0, axis)
+    return np.asarray(volume, dtype=np.float32)
+
+
+class MeanDepth:
+    """Mean LiDAR depth of each pixel over the training data.
+
+    Images of different sizes are brought together on a grid of normalised image coordinates: a measurement counts in
+    the cell that its pixel's centre falls into. Cells without any take the value of the nearest cell that has one.
+
+    Args:
+        height: Cells along the image's height.
+        width: Cells along its width.
+
+    Attributes:
+        sums: float64 [height, width], metres.
+        counts: float64 [height, width].
+    """
+
+    def __init__(self, height: int = 192, width: int = 640) -> None:
+        self.sums = np.zeros((height, width))
+        self.counts = np.zeros((height, width))
+
+    def update(self, depth: NDArray[np.floating[Any]]) -> None:
+        """Count one sparse depth image [H, W], metres, 0 where nothing was measured."""
+        height, width = self.counts.shape
+        row, column = np.nonzero(depth > 0.0)
+        cell = (
+            ((row + 0.5) * height / depth.shape[0]).astype(np.int64),
+            ((column + 0.5) * width / depth.shape[1]).astype(np.int64),
+        )
+        np.add.at(self.sums, cell, depth[row, column])
+        np.add.at(self.counts, cell, 1.0)
+
+    def merge(self, other: MeanDepth) -> None:
+        """Add the state of another accumulator of the same size."""
+        self.sums += other.sums
+        self.counts += other.counts
+
+    def compute(self) -> NDArray[np.float32]:
+        """Mean depth float32 [height, width], metres.
+
+        Raises:
+            GridError: Nothing was counted.
+        """
+        empty = self.counts == 0.0
+        if empty.all():
+            raise GridError("no depth was counted", where="mean depth", cure="Count at least one measurement")
+        mean = (self.sums / np.maximum(self.counts, 1.0)).astype(np.float32)
+        _, label = cv2.distanceTransformWithLabels(
+            empty.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        label = np.asarray(label)
+        of_label = np.zeros(int(label.max()) + 1, dtype=np.float32)
+        of_label[label[~empty]] = mean[~empty]
+        return np.asarray(of_label[label], dtype=np.float32)

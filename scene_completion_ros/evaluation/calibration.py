@@ -1,0 +1,184 @@
+"""From scores to probabilities, and how far stated probabilities are from observed frequencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.occupancy import score_values
+
+
+class CalibrationTable(NamedTuple):
+    """A monotone piecewise linear map from score to probability, constant beyond its ends.
+
+    Attributes:
+        score: Knots, strictly increasing.
+        probability: Values at the knots, non-decreasing, 0..1.
+    """
+
+    score: tuple[float, ...]
+    probability: tuple[float, ...]
+
+    def apply(self, score: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Probability of scores [...]: float32 [...]."""
+        return np.asarray(np.interp(score, self.score, self.probability), dtype=np.float32)
+
+
+class Reliability(NamedTuple):
+    """What a reliability diagram shows, one entry a bin of stated probability; NaN in empty bins.
+
+    Attributes:
+        voxels: int64 [B].
+        stated: float64 [B], mean stated probability.
+        observed: float64 [B], share of occupied voxels.
+    """
+
+    voxels: NDArray[np.int64]
+    stated: NDArray[np.float64]
+    observed: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CalibrationErrors:
+    """How far stated probabilities are from observed frequencies.
+
+    Attributes:
+        expected_calibration_error: Mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017).
+        brier: Mean squared difference between probability and truth (0 or 1).
+        reliability: The bins.
+    """
+
+    expected_calibration_error: float
+    brier: float
+    reliability: Reliability
+
+
+def isotonic_regression(value: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Non-decreasing fit with the least weighted squared error, by pooling adjacent violators.
+
+    Own code, so that the robot's environment needs no SciPy; linear in the number of values. Barlow et al.,
+    "Statistical Inference under Order Restrictions" (1972).
+
+    Args:
+        value: Values [K] in the order of their scores.
+        weight: Positive weights [K].
+
+    Returns:
+        float64 [K].
+    """
+    means: list[float] = []
+    weights: list[float] = []
+    lengths: list[int] = []
+    for mean, mass in zip(value.tolist(), weight.tolist(), strict=True):
+        means.append(mean)
+        weights.append(mass)
+        lengths.append(1)
+        while len(means) > 1 and means[-2] >= means[-1]:
+            total = weights[-2] + weights[-1]
+            means[-2:] = [(means[-2] * weights[-2] + means[-1] * weights[-1]) / total]
+            weights[-2:] = [total]
+            lengths[-2:] = [lengths[-2] + lengths[-1]]
+    return np.repeat(np.asarray(means), lengths)
+
+
+def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> CalibrationTable:
+    """Fit a monotone map from score to probability of being occupied.
+
+    The scores are pooled into groups of about equal mass, free and occupied voxels weighing the same in sum (nearly all
+    voxels are free and near score 0, where few groups suffice). Isotonic regression makes the observed frequencies of
+    the groups monotone; each block of equal frequency becomes a knot at its mean score. Between knots the map is
+    linear and strictly increasing, so thresholds on the score keep their meaning.
+
+    Args:
+        histogram: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only.
+        knots: Largest number of knots.
+
+    Raises:
+        GridError: There are no free or no occupied voxels, or all scores are equal.
+    """
+    totals = histogram.sum(axis=1)
+    if totals.min() == 0:
+        raise GridError(
+            f"{totals[0]} free and {totals[1]} occupied voxels", where="calibration", cure="Fit on voxels of both kinds"
+        )
+    filled = np.flatnonzero(histogram.sum(axis=0))
+    free, occupied = histogram[:, filled].astype(np.float64)
+    mass = free / totals[0] + occupied / totals[1]  # 2 in sum
+    middle = np.cumsum(mass) - mass / 2.0
+    _, group = np.unique((middle / 2.0 * knots).astype(np.int64), return_inverse=True)
+    count = np.bincount(group, weights=free + occupied)
+    score = np.bincount(group, weights=(free + occupied) * score_values()[filled]) / count
+    observed = np.bincount(group, weights=occupied) / count
+    frequency = isotonic_regression(observed.astype(np.float64), count.astype(np.float64))
+    levels, block = np.unique(frequency, return_inverse=True)
+    block_count = np.bincount(block, weights=count)
+    block_score = np.bincount(block, weights=count * score) / block_count
+    if block_score.size < 2:
+        raise GridError(
+            "the score does not tell occupied from free voxels", where="calibration", cure="Train the student longer"
+        )
+    return CalibrationTable(tuple(block_score.tolist()), tuple(levels.tolist()))
+
+
+def expected_calibration_error(
+    probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], bins: int = 15
+) -> float:
+    """Expected calibration error of probabilities [...] (0..1) with truth bool [...], over bins of equal width."""
+    metric = CalibrationMetric(bins)
+    metric.update(probability, occupied)
+    return metric.compute().expected_calibration_error
+
+
+def brier_score(probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> float:
+    """Mean squared difference between probabilities [...] (0..1) and truth bool [...]."""
+    return float(np.mean((probability.astype(np.float64) - occupied) ** 2)) if probability.size else float("nan")
+
+
+class CalibrationMetric:
+    """Expected calibration error, Brier score and reliability over all voxels of all updates.
+
+    Args:
+        bins: Number of bins of equal width.
+
+    Attributes:
+        sums: float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.
+    """
+
+    def __init__(self, bins: int = 15) -> None:
+        self.sums = np.zeros((4, bins))
+
+    def update(self, probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> None:
+        """Count voxels: probability [...] in 0..1 and truth, bool [...].
+
+        Raises:
+            GridError: A probability lies outside 0..1 or is not a number.
+        """
+        stated = probability.astype(np.float64).ravel()
+        if stated.size and not (stated.min() >= 0.0 and stated.max() <= 1.0):
+            raise GridError(
+                f"probabilities from {stated.min()} to {stated.max()}", where="probability", cure="Give 0..1"
+            )
+        truth = occupied.ravel().astype(np.float64)
+        bins = self.sums.shape[1]
+        index = np.minimum((stated * bins).astype(np.int64), bins - 1)
+        for row, weights in enumerate((np.ones_like(stated), stated, truth, (stated - truth) ** 2)):
+            self.sums[row] += np.bincount(index, weights=weights, minlength=bins)
+
+    def merge(self, other: CalibrationMetric) -> None:
+        """Add the state of another accumulator with as many bins."""
+        self.sums += other.sums
+
+    def compute(self) -> CalibrationErrors:
+        """Errors over what was counted; NaN before the first voxel."""
+        count, stated, truth, squares = self.sums
+        total = np.float64(count.sum())
+        with np.errstate(invalid="ignore"):
+            return CalibrationErrors(
+                expected_calibration_error=float(np.abs(stated - truth).sum() / total),
+                brier=float(squares.sum() / total),
+                reliability=Reliability(count.astype(np.int64), stated / count, truth / count),
+            )

@@ -1,0 +1,257 @@
+"""Scores of predicted occupancy: IoU, precision and recall at a threshold, best IoU and average precision.
+
+Average precision and best IoU need every score. They are kept as a histogram over half-precision floats: scores between
+0 and 1 fall into 15 361 bins that are finest near 0, where the opacities of a density field lie. Both figures are exact
+for scores rounded to half precision (11 significant bits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.grids import VoxelGrid
+
+SCORE_BINS = 0x7C00  # bit patterns of the finite non-negative half-precision floats, ordered like their values
+LARGEST_SCORE = float(np.finfo(np.float16).max)
+SSCBENCH_RANGES = (12.8, 25.6, 51.2)
+
+
+class ConfusionCounts(NamedTuple):
+    """Voxels by truth and prediction."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union of the occupied voxels; NaN where there are none."""
+        return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
+
+    @property
+    def precision(self) -> float:
+        """Share of the predicted voxels that are occupied; NaN where none is predicted."""
+        return _ratio(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float:
+        """Share of the occupied voxels that are predicted; NaN where there are none."""
+        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+
+
+@dataclass(frozen=True)
+class OccupancyScores:
+    """Scores over a set of voxels; NaN where a figure is not defined.
+
+    Attributes:
+        voxels: Voxels counted.
+        occupied_fraction: Share of them that is occupied: the average precision of a constant score.
+        iou: IoU at the threshold.
+        precision: Precision at the threshold.
+        recall: Recall at the threshold.
+        best_iou: Largest IoU at any threshold. An upper bound: the threshold is chosen on the scored voxels.
+        best_threshold: The threshold that reaches it.
+        average_precision: Mean precision over recall.
+    """
+
+    voxels: int
+    occupied_fraction: float
+    iou: float
+    precision: float
+    recall: float
+    best_iou: float
+    best_threshold: float
+    average_precision: float
+
+
+def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> ConfusionCounts:
+    """Count voxels by prediction and truth, bool [...] each."""
+    both = int(np.count_nonzero(predicted & occupied))
+    false_positive = int(np.count_nonzero(predicted)) - both
+    false_negative = int(np.count_nonzero(occupied)) - both
+    return ConfusionCounts(
+        both, false_positive, false_negative, predicted.size - both - false_positive - false_negative
+    )
+
+
+def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Histogram of scores rounded to half precision.
+
+    Args:
+        score: Scores [...], larger is more occupied: opacity, probability or density, not negative. Scores above 65504
+            share the last bin.
+        occupied: Truth, bool [...].
+
+    Returns:
+        int64 [2, SCORE_BINS]: free and occupied voxels by score.
+
+    Raises:
+        GridError: A score is negative or not a number, or the shapes differ.
+    """
+    if score.shape != occupied.shape:
+        raise GridError(f"scores {score.shape}, truth {occupied.shape}", where="score", cure="Give equal shapes")
+    values = np.minimum(score.astype(np.float32, copy=False).ravel(), np.float32(LARGEST_SCORE))
+    if values.size and not values.min() >= 0.0:
+        raise GridError(f"smallest score is {values.min()}", where="score", cure="Give finite scores of at least 0")
+    codes = np.abs(values).astype(np.float16).view(np.uint16)  # abs: -0.0 would take the sign bit along
+    truth = occupied.ravel()
+    counts = [np.bincount(codes[truth == state], minlength=SCORE_BINS) for state in (False, True)]
+    return np.stack(counts).astype(np.int64)
+
+
+def score_values() -> NDArray[np.float64]:
+    """Score that each bin of `score_histogram` stands for: float64 [SCORE_BINS], increasing."""
+    return np.arange(SCORE_BINS, dtype=np.uint16).view(np.float16).astype(np.float64)
+
+
+def average_precision(histogram: NDArray[np.int64]) -> float:
+    """Sum over thresholds of precision times the step of recall, from int64 [2, SCORE_BINS]; NaN without positives."""
+    free, occupied = histogram[:, ::-1]
+    positives = int(occupied.sum())
+    if positives == 0:
+        return float("nan")
+    true_positive = np.cumsum(occupied)
+    predicted = np.maximum(true_positive + np.cumsum(free), 1)
+    return float(np.sum(true_positive / predicted * occupied) / positives)
+
+
+def best_iou(histogram: NDArray[np.int64]) -> tuple[float, float]:
+    """Largest IoU over all thresholds and the threshold that reaches it, from int64 [2, SCORE_BINS].
+
+    The threshold lies half way to the next smaller score that half precision has, so that `score >= threshold` selects
+    what was counted. NaN without positives.
+    """
+    free, occupied = histogram[:, ::-1]
+    positives = int(occupied.sum())
+    if positives == 0:
+        return float("nan"), float("nan")
+    true_positive = np.cumsum(occupied)
+    iou = true_positive / (positives + np.cumsum(free))
+    best = SCORE_BINS - 1 - int(np.argmax(iou))
+    values = score_values()
+    return float(iou.max()), float((values[best] + values[max(best - 1, 0)]) / 2.0)
+
+
+class OccupancyMetric:
+    """Scores over all voxels of all updates.
+
+    Args:
+        threshold: Score from which a voxel counts as occupied.
+
+    Attributes:
+        counts: int64 [4], `ConfusionCounts` at the threshold.
+        histogram: int64 [2, SCORE_BINS], see `score_histogram`.
+    """
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        self.threshold = threshold
+        self.counts = np.zeros(4, dtype=np.int64)
+        self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)
+
+    def update(
+        self,
+        score: NDArray[np.floating[Any]],
+        occupied: NDArray[np.bool_],
+        predicted: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Count voxels.
+
+        Args:
+            score: Scores [...], see `score_histogram`.
+            occupied: Truth, bool [...].
+            predicted: What counts as occupied, bool [...], where that is not `score >= threshold`: a calibrated
+                probability is thresholded, but has ties that the opacity it comes from has not.
+        """
+        self.histogram += score_histogram(score, occupied)
+        self.counts += confusion(score >= self.threshold if predicted is None else predicted, occupied)
+
+    def merge(self, other: OccupancyMetric) -> None:
+        """Add the state of another accumulator.
+
+        Raises:
+            GridError: It has another threshold.
+        """
+        if other.threshold != self.threshold:
+            raise GridError(
+                f"thresholds {self.threshold} and {other.threshold}", where="merge", cure="Merge equal thresholds"
+            )
+        self.counts += other.counts
+        self.histogram += other.histogram
+
+    def compute(self) -> OccupancyScores:
+        """Scores over what was counted."""
+        counts = ConfusionCounts(*(int(count) for count in self.counts))
+        iou, threshold = best_iou(self.histogram)
+        voxels = sum(counts)
+        return OccupancyScores(
+            voxels=voxels,
+            occupied_fraction=_ratio(counts.true_positive + counts.false_negative, voxels),
+            iou=counts.iou,
+            precision=counts.precision,
+            recall=counts.recall,
+            best_iou=iou,
+            best_threshold=threshold,
+            average_precision=average_precision(self.histogram),
+        )
+
+
+class OccupancyByRange:
+    """`OccupancyMetric` for each range and each region of a grid.
+
+    Args:
+        grid: The grid that scores and truth lie on.
+        threshold: Score from which a voxel counts as occupied.
+        ranges: Ranges in metres, see `VoxelGrid.cropped`.
+
+    Attributes:
+        metrics: (range, region) -> accumulator.
+    """
+
+    def __init__(self, grid: VoxelGrid, threshold: float = 0.5, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
+        self.threshold = threshold
+        self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
+        self.metrics: dict[tuple[float, str], OccupancyMetric] = {}
+
+    def update(
+        self,
+        score: NDArray[np.floating[Any]],
+        occupied: NDArray[np.bool_],
+        known: NDArray[np.bool_],
+        regions: Mapping[str, NDArray[np.bool_]],
+        predicted: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Count a grid.
+
+        Args:
+            score: Scores [X, Y, Z].
+            occupied: Truth, bool [X, Y, Z].
+            known: Voxels whose truth is known, bool [X, Y, Z]; no other voxel counts.
+            regions: Name -> bool [X, Y, Z]. Regions may overlap.
+            predicted: bool [X, Y, Z], see `OccupancyMetric.update`.
+        """
+        for range_m, crop in self.crops.items():
+            for region, mask in regions.items():
+                counted = known[crop] & mask[crop]
+                metric = self.metrics.setdefault((range_m, region), OccupancyMetric(self.threshold))
+                chosen = None if predicted is None else predicted[crop][counted]
+                metric.update(score[crop][counted], occupied[crop][counted], chosen)
+
+    def merge(self, other: OccupancyByRange) -> None:
+        """Add the state of another accumulator."""
+        for key, metric in other.metrics.items():
+            self.metrics.setdefault(key, OccupancyMetric(self.threshold)).merge(metric)
+
+    def compute(self) -> dict[tuple[float, str], OccupancyScores]:
+        """(range, region) -> scores."""
+        return {key: metric.compute() for key, metric in self.metrics.items()}
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

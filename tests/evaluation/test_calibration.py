@@ -1,0 +1,90 @@
+"""Calibration against hand computation and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import brier_score_loss
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.calibration import (
+    CalibrationMetric,
+    CalibrationTable,
+    brier_score,
+    expected_calibration_error,
+    fit_calibration,
+    isotonic_regression,
+)
+from scene_completion_ros.evaluation.occupancy import score_histogram
+
+
+def small_scores(seed: int, count: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
+    """Opacities far below 1, occupied with the probability min(1, (4 a)^2)."""
+    random = np.random.default_rng(seed)
+    score = (random.beta(0.4, 4.0, count) * 0.35).astype(np.float32)
+    return score, random.random(count) < np.minimum(1.0, (4.0 * score) ** 2)
+
+
+def test_isotonic_regression_by_hand() -> None:
+    fitted = isotonic_regression(np.array([1.0, 3.0, 2.0, 4.0, 0.0]), np.array([1.0, 1.0, 1.0, 1.0, 2.0]))
+    np.testing.assert_allclose(fitted, [1.0, 9 / 5, 9 / 5, 9 / 5, 9 / 5])
+
+
+def test_isotonic_regression_against_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    value, weight = np.arange(300) / 300 + random.normal(0, 0.3, 300), random.uniform(0.1, 5.0, 300)
+    oracle = IsotonicRegression().fit_transform(np.arange(300), value, sample_weight=weight)
+    np.testing.assert_allclose(isotonic_regression(value, weight), oracle, atol=1e-12)
+
+
+def test_fit_recovers_the_probability_of_unseen_voxels() -> None:
+    table = fit_calibration(score_histogram(*small_scores(0)))
+    assert 8 <= len(table.score) <= 32
+    assert np.all(np.diff(table.score) > 0)
+    assert np.all(np.diff(table.probability) > 0)
+    score, occupied = small_scores(1)
+    raw, fitted = expected_calibration_error(score, occupied), expected_calibration_error(table.apply(score), occupied)
+    assert fitted < 0.01 < raw
+    assert brier_score(table.apply(score), occupied) < brier_score(score, occupied)
+    np.testing.assert_allclose(table.apply(np.linspace(0.02, 0.22, 21)), np.linspace(0.08, 0.88, 21) ** 2, atol=0.06)
+
+
+def test_fit_needs_both_kinds_and_a_score_that_tells_them_apart() -> None:
+    with pytest.raises(GridError, match="0 occupied"):
+        fit_calibration(score_histogram(np.linspace(0, 1, 50), np.zeros(50, dtype=bool)))
+    with pytest.raises(GridError, match="does not tell"):
+        fit_calibration(score_histogram(np.full(50, 0.2), np.arange(50) % 2 == 0))
+
+
+def test_table_is_constant_beyond_its_ends() -> None:
+    table = CalibrationTable((0.1, 0.3), (0.2, 0.8))
+    np.testing.assert_allclose(table.apply(np.array([0.0, 0.1, 0.2, 0.3, 1.0])), [0.2, 0.2, 0.5, 0.8, 0.8], atol=1e-6)
+
+
+def test_errors_by_hand() -> None:
+    metric = CalibrationMetric(bins=2)
+    metric.update(np.array([0.1, 0.3]), np.array([False, True]))  # stated 0.2, observed 0.5
+    metric.update(np.array([0.6, 1.0]), np.array([True, True]))  # stated 0.8, observed 1.0
+    errors = metric.compute()
+    assert errors.expected_calibration_error == pytest.approx((2 * 0.3 + 2 * 0.2) / 4)
+    assert errors.brier == pytest.approx((0.01 + 0.49 + 0.16 + 0.0) / 4)
+    np.testing.assert_array_equal(errors.reliability.voxels, [2, 2])
+    np.testing.assert_allclose(errors.reliability.stated, [0.2, 0.8])
+    np.testing.assert_allclose(errors.reliability.observed, [0.5, 1.0])
+
+
+def test_brier_against_scikit_learn_and_merging() -> None:
+    score, occupied = small_scores(2, 1000)
+    first, second = CalibrationMetric(), CalibrationMetric()
+    first.update(score[:300], occupied[:300])
+    second.update(score[300:], occupied[300:])
+    first.merge(second)
+    assert first.compute().brier == pytest.approx(brier_score_loss(occupied, score), rel=1e-6)
+    assert first.compute().expected_calibration_error == pytest.approx(expected_calibration_error(score, occupied))
+
+
+def test_values_that_are_no_probabilities_are_refused() -> None:
+    for bad in (1.5, -0.1, np.nan):
+        with pytest.raises(GridError, match="probabilities"):
+            CalibrationMetric().update(np.array([0.5, bad]), np.array([True, False]))

@@ -1,0 +1,88 @@
+"""Depth errors against hand computation and an independent implementation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import mean_absolute_percentage_error, mean_squared_error
+
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.evaluation.depth import DepthMetric, depth_errors, garg_crop, resize_depth
+
+
+def random_frame(seed: int, height: int = 40, width: int = 130) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    truth = random.uniform(1.0, 100.0, (height, width)).astype(np.float32)
+    truth[random.random((height, width)) < 0.7] = 0.0
+    return random.uniform(0.5, 120.0, (height, width)).astype(np.float32), truth
+
+
+def test_two_pixels_by_hand() -> None:
+    errors = depth_errors(np.array([[12.0, 8.0]]), np.array([[10.0, 16.0]]), crop=False)
+    assert errors is not None
+    assert errors.abs_rel == pytest.approx((0.2 + 0.5) / 2)
+    assert errors.sq_rel == pytest.approx((4 / 10 + 64 / 16) / 2)
+    assert errors.rmse == pytest.approx(math.sqrt((4 + 64) / 2))
+    assert errors.rmse_log == pytest.approx(math.sqrt((math.log(1.2) ** 2 + math.log(2) ** 2) / 2))
+    assert (errors.a1, errors.a2, errors.a3) == (0.5, 0.5, 0.5)  # ratios 1.2 and 2.0; 1.25^3 = 1.95
+
+
+def test_against_scikit_learn() -> None:
+    predicted, truth = random_frame(0)
+    errors = depth_errors(predicted, truth)
+    mask = garg_crop(*truth.shape) & (truth > 0) & (truth < 80)
+    true, clamped = truth[mask], np.minimum(predicted[mask], 80.0)
+    assert errors is not None
+    assert errors.abs_rel == pytest.approx(mean_absolute_percentage_error(true, clamped), rel=1e-5)
+    assert errors.rmse == pytest.approx(math.sqrt(mean_squared_error(true, clamped)), rel=1e-5)
+    assert errors.rmse_log == pytest.approx(math.sqrt(mean_squared_error(np.log(true), np.log(clamped))), rel=1e-5)
+
+
+def test_garg_crop_of_a_kitti_image() -> None:
+    mask = garg_crop(375, 1242)
+    rows, columns = np.nonzero(mask)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (153, 371, 44, 1197)
+
+
+def test_prediction_is_resized_to_the_ground_truth() -> None:
+    small = np.array([[1.0, 3.0]])
+    np.testing.assert_array_equal(resize_depth(small, 2, 4, "nearest"), [[1, 1, 3, 3], [1, 1, 3, 3]])
+    np.testing.assert_allclose(resize_depth(small, 1, 4, "bilinear"), [[1.0, 1.5, 2.5, 3.0]])  # centres at 1/4, 3/4
+    errors = depth_errors(small, np.array([[1.0, 1.0, 3.0, 3.0]]), crop=False, interpolation="nearest")
+    assert errors is not None
+    assert errors.abs_rel == 0.0
+
+
+def test_scale_counts_unless_median_scaling_is_asked_for() -> None:
+    truth = random_frame(1)[1]
+    wrong_scale = np.where(truth > 0, truth / 2, 1.0)
+    plain, scaled = depth_errors(wrong_scale, truth), depth_errors(wrong_scale, truth, median_scaling=True)
+    assert plain is not None
+    assert scaled is not None
+    assert plain.abs_rel == pytest.approx(0.5)
+    assert scaled.abs_rel == pytest.approx(0.0, abs=1e-6)
+
+
+def test_measurements_beyond_the_cap_do_not_count() -> None:
+    assert depth_errors(np.ones((10, 10)), np.full((10, 10), 80.5)) is None
+
+
+def test_accumulator_means_over_frames_and_merges() -> None:
+    frames = [random_frame(seed) for seed in range(4)]
+    single = [depth_errors(*frame) for frame in frames]
+    first, second = DepthMetric(), DepthMetric()
+    for index, frame in enumerate(frames):
+        (first if index < 1 else second).update(*frame)
+    second.update(np.ones((8, 8)), np.zeros((8, 8)))
+    first.merge(second)
+    assert (first.frames, first.empty_frames) == (4, 1)
+    for name in ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"):
+        assert getattr(first.compute(), name) == pytest.approx(np.mean([getattr(errors, name) for errors in single]))
+    assert math.isnan(DepthMetric().compute().rmse)
+
+
+def test_predictions_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ImageError, match="1 predicted depths"):
+        depth_errors(np.array([[np.nan, 1.0]]), np.ones((1, 2)), crop=False)

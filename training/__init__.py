@@ -1,0 +1,1 @@
+"""Offline training of the student network: posed video in, student bundle out. Needs torch."""

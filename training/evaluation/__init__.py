@@ -1,0 +1,1 @@
+"""Protocols: run a student on recorded data and feed the metrics of `scene_completion_ros.evaluation`."""

@@ -1,0 +1,286 @@
+"""Depth and voxels against the LiDAR and the semantic voxels of KITTI odometry windows.
+
+Depth: LiDAR of the frame projected into image_2, Garg crop, 80 m, no scaling, mean over the frames of a window.
+Voxels: semantic voxels of frame 0 on their own grid, in the velodyne frame; voxels of unknown content and officially
+invalid ones do not count. The regions ("visible", "behind obstacles") follow from the ground truth and the camera's
+position alone, so all methods are scored on the same voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.baselines import MeanDepth, PriorGrid
+from scene_completion_ros.evaluation.calibration import CalibrationErrors, CalibrationMetric
+from scene_completion_ros.evaluation.depth import DepthErrors, DepthMetric, Interpolation, resize_depth
+from scene_completion_ros.evaluation.lidar import sparse_depth
+from scene_completion_ros.evaluation.occupancy import (
+    OccupancyByRange,
+    OccupancyScores,
+    best_iou,
+    confusion,
+    score_histogram,
+)
+from scene_completion_ros.evaluation.visibility import visible_voxels
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.kitti import VOXEL_SHAPE, kitti_odometry
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+
+TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
+CALIBRATION_WINDOW = "04"
+TEST_WINDOWS = ("06", "09")
+SEMANTIC_KITTI_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, VOXEL_SHAPE, "velodyne")
+IMAGE = "image_2"
+FREE, UNKNOWN = 0, 255
+PRIOR_SIGMA = (16.0, 16.0, 0.5)  # voxels; the largest mean average precision in view on the calibration window
+DENSITY_CUTOFFS = {"SceneDINO": 0.2, "S4C": 0.25, "BTS": 0.5}  # per metre, of the literature
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelTruth:
+    """Ground truth of one frame on `SEMANTIC_KITTI_GRID`, bool [X, Y, Z] each.
+
+    Attributes:
+        occupied: Any class but free.
+        known: Neither unknown nor officially invalid: the voxels that count.
+        in_view: The centre projects into image_2.
+        visible: Seen from the camera, see `evaluation.visibility`; all other known voxels lie behind obstacles.
+    """
+
+    occupied: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    in_view: NDArray[np.bool_]
+    visible: NDArray[np.bool_]
+
+    def regions(self) -> dict[str, NDArray[np.bool_]]:
+        """Name -> mask of the regions that are scored."""
+        everywhere = np.ones_like(self.known)
+        views = {"in view": self.in_view, "full grid": everywhere}
+        parts = {"all": everywhere, "visible": self.visible, "behind obstacles": ~self.visible}
+        return {f"{view}, {part}": a & b for view, a in views.items() for part, b in parts.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelPrediction:
+    """What a method says about `SEMANTIC_KITTI_GRID`.
+
+    Attributes:
+        score: Ranks the voxels, float32 [X, Y, Z], at least 0.
+        occupied: What the method calls occupied, bool [X, Y, Z].
+        probability: Stated probability, float32 [X, Y, Z], where the method states one.
+        density: Density per metre, float32 [X, Y, Z], of density fields.
+    """
+
+    score: NDArray[np.float32]
+    occupied: NDArray[np.bool_]
+    probability: NDArray[np.float32] | None = None
+    density: NDArray[np.float32] | None = None
+
+
+class Predictor(Protocol):
+    """A method that completes images of one camera, prepared for that camera and `SEMANTIC_KITTI_GRID`."""
+
+    def depth(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """z-depth [H, W] in metres of the wanted pixels of an RGB image [H, W, 3]; 0 elsewhere."""
+
+    def voxels(self, image: NDArray[np.uint8]) -> VoxelPrediction:
+        """Voxels of the grid."""
+
+
+class PredictorFactory(Protocol):
+    """Makes a `Predictor` for a camera that stands in the grid at `grid_from_camera`."""
+
+    def __call__(self, camera: Camera, grid: VoxelGrid, grid_from_camera: RigidTransform) -> Predictor:
+        """Prepare a method."""
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A few consecutive frames of one KITTI odometry sequence."""
+
+    name: str
+    sequence: PosedSequence
+
+    @property
+    def camera(self) -> Camera:
+        """The camera of image_2."""
+        return self.sequence.cameras[IMAGE]
+
+    @property
+    def velodyne_from_camera(self) -> RigidTransform:
+        """Pose of image_2 in the frame of the voxels."""
+        return self.sequence.rig_from_sensor["velodyne"].inverse() @ self.sequence.rig_from_camera[IMAGE]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """RGB image [H, W, 3] of a frame."""
+        return self.sequence.image(index, IMAGE)
+
+    def depth_truth(self, index: int) -> NDArray[np.float32]:
+        """LiDAR of a frame as z-depth [H, W] of image_2, metres, 0 where no point fell."""
+        points_rig = self.sequence.lidar(index)
+        if points_rig is None:
+            raise SequenceError("frame has no LiDAR scan", where=f"{self.name}, frame {index}", cure="Restore the scan")
+        return sparse_depth(self.sequence.rig_from_camera[IMAGE].inverse().apply(points_rig), self.camera)
+
+    def voxel_labels(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Occupied and known voxels of frame 0, bool [X, Y, Z] each, without the costlier regions."""
+        label, invalid = self.sequence.asset(0, "ssc_label"), self.sequence.asset(0, "ssc_invalid")
+        if label is None or invalid is None:
+            raise SequenceError("has no semantic voxels", where=self.name, cure="Restore ssc_derived/000000.npz")
+        return (label != FREE) & (label != UNKNOWN), (label != UNKNOWN) & ~invalid
+
+    def voxel_truth(self) -> VoxelTruth:
+        """Ground truth of frame 0."""
+        occupied, known = self.voxel_labels()
+        centres = self.velodyne_from_camera.inverse().apply(SEMANTIC_KITTI_GRID.centres())
+        return VoxelTruth(
+            occupied=occupied,
+            known=known,
+            in_view=np.asarray(self.camera.project(centres)[1]),
+            visible=visible_voxels(occupied, self.velodyne_from_camera.translation, SEMANTIC_KITTI_GRID, known),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class WindowScores:
+    """Scores of all methods on one window.
+
+    Attributes:
+        window: Its name.
+        depth: Method -> errors.
+        voxels: Method -> (range, region) -> scores.
+        cutoffs: Name in the literature -> (range, IoU, precision, recall) in view at its density cut-off.
+        calibration: Method -> errors of its stated probabilities, in view.
+    """
+
+    window: str
+    depth: dict[str, DepthErrors]
+    voxels: dict[str, dict[tuple[float, str], OccupancyScores]]
+    cutoffs: dict[str, list[tuple[float, float, float, float]]]
+    calibration: dict[str, CalibrationErrors]
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """What knows no image.
+
+    Attributes:
+        depth: Mean LiDAR depth on the normalised image grid, float32 [h, w].
+        prior: Smoothed mean occupancy, float32 [X, Y, Z].
+        prior_threshold: IoU-optimal on the calibration window, in view.
+    """
+
+    depth: NDArray[np.float32]
+    prior: NDArray[np.float32]
+    prior_threshold: float
+
+
+def open_window(data: Path, name: str) -> Window:
+    """Open the window of an odometry sequence, e.g. "06", under the folder of the shared recordings."""
+    return Window(name, kitti_odometry(data / "kitti_windows" / "sequences" / name, cameras=[IMAGE], name=name))
+
+
+def fit_baselines(
+    data: Path,
+    windows: Sequence[str] = TRAINING_WINDOWS,
+    calibration_window: str = CALIBRATION_WINDOW,
+    sigma: tuple[float, float, float] = PRIOR_SIGMA,
+) -> Baselines:
+    """Mean depth and prior grid of the training windows; the prior's threshold is fitted on the calibration window."""
+    mean, prior = MeanDepth(), PriorGrid(SEMANTIC_KITTI_GRID.shape)
+    for window in (open_window(data, name) for name in windows):
+        prior.update(*window.voxel_labels())
+        for index in range(len(window.sequence)):
+            mean.update(window.depth_truth(index))
+    grid = prior.compute(sigma)
+    return Baselines(mean.compute(), grid, fit_threshold(grid, open_window(data, calibration_window).voxel_truth()))
+
+
+def fit_threshold(score: NDArray[np.float32], truth: VoxelTruth) -> float:
+    """Threshold with the largest IoU over all known voxels in view."""
+    counted = truth.known & truth.in_view
+    return best_iou(score_histogram(score[counted], truth.occupied[counted]))[1]
+
+
+def score_window(
+    window: Window,
+    methods: Mapping[str, PredictorFactory],
+    baselines: Baselines,
+    *,
+    interpolation: Interpolation = "bilinear",
+) -> WindowScores:
+    """Score methods and baselines on one window.
+
+    Args:
+        window: The window.
+        methods: Name -> method.
+        baselines: The baselines.
+        interpolation: How the mean depth is brought to the image's size.
+    """
+    predictors = {
+        name: make(window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera) for name, make in methods.items()
+    }
+    depth = {name: DepthMetric() for name in (*predictors, "mean depth")}
+    camera = window.camera
+    mean = resize_depth(baselines.depth, camera.height, camera.width, interpolation)
+    for index in range(len(window.sequence)):
+        truth, image = window.depth_truth(index), window.image(index)
+        depth["mean depth"].update(mean, truth)
+        for name, predictor in predictors.items():
+            depth[name].update(predictor.depth(image, truth > 0.0), truth)
+    voxel_truth, first = window.voxel_truth(), window.image(0)
+    predictions = {name: predictor.voxels(first) for name, predictor in predictors.items()}
+    predictions["prior grid"] = VoxelPrediction(baselines.prior, baselines.prior >= baselines.prior_threshold)
+    predictions["empty field"] = VoxelPrediction(np.zeros_like(baselines.prior), np.zeros(VOXEL_SHAPE, dtype=bool))
+    regions = voxel_truth.regions()
+    stated = {name: found.probability for name, found in predictions.items() if found.probability is not None}
+    return WindowScores(
+        window=window.name,
+        depth={name: metric.compute() for name, metric in depth.items()},
+        voxels={name: score_voxels(found, voxel_truth, regions) for name, found in predictions.items()},
+        cutoffs=score_cutoffs(predictions.values(), voxel_truth),
+        calibration={name: score_calibration(probability, voxel_truth) for name, probability in stated.items()},
+    )
+
+
+def score_voxels(
+    prediction: VoxelPrediction, truth: VoxelTruth, regions: Mapping[str, NDArray[np.bool_]]
+) -> dict[tuple[float, str], OccupancyScores]:
+    """Scores of one prediction by range and region."""
+    metric = OccupancyByRange(SEMANTIC_KITTI_GRID)
+    metric.update(prediction.score, truth.occupied, truth.known, regions, prediction.occupied)
+    return metric.compute()
+
+
+def score_cutoffs(
+    predictions: Iterable[VoxelPrediction], truth: VoxelTruth
+) -> dict[str, list[tuple[float, float, float, float]]]:
+    """IoU, precision and recall by range, in view, of the first density field at the cut-offs of the literature."""
+    density = next((found.density for found in predictions if found.density is not None), None)
+    if density is None:
+        return {}
+    scores: dict[str, list[tuple[float, float, float, float]]] = {}
+    for name, cutoff in DENSITY_CUTOFFS.items():
+        for range_m, crop in OccupancyByRange(SEMANTIC_KITTI_GRID).crops.items():
+            counted = (truth.known & truth.in_view)[crop]
+            counts = confusion(density[crop][counted] >= cutoff, truth.occupied[crop][counted])
+            row = (range_m, counts.iou, counts.precision, counts.recall)
+            scores.setdefault(f"{name}: σ ≥ {cutoff}", []).append(row)
+    return scores
+
+
+def score_calibration(probability: NDArray[np.float32], truth: VoxelTruth) -> CalibrationErrors:
+    """Errors of stated probabilities over the known voxels in view."""
+    counted = truth.known & truth.in_view
+    metric = CalibrationMetric()
+    metric.update(probability[counted], truth.occupied[counted])
+    return metric.compute()

@@ -1,0 +1,135 @@
+"""A deployed student under the KITTI protocol, and the fit of its calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.evaluation.calibration import fit_calibration
+from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.render import render_depth
+from training.evaluation.kitti import SEMANTIC_KITTI_GRID, PredictorFactory, VoxelPrediction, Window
+
+
+class StudentPredictor:
+    """The parts of the deployed `Completer`, queried also outside the view and rendered beyond the grid.
+
+    Args:
+        bundle: The student.
+        camera: The camera of the images.
+        grid: The grid of the ground truth.
+        grid_from_camera: Pose of the camera in it.
+        engine: Encoder engine.
+        threads: CPU threads of the encoder.
+    """
+
+    def __init__(
+        self,
+        bundle: StudentBundle,
+        camera: Camera,
+        grid: VoxelGrid,
+        grid_from_camera: RigidTransform,
+        *,
+        engine: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.camera = camera
+        self._resampler = Resampler(camera, bundle.canonical)
+        self._encoder = make_encoder(bundle, engine, threads=threads)
+        self._query = VoxelQuery(
+            bundle.head,
+            bundle.point_code,
+            bundle.canonical,
+            bundle.feature_size,
+            grid,
+            grid_from_camera.inverse(),
+            extrapolate=True,
+        )
+
+    def depth(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Expected z-depth [H, W] of the field along the rays of the wanted pixels, metres; 0 elsewhere."""
+        row, column = np.nonzero(wanted)
+        near, far = self.bundle.depth_range
+        depth = np.zeros(wanted.shape, dtype=np.float32)
+        depth[row, column] = render_depth(
+            self._features(image),
+            self.bundle,
+            self.camera,
+            pixels=np.stack([column, row], axis=-1).astype(np.float64),
+            near=near,
+            far=far,
+        )
+        return depth
+
+    def voxels(self, image: NDArray[np.uint8]) -> VoxelPrediction:
+        """Opacity of each voxel as its score, calibrated probability at the bundle's threshold as occupied."""
+        features = self._features(image)
+        alpha = self._query.opacity(features)
+        probability = self.bundle.calibration.apply(alpha)
+        return VoxelPrediction(alpha, probability >= self.bundle.threshold, probability, self._query.density(features))
+
+    def _features(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._encoder(self._resampler(image))
+
+
+def student_method(bundle: StudentBundle, *, engine: str = "auto", threads: int | None = None) -> PredictorFactory:
+    """A bundle as a method of `score_window`."""
+
+    def make(camera: Camera, grid: VoxelGrid, grid_from_camera: RigidTransform) -> StudentPredictor:
+        return StudentPredictor(bundle, camera, grid, grid_from_camera, engine=engine, threads=threads)
+
+    return make
+
+
+def calibrate(
+    bundle: StudentBundle, window: Window, *, engine: str = "auto", knots: int = 32, threads: int | None = None
+) -> StudentBundle:
+    """Fit α → probability and the threshold with the largest IoU on one window, and write them into the bundle.
+
+    Fitted on the known voxels in view of frame 0, as the student is used.
+
+    Args:
+        bundle: The student; its folder is written.
+        window: A window that neither training nor testing uses.
+        engine: Encoder engine.
+        knots: Largest number of knots of the piecewise linear map.
+        threads: CPU threads of the encoder.
+
+    Returns:
+        The bundle as written.
+
+    Raises:
+        BundleError: The bundle was never saved.
+    """
+    if bundle.folder is None:
+        raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
+    predictor = StudentPredictor(
+        bundle, window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera, engine=engine, threads=threads
+    )
+    truth = window.voxel_truth()
+    counted = truth.known & truth.in_view
+    alpha, occupied = predictor.voxels(window.image(0)).score[counted], truth.occupied[counted]
+    table = fit_calibration(score_histogram(alpha, occupied), knots=knots)
+    calibration = Calibration("piecewise_linear", table.score, table.probability)
+    iou, threshold = best_iou(score_histogram(calibration.apply(alpha), occupied))
+    record = {"fitted_on": f"KITTI odometry window {window.name}, frame 0, in view", "iou_there": round(iou, 4)}
+    changed = dataclasses.replace(
+        bundle,
+        calibration=calibration,
+        threshold=threshold,
+        provenance={**bundle.provenance, "calibration": record},
+    )
+    weights = bundle.load_weights() if WEIGHTS in bundle.sha256 and (bundle.folder / WEIGHTS).is_file() else None
+    return changed.save(bundle.folder, bundle.encoder_path.read_bytes(), weights)
