@@ -1,0 +1,35 @@
+"""A small synthetic stereo drive in KITTI's folder layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, ray_cast
+
+
+@pytest.fixture(scope="session")
+def synthetic_drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a four-frame stereo drive, 1.5 m forward a frame."""
+    folder = tmp_path_factory.mktemp("drives") / "synthetic"
+    projection = np.array([[FOCAL, 0, CENTRE[0], 0], [0, FOCAL, CENTRE[1], 0], [0, 0, 1, 0]], dtype=float)
+    lines, poses, times = [], [], []
+    for name, offset in (("P2", 0.0), ("P3", -FOCAL * BASELINE)):
+        projection[0, 3] = offset
+        lines.append(f"{name}: " + " ".join(f"{value:.9e}" for value in projection.ravel()))
+    for index in range(4):
+        forward = 1.5 * index
+        for camera, x in (("image_2", 0.0), ("image_3", BASELINE)):
+            image, _ = ray_cast(np.array([x, 0.0, forward]))
+            target = folder / camera / f"{index:06d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(target), image)
+        poses.append(f"1 0 0 0 0 1 0 0 0 0 1 {forward}")
+        times.append(f"{0.1 * index:.6f}")
+    (folder / "calib.txt").write_text("\n".join(lines) + "\n")
+    (folder / "poses.txt").write_text("\n".join(poses) + "\n")
+    (folder / "times.txt").write_text("\n".join(times) + "\n")
+    return folder

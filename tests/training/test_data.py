@@ -1,0 +1,181 @@
+"""Stereo depth, fused occupancy and samples on a synthetic drive whose geometry is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from training.data.fused_occupancy import DepthView, fuse_occupancy
+from training.data.module import SequenceSource, load_sequence
+from training.data.prepared import (
+    CANONICAL_CAMERA,
+    POINT_UNIT,
+    FusionSettings,
+    PreparedFrame,
+    load_prepared,
+    prepare_sequence,
+)
+from training.data.stereo import stereo_depth, stereo_pair
+from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
+
+from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
+
+PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)
+
+
+@pytest.fixture(scope="module")
+def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> list[PreparedFrame]:
+    files = prepare_sequence(
+        kitti_odometry(synthetic_drive),
+        tmp_path_factory.mktemp("cache"),
+        settings=FusionSettings(free_samples=100_000),
+        workers=1,
+    )
+    return [load_prepared(file) for file in files]
+
+
+@pytest.mark.parametrize(("reference", "x"), [("left", 0.0), ("right", BASELINE)])
+def test_stereo_depth_is_right_for_either_image(reference: str, x: float) -> None:
+    left, right = (cv2.cvtColor(ray_cast(np.array([at, 0.0, 0.0]))[0], cv2.COLOR_RGB2GRAY) for at in (0.0, BASELINE))
+    truth = ray_cast(np.array([x, 0.0, 0.0]))[1]
+    depth = stereo_depth(left, right, FOCAL, BASELINE, reference=reference)
+    known = (depth > 0) & (truth < 40)
+    error = np.abs(depth[known] - truth[known]) / truth[known]
+    assert known.mean() > 0.7
+    assert np.median(error) < 0.02
+    assert np.mean(error > 0.25) < 0.05
+
+
+def test_stereo_pair_is_found_with_its_baseline(synthetic_drive: Path) -> None:
+    assert stereo_pair(kitti_odometry(synthetic_drive)) == ("image_2", "image_3", pytest.approx(BASELINE))
+    with pytest.raises(SequenceError, match="no rectified stereo pair"):
+        stereo_pair(kitti_odometry(synthetic_drive, cameras=["image_2"]))
+
+
+def test_fusion_sees_behind_the_box_once_the_drive_passes_it() -> None:
+    """With exact depth: wall and box fronts occupied, the space before them free, behind the box known from ahead."""
+    grid = VoxelGrid((0.0, -6.4, -2.4), 0.2, (160, 64, 24), "forward")
+    matrix = np.array([[FOCAL, 0, CENTRE[0]], [0, FOCAL, CENTRE[1]], [0, 0, 1.0]])
+
+    def view(forward: float) -> DepthView:
+        depth = ray_cast(np.array([0.0, 0.0, forward]))[1].astype(np.float32)
+        grid_from_camera = OPTICAL_FROM_FORWARD.inverse() @ RigidTransform(np.eye(3), np.array([0.0, 0.0, forward]))
+        return DepthView(depth, matrix, grid_from_camera, FOCAL * BASELINE)
+
+    def known_near(views: list[DepthView], x: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        generator = np.random.default_rng(0)
+        centres, target, _ = fuse_occupancy(views, grid, free_samples=400_000, generator=generator)
+        inside = (centres[:, 0] > x[0]) & (centres[:, 0] < x[1])
+        inside &= (np.abs(centres[:, 1]) < 0.8) & (np.abs(centres[:, 2] + 0.5) < 0.5)
+        return centres[inside], target[inside]
+
+    behind = (BOX[1][2] + 1.0, WALL_AHEAD - 1.5)
+    _, from_first = known_near([view(0.0)], behind)
+    _, passed = known_near([view(0.0), view(16.0)], behind)
+    assert len(from_first) < 0.02 * len(passed)
+    assert passed.mean() < 0.02
+    _, front = known_near([view(0.0)], (BOX[0][2] - 0.05, BOX[0][2] + 0.25))
+    assert front.mean() > 0.9
+    _, wall = known_near([view(16.0)], (WALL_AHEAD - 0.05, WALL_AHEAD + 0.25))
+    assert len(wall) and wall.mean() > 0.9
+    _, before = known_near([view(0.0)], (5.0, BOX[0][2] - 1.0))
+    assert len(before) and before.max() < 0.05
+
+
+def test_prepared_voxels_lie_on_the_surfaces(frames: list[PreparedFrame]) -> None:
+    """Hit voxels of the first frame are ground, box or wall, within what stereo matching resolves."""
+    frame = frames[0]
+    points = frame.points.astype(float)[frame.target > 200] * POINT_UNIT
+    near = points[(points[:, 2] < 20) & (np.abs(points[:, 0]) < 5)]
+    ground = np.abs(near[:, 1] - CAMERA_HEIGHT) < 0.35
+    box = (near[:, 2] > BOX[0][2] - 0.7) & (near[:, 2] < BOX[1][2] + 0.7)
+    box &= (near[:, 0] > BOX[0][0] - 0.4) & (near[:, 0] < BOX[1][0] + 0.4)
+    assert len(near) > 500
+    assert np.mean(ground | box) > 0.93
+
+
+def test_preparation_is_cached(
+    synthetic_drive: Path, frames: list[PreparedFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequence, settings = kitti_odometry(synthetic_drive), FusionSettings(free_samples=1000, views=2)
+    first = prepare_sequence(sequence, tmp_path, settings=settings, workers=1)
+    stamps = [file.stat().st_mtime_ns for file in first]
+    first[1].unlink()
+    again = prepare_sequence(sequence, tmp_path, settings=settings, workers=1)
+    assert [file.stat().st_mtime_ns for i, file in enumerate(again) if i != 1] == stamps[:1] + stamps[2:]
+    assert again[1].exists()
+    other = prepare_sequence(sequence, tmp_path, settings=FusionSettings(free_samples=1000, views=3), workers=1)
+    assert set(other).isdisjoint(again)
+
+
+def test_samples_depend_on_seed_and_number_alone(frames: list[PreparedFrame]) -> None:
+    samples = ViewSamples([frames], ViewSettings(occupancy_points=500), seed=1, length=10)
+    again = ViewSamples([frames], ViewSettings(occupancy_points=500), seed=1, length=10)
+    _ = again[7]
+    first, second, other = samples[3], again[3], samples[4]
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["image"], other["image"])
+    different = ViewSamples([frames], ViewSettings(occupancy_points=500), seed=2, length=10)[3]
+    assert not torch.equal(first["points"], different["points"])
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_views_hints_and_poses_belong_together(frames: list[PreparedFrame], mirror: bool) -> None:
+    """Colours of the encoder view, warped through depth hints and poses into every other view, agree."""
+    settings = ViewSettings(
+        yaw=3.0, pitch=2.0, roll=1.5, colour_jitter=False, mirror=mirror, occupancy_points=100
+    )
+    samples = ViewSamples([frames], settings, seed=5, length=40)
+    errors = []
+    for number in range(8):
+        sample = samples[number]
+        hint = sample["hints"][0].numpy()
+        v, u = np.nonzero((hint > 3) & (hint < 30))
+        ray = np.linalg.inv(CANONICAL_CAMERA.matrix) @ np.stack([u, v, np.ones(len(u))])
+        points = sample["encoder_from_view"][0].numpy().astype(float) @ np.vstack([ray * hint[v, u], np.ones(len(u))])
+        for view in (1, 2, 3):
+            local = np.linalg.inv(sample["encoder_from_view"][view].numpy().astype(float)) @ points
+            pixel, valid = CANONICAL_CAMERA.project(local[:3].T)
+            pixel = np.round(pixel[valid]).astype(int).clip(0, [639, 191])
+            here = sample["views"][0].numpy()[:, v[valid], u[valid]]
+            there = sample["views"][view].numpy()[:, pixel[:, 1], pixel[:, 0]]
+            errors.append(np.median(np.abs(here - there)))
+        encoder_pixel, valid = CANONICAL_CAMERA.project(points[:3].T)
+        encoder_pixel = np.round(encoder_pixel[valid]).astype(int).clip(0, [639, 191])
+        here = sample["views"][0].numpy()[:, v[valid], u[valid]]
+        there = sample["image"].numpy()[:, encoder_pixel[:, 1], encoder_pixel[:, 0]] / 255.0
+        errors.append(np.median(np.abs(here - there)))
+    # A shift of four pixels in this texture costs 0.24.
+    assert np.max(errors) < 0.08 and np.median(errors) < 0.05, errors
+
+
+def test_mirrored_points_keep_their_surfaces(frames: list[PreparedFrame]) -> None:
+    sample = ViewSamples([frames], PLAIN, seed=0, length=1)[0]
+    points, target = sample["points"].numpy(), sample["target"].numpy()
+    ground = points[(target > 0.8) & (points[:, 2] < 9.0)]
+    assert np.abs(np.median(ground[:, 1]) - CAMERA_HEIGHT) < 0.15
+
+
+def test_step_sampler_goes_on_where_it_stopped() -> None:
+    done = [0]
+    sampler = StepSampler(6, lambda: done[0])
+    assert list(sampler) == [0, 1, 2, 3, 4, 5]
+    done[0] = 4
+    assert list(sampler) == [4, 5] and len(sampler) == 6
+
+
+def test_a_sequence_without_metric_scale_is_refused(synthetic_drive: Path, tmp_path: Path) -> None:
+    sequence = kitti_odometry(synthetic_drive)
+    sequence.metric_scale = False
+    sequence.save(tmp_path / "unscaled")
+    with pytest.raises(SequenceError, match="scale: unknown"):
+        load_sequence(tmp_path, SequenceSource("unscaled"))
+    with pytest.raises(SequenceError, match=r"sequence\.json"):
+        load_sequence(tmp_path, SequenceSource("nothing"))

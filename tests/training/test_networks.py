@@ -1,0 +1,59 @@
+"""The encoder keeps its frozen parts frozen; the field agrees with the robot's readable query."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.inference.query_reference import density_reference
+from training.data.prepared import CANONICAL_CAMERA
+from training.export import FoldedEncoder, head_weights
+from training.networks.density_field import DensityField
+from training.networks.encoder_decoder import EncoderDecoder
+
+
+@pytest.fixture(scope="module")
+def field() -> DensityField:
+    torch.manual_seed(3)
+    return DensityField(CANONICAL_CAMERA, pretrained=False).eval()
+
+
+def test_batch_normalisation_keeps_its_statistics_in_training() -> None:
+    network = EncoderDecoder(pretrained=False).train()
+    before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
+    network(torch.rand(1, 3, 64, 96) * 255)
+    after = network.state_dict()
+    assert before and all(torch.equal(after[k], v) for k, v in before.items())
+
+
+def test_imagenet_weights_are_loaded_and_the_first_blocks_frozen() -> None:
+    network = EncoderDecoder(pretrained=True)
+    fresh = EncoderDecoder(pretrained=False)
+    assert not torch.equal(network.trunk.blocks[5]._project_conv.weight, fresh.trunk.blocks[5]._project_conv.weight)
+    assert not any(p.requires_grad for p in network.trunk.blocks[4].parameters())
+    assert all(p.requires_grad for p in network.trunk.blocks[5].parameters())
+
+
+def test_feature_map_has_half_the_resolution(field: DensityField) -> None:
+    with torch.no_grad():
+        assert field.encode(torch.rand(1, 3, 192, 640) * 255).shape == (1, 64, 96, 320)
+
+
+def test_field_agrees_with_the_deployed_query(field: DensityField) -> None:
+    """Same density from torch and from the robot's NumPy reference, inside the view, outside it and behind it."""
+    generator = np.random.default_rng(0)
+    points = generator.uniform([-30, -5, -3], [30, 3, 60], (4000, 3)).astype(np.float32)
+    image = torch.from_numpy(generator.uniform(0, 255, (1, 3, 192, 640)).astype(np.float32))
+    with torch.no_grad():
+        expected = field.density(field.encode(image), torch.from_numpy(points)[None])[0].numpy()
+        features = FoldedEncoder(field).eval()(image)[0].numpy()
+    found = density_reference(features, points, head_weights(field), field.spec, field.camera)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_untrained_field_is_nearly_empty(field: DensityField) -> None:
+    with torch.no_grad():
+        features = field.encode(torch.full((1, 3, 192, 640), 127.0))
+        density = field.density(features, torch.rand(1, 500, 3) * 20)
+    assert density.mean() < 0.5

@@ -1,0 +1,125 @@
+"""The command trains, dies, resumes as if nothing had happened, and exports what it trained."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scene_completion_ros.errors import BundleError
+from training.export import export_bundle, fold, load_field
+from training.runner import read_configuration
+
+STEPS = 24
+KILL_AFTER = 4
+
+CONFIGURATION = """
+seed: 3
+steps: {steps}
+warmup: 2
+checkpoint_every: 2
+picture_every: 10
+log_every: 1
+data:
+  root: {root}
+  cache: {cache}
+  workers: 1
+  sources: [{{folder: {folder}}}]
+  fusion: {{free_samples: 20000, views: 3}}
+  views: {{occupancy_points: 256}}
+render: {{patches: 1, samples: 8}}
+pretrained: false
+prior_steps: 2
+"""
+
+
+def _write(path: Path, drive: Path, cache: Path) -> Path:
+    path.write_text(CONFIGURATION.format(steps=STEPS, root=drive.parent, cache=cache, folder=drive.name))
+    return path
+
+
+def _command(configuration: Path, output: Path) -> list[str]:
+    code = "import sys; from scene_completion_ros.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", code, "train", "--config", str(configuration), "--threads", "1", f"output={output}"]
+
+
+def _losses(output: Path) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for file in sorted((output / "curves").glob("events*")):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        found |= {event.step: event.value for event in events.Scalars("loss/total")}
+    return found
+
+
+def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_path: Path) -> None:
+    """After SIGKILL the next twenty losses agree to 1e-6 with those of a training that was left alone."""
+    configuration = _write(tmp_path / "config.yaml", synthetic_drive, tmp_path / "cache")
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    subprocess.run(_command(configuration, tmp_path / "whole"), check=True, env=environment, timeout=300)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    with subprocess.Popen(_command(configuration, tmp_path / "killed"), env=environment) as process:
+        deadline = time.monotonic() + 200
+        while not list(checkpoints.glob(f"step-{KILL_AFTER}*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not (checkpoints / f"step-{STEPS}.ckpt").exists(), "the training ended before it could be killed"
+    stopped = max(_losses(tmp_path / "killed"), default=0)
+    subprocess.run(_command(configuration, tmp_path / "killed"), check=True, env=environment, timeout=300)
+    whole, resumed = _losses(tmp_path / "whole"), _losses(tmp_path / "killed")
+    after = [step for step in whole if step >= KILL_AFTER]
+    assert stopped < STEPS - 1
+    assert len(after) >= 20
+    np.testing.assert_allclose([resumed[step] for step in after], [whole[step] for step in after], rtol=0, atol=1e-6)
+
+    bundle = export_bundle(
+        tmp_path / "whole" / "checkpoints" / "last.ckpt", tmp_path / "bundle", name="t", licence="none", provenance={}
+    )
+    field = load_field(tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    session = onnxruntime.InferenceSession(str(bundle.encoder_path), providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 192, 640)).astype(np.float32)
+    (found,) = session.run(None, {"image": image})
+    with torch.no_grad():
+        expected = field.encode(torch.from_numpy(image)).permute(0, 2, 3, 1).numpy()
+    assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
+    assert bundle.encoder_path.stat().st_size < 25e6
+    assert set(bundle.load_weights()) == set(field.state_dict())
+
+
+def test_folding_two_convolutions_is_exact() -> None:
+    torch.manual_seed(0)
+    first, second = torch.nn.Conv2d(5, 7, 1).double(), torch.nn.Conv2d(7, 3, 1, bias=False).double()
+    x = torch.rand(2, 5, 4, 4, dtype=torch.float64)
+    folded = fold(first, second).double()
+    assert torch.allclose(folded(x), second(first(x)), atol=1e-6)
+
+
+def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive: Path) -> None:
+    configuration = _write(tmp_path / "config.yaml", synthetic_drive, tmp_path / "cache")
+    read = read_configuration(configuration, ["steps=7", "losses.occupancy=0"])
+    assert read.steps == 7 and read.losses.occupancy == 0 and read.data.sources[0].folder == synthetic_drive.name
+    with pytest.raises(Exception, match="learningrate"):
+        read_configuration(configuration, ["learningrate=1"])
+
+
+def test_a_foreign_checkpoint_is_refused_without_running_it(tmp_path: Path) -> None:
+    """A pickle that would write a file when loaded is refused and writes nothing."""
+    marker = tmp_path / "executed"
+
+    class Malicious:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (os.mkdir, (str(marker),))
+
+    torch.save({"state_dict": Malicious()}, tmp_path / "foreign.ckpt")
+    with pytest.raises(BundleError, match="not a checkpoint"):
+        load_field(tmp_path / "foreign.ckpt")
+    assert not marker.exists()

@@ -1,0 +1,1 @@
+"""From posed sequences to training samples: stereo depth, fused occupancy, batches of views."""

@@ -1,0 +1,123 @@
+"""Lightning data module: prepares posed stereo sequences and serves samples, resumable at any step."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.data.prepared import FusionSettings, PreparedFrame, load_prepared, prepare_sequence
+from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
+
+
+@dataclass
+class SequenceSource:
+    """Where a training sequence lies.
+
+    Attributes:
+        folder: A `PosedSequence` folder or a KITTI folder, relative to the data root.
+        poses: Name of the pose file, where a KITTI folder has several.
+    """
+
+    folder: str
+    poses: str | None = None
+
+
+def load_sequence(root: Path, source: SequenceSource) -> PosedSequence:
+    """Opens a training sequence.
+
+    Raises:
+        SequenceError: The folder is neither a posed sequence nor a KITTI folder, or its scale is not metric.
+    """
+    folder = root / source.folder
+    if (folder / "sequence.json").exists():
+        sequence = PosedSequence.load(folder)
+    elif (folder / "calib.txt").exists():
+        sequence = kitti_odometry(folder, poses=source.poses)
+    else:
+        raise SequenceError(
+            "neither sequence.json nor calib.txt found", where=str(folder), cure="Check `data.root` and the folder"
+        )
+    if not sequence.metric_scale:
+        raise SequenceError(
+            "scale: unknown", where=str(folder), cure="Training needs metric poses: stereo, odometry or camera height"
+        )
+    return sequence
+
+
+@dataclass
+class DataSettings:
+    """Data of a training.
+
+    Attributes:
+        root: Folder the sources are relative to.
+        sources: Training sequences.
+        cache: Folder for prepared frames.
+        fusion: How stereo depth is fused into occupancy.
+        views: What a sample holds.
+        batch_size: Samples per step.
+        workers: Loader processes.
+    """
+
+    root: str = "."
+    sources: list[SequenceSource] = field(default_factory=list)
+    cache: str = "prepared"
+    fusion: FusionSettings = field(default_factory=FusionSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
+    batch_size: int = 1
+    workers: int = 1
+
+
+class SequencesData(lightning.LightningDataModule):
+    """Serves `ViewSamples` from prepared sequences.
+
+    Args:
+        settings: Data of the training.
+        steps: Optimiser steps of the whole training.
+        seed: Seed of the samples.
+    """
+
+    def __init__(self, settings: DataSettings, steps: int, seed: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.steps = steps
+        self.seed = seed
+        self.frames: list[list[PreparedFrame]] = []
+
+    def setup(self, stage: str) -> None:
+        """Prepares what is missing in the cache and reads everything into memory."""
+        if self.frames:
+            return
+        cache = Path(self.settings.cache)
+        for source in self.settings.sources:
+            sequence = load_sequence(Path(self.settings.root), source)
+            files = prepare_sequence(sequence, cache, settings=self.settings.fusion)
+            with ThreadPoolExecutor(4) as pool:
+                self.frames.append(list(pool.map(load_prepared, files)))
+
+    def samples(self) -> ViewSamples:
+        """Returns the samples of the whole training."""
+        length = self.steps * self.settings.batch_size
+        return ViewSamples(self.frames, self.settings.views, seed=self.seed, length=length)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Serves the samples from the trainer's current step on."""
+        samples = self.samples()
+
+        def done() -> int:
+            return self.trainer.global_step * self.settings.batch_size if self.trainer else 0
+
+        return DataLoader(
+            samples,
+            batch_size=self.settings.batch_size,
+            sampler=StepSampler(len(samples), done),
+            num_workers=self.settings.workers,
+            persistent_workers=False,
+        )

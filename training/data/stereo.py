@@ -1,0 +1,88 @@
+"""Depth of rectified stereo pairs by semi-global matching (Hirschmüller 2008), a label-free depth target."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+
+DISPARITIES = 160
+"""Searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m."""
+
+
+def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
+    """Finds the rectified stereo pair of a sequence.
+
+    Returns:
+        Names of the left and right camera and the baseline in metres.
+
+    Raises:
+        SequenceError: No two cameras have the same intrinsics and lie side by side along x.
+    """
+    names = sorted(sequence.cameras)
+    for left in names:
+        for right in names:
+            if left == right or sequence.cameras[left].matrix.tolist() != sequence.cameras[right].matrix.tolist():
+                continue
+            offset = sequence.rig_from_camera[left].inverse() @ sequence.rig_from_camera[right]
+            x, y, z = offset.translation
+            if x > 0.05 and abs(y) < 0.05 * x and abs(z) < 0.05 * x and np.trace(offset.rotation) > 3.0 - 1e-6:
+                return left, right, float(x)
+    raise SequenceError(
+        "no rectified stereo pair",
+        where=f"sequence {sequence.name}, cameras {names}",
+        cure="Stereo targets need two cameras of equal intrinsics, side by side; train without them otherwise",
+    )
+
+
+def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
+    matcher = cv2.StereoSGBM_create(
+        minDisparity=0,
+        numDisparities=DISPARITIES,
+        blockSize=5,
+        P1=8 * 25,
+        P2=32 * 25,
+        disp12MaxDiff=1,
+        preFilterCap=31,
+        uniquenessRatio=10,
+        speckleWindowSize=100,
+        speckleRange=2,
+        mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
+    )
+    # Without padding the matcher leaves the first DISPARITIES columns empty.
+    padded = [cv2.copyMakeBorder(image, 0, 0, DISPARITIES, 0, cv2.BORDER_REPLICATE) for image in (left, right)]
+    return matcher.compute(*padded)[:, DISPARITIES:].astype(np.float32) / 16.0
+
+
+def stereo_depth(
+    left: NDArray[np.uint8], right: NDArray[np.uint8], focal: float, baseline: float, *, reference: str = "left"
+) -> NDArray[np.float32]:
+    """Matches a rectified pair.
+
+    Args:
+        left: Grey image [H, W].
+        right: Grey image [H, W].
+        focal: Focal length in pixels.
+        baseline: Distance of the cameras in metres.
+        reference: Image whose depth is wanted, "left" or "right".
+
+    Returns:
+        z-depth [H, W] in metres; 0 where matching failed.
+    """
+    if reference == "left":
+        disparity = _disparity(left, right)
+    else:
+        mirrored = _disparity(np.ascontiguousarray(right[:, ::-1]), np.ascontiguousarray(left[:, ::-1]))
+        disparity = mirrored[:, ::-1]
+    depth = np.zeros_like(disparity)
+    valid = disparity > 0.5
+    depth[valid] = focal * baseline / disparity[valid]
+    return depth
+
+
+def depth_deviation(depth: NDArray[np.float32], focal_baseline: float, *, pixels: float = 0.3) -> NDArray[np.float32]:
+    """Standard deviation of stereo depth, z² / (f·b) · σ_d, in metres, for a disparity error of `pixels`."""
+    return (depth * depth * np.float32(pixels / focal_baseline)).astype(np.float32)

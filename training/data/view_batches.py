@@ -1,0 +1,239 @@
+"""Training samples: an augmented encoder image, posed views around it, depth hints and occupancy evidence.
+
+Sample i is a function of (seed, i) alone, so that a training resumed at a step sees exactly what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from scene_completion_ros.geometry import Camera, RigidTransform
+from training.data.prepared import CANONICAL_CAMERA, POINT_UNIT, PreparedFrame
+
+MIRROR = np.diag([-1.0, 1.0, 1.0])
+_OTHER = {"left": "right", "right": "left"}
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """What a sample holds.
+
+    Attributes:
+        occupancy_points: Voxel centres a sample.
+        hit_fraction: Share of them that has hit evidence.
+        yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Pitch and roll
+            stay small because the ground's place in the image is the best cue a fixed camera has.
+        colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
+        mirror: Mirror the whole scene half of the time.
+    """
+
+    occupancy_points: int = 12_288
+    hit_fraction: float = 0.25
+    yaw: float = 6.0
+    pitch: float = 0.5
+    roll: float = 0.5
+    colour_jitter: bool = True
+    mirror: bool = True
+
+
+class ViewSamples(Dataset[dict[str, Tensor]]):
+    """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length.
+
+    Args:
+        sequences: Prepared frames of each sequence, in order.
+        settings: What a sample holds.
+        seed: Seed of everything random.
+        length: Number of samples (steps × batch size).
+    """
+
+    def __init__(
+        self, sequences: Sequence[Sequence[PreparedFrame]], settings: ViewSettings, *, seed: int, length: int
+    ) -> None:
+        self.sequences = sequences
+        self.settings = settings
+        self.seed = seed
+        self.length = length
+        share = np.sqrt([len(frames) for frames in sequences])
+        self.share = share / share.sum()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """Returns sample `number`.
+
+        Returns:
+            image [3, H, W] (0..255, augmented), views [4, 3, H, W] (0..1), encoder_from_view [4, 4, 4], hints
+            [4, H, W] (stereo z-depth, 0 unknown), roles [4] (first two render, last two supply colours), and the
+            entries of `occupancy`.
+        """
+        generator = np.random.default_rng((self.seed, number))
+        draw = self._draw(generator)
+        frames, index, side = draw.frames, draw.index, draw.side
+        neighbour = _neighbour(frames, index, generator)
+        views = [(index, side), (neighbour, side), (index, _OTHER[side]), (neighbour, _OTHER[side])]
+        image = _canonical(frames[index].images[side], frames[index].cameras[side], draw.turn)
+        if self.settings.colour_jitter:
+            image = _jitter(image, generator)
+        images, hints, poses = [], [], []
+        for number_of_view, name in views:
+            view = frames[number_of_view]
+            images.append(_canonical(view.images[name], view.cameras[name]))
+            hints.append(_canonical_depth(view.depths[name], view.cameras[name]))
+            poses.append((draw.encoder_from_world @ view.world_from_camera[name]).matrix)
+        if draw.mirror:
+            image = image[:, ::-1]
+            images = [view[:, ::-1] for view in images]
+            hints = [hint[:, ::-1] for hint in hints]
+            flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+            poses = [flip @ pose @ flip for pose in poses]
+        return {
+            "image": _tensor(image).permute(2, 0, 1).float(),
+            "views": _tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0,
+            "encoder_from_view": torch.from_numpy(np.stack(poses)).float(),
+            "hints": _tensor(np.stack(hints)),
+            "roles": torch.from_numpy(generator.permutation(4)),
+            **self._occupancy(draw, generator),
+        }
+
+    def occupancy(self, number: int) -> dict[str, Tensor]:
+        """Returns only the voxel centres of a sample, without reading images.
+
+        Returns:
+            points [M, 3] (encoder frame, metres), target [M], weight [M].
+        """
+        generator = np.random.default_rng((self.seed, number))
+        return self._occupancy(self._draw(generator), generator)
+
+    def _draw(self, generator: np.random.Generator) -> _Draw:
+        frames = self.sequences[generator.choice(len(self.sequences), p=self.share)]
+        index = int(generator.integers(len(frames)))
+        side = "left" if generator.random() < 0.5 else "right"
+        mirror = bool(self.settings.mirror and generator.random() < 0.5)
+        turn = self._rotation(generator)
+        encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
+        return _Draw(frames, index, side, mirror, turn, encoder_from_world)
+
+    def _rotation(self, generator: np.random.Generator) -> NDArray[np.float64]:
+        limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])
+        return np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
+
+    def _occupancy(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+        frame = draw.frames[draw.index]
+        hit = np.flatnonzero(frame.target > 0)
+        free = np.flatnonzero(frame.target == 0)
+        count = self.settings.occupancy_points
+        hits = round(count * self.settings.hit_fraction)
+        chosen = np.concatenate([generator.choice(hit, hits), generator.choice(free, count - hits)])
+        encoder_from_left = draw.encoder_from_world @ frame.world_from_camera["left"]
+        points = np.asarray(encoder_from_left.apply(frame.points[chosen] * POINT_UNIT))
+        # Evidence of one good view is enough; what was seen once from afar counts less.
+        weight = np.minimum(frame.evidence[chosen].astype(np.float32) / 0.5, 1.0)
+        return {
+            "points": torch.from_numpy(points @ MIRROR if draw.mirror else points).float(),
+            "target": torch.from_numpy(frame.target[chosen].astype(np.float32) / 255.0),
+            "weight": torch.from_numpy(weight),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Draw:
+    """What chance chose for a sample."""
+
+    frames: Sequence[PreparedFrame]
+    index: int
+    side: str
+    mirror: bool
+    turn: NDArray[np.float64]
+    encoder_from_world: RigidTransform
+
+
+class StepSampler(Sampler[int]):
+    """Sample numbers in order, from where the training stands: what a resumed training still has to see.
+
+    Args:
+        length: Number of samples of the whole training.
+        done: Says how many samples have been used when the iteration starts.
+    """
+
+    def __init__(self, length: int, done: Callable[[], int]) -> None:
+        self.length = length
+        self.done = done
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.done(), self.length))
+
+    def __len__(self) -> int:
+        # The whole length, also after a resumption: the trainer counts the batches of the epoch from its beginning.
+        return self.length
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _neighbour(frames: Sequence[PreparedFrame], index: int, generator: np.random.Generator) -> int:
+    """A frame before or after that is at least 0.3 m away, or the third one where the car hardly moves."""
+    step = 1 if generator.random() < 0.5 else -1
+    if not 0 <= index + step < len(frames):
+        step = -step
+    here = frames[index].world_from_camera["left"].translation
+    other = index
+    for _ in range(3):
+        if not 0 <= other + step < len(frames):
+            break
+        other += step
+        if np.linalg.norm(frames[other].world_from_camera["left"].translation - here) > 0.3:
+            break
+    return other
+
+
+def _homography(source: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Source pixel from canonical pixel, for a canonical camera turned by `source_from_target` rotation."""
+    rotation = np.eye(3) if turn is None else turn
+    return np.asarray(source.matrix @ rotation @ np.linalg.inv(CANONICAL_CAMERA.matrix))
+
+
+def _canonical(
+    image: NDArray[np.uint8], camera: Camera, turn: NDArray[np.float64] | None = None
+) -> NDArray[np.uint8]:
+    size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpPerspective(image, _homography(camera, turn), size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(warped, np.uint8)
+
+
+def _canonical_depth(depth: NDArray[np.float16], camera: Camera) -> NDArray[np.float32]:
+    size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpPerspective(depth.astype(np.float32), _homography(camera, None), size, flags=flags)
+    return np.asarray(warped, np.float32)
+
+
+def _jitter(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Brightness, contrast, saturation ±0.3, hue ±0.1, greyscale one time in five, blur one time in five.
+
+    Stronger than in BTS (±0.2), because a few drives are all there is and colours tell them apart.
+    """
+    brightness, contrast, saturation = generator.uniform(0.7, 1.3, 3)
+    hue = generator.uniform(-0.1, 0.1)
+    grey, blurred = generator.random(2) < 0.2
+    out = image.astype(np.float32) * brightness
+    out = (out - out.mean()) * contrast + out.mean()
+    jittered = np.clip(out, 0, 255).astype(np.uint8)
+    if blurred:
+        jittered = np.asarray(cv2.GaussianBlur(jittered, (0, 0), generator.uniform(0.4, 1.2)), np.uint8)
+    if grey:
+        return np.asarray(cv2.cvtColor(cv2.cvtColor(jittered, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
+    hsv = cv2.cvtColor(jittered, cv2.COLOR_RGB2HSV).astype(np.float32)
+    hsv[..., 0] = (hsv[..., 0] + hue * 180.0) % 180.0
+    hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 255)
+    return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB), np.uint8)

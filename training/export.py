@@ -1,0 +1,155 @@
+"""Turns a training checkpoint into a student bundle: folded ONNX encoder, head and unfolded weights."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
+from scene_completion_ros.inference.head import HeadWeights
+from training.data.prepared import CANONICAL_CAMERA
+from training.networks.density_field import DensityField
+from training.networks.encoder_decoder import IMAGE_MEAN, IMAGE_SCALE
+
+OPSET = 18
+
+
+class FoldedEncoder(nn.Module):
+    """Encoder with the head's feature weights folded into its last 1×1 convolution, output channels-last.
+
+    Args:
+        field: Trained field.
+    """
+
+    def __init__(self, field: DensityField) -> None:
+        super().__init__()
+        self.trunk = field.encoder.trunk
+        self.decoder = field.encoder.decoder
+        self.project = fold(field.encoder.project, field.feature_layer)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255."""
+        maps = self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE)
+        out: Tensor = self.project(self.decoder(maps)).permute(0, 2, 3, 1)
+        return out
+
+
+def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """Returns the 1×1 convolution that equals `second(first(x))` of two 1×1 convolutions."""
+    folded = nn.Conv2d(first.in_channels, second.out_channels, 1)
+    with torch.no_grad():
+        weight = second.weight[:, :, 0, 0] @ first.weight[:, :, 0, 0]
+        bias = second.weight[:, :, 0, 0] @ (first.bias if first.bias is not None else torch.zeros(first.out_channels))
+        folded.weight.copy_(weight[:, :, None, None])
+        if folded.bias is not None:
+            folded.bias.copy_(bias if second.bias is None else bias + second.bias)
+    return folded
+
+
+def load_field(checkpoint: Path) -> DensityField:
+    """Loads the (averaged) field of a Lightning checkpoint of this project.
+
+    Raises:
+        BundleError: The file is no such checkpoint.
+    """
+    # Lightning checkpoints of older steps hold optimiser objects; tensors and plain containers are all we accept.
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = {k.removeprefix("field."): v for k, v in content["state_dict"].items() if k.startswith("field.")}
+        field = DensityField(CANONICAL_CAMERA, pretrained=False)
+        field.load_state_dict(state)
+    except Exception as error:
+        raise BundleError(
+            f"not a checkpoint of a density field ({error})", where=str(checkpoint), cure="Name a checkpoint of `train`"
+        ) from error
+    return field.eval()
+
+
+def encoder_onnx(field: DensityField) -> bytes:
+    """Exports the folded encoder as ONNX; weights are stored in fp16 and cast to fp32 in the graph."""
+    module = FoldedEncoder(field).eval()
+    image = torch.zeros(1, 3, field.camera.height, field.camera.width)
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (image,),
+        buffer,
+        input_names=["image"],
+        output_names=["features"],
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    model = onnx.load_model_from_string(buffer.getvalue())
+    _store_half(model.graph)
+    onnx.checker.check_model(model)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def _store_half(graph: onnx.GraphProto) -> None:
+    """Replaces every fp32 initializer of more than 64 values by its fp16 version and a cast."""
+    casts = []
+    for tensor in list(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) <= 64:
+            continue
+        name = tensor.name
+        half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half")
+        graph.initializer.remove(tensor)
+        graph.initializer.append(half)
+        casts.append(helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def head_weights(field: DensityField) -> HeadWeights:
+    """Takes the head of a field."""
+
+    def array(tensor: Tensor) -> NDArray[np.float32]:
+        return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
+
+    return HeadWeights(
+        positional_weight=array(field.position_layer.weight),
+        hidden_bias=array(field.position_layer.bias),
+        density_weight=array(field.density_layer.weight[0]),
+        density_bias=array(field.density_layer.bias),
+    )
+
+
+def export_bundle(
+    checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]
+) -> StudentBundle:
+    """Exports a checkpoint as a bundle with the identity as its calibration.
+
+    Args:
+        checkpoint: Checkpoint of `train`.
+        folder: Folder of the bundle.
+        name: Name of the student.
+        licence: Licence of the weights, which follows from the training data.
+        provenance: What it was trained on and how.
+    """
+    field = load_field(checkpoint)
+    bundle = StudentBundle(
+        name=name,
+        canonical=field.camera,
+        head=head_weights(field),
+        point_code=field.spec,
+        feature_size=(field.camera.height // 2, field.camera.width // 2),
+        depth_range=(field.spec.near, field.spec.far),
+        focal_range=(0.57, 0.59),
+        normalisation=Normalisation((IMAGE_MEAN,) * 3, (IMAGE_SCALE,) * 3),
+        provenance=dict(provenance),
+        licence=licence,
+    )
+    weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
+    return bundle.save(folder, encoder_onnx(field), weights)

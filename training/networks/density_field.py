@@ -1,0 +1,90 @@
+"""The single-view density field: pixel-aligned features and a point code, one hidden layer, softplus density."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from training.networks.encoder_decoder import EncoderDecoder
+
+
+class DensityField(nn.Module):
+    """Behind-the-Scenes density field with one encoder view.
+
+    σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c). Wf is applied to the whole map before sampling, which is
+    the same because bilinear sampling is linear; the exported encoder carries it folded in.
+
+    Args:
+        camera: Canonical camera of the input images.
+        spec: Point code.
+        channels: Channels of the feature map.
+        hidden: Width of the hidden layer.
+        pretrained: Start the trunk from ImageNet weights.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        spec: PointCodeSpec | None = None,
+        *,
+        channels: int = 64,
+        hidden: int = 64,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        self.camera = camera
+        self.spec = spec or PointCodeSpec()
+        self.encoder = EncoderDecoder(channels=channels, pretrained=pretrained)
+        self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.position_layer = nn.Linear(self.spec.size, hidden)
+        self.density_layer = nn.Linear(hidden, 1)
+        inputs = channels + self.position_layer.in_features
+        # Kaiming initialisation of the joint layer, whose fan-in is features and code together.
+        for weight in (self.feature_layer.weight, self.position_layer.weight):
+            nn.init.normal_(weight, std=math.sqrt(2.0 / inputs))
+        with torch.no_grad():
+            self.feature_layer.weight.mul_(0.3)  # the positional prior is fitted first; the image then refines it
+        nn.init.zeros_(self.position_layer.bias)
+        # A nearly empty field to start with: a dense one hides everything behind the first samples.
+        nn.init.constant_(self.density_layer.bias, -2.0)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Returns the pre-activation map [B, hidden, H/2, W/2] of RGB images [B, 3, H, W] in 0..255."""
+        out: Tensor = self.feature_layer(self.encoder(image))
+        return out
+
+    def density(self, features: Tensor, points: Tensor) -> Tensor:
+        """Returns the density σ [B, N] per metre at points.
+
+        Args:
+            features: Result of `encode` [B, hidden, h, w].
+            points: Points [B, N, 3], metres, in the encoder view's optical frame.
+        """
+        out: Tensor = functional.softplus(self.density_logit(features, points))
+        return out
+
+    def density_logit(self, features: Tensor, points: Tensor) -> Tensor:
+        """Returns the density before softplus, [B, N]."""
+        coordinates: Tensor = self.spec.coordinates(points, self.camera)
+        sampled = functional.grid_sample(
+            features, coordinates[:, None, :, :2], mode="bilinear", padding_mode="border", align_corners=False
+        )  # [B, hidden, 1, N]
+        position = self.position_layer(self.spec.encode(coordinates))  # [B, N, hidden]
+        hidden = functional.relu(sampled[:, :, 0].transpose(1, 2) + position)
+        out: Tensor = self.density_layer(hidden)[..., 0]
+        return out
+
+    def in_view(self, points: Tensor) -> Tensor:
+        """Returns whether points [..., 3] (optical frame) lie in front of the camera and inside the pixel edges."""
+        coordinates: Tensor = self.spec.image_coordinates(points, self.camera)
+        return (coordinates.abs() <= 1.0).all(dim=-1) & (points[..., 2] > 1e-3)
+
+
+def opacity(density: Tensor, length: float) -> Tensor:
+    """Returns α = 1 − exp(−σ·δ) for densities per metre and a length δ in metres."""
+    return -torch.expm1(-density * length)

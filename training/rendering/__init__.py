@@ -1,0 +1,1 @@
+"""Rays, sampling and volume rendering."""

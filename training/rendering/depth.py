@@ -1,0 +1,38 @@
+"""Depth rendered from a density field at evaluation: no jitter, pinhole rays of the encoder view."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.networks.density_field import DensityField
+from training.rendering.rays import rays_of_pixels
+from training.rendering.volume import composite, inverse_depth_samples
+
+
+@torch.no_grad()
+def render_depth(field: DensityField, features: Tensor, *, stride: int = 4, samples: int = 64) -> Tensor:
+    """Renders the z-depth the encoder view sees, without jitter.
+
+    Args:
+        field: The density field.
+        features: Result of `field.encode` [1, C, h, w].
+        stride: Every how many pixels a ray is cast.
+        samples: Samples per ray.
+
+    Returns:
+        z-depth [H / stride, W / stride], metres.
+    """
+    v, u = torch.meshgrid(
+        torch.arange(0, field.camera.height, stride), torch.arange(0, field.camera.width, stride), indexing="ij"
+    )
+    pixel = torch.stack([u, v], dim=-1).reshape(1, -1, 2)
+    pose = torch.eye(4)[None, None]
+    rays = rays_of_pixels(field.camera, pose, torch.zeros(pixel.shape[:2], dtype=torch.long), pixel, 1)
+    distances = inverse_depth_samples(
+        tuple(rays.cosine.shape), samples, field.spec.near, field.spec.far, jitter=False
+    )
+    points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
+    density = field.density(features, points.flatten(1, 2)).reshape(distances.shape)
+    depth = composite(density, distances).distance * rays.cosine
+    return depth.reshape(u.shape)

@@ -1,0 +1,122 @@
+"""Reads a training configuration and runs its stage on Lightning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jsonargparse
+import lightning
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from training.data.module import DataSettings, SequencesData
+from training.pictures import TrainingPictures
+from training.stages.single_view import LossWeights, RenderSettings, SingleViewStage
+
+
+@dataclass
+class TrainingConfiguration:
+    """Everything that determines a training.
+
+    Attributes:
+        data: Sequences and samples.
+        losses: Loss weights.
+        render: Rendering at training time.
+        seed: Seed of samples, rays and initial weights.
+        steps: Optimiser steps.
+        prior_steps: Steps in which the head is first fitted without images.
+        learning_rate: Adam learning rate after the warm-up.
+        trunk_rate: Factor on it for the pretrained trunk.
+        warmup: Steps of linear warm-up.
+        ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
+        checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
+        picture_every: Steps between TensorBoard pictures; 0 switches them off.
+        log_every: Steps between points of the curves.
+        gradient_clip: Largest gradient norm.
+        pretrained: Start the trunk from its ImageNet weights.
+        output: Folder for checkpoints and curves.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    losses: LossWeights = field(default_factory=LossWeights)
+    render: RenderSettings = field(default_factory=RenderSettings)
+    seed: int = 0
+    steps: int = 12_000
+    prior_steps: int = 1000
+    learning_rate: float = 6e-4
+    trunk_rate: float = 0.25
+    warmup: int = 200
+    ema_decay: float = 0.999
+    checkpoint_every: int = 250
+    picture_every: int = 500
+    log_every: int = 20
+    gradient_clip: float = 5.0
+    pretrained: bool = True
+    output: str = "runs/single_view"
+
+
+def read_configuration(path: Path, overrides: list[str]) -> TrainingConfiguration:
+    """Reads a YAML configuration; `KEY=VALUE` overrides replace its values. Unknown keys are refused."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(TrainingConfiguration, None, sub_configs=True)
+    arguments = [f"--config={path}", *(f"--{override}" for override in overrides)]
+    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    values = {name: value for name, value in vars(parsed).items() if name != "config"}
+    return TrainingConfiguration(**values)
+
+
+def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
+    """Trains and returns the folder of checkpoints; resumes from `last.ckpt` there if it exists."""
+    if threads:
+        torch.set_num_threads(threads)
+    lightning.seed_everything(configuration.seed)
+    stage = SingleViewStage(
+        configuration.losses,
+        configuration.render,
+        configuration.learning_rate,
+        configuration.trunk_rate,
+        configuration.warmup,
+        configuration.steps,
+        configuration.seed,
+        pretrained=configuration.pretrained,
+    )
+    data = SequencesData(configuration.data, configuration.steps, configuration.seed)
+    output = Path(configuration.output)
+    checkpoint = ModelCheckpoint(
+        dirpath=output / "checkpoints",
+        filename="step-{step}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=configuration.checkpoint_every,
+        save_top_k=1,
+        save_last=True,
+        monitor="step",
+        mode="max",
+    )
+    callbacks: list[lightning.Callback] = [checkpoint, LearningRateMonitor("step")]
+    if configuration.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=configuration.ema_decay, update_starting_at_step=200))
+    if configuration.picture_every:
+        callbacks.append(TrainingPictures(configuration.picture_every))
+    trainer = lightning.Trainer(
+        max_steps=configuration.steps,
+        max_epochs=-1,
+        accelerator="auto",
+        devices=1,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(output, name=None, version="curves"),
+        gradient_clip_val=configuration.gradient_clip,
+        log_every_n_steps=configuration.log_every,
+        fast_dev_run=2 if fast_dev_run else False,
+        enable_model_summary=False,
+    )
+    last = output / "checkpoints" / "last.ckpt"
+    resume = str(last) if last.exists() and not fast_dev_run else None
+    if resume is None and configuration.prior_steps and configuration.losses.occupancy:
+        data.setup("fit")
+        loss = stage.fit_prior(data.samples(), configuration.prior_steps)
+        print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
+    trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=False)
+    return output / "checkpoints"

@@ -1,0 +1,218 @@
+"""Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from scene_completion_ros.geometry import Camera
+from training.data.prepared import CANONICAL_CAMERA
+from training.data.view_batches import ViewSamples
+from training.losses.fused_occupancy import occupancy_cross_entropy
+from training.losses.photometric import invalid_rays, photometric_loss
+from training.losses.smoothness import edge_aware_smoothness
+from training.losses.sparsity import mean_opacity, sample_view_volume
+from training.losses.stereo_depth import log_depth_loss
+from training.networks.density_field import DensityField
+from training.rendering.colours import sample_colours
+from training.rendering.rays import Rays, sample_patch_rays
+from training.rendering.volume import composite, inverse_depth_samples
+
+
+@dataclass
+class LossWeights:
+    """Weights of the losses; zero leaves a loss out.
+
+    Attributes:
+        photometric: SSIM + L1 with minimum over source views.
+        smoothness: Edge-aware smoothness (1e-3 in BTS).
+        stereo_depth: Rendered depth against stereo depth.
+        occupancy: Density logits at voxel centres against fused stereo occupancy.
+        occupancy_offset: Offset of the logit in that loss, see `occupancy_cross_entropy`.
+        sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
+    """
+
+    photometric: float = 1.0
+    smoothness: float = 1e-3
+    stereo_depth: float = 0.3
+    occupancy: float = 1.0
+    occupancy_offset: float = 3.0
+    sparsity: float = 0.01
+
+
+@dataclass
+class RenderSettings:
+    """Rendering at training time.
+
+    Attributes:
+        patches: 8×8 patches per image (32 in BTS on KITTI raw: 2048 rays).
+        samples: Samples per ray.
+        near: Nearest sample, metres.
+        far: Farthest sample, metres.
+    """
+
+    patches: int = 8
+    samples: int = 64
+    near: float = 3.0
+    far: float = 80.0
+
+
+class SingleViewStage(lightning.LightningModule):
+    """Trains a `DensityField` from batches of `ViewSamples`.
+
+    Args:
+        losses: Loss weights.
+        render: Rendering settings.
+        learning_rate: Adam learning rate at the start.
+        trunk_rate: Factor on the learning rate of the pretrained trunk.
+        warmup: Steps of linear warm-up.
+        steps: Steps of the whole training; the rate decays to zero over them (cosine).
+        seed: Seed of ray and sample positions; together with the step it determines them.
+        voxel_size: δ of the opacity, metres.
+        pretrained: Start the trunk from ImageNet weights.
+    """
+
+    def __init__(
+        self,
+        losses: LossWeights | None = None,
+        render: RenderSettings | None = None,
+        learning_rate: float = 6e-4,
+        trunk_rate: float = 0.25,
+        warmup: int = 200,
+        steps: int = 10_000,
+        seed: int = 0,
+        voxel_size: float = 0.2,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        self.losses = losses or LossWeights()
+        self.render = render or RenderSettings()
+        self.learning_rate = learning_rate
+        self.trunk_rate = trunk_rate
+        self.warmup = warmup
+        self.steps = steps
+        self.seed = seed
+        self.voxel_size = voxel_size
+        self.camera: Camera = CANONICAL_CAMERA
+        self.field = DensityField(self.camera, pretrained=pretrained)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One step: render patches of loss views, query voxel centres, add up the losses."""
+        # Everything random in a step (dropout too) derives from seed and step: a resumed training goes on the same.
+        generator = torch.manual_seed(hash((self.seed, self.global_step)) % (1 << 62))
+        features = self.field.encode(batch["image"])
+        terms: dict[str, Tensor] = {}
+        if self.losses.photometric or self.losses.stereo_depth or self.losses.smoothness:
+            terms |= self._rendered(features, batch, generator)
+        if self.losses.occupancy:
+            logit = self.field.density_logit(features, batch["points"])
+            offset = self.losses.occupancy_offset
+            terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"], offset)
+        if self.losses.sparsity:
+            volume = sample_view_volume(
+                self.camera, len(features), 2048, near=1.0, far=52.0, heights=(-4.5, 2.5), generator=generator
+            )
+            terms["sparsity"] = mean_opacity(self.field.density(features, volume), self.voxel_size)
+        total = torch.stack([getattr(self.losses, name) * value for name, value in terms.items()]).sum()
+        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
+        self.log("loss/total", total, prog_bar=True)
+        return total
+
+    def _rendered(self, features: Tensor, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        loss_views, source_views = batch["roles"][:, :2], batch["roles"][:, 2:]
+        rays = sample_patch_rays(
+            self.camera, batch["encoder_from_view"], loss_views, patches=self.render.patches, generator=generator
+        )
+        distances = inverse_depth_samples(
+            tuple(rays.cosine.shape), self.render.samples, self.render.near, self.render.far, generator=generator
+        )
+        points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]  # [B, R, K, 3]
+        flat = points.flatten(1, 2)
+        rendered = composite(self.field.density(features, flat).reshape(distances.shape), distances)
+        depth = rendered.distance * rays.cosine
+        target, hint = _observed(batch, rays)
+        terms = {}
+        if self.losses.stereo_depth:
+            terms["stereo_depth"] = log_depth_loss(depth, hint)
+        if self.losses.photometric or self.losses.smoothness:
+            patch = rays.patch_size
+            patches = target.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2)
+            terms["smoothness"] = edge_aware_smoothness(depth.reshape(-1, patch, patch), patches)
+            sources = torch.stack([views[index] for views, index in zip(batch["views"], source_views, strict=True)])
+            poses = torch.stack(
+                [p[index] for p, index in zip(batch["encoder_from_view"], source_views, strict=True)]
+            ).inverse()
+            colours, outside = sample_colours(sources, self.camera, poses, flat)
+            outside = outside | ~self.field.in_view(flat)[:, None]
+            shape = (*outside.shape[:2], *distances.shape[1:])  # [B, S, R, K]
+            composed = (rendered.weights[:, None, ..., None] * colours.reshape(*shape, 3)).sum(dim=-2)  # [B, S, R, 3]
+            invalid = invalid_rays(rendered.weights, outside.reshape(shape))
+            batches, views, count = composed.shape[:3]
+            composed = composed.reshape(batches, views, count // patch**2, patch, patch, 3)
+            composed = composed.permute(0, 2, 1, 5, 3, 4).flatten(0, 1)  # [P, S, 3, h, w]
+            terms["photometric"] = photometric_loss(patches, composed, invalid.reshape(-1, patch, patch))
+        return terms
+
+    def fit_prior(self, samples: ViewSamples, steps: int, *, batch_size: int = 4) -> float:
+        """Fits the head to where things are on average, without any image, before the training proper.
+
+        One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
+        telling the training drives apart.
+
+        Args:
+            samples: Source of voxel centres.
+            steps: Optimiser steps; each takes about a sixth of a training step.
+            batch_size: Samples per step.
+
+        Returns:
+            Mean loss of the last tenth of the steps.
+        """
+        head = [*self.field.position_layer.parameters(), *self.field.density_layer.parameters()]
+        optimiser = torch.optim.Adam(head, lr=2e-2)
+        features = torch.zeros(1, self.field.position_layer.out_features, 2, 2)
+        history = []
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = 2e-2 * (1.0 - step / steps)
+            batch = [samples.occupancy(step * batch_size + i) for i in range(batch_size)]
+            points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
+            logit = self.field.density_logit(features, points)
+            loss = occupancy_cross_entropy(logit, target, weight, self.losses.occupancy_offset)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            history.append(loss.item())
+        last = history[-max(1, steps // 10) :]
+        return sum(last) / len(last)
+
+    def configure_optimizers(self) -> Any:
+        """Adam, linear warm-up, cosine decay to zero: a constant rate alone left depth behind the mean-depth grid."""
+        trunk = [p for p in self.field.encoder.trunk.parameters() if p.requires_grad]
+        trained = {id(p) for p in trunk}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in trained]
+        groups = [
+            {"params": rest, "lr": self.learning_rate},
+            {"params": trunk, "lr": self.learning_rate * self.trunk_rate},
+        ]
+        optimiser = torch.optim.Adam(groups)
+
+        def factor(step: int) -> float:
+            if step < self.warmup:
+                return (step + 1) / self.warmup
+            progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+            return 0.5 * (1.0 + float(torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _observed(batch: dict[str, Tensor], rays: Rays) -> tuple[Tensor, Tensor]:
+    """Colours [B, R, 3] and stereo depth [B, R] that the loss views observed at the rays' pixels."""
+    u, v = rays.pixel[..., 0], rays.pixel[..., 1]
+    index = torch.arange(u.shape[0])[:, None].expand_as(u)
+    colours = batch["views"][index, rays.view, :, v, u]
+    return colours, batch["hints"][index, rays.view, v, u]

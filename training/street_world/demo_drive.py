@@ -1,0 +1,33 @@
+"""Makes the short drive that is shipped with the package: ``python -m training.street_world.demo_drive FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from training.street_world.camera_rig import LidarModel, make_rig
+from training.street_world.drive import StreetDrive
+from training.street_world.drive_bag import write_drive_bag
+from training.street_world.seeds import DEMO_SEEDS
+
+SEED = DEMO_SEEDS[0]
+FRAMES = 40
+QUALITY = 80
+LIDAR = LidarModel(beams=32, columns=600)
+LIDAR_EVERY = 4
+
+
+def make_demo_drive(folder: Path, *, frames: int = FRAMES, width: int = 1242, height: int = 375) -> None:
+    """Render the demo town and write its bag into a new folder."""
+    drive = StreetDrive(SEED, frames, make_rig(width, height, LIDAR))
+    write_drive_bag(
+        drive,
+        folder,
+        quality=QUALITY,
+        lidar_every=LIDAR_EVERY,
+        on_frame=lambda index: print(f"frame {index + 1} of {frames}", file=sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    make_demo_drive(Path(sys.argv[1]))

@@ -1,0 +1,290 @@
+"""Textured triangle meshes: boxes, extrusions, frusta and ellipsoids, from which everything in the town is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.street_world.classes import StreetClass
+
+Floats = NDArray[np.float64]
+Colour = tuple[float, float, float]
+WHITE: Colour = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One mesh of one class; the triangles of a solid part bound one convex body, counter-clockwise from outside.
+
+    Args:
+        corners: Triangle corners, [F, 3, 3] metres, world or object frame.
+        uv: Texture coordinates of the corners, [F, 3, 2] in tiles of the texture.
+        normals: Shading normals of the corners, [F, 3, 3].
+        texture: Texture name of each face's group, [F] index into `texture_names`.
+        texture_names: Names the texture indices refer to.
+        tint: Linear colour the texture is multiplied with.
+        label: Class.
+        solid: Whether the inside of the convex body belongs to the class, too.
+    """
+
+    corners: Floats
+    uv: Floats
+    normals: Floats
+    texture: NDArray[np.int64]
+    texture_names: tuple[str, ...]
+    tint: Colour
+    label: StreetClass
+    solid: bool = True
+
+    def moved(self, translation: tuple[float, float, float], yaw: float = 0.0) -> Part:
+        """The part turned by yaw about z, then shifted."""
+        c, s = np.cos(yaw), np.sin(yaw)
+        rotation = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        return replace(
+            self, corners=self.corners @ rotation.T + np.asarray(translation), normals=self.normals @ rotation.T
+        )
+
+    def tilted(self, roll: float = 0.0, pitch: float = 0.0) -> Part:
+        """The part turned by pitch about y, then by roll about x."""
+        cr, sr, cp, sp = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
+        about_x = np.array([[1.0, 0.0, 0.0], [0.0, cr, -sr], [0.0, sr, cr]])
+        about_y = np.array([[cp, 0.0, sp], [0.0, 1.0, 0.0], [-sp, 0.0, cp]])
+        rotation = about_x @ about_y
+        return replace(self, corners=self.corners @ rotation.T, normals=self.normals @ rotation.T)
+
+    def planes(self) -> tuple[Floats, Floats]:
+        """Outward face planes n.p <= offset of the convex body: normals [F, 3], offsets [F]."""
+        a, b, c = self.corners[:, 0], self.corners[:, 1], self.corners[:, 2]
+        normal = np.cross(b - a, c - a)
+        length = np.linalg.norm(normal, axis=-1, keepdims=True)
+        keep = length[:, 0] > 1e-12
+        normal = normal[keep] / length[keep]
+        return normal, np.einsum("ij,ij->i", normal, a[keep])
+
+
+def moved_all(parts: list[Part], translation: tuple[float, float, float], yaw: float = 0.0) -> list[Part]:
+    """Every part of an object turned by yaw, then shifted."""
+    return [part.moved(translation, yaw) for part in parts]
+
+
+def quads(
+    corners: Floats,
+    uv: Floats,
+    textures: str | tuple[str, ...],
+    label: StreetClass,
+    *,
+    tint: Colour = WHITE,
+    solid: bool = True,
+) -> Part:
+    """Part of quadrilaterals [Q, 4, 3] with texture coordinates [Q, 4, 2]; one texture, or one for each quad."""
+    names = (textures,) if isinstance(textures, str) else tuple(sorted(set(textures)))
+    index = [0] * len(corners) if isinstance(textures, str) else [names.index(name) for name in textures]
+    triangles = np.array([[0, 1, 2], [0, 2, 3]])
+    points = corners[:, triangles].reshape(-1, 3, 3)
+    return Part(
+        corners=points,
+        uv=uv[:, triangles].reshape(-1, 3, 2),
+        normals=_flat_normals(points),
+        texture=np.repeat(np.asarray(index, np.int64), 2),
+        texture_names=names,
+        tint=tint,
+        label=label,
+        solid=solid,
+    )
+
+
+def _flat_normals(corners: Floats) -> Floats:
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
+    return np.repeat(normal[:, None], 3, axis=1)
+
+
+def frustum(
+    bottom: tuple[float, float, float, float],
+    top: tuple[float, float, float, float],
+    z: tuple[float, float],
+    textures: str | tuple[str, str, str],
+    label: StreetClass,
+    *,
+    tint: Colour = WHITE,
+    tile: tuple[float, float] | None = (1.0, 1.0),
+    solid: bool = True,
+) -> Part:
+    """Body between the rectangle `bottom` (x0, x1, y0, y1) at z[0] and the rectangle `top` at z[1].
+
+    Args:
+        textures: One texture, or one for the faces along x (front, back), along y (sides) and along z.
+        tile: Metres of a texture tile (horizontally, vertically); None stretches one tile over each face.
+    """
+    x0, x1, y0, y1 = bottom
+    p0, p1, q0, q1 = top
+    low = np.array([(x0, y0, z[0]), (x1, y0, z[0]), (x1, y1, z[0]), (x0, y1, z[0])])
+    high = np.array([(p0, q0, z[1]), (p1, q0, z[1]), (p1, q1, z[1]), (p0, q1, z[1])])
+    faces, uvs = [], []
+    for first, second in ((1, 2), (3, 0), (0, 1), (2, 3)):  # front (+x), back, right (-y), left (+y)
+        quad = np.array([low[first], low[second], high[second], high[first]])
+        faces.append(quad)
+        length = float(np.linalg.norm(quad[1] - quad[0]))
+        uvs.append(_face_uv(length, float(np.linalg.norm(quad[3] - quad[0])), tile))
+    faces += [high, low[::-1]]
+    uvs += [_face_uv(abs(p1 - p0), abs(q1 - q0), tile), _face_uv(abs(x1 - x0), abs(y1 - y0), tile)]
+    if isinstance(textures, str):
+        textures = (textures, textures, textures)
+    names = (textures[0], textures[0], textures[1], textures[1], textures[2], textures[2])
+    return quads(np.array(faces), np.array(uvs), names, label, tint=tint, solid=solid)
+
+
+def _face_uv(length: float, height: float, tile: tuple[float, float] | None) -> Floats:
+    u, v = (1.0, 1.0) if tile is None else (length / tile[0], height / tile[1])
+    return np.array([(0.0, 0.0), (u, 0.0), (u, v), (0.0, v)])
+
+
+def box(
+    size: tuple[float, float, float],
+    centre: tuple[float, float, float],
+    textures: str | tuple[str, str, str],
+    label: StreetClass,
+    *,
+    tint: Colour = WHITE,
+    tile: tuple[float, float] | None = (1.0, 1.0),
+) -> Part:
+    """Axis-parallel box; see `frustum` for the textures."""
+    rectangle = (
+        centre[0] - size[0] / 2,
+        centre[0] + size[0] / 2,
+        centre[1] - size[1] / 2,
+        centre[1] + size[1] / 2,
+    )
+    z = (centre[2] - size[2] / 2, centre[2] + size[2] / 2)
+    return frustum(rectangle, rectangle, z, textures, label, tint=tint, tile=tile)
+
+
+def extrusion(
+    profile: Floats,
+    y: tuple[float, float],
+    textures: tuple[str, str],
+    label: StreetClass,
+    *,
+    tint: Colour = WHITE,
+    tile: tuple[float, float] | None = (1.0, 1.0),
+) -> Part:
+    """Convex profile [K, 2] of (x, z), counter-clockwise seen from -y, drawn along y.
+
+    Args:
+        textures: Texture of the two caps and of the mantle.
+        tile: Metres of a texture tile; None stretches one tile over the caps and over each mantle face.
+    """
+    count = len(profile)
+    near = np.insert(profile, 1, y[0], axis=1)  # [K, 3]
+    far = np.insert(profile, 1, y[1], axis=1)
+    low, high = profile.min(axis=0), profile.max(axis=0)
+    cap_uv = (profile - low) / (high - low if tile is None else np.asarray(tile))
+    following = np.roll(np.arange(count), -1)
+    lengths = np.linalg.norm(profile[following] - profile, axis=-1)
+    along = np.concatenate([[0.0], np.cumsum(lengths)])
+    mantle = np.stack([near[following], near, far, far[following]], axis=1)  # [K, 4, 3]
+    u, v = (1.0, 1.0) if tile is None else (abs(y[1] - y[0]) / tile[0], 1.0 / tile[1])
+    mantle_uv = np.zeros((count, 4, 2))
+    for k in range(count):
+        start, end = (0.0, 1.0) if tile is None else (along[k] * v, along[k + 1] * v)
+        mantle_uv[k] = [(0.0, end), (0.0, start), (u, start), (u, end)]
+    part = quads(mantle, mantle_uv, textures[1], label, tint=tint)
+    fan = np.array([[0, k, k + 1] for k in range(1, count - 1)])
+    caps = np.concatenate([near[fan], far[fan[:, ::-1]]])
+    return replace(
+        part,
+        corners=np.concatenate([part.corners, caps]),
+        uv=np.concatenate([part.uv, cap_uv[fan], cap_uv[fan[:, ::-1]]]),
+        normals=np.concatenate([part.normals, _flat_normals(caps)]),
+        texture=np.concatenate([np.zeros(2 * count, np.int64), np.ones(len(caps), np.int64)]),
+        texture_names=(textures[1], textures[0]),
+    )
+
+
+def cylinder(
+    radius: float,
+    length: float,
+    textures: tuple[str, str],
+    label: StreetClass,
+    *,
+    tint: Colour = WHITE,
+    tile: tuple[float, float] | None = None,
+    sides: int = 12,
+) -> Part:
+    """Cylinder along y, centred on the origin; tilt it upright with `upright`."""
+    angle = 2.0 * np.pi * np.arange(sides) / sides
+    profile = radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    part = extrusion(profile, (-length / 2, length / 2), textures, label, tint=tint, tile=tile)
+    normals = part.normals.copy()
+    mantle = part.texture == 0
+    radial = part.corners[mantle] * np.array([1.0, 0.0, 1.0])
+    normals[mantle] = radial / np.maximum(np.linalg.norm(radial, axis=-1, keepdims=True), 1e-12)
+    return replace(part, normals=normals)
+
+
+def upright(part: Part, foot: tuple[float, float, float], length: float) -> Part:
+    """A body drawn along y around the origin, stood on its foot."""
+    return part.tilted(roll=np.pi / 2).moved((foot[0], foot[1], foot[2] + length / 2))
+
+
+def ellipsoid(
+    radii: tuple[float, float, float],
+    centre: tuple[float, float, float],
+    texture: str,
+    label: StreetClass,
+    *,
+    tint: Colour = WHITE,
+    tile: float = 1.0,
+    subdivisions: int = 1,
+) -> Part:
+    """Smoothly shaded convex ellipsoid with 20 * 4^subdivisions faces."""
+    unit = _icosphere(subdivisions)
+    corners = unit * np.asarray(radii)
+    normals = unit / np.asarray(radii)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    # Each face takes the two axes across its own direction, so that the texture is nowhere stretched much.
+    axis = np.abs(unit.mean(axis=1)).argmax(axis=-1)
+    pick = np.array([(1, 2), (0, 2), (0, 1)])[axis]  # [F, 2]
+    uv = np.take_along_axis(corners + np.asarray(centre), pick[:, None].repeat(3, axis=1), axis=2) / tile
+    return Part(
+        corners=corners + np.asarray(centre),
+        uv=uv,
+        normals=normals,
+        texture=np.zeros(len(corners), np.int64),
+        texture_names=(texture,),
+        tint=tint,
+        label=label,
+    )
+
+
+@cache
+def _icosphere(subdivisions: int) -> Floats:
+    golden = (1.0 + np.sqrt(5.0)) / 2.0
+    vertices = np.array(
+        [
+            (-1, golden, 0), (1, golden, 0), (-1, -golden, 0), (1, -golden, 0),
+            (0, -1, golden), (0, 1, golden), (0, -1, -golden), (0, 1, -golden),
+            (golden, 0, -1), (golden, 0, 1), (-golden, 0, -1), (-golden, 0, 1),
+        ]
+    )  # fmt: skip
+    # The faces are the triples of vertices that are pairwise neighbours (distance 2), turned outwards.
+    near = np.isclose(np.linalg.norm(vertices[:, None] - vertices[None], axis=-1), 2.0)
+    faces = [
+        (i, j, k)
+        for i in range(12)
+        for j in range(i + 1, 12)
+        for k in range(j + 1, 12)
+        if near[i, j] and near[j, k] and near[i, k]
+    ]
+    triangles = vertices[np.array(faces)]
+    outward = np.linalg.det(triangles) > 0
+    triangles[~outward] = triangles[~outward][:, ::-1]
+    for _ in range(subdivisions):
+        a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
+        ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
+        groups = [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
+        triangles = np.concatenate([np.stack(group, axis=1) for group in groups])
+    return np.asarray(triangles / np.linalg.norm(triangles, axis=-1, keepdims=True))

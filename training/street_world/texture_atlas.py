@@ -1,0 +1,108 @@
+"""All textures of a town in one array with their mip pyramids, sampled for many points in one gather."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+def srgb_to_linear(value: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Display values in [0, 1] to linear light."""
+    value = np.clip(np.asarray(value, np.float32), 0.0, 1.0)
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def linear_to_srgb(value: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Linear light to display values in [0, 1]."""
+    value = np.clip(np.asarray(value, np.float32), 0.0, 1.0)
+    return np.where(value <= 0.0031308, value * 12.92, 1.055 * value ** (1 / 2.4) - 0.055).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """One tile that repeats in both directions.
+
+    Args:
+        image: Display colours and gloss, float32 [H, W, 4] in [0, 1]; H and W are powers of two, row 0 is the top.
+        tile_m: Metres of the tile (horizontally, vertically) where it is drawn at its natural size.
+    """
+
+    image: Floats
+    tile_m: tuple[float, float]
+
+
+class TextureAtlas:
+    """Textures by name.
+
+    Args:
+        textures: The tiles.
+    """
+
+    def __init__(self, textures: dict[str, Texture]) -> None:
+        self.names = tuple(textures)
+        self.tile_m = {name: texture.tile_m for name, texture in textures.items()}
+        texels: list[Floats] = []
+        levels = [_mip_levels(texture.image) for texture in textures.values()]
+        depth = max(len(pyramid) for pyramid in levels)
+        self._offset = np.zeros((len(levels), depth), np.int64)
+        self._size = np.ones((len(levels), depth, 2), np.int32)  # height, width
+        filled = 0
+        for row, pyramid in enumerate(levels):
+            for column in range(depth):
+                level = pyramid[min(column, len(pyramid) - 1)]
+                if column < len(pyramid):
+                    texels.append(level.reshape(-1, 4))
+                    start, filled = filled, filled + len(texels[-1])
+                self._offset[row, column] = start
+                self._size[row, column] = level.shape[:2]
+        # Half precision is as exact as eight-bit display values and halves the memory the gather moves.
+        self._texels = np.concatenate(texels).astype(np.float16)
+
+    def index(self, name: str) -> int:
+        """Number of a texture."""
+        return self.names.index(name)
+
+    def sample(self, texture: NDArray[np.integer], uv: Floats, footprint: Floats) -> Floats:
+        """Linear colour and gloss, bilinear in the pyramid level that fits the footprint.
+
+        Args:
+            texture: Texture numbers, [N].
+            uv: Tile coordinates, v upwards, [N, 2].
+            footprint: Side of a pixel's patch in texels of the finest level, [N].
+
+        Returns:
+            float32 [N, 4].
+        """
+        level = np.clip(np.rint(np.log2(np.maximum(footprint, 1e-6))), 0, self._offset.shape[1] - 1).astype(np.int32)
+        size = self._size[texture, level]
+        offset = self._offset[texture, level]
+        height, width = size[:, 0], size[:, 1]
+        x = (uv[:, 0] - np.floor(uv[:, 0])) * width - 0.5
+        y = (1.0 - (uv[:, 1] - np.floor(uv[:, 1]))) * height - 0.5
+        x0, y0 = np.floor(x), np.floor(y)
+        fx, fy = (x - x0)[:, None].astype(np.float32), (y - y0)[:, None].astype(np.float32)
+        left, top = x0.astype(np.int32) & (width - 1), y0.astype(np.int32) & (height - 1)
+        right, bottom = (left + 1) & (width - 1), (top + 1) & (height - 1)
+        upper, lower = offset + top * width, offset + bottom * width
+        texels = self._texels
+        above = texels[upper + left] * (1 - fx) + texels[upper + right] * fx
+        below = texels[lower + left] * (1 - fx) + texels[lower + right] * fx
+        return np.asarray(above * (1 - fy) + below * fy, np.float32)
+
+    def texels_per_tile(self) -> Floats:
+        """Height and width of every texture's finest level, [T, 2]."""
+        return self._size[:, 0].astype(np.float32)
+
+
+def _mip_levels(image: Floats) -> list[Floats]:
+    level = image.astype(np.float32).copy()
+    level[..., :3] = srgb_to_linear(level[..., :3])
+    levels = [level]
+    while min(level.shape[:2]) > 1:
+        level = 0.25 * (level[::2, ::2] + level[1::2, ::2] + level[::2, 1::2] + level[1::2, 1::2])
+        levels.append(level)
+    return levels

@@ -1,0 +1,238 @@
+"""Ground, plant and small-object textures, drawn from a random generator."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.street_world.texture_atlas import Texture
+
+Floats = NDArray[np.float32]
+
+
+def periodic_noise(rng: np.random.Generator, height: int, width: int, exponent: float, lowest: float = 1.0) -> Floats:
+    """Tileable noise of zero mean and unit deviation whose amplitude falls with frequency^exponent.
+
+    Args:
+        lowest: Frequencies below this many cycles a tile are left out.
+    """
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width)))
+    fy, fx = np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width
+    frequency = np.hypot(fx, fy)
+    gain = np.where(frequency >= lowest, 1.0 / np.maximum(frequency, 1.0) ** exponent, 0.0)
+    noise = np.fft.irfft2(spectrum * gain, s=(height, width))
+    return np.asarray((noise - noise.mean()) / noise.std(), np.float32)
+
+
+def plain(colour: tuple[float, float, float], height: int = 64, width: int = 64, gloss: float = 0.0) -> Floats:
+    """Uniform tile [H, W, 4] in display values."""
+    image = np.empty((height, width, 4), np.float32)
+    image[:] = (*colour, gloss)
+    return image
+
+
+def speckled(rng: np.random.Generator, image: Floats, *, fine: float, coarse: float, exponent: float = 0.9) -> Floats:
+    """Multiply with fine and coarse noise of the given relative deviations."""
+    height, width = image.shape[:2]
+    gain = 1.0 + fine * periodic_noise(rng, height, width, 0.15, 8.0)
+    gain = gain + coarse * periodic_noise(rng, height, width, 1.0 + exponent)
+    image[..., :3] *= gain[..., None]
+    np.clip(image, 0.0, 1.0, out=image)
+    return image
+
+
+def asphalt(rng: np.random.Generator, size: tuple[int, int], shade: float = 0.36) -> Floats:
+    """Asphalt with repaired patches and cracks, [H, W, 4]."""
+    height, width = size
+    image = plain((shade, shade, shade * 1.03), height, width)
+    for _ in range(3):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        w, h = rng.integers(width // 8, width // 3), rng.integers(height // 16, height // 5)
+        image[y : y + h, x : x + w, :3] *= rng.uniform(0.72, 0.9)
+    cracks = np.zeros((height, width), np.uint8)
+    for _ in range(5):
+        steps = rng.normal(0, 9, (24, 2)).cumsum(axis=0) + rng.uniform(0, 1, 2) * (width, height)
+        cv2.polylines(cracks, [steps.astype(np.int32)], False, 255, 2, cv2.LINE_AA)
+    image[..., :3] *= 1.0 - 0.45 * (cracks / 255.0)[..., None].astype(np.float32)
+    return speckled(rng, image, fine=0.10, coarse=0.06)
+
+
+def road(rng: np.random.Generator) -> Texture:
+    """Two lanes, 6.5 m wide: dashed centre line, worn edge lines; horizontally across, vertically 12 m along."""
+    height, width, across, along = 1024, 512, 6.5, 12.0
+    image = asphalt(rng, (height, width), float(rng.uniform(0.32, 0.42)))
+    paint = np.zeros((height, width), np.float32)
+    metre = width / across
+    centre, half = width // 2, round(0.07 * metre)
+    paint[: height // 2, centre - half : centre + half] = 1.0
+    for edge in (0.18, across - 0.18):
+        column = round(edge * metre)
+        paint[:, column - half : column + half] = 1.0
+    paint *= np.clip(0.78 + 0.16 * periodic_noise(rng, height, width, 0.5, 4.0), 0.25, 1.0)
+    image[..., :3] = image[..., :3] * (1 - paint[..., None]) + 0.88 * paint[..., None]
+    tracks = np.zeros(width, np.float32)
+    for wheel in (0.95, 2.45, 4.05, 5.55):  # lanes are darker where wheels run
+        tracks += np.exp(-0.5 * ((np.arange(width) / metre - wheel) / 0.28) ** 2).astype(np.float32)
+    image[..., :3] *= (1.0 - 0.14 * tracks)[None, :, None]
+    return Texture(image, (across, along))
+
+
+def crossing(rng: np.random.Generator) -> Texture:
+    """Zebra crossing: stripes along the road, across its 6.5 m."""
+    image = asphalt(rng, (256, 512))
+    stripes = (np.arange(512) // 39) % 2 == 1
+    worn = np.clip(0.82 + 0.12 * periodic_noise(rng, 256, 512, 0.5, 4.0), 0.3, 1.0)[..., None] * stripes[None, :, None]
+    image[..., :3] = image[..., :3] * (1 - worn) + 0.9 * worn
+    return Texture(image, (6.5, 3.5))
+
+
+def parking(rng: np.random.Generator) -> Texture:
+    """Parking strip of 2.1 m with bay lines every 6 m; paved, lighter than the road."""
+    image = plain((0.47, 0.45, 0.44), 512, 256)
+    _lay_slabs(rng, image, rows=32, columns=10, joint=0.75, spread=0.07, staggered=True)
+    image[:8, :, :3] = 0.85
+    return Texture(speckled(rng, image, fine=0.08, coarse=0.06), (2.1, 6.0))
+
+
+def sidewalk(rng: np.random.Generator) -> Texture:
+    """Concrete slabs of 0.6 m, some darker."""
+    image = plain((0.60, 0.58, 0.55), 512, 512)
+    _lay_slabs(rng, image, rows=8, columns=8, joint=0.68, spread=0.08, staggered=True)
+    return Texture(speckled(rng, image, fine=0.06, coarse=0.07), (4.8, 4.8))
+
+
+def _lay_slabs(
+    rng: np.random.Generator, image: Floats, *, rows: int, columns: int, joint: float, spread: float, staggered: bool
+) -> None:
+    height, width = image.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    row = y * rows // height
+    shifted = x + (row % 2) * (width // columns // 2) * int(staggered)
+    column = (shifted * columns // width) % columns
+    shade = 1.0 + spread * rng.standard_normal((rows, columns))
+    image[..., :3] *= shade[row, column][..., None].astype(np.float32)
+    seam = (np.diff(row, axis=0, prepend=row[:1] - 1) != 0) | (np.diff(column, axis=1, prepend=-1) != 0)
+    image[seam, :3] *= joint
+
+
+def _strokes(
+    rng: np.random.Generator,
+    image: Floats,
+    count: int,
+    size: tuple[float, float],
+    colours: NDArray[np.float64],
+    slender: float,
+) -> None:
+    """Paint tileable ellipses (leaves, blades) over the image, later ones on top."""
+    height, width = image.shape[:2]
+    canvas = np.ascontiguousarray(image[..., :3])
+    for x, y, length, angle, pick, gain in zip(
+        rng.integers(0, width, count),
+        rng.integers(0, height, count),
+        rng.uniform(*size, count),
+        rng.uniform(0, 180, count),
+        rng.integers(0, len(colours), count),
+        rng.uniform(0.55, 1.25, count),
+        strict=True,
+    ):
+        colour = tuple(float(value) for value in colours[pick] * gain)
+        axes = (max(1, round(length)), max(1, round(length * slender)))
+        for shift_x in (0, -width if x > width / 2 else width):
+            for shift_y in (0, -height if y > height / 2 else height):
+                centre = (int(x) + shift_x, int(y) + shift_y)
+                if -length <= centre[0] <= width + length and -length <= centre[1] <= height + length:
+                    cv2.ellipse(canvas, centre, axes, float(angle), 0, 360, colour, -1, cv2.LINE_AA)
+    image[..., :3] = np.clip(canvas, 0.0, 1.0)
+
+
+def foliage(rng: np.random.Generator, base: tuple[float, float, float]) -> Texture:
+    """Leaves in front of dark gaps; a tile of 1.6 m."""
+    dark = np.array(base) * 0.32
+    image = plain((float(dark[0]), float(dark[1]), float(dark[2])), 256, 256)
+    colours = np.array(base) * rng.uniform(0.65, 1.25, (12, 1)) + rng.uniform(-0.03, 0.05, (12, 3))
+    _strokes(rng, image, 1100, (3.0, 7.0), colours, 0.55)
+    image[..., :3] *= np.clip(1.0 + 0.22 * periodic_noise(rng, 256, 256, 1.2, 2.0), 0.4, 1.5)[..., None]
+    return Texture(np.clip(image, 0.0, 1.0), (1.6, 1.6))
+
+
+def grass(rng: np.random.Generator) -> Texture:
+    """Lawn with bare spots; a tile of 4 m."""
+    image = plain((0.22, 0.29, 0.10), 512, 512)
+    _strokes(rng, image, 5000, (2.0, 6.0), np.array([(0.30, 0.42, 0.13), (0.38, 0.46, 0.18), (0.45, 0.44, 0.24)]), 0.3)
+    bare = np.clip(periodic_noise(rng, 512, 512, 1.3) - 1.1, 0.0, 1.0)[..., None]
+    image[..., :3] = image[..., :3] * (1 - bare) + np.array([0.42, 0.36, 0.27], np.float32) * bare
+    return Texture(speckled(rng, image, fine=0.05, coarse=0.12), (4.0, 4.0))
+
+
+def bark(rng: np.random.Generator) -> Texture:
+    """Vertical furrows; a tile of 1 m."""
+    image = plain((0.36, 0.29, 0.22), 128, 128)
+    furrow = periodic_noise(rng, 1, 128, 0.3, 4.0) + 0.5 * periodic_noise(rng, 128, 128, 0.8, 4.0)
+    image[..., :3] *= np.clip(1.0 + 0.30 * furrow, 0.3, 1.6)[..., None]
+    return Texture(image, (1.0, 1.0))
+
+
+def roof_tiles(rng: np.random.Generator) -> Texture:
+    """Rows of tiles of 0.25 m."""
+    image = plain((0.80, 0.76, 0.74), 256, 256)
+    _lay_slabs(rng, image, rows=16, columns=16, joint=0.6, spread=0.13, staggered=True)
+    image[..., :3] *= (0.82 + 0.18 * ((np.arange(256) % 16) / 15.0))[:, None, None].astype(np.float32)
+    return Texture(speckled(rng, image, fine=0.05, coarse=0.10), (4.0, 4.0))
+
+
+def planks(rng: np.random.Generator) -> Texture:
+    """Fence of upright boards, 2 m wide and 1.2 m high, gaps dark."""
+    image = plain((0.62, 0.52, 0.40), 128, 256)
+    board = np.arange(256) * 16 // 256
+    image[..., :3] *= (1.0 + 0.14 * rng.standard_normal(16))[board][None, :, None].astype(np.float32)
+    image[:, np.arange(256) % 16 < 3, :3] *= 0.28
+    image[18:26, :, :3] *= 0.75
+    image[100:108, :, :3] *= 0.75
+    return Texture(speckled(rng, image, fine=0.10, coarse=0.08), (2.0, 1.2))
+
+
+def bricks(rng: np.random.Generator) -> Texture:
+    """Garden wall of bricks, a tile of 2 m."""
+    image = plain((0.55, 0.33, 0.26), 256, 256)
+    _lay_slabs(rng, image, rows=24, columns=8, joint=1.5, spread=0.15, staggered=True)
+    return Texture(speckled(rng, image, fine=0.08, coarse=0.08), (2.0, 2.0))
+
+
+def concrete(rng: np.random.Generator) -> Texture:
+    """Grey stone with stains, a tile of 3 m."""
+    return Texture(speckled(rng, plain((0.66, 0.65, 0.62), 256, 256), fine=0.07, coarse=0.10), (3.0, 3.0))
+
+
+def cloth(rng: np.random.Generator) -> Texture:
+    """White with folds, tinted by its user; a tile of 0.8 m."""
+    image = plain((0.9, 0.9, 0.9))
+    return Texture(speckled(rng, image, fine=0.06, coarse=0.14), (0.8, 0.8))
+
+
+def metal() -> Texture:
+    """Slightly shining paint."""
+    return Texture(plain((0.82, 0.83, 0.84), gloss=0.12), (1.0, 1.0))
+
+
+def ground_textures(rng: np.random.Generator) -> dict[str, Texture]:
+    """Everything that lies, grows or stands without windows."""
+    return {
+        "road": road(rng),
+        "crossing": crossing(rng),
+        "asphalt": Texture(asphalt(rng, (512, 512)), (8.0, 8.0)),
+        "parking": parking(rng),
+        "sidewalk": sidewalk(rng),
+        "grass": grass(rng),
+        "leaves": foliage(rng, (0.30, 0.42, 0.14)),
+        "leaves_dark": foliage(rng, (0.19, 0.31, 0.13)),
+        "leaves_yellow": foliage(rng, (0.44, 0.46, 0.16)),
+        "bark": bark(rng),
+        "roof": roof_tiles(rng),
+        "planks": planks(rng),
+        "bricks": bricks(rng),
+        "concrete": concrete(rng),
+        "cloth": cloth(rng),
+        "metal": metal(),
+        "rubber": Texture(plain((0.13, 0.13, 0.13)), (1.0, 1.0)),
+    }
