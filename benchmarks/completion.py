@@ -1,0 +1,250 @@
+"""Speed and memory of scene completion on the CPU, as Markdown tables with ratios measured in one run.
+
+``python -m benchmarks.completion`` compares the fused voxel query with the naive one in PyTorch (projection, point
+code, grid_sample and the head over all voxels; skipped where torch is missing) and with the NumPy reference, compares
+the encoder engines, and times the stages from image to SemanticVoxels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
+from scene_completion_ros.inference.query_reference import density_reference
+
+CAMERA_FROM_GRID = DEFAULT_GRID_FROM_CAMERA.inverse()
+REFERENCE_VOXELS = 65536
+# The fastest of several sizes for the naive query; all points at once take as long and two gigabytes more.
+NAIVE_CHUNK = 65536
+
+
+def main() -> None:
+    """Prints all tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads for everything")
+    parser.add_argument("--repeats", type=int, default=20, help="runs a row; the naive query is run a quarter as often")
+    arguments = parser.parse_args()
+    bundle = StudentBundle.load(arguments.bundle)
+    print(hardware(arguments.threads), flush=True)
+    # The pipeline comes first: peak memory must not contain torch.
+    print("\n" + pipeline_table(bundle, arguments.threads, arguments.repeats), flush=True)
+    print("\n" + encoder_table(bundle, arguments.threads, arguments.repeats), flush=True)
+    print("\n" + query_table(bundle, arguments.threads, arguments.repeats), flush=True)
+
+
+def hardware(threads: int) -> str:
+    """One line on the machine and the versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    packages = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("numpy", "numba", "openvino", "onnxruntime", "torch")
+        if importlib.util.find_spec(name)
+    )
+    return (
+        f"{model}, {len(os.sched_getaffinity(0))} cores available, {threads} threads used, "
+        f"load {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, {packages}"
+    )
+
+
+def pipeline_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
+    """Stages from camera image to SemanticVoxels, KITTI-sized images, default grid."""
+    camera = Camera(718.856, 718.856, 607.1928, 185.2157, 1241, 376)
+    start = time.perf_counter()
+    completer = Completer(bundle, camera, threads=threads)
+    ready = time.perf_counter() - start
+    timings: list[dict[str, float]] = []
+    occupied = 0
+    for frame in range(repeats):
+        result = completer.complete(picture(camera, frame))
+        timings.append(result.timings_ms)
+        occupied = len(result.voxels)
+    rows = [
+        (stage, *(f"{np.percentile([t[stage] for t in timings], q):.1f}" for q in (50, 95))) for stage in timings[0]
+    ]
+    rate = 1e3 / float(np.median([t["total"] for t in timings]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (
+        table(("stage", "p50 ms", "p95 ms"), rows)
+        + f"\n\n{rate:.1f} Hz with {completer.engine}; {occupied} voxels occupied; ready after {ready:.1f} s; "
+        + f"peak resident memory {peak:.0f} MiB"
+    )
+
+
+def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
+    """The encoder engines on the canonical image."""
+    image = picture(bundle.canonical, 0)
+    rows: list[tuple[str, ...]] = []
+    exact: NDArray[np.float32] | None = None
+    for engine in ("openvino", "onnxruntime", "openvino_bf16"):
+        encoder = make_encoder(bundle, engine, threads=threads)
+        features = encoder(image).copy()
+        exact = features if exact is None else exact
+        difference = float(np.abs(features - exact).max())
+        rows.append((engine, *quantiles(functools.partial(encoder, image), repeats), f"{difference:.1e}"))
+    largest = 0.0 if exact is None else float(np.abs(exact).max())
+    return table(("encoder", "p50 ms", "p95 ms", f"max difference (largest value {largest:.1f})"), rows)
+
+
+def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
+    """The voxel query in all its forms."""
+    features = make_encoder(bundle, threads=threads)(picture(bundle.canonical, 0)).copy()
+    query = VoxelQuery(
+        bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, DEFAULT_GRID, CAMERA_FROM_GRID
+    )
+    in_view = query.in_view.reshape(-1)
+    density = query.density(features)
+    with kernel_threads(threads):
+        fused = timed(lambda: query.density(features), repeats)
+        ordered = query.samples
+        query.samples = in_grid_order(ordered)
+        unordered = timed(lambda: query.density(features), repeats)
+        query.samples = ordered
+    points = CAMERA_FROM_GRID.apply(DEFAULT_GRID.centres().reshape(-1, 3).astype(np.float64))
+    chosen = np.random.default_rng(0).choice(np.flatnonzero(in_view), REFERENCE_VOXELS, replace=False)
+    (expected, *_), reference = run_reference(bundle, features, points[chosen], int(in_view.sum()))
+    difference = float(np.abs(density.reshape(-1)[chosen] - expected).max())
+    rows: list[tuple[str, ...]] = [
+        row(f"NumPy reference, voxels in view (scaled from {REFERENCE_VOXELS})", reference, fused, "–"),
+        row("fused, samples in grid order", unordered, fused, "–"),
+        row("**fused**, samples ordered by feature cell", fused, fused, f"{difference:.1e} to the reference"),
+    ]
+    note = "\n\nThe naive PyTorch query was skipped: torch is not installed."
+    if importlib.util.find_spec("torch"):
+        naive = naive_query(bundle, points.astype(np.float32), threads)
+        difference = float(np.abs(naive(features)[in_view] - density.reshape(-1)[in_view]).max())
+        runs = timed(lambda: naive(features), max(3, repeats // 4))
+        rows.insert(0, row("naive PyTorch, all voxels", runs, fused, f"{difference:.1e} to fused"))
+        note = ""
+    header = (
+        f"query, {len(points)} voxels, {int(in_view.sum())} in view",
+        "p50 ms",
+        "p95 ms",
+        "CPU ms",
+        "times fused",
+        "times fused (CPU)",
+        "max difference in density",
+    )
+    return table(header, rows) + note
+
+
+def run_reference(
+    bundle: StudentBundle, features: NDArray[np.float32], points: NDArray[np.float64], scaled_to: int
+) -> tuple[list[NDArray[np.float64]], tuple[list[float], float]]:
+    """Density of points by the NumPy reference, and its times scaled to another number of points."""
+    results: list[NDArray[np.float64]] = []
+    seconds, processor = timed(
+        lambda: results.append(density_reference(features, points, bundle.head, bundle.point_code, bundle.canonical)), 1
+    )
+    scale = scaled_to / len(points)
+    return results, ([scale * one for one in seconds], scale * processor)
+
+
+def naive_query(
+    bundle: StudentBundle, points: NDArray[np.float32], threads: int
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """The query as one writes it in PyTorch: every voxel, 64 sampled features and 39 code values, two linear layers.
+
+    The folded feature weights are the identity here, which costs what any feature weights cost.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    head, code = bundle.head, bundle.point_code
+    weight = torch.cat([torch.eye(head.hidden), torch.from_numpy(head.positional_weight)], dim=1)
+    hidden_bias, density_bias = torch.from_numpy(head.hidden_bias), torch.from_numpy(head.density_bias)
+    density_weight = torch.from_numpy(head.density_weight)[None]
+    all_points = torch.from_numpy(points)
+
+    def chunk(features: Any, part: Any) -> Any:
+        coordinates = code.coordinates(part, bundle.canonical)
+        sampled = torch.nn.functional.grid_sample(
+            features, coordinates[None, None, :, :2], padding_mode="border", align_corners=False
+        )[0, :, 0].T
+        inputs = torch.cat([sampled, code.encode(coordinates)], dim=-1)
+        hidden = torch.relu(torch.nn.functional.linear(inputs, weight, hidden_bias))
+        return torch.nn.functional.softplus(torch.nn.functional.linear(hidden, density_weight, density_bias))[:, 0]
+
+    def query(features: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            channels_first = torch.from_numpy(features).permute(2, 0, 1)[None].contiguous()
+            parts = [chunk(channels_first, part) for part in torch.split(all_points, NAIVE_CHUNK)]
+            density: NDArray[np.float32] = torch.cat(parts).numpy()
+            return density
+
+    return query
+
+
+def in_grid_order(samples: FieldSamples) -> FieldSamples:
+    """The same samples as they come in the grid."""
+    order = np.argsort(samples.target)
+    return FieldSamples(*(getattr(samples, field.name)[order] for field in dataclasses.fields(samples)))
+
+
+def picture(camera: Camera, seed: int) -> NDArray[np.uint8]:
+    """A random image with coarse structure."""
+    small = np.random.default_rng(seed).integers(0, 256, (camera.height // 16 + 1, camera.width // 16 + 1, 3))
+    large = small.astype(np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+    return np.ascontiguousarray(large[: camera.height, : camera.width])
+
+
+def timed(function: Callable[[], Any], repeats: int) -> tuple[list[float], float]:
+    """Seconds of each run, after one that does not count, and the median CPU time of all threads together."""
+    function()
+    seconds, processor = [], []
+    for _ in range(repeats):
+        start, start_processor = time.perf_counter(), time.process_time()
+        function()
+        seconds.append(time.perf_counter() - start)
+        processor.append(time.process_time() - start_processor)
+    return seconds, float(np.median(processor))
+
+
+def quantiles(function: Callable[[], Any], repeats: int) -> tuple[str, str]:
+    """p50 and p95 in milliseconds."""
+    seconds, _ = timed(function, repeats)
+    return f"{1e3 * np.percentile(seconds, 50):.1f}", f"{1e3 * np.percentile(seconds, 95):.1f}"
+
+
+def row(name: str, runs: tuple[list[float], float], fused: tuple[list[float], float], remark: str) -> tuple[str, ...]:
+    """A row of the query's table: times, and ratios to the fused query."""
+    (seconds, processor), (fused_seconds, fused_processor) = runs, fused
+    return (
+        name,
+        *(f"{1e3 * np.percentile(seconds, q):.1f}" for q in (50, 95)),
+        f"{1e3 * processor:.1f}",
+        f"{np.median(seconds) / np.median(fused_seconds):.1f}",
+        f"{processor / fused_processor:.1f}",
+        remark,
+    )
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
+
+
+if __name__ == "__main__":
+    main()

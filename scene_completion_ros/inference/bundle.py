@@ -1,0 +1,331 @@
+"""The student bundle: a folder with all the robot needs to complete scenes, safe to load from untrusted sources.
+
+``student.json`` says what the student is, ``encoder.onnx`` maps an image to pre-activations, ``head.safetensors`` turns
+them into density. Nothing in it is executed as Python, and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError, SceneCompletionError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.inference.fields import CURE, Fields
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.point_code import PointCodeSpec
+
+SCHEMA_VERSION = 1
+MANIFEST = "student.json"
+ENCODER = "encoder.onnx"
+HEAD = "head.safetensors"
+WEIGHTS = "weights.safetensors"
+DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "kitti_student"
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation per RGB channel, 0..255. Documentation only: it is applied inside the graph."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class StudentBundle:
+    """A trained student.
+
+    Attributes:
+        name: Name of the student.
+        canonical: The camera that every image is resampled into, without distortion.
+        head: Weights of the head.
+        point_code: How points are encoded.
+        feature_size: (h, w) of the encoder's output.
+        height_above_ground: Height of the cameras it was trained with, metres.
+        pitch_range: Smallest and largest pitch seen in training, radians.
+        focal_range: Smallest and largest fx / W of the source cameras seen in training.
+        depth_range: Nearest and farthest depth trained, metres.
+        normalisation: What the graph does with the image, as documentation.
+        class_names: Names of the classes; one, ``unlabelled``, where there are none.
+        class_colours: One RGB colour a class.
+        calibration: alpha -> probability.
+        threshold: Probability from which a voxel counts as occupied.
+        grid: Default grid.
+        grid_from_camera: Its pose.
+        provenance: What it was trained on and how; any JSON object.
+        licence: Licence of the weights.
+        folder: Where it was loaded from or saved to.
+        sha256: Hash of each file of the folder.
+    """
+
+    name: str
+    canonical: Camera
+    head: HeadWeights
+    point_code: PointCodeSpec = field(default_factory=PointCodeSpec)
+    feature_size: tuple[int, int] = (96, 320)
+    height_above_ground: float = 1.65
+    pitch_range: tuple[float, float] = (-0.05, 0.05)
+    focal_range: tuple[float, float] = (0.5, 0.65)
+    depth_range: tuple[float, float] = (3.0, 80.0)
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    class_names: tuple[str, ...] = ("unlabelled",)
+    class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)
+    calibration: Calibration = field(default_factory=Calibration)
+    threshold: float = 0.5
+    grid: VoxelGrid = DEFAULT_GRID
+    grid_from_camera: RigidTransform = field(default_factory=lambda: DEFAULT_GRID_FROM_CAMERA)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    folder: Path | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def encoder_path(self) -> Path:
+        """The ONNX encoder: ``image`` float32 [1, 3, H, W] RGB 0..255 -> ``features`` float32 [1, h, w, C]."""
+        if self.folder is None:
+            raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
+        return self.folder / ENCODER
+
+    @classmethod
+    def load(cls, folder: str | Path) -> StudentBundle:
+        """Reads a bundle and checks it: schema, hashes, fields, tensors.
+
+        Raises:
+            BundleError: Naming file, field and cure.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
+        fields = Fields.read(folder / MANIFEST)
+        version = fields.integer("schema_version")
+        if version != SCHEMA_VERSION:
+            raise fields.error(
+                "schema_version",
+                f"is {version}, this version reads {SCHEMA_VERSION}",
+                "Update scene_completion_ros." if version > SCHEMA_VERSION else "Export the bundle again.",
+            )
+        sha256 = _check_files(fields, folder)
+        try:
+            return cls(**_parse(fields), folder=folder, sha256=sha256)
+        except BundleError as error:
+            if str(folder) in error.where:
+                raise
+            raise BundleError(error.what, where=f"{folder / MANIFEST}: field {error.where}", cure=error.cure) from error
+
+    def save(
+        self, folder: str | Path, encoder_onnx: bytes, weights: Mapping[str, NDArray[Any]] | None = None
+    ) -> StudentBundle:
+        """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
+
+        Args:
+            folder: Where to; files of an older bundle are replaced.
+            encoder_onnx: The serialised ONNX graph.
+            weights: Unfolded weights for later training, stored as ``weights.safetensors``.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.head.check(self.head.hidden, self.point_code.size, f"head of bundle {self.name}")
+        files = {ENCODER: encoder_onnx, HEAD: safetensors.numpy.save(self.head.tensors())}
+        if weights is not None:
+            files[WEIGHTS] = safetensors.numpy.save({n: np.ascontiguousarray(w) for n, w in weights.items()})
+        manifest = self._manifest()
+        manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        files[MANIFEST] = (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
+        for name, content in files.items():
+            temporary = folder / f".{name}.part"
+            temporary.write_bytes(content)
+            temporary.replace(folder / name)
+        return StudentBundle.load(folder)
+
+    def load_weights(self) -> dict[str, NDArray[Any]]:
+        """The unfolded weights for later training.
+
+        Raises:
+            BundleError: The bundle has none, or the file is not the one it was saved with.
+        """
+        where = str(self.folder / WEIGHTS) if self.folder else f"bundle {self.name}"
+        if self.folder is None or WEIGHTS not in self.sha256 or not (self.folder / WEIGHTS).is_file():
+            raise BundleError("is missing", where=where, cure="Take the bundle with its weights beside it.")
+        _check_hash(self.folder / WEIGHTS, self.sha256[WEIGHTS])
+        return safetensors.numpy.load_file(self.folder / WEIGHTS)
+
+    def _manifest(self) -> dict[str, Any]:
+        camera = self.canonical
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "canonical_camera": {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy", "width", "height")},
+            "height_above_ground": self.height_above_ground,
+            "pitch_range": self.pitch_range,
+            "focal_range": self.focal_range,
+            "depth_range": self.depth_range,
+            "normalisation": dataclasses.asdict(self.normalisation),
+            "point_code": dataclasses.asdict(self.point_code),
+            "head": {
+                "hidden": self.head.hidden,
+                "code": self.point_code.size,
+                "feature_height": self.feature_size[0],
+                "feature_width": self.feature_size[1],
+            },
+            "class_names": self.class_names,
+            "class_colours": self.class_colours,
+            "calibration": dataclasses.asdict(self.calibration),
+            "threshold": self.threshold,
+            "grid": {
+                "frame": self.grid.frame,
+                "origin": self.grid.origin,
+                "voxel_size": self.grid.voxel_size,
+                "shape": self.grid.shape,
+                "grid_from_camera": [float(x) for x in self.grid_from_camera.matrix.reshape(-1)],
+            },
+            "provenance": self.provenance,
+            "licence": self.licence,
+        }
+
+
+def load_default_bundle() -> StudentBundle:
+    """The student that comes with the package."""
+    return StudentBundle.load(DEFAULT_BUNDLE)
+
+
+def _check_hash(file: Path, expected: str) -> None:
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BundleError(f"cannot be read ({error.strerror})", where=str(file), cure=CURE) from error
+    if found != expected:
+        raise BundleError(
+            f"sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…: the file is damaged or was replaced",
+            where=str(file),
+            cure="Fetch or export the bundle again.",
+        )
+
+
+def _check_files(fields: Fields, folder: Path) -> dict[str, str]:
+    hashes = fields.object("sha256")
+    for name in (ENCODER, HEAD):
+        expected = hashes.text(name)
+        if not (folder / name).is_file():
+            raise BundleError("is missing", where=str(folder / name), cure=CURE)
+        _check_hash(folder / name, expected)
+    return {name: hashes.text(name) for name in hashes.values}
+
+
+def _parse(fields: Fields) -> dict[str, Any]:
+    point_code = _parse_point_code(fields.object("point_code"))
+    sizes = fields.object("head")
+    if sizes.integer("code") != point_code.size:
+        raise sizes.error("code", f"is {sizes.integer('code')}, but the point code has {point_code.size} values")
+    low, high = fields.numbers("focal_range", 2)
+    if not 0.0 < low <= high:
+        raise fields.error("focal_range", f"[{low}, {high}] is not a range of fx / W")
+    threshold = fields.number("threshold")
+    if not 0.0 <= threshold <= 1.0:
+        raise fields.error("threshold", f"{threshold} is no probability")
+    grid, grid_from_camera = _parse_grid(fields.object("grid"))
+    normalisation = fields.object("normalisation")
+    class_names, class_colours = _parse_classes(fields)
+    return {
+        "name": fields.text("name"),
+        "canonical": _parse_camera(fields.object("canonical_camera")),
+        "head": HeadWeights.load(fields.file.parent / HEAD, sizes.integer("hidden"), point_code.size),
+        "point_code": point_code,
+        "feature_size": (sizes.integer("feature_height"), sizes.integer("feature_width")),
+        "height_above_ground": fields.number("height_above_ground"),
+        "pitch_range": fields.numbers("pitch_range", 2),
+        "focal_range": (low, high),
+        "depth_range": fields.numbers("depth_range", 2),
+        "normalisation": Normalisation(mean=_three(normalisation, "mean"), std=_three(normalisation, "std")),
+        "class_names": class_names,
+        "class_colours": class_colours,
+        "calibration": _parse_calibration(fields.object("calibration")),
+        "threshold": threshold,
+        "grid": grid,
+        "grid_from_camera": grid_from_camera,
+        "provenance": dict(fields.object("provenance").values),
+        "licence": fields.text("licence"),
+    }
+
+
+def _three(fields: Fields, name: str) -> tuple[float, float, float]:
+    first, second, third = fields.numbers(name, 3)
+    return first, second, third
+
+
+def _parse_camera(fields: Fields) -> Camera:
+    try:
+        return Camera(
+            fx=fields.number("fx"),
+            fy=fields.number("fy"),
+            cx=fields.number("cx"),
+            cy=fields.number("cy"),
+            width=fields.integer("width"),
+            height=fields.integer("height"),
+        )
+    except BundleError:
+        raise
+    except SceneCompletionError as error:
+        raise BundleError(error.what, where=fields.where("")[:-1], cure=CURE) from error
+
+
+def _parse_point_code(fields: Fields) -> PointCodeSpec:
+    spec = PointCodeSpec(
+        near=fields.number("near"),
+        far=fields.number("far"),
+        minimum_depth=fields.number("minimum_depth"),
+        frequencies=fields.numbers("frequencies"),
+        xy_limit=fields.number("xy_limit"),
+    )
+    if not 0.0 < spec.near < spec.far:
+        raise fields.error("near", f"{spec.near} does not lie between 0 and far = {spec.far}")
+    if spec.minimum_depth <= 0.0:
+        raise fields.error("minimum_depth", f"{spec.minimum_depth} is not positive")
+    if spec.xy_limit < 1.0:
+        raise fields.error("xy_limit", f"{spec.xy_limit} is smaller than 1, the edge of the image")
+    return spec
+
+
+def _parse_calibration(fields: Fields) -> Calibration:
+    return Calibration(
+        kind=fields.text("kind"),  # type: ignore[arg-type]
+        alpha=fields.numbers("alpha"),
+        probability=fields.numbers("probability"),
+    )
+
+
+def _parse_classes(fields: Fields) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    names = fields.texts("class_names")
+    values = fields.values.get("class_colours")
+    if not isinstance(values, list) or len(values) != len(names) or not 1 <= len(names) <= 255:
+        raise fields.error("class_colours", f"one RGB colour for each of the {len(names)} classes (1..255) is needed")
+    colours = Fields({str(i): value for i, value in enumerate(values)}, fields.file, f"{fields.prefix}class_colours.")
+    return names, tuple(tuple(int(c) for c in colours.numbers(str(i), 3)) for i in range(len(names)))
+
+
+def _parse_grid(fields: Fields) -> tuple[VoxelGrid, RigidTransform]:
+    shape = _three(fields, "shape")
+    try:
+        grid = VoxelGrid(
+            origin=_three(fields, "origin"),
+            voxel_size=fields.number("voxel_size"),
+            shape=shape,  # type: ignore[arg-type] # whole numbers are checked by VoxelGrid
+            frame=fields.text("frame"),
+        )
+        pose = np.asarray(fields.numbers("grid_from_camera", 16), dtype=np.float64).reshape(4, 4)
+        return grid, RigidTransform.from_matrix(pose)
+    except BundleError:
+        raise
+    except SceneCompletionError as error:
+        raise BundleError(error.what, where=fields.where("")[:-1], cure=CURE) from error

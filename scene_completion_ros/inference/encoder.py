@@ -1,0 +1,199 @@
+"""Engines that run the encoder: canonical image in, pre-activation map out.
+
+Both take the ONNX graph of the bundle as it is. OpenVINO is the default: it reads the camera's bytes in place
+(conversion and transposition become part of the graph) and is as fast as ONNX Runtime or faster in float32; see
+``docs/benchmarks.md``. bfloat16 is offered, not chosen: it is not exact.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
+from scene_completion_ros.inference.bundle import StudentBundle
+
+EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime"]
+CURE = "Export the bundle again."
+
+
+class Encoder(Protocol):
+    """Runs the encoder of one bundle."""
+
+    name: str
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features float32 [h, w, C] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
+
+        Raises:
+            ImageError: The image has another size or type.
+        """
+        ...
+
+
+class OpenVinoEncoder:
+    """The encoder on OpenVINO's CPU plugin.
+
+    Args:
+        bundle: The student.
+        threads: CPU threads; None for all.
+        bf16: Compute in bfloat16 where the CPU can.
+
+    Raises:
+        BundleError: The graph cannot be read or has other inputs or outputs than the bundle says.
+    """
+
+    def __init__(self, bundle: StudentBundle, *, threads: int | None = None, bf16: bool = False) -> None:
+        import openvino
+        from openvino import Layout, Type
+        from openvino.preprocess import PrePostProcessor
+
+        self.name = "openvino_bf16" if bf16 else "openvino"
+        self._bundle = bundle
+        core = openvino.Core()
+        try:
+            model = core.read_model(bundle.encoder_path)
+            inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
+            outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
+            _check_ports(bundle, inputs, outputs)
+            pre = PrePostProcessor(model)
+            pre.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
+            pre.input().model().set_layout(Layout("NCHW"))
+            options: dict[str, Any] = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+                # Pinned threads would fight with whatever else runs on a robot's cores.
+                "ENABLE_CPU_PINNING": False,
+            }
+            if threads is not None:
+                options["INFERENCE_NUM_THREADS"] = threads
+            self._request = core.compile_model(pre.build(), "CPU", options).create_infer_request()
+        except RuntimeError as error:
+            raise BundleError(
+                f"OpenVINO cannot run it ({_first_line(error)})", where=str(bundle.encoder_path), cure=CURE
+            ) from error
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`."""
+        import openvino
+
+        _check_image(self._bundle, image_rgb)
+        # The tensor shares the array's memory but does not keep it alive: the name does, until inference is over.
+        image = np.ascontiguousarray(image_rgb)[None]
+        self._request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
+        self._request.infer()
+        features: NDArray[np.float32] = self._request.get_output_tensor().data[0]
+        return features
+
+
+class OnnxRuntimeEncoder:
+    """The encoder on ONNX Runtime's CPU provider.
+
+    Args:
+        bundle: The student.
+        threads: CPU threads; None for all.
+
+    Raises:
+        BundleError: The graph cannot be read or has other inputs or outputs than the bundle says.
+    """
+
+    def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:
+        import onnxruntime
+
+        self.name = "onnxruntime"
+        self._bundle = bundle
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        # Idle workers would spin on the cores that the voxel query needs next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                bundle.encoder_path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise BundleError(
+                f"ONNX Runtime cannot run it ({_first_line(error)})", where=str(bundle.encoder_path), cure=CURE
+            ) from error
+        inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
+        outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
+        _check_ports(bundle, inputs, outputs)
+        self._input = np.empty((1, 3, bundle.canonical.height, bundle.canonical.width), dtype=np.float32)
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`."""
+        _check_image(self._bundle, image_rgb)
+        self._input[0] = image_rgb.transpose(2, 0, 1)
+        features: NDArray[np.float32] = self._session.run(["features"], {"image": self._input})[0][0]
+        return features
+
+
+def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Encoder:
+    """The encoder of a bundle on an engine.
+
+    Args:
+        bundle: The student.
+        engine: One of `EngineName`; ``auto`` takes OpenVINO where it is installed, otherwise ONNX Runtime.
+        threads: CPU threads; None for all that this process may use.
+
+    Raises:
+        SceneCompletionError: The engine is unknown or not installed.
+        BundleError: It cannot run the graph.
+    """
+    if engine not in get_args(EngineName):
+        raise SceneCompletionError(
+            f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(get_args(EngineName))}."
+        )
+    package = {"openvino": "openvino", "openvino_bf16": "openvino", "onnxruntime": "onnxruntime"}
+    if engine == "auto":
+        engine = next((name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)), "openvino")
+    if importlib.util.find_spec(package[engine]) is None:
+        raise SceneCompletionError(
+            f"the package {package[engine]} is not installed", where="engine", cure=f"pip install {package[engine]}"
+        )
+    threads = threads or len(os.sched_getaffinity(0))
+    make: dict[str, Callable[[], Encoder]] = {
+        "openvino": lambda: OpenVinoEncoder(bundle, threads=threads),
+        "openvino_bf16": lambda: OpenVinoEncoder(bundle, threads=threads, bf16=True),
+        "onnxruntime": lambda: OnnxRuntimeEncoder(bundle, threads=threads),
+    }
+    return make[engine]()
+
+
+def _static_shape(shape: Any) -> list[Any]:
+    return [int(size.get_length()) if size.is_static else str(size) for size in shape]
+
+
+def _check_ports(
+    bundle: StudentBundle, inputs: list[tuple[str, list[Any]]], outputs: list[tuple[str, list[Any]]]
+) -> None:
+    camera, head = bundle.canonical, bundle.head
+    height, width = bundle.feature_size
+    for kind, found, expected in (
+        ("input", inputs, ("image", [1, 3, camera.height, camera.width])),
+        ("output", outputs, ("features", [1, height, width, head.hidden])),
+    ):
+        if found != [expected]:
+            raise BundleError(
+                f"{kind} is {found} where {[expected]} is needed", where=str(bundle.encoder_path), cure=CURE
+            )
+
+
+def _check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
+    expected = (bundle.canonical.height, bundle.canonical.width, 3)
+    if image.shape != expected or image.dtype != np.uint8:
+        raise ImageError(
+            f"is {image.dtype} {image.shape} where uint8 {expected} is needed",
+            where="canonical image",
+            cure="Resample the camera image into the canonical camera first.",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__

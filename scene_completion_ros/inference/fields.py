@@ -1,0 +1,97 @@
+"""Reading a JSON object field by field, with errors that name the file, the field and the cure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scene_completion_ros.errors import BundleError
+
+CURE = "The bundle is damaged or was written by another program: export it again or fetch it again."
+
+
+class Fields:
+    """One JSON object of a file; every access is checked."""
+
+    def __init__(self, values: Mapping[str, Any], file: Path, prefix: str = "") -> None:
+        self.values = values
+        self.file = file
+        self.prefix = prefix
+
+    @classmethod
+    def read(cls, file: Path) -> Fields:
+        """Reads a file that holds one JSON object.
+
+        Raises:
+            BundleError: It cannot be read, is no JSON or no object.
+        """
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BundleError(f"cannot be read ({error.strerror})", where=str(file), cure=CURE) from error
+        except ValueError as error:
+            raise BundleError(f"is not valid JSON ({error})", where=str(file), cure=CURE) from error
+        if not isinstance(values, dict):
+            raise BundleError("is not a JSON object", where=str(file), cure=CURE)
+        return cls(values, file)
+
+    def where(self, name: str) -> str:
+        """File and full name of a field, for messages."""
+        return f"{self.file}: field {self.prefix}{name}"
+
+    def error(self, name: str, what: str, cure: str = CURE) -> BundleError:
+        """The error for a field."""
+        return BundleError(what, where=self.where(name), cure=cure)
+
+    def _get(self, name: str) -> Any:
+        if name not in self.values:
+            raise self.error(name, "is missing")
+        return self.values[name]
+
+    def number(self, name: str) -> float:
+        """A finite number."""
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self.error(name, f"{value!r} is not a finite number")
+        return float(value)
+
+    def integer(self, name: str) -> int:
+        """A whole number."""
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(name, f"{value!r} is not a whole number")
+        return value
+
+    def text(self, name: str) -> str:
+        """A string."""
+        value = self._get(name)
+        if not isinstance(value, str):
+            raise self.error(name, f"{value!r} is not a string")
+        return value
+
+    def numbers(self, name: str, count: int | None = None) -> tuple[float, ...]:
+        """A list of finite numbers, of ``count`` where given."""
+        values = self._get(name)
+        if not isinstance(values, list):
+            raise self.error(name, f"{values!r} is not a list of numbers")
+        if count is not None and len(values) != count:
+            raise self.error(name, f"has {len(values)} numbers where {count} are needed")
+        items = Fields({str(i): value for i, value in enumerate(values)}, self.file, f"{self.prefix}{name}.")
+        return tuple(items.number(str(i)) for i in range(len(values)))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings."""
+        values = self._get(name)
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise self.error(name, f"{values!r} is not a list of strings")
+        return tuple(values)
+
+    def object(self, name: str) -> Fields:
+        """A nested object."""
+        value = self._get(name)
+        if not isinstance(value, dict):
+            raise self.error(name, f"{value!r} is not an object")
+        return Fields(value, self.file, f"{self.prefix}{name}.")

@@ -1,0 +1,64 @@
+"""How the package compiles its CPU kernels: numba, cached on disk, safe to call from several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Reassociation lets sums over channels run in vector lanes. Infinities must keep their meaning (no "ninf"), because
+# a half distance of infinity says "never".
+FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
+
+# numba's fallback threading layer ("workqueue") aborts the process when two threads enter a parallel kernel at once.
+_kernel_lock = threading.RLock()
+
+
+def kernel(*, parallel: bool = True) -> Callable[[Function], Function]:
+    """Compiles a function on its first call, releasing the GIL, and caches the machine code.
+
+    The cache lies beside the source, or in the user's cache folder where that is read-only, or where the environment
+    variable ``NUMBA_CACHE_DIR`` points to. Where nothing can be written, each process compiles anew (a few seconds).
+    Apply inside a function that runs when the kernel is first needed: importing a module must not touch the disk.
+    """
+
+    def compile_lazily(function: Function) -> Function:
+        options: dict[str, Any] = {
+            "parallel": parallel,
+            "fastmath": FAST_MATH,
+            "error_model": "numpy",
+            "nogil": True,
+        }
+        try:
+            compiled = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # "no locator available": no cache folder can be written
+            compiled = numba.njit(cache=False, **options)(function)
+        return compiled  # type: ignore[no-any-return]
+
+    return compile_lazily
+
+
+def inlined(function: Function) -> Function:
+    """Marks a function that kernels of the same file call; it is compiled into them.
+
+    It has no cache entry of its own, and must be a global name to its callers: numba takes a compiled function in a
+    closure for a new one in every process, so that the caller's cache entry would never be found again.
+    """
+    return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True)(function)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def kernel_threads(threads: int | None) -> Iterator[None]:
+    """Runs kernels of this Python thread on ``threads`` cores (None: all that numba has), one caller at a time."""
+    with _kernel_lock:
+        before = numba.get_num_threads()
+        numba.set_num_threads(max(1, min(threads or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS)))
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)

@@ -1,0 +1,97 @@
+"""Completed semantic occupancy of one image: what crosses the wall between inference, mapping, reports and ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+
+
+class VoxelState(IntEnum):
+    """What is known of a voxel, from T, the transmittance between the camera and the voxel through the predicted grid.
+
+    Only ``FREE_SEEN`` may clear a costmap: ``FREE_INFERRED`` lies behind something and is a prediction.
+    """
+
+    UNOBSERVED = 0
+    """Outside the camera's view: nothing is said about it."""
+    FREE_SEEN = 1
+    """Not occupied, T >= 0.5."""
+    FREE_INFERRED = 2
+    """Not occupied, T < 0.5."""
+    SURFACE = 3
+    """Occupied, T >= 0.5."""
+    COMPLETED = 4
+    """Occupied, T < 0.5: completed behind an obstacle."""
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticVoxels:
+    """A dense state grid, and sparse arrays over the occupied voxels.
+
+    Attributes:
+        grid: Where the voxels lie; axes x forward, y left, z up.
+        grid_from_camera: Pose of the optical frame (x right, y down, z forward) in the grid frame.
+        stamp_ns: Time of the image, nanoseconds.
+        state: uint8 [X, Y, Z], values of :class:`VoxelState`.
+        index: int32 [N, 3], the occupied voxels (``SURFACE`` or ``COMPLETED``).
+        probability: float32 [N], calibrated probability of being occupied.
+        label: uint8 [N], index into ``class_names``.
+        confidence: float32 [N] in 0..1, confidence in the label.
+        class_names: One name a class.
+        class_colours: One RGB colour (0..255) a class.
+
+    Raises:
+        GridError: Array shapes contradict each other or the grid.
+    """
+
+    grid: VoxelGrid
+    grid_from_camera: RigidTransform
+    stamp_ns: int
+    state: NDArray[np.uint8]
+    index: NDArray[np.int32]
+    probability: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    class_names: tuple[str, ...] = ("unlabelled",)
+    class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)
+
+    def __post_init__(self) -> None:
+        count = self.index.shape[0]
+        expected = {
+            "state": tuple(self.grid.shape),
+            "index": (count, 3),
+            "probability": (count,),
+            "label": (count,),
+            "confidence": (count,),
+        }
+        for name, shape in expected.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise GridError(f"shape {found} where {shape} is needed", where=f"SemanticVoxels.{name}")
+        if len(self.class_names) != len(self.class_colours):
+            raise GridError(
+                f"{len(self.class_names)} class names but {len(self.class_colours)} colours", where="SemanticVoxels"
+            )
+
+    def __len__(self) -> int:
+        """Number of occupied voxels N."""
+        return int(self.index.shape[0])
+
+    def points_grid(self) -> NDArray[np.float32]:
+        """Centres of the occupied voxels in the grid frame (x forward, y left, z up), metres, float32 [N, 3]."""
+        origin = np.asarray(self.grid.origin, dtype=np.float64)
+        return (origin + (self.index + 0.5) * self.grid.voxel_size).astype(np.float32)
+
+    def points_camera(self) -> NDArray[np.float32]:
+        """Centres of the occupied voxels in the camera's optical frame, metres, float32 [N, 3]."""
+        camera_from_grid = self.grid_from_camera.inverse()
+        rotation = camera_from_grid.rotation.astype(np.float32)
+        points: NDArray[np.float32] = self.points_grid() @ rotation.T + camera_from_grid.translation.astype(np.float32)
+        return points

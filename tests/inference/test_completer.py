@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import CameraError, ImageError
+from scene_completion_ros.geometry import DEFAULT_GRID, Camera, Resampler
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.semantic_voxels import VoxelState
+from tests.inference.small_bundle import CANONICAL, make_small_bundle
+
+CAMERA = Camera(fx=718.856, fy=718.856, cx=607.19, cy=185.2, width=1241, height=376)
+CALIBRATION = Calibration("piecewise_linear", (0.0, 0.2, 0.8), (0.0, 0.5, 0.95))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_small_bundle(tmp_path_factory.mktemp("bundle"), calibration=CALIBRATION)
+
+
+@pytest.fixture(scope="module")
+def completer(bundle: StudentBundle) -> Completer:
+    return Completer(bundle, CAMERA)
+
+
+def picture(seed: int = 0, camera: Camera = CAMERA) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (camera.height, camera.width, 3), dtype=np.uint8)
+
+
+def test_a_completion_is_consistent(completer: Completer, bundle: StudentBundle) -> None:
+    result = completer.complete(picture(), stamp_ns=123)
+    voxels = result.voxels
+    assert voxels.stamp_ns == 123
+    assert voxels.grid == DEFAULT_GRID
+    assert completer.warnings == []
+    assert len(voxels) > 1000
+    np.testing.assert_array_equal(voxels.index, np.argwhere(voxels.state >= VoxelState.SURFACE))
+    np.testing.assert_array_equal(voxels.probability, result.probability[tuple(voxels.index.T)])
+    assert voxels.probability.min() >= bundle.threshold
+    free = np.isin(voxels.state, [VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED])
+    assert result.probability[free].max() < bundle.threshold
+    np.testing.assert_array_equal(voxels.state == VoxelState.UNOBSERVED, ~completer.in_view)
+    np.testing.assert_allclose(
+        result.probability, np.where(completer.in_view, CALIBRATION.apply(result.alpha), 0.0), atol=1e-6
+    )
+    assert (voxels.index.dtype, voxels.state.dtype, voxels.label.dtype) == (np.int32, np.uint8, np.uint8)
+    assert set(result.timings_ms) == {"resample", "encode", "query", "march", "assemble", "total"}
+    assert result.depth.shape == (96, 320) == (result.depth_camera.height, result.depth_camera.width)
+    assert np.nanmin(result.depth) > 0.0
+    assert result.image.shape == (192, 640, 3)
+
+
+def test_alpha_is_that_of_the_reference(completer: Completer, bundle: StudentBundle) -> None:
+    result = completer.complete(picture())
+    features = make_encoder(bundle, "onnxruntime")(Resampler(CAMERA, CANONICAL)(picture()))
+    index = np.random.default_rng(1).choice(np.flatnonzero(completer.in_view), 5000, replace=False)
+    points = DEFAULT_GRID.centres().reshape(-1, 3)[index].astype(np.float64)
+    density = density_reference(
+        features, completer.grid_from_camera.inverse().apply(points), bundle.head, bundle.point_code, CANONICAL
+    )
+    np.testing.assert_allclose(result.alpha.reshape(-1)[index], -np.expm1(-0.2 * density), atol=1e-4)
+
+
+def test_results_are_kept_and_repeatable(completer: Completer) -> None:
+    first = completer.complete(picture(0))
+    kept = {name: getattr(first, name).copy() for name in ("alpha", "probability", "depth", "image")}
+    state = first.voxels.state.copy()
+    second = completer.complete(picture(1))
+    assert not np.array_equal(second.alpha, kept["alpha"])
+    for name, array in kept.items():
+        np.testing.assert_array_equal(getattr(first, name), array)
+    np.testing.assert_array_equal(first.voxels.state, state)
+    np.testing.assert_array_equal(completer.complete(picture(0)).alpha, kept["alpha"])
+
+
+def test_another_image_size_is_refused(completer: Completer) -> None:
+    with pytest.raises(ImageError, match="640x480"):
+        completer.complete(np.zeros((480, 640, 3), dtype=np.uint8))
+
+
+def test_grey_images_are_refused(completer: Completer) -> None:
+    with pytest.raises(ImageError):
+        completer.complete(picture()[..., 0])
+
+
+def test_what_the_camera_does_not_cover_is_unobserved(bundle: StudentBundle) -> None:
+    narrow = Camera(fx=800.0, fy=800.0, cx=319.5, cy=239.5, width=640, height=480)
+    completer = Completer(bundle, narrow, threads=1)
+    ratio, coverage = completer.warnings
+    assert "1.250" in ratio
+    assert "0.500 to 0.650" in ratio
+    assert "%" in coverage
+    result = completer.complete(picture(0, narrow))
+    points = completer.grid_from_camera.inverse().apply(DEFAULT_GRID.centres().reshape(-1, 3))
+    seen = (result.voxels.state != VoxelState.UNOBSERVED).reshape(-1)
+    # Seen voxels project into the narrow image, up to half a canonical pixel (1.1 of its own).
+    pixels = narrow.project(points[seen])[0]
+    assert np.all((pixels > -2.0) & (pixels < [641.0, 481.0]))
+    assert 0.1 < seen.mean() < 0.5
+    assert np.all(result.alpha.reshape(-1)[~seen] == 0.0)
+    uncovered = ~Resampler(narrow, completer.depth_camera).validity
+    assert 0.3 < uncovered.mean() < 0.9
+    assert np.all(np.isnan(result.depth[uncovered]))
+    assert np.all(np.isfinite(result.depth[~uncovered]))
+
+
+def test_a_small_image_is_warned_about(bundle: StudentBundle) -> None:
+    tiny = Camera(fx=180.0, fy=180.0, cx=159.5, cy=89.5, width=320, height=180)
+    assert any("enlarged 2.06 times" in text for text in Completer(bundle, tiny, threads=1).warnings)
+
+
+def test_a_camera_that_looks_past_the_canonical_view(bundle: StudentBundle) -> None:
+    with pytest.raises(CameraError, match="sees nothing"):
+        Completer(bundle, Camera(fx=500.0, fy=500.0, cx=-5000.0, cy=100.0, width=640, height=192))
+
+
+def test_extrapolation_fills_alpha_but_observes_nothing(bundle: StudentBundle) -> None:
+    completer = Completer(bundle, CAMERA, extrapolate=True)
+    result = completer.complete(picture())
+    outside = ~completer.in_view
+    assert result.alpha[outside].min() > 0.0
+    assert np.all(result.voxels.state[outside] == VoxelState.UNOBSERVED)
+    assert np.all(result.probability[outside] == 0.0)
+
+
+def test_threads_do_not_change_the_result_nor_disturb_each_other(bundle: StudentBundle, completer: Completer) -> None:
+    expected = completer.complete(picture()).voxels
+    single = Completer(bundle, CAMERA, threads=1)
+    results = []
+
+    def work(one: Completer) -> None:
+        for _ in range(3):
+            results.append(one.complete(picture()).voxels)
+
+    workers = [threading.Thread(target=work, args=(one,)) for one in (completer, single)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120.0)
+    assert len(results) == 6
+    for result in results:
+        assert np.mean(result.state != expected.state) < 1e-4
+
+
+def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import numba
+
+    from scene_completion_ros.inference import jit
+
+    real = numba.njit
+
+    def njit(*, cache: bool, **options: object) -> object:
+        def decorate(function: object) -> object:
+            if cache:
+                raise RuntimeError("cannot cache function: no locator available for file")
+            return real(cache=cache, **options)(function)
+
+        return decorate
+
+    monkeypatch.setattr(numba, "njit", njit)
+
+    @jit.kernel(parallel=False)
+    def double(x: float) -> float:
+        return 2.0 * x
+
+    assert double(4.0) == 8.0

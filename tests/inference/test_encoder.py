@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import make_encoder
+from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_head, tiny_encoder
+
+ENGINES = ["openvino", "onnxruntime"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_small_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (192, 640, 3), dtype=np.uint8)
+
+
+def test_engines_agree(bundle: StudentBundle, image: np.ndarray) -> None:
+    first, second = (make_encoder(bundle, engine, threads=1)(image) for engine in ENGINES)
+    assert first.shape == (96, 320, 64)
+    assert first.dtype == second.dtype == np.float32
+    assert first.std() > 0.1
+    np.testing.assert_allclose(first, second, atol=1e-4)
+
+
+def test_bfloat16_is_close(bundle: StudentBundle, image: np.ndarray) -> None:
+    exact = make_encoder(bundle, "openvino")(image).copy()
+    np.testing.assert_allclose(make_encoder(bundle, "openvino_bf16")(image), exact, atol=0.05 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_images_may_be_views(bundle: StudentBundle, image: np.ndarray, engine: str) -> None:
+    encoder = make_encoder(bundle, engine)
+    expected = encoder(np.ascontiguousarray(image[:, ::-1])).copy()
+    np.testing.assert_array_equal(encoder(image[:, ::-1]), expected)
+    assert not np.array_equal(encoder(image), expected)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("wrong", [np.zeros((192, 639, 3), np.uint8), np.zeros((192, 640, 3), np.float32)])
+def test_wrong_images_are_refused(bundle: StudentBundle, engine: str, wrong: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="canonical image"):
+        make_encoder(bundle, engine)(wrong)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (b"not a graph", "cannot run it"),
+        (tiny_encoder(output="map"), "output is .*map"),
+        (tiny_encoder(channels=32), "output is .*32"),
+    ],
+)
+def test_foreign_graphs_are_refused(tmp_path: Path, engine: str, graph: bytes, message: str) -> None:
+    bundle = StudentBundle(name="foreign", canonical=CANONICAL, head=random_head()).save(tmp_path, graph)
+    with pytest.raises(BundleError, match=message) as caught:
+        make_encoder(bundle, engine)
+    assert "encoder.onnx" in caught.value.where
+
+
+def test_another_canonical_size_is_refused(bundle: StudentBundle) -> None:
+    other = dataclasses.replace(bundle, canonical=CANONICAL.resized(320, 96))
+    with pytest.raises(BundleError, match="input is"):
+        make_encoder(other, "openvino")
+
+
+def test_choice_of_the_engine(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_encoder(bundle).name == "openvino"
+    with pytest.raises(SceneCompletionError, match="openvino, openvino_bf16, onnxruntime"):
+        make_encoder(bundle, "tpu")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else object())
+    assert make_encoder(bundle).name == "onnxruntime"
+    with pytest.raises(SceneCompletionError, match="pip install openvino"):
+        make_encoder(bundle, "openvino")

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.inference.march import MarchResult, march, states
+from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
+from scene_completion_ros.semantic_voxels import VoxelState
+
+RAYS = Camera(fx=60.0, fy=60.0, cx=47.5, cy=23.5, width=96, height=48)
+FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
+GRID = VoxelGrid((0.0, -10.0, -2.0), 0.2, (100, 100, 24))
+TILTED = RigidTransform.from_quaternion(
+    np.array([0.03, 0.04, -0.02, 1.0]) / np.linalg.norm([0.03, 0.04, -0.02, 1.0]), (0.3, 0.2, -1.0)
+)
+POSES = {
+    "default": FORWARD,
+    "tilted": FORWARD @ TILTED,
+    "yaw 90 degrees": FORWARD
+    @ RigidTransform.from_quaternion((0, 0, math.sqrt(0.5), math.sqrt(0.5)), (5.0, -9.0, 0.1)),
+    "far behind the grid": FORWARD @ RigidTransform(np.eye(3), np.array([12.0, 0.5, 0.0])),
+}
+
+
+def both(alpha: np.ndarray, pose: RigidTransform = FORWARD, grid: VoxelGrid = GRID) -> list[MarchResult]:
+    return [march(alpha, grid, pose, RAYS), March(grid, pose, RAYS)(alpha)]
+
+
+def in_view(grid: VoxelGrid, pose: RigidTransform) -> np.ndarray:
+    return np.asarray(RAYS.project(pose.apply(grid.centres().astype(np.float64)))[1])
+
+
+def state_of(occupied: np.ndarray, pose: RigidTransform = FORWARD) -> np.ndarray:
+    half_distance = march(occupied.astype(np.float32), GRID, pose, RAYS).half_distance
+    return states(occupied, in_view(GRID, pose), half_distance, GRID, pose, RAYS)
+
+
+def test_depth_of_a_wall_is_z_depth_everywhere() -> None:
+    alpha = np.zeros(GRID.shape, dtype=np.float32)
+    alpha[40:42] = 1.0  # a wall whose front is 8 m ahead, as high and wide as the grid
+    for result in both(alpha):
+        hits = np.isfinite(result.half_distance)
+        assert hits.mean() > 0.4
+        # The first step inside lies up to one voxel edge behind the front, along the ray.
+        assert np.all((result.depth[hits] >= 8.0) & (result.depth[hits] < 8.2))
+        assert np.all(result.transmittance[hits] == 0.0)
+        assert np.all(result.transmittance[~hits] == 1.0)
+        cosine = 1.0 / np.linalg.norm(RAYS.unproject(RAYS.pixel_centres()), axis=-1)
+        np.testing.assert_allclose(result.half_distance[hits] * cosine[hits], result.depth[hits], rtol=1e-5)
+
+
+def test_states_in_front_of_and_behind_walls() -> None:
+    occupied = np.zeros(GRID.shape, dtype=bool)
+    occupied[40] = True
+    occupied[70] = True
+    state = state_of(occupied)
+    view = in_view(GRID, FORWARD)
+    core = np.s_[:, 35:65, 5:15]
+    for planes, expected in (
+        (slice(0, 40), VoxelState.FREE_SEEN),
+        (slice(40, 41), VoxelState.SURFACE),
+        (slice(41, 70), VoxelState.FREE_INFERRED),
+        (slice(70, 71), VoxelState.COMPLETED),
+        (slice(71, 100), VoxelState.FREE_INFERRED),
+    ):
+        assert np.all(state[core][planes][view[core][planes]] == expected), expected
+    assert np.all(state[~view] == VoxelState.UNOBSERVED)
+    assert np.all(state[view] != VoxelState.UNOBSERVED)
+
+
+def test_a_thick_wall_has_a_surface_of_one_voxel() -> None:
+    occupied = np.zeros(GRID.shape, dtype=bool)
+    occupied[40:44] = True
+    state, view = state_of(occupied), in_view(GRID, FORWARD)
+    centre = np.s_[45:55, 7:13]
+    assert np.all(state[40][centre][view[40][centre]] == VoxelState.SURFACE)
+    assert np.all(state[41:44][:, 45:55, 7:13] == VoxelState.COMPLETED)
+
+
+def test_a_grazed_road_is_surface() -> None:
+    occupied = np.zeros(GRID.shape, dtype=bool)
+    occupied[:, :, :2] = True  # two layers; the upper one's top lies 1.6 m below the camera
+    state, view = state_of(occupied), in_view(GRID, FORWARD)
+    top, below = state[:, :, 1][view[:, :, 1]], state[30:, :, 0][view[30:, :, 0]]
+    assert np.mean(top == VoxelState.SURFACE) > 0.99
+    # The rays of this camera lie so far apart at the far end that they blur the two layers.
+    assert np.mean(below == VoxelState.COMPLETED) > 0.8
+    assert np.mean(state[:, :, 3:][view[:, :, 3:]] == VoxelState.FREE_SEEN) > 0.99
+
+
+def test_a_thin_volume_attenuates_like_its_geometric_series() -> None:
+    alpha = np.full(GRID.shape, 0.01, dtype=np.float32)
+    rays = Camera(fx=60.0, fy=60.0, cx=0.0, cy=0.0, width=1, height=1)  # one ray, straight ahead through 100 voxels
+    grid = VoxelGrid((0.0, -9.9, -2.1), 0.2, GRID.shape)
+    n = np.arange(100)
+    expected = np.sum(0.99**n * 0.01 * (n + 0.5) * 0.2) + 0.99**100 * 20.0
+    for result in (march(alpha, grid, FORWARD, rays), March(grid, FORWARD, rays)(alpha)):
+        np.testing.assert_allclose(result.depth, expected, rtol=1e-5)
+        np.testing.assert_allclose(result.transmittance, 0.99**100, rtol=1e-5)
+        # 0.99^68 > 0.5 > 0.99^69: the 69th step
+        np.testing.assert_allclose(result.half_distance, 68.5 * 0.2, rtol=1e-6)
+
+
+def test_empty_rays_leave_at_the_grid_s_end() -> None:
+    for result in both(np.zeros(GRID.shape, dtype=np.float32)):
+        assert np.all(np.isinf(result.half_distance))
+        assert np.all(result.transmittance == 1.0)
+        # Straight ahead the grid ends after 20 m.
+        np.testing.assert_allclose(result.depth[23:25, 47:49], 20.0, rtol=1e-4)
+
+
+def test_rays_that_miss_the_grid_have_no_depth() -> None:
+    behind = FORWARD @ RigidTransform.from_quaternion((0.0, 0.0, 1.0, 0.0), (-1.0, 0.0, 0.0))
+    for result in both(np.ones(GRID.shape, dtype=np.float32), behind):
+        assert np.all(np.isnan(result.depth))
+        assert np.all(np.isinf(result.half_distance))
+
+
+@pytest.mark.parametrize("name", POSES)
+@pytest.mark.parametrize("density", [0.03, 1.0])
+def test_kernel_agrees_with_the_reference(name: str, density: float) -> None:
+    rng = np.random.default_rng(0)
+    alpha = (density * rng.random(GRID.shape) ** 6).astype(np.float32)
+    pose = POSES[name]
+    expected, result = both(alpha, pose)
+    # A position within rounding of a voxel's side may fall to either voxel: rare, and felt by one step only.
+    for field in ("depth", "half_distance", "transmittance"):
+        a, b = getattr(expected, field), getattr(result, field)
+        np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+        finite = np.isfinite(a)
+        assert np.count_nonzero(np.abs(a[finite] - b[finite]) > 1e-3) < 0.01 * a.size
+    calibration = Calibration("piecewise_linear", (0.0, 0.1, 0.2, 0.9), (0.0, 0.4, 0.8, 1.0))
+    view = in_view(GRID, pose)
+    assert view.any()
+    occupied = calibration.apply(alpha) >= 0.5
+    expected_state = states(occupied, view, expected.half_distance, GRID, pose, RAYS)
+    classify = VoxelClassifier(GRID, pose, RAYS, view, calibration, 0.5)
+    probability, state = classify(alpha, expected.half_distance)
+    np.testing.assert_allclose(probability, np.where(view, calibration.apply(alpha), 0.0), atol=1e-6)
+    assert np.mean(state[view] != expected_state[view]) < 1e-3
+    np.testing.assert_array_equal(state == VoxelState.UNOBSERVED, ~view)
+    assert np.unique(state[view]).size >= (4 if density == 1.0 else 1)
+
+
+def test_identity_calibration_keeps_alpha_and_nan_is_survived() -> None:
+    alpha = np.random.default_rng(0).random(GRID.shape).astype(np.float32)
+    alpha[50, 50, 10] = np.nan
+    classify = VoxelClassifier(GRID, FORWARD, RAYS, np.ones(GRID.shape, dtype=bool), Calibration(), 0.5)
+    probability, state = classify(alpha, np.full((48, 96), np.inf, dtype=np.float32))
+    np.testing.assert_allclose(probability, alpha, atol=1e-7)
+    assert state[50, 50, 10] == VoxelState.FREE_SEEN

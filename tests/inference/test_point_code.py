@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from tests.inference.small_bundle import CANONICAL
+
+CODE = PointCodeSpec()
+
+
+def points(count: int = 200) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return rng.uniform([-30, -5, -20], [30, 5, 60], (count, 3))
+
+
+def test_the_code_has_39_values_in_blocks_of_three() -> None:
+    c = np.array([[0.3, -0.7, 0.9]])
+    code = CODE.encode(c)
+    assert code.shape == (1, CODE.size) == (1, 39)
+    np.testing.assert_allclose(code[0, :3], c[0])
+    for k, frequency in enumerate(CODE.frequencies):
+        np.testing.assert_allclose(code[0, 3 + 6 * k : 6 + 6 * k], np.sin(frequency * c[0]))
+        np.testing.assert_allclose(code[0, 6 + 6 * k : 9 + 6 * k], np.cos(frequency * c[0]))
+
+
+def test_one_axis_is_every_third_column() -> None:
+    c = CODE.coordinates(points(), CANONICAL)
+    for axis in range(3):
+        np.testing.assert_array_equal(CODE.encode(c)[:, axis::3], CODE.encode_axis(c[:, axis]))
+
+
+def test_near_is_one_and_far_is_minus_one() -> None:
+    np.testing.assert_allclose(CODE.depth_code(np.array([3.0, 80.0])), [1.0, -1.0])
+    low, high = CODE.depth_code_range
+    depth = CODE.depth_code(np.array([1e9, 1.0, 0.0, -5.0]))
+    np.testing.assert_allclose(depth, [low, high, high, high], atol=1e-6)
+
+
+def test_image_coordinates_are_those_of_the_camera() -> None:
+    ahead = points() * [0.1, 0.1, 1.0]
+    ahead = ahead[ahead[:, 2] > 1.0]
+    pixels, _ = CANONICAL.project(ahead)
+    np.testing.assert_allclose(CODE.image_coordinates(ahead, CANONICAL), CANONICAL.normalise(pixels), atol=1e-12)
+
+
+def test_points_anywhere_have_a_bounded_code() -> None:
+    c = CODE.coordinates(np.vstack([points(), [[0.0, 0.0, 0.0], [1e6, -1e6, -1.0]]]), CANONICAL)
+    assert np.all(np.abs(c[:, :2]) <= CODE.xy_limit)
+    assert np.all(np.abs(c[-1, :2]) == CODE.xy_limit)
+
+
+def test_torch_gives_the_same_code() -> None:
+    torch = pytest.importorskip("torch")
+    c = CODE.coordinates(torch.from_numpy(points()), CANONICAL)
+    np.testing.assert_allclose(CODE.encode(c).numpy(), CODE.encode(CODE.coordinates(points(), CANONICAL)), atol=1e-12)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.query_kernel import VoxelQuery, exp_negative, softplus
+from scene_completion_ros.inference.query_reference import density_reference
+from tests.inference.small_bundle import CANONICAL, random_features, random_head
+
+CODE = PointCodeSpec()
+FEATURE_SIZE = (96, 320)
+# Denser than a trained field, so that differences show.
+HEAD = random_head()
+
+
+def rotation(axis: int, degrees: float) -> RigidTransform:
+    half = math.radians(degrees) / 2.0
+    quaternion = [0.0, 0.0, 0.0, math.cos(half)]
+    quaternion[axis] = math.sin(half)
+    return RigidTransform.from_quaternion(quaternion, (0.0, 0.0, 0.0))
+
+
+FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
+TILTED = rotation(0, 3.0) @ rotation(2, 2.0) @ FORWARD
+SHIFT = RigidTransform(np.eye(3), np.array([0.4, -1.1, 0.7]))
+AROUND = VoxelGrid((-12.8, -12.8, -3.0), 0.4, (64, 64, 16))
+AHEAD = VoxelGrid((0.0, -12.8, -2.2), 0.4, (64, 64, 16))
+CASES = {
+    "default pose": (AHEAD, FORWARD),
+    "pitch 3 and roll 2 degrees": (AHEAD, TILTED),
+    "yaw 90 degrees, reaching behind the camera": (AROUND, TILTED @ rotation(2, 90.0) @ SHIFT),
+    "optical axes": (VoxelGrid((-6.0, -3.0, -4.0), 0.4, (30, 15, 60), "optical"), RigidTransform.identity()),
+}
+
+
+def centres_camera(grid: VoxelGrid, camera_from_grid: RigidTransform) -> np.ndarray:
+    centres = np.stack(np.meshgrid(*grid.axis_centres(), indexing="ij"), axis=-1)
+    return np.asarray(camera_from_grid.apply(centres.reshape(-1, 3)))
+
+
+@pytest.mark.parametrize("extrapolate", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
+    grid, camera_from_grid = CASES[case]
+    features = random_features()
+    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid, extrapolate=extrapolate)
+    density = query.density(features)
+    points = centres_camera(grid, camera_from_grid)
+    in_view = CANONICAL.project(points)[1].reshape(grid.shape)
+    np.testing.assert_array_equal(query.in_view, in_view)
+    assert 0.02 < in_view.mean() < 0.98
+    expected = density_reference(features, points, HEAD, CODE, CANONICAL).reshape(grid.shape)
+    assert expected.std() > 0.5
+    if not extrapolate:
+        expected = np.where(in_view, expected, 0.0)
+        assert np.all(density[~in_view] == 0.0)
+    np.testing.assert_allclose(density, expected, atol=1e-4, rtol=0.0)
+
+
+def test_the_default_grid_at_random_voxels() -> None:
+    features = random_features(3)
+    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, DEFAULT_GRID, FORWARD)
+    index = np.random.default_rng(0).choice(np.flatnonzero(query.in_view), 20000, replace=False)
+    points = centres_camera(DEFAULT_GRID, FORWARD)[index]
+    expected = density_reference(features, points, HEAD, CODE, CANONICAL)
+    np.testing.assert_allclose(query.density(features).reshape(-1)[index], expected, atol=1e-4, rtol=0.0)
+
+
+def test_opacity_is_that_of_one_voxel_edge() -> None:
+    grid, camera_from_grid = CASES["default pose"]
+    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
+    features = random_features()
+    density = query.density(features).astype(np.float64)
+    np.testing.assert_allclose(query.opacity(features), -np.expm1(-0.4 * density), atol=1e-6)
+
+
+def test_results_are_not_overwritten() -> None:
+    grid, camera_from_grid = CASES["default pose"]
+    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
+    first = query.density(random_features(0))
+    before = first.copy()
+    query.density(random_features(1))
+    np.testing.assert_array_equal(first, before)
+
+
+def test_uncovered_pixels_are_out_of_view() -> None:
+    grid, camera_from_grid = CASES["default pose"]
+    coverage = np.zeros((192, 640), dtype=bool)
+    coverage[:, :320] = True
+    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid, coverage=coverage)
+    pixels, valid = CANONICAL.project(centres_camera(grid, camera_from_grid))
+    np.testing.assert_array_equal(query.in_view.reshape(-1), valid & (pixels[:, 0] <= 319.5))
+
+
+def test_another_number_of_channels() -> None:
+    grid, camera_from_grid = CASES["default pose"]
+    head, features = random_head(channels=20), random_features(channels=20)
+    query = VoxelQuery(head, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
+    points = centres_camera(grid, camera_from_grid)
+    expected = density_reference(features, points, head, CODE, CANONICAL).reshape(grid.shape)
+    np.testing.assert_allclose(query.density(features)[query.in_view], expected[query.in_view], atol=1e-4)
+
+
+def test_a_grid_behind_the_camera_is_empty() -> None:
+    behind = VoxelGrid((-10.0, -4.0, -2.0), 0.5, (16, 16, 8))
+    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, behind, FORWARD)
+    assert not query.in_view.any()
+    assert not query.density(random_features()).any()
+
+
+def test_features_of_another_size_are_refused() -> None:
+    grid, camera_from_grid = CASES["default pose"]
+    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
+    with pytest.raises(ValueError, match=r"\(96, 320, 64\)"):
+        query.density(random_features()[:95])
+
+
+def test_exponential_and_softplus() -> None:
+    x = np.linspace(-120.0, 120.0, 4001, dtype=np.float32)
+    exponential = np.array([exp_negative(v) for v in -np.abs(x)])
+    np.testing.assert_allclose(exponential, np.exp(-np.abs(x.astype(np.float64))), atol=1e-6)
+    np.testing.assert_allclose(
+        np.array([softplus(v) for v in x]), np.logaddexp(0.0, x.astype(np.float64)), atol=1e-6, rtol=1e-6
+    )
+
+
+def torch_density(features: np.ndarray, points: np.ndarray, head: HeadWeights) -> np.ndarray:
+    """The same field with torch's sampler, straight from the equations."""
+    torch = pytest.importorskip("torch")
+    z = np.maximum(points[:, 2], 1.0)
+    u, v = (CANONICAL.fx * points[:, 0] / z + CANONICAL.cx, CANONICAL.fy * points[:, 1] / z + CANONICAL.cy)
+    x, y = np.clip(2 * (u + 0.5) / 640 - 1, -3, 3), np.clip(2 * (v + 0.5) / 192 - 1, -3, 3)
+    c = np.stack([x, y, 2 * (1 / z - 1 / 80) / (1 / 3 - 1 / 80) - 1], axis=-1)
+    code = np.concatenate([c] + [g(f * c) for f in (1.5, 3, 6, 12, 24, 48) for g in (np.sin, np.cos)], axis=-1)
+    sampled = torch.nn.functional.grid_sample(
+        torch.from_numpy(features.astype(np.float64)).permute(2, 0, 1)[None],
+        torch.from_numpy(c[None, None, :, :2]),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )[0, :, 0].T.numpy()
+    hidden = np.maximum(sampled + code @ head.positional_weight.T.astype(np.float64) + head.hidden_bias, 0.0)
+    logit = torch.from_numpy(hidden @ head.density_weight.astype(np.float64) + head.density_bias)
+    return np.asarray(torch.nn.functional.softplus(logit).numpy())
+
+
+def test_the_reference_agrees_with_torch() -> None:
+    points = np.random.default_rng(5).uniform([-40, -8, -10], [40, 8, 80], (3000, 3))
+    features = random_features()
+    np.testing.assert_allclose(
+        density_reference(features, points, HEAD, CODE, CANONICAL, chunk=1000),
+        torch_density(features, points, HEAD),
+        atol=1e-9,
+    )
