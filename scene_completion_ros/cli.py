@@ -1,0 +1,122 @@
+"""The command ``scene-completion``; its subcommands are the entry points of the group ``scene_completion.commands``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol, cast
+
+import scene_completion_ros
+from scene_completion_ros.errors import SceneCompletionError
+
+GROUP = "scene_completion.commands"
+BAD_INPUT, INTERRUPTED = 2, 130
+
+# What a checkout that was not installed offers.
+_OWN_COMMANDS = {
+    "complete": "scene_completion_ros.commands.complete",
+    "demo": "scene_completion_ros.commands.demo",
+    "replay": "scene_completion_ros.commands.replay",
+    "evaluate": "training.commands.evaluate",
+    "export": "training.commands.export",
+    "street-world": "training.commands.street_world",
+    "train": "training.commands.train",
+}
+
+
+class Command(Protocol):
+    """A module of the entry-point group."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do the work; the result is the exit code."""
+
+
+class _MissingCommand:
+    """Stands for a command whose module cannot be imported, so that the others still work."""
+
+    def __init__(self, entry: EntryPoint, error: ImportError) -> None:
+        self._entry, self._error = entry, error
+        self.__doc__ = f"(not available: {error})"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Swallow whatever is given."""
+        parser.add_argument("ignored", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Say what is missing."""
+        raise SceneCompletionError(
+            f"its module cannot be imported: {self._error}",
+            where=f"command {self._entry.name}",
+            cure="Install the package that provides it",
+        ) from self._error
+
+
+def find_commands() -> dict[str, Command]:
+    """Commands by name, sorted: this package's own and those that installed packages add or replace."""
+    entries = {name: EntryPoint(name, module, GROUP) for name, module in _OWN_COMMANDS.items()}
+    entries.update({entry.name: entry for entry in entry_points(group=GROUP)})
+    commands: dict[str, Command] = {}
+    for name in sorted(entries):
+        try:
+            commands[name] = cast(Command, entries[name].load())
+        except ImportError as error:
+            commands[name] = _MissingCommand(entries[name], error)
+    return commands
+
+
+def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
+    """Parser of the command line with one subparser a command."""
+    parser = argparse.ArgumentParser(
+        prog="scene-completion", description="Completed semantic occupancy from camera images."
+    )
+    parser.add_argument("--version", action="version", version=scene_completion_ros.__version__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in commands.items():
+        text = (command.__doc__ or name).strip().replace("%", "%%")
+        subparser = subparsers.add_parser(
+            name,
+            help=text.splitlines()[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        Exit code: that of the command, 2 on bad input (said in one line on stderr), 130 after an interruption.
+    """
+    commands = find_commands()
+    args = build_parser(commands).parse_args(argv)
+    try:
+        return commands[args.command].run(args)
+    except SceneCompletionError as error:
+        print(f"scene-completion {args.command}: {_one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        if error.filename is None:  # not about a file of the user: a defect, shown with its traceback
+            raise
+        print(f"scene-completion {args.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"scene-completion {args.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _one_line(error: Exception) -> str:
+    return " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""Replay a recording: completed voxels as a new recording, and a report to look at.
+
+The images go through the running node over DDS, or with --offline through the same code without ROS. DIR gets
+  bag/                the voxels (and, through the node, the depth) as rosbag2
+  report/index.html   camera image, depth, bird's-eye view and 3D view of every frame; opens offline
+  statistics.json     frames, rate, latencies, memory
+LiDAR of the recording is drawn into the bird's-eye view. What was written stays when the replay is interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scene_completion_ros.bags.reader import BagReader, ImageFrame
+    from scene_completion_ros.geometry.cameras import Camera
+    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.completer import Completion
+    from scene_completion_ros.report.drive import DriveReport
+    from scene_completion_ros.ros.replay import ReplayResult
+
+_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "publish")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion replay``."""
+    parser.add_argument("bag", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3, or ROS 1 .bag")
+    parser.add_argument("--offline", action="store_true", help="without ROS, in this process")
+    parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
+    parser.add_argument(
+        "--camera",
+        metavar="FILE",
+        help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
+    )
+    parser.add_argument("--output", type=Path, default=Path("replay"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="FACTOR",
+        help="play in real time, this many times as fast as recorded, and let the node drop what it cannot keep up "
+        "with (default: the next image waits for the last result; without meaning for --offline)",
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="student bundle (default: the one that is shipped)")
+    parser.add_argument("--engine", default="auto", help="what runs the encoder (default: %(default)s)")
+    parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay the recording; the exit code is 1 if no frame came out."""
+    from scene_completion_ros.errors import BagError, SceneCompletionError
+    from scene_completion_ros.geometry.camera_files import read_camera
+    from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+    from scene_completion_ros.offline_replay import ThinnedBagReader
+    from scene_completion_ros.report.drive import DriveReport
+
+    if args.every < 1:
+        raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
+    if (args.output / "bag").exists():  # before an older report beside it is replaced
+        raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
+    with ExitStack() as stack:
+        stack.enter_context(termination_as_interruption())
+        reader = stack.enter_context(ThinnedBagReader(args.bag, args.every))
+        topic = reader.choose_image_topic(args.image_topic)
+        camera = read_camera(args.camera) if args.camera else None
+        bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
+        classes = (bundle.class_names, bundle.class_colours)
+        report = stack.enter_context(DriveReport(args.bag, args.output / "report", *classes, rerun=args.rerun))
+        for loss in reader.losses:
+            print(f"warning: {args.bag}: {loss}", file=sys.stderr)
+            report.page.notes.append(f"The recording is damaged: {loss}")
+        if args.offline:
+            statistics = _replay_offline(args, reader, topic, camera, bundle, report)
+        else:
+            statistics = _replay_over_dds(args, reader, topic, camera, bundle, report)
+        statistics["unusable_messages"] = dict(reader.skipped)
+        page = report.page.close(statistics)
+    (args.output / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
+    print(f"report: {page}")
+    print(json.dumps(statistics))
+    return 0 if statistics["frames_out"] else 1
+
+
+def _replay_offline(
+    args: argparse.Namespace,
+    reader: BagReader,
+    topic: str,
+    camera: Camera | None,
+    bundle: StudentBundle,
+    report: DriveReport,
+) -> dict[str, Any]:
+    from scene_completion_ros.bags.writer import BagWriter
+    from scene_completion_ros.inference.completer import Completer
+    from scene_completion_ros.offline_replay import replay_offline
+
+    completer = Completer(
+        bundle,
+        camera or reader.camera_for(topic),
+        grid=bundle.grid,
+        grid_from_camera=bundle.grid_from_camera,
+        engine=args.engine,
+    )
+    for warning in completer.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+        report.page.notes.append(warning)
+
+    def draw(frame: ImageFrame, completion: Completion) -> None:
+        report.add(
+            completion.voxels,
+            frame.frame_id,
+            frame.image_rgb,
+            completion.depth,
+            completion.depth_camera,
+            completion.timings_ms,
+        )
+
+    with BagWriter(args.output / "bag") as output:
+        return replay_offline(reader, topic, completer, output=output, on_result=draw).to_json()
+
+
+def _replay_over_dds(
+    args: argparse.Namespace,
+    reader: BagReader,
+    topic: str,
+    camera: Camera | None,
+    bundle: StudentBundle,
+    report: DriveReport,
+) -> dict[str, Any]:
+    from importlib.util import find_spec
+
+    from scene_completion_ros.errors import SceneCompletionError
+
+    if find_spec("rclpy") is None:
+        raise SceneCompletionError(
+            "ROS 2 is missing (no module rclpy)",
+            where="replay",
+            cure="Source a ROS 2 distribution, install the extra 'ros', or add --offline",
+        )
+    from scene_completion_ros.ros.replay import replay_over_dds
+
+    parameters: dict[str, object] = {"engine": args.engine}
+    if args.bundle:
+        parameters["bundle"] = str(args.bundle.resolve())
+    if camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
+        parameters["rectified"] = "image_rect" in topic
+    statistics = replay_over_dds(
+        reader,
+        topic,
+        camera=camera,
+        output_bag=args.output / "bag",
+        on_result=result_drawer(report, bundle),
+        rate=args.rate,
+        node_parameters=parameters,
+    ).to_json()
+    occupied = sorted(statistics.pop("occupied"))
+    statistics["occupied_voxels_median"] = float(occupied[len(occupied) // 2]) if occupied else 0.0
+    log = statistics.pop("node_log")
+    if log and statistics["frames_out"] < statistics["frames_in"]:
+        print(log, file=sys.stderr)
+    return statistics
+
+
+def result_drawer(report: DriveReport, bundle: StudentBundle) -> Callable[[ReplayResult], None]:
+    """What ``replay_over_dds`` calls with every result, so that it is drawn into a report.
+
+    Args:
+        report: The report.
+        bundle: Bundle that the node uses, for its grid and classes.
+    """
+    from scene_completion_ros.voxel_cloud import cloud_array_to_voxels
+
+    def draw(result: ReplayResult) -> None:
+        voxels = cloud_array_to_voxels(
+            result.voxels,
+            bundle.grid,
+            bundle.grid_from_camera,
+            stamp_ns=result.stamp_ns,
+            class_names=bundle.class_names,
+            class_colours=bundle.class_colours,
+        )
+        timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
+        timings["total"] = result.latency_ms
+        report.add(voxels, result.frame_id, result.image_rgb, result.depth, result.depth_camera, timings)
+
+    return draw
+
+
+@contextmanager
+def termination_as_interruption() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what was written is closed properly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

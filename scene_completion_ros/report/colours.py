@@ -1,0 +1,117 @@
+"""Colours of depth, height and voxel states, without a plotting library at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Keyed by the values of VoxelState; chosen to stay apart for colour-blind readers and on a white page.
+STATE_COLOURS: MappingProxyType[int, tuple[int, int, int]] = MappingProxyType(
+    {
+        0: (250, 250, 250),
+        1: (214, 234, 214),
+        2: (246, 226, 200),
+        3: (0, 107, 164),
+        4: (230, 126, 34),
+    }
+)
+STATE_NAMES: MappingProxyType[int, str] = MappingProxyType(
+    {0: "unobserved", 1: "free (seen)", 2: "free (inferred)", 3: "surface", 4: "completed"}
+)
+
+# The road of a usual car rig lies at a quarter of it, light enough for black LiDAR points to be seen on it.
+HEIGHT_RANGE = (-3.2, 2.6)
+NEAREST_DEPTH, FARTHEST_DEPTH = 3.0, 80.0
+
+
+@cache
+def _table(name: str) -> NDArray[np.uint8]:
+    """RGB table [256, 3] of an OpenCV colour map."""
+    number: int = getattr(cv2, f"COLORMAP_{name}")
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    table: NDArray[np.uint8] = np.ascontiguousarray(cv2.applyColorMap(ramp, number)[:, 0, ::-1], dtype=np.uint8)
+    table.setflags(write=False)
+    return table
+
+
+def _look_up(name: str, fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
+    position = np.clip(np.nan_to_num(fraction, nan=0.0) * 255.0, 0.0, 255.0)
+    return _table(name)[np.rint(position).astype(np.uint8)]
+
+
+def depth_colours(depth: ArrayLike, *, near: float = NEAREST_DEPTH, far: float = FARTHEST_DEPTH) -> NDArray[np.uint8]:
+    """Colour depths: near is bright yellow, far is dark; even steps in the logarithm of depth.
+
+    Args:
+        depth: Depths in metres, any shape [...].
+        near: Depth in metres at the bright end.
+        far: Depth in metres at the dark end.
+
+    Returns:
+        RGB colours, uint8 [..., 3]; light grey where the depth is not finite or not positive.
+    """
+    values = np.asarray(depth, dtype=np.float64)
+    known = np.isfinite(values) & (values > 0.0)
+    nearness = np.log(far / np.where(known, values, far)) / np.log(far / near)
+    colours = _look_up("INFERNO", nearness)
+    colours[~known] = (225, 225, 225)
+    return colours
+
+
+def height_colours(
+    height: ArrayLike, *, low: float = HEIGHT_RANGE[0], high: float = HEIGHT_RANGE[1]
+) -> NDArray[np.uint8]:
+    """Colour heights from blue (low) over green and yellow to red (high).
+
+    Args:
+        height: Heights in metres along the grid's z axis, any shape [...].
+        low: Height in metres of the first colour.
+        high: Height in metres of the last colour.
+
+    Returns:
+        RGB colours, uint8 [..., 3].
+    """
+    values = np.asarray(height, dtype=np.float64)
+    return _look_up("TURBO", (values - low) / (high - low))
+
+
+def state_colours(state: ArrayLike) -> NDArray[np.uint8]:
+    """RGB colours [..., 3] of voxel states [...]."""
+    table = np.full((256, 3), 255, dtype=np.uint8)
+    for value, colour in STATE_COLOURS.items():
+        table[value] = colour
+    return table[np.asarray(state, dtype=np.uint8)]
+
+
+def class_colour_table(class_colours: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
+    """RGB table [256, 3] by label; labels without a colour of their own are mid grey."""
+    table = np.full((256, 3), 128, dtype=np.uint8)
+    table[: len(class_colours)] = np.asarray(class_colours, dtype=np.uint8).reshape(-1, 3)
+    return table
+
+
+def voxel_colours(
+    label: NDArray[np.uint8],
+    height: NDArray[np.float32],
+    class_colours: Sequence[tuple[int, int, int]],
+) -> NDArray[np.uint8]:
+    """Colour voxels by class, or by height while the student knows only one class.
+
+    A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read.
+
+    Args:
+        label: Labels [N].
+        height: Heights in metres [N] along the grid's z axis.
+        class_colours: One RGB colour a class.
+
+    Returns:
+        RGB colours, uint8 [N, 3].
+    """
+    if len(class_colours) > 1:
+        return class_colour_table(class_colours)[label]
+    return height_colours(height)

@@ -1,0 +1,90 @@
+"""The report of a whole recording: every completed frame with the recording's LiDAR, and a Rerun file if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.report.lidar import LidarOfBag
+from scene_completion_ros.report.rerun_export import RerunRecording
+from scene_completion_ros.report.writer import ReportWriter
+from scene_completion_ros.semantic_voxels import SemanticVoxels
+
+
+class DriveReport:
+    """Draws frames as they are completed. Use it as a context manager.
+
+    Args:
+        bag: The recording whose LiDAR is drawn, where it has one.
+        folder: Folder of the report.
+        class_names: Names by label.
+        class_colours: RGB colours by label.
+        title: Heading of the page; names the recording by default.
+        rerun: Rerun file to write as well.
+
+    Attributes:
+        page: The report; its ``notes`` are shown on the page, its ``close`` takes the statistics.
+
+    Raises:
+        SceneCompletionError: A Rerun file is wanted and ``rerun-sdk`` is not installed.
+    """
+
+    def __init__(
+        self,
+        bag: str | Path,
+        folder: str | Path,
+        class_names: Sequence[str] = ("unlabelled",),
+        class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
+        *,
+        title: str = "",
+        rerun: str | Path | None = None,
+    ) -> None:
+        self._recording = RerunRecording(rerun) if rerun else None
+        self._lidar = LidarOfBag(bag)
+        title = title or f"Completed voxels of {Path(bag).resolve().name}"
+        self.page = ReportWriter(folder, title, class_names, class_colours)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> DriveReport:
+        with ExitStack() as stack:
+            if self._recording is not None:
+                stack.callback(self._recording.close)
+            stack.enter_context(self._lidar)
+            stack.enter_context(self.page)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def add(
+        self,
+        voxels: SemanticVoxels,
+        frame_id: str,
+        image: NDArray[np.uint8],
+        depth: NDArray[np.float32],
+        depth_camera: Camera,
+        timings_ms: Mapping[str, float],
+    ) -> None:
+        """Draw one frame.
+
+        Args:
+            voxels: Completed voxels.
+            frame_id: Optical frame of the image; the LiDAR is brought there by the recorded transforms.
+            image: RGB image [H, W, 3].
+            depth: Depth along the optical axis in metres [h, w].
+            depth_camera: Camera of the depth.
+            timings_ms: Milliseconds by stage; ``total`` is drawn as a line above the others.
+        """
+        lidar = self._lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera)
+        self.page.add_frame(voxels, image, depth, camera=depth_camera, lidar_grid=lidar, timings_ms=timings_ms)
+        if self._recording is not None:
+            self._recording.add_frame(voxels, image, depth, camera=depth_camera, lidar_grid=lidar)

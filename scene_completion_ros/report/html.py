@@ -1,0 +1,197 @@
+"""The page ``index.html`` of a report: one file that needs no network and no other file.
+
+Script and style lie in ``assets`` beside this module and are put into the page when it is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any, TextIO
+
+from scene_completion_ros.report.colours import (
+    HEIGHT_RANGE,
+    STATE_COLOURS,
+    STATE_NAMES,
+    class_colour_table,
+    height_colours,
+    state_colours,
+)
+from scene_completion_ros.report.frame_data import LIDAR_RESOLUTION
+from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
+
+Colours = Sequence[tuple[int, int, int]]
+
+
+def _resource(name: str) -> str:
+    asset = resources.files("scene_completion_ros.report") / "assets" / name
+    return asset.read_text(encoding="utf-8")
+
+
+def _embedded_json(identity: str, value: object) -> str:
+    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{identity}">{text}</script>\n'
+
+
+def _swatch(colour: Sequence[int], name: str) -> str:
+    red, green, blue = colour
+    return f'<span><i style="background:rgb({red},{green},{blue})"></i>{html.escape(name)}</span>'
+
+
+def _ramp(low: str, high: str) -> str:
+    stops = ",".join("rgb({},{},{})".format(*height_colours(i, low=0, high=8)) for i in range(9))
+    return f'<span>{low} <i class="ramp" style="background:linear-gradient(to right,{stops})"></i> {high}</span>'
+
+
+def _legend(class_names: Sequence[str], class_colours: Colours) -> str:
+    states = [_swatch(STATE_COLOURS[state], STATE_NAMES[state]) for state in sorted(STATE_COLOURS)]
+    classes = [_swatch(colour, name) for name, colour in zip(class_names, class_colours, strict=True)]
+    rows = [
+        ("states", "".join(states)),
+        ("classes", "".join(classes)),
+        ("height (z)", _ramp(f"{HEIGHT_RANGE[0]:g} m", f"{HEIGHT_RANGE[1]:g} m")),
+        ("probability", _ramp("0", "1")),
+    ]
+    lines = [f'<tr><td>{name}</td><td><div class="legend">{entries}</div></td></tr>' for name, entries in rows]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value)
+
+
+def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
+    for name, value in statistics.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{name} ")
+        elif isinstance(value, (list, tuple)):
+            yield prefix + name, ", ".join(str(entry) for entry in value)
+        elif value is not None:  # nothing was measured
+            yield prefix + name, value
+
+
+def _statistics_table(statistics: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><td>{html.escape(name.replace("_", " "))}</td><td class="number">{html.escape(_number(value))}</td></tr>'
+        for name, value in _flattened(statistics)
+    )
+    return f"<table>{rows}</table>" if rows else "<p>No statistics were recorded.</p>"
+
+
+def _latency_table(timings_ms: Sequence[Mapping[str, float]]) -> str:
+    table = latency_percentiles(timings_ms)
+    if not table:
+        return ""
+    names = list(next(iter(table.values())))
+    head = "".join(f"<th>{name}</th>" for name in ["stage [ms]", *names])
+    rows = "".join(
+        f"<tr><td>{html.escape(stage)}</td>"
+        + "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names)
+        + "</tr>"
+        for stage, row in table.items()
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _picture(identity: str, caption: str, absent: str) -> str:
+    return (
+        f'<figure><figcaption id="{identity}-name">{caption}</figcaption><img id="{identity}" alt="{caption}" hidden>'
+        f'<div class="absent">{absent}</div></figure>'
+    )
+
+
+_CONTROLS = """
+<div class="bar">
+<span>view: <button data-viewpoint="behind">behind the camera</button>
+<button data-viewpoint="side">from the side</button> <button data-viewpoint="top">from above</button></span>
+<label>colour by <select id="colours">{colourings}</select></label>
+<label><input type="checkbox" id="show-surface" checked> surface</label>
+<label><input type="checkbox" id="show-completed" checked> completed</label>
+<span id="lidar-switch" hidden><label><input type="checkbox" id="show-lidar"> LiDAR</label></span>
+<label>least probability <input type="range" id="probability" min="0" max="1" step="0.02" value="0"></label>
+</div>
+<div id="scene"><canvas id="view"></canvas><canvas id="labels"></canvas><div id="trouble" hidden></div></div>
+<p>Drag to turn, drag with the right button (or Shift) to move, wheel to zoom, double click to return; the arrow keys
+change the frame.</p>
+"""
+
+
+def write_page(
+    out: TextIO,
+    *,
+    title: str,
+    frames: Iterable[Mapping[str, Any]],
+    frame_count: int,
+    class_names: Sequence[str],
+    class_colours: Colours,
+    timings_ms: Sequence[Mapping[str, float]],
+    statistics: Mapping[str, Any],
+    notes: Sequence[str],
+) -> None:
+    """Write the page, one frame after the other, so that memory holds one frame.
+
+    Args:
+        out: Text file to write to.
+        title: Heading of the page.
+        frames: What the viewer shows of each frame (see ``ReportWriter``), lazily read.
+        frame_count: Number of entries in ``frames``.
+        class_names: Names by label.
+        class_colours: RGB colours by label.
+        timings_ms: Milliseconds by stage of every frame of the drive.
+        statistics: Numbers for the table; nested mappings are flattened.
+        notes: Sentences shown above the pictures.
+    """
+    palettes = {
+        "class": class_colour_table(class_colours),
+        "state": state_colours(range(256)),
+        "height": height_colours(range(256), low=0, high=255),
+        "probability": height_colours(range(256), low=0, high=255),
+    }
+    first = "class" if len(class_names) > 1 else "height"
+    order = sorted(palettes, key=lambda name: name != first)
+    colourings = "".join(f'<option value="{name}">{name}</option>' for name in order)
+    head = html.escape(title)
+    out.write(
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{head}</title>\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<style>{_resource('viewer.css')}</style></head><body>\n<h1>{head}</h1>\n"
+    )
+    out.writelines(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+    if frame_count:
+        out.write(
+            f'<div class="bar timeline"><button id="play">▶ play</button>'
+            f'<input type="range" id="frame" min="0" max="{frame_count - 1}" value="0">'
+            '<span id="caption"></span></div>\n'
+            '<div class="pictures"><div>'
+            + _picture("camera", "camera", "No camera image was recorded.")
+            + _picture("depth", "depth [m]", "No depth was recorded.")
+            + "</div>"
+            + _picture("birds-eye", "from above: forward is up", "")
+            + "</div>\n<h2>Voxels</h2>"
+            + _CONTROLS.format(colourings=colourings)
+        )
+    else:
+        out.write("<p>No frame was completed.</p>")
+    out.write(f"<h2>Legend</h2>{_legend(class_names, class_colours)}\n")
+    out.write(f"<h2>Latency</h2>{latency_svg(timings_ms)}{_latency_table(timings_ms)}\n")
+    out.write(f"<h2>Statistics</h2>{_statistics_table(statistics)}\n")
+    settings = {
+        "frames": frame_count,
+        "heightRange": HEIGHT_RANGE,
+        "lidarResolution": LIDAR_RESOLUTION,
+        "palettes": {name: table.reshape(-1).tolist() for name, table in palettes.items()},
+    }
+    out.write(_embedded_json("report-data", settings))
+    for number, frame in enumerate(frames):
+        out.write(_embedded_json(f"frame-{number}", frame))
+    out.write(f"<script>{_resource('viewer.js')}</script>\n</body></html>\n")
+
+
+def embedded(data: bytes) -> str:
+    """Base64 text of bytes, as the page carries them."""
+    return base64.b64encode(data).decode("ascii")

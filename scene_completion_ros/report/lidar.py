@@ -1,0 +1,95 @@
+"""LiDAR of a recording, brought into the grid's frame at the time of an image, to compare voxels with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, CloudFrame
+from scene_completion_ros.bags.transforms import TransformBuffer
+from scene_completion_ros.errors import BagError
+from scene_completion_ros.geometry.transforms import RigidTransform
+
+_LARGEST_GAP_NS = 200_000_000  # between scan and image, and between two recorded poses
+
+
+class LidarOfBag:
+    """The scan nearest in time to each image of a recording; holds two scans at a time.
+
+    Has a reader of its own, so that scans can be read alongside the images. Use it as a context manager.
+
+    Args:
+        path: The recording.
+        topic: Its PointCloud2 topic; by default the one with the most messages.
+    """
+
+    def __init__(self, path: str | Path, topic: str | None = None) -> None:
+        self._reader = BagReader(path)
+        self._topic = topic
+        self._scans: Iterator[CloudFrame] = iter(())
+        self._transforms = TransformBuffer()
+        self._before: CloudFrame | None = None
+        self._after: CloudFrame | None = None
+
+    def __enter__(self) -> LidarOfBag:
+        self._reader.open()
+        counts = self._reader.counts
+        topics = sorted(self._reader.topics_of_type(CLOUD_TYPE), key=lambda topic: -counts[topic])
+        self._topic = self._topic or next(iter(topics), None)
+        if self._topic is not None:
+            self._transforms = self._reader.tf_buffer()
+            self._scans = self._reader.point_clouds(self._topic)
+            self._after = next(self._scans, None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    @property
+    def topic(self) -> str | None:
+        """The topic that scans come from, if there is one."""
+        return self._topic
+
+    def points_grid(
+        self, camera_frame: str, stamp_ns: int, grid_from_camera: RigidTransform
+    ) -> NDArray[np.float32] | None:
+        """The scan nearest to an image, moved to where the car was when the image was taken.
+
+        Args:
+            camera_frame: Frame of the image.
+            stamp_ns: Its time in nanoseconds; later calls should not go back in time.
+            grid_from_camera: Pose of the camera in the grid.
+
+        Returns:
+            Points in the grid frame, metres, float32 [N, 3]; none without a scan and transforms near that time.
+        """
+        scan = self._nearest(stamp_ns)
+        if scan is None:
+            return None
+        try:
+            camera_from_lidar = self._camera_from_lidar(camera_frame, stamp_ns, scan)
+        except BagError:
+            return None
+        return np.asarray((grid_from_camera @ camera_from_lidar).apply(scan.xyz), dtype=np.float32)
+
+    def _nearest(self, stamp_ns: int) -> CloudFrame | None:
+        while self._after is not None and self._after.stamp_ns < stamp_ns:
+            self._before, self._after = self._after, next(self._scans, None)
+        known = [scan for scan in (self._before, self._after) if scan is not None]
+        nearest = min(known, key=lambda scan: abs(scan.stamp_ns - stamp_ns), default=None)
+        if nearest is None or abs(nearest.stamp_ns - stamp_ns) > _LARGEST_GAP_NS:
+            return None
+        return nearest
+
+    def _camera_from_lidar(self, camera_frame: str, stamp_ns: int, scan: CloudFrame) -> RigidTransform:
+        """Through the fixed frame, which takes the car's motion between scan and image out; else the mounting alone."""
+        find = self._transforms.lookup
+        world = self._transforms.root_of(camera_frame)
+        try:
+            world_from_camera = find(world, camera_frame, stamp_ns, _LARGEST_GAP_NS)
+            return world_from_camera.inverse() @ find(world, scan.frame_id, scan.stamp_ns, _LARGEST_GAP_NS)
+        except BagError:
+            return find(camera_frame, scan.frame_id, stamp_ns, _LARGEST_GAP_NS)

@@ -1,0 +1,293 @@
+"""Pictures of completed voxels: depth, bird's-eye view with metric axes, and a panel of both and the camera image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.report.colours import (
+    FARTHEST_DEPTH,
+    NEAREST_DEPTH,
+    STATE_COLOURS,
+    depth_colours,
+    voxel_colours,
+)
+from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+
+Picture = NDArray[np.uint8]  # RGB [H, W, 3]
+
+_INK = (40, 40, 40)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_MARGIN = 46  # pixels around the map for tick labels
+_GROUND_CLEARANCE = 0.3  # LiDAR returns closer to the ground would hide the voxels; metres
+
+
+def _text(picture: Picture, words: str, at: tuple[int, int], *, scale: float = 0.42, centred: bool = False) -> None:
+    if centred:
+        (width, _), _ = cv2.getTextSize(words, _FONT, scale, 1)
+        at = (at[0] - width // 2, at[1])
+    cv2.putText(picture, words, at, _FONT, scale, _INK, 1, cv2.LINE_AA)
+
+
+def _fit_width(picture: Picture, width: int, interpolation: int = cv2.INTER_AREA) -> Picture:
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=interpolation), dtype=np.uint8)
+
+
+def scaled_down(picture: Picture, width: int) -> Picture:
+    """The picture, made smaller where it is wider than a width in pixels."""
+    return _fit_width(picture, width) if picture.shape[1] > width else picture
+
+
+def depth_picture(depth: NDArray[np.float32], *, width: int = 640, scale_bar: bool = True) -> Picture:
+    """Depth in colours, near bright and far dark, with a scale below.
+
+    Args:
+        depth: Depth along the optical axis in metres [H, W]; not finite where there is none.
+        width: Width of the picture in pixels.
+        scale_bar: Whether to draw the scale.
+
+    Returns:
+        RGB picture.
+    """
+    coloured = _fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
+    if not scale_bar:
+        return coloured
+    bar = np.full((34, width, 3), 255, dtype=np.uint8)
+    # The bar is even in the logarithm of depth, as the colours are.
+    bar[4:16, 20 : width - 20] = depth_colours(np.geomspace(NEAREST_DEPTH, FARTHEST_DEPTH, width - 40))
+    for metres in (3, 4, 5, 7, 10, 15, 20, 30, 50, 80):
+        fraction = math.log(metres / NEAREST_DEPTH) / math.log(FARTHEST_DEPTH / NEAREST_DEPTH)
+        column = 20 + round(fraction * (width - 41))
+        cv2.line(bar, (column, 16), (column, 19), _INK, 1)
+        _text(bar, f"{metres} m", (column, 31), scale=0.38, centred=True)
+    return np.concatenate([coloured, bar])
+
+
+class _MapScale:
+    """Pixel of a point on the ground: x (forward) points up in the picture, y (left) points left."""
+
+    def __init__(self, voxels: SemanticVoxels, cell: int) -> None:
+        grid = voxels.grid
+        self.pixels_per_metre = cell / grid.voxel_size
+        self.x_range = (grid.origin[0], grid.origin[0] + grid.shape[0] * grid.voxel_size)
+        self.y_range = (grid.origin[1], grid.origin[1] + grid.shape[1] * grid.voxel_size)
+        self.size = (grid.shape[0] * cell, grid.shape[1] * cell)  # rows, columns of the map
+
+    def pixel(self, x: float, y: float) -> tuple[int, int]:
+        column = _MARGIN + (self.y_range[1] - y) * self.pixels_per_metre
+        row = _MARGIN + (self.x_range[1] - x) * self.pixels_per_metre
+        return int(np.clip(round(column), -20000, 20000)), int(np.clip(round(row), -20000, 20000))
+
+
+def _map_cells(voxels: SemanticVoxels) -> Picture:
+    """Colour of every column of the grid [X, Y, 3]: its highest occupied voxel, else its free space."""
+    state = voxels.state
+    cells = np.empty((*state.shape[:2], 3), dtype=np.uint8)
+    cells[:] = STATE_COLOURS[int(VoxelState.UNOBSERVED)]
+    cells[(state == VoxelState.FREE_INFERRED).any(axis=2)] = STATE_COLOURS[int(VoxelState.FREE_INFERRED)]
+    cells[(state == VoxelState.FREE_SEEN).any(axis=2)] = STATE_COLOURS[int(VoxelState.FREE_SEEN)]
+    by_height = np.argsort(voxels.index[:, 2], kind="stable")  # the highest voxel of a column is written last
+    colours = voxel_colours(voxels.label, voxels.points_grid()[:, 2], voxels.class_colours)
+    index = voxels.index[by_height]
+    cells[index[:, 0], index[:, 1]] = colours[by_height]
+    return cells
+
+
+def _tick_values(low: float, high: float, step: float) -> list[float]:
+    return [step * i for i in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
+
+
+def _draw_axes(picture: Picture, scale: _MapScale) -> None:
+    longest = max(scale.x_range[1] - scale.x_range[0], scale.y_range[1] - scale.y_range[0])
+    step = next((step for step in (1.0, 2.0, 5.0, 10.0, 20.0, 50.0) if longest / step <= 12), 100.0)
+    top_left, bottom_right = (
+        scale.pixel(scale.x_range[1], scale.y_range[1]),
+        scale.pixel(scale.x_range[0], scale.y_range[0]),
+    )
+    grid_lines = picture.copy()
+    for x in _tick_values(*scale.x_range, step):
+        row = scale.pixel(x, 0.0)[1]
+        cv2.line(grid_lines, (top_left[0], row), (bottom_right[0], row), (150, 150, 150), 1)
+        cv2.line(picture, (top_left[0] - 5, row), (top_left[0], row), _INK, 1)
+        _text(picture, f"{x:g}", (top_left[0] - 22, row + 4), centred=True)
+    for y in _tick_values(*scale.y_range, step):
+        column = scale.pixel(0.0, y)[0]
+        cv2.line(grid_lines, (column, top_left[1]), (column, bottom_right[1]), (150, 150, 150), 1)
+        cv2.line(picture, (column, bottom_right[1]), (column, bottom_right[1] + 5), _INK, 1)
+        _text(picture, f"{y:g}", (column, bottom_right[1] + 19), centred=True)
+    inside = (slice(top_left[1], bottom_right[1]), slice(top_left[0], bottom_right[0]))
+    cv2.addWeighted(grid_lines[inside], 0.35, picture[inside].copy(), 0.65, 0.0, dst=grid_lines[inside])
+    picture[inside] = grid_lines[inside]
+    cv2.rectangle(picture, top_left, (bottom_right[0] - 1, bottom_right[1] - 1), _INK, 1)
+    _text(picture, "x forward [m]", (8, _MARGIN - 14))
+    _text(picture, "y left [m]", ((top_left[0] + bottom_right[0]) // 2, bottom_right[1] + 37), centred=True)
+
+
+def _draw_camera(picture: Picture, scale: _MapScale, voxels: SemanticVoxels, camera: Camera | None) -> None:
+    """The camera's place and, where its intrinsics are known, the left and right edges of its view."""
+    position = voxels.grid_from_camera.translation
+    at = scale.pixel(float(position[0]), float(position[1]))
+    if camera is not None:
+        row = 0.5 * (camera.height - 1)
+        edges = camera.unproject(np.array([[-0.5, row], [camera.width - 0.5, row]]))
+        for ray in np.asarray(edges, dtype=np.float64) @ voxels.grid_from_camera.rotation.T:
+            horizontal = math.hypot(float(ray[0]), float(ray[1]))
+            if horizontal < 1e-6:
+                continue
+            end = position[:2] + ray[:2] / horizontal * 200.0
+            frame = (_MARGIN, _MARGIN, scale.size[1], scale.size[0])
+            visible, first, last = cv2.clipLine(frame, at, scale.pixel(float(end[0]), float(end[1])))
+            if visible:
+                cv2.line(picture, first, last, (200, 30, 30), 1, cv2.LINE_AA)
+    forward = voxels.grid_from_camera.rotation @ np.array([0.0, 0.0, 1.0])
+    heading = math.atan2(float(forward[1]), float(forward[0]))
+    corners = [
+        scale.pixel(float(position[0]) + r * math.cos(heading + a), float(position[1]) + r * math.sin(heading + a))
+        for r, a in ((1.4, 0.0), (1.0, 2.5), (1.0, -2.5))
+    ]
+    cv2.fillPoly(picture, [np.asarray(corners, dtype=np.int32)], (200, 30, 30), cv2.LINE_AA)
+
+
+def _above_ground(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points [N, 3] lie clearly above the lowest point of their square metre: walls and cars, not the road."""
+    cell = np.floor(points[:, :2]).astype(np.int64)
+    _, owner = np.unique(cell, axis=0, return_inverse=True)
+    owner = owner.reshape(-1)
+    lowest = np.full(int(owner.max(initial=-1)) + 1, np.inf)
+    np.minimum.at(lowest, owner, points[:, 2])
+    return np.asarray(points[:, 2] > lowest[owner] + _GROUND_CLEARANCE)
+
+
+def _draw_lidar(picture: Picture, scale: _MapScale, lidar_grid: NDArray[np.float32]) -> None:
+    points = np.asarray(lidar_grid, dtype=np.float64).reshape(-1, 3)
+    inside = np.isfinite(points).all(axis=1)
+    for axis, (low, high) in enumerate((scale.x_range, scale.y_range)):
+        inside &= (points[:, axis] > low) & (points[:, axis] < high)
+    points = points[inside]
+    points = points[_above_ground(points)]
+    columns = _MARGIN + (scale.y_range[1] - points[:, 1]) * scale.pixels_per_metre
+    rows = _MARGIN + (scale.x_range[1] - points[:, 0]) * scale.pixels_per_metre
+    for down in (0, 1):  # two by two pixels a point
+        for right in (0, 1):
+            picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
+
+
+def birds_eye_view(
+    voxels: SemanticVoxels,
+    *,
+    camera: Camera | None = None,
+    lidar_grid: NDArray[np.float32] | None = None,
+    height: int = 620,
+) -> Picture:
+    """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
+
+    Args:
+        voxels: Completed voxels; every column shows the colour of its highest occupied voxel, else its free space.
+        camera: Camera whose left and right view edges are drawn; none are drawn without it.
+        lidar_grid: LiDAR points in the grid frame, metres [N, 3]; those standing out of the ground are drawn on top in
+            black.
+        height: Wished height of the picture in pixels; the map takes a whole number of pixels a voxel.
+
+    Returns:
+        RGB picture.
+    """
+    cell = max(1, (height - 2 * _MARGIN) // max(voxels.grid.shape[:2]))
+    scale = _MapScale(voxels, cell)
+    rows, columns = scale.size
+    picture = np.full((rows + 2 * _MARGIN, columns + 2 * _MARGIN, 3), 255, dtype=np.uint8)
+    cells = _map_cells(voxels)[::-1, ::-1]  # first row: farthest ahead; first column: farthest left
+    picture[_MARGIN : _MARGIN + rows, _MARGIN : _MARGIN + columns] = np.kron(cells, np.ones((cell, cell, 1), np.uint8))
+    if lidar_grid is not None:
+        _draw_lidar(picture, scale, lidar_grid)
+    _draw_axes(picture, scale)
+    _draw_camera(picture, scale, voxels, camera)
+    return picture
+
+
+def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 160) -> NDArray[np.float32]:
+    """Depth of the first occupied voxel along each ray, for voxels that arrived without their depth image.
+
+    Args:
+        voxels: Completed voxels.
+        camera: Camera that took the image; lens distortion is ignored.
+        columns: Width of the result; the height follows the camera's aspect.
+
+    Returns:
+        Depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
+    """
+    grid = voxels.grid
+    small = camera.without_distortion().resized(columns, max(1, round(camera.height * columns / camera.width)))
+    u, v = np.meshgrid(np.arange(small.width), np.arange(small.height))
+    rays = np.asarray(small.unproject(np.stack([u, v], axis=-1).reshape(-1, 2).astype(np.float64)))  # [R, 3], z = 1
+    origin = (voxels.grid_from_camera.translation - np.asarray(grid.origin)) / grid.voxel_size
+    rays_grid = rays @ voxels.grid_from_camera.rotation.T / grid.voxel_size  # voxels a metre of depth
+    occupied = np.zeros(grid.shape, dtype=bool)
+    occupied[tuple(voxels.index.T)] = True
+    shape = np.asarray(grid.shape)
+    corners = np.array(np.meshgrid(*[(0.0, float(n)) for n in grid.shape])).reshape(3, -1).T
+    farthest = float(np.linalg.norm(corners - origin, axis=1).max()) * grid.voxel_size
+    depth = np.full(len(rays), np.inf, dtype=np.float32)
+    alive = np.arange(len(rays))
+    for step in np.arange(0.5 * grid.voxel_size, farthest, 0.5 * grid.voxel_size):
+        index = np.floor(origin + rays_grid[alive] * step).astype(np.int64)
+        inside = ((index >= 0) & (index < shape)).all(axis=1)
+        hit = np.zeros(len(alive), dtype=bool)
+        hit[inside] = occupied[tuple(index[inside].T)]
+        depth[alive[hit]] = step
+        alive = alive[~hit]
+        if not len(alive):
+            break
+    return depth.reshape(small.height, small.width)
+
+
+def panel(
+    image: Picture | None, depth: Picture | None, birds_eye: Picture, *, title: str = "", depth_name: str = "depth"
+) -> Picture:
+    """Camera image over depth on the left, bird's-eye view on the right.
+
+    Args:
+        image: RGB camera image, or none.
+        depth: RGB depth picture, or none.
+        birds_eye: RGB bird's-eye view.
+        title: Words above the picture.
+        depth_name: Words above the depth picture.
+
+    Returns:
+        RGB picture on white.
+    """
+    width, gap = 640, 12
+    tiles = [("camera", image), (depth_name, depth)]
+    left: list[tuple[str, Picture]] = [(name, _fit_width(tile, width)) for name, tile in tiles if tile is not None]
+    heading = 34 if title else gap
+    height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + gap
+    column = gap + (width + gap if left else 0)
+    picture = np.full((height, column + birds_eye.shape[1] + gap, 3), 255, dtype=np.uint8)
+    if title:
+        _text(picture, title, (gap, 22), scale=0.55)
+    row = heading
+    for name, tile in left:
+        _text(picture, name, (gap, row + 14), scale=0.45)
+        picture[row + 20 : row + 20 + tile.shape[0], gap : gap + width] = tile
+        row += tile.shape[0] + 24
+    picture[heading : heading + birds_eye.shape[0], column : column + birds_eye.shape[1]] = birds_eye
+    return picture
+
+
+def encode_picture(picture: Picture, extension: str, *, quality: int = 85) -> bytes:
+    """Bytes of a ``.jpg`` or ``.png`` file of an RGB picture."""
+    settings: Sequence[int] = (cv2.IMWRITE_JPEG_QUALITY, quality) if extension == ".jpg" else ()
+    _, data = cv2.imencode(extension, np.ascontiguousarray(picture[..., ::-1]), list(settings))
+    return data.tobytes()
+
+
+def write_picture(path: str | Path, picture: Picture) -> None:
+    """Write an RGB picture; the suffix (``.png`` or ``.jpg``) chooses the format."""
+    path = Path(path)
+    path.write_bytes(encode_picture(picture, path.suffix))

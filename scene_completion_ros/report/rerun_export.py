@@ -1,0 +1,95 @@
+"""Recordings for the Rerun viewer; ``rerun-sdk`` is an optional dependency (extra ``rerun``)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.report.colours import voxel_colours
+from scene_completion_ros.report.writer import CompletionLike
+from scene_completion_ros.semantic_voxels import SemanticVoxels
+
+
+class RerunRecording:
+    """A ``.rrd`` file that frames are written to as they come.
+
+    Args:
+        path: File to write.
+
+    Raises:
+        SceneCompletionError: ``rerun-sdk`` is not installed, or too old.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._rerun: Any = import_module("rerun")
+        except ImportError as error:
+            raise SceneCompletionError(
+                "the package rerun-sdk is not installed",
+                where="--rerun",
+                cure="Install it with: pip install 'scene_completion_ros[rerun]'",
+            ) from error
+        if not hasattr(self._rerun, "RecordingStream") or not hasattr(self._rerun.RecordingStream, "set_time"):
+            raise SceneCompletionError(
+                "the installed rerun-sdk is too old",
+                where="--rerun",
+                cure="Install version 0.23 or later: pip install --upgrade rerun-sdk",
+            )
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self._rerun.RecordingStream("scene_completion")
+        self._stream.save(str(path))
+        self._stream.log("grid", self._rerun.ViewCoordinates.FLU, static=True)
+
+    def add_frame(
+        self,
+        scene: SemanticVoxels | CompletionLike,
+        image: NDArray[np.uint8] | None = None,
+        depth: NDArray[np.float32] | None = None,
+        *,
+        camera: Camera | None = None,
+        lidar_grid: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Write one frame; arguments as those of ``ReportWriter.add_frame``."""
+        rerun = self._rerun
+        if isinstance(scene, SemanticVoxels):
+            voxels = scene
+        else:
+            voxels = scene.voxels
+            image = scene.image if image is None else image
+            depth = scene.depth if depth is None else depth
+            camera = scene.depth_camera if camera is None else camera
+        self._stream.set_time("stamp", timestamp=np.datetime64(voxels.stamp_ns, "ns"))
+        points = voxels.points_grid()
+        half = np.full_like(points, 0.5 * voxels.grid.voxel_size)
+        colours = voxel_colours(voxels.label, points[:, 2], voxels.class_colours)
+        boxes = rerun.Boxes3D(centers=points, half_sizes=half, colors=colours, fill_mode="solid")
+        self._stream.log("grid/voxels", boxes)
+        if lidar_grid is not None:
+            self._stream.log("grid/lidar", rerun.Points3D(lidar_grid, radii=0.03, colors=[0, 0, 0]))
+        pose = voxels.grid_from_camera
+        self._stream.log("grid/camera", rerun.Transform3D(translation=pose.translation, mat3x3=pose.rotation))
+        if camera is not None:
+            pinhole = rerun.Pinhole(
+                image_from_camera=np.asarray(camera.matrix, dtype=np.float64),
+                width=camera.width,
+                height=camera.height,
+                camera_xyz=rerun.ViewCoordinates.RDF,
+                image_plane_distance=2.0,
+            )
+            self._stream.log("grid/camera/depth", pinhole)
+        if depth is not None:
+            self._stream.log("grid/camera/depth", rerun.DepthImage(depth, meter=1.0))
+        if image is not None:
+            self._stream.log("image", rerun.Image(image).compress(jpeg_quality=85))
+
+    def close(self) -> None:
+        """Write what is still buffered."""
+        self._stream.flush()
+        self._stream.disconnect()

@@ -1,0 +1,254 @@
+"""A report folder that grows frame by frame and loses nothing when its process is interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.report.frame_data import pack_lidar, pack_voxels
+from scene_completion_ros.report.html import embedded, write_page
+from scene_completion_ros.report.pictures import (
+    Picture,
+    birds_eye_view,
+    depth_of_voxels,
+    depth_picture,
+    encode_picture,
+    panel,
+    scaled_down,
+    write_picture,
+)
+from scene_completion_ros.semantic_voxels import SemanticVoxels
+
+_PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("birds_eye_png", "_birds_eye.png"))
+_WIDEST_IMAGE = 960  # pixels; the page carries every image
+_DATA = (("voxels", "_voxels.bin"), ("lidar", "_lidar.bin"))
+
+
+class CompletionLike(Protocol):
+    """What the report shows of a completed image (``inference.completer.Completion`` is one)."""
+
+    @property
+    def voxels(self) -> SemanticVoxels:
+        """Completed voxels."""
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """RGB image [H, W, 3]."""
+
+    @property
+    def depth(self) -> NDArray[np.float32]:
+        """Depth along the optical axis in metres [h, w]."""
+
+    @property
+    def depth_camera(self) -> Camera:
+        """Camera of the depth."""
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """Milliseconds by stage."""
+
+
+class ReportWriter:
+    """Writes ``pictures/*.jpg`` (for people) and ``frames/*`` (for the page) at once, and ``index.html`` at the end.
+
+    ``index.html`` is also rewritten after 1, 2, 4, 8, … frames and when the ``with`` block is left by an exception or
+    an interruption, so that even a killed process leaves a page. Memory holds one frame and the timings.
+
+    Args:
+        folder: Folder of the report; made if missing. Files of an earlier report in it are replaced.
+        title: Heading of the page.
+        class_names: Names by label.
+        class_colours: RGB colours by label.
+        most_frames: Frames embedded in ``index.html``; a longer drive shows evenly spaced ones (a browser cannot hold
+            an hour of voxels). ``pictures`` always has all.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        title: str,
+        class_names: Sequence[str] = ("unlabelled",),
+        class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
+        *,
+        most_frames: int = 150,
+    ) -> None:
+        self.folder = Path(folder)
+        self.title = title
+        self.notes: list[str] = []
+        self._class_names = tuple(class_names)
+        self._class_colours = tuple(class_colours)
+        self._most_frames = most_frames
+        self._timings: list[dict[str, float]] = []
+        self._frame_count = 0
+        self._statistics: dict[str, Any] = {}
+        for name in ("pictures", "frames"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            for stale in (self.folder / name).glob("[0-9]" * 6 + "*"):
+                stale.unlink()
+
+    def __enter__(self) -> ReportWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.notes.append(f"Interrupted after {self._frame_count} frames ({kind.__name__}): the rest is missing.")
+        self.close(self._statistics)
+
+    def __len__(self) -> int:
+        """Number of frames written."""
+        return self._frame_count
+
+    @property
+    def index(self) -> Path:
+        """The page."""
+        return self.folder / "index.html"
+
+    def add_frame(
+        self,
+        scene: SemanticVoxels | CompletionLike,
+        image: NDArray[np.uint8] | None = None,
+        depth: NDArray[np.float32] | None = None,
+        *,
+        camera: Camera | None = None,
+        lidar_grid: NDArray[np.float32] | None = None,
+        timings_ms: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write one frame.
+
+        Args:
+            scene: A completion, or only its voxels (as they arrive over DDS).
+            image: RGB image [H, W, 3]; a completion brings its own.
+            depth: Depth in metres [h, w]; a completion brings its own. Where there is none but the camera is known, the
+                depth of the first occupied voxel along each ray is drawn instead and named so.
+            camera: Camera of the view edges in the bird's-eye view; a completion brings its own.
+            lidar_grid: LiDAR points in the grid frame, metres [M, 3].
+            timings_ms: Milliseconds by stage; ``total`` is drawn as the line. A completion brings its own.
+        """
+        if isinstance(scene, SemanticVoxels):
+            voxels = scene
+        else:
+            voxels = scene.voxels
+            image = scene.image if image is None else image
+            depth = scene.depth if depth is None else depth
+            camera = scene.depth_camera if camera is None else camera
+            timings_ms = scene.timings_ms if timings_ms is None else timings_ms
+        depth_name = "depth"
+        if depth is None and camera is not None:
+            depth, depth_name = depth_of_voxels(voxels, camera), "depth of the first occupied voxel"
+        caption = f"frame {self._frame_count + 1} · {voxels.stamp_ns / 1e9:.3f} s · {len(voxels)} occupied voxels"
+        timings = {name: float(value) for name, value in (timings_ms or {}).items() if math.isfinite(value)}
+        self._write_pictures(
+            image,
+            None if depth is None else depth_picture(depth),
+            birds_eye_view(voxels, camera=camera, lidar_grid=lidar_grid),
+            title=caption.replace("·", "|"),  # the drawing font is ASCII
+            depth_name=depth_name,
+        )
+        self._write("_voxels.bin", pack_voxels(voxels))
+        if lidar_grid is not None:
+            self._write("_lidar.bin", pack_lidar(lidar_grid, voxels))
+        description = {
+            "caption": caption,
+            "stamp_ns": voxels.stamp_ns,
+            "count": len(voxels),
+            "grid": {
+                "origin": list(map(float, voxels.grid.origin)),
+                "size": float(voxels.grid.voxel_size),
+                "shape": list(map(int, voxels.grid.shape)),
+            },
+            "viewpoint": _viewpoint(voxels, camera),
+            "depth_name": depth_name,
+            "timings_ms": timings,
+        }
+        self._write(".json", json.dumps(description).encode())
+        self._timings.append(timings)
+        self._frame_count += 1
+        if self._frame_count & (self._frame_count - 1) == 0:
+            self.close(self._statistics)
+
+    def close(self, statistics: Mapping[str, Any] | None = None) -> Path:
+        """Write ``index.html`` with everything added so far; more frames may follow.
+
+        Args:
+            statistics: Numbers for the table of the page; nested mappings are flattened.
+
+        Returns:
+            Path of the page.
+        """
+        self._statistics = dict(statistics or self._statistics)
+        every = max(1, -(-self._frame_count // self._most_frames))
+        numbers = range(0, self._frame_count, every)
+        notes = list(self.notes)
+        if every > 1:
+            notes.append(
+                f"Of {self._frame_count} frames one of {every} is shown here; the folder pictures has all of them."
+            )
+        unfinished = self.index.with_suffix(".part")
+        with unfinished.open("w", encoding="utf-8") as out:
+            write_page(
+                out,
+                title=self.title,
+                frames=self._embedded_frames(numbers),
+                frame_count=len(numbers),
+                class_names=self._class_names,
+                class_colours=self._class_colours,
+                timings_ms=self._timings,
+                statistics=self._statistics,
+                notes=notes,
+            )
+        unfinished.replace(self.index)
+        return self.index
+
+    def _part(self, number: int, suffix: str) -> Path:
+        return self.folder / "frames" / f"{number:06d}{suffix}"
+
+    def _write(self, suffix: str, data: bytes) -> None:
+        self._part(self._frame_count, suffix).write_bytes(data)
+
+    def _write_pictures(
+        self, image: Picture | None, depth: Picture | None, birds_eye: Picture, *, title: str, depth_name: str
+    ) -> None:
+        if image is not None:
+            image = scaled_down(image, _WIDEST_IMAGE)
+            self._write("_camera.jpg", encode_picture(image, ".jpg"))
+        if depth is not None:
+            self._write("_depth.jpg", encode_picture(depth, ".jpg"))
+        self._write("_birds_eye.png", encode_picture(birds_eye, ".png"))
+        together = panel(image, depth, birds_eye, title=title, depth_name=depth_name)
+        write_picture(self.folder / "pictures" / f"{self._frame_count:06d}.jpg", together)
+
+    def _embedded_frames(self, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+        for number in numbers:
+            frame: dict[str, Any] = json.loads(self._part(number, ".json").read_text())
+            for name, suffix in (*_PARTS, *_DATA):
+                part = self._part(number, suffix)
+                frame[name] = embedded(part.read_bytes()) if part.exists() else None
+            yield frame
+
+
+def _viewpoint(voxels: SemanticVoxels, camera: Camera | None) -> dict[str, Any]:
+    """Where the camera stands in the grid frame, where it looks, and a small pyramid of its view."""
+    rotation, position = voxels.grid_from_camera.rotation, voxels.grid_from_camera.translation
+    forward = rotation @ np.array([0.0, 0.0, 1.0])
+    if camera is None:
+        rays = np.array([[-0.6, -0.3, 1.0], [0.6, -0.3, 1.0], [0.6, 0.3, 1.0], [-0.6, 0.3, 1.0]])
+    else:
+        right, bottom = camera.width - 0.5, camera.height - 0.5
+        pixels = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
+        rays = np.asarray(camera.unproject(pixels), dtype=np.float64)
+    corners = position + 2.0 * rays @ rotation.T
+    return {
+        "position": position.tolist(),
+        "heading": math.atan2(float(forward[1]), float(forward[0])),
+        "corners": corners.tolist(),
+    }

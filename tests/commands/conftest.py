@@ -1,0 +1,39 @@
+"""A student that knows nothing but a flat road, so that what the commands write can be compared with the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from tests.inference.small_bundle import CANONICAL, CHANNELS, make_small_bundle
+
+CAMERA_HEIGHT = 1.6  # metres above the road: a face of the default grid, half a voxel from the nearest centres
+
+
+def flat_road_head() -> HeadWeights:
+    """Opaque below the road, transparent above: both are linear in the point code's y~ and z~.
+
+    A point lies below the road where (v - cy) / fy > height / z, v being its pixel row and z its depth.
+    """
+    code = PointCodeSpec()
+    inverse_range = 1.0 / code.near - 1.0 / code.far
+    of_y = CANONICAL.height / (2.0 * CANONICAL.fy)
+    of_z = -0.5 * CAMERA_HEIGHT * inverse_range
+    constant = (CANONICAL.height / 2.0 - 0.5 - CANONICAL.cy) / CANONICAL.fy
+    constant -= CAMERA_HEIGHT * (0.5 * inverse_range + 1.0 / code.far)
+    steep = 1e5  # the random features of the small bundle's encoder must not matter beside it
+    positional = np.zeros((CHANNELS, code.size), dtype=np.float32)
+    positional[0, 1], positional[0, 2] = steep * of_y, steep * of_z
+    bias = np.zeros(CHANNELS, dtype=np.float32)
+    bias[0] = steep * constant
+    weight = np.zeros(CHANNELS, dtype=np.float32)
+    weight[0] = 1.0
+    return HeadWeights(positional, bias, weight, np.array([-20.0], dtype=np.float32))
+
+
+@pytest.fixture(scope="session")
+def flat_road(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_small_bundle(tmp_path_factory.mktemp("bundle") / "flat_road", head=flat_road_head())

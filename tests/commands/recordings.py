@@ -1,0 +1,114 @@
+"""A short recording with all that a replay meets: images, some of them unusable, CameraInfo, transforms, LiDAR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.bags.writer import BagWriter
+from tests.inference.small_bundle import CANONICAL
+
+TOPIC = "/camera/image_raw"
+FRAME = "camera_optical"
+START_NS = 1_700_000_000_000_000_000
+STEP_NS = 100_000_000
+
+
+class Recorder:
+    """Writes messages with the types of a bag."""
+
+    def __init__(self, writer: BagWriter) -> None:
+        self.writer = writer
+        self.types = writer.typestore.types
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:
+        stamp = self.types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
+        return self.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+
+    def image(
+        self, image: NDArray[np.uint8], stamp_ns: int, bag_ns: int, *, topic: str, encoding: str = "rgb8"
+    ) -> None:
+        height, width, _ = image.shape
+        message = self.types["sensor_msgs/msg/Image"](
+            header=self.header(stamp_ns, FRAME),
+            height=height,
+            width=width,
+            encoding=encoding,
+            is_bigendian=0,
+            step=3 * width,
+            data=image.reshape(-1),
+        )
+        self.writer.write(topic, "sensor_msgs/msg/Image", message, bag_ns)
+
+    def camera_info(self, stamp_ns: int) -> None:
+        c = CANONICAL
+        message = self.types["sensor_msgs/msg/CameraInfo"](
+            header=self.header(stamp_ns, FRAME),
+            height=c.height,
+            width=c.width,
+            distortion_model="plumb_bob",
+            d=np.zeros(5),
+            k=np.array([c.fx, 0, c.cx, 0, c.fy, c.cy, 0, 0, 1], dtype=np.float64),
+            r=np.eye(3).reshape(-1),
+            p=np.array([c.fx, 0, c.cx, 0, 0, c.fy, c.cy, 0, 0, 0, 1, 0], dtype=np.float64),
+            binning_x=0,
+            binning_y=0,
+            roi=self.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),
+        )
+        self.writer.write("/camera/camera_info", "sensor_msgs/msg/CameraInfo", message, stamp_ns)
+
+    def lidar_above_camera(self, stamp_ns: int) -> None:
+        """/tf_static: the LiDAR looks along the camera's axis and stands one metre above it."""
+        geometry = "geometry_msgs/msg/"
+        transform = self.types[f"{geometry}Transform"](
+            translation=self.types[f"{geometry}Vector3"](0.0, -1.0, 0.0),
+            rotation=self.types[f"{geometry}Quaternion"](0.5, -0.5, 0.5, 0.5),
+        )
+        stamped = self.types[f"{geometry}TransformStamped"](
+            header=self.header(stamp_ns, FRAME), child_frame_id="lidar", transform=transform
+        )
+        message = self.types["tf2_msgs/msg/TFMessage"](transforms=[stamped])
+        self.writer.write("/tf_static", "tf2_msgs/msg/TFMessage", message, stamp_ns)
+
+    def cloud(self, points: NDArray[np.float32], stamp_ns: int) -> None:
+        field = self.types["sensor_msgs/msg/PointField"]
+        message = self.types["sensor_msgs/msg/PointCloud2"](
+            header=self.header(stamp_ns, "lidar"),
+            height=1,
+            width=len(points),
+            fields=[field(name, 4 * i, 7, 1) for i, name in enumerate("xyz")],
+            is_bigendian=False,
+            point_step=12,
+            row_step=12 * len(points),
+            data=np.ascontiguousarray(points, dtype=np.float32).view(np.uint8).reshape(-1),
+            is_dense=True,
+        )
+        self.writer.write("/lidar", "sensor_msgs/msg/PointCloud2", message, stamp_ns)
+
+
+POLE = np.array([[20.0, 5.0, z] for z in np.linspace(-2.4, 0.0, 30)], dtype=np.float32)  # in the LiDAR's frame
+
+
+def record(path: Path, *, frames: int = 3, cameras: int = 1, calibrated: bool = True, broken: bool = False) -> Path:
+    """Write the recording; ``broken`` adds an image of an unknown encoding, a smaller one, and one from the past."""
+    rng = np.random.default_rng(0)
+    with BagWriter(path) as writer:
+        recorder = Recorder(writer)
+        recorder.lidar_above_camera(START_NS)
+        for i in range(frames):
+            now = START_NS + i * STEP_NS
+            if calibrated:
+                recorder.camera_info(now)
+            image = rng.integers(0, 255, (CANONICAL.height, CANONICAL.width, 3), dtype=np.uint8)
+            recorder.cloud(POLE, now)
+            for camera in range(cameras):
+                recorder.image(image, now, now, topic=TOPIC if camera == 0 else f"/camera_{camera}/image_raw")
+        if broken:
+            now = START_NS + frames * STEP_NS
+            recorder.image(image, now, now, topic=TOPIC, encoding="smell8")
+            recorder.image(image[::2, ::2], now, now, topic=TOPIC)
+            recorder.image(image, START_NS, now, topic=TOPIC)
+    return path

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.commands.complete import read_image
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.geometry.grids import DEFAULT_GRID
+from scene_completion_ros.inference.bundle import StudentBundle
+from tests.commands.conftest import CAMERA_HEIGHT
+from tests.inference.small_bundle import CANONICAL
+
+YAML = """image_width: {c.width}
+image_height: {c.height}
+camera_name: test
+camera_matrix: {{rows: 3, cols: 3, data: [{c.fx}, 0, {c.cx}, 0, {c.fy}, {c.cy}, 0, 0, 1]}}
+distortion_model: plumb_bob
+distortion_coefficients: {{rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}}
+"""
+GRID = """origin: [2.0, -4.0, -2.5]
+voxel_size: 0.5
+shape: [40, 16, 8]
+grid_from_camera: [0, 0, 1, 1,  -1, 0, 0, 0,  0, -1, 0, 0,  0, 0, 0, 1]
+"""
+
+
+def write_image(folder: Path) -> Path:
+    path = folder / "image.png"
+    cv2.imwrite(str(path), np.full((CANONICAL.height, CANONICAL.width, 3), 90, np.uint8))
+    (folder / "camera.yaml").write_text(YAML.format(c=CANONICAL))
+    return path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return write_image(tmp_path)
+
+
+def complete(image: Path, bundle: StudentBundle, *more: str) -> int:
+    folder = image.parent
+    arguments = [str(image), "--camera", str(folder / "camera.yaml"), "--output", str(folder / "out"), *more]
+    return main(["complete", *arguments, "--bundle", str(bundle.folder)])
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory, flat_road: StudentBundle) -> Path:
+    image = write_image(tmp_path_factory.mktemp("complete"))
+    assert complete(image, flat_road) == 0
+    return image.parent / "out"
+
+
+def voxels_of(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "voxels.npz", allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}
+
+
+def test_the_files_have_the_documented_content(output: Path) -> None:
+    z = voxels_of(output)
+    kinds = {"probability": np.float16, "alpha": np.float16, "state": np.uint8, "label": np.uint8}
+    for name, kind in kinds.items():
+        assert z[name].dtype == kind
+        assert z[name].shape == DEFAULT_GRID.shape
+    assert z["depth"].dtype == np.float32
+    assert z["depth"].ndim == 2
+    assert z["depth_intrinsics"].shape == (3, 3)
+    assert z["origin"] == pytest.approx(DEFAULT_GRID.origin)
+    assert float(z["voxel_size"]) == DEFAULT_GRID.voxel_size
+    assert z["grid_from_camera"] == pytest.approx(np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]))
+    assert z["class_names"].tolist() == ["unlabelled"]
+    assert (output / "voxels.ply").read_bytes().startswith(b"ply\n")
+    assert cv2.imread(str(output / "picture.png")).shape[1] > 900
+
+
+def test_the_road_lies_where_it_is(output: Path) -> None:
+    z = voxels_of(output)
+    _, _, heights = DEFAULT_GRID.axis_centres()
+    occupied = z["state"] >= 3
+    assert occupied[100:, 100:156, heights < -CAMERA_HEIGHT].all()
+    assert not occupied[..., heights > -CAMERA_HEIGHT].any()
+    rows = np.arange(z["depth"].shape[0])
+    fy, cy = z["depth_intrinsics"][1, 1], z["depth_intrinsics"][1, 2]
+    middle = z["depth"][:, z["depth"].shape[1] // 2]
+    near = (rows > cy + fy * CAMERA_HEIGHT / 30.0) & np.isfinite(middle)
+    assert near.sum() > 20
+    # Voxels are 0.2 m high, so the road's surface is known to that; seen flatly, depth scales it up.
+    expected = fy * CAMERA_HEIGHT / (rows[near] - cy)
+    assert middle[near] == pytest.approx(expected, rel=0.2 / CAMERA_HEIGHT)
+
+
+def test_outside_the_view_there_is_a_probability_but_no_state(output: Path) -> None:
+    z = voxels_of(output)
+    beside = (40, 5, 0)  # 8 m ahead, 24.5 m to the right, below the road
+    assert z["state"][beside] == 0
+    assert z["probability"][beside] > 0.9
+
+
+def test_another_grid_is_queried(image: Path, flat_road: StudentBundle) -> None:
+    (image.parent / "grid.yaml").write_text(GRID)
+    assert complete(image, flat_road, "--grid", str(image.parent / "grid.yaml")) == 0
+    z = voxels_of(image.parent / "out")
+    assert z["state"].shape == (40, 16, 8)
+    assert z["origin"].tolist() == [2.0, -4.0, -2.5]
+    assert z["grid_from_camera"][0, 3] == 1.0
+    occupied = (z["state"] >= 3).any(axis=(0, 1))
+    assert occupied.tolist() == [True] * 2 + [False] * 6  # centres at -2.25 and -1.75 m
+
+
+def test_a_rerun_file_is_written_on_request(image: Path, flat_road: StudentBundle) -> None:
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed")
+    assert complete(image, flat_road, "--rerun", str(image.parent / "a.rrd")) == 0
+    assert (image.parent / "a.rrd").stat().st_size > 10_000
+
+
+def test_bad_input_ends_with_one_line(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(image), np.zeros((100, 100, 3), np.uint8))
+    assert complete(image, flat_road) == 2
+    error = capsys.readouterr().err
+    assert "camera.yaml" in error
+    assert "100x100" in error
+    assert error.count("\n") == 1
+    assert not (image.parent / "out").exists()
+
+
+def test_a_camera_unlike_those_of_the_training_is_warned_about(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = YAML.format(c=CANONICAL).replace(str(CANONICAL.fx), "200.0")
+    (image.parent / "camera.yaml").write_text(wide)
+    assert complete(image, flat_road) == 0
+    assert "warning:" in capsys.readouterr().err
+
+
+def test_images_are_read_as_rgb_and_others_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
+    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((4, 4), 7, np.uint8))
+    assert read_image(tmp_path / "grey.png").shape == (4, 4, 3)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"text\.png"):
+        read_image(tmp_path / "text.png")
+    with pytest.raises(ImageError, match="No such file"):
+        read_image(tmp_path / "missing.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match=r"empty\.png"):
+        read_image(tmp_path / "empty.png")

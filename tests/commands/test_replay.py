@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.cli import main
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.offline_replay import VOXELS_TOPIC, ThinnedBagReader, replay_offline
+from scene_completion_ros.voxel_cloud import cloud_array_from_message, voxels_to_cloud_array
+from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def replay(bag: Path, output: Path, bundle: StudentBundle, *more: str) -> int:
+    return main(["replay", str(bag), "--output", str(output), "--bundle", str(bundle.folder), *more])
+
+
+def statistics_of(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "statistics.json").read_text())
+    return found
+
+
+def test_offline_replay_writes_bag_report_and_statistics(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, output = record(tmp_path / "drive"), tmp_path / "out"
+    assert replay(bag, output, flat_road, "--offline") == 0
+    statistics = statistics_of(output)
+    assert statistics["frames_in"] == statistics["frames_out"] == 3
+    assert statistics["frames_empty"] == 0
+    assert {"resample", "encode", "query", "march", "assemble", "total"} == set(statistics["latency_ms"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == statistics
+    assert len(list((output / "report" / "pictures").glob("*.jpg"))) == 3
+    assert (output / "report" / "index.html").stat().st_size > 50_000
+    with BagReader(output / "bag") as reader:
+        messages = list(reader.messages([VOXELS_TOPIC]))
+        assert [message.stamp_ns for message in messages] == [START_NS + i * STEP_NS for i in range(3)]
+        cloud = cloud_array_from_message(messages[1].message)
+        header = messages[1].message.header
+    assert header.frame_id == FRAME
+    assert header.stamp.sec * 1_000_000_000 + header.stamp.nanosec == START_NS + STEP_NS
+    assert len(cloud) > 10_000
+    assert cloud["y"].min() > 1.6  # optical frame: the road is below the camera
+    assert cloud["z"].min() > 0.0
+
+
+def test_the_bags_lidar_is_drawn_where_it_stands(tmp_path: Path, flat_road: StudentBundle) -> None:
+    output = tmp_path / "out"
+    replay(record(tmp_path / "drive", frames=1), output, flat_road, "--offline")
+    picture = cv2.imread(str(output / "report" / "frames" / "000000_birds_eye.png"))
+    margin, cell = 46, 2
+    inside = picture[margin + 3 : -margin - 3, margin + 3 : -margin - 3]
+    rows, columns = np.nonzero((inside == 0).all(axis=-1))
+    ahead = 51.2 - (rows + 3) / cell * 0.2
+    left = 25.6 - (columns + 3) / cell * 0.2
+    assert ahead.mean() == pytest.approx(POLE[0, 0], abs=0.3)
+    assert left.mean() == pytest.approx(POLE[0, 1], abs=0.3)
+
+
+def test_unusable_images_are_dropped_and_counted(tmp_path: Path, flat_road: StudentBundle) -> None:
+    bag, output = record(tmp_path / "drive", frames=2, broken=True), tmp_path / "out"
+    assert replay(bag, output, flat_road, "--offline") == 0
+    statistics = statistics_of(output)
+    assert statistics["frames_in"] == 5
+    assert statistics["frames_out"] == 2
+    assert sum(statistics["dropped"].values()) == 3
+    assert statistics["dropped"]["stamp not after the last one"] == 1
+    assert len(statistics["unusable_messages"]) == 1
+
+
+def test_every_nth_image_is_used(tmp_path: Path) -> None:
+    with ThinnedBagReader(record(tmp_path / "drive", frames=5), 2) as reader:
+        assert [f.stamp_ns for f in reader.images(TOPIC)] == [START_NS + i * STEP_NS for i in (0, 2, 4)]
+        assert sum(message.topic == "/lidar" for message in reader.messages()) == 5
+
+
+def test_several_image_topics_need_a_name(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = record(tmp_path / "drive", frames=1, cameras=2)
+    assert replay(bag, tmp_path / "out", flat_road, "--offline") == 2
+    error = capsys.readouterr().err
+    assert TOPIC in error
+    assert "/camera_1/image_raw" in error
+    assert replay(bag, tmp_path / "out", flat_road, "--offline", "--image-topic", TOPIC) == 0
+
+
+def test_without_camera_info_a_camera_file_is_needed(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.commands.test_complete import CANONICAL, YAML
+
+    bag = record(tmp_path / "drive", frames=1, calibrated=False)
+    assert replay(bag, tmp_path / "out", flat_road, "--offline") == 2
+    assert "no CameraInfo" in capsys.readouterr().err
+    (tmp_path / "camera.yaml").write_text(YAML.format(c=CANONICAL))
+    assert replay(bag, tmp_path / "out", flat_road, "--offline", "--camera", str(tmp_path / "camera.yaml")) == 0
+
+
+def test_nothing_is_overwritten(tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
+    assert replay(bag, output, flat_road, "--offline") == 0
+    page = (output / "report" / "index.html").read_bytes()
+    capsys.readouterr()
+    assert replay(bag, output, flat_road, "--offline") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (output / "report" / "index.html").read_bytes() == page
+
+
+def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: StudentBundle) -> None:
+    bag, output = record(tmp_path / "drive", frames=200), tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "scene_completion_ros.cli",
+        "replay",
+        str(bag),
+        "--offline",
+        "--output",
+        str(output),
+    ]
+    process = subprocess.Popen(
+        [*command, "--bundle", str(flat_road.folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list((output / "report" / "pictures").glob("*.jpg"))) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "scene-completion replay: interrupted"
+    pictures = len(list((output / "report" / "pictures").glob("*.jpg")))
+    page = (output / "report" / "index.html").read_text("utf-8")
+    shown = re.search(r"Interrupted after (\d+) frames", page)
+    assert shown
+    assert pictures - 1 <= int(shown.group(1)) <= pictures  # the last one may have been half written
+    with BagReader(output / "bag") as reader:
+        assert reader.losses == []
+        assert len(list(reader.messages([VOXELS_TOPIC]))) >= pictures
+
+
+def test_a_wrong_number_of_steps_is_refused(tmp_path: Path, flat_road: StudentBundle) -> None:
+    assert replay(tmp_path, tmp_path / "out", flat_road, "--offline", "--every", "0") == 2
+
+
+def test_the_bags_cloud_is_that_of_the_voxels(tmp_path: Path, flat_road: StudentBundle) -> None:
+    seen = []
+    with BagReader(record(tmp_path / "drive", frames=1)) as reader, BagWriter(tmp_path / "out") as output:
+        completer = Completer(flat_road, reader.camera_for(TOPIC))
+        replay_offline(reader, TOPIC, completer, output=output, on_result=lambda frame, made: seen.append(made))
+    with BagReader(tmp_path / "out") as reader:
+        (message,) = reader.messages([VOXELS_TOPIC])
+        cloud = cloud_array_from_message(message.message)
+    assert np.array_equal(cloud, voxels_to_cloud_array(seen[0].voxels))
+
+
+def test_replay_over_dds_gives_the_same_voxels(
+    tmp_path: Path, flat_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
+    bag, output = record(tmp_path / "drive", frames=4), tmp_path / "out"
+    assert replay(bag, output, flat_road, "--every", "2") == 0
+    assert statistics_of(output)["frames_out"] == 2
+    assert len(list((output / "report" / "pictures").glob("*.jpg"))) == 2
+    assert replay(bag, tmp_path / "offline", flat_road, "--offline", "--every", "2") == 0
+    clouds = []
+    for folder in (output, tmp_path / "offline"):
+        with BagReader(folder / "bag") as reader:
+            (topic,) = reader.topics_of_type("sensor_msgs/msg/PointCloud2")
+            assert topic == VOXELS_TOPIC
+            clouds.append([cloud_array_from_message(message.message) for message in reader.messages([topic])])
+    for over_dds, offline in zip(*clouds, strict=True):
+        assert np.array_equal(over_dds, offline)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+
+from scene_completion_ros.report.colours import (
+    STATE_COLOURS,
+    STATE_NAMES,
+    depth_colours,
+    height_colours,
+    state_colours,
+    voxel_colours,
+)
+from scene_completion_ros.semantic_voxels import VoxelState
+
+
+def test_near_is_bright_and_far_is_dark() -> None:
+    brightness = depth_colours(np.array([3.0, 6.0, 12.0, 24.0, 48.0, 79.0])).astype(int).sum(axis=-1)
+    assert np.all(np.diff(brightness) < 0)
+
+
+def test_depth_beyond_the_range_takes_the_end_colours() -> None:
+    ends = depth_colours(np.array([3.0, 1.0, 80.0, 200.0]))
+    assert np.array_equal(ends[0], ends[1])
+    assert np.array_equal(ends[2], ends[3])
+
+
+def test_unknown_depth_is_light_grey() -> None:
+    colours = depth_colours(np.array([[np.nan, np.inf], [0.0, -1.0]]))
+    assert colours.shape == (2, 2, 3)
+    assert np.all(colours == 225)
+
+
+def test_low_is_blue_and_high_is_red() -> None:
+    low, high = height_colours(np.array([-2.0, 2.3])).astype(int)
+    assert low[2] > low[0]
+    assert high[0] > high[2]
+
+
+def test_every_state_has_a_colour_and_a_name() -> None:
+    assert set(STATE_COLOURS) == set(STATE_NAMES) == {int(state) for state in VoxelState}
+    assert [tuple(row) for row in state_colours(np.arange(5))] == [STATE_COLOURS[i] for i in range(5)]
+
+
+def test_voxels_take_the_colour_of_their_class_or_of_their_height() -> None:
+    label, height = np.array([1, 0], dtype=np.uint8), np.array([0.0, 2.0], dtype=np.float32)
+    assert voxel_colours(label, height, [(1, 2, 3), (4, 5, 6)]).tolist() == [[4, 5, 6], [1, 2, 3]]
+    assert np.array_equal(voxel_colours(label, height, [(1, 2, 3)]), height_colours(height))

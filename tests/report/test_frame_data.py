@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.report.frame_data import LIDAR_RESOLUTION, pack_lidar, pack_voxels
+from tests.report.scenes import street
+
+
+def test_voxels_come_back_from_their_bytes() -> None:
+    voxels = street()
+    planes = np.frombuffer(zlib.decompress(pack_voxels(voxels)), np.uint8).reshape(7, -1).astype(np.int64)
+    flat = np.cumsum(planes[0] + (planes[1] << 8) + (planes[2] << 16) + (planes[3] << 24))
+    index = np.stack(np.unravel_index(flat, voxels.grid.shape), axis=-1)
+    assert np.array_equal(index, voxels.index)  # argwhere's order is that of the flat index
+    assert np.array_equal(planes[4], voxels.label)
+    assert np.array_equal(planes[5], voxels.state[tuple(voxels.index.T)])
+    assert planes[6] / 255.0 == pytest.approx(voxels.probability, abs=0.5 / 255 + 1e-6)
+
+
+def test_lidar_comes_back_within_its_resolution() -> None:
+    voxels = street()
+    points = np.array([[0.5, -3.0, 1.0], [11.9, 3.9, -1.9], [5.0, 9.0, 0.0], [np.nan, 0.0, 0.0]], dtype=np.float32)
+    planes = np.frombuffer(zlib.decompress(pack_lidar(points, voxels)), np.uint8).reshape(3, 2, -1).astype(np.int64)
+    found = (planes[:, 0] + 256 * planes[:, 1] + 0.5) * LIDAR_RESOLUTION
+    assert found.T + np.array(voxels.grid.origin) == pytest.approx(points[:2], abs=0.51 * LIDAR_RESOLUTION)
+
+
+def test_dense_scans_are_thinned() -> None:
+    points = np.random.default_rng(0).uniform([0, -4, -2], [12, 4, 2], (100_001, 3)).astype(np.float32)
+    count = len(zlib.decompress(pack_lidar(points, street()))) // 6
+    assert 30_000 < count <= 40_000

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
+
+
+def test_percentiles_are_those_of_every_stage() -> None:
+    table = latency_percentiles([{"encode": float(i), "total": 2.0 * i} for i in range(101)])
+    assert list(table) == ["encode", "total"]
+    assert table["encode"]["p50"] == 50.0
+    assert table["total"]["p95"] == 190.0
+    assert table["total"]["max"] == 200.0
+
+
+def test_frames_without_a_stage_do_not_count_for_it() -> None:
+    assert latency_percentiles([{"encode": 4.0}, {}])["encode"]["mean"] == 4.0
+
+
+def test_the_plot_shows_stages_as_areas_and_the_total_as_a_line() -> None:
+    root = ElementTree.fromstring(latency_svg([{"encode": 10.0, "a<b": 5.0, "total": 16.0 + i} for i in range(9)]))
+    assert len(root.findall("polygon")) == 2
+    (line,) = root.findall("polyline")
+    rows = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
+    assert np.all(np.diff(rows) < 0)  # larger latency, higher up
+    assert "a<b" in [text.text for text in root.findall("text")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5000])
+def test_any_number_of_frames_is_drawn(count: int) -> None:
+    timings = [{"total": 1.0} for _ in range(count)]
+    timings[count // 2]["total"] = 500.0
+    (line,) = ElementTree.fromstring(latency_svg(timings)).findall("polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+    assert len(points) <= 500
+    assert min(row for _, row in points) < 60  # the one slow frame is not thinned away
+
+
+def test_nothing_measured_is_said() -> None:
+    assert "No latency" in latency_svg([{}, {}])

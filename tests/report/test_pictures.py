@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.report.colours import STATE_COLOURS
+from scene_completion_ros.report.pictures import (
+    birds_eye_view,
+    depth_of_voxels,
+    depth_picture,
+    panel,
+    scaled_down,
+    write_picture,
+)
+from tests.report.scenes import CAMERA, COLOURS, GRID, photo, street
+
+MARGIN = 46
+
+
+def centre_of(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[float, float]:
+    """Mean row and column of the pixels of a colour, blended with the thin grid lines or not."""
+    near = (np.abs(picture.astype(int) - colour) < 12).all(axis=-1)
+    rows, columns = np.nonzero(near)
+    assert len(rows) > 30
+    return float(rows.mean()), float(columns.mean())
+
+
+def test_birds_eye_view_has_forward_up_and_left_on_the_left() -> None:
+    picture = birds_eye_view(street(), height=620)
+    cell = (620 - 2 * MARGIN) // 60
+    assert picture.shape == (60 * cell + 2 * MARGIN, 40 * cell + 2 * MARGIN, 3)
+    row, column = centre_of(picture, COLOURS[1])
+    assert row == pytest.approx(MARGIN + (60 - 22.5) * cell, abs=cell)
+    assert column == pytest.approx(MARGIN + (40 - 30) * cell, abs=cell)
+    hedge_row, _ = centre_of(picture, COLOURS[2])
+    assert hedge_row < row  # farther ahead, higher up
+
+
+def test_free_and_unknown_columns_are_told_apart() -> None:
+    voxels = street()
+    voxels.state[:, :10, :2] = 1  # the road is gone on the right
+    keep = voxels.state[tuple(voxels.index.T)] >= 3
+    arrays = {name: getattr(voxels, name)[keep] for name in ("index", "probability", "label", "confidence")}
+    picture = birds_eye_view(dataclasses.replace(voxels, **arrays), height=620)
+    _, column = centre_of(picture, STATE_COLOURS[1])
+    assert column > picture.shape[1] / 2
+    bottom = picture[-MARGIN - 8, MARGIN + 20]
+    assert np.abs(bottom.astype(int) - STATE_COLOURS[0]).max() < 40
+
+
+def test_camera_edges_open_forward_from_the_camera() -> None:
+    voxels = street()
+    difference = (birds_eye_view(voxels) != birds_eye_view(voxels, camera=CAMERA)).any(axis=-1)
+    rows, columns = np.nonzero(difference)
+    assert rows.max() <= difference.shape[0] - MARGIN + 2
+    near, far = columns[rows > rows.max() - 40], columns[rows < rows.max() - 60]
+    assert np.ptp(far) > 2 * np.ptp(near)
+    assert 0.5 * (near.min() + near.max()) == pytest.approx(difference.shape[1] / 2, abs=4)
+
+
+def test_lidar_is_drawn_where_it_is_and_the_ground_is_not() -> None:
+    voxels = street()
+    ground = np.stack([np.linspace(0.1, 11.9, 400), np.full(400, -2.05), np.full(400, -1.6)], axis=-1)
+    pole = np.array([[6.05, -2.05, z] for z in np.linspace(-1.5, 1.0, 20)])
+    scan = np.concatenate([ground, pole, [[np.nan, 0, 0], [100, 0, 0]]]).astype(np.float32)
+    with_lidar, without = birds_eye_view(voxels, lidar_grid=scan), birds_eye_view(voxels)
+    rows, columns = np.nonzero((with_lidar != without).any(axis=-1))
+    cell = (with_lidar.shape[0] - 2 * MARGIN) / 60
+    assert rows.mean() == pytest.approx(MARGIN + (12.0 - 6.05) / 0.2 * cell, abs=2)
+    assert columns.mean() == pytest.approx(MARGIN + (4.0 + 2.05) / 0.2 * cell, abs=2)
+    assert np.ptp(rows) <= 3
+
+
+def test_axes_are_labelled_outside_the_map() -> None:
+    picture = birds_eye_view(street())
+    assert (picture[:, : MARGIN - 6] < 100).all(axis=-1).sum() > 50  # metres ahead
+    assert (picture[-MARGIN + 6 :] < 100).all(axis=-1).sum() > 50  # metres to the left
+    assert np.all(picture[:8] == 255)
+
+
+def test_depth_of_voxels_is_the_distance_of_the_wall() -> None:
+    depth = depth_of_voxels(street(), CAMERA, columns=80)
+    assert depth.shape == (40, 80)
+    # The wall's front is at 4 m, from y = 1 to 3 m on the left: columns 79.5 - 100 * y / 4, halved.
+    assert depth[18, 10] == pytest.approx(4.0, abs=0.15)
+    assert depth[18, 60] == np.inf  # nothing on the right at the horizon
+    assert depth[38, 60] == pytest.approx(1.6 / ((76.5 - 39.5) / 100), rel=0.1)  # the road, 1.6 m below
+
+
+def test_depth_picture_has_a_scale() -> None:
+    depth = np.full((40, 80), 10.0, dtype=np.float32)
+    picture = depth_picture(depth, width=320)
+    assert picture.shape == (160 + 34, 320, 3)
+    assert np.all(picture[:160] == picture[0, 0])
+    # The colour of 10 m is found under the label of 10 m.
+    bar = picture[168, 20:300].astype(int)
+    place = np.abs(bar - picture[0, 0]).sum(axis=-1).argmin() / 280
+    assert place == pytest.approx(np.log(10 / 3) / np.log(80 / 3), abs=0.02)
+
+
+def test_panel_keeps_the_camera_image_upright_and_unmirrored() -> None:
+    image = photo()
+    picture = panel(image, depth_picture(np.ones((40, 80), np.float32)), birds_eye_view(street()), title="a street")
+    _, column = centre_of(picture, (255, 0, 0))
+    assert column < 12 + 640 / 4
+    assert picture.shape[1] > 640
+
+
+def test_panel_does_without_image_and_depth() -> None:
+    view = birds_eye_view(street())
+    picture = panel(None, None, view)
+    assert np.array_equal(picture[12:-12, 12:-12], view)
+
+
+def test_large_images_are_made_smaller_and_small_ones_kept() -> None:
+    image = photo()
+    assert scaled_down(image, 80).shape == (40, 80, 3)
+    assert scaled_down(image, 200) is image
+
+
+def test_colours_survive_the_file(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", photo())
+    assert cv2.imread(str(tmp_path / "a.png"))[0, 0].tolist() == [0, 0, 255]  # OpenCV reads BGR
+
+
+def test_a_large_grid_still_gives_a_picture() -> None:
+    voxels = street()
+    fine = VoxelGrid(GRID.origin, 0.01, GRID.shape)
+    assert birds_eye_view(dataclasses.replace(voxels, grid=fine)).shape[2] == 3

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.report.frame_data import pack_voxels
+from scene_completion_ros.report.writer import ReportWriter
+from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street
+
+SECOND = 1_000_000_000
+
+
+def embedded_frames(page: Path) -> list[dict[str, Any]]:
+    scripts = re.findall(r'<script type="application/json" id="frame-\d+">(.*?)</script>', page.read_text("utf-8"))
+    return [json.loads(script) for script in scripts]
+
+
+def test_a_frame_is_on_disk_as_soon_as_it_is_added(tmp_path: Path) -> None:
+    report = ReportWriter(tmp_path, "test", NAMES, COLOURS)
+    report.add_frame(street(), photo(), camera=CAMERA)
+    assert cv2.imread(str(tmp_path / "pictures" / "000000.jpg")).shape[1] > 600
+    names = {path.name for path in (tmp_path / "frames").iterdir()}
+    assert names >= {
+        "000000.json",
+        "000000_camera.jpg",
+        "000000_depth.jpg",
+        "000000_birds_eye.png",
+        "000000_voxels.bin",
+    }
+
+
+def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
+    voxels = street()
+    with ReportWriter(tmp_path, "A <street> & more", NAMES, COLOURS) as report:
+        report.add_frame(voxels, photo(), camera=CAMERA, timings_ms={"encode": 12.5, "total": 30.0})
+        report.close({"frames": {"in": 1, "out": 1}, "rate_hz": 9.8123456})
+    text = report.index.read_text("utf-8")
+    (frame,) = embedded_frames(report.index)
+    assert base64.b64decode(frame["voxels"]) == pack_voxels(voxels)
+    assert base64.b64decode(frame["camera_jpg"])[:2] == b"\xff\xd8"
+    assert frame["count"] == len(voxels)
+    assert "A &lt;street&gt; &amp; more" in text
+    assert "9.812" in text
+    assert all(name in text for name in NAMES)
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", text)
+    assert not re.findall(r"https?://|@import|url\(|\bfetch\(|XMLHttpRequest|WebSocket", text)
+
+
+def test_a_completion_brings_its_own_image_depth_camera_and_timings(tmp_path: Path) -> None:
+    completion = SimpleNamespace(
+        voxels=street(),
+        image=photo(),
+        depth=np.full((40, 80), 7.0, np.float32),
+        depth_camera=CAMERA,
+        timings_ms={"total": 41.5},
+    )
+    report = ReportWriter(tmp_path, "test", NAMES, COLOURS)
+    report.add_frame(completion)
+    frame = json.loads((tmp_path / "frames" / "000000.json").read_text())
+    assert frame["timings_ms"] == {"total": 41.5}
+    assert frame["depth_name"] == "depth"
+    assert (tmp_path / "frames" / "000000_camera.jpg").exists()
+    # The view opens to the left (y > 0) and to the right, and the camera looks along x.
+    assert frame["viewpoint"]["heading"] == pytest.approx(0.0, abs=1e-9)
+    assert frame["viewpoint"]["corners"][0] == pytest.approx([2.0, 1.6, 0.8])
+
+
+def test_voxels_alone_are_enough(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "test") as report:
+        report.add_frame(street(classes=False))
+    (frame,) = embedded_frames(report.index)
+    assert frame["camera_jpg"] is None
+    assert frame["depth_jpg"] is None
+    assert frame["lidar"] is None
+    assert frame["birds_eye_png"]
+
+
+def test_depth_is_taken_from_the_voxels_where_there_is_none(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "test") as report:
+        report.add_frame(street(), camera=CAMERA)
+    (frame,) = embedded_frames(report.index)
+    assert frame["depth_name"] == "depth of the first occupied voxel"
+    assert frame["depth_jpg"]
+
+
+def test_an_exception_leaves_a_page_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="out of paper"), ReportWriter(tmp_path, "test") as report:  # noqa: PT012
+        for i in range(3):
+            report.add_frame(street(stamp_ns=i * SECOND))
+        raise RuntimeError("out of paper")
+    assert len(embedded_frames(report.index)) == 3
+    assert "Interrupted after 3 frames (RuntimeError)" in report.index.read_text("utf-8")
+
+
+def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from scene_completion_ros.report.writer import ReportWriter;"
+        "from tests.report.scenes import street; report = ReportWriter(sys.argv[1], 'test');"
+        "[report.add_frame(street(stamp_ns=i)) for i in range(5)]; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, env={"PYTHONPATH": str(root)}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 5
+    assert len(embedded_frames(tmp_path / "index.html")) == 4  # rewritten after 1, 2, 4 frames
+
+
+def test_a_long_drive_shows_evenly_spaced_frames(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "test", most_frames=3) as report:
+        for i in range(8):
+            report.add_frame(street(stamp_ns=i * SECOND))
+    assert len(report) == 8
+    assert [frame["stamp_ns"] // SECOND for frame in embedded_frames(report.index)] == [0, 3, 6]
+    assert "one of 3" in report.index.read_text("utf-8")
+    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 8
+
+
+def test_an_older_report_does_not_shine_through(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "old") as old:
+        for _ in range(3):
+            old.add_frame(street(), photo())
+    (tmp_path / "pictures" / "holiday.jpg").write_bytes(b"keep")
+    with ReportWriter(tmp_path, "new") as new:
+        new.add_frame(street())
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["000000.jpg", "holiday.jpg"]
+    assert embedded_frames(new.index)[0]["camera_jpg"] is None
+
+
+def test_no_frame_gives_a_page_that_says_so(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "test") as report:
+        pass
+    assert "No frame was completed" in report.index.read_text("utf-8")
+
+
+def test_text_cannot_end_the_script(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "</script><b>", ("</script>", "b"), ((1, 2, 3), (4, 5, 6))) as report:
+        report.add_frame(street(), timings_ms={"</script>": 1.0})
+    text = report.index.read_text("utf-8")
+    assert text.count("</script>") == 3  # settings, one frame, the viewer
