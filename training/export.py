@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,17 +79,19 @@ def encoder_onnx(field: DensityField) -> bytes:
     """Exports the folded encoder as ONNX; weights are stored in fp16 and cast to fp32 in the graph."""
     module = FoldedEncoder(field).eval()
     image = torch.zeros(1, 3, field.camera.height, field.camera.width)
-    buffer = io.BytesIO()
-    torch.onnx.export(
-        module,
-        (image,),
-        buffer,
-        input_names=["image"],
-        output_names=["features"],
-        opset_version=OPSET,
-        dynamo=False,
-    )
-    model = onnx.load_model_from_string(buffer.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "encoder.onnx"
+        # The tracing exporter: a graph of plain convolutions without an extra dependency.
+        torch.onnx.export(
+            module,
+            (image,),
+            file,
+            input_names=["image"],
+            output_names=["features"],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnx.load(file)
     _store_half(model.graph)
     onnx.checker.check_model(model)
     serialised: bytes = model.SerializeToString()

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from training.rendering.depth import render_depth
@@ -25,7 +26,7 @@ class TrainingPictures(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
         """Renders the first image of the batch when its turn has come."""
-        if trainer.global_step % self.every or trainer.logger is None:
+        if trainer.global_step % self.every or not isinstance(trainer.logger, TensorBoardLogger):
             return
         with torch.no_grad():
             features = pl_module.field.encode(batch["image"][:1])

@@ -29,6 +29,7 @@ class TrainingConfiguration:
         prior_steps: Steps in which the head is first fitted without images.
         learning_rate: Adam learning rate after the warm-up.
         trunk_rate: Factor on it for the pretrained trunk.
+        head_rate: Factor on it for the head.
         warmup: Steps of linear warm-up.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
         checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
@@ -47,6 +48,7 @@ class TrainingConfiguration:
     prior_steps: int = 1000
     learning_rate: float = 6e-4
     trunk_rate: float = 0.25
+    head_rate: float = 5.0
     warmup: int = 200
     ema_decay: float = 0.999
     checkpoint_every: int = 250
@@ -78,6 +80,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         configuration.render,
         configuration.learning_rate,
         configuration.trunk_rate,
+        configuration.head_rate,
         configuration.warmup,
         configuration.steps,
         configuration.seed,

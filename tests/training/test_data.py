@@ -12,6 +12,7 @@ import torch
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.kitti import kitti_odometry
+from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 from training.data.fused_occupancy import DepthView, fuse_occupancy
 from training.data.module import SequenceSource, load_sequence
 from training.data.prepared import (
@@ -24,8 +25,6 @@ from training.data.prepared import (
 )
 from training.data.stereo import stereo_depth, stereo_pair
 from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
-
-from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 
 PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)
 
@@ -129,9 +128,7 @@ def test_samples_depend_on_seed_and_number_alone(frames: list[PreparedFrame]) ->
 @pytest.mark.parametrize("mirror", [False, True])
 def test_views_hints_and_poses_belong_together(frames: list[PreparedFrame], mirror: bool) -> None:
     """Colours of the encoder view, warped through depth hints and poses into every other view, agree."""
-    settings = ViewSettings(
-        yaw=3.0, pitch=2.0, roll=1.5, colour_jitter=False, mirror=mirror, occupancy_points=100
-    )
+    settings = ViewSettings(yaw=3.0, pitch=2.0, roll=1.5, colour_jitter=False, mirror=mirror, occupancy_points=100)
     samples = ViewSamples([frames], settings, seed=5, length=40)
     errors = []
     for number in range(8):
@@ -151,6 +148,8 @@ def test_views_hints_and_poses_belong_together(frames: list[PreparedFrame], mirr
         encoder_pixel = np.round(encoder_pixel[valid]).astype(int).clip(0, [639, 191])
         here = sample["views"][0].numpy()[:, v[valid], u[valid]]
         there = sample["image"].numpy()[:, encoder_pixel[:, 1], encoder_pixel[:, 0]] / 255.0
+        depth = sample["hint"].numpy()[encoder_pixel[:, 1], encoder_pixel[:, 0]]
+        assert np.median(np.abs(depth / points[2, valid] - 1.0)) < 0.005
         errors.append(np.median(np.abs(here - there)))
     # A shift of four pixels in this texture costs 0.24.
     assert np.max(errors) < 0.08 and np.median(errors) < 0.05, errors

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.prepared import CANONICAL_CAMERA
+from training.losses.dense_depth import relative_inverse_depth_loss
 from training.losses.fused_occupancy import occupancy_cross_entropy
 from training.losses.photometric import invalid_rays, photometric_error, photometric_loss
 from training.losses.smoothness import edge_aware_smoothness
@@ -72,6 +74,16 @@ def test_stereo_depth_by_hand_and_without_hints() -> None:
     assert nothing.item() == 0.0 and torch.all(rendered.grad == 0)
 
 
+def test_dense_depth_is_the_relative_error_of_inverse_depth() -> None:
+    """10 m predicted where 8 m was measured: |1/10 − 1/8| / (1/8 + 0.01); wild errors count as the cap."""
+    spec = PointCodeSpec()
+    hint = torch.tensor([8.0, 0.0, 60.0])
+    code = torch.stack([spec.depth_code(torch.tensor(10.0)), torch.tensor(9.0), torch.tensor(9.0)])
+    expected = (0.025 / 0.135 + 1.0) / 2
+    assert relative_inverse_depth_loss(code, hint, spec).item() == pytest.approx(expected, rel=1e-5)
+    assert relative_inverse_depth_loss(code, torch.zeros(3), spec).item() == 0.0
+
+
 def test_occupancy_cross_entropy_is_that_of_the_shifted_sigmoid() -> None:
     torch.manual_seed(1)
     logit = torch.randn(2, 50, dtype=torch.float64) * 3
@@ -92,9 +104,7 @@ def test_occupancy_cross_entropy_without_evidence_is_zero() -> None:
 
 def test_view_volume_stays_inside_the_view() -> None:
     generator = torch.Generator().manual_seed(0)
-    points = sample_view_volume(
-        CANONICAL_CAMERA, 2, 500, near=1.0, far=50.0, heights=(-4.0, 2.0), generator=generator
-    )
+    points = sample_view_volume(CANONICAL_CAMERA, 2, 500, near=1.0, far=50.0, heights=(-4.0, 2.0), generator=generator)
     _, valid = CANONICAL_CAMERA.project(points.double().numpy())
     assert valid.all()
     assert points[..., 1].min() >= -4.0 and points[..., 1].max() <= 2.0

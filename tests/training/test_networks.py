@@ -9,7 +9,7 @@ import torch
 from scene_completion_ros.inference.query_reference import density_reference
 from training.data.prepared import CANONICAL_CAMERA
 from training.export import FoldedEncoder, head_weights
-from training.networks.density_field import DensityField
+from training.networks.density_field import DEPTH_UNITS, DensityField
 from training.networks.encoder_decoder import EncoderDecoder
 
 
@@ -57,3 +57,21 @@ def test_an_untrained_field_is_nearly_empty(field: DensityField) -> None:
         features = field.encode(torch.full((1, 3, 192, 640), 127.0))
         density = field.density(features, torch.rand(1, 500, 3) * 20)
     assert density.mean() < 0.5
+
+
+def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: DensityField) -> None:
+    """A hat of three ramps (rise, twice fall, rise) is a bump at the pixel's depth, wherever that is."""
+    local = DensityField(CANONICAL_CAMERA, pretrained=False).eval()
+    raw = torch.zeros(1, 64, 96, 320)
+    depth = 11.0
+    raw[:, 0] = local.spec.depth_code(torch.tensor(depth))
+    with torch.no_grad():
+        local.density_layer.weight.zero_()
+        for unit, (slope, offset) in enumerate(DEPTH_UNITS):
+            if slope == 100.0 and offset in (-0.04, 0.0, 0.04):
+                local.density_layer.weight[0, unit] = 1.0 if offset else -2.0
+        z = torch.linspace(4, 40, 2000)
+        points = torch.stack([torch.zeros_like(z), torch.zeros_like(z), z], dim=-1)[None]
+        density = local.density(local.feature_layer(raw), points)[0]
+    assert z[density.argmax()].item() == pytest.approx(depth, abs=0.1)
+    assert density[z < 8].max() < 0.2 and density[z > 20].max() < 0.2

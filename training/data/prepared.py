@@ -1,4 +1,4 @@
-"""Preparation of training frames: images at the canonical focal length, stereo depth, fused occupancy; cached on disk."""
+"""Prepares training frames (images at the canonical focal length, stereo depth, fused occupancy) in a cache on disk."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
@@ -24,7 +26,7 @@ CANONICAL_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, heig
 """Canonical camera of the street student: KITTI's field of view at 192×640."""
 POINT_UNIT = 0.002
 """Metres per step of the stored voxel centres (int16: ±65 m)."""
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def prepare_sequence(
     key = json.dumps([_VERSION, sequence.name, sequence.pose_source, len(sequence), vars(settings)], sort_keys=True)
     folder = cache / (sequence.name.replace("/", "_") + "-" + hashlib.sha256(key.encode()).hexdigest()[:12])
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{index:06d}.npz" for index in range(len(sequence))]
+    files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]
     chunks = [chunk.tolist() for chunk in np.array_split(missing, workers) if len(chunk)]
     if len(chunks) == 1:
@@ -111,7 +113,7 @@ def _prepare_frames(sequence: PosedSequence, indices: list[int], files: list[Pat
     @lru_cache(maxsize=160)
     def pair(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         grey = [cv2.cvtColor(sequence.image(index, name), cv2.COLOR_RGB2GRAY) for name in (left, right)]
-        return grey[0], grey[1]
+        return np.asarray(grey[0], np.uint8), np.asarray(grey[1], np.uint8)
 
     @lru_cache(maxsize=160)
     def depth(index: int) -> NDArray[np.float32]:
@@ -126,17 +128,12 @@ def _prepare_frames(sequence: PosedSequence, indices: list[int], files: list[Pat
         poses = {
             side: sequence.world_from_camera(index, name).matrix for side, name in (("left", left), ("right", right))
         }
-        temporary = files[index].with_suffix(".part.npz")
-        np.savez(
-            temporary,
-            points=points,
-            target=target,
-            evidence=evidence,
-            **{f"image_{side}": image for side, (image, _, _) in shrunk.items()},
-            **{f"depth_{side}": value for side, (_, value, _) in shrunk.items()},
-            **{f"camera_{side}": value for side, (_, _, value) in shrunk.items()},
-            **{f"pose_{side}": pose for side, pose in poses.items()},
-        )
+        arrays: dict[str, NDArray[Any]] = {"points": points, "target": target, "evidence": evidence}
+        for side, (image, small_depth, small_camera) in shrunk.items():
+            arrays |= {f"image_{side}": image, f"depth_{side}": small_depth, f"camera_{side}": small_camera}
+            arrays[f"pose_{side}"] = np.ascontiguousarray(poses[side])
+        temporary = files[index].with_suffix(".part")
+        safetensors.numpy.save_file(arrays, temporary)
         temporary.replace(files[index])
 
 
@@ -192,9 +189,7 @@ def _voxels(
     turned = [
         DepthView(v.depth, v.matrix, turned_from_grid @ v.grid_from_camera, v.focal_baseline, v.trust) for v in views
     ]
-    centres, target, evidence = fuse_occupancy(
-        turned, grid, free_samples=settings.free_samples, generator=generator
-    )
+    centres, target, evidence = fuse_occupancy(turned, grid, free_samples=settings.free_samples, generator=generator)
     optical = (OPTICAL_FROM_FORWARD @ turned_from_grid.inverse()).apply(centres)
     keep = []
     for chosen in (np.flatnonzero(target > 0), np.flatnonzero(target == 0)):
@@ -209,18 +204,18 @@ def _voxels(
 
 def load_prepared(file: Path) -> PreparedFrame:
     """Reads one prepared frame."""
-    with np.load(file, allow_pickle=False) as data:
-        sides = ("left", "right")
-        cameras = {}
-        for side in sides:
-            fx, fy, cx, cy, width, height = data[f"camera_{side}"]
-            cameras[side] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
-        return PreparedFrame(
-            images={side: data[f"image_{side}"] for side in sides},
-            depths={side: data[f"depth_{side}"] for side in sides},
-            cameras=cameras,
-            world_from_camera={side: RigidTransform.from_matrix(data[f"pose_{side}"]) for side in sides},
-            points=data["points"],
-            target=data["target"],
-            evidence=data["evidence"],
-        )
+    data = safetensors.numpy.load_file(file)
+    sides = ("left", "right")
+    cameras = {}
+    for side in sides:
+        fx, fy, cx, cy, width, height = data[f"camera_{side}"]
+        cameras[side] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
+    return PreparedFrame(
+        images={side: data[f"image_{side}"] for side in sides},
+        depths={side: data[f"depth_{side}"] for side in sides},
+        cameras=cameras,
+        world_from_camera={side: RigidTransform.from_matrix(data[f"pose_{side}"]) for side in sides},
+        points=data["points"],
+        target=data["target"],
+        evidence=data["evidence"],
+    )

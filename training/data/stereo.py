@@ -39,7 +39,7 @@ def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
 
 
 def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
-    matcher = cv2.StereoSGBM_create(
+    matcher = cv2.StereoSGBM.create(
         minDisparity=0,
         numDisparities=DISPARITIES,
         blockSize=5,
@@ -54,7 +54,7 @@ def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.
     )
     # Without padding the matcher leaves the first DISPARITIES columns empty.
     padded = [cv2.copyMakeBorder(image, 0, 0, DISPARITIES, 0, cv2.BORDER_REPLICATE) for image in (left, right)]
-    return matcher.compute(*padded)[:, DISPARITIES:].astype(np.float32) / 16.0
+    return np.asarray(matcher.compute(*padded)[:, DISPARITIES:], np.float32) / np.float32(16.0)
 
 
 def stereo_depth(

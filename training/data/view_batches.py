@@ -71,8 +71,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """Returns sample `number`.
 
         Returns:
-            image [3, H, W] (0..255, augmented), views [4, 3, H, W] (0..1), encoder_from_view [4, 4, 4], hints
-            [4, H, W] (stereo z-depth, 0 unknown), roles [4] (first two render, last two supply colours), and the
+            image [3, H, W] (0..255, augmented), hint [H, W] (its stereo z-depth, 0 unknown), views [4, 3, H, W] (0..1),
+            encoder_from_view [4, 4, 4], hints [4, H, W] (stereo z-depth, 0 unknown), roles [4] (first two render, last two supply colours), and the
             entries of `occupancy`.
         """
         generator = np.random.default_rng((self.seed, number))
@@ -81,6 +81,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         neighbour = _neighbour(frames, index, generator)
         views = [(index, side), (neighbour, side), (index, _OTHER[side]), (neighbour, _OTHER[side])]
         image = _canonical(frames[index].images[side], frames[index].cameras[side], draw.turn)
+        hint = _canonical_depth(frames[index].depths[side], frames[index].cameras[side], draw.turn)
         if self.settings.colour_jitter:
             image = _jitter(image, generator)
         images, hints, poses = [], [], []
@@ -90,13 +91,14 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             hints.append(_canonical_depth(view.depths[name], view.cameras[name]))
             poses.append((draw.encoder_from_world @ view.world_from_camera[name]).matrix)
         if draw.mirror:
-            image = image[:, ::-1]
+            image, hint = image[:, ::-1], hint[:, ::-1]
             images = [view[:, ::-1] for view in images]
             hints = [hint[:, ::-1] for hint in hints]
             flip = np.diag([-1.0, 1.0, 1.0, 1.0])
             poses = [flip @ pose @ flip for pose in poses]
         return {
             "image": _tensor(image).permute(2, 0, 1).float(),
+            "hint": _tensor(hint),
             "views": _tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0,
             "encoder_from_view": torch.from_numpy(np.stack(poses)).float(),
             "hints": _tensor(np.stack(hints)),
@@ -202,19 +204,24 @@ def _homography(source: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.
     return np.asarray(source.matrix @ rotation @ np.linalg.inv(CANONICAL_CAMERA.matrix))
 
 
-def _canonical(
-    image: NDArray[np.uint8], camera: Camera, turn: NDArray[np.float64] | None = None
-) -> NDArray[np.uint8]:
+def _canonical(image: NDArray[np.uint8], camera: Camera, turn: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
     size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     warped = cv2.warpPerspective(image, _homography(camera, turn), size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(warped, np.uint8)
 
 
-def _canonical_depth(depth: NDArray[np.float16], camera: Camera) -> NDArray[np.float32]:
+def _canonical_depth(
+    depth: NDArray[np.float16], camera: Camera, turn: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
+    """z-depth along the axis of the (turned) canonical camera."""
     size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(depth.astype(np.float32), _homography(camera, None), size, flags=flags)
+    warped = cv2.warpPerspective(depth.astype(np.float32), _homography(camera, turn), size, flags=flags)
+    if turn is not None:
+        v, u = np.mgrid[: size[1], : size[0]]
+        ray = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(CANONICAL_CAMERA.matrix).T
+        warped = warped / (ray @ turn[2])  # z along the source's axis of a ray that has z = 1 along the turned one
     return np.asarray(warped, np.float32)
 
 

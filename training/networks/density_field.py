@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -12,12 +13,19 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.networks.encoder_decoder import EncoderDecoder
 
+DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
+"""Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""
+
 
 class DensityField(nn.Module):
     """Behind-the-Scenes density field with one encoder view.
 
     σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c). Wf is applied to the whole map before sampling, which is
     the same because bilinear sampling is linear; the exported encoder carries it folded in.
+
+    Channel 0 of f is trained to hold the pixel's inverse depth (`encode_with_depth`), and the first hidden units start
+    as ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random start they
+    take tens of thousands of steps to find.
 
     Args:
         camera: Canonical camera of the input images.
@@ -50,8 +58,29 @@ class DensityField(nn.Module):
         with torch.no_grad():
             self.feature_layer.weight.mul_(0.3)  # the positional prior is fitted first; the image then refines it
         nn.init.zeros_(self.position_layer.bias)
+        self._start_depth_units()
         # A nearly empty field to start with: a dense one hides everything behind the first samples.
         nn.init.constant_(self.density_layer.bias, -2.0)
+
+    @torch.no_grad()
+    def _start_depth_units(self) -> None:
+        for unit, (slope, offset) in enumerate(DEPTH_UNITS):
+            self.feature_layer.weight[unit] = 0.0
+            self.feature_layer.weight[unit, 0] = -slope
+            self.position_layer.weight[unit] = 0.0
+            self.position_layer.weight[unit, 2] = slope
+            self.position_layer.bias[unit] = slope * offset
+        self.mute_depth_units()
+
+    @torch.no_grad()
+    def mute_depth_units(self) -> None:
+        """Takes the depth units out of the density; they come in as the training finds use for them."""
+        self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
+
+    def encode_with_depth(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `encode` does, and channel 0 of f [B, H/2, W/2]: the inverse depth code of each pixel."""
+        features = self.encoder(image)
+        return self.feature_layer(features), features[:, 0]
 
     def encode(self, image: Tensor) -> Tensor:
         """Returns the pre-activation map [B, hidden, H/2, W/2] of RGB images [B, 3, H, W] in 0..255."""

@@ -9,9 +9,7 @@ from torch.nn import functional
 from scene_completion_ros.geometry import Camera
 
 
-def sample_colours(
-    images: Tensor, camera: Camera, view_from_encoder: Tensor, points: Tensor
-) -> tuple[Tensor, Tensor]:
+def sample_colours(images: Tensor, camera: Camera, view_from_encoder: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Samples source images at the projections of points.
 
     Args:
@@ -24,7 +22,9 @@ def sample_colours(
         Colours [B, S, N, 3] and a flag [B, S, N], true where the point does not project into the source image.
     """
     batch, sources = images.shape[:2]
-    local = torch.einsum("bsij,bnj->bsni", view_from_encoder[..., :3, :3], points) + view_from_encoder[:, :, None, :3, 3]
+    local = (
+        torch.einsum("bsij,bnj->bsni", view_from_encoder[..., :3, :3], points) + view_from_encoder[:, :, None, :3, 3]
+    )
     depth = local[..., 2].clamp_min(1e-3)
     x = (2.0 * (camera.fx * local[..., 0] / depth + camera.cx) + 1.0) / camera.width - 1.0
     y = (2.0 * (camera.fy * local[..., 1] / depth + camera.cy) + 1.0) / camera.height - 1.0

@@ -29,9 +29,7 @@ def render_depth(field: DensityField, features: Tensor, *, stride: int = 4, samp
     pixel = torch.stack([u, v], dim=-1).reshape(1, -1, 2)
     pose = torch.eye(4)[None, None]
     rays = rays_of_pixels(field.camera, pose, torch.zeros(pixel.shape[:2], dtype=torch.long), pixel, 1)
-    distances = inverse_depth_samples(
-        tuple(rays.cosine.shape), samples, field.spec.near, field.spec.far, jitter=False
-    )
+    distances = inverse_depth_samples(tuple(rays.cosine.shape), samples, field.spec.near, field.spec.far, jitter=False)
     points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
     density = field.density(features, points.flatten(1, 2)).reshape(distances.shape)
     depth = composite(density, distances).distance * rays.cosine

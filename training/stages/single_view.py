@@ -12,6 +12,7 @@ from torch import Tensor
 from scene_completion_ros.geometry import Camera
 from training.data.prepared import CANONICAL_CAMERA
 from training.data.view_batches import ViewSamples
+from training.losses.dense_depth import relative_inverse_depth_loss
 from training.losses.fused_occupancy import occupancy_cross_entropy
 from training.losses.photometric import invalid_rays, photometric_loss
 from training.losses.smoothness import edge_aware_smoothness
@@ -31,6 +32,7 @@ class LossWeights:
         photometric: SSIM + L1 with minimum over source views.
         smoothness: Edge-aware smoothness (1e-3 in BTS).
         stereo_depth: Rendered depth against stereo depth.
+        dense_depth: Inverse depth in channel 0 of the feature map against stereo depth.
         occupancy: Density logits at voxel centres against fused stereo occupancy.
         occupancy_offset: Offset of the logit in that loss, see `occupancy_cross_entropy`.
         sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
@@ -39,6 +41,7 @@ class LossWeights:
     photometric: float = 1.0
     smoothness: float = 1e-3
     stereo_depth: float = 0.3
+    dense_depth: float = 1.0
     occupancy: float = 1.0
     occupancy_offset: float = 3.0
     sparsity: float = 0.01
@@ -69,6 +72,7 @@ class SingleViewStage(lightning.LightningModule):
         render: Rendering settings.
         learning_rate: Adam learning rate at the start.
         trunk_rate: Factor on the learning rate of the pretrained trunk.
+        head_rate: Factor on it for the head.
         warmup: Steps of linear warm-up.
         steps: Steps of the whole training; the rate decays to zero over them (cosine).
         seed: Seed of ray and sample positions; together with the step it determines them.
@@ -82,6 +86,7 @@ class SingleViewStage(lightning.LightningModule):
         render: RenderSettings | None = None,
         learning_rate: float = 6e-4,
         trunk_rate: float = 0.25,
+        head_rate: float = 5.0,
         warmup: int = 200,
         steps: int = 10_000,
         seed: int = 0,
@@ -93,6 +98,7 @@ class SingleViewStage(lightning.LightningModule):
         self.render = render or RenderSettings()
         self.learning_rate = learning_rate
         self.trunk_rate = trunk_rate
+        self.head_rate = head_rate
         self.warmup = warmup
         self.steps = steps
         self.seed = seed
@@ -104,8 +110,11 @@ class SingleViewStage(lightning.LightningModule):
         """One step: render patches of loss views, query voxel centres, add up the losses."""
         # Everything random in a step (dropout too) derives from seed and step: a resumed training goes on the same.
         generator = torch.manual_seed(hash((self.seed, self.global_step)) % (1 << 62))
-        features = self.field.encode(batch["image"])
+        features, inverse_depth = self.field.encode_with_depth(batch["image"])
         terms: dict[str, Tensor] = {}
+        if self.losses.dense_depth:
+            hint = batch["hint"][:, ::2, ::2]
+            terms["dense_depth"] = relative_inverse_depth_loss(inverse_depth, hint, self.field.spec)
         if self.losses.photometric or self.losses.stereo_depth or self.losses.smoothness:
             terms |= self._rendered(features, batch, generator)
         if self.losses.occupancy:
@@ -183,8 +192,9 @@ class SingleViewStage(lightning.LightningModule):
             logit = self.field.density_logit(features, points)
             loss = occupancy_cross_entropy(logit, target, weight, self.losses.occupancy_offset)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+            self.field.mute_depth_units()
             history.append(loss.item())
         last = history[-max(1, steps // 10) :]
         return sum(last) / len(last)
@@ -193,9 +203,13 @@ class SingleViewStage(lightning.LightningModule):
         """Adam, linear warm-up, cosine decay to zero: a constant rate alone left depth behind the mean-depth grid."""
         trunk = [p for p in self.field.encoder.trunk.parameters() if p.requires_grad]
         trained = {id(p) for p in trunk}
+        layers = (self.field.feature_layer, self.field.position_layer, self.field.density_layer)
+        head = [p for layer in layers for p in layer.parameters()]
+        trained |= {id(p) for p in head}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in trained]
         groups = [
             {"params": rest, "lr": self.learning_rate},
+            {"params": head, "lr": self.learning_rate * self.head_rate},
             {"params": trunk, "lr": self.learning_rate * self.trunk_rate},
         ]
         optimiser = torch.optim.Adam(groups)
