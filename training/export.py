@@ -35,12 +35,13 @@ class FoldedEncoder(nn.Module):
         super().__init__()
         self.trunk = field.encoder.trunk
         self.decoder = field.encoder.decoder
+        self.prior = field.encoder.prior
         self.project = fold(field.encoder.project, field.feature_layer)
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255."""
         maps = self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE)
-        out: Tensor = self.project(self.decoder(maps)).permute(0, 2, 3, 1)
+        out: Tensor = self.project(torch.cat([self.decoder(maps), self.prior], dim=1)).permute(0, 2, 3, 1)
         return out
 
 

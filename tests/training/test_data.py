@@ -11,6 +11,7 @@ import torch
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 from training.data.fused_occupancy import DepthView, fuse_occupancy
@@ -160,6 +161,19 @@ def test_mirrored_points_keep_their_surfaces(frames: list[PreparedFrame]) -> Non
     points, target = sample["points"].numpy(), sample["target"].numpy()
     ground = points[(target > 0.8) & (points[:, 2] < 9.0)]
     assert np.abs(np.median(ground[:, 1]) - CAMERA_HEIGHT) < 0.15
+
+
+def test_mean_depth_of_the_drive_is_its_ground_and_wall(frames: list[PreparedFrame]) -> None:
+    spec = PointCodeSpec()
+    mean = ViewSamples([frames], PLAIN, seed=0, length=1).mean_depth_code(spec)[0, 0].numpy()
+    assert mean.shape == (96, 320)
+    row, column = 85, 60
+    ground = CAMERA_HEIGHT * CANONICAL_CAMERA.fy / (2 * row - CANONICAL_CAMERA.cy)
+    assert mean[row, column] == pytest.approx(spec.depth_code(np.array(ground)), abs=0.03)
+    wall = [spec.depth_code(np.array(WALL_AHEAD - 1.5 * index)) for index in range(4)]
+    assert mean[20, 100] == pytest.approx(np.mean(wall), abs=0.03)
+    mirrored = ViewSamples([frames], ViewSettings(), seed=0, length=1).mean_depth_code(spec)
+    assert torch.allclose(mirrored, mirrored.flip(-1), atol=1e-5)
 
 
 def test_step_sampler_goes_on_where_it_stopped() -> None:

@@ -20,7 +20,7 @@ def field() -> DensityField:
 
 
 def test_batch_normalisation_keeps_its_statistics_in_training() -> None:
-    network = EncoderDecoder(pretrained=False).train()
+    network = EncoderDecoder((64, 96), pretrained=False).train()
     before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
     network(torch.rand(1, 3, 64, 96) * 255)
     after = network.state_dict()

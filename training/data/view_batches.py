@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.prepared import CANONICAL_CAMERA, POINT_UNIT, PreparedFrame
 
 MIRROR = np.diag([-1.0, 1.0, 1.0])
@@ -72,8 +73,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
         Returns:
             image [3, H, W] (0..255, augmented), hint [H, W] (its stereo z-depth, 0 unknown), views [4, 3, H, W] (0..1),
-            encoder_from_view [4, 4, 4], hints [4, H, W] (stereo z-depth, 0 unknown), roles [4] (first two render, last two supply colours), and the
-            entries of `occupancy`.
+            encoder_from_view [4, 4, 4], hints [4, H, W] (stereo z-depth, 0 unknown), roles [4] (first two render, last
+            two supply colours), and the entries of `occupancy`.
         """
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
@@ -114,6 +115,35 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """
         generator = np.random.default_rng((self.seed, number))
         return self._occupancy(self._draw(generator), generator)
+
+    def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
+        """Mean inverse depth code of the stereo depth at every second pixel, made symmetric where samples are mirrored.
+
+        Pixels that were never matched take the mean of their surroundings.
+
+        Args:
+            spec: Point code.
+
+        Returns:
+            [1, 1, H / 2, W / 2].
+        """
+        total = np.zeros((CANONICAL_CAMERA.height // 2, CANONICAL_CAMERA.width // 2), np.float32)
+        count = np.zeros_like(total)
+        for frames, share in zip(self.sequences, self.share, strict=True):
+            for frame in frames:
+                hint = _canonical_depth(frame.depths["left"], frame.cameras["left"])[::2, ::2]
+                known = hint > 0
+                total[known] += share / len(frames) * spec.depth_code(hint[known])
+                count[known] += share / len(frames)
+        if self.settings.mirror:
+            total, count = total + total[:, ::-1], count + count[:, ::-1]
+        mean = np.zeros_like(total)
+        weight = np.full_like(total, 1e-9)
+        for sigma, trust in ((2.0, 1.0), (15.0, 0.02)):  # far neighbours count where there are no near ones
+            mean += trust * cv2.GaussianBlur(total, (0, 0), sigma)
+            weight += trust * cv2.GaussianBlur(count, (0, 0), sigma)
+        mean /= weight
+        return torch.from_numpy(mean.astype(np.float32))[None, None]
 
     def _draw(self, generator: np.random.Generator) -> _Draw:
         frames = self.sequences[generator.choice(len(self.sequences), p=self.share)]

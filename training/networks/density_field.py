@@ -47,7 +47,7 @@ class DensityField(nn.Module):
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
-        self.encoder = EncoderDecoder(channels=channels, pretrained=pretrained)
+        self.encoder = EncoderDecoder((camera.height, camera.width), channels=channels, pretrained=pretrained)
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(self.spec.size, hidden)
         self.density_layer = nn.Linear(hidden, 1)

@@ -76,7 +76,10 @@ def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class UNetDecoder(nn.Module):
-    """U-Net decoder: convolution, nearest ×2, concatenated skip, convolution, from stride 32 up to stride 2.
+    """U-Net decoder: convolution, nearest ×2, concatenated skip and pixel coordinates, convolution, stride 32 to 2.
+
+    How deep a pixel of a street lies depends first of all on its row. Convolutions know their place only from the
+    padding at the border, so they are told (CoordConv, Liu et al. 2018).
 
     Args:
         trunk_channels: Channels of the trunk's maps at strides 2 to 32.
@@ -90,7 +93,7 @@ class UNetDecoder(nn.Module):
         below = trunk_channels[-1]
         for width, skip in zip(reversed(widths), reversed(trunk_channels[:-1]), strict=True):
             self.reduce.append(_convolution(below, width))
-            self.merge.append(_convolution(width + skip, width))
+            self.merge.append(_convolution(width + skip + 2, width))
             below = width
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -98,14 +101,25 @@ class UNetDecoder(nn.Module):
         out = maps[-1]
         for reduce, merge, skip in zip(self.reduce, self.merge, reversed(maps[:-1]), strict=True):
             out = functional.interpolate(reduce(out), scale_factor=2.0, mode="nearest")
-            out = merge(torch.cat([out, skip], dim=1))
+            out = merge(torch.cat([out, skip, _coordinates(skip)], dim=1))
         return out
+
+
+def _coordinates(like: Tensor) -> Tensor:
+    """Normalised pixel coordinates (x, y) in −1..1 as a map [B, 2, h, w]."""
+    batch, _, height, width = like.shape
+    x = torch.linspace(-1.0, 1.0, width, device=like.device, dtype=like.dtype).expand(height, width)
+    y = torch.linspace(-1.0, 1.0, height, device=like.device, dtype=like.dtype)[:, None].expand(height, width)
+    return torch.stack([x, y]).expand(batch, 2, height, width)
 
 
 class EncoderDecoder(nn.Module):
     """Image to pixel-aligned feature map at half resolution.
 
+    Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
+
     Args:
+        size: Height and width of the images.
         channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
         widths: Channels of the decoder at strides 2, 4, 8 and 16.
         dropout: Channel dropout of the decoder's last map in training.
@@ -114,6 +128,7 @@ class EncoderDecoder(nn.Module):
 
     def __init__(
         self,
+        size: tuple[int, int] = (192, 640),
         *,
         channels: int = 64,
         widths: tuple[int, ...] = (48, 64, 96, 160),
@@ -124,13 +139,20 @@ class EncoderDecoder(nn.Module):
         self.trunk = EfficientNetLiteTrunk(pretrained=pretrained)
         self.decoder = UNetDecoder(TRUNK_CHANNELS, widths)
         self.dropout = nn.Dropout2d(dropout)
-        self.project = nn.Conv2d(widths[0], channels, 1)
+        self.project = nn.Conv2d(widths[0] + 1, channels, 1)
+        self.prior: Tensor
+        self.register_buffer("prior", torch.zeros(1, 1, size[0] // 2, size[1] // 2))
+        with torch.no_grad():
+            self.project.weight[0] *= 0.1
+            self.project.weight[:, -1] = 0.0
+            self.project.weight[0, -1] = 1.0
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns features [B, channels, H/2, W/2].
 
         Args:
-            image: RGB image [B, 3, H, W] in 0..255; H and W multiples of 32.
+            image: RGB image [B, 3, H, W] in 0..255 of the size given; H and W multiples of 32.
         """
-        out: Tensor = self.project(self.dropout(self.decoder(self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE))))
+        decoded = self.dropout(self.decoder(self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE)))
+        out: Tensor = self.project(torch.cat([decoded, self.prior.expand(len(decoded), -1, -1, -1)], dim=1))
         return out

@@ -52,12 +52,14 @@ class RenderSettings:
     """Rendering at training time.
 
     Attributes:
+        every: Steps between rendered ones; dense depth and occupancy are in every step.
         patches: 8×8 patches per image (32 in BTS on KITTI raw: 2048 rays).
         samples: Samples per ray.
         near: Nearest sample, metres.
         far: Farthest sample, metres.
     """
 
+    every: int = 1
     patches: int = 8
     samples: int = 64
     near: float = 3.0
@@ -115,7 +117,8 @@ class SingleViewStage(lightning.LightningModule):
         if self.losses.dense_depth:
             hint = batch["hint"][:, ::2, ::2]
             terms["dense_depth"] = relative_inverse_depth_loss(inverse_depth, hint, self.field.spec)
-        if self.losses.photometric or self.losses.stereo_depth or self.losses.smoothness:
+        rendered = self.losses.photometric or self.losses.stereo_depth or self.losses.smoothness
+        if rendered and self.global_step % self.render.every == 0:
             terms |= self._rendered(features, batch, generator)
         if self.losses.occupancy:
             logit = self.field.density_logit(features, batch["points"])
@@ -167,7 +170,7 @@ class SingleViewStage(lightning.LightningModule):
         return terms
 
     def fit_prior(self, samples: ViewSamples, steps: int, *, batch_size: int = 4) -> float:
-        """Fits the head to where things are on average, without any image, before the training proper.
+        """Fits mean inverse depth and head to where things are on average, without any image, before the training.
 
         One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
         telling the training drives apart.
@@ -180,6 +183,7 @@ class SingleViewStage(lightning.LightningModule):
         Returns:
             Mean loss of the last tenth of the steps.
         """
+        self.field.encoder.prior.copy_(samples.mean_depth_code(self.field.spec))
         head = [*self.field.position_layer.parameters(), *self.field.density_layer.parameters()]
         optimiser = torch.optim.Adam(head, lr=2e-2)
         features = torch.zeros(1, self.field.position_layer.out_features, 2, 2)
