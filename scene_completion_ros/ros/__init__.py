@@ -1,0 +1,1 @@
+"""The ROS 2 side: the only subpackage that imports rclpy and message packages."""

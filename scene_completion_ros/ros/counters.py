@@ -1,0 +1,65 @@
+"""What the node received and what became of it, with warnings that do not flood the log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+WARNING_PERIOD_S = 5.0
+
+
+class FrameCounters:
+    """Counts images received, completed and dropped by reason; safe to use from several threads.
+
+    Args:
+        logger: The rclpy logger that warnings go to.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self._lock = threading.Lock()
+        self._last_warning: dict[str, float] = {}
+        self.received = 0
+        self.processed = 0
+        self.dropped: Counter[str] = Counter()
+
+    def count_received(self) -> None:
+        """An image arrived."""
+        with self._lock:
+            self.received += 1
+
+    def count_processed(self) -> None:
+        """An image was completed and its voxels were published."""
+        with self._lock:
+            self.processed += 1
+
+    def drop(self, reason: str, warning: str = "") -> None:
+        """Count a message that came to nothing.
+
+        Args:
+            reason: Short name of the reason, under which it is counted.
+            warning: What to tell the user, at most every `WARNING_PERIOD_S` for each reason; empty stays silent.
+        """
+        with self._lock:
+            self.dropped[reason] += 1
+            count = self.dropped[reason]
+        if warning:
+            self.warn(reason, f"dropped ({reason}, {count} so far): {warning}")
+
+    def warn(self, key: str, text: str) -> None:
+        """Log a warning, at most every `WARNING_PERIOD_S` for each key."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._last_warning.get(key, -WARNING_PERIOD_S) < WARNING_PERIOD_S:
+                return
+            self._last_warning[key] = now
+        self._logger.warning(text)
+
+    def summary(self) -> str:
+        """One line with all counts."""
+        with self._lock:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+            total = sum(self.dropped.values())
+            return f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"

@@ -1,0 +1,141 @@
+"""Conversion between the package's types and ROS messages."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import Any
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
+from std_msgs.msg import Header
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, voxels_to_cloud_array
+
+
+def stamp_nanoseconds(stamp: Any) -> int:
+    """Nanoseconds of a builtin_interfaces/Time (or of a ROS 1 time as rosbags reads it)."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def stamp_message(stamp_ns: int) -> Any:
+    """The builtin_interfaces/Time of a time in nanoseconds."""
+    return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+
+
+def byte_array(values: NDArray[Any]) -> array[int]:
+    """The bytes of an array as the type that messages take without copying element by element.
+
+    Assigning NumPy arrays or `bytes` to a message costs 40 ms and more per MB.
+    """
+    data = array("B")
+    data.frombytes(values.tobytes())
+    return data
+
+
+def voxels_message(voxels: SemanticVoxels, frame_id: str) -> Any:
+    """Occupied voxels as a PointCloud2 of 24-byte points (see `voxel_cloud`).
+
+    The colour is that of the class, or of the height where there is only one class.
+
+    Args:
+        voxels: Completed voxels, N of them occupied; their stamp becomes the message's.
+        frame_id: The optical frame of the image they come from.
+
+    Returns:
+        sensor_msgs/PointCloud2 with N points in the optical frame.
+    """
+    points = voxels_to_cloud_array(voxels)
+    return PointCloud2(
+        header=Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id),
+        height=1,
+        width=len(points),
+        fields=[
+            PointField(name=name, offset=offset, datatype=datatype, count=count)
+            for name, offset, datatype, count in VOXEL_CLOUD_FIELDS
+        ],
+        is_bigendian=False,
+        point_step=VOXEL_CLOUD_DTYPE.itemsize,
+        row_step=VOXEL_CLOUD_DTYPE.itemsize * len(points),
+        data=byte_array(points),
+        is_dense=True,
+    )
+
+
+def depth_message(depth: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
+    """Depth along the optical axis in metres [H, W] as a 32FC1 image."""
+    height, width = depth.shape
+    return Image(
+        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
+        height=height,
+        width=width,
+        encoding="32FC1",
+        is_bigendian=sys.byteorder == "big",
+        step=width * 4,
+        data=byte_array(depth.astype(np.float32, copy=False)),
+    )
+
+
+def image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
+    """An RGB image [H, W, 3] as an rgb8 message."""
+    height, width, _ = image_rgb.shape
+    return Image(
+        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
+        height=height,
+        width=width,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=width * 3,
+        data=byte_array(image_rgb),
+    )
+
+
+def compressed_image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
+    """An RGB image [H, W, 3] as a JPEG message."""
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    return CompressedImage(
+        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
+        format="rgb8; jpeg compressed bgr8",
+        data=byte_array(jpeg),
+    )
+
+
+def camera_info_message(camera: Camera, stamp_ns: int, frame_id: str) -> Any:
+    """The CameraInfo of a camera; its projection matrix is that of the camera without distortion and rotation."""
+    distorted = camera.distortion_model != "none"
+    fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
+    return CameraInfo(
+        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
+        width=camera.width,
+        height=camera.height,
+        distortion_model=camera.distortion_model if distorted else "plumb_bob",
+        d=[float(value) for value in camera.distortion] if distorted else [0.0] * 5,
+        k=[float(value) for value in (fx, 0, cx, 0, fy, cy, 0, 0, 1)],
+        r=[float(value) for value in (1, 0, 0, 0, 1, 0, 0, 0, 1)],
+        p=[float(value) for value in (fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0)],
+    )
+
+
+def copied_camera_info(message: Any, stamp_ns: int) -> Any:
+    """Copy the CameraInfo of a bag into a message of this ROS.
+
+    Args:
+        message: CameraInfo of rosbags.
+        stamp_ns: Stamp of the copy.
+
+    Returns:
+        sensor_msgs/CameraInfo.
+    """
+    return CameraInfo(
+        header=Header(stamp=stamp_message(stamp_ns), frame_id=message.header.frame_id),
+        **{name: getattr(message, name) for name in ("width", "height", "distortion_model", "binning_x", "binning_y")},
+        **{name: [float(value) for value in getattr(message, name)] for name in ("d", "k", "r", "p")},
+        roi=RegionOfInterest(
+            **{name: getattr(message.roi, name) for name in ("x_offset", "y_offset", "width", "height", "do_rectify")}
+        ),
+    )

@@ -1,0 +1,77 @@
+"""`scene_completion_node`: completed semantic occupancy from a camera, as a ROS 2 node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.topics import NODE_NAME
+
+SIGNAL_PERIOD_S = 0.2  # how long a signal may wait while no message comes
+
+
+def main() -> NoReturn:
+    """Run the node and end the process with its exit status."""
+    status = run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All that matters has been closed. What is left, tearing down compilers and engines, takes seconds on a busy
+    # machine, and their static destructors have been seen to wait for each other for ever.
+    os._exit(status)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    The signals are handled here and not by rclpy, whose handler shuts the context down under the running inference and
+    races with its own executor.
+
+    Args:
+        arguments: Command line with its `--ros-args`, by default that of the process.
+
+    Returns:
+        Exit status: 0 after a signal, 1 where the node could not start.
+    """
+    stopped = False
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of signal handlers
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    dds.use_shipped_profile()  # before the first import of rclpy
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    from scene_completion_ros.ros.completion_node import CompletionNode
+
+    context = rclpy.Context()
+    rclpy.init(args=list(sys.argv if arguments is None else arguments), context=context)
+    executor = SingleThreadedExecutor(context=context)
+    node = rclpy.create_node(NODE_NAME, context=context)
+    executor.add_node(node)
+    try:
+        completion = CompletionNode(node)
+        while not stopped:
+            executor.spin_once(timeout_sec=SIGNAL_PERIOD_S)
+        completion.close()
+    except SceneCompletionError as error:
+        print(f"scene_completion_node cannot start: {error}", file=sys.stderr)
+        return 1
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        context.try_shutdown()
+        context.destroy()  # now, rather than in the random order of the interpreter's end
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The completion node as a child process: started for a replay, watched, and ended with it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros import dds
+
+STOP_TIMEOUT_S = 10.0
+LOG_LINES = 40
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class NodeProcess:
+    """`scene_completion_node` in a process of its own.
+
+    Args:
+        namespace: Namespace of the node and of its topics.
+        parameters: Values of its parameters, by name.
+    """
+
+    def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
+        command = [sys.executable, "-m", "scene_completion_ros.ros.node", "--ros-args", "-r", f"__ns:={namespace}"]
+        for name, value in parameters.items():
+            command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
+        # Appending, because the node's writes share the position of our reads.
+        self._log = tempfile.TemporaryFile(mode="a+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(
+            command,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent(),
+        )
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._log.close()
+
+    def check(self) -> None:
+        """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
+        status = self._process.poll()
+        if status is not None:
+            raise SceneCompletionError(
+                f"the node ended with status {status} during the replay", where="scene_completion_node", cure=self.log()
+            )
+
+    def log(self) -> str:
+        """The last lines the node has logged."""
+        self._log.flush()
+        self._log.seek(0)
+        return "".join(self._log.readlines()[-LOG_LINES:]).strip()
+
+    def peak_memory_mib(self) -> float | None:
+        """Largest resident memory so far (`VmHWM`) in MiB; None where the system does not tell."""
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
+        except OSError:
+            return None
+        return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
+
+    def stop(self) -> int:
+        """End the node and return its exit status."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        return self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with the shared-memory profile and with this package importable."""
+    environment = dict(os.environ)
+    dds.use_shipped_profile(environment)
+    root = Path(__file__).resolve().parents[2]
+    if root.name not in ("site-packages", "dist-packages"):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
+    return environment
+
+
+def _end_with_parent() -> Callable[[], None]:
+    """What the child does first: listen to SIGINT even in the background, and end when the replay is killed."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if prctl is not None:
+            prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+    return prepare

@@ -1,0 +1,21 @@
+"""Names of the node and of its topics, shared with the replay, the launch file's tests and the RViz configuration."""
+
+from __future__ import annotations
+
+NODE_NAME = "scene_completion"
+
+IMAGE = "image"
+CAMERA_INFO = "camera_info"
+
+VOXELS = "~/voxels"
+DEPTH = "~/depth/image"
+DEPTH_CAMERA_INFO = "~/depth/camera_info"
+
+STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "total", "publish", "latency")
+"""What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `total` is image array to voxels, `latency` is
+arrival of the image message to publication of its voxels, waiting included."""
+
+
+def stage_topic(stage: str) -> str:
+    """Topic of one stage's processing time (std_msgs/Float64, milliseconds)."""
+    return f"~/debug/processing_time_ms/{stage}"

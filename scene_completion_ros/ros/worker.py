@@ -1,0 +1,85 @@
+"""One inference thread that always takes the newest item."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class NewestWorker(Generic[Item]):
+    """A thread that handles the newest submitted item; an item still waiting when a newer one comes is given up.
+
+    Engines and their contexts belong to one thread, so everything that touches them runs here: items, and tasks that
+    must come before the next item (such as building the engine for another camera).
+
+    Args:
+        handle: Called in the thread with each item.
+        on_replaced: Called in the submitting thread with an item that a newer one has replaced.
+        on_error: Called in the thread with an exception that `handle` or a task let through; the thread lives on.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Item], None],
+        *,
+        on_replaced: Callable[[Item], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._handle = handle
+        self._on_replaced = on_replaced
+        self._on_error = on_error
+        self._condition = threading.Condition()
+        self._newest: Item | None = None
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._closed = False
+        # A daemon, so that a build of an engine that takes minutes cannot keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def submit(self, item: Item) -> None:
+        """Hand over an item; it replaces one that is still waiting."""
+        with self._condition:
+            replaced, self._newest = self._newest, item
+            self._condition.notify()
+        if replaced is not None:
+            self._on_replaced(replaced)
+
+    def call(self, task: Callable[[], None]) -> None:
+        """Run a task in the thread, after earlier tasks and before the next item."""
+        with self._condition:
+            self._tasks.append(task)
+            self._condition.notify()
+
+    def close(self, timeout_s: float) -> bool:
+        """End the thread after what it is doing now; waiting items and tasks are given up.
+
+        Returns:
+            Whether the thread ended within the timeout.
+        """
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            try:
+                work()
+            except Exception as error:
+                self._on_error(error)
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed or bool(self._tasks) or self._newest is not None)
+            if self._closed:
+                return None
+            if self._tasks:
+                return self._tasks.popleft()
+            item, self._newest = self._newest, None
+        assert item is not None  # the condition above
+        return lambda: self._handle(item)

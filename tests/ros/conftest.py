@@ -1,0 +1,51 @@
+"""A ROS graph of its own for every test module, and what nodes under test need."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.ros import dds
+from tests.inference.small_bundle import make_small_bundle
+
+_modules = itertools.count()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep this module's nodes apart from all others, on this machine and elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str((os.getpid() + next(_modules)) % 101))
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        patch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_log")))
+        patch.setenv("ROS_PYTHON_CHECK_FIELDS", "1")  # as strict as Humble
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        variables: dict[str, str] = {}
+        dds.use_shipped_profile(variables)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny student with random weights, which finds a few hundred voxels occupied in the grid below."""
+    folder = tmp_path_factory.mktemp("student") / "bundle"
+    make_small_bundle(folder, threshold=0.1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small grid just in front of the camera, so that a frame costs little."""
+    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
+    path.write_text(
+        "origin: [2.0, -3.2, -1.6]\nvoxel_size: 0.2\nshape: [32, 32, 16]\n"
+        "grid_from_camera: [0, 0, 1, 0, -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, 1]\n",
+        encoding="utf-8",
+    )
+    return path

@@ -1,0 +1,101 @@
+"""This process's side of a ROS graph, and nodes under test in processes of their own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE_S = 90.0  # only spent where something is wrong, or the machine is very busy
+
+_graphs = itertools.count()
+
+
+class Graph:
+    """Publishers and subscriptions of a test, in a namespace of their own."""
+
+    def __init__(self) -> None:
+        self.namespace = f"/test_{next(_graphs)}"
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("test", namespace=self.namespace, context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+        self.context.destroy()
+
+    def collect(self, message_type: Any, topic: str, qos: Any = 50) -> list[Any]:
+        """Subscribe; messages are appended to the list returned."""
+        messages: list[Any] = []
+        self.node.create_subscription(message_type, topic, messages.append, qos)
+        return messages
+
+    def until(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> bool:
+        """Spin until a condition holds; whether it does."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < deadline_s:
+            self._executor.spin_once(timeout_sec=0.02)
+        return condition()
+
+    def spin(self, duration_s: float) -> None:
+        self.until(lambda: False, duration_s)
+
+
+class NodeUnderTest:
+    """A node in its own process; everything it prints goes to a file."""
+
+    def __init__(self, command: Sequence[str], log_file: Path) -> None:
+        self._log_file = log_file
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        with log_file.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Started in the background, pytest ignores SIGINT, and its children would inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text(encoding="utf-8")
+
+    def end(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 15.0) -> int:
+        """Send a signal and return the exit status; kill and fail where it is not heeded."""
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running {timeout_s} s after {number.name}; its log:\n{self.log}") from None
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def start_completion_node(
+    graph: Graph, log_file: Path, bundle: Path, grid: Path, *arguments: str, script: Path | None = None
+) -> NodeUnderTest:
+    """Start the completion node in a graph's namespace the way the documentation says, or a script around it."""
+    module = [str(script)] if script else ["-m", "scene_completion_ros.ros.node"]
+    given = ["--params-file", str(REPOSITORY / "config" / "scene_completion.yaml"), "-r", f"__ns:={graph.namespace}"]
+    given += ["-p", f"bundle:={bundle}", "-p", f"grid_file:={grid}", "-p", "threads:=1"]
+    return NodeUnderTest([*module, "--ros-args", *given, *arguments], log_file)

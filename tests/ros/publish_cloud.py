@@ -1,0 +1,30 @@
+"""Publish a large voxel cloud to whoever listens best effort, 20 times; run as a process of its own."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from scene_completion_ros.ros import dds
+
+if __name__ == "__main__":
+    dds.use_shipped_profile()
+    import rclpy
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import PointCloud2
+
+    from scene_completion_ros.ros.messages import voxels_message
+    from tests.ros.voxel_samples import some_voxels
+
+    rclpy.init()
+    node = rclpy.create_node("cloud_publisher")
+    publisher = node.create_publisher(PointCloud2, "/cloud", qos_profile_sensor_data)
+    message = voxels_message(some_voxels(int(sys.argv[1]), stamp_ns=5), "front_optical")
+    while not publisher.get_subscription_count():
+        time.sleep(0.05)
+    for _ in range(20):
+        time.sleep(0.1)
+        publisher.publish(message)
+    time.sleep(0.5)
+    node.destroy_node()
+    rclpy.shutdown()

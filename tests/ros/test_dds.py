@@ -1,0 +1,78 @@
+"""The Fast DDS profile, and what it is for."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+from pathlib import Path
+
+import pytest
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import PointCloud2
+
+from scene_completion_ros.ros import dds
+from scene_completion_ros.voxel_cloud import cloud_array_from_message, voxels_to_cloud_array
+from tests.ros.graph import Graph, NodeUnderTest
+from tests.ros.voxel_samples import some_voxels
+
+
+def test_shipped_profile_is_chosen_where_none_is() -> None:
+    environment: dict[str, str] = {"PATH": "/bin"}
+    assert dds.use_shipped_profile(environment)
+    assert environment[dds.profile_variable()] == str(dds.profile_path())
+    assert len(environment) == 2
+
+
+@pytest.mark.parametrize("name", [dds.PROFILE_VARIABLE, dds.OLD_PROFILE_VARIABLE])
+def test_users_profile_is_kept(name: str) -> None:
+    environment = {name: "/etc/mine.xml"}
+    assert not dds.use_shipped_profile(environment)
+    assert environment == {name: "/etc/mine.xml"}
+
+
+def test_profile_has_room_for_large_images() -> None:
+    space = {"dds": "http://www.eprosima.com"}
+    root = ElementTree.parse(dds.profile_path()).getroot()
+    sizes = root.findall(".//dds:segment_size", space)
+    assert [int(size.text or 0) for size in sizes] == [32 * 1024 * 1024]
+    participant = root.find(".//dds:participant", space)
+    assert participant is not None
+    assert participant.get("is_default_profile") == "true"
+
+
+def test_choosing_the_profile_imports_no_rclpy() -> None:
+    script = (
+        "import sys; from scene_completion_ros.ros import dds; dds.use_shipped_profile(); print('rclpy' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == "False"
+
+
+def test_60_000_points_reach_a_best_effort_reader_in_another_process(tmp_path: Path) -> None:
+    graph = Graph()
+    clouds = graph.collect(PointCloud2, "/cloud", qos_profile_sensor_data)
+    publisher = NodeUnderTest([str(Path(__file__).with_name("publish_cloud.py")), "60000"], tmp_path / "log")
+    try:
+        assert graph.until(lambda: publisher.process.poll() is not None), publisher.log
+        graph.spin(0.5)
+    finally:
+        publisher.kill()
+        graph.close()
+    assert len(clouds) >= 10, f"{len(clouds)} of 20 arrived\n{publisher.log}"  # without the profile: none or one
+    received = cloud_array_from_message(clouds[-1])
+    assert received.tobytes() == voxels_to_cloud_array(some_voxels(60000)).tobytes()

@@ -1,0 +1,279 @@
+"""The running node in its own process, spoken to over DDS."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Float64
+
+from scene_completion_ros.bags.images import decode_depth
+from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.voxel_cloud import (
+    VOXEL_CLOUD_FIELDS,
+    cloud_array_from_message,
+    voxels_to_cloud_array,
+)
+from tests.ros.graph import PATIENCE_S, Graph, NodeUnderTest, start_completion_node
+
+CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)  # half the student's canonical camera
+LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 90.0, 640, 192)
+FRAME = "front_optical"
+SECOND_NS = 1_000_000_000
+
+
+def some_image(seed: int, camera: Camera = CAMERA) -> NDArray[np.uint8]:
+    rough = np.random.default_rng(seed).integers(0, 255, (12, 40, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(rough, (camera.width, camera.height)), np.uint8)
+
+
+class CameraToVoxels:
+    """A running node, and the topics around it."""
+
+    def __init__(
+        self,
+        start: Callable[[Graph], NodeUnderTest],
+        transport: str = "raw",
+        camera_info_qos: Any = 10,
+    ) -> None:
+        self.graph = Graph()
+        self.node = start(self.graph)
+        self.output = f"{self.graph.namespace}/{topics.NODE_NAME}"
+        compressed = transport == "compressed"
+        image_type, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
+        self.make_image = messages.compressed_image_message if compressed else messages.image_message
+        self.images = self.graph.node.create_publisher(image_type, topic, 50)
+        self.camera_infos = self.graph.node.create_publisher(CameraInfo, "camera_info", camera_info_qos)
+        self.voxels: list[Any] = self.graph.collect(PointCloud2, f"{self.output}/voxels")
+
+    def until_logged(self, text: str, publish: Callable[[], None] = lambda: None) -> None:
+        """Wait until the node logs something; publish again and again, for a reader misses what comes early."""
+
+        def logged() -> bool:
+            publish()
+            return self.graph.until(lambda: text in self.node.log, 0.5)
+
+        assert self.graph.until(logged), self.node.log
+
+    def send_camera(self, message: Any, logged: str) -> None:
+        self.until_logged(logged, lambda: self.camera_infos.publish(message))
+
+    def start(self, camera: Camera) -> None:
+        """Make sure that messages arrive in both directions."""
+        image = self.make_image(some_image(0, camera), 0, FRAME)
+        self.until_logged("no CameraInfo", lambda: self.images.publish(image))
+        self.send_camera(messages.camera_info_message(camera, 0, FRAME), f"ready for {camera.width}x{camera.height}")
+
+        def answered() -> bool:
+            self.images.publish(image)
+            return self.graph.until(lambda: bool(self.voxels), 0.5)
+
+        assert self.graph.until(answered), self.node.log
+        self.graph.spin(0.5)
+
+    def answer(self, message: Any) -> Any:
+        """Send an image and wait for its voxels; answers to earlier images may still come before."""
+        heard = len(self.voxels)
+
+        def answers() -> list[Any]:
+            return [voxels for voxels in self.voxels[heard:] if voxels.header.stamp == message.header.stamp]
+
+        self.images.publish(message)
+        assert self.graph.until(lambda: bool(answers())), self.node.log
+        return answers()[0]
+
+    def close(self) -> None:
+        self.graph.close()
+        self.node.kill()
+
+
+@pytest.fixture(scope="module")
+def running(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CameraToVoxels]:
+    log = tmp_path_factory.mktemp("node") / "log"
+    running = CameraToVoxels(lambda graph: start_completion_node(graph, log, bundle_folder, grid_file))
+    try:
+        running.start(CAMERA)
+        yield running
+    finally:
+        running.close()
+
+
+def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_the_image(
+    running: CameraToVoxels, bundle_folder: Path, grid_file: Path
+) -> None:
+    depths = running.graph.collect(Image, f"{running.output}/depth/image")
+    depth_cameras = running.graph.collect(CameraInfo, f"{running.output}/depth/camera_info")
+    times: dict[str, list[Any]] = {
+        stage: running.graph.collect(Float64, topics.stage_topic(stage).replace("~", running.output))
+        for stage in topics.STAGES
+    }
+    running.graph.spin(1.0)  # let the new subscriptions be found
+    image = some_image(1)
+    message = running.answer(messages.image_message(image, 12 * SECOND_NS + 345, FRAME))
+
+    assert message.header.frame_id == FRAME
+    assert messages.stamp_nanoseconds(message.header.stamp) == 12 * SECOND_NS + 345
+    fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
+    assert fields == VOXEL_CLOUD_FIELDS
+    assert message.point_step == 24
+    grid, grid_from_camera = read_grid(grid_file)
+    bundle = StudentBundle.load(bundle_folder)
+    completer = Completer(bundle, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
+    expected = completer.complete(image)
+    assert len(expected.voxels) > 100  # or the comparison shows nothing
+    received, wanted = cloud_array_from_message(message), voxels_to_cloud_array(expected.voxels)
+    np.testing.assert_array_equal(received, wanted)
+
+    assert running.graph.until(lambda: all([depths, depth_cameras, *times.values()])), running.node.log
+    assert depths[-1].header == message.header
+    np.testing.assert_allclose(decode_depth(depths[-1]), np.nan_to_num(expected.depth), rtol=1e-6)
+    assert camera_from_camera_info(depth_cameras[-1]) == expected.depth_camera
+    latest = {stage: values[-1].data for stage, values in times.items()}
+    assert all(value >= 0 for value in latest.values())
+    assert latest["latency"] >= latest["total"] > latest["query"] > 0
+
+
+def test_bad_messages_are_dropped_and_the_node_lives_on(running: CameraToVoxels) -> None:
+    good = some_image(2)
+    start_ns = 100 * SECOND_NS
+    running.answer(messages.image_message(good, start_ns, FRAME))
+    running.graph.spin(0.5)
+    heard = len(running.voxels)
+
+    uncalibrated = messages.camera_info_message(CAMERA, 0, FRAME)
+    uncalibrated.k = [0.0] * 9
+    running.send_camera(uncalibrated, "bad CameraInfo, 1 so far")
+
+    unknown = messages.image_message(good, start_ns + 1, FRAME)
+    unknown.encoding = "holographic8"
+    truncated = messages.image_message(good, start_ns + 2, FRAME)
+    truncated.data = truncated.data[:1000]
+    for bad in (messages.image_message(some_image(2, LARGER_CAMERA), start_ns + 3, FRAME), unknown, truncated):
+        bad.header.stamp = messages.stamp_message(start_ns)
+        running.images.publish(bad)
+        running.graph.spin(0.3)
+    running.until_logged("bad image, 1 so far")
+    late = messages.image_message(good, start_ns - SECOND_NS // 2, FRAME)
+    running.until_logged("stamp went back, 1 so far", lambda: running.images.publish(late))
+    assert len(running.voxels) == heard
+
+    answer = running.answer(messages.image_message(good, start_ns + 5, FRAME))
+    assert messages.stamp_nanoseconds(answer.header.stamp) == start_ns + 5
+    again = running.answer(messages.image_message(good, 20 * SECOND_NS, FRAME))  # a recording started again
+    assert messages.stamp_nanoseconds(again.header.stamp) == 20 * SECOND_NS
+    assert "stamps jumped back by 80.0 s" in running.node.log
+
+
+def test_other_calibration_rebuilds_the_model_and_its_warnings_are_logged_once(running: CameraToVoxels) -> None:
+    assert running.node.log.count("the image is enlarged 2.00 times") == 1  # the small camera, many messages ago
+    running.send_camera(messages.camera_info_message(LARGER_CAMERA, 0, FRAME), "ready for 640x192")
+    answer = running.answer(messages.image_message(some_image(3, LARGER_CAMERA), 200 * SECOND_NS, FRAME))
+    assert messages.stamp_nanoseconds(answer.header.stamp) == 200 * SECOND_NS
+    assert running.node.log.count("the image is enlarged") == 1
+
+
+def test_compressed_images_and_sigint(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    arguments = ("-p", "image_transport:=compressed")
+    running = CameraToVoxels(
+        lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *arguments), "compressed"
+    )
+    node = running.node
+    try:
+        running.start(CAMERA)
+        image = running.make_image(some_image(4), SECOND_NS, FRAME)
+        answer = running.answer(image)
+        assert answer.header == image.header
+        assert answer.width > 100
+        garbage = running.make_image(some_image(4), SECOND_NS, FRAME)
+        garbage.data = garbage.data[:50] + garbage.data[:50]
+        running.until_logged("bad image, 1 so far", lambda: running.images.publish(garbage))
+        image.header.stamp = messages.stamp_message(3 * SECOND_NS)
+        assert running.answer(image).data == answer.data
+        assert node.end(signal.SIGINT) == 0
+        assert "Traceback" not in node.log
+    finally:
+        running.close()
+
+
+def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
+    bundle_folder: Path, grid_file: Path, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("slow_node.py")
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    log = tmp_path / "log"
+    arguments = ("-p", "image_qos:=reliable")
+    running = CameraToVoxels(
+        lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *arguments, script=script),
+        camera_info_qos=latched,
+    )
+    node = running.node
+    try:
+        running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))  # once, before the node is there
+        image = messages.image_message(some_image(0), 0, FRAME)
+        running.until_logged("ready for", lambda: running.images.publish(image))
+        assert running.graph.until(lambda: bool(running.voxels)), node.log
+        for number in range(1, 31):
+            running.images.publish(messages.image_message(some_image(number), number * SECOND_NS, FRAME))
+            running.graph.spin(0.01)
+        stamps: list[int] = []
+
+        def last_arrived() -> bool:
+            stamps[:] = [messages.stamp_nanoseconds(message.header.stamp) for message in running.voxels]
+            return 30 * SECOND_NS in stamps
+
+        assert running.graph.until(last_arrived), node.log
+        of_flood = [stamp for stamp in stamps if stamp]
+        assert of_flood == sorted(set(of_flood))
+        assert len(of_flood) < 20
+        running.images.publish(messages.image_message(some_image(31), 31 * SECOND_NS, FRAME))
+        running.graph.spin(0.1)
+        assert node.end(signal.SIGTERM) == 0
+        counts = re.search(r"received (\d+) images, processed (\d+), dropped (\d+)", node.log)
+        assert counts is not None, node.log
+        received, processed, dropped = map(int, counts.groups())
+        assert processed in (len(stamps), len(stamps) + 1)
+        assert received - dropped - processed in (0, 1)  # one may have been waiting
+        assert received >= 30
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["-p", "bundle:=/nowhere"], "scene_completion_node cannot start: /nowhere"),
+        (["-p", "image_qos:=telepathy"], "Choose one of sensor_data, reliable"),
+    ],
+)
+def test_node_says_why_it_cannot_start(
+    arguments: list[str], complaint: str, bundle_folder: Path, grid_file: Path, tmp_path: Path
+) -> None:
+    graph = Graph()
+    node = start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *arguments)
+    try:
+        assert node.process.wait(PATIENCE_S) == 1
+        assert complaint in node.log
+        assert "Traceback" not in node.log
+    finally:
+        node.kill()
+        graph.close()

@@ -1,0 +1,83 @@
+"""The thread that takes the newest item."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from scene_completion_ros.ros.worker import NewestWorker
+
+
+class Bench:
+    """A worker whose handling of items the test holds back."""
+
+    def __init__(self) -> None:
+        self.handled: list[int] = []
+        self.replaced: list[int] = []
+        self.errors: list[Exception] = []
+        self.busy = threading.Event()
+        self.go_on = threading.Event()
+        self.done = threading.Event()
+        self.worker: NewestWorker[int] = NewestWorker(
+            self.handle, on_replaced=self.replaced.append, on_error=self.errors.append
+        )
+
+    def handle(self, item: int) -> None:
+        self.busy.set()
+        assert self.go_on.wait(10)
+        if item < 0:
+            raise ValueError(item)
+        self.handled.append(item)
+        if item == 99:
+            self.done.set()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_newest_item_wins_and_the_others_are_reported(bench: Bench) -> None:
+    bench.worker.submit(0)
+    assert bench.busy.wait(10)
+    for item in (1, 2, 99):
+        bench.worker.submit(item)
+    bench.go_on.set()
+    assert bench.done.wait(10)
+    assert bench.handled == [0, 99]
+    assert bench.replaced == [1, 2]
+    assert bench.worker.close(10)
+
+
+def test_tasks_come_before_the_waiting_item_and_in_order(bench: Bench) -> None:
+    bench.worker.submit(0)
+    assert bench.busy.wait(10)
+    bench.worker.submit(99)
+    bench.worker.call(lambda: bench.handled.append(-1))
+    bench.worker.call(lambda: bench.handled.append(-2))
+    bench.go_on.set()
+    assert bench.done.wait(10)
+    assert bench.handled == [0, -1, -2, 99]
+    assert bench.worker.close(10)
+
+
+def test_thread_survives_errors(bench: Bench) -> None:
+    bench.go_on.set()
+    bench.worker.submit(-5)
+    assert bench.busy.wait(10)
+    bench.worker.call(lambda: None)
+    bench.worker.submit(99)
+    assert bench.done.wait(10)
+    assert [str(error) for error in bench.errors] == ["-5"]
+    assert bench.worker.close(10)
+
+
+def test_close_waits_for_the_item_in_hand_and_gives_up_the_waiting_one(bench: Bench) -> None:
+    bench.worker.submit(0)
+    assert bench.busy.wait(10)
+    bench.worker.submit(1)
+    assert not bench.worker.close(0.05)
+    bench.go_on.set()
+    assert bench.worker.close(10)
+    assert bench.handled == [0]
