@@ -44,11 +44,11 @@ class TrainingConfiguration:
     losses: LossWeights = field(default_factory=LossWeights)
     render: RenderSettings = field(default_factory=RenderSettings)
     seed: int = 0
-    steps: int = 12_000
+    steps: int = 7_500
     prior_steps: int = 1000
-    learning_rate: float = 6e-4
-    trunk_rate: float = 0.25
-    head_rate: float = 5.0
+    learning_rate: float = 1e-3
+    trunk_rate: float = 0.4
+    head_rate: float = 0.3
     warmup: int = 200
     ema_decay: float = 0.999
     checkpoint_every: int = 250

@@ -184,11 +184,15 @@ def test_step_sampler_goes_on_where_it_stopped() -> None:
     assert list(sampler) == [4, 5] and len(sampler) == 6
 
 
-def test_a_sequence_without_metric_scale_is_refused(synthetic_drive: Path, tmp_path: Path) -> None:
+def test_sequences_that_must_not_be_trained_on_are_refused(synthetic_drive: Path, tmp_path: Path) -> None:
     sequence = kitti_odometry(synthetic_drive)
     sequence.metric_scale = False
     sequence.save(tmp_path / "unscaled")
     with pytest.raises(SequenceError, match="scale: unknown"):
         load_sequence(tmp_path, SequenceSource("unscaled"))
+    sequence.provenance["role"] = "demo"
+    sequence.save(tmp_path / "held_out")
+    with pytest.raises(SequenceError, match="demo town"):
+        load_sequence(tmp_path, SequenceSource("held_out"))
     with pytest.raises(SequenceError, match=r"sequence\.json"):
         load_sequence(tmp_path, SequenceSource("nothing"))

@@ -22,12 +22,15 @@ class SequenceSource:
     """Where a training sequence lies.
 
     Attributes:
-        folder: A `PosedSequence` folder or a KITTI folder, relative to the data root.
+        folder: A `PosedSequence` folder or a KITTI folder, relative to the data root, or to the working directory where
+            it begins with "./".
         poses: Name of the pose file, where a KITTI folder has several.
+        share: Factor on the share of samples it gets, which grows with the square root of its length.
     """
 
     folder: str
     poses: str | None = None
+    share: float = 1.0
 
 
 def load_sequence(root: Path, source: SequenceSource) -> PosedSequence:
@@ -36,7 +39,7 @@ def load_sequence(root: Path, source: SequenceSource) -> PosedSequence:
     Raises:
         SequenceError: The folder is neither a posed sequence nor a KITTI folder, or its scale is not metric.
     """
-    folder = root / source.folder
+    folder = Path(source.folder) if source.folder.startswith("./") else root / source.folder
     if (folder / "sequence.json").exists():
         sequence = PosedSequence.load(folder)
     elif (folder / "calib.txt").exists():
@@ -44,6 +47,12 @@ def load_sequence(root: Path, source: SequenceSource) -> PosedSequence:
     else:
         raise SequenceError(
             "neither sequence.json nor calib.txt found", where=str(folder), cure="Check `data.root` and the folder"
+        )
+    if sequence.provenance.get("role", "training") != "training":
+        raise SequenceError(
+            f"a {sequence.provenance['role']} town",
+            where=str(folder),
+            cure="Train on towns of other seeds: what a model has seen cannot test it",
         )
     if not sequence.metric_scale:
         raise SequenceError(
@@ -105,7 +114,8 @@ class SequencesData(lightning.LightningDataModule):
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training."""
         length = self.steps * self.settings.batch_size
-        return ViewSamples(self.frames, self.settings.views, seed=self.seed, length=length)
+        shares = [source.share for source in self.settings.sources]
+        return ViewSamples(self.frames, self.settings.views, seed=self.seed, length=length, shares=shares)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""

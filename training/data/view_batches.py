@@ -53,16 +53,23 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         settings: What a sample holds.
         seed: Seed of everything random.
         length: Number of samples (steps × batch size).
+        shares: Factor on each sequence's share.
     """
 
     def __init__(
-        self, sequences: Sequence[Sequence[PreparedFrame]], settings: ViewSettings, *, seed: int, length: int
+        self,
+        sequences: Sequence[Sequence[PreparedFrame]],
+        settings: ViewSettings,
+        *,
+        seed: int,
+        length: int,
+        shares: Sequence[float] | None = None,
     ) -> None:
         self.sequences = sequences
         self.settings = settings
         self.seed = seed
         self.length = length
-        share = np.sqrt([len(frames) for frames in sequences])
+        share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
 
     def __len__(self) -> int:

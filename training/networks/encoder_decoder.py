@@ -16,6 +16,8 @@ _TAPS = (0, 2, 4, 10, 15)
 IMAGE_MEAN = 127.0
 IMAGE_SCALE = 128.0
 """EfficientNet-Lite's own normalisation: (x - 127) / 128 of RGB 0..255."""
+TAP_SCALE = 1.0 / 6.0
+"""Brings the trunk's linear bottlenecks (standard deviation 6 to 8) to the scale of the decoder's other inputs."""
 
 
 class EfficientNetLiteTrunk(nn.Module):
@@ -67,12 +69,15 @@ class EfficientNetLiteTrunk(nn.Module):
         for number, block in enumerate(self.blocks):
             out = block(out)
             if number in _TAPS:
-                maps.append(out)
+                maps.append(out * TAP_SCALE)
         return maps
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ELU(inplace=True))
+    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    nn.init.zeros_(convolution.bias)
+    return nn.Sequential(convolution, nn.ELU(inplace=True))
 
 
 class UNetDecoder(nn.Module):
@@ -122,7 +127,6 @@ class EncoderDecoder(nn.Module):
         size: Height and width of the images.
         channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
         widths: Channels of the decoder at strides 2, 4, 8 and 16.
-        dropout: Channel dropout of the decoder's last map in training.
         pretrained: Start the trunk from its ImageNet weights.
     """
 
@@ -132,13 +136,11 @@ class EncoderDecoder(nn.Module):
         *,
         channels: int = 64,
         widths: tuple[int, ...] = (48, 64, 96, 160),
-        dropout: float = 0.1,
         pretrained: bool = True,
     ) -> None:
         super().__init__()
         self.trunk = EfficientNetLiteTrunk(pretrained=pretrained)
         self.decoder = UNetDecoder(TRUNK_CHANNELS, widths)
-        self.dropout = nn.Dropout2d(dropout)
         self.project = nn.Conv2d(widths[0] + 1, channels, 1)
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(1, 1, size[0] // 2, size[1] // 2))
@@ -153,6 +155,6 @@ class EncoderDecoder(nn.Module):
         Args:
             image: RGB image [B, 3, H, W] in 0..255 of the size given; H and W multiples of 32.
         """
-        decoded = self.dropout(self.decoder(self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE)))
+        decoded = self.decoder(self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE))
         out: Tensor = self.project(torch.cat([decoded, self.prior.expand(len(decoded), -1, -1, -1)], dim=1))
         return out

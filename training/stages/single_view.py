@@ -86,9 +86,9 @@ class SingleViewStage(lightning.LightningModule):
         self,
         losses: LossWeights | None = None,
         render: RenderSettings | None = None,
-        learning_rate: float = 6e-4,
-        trunk_rate: float = 0.25,
-        head_rate: float = 5.0,
+        learning_rate: float = 1e-3,
+        trunk_rate: float = 0.4,
+        head_rate: float = 0.3,
         warmup: int = 200,
         steps: int = 10_000,
         seed: int = 0,
@@ -110,7 +110,7 @@ class SingleViewStage(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One step: render patches of loss views, query voxel centres, add up the losses."""
-        # Everything random in a step (dropout too) derives from seed and step: a resumed training goes on the same.
+        # Everything random in a step derives from seed and step: a resumed training goes on the same.
         generator = torch.manual_seed(hash((self.seed, self.global_step)) % (1 << 62))
         features, inverse_depth = self.field.encode_with_depth(batch["image"])
         terms: dict[str, Tensor] = {}
