@@ -120,7 +120,7 @@ def _prepare_frames(sequence: PosedSequence, indices: list[int], files: list[Pat
         return stereo_depth(*pair(index), camera.fx, baseline)
 
     for index in indices:
-        views = list(_fusion_views(sequence, index, left, depth, camera.fx * baseline, settings))
+        views = list(fusion_views(sequence, index, left, depth, camera.fx * baseline, settings))
         points, target, evidence = _voxels(views, settings, seed=index)
         shrunk = {"left": _shrink(sequence.image(index, left), camera, depth(index))}
         right_depth = stereo_depth(*pair(index), camera.fx, baseline, reference="right")
@@ -148,7 +148,7 @@ def _shrink(
     return shrunk, nearest, np.array([small.fx, small.fy, small.cx, small.cy, small.width, small.height])
 
 
-def _fusion_views(
+def fusion_views(
     sequence: PosedSequence,
     index: int,
     left: str,
@@ -156,7 +156,19 @@ def _fusion_views(
     focal_baseline: float,
     settings: FusionSettings,
 ) -> Iterator[DepthView]:
-    """The frame itself, then frames spread evenly over the distance travelled around it."""
+    """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
+
+    Args:
+        sequence: The sequence.
+        index: The frame.
+        left: Name of the left camera.
+        depth: Gives the left camera's stereo depth [H, W] of a frame, metres.
+        focal_baseline: Focal length × baseline, pixel metres.
+        settings: Fusion settings.
+
+    Yields:
+        Views at half resolution; their grid frame is the frame's left camera, axes x forward, y left, z up.
+    """
     positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(positions, axis=0), axis=1))])
     travelled -= travelled[index]
