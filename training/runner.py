@@ -30,6 +30,7 @@ class TrainingConfiguration:
         learning_rate: Adam learning rate after the warm-up.
         trunk_rate: Factor on it for the pretrained trunk.
         head_rate: Factor on it for the head.
+        half_resolution_steps: First steps, taken with images of half the size.
         warmup: Steps of linear warm-up.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
         checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
@@ -44,11 +45,12 @@ class TrainingConfiguration:
     losses: LossWeights = field(default_factory=LossWeights)
     render: RenderSettings = field(default_factory=RenderSettings)
     seed: int = 0
-    steps: int = 7_500
+    steps: int = 10_000
     prior_steps: int = 1000
-    learning_rate: float = 1e-3
-    trunk_rate: float = 0.4
-    head_rate: float = 0.3
+    learning_rate: float = 3e-4
+    trunk_rate: float = 0.5
+    head_rate: float = 1.0
+    half_resolution_steps: int = 0
     warmup: int = 200
     ema_decay: float = 0.999
     checkpoint_every: int = 250
@@ -81,6 +83,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         configuration.learning_rate,
         configuration.trunk_rate,
         configuration.head_rate,
+        configuration.half_resolution_steps,
         configuration.warmup,
         configuration.steps,
         configuration.seed,

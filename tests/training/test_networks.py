@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from scene_completion_ros.inference.query_reference import density_reference
 from training.data.prepared import CANONICAL_CAMERA
@@ -38,6 +39,17 @@ def test_imagenet_weights_are_loaded_and_the_first_blocks_frozen() -> None:
 def test_feature_map_has_half_the_resolution(field: DensityField) -> None:
     with torch.no_grad():
         assert field.encode(torch.rand(1, 3, 192, 640) * 255).shape == (1, 64, 96, 320)
+
+
+def test_half_resolution_covers_the_same_view(field: DensityField) -> None:
+    """A smooth image gives nearly the same map at half the size, at the same normalised coordinates."""
+    image = torch.linspace(40, 200, 640).expand(1, 3, 192, 640).contiguous()
+    with torch.no_grad():
+        full = field.encode(image)
+        half = field.encode(functional.avg_pool2d(image, 2))
+    assert half.shape == (1, 64, 48, 160)
+    inner = functional.avg_pool2d(full, 2)[..., 10:-10, 10:-10]
+    assert (half[..., 10:-10, 10:-10] - inner).abs().mean() < 0.2 * inner.std()
 
 
 def test_field_agrees_with_the_deployed_query(field: DensityField) -> None:

@@ -76,7 +76,8 @@ class EfficientNetLiteTrunk(nn.Module):
 def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-    nn.init.zeros_(convolution.bias)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
     return nn.Sequential(convolution, nn.ELU(inplace=True))
 
 
@@ -153,8 +154,12 @@ class EncoderDecoder(nn.Module):
         """Returns features [B, channels, H/2, W/2].
 
         Args:
-            image: RGB image [B, 3, H, W] in 0..255 of the size given; H and W multiples of 32.
+            image: RGB image [B, 3, H, W] in 0..255, of the size given or a smaller one of the same view;
+                H and W multiples of 32.
         """
         decoded = self.decoder(self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE))
-        out: Tensor = self.project(torch.cat([decoded, self.prior.expand(len(decoded), -1, -1, -1)], dim=1))
+        prior = self.prior
+        if decoded.shape[2:] != prior.shape[2:]:
+            prior = functional.interpolate(prior, decoded.shape[2:], mode="bilinear")
+        out: Tensor = self.project(torch.cat([decoded, prior.expand(len(decoded), -1, -1, -1)], dim=1))
         return out

@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from training.data.prepared import CANONICAL_CAMERA
@@ -40,7 +41,7 @@ class LossWeights:
 
     photometric: float = 1.0
     smoothness: float = 1e-3
-    stereo_depth: float = 0.3
+    stereo_depth: float = 1.0
     dense_depth: float = 1.0
     occupancy: float = 1.0
     occupancy_offset: float = 3.0
@@ -75,6 +76,8 @@ class SingleViewStage(lightning.LightningModule):
         learning_rate: Adam learning rate at the start.
         trunk_rate: Factor on the learning rate of the pretrained trunk.
         head_rate: Factor on it for the head.
+        half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
+            resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
         steps: Steps of the whole training; the rate decays to zero over them (cosine).
         seed: Seed of ray and sample positions; together with the step it determines them.
@@ -86,9 +89,10 @@ class SingleViewStage(lightning.LightningModule):
         self,
         losses: LossWeights | None = None,
         render: RenderSettings | None = None,
-        learning_rate: float = 1e-3,
-        trunk_rate: float = 0.4,
-        head_rate: float = 0.3,
+        learning_rate: float = 3e-4,
+        trunk_rate: float = 0.5,
+        head_rate: float = 1.0,
+        half_resolution_steps: int = 0,
         warmup: int = 200,
         steps: int = 10_000,
         seed: int = 0,
@@ -101,6 +105,7 @@ class SingleViewStage(lightning.LightningModule):
         self.learning_rate = learning_rate
         self.trunk_rate = trunk_rate
         self.head_rate = head_rate
+        self.half_resolution_steps = half_resolution_steps
         self.warmup = warmup
         self.steps = steps
         self.seed = seed
@@ -112,10 +117,14 @@ class SingleViewStage(lightning.LightningModule):
         """One step: render patches of loss views, query voxel centres, add up the losses."""
         # Everything random in a step derives from seed and step: a resumed training goes on the same.
         generator = torch.manual_seed(hash((self.seed, self.global_step)) % (1 << 62))
-        features, inverse_depth = self.field.encode_with_depth(batch["image"])
+        image = batch["image"]
+        if self.global_step < self.half_resolution_steps:
+            image = functional.avg_pool2d(image, 2)
+        features, inverse_depth = self.field.encode_with_depth(image)
         terms: dict[str, Tensor] = {}
         if self.losses.dense_depth:
-            hint = batch["hint"][:, ::2, ::2]
+            stride = batch["hint"].shape[-1] // inverse_depth.shape[-1]
+            hint = batch["hint"][:, ::stride, ::stride]
             terms["dense_depth"] = relative_inverse_depth_loss(inverse_depth, hint, self.field.spec)
         rendered = self.losses.photometric or self.losses.stereo_depth or self.losses.smoothness
         if rendered and self.global_step % self.render.every == 0:

@@ -1,0 +1,83 @@
+"""The package as installed, by pip or in a workspace (quick: `colcon test --pytest-args tests/test_installed.py`)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+
+import pytest
+
+import scene_completion_ros
+
+PACKAGE = "scene_completion_ros"
+COMMANDS = ["complete", "demo", "evaluate", "export", "replay", "street-world", "train"]
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from scene_completion_ros.cli import main; sys.exit(main())"
+
+
+def command(name: str) -> EntryPoint:
+    (found,) = {entry for entry in entry_points(group="scene_completion.commands") if entry.name == name}
+    return found
+
+
+def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def workspace() -> Path:
+    """Install prefix of the package in a colcon workspace."""
+    for prefix in filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)):
+        if Path(prefix, "share/ament_index/resource_index/packages", PACKAGE).is_file():
+            return Path(prefix)
+    pytest.skip("not in a colcon workspace")
+
+
+def test_version_of_the_distribution_is_that_of_the_package() -> None:
+    assert version(PACKAGE) == scene_completion_ros.__version__
+
+
+def test_all_commands_are_offered() -> None:
+    assert {entry.name for entry in entry_points(group="scene_completion.commands")} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_has_a_description_arguments_and_a_run(name: str) -> None:
+    module = command(name).load()
+    assert (module.__doc__ or "").strip()
+    assert callable(module.add_arguments)
+    assert callable(module.run)
+
+
+def test_help_lists_every_command_without_torch() -> None:
+    result = without_torch("--help")
+    assert result.returncode == 0, result.stderr
+    assert all(name in result.stdout for name in COMMANDS)
+    assert "not available" not in result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_without_torch(name: str) -> None:
+    result = without_torch(name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"scene-completion {name}" in result.stdout
+    assert "not available" not in result.stdout
+
+
+def test_unknown_command_is_refused() -> None:
+    result = without_torch("fly")
+    assert result.returncode == 2
+    assert "fly" in result.stderr
+
+
+@pytest.mark.parametrize("executable", ["scene-completion", "scene_completion_node"])
+def test_workspace_offers_executables_to_ros2_run(executable: str) -> None:
+    assert os.access(workspace() / "lib" / PACKAGE / executable, os.X_OK)
+
+
+@pytest.mark.parametrize("pattern", ["package.xml", "launch/*.launch.py", "config/*.yaml", "config/*.rviz"])
+def test_workspace_shares_files(pattern: str) -> None:
+    assert list((workspace() / "share" / PACKAGE).glob(pattern))

@@ -1,0 +1,187 @@
+"""What the package declares, and that a wheel and a colcon workspace made of it hold what a robot needs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from catkin_pkg.package import parse_package
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import scene_completion_ros
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "scene_completion_ros"
+CONSTRAINT_FILES = sorted((ROOT / "constraints").glob("py*.txt"))
+MADE_AT_THE_ROOT = ("build", "demo_output", "dist", "install", "log", "replay", "runs")
+MADE_ANYWHERE = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info", ".*_cache")
+
+
+def not_sources(folder: str, names: list[str]) -> set[str]:
+    """What `shutil.copytree` leaves out of a copy of the checkout."""
+    return set(MADE_ANYWHERE(folder, names)) | (set(MADE_AT_THE_ROOT) if Path(folder) == ROOT else set())
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout to build from."""
+    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("workspace") / "src", ignore=not_sources))
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command to its end; return what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    environment |= {"COLCON_HOME": str(cwd / ".colcon"), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert result.returncode == 0, f"{command} failed:\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def pins(file: Path) -> dict[str, str]:
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def requirements(distribution: str, extras: frozenset[str]) -> list[Requirement]:
+    declared = [Requirement(text) for text in requires(distribution) or []]
+    return [
+        requirement
+        for requirement in declared
+        if not requirement.marker or any(requirement.marker.evaluate({"extra": e}) for e in extras | {""})
+    ]
+
+
+def closure(distribution: str, extras: frozenset[str]) -> set[str]:
+    """Names of everything that installing `distribution[extras]` brings, as far as it is installed here."""
+    seen: dict[str, frozenset[str]] = {}
+    pending = [(canonicalize_name(distribution), extras)]
+    while pending:
+        name, wanted = pending.pop()
+        if wanted <= seen.get(name, frozenset()) and name in seen:
+            continue
+        seen[name] = seen.get(name, frozenset()) | wanted
+        try:
+            found = requirements(name, seen[name])
+        except PackageNotFoundError:
+            continue
+        pending += [(canonicalize_name(requirement.name), frozenset(requirement.extras)) for requirement in found]
+    return set(seen)
+
+
+def test_manifest_is_valid_and_agrees_with_the_package() -> None:
+    manifest = parse_package(str(ROOT / "package.xml"))
+    assert manifest.package_format == 3
+    assert manifest.name == PACKAGE
+    assert manifest.version == scene_completion_ros.__version__
+    assert manifest.get_build_type() == "ament_python"
+    assert manifest.licenses == ["Apache-2.0"]
+    assert {"rclpy", "sensor_msgs", "std_msgs"} <= {dependency.name for dependency in manifest.exec_depends}
+
+
+def test_what_the_demo_installs_is_free_of_torch() -> None:
+    installed = closure(PACKAGE, frozenset({"ros"}))
+    assert {"numpy", "rosbags", "ros-rclpy", "ros-sensor-msgs"} <= installed
+    assert not {name for name in installed if "torch" in name or name.startswith("nvidia") or name == "lightning"}
+
+
+def test_training_needs_the_pinned_torch() -> None:
+    (torch,) = (
+        requirement for requirement in requirements(PACKAGE, frozenset({"train"})) if requirement.name == "torch"
+    )
+    assert str(torch.specifier) == "==2.13.0"
+
+
+def test_each_supported_python_has_constraints() -> None:
+    assert [file.stem for file in CONSTRAINT_FILES] == ["py310", "py311", "py312", "py313"]
+
+
+@pytest.mark.parametrize("file", CONSTRAINT_FILES, ids=lambda file: file.stem)
+def test_constraints_pin_every_direct_requirement_but_torch(file: Path) -> None:
+    pinned = pins(file)
+    direct = requirements(PACKAGE, frozenset({"ros", "train", "rerun", "test", "lint"}))
+    assert {canonicalize_name(requirement.name) for requirement in direct} - set(pinned) == {"torch"}
+    assert all(
+        requirement.specifier.contains(pinned.get(canonicalize_name(requirement.name), "2.13.0"))
+        for requirement in direct
+    )
+    assert not {name for name in pinned if name == "torch" or name.startswith("nvidia")}
+
+
+def test_walls_name_every_room() -> None:
+    """The wall around geometry lists the other rooms one by one: a new room must be added to it."""
+    rooms = {
+        path.stem for path in (ROOT / PACKAGE).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    contract = text.split('id = "geometry"')[1].split("[[")[0]
+    named = set(re.findall(rf'"{PACKAGE}\.(\w+)"', contract))
+    assert named == rooms - {"__init__", "errors"}
+
+
+def test_wheel_holds_model_and_demo_drive(sources: Path, tmp_path: Path) -> None:
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        sources,
+        cwd=tmp_path,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    held = {name.removeprefix(f"{PACKAGE}/") for name in names if name.startswith(f"{PACKAGE}/")}
+    for file in (
+        "py.typed",
+        "models/kitti_student/student.json",
+        "models/kitti_student/encoder.onnx",
+        "ros/fastdds_shm.xml",
+    ):
+        assert file in held
+    assert any(name.startswith("demo_drive/") and name.endswith((".mcap", ".db3")) for name in held)
+    assert "training/__init__.py" in names
+    assert not {name for name in names if name.startswith(("tests/", "benchmarks/"))}
+    for folder in ("models", "demo_drive"):
+        files = {
+            path.relative_to(ROOT / PACKAGE).as_posix()
+            for path in (ROOT / PACKAGE / folder).rglob("*")
+            if path.is_file()
+        }
+        assert {file for file in files if "__pycache__" not in file} <= held
+
+
+def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path) -> None:
+    workspace = sources.parent
+    colcon = Path(sys.executable).with_name("colcon")
+    colcon = colcon if colcon.is_file() else Path(shutil.which("colcon") or "colcon")
+    assert "(ros.ament_python)" in run(colcon, "list", "--base-paths", "src", cwd=workspace)
+
+    run(colcon, "build", "--base-paths", "src", cwd=workspace)
+    installed = workspace / "install" / PACKAGE
+    assert os.access(installed / "lib" / PACKAGE / "scene_completion_node", os.X_OK)
+    assert os.access(installed / "lib" / PACKAGE / "scene-completion", os.X_OK)
+    assert (installed / "share/ament_index/resource_index/packages" / PACKAGE).is_file()
+    for pattern in ("package.xml", "launch/*.launch.py", "config/*.yaml", "config/*.rviz"):
+        assert list((installed / "share" / PACKAGE).glob(pattern)), pattern
+
+    quick = ("--pytest-args", "tests/test_installed.py")
+    run(colcon, "test", "--base-paths", "src", "--return-code-on-test-failure", *quick, cwd=workspace)
+    summary = run(colcon, "test-result", cwd=workspace)
+    tests, skipped = map(int, re.search(r"(\d+) tests, 0 errors, 0 failures, (\d+) skipped", summary).groups())  # type: ignore[union-attr]
+    assert tests > 10
+    assert skipped == 0
