@@ -141,7 +141,11 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
     expected = completer.complete(image)
     assert len(expected.voxels) > 100  # or the comparison shows nothing
     received, wanted = cloud_array_from_message(message), voxels_to_cloud_array(expected.voxels)
-    np.testing.assert_array_equal(received, wanted)
+    for name in wanted.dtype.names or ():
+        if name == "probability":  # another number of threads adds up in another order
+            np.testing.assert_allclose(received[name], wanted[name], atol=1e-5)
+        else:
+            np.testing.assert_array_equal(received[name], wanted[name])
 
     assert running.graph.until(lambda: all([depths, depth_cameras, *times.values()])), running.node.log
     assert depths[-1].header == message.header

@@ -1,0 +1,104 @@
+# make demo            install what the robot needs into .venv and complete the bundled drive through the real node
+# make demo BAG=path   the same with a bag of your own
+# make test            install everything into .venv-test; lint, type check and test
+#
+# PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
+# TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
+# DEMO_ARGS=... PYTEST_ARGS=...   handed on
+# A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
+
+PYTHON ?= python3
+BAG ?=
+TORCH_INDEX ?=
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean demo-environment test-environment
+
+# Idle OpenMP threads sleep instead of spinning: the player, the node and the viewer share the cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# A Python started from an environment with the ROS 2 wheels inherits their library path and the mark that it was set;
+# another environment must set its own.
+ifneq ($(_ROS_WHEELS_BOOTSTRAP_COMPLETE),)
+unexport LD_LIBRARY_PATH
+endif
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+PYTHON_TAG := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])')
+ifeq ($(PYTHON_TAG),)
+$(error "$(PYTHON)" does not run: name an interpreter, as in "make demo PYTHON=python3.12")
+endif
+CONSTRAINTS := constraints/$(PYTHON_TAG).txt
+
+# With a sourced distribution: its packages are visible in the environment, pip stays on the numpy generation that its
+# message packages were compiled for, and the pinned versions, which are for the wheels, do not apply.
+ifneq ($(ROS_DISTRO),)
+DISTRIBUTION := $(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo $(ROS_DISTRO))
+endif
+ifneq ($(DISTRIBUTION),)
+VENV_FLAGS := --system-site-packages
+FLAVOUR := $(PYTHON_TAG)-$(DISTRIBUTION)
+DEMO_EXTRAS :=
+TEST_EXTRAS := [train,rerun,test,lint]
+NUMPY_GENERATION := $(shell $(PYTHON) -c 'import numpy; print("numpy==" + numpy.__version__.split(".")[0] + ".*")')
+else
+FLAVOUR := $(PYTHON_TAG)
+DEMO_EXTRAS := [ros]
+TEST_EXTRAS := [ros,train,rerun,test,lint]
+endif
+
+DEMO_STAMP := .venv/.installed-$(FLAVOUR)
+TEST_STAMP := .venv-test/.installed-$(FLAVOUR)
+DECLARED := setup.py setup.cfg $(CONSTRAINTS)
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//; p' Makefile
+
+demo: $(DEMO_STAMP)
+	.venv/bin/scene-completion demo $(if $(BAG),--bag '$(BAG)') $(DEMO_ARGS)
+
+test: lint
+	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(TEST_STAMP)
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	$(if $(filter py310,$(PYTHON_TAG)),@echo "types are checked with Python 3.11 and later",.venv-test/bin/mypy)
+	.venv-test/bin/lint-imports
+
+format: $(TEST_STAMP)
+	.venv-test/bin/ruff check --fix .
+	.venv-test/bin/ruff format .
+
+demo-environment: $(DEMO_STAMP)
+test-environment: $(TEST_STAMP)
+
+clean:
+	rm -rf .venv .venv-test build dist install log *.egg-info
+
+# $(call install,FOLDER,EXTRAS): the package from this checkout (changed sources need no new installation).
+define install
+	@echo "Installing into $(1) ($(FLAVOUR)) ..."
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV_FLAGS) $(1)
+	@$(if $(NUMPY_GENERATION),echo '$(NUMPY_GENERATION)',cat $(CONSTRAINTS)) > $(1)/constraints.txt
+	@$(1)/bin/python -m pip install --quiet --no-compile --constraint $(1)/constraints.txt 'setuptools>=70.1,<80'
+	@$(3)
+	@$(1)/bin/python -m pip install --quiet --no-compile --constraint $(1)/constraints.txt --no-build-isolation --editable '.$(2)'
+	@touch $@
+endef
+
+TORCH = $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' setup.py)
+
+$(DEMO_STAMP): $(DECLARED)
+	$(call install,.venv,$(DEMO_EXTRAS),true)
+
+$(TEST_STAMP): $(DECLARED)
+	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true))
+
+constraints/py%.txt:
+	@echo 'This Python is not supported: there is no $@. Use 3.10 to 3.13, as in "make demo PYTHON=python3.12".' >&2; exit 1

