@@ -30,6 +30,7 @@ class TrainingConfiguration:
         learning_rate: Adam learning rate after the warm-up.
         trunk_rate: Factor on it for the pretrained trunk.
         head_rate: Factor on it for the head.
+        depth_only_steps: First steps, in which only the dense depth is trained.
         half_resolution_steps: First steps, taken with images of half the size.
         warmup: Steps of linear warm-up.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
@@ -50,6 +51,7 @@ class TrainingConfiguration:
     learning_rate: float = 3e-4
     trunk_rate: float = 0.5
     head_rate: float = 1.0
+    depth_only_steps: int = 0
     half_resolution_steps: int = 0
     warmup: int = 200
     ema_decay: float = 0.999
@@ -83,6 +85,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         configuration.learning_rate,
         configuration.trunk_rate,
         configuration.head_rate,
+        configuration.depth_only_steps,
         configuration.half_resolution_steps,
         configuration.warmup,
         configuration.steps,

@@ -78,14 +78,17 @@ class DensityField(nn.Module):
         self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
     def encode_with_depth(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what `encode` does, and channel 0 of f [B, H/2, W/2]: the inverse depth code of each pixel."""
-        features = self.encoder(image)
-        return self.feature_layer(features), features[:, 0]
+        """Returns what `encode` does, and channel 0 of f [B, H/2, W/2]: the inverse depth code of each pixel.
+
+        The hidden layer reads channel 0 without passing gradients back: through the steep depth units they would drown
+        those of the loss that makes it a depth.
+        """
+        raw = self.encoder(image)
+        return self.feature_layer(torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1)), raw[:, 0]
 
     def encode(self, image: Tensor) -> Tensor:
         """Returns the pre-activation map [B, hidden, H/2, W/2] of RGB images [B, 3, H, W] in 0..255."""
-        out: Tensor = self.feature_layer(self.encoder(image))
-        return out
+        return self.encode_with_depth(image)[0]
 
     def density(self, features: Tensor, points: Tensor) -> Tensor:
         """Returns the density σ [B, N] per metre at points.

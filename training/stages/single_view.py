@@ -76,6 +76,8 @@ class SingleViewStage(lightning.LightningModule):
         learning_rate: Adam learning rate at the start.
         trunk_rate: Factor on the learning rate of the pretrained trunk.
         head_rate: Factor on it for the head.
+        depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
+            while the features hold no depth, and their gradients drown the one that would put it there.
         half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
@@ -92,6 +94,7 @@ class SingleViewStage(lightning.LightningModule):
         learning_rate: float = 3e-4,
         trunk_rate: float = 0.5,
         head_rate: float = 1.0,
+        depth_only_steps: int = 0,
         half_resolution_steps: int = 0,
         warmup: int = 200,
         steps: int = 10_000,
@@ -105,6 +108,7 @@ class SingleViewStage(lightning.LightningModule):
         self.learning_rate = learning_rate
         self.trunk_rate = trunk_rate
         self.head_rate = head_rate
+        self.depth_only_steps = depth_only_steps
         self.half_resolution_steps = half_resolution_steps
         self.warmup = warmup
         self.steps = steps
@@ -126,8 +130,19 @@ class SingleViewStage(lightning.LightningModule):
             stride = batch["hint"].shape[-1] // inverse_depth.shape[-1]
             hint = batch["hint"][:, ::stride, ::stride]
             terms["dense_depth"] = relative_inverse_depth_loss(inverse_depth, hint, self.field.spec)
+        if self.global_step >= self.depth_only_steps or not terms:
+            terms |= self._volume(features, batch, generator)
+        total = torch.stack([getattr(self.losses, name) * value for name, value in terms.items()]).sum()
+        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
+        self.log("loss/total", total, prog_bar=True)
+        return total
+
+    def _volume(self, features: Tensor, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses on the density: rendered views, occupancy of voxels, sparsity."""
+        terms: dict[str, Tensor] = {}
         rendered = self.losses.photometric or self.losses.stereo_depth or self.losses.smoothness
-        if rendered and self.global_step % self.render.every == 0:
+        every = self.render.every if self.losses.dense_depth or self.losses.occupancy else 1
+        if rendered and self.global_step % every == 0:
             terms |= self._rendered(features, batch, generator)
         if self.losses.occupancy:
             logit = self.field.density_logit(features, batch["points"])
@@ -138,10 +153,7 @@ class SingleViewStage(lightning.LightningModule):
                 self.camera, len(features), 2048, near=1.0, far=52.0, heights=(-4.5, 2.5), generator=generator
             )
             terms["sparsity"] = mean_opacity(self.field.density(features, volume), self.voxel_size)
-        total = torch.stack([getattr(self.losses, name) * value for name, value in terms.items()]).sum()
-        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
-        self.log("loss/total", total, prog_bar=True)
-        return total
+        return terms
 
     def _rendered(self, features: Tensor, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         loss_views, source_views = batch["roles"][:, :2], batch["roles"][:, 2:]

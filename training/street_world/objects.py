@@ -25,7 +25,7 @@ LIGHT, LAMP_RED, PLATE = (1.2, 1.2, 1.15), (0.6, 0.02, 0.02), (1.0, 1.0, 0.9)
 
 def car(rng: np.random.Generator) -> tuple[list[Part], float]:
     """A saloon, estate or van; parts and length in metres."""
-    kind = rng.choice(["hatchback", "estate", "saloon", "van"], p=[0.35, 0.25, 0.25, 0.15])
+    kind = str(rng.choice(["hatchback", "estate", "saloon", "van"], p=[0.35, 0.25, 0.25, 0.15]))
     length = float({"hatchback": 3.9, "estate": 4.5, "saloon": 4.5, "van": 4.8}[kind] + rng.uniform(-0.2, 0.25))
     half = float(rng.uniform(0.85, 0.91))
     waist = float(rng.uniform(0.86, 0.93)) + 0.15 * (kind == "van")

@@ -56,7 +56,8 @@ class Renderer:
             hits = self._scene.rays.first_hits(origins, directions)
             linear = self._shader.colour(origins, directions, hits, pixel_angle)
             # Highlights are clipped before the mean, as a sensor's wells are.
-            pixels = np.minimum(linear, 4.0).reshape(len(rows), k, camera.width, k, 3).mean(axis=(1, 3))
+            samples = np.minimum(linear, 4.0).reshape(len(rows), k, camera.width, k, 3)
+            pixels = np.asarray(samples.mean(axis=(1, 3)), np.float32)
             image[rows] = tone_mapped(pixels)
         return image
 
