@@ -20,6 +20,7 @@ from scene_completion_ros.inference.head import HeadWeights
 from training.data.prepared import CANONICAL_CAMERA
 from training.networks.density_field import DensityField
 from training.networks.encoder_decoder import IMAGE_MEAN, IMAGE_SCALE
+from training.record import KEY
 
 OPSET = 18
 
@@ -135,13 +136,15 @@ def export_bundle(
     """Exports a checkpoint as a bundle with the identity as its calibration.
 
     Args:
-        checkpoint: Checkpoint of `train`.
+        checkpoint: Checkpoint of `train`; it holds the configuration and the range of focal lengths, which go along.
         folder: Folder of the bundle.
         name: Name of the student.
         licence: Licence of the weights, which follows from the training data.
         provenance: What it was trained on and how.
     """
     field = load_field(checkpoint)
+    record = torch.load(checkpoint, map_location="cpu", weights_only=True).get(KEY, {})
+    low, high = record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
     bundle = StudentBundle(
         name=name,
         canonical=field.camera,
@@ -149,9 +152,9 @@ def export_bundle(
         point_code=field.spec,
         feature_size=(field.camera.height // 2, field.camera.width // 2),
         depth_range=(field.spec.near, field.spec.far),
-        focal_range=(0.57, 0.59),
+        focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation((IMAGE_MEAN,) * 3, (IMAGE_SCALE,) * 3),
-        provenance=dict(provenance),
+        provenance={**provenance, "configuration": record.get("configuration", {})},
         licence=licence,
     )
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from training.data.module import DataSettings, SequencesData
 from training.pictures import TrainingPictures
+from training.record import TrainingRecord
 from training.stages.single_view import LossWeights, RenderSettings, SingleViewStage
 
 
@@ -34,6 +36,7 @@ class TrainingConfiguration:
         half_resolution_steps: First steps, taken with images of half the size.
         warmup: Steps of linear warm-up.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
+        ema_start: Step from which the average is kept.
         checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
         picture_every: Steps between TensorBoard pictures; 0 switches them off.
         log_every: Steps between points of the curves.
@@ -55,6 +58,7 @@ class TrainingConfiguration:
     half_resolution_steps: int = 0
     warmup: int = 200
     ema_decay: float = 0.999
+    ema_start: int = 200
     checkpoint_every: int = 250
     picture_every: int = 500
     log_every: int = 20
@@ -104,9 +108,11 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         monitor="step",
         mode="max",
     )
-    callbacks: list[lightning.Callback] = [checkpoint, LearningRateMonitor("step")]
+    record = TrainingRecord(dataclasses.asdict(configuration), data)
+    callbacks: list[lightning.Callback] = [record, checkpoint, LearningRateMonitor("step")]
     if configuration.ema_decay:
-        callbacks.append(EMAWeightAveraging(decay=configuration.ema_decay, update_starting_at_step=200))
+        start = configuration.ema_start
+        callbacks.append(EMAWeightAveraging(decay=configuration.ema_decay, update_starting_at_step=start))
     if configuration.picture_every:
         callbacks.append(TrainingPictures(configuration.picture_every))
     trainer = lightning.Trainer(
@@ -127,5 +133,5 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         data.setup("fit")
         loss = stage.fit_prior(data.samples(), configuration.prior_steps)
         print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
-    trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=False)
+    trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=True)
     return output / "checkpoints"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -168,12 +169,25 @@ def test_mean_depth_of_the_drive_is_its_ground_and_wall(frames: list[PreparedFra
     mean = ViewSamples([frames], PLAIN, seed=0, length=1).mean_depth_code(spec)[0, 0].numpy()
     assert mean.shape == (96, 320)
     row, column = 85, 60
-    ground = CAMERA_HEIGHT * CANONICAL_CAMERA.fy / (2 * row - CANONICAL_CAMERA.cy)
-    assert mean[row, column] == pytest.approx(spec.depth_code(np.array(ground)), abs=0.03)
+    ground = CAMERA_HEIGHT * CANONICAL_CAMERA.fy / (2 * row + 0.5 - CANONICAL_CAMERA.cy)  # the centre of a 2×2 block
+    assert mean[row, column] == pytest.approx(spec.depth_code(np.array(ground)), abs=0.012)
     wall = [spec.depth_code(np.array(WALL_AHEAD - 1.5 * index)) for index in range(4)]
     assert mean[20, 100] == pytest.approx(np.mean(wall), abs=0.03)
     mirrored = ViewSamples([frames], ViewSettings(), seed=0, length=1).mean_depth_code(spec)
     assert torch.allclose(mirrored, mirrored.flip(-1), atol=1e-5)
+
+
+def test_a_stereo_bag_is_a_training_sequence(shared_data: Path) -> None:
+    sequence = load_sequence(shared_data, SequenceSource("rosbag2/kitti04_stereo_lidar_10f"))
+    left, right, baseline = stereo_pair(sequence)
+    assert ("left" in left) and ("right" in right)
+    assert baseline == pytest.approx(0.536, abs=0.01)
+    assert sequence.image(3, left).shape[2] == 3
+
+
+def test_a_frame_without_evidence_is_known_as_such(frames: list[PreparedFrame]) -> None:
+    assert frames[0].has_evidence
+    assert not dataclasses.replace(frames[0], target=np.zeros_like(frames[0].target)).has_evidence
 
 
 def test_step_sampler_goes_on_where_it_stopped() -> None:

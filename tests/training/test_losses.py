@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.prepared import CANONICAL_CAMERA
-from training.losses.dense_depth import relative_inverse_depth_loss
+from training.losses.dense_depth import block_depth, relative_inverse_depth_loss
 from training.losses.fused_occupancy import occupancy_cross_entropy
 from training.losses.photometric import invalid_rays, photometric_error, photometric_loss
 from training.losses.smoothness import edge_aware_smoothness
@@ -82,6 +82,17 @@ def test_dense_depth_is_the_relative_error_of_inverse_depth() -> None:
     expected = (0.025 / 0.135 + 1.0) / 2
     assert relative_inverse_depth_loss(code, hint, spec).item() == pytest.approx(expected, rel=1e-5)
     assert relative_inverse_depth_loss(code, torch.zeros(3), spec).item() == 0.0
+
+
+def test_block_depth_is_the_depth_at_the_centre_of_a_plane() -> None:
+    """Inverse depth is linear on a plane: its mean over a block is its value at the block's centre."""
+    u = torch.arange(8.0)
+    depth = (1.0 / (0.02 + 0.01 * u)).expand(1, 4, 8).clone()
+    blocks = block_depth(depth, 4)
+    assert blocks[0, 0].tolist() == pytest.approx([1 / (0.02 + 0.01 * 1.5), 1 / (0.02 + 0.01 * 5.5)])
+    depth[:] = 0.0
+    depth[0, 1, 2] = 7.0
+    assert block_depth(depth, 4)[0, 0].tolist() == pytest.approx([7.0, 0.0])
 
 
 def test_occupancy_cross_entropy_is_that_of_the_shifted_sigmoid() -> None:

@@ -16,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scene_completion_ros.errors import BundleError
+from tests.training.synthetic_scene import FOCAL, WIDTH
 from training.export import export_bundle, fold, load_field
 from training.runner import read_configuration
 
@@ -38,6 +39,9 @@ data:
   views: {{occupancy_points: 256}}
 render: {{patches: 1, samples: 8}}
 pretrained: false
+ema_start: 2
+depth_only_steps: 6
+half_resolution_steps: 9
 prior_steps: 2
 """
 
@@ -81,6 +85,14 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     assert len(after) >= 20
     np.testing.assert_allclose([resumed[step] for step in after], [whole[step] for step in after], rtol=0, atol=1e-6)
 
+    averaged = [load_field(tmp_path / run / "checkpoints" / "last.ckpt").state_dict() for run in ("whole", "killed")]
+    for name, value in averaged[0].items():
+        torch.testing.assert_close(averaged[1][name], value, rtol=0, atol=1e-6, msg=name)
+
+    refused = [*_command(configuration, tmp_path / "whole"), "learning_rate=0.5"]
+    answer = subprocess.run(refused, env=environment, timeout=300, capture_output=True, text=True, check=False)
+    assert answer.returncode != 0 and "learning_rate" in answer.stderr
+
     bundle = export_bundle(
         tmp_path / "whole" / "checkpoints" / "last.ckpt", tmp_path / "bundle", name="t", licence="none", provenance={}
     )
@@ -93,6 +105,8 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
     assert bundle.encoder_path.stat().st_size < 25e6
     assert set(bundle.load_weights()) == set(field.state_dict())
+    assert bundle.provenance["configuration"]["seed"] == 3
+    assert bundle.focal_range == pytest.approx((0.99 * FOCAL / WIDTH, 1.01 * FOCAL / WIDTH))
 
 
 def test_folding_two_convolutions_is_exact() -> None:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f'"{BEGIN}" and "{END}" is replaced, or added at the end',
     )
     parser.add_argument(
-        "--engine", default="auto", choices=["auto", "openvino", "onnxruntime"], help="what runs the encoder"
+        "--engine", default="auto", choices=get_args(EngineName), help="what runs the encoder"
     )
     parser.add_argument("--threads", type=int, help="threads of the encoder (default: all)")
 

@@ -10,7 +10,9 @@ import lightning
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.data.prepared import FusionSettings, PreparedFrame, load_prepared, prepare_sequence
@@ -22,8 +24,8 @@ class SequenceSource:
     """Where a training sequence lies.
 
     Attributes:
-        folder: A `PosedSequence` folder or a KITTI folder, relative to the data root, or to the working directory where
-            it begins with "./".
+        folder: A `PosedSequence` folder, a KITTI folder or a bag (two rectified cameras with CameraInfo, poses in tf
+            or odometry), relative to the data root, or to the working directory where it begins with "./".
         poses: Name of the pose file, where a KITTI folder has several.
         share: Factor on the share of samples it gets, which grows with the square root of its length.
     """
@@ -37,16 +39,19 @@ def load_sequence(root: Path, source: SequenceSource) -> PosedSequence:
     """Opens a training sequence.
 
     Raises:
-        SequenceError: The folder is neither a posed sequence nor a KITTI folder, or its scale is not metric.
+        SequenceError: It is none of these, its scale is not metric, or it is held out.
     """
     folder = Path(source.folder) if source.folder.startswith("./") else root / source.folder
     if (folder / "sequence.json").exists():
         sequence = PosedSequence.load(folder)
     elif (folder / "calib.txt").exists():
         sequence = kitti_odometry(folder, poses=source.poses)
+    elif (folder / "metadata.yaml").exists() or folder.suffix in (".mcap", ".db3", ".bag"):
+        with BagReader(folder) as reader:
+            sequence = sequence_from_bag(reader)
     else:
         raise SequenceError(
-            "neither sequence.json nor calib.txt found", where=str(folder), cure="Check `data.root` and the folder"
+            "no bag, and neither sequence.json nor calib.txt found", where=str(folder), cure="Check `data.root`"
         )
     if sequence.provenance.get("role", "training") != "training":
         raise SequenceError(
@@ -99,6 +104,7 @@ class SequencesData(lightning.LightningDataModule):
         self.steps = steps
         self.seed = seed
         self.frames: list[list[PreparedFrame]] = []
+        self.focal_ratios: list[float] = []
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache and reads everything into memory."""
@@ -109,7 +115,17 @@ class SequencesData(lightning.LightningDataModule):
             sequence = load_sequence(Path(self.settings.root), source)
             files = prepare_sequence(sequence, cache, settings=self.settings.fusion)
             with ThreadPoolExecutor(4) as pool:
-                self.frames.append(list(pool.map(load_prepared, files)))
+                frames = [frame for frame in pool.map(load_prepared, files) if frame.has_evidence]
+            if not frames:
+                raise SequenceError(
+                    "no frame has occupied and free voxels",
+                    where=source.folder,
+                    cure="Stereo matching found nothing: check that the images are rectified, textured and not dark",
+                )
+            if len(frames) < len(files):
+                print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without evidence left out")
+            self.frames.append(frames)
+            self.focal_ratios += [camera.fx / camera.width for camera in sequence.cameras.values()]
 
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training."""

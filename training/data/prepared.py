@@ -26,7 +26,7 @@ CANONICAL_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, heig
 """Canonical camera of the street student: KITTI's field of view at 192×640."""
 POINT_UNIT = 0.002
 """Metres per step of the stored voxel centres (int16: ±65 m)."""
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class PreparedFrame:
     target: NDArray[np.uint8]
     evidence: NDArray[np.float16]
 
+    @property
+    def has_evidence(self) -> bool:
+        """Whether there are both hit and free voxels to draw from."""
+        return bool((self.target > 0).any() and (self.target == 0).any())
+
 
 def prepare_sequence(
     sequence: PosedSequence, cache: Path, *, settings: FusionSettings | None = None, workers: int = 2
@@ -90,8 +95,7 @@ def prepare_sequence(
     """
     settings = settings or FusionSettings()
     stereo_pair(sequence)
-    key = json.dumps([_VERSION, sequence.name, sequence.pose_source, len(sequence), vars(settings)], sort_keys=True)
-    folder = cache / (sequence.name.replace("/", "_") + "-" + hashlib.sha256(key.encode()).hexdigest()[:12])
+    folder = cache / f"{sequence.name.replace('/', '_')}-{_fingerprint(sequence, settings)}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]
@@ -103,6 +107,20 @@ def prepare_sequence(
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             list(pool.map(_prepare_frames, *zip(*[(sequence, c, files, settings) for c in chunks], strict=True)))
     return files
+
+
+def _fingerprint(sequence: PosedSequence, settings: FusionSettings) -> str:
+    """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings."""
+    cameras = {
+        name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
+    }
+    frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
+    content = [_VERSION, sequence.name, cameras, frames, vars(settings), vars(CANONICAL_CAMERA)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _matrix(pose: RigidTransform) -> list[float]:
+    return [round(float(value), 9) for value in pose.matrix.ravel()]
 
 
 def _prepare_frames(sequence: PosedSequence, indices: list[int], files: list[Path], settings: FusionSettings) -> None:

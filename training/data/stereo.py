@@ -34,7 +34,7 @@ def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
     raise SequenceError(
         "no rectified stereo pair",
         where=f"sequence {sequence.name}, cameras {names}",
-        cure="Stereo targets need two cameras of equal intrinsics, side by side; train without them otherwise",
+        cure="Training needs two rectified cameras of equal intrinsics, side by side",
     )
 
 

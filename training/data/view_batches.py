@@ -124,7 +124,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return self._occupancy(self._draw(generator), generator)
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
-        """Mean inverse depth code of the stereo depth at every second pixel, made symmetric where samples are mirrored.
+        """Mean inverse depth code of the stereo depth in blocks of 2×2 pixels, symmetric where samples are mirrored.
 
         Pixels that were never matched take the mean of their surroundings.
 
@@ -138,18 +138,22 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):
             for frame in frames:
-                hint = _canonical_depth(frame.depths["left"], frame.cameras["left"])[::2, ::2]
-                known = hint > 0
-                total[known] += share / len(frames) * spec.depth_code(hint[known])
-                count[known] += share / len(frames)
+                hint = _canonical_depth(frame.depths["left"], frame.cameras["left"])
+                blocks = (
+                    hint.reshape(total.shape[0], 2, total.shape[1], 2).transpose(0, 2, 1, 3).reshape(*total.shape, 4)
+                )
+                known = (blocks > 0).all(axis=-1)
+                weight = share / len(frames)
+                total[known] += weight * spec.depth_code(blocks[known]).mean(axis=-1)
+                count[known] += weight
         if self.settings.mirror:
             total, count = total + total[:, ::-1], count + count[:, ::-1]
         mean = np.zeros_like(total)
-        weight = np.full_like(total, 1e-9)
+        weights = np.full_like(total, 1e-9)
         for sigma, trust in ((2.0, 1.0), (15.0, 0.02)):  # far neighbours count where there are no near ones
             mean += trust * cv2.GaussianBlur(total, (0, 0), sigma)
-            weight += trust * cv2.GaussianBlur(count, (0, 0), sigma)
-        mean /= weight
+            weights += trust * cv2.GaussianBlur(count, (0, 0), sigma)
+        mean /= weights
         return torch.from_numpy(mean.astype(np.float32))[None, None]
 
     def _draw(self, generator: np.random.Generator) -> _Draw:

@@ -17,6 +17,7 @@ def sample_view_volume(
     far: float,
     heights: tuple[float, float],
     generator: torch.Generator | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Draws points uniformly in depth and pixel position from the part of the view between two heights.
 
@@ -27,12 +28,13 @@ def sample_view_volume(
         near: Nearest depth, metres.
         far: Farthest depth, metres.
         heights: Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
-        generator: Source of randomness.
+        generator: Source of randomness, on the CPU.
+        device: Where the points go.
 
     Returns:
         Points [B, N, 3], metres, optical frame.
     """
-    unit = torch.rand((batch, count, 3), generator=generator)
+    unit = torch.rand((batch, count, 3), generator=generator).to(device)
     depth = near + (far - near) * unit[..., 2]
     x = (unit[..., 0] * camera.width - 0.5 - camera.cx) / camera.fx * depth
     y = (unit[..., 1] * camera.height - 0.5 - camera.cy) / camera.fy * depth

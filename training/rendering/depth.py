@@ -23,13 +23,18 @@ def render_depth(field: DensityField, features: Tensor, *, stride: int = 4, samp
     Returns:
         z-depth [H / stride, W / stride], metres.
     """
+    device = features.device
     v, u = torch.meshgrid(
-        torch.arange(0, field.camera.height, stride), torch.arange(0, field.camera.width, stride), indexing="ij"
+        torch.arange(0, field.camera.height, stride, device=device),
+        torch.arange(0, field.camera.width, stride, device=device),
+        indexing="ij",
     )
     pixel = torch.stack([u, v], dim=-1).reshape(1, -1, 2)
-    pose = torch.eye(4)[None, None]
-    rays = rays_of_pixels(field.camera, pose, torch.zeros(pixel.shape[:2], dtype=torch.long), pixel, 1)
-    distances = inverse_depth_samples(tuple(rays.cosine.shape), samples, field.spec.near, field.spec.far, jitter=False)
+    pose = torch.eye(4, device=device)[None, None]
+    rays = rays_of_pixels(field.camera, pose, torch.zeros(pixel.shape[:2], dtype=torch.long, device=device), pixel, 1)
+    distances = inverse_depth_samples(
+        tuple(rays.cosine.shape), samples, field.spec.near, field.spec.far, jitter=False, device=device
+    )
     points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
     density = field.density(features, points.flatten(1, 2)).reshape(distances.shape)
     depth = composite(density, distances).distance * rays.cosine

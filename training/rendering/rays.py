@@ -51,11 +51,13 @@ def sample_patch_rays(
         generator: Source of randomness.
     """
     batch = encoder_from_view.shape[0]
-    chosen = torch.randint(loss_views.shape[1], (batch, patches), generator=generator)
+    device = encoder_from_view.device
+    # Drawn on the CPU, so that a training goes the same way on any device.
+    chosen = torch.randint(loss_views.shape[1], (batch, patches), generator=generator).to(device)
     view = torch.gather(loss_views, 1, chosen)  # [B, P]
-    left = torch.randint(camera.width - patch_size + 1, (batch, patches), generator=generator)
-    top = torch.randint(camera.height - patch_size + 1, (batch, patches), generator=generator)
-    offset = torch.arange(patch_size)
+    left = torch.randint(camera.width - patch_size + 1, (batch, patches), generator=generator).to(device)
+    top = torch.randint(camera.height - patch_size + 1, (batch, patches), generator=generator).to(device)
+    offset = torch.arange(patch_size, device=device)
     v = (top[..., None, None] + offset[:, None]).expand(-1, -1, patch_size, patch_size)
     u = (left[..., None, None] + offset[None, :]).expand(-1, -1, patch_size, patch_size)
     pixel = torch.stack([u, v], dim=-1).reshape(batch, -1, 2)

@@ -16,6 +16,7 @@ def inverse_depth_samples(
     *,
     generator: torch.Generator | None = None,
     jitter: bool = True,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Distances t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K); the interval's middle without jitter.
 
@@ -26,6 +27,7 @@ def inverse_depth_samples(
         far: Farthest distance in metres.
         generator: Source of randomness.
         jitter: Stratified jitter; off at evaluation.
+        device: Where the result goes; the jitter is drawn on the CPU.
 
     Returns:
         Distances [*shape, K] in metres, increasing.
@@ -33,7 +35,7 @@ def inverse_depth_samples(
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
     offset = torch.rand((*shape, count), generator=generator) if jitter else torch.full((*shape, count), 0.5)
     s = (steps + offset) / count
-    return 1.0 / ((1.0 - s) / near + s / far)
+    return (1.0 / ((1.0 - s) / near + s / far)).to(device)
 
 
 @dataclass(frozen=True)

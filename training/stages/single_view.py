@@ -13,7 +13,7 @@ from torch.nn import functional
 from scene_completion_ros.geometry import Camera
 from training.data.prepared import CANONICAL_CAMERA
 from training.data.view_batches import ViewSamples
-from training.losses.dense_depth import relative_inverse_depth_loss
+from training.losses.dense_depth import block_depth, relative_inverse_depth_loss
 from training.losses.fused_occupancy import occupancy_cross_entropy
 from training.losses.photometric import invalid_rays, photometric_loss
 from training.losses.smoothness import edge_aware_smoothness
@@ -120,7 +120,7 @@ class SingleViewStage(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One step: render patches of loss views, query voxel centres, add up the losses."""
         # Everything random in a step derives from seed and step: a resumed training goes on the same.
-        generator = torch.manual_seed(hash((self.seed, self.global_step)) % (1 << 62))
+        generator = torch.Generator().manual_seed(hash((self.seed, self.global_step)) % (1 << 62))
         image = batch["image"]
         if self.global_step < self.half_resolution_steps:
             image = functional.avg_pool2d(image, 2)
@@ -128,7 +128,7 @@ class SingleViewStage(lightning.LightningModule):
         terms: dict[str, Tensor] = {}
         if self.losses.dense_depth:
             stride = batch["hint"].shape[-1] // inverse_depth.shape[-1]
-            hint = batch["hint"][:, ::stride, ::stride]
+            hint = block_depth(batch["hint"], stride)
             terms["dense_depth"] = relative_inverse_depth_loss(inverse_depth, hint, self.field.spec)
         if self.global_step >= self.depth_only_steps or not terms:
             terms |= self._volume(features, batch, generator)
@@ -150,7 +150,14 @@ class SingleViewStage(lightning.LightningModule):
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"], offset)
         if self.losses.sparsity:
             volume = sample_view_volume(
-                self.camera, len(features), 2048, near=1.0, far=52.0, heights=(-4.5, 2.5), generator=generator
+                self.camera,
+                len(features),
+                2048,
+                near=1.0,
+                far=52.0,
+                heights=(-4.5, 2.5),
+                generator=generator,
+                device=features.device,
             )
             terms["sparsity"] = mean_opacity(self.field.density(features, volume), self.voxel_size)
         return terms
@@ -161,7 +168,12 @@ class SingleViewStage(lightning.LightningModule):
             self.camera, batch["encoder_from_view"], loss_views, patches=self.render.patches, generator=generator
         )
         distances = inverse_depth_samples(
-            tuple(rays.cosine.shape), self.render.samples, self.render.near, self.render.far, generator=generator
+            tuple(rays.cosine.shape),
+            self.render.samples,
+            self.render.near,
+            self.render.far,
+            generator=generator,
+            device=rays.cosine.device,
         )
         points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]  # [B, R, K, 3]
         flat = points.flatten(1, 2)
@@ -252,6 +264,6 @@ class SingleViewStage(lightning.LightningModule):
 def _observed(batch: dict[str, Tensor], rays: Rays) -> tuple[Tensor, Tensor]:
     """Colours [B, R, 3] and stereo depth [B, R] that the loss views observed at the rays' pixels."""
     u, v = rays.pixel[..., 0], rays.pixel[..., 1]
-    index = torch.arange(u.shape[0])[:, None].expand_as(u)
+    index = torch.arange(u.shape[0], device=u.device)[:, None].expand_as(u)
     colours = batch["views"][index, rays.view, :, v, u]
     return colours, batch["hints"][index, rays.view, v, u]
