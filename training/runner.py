@@ -33,6 +33,7 @@ class TrainingConfiguration:
         trunk_rate: Factor on it for the pretrained trunk.
         head_rate: Factor on it for the head.
         depth_only_steps: First steps, in which only the dense depth is trained.
+        head_steps: Steps in which the head alone is fitted after those; 0 leaves it out.
         half_resolution_steps: First steps, taken with images of half the size.
         warmup: Steps of linear warm-up.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
@@ -55,6 +56,7 @@ class TrainingConfiguration:
     trunk_rate: float = 0.5
     head_rate: float = 1.0
     depth_only_steps: int = 0
+    head_steps: int = 2500
     half_resolution_steps: int = 0
     warmup: int = 200
     ema_decay: float = 0.999
@@ -90,6 +92,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         configuration.trunk_rate,
         configuration.head_rate,
         configuration.depth_only_steps,
+        configuration.head_steps,
         configuration.half_resolution_steps,
         configuration.warmup,
         configuration.steps,

@@ -41,6 +41,7 @@ render: {{patches: 1, samples: 8}}
 pretrained: false
 ema_start: 2
 depth_only_steps: 6
+head_steps: 2
 half_resolution_steps: 9
 prior_steps: 2
 """

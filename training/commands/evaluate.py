@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f'"{BEGIN}" and "{END}" is replaced, or added at the end',
     )
     parser.add_argument(
-        "--engine", default="auto", choices=get_args(EngineName), help="what runs the encoder"
+        "--engine",
+        default="auto",
+        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, help="threads of the encoder (default: all)")
 
@@ -63,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.baselines_only:
         bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
         if args.fit_calibration:
+            if not args.bundle:
+                raise SequenceError(
+                    "no bundle named to write into",
+                    where="--fit-calibration",
+                    cure="Name it with --bundle: the installed one is not rewritten silently",
+                )
             if args.fit_calibration in (*TEST_WINDOWS, *TRAINING_WINDOWS):
                 raise SequenceError(
                     f"window {args.fit_calibration} is used for training or testing",

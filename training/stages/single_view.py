@@ -78,6 +78,7 @@ class SingleViewStage(lightning.LightningModule):
         head_rate: Factor on it for the head.
         depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
             while the features hold no depth, and their gradients drown the one that would put it there.
+        head_steps: Steps in which the head alone is fitted after those; 0 leaves it out.
         half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
@@ -95,6 +96,7 @@ class SingleViewStage(lightning.LightningModule):
         trunk_rate: float = 0.5,
         head_rate: float = 1.0,
         depth_only_steps: int = 0,
+        head_steps: int = 2500,
         half_resolution_steps: int = 0,
         warmup: int = 200,
         steps: int = 10_000,
@@ -109,6 +111,7 @@ class SingleViewStage(lightning.LightningModule):
         self.trunk_rate = trunk_rate
         self.head_rate = head_rate
         self.depth_only_steps = depth_only_steps
+        self.head_steps = head_steps
         self.half_resolution_steps = half_resolution_steps
         self.warmup = warmup
         self.steps = steps
@@ -235,6 +238,59 @@ class SingleViewStage(lightning.LightningModule):
             history.append(loss.item())
         last = history[-max(1, steps // 10) :]
         return sum(last) / len(last)
+
+    def fit_head(
+        self, samples: ViewSamples, *, images: int = 320, steps: int = 2500, batch_size: int = 6, points: int = 3072
+    ) -> float:
+        """Fits the head alone to the features as they are, over many images at once.
+
+        When the features have learned depth, the head does not use it yet. Single images would teach it slowly, and
+        drag the positional prior towards each of them.
+
+        Args:
+            samples: Source of images and voxel centres.
+            images: Images whose features are kept in memory.
+            steps: Optimiser steps.
+            batch_size: Images per step.
+            points: Voxel centres per image and step.
+
+        Returns:
+            Mean loss of the last tenth of the steps.
+        """
+        device = self.field.position_layer.weight.device
+        kept = []
+        for number in range(images):
+            sample = samples[number]
+            with torch.no_grad():
+                raw = self.field.encoder(functional.avg_pool2d(sample["image"][None].to(device), 2))
+            kept.append((raw, *(sample[key].to(device) for key in ("points", "target", "weight"))))
+        layers = (self.field.feature_layer, self.field.position_layer, self.field.density_layer)
+        optimiser = torch.optim.Adam([p for layer in layers for p in layer.parameters()], lr=5e-3)
+        generator = torch.Generator().manual_seed(self.seed)
+        history = []
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = 5e-3 * (1.0 - step / steps)
+            chosen = torch.randint(images, (batch_size,), generator=generator).tolist()
+            features = self.field.feature_layer(torch.cat([kept[i][0] for i in chosen]))
+            at = torch.randint(kept[0][1].shape[0], (points,), generator=generator).to(device)
+            centres, target, weight = (torch.stack([kept[i][part][at] for i in chosen]) for part in (1, 2, 3))
+            logit = self.field.density_logit(features, centres)
+            loss = occupancy_cross_entropy(logit, target, weight, self.losses.occupancy_offset)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            history.append(loss.item())
+        last = history[-max(1, steps // 10) :]
+        return sum(last) / len(last)
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Fits the head when the steps of depth alone are over."""
+        due = self.depth_only_steps and self.global_step == self.depth_only_steps and self.losses.occupancy
+        if due and self.head_steps:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            loss = self.fit_head(data.samples(), steps=self.head_steps)
+            print(f"head fitted to the features: occupancy loss {loss:.4f}")
 
     def configure_optimizers(self) -> Any:
         """Adam, linear warm-up, cosine decay to zero: a constant rate alone left depth behind the mean-depth grid."""
