@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
@@ -31,7 +31,6 @@ from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
 
-CAMERA_FROM_GRID = DEFAULT_GRID_FROM_CAMERA.inverse()
 REFERENCE_VOXELS = 65536
 # The fastest of several sizes for the naive query; all points at once take as long and two gigabytes more.
 NAIVE_CHUNK = 65536
@@ -69,7 +68,7 @@ def hardware(threads: int) -> str:
 
 
 def pipeline_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
-    """Stages from camera image to SemanticVoxels, KITTI-sized images, default grid."""
+    """Stages from camera image to SemanticVoxels, KITTI-sized images, the bundle's grid."""
     camera = Camera(718.856, 718.856, 607.1928, 185.2157, 1241, 376)
     start = time.perf_counter()
     completer = Completer(bundle, camera, threads=threads)
@@ -110,8 +109,9 @@ def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The voxel query in all its forms."""
     features = make_encoder(bundle, threads=threads)(picture(bundle.canonical, 0)).copy()
+    camera_from_grid = bundle.grid_from_camera.inverse()
     query = VoxelQuery(
-        bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, DEFAULT_GRID, CAMERA_FROM_GRID
+        bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
     )
     in_view = query.in_view.reshape(-1)
     density = query.density(features)
@@ -121,7 +121,7 @@ def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
         query.samples = in_grid_order(ordered)
         unordered = timed(lambda: query.density(features), repeats)
         query.samples = ordered
-    points = CAMERA_FROM_GRID.apply(DEFAULT_GRID.centres().reshape(-1, 3).astype(np.float64))
+    points = camera_from_grid.apply(bundle.grid.centres().reshape(-1, 3).astype(np.float64))
     chosen = np.random.default_rng(0).choice(np.flatnonzero(in_view), REFERENCE_VOXELS, replace=False)
     (expected, *_), reference = run_reference(bundle, features, points[chosen], int(in_view.sum()))
     difference = float(np.abs(density.reshape(-1)[chosen] - expected).max())

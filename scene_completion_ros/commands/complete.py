@@ -7,8 +7,12 @@ voxels.npz holds
   label             uint8 [X, Y, Z]    index into class_names where the state is 3 or 4, elsewhere 0
   depth             float32 [H, W]     metres along the optical axis of the camera depth_intrinsics;
                                        NaN where the image does not reach
+  transmittance     float16 [H, W]     part of each ray that leaves the grid, 0 to 1; near 1 (sky, or farther away than
+                                       the grid reaches) depth is only where the ray leaves the grid
   depth_intrinsics  float64 [3, 3]
   origin, voxel_size, grid_from_camera [4, 4], class_names
+
+picture.png shows no depth where transmittance is 0.5 or more.
 
 probability and alpha are also given outside the camera's view, where they are extrapolated from the image border and
 mean little; the state there stays unobserved.
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scene_completion_ros.inference.completer import Completion
+
+# Rays of which at least this part leaves the grid met nothing in it: the picture shows no depth there.
+MOSTLY_LEFT = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="student bundle (default: the one that is shipped)")
     parser.add_argument(
-        "--engine", default="auto", help="what runs the encoder: auto, openvino, onnxruntime (default: %(default)s)"
+        "--engine",
+        default="auto",
+        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime (default: %(default)s)",
     )
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
 
@@ -53,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Complete the image and write the results."""
     import sys
+
+    import numpy as np
 
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
@@ -66,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     image = read_image(args.image)
     camera = read_camera(args.camera, image_size=(image.shape[1], image.shape[0]))
     bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
-    grid, grid_from_camera = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
+    grid, grid_from_camera = read_grid(args.grid) if args.grid else (None, None)
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, extrapolate=True
     )
@@ -79,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
         image,
-        depth_picture(completion.depth),
+        depth_picture(np.where(completion.transmittance >= MOSTLY_LEFT, np.float32(np.nan), completion.depth)),
         birds_eye_view(completion.voxels, camera=completion.depth_camera),
         title=f"{args.image.name}: {len(completion.voxels)} occupied voxels",
     )
@@ -139,6 +150,7 @@ def write_npz(path: Path, completion: Completion, probability: NDArray[np.float3
         state=voxels.state,
         label=label,
         depth=completion.depth.astype(np.float32),
+        transmittance=completion.transmittance.astype(np.float16),
         depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
         origin=np.asarray(voxels.grid.origin, dtype=np.float64),
         voxel_size=np.float64(voxels.grid.voxel_size),

@@ -64,3 +64,20 @@ class Calibration:
         if self.kind == "identity":
             return np.array(alpha, dtype=np.float32)
         return np.interp(alpha, *self.knots()).astype(np.float32)
+
+    def occupied_from(self, threshold: float) -> np.float32:
+        """Smallest alpha, as float32, whose probability reaches a threshold; infinite where none does.
+
+        The map is monotone: ``alpha >= occupied_from(threshold)`` says the same as ``apply(alpha) >= threshold``.
+        """
+        low, high = np.array([0.0, 1.0], dtype=np.float32).view(np.int32).tolist()
+        if self.apply(np.ones(1, dtype=np.float32))[0] < np.float32(threshold):
+            return np.float32(np.inf)
+        while low < high:  # floats of one sign are ordered like their bits
+            middle = (low + high) // 2
+            alpha = np.array([middle], dtype=np.int32).view(np.float32)
+            if self.apply(alpha)[0] >= np.float32(threshold):
+                high = middle
+            else:
+                low = middle + 1
+        return np.float32(np.array([low], dtype=np.int32).view(np.float32)[0])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -64,8 +64,8 @@ class Completer:
     Args:
         bundle: The student.
         camera: The camera that takes the images, distortion included.
-        grid: Where voxels are wanted.
-        grid_from_camera: Pose of the camera's optical frame in the grid; any rigid transform.
+        grid: Where voxels are wanted; None for the bundle's grid.
+        grid_from_camera: Pose of the camera's optical frame in the grid, any rigid transform; None for the bundle's.
         engine: Encoder engine, see `encoder.make_encoder`.
         threads: CPU threads of encoder and kernels; None for all that this process may use.
         extrapolate: Predict opacity outside the view too (it stays unobserved).
@@ -83,16 +83,16 @@ class Completer:
         bundle: StudentBundle,
         camera: Camera,
         *,
-        grid: VoxelGrid = DEFAULT_GRID,
-        grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
+        grid: VoxelGrid | None = None,
+        grid_from_camera: RigidTransform | None = None,
         engine: str = "auto",
         threads: int | None = None,
         extrapolate: bool = False,
     ) -> None:
         self.bundle = bundle
         self.camera = camera
-        self.grid = grid
-        self.grid_from_camera = grid_from_camera
+        self.grid = grid = bundle.grid if grid is None else grid
+        self.grid_from_camera = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
         self.threads = threads
         canonical = bundle.canonical
         self._resampler = Resampler(camera, canonical)
@@ -107,7 +107,7 @@ class Completer:
         self.warnings = camera_warnings(bundle, camera, float(covered.mean()))
         self.depth_camera = canonical.resized(canonical.width // RAY_STRIDE, canonical.height // RAY_STRIDE)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
-        camera_from_grid = grid_from_camera.inverse()
+        camera_from_grid = self.grid_from_camera.inverse()
         self._encoder = make_encoder(bundle, engine, threads=threads)
         self.engine = self._encoder.name
         self._query = VoxelQuery(
@@ -120,7 +120,8 @@ class Completer:
             extrapolate=extrapolate,
             coverage=covered,
         )
-        self._march = March(grid, camera_from_grid, self.depth_camera)
+        occupied_from = bundle.calibration.occupied_from(bundle.threshold)
+        self._march = March(grid, camera_from_grid, self.depth_camera, occupied_from)
         self._classify = VoxelClassifier(
             grid, camera_from_grid, self.depth_camera, self._query.in_view, bundle.calibration, bundle.threshold
         )

@@ -19,6 +19,7 @@ from scene_completion_ros.errors import BundleError, ImageError, SceneCompletion
 from scene_completion_ros.inference.bundle import StudentBundle
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
 CURE = "Export the bundle again."
 
 
@@ -138,16 +139,16 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
 
     Args:
         bundle: The student.
-        engine: One of `EngineName`; ``auto`` takes OpenVINO where it is installed, otherwise ONNX Runtime.
+        engine: One of `ENGINES`; ``auto`` takes OpenVINO where it is installed, otherwise ONNX Runtime.
         threads: CPU threads; None for all that this process may use.
 
     Raises:
         SceneCompletionError: The engine is unknown or not installed.
         BundleError: It cannot run the graph.
     """
-    if engine not in get_args(EngineName):
+    if engine not in ENGINES:
         raise SceneCompletionError(
-            f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(get_args(EngineName))}."
+            f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(ENGINES)}."
         )
     package = {"openvino": "openvino", "openvino_bf16": "openvino", "onnxruntime": "onnxruntime"}
     if engine == "auto":

@@ -5,7 +5,14 @@ one voxel edge, at distances (i + 1/2) delta from the camera, and read the voxel
 
     w_i = T_i alpha_i,    T_{i+1} = T_i (1 - alpha_i)        (Max 1995, emission-absorption)
 
-The march works on alpha as the network gives it; calibration decides only what counts as occupied.
+Depth and transmittance are made of alpha as the network gives it. alpha is no probability, though: training by
+rendering leaves surfaces at 0.05 to 0.3, and a wall of three such voxels would let most of a ray through. All that is
+published or thresholded is the calibrated probability, and the states of voxels follow it: for them an occupied voxel
+(calibrated probability at or above the threshold) is opaque,
+
+    T_state,i+1 = T_state,i (1 - alpha_i) for a free voxel,    0 for an occupied one
+
+so that nothing behind an occupied voxel is ever taken for seen.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ from scene_completion_ros.semantic_voxels import VoxelState
 
 # A ray ends where less than this part of it is left; the rest counts as ending there too.
 SPENT = 1e-3
+# A voxel is seen where at least this part of the ray reaches it: T_state >= 0.5.
 SEEN = 0.5
 
 
@@ -32,8 +40,9 @@ class MarchResult:
     Attributes:
         depth: float32 [h, w], expected termination as z-depth in metres. What is left of a ray that leaves the grid
             counts as ending where it leaves; ``transmittance`` says how much that was. NaN for rays that miss the grid.
-        half_distance: float32 [h, w], distance along the ray, metres, of the first step after which T < 0.5; infinite
-            where T stays above.
+        half_distance: float32 [h, w], distance along the ray, metres, of the first step after which T_state < 0.5: the
+            first one in an occupied voxel, unless free ones have taken half of the ray before. Infinite where there is
+            none.
         transmittance: float32 [h, w], T where the ray left the grid (0 for spent rays, 1 for rays that miss the grid).
     """
 
@@ -91,12 +100,17 @@ def grid_rays(grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera)
 
 
 def march(
-    alpha: NDArray[np.floating], grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera
+    alpha: NDArray[np.floating],
+    occupied: NDArray[np.bool_],
+    grid: VoxelGrid,
+    camera_from_grid: RigidTransform,
+    camera: Camera,
 ) -> MarchResult:
     """Marches all rays of a camera, one step of all rays at a time.
 
     Args:
         alpha: [X, Y, Z], opacity of each voxel over one voxel edge.
+        occupied: bool [X, Y, Z], calibrated probability at or above the threshold: opaque to ``half_distance``.
         grid: The grid.
         camera_from_grid: Its pose; any rigid transform, the camera may stand anywhere.
         camera: Camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``.
@@ -104,6 +118,7 @@ def march(
     rays = grid_rays(grid, camera_from_grid, camera)
     count = len(rays.first)
     transmittance, distance = np.ones(count), np.zeros(count)
+    transmittance_state = np.ones(count)
     half_distance = np.full(count, np.inf)
     last = np.asarray(grid.shape) - 1
     for step in range(int(rays.first.min()), int(rays.stop.max())):
@@ -112,9 +127,12 @@ def march(
         position = rays.origin + (step + 0.5) * rays.direction[active]
         index = np.clip(np.floor(position).astype(np.int64), 0, last)
         opacity = alpha[index[:, 0], index[:, 1], index[:, 2]]
+        opaque = occupied[index[:, 0], index[:, 1], index[:, 2]]
         distance[active] += transmittance[active] * opacity * along
         transmittance[active] *= 1.0 - opacity
-        turned = active[(transmittance[active] < SEEN) & np.isinf(half_distance[active])]
+        transmittance_state[active] *= np.where(opaque, 0.0, 1.0 - opacity)
+        # "Not at least" instead of "less": behind a NaN nothing is seen.
+        turned = active[~(transmittance_state[active] >= SEEN) & np.isinf(half_distance[active])]
         half_distance[turned] = along
         spent = active[transmittance[active] < SPENT]
         distance[spent] += transmittance[spent] * along
@@ -163,7 +181,7 @@ def states(
     camera_from_grid: RigidTransform,
     camera: Camera,
 ) -> NDArray[np.uint8]:
-    """State of every voxel (`VoxelState`), by whether a ray reaches it with T >= 0.5.
+    """State of every voxel (`VoxelState`), by whether a ray reaches it with T_state >= 0.5.
 
     A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray:
     strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its faces
@@ -172,7 +190,7 @@ def states(
     Args:
         occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
         in_view: bool [X, Y, Z], everything else is unobserved.
-        half_distance: [h, w] of `march`.
+        half_distance: [h, w] of `march` with the same ``occupied``.
         grid: The grid.
         camera_from_grid: Its pose.
         camera: The ray camera of `march`, without distortion.

@@ -35,12 +35,16 @@ class March:
         grid: The grid.
         camera_from_grid: Its pose.
         camera: The ray camera.
+        occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
     """
 
-    def __init__(self, grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera) -> None:
+    def __init__(
+        self, grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera, occupied_from: float | np.float32
+    ) -> None:
         rays = grid_rays(grid, camera_from_grid, camera)
         self.grid = grid
         self.camera = camera
+        self.occupied_from = np.float32(occupied_from)
         self._rays = (
             rays.origin.astype(np.float32),
             rays.direction.astype(np.float32),
@@ -55,7 +59,8 @@ class March:
         """Marches through alpha, float32 [X, Y, Z]."""
         shape = (self.camera.height, self.camera.width)
         out = tuple(np.empty(shape, dtype=np.float32) for _ in range(3))
-        self._kernel(alpha, np.float32(self.grid.voxel_size), *self._rays, *(part.reshape(-1) for part in out))
+        step_length = np.float32(self.grid.voxel_size)
+        self._kernel(alpha, self.occupied_from, step_length, *self._rays, *(part.reshape(-1) for part in out))
         return MarchResult(*out)
 
 
@@ -127,11 +132,22 @@ class VoxelClassifier:
         return probability, state
 
 
+@inlined
+def opacity_at(along: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, flat: Any, shape: Any) -> Any:
+    """Alpha of the voxel in which a ray is at a distance, in voxel edges."""
+    # Truncation is the floor inside the grid; the clamps catch rounding at its sides.
+    x = min(max(np.int32(origin[0] + along * d_x), 0), shape[0] - 1)
+    y = min(max(np.int32(origin[1] + along * d_y), 0), shape[1] - 1)
+    z = min(max(np.int32(origin[2] + along * d_z), 0), shape[2] - 1)
+    return flat[np.uint32((x * shape[1] + y) * shape[2] + z)]
+
+
 @functools.cache
 def _march_kernel() -> Callable[..., None]:
     @kernel()
     def march_rays(
         alpha: Any,
+        occupied_from: Any,
         step_length: Any,
         origin: Any,
         direction: Any,
@@ -143,27 +159,31 @@ def _march_kernel() -> Callable[..., None]:
         half_distance: Any,
         transmittance: Any,
     ) -> None:
-        count_x, count_y, count_z = alpha.shape
         flat = alpha.reshape(-1)
         for ray in prange(first.size):
             d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
             left, distance, turned = ONE, ZERO, NEVER
-            for step in range(first[ray], stop[ray]):
+            step = first[ray]
+            # T_state is T up to the first occupied voxel and 0 from there on: one loop until it is below 0.5 and one
+            # for the rest of the ray, which has less to ask. "Not at least" instead of "less" catches NaN as well.
+            while step < stop[ray]:
                 along = np.float32(step) + HALF
-                # Truncation is the floor inside the grid; the clamps catch rounding at its sides.
-                x = min(max(np.int32(origin[0] + along * d_x), 0), count_x - 1)
-                y = min(max(np.int32(origin[1] + along * d_y), 0), count_y - 1)
-                z = min(max(np.int32(origin[2] + along * d_z), 0), count_z - 1)
-                opacity = flat[np.uint32((x * count_y + y) * count_z + z)]
+                opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)
                 distance += left * opacity * along
                 left *= ONE - opacity
-                if left < T_SEEN:
-                    if turned == NEVER:
-                        turned = along * step_length
-                    if left < T_SPENT:
-                        distance += left * along
-                        left = ZERO
-                        break
+                step += 1
+                if opacity >= occupied_from or not left >= T_SEEN:
+                    turned = along * step_length
+                    break
+            while step < stop[ray] and not left < T_SPENT:
+                along = np.float32(step) + HALF
+                opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)
+                distance += left * opacity * along
+                left *= ONE - opacity
+                step += 1
+            if left < T_SPENT:
+                distance += left * (np.float32(step) - HALF)
+                left = ZERO
             distance *= step_length
             if left > ZERO:
                 distance += left * leave[ray]
@@ -190,7 +210,7 @@ def projected(x: Any, y: Any, z: Any, pose: Any, intrinsics: Any) -> Any:
 
 @inlined
 def face_reached(x: Any, y: Any, z: Any, pose: Any, intrinsics: Any, half_distance: Any) -> Any:
-    """Whether one of the four rays around a point reaches it with T >= 0.5."""
+    """Whether one of the four rays around a point reaches it with T_state >= 0.5."""
     column, row, distance, depth = projected(x, y, z, pose, intrinsics)
     if depth <= ZERO:
         return False

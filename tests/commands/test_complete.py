@@ -11,6 +11,7 @@ from scene_completion_ros.commands.complete import read_image
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.report.colours import depth_colours
 from tests.commands.conftest import CAMERA_HEIGHT
 from tests.inference.small_bundle import CANONICAL
 
@@ -66,6 +67,8 @@ def test_the_files_have_the_documented_content(output: Path) -> None:
         assert z[name].shape == DEFAULT_GRID.shape
     assert z["depth"].dtype == np.float32
     assert z["depth"].ndim == 2
+    assert z["transmittance"].dtype == np.float16
+    assert z["transmittance"].shape == z["depth"].shape
     assert z["depth_intrinsics"].shape == (3, 3)
     assert z["origin"] == pytest.approx(DEFAULT_GRID.origin)
     assert float(z["voxel_size"]) == DEFAULT_GRID.voxel_size
@@ -89,6 +92,22 @@ def test_the_road_lies_where_it_is(output: Path) -> None:
     # Voxels are 0.2 m high, so the road's surface is known to that; seen flatly, depth scales it up.
     expected = fy * CAMERA_HEIGHT / (rows[near] - cy)
     assert middle[near] == pytest.approx(expected, rel=0.2 / CAMERA_HEIGHT)
+
+
+def test_the_sky_has_no_depth_in_the_picture(output: Path) -> None:
+    z = voxels_of(output)
+    horizon = round(z["depth_intrinsics"][1, 2])
+    sky, road = np.s_[: horizon - 2], np.s_[horizon + 10 :]
+    assert np.all(z["transmittance"][sky] == 1.0)
+    assert np.all(z["transmittance"][road] < 0.01)
+    # The ray leaves the grid somewhere, and the file says where.
+    assert np.all(np.isfinite(z["depth"][sky]))
+    picture = cv2.imread(str(output / "picture.png"))[..., ::-1]
+    top = 34 + CANONICAL.height + 24 + 20  # title, camera image, its name, the name of the depth
+    left, scale = 12, CANONICAL.height // z["depth"].shape[0]
+    depth = picture[top : top + CANONICAL.height, left : left + CANONICAL.width]
+    assert np.all(depth[: (horizon - 3) * scale] == depth_colours([np.nan]))
+    assert not np.any(np.all(depth[(horizon + 11) * scale :] == depth_colours([np.nan]), axis=-1))
 
 
 def test_outside_the_view_there_is_a_probability_but_no_state(output: Path) -> None:

@@ -40,3 +40,20 @@ def test_bad_knots_are_refused(alpha: tuple[float, ...], probability: tuple[floa
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(BundleError, match="platt"):
         Calibration("platt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.3, 0.4499, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        Calibration(),
+        Calibration("piecewise_linear", (0.01, 0.1, 0.2, 0.7), (0.2, 0.5, 0.5, 0.9)),  # a plateau at the threshold
+        Calibration("piecewise_linear", (0.0, 1 / 3), (0.3, 0.3)),
+    ],
+)
+def test_a_threshold_of_probability_is_one_of_alpha(calibration: Calibration, threshold: float) -> None:
+    first = calibration.occupied_from(threshold)
+    assert first.dtype == np.float32
+    near = [first * np.float32(1.0 + 1e-7 * i) for i in range(-3, 4)] if np.isfinite(first) else []
+    alpha = np.clip(np.concatenate([np.linspace(0.0, 1.0, 1001), near]), 0.0, 1.0).astype(np.float32)
+    np.testing.assert_array_equal(alpha >= first, calibration.apply(alpha) >= np.float32(threshold))

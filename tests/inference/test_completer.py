@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -7,16 +8,18 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import CameraError, ImageError
-from scene_completion_ros.geometry import DEFAULT_GRID, Camera, Resampler
+from scene_completion_ros.geometry import DEFAULT_GRID, Camera, Resampler, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.march import march, states
 from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.semantic_voxels import VoxelState
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
 
 CAMERA = Camera(fx=718.856, fy=718.856, cx=607.19, cy=185.2, width=1241, height=376)
+RAYS = CANONICAL.resized(320, 96)
 CALIBRATION = Calibration("piecewise_linear", (0.0, 0.2, 0.8), (0.0, 0.5, 0.95))
 
 
@@ -55,6 +58,29 @@ def test_a_completion_is_consistent(completer: Completer, bundle: StudentBundle)
     assert result.depth.shape == (96, 320) == (result.depth_camera.height, result.depth_camera.width)
     assert np.nanmin(result.depth) > 0.0
     assert result.image.shape == (192, 640, 3)
+
+
+def test_grid_and_pose_are_the_bundles_unless_given(bundle: StudentBundle) -> None:
+    grid = VoxelGrid((1.0, -2.0, -2.0), 0.5, (20, 8, 8))
+    pose = RigidTransform(bundle.grid_from_camera.rotation, np.array([0.5, 0.0, 1.0]))
+    other = dataclasses.replace(bundle, grid=grid, grid_from_camera=pose)
+    completer = Completer(other, CAMERA, threads=1)
+    assert completer.grid == grid
+    assert completer.grid_from_camera is pose
+    voxels = completer.complete(picture()).voxels
+    assert voxels.state.shape == grid.shape
+    assert voxels.grid_from_camera is pose
+    assert Completer(other, CAMERA, grid=DEFAULT_GRID, threads=1).grid == DEFAULT_GRID
+
+
+def test_what_an_occupied_voxel_hides_is_not_seen(completer: Completer, bundle: StudentBundle) -> None:
+    result = completer.complete(picture())
+    occupied = result.probability >= bundle.threshold
+    assert 0.1 < result.alpha[occupied].min() < 0.3  # alpha as such is far from opaque
+    camera_from_grid = completer.grid_from_camera.inverse()
+    expected = march(result.alpha, CALIBRATION.apply(result.alpha) >= 0.5, DEFAULT_GRID, camera_from_grid, RAYS)
+    state = states(occupied, completer.in_view, expected.half_distance, DEFAULT_GRID, camera_from_grid, RAYS)
+    assert np.mean(result.voxels.state != state) < 1e-3
 
 
 def test_alpha_is_that_of_the_reference(completer: Completer, bundle: StudentBundle) -> None:

@@ -21,7 +21,7 @@ from training.losses.sparsity import mean_opacity, sample_view_volume
 from training.losses.stereo_depth import log_depth_loss
 from training.networks.density_field import DensityField
 from training.rendering.colours import sample_colours
-from training.rendering.rays import Rays, sample_patch_rays
+from training.rendering.rays import Rays, rays_of_pixels, sample_patch_rays
 from training.rendering.volume import composite, inverse_depth_samples
 
 
@@ -170,14 +170,7 @@ class SingleViewStage(lightning.LightningModule):
         rays = sample_patch_rays(
             self.camera, batch["encoder_from_view"], loss_views, patches=self.render.patches, generator=generator
         )
-        distances = inverse_depth_samples(
-            tuple(rays.cosine.shape),
-            self.render.samples,
-            self.render.near,
-            self.render.far,
-            generator=generator,
-            device=rays.cosine.device,
-        )
+        distances = self._distances(rays, generator)
         points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]  # [B, R, K, 3]
         flat = points.flatten(1, 2)
         rendered = composite(self.field.density(features, flat).reshape(distances.shape), distances)
@@ -240,30 +233,44 @@ class SingleViewStage(lightning.LightningModule):
         return sum(last) / len(last)
 
     def fit_head(
-        self, samples: ViewSamples, *, images: int = 320, steps: int = 2500, batch_size: int = 6, points: int = 3072
+        self,
+        samples: ViewSamples,
+        *,
+        steps: int,
+        half_resolution: bool,
+        images: int = 320,
+        batch_size: int = 6,
+        points: int = 3072,
+        rays: int = 96,
     ) -> float:
-        """Fits the head alone to the features as they are, over many images at once.
+        """Fits the head alone to the features as they are, over many images at once: occupancy and rendered depth.
 
         When the features have learned depth, the head does not use it yet. Single images would teach it slowly, and
         drag the positional prior towards each of them.
 
         Args:
-            samples: Source of images and voxel centres.
-            images: Images whose features are kept in memory.
+            samples: Source of images, voxel centres and stereo depth.
             steps: Optimiser steps.
+            half_resolution: Take the features of images of half the size.
+            images: Images whose features are kept in memory.
             batch_size: Images per step.
             points: Voxel centres per image and step.
+            rays: Rendered rays per image and step.
 
         Returns:
             Mean loss of the last tenth of the steps.
         """
         device = self.field.position_layer.weight.device
-        kept = []
+        kept: list[dict[str, Tensor]] = []
         for number in range(images):
-            sample = samples[number]
+            sample = {key: value.to(device) for key, value in samples[number].items()}
+            image = sample["image"][None]
             with torch.no_grad():
-                raw = self.field.encoder(functional.avg_pool2d(sample["image"][None].to(device), 2))
-            kept.append((raw, *(sample[key].to(device) for key in ("points", "target", "weight"))))
+                raw = self.field.encoder(functional.avg_pool2d(image, 2) if half_resolution else image)
+            v, u = torch.nonzero(sample["hint"] > 0, as_tuple=True)
+            if len(v):
+                hinted = {"pixel": torch.stack([u, v], dim=-1), "depth": sample["hint"][v, u]}
+                kept.append({"raw": raw[0], **{k: sample[k] for k in ("points", "target", "weight")}, **hinted})
         layers = (self.field.feature_layer, self.field.position_layer, self.field.density_layer)
         optimiser = torch.optim.Adam([p for layer in layers for p in layer.parameters()], lr=5e-3)
         generator = torch.Generator().manual_seed(self.seed)
@@ -271,12 +278,12 @@ class SingleViewStage(lightning.LightningModule):
         for step in range(steps):
             for group in optimiser.param_groups:
                 group["lr"] = 5e-3 * (1.0 - step / steps)
-            chosen = torch.randint(images, (batch_size,), generator=generator).tolist()
-            features = self.field.feature_layer(torch.cat([kept[i][0] for i in chosen]))
-            at = torch.randint(kept[0][1].shape[0], (points,), generator=generator).to(device)
-            centres, target, weight = (torch.stack([kept[i][part][at] for i in chosen]) for part in (1, 2, 3))
-            logit = self.field.density_logit(features, centres)
-            loss = occupancy_cross_entropy(logit, target, weight, self.losses.occupancy_offset)
+            batch = [kept[i] for i in torch.randint(len(kept), (batch_size,), generator=generator).tolist()]
+            features = self.field.feature_layer(torch.stack([one["raw"] for one in batch]))
+            terms = {"occupancy": self._head_occupancy(features, batch, points, generator)}
+            if self.losses.stereo_depth:
+                terms["stereo_depth"] = self._head_depth(features, batch, rays, generator)
+            loss = torch.stack([getattr(self.losses, name) * value for name, value in terms.items()]).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -284,13 +291,46 @@ class SingleViewStage(lightning.LightningModule):
         last = history[-max(1, steps // 10) :]
         return sum(last) / len(last)
 
+    def _head_occupancy(
+        self, features: Tensor, batch: list[dict[str, Tensor]], count: int, generator: torch.Generator
+    ) -> Tensor:
+        at = torch.randint(len(batch[0]["points"]), (count,), generator=generator).to(features.device)
+        centres, target, weight = (torch.stack([one[k][at] for one in batch]) for k in ("points", "target", "weight"))
+        logit = self.field.density_logit(features, centres)
+        return occupancy_cross_entropy(logit, target, weight, self.losses.occupancy_offset)
+
+    def _head_depth(
+        self, features: Tensor, batch: list[dict[str, Tensor]], count: int, generator: torch.Generator
+    ) -> Tensor:
+        chosen = [torch.randint(len(one["pixel"]), (count,), generator=generator).to(features.device) for one in batch]
+        pixel = torch.stack([one["pixel"][at] for one, at in zip(batch, chosen, strict=True)])
+        hint = torch.stack([one["depth"][at] for one, at in zip(batch, chosen, strict=True)])
+        pose = torch.eye(4, device=features.device).expand(len(batch), 1, 4, 4)
+        rays = rays_of_pixels(self.camera, pose, torch.zeros_like(pixel[..., 0]), pixel, 1)
+        distances = self._distances(rays, generator)
+        points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
+        density = self.field.density(features, points.flatten(1, 2)).reshape(distances.shape)
+        return log_depth_loss(composite(density, distances).distance * rays.cosine, hint)
+
+    def _distances(self, rays: Rays, generator: torch.Generator) -> Tensor:
+        settings = self.render
+        return inverse_depth_samples(
+            tuple(rays.cosine.shape),
+            settings.samples,
+            settings.near,
+            settings.far,
+            generator=generator,
+            device=rays.cosine.device,
+        )
+
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Fits the head when the steps of depth alone are over."""
-        due = self.depth_only_steps and self.global_step == self.depth_only_steps and self.losses.occupancy
-        if due and self.head_steps:
+        due = self.depth_only_steps and self.global_step == self.depth_only_steps
+        if due and self.head_steps and self.losses.occupancy:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            loss = self.fit_head(data.samples(), steps=self.head_steps)
-            print(f"head fitted to the features: occupancy loss {loss:.4f}")
+            half = self.global_step < self.half_resolution_steps
+            loss = self.fit_head(data.samples(), steps=self.head_steps, half_resolution=half)
+            print(f"head fitted to the features: loss {loss:.4f}")
 
     def configure_optimizers(self) -> Any:
         """Adam, linear warm-up, cosine decay to zero: a constant rate alone left depth behind the mean-depth grid."""
