@@ -2,8 +2,8 @@
 
 import os
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
@@ -15,12 +15,32 @@ from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME
 PACKAGE = "scene_completion_ros"
 
 
+def completion_node(context: LaunchContext) -> list[Node]:
+    """The node; a parameter that is an empty launch argument stays as the parameter file has it."""
+    image_transport = LaunchConfiguration("image_transport").perform(context)
+    overrides = [{"image_transport": image_transport}] if image_transport else []
+    return [
+        Node(
+            package=PACKAGE,
+            executable="scene_completion_node",
+            name=NODE_NAME,
+            namespace=LaunchConfiguration("namespace"),
+            output="screen",
+            parameters=[LaunchConfiguration("params_file"), *overrides],
+            remappings=[
+                (IMAGE, LaunchConfiguration("image_topic")),
+                (CAMERA_INFO, LaunchConfiguration("camera_info_topic")),
+            ],
+            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+        )
+    ]
+
+
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments and the processes."""
     config = PathJoinSubstitution([FindPackageShare(PACKAGE), "config"])
     namespace = LaunchConfiguration("namespace")
     image_topic = LaunchConfiguration("image_topic")
-    log_level = ["--log-level", LaunchConfiguration("log_level")]
     arguments = [
         DeclareLaunchArgument(
             "image_topic", default_value="/camera/image_raw", description="Image topic, without /compressed"
@@ -30,9 +50,9 @@ def generate_launch_description() -> LaunchDescription:
         ),
         DeclareLaunchArgument(
             "image_transport",
-            default_value="raw",
-            choices=["raw", "compressed"],
-            description="compressed subscribes to image_topic/compressed",
+            default_value="",
+            choices=["", "raw", "compressed"],
+            description="compressed subscribes to image_topic/compressed; empty leaves it to params_file",
         ),
         DeclareLaunchArgument(
             "params_file",
@@ -59,16 +79,6 @@ def generate_launch_description() -> LaunchDescription:
     if not (os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE)):
         use_shipped_profile(profile)
     environment = [SetEnvironmentVariable(name, value) for name, value in profile.items()]
-    node = Node(
-        package=PACKAGE,
-        executable="scene_completion_node",
-        name=NODE_NAME,
-        namespace=namespace,
-        output="screen",
-        parameters=[LaunchConfiguration("params_file"), {"image_transport": LaunchConfiguration("image_transport")}],
-        remappings=[(IMAGE, image_topic), (CAMERA_INFO, LaunchConfiguration("camera_info_topic"))],
-        ros_arguments=log_level,
-    )
     # The RViz file names the topics of a node without namespace; an empty namespace makes the second rule the identity.
     rviz = Node(
         package="rviz2",
@@ -88,4 +98,4 @@ def generate_launch_description() -> LaunchDescription:
         ],
         condition=IfCondition(LaunchConfiguration("rviz")),
     )
-    return LaunchDescription([*arguments, *environment, node, rviz])
+    return LaunchDescription([*arguments, *environment, OpaqueFunction(function=completion_node), rviz])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.bags.reader import IMAGE_TYPES, BagMessage, BagReader, ImageFrame
+from scene_completion_ros.bags.stamp_order import WENT_BACK, StampOrder
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.completer import Completer, Completion
@@ -74,9 +75,14 @@ class OfflineStatistics:
             "duration_s": self.duration_s,
             "rate_hz": self.frames_out / self.duration_s if self.duration_s else 0.0,
             "latency_ms": latency_percentiles(self.timings_ms),
-            "occupied_voxels_median": float(np.median(self.occupied)) if self.occupied else 0.0,
+            "occupied_voxels_median": occupied_median(self.occupied),
             "peak_memory_mib": peak_kib / 1024,
         }
+
+
+def occupied_median(counts: Sequence[int]) -> float:
+    """Median of the frames' numbers of occupied voxels; 0 where there was no frame."""
+    return float(np.median(counts)) if counts else 0.0
 
 
 def replay_offline(
@@ -90,8 +96,8 @@ def replay_offline(
 ) -> OfflineStatistics:
     """Complete every image of a topic.
 
-    Images that cannot be decoded, have another size than calibrated, or whose stamp is not after the last one's are
-    dropped and counted.
+    Images that cannot be decoded, have another size than calibrated, or are late (see `StampOrder`) are dropped and
+    counted, as the node does.
 
     Args:
         reader: The open recording.
@@ -106,18 +112,17 @@ def replay_offline(
     """
     statistics = statistics or OfflineStatistics(topic)
     already_skipped = sum(reader.skipped.values())
-    last_ns: int | None = None
+    order = StampOrder()
     for frame in reader.images(topic):
         statistics.frames_in += 1
-        if last_ns is not None and frame.stamp_ns <= last_ns:
-            statistics.dropped["stamp not after the last one"] += 1
+        if order.arrived(frame.stamp_ns) == "late":
+            statistics.dropped[WENT_BACK] += 1
             continue
         try:
             completion = completer.complete(frame.image_rgb, frame.stamp_ns)
         except ImageError as error:
             statistics.dropped[f"image {error.what}"] += 1
             continue
-        last_ns = frame.stamp_ns
         statistics.frames_out += 1
         statistics.frames_empty += len(completion.voxels) == 0
         statistics.duration_s += completion.timings_ms["total"] / 1e3

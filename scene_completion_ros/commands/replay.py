@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from scene_completion_ros.geometry.cameras import Camera
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
+    from scene_completion_ros.offline_replay import OfflineStatistics
     from scene_completion_ros.report.drive import DriveReport
     from scene_completion_ros.ros.replay import ReplayResult
+    from scene_completion_ros.ros.replay_results import ReplayStatistics
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "publish")
 
@@ -46,11 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="FACTOR",
         help="play in real time, this many times as fast as recorded, and let the node drop what it cannot keep up "
-        "with (default: the next image waits for the last result; without meaning for --offline)",
+        "with (default: the next image waits for the last result; not with --offline)",
     )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="student bundle (default: the one that is shipped)")
-    parser.add_argument("--engine", default="auto", help="what runs the encoder (default: %(default)s)")
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime (default: %(default)s)",
+    )
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
 
 
@@ -59,11 +65,16 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
-    from scene_completion_ros.offline_replay import ThinnedBagReader
+    from scene_completion_ros.offline_replay import OfflineStatistics, ThinnedBagReader
     from scene_completion_ros.report.drive import DriveReport
+    from scene_completion_ros.ros.replay_results import ReplayStatistics
 
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
+    if args.offline and args.rate is not None:
+        raise SceneCompletionError(
+            "an offline replay drops nothing and has no rate", where="--rate", cure="Leave out --rate or --offline"
+        )
     if (args.output / "bag").exists():  # before an older report beside it is replaced
         raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
     with ExitStack() as stack:
@@ -77,16 +88,30 @@ def run(args: argparse.Namespace) -> int:
         for loss in reader.losses:
             print(f"warning: {args.bag}: {loss}", file=sys.stderr)
             report.page.notes.append(f"The recording is damaged: {loss}")
-        if args.offline:
-            statistics = _replay_offline(args, reader, topic, camera, bundle, report)
-        else:
-            statistics = _replay_over_dds(args, reader, topic, camera, bundle, report)
-        statistics["unusable_messages"] = dict(reader.skipped)
+        counts: OfflineStatistics | ReplayStatistics
+        try:
+            if args.offline:
+                counts = OfflineStatistics(topic)
+                _replay_offline(args, reader, topic, camera, bundle, report, counts)
+            else:
+                counts = ReplayStatistics(topic)
+                _replay_over_dds(args, reader, topic, camera, bundle, report, counts)
+        except BaseException:
+            if counts.frames_in:
+                _write_statistics(args.output, {**counts.to_json(), "interrupted": True}, reader)
+            raise
+        statistics = _write_statistics(args.output, counts.to_json(), reader)
         page = report.page.close(statistics)
-    (args.output / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
     print(f"report: {page}")
     print(json.dumps(statistics))
     return 0 if statistics["frames_out"] else 1
+
+
+def _write_statistics(folder: Path, statistics: dict[str, Any], reader: BagReader) -> dict[str, Any]:
+    statistics.pop("node_log", None)
+    statistics["unusable_messages"] = dict(reader.skipped)
+    (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
+    return statistics
 
 
 def _replay_offline(
@@ -96,10 +121,12 @@ def _replay_offline(
     camera: Camera | None,
     bundle: StudentBundle,
     report: DriveReport,
-) -> dict[str, Any]:
+    statistics: OfflineStatistics,
+) -> None:
     from scene_completion_ros.bags.writer import BagWriter
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.offline_replay import replay_offline
+    from scene_completion_ros.ros.depth import depth_to_show
 
     completer = Completer(
         bundle,
@@ -117,13 +144,13 @@ def _replay_offline(
             completion.voxels,
             frame.frame_id,
             frame.image_rgb,
-            completion.depth,
+            depth_to_show(completion.depth, completion.transmittance),
             completion.depth_camera,
             completion.timings_ms,
         )
 
     with BagWriter(args.output / "bag") as output:
-        return replay_offline(reader, topic, completer, output=output, on_result=draw).to_json()
+        replay_offline(reader, topic, completer, output=output, on_result=draw, statistics=statistics)
 
 
 def _replay_over_dds(
@@ -133,7 +160,8 @@ def _replay_over_dds(
     camera: Camera | None,
     bundle: StudentBundle,
     report: DriveReport,
-) -> dict[str, Any]:
+    statistics: ReplayStatistics,
+) -> None:
     from importlib.util import find_spec
 
     from scene_completion_ros.errors import SceneCompletionError
@@ -151,7 +179,7 @@ def _replay_over_dds(
         parameters["bundle"] = str(args.bundle.resolve())
     if camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
         parameters["rectified"] = "image_rect" in topic
-    statistics = replay_over_dds(
+    replay_over_dds(
         reader,
         topic,
         camera=camera,
@@ -159,13 +187,10 @@ def _replay_over_dds(
         on_result=result_drawer(report, bundle),
         rate=args.rate,
         node_parameters=parameters,
-    ).to_json()
-    occupied = sorted(statistics.pop("occupied"))
-    statistics["occupied_voxels_median"] = float(occupied[len(occupied) // 2]) if occupied else 0.0
-    log = statistics.pop("node_log")
-    if log and statistics["frames_out"] < statistics["frames_in"]:
-        print(log, file=sys.stderr)
-    return statistics
+        statistics=statistics,
+    )
+    if statistics.node_log and statistics.frames_out < statistics.frames_in:
+        print(statistics.node_log, file=sys.stderr)
 
 
 def result_drawer(report: DriveReport, bundle: StudentBundle) -> Callable[[ReplayResult], None]:

@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Float64
 
 from scene_completion_ros.bags.images import decode_image
+from scene_completion_ros.bags.stamp_order import WENT_BACK, StampOrder
 from scene_completion_ros.errors import CameraError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
@@ -19,21 +20,22 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.ros.counters import FrameCounters
+from scene_completion_ros.ros.depth import depth_to_show
 from scene_completion_ros.ros.messages import camera_info_message, depth_message, stamp_nanoseconds, voxels_message
 from scene_completion_ros.ros.parameters import NodeParameters, declare_parameters
 from scene_completion_ros.ros.topics import CAMERA_INFO, DEPTH, DEPTH_CAMERA_INFO, IMAGE, STAGES, VOXELS, stage_topic
 from scene_completion_ros.ros.worker import NewestWorker
 
 OUTPUT_DEPTH = 5  # messages kept for slow reliable readers
-CLOCK_JUMP_NS = 1_000_000_000  # a stamp further back than this is a restarted recording, not a late message
 CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class ArrivedImage:
-    """An image message and when it arrived (`time.perf_counter`)."""
+    """An image message, its calibration, and when it arrived (`time.perf_counter`)."""
 
     message: Any
+    camera: Camera
     arrived_s: float
 
 
@@ -61,8 +63,10 @@ class CompletionNode:
             self._grid, self._grid_from_camera = read_grid(Path(self._parameters.grid_file))
         self.counters = FrameCounters(self._logger)
         self._camera: Camera | None = None  # the newest usable one; belongs to the executor's thread
-        self._newest_stamp_ns = 0
-        self._completer: Completer | None = None  # belongs to the inference thread
+        self._order = StampOrder()
+        # These two belong to the inference thread; there is no completer for a camera that cannot be used.
+        self._completer: Completer | None = None
+        self._completer_camera: Camera | None = None
         self._create_publishers()
         self._worker: NewestWorker[ArrivedImage] = NewestWorker(
             self._complete,
@@ -111,8 +115,10 @@ class CompletionNode:
             self.counters.drop("bad CameraInfo", str(error))
             return
         if camera != self._camera:
+            if self._camera is not None:
+                self.counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
             self._camera = camera
-            self._worker.call(lambda: self._use_camera(camera))
+            self._worker.prepare(lambda: self._use_camera(camera))
 
     def _look_for_latched_camera_info(self) -> None:
         """Subscribe a second time where the CameraInfo was published once and latched.
@@ -141,21 +147,22 @@ class CompletionNode:
             )
             return
         stamp_ns = stamp_nanoseconds(message.header.stamp)
-        behind_ns = self._newest_stamp_ns - stamp_ns
-        if 0 < behind_ns < CLOCK_JUMP_NS:
+        arrival, behind_ns = self._order.arrived(stamp_ns), self._order.behind_ns
+        if arrival == "late":
             self.counters.drop(
-                "stamp went back",
+                WENT_BACK,
                 f"{self._image_topic}: stamp {stamp_ns} ns is {behind_ns / 1e6:.1f} ms before the last one",
             )
             return
-        if behind_ns > 0:
+        if arrival == "restarted":
             self.counters.warn("clock jump", f"stamps jumped back by {behind_ns / 1e9:.1f} s: a restarted recording?")
-        self._newest_stamp_ns = stamp_ns
-        self._worker.submit(ArrivedImage(message, arrived_s))
+        self._worker.submit(ArrivedImage(message, self._camera, arrived_s))
 
     def _use_camera(self, camera: Camera) -> None:
-        """Build the completer for a camera."""
-        self._completer = None
+        """Build the completer for a camera, unless it is that of the last one."""
+        if camera == self._completer_camera:
+            return
+        self._completer, self._completer_camera = None, camera
         started_s = time.perf_counter()
         try:
             completer = Completer(
@@ -179,6 +186,7 @@ class CompletionNode:
         )
 
     def _complete(self, image: ArrivedImage) -> None:
+        self._use_camera(image.camera)
         if self._completer is None:
             self.counters.drop("unusable camera", f"see the error about the CameraInfo on {self._camera_info_topic}")
             return
@@ -208,7 +216,8 @@ class CompletionNode:
         voxels = completion.voxels
         self._voxels.publish(voxels_message(voxels, frame_id))
         if self._depth.get_subscription_count():
-            self._depth.publish(depth_message(completion.depth, voxels.stamp_ns, frame_id))
+            depth = depth_to_show(completion.depth, completion.transmittance)
+            self._depth.publish(depth_message(depth, voxels.stamp_ns, frame_id))
         if self._depth_camera_info.get_subscription_count():
             self._depth_camera_info.publish(camera_info_message(completion.depth_camera, voxels.stamp_ns, frame_id))
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.inference.encoder import EngineName
 
 ImageTransport = Literal["raw", "compressed"]
 ImageQos = Literal["sensor_data", "reliable"]
-Engine = Literal["auto", "openvino", "onnxruntime"]
 
 
 def _parameter(default: Any, description: str, *, choices: Any = None, bounds: tuple[int, int] | None = None) -> Any:
@@ -25,7 +25,9 @@ class NodeParameters:
     """Values of all parameters. They are read once, at start: changing one needs a new start of the node."""
 
     bundle: str = _parameter("", "Folder of the student bundle; empty takes the bundle that comes with the package.")
-    engine: Engine = _parameter("auto", "What runs the encoder; `auto` takes the best one installed.", choices=Engine)
+    engine: EngineName = _parameter(
+        "auto", "What runs the encoder; `auto` takes the best one installed.", choices=EngineName
+    )
     threads: int = _parameter(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
     image_transport: ImageTransport = _parameter(
         "raw",

@@ -32,6 +32,7 @@ def replay_over_dds(
     rate: float | None = None,
     timeout_s: float = 10.0,
     node_parameters: Mapping[str, object] | None = None,
+    statistics: ReplayStatistics | None = None,
 ) -> ReplayStatistics:
     """Start the node, publish one image topic of a bag to it, and collect its voxels, depth and processing times.
 
@@ -47,6 +48,7 @@ def replay_over_dds(
             the next image.
         timeout_s: How long to wait for the result of an image.
         node_parameters: Parameters of the node, by name.
+        statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
 
     Returns:
         Counts, rate, latencies, memory.
@@ -78,12 +80,15 @@ def replay_over_dds(
         started_s = time.perf_counter()
         node = stack.enter_context(NodeProcess(namespace, parameters))
         bag = stack.enter_context(BagWriter(output_bag)) if output_bag is not None else None
-        player = Player(node, namespace, source, bag, on_result)
+        statistics = statistics or ReplayStatistics(topic)
+        player = Player(node, namespace, source, bag, on_result, statistics)
         stack.callback(player.close)
         player.warm_up()
-        player.statistics.startup_s = time.perf_counter() - started_s
-        player.play(reader.messages([topic]), rate, timeout_s)
-        player.statistics.peak_memory_mib = node.peak_memory_mib()
+        statistics.startup_s = time.perf_counter() - started_s
+        try:
+            player.play(reader.messages([topic]), rate, timeout_s)
+        finally:
+            statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()
-        player.statistics.node_log = node.log()
-        return player.statistics
+        statistics.node_log = node.log()
+        return statistics

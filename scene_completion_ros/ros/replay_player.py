@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.replay_answers import Answers, SentImage
 from scene_completion_ros.ros.replay_node import NodeProcess
 from scene_completion_ros.ros.replay_results import Percentiles, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
@@ -31,8 +32,7 @@ from scene_completion_ros.voxel_cloud import cloud_array_from_message
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
 WARM_UP_PERIOD_S = 5.0
 DISCOVERY_S = 0.2
-WARM_UP_FRAME = "warm_up"
-SETTLE_S = 0.3  # silence after which all answers to the warm-up are taken to have arrived
+WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
 QUEUE = 1000  # results may wait this long while `on_result` draws
 
@@ -54,19 +54,6 @@ class Source:
     camera_info: Any  # the bag's own message, None to make one from the camera
 
 
-@dataclass
-class _Sent:
-    """A frame that was published and waits for its results."""
-
-    index: int
-    source: BagMessage
-    stamp_ns: int
-    sent_s: float
-    answers: dict[str, Any]  # messages of COLLECTED, by topic
-    latency_ms: float = 0.0
-    ordinal: int = -1  # how many voxel messages the node had published before: its stage times have no stamp
-
-
 class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
@@ -76,6 +63,7 @@ class Player:
         source: What is played.
         bag: Where its answers are written.
         on_result: Called with every frame whose answers are complete.
+        statistics: Filled while frames are played.
     """
 
     def __init__(
@@ -85,15 +73,13 @@ class Player:
         source: Source,
         bag: BagWriter | None,
         on_result: Callable[[ReplayResult], None] | None,
+        statistics: ReplayStatistics,
     ) -> None:
         self._process, self._source, self._bag, self._on_result = process, source, bag, on_result
-        self.statistics = ReplayStatistics(topic=source.topic)
-        self._waiting: list[_Sent] = []
-        self._arrived: deque[tuple[str, Any, float]] = deque()  # topic, message, when
+        self.statistics = statistics
+        self._answers = Answers(COLLECTED)
         self._stage_times: dict[str, list[float]] = {stage: [] for stage in topics.STAGES}
         self._end_to_end: list[float] = []
-        self._voxel_messages = 0
-        self._warm = False
         self._elsewhere_s = 0.0  # spent on the bag and in `on_result`
         self._last_result_s = 0.0
         self._context = rclpy.Context()
@@ -113,11 +99,17 @@ class Player:
         )
         self._camera_infos = self._node.create_publisher(CameraInfo, topics.CAMERA_INFO, queue)
 
-        def collect(topic: str) -> Callable[[Any], None]:
-            return lambda message: self._arrived.append((topic, message, time.perf_counter()))
+        def collect(topic: str) -> Callable[[Any, Mapping[str, int]], None]:
+            def take(message: Any, info: Mapping[str, int]) -> None:
+                self._answers.take(topic, message, info["source_timestamp"], time.perf_counter())
 
-        def collect_time(stage: str) -> Callable[[Any], None]:
-            return lambda message: self._stage_times[stage].append(message.data)
+            return take
+
+        def collect_time(stage: str) -> Callable[[Any, Mapping[str, int]], None]:
+            def take(message: Any, info: Mapping[str, int]) -> None:
+                self._answers.take_time(stage, message.data, info["source_timestamp"])
+
+            return take
 
         for topic, message_type in COLLECTED.items():
             self._node.create_subscription(message_type, topic.replace("~/", node_prefix), collect(topic), queue)
@@ -133,7 +125,9 @@ class Player:
         self._context.destroy()
 
     def warm_up(self) -> None:
-        """Send a grey image until the node answers: then it has been discovered, is loaded and compiled.
+        """Send grey images until the newest of them is answered on every topic.
+
+        Then the node has been discovered, is loaded and compiled, and has nothing left to say of earlier ones.
 
         Raises:
             SceneCompletionError: The node ended, or gave no answer in a long time.
@@ -141,28 +135,31 @@ class Player:
         camera = self._source.camera
         grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
         make = messages.compressed_image_message if self._source.compressed else messages.image_message
-        image = make(grey, 0, WARM_UP_FRAME)
         deadline_s = time.perf_counter() + STARTUP_TIMEOUT_S
-        while not self._warm:
+        attempts, period_s = 0, WARM_UP_PERIOD_S
+        while True:
             if time.perf_counter() > deadline_s:
                 raise SceneCompletionError(
-                    f"the node gave no answer within {STARTUP_TIMEOUT_S:.0f} s",
+                    f"the node gave no {'complete ' * self._answers.heard}answer within {STARTUP_TIMEOUT_S:.0f} s",
                     where="scene_completion_node",
                     cure=self._process.log(),
                 )
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)
             if not (self._images.get_subscription_count() and self._camera_infos.get_subscription_count()):
                 continue
-            self._publish_camera_info(0, WARM_UP_FRAME)
+            attempts += 1
+            frame_id = f"{WARM_UP_FRAME}_{attempts}"
+            self._publish_camera_info(0, frame_id)
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
-            self._images.publish(image)
-            self._spin(time.perf_counter() + WARM_UP_PERIOD_S, lambda: self._warm)
-        heard = -1
-        while heard < len(self._stage_times["latency"]):  # several warm-up images may have been answered
-            heard = len(self._stage_times["latency"])
-            self._spin(time.perf_counter() + SETTLE_S, lambda: False)
-        for times in self._stage_times.values():
-            times.clear()
+            sent = SentImage(-1, frame_id, 0, time.perf_counter())
+            self._answers.waiting = [sent]
+            self._images.publish(make(grey, 0, frame_id))
+            self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._answers.complete, sent))
+            if self._answers.complete(sent):
+                self._answers.waiting.clear()
+                return
+            if self._answers.heard:
+                period_s *= 2.0  # the newest is answered at last, however slow the machine
 
     def play(self, frames: Iterable[BagMessage], rate: float | None, timeout_s: float) -> None:
         """Publish all frames, in lock step or at a rate, and wait for their results (see `replay_over_dds`)."""
@@ -196,7 +193,7 @@ class Player:
             return
         stamp_ns = messages.stamp_nanoseconds(header.stamp)
         self._publish_camera_info(stamp_ns, header.frame_id)
-        self._waiting.append(_Sent(index, frame, stamp_ns, time.perf_counter(), {}))
+        self._answers.waiting.append(SentImage(index, header.frame_id, stamp_ns, time.perf_counter(), frame))
         self._images.publish(serialised)
 
     def _publish_camera_info(self, stamp_ns: int, frame_id: str) -> None:
@@ -210,50 +207,36 @@ class Player:
         while not done() and (remaining_s := deadline_s - time.perf_counter()) > 0:
             self._executor.spin_once(timeout_sec=min(remaining_s, SPIN_S))
             self._process.check()
-            while self._arrived:
-                self._take(*self._arrived.popleft())
             self._hand_over()
 
     def _await_all(self, timeout_s: float) -> None:
         """Wait for the newest image sent: the node answers in order, so what is then still missing is lost."""
-        if self._waiting:
-            newest = self._waiting[-1]
-            self._spin(newest.sent_s + timeout_s, lambda: newest not in self._waiting)
-        self.statistics.lost_stamps_ns += [sent.stamp_ns for sent in self._waiting]
-        self._waiting.clear()
+        waiting = self._answers.waiting
+        if waiting:
+            newest = waiting[-1]
+            self._spin(newest.sent_s + timeout_s, lambda: newest not in waiting)
+        self._hand_over(patient=False)
+        self.statistics.lost_stamps_ns += [sent.stamp_ns for sent in waiting]
+        waiting.clear()
 
-    def _take(self, topic: str, message: Any, arrived_s: float) -> None:
-        if message.header.frame_id == WARM_UP_FRAME:
-            self._warm = True
-            return
-        if topic == topics.VOXELS:
-            self._voxel_messages += 1
-        stamp_ns = messages.stamp_nanoseconds(message.header.stamp)
-        sent = next((sent for sent in self._waiting if sent.stamp_ns == stamp_ns and topic not in sent.answers), None)
-        if sent is None:
-            return  # an answer that was no longer expected
-        sent.answers[topic] = message
-        if topic == topics.VOXELS:
-            sent.latency_ms = 1e3 * (arrived_s - sent.sent_s)
-            sent.ordinal = self._voxel_messages - 1
+    def _hand_over(self, *, patient: bool = True) -> None:
+        """Take note of the frames whose answers have arrived, in the order of the node."""
+        while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
+            if sent.source is None:  # of the warm-up
+                continue
+            self._last_result_s = time.perf_counter()
+            self._deliver(sent, sent.source, self._answers.stages_ms(sent))
+            self._elsewhere_s += time.perf_counter() - self._last_result_s
 
-    def _hand_over(self) -> None:
-        """Take note of the frames whose answers are complete, in the order of arrival."""
-        for sent in sorted(self._waiting, key=lambda sent: sent.ordinal):
-            timed = all(len(times) > sent.ordinal >= 0 for times in self._stage_times.values())
-            if timed and len(sent.answers) == len(COLLECTED):
-                self._waiting.remove(sent)
-                self._last_result_s = time.perf_counter()
-                self._deliver(sent)
-                self._elsewhere_s += time.perf_counter() - self._last_result_s
-
-    def _deliver(self, sent: _Sent) -> None:
+    def _deliver(self, sent: SentImage, source: BagMessage, stages_ms: dict[str, float]) -> None:
         if self._bag is not None:
             for topic, message in sent.answers.items():
                 name = topic.replace("~", f"/{topics.NODE_NAME}")
-                self._bag.write(name, COLLECTED_TYPES[topic], serialize_message(message), sent.source.stamp_ns)
+                self._bag.write(name, COLLECTED_TYPES[topic], serialize_message(message), source.stamp_ns)
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
         self._end_to_end.append(sent.latency_ms)
+        for stage, milliseconds in stages_ms.items():
+            self._stage_times[stage].append(milliseconds)
         self.statistics.frames_out += 1
         self.statistics.frames_empty += len(voxels) == 0
         self.statistics.occupied.append(len(voxels))
@@ -263,11 +246,11 @@ class Player:
                     index=sent.index,
                     stamp_ns=sent.stamp_ns,
                     frame_id=sent.answers[topics.VOXELS].header.frame_id,
-                    image_message=sent.source.message,
+                    image_message=source.message,
                     voxels=voxels,
                     depth=decode_depth(sent.answers[topics.DEPTH]),
                     depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
                     latency_ms=sent.latency_ms,
-                    stages_ms={stage: times[sent.ordinal] for stage, times in self._stage_times.items()},
+                    stages_ms=stages_ms,
                 )
             )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.images import decode_image
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.offline_replay import occupied_median
 
 
 @dataclass
@@ -32,7 +33,7 @@ class ReplayResult:
     latency_ms: float
     """From sending the image to receiving its voxels."""
     stages_ms: dict[str, float]
-    """What the node says of its stages, see `topics.STAGES`."""
+    """What the node says of its stages, see `topics.STAGES`; without those whose message got lost."""
 
     @cached_property
     def image_rgb(self) -> NDArray[np.uint8]:
@@ -84,5 +85,7 @@ class ReplayStatistics:
     node_log: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`."""
-        return asdict(self)
+        """Plain values for `json.dumps`; of `occupied` the median."""
+        values = asdict(self)
+        values["occupied_voxels_median"] = occupied_median(values.pop("occupied"))
+        return values

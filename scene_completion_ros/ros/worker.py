@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -13,13 +12,14 @@ Item = TypeVar("Item")
 class NewestWorker(Generic[Item]):
     """A thread that handles the newest submitted item; an item still waiting when a newer one comes is given up.
 
-    Engines and their contexts belong to one thread, so everything that touches them runs here: items, and tasks that
-    must come before the next item (such as building the engine for another camera).
+    Engines and their contexts belong to one thread, so everything that touches them runs here: items, and preparations
+    for items to come (such as building the engine for another camera). Never more than one of each is waiting.
 
     Args:
         handle: Called in the thread with each item.
         on_replaced: Called in the submitting thread with an item that a newer one has replaced.
-        on_error: Called in the thread with an exception that `handle` or a task let through; the thread lives on.
+        on_error: Called in the thread with an exception that `handle` or a preparation let through; the thread
+            lives on.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class NewestWorker(Generic[Item]):
         self._on_error = on_error
         self._condition = threading.Condition()
         self._newest: Item | None = None
-        self._tasks: deque[Callable[[], None]] = deque()
+        self._preparation: Callable[[], None] | None = None
         self._closed = False
         # A daemon, so that a build of an engine that takes minutes cannot keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -48,14 +48,14 @@ class NewestWorker(Generic[Item]):
         if replaced is not None:
             self._on_replaced(replaced)
 
-    def call(self, task: Callable[[], None]) -> None:
-        """Run a task in the thread, after earlier tasks and before the next item."""
+    def prepare(self, preparation: Callable[[], None]) -> None:
+        """Run something in the thread once no item is waiting; it replaces what is still waiting to be run."""
         with self._condition:
-            self._tasks.append(task)
+            self._preparation = preparation
             self._condition.notify()
 
     def close(self, timeout_s: float) -> bool:
-        """End the thread after what it is doing now; waiting items and tasks are given up.
+        """End the thread after what it is doing now; waiting ones are given up.
 
         Returns:
             Whether the thread ended within the timeout.
@@ -75,11 +75,11 @@ class NewestWorker(Generic[Item]):
 
     def _next(self) -> Callable[[], None] | None:
         with self._condition:
-            self._condition.wait_for(lambda: self._closed or bool(self._tasks) or self._newest is not None)
+            self._condition.wait_for(lambda: self._closed or self._newest is not None or self._preparation is not None)
             if self._closed:
                 return None
-            if self._tasks:
-                return self._tasks.popleft()
+            if self._newest is None:
+                preparation, self._preparation = self._preparation, None
+                return preparation
             item, self._newest = self._newest, None
-        assert item is not None  # the condition above
         return lambda: self._handle(item)

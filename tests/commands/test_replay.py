@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import os
 import re
@@ -8,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -19,9 +21,13 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.offline_replay import VOXELS_TOPIC, ThinnedBagReader, replay_offline
+from scene_completion_ros.inference.encoder import EngineName
+from scene_completion_ros.offline_replay import VOXELS_TOPIC, OfflineStatistics, ThinnedBagReader, replay_offline
+from scene_completion_ros.report.drive import DriveReport
+from scene_completion_ros.ros.replay_results import ReplayStatistics
 from scene_completion_ros.voxel_cloud import cloud_array_from_message, voxels_to_cloud_array
-from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, record
+from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
+from tests.inference.small_bundle import CANONICAL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,8 +85,73 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, flat_road: Stud
     assert statistics["frames_in"] == 5
     assert statistics["frames_out"] == 2
     assert sum(statistics["dropped"].values()) == 3
-    assert statistics["dropped"]["stamp not after the last one"] == 1
+    assert statistics["dropped"]["stamp went back"] == 1
     assert len(statistics["unusable_messages"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("stamps", "completed"),
+    [
+        ([0, 0, 0], 3),  # a driver that does not stamp
+        ([START_NS, START_NS, START_NS], 3),
+        ([START_NS, START_NS - 1, START_NS + 1], 2),
+        ([START_NS, START_NS - 2_000_000_000, START_NS - 1_900_000_000], 3),  # a recording started again
+    ],
+)
+def test_stamps_that_repeat_or_go_back(
+    tmp_path: Path, flat_road: StudentBundle, stamps: list[int], completed: int
+) -> None:
+    image = np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8)
+    with BagWriter(tmp_path / "drive") as writer:
+        recorder = Recorder(writer)
+        recorder.camera_info(START_NS)
+        for number, stamp_ns in enumerate(stamps):
+            recorder.image(image, stamp_ns, START_NS + number * STEP_NS, topic=TOPIC)
+    with BagReader(tmp_path / "drive") as reader:
+        statistics = replay_offline(reader, TOPIC, Completer(flat_road, reader.camera_for(TOPIC)))
+    assert statistics.frames_out == completed
+    assert statistics.dropped["stamp went back"] == len(stamps) - completed
+
+
+def test_a_rate_is_refused_offline(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
+    assert replay(bag, output, flat_road, "--offline", "--rate", "2") == 2
+    assert "--rate" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_the_median_of_occupied_voxels_is_the_same_for_both_replays() -> None:
+    offline, over_dds = OfflineStatistics("/image"), ReplayStatistics("/image")
+    for counts, median in (([], 0.0), ([1, 2, 3, 10], 2.5), ([4, 1, 2], 2.0)):
+        offline.occupied, over_dds.occupied = counts, counts
+        assert offline.to_json()["occupied_voxels_median"] == median
+        assert over_dds.to_json()["occupied_voxels_median"] == median
+
+
+def test_depth_of_rays_that_leave_the_grid_is_not_drawn(
+    tmp_path: Path, flat_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    add = DriveReport.add
+    monkeypatch.setattr(DriveReport, "add", lambda *given: (drawn.append(given[4]), add(*given)))
+    assert replay(record(tmp_path / "drive", frames=1), tmp_path / "out", flat_road, "--offline") == 0
+    (depth,) = drawn
+    assert np.isinf(depth[0]).any()  # the sky
+    assert np.isfinite(depth[-1]).any()  # the road
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["scene_completion_ros.commands.complete", "scene_completion_ros.commands.replay", "training.commands.evaluate"],
+)
+def test_help_names_every_engine(module: str) -> None:
+    """It is written out there, since help imports nothing heavy."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(module).add_arguments(parser)
+    (engine,) = (action for action in parser._actions if action.dest == "engine")
+    assert f": {', '.join(get_args(EngineName))} (" in str(engine.help)
 
 
 def test_every_nth_image_is_used(tmp_path: Path) -> None:
@@ -150,6 +221,10 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
     shown = re.search(r"Interrupted after (\d+) frames", page)
     assert shown
     assert pictures - 1 <= int(shown.group(1)) <= pictures  # the last one may have been half written
+    statistics = statistics_of(output)
+    assert statistics["interrupted"]
+    assert pictures - 1 <= statistics["frames_out"] <= pictures + 1
+    assert statistics["occupied_voxels_median"] > 0
     with BagReader(output / "bag") as reader:
         assert reader.losses == []
         assert len(list(reader.messages([VOXELS_TOPIC]))) >= pictures

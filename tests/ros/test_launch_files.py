@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +66,45 @@ def test_launch_description_can_be_made() -> None:
     spec.loader.exec_module(module)
     description = module.generate_launch_description()
     assert {argument.name for argument in description.get_launch_arguments()} == ARGUMENTS
+
+
+class Recorded:
+    """Stands in for any class of launch and launch_ros: keeps what it was made with."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        self.arguments, self.settings = arguments, settings
+
+    def perform(self, context: dict[str, str]) -> str:
+        return context[self.arguments[0]]
+
+
+@pytest.mark.parametrize("given", ["", "raw", "compressed"])
+def test_launch_overrides_the_parameter_file_only_with_what_was_given(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = ast.parse(LAUNCH_FILE.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("launch"):
+            for name in (node.module, node.module.split(".")[0]):
+                if not isinstance(sys.modules.get(name), SimpleNamespace):
+                    monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))  # type: ignore[arg-type]
+            for alias in node.names:
+                setattr(sys.modules[node.module], alias.name, type(alias.name, (Recorded,), {}))
+    module: dict[str, Any] = {"__name__": "launch_file"}
+    exec(compile(tree, str(LAUNCH_FILE), "exec"), module)  # noqa: S102 - our own file
+    (description,) = module["generate_launch_description"]().arguments
+    declared = {
+        entity.arguments[0]: entity.settings
+        for entity in description
+        if type(entity).__name__ == "DeclareLaunchArgument"
+    }
+    assert declared["image_transport"]["default_value"] == ""
+    assert given in declared["image_transport"]["choices"]
+    (opaque,) = (entity for entity in description if type(entity).__name__ == "OpaqueFunction")
+    (node,) = opaque.settings["function"]({"image_transport": given})
+    parameter_file, *overrides = node.settings["parameters"]
+    assert parameter_file.arguments == ("params_file",)
+    assert overrides == ([{"image_transport": given}] if given else [])
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -50,15 +51,18 @@ def test_newest_item_wins_and_the_others_are_reported(bench: Bench) -> None:
     assert bench.worker.close(10)
 
 
-def test_tasks_come_before_the_waiting_item_and_in_order(bench: Bench) -> None:
+def test_only_the_newest_preparation_is_run_and_after_the_waiting_item(bench: Bench) -> None:
+    prepared = threading.Event()
     bench.worker.submit(0)
     assert bench.busy.wait(10)
+    for number in range(1000):
+        bench.worker.prepare(lambda number=number: bench.handled.append(-number))  # type: ignore[misc]
+    bench.worker.prepare(prepared.set)
     bench.worker.submit(99)
-    bench.worker.call(lambda: bench.handled.append(-1))
-    bench.worker.call(lambda: bench.handled.append(-2))
     bench.go_on.set()
     assert bench.done.wait(10)
-    assert bench.handled == [0, -1, -2, 99]
+    assert prepared.wait(10)
+    assert bench.handled == [0, 99]
     assert bench.worker.close(10)
 
 
@@ -66,10 +70,13 @@ def test_thread_survives_errors(bench: Bench) -> None:
     bench.go_on.set()
     bench.worker.submit(-5)
     assert bench.busy.wait(10)
-    bench.worker.call(lambda: None)
+    bench.worker.prepare(lambda: bench.handled.append(1 // 0))
+    deadline_s = time.monotonic() + 10
+    while len(bench.errors) < 2 and time.monotonic() < deadline_s:
+        time.sleep(0.005)
     bench.worker.submit(99)
     assert bench.done.wait(10)
-    assert [str(error) for error in bench.errors] == ["-5"]
+    assert [type(error) for error in bench.errors] == [ValueError, ZeroDivisionError]
     assert bench.worker.close(10)
 
 

@@ -1,0 +1,109 @@
+"""Answers of the node put together, whatever comes late or never."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import pytest
+
+from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.replay_answers import STAGE_PATIENCE_S, Answers, SentImage
+
+WANTED = (topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO)
+FRAME = "front"
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers(WANTED)
+
+
+def send(answers: Answers, number: int, stamp_ns: int | None = None) -> SentImage:
+    sent = SentImage(number, FRAME, number if stamp_ns is None else stamp_ns, sent_s=0.0)
+    answers.waiting.append(sent)
+    return sent
+
+
+def answer(answers: Answers, number: int, stamp_ns: int | None = None, frame: str = FRAME) -> None:
+    """What the node publishes of an image, a hundred nanoseconds an image."""
+    stamp = SimpleNamespace(sec=0, nanosec=number if stamp_ns is None else stamp_ns)
+    message: Any = SimpleNamespace(header=SimpleNamespace(stamp=stamp, frame_id=frame))
+    for position, topic in enumerate(WANTED):
+        answers.take(topic, message, 100 * number + position, arrived_s=float(number))
+
+
+def times(answers: Answers, number: int, lost: str = "") -> None:
+    for position, stage in enumerate(topics.STAGES):
+        if stage != lost:
+            answers.take_time(stage, float(number), 100 * number + 50 + position)
+
+
+def test_a_complete_frame_is_handed_over_at_once(answers: Answers) -> None:
+    sent = send(answers, 1)
+    answer(answers, 1)
+    assert answers.next_ready(1.0) is None
+    times(answers, 1)
+    assert answers.next_ready(1.0) is sent
+    assert answers.stages_ms(sent) == dict.fromkeys(topics.STAGES, 1.0)
+    assert sent.latency_ms == 1000.0
+    assert not answers.waiting
+
+
+def test_late_times_of_the_warm_up_shift_nothing(answers: Answers) -> None:
+    answer(answers, 1, stamp_ns=0, frame="warm up")
+    sent = send(answers, 2)
+    answer(answers, 2)
+    times(answers, 1)
+    times(answers, 2)
+    assert answers.next_ready(2.0) is sent
+    assert answers.stages_ms(sent) == dict.fromkeys(topics.STAGES, 2.0)
+
+
+def test_a_late_answer_to_the_warm_up_shifts_nothing(answers: Answers) -> None:
+    sent = send(answers, 2, stamp_ns=0)
+    answer(answers, 1, stamp_ns=0, frame="warm up")
+    times(answers, 1)
+    assert answers.next_ready(9.0) is None
+    answer(answers, 2, stamp_ns=0)
+    times(answers, 2)
+    assert answers.next_ready(2.0) is sent
+    assert set(answers.stages_ms(sent).values()) == {2.0}
+
+
+def test_a_lost_time_delays_one_frame_and_shifts_none(answers: Answers) -> None:
+    first, second = send(answers, 1), send(answers, 2)
+    answer(answers, 1)
+    times(answers, 1, lost="march")
+    assert answers.next_ready(1.0) is None
+    answer(answers, 2)
+    times(answers, 2)
+    assert answers.next_ready(1.0) is None  # in order
+    assert answers.next_ready(1.0 + STAGE_PATIENCE_S) is first
+    assert "march" not in answers.stages_ms(first)
+    assert len(answers.stages_ms(first)) == len(topics.STAGES) - 1
+    assert answers.next_ready(2.0) is second
+    assert answers.stages_ms(second) == dict.fromkeys(topics.STAGES, 2.0)
+
+
+def test_a_frame_without_any_time_is_handed_over_at_the_end(answers: Answers) -> None:
+    sent = send(answers, 1)
+    send(answers, 2)
+    answer(answers, 1)
+    assert answers.next_ready(1.0) is None
+    assert answers.next_ready(1.0, patient=False) is sent
+    assert answers.next_ready(99.0, patient=False) is None  # the other one is lost
+
+
+def test_images_with_equal_stamps_are_answered_in_turn(answers: Answers) -> None:
+    both = [send(answers, number, stamp_ns=0) for number in (1, 2)]
+    for number in (1, 2):
+        answer(answers, number, stamp_ns=0)
+        times(answers, number)
+    assert [answers.next_ready(2.0), answers.next_ready(2.0)] == both
+    assert [answers.stages_ms(sent)["total"] for sent in both] == [1.0, 2.0]
