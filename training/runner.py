@@ -8,11 +8,15 @@ from pathlib import Path
 
 import jsonargparse
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference.bundle import StudentBundle
 from training.data.module import DataSettings, SequencesData
+from training.networks.density_field import DensityField
 from training.pictures import TrainingPictures
 from training.record import TrainingRecord
 from training.stages.single_view import LossWeights, RenderSettings, SingleViewStage
@@ -43,6 +47,7 @@ class TrainingConfiguration:
         log_every: Steps between points of the curves.
         gradient_clip: Largest gradient norm.
         pretrained: Start the trunk from its ImageNet weights.
+        start_from: Folder of a student bundle whose weights the training goes on from; then no prior is fitted.
         output: Folder for checkpoints and curves.
     """
 
@@ -66,6 +71,7 @@ class TrainingConfiguration:
     log_every: int = 20
     gradient_clip: float = 5.0
     pretrained: bool = True
+    start_from: str | None = None
     output: str = "runs/single_view"
 
 
@@ -78,6 +84,21 @@ def read_configuration(path: Path, overrides: list[str]) -> TrainingConfiguratio
     parsed = parser.instantiate_classes(parser.parse_args(arguments))
     values = {name: value for name, value in vars(parsed).items() if name != "config"}
     return TrainingConfiguration(**values)
+
+
+def load_weights(field: DensityField, bundle: StudentBundle) -> None:
+    """Copies the unfolded weights of a bundle into a field.
+
+    Raises:
+        BundleError: The bundle has no weights, or those of another network.
+    """
+    weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
+    try:
+        field.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BundleError(
+            f"weights of another network ({str(error)[:200]})", where=str(bundle.folder), cure="Name another bundle"
+        ) from error
 
 
 def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
@@ -132,7 +153,9 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     )
     last = output / "checkpoints" / "last.ckpt"
     resume = str(last) if last.exists() and not fast_dev_run else None
-    if resume is None and configuration.prior_steps and configuration.losses.occupancy:
+    if resume is None and configuration.start_from:
+        load_weights(stage.field, StudentBundle.load(configuration.start_from))
+    elif resume is None and configuration.prior_steps and configuration.losses.occupancy:
         data.setup("fit")
         loss = stage.fit_prior(data.samples(), configuration.prior_steps)
         print(f"positional prior fitted without images: occupancy loss {loss:.4f}")

@@ -16,9 +16,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference.bundle import load_default_bundle
 from tests.training.synthetic_scene import FOCAL, WIDTH
-from training.export import export_bundle, fold, load_field
-from training.runner import read_configuration
+from training.export import export_bundle, fold, head_weights, load_field
+from training.networks.density_field import DensityField
+from training.runner import load_weights, read_configuration
 
 STEPS = 24
 KILL_AFTER = 4
@@ -108,6 +110,17 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     assert set(bundle.load_weights()) == set(field.state_dict())
     assert bundle.provenance["configuration"]["seed"] == 3
     assert bundle.focal_range == pytest.approx((0.99 * FOCAL / WIDTH, 1.01 * FOCAL / WIDTH))
+
+
+def test_training_can_go_on_from_the_shipped_student() -> None:
+    bundle = load_default_bundle()
+    field = DensityField(bundle.canonical, pretrained=False)
+    load_weights(field, bundle)
+    np.testing.assert_allclose(
+        head_weights(field).positional_weight, bundle.head.positional_weight, rtol=1e-3, atol=1e-4
+    )
+    with pytest.raises(BundleError, match="another network"):
+        load_weights(DensityField(bundle.canonical, channels=32, pretrained=False), bundle)
 
 
 def test_folding_two_convolutions_is_exact() -> None:
