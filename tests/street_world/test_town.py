@@ -24,10 +24,10 @@ def test_no_seed_has_two_roles() -> None:
     )
 
 
-@pytest.mark.parametrize("seed", [1000, 7000, -1, 2000])
-def test_held_out_towns_are_refused_for_training(seed: int) -> None:
+@pytest.mark.parametrize("seed", [-1, 2000, 8000])
+def test_seeds_without_a_role_are_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=str(seed)):
-        seeds.require_training_seed(seed)
+        seeds.role_of_seed(seed)
 
 
 PROFILE = np.array([(0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (1.0, 1.5)])

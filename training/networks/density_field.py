@@ -115,8 +115,3 @@ class DensityField(nn.Module):
         """Returns whether points [..., 3] (optical frame) lie in front of the camera and inside the pixel edges."""
         coordinates: Tensor = self.spec.image_coordinates(points, self.camera)
         return (coordinates.abs() <= 1.0).all(dim=-1) & (points[..., 2] > 1e-3)
-
-
-def opacity(density: Tensor, length: float) -> Tensor:
-    """Returns α = 1 − exp(−σ·δ) for densities per metre and a length δ in metres."""
-    return -torch.expm1(-density * length)

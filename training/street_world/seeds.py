@@ -24,14 +24,3 @@ def role_of_seed(seed: int) -> Role:
     if seed in DEMO_SEEDS:
         return "demo"
     raise ValueError(f"seed {seed} belongs to no role: training towns have 0-999, validation 1000-1999, demo 7000-7999")
-
-
-def require_training_seed(seed: int) -> int:
-    """Return the seed if a training may see its town.
-
-    Raises:
-        ValueError: The town is held out.
-    """
-    if role_of_seed(seed) != "training":
-        raise ValueError(f"seed {seed} is a {role_of_seed(seed)} town and must not be trained on; use 0-999")
-    return seed
