@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.street_world import seeds
-from training.street_world.camera_rig import FRAME_RATE_HZ, drive_poses
+from training.street_world.camera_rig import FRAME_RATE_HZ, drive_length, drive_poses, stamps_ns
 from training.street_world.classes import StreetClass
 from training.street_world.drive import StreetDrive
 from training.street_world.parts import box, cylinder, ellipsoid, extrusion, frustum, upright
@@ -106,6 +106,14 @@ def test_speed_is_about_eight_metres_a_second() -> None:
     forward = np.array([pose.rotation[:, 0] for pose in poses[:-1]])
     along = np.einsum("ij,ij->i", forward, steps / np.linalg.norm(steps, axis=-1, keepdims=True))
     assert along.min() > 0.999  # the rig looks where it drives
+
+
+def test_a_slower_rate_spreads_the_frames_over_more_street() -> None:
+    line = make_street_line(np.random.default_rng(0), -30.0, 100.0)
+    steps = np.diff([pose.translation for pose in drive_poses(line, 5, 0, rate_hz=2.0)], axis=0)
+    assert np.linalg.norm(steps, axis=-1) == pytest.approx(np.full(4, 4.0), rel=0.15)
+    assert np.diff(stamps_ns(3, 2.0)).tolist() == [500_000_000] * 2
+    assert drive_length(20, 2.0) > np.linalg.norm(steps.sum(axis=0)) * 20 / 4
 
 
 def test_textures_are_sampled_at_the_level_of_the_footprint() -> None:

@@ -17,7 +17,10 @@ ASSETS = ("lidar", "depth", "label", "voxels")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion street-world``."""
     parser.add_argument("--seed", type=int, required=True, help="the town")
-    parser.add_argument("--frames", type=int, default=40, help="frames at 10 Hz, 8 m/s (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=40, help="number of frames (default: %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=10.0, metavar="HZ", help="frames a second, at 8 m/s (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to be made")
     parser.add_argument("--bag", action="store_true", help="also write a rosbag2 recording of the left camera")
     parser.add_argument("--stereo-bag", action="store_true", help="also write a rosbag2 recording of both cameras")
@@ -37,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     for flag, value in (("--frames", args.frames), ("--supersampling", args.supersampling)):
         if value < 1:
             raise SceneCompletionError(f"{value} is not positive", where=flag, cure="Give at least 1")
+    if not 0.05 <= args.rate <= 1000.0:
+        raise SceneCompletionError(f"{args.rate} is out of range", where="--rate", cure="Give 0.05 to 1000 Hz")
     try:
         role = role_of_seed(args.seed)
     except ValueError as error:
@@ -50,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     from training.street_world.drive import StreetDrive
     from training.street_world.drive_bag import write_drive_bag
 
-    drive = StreetDrive(args.seed, args.frames, make_rig(*args.size), supersampling=args.supersampling)
+    drive = StreetDrive(
+        args.seed, args.frames, make_rig(*args.size), supersampling=args.supersampling, rate_hz=args.rate
+    )
     drive.on_image = lambda index, camera: print(f"frame {index + 1} of {args.frames}, {camera}", file=sys.stderr)
     args.output.mkdir(parents=True, exist_ok=True)
     sequence = drive.sequence(tuple(args.assets), args.quality).save(args.output / "sequence")

@@ -73,18 +73,25 @@ def make_rig(width: int = 1242, height: int = 375, lidar: LidarModel | None = No
     )
 
 
-def drive_length(frames: int) -> float:
+def drive_length(frames: int, rate_hz: float = FRAME_RATE_HZ) -> float:
     """Metres of street that a drive of this many frames needs."""
-    return frames / FRAME_RATE_HZ * (SPEED_M_S + 1.0) + 2.0
+    return frames / rate_hz * (SPEED_M_S + 1.0) + 2.0
 
 
-def drive_poses(line: StreetLine, frames: int, seed: int) -> list[RigidTransform]:
-    """Poses `world_from_rig` along the right lane at 10 Hz, about 8 m/s, with the sway and nod of a car."""
+def drive_poses(line: StreetLine, frames: int, seed: int, rate_hz: float = FRAME_RATE_HZ) -> list[RigidTransform]:
+    """Poses `world_from_rig` along the right lane, about 8 m/s, with the sway and nod of a car.
+
+    Args:
+        line: The street.
+        frames: Number of poses.
+        seed: Town.
+        rate_hz: Poses a second.
+    """
     rng = np.random.default_rng([seed, 2])
-    time = np.arange(frames) / FRAME_RATE_HZ
+    time = np.arange(frames) / rate_hz
     phase = rng.uniform(0.0, 2.0 * np.pi, 6)
     speed = SPEED_M_S * (1.0 + 0.06 * np.sin(0.5 * time + phase[0]))
-    s = np.concatenate([[0.0], np.cumsum(speed[:-1]) / FRAME_RATE_HZ])
+    s = np.concatenate([[0.0], np.cumsum(speed[:-1]) / rate_hz])
     sway = 0.12 * np.sin(0.07 * s + phase[1])
     sway_slope = 0.12 * 0.07 * np.cos(0.07 * s + phase[1])
     xy = line.point(s, DRIVE_OFFSET + sway)
@@ -107,7 +114,7 @@ def _rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
     return np.asarray(about_z @ about_y @ about_x)
 
 
-def stamps_ns(frames: int) -> list[int]:
+def stamps_ns(frames: int, rate_hz: float = FRAME_RATE_HZ) -> list[int]:
     """Time stamps of a drive's frames."""
-    step = round(1e9 / FRAME_RATE_HZ)
+    step = round(1e9 / rate_hz)
     return [FIRST_STAMP_NS + k * step for k in range(frames)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from training.street_world.camera_rig import LEFT, StreetRig, drive_length, drive_poses, stamps_ns
+from training.street_world.camera_rig import FRAME_RATE_HZ, LEFT, StreetRig, drive_length, drive_poses, stamps_ns
 from training.street_world.ground_truth import VoxelTruth, voxel_truth
 from training.street_world.lidar import scan
 from training.street_world.render import Renderer, View
@@ -56,21 +56,28 @@ class StreetDrive:
 
     Args:
         seed: Town; `seeds` says which seeds may be used for what.
-        frames: Number of frames at 10 Hz.
+        frames: Number of frames.
         rig: Cameras and LiDAR.
         grid: Voxel grid of the ground truth, around the left camera.
         supersampling: Rays along each side of a pixel.
+        rate_hz: Frames a second, at about 8 m/s.
     """
 
     def __init__(
-        self, seed: int, frames: int, rig: StreetRig, grid: VoxelGrid = DEFAULT_GRID, supersampling: int = 2
+        self,
+        seed: int,
+        frames: int,
+        rig: StreetRig,
+        grid: VoxelGrid = DEFAULT_GRID,
+        supersampling: int = 2,
+        rate_hz: float = FRAME_RATE_HZ,
     ) -> None:
         self.seed, self.rig, self.grid = seed, rig, grid
         self.role = role_of_seed(seed)
-        town = make_town(seed, drive_length(frames))
+        town = make_town(seed, drive_length(frames, rate_hz))
         self.scene = build_scene(town)
-        self.poses = drive_poses(town.line, frames, seed)
-        self.stamps = stamps_ns(frames)
+        self.poses = drive_poses(town.line, frames, seed, rate_hz)
+        self.stamps = stamps_ns(frames, rate_hz)
         self._renderer = Renderer(self.scene, supersampling)
         self._truth: tuple[int, VoxelTruth] | None = None
         self.on_image: Callable[[int, str], None] | None = None  # told of every image before it is rendered
