@@ -20,20 +20,36 @@ def field() -> DensityField:
     return DensityField(CANONICAL_CAMERA, pretrained=False).eval()
 
 
-def test_batch_normalisation_keeps_its_statistics_in_training() -> None:
-    network = EncoderDecoder((64, 96), pretrained=False).train()
+@pytest.mark.parametrize("called", [False, True])
+def test_batch_normalisation_keeps_its_statistics_in_training(called: bool) -> None:
+    network = EncoderDecoder((64, 96), pretrained=False)
+    if called:
+        network.train()
+    assert network.training
     before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
     network(torch.rand(1, 3, 64, 96) * 255)
     after = network.state_dict()
     assert before and all(torch.equal(after[k], v) for k, v in before.items())
 
 
-def test_imagenet_weights_are_loaded_and_the_first_blocks_frozen() -> None:
+def test_imagenet_weights_are_loaded_and_frozen_as_far_as_asked() -> None:
     network = EncoderDecoder(pretrained=True)
     fresh = EncoderDecoder(pretrained=False)
     assert not torch.equal(network.trunk.blocks[5]._project_conv.weight, fresh.trunk.blocks[5]._project_conv.weight)
-    assert not any(p.requires_grad for p in network.trunk.blocks[4].parameters())
-    assert all(p.requires_grad for p in network.trunk.blocks[5].parameters())
+    assert not any(p.requires_grad for p in network.trunk.parameters())
+    assert all(p.requires_grad for p in network.decoder.parameters())
+    partly = EncoderDecoder(pretrained=True, frozen_blocks=5)
+    assert not any(p.requires_grad for p in partly.trunk.blocks[4].parameters())
+    assert all(p.requires_grad for p in partly.trunk.blocks[5].parameters())
+
+
+def test_channel_zero_starts_as_the_mean_depth_whatever_the_image() -> None:
+    network = EncoderDecoder((64, 96), pretrained=False).eval()
+    network.prior.copy_(torch.linspace(-1.0, 1.0, 32 * 48).reshape(1, 1, 32, 48))
+    with torch.no_grad():
+        out = network(torch.rand(1, 3, 64, 96) * 255)
+    torch.testing.assert_close(out[:, :1], network.prior)
+    assert out[:, 1:].std() > 0
 
 
 def test_feature_map_has_half_the_resolution(field: DensityField) -> None:
@@ -49,7 +65,9 @@ def test_half_resolution_covers_the_same_view(field: DensityField) -> None:
         half = field.encode(functional.avg_pool2d(image, 2))
     assert half.shape == (1, 64, 48, 160)
     inner = functional.avg_pool2d(full, 2)[..., 10:-10, 10:-10]
-    assert (half[..., 10:-10, 10:-10] - inner).abs().mean() < 0.2 * inner.std()
+    alike = np.corrcoef(half[..., 10:-10, 10:-10].flatten(), inner.flatten())[0, 1]
+    shifted = np.corrcoef(half[..., 10:-10, 10:-10].flatten(), inner.roll(12, dims=-1).flatten())[0, 1]
+    assert alike > 0.9 and alike > shifted, (alike, shifted)
 
 
 def test_field_agrees_with_the_deployed_query(field: DensityField) -> None:

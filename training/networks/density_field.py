@@ -33,6 +33,7 @@ class DensityField(nn.Module):
         channels: Channels of the feature map.
         hidden: Width of the hidden layer.
         pretrained: Start the trunk from ImageNet weights.
+        frozen_blocks: First blocks of the trunk that keep them.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class DensityField(nn.Module):
         channels: int = 64,
         hidden: int = 64,
         pretrained: bool = True,
+        frozen_blocks: int = 16,
     ) -> None:
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
-        self.encoder = EncoderDecoder((camera.height, camera.width), channels=channels, pretrained=pretrained)
+        size = (camera.height, camera.width)
+        self.encoder = EncoderDecoder(size, channels=channels, pretrained=pretrained, frozen_blocks=frozen_blocks)
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(self.spec.size, hidden)
         self.density_layer = nn.Linear(hidden, 1)
