@@ -25,10 +25,14 @@ class TrainingRecord(lightning.Callback):
         self.configuration = configuration
         self.data = data
 
+    def content(self) -> dict[str, Any]:
+        """What goes into a checkpoint: the configuration and the range of focal lengths per image width."""
+        ratios = self.data.focal_ratios
+        return {"configuration": self.configuration, "focal_range": [min(ratios), max(ratios)]}
+
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Adds the record."""
-        ratios = self.data.focal_ratios
-        checkpoint[KEY] = {"configuration": self.configuration, "focal_range": [min(ratios), max(ratios)]}
+        checkpoint[KEY] = self.content()
 
     def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Compares the record.

@@ -16,10 +16,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle
 from training.data.module import DataSettings, SequencesData
+from training.export import load_field
 from training.networks.density_field import DensityField
 from training.pictures import TrainingPictures
-from training.record import TrainingRecord
+from training.record import KEY, TrainingRecord
+from training.stages.head_fit import HeadSettings, fit_prior
 from training.stages.single_view import LossWeights, RenderSettings, SingleViewStage
+
+FINAL = "final.ckpt"
+"""Checkpoint whose head was fitted after the last step."""
 
 
 @dataclass
@@ -34,10 +39,11 @@ class TrainingConfiguration:
         steps: Optimiser steps.
         prior_steps: Steps in which the head is first fitted without images.
         learning_rate: Adam learning rate after the warm-up.
-        trunk_rate: Factor on it for the pretrained trunk.
+        trunk_rate: Factor on it for the pretrained trunk, where it learns.
+        frozen_blocks: First blocks of the trunk that do not (all are 16).
         head_rate: Factor on it for the head.
         depth_only_steps: First steps, in which only the dense depth is trained.
-        head_steps: Steps in which the head alone is fitted after those; 0 leaves it out.
+        head: How the head alone is fitted after those (at the end, where no other steps follow).
         half_resolution_steps: First steps, taken with images of half the size.
         warmup: Steps of linear warm-up.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
@@ -59,9 +65,10 @@ class TrainingConfiguration:
     prior_steps: int = 1000
     learning_rate: float = 3e-4
     trunk_rate: float = 0.5
+    frozen_blocks: int = 16
     head_rate: float = 1.0
     depth_only_steps: int = 0
-    head_steps: int = 2500
+    head: HeadSettings = field(default_factory=HeadSettings)
     half_resolution_steps: int = 0
     warmup: int = 200
     ema_decay: float = 0.999
@@ -111,9 +118,10 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         configuration.render,
         configuration.learning_rate,
         configuration.trunk_rate,
+        configuration.frozen_blocks,
         configuration.head_rate,
         configuration.depth_only_steps,
-        configuration.head_steps,
+        configuration.head,
         configuration.half_resolution_steps,
         configuration.warmup,
         configuration.steps,
@@ -157,7 +165,25 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         load_weights(stage.field, StudentBundle.load(configuration.start_from))
     elif resume is None and configuration.prior_steps and configuration.losses.occupancy:
         data.setup("fit")
-        loss = stage.fit_prior(data.samples(), configuration.prior_steps)
+        offset = configuration.losses.occupancy_offset
+        loss = fit_prior(stage.field, data.samples(), configuration.prior_steps, offset=offset)
         print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
     trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=True)
+    if configuration.depth_only_steps >= configuration.steps and configuration.head.steps and not fast_dev_run:
+        if resume and torch.load(resume, weights_only=True)["global_step"] >= configuration.steps:
+            # A training that had ended before was read with the weights of its last step, not the averaged ones.
+            stage.field.load_state_dict(load_field(last).state_dict())
+        _fit_last_head(stage, data, record, output / "checkpoints" / FINAL)
     return output / "checkpoints"
+
+
+def _fit_last_head(stage: SingleViewStage, data: SequencesData, record: TrainingRecord, file: Path) -> None:
+    """Fits the head to the averaged encoder when no step of the training did, and writes a checkpoint of its own."""
+    if file.exists():
+        return
+    data.setup("fit")
+    loss = stage.fit_head(data.samples(), half_resolution=stage.steps <= stage.half_resolution_steps)
+    print(f"head fitted to the averaged features: loss {loss:.4f}")
+    temporary = file.with_suffix(".part")
+    torch.save({"state_dict": stage.state_dict(), "global_step": stage.steps, KEY: record.content()}, temporary)
+    temporary.replace(file)

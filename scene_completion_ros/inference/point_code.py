@@ -33,7 +33,7 @@ class PointCodeSpec:
     far: float = 80.0
     minimum_depth: float = 1.0
     frequencies: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0, 48.0)
-    xy_limit: float = 3.0
+    xy_limit: float = 8.0
 
     @property
     def size(self) -> int:
@@ -43,16 +43,22 @@ class PointCodeSpec:
     @property
     def depth_code_range(self) -> tuple[float, float]:
         """Smallest z~ (infinite depth) and largest z~ (``minimum_depth``)."""
-        return self._depth_code_of_inverse(0.0), self._depth_code_of_inverse(1.0 / self.minimum_depth)
+        return self.depth_code_of_inverse(0.0), self.depth_code_of_inverse(1.0 / self.minimum_depth)
 
-    def _depth_code_of_inverse(self, inverse_depth: Any) -> Any:
+    def inverse_depth(self, code: Any) -> Any:
+        """Inverse depth, per metre, of z~ [...]: what `depth_code_of_inverse` undoes."""
+        inverse_far = 1.0 / self.far
+        return (code + 1.0) / 2.0 * (1.0 / self.near - inverse_far) + inverse_far
+
+    def depth_code_of_inverse(self, inverse_depth: Any) -> Any:
+        """z~ of an inverse depth [...], per metre; not limited to `depth_code_range`."""
         inverse_far = 1.0 / self.far
         return 2.0 * (inverse_depth - inverse_far) / (1.0 / self.near - inverse_far) - 1.0
 
     def depth_code(self, depth: Any) -> Any:
         """z~ of a z-depth [...] in metres; depths below ``minimum_depth`` are raised to it."""
         xp = array_api_compat.array_namespace(depth)
-        return self._depth_code_of_inverse(1.0 / xp.clip(depth, min=self.minimum_depth))
+        return self.depth_code_of_inverse(1.0 / xp.clip(depth, min=self.minimum_depth))
 
     def image_coordinates(self, points_camera: Any, camera: Camera) -> Any:
         """Normalised, unclamped pixel coordinates of points: where the feature map is sampled.

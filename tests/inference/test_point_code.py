@@ -37,6 +37,12 @@ def test_near_is_one_and_far_is_minus_one() -> None:
     np.testing.assert_allclose(depth, [low, high, high, high], atol=1e-6)
 
 
+def test_inverse_depth_undoes_the_code_also_beyond_infinity() -> None:
+    inverse = np.array([-0.01, 0.0, 1 / 80, 1 / 3, 1.0])
+    np.testing.assert_allclose(CODE.inverse_depth(CODE.depth_code_of_inverse(inverse)), inverse, atol=1e-15)
+    np.testing.assert_allclose(CODE.inverse_depth(CODE.depth_code(np.array([10.0]))), [0.1])
+
+
 def test_image_coordinates_are_those_of_the_camera() -> None:
     ahead = points() * [0.1, 0.1, 1.0]
     ahead = ahead[ahead[:, 2] > 1.0]

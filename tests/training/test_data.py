@@ -16,6 +16,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 from training.data.fused_occupancy import DepthView, fuse_occupancy
+from training.data.ground_plane import ground_roll
 from training.data.module import SequenceSource, load_sequence
 from training.data.prepared import (
     CANONICAL_CAMERA,
@@ -26,7 +27,7 @@ from training.data.prepared import (
     prepare_sequence,
 )
 from training.data.stereo import stereo_depth, stereo_pair
-from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
+from training.data.view_batches import NEAR_DEPTH, StepSampler, ViewSamples, ViewSettings
 
 PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)
 
@@ -162,6 +163,44 @@ def test_mirrored_points_keep_their_surfaces(frames: list[PreparedFrame]) -> Non
     points, target = sample["points"].numpy(), sample["target"].numpy()
     ground = points[(target > 0.8) & (points[:, 2] < 9.0)]
     assert np.abs(np.median(ground[:, 1]) - CAMERA_HEIGHT) < 0.15
+
+
+def _tilted(frame: PreparedFrame, angle: float) -> PreparedFrame:
+    """The frame's voxels with the world turned about the optical axis: y grows with x by `angle`."""
+    turn = RigidTransform(np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, angle]))[0]), np.zeros(3))
+    points = np.round(np.asarray(turn.apply(frame.points * POINT_UNIT)) / POINT_UNIT).astype(np.int16)
+    return dataclasses.replace(frame, points=points)
+
+
+def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
+    """A camera that stands askew sees the road tilted; mirrored left to right it would be tilted the other way."""
+    level = np.degrees(ground_roll(frames))
+    assert abs(level) < 0.3
+    askew = [_tilted(frame, np.radians(2.0)) for frame in frames]
+    assert np.degrees(ground_roll(askew)) == pytest.approx(level + 2.0, abs=0.3)
+    samples = ViewSamples([askew], dataclasses.replace(PLAIN, mirror=True), seed=0, length=1)
+    numbers = range(12)
+    mirrored = [samples._draw(np.random.default_rng((0, number))).mirror for number in numbers]
+    assert 0 < sum(mirrored) < len(mirrored)
+    for number in numbers:
+        sample = samples.occupancy(number)
+        points = np.round(sample["points"].numpy() / POINT_UNIT).astype(np.int16)
+        seen = dataclasses.replace(frames[0], points=points, target=(sample["target"].numpy() * 255).astype(np.uint8))
+        assert np.degrees(ground_roll([seen])) == pytest.approx(2.0, abs=0.6), mirrored[number]
+    plain = samples.unmirrored()
+    assert not any(plain._draw(np.random.default_rng((0, number))).mirror for number in numbers)
+
+
+def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame]) -> None:
+    """In proportion to 1/depth: the mean depth drawn is the harmonic mean of the voxels' depths."""
+    settings = dataclasses.replace(PLAIN, occupancy_points=40_000, hit_fraction=0.5)
+    sample = ViewSamples([frames[:1]], settings, seed=0, length=1).occupancy(0)
+    hit = sample["target"].numpy() > 0
+    depth = frames[0].points[:, 2] * POINT_UNIT
+    for drawn, group in ((hit, frames[0].target > 0), (~hit, frames[0].target == 0)):
+        expected = np.maximum(depth[group], NEAR_DEPTH)
+        expected = np.sum(depth[group] / expected) / np.sum(1.0 / expected)
+        assert sample["points"].numpy()[drawn, 2].mean() == pytest.approx(expected, rel=0.02)
 
 
 def test_mean_depth_of_the_drive_is_its_ground_and_wall(frames: list[PreparedFrame]) -> None:

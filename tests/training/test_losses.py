@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.prepared import CANONICAL_CAMERA
-from training.losses.dense_depth import block_depth, relative_inverse_depth_loss
-from training.losses.fused_occupancy import occupancy_cross_entropy
+from training.losses.dense_depth import block_depth, log_inverse_depth_loss
+from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.losses.photometric import invalid_rays, photometric_error, photometric_loss
 from training.losses.smoothness import edge_aware_smoothness
 from training.losses.sparsity import mean_opacity, sample_view_volume
@@ -74,14 +74,26 @@ def test_stereo_depth_by_hand_and_without_hints() -> None:
     assert nothing.item() == 0.0 and torch.all(rendered.grad == 0)
 
 
-def test_dense_depth_is_the_relative_error_of_inverse_depth() -> None:
-    """10 m predicted where 8 m was measured: |1/10 − 1/8| / (1/8 + 0.01); wild errors count as the cap."""
+def test_dense_depth_is_the_log_error_of_inverse_depth() -> None:
+    """10 m predicted where 8 m was measured: log((1/8 + 0.002) / (1/10 + 0.002)); wild errors count as the cap."""
     spec = PointCodeSpec()
     hint = torch.tensor([8.0, 0.0, 60.0])
     code = torch.stack([spec.depth_code(torch.tensor(10.0)), torch.tensor(9.0), torch.tensor(9.0)])
-    expected = (0.025 / 0.135 + 1.0) / 2
-    assert relative_inverse_depth_loss(code, hint, spec).item() == pytest.approx(expected, rel=1e-5)
-    assert relative_inverse_depth_loss(code, torch.zeros(3), spec).item() == 0.0
+    expected = (math.log(0.127 / 0.102) + 1.0) / 2
+    assert log_inverse_depth_loss(code, hint, spec).item() == pytest.approx(expected, rel=1e-5)
+    assert log_inverse_depth_loss(code, torch.zeros(3), spec).item() == 0.0
+
+
+def test_dense_depth_costs_too_far_and_too_near_the_same_and_pulls_from_beyond_infinity() -> None:
+    spec = PointCodeSpec()
+    hint = torch.full((1,), 10.0)
+    near, far = (
+        log_inverse_depth_loss(spec.depth_code(torch.tensor([d])), hint, spec, offset=0.0) for d in (7.0, 100 / 7)
+    )
+    assert near.item() == pytest.approx(far.item(), rel=1e-4)
+    beyond = torch.full((1,), -1.2, requires_grad=True)  # a negative inverse depth
+    log_inverse_depth_loss(beyond, torch.full((1,), 70.0), spec, cap=10.0).backward()
+    assert beyond.grad is not None and beyond.grad.item() < 0.0
 
 
 def test_block_depth_is_the_depth_at_the_centre_of_a_plane() -> None:
@@ -95,20 +107,23 @@ def test_block_depth_is_the_depth_at_the_centre_of_a_plane() -> None:
     assert block_depth(depth, 4)[0, 0].tolist() == pytest.approx([7.0, 0.0])
 
 
-def test_occupancy_cross_entropy_is_that_of_the_shifted_sigmoid() -> None:
+def test_occupancy_cross_entropy_is_that_of_the_linked_sigmoid() -> None:
     torch.manual_seed(1)
     logit = torch.randn(2, 50, dtype=torch.float64) * 3
     target, weight = torch.rand(2, 50, dtype=torch.float64), torch.rand(2, 50, dtype=torch.float64)
-    probability = 1 / (1 + torch.exp(-(logit + 3.0)))
+    link = OccupancyLink(3.0).double()
+    with torch.no_grad():
+        link.log_scale.fill_(math.log(2.0))
+    probability = 1 / (1 + torch.exp(-(2.0 * logit + 3.0)))
     expected = functional.binary_cross_entropy(probability, target, weight=weight, reduction="sum") / weight.sum()
-    assert occupancy_cross_entropy(logit, target, weight, 3.0).item() == pytest.approx(expected.item(), rel=1e-9)
+    assert occupancy_cross_entropy(link(logit), target, weight).item() == pytest.approx(expected.item(), rel=1e-9)
     grown = logit.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: occupancy_cross_entropy(x, target, weight, 3.0), (grown,))
+    assert torch.autograd.gradcheck(lambda x: occupancy_cross_entropy(link(x), target, weight), (grown,))
 
 
 def test_occupancy_cross_entropy_without_evidence_is_zero() -> None:
     logit = torch.randn(1, 4, requires_grad=True)
-    loss = occupancy_cross_entropy(logit, torch.ones(1, 4), torch.zeros(1, 4), 3.0)
+    loss = occupancy_cross_entropy(logit, torch.ones(1, 4), torch.zeros(1, 4))
     loss.backward()
     assert loss.item() == 0.0 and torch.all(logit.grad == 0)
 

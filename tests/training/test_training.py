@@ -20,7 +20,7 @@ from scene_completion_ros.inference.bundle import load_default_bundle
 from tests.training.synthetic_scene import FOCAL, WIDTH
 from training.export import export_bundle, fold, head_weights, load_field
 from training.networks.density_field import DensityField
-from training.runner import load_weights, read_configuration
+from training.runner import FINAL, load_weights, read_configuration
 
 STEPS = 24
 KILL_AFTER = 4
@@ -43,7 +43,7 @@ render: {{patches: 1, samples: 8}}
 pretrained: false
 ema_start: 2
 depth_only_steps: 6
-head_steps: 2
+head: {{steps: 2, images: 2, batch_size: 1, points: 64, rays: 8}}
 half_resolution_steps: 9
 prior_steps: 2
 """
@@ -91,6 +91,8 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     averaged = [load_field(tmp_path / run / "checkpoints" / "last.ckpt").state_dict() for run in ("whole", "killed")]
     for name, value in averaged[0].items():
         torch.testing.assert_close(averaged[1][name], value, rtol=0, atol=1e-6, msg=name)
+        if name.endswith("running_mean"):
+            assert torch.all(value == 0.0), f"{name} has learned from single images"
 
     refused = [*_command(configuration, tmp_path / "whole"), "learning_rate=0.5"]
     answer = subprocess.run(refused, env=environment, timeout=300, capture_output=True, text=True, check=False)
@@ -110,6 +112,26 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     assert set(bundle.load_weights()) == set(field.state_dict())
     assert bundle.provenance["configuration"]["seed"] == 3
     assert bundle.focal_range == pytest.approx((0.99 * FOCAL / WIDTH, 1.01 * FOCAL / WIDTH))
+
+
+def test_the_head_is_fitted_last_where_only_depth_was_trained(synthetic_drive: Path, tmp_path: Path) -> None:
+    """Again from the last checkpoint after a kill in between: the averaged encoder is the same, and so is the head."""
+    configuration = _write(tmp_path / "config.yaml", synthetic_drive, tmp_path / "cache")
+    overrides = ["steps=4", "depth_only_steps=4", "half_resolution_steps=4", "prior_steps=1"]
+    command = [*_command(configuration, tmp_path / "run"), *overrides]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    final = tmp_path / "run" / "checkpoints" / FINAL
+    fields = []
+    for _ in range(2):
+        subprocess.run(command, check=True, env=environment, timeout=300)
+        fields.append(load_field(final))
+        final.unlink()
+    last = load_field(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict()
+    for name, value in fields[0].state_dict().items():
+        torch.testing.assert_close(fields[1].state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
+        if name.startswith("encoder."):
+            torch.testing.assert_close(last[name], value, rtol=0, atol=1e-6, msg=name)
+    assert not torch.allclose(fields[0].density_layer.weight, last["density_layer.weight"], atol=1e-4)
 
 
 def test_training_can_go_on_from_the_shipped_student() -> None:

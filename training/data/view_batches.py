@@ -5,8 +5,10 @@ Sample i is a function of (seed, i) alone, so that a training resumed at a step 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +19,11 @@ from torch.utils.data import Dataset, Sampler
 
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from training.data.ground_plane import ground_roll
 from training.data.prepared import CANONICAL_CAMERA, POINT_UNIT, PreparedFrame
 
+NEAR_DEPTH = 4.0
+"""Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 _OTHER = {"left": "right", "right": "left"}
 
@@ -33,7 +38,7 @@ class ViewSettings:
         yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Pitch and roll
             stay small because the ground's place in the image is the best cue a fixed camera has.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
-        mirror: Mirror the whole scene half of the time.
+        mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
     """
 
     occupancy_points: int = 12_288
@@ -71,6 +76,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.length = length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
+        self.ground_roll = [ground_roll(frames) if settings.mirror else 0.0 for frames in sequences]
 
     def __len__(self) -> int:
         return self.length
@@ -85,34 +91,44 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
+        sample = self._labelled(draw, generator)
         frames, index, side = draw.frames, draw.index, draw.side
         neighbour = _neighbour(frames, index, generator)
-        views = [(index, side), (neighbour, side), (index, _OTHER[side]), (neighbour, _OTHER[side])]
-        image = _canonical(frames[index].images[side], frames[index].cameras[side], draw.turn)
-        hint = _canonical_depth(frames[index].depths[side], frames[index].cameras[side], draw.turn)
-        if self.settings.colour_jitter:
-            image = _jitter(image, generator)
         images, hints, poses = [], [], []
-        for number_of_view, name in views:
+        for number_of_view, name in [
+            (index, side),
+            (neighbour, side),
+            (index, _OTHER[side]),
+            (neighbour, _OTHER[side]),
+        ]:
             view = frames[number_of_view]
             images.append(_canonical(view.images[name], view.cameras[name]))
             hints.append(_canonical_depth(view.depths[name], view.cameras[name]))
             poses.append((draw.encoder_from_world @ view.world_from_camera[name]).matrix)
         if draw.mirror:
-            image, hint = image[:, ::-1], hint[:, ::-1]
             images = [view[:, ::-1] for view in images]
             hints = [hint[:, ::-1] for hint in hints]
             flip = np.diag([-1.0, 1.0, 1.0, 1.0])
             poses = [flip @ pose @ flip for pose in poses]
         return {
-            "image": _tensor(image).permute(2, 0, 1).float(),
-            "hint": _tensor(hint),
+            **sample,
             "views": _tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0,
             "encoder_from_view": torch.from_numpy(np.stack(poses)).float(),
             "hints": _tensor(np.stack(hints)),
             "roles": torch.from_numpy(generator.permutation(4)),
-            **self._occupancy(draw, generator),
         }
+
+    def labelled(self, number: int) -> dict[str, Tensor]:
+        """Returns sample `number` without its views: image, hint and the entries of `occupancy`."""
+        generator = np.random.default_rng((self.seed, number))
+        return self._labelled(self._draw(generator), generator)
+
+    def unmirrored(self) -> ViewSamples:
+        """Returns the same samples, none of them mirrored: where things are in streets differs from left to right."""
+        settings = dataclasses.replace(self.settings, mirror=False)
+        plain = ViewSamples(self.sequences, settings, seed=self.seed, length=self.length)
+        plain.share = self.share
+        return plain
 
     def occupancy(self, number: int) -> dict[str, Tensor]:
         """Returns only the voxel centres of a sample, without reading images.
@@ -156,12 +172,29 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         mean /= weights
         return torch.from_numpy(mean.astype(np.float32))[None, None]
 
+    def _labelled(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+        frame, side = draw.frames[draw.index], draw.side
+        image = _canonical(frame.images[side], frame.cameras[side], draw.turn)
+        hint = _canonical_depth(frame.depths[side], frame.cameras[side], draw.turn)
+        if self.settings.colour_jitter:
+            image = _jitter(image, generator)
+        if draw.mirror:
+            image, hint = image[:, ::-1], hint[:, ::-1]
+        return {
+            "image": _tensor(image).permute(2, 0, 1).float(),
+            "hint": _tensor(hint),
+            **self._occupancy(draw, generator),
+        }
+
     def _draw(self, generator: np.random.Generator) -> _Draw:
-        frames = self.sequences[generator.choice(len(self.sequences), p=self.share)]
+        number = int(generator.choice(len(self.sequences), p=self.share))
+        frames = self.sequences[number]
         index = int(generator.integers(len(frames)))
         side = "left" if generator.random() < 0.5 else "right"
         mirror = bool(self.settings.mirror and generator.random() < 0.5)
         turn = self._rotation(generator)
+        if mirror:  # mirrored, the ground would tilt to the other side
+            turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
         return _Draw(frames, index, side, mirror, turn, encoder_from_world)
 
@@ -175,7 +208,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         free = np.flatnonzero(frame.target == 0)
         count = self.settings.occupancy_points
         hits = round(count * self.settings.hit_fraction)
-        chosen = np.concatenate([generator.choice(hit, hits), generator.choice(free, count - hits)])
+        depth = np.maximum(frame.points[:, 2] * POINT_UNIT, NEAR_DEPTH)
+        share = [_choose(group, 1.0 / depth[group], n, generator) for group, n in ((hit, hits), (free, count - hits))]
+        chosen = np.concatenate(share)
         encoder_from_left = draw.encoder_from_world @ frame.world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(frame.points[chosen] * POINT_UNIT))
         # Evidence of one good view is enough; what was seen once from afar counts less.
@@ -217,6 +252,14 @@ class StepSampler(Sampler[int]):
     def __len__(self) -> int:
         # The whole length, also after a resumption: the trainer counts the batches of the epoch from its beginning.
         return self.length
+
+
+def _choose(
+    group: NDArray[np.int64], weight: NDArray[np.floating[Any]], count: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draws `count` elements of a group, with replacement, with probability proportional to weight."""
+    cumulative = np.cumsum(weight)
+    return group[np.searchsorted(cumulative, generator.uniform(0.0, cumulative[-1], count))]
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
+_SHARPNESS = 200.0  # of the softplus, metres
+
 
 def block_depth(depth: Tensor, size: int) -> Tensor:
     """Harmonic mean of the known depths of each block of pixels: the depth at the block's centre, exact for planes.
@@ -25,19 +27,25 @@ def block_depth(depth: Tensor, size: int) -> Tensor:
     return torch.where(count > 0, count / total.clamp_min(1e-9), torch.zeros_like(count))
 
 
-def relative_inverse_depth_loss(code: Tensor, hint: Tensor, spec: PointCodeSpec, *, cap: float = 1.0) -> Tensor:
-    """Mean min(|1/d − 1/h| / (1/h + 0.01), cap) over pixels that have a hint.
+def log_inverse_depth_loss(
+    code: Tensor, hint: Tensor, spec: PointCodeSpec, *, cap: float = 1.0, offset: float = 2e-3
+) -> Tensor:
+    """Mean min(|log (i + o) − log (1/h + o)|, cap) over pixels with a hint h; i is the inverse depth of the code.
+
+    Too far and too near by the same factor cost the same. An error relative to the inverse depth would not: it calls
+    infinity no worse than half the depth, and a network that is unsure places everything far away.
 
     Args:
         code: Predicted inverse depth code z~ [...], 1 at `spec.near` and −1 at `spec.far`.
         hint: Stereo z-depth [...], metres; 0 where there is none.
         spec: Point code, which scales z~.
         cap: Largest error of a pixel, for wrong matches.
+        offset: o, per metre: beyond its inverse, distance hardly matters.
     """
     valid = hint > 0
     if not bool(valid.any()):
         return code.sum() * 0.0
-    inverse = 1.0 / hint[valid]
-    scale = (1.0 / spec.near - 1.0 / spec.far) / 2.0
-    error = (code[valid] - spec.depth_code(hint[valid])).abs() * scale
-    return torch.clamp(error / (inverse + 0.01), max=cap).mean()
+    # Positive, and with a gradient, also where the code says less than zero.
+    inverse = functional.softplus(spec.inverse_depth(code[valid]), beta=_SHARPNESS)
+    error = (torch.log(inverse + offset) - torch.log(1.0 / hint[valid] + offset)).abs()
+    return torch.clamp(error, max=cap).mean()

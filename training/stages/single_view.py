@@ -13,16 +13,17 @@ from torch.nn import functional
 from scene_completion_ros.geometry import Camera
 from training.data.prepared import CANONICAL_CAMERA
 from training.data.view_batches import ViewSamples
-from training.losses.dense_depth import block_depth, relative_inverse_depth_loss
-from training.losses.fused_occupancy import occupancy_cross_entropy
+from training.losses.dense_depth import block_depth, log_inverse_depth_loss
+from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.losses.photometric import invalid_rays, photometric_loss
 from training.losses.smoothness import edge_aware_smoothness
 from training.losses.sparsity import mean_opacity, sample_view_volume
 from training.losses.stereo_depth import log_depth_loss
 from training.networks.density_field import DensityField
 from training.rendering.colours import sample_colours
-from training.rendering.rays import Rays, rays_of_pixels, sample_patch_rays
+from training.rendering.rays import Rays, sample_patch_rays
 from training.rendering.volume import composite, inverse_depth_samples
+from training.stages.head_fit import HeadSettings, RaySettings, fit_head
 
 
 @dataclass
@@ -35,7 +36,7 @@ class LossWeights:
         stereo_depth: Rendered depth against stereo depth.
         dense_depth: Inverse depth in channel 0 of the feature map against stereo depth.
         occupancy: Density logits at voxel centres against fused stereo occupancy.
-        occupancy_offset: Offset of the logit in that loss, see `occupancy_cross_entropy`.
+        occupancy_offset: Offset of the logit in that loss at the start, see `OccupancyLink`.
         sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
     """
 
@@ -74,11 +75,12 @@ class SingleViewStage(lightning.LightningModule):
         losses: Loss weights.
         render: Rendering settings.
         learning_rate: Adam learning rate at the start.
-        trunk_rate: Factor on the learning rate of the pretrained trunk.
+        trunk_rate: Factor on the learning rate of the pretrained trunk, where it learns.
+        frozen_blocks: First blocks of the trunk that do not (all are 16).
         head_rate: Factor on it for the head.
         depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
             while the features hold no depth, and their gradients drown the one that would put it there.
-        head_steps: Steps in which the head alone is fitted after those; 0 leaves it out.
+        head: How the head alone is fitted after those.
         half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
@@ -94,9 +96,10 @@ class SingleViewStage(lightning.LightningModule):
         render: RenderSettings | None = None,
         learning_rate: float = 3e-4,
         trunk_rate: float = 0.5,
+        frozen_blocks: int = 16,
         head_rate: float = 1.0,
         depth_only_steps: int = 0,
-        head_steps: int = 2500,
+        head: HeadSettings | None = None,
         half_resolution_steps: int = 0,
         warmup: int = 200,
         steps: int = 10_000,
@@ -111,14 +114,15 @@ class SingleViewStage(lightning.LightningModule):
         self.trunk_rate = trunk_rate
         self.head_rate = head_rate
         self.depth_only_steps = depth_only_steps
-        self.head_steps = head_steps
+        self.head = head or HeadSettings()
         self.half_resolution_steps = half_resolution_steps
         self.warmup = warmup
         self.steps = steps
         self.seed = seed
         self.voxel_size = voxel_size
         self.camera: Camera = CANONICAL_CAMERA
-        self.field = DensityField(self.camera, pretrained=pretrained)
+        self.field = DensityField(self.camera, pretrained=pretrained, frozen_blocks=frozen_blocks)
+        self.link = OccupancyLink(self.losses.occupancy_offset)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One step: render patches of loss views, query voxel centres, add up the losses."""
@@ -132,7 +136,7 @@ class SingleViewStage(lightning.LightningModule):
         if self.losses.dense_depth:
             stride = batch["hint"].shape[-1] // inverse_depth.shape[-1]
             hint = block_depth(batch["hint"], stride)
-            terms["dense_depth"] = relative_inverse_depth_loss(inverse_depth, hint, self.field.spec)
+            terms["dense_depth"] = log_inverse_depth_loss(inverse_depth, hint, self.field.spec)
         if self.global_step >= self.depth_only_steps or not terms:
             terms |= self._volume(features, batch, generator)
         total = torch.stack([getattr(self.losses, name) * value for name, value in terms.items()]).sum()
@@ -148,9 +152,8 @@ class SingleViewStage(lightning.LightningModule):
         if rendered and self.global_step % every == 0:
             terms |= self._rendered(features, batch, generator)
         if self.losses.occupancy:
-            logit = self.field.density_logit(features, batch["points"])
-            offset = self.losses.occupancy_offset
-            terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"], offset)
+            logit = self.link(self.field.density_logit(features, batch["points"]))
+            terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])
         if self.losses.sparsity:
             volume = sample_view_volume(
                 self.camera,
@@ -198,119 +201,19 @@ class SingleViewStage(lightning.LightningModule):
             terms["photometric"] = photometric_loss(patches, composed, invalid.reshape(-1, patch, patch))
         return terms
 
-    def fit_prior(self, samples: ViewSamples, steps: int, *, batch_size: int = 4) -> float:
-        """Fits mean inverse depth and head to where things are on average, without any image, before the training.
-
-        One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
-        telling the training drives apart.
-
-        Args:
-            samples: Source of voxel centres.
-            steps: Optimiser steps; each takes about a sixth of a training step.
-            batch_size: Samples per step.
-
-        Returns:
-            Mean loss of the last tenth of the steps.
-        """
-        self.field.encoder.prior.copy_(samples.mean_depth_code(self.field.spec))
-        head = [*self.field.position_layer.parameters(), *self.field.density_layer.parameters()]
-        optimiser = torch.optim.Adam(head, lr=2e-2)
-        features = torch.zeros(1, self.field.position_layer.out_features, 2, 2)
-        history = []
-        for step in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = 2e-2 * (1.0 - step / steps)
-            batch = [samples.occupancy(step * batch_size + i) for i in range(batch_size)]
-            points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
-            logit = self.field.density_logit(features, points)
-            loss = occupancy_cross_entropy(logit, target, weight, self.losses.occupancy_offset)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            self.field.mute_depth_units()
-            history.append(loss.item())
-        last = history[-max(1, steps // 10) :]
-        return sum(last) / len(last)
-
-    def fit_head(
-        self,
-        samples: ViewSamples,
-        *,
-        steps: int,
-        half_resolution: bool,
-        images: int = 320,
-        batch_size: int = 6,
-        points: int = 3072,
-        rays: int = 96,
-    ) -> float:
-        """Fits the head alone to the features as they are, over many images at once: occupancy and rendered depth.
-
-        When the features have learned depth, the head does not use it yet. Single images would teach it slowly, and
-        drag the positional prior towards each of them.
-
-        Args:
-            samples: Source of images, voxel centres and stereo depth.
-            steps: Optimiser steps.
-            half_resolution: Take the features of images of half the size.
-            images: Images whose features are kept in memory.
-            batch_size: Images per step.
-            points: Voxel centres per image and step.
-            rays: Rendered rays per image and step.
-
-        Returns:
-            Mean loss of the last tenth of the steps.
-        """
-        device = self.field.position_layer.weight.device
-        kept: list[dict[str, Tensor]] = []
-        for number in range(images):
-            sample = {key: value.to(device) for key, value in samples[number].items()}
-            image = sample["image"][None]
-            with torch.no_grad():
-                raw = self.field.encoder(functional.avg_pool2d(image, 2) if half_resolution else image)
-            v, u = torch.nonzero(sample["hint"] > 0, as_tuple=True)
-            if len(v):
-                hinted = {"pixel": torch.stack([u, v], dim=-1), "depth": sample["hint"][v, u]}
-                kept.append({"raw": raw[0], **{k: sample[k] for k in ("points", "target", "weight")}, **hinted})
-        layers = (self.field.feature_layer, self.field.position_layer, self.field.density_layer)
-        optimiser = torch.optim.Adam([p for layer in layers for p in layer.parameters()], lr=5e-3)
-        generator = torch.Generator().manual_seed(self.seed)
-        history = []
-        for step in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = 5e-3 * (1.0 - step / steps)
-            batch = [kept[i] for i in torch.randint(len(kept), (batch_size,), generator=generator).tolist()]
-            features = self.field.feature_layer(torch.stack([one["raw"] for one in batch]))
-            terms = {"occupancy": self._head_occupancy(features, batch, points, generator)}
-            if self.losses.stereo_depth:
-                terms["stereo_depth"] = self._head_depth(features, batch, rays, generator)
-            loss = torch.stack([getattr(self.losses, name) * value for name, value in terms.items()]).sum()
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            history.append(loss.item())
-        last = history[-max(1, steps // 10) :]
-        return sum(last) / len(last)
-
-    def _head_occupancy(
-        self, features: Tensor, batch: list[dict[str, Tensor]], count: int, generator: torch.Generator
-    ) -> Tensor:
-        at = torch.randint(len(batch[0]["points"]), (count,), generator=generator).to(features.device)
-        centres, target, weight = (torch.stack([one[k][at] for one in batch]) for k in ("points", "target", "weight"))
-        logit = self.field.density_logit(features, centres)
-        return occupancy_cross_entropy(logit, target, weight, self.losses.occupancy_offset)
-
-    def _head_depth(
-        self, features: Tensor, batch: list[dict[str, Tensor]], count: int, generator: torch.Generator
-    ) -> Tensor:
-        chosen = [torch.randint(len(one["pixel"]), (count,), generator=generator).to(features.device) for one in batch]
-        pixel = torch.stack([one["pixel"][at] for one, at in zip(batch, chosen, strict=True)])
-        hint = torch.stack([one["depth"][at] for one, at in zip(batch, chosen, strict=True)])
-        pose = torch.eye(4, device=features.device).expand(len(batch), 1, 4, 4)
-        rays = rays_of_pixels(self.camera, pose, torch.zeros_like(pixel[..., 0]), pixel, 1)
-        distances = self._distances(rays, generator)
-        points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
-        density = self.field.density(features, points.flatten(1, 2)).reshape(distances.shape)
-        return log_depth_loss(composite(density, distances).distance * rays.cosine, hint)
+    def fit_head(self, samples: ViewSamples, *, half_resolution: bool) -> float:
+        """Fits the head alone to the features as they are; see `fit_head` of `head_fit`."""
+        return fit_head(
+            self.field,
+            self.link,
+            samples,
+            self.head,
+            RaySettings(self.render.samples, self.render.near, self.render.far),
+            occupancy=self.losses.occupancy,
+            stereo_depth=self.losses.stereo_depth,
+            half_resolution=half_resolution,
+            seed=self.seed,
+        )
 
     def _distances(self, rays: Rays, generator: torch.Generator) -> Tensor:
         settings = self.render
@@ -325,18 +228,17 @@ class SingleViewStage(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Fits the head when the steps of depth alone are over."""
-        due = self.depth_only_steps and self.global_step == self.depth_only_steps
-        if due and self.head_steps and self.losses.occupancy:
+        if self.depth_only_steps and self.global_step == self.depth_only_steps and self.head.steps:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             half = self.global_step < self.half_resolution_steps
-            loss = self.fit_head(data.samples(), steps=self.head_steps, half_resolution=half)
+            loss = self.fit_head(data.samples(), half_resolution=half)
             print(f"head fitted to the features: loss {loss:.4f}")
 
     def configure_optimizers(self) -> Any:
         """Adam, linear warm-up, cosine decay to zero: a constant rate alone left depth behind the mean-depth grid."""
         trunk = [p for p in self.field.encoder.trunk.parameters() if p.requires_grad]
         trained = {id(p) for p in trunk}
-        layers = (self.field.feature_layer, self.field.position_layer, self.field.density_layer)
+        layers = (self.field.feature_layer, self.field.position_layer, self.field.density_layer, self.link)
         head = [p for layer in layers for p in layer.parameters()]
         trained |= {id(p) for p in head}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in trained]
@@ -345,7 +247,7 @@ class SingleViewStage(lightning.LightningModule):
             {"params": head, "lr": self.learning_rate * self.head_rate},
             {"params": trunk, "lr": self.learning_rate * self.trunk_rate},
         ]
-        optimiser = torch.optim.Adam(groups)
+        optimiser = torch.optim.Adam([group for group in groups if group["params"]])
 
         def factor(step: int) -> float:
             if step < self.warmup:

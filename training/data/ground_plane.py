@@ -1,0 +1,54 @@
+"""How the ground lies in the camera, estimated from fused stereo voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.prepared import POINT_UNIT, PreparedFrame
+
+_FRAMES = 12
+_FITS = 10
+_TOLERANCE = 0.05
+_FEWEST_POINTS = 50
+
+
+def ground_roll(frames: Sequence[PreparedFrame]) -> float:
+    """Slope of the ground along the left camera's x axis, radians: the mean over up to a dozen frames.
+
+    Cameras are rarely level with the road (KITTI's stands about 1° askew). A scene mirrored in the camera's own plane
+    would show the road tilted to the other side.
+
+    Args:
+        frames: Prepared frames of one sequence.
+
+    Returns:
+        Angle by which y (down) grows with x (right); 0 where no ground is seen.
+    """
+    slopes = [_slope(frame) for frame in frames[:: max(1, len(frames) // _FRAMES)]]
+    found = [slope for slope in slopes if slope is not None]
+    return float(np.arctan(np.mean(found))) if found else 0.0
+
+
+def _slope(frame: PreparedFrame) -> float | None:
+    """Slope along x of a plane fitted to occupied voxels of the road ahead, by reweighted least squares."""
+    points = frame.points[frame.target > 180] * POINT_UNIT
+    road = points[(points[:, 2] > 4.0) & (points[:, 2] < 20.0) & (np.abs(points[:, 0]) < 5.0)]
+    # The road is the lowest big thing: what lies well above the median of the lower half is no road.
+    road = road[road[:, 1] > 0.5]
+    if len(road) < _FEWEST_POINTS:
+        return None
+    height = np.median(road[road[:, 1] > np.median(road[:, 1]), 1])
+    road = road[np.abs(road[:, 1] - height) < 0.4]
+    if len(road) < _FEWEST_POINTS:
+        return None
+    plane: NDArray[np.float64] = np.stack([road[:, 0], road[:, 2], np.ones(len(road))], axis=-1)
+    weight = np.ones(len(road))
+    coefficients = np.zeros(3)
+    for _ in range(_FITS):
+        coefficients = np.linalg.lstsq(plane * weight[:, None], road[:, 1] * weight, rcond=None)[0]
+        residual = road[:, 1] - plane @ coefficients
+        weight = 1.0 / np.sqrt(1.0 + (residual / _TOLERANCE) ** 2)
+    return float(coefficients[0])
