@@ -90,12 +90,13 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
 
     The scores are pooled into groups of about equal mass, free and occupied voxels weighing the same in sum (nearly all
     voxels are free and near score 0, where few groups suffice). Isotonic regression makes the observed frequencies of
-    the groups monotone; each block of equal frequency becomes a knot at its mean score. Between knots the map is
-    linear and strictly increasing, so thresholds on the score keep their meaning.
+    the groups monotone; each block of equal frequency becomes a knot at its mean score. Between knots, and from them
+    to the ends of the range (0 and 1), the map is linear and strictly increasing: thresholds on the score keep their
+    meaning, and the probability ranks voxels as the score does.
 
     Args:
         histogram: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only.
-        knots: Largest number of knots.
+        knots: Largest number of knots between the ends.
 
     Raises:
         GridError: There are no free or no occupied voxels, or all scores are equal.
@@ -121,7 +122,15 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
         raise GridError(
             "the score does not tell occupied from free voxels", where="calibration", cure="Train the student longer"
         )
-    return CalibrationTable(tuple(block_score.tolist()), tuple(levels.tolist()))
+    # Knots half way to certainty at the ends of the range: below the first and above the last block, scores still rank.
+    highest = max(1.0, float(score_values()[filled[-1]]))
+    table = [(float(s), float(p)) for s, p in zip(block_score, levels, strict=True)]
+    if table[0][0] > 0.0 and table[0][1] > 0.0:
+        table.insert(0, (0.0, table[0][1] / 2.0))
+    if table[-1][0] < highest and table[-1][1] < 1.0:
+        table.append((highest, (1.0 + table[-1][1]) / 2.0))
+    knot_scores, probabilities = zip(*table, strict=True)
+    return CalibrationTable(knot_scores, probabilities)
 
 
 def expected_calibration_error(

@@ -16,7 +16,7 @@ from scene_completion_ros.evaluation.calibration import (
     fit_calibration,
     isotonic_regression,
 )
-from scene_completion_ros.evaluation.occupancy import score_histogram
+from scene_completion_ros.evaluation.occupancy import average_precision, score_histogram
 
 
 def small_scores(seed: int, count: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def test_isotonic_regression_against_scikit_learn() -> None:
 
 def test_fit_recovers_the_probability_of_unseen_voxels() -> None:
     table = fit_calibration(score_histogram(*small_scores(0)))
-    assert 8 <= len(table.score) <= 32
+    assert 8 <= len(table.score) <= 34
     assert np.all(np.diff(table.score) > 0)
     assert np.all(np.diff(table.probability) > 0)
     score, occupied = small_scores(1)
@@ -48,6 +48,18 @@ def test_fit_recovers_the_probability_of_unseen_voxels() -> None:
     assert fitted < 0.01 < raw
     assert brier_score(table.apply(score), occupied) < brier_score(score, occupied)
     np.testing.assert_allclose(table.apply(np.linspace(0.02, 0.22, 21)), np.linspace(0.08, 0.88, 21) ** 2, atol=0.06)
+
+
+def test_the_most_certain_voxels_still_rank() -> None:
+    """What half of the voxels say above the highest block is not thrown together: average precision stays."""
+    random = np.random.default_rng(3)
+    score = random.beta(0.3, 1.0, 20_000).astype(np.float32)
+    occupied = random.random(20_000) < score
+    table = fit_calibration(score_histogram(score, occupied), knots=4)
+    stated = table.apply(np.array([0.0, 1e-4, 0.9, 0.95, 1.0]))
+    assert np.all(np.diff(stated) > 0) and 0.0 < stated[0] and stated[-1] < 1.0
+    before, after = (average_precision(score_histogram(s, occupied)) for s in (score, table.apply(score)))
+    assert after == pytest.approx(before, abs=2e-3)
 
 
 def test_fit_needs_both_kinds_and_a_score_that_tells_them_apart() -> None:
