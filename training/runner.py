@@ -109,7 +109,7 @@ def load_weights(field: DensityField, bundle: StudentBundle) -> None:
 
 
 def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
-    """Trains and returns the folder of checkpoints; resumes from `last.ckpt` there if it exists."""
+    """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists."""
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
@@ -163,18 +163,28 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     resume = str(last) if last.exists() and not fast_dev_run else None
     if resume is None and configuration.start_from:
         load_weights(stage.field, StudentBundle.load(configuration.start_from))
-    elif resume is None and configuration.prior_steps and configuration.losses.occupancy:
-        data.setup("fit")
-        offset = configuration.losses.occupancy_offset
-        loss = fit_prior(stage.field, data.samples(), configuration.prior_steps, offset=offset)
-        print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
+    elif resume is None:
+        _fit_priors(stage, data, configuration)
     trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=True)
     if configuration.depth_only_steps >= configuration.steps and configuration.head.steps and not fast_dev_run:
         if resume and torch.load(resume, weights_only=True)["global_step"] >= configuration.steps:
             # A training that had ended before was read with the weights of its last step, not the averaged ones.
             stage.field.load_state_dict(load_field(last).state_dict())
         _fit_last_head(stage, data, record, output / "checkpoints" / FINAL)
-    return output / "checkpoints"
+        return output / "checkpoints" / FINAL
+    return last
+
+
+def _fit_priors(stage: SingleViewStage, data: SequencesData, configuration: TrainingConfiguration) -> None:
+    """Gives the field what does not depend on an image: the mean depth, and where voxels are occupied on average."""
+    losses = configuration.losses
+    if losses.dense_depth:
+        data.setup("fit")
+        stage.field.encoder.prior.copy_(data.samples().mean_depth_code(stage.field.spec))
+    if losses.occupancy and configuration.prior_steps:
+        data.setup("fit")
+        loss = fit_prior(stage.field, data.samples(), configuration.prior_steps, offset=losses.occupancy_offset)
+        print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
 
 
 def _fit_last_head(stage: SingleViewStage, data: SequencesData, record: TrainingRecord, file: Path) -> None:
@@ -182,6 +192,7 @@ def _fit_last_head(stage: SingleViewStage, data: SequencesData, record: Training
     if file.exists():
         return
     data.setup("fit")
+    stage.field.encoder.shrink_depth(stage.head.depth_shrinkage)
     loss = stage.fit_head(data.samples(), half_resolution=stage.steps <= stage.half_resolution_steps)
     print(f"head fitted to the averaged features: loss {loss:.4f}")
     temporary = file.with_suffix(".part")

@@ -57,7 +57,7 @@ def test_the_most_certain_voxels_still_rank() -> None:
     occupied = random.random(20_000) < score
     table = fit_calibration(score_histogram(score, occupied), knots=4)
     stated = table.apply(np.array([0.0, 1e-4, 0.9, 0.95, 1.0]))
-    assert np.all(np.diff(stated) > 0) and 0.0 < stated[0] and stated[-1] < 1.0
+    assert np.all(np.diff(stated) > 0) and stated[0] > 0.0 and stated[-1] < 1.0
     before, after = (average_precision(score_histogram(s, occupied)) for s in (score, table.apply(score)))
     assert after == pytest.approx(before, abs=2e-3)
 

@@ -129,7 +129,7 @@ def test_the_head_is_fitted_last_where_only_depth_was_trained(synthetic_drive: P
     last = load_field(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict()
     for name, value in fields[0].state_dict().items():
         torch.testing.assert_close(fields[1].state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
-        if name.startswith("encoder."):
+        if name.startswith("encoder.") and "project" not in name:
             torch.testing.assert_close(last[name], value, rtol=0, atol=1e-6, msg=name)
     assert not torch.allclose(fields[0].density_layer.weight, last["density_layer.weight"], atol=1e-4)
 

@@ -26,5 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from training.runner import read_configuration, train
 
     configuration = read_configuration(arguments.config, arguments.overrides)
-    train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
+    checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
+    if not arguments.fast_dev_run:
+        print(f"next: scene-completion export {checkpoint} BUNDLE --licence ...")
     return 0

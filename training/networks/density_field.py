@@ -17,6 +17,15 @@ DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 
 """Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""
 
 
+def sample_map(values: Tensor, coordinates: Tensor, mode: str = "bilinear") -> Tensor:
+    """Samples a map [B, C, h, w] at normalised coordinates [B, N, 2 or more] (x, y first): [B, C, N].
+
+    Beyond the outermost pixel centres the border's values hold.
+    """
+    grid = coordinates[:, None, :, :2]
+    return functional.grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=False)[:, :, 0]
+
+
 class DensityField(nn.Module):
     """Behind-the-Scenes density field with one encoder view.
 
@@ -106,11 +115,17 @@ class DensityField(nn.Module):
     def density_logit(self, features: Tensor, points: Tensor) -> Tensor:
         """Returns the density before softplus, [B, N]."""
         coordinates: Tensor = self.spec.coordinates(points, self.camera)
-        sampled = functional.grid_sample(
-            features, coordinates[:, None, :, :2], mode="bilinear", padding_mode="border", align_corners=False
-        )  # [B, hidden, 1, N]
+        return self.head_logit(sample_map(features, coordinates), coordinates)
+
+    def head_logit(self, image_part: Tensor, coordinates: Tensor) -> Tensor:
+        """Returns the density before softplus, [B, N].
+
+        Args:
+            image_part: Features of the points [B, hidden, N]: what `encode` gives, sampled.
+            coordinates: Inputs of the point code [B, N, 3].
+        """
         position = self.position_layer(self.spec.encode(coordinates))  # [B, N, hidden]
-        hidden = functional.relu(sampled[:, :, 0].transpose(1, 2) + position)
+        hidden = functional.relu(image_part.transpose(1, 2) + position)
         out: Tensor = self.density_layer(hidden)[..., 0]
         return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,12 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.view_batches import ViewSamples
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.losses.stereo_depth import log_depth_loss
-from training.networks.density_field import DensityField
+from training.networks.density_field import DensityField, sample_map
 from training.rendering.rays import rays_of_pixels
 from training.rendering.volume import composite, inverse_depth_samples
 
 PRIOR_RATE = 2e-2
+OPACITY_RATE = 5e-2
 _NOISE_GRID = (4, 10)  # points of the smooth error field
 _FIRST_SAMPLE = 1 << 32  # sample numbers that no training step has
 
@@ -40,10 +42,14 @@ class HeadSettings:
         depth_noise: Deviation of the logarithm of the inverse depth in channel 0: a smooth field, and half as much for
             the image as a whole.
         feature_decay: Weight of the squared feature weights (but those of channel 0).
+        depth_shrinkage: Factor on what channel 0 differs from the mean depth, where the head is fitted last: a network
+            that has seen few drives is too sure of what it sees in new ones.
+        opacity_steps: Last steps, which only scale and shift the density's logit, for the rendered depth: the order of
+            the voxels, which the occupancy asks for, stays as it is.
     """
 
-    steps: int = 1200
-    images: int = 300
+    steps: int = 2000
+    images: int = 320
     batch_size: int = 6
     points: int = 3072
     rays: int = 96
@@ -51,6 +57,8 @@ class HeadSettings:
     feature_dropout: float = 0.3
     depth_noise: float = 0.1
     feature_decay: float = 3e-3
+    depth_shrinkage: float = 0.85
+    opacity_steps: int = 150
 
 
 @dataclass
@@ -63,7 +71,7 @@ class RaySettings:
 
 
 def fit_prior(field: DensityField, samples: ViewSamples, steps: int, *, offset: float, batch_size: int = 4) -> float:
-    """Fits mean inverse depth and head to where things are on average, without any image, before the training.
+    """Fits the head to where things are on average, without any image, before the training.
 
     One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
     telling the training drives apart.
@@ -78,7 +86,6 @@ def fit_prior(field: DensityField, samples: ViewSamples, steps: int, *, offset: 
     Returns:
         Mean loss of the last tenth of the steps.
     """
-    field.encoder.prior.copy_(samples.mean_depth_code(field.spec))
     samples = samples.unmirrored()
     optimiser = torch.optim.Adam([*field.position_layer.parameters(), *field.density_layer.parameters()], PRIOR_RATE)
     features = torch.zeros(1, field.position_layer.out_features, 2, 2)
@@ -127,98 +134,154 @@ def fit_head(
     Returns:
         Mean loss of the last tenth of the steps.
     """
-    kept = _features(field, samples.unmirrored(), settings.images, half_resolution)
+    images = _Images(field, samples.unmirrored(), settings, half_resolution, seed)
     layers: tuple[nn.Module, ...] = (field.feature_layer, field.position_layer, field.density_layer, link)
     optimiser = torch.optim.Adam([p for layer in layers for p in layer.parameters()], settings.learning_rate)
-    generator = torch.Generator().manual_seed(seed)
     history = []
     for step in range(settings.steps):
         _decay(optimiser, settings.learning_rate, step, settings.steps)
-        batch = [kept[i] for i in torch.randint(len(kept), (settings.batch_size,), generator=generator).tolist()]
-        raw = disturbed_features(torch.stack([one["raw"] for one in batch]).float(), settings, field.spec, generator)
-        features = field.feature_layer(raw)
+        images.draw()
         loss = settings.feature_decay * field.feature_layer.weight[:, 1:].square().sum()
         if occupancy:
-            loss = loss + occupancy * _occupancy(field, link, features, batch, settings.points, generator)
+            centres, target, weight = images.voxels(settings.points)
+            loss = loss + occupancy * occupancy_cross_entropy(link(images.logit(centres)), target, weight)
         if stereo_depth:
-            loss = loss + stereo_depth * _depth(field, features, batch, settings.rays, rays, generator)
+            loss = loss + stereo_depth * images.depth_loss(settings.rays, rays)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         history.append(loss.item())
+    if stereo_depth and settings.opacity_steps:
+        _fit_opacity(images, link, rays)
     return _tail(history)
 
 
-def _features(field: DensityField, samples: ViewSamples, images: int, half_resolution: bool) -> list[dict[str, Tensor]]:
-    device = field.position_layer.weight.device
-    kept = []
-    for number in range(images):
-        sample = {key: value.to(device) for key, value in samples.labelled(_FIRST_SAMPLE + number).items()}
+def _fit_opacity(images: _Images, link: OccupancyLink, rays: RaySettings) -> None:
+    """Replaces the logit x by e^k · x + b with the k and b that render depth best, and keeps the link's probability."""
+    settings, layer = images.settings, images.field.density_layer
+    stretch = torch.zeros(2, device=layer.weight.device, requires_grad=True)  # k, b
+    optimiser = torch.optim.Adam([stretch], OPACITY_RATE)
+    for step in range(settings.opacity_steps):
+        _decay(optimiser, OPACITY_RATE, step, settings.opacity_steps)
+        images.draw()
+        loss = images.depth_loss(2 * settings.rays, rays, (stretch[0].exp(), stretch[1]))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    with torch.no_grad():
+        k, b = stretch.detach()
+        layer.weight.mul_(k.exp())
+        layer.bias.mul_(k.exp()).add_(b)
+        link.log_scale.sub_(k)
+        link.offset.sub_(link.log_scale.exp() * b)
+
+
+class _Images:
+    """Encoded images in memory, and a random batch of them: their voxels, rays and disturbed features.
+
+    Args:
+        field: The field.
+        samples: Source of the images.
+        settings: How many, and how far features are disturbed.
+        half_resolution: Encode images of half the size.
+        seed: Seed of everything random.
+    """
+
+    def __init__(
+        self, field: DensityField, samples: ViewSamples, settings: HeadSettings, half_resolution: bool, seed: int
+    ) -> None:
+        self.field = field
+        self.settings = settings
+        self.generator = torch.Generator().manual_seed(seed)
+        self.device = field.position_layer.weight.device
+        self._kept = [
+            one for one in map(partial(self._encode, samples, half_resolution), range(settings.images)) if one
+        ]
+        self._batch: list[dict[str, Tensor]] = []
+        self._raw = self._keep = self._error = torch.empty(0)
+
+    def _encode(self, samples: ViewSamples, half_resolution: bool, number: int) -> dict[str, Tensor]:
+        sample = {key: value.to(self.device) for key, value in samples.labelled(_FIRST_SAMPLE + number).items()}
         image = sample["image"][None]
         with torch.no_grad():
-            raw = field.encoder(functional.avg_pool2d(image, 2) if half_resolution else image)[0]
+            raw = self.field.encoder(functional.avg_pool2d(image, 2) if half_resolution else image)[0]
         v, u = torch.nonzero(sample["hint"] > 0, as_tuple=True)
-        if len(v):
-            hinted = {"pixel": torch.stack([u, v], dim=-1).short(), "depth": sample["hint"][v, u].half()}
-            kept.append({"raw": raw.half(), **{k: sample[k] for k in ("points", "target", "weight")}, **hinted})
-    return kept
+        if not len(v):
+            return {}
+        hinted = {"pixel": torch.stack([u, v], dim=-1).short(), "depth": sample["hint"][v, u].half()}
+        return {"raw": raw.half(), **{key: sample[key] for key in ("points", "target", "weight")}, **hinted}
+
+    def draw(self) -> None:
+        """Takes another batch, and another disturbance of its features."""
+        settings, generator = self.settings, self.generator
+        chosen = torch.randint(len(self._kept), (settings.batch_size,), generator=generator).tolist()
+        self._batch = [self._kept[index] for index in chosen]
+        self._raw = torch.stack([one["raw"] for one in self._batch]).float()
+        self._keep, self._error = (
+            part.to(self.device) for part in disturbance(settings, len(self._raw), self._raw.shape[1], generator)
+        )
+
+    def logit(self, points: Tensor) -> Tensor:
+        """Density logits [B, N] at points [B, N, 3] of the batch's images, with disturbed features."""
+        field = self.field
+        coordinates: Tensor = field.spec.coordinates(points, field.camera)
+        with torch.no_grad():
+            raw = disturbed_features(self._raw, coordinates, self._keep, self._error, field.spec)
+        image_part = torch.einsum("hc,bcn->bhn", field.feature_layer.weight[:, :, 0, 0], raw)
+        return field.head_logit(image_part, coordinates)
+
+    def voxels(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Voxel centres [B, N, 3] of the batch's images, their targets and weights [B, N]."""
+        at = torch.randint(len(self._batch[0]["points"]), (count,), generator=self.generator).to(self.device)
+        points, target, weight = (
+            torch.stack([o[key][at] for o in self._batch]) for key in ("points", "target", "weight")
+        )
+        return points, target, weight
+
+    def depth_loss(self, count: int, settings: RaySettings, stretch: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Rendered against stereo depth along rays of the batch's images; `stretch` scales and shifts the logit."""
+        generator, device = self.generator, self.device
+        chosen = [torch.randint(len(one["pixel"]), (count,), generator=generator).to(device) for one in self._batch]
+        pixel = torch.stack([one["pixel"][at].long() for one, at in zip(self._batch, chosen, strict=True)])
+        hint = torch.stack([one["depth"][at].float() for one, at in zip(self._batch, chosen, strict=True)])
+        pose = torch.eye(4, device=device).expand(len(pixel), 1, 4, 4)
+        rays = rays_of_pixels(self.field.camera, pose, torch.zeros_like(pixel[..., 0]), pixel, 1)
+        shape = tuple(rays.cosine.shape)
+        distances = inverse_depth_samples(
+            shape, settings.samples, settings.near, settings.far, generator=generator, device=device
+        )
+        points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
+        logit = self.logit(points.flatten(1, 2)).reshape(distances.shape)
+        density = functional.softplus(logit if stretch is None else stretch[0] * logit + stretch[1])
+        return log_depth_loss(composite(density, distances).distance * rays.cosine, hint)
 
 
-def disturbed_features(raw: Tensor, settings: HeadSettings, spec: PointCodeSpec, generator: torch.Generator) -> Tensor:
-    """Drops channels, and multiplies the inverse depth in channel 0 by a smooth random field.
+def disturbance(settings: HeadSettings, batch: int, channels: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draws what `disturbed_features` takes: channel factors [B, C, 1] and log errors of depth [B, 1, h, w]."""
+    keep = (torch.rand(batch, channels, 1, generator=generator) >= settings.feature_dropout).float()
+    keep[:, 0] = 1.0 - settings.feature_dropout
+    error = torch.randn(batch, 1, *_NOISE_GRID, generator=generator)
+    error = settings.depth_noise * (error + 0.5 * torch.randn(batch, 1, 1, 1, generator=generator))
+    return keep / (1.0 - settings.feature_dropout), error
+
+
+def disturbed_features(raw: Tensor, coordinates: Tensor, keep: Tensor, error: Tensor, spec: PointCodeSpec) -> Tensor:
+    """Samples features with channels dropped and the inverse depth in channel 0 off by a smooth random factor.
 
     Args:
         raw: Output of the encoder [B, C, h, w].
-        settings: How much.
+        coordinates: Where, normalised [B, N, 2 or more].
+        keep: Factors of the channels [B, C, 1].
+        error: Logarithm of the factor of inverse depth, a small map [B, 1, h', w'] over the image.
         spec: Point code.
-        generator: Source of randomness.
+
+    Returns:
+        [B, C, N].
     """
-    batch, channels = raw.shape[:2]
-    keep = (torch.rand(batch, channels - 1, 1, 1, generator=generator) >= settings.feature_dropout).to(raw)
-    field = torch.randn(batch, 1, *_NOISE_GRID, generator=generator).to(raw)
-    error = functional.interpolate(field, raw.shape[2:], mode="bicubic", align_corners=False)
-    error = error + 0.5 * torch.randn(batch, 1, 1, 1, generator=generator).to(raw)
-    inverse = spec.inverse_depth(raw[:, :1]).clamp_min(1e-3) * torch.exp(settings.depth_noise * error)
-    return torch.cat([spec.depth_code_of_inverse(inverse), raw[:, 1:] * keep / (1.0 - settings.feature_dropout)], dim=1)
-
-
-def _occupancy(
-    field: DensityField,
-    link: OccupancyLink,
-    features: Tensor,
-    batch: list[dict[str, Tensor]],
-    count: int,
-    generator: torch.Generator,
-) -> Tensor:
-    at = torch.randint(len(batch[0]["points"]), (count,), generator=generator).to(features.device)
-    centres, target, weight = (torch.stack([one[k][at] for one in batch]) for k in ("points", "target", "weight"))
-    return occupancy_cross_entropy(link(field.density_logit(features, centres)), target, weight)
-
-
-def _depth(
-    field: DensityField,
-    features: Tensor,
-    batch: list[dict[str, Tensor]],
-    count: int,
-    settings: RaySettings,
-    generator: torch.Generator,
-) -> Tensor:
-    chosen = [torch.randint(len(one["pixel"]), (count,), generator=generator).to(features.device) for one in batch]
-    pixel = torch.stack([one["pixel"][at].long() for one, at in zip(batch, chosen, strict=True)])
-    hint = torch.stack([one["depth"][at].float() for one, at in zip(batch, chosen, strict=True)])
-    pose = torch.eye(4, device=features.device).expand(len(batch), 1, 4, 4)
-    rays = rays_of_pixels(field.camera, pose, torch.zeros_like(pixel[..., 0]), pixel, 1)
-    distances = inverse_depth_samples(
-        tuple(rays.cosine.shape),
-        settings.samples,
-        settings.near,
-        settings.far,
-        generator=generator,
-        device=features.device,
-    )
-    points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
-    density = field.density(features, points.flatten(1, 2)).reshape(distances.shape)
-    return log_depth_loss(composite(density, distances).distance * rays.cosine, hint)
+    sampled = sample_map(raw, coordinates) * keep
+    factor = torch.exp(sample_map(error, coordinates, mode="bicubic"))
+    inverse = spec.inverse_depth(sampled[:, :1]).clamp_min(1e-3) * factor
+    return torch.cat([spec.depth_code_of_inverse(inverse), sampled[:, 1:]], dim=1)
 
 
 def _decay(optimiser: torch.optim.Optimizer, rate: float, step: int, steps: int) -> None:
