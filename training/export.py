@@ -130,6 +130,14 @@ def head_weights(field: DensityField) -> HeadWeights:
     )
 
 
+def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the folders of the machine it ran on; the sources keep their names."""
+    kept = {name: value for name, value in configuration.items() if name != "output"}
+    if "data" in kept:
+        kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}
+    return kept
+
+
 def export_bundle(
     checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]
 ) -> StudentBundle:
@@ -154,7 +162,7 @@ def export_bundle(
         depth_range=(field.spec.near, field.spec.far),
         focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation((IMAGE_MEAN,) * 3, (IMAGE_SCALE,) * 3),
-        provenance={**provenance, "configuration": record.get("configuration", {})},
+        provenance={**provenance, "configuration": _without_places(record.get("configuration", {}))},
         licence=licence,
     )
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -111,6 +112,7 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     assert bundle.encoder_path.stat().st_size < 25e6
     assert set(bundle.load_weights()) == set(field.state_dict())
     assert bundle.provenance["configuration"]["seed"] == 3
+    assert str(tmp_path) not in json.dumps(bundle.provenance)
     assert bundle.focal_range == pytest.approx((0.99 * FOCAL / WIDTH, 1.01 * FOCAL / WIDTH))
 
 
