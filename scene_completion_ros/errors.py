@@ -45,3 +45,7 @@ class BundleError(SceneCompletionError):
 
 class GridError(SceneCompletionError):
     """A voxel grid description is malformed."""
+
+
+class ConfigurationError(SceneCompletionError):
+    """A training configuration contradicts itself."""

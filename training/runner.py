@@ -10,13 +10,13 @@ import jsonargparse
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from scene_completion_ros.errors import BundleError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
+from training.averaging import WeightAverage
 from training.data.module import DataSettings, SequencesData
-from training.export import load_field
 from training.networks.density_field import DensityField
 from training.pictures import TrainingPictures
 from training.record import KEY, TrainingRecord
@@ -39,9 +39,9 @@ class TrainingConfiguration:
         steps: Optimiser steps.
         prior_steps: Steps in which the head is first fitted without images.
         learning_rate: Adam learning rate after the warm-up.
-        trunk_rate: Factor on it for the pretrained trunk, where it learns.
-        frozen_blocks: First blocks of the trunk that do not (all are 16).
-        head_rate: Factor on it for the head.
+        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
+        frozen_blocks: First blocks of the pretrained trunk that keep their weights (it has 16).
+        head_rate: Factor on `learning_rate` for the head.
         depth_only_steps: First steps, in which only the dense depth is trained.
         head: How the head alone is fitted after those (at the end, where no other steps follow).
         half_resolution_steps: First steps, taken with images of half the size.
@@ -53,7 +53,8 @@ class TrainingConfiguration:
         log_every: Steps between points of the curves.
         gradient_clip: Largest gradient norm.
         pretrained: Start the trunk from its ImageNet weights.
-        start_from: Folder of a student bundle whose weights the training goes on from; then no prior is fitted.
+        start_from: Folder of a student bundle whose weights the training goes on from; then no prior is fitted, and the
+            mean depth stays that of the drives the bundle was trained on.
         output: Folder for checkpoints and curves.
     """
 
@@ -109,7 +110,20 @@ def load_weights(field: DensityField, bundle: StudentBundle) -> None:
 
 
 def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
-    """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists."""
+    """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
+
+    Args:
+        configuration: What to train.
+        fast_dev_run: Take two steps of everything and write no checkpoints.
+        threads: torch threads; all cores if not given.
+
+    Raises:
+        ConfigurationError: Its steps contradict each other.
+    """
+    _check_steps(configuration)
+    if fast_dev_run:
+        head = dataclasses.replace(configuration.head, steps=2, images=2, opacity_steps=2)
+        configuration = dataclasses.replace(configuration, prior_steps=2, head=head)
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
@@ -143,8 +157,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     record = TrainingRecord(dataclasses.asdict(configuration), data)
     callbacks: list[lightning.Callback] = [record, checkpoint, LearningRateMonitor("step")]
     if configuration.ema_decay:
-        start = configuration.ema_start
-        callbacks.append(EMAWeightAveraging(decay=configuration.ema_decay, update_starting_at_step=start))
+        callbacks.append(WeightAverage(decay=configuration.ema_decay, update_starting_at_step=configuration.ema_start))
     if configuration.picture_every:
         callbacks.append(TrainingPictures(configuration.picture_every))
     trainer = lightning.Trainer(
@@ -159,20 +172,42 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         fast_dev_run=2 if fast_dev_run else False,
         enable_model_summary=False,
     )
-    last = output / "checkpoints" / "last.ckpt"
-    resume = str(last) if last.exists() and not fast_dev_run else None
+    last, final = output / "checkpoints" / "last.ckpt", output / "checkpoints" / FINAL
+    resume = last if last.exists() and not fast_dev_run else None
+    ended = resume and torch.load(resume, map_location="cpu", weights_only=True)["global_step"] >= configuration.steps
     if resume is None and configuration.start_from:
         load_weights(stage.field, StudentBundle.load(configuration.start_from))
     elif resume is None:
         _fit_priors(stage, data, configuration)
-    trainer.fit(stage, datamodule=data, ckpt_path=resume, weights_only=True)
-    if configuration.depth_only_steps >= configuration.steps and configuration.head.steps and not fast_dev_run:
-        if resume and torch.load(resume, weights_only=True)["global_step"] >= configuration.steps:
-            # A training that had ended before was read with the weights of its last step, not the averaged ones.
-            stage.field.load_state_dict(load_field(last).state_dict())
-        _fit_last_head(stage, data, record, output / "checkpoints" / FINAL)
-        return output / "checkpoints" / FINAL
-    return last
+    if resume is None and not fast_dev_run:
+        final.unlink(missing_ok=True)  # of another training
+    trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
+    if configuration.depth_only_steps < configuration.steps or not stage.fits_head:
+        return last
+    if fast_dev_run:
+        stage.fit_head(data.samples(), half_resolution=True)
+    elif not final.exists():
+        if ended:  # read with the weights of its last step, not the averaged ones
+            stage.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        stage.to(trainer.strategy.root_device)  # Lightning has brought it back to the CPU
+        _fit_last_head(stage, data, record, final)
+    return final
+
+
+def _check_steps(configuration: TrainingConfiguration) -> None:
+    steps, every = configuration.steps, configuration.checkpoint_every
+    if steps % every:
+        raise ConfigurationError(
+            f"{steps} is no multiple of checkpoint_every = {every}: the last steps would be in no checkpoint",
+            where="steps",
+            cure="Change one of them",
+        )
+    if configuration.ema_decay and configuration.ema_start >= steps:
+        raise ConfigurationError(
+            f"the average would start at step {configuration.ema_start} of {steps}, and hold the weights of the start",
+            where="ema_start",
+            cure="Start it earlier, or switch it off with ema_decay=0",
+        )
 
 
 def _fit_priors(stage: SingleViewStage, data: SequencesData, configuration: TrainingConfiguration) -> None:
@@ -180,7 +215,7 @@ def _fit_priors(stage: SingleViewStage, data: SequencesData, configuration: Trai
     losses = configuration.losses
     if losses.dense_depth:
         data.setup("fit")
-        stage.field.encoder.prior.copy_(data.samples().mean_depth_code(stage.field.spec))
+        stage.field.encoder.prior.copy_(data.samples().unmirrored().mean_depth_code(stage.field.spec))
     if losses.occupancy and configuration.prior_steps:
         data.setup("fit")
         loss = fit_prior(stage.field, data.samples(), configuration.prior_steps, offset=losses.occupancy_offset)
@@ -189,12 +224,11 @@ def _fit_priors(stage: SingleViewStage, data: SequencesData, configuration: Trai
 
 def _fit_last_head(stage: SingleViewStage, data: SequencesData, record: TrainingRecord, file: Path) -> None:
     """Fits the head to the averaged encoder when no step of the training did, and writes a checkpoint of its own."""
-    if file.exists():
-        return
     data.setup("fit")
     stage.field.encoder.shrink_depth(stage.head.depth_shrinkage)
     loss = stage.fit_head(data.samples(), half_resolution=stage.steps <= stage.half_resolution_steps)
     print(f"head fitted to the averaged features: loss {loss:.4f}")
     temporary = file.with_suffix(".part")
-    torch.save({"state_dict": stage.state_dict(), "global_step": stage.steps, KEY: record.content()}, temporary)
+    content = {"state_dict": stage.cpu().state_dict(), "global_step": stage.steps, KEY: record.content()}
+    torch.save(content, temporary)
     temporary.replace(file)

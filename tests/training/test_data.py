@@ -188,7 +188,11 @@ def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
         seen = dataclasses.replace(frames[0], points=points, target=(sample["target"].numpy() * 255).astype(np.uint8))
         assert np.degrees(ground_roll([seen])) == pytest.approx(2.0, abs=0.6), mirrored[number]
     plain = samples.unmirrored()
-    assert not any(plain._draw(np.random.default_rng((0, number))).mirror for number in numbers)
+    for number in numbers:
+        draw, unmirrored = (s._draw(np.random.default_rng((0, number))) for s in (samples, plain))
+        assert not unmirrored.mirror
+        assert (draw.index, draw.side) == (unmirrored.index, unmirrored.side)
+        assert draw.mirror or np.allclose(draw.turn, unmirrored.turn)
 
 
 def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame]) -> None:

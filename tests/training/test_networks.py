@@ -50,7 +50,8 @@ def test_channel_zero_starts_as_the_mean_depth_whatever_the_image() -> None:
         out = network(torch.rand(1, 3, 64, 96) * 255)
     torch.testing.assert_close(out[:, :1], network.prior)
     with torch.no_grad():
-        network.project.weight[0, :-1] = 0.1
+        network.project.weight[0] = 0.1
+        network.project.weight[0, -1] = 0.9
         network.project.bias[0] = 0.3
         image = torch.rand(1, 3, 64, 96) * 255
         before = network(image)

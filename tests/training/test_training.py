@@ -16,12 +16,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scene_completion_ros.errors import BundleError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from tests.training.synthetic_scene import FOCAL, WIDTH
+from training.averaging import WeightAverage
 from training.export import export_bundle, fold, head_weights, load_field
 from training.networks.density_field import DensityField
-from training.runner import FINAL, load_weights, read_configuration
+from training.runner import FINAL, TrainingConfiguration, load_weights, read_configuration, train
 
 STEPS = 24
 KILL_AFTER = 4
@@ -134,6 +135,33 @@ def test_the_head_is_fitted_last_where_only_depth_was_trained(synthetic_drive: P
         if name.startswith("encoder.") and "project" not in name:
             torch.testing.assert_close(last[name], value, rtol=0, atol=1e-6, msg=name)
     assert not torch.allclose(fields[0].density_layer.weight, last["density_layer.weight"], atol=1e-4)
+    final.write_bytes(b"kept")
+    subprocess.run(command, check=True, env=environment, timeout=300)
+    assert final.read_bytes() == b"kept"  # what is there is not fitted again
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
+    subprocess.run(command, check=True, env=environment, timeout=300)
+    for name, value in load_field(final).state_dict().items():  # a new training replaces what belongs to another
+        torch.testing.assert_close(fields[0].state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("overrides", "field"), [({"steps": 7}, "steps"), ({"ema_start": 24}, "ema_start")])
+def test_steps_that_contradict_each_other_are_refused(overrides: dict[str, int], field: str) -> None:
+    settings = {"steps": 24, "checkpoint_every": 2, "ema_start": 2, **overrides}
+    with pytest.raises(ConfigurationError, match=field):
+        train(TrainingConfiguration(**settings))
+
+
+def test_the_average_takes_over_what_was_fitted_at_once() -> None:
+    module = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "rest": torch.nn.Linear(2, 2)})
+    average = WeightAverage(decay=0.9)
+    average._average_model = torch.optim.swa_utils.AveragedModel(module)
+    with torch.no_grad():
+        for value in module.parameters():
+            value += 1.0
+    average.take_over(module, ("head.",))
+    averaged = average._average_model.module
+    assert torch.equal(averaged["head"].weight, module["head"].weight)
+    torch.testing.assert_close(averaged["rest"].weight, module["rest"].weight - 1.0)
 
 
 def test_training_can_go_on_from_the_shipped_student() -> None:

@@ -13,6 +13,7 @@ _FRAMES = 12
 _FITS = 10
 _TOLERANCE = 0.05
 _FEWEST_POINTS = 50
+_STEEPEST = 0.1  # a fit that is steeper met a wall or a kerb
 
 
 def ground_roll(frames: Sequence[PreparedFrame]) -> float:
@@ -27,8 +28,8 @@ def ground_roll(frames: Sequence[PreparedFrame]) -> float:
     Returns:
         Angle by which y (down) grows with x (right); 0 where no ground is seen.
     """
-    slopes = [_slope(frame) for frame in frames[:: max(1, len(frames) // _FRAMES)]]
-    found = [slope for slope in slopes if slope is not None]
+    slopes = [_slope(frame) for frame in frames[:: -(-len(frames) // _FRAMES)]]
+    found = [slope for slope in slopes if slope is not None and abs(slope) < _STEEPEST]
     return float(np.arctan(np.mean(found))) if found else 0.0
 
 

@@ -125,7 +125,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return self._labelled(self._draw(generator), generator)
 
     def unmirrored(self) -> ViewSamples:
-        """Returns the same samples, none of them mirrored: where things are in streets differs from left to right."""
+        """Returns the same samples, none of them mirrored: where things are in streets differs from left to right.
+
+        A sample keeps its frame, side and small rotation.
+        """
         settings = dataclasses.replace(self.settings, mirror=False)
         plain = ViewSamples(self.sequences, settings, seed=self.seed, length=self.length)
         plain.share = self.share
@@ -192,7 +195,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         frames = self.sequences[number]
         index = int(generator.integers(len(frames)))
         side = "left" if generator.random() < 0.5 else "right"
-        mirror = bool(self.settings.mirror and generator.random() < 0.5)
+        mirror = bool((generator.random() < 0.5) and self.settings.mirror)  # drawn always: the rest stays the same
         turn = self._rotation(generator)
         if mirror:  # mirrored, the ground would tilt to the other side
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn

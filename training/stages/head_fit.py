@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.view_batches import ViewSamples
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
@@ -32,8 +33,8 @@ class HeadSettings:
     about as far as it is off in drives that the encoder has not seen.
 
     Attributes:
-        steps: Optimiser steps.
-        images: Images whose features are kept in memory.
+        steps: Optimiser steps; 0 leaves the head as it is.
+        images: Images whose features are kept in memory, 4 MB each at full size.
         batch_size: Images per step.
         points: Voxel centres per image and step.
         rays: Rendered rays per image and step.
@@ -44,8 +45,8 @@ class HeadSettings:
         feature_decay: Weight of the squared feature weights (but those of channel 0).
         depth_shrinkage: Factor on what channel 0 differs from the mean depth, where the head is fitted last: a network
             that has seen few drives is too sure of what it sees in new ones.
-        opacity_steps: Last steps, which only scale and shift the density's logit, for the rendered depth: the order of
-            the voxels, which the occupancy asks for, stays as it is.
+        opacity_steps: Further steps, which only scale and shift the density's logit, for the rendered depth (of twice
+            as many rays): the order of the voxels, which the occupancy asks for, stays as it is.
     """
 
     steps: int = 2000
@@ -63,7 +64,13 @@ class HeadSettings:
 
 @dataclass
 class RaySettings:
-    """Samples along the rays of the head fit."""
+    """Samples along the rays of the head fit.
+
+    Attributes:
+        samples: Samples per ray.
+        near: Nearest sample, metres.
+        far: Farthest sample, metres.
+    """
 
     samples: int
     near: float
@@ -88,7 +95,7 @@ def fit_prior(field: DensityField, samples: ViewSamples, steps: int, *, offset: 
     """
     samples = samples.unmirrored()
     optimiser = torch.optim.Adam([*field.position_layer.parameters(), *field.density_layer.parameters()], PRIOR_RATE)
-    features = torch.zeros(1, field.position_layer.out_features, 2, 2)
+    features = field.position_layer.weight.new_zeros(1, field.position_layer.out_features, 2, 2)
     history = []
     for step in range(steps):
         _decay(optimiser, PRIOR_RATE, step, steps)
@@ -115,7 +122,7 @@ def fit_head(
     half_resolution: bool,
     seed: int,
 ) -> float:
-    """Fits the head alone to the features as they are, over many images at once: occupancy and rendered depth.
+    """Fits the head alone to fixed, disturbed features of many images at once: occupancy and rendered depth.
 
     When the features have learned depth, the head does not use it yet. Single images would teach it slowly, and
     drag the positional prior towards each of them.
@@ -165,8 +172,7 @@ def _fit_opacity(images: _Images, link: OccupancyLink, rays: RaySettings) -> Non
         _decay(optimiser, OPACITY_RATE, step, settings.opacity_steps)
         images.draw()
         loss = images.depth_loss(2 * settings.rays, rays, (stretch[0].exp(), stretch[1]))
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (stretch.grad,) = torch.autograd.grad(loss, stretch)
         optimiser.step()
     with torch.no_grad():
         k, b = stretch.detach()
@@ -197,6 +203,8 @@ class _Images:
         self._kept = [
             one for one in map(partial(self._encode, samples, half_resolution), range(settings.images)) if one
         ]
+        if not self._kept:
+            raise SequenceError("no image has stereo depth", where="training images", cure="Check stereo matching")
         self._batch: list[dict[str, Tensor]] = []
         self._raw = self._keep = self._error = torch.empty(0)
 
@@ -257,7 +265,7 @@ class _Images:
 
 
 def disturbance(settings: HeadSettings, batch: int, channels: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws what `disturbed_features` takes: channel factors [B, C, 1] and log errors of depth [B, 1, h, w]."""
+    """Draws what `disturbed_features` takes: channel factors [B, C, 1] and log errors of inverse depth [B, 1, h, w]."""
     keep = (torch.rand(batch, channels, 1, generator=generator) >= settings.feature_dropout).float()
     keep[:, 0] = 1.0 - settings.feature_dropout
     error = torch.randn(batch, 1, *_NOISE_GRID, generator=generator)
@@ -280,7 +288,7 @@ def disturbed_features(raw: Tensor, coordinates: Tensor, keep: Tensor, error: Te
     """
     sampled = sample_map(raw, coordinates) * keep
     factor = torch.exp(sample_map(error, coordinates, mode="bicubic"))
-    inverse = spec.inverse_depth(sampled[:, :1]).clamp_min(1e-3) * factor
+    inverse = spec.inverse_depth(sampled[:, :1]) * factor
     return torch.cat([spec.depth_code_of_inverse(inverse), sampled[:, 1:]], dim=1)
 
 

@@ -1,4 +1,7 @@
-"""Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video."""
+"""Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video.
+
+Depth of every pixel first, then the head; steps of everything together (photometric rendering included) may follow.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
+from training.averaging import WeightAverage
 from training.data.prepared import CANONICAL_CAMERA
 from training.data.view_batches import ViewSamples
 from training.losses.dense_depth import block_depth, log_inverse_depth_loss
@@ -24,6 +28,9 @@ from training.rendering.colours import sample_colours
 from training.rendering.rays import Rays, sample_patch_rays
 from training.rendering.volume import composite, inverse_depth_samples
 from training.stages.head_fit import HeadSettings, RaySettings, fit_head
+
+HEAD_PARAMETERS = ("field.feature_layer.", "field.position_layer.", "field.density_layer.", "link.")
+"""How the names of the head's parameters begin."""
 
 
 @dataclass
@@ -75,9 +82,9 @@ class SingleViewStage(lightning.LightningModule):
         losses: Loss weights.
         render: Rendering settings.
         learning_rate: Adam learning rate at the start.
-        trunk_rate: Factor on the learning rate of the pretrained trunk, where it learns.
-        frozen_blocks: First blocks of the trunk that do not (all are 16).
-        head_rate: Factor on it for the head.
+        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
+        frozen_blocks: First blocks of the pretrained trunk that keep their weights (it has 16).
+        head_rate: Factor on `learning_rate` for the head.
         depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
             while the features hold no depth, and their gradients drown the one that would put it there.
         head: How the head alone is fitted after those.
@@ -201,8 +208,13 @@ class SingleViewStage(lightning.LightningModule):
             terms["photometric"] = photometric_loss(patches, composed, invalid.reshape(-1, patch, patch))
         return terms
 
+    @property
+    def fits_head(self) -> bool:
+        """Whether there are steps and losses to fit the head alone with."""
+        return bool(self.head.steps and (self.losses.occupancy or self.losses.stereo_depth))
+
     def fit_head(self, samples: ViewSamples, *, half_resolution: bool) -> float:
-        """Fits the head alone to the features as they are; see `fit_head` of `head_fit`."""
+        """Fits the head alone, in place; see `fit_head` of `head_fit`."""
         return fit_head(
             self.field,
             self.link,
@@ -228,10 +240,13 @@ class SingleViewStage(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Fits the head when the steps of depth alone are over."""
-        if self.depth_only_steps and self.global_step == self.depth_only_steps and self.head.steps:
+        if self.depth_only_steps and self.global_step == self.depth_only_steps and self.fits_head:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             half = self.global_step < self.half_resolution_steps
             loss = self.fit_head(data.samples(), half_resolution=half)
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WeightAverage):  # what was averaged before knows nothing of the new head
+                    callback.take_over(self, HEAD_PARAMETERS)
             print(f"head fitted to the features: loss {loss:.4f}")
 
     def configure_optimizers(self) -> Any:
