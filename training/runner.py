@@ -17,10 +17,10 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from training.averaging import WeightAverage
 from training.data.module import DataSettings, SequencesData
+from training.head_fit import HeadSettings, fit_prior
 from training.networks.density_field import DensityField
 from training.pictures import TrainingPictures
 from training.record import KEY, TrainingRecord
-from training.stages.head_fit import HeadSettings, fit_prior
 from training.stages.single_view import LossWeights, RenderSettings, SingleViewStage
 
 FINAL = "final.ckpt"

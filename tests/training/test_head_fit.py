@@ -11,9 +11,9 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from training.data.prepared import CANONICAL_CAMERA, FusionSettings, load_prepared, prepare_sequence
 from training.data.view_batches import ViewSamples, ViewSettings
+from training.head_fit import HeadSettings, RaySettings, disturbance, disturbed_features, fit_head, fit_prior
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.networks.density_field import DEPTH_UNITS, DensityField
-from training.stages.head_fit import HeadSettings, RaySettings, disturbance, disturbed_features, fit_head, fit_prior
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from scene_completion_ros.geometry import Camera
 from training.averaging import WeightAverage
 from training.data.prepared import CANONICAL_CAMERA
 from training.data.view_batches import ViewSamples
+from training.head_fit import HeadSettings, RaySettings, fit_head
 from training.losses.dense_depth import block_depth, log_inverse_depth_loss
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.losses.photometric import invalid_rays, photometric_loss
@@ -27,7 +28,6 @@ from training.networks.density_field import DensityField
 from training.rendering.colours import sample_colours
 from training.rendering.rays import Rays, sample_patch_rays
 from training.rendering.volume import composite, inverse_depth_samples
-from training.stages.head_fit import HeadSettings, RaySettings, fit_head
 
 HEAD_PARAMETERS = ("field.feature_layer.", "field.position_layer.", "field.density_layer.", "link.")
 """How the names of the head's parameters begin."""
@@ -214,7 +214,7 @@ class SingleViewStage(lightning.LightningModule):
         return bool(self.head.steps and (self.losses.occupancy or self.losses.stereo_depth))
 
     def fit_head(self, samples: ViewSamples, *, half_resolution: bool) -> float:
-        """Fits the head alone, in place; see `fit_head` of `head_fit`."""
+        """Fits the head alone, in place; see `training.head_fit`."""
         return fit_head(
             self.field,
             self.link,
