@@ -134,7 +134,7 @@ def torch_density(features: np.ndarray, points: np.ndarray, head: HeadWeights) -
     torch = pytest.importorskip("torch")
     z = np.maximum(points[:, 2], 1.0)
     u, v = (CANONICAL.fx * points[:, 0] / z + CANONICAL.cx, CANONICAL.fy * points[:, 1] / z + CANONICAL.cy)
-    x, y = np.clip(2 * (u + 0.5) / 640 - 1, -3, 3), np.clip(2 * (v + 0.5) / 192 - 1, -3, 3)
+    x, y = np.clip(2 * (u + 0.5) / 640 - 1, -8, 8), np.clip(2 * (v + 0.5) / 192 - 1, -8, 8)
     c = np.stack([x, y, 2 * (1 / z - 1 / 80) / (1 / 3 - 1 / 80) - 1], axis=-1)
     code = np.concatenate([c] + [g(f * c) for f in (1.5, 3, 6, 12, 24, 48) for g in (np.sin, np.cos)], axis=-1)
     sampled = torch.nn.functional.grid_sample(
