@@ -12,6 +12,7 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from training.data.prepared import CANONICAL_CAMERA, FusionSettings, load_prepared, prepare_sequence
 from training.data.view_batches import ViewSamples, ViewSettings
 from training.head_fit import HeadSettings, RaySettings, disturbance, disturbed_features, fit_head, fit_prior
+from training.losses.dense_depth import block_depth
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.networks.density_field import DEPTH_UNITS, DensityField
 
@@ -55,10 +56,53 @@ def test_the_head_learns_and_leaves_the_encoder_alone(field: DensityField, sampl
     assert all(torch.equal(value, before[name]) for name, value in field.encoder.state_dict().items())
 
 
+class _Telling:
+    """Samples whose image holds the depth in its red channel."""
+
+    def __init__(self, samples: ViewSamples) -> None:
+        self.samples = samples
+
+    def unmirrored(self) -> _Telling:
+        return _Telling(self.samples.unmirrored())
+
+    def labelled(self, number: int) -> dict[str, torch.Tensor]:
+        sample = self.samples.labelled(number)
+        sample["image"][0] = sample["hint"]
+        return sample
+
+
+class _Reading(torch.nn.Module):
+    """An encoder that reads it, or one that says 20 m everywhere."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        depth = block_depth(image[:, 0], 2)
+        depth = torch.where((depth > 0) & torch.tensor(self.reads), depth, torch.full_like(depth, 20.0))
+        code = PointCodeSpec().depth_code(depth)[:, None]
+        return torch.cat([code, torch.zeros(len(image), 63, *code.shape[2:])], dim=1)
+
+
+def test_the_head_uses_the_depth_that_the_features_hold(samples: ViewSamples) -> None:
+    """With features that know the depth the fit ends lower than with features that know nothing."""
+    settings = HeadSettings(steps=150, images=6, batch_size=3, points=512, rays=16, depth_noise=0.02, opacity_steps=0)
+    rays = RaySettings(samples=32, near=3.0, far=80.0)
+    losses = []
+    for reads in (False, True):
+        torch.manual_seed(0)
+        field = DensityField(CANONICAL_CAMERA, pretrained=False).eval()
+        field.encoder = _Reading(reads)  # type: ignore[assignment]
+        options = {"occupancy": 0.3, "stereo_depth": 1.0, "half_resolution": False, "seed": 0}
+        losses.append(fit_head(field, OccupancyLink(), _Telling(samples), settings, rays, **options))
+    assert losses[1] < 0.9 * losses[0], losses
+
+
 def test_stretching_the_opacity_leaves_order_and_probability(field: DensityField, samples: ViewSamples) -> None:
-    """Same fit with and without the last steps: density renders otherwise, the linked probability is the same."""
+    """Same fit with and without the last steps: density renders otherwise, order and linked logit stay."""
     rays = RaySettings(samples=16, near=3.0, far=80.0)
-    logits, probabilities = [], []
+    logits, linked = [], []
     start = {name: value.clone() for name, value in field.state_dict().items()}
     points = samples.unmirrored().occupancy(3)["points"][None]
     for steps in (0, 20):
@@ -68,9 +112,10 @@ def test_stretching_the_opacity_leaves_order_and_probability(field: DensityField
         fit_head(field, link, samples, settings, rays, occupancy=1.0, stereo_depth=0.1, half_resolution=True, seed=0)
         with torch.no_grad():
             logits.append(field.density_logit(torch.zeros(1, 64, 2, 2), points))
-            probabilities.append(link(logits[-1]))
+            linked.append(link(logits[-1]))
     assert (logits[1] - logits[0]).abs().max() > 0.1
-    torch.testing.assert_close(probabilities[1], probabilities[0], rtol=1e-3, atol=1e-3)
+    assert torch.equal(logits[1][0, logits[0][0].argsort()].diff() >= -1e-4, torch.ones(logits[0].numel() - 1).bool())
+    torch.testing.assert_close(linked[1], linked[0], rtol=1e-3, atol=1e-3)
 
 
 def test_disturbed_depth_is_off_by_as_much_as_asked_and_dropped_channels_are_scaled() -> None:
