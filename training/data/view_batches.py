@@ -36,8 +36,8 @@ class ViewSettings:
         occupancy_points: Voxel centres a sample.
         hit_fraction: Share of them that has hit evidence.
         yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Pitch and roll
-            stay small because the ground's place in the image is the best cue a fixed camera has: with 0.5° the network
-            reads the pitch off the picture, and is wrong by that much in streets it has not seen.
+            stay small because the ground's place in the image is the best cue a fixed camera has: with 0.5° the horizon
+            of some streets that the network had not seen was off by as much.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
     """
