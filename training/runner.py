@@ -215,7 +215,7 @@ def _fit_priors(stage: SingleViewStage, data: SequencesData, configuration: Trai
     losses = configuration.losses
     if losses.dense_depth:
         data.setup("fit")
-        stage.field.encoder.prior.copy_(data.samples().unmirrored().mean_depth_code(stage.field.spec))
+        stage.field.encoder.prior.copy_(data.samples().mean_depth_code(stage.field.spec))
     if losses.occupancy and configuration.prior_steps:
         data.setup("fit")
         loss = fit_prior(stage.field, data.samples(), configuration.prior_steps, offset=losses.occupancy_offset)

@@ -144,7 +144,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return self._occupancy(self._draw(generator), generator)
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
-        """Mean inverse depth code of the stereo depth in blocks of 2×2 pixels, symmetric where samples are mirrored.
+        """Mean inverse depth code of the left camera's stereo depth in blocks of 2×2 pixels, never mirrored.
 
         Pixels that were never matched take the mean of their surroundings.
 
@@ -166,8 +166,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                 weight = share / len(frames)
                 total[known] += weight * spec.depth_code(blocks[known]).mean(axis=-1)
                 count[known] += weight
-        if self.settings.mirror:
-            total, count = total + total[:, ::-1], count + count[:, ::-1]
         mean = np.zeros_like(total)
         weights = np.full_like(total, 1e-9)
         for sigma, trust in ((2.0, 1.0), (15.0, 0.02)):  # far neighbours count where there are no near ones
