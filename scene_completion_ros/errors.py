@@ -49,3 +49,7 @@ class GridError(SceneCompletionError):
 
 class ConfigurationError(SceneCompletionError):
     """A training configuration contradicts itself."""
+
+
+class TrainingError(SceneCompletionError):
+    """A training cannot go on."""

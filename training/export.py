@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
-from training.data.prepared import CANONICAL_CAMERA
+from training.checkpoints import Checkpoint
 from training.networks.density_field import DensityField
-from training.networks.encoder_decoder import IMAGE_MEAN, IMAGE_SCALE
-from training.record import KEY
 
 OPSET = 18
 
@@ -41,7 +38,7 @@ class FoldedEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255."""
-        maps = self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE)
+        maps = self.trunk(image)
         out: Tensor = self.project(torch.cat([self.decoder(maps), self.prior], dim=1)).permute(0, 2, 3, 1)
         return out
 
@@ -56,25 +53,6 @@ def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
         if folded.bias is not None:
             folded.bias.copy_(bias if second.bias is None else bias + second.bias)
     return folded
-
-
-def load_field(checkpoint: Path) -> DensityField:
-    """Loads the (averaged) field of a Lightning checkpoint of this project.
-
-    Raises:
-        BundleError: The file is no such checkpoint.
-    """
-    # Lightning checkpoints of older steps hold optimiser objects; tensors and plain containers are all we accept.
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        state = {k.removeprefix("field."): v for k, v in content["state_dict"].items() if k.startswith("field.")}
-        field = DensityField(CANONICAL_CAMERA, pretrained=False)
-        field.load_state_dict(state)
-    except Exception as error:
-        raise BundleError(
-            f"not a checkpoint of a density field ({error})", where=str(checkpoint), cure="Name a checkpoint of `train`"
-        ) from error
-    return field.eval()
 
 
 def encoder_onnx(field: DensityField) -> bytes:
@@ -150,8 +128,9 @@ def export_bundle(
         licence: Licence of the weights, which follows from the training data.
         provenance: What it was trained on and how.
     """
-    field = load_field(checkpoint)
-    record = torch.load(checkpoint, map_location="cpu", weights_only=True).get(KEY, {})
+    stored = Checkpoint.read(checkpoint)
+    field, record = stored.single_view_field(), stored.record
+    trunk = field.encoder.trunk
     low, high = record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
     bundle = StudentBundle(
         name=name,
@@ -161,7 +140,7 @@ def export_bundle(
         feature_size=(field.camera.height // 2, field.camera.width // 2),
         depth_range=(field.spec.near, field.spec.far),
         focal_range=(low * 0.99, high * 1.01),
-        normalisation=Normalisation((IMAGE_MEAN,) * 3, (IMAGE_SCALE,) * 3),
+        normalisation=Normalisation(trunk.mean, trunk.scale),
         provenance={**provenance, "configuration": _without_places(record.get("configuration", {}))},
         licence=licence,
     )

@@ -15,6 +15,7 @@ from training.data.view_batches import ViewSamples
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.losses.stereo_depth import log_depth_loss
 from training.networks.density_field import DensityField, sample_map
+from training.networks.observed_field import PriorField
 from training.rendering.rays import rays_of_pixels
 from training.rendering.volume import composite, inverse_depth_samples
 
@@ -77,7 +78,7 @@ class RaySettings:
     far: float
 
 
-def fit_prior(field: DensityField, samples: ViewSamples, steps: int, *, offset: float, batch_size: int = 4) -> float:
+def fit_prior(field: PriorField, samples: ViewSamples, steps: int, *, offset: float, batch_size: int = 4) -> float:
     """Fits the head to where things are on average, without any image, before the training.
 
     One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
@@ -94,14 +95,13 @@ def fit_prior(field: DensityField, samples: ViewSamples, steps: int, *, offset: 
         Mean loss of the last tenth of the steps.
     """
     samples = samples.unmirrored()
-    optimiser = torch.optim.Adam([*field.position_layer.parameters(), *field.density_layer.parameters()], PRIOR_RATE)
-    features = field.position_layer.weight.new_zeros(1, field.position_layer.out_features, 2, 2)
+    optimiser = torch.optim.Adam(field.prior_parameters(), PRIOR_RATE)
     history = []
     for step in range(steps):
         _decay(optimiser, PRIOR_RATE, step, steps)
         batch = [samples.occupancy(step * batch_size + i) for i in range(batch_size)]
         points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
-        loss = occupancy_cross_entropy(field.density_logit(features, points) + offset, target, weight)
+        loss = occupancy_cross_entropy(field.prior_logit(points) + offset, target, weight)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

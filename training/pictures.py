@@ -28,9 +28,12 @@ class TrainingPictures(lightning.Callback):
         """Renders the first image of the batch when its turn has come."""
         if trainer.global_step % self.every or not isinstance(trainer.logger, TensorBoardLogger):
             return
+        first = {name: value[:1] for name, value in batch.items()}
+        spec = pl_module.point_code
         with torch.no_grad():
-            features = pl_module.field.encode(batch["image"][:1])
-        inverse = 3.0 / render_depth(pl_module.field, features).clamp_min(3.0)
+            observed = pl_module.observe(first)
+        depth = render_depth(observed, pl_module.camera, near=spec.near, far=spec.far, device=pl_module.device)
+        inverse = 3.0 / depth.clamp_min(3.0)
         writer = trainer.logger.experiment
         writer.add_image("image", batch["image"][0] / 255.0, trainer.global_step)
         writer.add_image("inverse_depth", inverse[None], trainer.global_step)

@@ -35,7 +35,7 @@ def _occupancy_loss(field: DensityField, link: OccupancyLink, samples: ViewSampl
 @pytest.fixture
 def field() -> DensityField:
     torch.manual_seed(0)
-    return DensityField(CANONICAL_CAMERA, pretrained=False).eval()
+    return DensityField(CANONICAL_CAMERA).eval()
 
 
 def test_the_prior_needs_no_image(field: DensityField, samples: ViewSamples) -> None:
@@ -92,7 +92,7 @@ def test_the_head_uses_the_depth_that_the_features_hold(samples: ViewSamples) ->
     losses = []
     for reads in (False, True):
         torch.manual_seed(0)
-        field = DensityField(CANONICAL_CAMERA, pretrained=False).eval()
+        field = DensityField(CANONICAL_CAMERA).eval()
         field.encoder = _Reading(reads)  # type: ignore[assignment]
         options = {"occupancy": 0.3, "stereo_depth": 1.0, "half_resolution": False, "seed": 0}
         losses.append(fit_head(field, OccupancyLink(), _Telling(samples), settings, rays, **options))

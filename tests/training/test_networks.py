@@ -17,7 +17,7 @@ from training.networks.encoder_decoder import EncoderDecoder
 @pytest.fixture(scope="module")
 def field() -> DensityField:
     torch.manual_seed(3)
-    return DensityField(CANONICAL_CAMERA, pretrained=False).eval()
+    return DensityField(CANONICAL_CAMERA).eval()
 
 
 @pytest.mark.parametrize("called", [False, True])
@@ -101,7 +101,7 @@ def test_an_untrained_field_is_nearly_empty(field: DensityField) -> None:
 
 def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: DensityField) -> None:
     """A hat of three ramps (rise, twice fall, rise) is a bump at the pixel's depth, wherever that is."""
-    local = DensityField(CANONICAL_CAMERA, pretrained=False).eval()
+    local = DensityField(CANONICAL_CAMERA).eval()
     raw = torch.zeros(1, 64, 96, 320)
     depth = 11.0
     raw[:, 0] = local.spec.depth_code(torch.tensor(depth))

@@ -20,9 +20,11 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from tests.training.synthetic_scene import FOCAL, WIDTH
 from training.averaging import WeightAverage
-from training.export import export_bundle, fold, head_weights, load_field
+from training.checkpoints import load_field
+from training.configuration import SingleViewConfiguration, TeacherConfiguration
+from training.export import export_bundle, fold, head_weights
 from training.networks.density_field import DensityField
-from training.runner import FINAL, TrainingConfiguration, load_weights, read_configuration, train
+from training.runner import FINAL, load_weights, make_stage, read_configuration, train
 
 STEPS = 24
 KILL_AFTER = 4
@@ -148,7 +150,7 @@ def test_the_head_is_fitted_last_where_only_depth_was_trained(synthetic_drive: P
 def test_steps_that_contradict_each_other_are_refused(overrides: dict[str, int], field: str) -> None:
     settings = {"steps": 24, "checkpoint_every": 2, "ema_start": 2, **overrides}
     with pytest.raises(ConfigurationError, match=field):
-        train(TrainingConfiguration(**settings))
+        train(SingleViewConfiguration(**settings))
 
 
 def test_the_average_takes_over_what_was_fitted_at_once() -> None:
@@ -164,15 +166,21 @@ def test_the_average_takes_over_what_was_fitted_at_once() -> None:
     torch.testing.assert_close(averaged["rest"].weight, module["rest"].weight - 1.0)
 
 
-def test_training_can_go_on_from_the_shipped_student() -> None:
+def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
     bundle = load_default_bundle()
-    field = DensityField(bundle.canonical, pretrained=False)
-    load_weights(field, bundle)
+    stage = make_stage(SingleViewConfiguration(pretrained=False))
+    assert isinstance(stage.field, DensityField) and bundle.folder is not None
+    load_weights(stage, str(bundle.folder))
     np.testing.assert_allclose(
-        head_weights(field).positional_weight, bundle.head.positional_weight, rtol=1e-3, atol=1e-4
+        head_weights(stage.field).positional_weight, bundle.head.positional_weight, rtol=1e-3, atol=1e-4
     )
+    teacher = make_stage(TeacherConfiguration(pretrained=False))
+    load_weights(teacher, str(bundle.folder))
+    for name, value in teacher.encoder.state_dict().items():
+        torch.testing.assert_close(value, stage.encoder.state_dict()[name], msg=name)
+    torch.save({"state_dict": {"field.encoder.prior": torch.zeros(1)}}, tmp_path / "other.ckpt")
     with pytest.raises(BundleError, match="another network"):
-        load_weights(DensityField(bundle.canonical, channels=32, pretrained=False), bundle)
+        load_weights(teacher, str(tmp_path / "other.ckpt"))
 
 
 def test_folding_two_convolutions_is_exact() -> None:

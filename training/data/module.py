@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.data.prepared import FusionSettings, PreparedFrame, load_prepared, prepare_sequence
+from training.data.stereo import stereo_pair
 from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
 
 
@@ -35,8 +37,8 @@ class SequenceSource:
     share: float = 1.0
 
 
-def load_sequence(root: Path, source: SequenceSource) -> PosedSequence:
-    """Opens a training sequence.
+def load_sequence(root: Path, source: SequenceSource, role: str = "training") -> PosedSequence:
+    """Opens a sequence to train on (or to validate with, by its role).
 
     Raises:
         SequenceError: It is none of these, its scale is not metric, or it is held out.
@@ -53,11 +55,11 @@ def load_sequence(root: Path, source: SequenceSource) -> PosedSequence:
         raise SequenceError(
             "no bag, and neither sequence.json nor calib.txt found", where=str(folder), cure="Check `data.root`"
         )
-    if sequence.provenance.get("role", "training") != "training":
+    if sequence.provenance.get("role", role) != role:
         raise SequenceError(
-            f"a {sequence.provenance['role']} town",
+            f"a {sequence.provenance['role']} town, wanted for {role}",
             where=str(folder),
-            cure="Train on towns of other seeds: what a model has seen cannot test it",
+            cure="Take towns of other seeds: what a model has seen cannot test it",
         )
     if not sequence.metric_scale:
         raise SequenceError(
@@ -73,6 +75,9 @@ class DataSettings:
     Attributes:
         root: Folder the sources are relative to.
         sources: Training sequences.
+        validation: Sequences on which the losses are watched; the best checkpoint is kept. Rendered towns with a
+            validation seed, or drives that are used for nothing else.
+        validation_samples: Samples of a validation, always the same.
         cache: Folder for prepared frames.
         fusion: How stereo depth is fused into occupancy.
         views: What a sample holds.
@@ -82,6 +87,8 @@ class DataSettings:
 
     root: str = "."
     sources: list[SequenceSource] = field(default_factory=list)
+    validation: list[SequenceSource] = field(default_factory=list)
+    validation_samples: int = 64
     cache: str = "prepared"
     fusion: FusionSettings = field(default_factory=FusionSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
@@ -104,46 +111,73 @@ class SequencesData(lightning.LightningDataModule):
         self.steps = steps
         self.seed = seed
         self.frames: list[list[PreparedFrame]] = []
+        self.watched: list[list[PreparedFrame]] = []
         self.focal_ratios: list[float] = []
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache and reads everything into memory."""
         if self.frames:
             return
-        cache = Path(self.settings.cache)
         for source in self.settings.sources:
-            sequence = load_sequence(Path(self.settings.root), source)
-            files = prepare_sequence(sequence, cache, settings=self.settings.fusion)
-            with ThreadPoolExecutor(4) as pool:
-                frames = [frame for frame in pool.map(load_prepared, files) if frame.has_evidence]
-            if not frames:
-                raise SequenceError(
-                    "no frame has occupied and free voxels",
-                    where=source.folder,
-                    cure="Stereo matching found nothing: check that the images are rectified, textured and not dark",
-                )
-            if len(frames) < len(files):
-                print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without evidence left out")
+            frames, ratios = self._prepared(source, "training")
             self.frames.append(frames)
-            self.focal_ratios += [camera.fx / camera.width for camera in sequence.cameras.values()]
+            self.focal_ratios += ratios
+        self.watched = [self._prepared(source, "validation")[0] for source in self.settings.validation]
+
+    def _prepared(self, source: SequenceSource, role: str) -> tuple[list[PreparedFrame], list[float]]:
+        """Prepared frames of a source, and the focal lengths of its cameras per image width."""
+        sequence = load_sequence(Path(self.settings.root), source, role)
+        files = prepare_sequence(sequence, Path(self.settings.cache), settings=self.settings.fusion)
+        with ThreadPoolExecutor(4) as pool:
+            frames = [frame for frame in pool.map(load_prepared, files) if frame.has_evidence]
+        if not frames:
+            raise SequenceError(
+                "no frame has occupied and free voxels",
+                where=source.folder,
+                cure="Stereo matching found nothing: check that the images are rectified, textured and not dark",
+            )
+        if len(frames) < len(files):
+            print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without evidence left out")
+        left, right, _ = stereo_pair(sequence)
+        return frames, [sequence.cameras[name].fx / sequence.cameras[name].width for name in (left, right)]
 
     def samples(self) -> ViewSamples:
-        """Returns the samples of the whole training."""
-        length = self.steps * self.settings.batch_size
+        """Returns the samples of the whole training, of all processes together."""
+        length = self.steps * self.settings.batch_size * self._processes
         shares = [source.share for source in self.settings.sources]
         return ViewSamples(self.frames, self.settings.views, seed=self.seed, length=length, shares=shares)
 
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        samples = self.samples()
+        samples, settings = self.samples(), self.settings
 
         def done() -> int:
-            return self.trainer.global_step * self.settings.batch_size if self.trainer else 0
+            return self.trainer.global_step * settings.batch_size * self._processes if self.trainer else 0
 
+        sampler = StepSampler(
+            len(samples),
+            done,
+            batch_size=settings.batch_size,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            processes=self._processes,
+        )
         return DataLoader(
             samples,
-            batch_size=self.settings.batch_size,
-            sampler=StepSampler(len(samples), done),
-            num_workers=self.settings.workers,
+            batch_size=settings.batch_size,
+            sampler=sampler,
+            num_workers=settings.workers,
             persistent_workers=False,
         )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Serves the same samples at every validation, as they are: unmirrored, unturned, with their own colours."""
+        plain = dataclasses.replace(
+            self.settings.views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False
+        )
+        watched = self.watched or self.frames[:1]  # Lightning asks for a loader even where it never validates
+        samples = ViewSamples(watched, plain, seed=self.seed, length=self.settings.validation_samples)
+        return DataLoader(samples, batch_size=self.settings.batch_size)

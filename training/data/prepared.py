@@ -18,12 +18,15 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.data.fused_occupancy import DepthView, fuse_occupancy
 from training.data.stereo import stereo_depth, stereo_pair
 
 CANONICAL_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
 """Canonical camera of the street student: KITTI's field of view at 192×640."""
+DOWNWARD = np.asarray(cv2.Rodrigues(np.array([-np.radians(15.0), 0.0, 0.0]))[0], np.float64)
+"""Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 POINT_UNIT = 0.002
 """Metres per step of the stored voxel centres (int16: ±65 m)."""
 _VERSION = 5
@@ -53,10 +56,11 @@ class PreparedFrame:
     """One instant, ready for training.
 
     Attributes:
-        images: Side ("left", "right") -> uint8 RGB [h, w, 3] at about the canonical focal length.
-        depths: Side -> stereo z-depth float16 [h, w], metres, 0 unknown.
-        cameras: Side -> camera of the shrunk image.
-        world_from_camera: Side -> pose.
+        images: Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair, and
+            what cameras looking elsewhere see, rectified into the canonical camera.
+        depths: "left", "right" -> stereo z-depth float16 [h, w], metres, 0 unknown.
+        cameras: Camera -> intrinsics of the image.
+        world_from_camera: Camera -> pose.
         points: Voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame.
         target: Occupancy uint8 [N], 255 = certainly occupied.
         evidence: float16 [N].
@@ -69,6 +73,13 @@ class PreparedFrame:
     points: NDArray[np.int16]
     target: NDArray[np.uint8]
     evidence: NDArray[np.float16]
+
+    @property
+    def far_cameras(self) -> tuple[str, str]:
+        """Two cameras that see from further along what is hidden here: those that look aside, or the pair."""
+        aside = sorted(set(self.images) - {"left", "right"})
+        first, second = (*aside, "left", "right")[:2]
+        return first, second
 
     @property
     def has_evidence(self) -> bool:
@@ -127,6 +138,10 @@ def _prepare_frames(sequence: PosedSequence, indices: list[int], files: list[Pat
     cv2.setNumThreads(1)
     left, right, baseline = stereo_pair(sequence)
     camera = sequence.cameras[left]
+    aside = {
+        name: Resampler(sequence.cameras[name], CANONICAL_CAMERA, source_from_target_rotation=DOWNWARD)
+        for name in looking_aside(sequence, left)
+    }
 
     @lru_cache(maxsize=160)
     def pair(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -150,6 +165,13 @@ def _prepare_frames(sequence: PosedSequence, indices: list[int], files: list[Pat
         for side, (image, small_depth, small_camera) in shrunk.items():
             arrays |= {f"image_{side}": image, f"depth_{side}": small_depth, f"camera_{side}": small_camera}
             arrays[f"pose_{side}"] = np.ascontiguousarray(poses[side])
+        for name in set(aside) & set(sequence.frames[index].images):
+            pose = sequence.world_from_camera(index, name) @ RigidTransform(DOWNWARD, np.zeros(3))
+            arrays |= {
+                f"image_aside_{name}": aside[name](sequence.image(index, name)),
+                f"camera_aside_{name}": _intrinsics(CANONICAL_CAMERA),
+                f"pose_aside_{name}": np.ascontiguousarray(pose.matrix),
+            }
         temporary = files[index].with_suffix(".part")
         safetensors.numpy.save_file(arrays, temporary)
         temporary.replace(files[index])
@@ -163,7 +185,17 @@ def _shrink(
     size = (small.width, small.height)
     shrunk = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.float16)
-    return shrunk, nearest, np.array([small.fx, small.fy, small.cx, small.cy, small.width, small.height])
+    return shrunk, nearest, _intrinsics(small)
+
+
+def _intrinsics(camera: Camera) -> NDArray[np.float64]:
+    return np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height])
+
+
+def looking_aside(sequence: PosedSequence, left: str) -> list[str]:
+    """Cameras whose optical axis differs by more than 30° from that of the left camera of the pair."""
+    axis = sequence.rig_from_camera[left].rotation[:, 2]
+    return [name for name in sorted(sequence.cameras) if sequence.rig_from_camera[name].rotation[:, 2] @ axis < 0.866]
 
 
 def fusion_views(
@@ -235,16 +267,16 @@ def _voxels(
 def load_prepared(file: Path) -> PreparedFrame:
     """Reads one prepared frame."""
     data = safetensors.numpy.load_file(file)
-    sides = ("left", "right")
+    names = [key.removeprefix("camera_") for key in data if key.startswith("camera_")]
     cameras = {}
-    for side in sides:
-        fx, fy, cx, cy, width, height = data[f"camera_{side}"]
-        cameras[side] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
+    for name in names:
+        fx, fy, cx, cy, width, height = data[f"camera_{name}"]
+        cameras[name] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
     return PreparedFrame(
-        images={side: data[f"image_{side}"] for side in sides},
-        depths={side: data[f"depth_{side}"] for side in sides},
+        images={name: data[f"image_{name}"] for name in names},
+        depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data},
         cameras=cameras,
-        world_from_camera={side: RigidTransform.from_matrix(data[f"pose_{side}"]) for side in sides},
+        world_from_camera={name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names},
         points=data["points"],
         target=data["target"],
         evidence=data["evidence"],

@@ -5,10 +5,12 @@ Sample i is a function of (seed, i) alone, so that a training resumed at a step 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from training.data.augmentation import canonical_depth, canonical_image, jittered
 from training.data.ground_plane import ground_roll
 from training.data.prepared import CANONICAL_CAMERA, POINT_UNIT, PreparedFrame
 
@@ -26,6 +29,7 @@ NEAR_DEPTH = 4.0
 """Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 _OTHER = {"left": "right", "right": "left"}
+_Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32])
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class ViewSettings:
             of some streets that the network had not seen was off by as much.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
+        encoder_views: Images that a multi-view field encodes: the sample's own and so many less one of the frame's
+            other camera and a neighbouring frame.
+        far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
+            stands behind an obstacle is seen from where the rig will be; BTS takes them ten frames later).
+        far_metres: How far along, least and most.
     """
 
     occupancy_points: int = 12_288
@@ -49,6 +58,9 @@ class ViewSettings:
     roll: float = 0.1
     colour_jitter: bool = True
     mirror: bool = True
+    encoder_views: int = 1
+    far_views: bool = False
+    far_metres: tuple[float, float] = (4.0, 20.0)
 
 
 class ViewSamples(Dataset[dict[str, Tensor]]):
@@ -86,38 +98,47 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """Returns sample `number`.
 
         Returns:
-            image [3, H, W] (0..255, augmented), hint [H, W] (its stereo z-depth, 0 unknown), views [4, 3, H, W] (0..1),
-            encoder_from_view [4, 4, 4], hints [4, H, W] (stereo z-depth, 0 unknown), roles [4] (first two render, last
-            two supply colours), and the entries of `occupancy`.
+            image [3, H, W] (0..255, augmented), hint [H, W] (its stereo z-depth, 0 unknown), views [V, 3, H, W] (0..1),
+            encoder_from_view [V, 4, 4], hints [V, H, W] (stereo z-depth, 0 unknown), roles [V] (the first half render,
+            the others supply colours), the entries of `occupancy`, and where more than one view is encoded
+            encoder_images [E, 3, H, W] (0..255, augmented alike), encoder_hints [E, H, W] and encoder_poses [E, 4, 4]
+            (in the frame of the first). V is 4, or 8 with far views.
         """
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
+        same_jitter = copy.deepcopy(generator)
         sample = self._labelled(draw, generator)
-        frames, index, side = draw.frames, draw.index, draw.side
-        neighbour = _neighbour(frames, index, generator)
-        images, hints, poses = [], [], []
-        for number_of_view, name in [
-            (index, side),
-            (neighbour, side),
-            (index, _OTHER[side]),
-            (neighbour, _OTHER[side]),
-        ]:
-            view = frames[number_of_view]
-            images.append(_canonical(view.images[name], view.cameras[name]))
-            hints.append(_canonical_depth(view.depths[name], view.cameras[name]))
-            poses.append((draw.encoder_from_world @ view.world_from_camera[name]).matrix)
-        if draw.mirror:
-            images = [view[:, ::-1] for view in images]
-            hints = [hint[:, ::-1] for hint in hints]
-            flip = np.diag([-1.0, 1.0, 1.0, 1.0])
-            poses = [flip @ pose @ flip for pose in poses]
-        return {
-            **sample,
-            "views": _tensor(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0,
-            "encoder_from_view": torch.from_numpy(np.stack(poses)).float(),
-            "hints": _tensor(np.stack(hints)),
-            "roles": torch.from_numpy(generator.permutation(4)),
+        views = _Views(draw, self._names(draw, generator))
+        sample |= {
+            "views": _tensor(np.stack(views.images)).permute(0, 3, 1, 2).float() / 255.0,
+            "encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(),
+            "hints": _tensor(np.stack(views.hints)),
+            "roles": torch.from_numpy(_roles(len(views.images), generator)),
         }
+        if self.settings.encoder_views > 1:
+            others = 1 + generator.permutation(3)[: self.settings.encoder_views - 1]
+            images = [views.images[k] for k in others]
+            if self.settings.colour_jitter:
+                images = [jittered(image, copy.deepcopy(same_jitter)) for image in images]
+            stacked = _tensor(np.stack(images)).permute(0, 3, 1, 2).float()
+            pose = torch.eye(4)[None]
+            sample |= {
+                "encoder_images": torch.cat([sample["image"][None], stacked]),
+                "encoder_hints": torch.cat([sample["hint"][None], sample["hints"][others]]),
+                "encoder_poses": torch.cat([pose, sample["encoder_from_view"][others]]),
+            }
+        return sample
+
+    def _names(self, draw: _Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
+        """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views."""
+        frames, side = draw.frames, draw.side
+        near = (draw.index, _neighbour(frames, draw.index, generator))
+        names = [(index, name) for name in (side, _OTHER[side]) for index in near]
+        if self.settings.far_views:
+            further = _further(frames, draw.index, float(generator.uniform(*self.settings.far_metres)))
+            far = (further, _neighbour(frames, further, generator))
+            names += [(index, name) for name in frames[draw.index].far_cameras for index in far]
+        return names
 
     def labelled(self, number: int) -> dict[str, Tensor]:
         """Returns sample `number` without its views: image, hint and the entries of `occupancy`."""
@@ -158,7 +179,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):
             for frame in frames:
-                hint = _canonical_depth(frame.depths["left"], frame.cameras["left"])
+                hint = canonical_depth(frame.depths["left"], frame.cameras["left"])
                 blocks = (
                     hint.reshape(total.shape[0], 2, total.shape[1], 2).transpose(0, 2, 1, 3).reshape(*total.shape, 4)
                 )
@@ -176,10 +197,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def _labelled(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame, side = draw.frames[draw.index], draw.side
-        image = _canonical(frame.images[side], frame.cameras[side], draw.turn)
-        hint = _canonical_depth(frame.depths[side], frame.cameras[side], draw.turn)
+        image = canonical_image(frame.images[side], frame.cameras[side], draw.turn)
+        hint = canonical_depth(frame.depths[side], frame.cameras[side], draw.turn)
         if self.settings.colour_jitter:
-            image = _jitter(image, generator)
+            image = jittered(image, generator)
         if draw.mirror:
             image, hint = image[:, ::-1], hint[:, ::-1]
         return {
@@ -236,24 +257,94 @@ class _Draw:
     encoder_from_world: RigidTransform
 
 
+@dataclass(frozen=True, eq=False)
+class _Views:
+    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame."""
+
+    draw: _Draw
+    names: list[tuple[int, str]]
+
+    @cached_property
+    def images(self) -> list[NDArray[np.uint8]]:
+        """RGB [H, W, 3] each."""
+        frames = self.draw.frames
+        return [self._flipped(canonical_image(frames[i].images[n], frames[i].cameras[n])) for i, n in self.names]
+
+    @property
+    def hints(self) -> list[NDArray[np.float32]]:
+        """Stereo z-depth [H, W] each, metres; 0 where unknown, as everywhere in a camera without a partner."""
+        frames, size = self.draw.frames, (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
+        return [
+            self._flipped(canonical_depth(frames[i].depths[n], frames[i].cameras[n]))
+            if n in frames[i].depths
+            else np.zeros(size, np.float32)
+            for i, n in self.names
+        ]
+
+    @property
+    def poses(self) -> list[NDArray[np.float64]]:
+        """`encoder_from_view` [4, 4] each."""
+        flip = np.diag([-1.0, 1.0, 1.0, 1.0]) if self.draw.mirror else np.eye(4)
+        frames = self.draw.frames
+        poses = [(self.draw.encoder_from_world @ frames[i].world_from_camera[n]).matrix for i, n in self.names]
+        return [flip @ pose @ flip for pose in poses]
+
+    def _flipped(self, values: _Values) -> _Values:
+        return values[:, ::-1] if self.draw.mirror else values
+
+
 class StepSampler(Sampler[int]):
     """Sample numbers in order, from where the training stands: what a resumed training still has to see.
 
+    Of several processes each takes every so many-th batch.
+
     Args:
-        length: Number of samples of the whole training.
+        length: Number of samples of the whole training, of all processes together.
         done: Says how many samples have been used when the iteration starts.
+        batch_size: Samples of a batch of one process.
+        rank: Number of this process.
+        processes: How many there are.
     """
 
-    def __init__(self, length: int, done: Callable[[], int]) -> None:
+    def __init__(
+        self, length: int, done: Callable[[], int], *, batch_size: int = 1, rank: int = 0, processes: int = 1
+    ) -> None:
         self.length = length
         self.done = done
+        self.batch_size = batch_size
+        self.rank = rank
+        self.processes = processes
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.done(), self.length))
+        numbers = range(self.done(), self.length)
+        return (n for n in numbers if n // self.batch_size % self.processes == self.rank)
 
     def __len__(self) -> int:
         # The whole length, also after a resumption: the trainer counts the batches of the epoch from its beginning.
-        return self.length
+        return self.length // self.processes
+
+
+def _roles(views: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Which views are rendered (first half) and which supply colours.
+
+    Of eight views, each camera renders one of its two frames and supplies the other (BTS `kitti360-mono`).
+    """
+    if views == 4:
+        return generator.permutation(4)
+    later = (generator.random(views // 2) < 0.5).astype(np.int64)
+    first = 2 * np.arange(views // 2)
+    return np.concatenate([first + later, first + 1 - later])
+
+
+def _further(frames: Sequence[PreparedFrame], index: int, metres: float) -> int:
+    """The first frame that is so far along the drive, or the last one."""
+    travelled = 0.0
+    for later in range(index + 1, len(frames)):
+        here, before = (frames[k].world_from_camera["left"].translation for k in (later, later - 1))
+        travelled += float(np.linalg.norm(here - before))
+        if travelled >= metres:
+            return later
+    return len(frames) - 1
 
 
 def _choose(
@@ -282,51 +373,3 @@ def _neighbour(frames: Sequence[PreparedFrame], index: int, generator: np.random
         if np.linalg.norm(frames[other].world_from_camera["left"].translation - here) > 0.3:
             break
     return other
-
-
-def _homography(source: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Source pixel from canonical pixel, for a canonical camera turned by `source_from_target` rotation."""
-    rotation = np.eye(3) if turn is None else turn
-    return np.asarray(source.matrix @ rotation @ np.linalg.inv(CANONICAL_CAMERA.matrix))
-
-
-def _canonical(image: NDArray[np.uint8], camera: Camera, turn: NDArray[np.float64] | None = None) -> NDArray[np.uint8]:
-    size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(image, _homography(camera, turn), size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(warped, np.uint8)
-
-
-def _canonical_depth(
-    depth: NDArray[np.float16], camera: Camera, turn: NDArray[np.float64] | None = None
-) -> NDArray[np.float32]:
-    """z-depth along the axis of the (turned) canonical camera."""
-    size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
-    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(depth.astype(np.float32), _homography(camera, turn), size, flags=flags)
-    if turn is not None:
-        v, u = np.mgrid[: size[1], : size[0]]
-        ray = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(CANONICAL_CAMERA.matrix).T
-        warped = warped / (ray @ turn[2])  # z along the source's axis of a ray that has z = 1 along the turned one
-    return np.asarray(warped, np.float32)
-
-
-def _jitter(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Brightness, contrast, saturation ±0.3, hue ±0.1, greyscale one time in five, blur one time in five.
-
-    Stronger than in BTS (±0.2), because a few drives are all there is and colours tell them apart.
-    """
-    brightness, contrast, saturation = generator.uniform(0.7, 1.3, 3)
-    hue = generator.uniform(-0.1, 0.1)
-    grey, blurred = generator.random(2) < 0.2
-    out = image.astype(np.float32) * brightness
-    out = (out - out.mean()) * contrast + out.mean()
-    jittered = np.clip(out, 0, 255).astype(np.uint8)
-    if blurred:
-        jittered = np.asarray(cv2.GaussianBlur(jittered, (0, 0), generator.uniform(0.4, 1.2)), np.uint8)
-    if grey:
-        return np.asarray(cv2.cvtColor(cv2.cvtColor(jittered, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
-    hsv = cv2.cvtColor(jittered, cv2.COLOR_RGB2HSV).astype(np.float32)
-    hsv[..., 0] = (hsv[..., 0] + hue * 180.0) % 180.0
-    hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 255)
-    return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB), np.uint8)

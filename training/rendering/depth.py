@@ -5,37 +5,47 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.networks.density_field import DensityField
+from scene_completion_ros.geometry import Camera
+from training.networks.observed_field import ObservedField
 from training.rendering.rays import rays_of_pixels
 from training.rendering.volume import composite, inverse_depth_samples
 
 
 @torch.no_grad()
-def render_depth(field: DensityField, features: Tensor, *, stride: int = 4, samples: int = 64) -> Tensor:
-    """Renders the z-depth the encoder view sees, without jitter.
+def render_depth(
+    field: ObservedField,
+    camera: Camera,
+    *,
+    near: float,
+    far: float,
+    device: torch.device,
+    stride: int = 4,
+    samples: int = 64,
+) -> Tensor:
+    """Renders the z-depth the first encoder view sees, without jitter.
 
     Args:
-        field: The density field.
-        features: Result of `field.encode` [1, C, h, w].
+        field: The density field with one image encoded (or one set of views).
+        camera: Its camera.
+        near: Nearest sample, metres.
+        far: Farthest sample, metres.
+        device: Where the field is.
         stride: Every how many pixels a ray is cast.
         samples: Samples per ray.
 
     Returns:
         z-depth [H / stride, W / stride], metres.
     """
-    device = features.device
     v, u = torch.meshgrid(
-        torch.arange(0, field.camera.height, stride, device=device),
-        torch.arange(0, field.camera.width, stride, device=device),
+        torch.arange(0, camera.height, stride, device=device),
+        torch.arange(0, camera.width, stride, device=device),
         indexing="ij",
     )
     pixel = torch.stack([u, v], dim=-1).reshape(1, -1, 2)
     pose = torch.eye(4, device=device)[None, None]
-    rays = rays_of_pixels(field.camera, pose, torch.zeros(pixel.shape[:2], dtype=torch.long, device=device), pixel, 1)
-    distances = inverse_depth_samples(
-        tuple(rays.cosine.shape), samples, field.spec.near, field.spec.far, jitter=False, device=device
-    )
+    rays = rays_of_pixels(camera, pose, torch.zeros(pixel.shape[:2], dtype=torch.long, device=device), pixel, 1)
+    distances = inverse_depth_samples(tuple(rays.cosine.shape), samples, near, far, jitter=False, device=device)
     points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
-    density = field.density(features, points.flatten(1, 2)).reshape(distances.shape)
+    density = field.density(points.flatten(1, 2)).reshape(distances.shape)
     depth = composite(density, distances).distance * rays.cosine
     return depth.reshape(u.shape)

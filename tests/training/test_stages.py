@@ -1,0 +1,249 @@
+"""Teacher, then student: what each learns from, what is kept of them, and how they stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
+from scene_completion_ros.inference.bundle import StudentBundle
+from training.checkpoints import Checkpoint
+from training.configuration import SingleViewConfiguration, StudentConfiguration, TeacherConfiguration
+from training.data.module import DataSettings, SequencesData, SequenceSource
+from training.data.prepared import FusionSettings
+from training.data.view_batches import ViewSettings
+from training.export import export_bundle
+from training.head_fit import HeadSettings
+from training.networks.multi_view_field import MultiViewField
+from training.runner import make_stage, train
+from training.settings import DistillationSettings, LossWeights, RenderSettings
+from training.stages.student import StudentStage
+
+STEPS = 4
+
+
+def _common(drive: Path, tmp_path: Path, name: str, **changes: object) -> dict[str, object]:
+    return {
+        "data": DataSettings(
+            root=str(drive.parent),
+            cache=str(drive.parent / "stage_cache"),
+            workers=0,
+            sources=[SequenceSource(drive.name)],
+            fusion=FusionSettings(free_samples=20_000, views=3),
+            views=ViewSettings(occupancy_points=256, encoder_views=3, far_views=True),
+        ),
+        "render": RenderSettings(patches=1, samples=8),
+        "head": HeadSettings(steps=0),
+        "seed": 1,
+        "steps": STEPS,
+        "warmup": 1,
+        "half_resolution_steps": STEPS,
+        "checkpoint_every": 2,
+        "picture_every": 2,
+        "log_every": 1,
+        "prior_steps": 2,
+        "pretrained": False,
+        "output": str(tmp_path / name),
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def teacher(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a teacher of a few steps."""
+    return train(TeacherConfiguration(**_common(synthetic_drive, tmp_path_factory.mktemp("runs"), "teacher")))
+
+
+@pytest.mark.parametrize(
+    "distillation",
+    [
+        DistillationSettings(),
+        DistillationSettings(space="opacity"),
+        DistillationSettings(freeze_encoder=True, weight=1.0),
+    ],
+    ids=["published", "opacity", "frozen"],
+)
+def test_a_student_is_distilled_and_deployed(
+    synthetic_drive: Path, teacher: Path, tmp_path: Path, distillation: DistillationSettings
+) -> None:
+    alone = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0) if distillation.freeze_encoder else LossWeights()
+    settings = _common(synthetic_drive, tmp_path, "student", distillation=distillation, losses=alone)
+    checkpoint = train(StudentConfiguration(teacher=str(teacher), **settings))
+    stored, before = Checkpoint.read(checkpoint), Checkpoint.read(teacher)
+    assert stored.stage == "student" and before.stage == "teacher" and stored.half_resolution
+    assert all("teacher" not in name for name in torch.load(checkpoint, weights_only=True)["state_dict"])
+    encoder = {n: v for n, v in stored.single_view_field().encoder.named_parameters() if "project" in n}
+    same = [torch.equal(v, before.state[f"encoder.{n}"]) for n, v in encoder.items()]
+    assert all(same) if distillation.freeze_encoder else not any(same)
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", name="t", licence="none", provenance={})
+    assert StudentBundle.load(bundle.folder).head.positional_weight.shape == (64, 39)
+
+
+def test_the_student_goes_towards_its_teacher(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    """Distillation alone, head only: the loss on the same samples falls, and the teacher stays as it was."""
+    losses = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0)
+    distillation = DistillationSettings(weight=1.0, freeze_encoder=True)
+    settings = _common(synthetic_drive, tmp_path, "s", losses=losses, distillation=distillation, learning_rate=5e-3)
+    configuration = StudentConfiguration(teacher=str(teacher), **{**settings, "steps": 60, "checkpoint_every": 60})
+    before = make_stage(configuration)
+    checkpoint = train(dataclasses.replace(configuration, half_resolution_steps=60))
+    after = make_stage(configuration)
+    assert isinstance(before, StudentStage) and isinstance(after, StudentStage)
+    after.field.load_state_dict(dict(Checkpoint.read(checkpoint).state))
+    data = SequencesData(configuration.data, 8, 1)
+    data.setup("fit")
+    samples = data.samples()
+    batches = [{name: value[None] for name, value in samples[k].items()} for k in range(4)]
+
+    def loss(stage: StudentStage) -> float:
+        stage.eval()
+        with torch.no_grad():
+            terms = [stage.terms(batch, torch.Generator().manual_seed(k)) for k, batch in enumerate(batches)]
+        return sum(term["distillation"].item() for term in terms)
+
+    assert loss(after) < 0.6 * loss(before)
+    for name, value in after.teacher.state_dict().items():
+        assert torch.equal(value, before.teacher.state_dict()[name]), name
+
+
+def test_a_teacher_is_no_student(teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="stage is teacher"):
+        export_bundle(teacher, tmp_path / "bundle", name="t", licence="none", provenance={})
+    with pytest.raises(ConfigurationError, match="no teacher"):
+        make_stage(StudentConfiguration(pretrained=False))
+
+
+def test_a_validated_training_keeps_its_best_checkpoint(synthetic_drive: Path, tmp_path: Path) -> None:
+    settings = _common(synthetic_drive, tmp_path, "validated", validate_every=2)
+    data = settings["data"]
+    assert isinstance(data, DataSettings)
+    settings["data"] = dataclasses.replace(data, validation=data.sources, validation_samples=2)
+    last = train(TeacherConfiguration(**settings))
+    best = torch.load(last.with_name("best.ckpt"), weights_only=True)
+    assert best["global_step"] in (2, 4)
+    callbacks = torch.load(last, weights_only=True)["callbacks"].values()
+    scores = [c["best_model_score"].item() for c in callbacks if str(c.get("monitor")) == "validation/total"]
+    assert len(scores) == 1 and 0 < scores[0] < 100
+
+
+def test_a_loss_that_is_no_number_stops_with_its_batch(
+    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head whose weights have run away: the batch on disk gives the same loss again."""
+    forward = MultiViewField.observe
+
+    def poisoned(self: MultiViewField, *arguments: object) -> object:
+        with torch.no_grad():
+            self.fusion.density_layer.weight.fill_(float("inf"))
+        return forward(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MultiViewField, "observe", poisoned)
+    with pytest.raises(TrainingError, match=r"loss is .*nan.*batch_of_step_0\.safetensors"):
+        train(TeacherConfiguration(**_common(synthetic_drive, tmp_path, "nan")))
+    batch = safetensors.torch.load_file(tmp_path / "nan" / "batch_of_step_0.safetensors")
+    assert batch["encoder_images"].shape == (1, 3, 3, 192, 640) and torch.isfinite(batch["views"]).all()
+
+
+COMMAND = "from scene_completion_ros.cli import main; import sys; sys.exit(main())"
+
+
+def _yaml(drive: Path, path: Path, extra: str = "") -> Path:
+    path.write_text(
+        f"""
+stage: teacher
+steps: {STEPS}
+warmup: 1
+half_resolution_steps: {STEPS}
+checkpoint_every: 2
+picture_every: 0
+log_every: 1
+prior_steps: 2
+pretrained: false
+head: {{steps: 0}}
+render: {{patches: 1, samples: 8}}
+data:
+  root: {drive.parent}
+  cache: {drive.parent}/stage_cache
+  workers: 0
+  sources: [{{folder: {drive.name}}}]
+  fusion: {{free_samples: 20000, views: 3}}
+  views: {{occupancy_points: 256, encoder_views: 2}}
+{extra}"""
+    )
+    return path
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    """From the third step on the process may write no file of a megabyte: what step two wrote is still there."""
+    configuration = _yaml(synthetic_drive, tmp_path / "teacher.yaml")
+    code = (
+        "import resource, lightning\n"
+        "class Full(lightning.Callback):\n"
+        "    def on_train_batch_start(self, trainer, *_):\n"
+        "        if trainer.global_step == 2:\n"
+        "            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        "import training.runner as runner\n"
+        "make = runner._trainer\n"
+        "def limited(*arguments):\n"
+        "    trainer = make(*arguments)\n"
+        "    trainer.callbacks.insert(0, Full())\n"
+        "    return trainer\n"
+        "runner._trainer = limited\n" + COMMAND
+    )
+    arguments = ["train", "--config", str(configuration), "--threads", "1", f"output={tmp_path / 'run'}"]
+    command = [sys.executable, "-c", code, *arguments]
+    answer = subprocess.run(command, timeout=300, capture_output=True, text=True, check=False)
+    assert answer.returncode != 0 and "checkpoint could not be written" in answer.stderr, answer.stderr[-2000:]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert not list(checkpoints.glob("*.part"))
+    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 2
+    subprocess.run([sys.executable, "-c", COMMAND, *arguments], timeout=300, check=True, capture_output=True)
+    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == STEPS
+
+
+def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    """Under torchrun each process takes its own samples; gradients are averaged, so there is one result."""
+    configuration = _yaml(synthetic_drive, tmp_path / "teacher.yaml")
+    (tmp_path / "run.py").write_text("if __name__ == '__main__':\n    " + COMMAND)
+    arguments = ["train", "--config", str(configuration), "--threads", "1", f"output={tmp_path / 'run'}", "devices=2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launcher, str(tmp_path / "run.py"), *arguments]
+    answer = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    together = Checkpoint.read(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    alone = train(
+        TeacherConfiguration(
+            **{**_common(synthetic_drive, tmp_path, "alone"), "data": _two_views(synthetic_drive), "seed": 0}
+        )
+    )
+    name = "fusion.position_layer.weight"
+    assert torch.isfinite(together.state[name]).all()
+    assert not torch.allclose(together.state[name], Checkpoint.read(alone).state[name], atol=1e-5)
+
+
+def _two_views(drive: Path) -> DataSettings:
+    settings = _common(drive, drive, "")["data"]
+    assert isinstance(settings, DataSettings)
+    return dataclasses.replace(settings, views=ViewSettings(occupancy_points=256, encoder_views=2))
+
+
+def test_mixed_precision_trains(synthetic_drive: Path, tmp_path: Path) -> None:
+    settings = _common(synthetic_drive, tmp_path, "mixed", precision="bf16-mixed")
+    state = Checkpoint.read(train(TeacherConfiguration(**settings))).state
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert state["fusion.position_layer.weight"].dtype == torch.float32
+
+
+def test_the_rate_falls_as_the_schedule_says() -> None:
+    step = make_stage(SingleViewConfiguration(pretrained=False, schedule="step", decay_at=0.6, steps=100, warmup=10))
+    assert [round(step._rate(n), 3) for n in (0, 9, 10, 59, 60, 99)] == [0.1, 1.0, 1.0, 1.0, 0.1, 0.1]
+    cosine = make_stage(SingleViewConfiguration(pretrained=False, steps=110, warmup=10))
+    assert [round(cosine._rate(n), 3) for n in (10, 60, 110)] == [1.0, 0.5, 0.0]

@@ -1,0 +1,130 @@
+"""Reads checkpoints of trainings: what was trained, and the field in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from scene_completion_ros.errors import BundleError, TrainingError
+from training.data.prepared import CANONICAL_CAMERA
+from training.networks.density_field import DensityField
+from training.networks.encoder_decoder import EncoderDecoder
+from training.networks.multi_view_field import MultiViewField
+from training.record import KEY
+
+_Field = TypeVar("_Field", DensityField, MultiViewField)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint of `train`, of any stage.
+
+    Attributes:
+        file: Where it lies.
+        state: Name -> weights of the (averaged) field.
+        record: What `TrainingRecord` wrote: the configuration, the range of focal lengths.
+    """
+
+    file: Path
+    state: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+
+    @staticmethod
+    def read(file: Path) -> Checkpoint:
+        """Reads a file; nothing in it is executed.
+
+        Raises:
+            BundleError: The file is no checkpoint.
+        """
+        # Tensors and plain containers are all we accept.
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            weights = content["state_dict"].items()
+            state = {name.removeprefix("field."): value for name, value in weights if name.startswith("field.")}
+            record = content.get(KEY, {})
+        except Exception as error:
+            raise BundleError(
+                f"not a checkpoint of a density field ({error})", where=str(file), cure="Name a checkpoint of `train`"
+            ) from error
+        return Checkpoint(file, state, record)
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage it comes from."""
+        return str(self.record.get("configuration", {}).get("stage", "single_view"))
+
+    @property
+    def half_resolution(self) -> bool:
+        """Whether the last step of the training still saw images of half the size."""
+        configuration = self.record.get("configuration", {})
+        return bool(configuration.get("half_resolution_steps", 0) >= configuration.get("steps", 1))
+
+    def single_view_field(self) -> DensityField:
+        """The field of stage `single_view` or `student`.
+
+        Raises:
+            BundleError: It holds none, or one of another network.
+        """
+        return self._loaded(DensityField(CANONICAL_CAMERA, encoder=self._encoder()))
+
+    def multi_view_field(self) -> MultiViewField:
+        """The field of stage `teacher`.
+
+        Raises:
+            BundleError: It holds none, or one of another network.
+        """
+        hidden = self.record.get("configuration", {}).get("hidden", 64)
+        return self._loaded(MultiViewField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=hidden))
+
+    def _encoder(self) -> EncoderDecoder:
+        trunk = self.record.get("configuration", {}).get("encoder", "efficientnet_lite0")
+        return EncoderDecoder((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), trunk=trunk, pretrained=False)
+
+    def _loaded(self, field: _Field) -> _Field:
+        try:
+            field.load_state_dict(dict(self.state))
+        except RuntimeError as error:
+            raise BundleError(
+                f"not a checkpoint of a density field of this kind: its stage is {self.stage} ({str(error)[:200]})",
+                where=str(self.file),
+                cure="Deploy a single-view student: distil a teacher with stage `student` first",
+            ) from error
+        field.eval()
+        return field
+
+
+def load_field(file: Path) -> DensityField:
+    """Loads the single-view field of a checkpoint, see `Checkpoint`."""
+    return Checkpoint.read(file).single_view_field()
+
+
+class SafeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when it is whole.
+
+    With a full disk, or a process that is killed while it writes, the checkpoint before stays.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            TrainingError: It cannot be written.
+        """
+        target = Path(path)
+        part = target.with_name(f"{target.name}.part")
+        try:
+            super().save_checkpoint(checkpoint, part, storage_options)
+            part.replace(target)
+        except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError
+            part.unlink(missing_ok=True)
+            raise TrainingError(
+                f"checkpoint could not be written ({error})",
+                where=str(target),
+                cure="Make room there and start the same command again: it goes on from the checkpoint before",
+            ) from error

@@ -1,0 +1,227 @@
+"""What the stages of density fields have in common: the losses, the rates, and how one of them resumes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import TrainingError
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from training.data.prepared import CANONICAL_CAMERA
+from training.losses.dense_depth import block_depth, log_inverse_depth_loss
+from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
+from training.losses.rendered_views import stereo_depth_loss, view_synthesis_losses
+from training.losses.sparsity import mean_opacity, sample_view_volume
+from training.networks.density_field import DensityField
+from training.networks.encoder_decoder import EncoderDecoder
+from training.networks.multi_view_field import MultiViewField
+from training.networks.observed_field import ObservedField
+from training.rendering.patches import RenderedPatches, render_patches
+from training.settings import StageSettings
+
+VOLUME_POINTS = 2048
+"""Random points of the view whose opacity the sparsity loss keeps small."""
+
+
+class FieldStage(lightning.LightningModule):
+    """Base of the stages; each makes its `field`.
+
+    Args:
+        settings: Losses, steps and rates.
+    """
+
+    field: DensityField | MultiViewField
+
+    def __init__(self, settings: StageSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.camera = CANONICAL_CAMERA
+        self.link = OccupancyLink(settings.losses.occupancy_offset)
+
+    def make_encoder(self) -> EncoderDecoder:
+        """The encoder that the settings ask for."""
+        settings = self.settings
+        return EncoderDecoder(
+            (self.camera.height, self.camera.width),
+            trunk=settings.encoder,
+            pretrained=settings.pretrained,
+            frozen_blocks=settings.frozen_blocks,
+        )
+
+    def generator(self) -> torch.Generator:
+        """Everything random in a step derives from seed, step and process: a resumed training goes on the same."""
+        return torch.Generator().manual_seed(hash((self.settings.seed, self.global_step, self.global_rank)) % (1 << 62))
+
+    def sized(self, images: Tensor) -> Tensor:
+        """Images [..., 3, H, W] at the resolution of the present step."""
+        if self.global_step >= self.settings.half_resolution_steps:
+            return images
+        return functional.avg_pool2d(images.flatten(0, -4), 2).reshape(
+            *images.shape[:-2], images.shape[-2] // 2, images.shape[-1] // 2
+        )
+
+    def observe(self, batch: dict[str, Tensor]) -> ObservedField:
+        """The field with the batch's images encoded."""
+        raise NotImplementedError
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of a batch: name -> value."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each loss."""
+        return dict(vars(self.settings.losses))
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One step.
+
+        Raises:
+            TrainingError: The loss is not finite; the batch is saved for inspection.
+        """
+        terms = self.terms(batch, self.generator())
+        total = self._total(terms)
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"loss is {total.item()} ({', '.join(f'{name} {value.item():.4g}' for name, value in terms.items())})",
+                where=f"step {self.global_step}",
+                cure=f"Look at the batch saved in {self._save(batch)}; lower the learning rate if its values are sound",
+            )
+        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
+        self.log("loss/total", total, prog_bar=True)
+        return total
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """The losses of a batch of the validation, with the same rays every time."""
+        terms = self.terms(batch, torch.Generator().manual_seed(batch_index))
+        self.log_dict({f"validation/{name}": value for name, value in terms.items()})
+        self.log("validation/total", self._total(terms))
+
+    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+        weights = self.weights()
+        return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+
+    @property
+    def depth_only(self) -> bool:
+        """Whether the present step trains nothing but the depth of every pixel."""
+        first = self.training and self.global_step < self.settings.depth_only_steps
+        return bool(self.settings.losses.dense_depth and first)
+
+    def dense_depth(self, depth_code: Tensor, hint: Tensor) -> dict[str, Tensor]:
+        """Loss of inverse depth codes [B, h, w] against stereo depth [B, H, W], where it has a weight."""
+        if not self.settings.losses.dense_depth:
+            return {}
+        blocks = block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
+        return {"dense_depth": log_inverse_depth_loss(depth_code, blocks, self.point_code)}
+
+    @property
+    def encoder(self) -> EncoderDecoder:
+        """Encoder of the field."""
+        return self.field.encoder
+
+    @property
+    def point_code(self) -> PointCodeSpec:
+        """Point code of the field."""
+        return self.field.spec
+
+    @property
+    def renders(self) -> bool:
+        """Whether any loss needs rendered patches."""
+        losses = self.settings.losses
+        return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
+
+    def rendered(
+        self, field: ObservedField, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> RenderedPatches | None:
+        """Patches of the loss views, in the steps that render."""
+        losses, render = self.settings.losses, self.settings.render
+        every = render.every if losses.dense_depth or losses.occupancy else 1
+        if not self.renders or (self.training and self.global_step % every):
+            return None
+        half = batch["roles"].shape[1] // 2
+        return render_patches(
+            field,
+            self.camera,
+            batch["encoder_from_view"],
+            batch["roles"][:, :half],
+            patches=render.patches,
+            samples=render.samples,
+            near=render.near,
+            far=render.far,
+            generator=generator,
+        )
+
+    def volume_terms(
+        self,
+        field: ObservedField,
+        rendered: RenderedPatches | None,
+        batch: dict[str, Tensor],
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Losses on the density: rendered views, occupancy of voxels, sparsity."""
+        losses = self.settings.losses
+        terms: dict[str, Tensor] = {}
+        if rendered is not None:
+            if losses.stereo_depth:
+                terms["stereo_depth"] = stereo_depth_loss(rendered, batch)
+            if losses.photometric or losses.smoothness:
+                sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
+                terms |= view_synthesis_losses(field, self.camera, rendered, batch, sources)
+        if losses.occupancy:
+            logit = self.link(field.density_logit(batch["points"]))
+            terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])
+        if losses.sparsity:
+            terms["sparsity"] = mean_opacity(field.density(self._volume(batch, generator)), self.settings.voxel_size)
+        return terms
+
+    def _volume(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        return sample_view_volume(
+            self.camera,
+            len(batch["image"]),
+            VOLUME_POINTS,
+            near=1.0,
+            far=52.0,
+            heights=(-4.5, 2.5),
+            generator=generator,
+            device=batch["image"].device,
+        )
+
+    def _save(self, batch: dict[str, Tensor]) -> Path:
+        file = Path(self.trainer.default_root_dir) / f"batch_of_step_{self.global_step}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
+        return file
+
+    def grouped_optimiser(self, trunk: nn.Module, head: list[nn.Module]) -> Any:
+        """Adam with rates of their own for the pretrained trunk and the head, linear warm-up, then the decay.
+
+        A constant rate alone left depth behind the mean-depth grid.
+        """
+        settings = self.settings
+        groups = [
+            (list(trunk.parameters()), settings.trunk_rate),
+            ([p for module in head for p in module.parameters()], settings.head_rate),
+        ]
+        named = {id(p) for parameters, _ in groups for p in parameters}
+        groups.insert(0, ([p for p in self.parameters() if id(p) not in named], 1.0))
+        learning = [([p for p in parameters if p.requires_grad], rate) for parameters, rate in groups]
+        optimiser = torch.optim.Adam(
+            [{"params": parameters, "lr": settings.learning_rate * rate} for parameters, rate in learning if parameters]
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        settings = self.settings
+        if step < settings.warmup:
+            return (step + 1) / settings.warmup
+        if settings.schedule == "step":
+            return 1.0 if step < settings.decay_at * settings.steps else 0.1
+        progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+        return 0.5 * (1.0 + math.cos(min(1.0, progress) * math.pi))

@@ -1,0 +1,217 @@
+"""The multi-view density field (MVBTS): features of every encoder view, fused per point under learned confidence.
+
+Han et al., "Boosting Self-Supervision for Single-View Scene Completion via Knowledge Distillation", CVPR 2024. The
+fusion is the one that was trained in the end, without attention: view-wise confidence and features, a masked softmax
+over the views, and a small network on the weighted sum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from training.networks.density_field import DEPTH_UNITS, sample_map
+from training.networks.encoder_decoder import EncoderDecoder
+
+NEVER = -1e9
+"""Confidence of a view that does not see a point; finite, so that the softmax stays finite where none sees it."""
+
+
+class FusionHead(nn.Module):
+    """Density of points from the features of any number of views.
+
+    Each view: h = W2 · ReLU(Wf f + Wγ γ(x) + b), of which h[0] is the view's confidence and h[1:] its features. The
+    views' features are averaged under softmax(confidence), views that do not see the point left out (where none does,
+    all count the same), and σ = softplus(w · ReLU(W3 g + b3) + c).
+
+    Args:
+        channels: Channels of the feature maps.
+        code: Size of the point code.
+        hidden: Width of the hidden layer of each view (128 in MVBTS; half of it costs half as much).
+        fused: Features of a view that are averaged (16 in MVBTS).
+        view_dropout: Probability with which a point does without a view in training, drawn for each point and view;
+            the first view is never dropped.
+    """
+
+    def __init__(
+        self, channels: int = 64, code: int = 39, *, hidden: int = 64, fused: int = 16, view_dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.view_dropout = view_dropout
+        self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.position_layer = nn.Linear(code, hidden)
+        self.view_layer = nn.Linear(hidden, 1 + fused)
+        self.mixing_layer = nn.Linear(fused, fused)
+        self.density_layer = nn.Linear(fused, 1)
+        # Kaiming initialisation of the joint layer, whose fan-in is features and code together.
+        for layer in (self.feature_layer, self.position_layer):
+            nn.init.normal_(layer.weight, std=math.sqrt(2.0 / (channels + code)))
+        for layer in (self.view_layer, self.mixing_layer, self.density_layer):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.position_layer.bias)
+        # A nearly empty field to start with: a dense one hides everything behind the first samples.
+        nn.init.constant_(self.density_layer.bias, -2.0)
+        self._start_depth_units()
+
+    @torch.no_grad()
+    def _start_depth_units(self) -> None:
+        """Ramps in (inverse depth of the point − channel 0), as in `DensityField`, muted until they prove useful."""
+        for unit, (slope, offset) in enumerate(DEPTH_UNITS):
+            self.feature_layer.weight[unit] = 0.0
+            self.feature_layer.weight[unit, 0] = -slope
+            self.position_layer.weight[unit] = 0.0
+            self.position_layer.weight[unit, 2] = slope
+            self.position_layer.bias[unit] = slope * offset
+        self.mute_depth_units()
+
+    @torch.no_grad()
+    def mute_depth_units(self) -> None:
+        """Takes the depth units out of the density; they come in as the training finds use for them."""
+        self.view_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
+
+    def prepare(self, maps: Tensor) -> Tensor:
+        """Wf applied to whole maps [B·V, channels, h, w] before sampling, the same as after it, and cheaper."""
+        out: Tensor = self.feature_layer(maps)
+        return out
+
+    def forward(self, features: Tensor, code: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Returns the density before softplus [B, N].
+
+        Args:
+            features: What each prepared map holds at the projections of the points [B, V, N, hidden].
+            code: Point codes in each view's frame [B, V, N, code].
+            seen: Whether the point projects into the view [B, V, N].
+            generator: Source of the view dropout; without one nothing is dropped.
+        """
+        views = self.view_layer(functional.relu(features + self.position_layer(code)))
+        if generator is not None and self.view_dropout > 0.0:
+            seen = seen & self._kept(seen, generator)
+        confidence = views[..., 0].masked_fill(~seen, NEVER)
+        fused = (confidence.softmax(dim=1)[..., None] * views[..., 1:]).sum(dim=1)  # [B, N, fused]
+        out: Tensor = self.density_layer(functional.relu(self.mixing_layer(fused)))[..., 0]
+        return out
+
+    def _kept(self, seen: Tensor, generator: torch.Generator) -> Tensor:
+        # Drawn on the CPU, so that a training goes the same way on any device.
+        kept = torch.rand(seen.shape, generator=generator).to(seen.device) >= self.view_dropout
+        kept[:, 0] = True
+        return kept
+
+
+class MultiViewField(nn.Module):
+    """The teacher: one encoder for all views, and a `FusionHead`.
+
+    Args:
+        camera: Canonical camera of all views.
+        spec: Point code.
+        encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
+        channels: Channels of its feature map.
+        hidden: See `FusionHead`.
+        view_dropout: See `FusionHead`.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        spec: PointCodeSpec | None = None,
+        *,
+        encoder: EncoderDecoder | None = None,
+        channels: int = 64,
+        hidden: int = 64,
+        view_dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.camera = camera
+        self.spec = spec or PointCodeSpec()
+        size = (camera.height, camera.width)
+        self.encoder = encoder or EncoderDecoder(size, channels=channels, pretrained=False)
+        self.fusion = FusionHead(channels, self.spec.size, hidden=hidden, view_dropout=view_dropout)
+
+    def prior_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the head that do not depend on features."""
+        fusion = self.fusion
+        layers = (fusion.position_layer, fusion.view_layer, fusion.mixing_layer, fusion.density_layer)
+        return [parameter for layer in layers for parameter in layer.parameters()]
+
+    def prior_logit(self, points: Tensor) -> Tensor:
+        """Density before softplus [B, N] at points [B, N, 3] of a single view without features."""
+        code = self.spec.encode(self.spec.coordinates(points, self.camera))[:, None]
+        features = points.new_zeros(()).expand(*code.shape[:3], self.fusion.feature_layer.out_channels)
+        seen = torch.ones(code.shape[:3], dtype=torch.bool, device=points.device)
+        out: Tensor = self.fusion(features, code, seen)
+        return out
+
+    def mute_depth_units(self) -> None:
+        """Takes the depth units out of the density."""
+        self.fusion.mute_depth_units()
+
+    def observe(
+        self, images: Tensor, encoder_from_view: Tensor, generator: torch.Generator | None = None
+    ) -> MultiViewObservation:
+        """Encodes the views.
+
+        Args:
+            images: RGB images [B, V, 3, H, W] in 0..255, V at least one; H and W multiples of 32.
+            encoder_from_view: Poses [B, V, 4, 4] in the first view's optical frame.
+            generator: Source of the view dropout, in training.
+        """
+        batch, count = images.shape[:2]
+        raw = self.encoder(images.flatten(0, 1))
+        # Channel 0 learns from the depth loss alone; through the steep depth units other gradients would drown that.
+        maps = self.fusion.prepare(torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1))
+        depth_codes = raw[:, 0].unflatten(0, (batch, count))
+        return MultiViewObservation(self, maps, depth_codes, torch.linalg.inv(encoder_from_view), generator)
+
+
+@dataclass(frozen=True, eq=False)
+class MultiViewObservation:
+    """A `MultiViewField` that has seen its views (an `ObservedField`).
+
+    Attributes:
+        field: The field.
+        maps: Prepared features [B·V, hidden, h, w].
+        depth_codes: Inverse depth code of each pixel [B, V, h, w].
+        view_from_encoder: Poses [B, V, 4, 4].
+        generator: Source of the view dropout, in training.
+    """
+
+    field: MultiViewField
+    maps: Tensor
+    depth_codes: Tensor
+    view_from_encoder: Tensor
+    generator: torch.Generator | None = None
+
+    def density_logit(self, points: Tensor) -> Tensor:
+        """Density before softplus [B, N] at points [B, N, 3], metres, first view's optical frame."""
+        field = self.field
+        local = self._local(points)  # [B, V, N, 3]
+        coordinates = field.spec.coordinates(local, field.camera)
+        sampled = sample_map(self.maps, coordinates.flatten(0, 1))  # [B·V, hidden, N]
+        features = sampled.transpose(1, 2).unflatten(0, coordinates.shape[:2])
+        seen = _inside(field, local)
+        out: Tensor = field.fusion(features, field.spec.encode(coordinates), seen, self.generator)
+        return out
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density σ [B, N] per metre at points [B, N, 3]."""
+        return functional.softplus(self.density_logit(points))
+
+    def in_view(self, points: Tensor) -> Tensor:
+        """Whether points [B, N, 3] project into any of the views [B, N]."""
+        return _inside(self.field, self._local(points)).any(dim=1)
+
+    def _local(self, points: Tensor) -> Tensor:
+        rotation, translation = self.view_from_encoder[..., :3, :3], self.view_from_encoder[..., :3, 3]
+        return torch.einsum("bvij,bnj->bvni", rotation, points) + translation[:, :, None]
+
+
+def _inside(field: MultiViewField, local: Tensor) -> Tensor:
+    coordinates: Tensor = field.spec.image_coordinates(local, field.camera)
+    return (coordinates.abs() <= 1.0).all(dim=-1) & (local[..., 2] > 1e-3)

@@ -1,0 +1,69 @@
+"""Patches of loss views rendered through an observed density field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene_completion_ros.geometry import Camera
+from training.networks.observed_field import ObservedField
+from training.rendering.rays import Rays, sample_patch_rays
+from training.rendering.volume import composite, inverse_depth_samples
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedPatches:
+    """Rays of patches and what the field says along them.
+
+    Attributes:
+        rays: The rays [B, R].
+        distances: Samples along them [B, R, K], metres.
+        points: The samples [B, R·K, 3], first encoder view's optical frame, metres.
+        density: σ of the samples [B, R, K] per metre.
+        weights: Compositing weights [B, R, K].
+        depth: Expected z-depth of each ray in its view [B, R], metres.
+    """
+
+    rays: Rays
+    distances: Tensor
+    points: Tensor
+    density: Tensor
+    weights: Tensor
+    depth: Tensor
+
+
+def render_patches(
+    field: ObservedField,
+    camera: Camera,
+    encoder_from_view: Tensor,
+    loss_views: Tensor,
+    *,
+    patches: int,
+    samples: int,
+    near: float,
+    far: float,
+    generator: torch.Generator | None = None,
+) -> RenderedPatches:
+    """Renders random patches of the loss views.
+
+    Args:
+        field: The field.
+        camera: Camera of all views.
+        encoder_from_view: Poses [B, V, 4, 4] of the views.
+        loss_views: Indices [B, L] of the views that may be rendered.
+        patches: Patches per batch element.
+        samples: Samples per ray.
+        near: Nearest sample, metres.
+        far: Farthest sample, metres.
+        generator: Source of randomness.
+    """
+    rays = sample_patch_rays(camera, encoder_from_view, loss_views, patches=patches, generator=generator)
+    distances = inverse_depth_samples(
+        tuple(rays.cosine.shape), samples, near, far, generator=generator, device=rays.cosine.device
+    )
+    points = (rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]).flatten(1, 2)
+    density = field.density(points).reshape(distances.shape)
+    composed = composite(density, distances)
+    return RenderedPatches(rays, distances, points, density, composed.weights, composed.distance * rays.cosine)

@@ -1,0 +1,138 @@
+"""Settings that the stages of density fields share: loss weights, rendering, steps and rates."""
+
+# No postponed annotations here: the configuration parser resolves those of a base class in the wrong module.
+from dataclasses import dataclass, field
+from typing import Literal
+
+from training.head_fit import HeadSettings
+from training.networks.encoder_decoder import TrunkName
+
+
+@dataclass
+class LossWeights:
+    """Weights of the losses; zero leaves a loss out.
+
+    Attributes:
+        photometric: SSIM + L1 with minimum over source views.
+        smoothness: Edge-aware smoothness (1e-3 in BTS).
+        stereo_depth: Rendered depth against stereo depth.
+        dense_depth: Inverse depth in channel 0 of the feature map against stereo depth.
+        occupancy: Density logits at voxel centres against fused stereo occupancy.
+        occupancy_offset: Offset of the logit in that loss at the start, see `OccupancyLink`.
+        sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
+    """
+
+    photometric: float = 1.0
+    smoothness: float = 1e-3
+    stereo_depth: float = 1.0
+    dense_depth: float = 1.0
+    occupancy: float = 1.0
+    occupancy_offset: float = 3.0
+    sparsity: float = 0.01
+
+
+@dataclass
+class RenderSettings:
+    """Rendering at training time.
+
+    Attributes:
+        every: Steps between rendered ones; dense depth and occupancy are in every step.
+        patches: 8×8 patches per image (32 in BTS on KITTI raw: 2048 rays).
+        samples: Samples per ray.
+        near: Nearest sample, metres.
+        far: Farthest sample, metres.
+    """
+
+    every: int = 1
+    patches: int = 8
+    samples: int = 64
+    near: float = 3.0
+    far: float = 80.0
+
+
+@dataclass
+class StageSettings:
+    """What every stage that trains a density field needs.
+
+    Attributes:
+        losses: Loss weights.
+        render: Rendering at training time.
+        encoder: Trunk of the encoder: "efficientnet_lite0", or "resnet50" as in the papers.
+        seed: Seed of samples, rays and initial weights; together with the step it determines everything random.
+        steps: Optimiser steps of the whole training.
+        learning_rate: Adam learning rate after the warm-up.
+        schedule: "cosine" to zero over all steps, or "step": a tenth of the rate after `decay_at` of them.
+        decay_at: Share of the steps after which "step" lowers the rate.
+        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
+        frozen_blocks: First blocks of the pretrained trunk that keep their weights (EfficientNet-Lite0 has 16).
+        head_rate: Factor on `learning_rate` for the head.
+        depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
+            while the features hold no depth, and their gradients drown the one that would put it there.
+        head: How the head alone is fitted after those (stage `single_view`).
+        half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
+            resizing). Points are queried in normalised coordinates, so nothing else changes.
+        warmup: Steps of linear warm-up.
+        pretrained: Start the trunk from its ImageNet weights.
+        voxel_size: δ of the opacity, metres.
+    """
+
+    losses: LossWeights = field(default_factory=LossWeights)
+    render: RenderSettings = field(default_factory=RenderSettings)
+    encoder: TrunkName = "efficientnet_lite0"
+    seed: int = 0
+    steps: int = 10_000
+    learning_rate: float = 3e-4
+    schedule: Literal["cosine", "step"] = "cosine"
+    decay_at: float = 0.8
+    trunk_rate: float = 0.5
+    frozen_blocks: int = 16
+    head_rate: float = 1.0
+    depth_only_steps: int = 0
+    head: HeadSettings = field(default_factory=HeadSettings)
+    half_resolution_steps: int = 0
+    warmup: int = 200
+    pretrained: bool = True
+    voxel_size: float = 0.2
+
+
+@dataclass
+class TeacherSettings(StageSettings):
+    """What the multi-view teacher needs.
+
+    Attributes:
+        view_dropout: Probability with which a point does without a view in training (the first is never dropped).
+        hidden: Width of the hidden layer of each view (128 in MVBTS).
+    """
+
+    view_dropout: float = 0.5
+    hidden: int = 64
+
+
+@dataclass
+class DistillationSettings:
+    """What the student learns from the teacher.
+
+    Attributes:
+        weight: Weight of the loss (0.01 in KDBTS).
+        space: What is compared: clipped densities as in KDBTS, or the opacity of a voxel.
+        limit: Where densities are clipped, per metre.
+        freeze_encoder: The encoder stays that of the teacher, and only the student's head learns.
+    """
+
+    weight: float = 0.01
+    space: Literal["density", "opacity"] = "density"
+    limit: float = 2.0
+    freeze_encoder: bool = False
+
+
+@dataclass
+class StudentSettings(StageSettings):
+    """What the distilled student needs.
+
+    Attributes:
+        teacher: Checkpoint of the teacher.
+        distillation: What is learned from it.
+    """
+
+    teacher: str = ""
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)

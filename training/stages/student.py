@@ -1,0 +1,91 @@
+"""Stage `student`: a single-view density field learns from the multi-view teacher (KDBTS)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.field_stage import FieldStage
+from training.losses.distillation import density_distillation, opacity_distillation
+from training.networks.density_field import DensityField, SingleViewObservation
+from training.networks.multi_view_field import MultiViewField
+from training.rendering.patches import RenderedPatches
+from training.settings import StudentSettings
+
+
+class StudentStage(FieldStage):
+    """Distils a frozen `MultiViewField` into a `DensityField` with the head that is deployed.
+
+    The teacher keeps an encoder of its own: in the published code it shares the student's, and its targets drift with
+    the student's gradient. With `freeze_encoder` the two are the same weights, of which only the student's head learns.
+
+    Args:
+        settings: Losses, steps, rates and what is distilled.
+        teacher: The trained teacher.
+    """
+
+    field: DensityField
+    settings: StudentSettings
+
+    def __init__(self, settings: StudentSettings, teacher: MultiViewField) -> None:
+        super().__init__(settings)
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.field = DensityField(self.camera, teacher.spec, encoder=self.make_encoder())
+        self.field.encoder.load_state_dict(teacher.encoder.state_dict())
+        if settings.distillation.freeze_encoder:
+            self.field.encoder.requires_grad_(False)
+
+    @property
+    def renders(self) -> bool:
+        """Always: the teacher is asked along the rays, whatever else is."""
+        return True
+
+    def observe(self, batch: dict[str, Tensor]) -> SingleViewObservation:
+        """The student with the batch's images encoded."""
+        return self.field.observe(self.sized(batch["image"]))
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each loss."""
+        return {**super().weights(), "distillation": self.settings.distillation.weight}
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """What `single_view` has, and agreement with the teacher wherever a ray or a voxel was queried."""
+        seen = self.observe(batch)
+        terms = {} if self.settings.distillation.freeze_encoder else self.dense_depth(seen.depth_code, batch["hint"])
+        rendered = self.rendered(seen, batch, generator)
+        return terms | self.volume_terms(seen, rendered, batch, generator) | self._distilled(seen, rendered, batch)
+
+    def _distilled(
+        self, seen: SingleViewObservation, rendered: RenderedPatches | None, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        points, density = batch["points"], seen.density(batch["points"])
+        if rendered is not None:
+            points = torch.cat([points, rendered.points], dim=1)
+            density = torch.cat([density, rendered.density.flatten(1)], dim=1)
+        with torch.no_grad():
+            taught = self.teacher.observe(self.sized(batch["encoder_images"]), batch["encoder_poses"])
+            target = taught.density(points)
+        settings, valid = self.settings.distillation, seen.in_view(points)
+        if settings.space == "density":
+            loss = density_distillation(density, target, valid, limit=settings.limit)
+        else:
+            loss = opacity_distillation(density, target, valid, voxel_size=self.settings.voxel_size)
+        return {"distillation": loss}
+
+    def configure_optimizers(self) -> Any:
+        """Adam with the rates of the settings."""
+        field = self.field
+        head = [field.feature_layer, field.position_layer, field.density_layer, self.link]
+        return self.grouped_optimiser(field.encoder.trunk, head)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves the teacher out: it never changes and has a checkpoint of its own."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("teacher.")}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Loads what `on_save_checkpoint` keeps."""
+        kept = {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
+        return super().load_state_dict({**kept, **state_dict}, strict, assign)

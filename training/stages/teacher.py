@@ -1,0 +1,44 @@
+"""Stage `teacher`: the multi-view density field (MVBTS), whose encoder views see what hides from one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.field_stage import FieldStage
+from training.networks.multi_view_field import MultiViewField, MultiViewObservation
+from training.settings import TeacherSettings
+
+
+class TeacherStage(FieldStage):
+    """Trains a `MultiViewField` from batches of `ViewSamples` with several encoder views.
+
+    Args:
+        settings: Losses, steps, rates and the view dropout.
+    """
+
+    field: MultiViewField
+
+    def __init__(self, settings: TeacherSettings) -> None:
+        super().__init__(settings)
+        self.field = MultiViewField(
+            self.camera, encoder=self.make_encoder(), hidden=settings.hidden, view_dropout=settings.view_dropout
+        )
+
+    def observe(self, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> MultiViewObservation:
+        """The teacher with the batch's views encoded; views are dropped where there is a generator."""
+        return self.field.observe(self.sized(batch["encoder_images"]), batch["encoder_poses"], generator)
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Depth of every pixel of every encoder view, rendered patches of loss views, voxel centres."""
+        seen = self.observe(batch, generator if self.training else None)
+        terms = self.dense_depth(seen.depth_codes.flatten(0, 1), batch["encoder_hints"].flatten(0, 1))
+        if not self.depth_only:
+            terms |= self.volume_terms(seen, self.rendered(seen, batch, generator), batch, generator)
+        return terms
+
+    def configure_optimizers(self) -> Any:
+        """Adam with the rates of the settings."""
+        return self.grouped_optimiser(self.field.encoder.trunk, [self.field.fusion, self.link])
