@@ -10,8 +10,8 @@ from training.street_world.drive import StreetDrive
 SEED = 1000  # a validation town
 
 
-def small_rig() -> StreetRig:
-    return make_rig(416, 128, LidarModel(beams=16, columns=360))
+def small_rig(kind: str = "stereo") -> StreetRig:
+    return make_rig(416, 128, LidarModel(beams=16, columns=360), kind)
 
 
 @pytest.fixture(scope="session")

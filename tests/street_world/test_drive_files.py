@@ -10,7 +10,7 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.commands import street_world
-from training.street_world.camera_rig import LEFT, RIGHT
+from training.street_world.camera_rig import LEFT, RIGHT, SIDE_LEFT, SIDE_RIGHT
 from training.street_world.drive import StreetDrive
 from training.street_world.drive_bag import write_drive_bag
 from training.street_world.ground_truth import VoxelTruth
@@ -33,7 +33,7 @@ def test_sequence_folder(drive: StreetDrive, tmp_path: Path) -> None:
 
 
 def test_bag_is_read_back(drive: StreetDrive, tmp_path: Path) -> None:
-    write_drive_bag(drive, tmp_path / "bag", lidar_every=2)
+    write_drive_bag(drive.sequence(("lidar",)), tmp_path / "bag", lidar_every=2)
     with BagReader(tmp_path / "bag") as reader:
         assert not reader.losses
         topic = reader.choose_image_topic()
@@ -55,7 +55,7 @@ def test_bag_is_read_back(drive: StreetDrive, tmp_path: Path) -> None:
 
 
 def test_stereo_bag_has_a_namespace_for_each_camera(drive: StreetDrive, tmp_path: Path) -> None:
-    write_drive_bag(drive, tmp_path / "bag", cameras=(LEFT, RIGHT), lidar_every=0)
+    write_drive_bag(drive.sequence(()), tmp_path / "bag", cameras=(LEFT, RIGHT), lidar_every=0)
     with BagReader(tmp_path / "bag") as reader:
         assert reader.image_topics() == [f"/{name}/image_raw/compressed" for name in (LEFT, RIGHT)]
         assert "/velodyne_points" not in reader.topics
@@ -85,7 +85,49 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         street_world.run(arguments(*common))
 
 
-@pytest.mark.parametrize("words", [["--seed", "3000"], ["--seed", "5", "--frames", "0"]])
+def test_side_cameras_are_in_folder_and_bag_also_after_an_interruption(tmp_path: Path) -> None:
+    left_over = tmp_path / "out" / street_world.UNFINISHED / "sequence" / "images"  # by an interrupted run
+    left_over.mkdir(parents=True)
+    (left_over / "half.jpg").write_bytes(b"")
+    words = ["--seed", "2001", "--frames", "1", "--size", "160", "48", "--output", str(tmp_path / "out")]
+    assert street_world.run(arguments(*words, "--rig", "kitti360", "--assets", "--all-cameras-bag")) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"sequence", "bag"}
+    sequence = PosedSequence.load(tmp_path / "out" / "sequence")
+    assert not list((tmp_path / "out").rglob("half.jpg"))
+    assert set(sequence.cameras) == {LEFT, RIGHT, SIDE_LEFT, SIDE_RIGHT}
+    expected = sequence.cameras[SIDE_LEFT]
+    assert (expected.distortion_model, expected.width) == ("equidistant", expected.height)
+    assert sequence.image(0, SIDE_RIGHT).shape == (expected.height, expected.width, 3)
+    assert sequence.provenance["role"] == "test"
+    with BagReader(tmp_path / "out" / "bag") as reader:
+        camera = reader.camera_for(f"/{SIDE_LEFT}/image_raw/compressed")
+        assert camera.distortion_model == "equidistant"
+        assert camera.distortion == pytest.approx(expected.distortion)
+        assert camera.matrix == pytest.approx(expected.matrix)
+        left = reader.tf_buffer().lookup("base_link", f"{SIDE_LEFT}_optical", sequence.frames[0].stamp_ns, 0)
+        assert left.rotation[:, 2] == pytest.approx((0.0, 1.0, 0.0), abs=0.02)
+
+
+def test_any_number_of_workers_writes_the_same_files(tmp_path: Path) -> None:
+    common = ["--seed", "1002", "--frames", "9", "--size", "64", "20", "--supersampling", "1"]
+    for workers in ("1", "2"):
+        words = [*common, "--assets", "lidar", "depth", "--workers", workers, "--output", str(tmp_path / workers)]
+        assert street_world.run(arguments(*words)) == 0
+    files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
+    assert len(files) == 9 * 4 + 1
+    first, second = (PosedSequence.load(tmp_path / workers / "sequence") for workers in ("1", "2"))
+    for name in files:
+        if name.suffix == ".npz":  # an archive holds the time of writing
+            arrays = [np.load(tmp_path / workers / name)["data"] for workers in ("1", "2")]
+            assert np.array_equal(*arrays), name
+        else:
+            assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+    assert first.travelled_distance() == second.travelled_distance() > 3.0
+
+
+@pytest.mark.parametrize(
+    "words", [["--seed", "3000"], ["--seed", "5", "--frames", "0"], ["--seed", "5", "--workers", "0"]]
+)
 def test_command_refuses_bad_input(words: list[str], tmp_path: Path) -> None:
     with pytest.raises(SceneCompletionError, match=words[-1]):
         street_world.run(arguments(*words, "--output", str(tmp_path)))

@@ -4,12 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from training.street_world.camera_rig import LEFT, make_rig
 from training.street_world.classes import CLASS_COLOURS, CLASS_NAMES, StreetClass
 from training.street_world.drive import StreetDrive
-from training.street_world.ground_truth import VoxelTruth, sample_triangles, voxel_truth
+from training.street_world.ground_truth import (
+    VoxelTruth,
+    most_surface,
+    most_surface_reference,
+    sample_triangles,
+    voxel_truth,
+)
 from training.street_world.parts import box
 from training.street_world.render import trace_view
 from training.street_world.scene import build_scene
@@ -48,6 +55,19 @@ def test_lidar_returns_lie_in_occupied_voxels(drive: StreetDrive, truth: VoxelTr
     found = labels_at(truth, points)
     assert len(found) > 500
     assert (found > 0).mean() > 0.9  # the rest is range noise at voxel borders
+    occupied = ndimage.binary_dilation(truth.occupied, iterations=1)
+    index, inside = GRID.index_of(points)
+    assert occupied[tuple(index[inside].T)].mean() > 0.99
+
+
+def test_compiled_votes_are_those_of_the_readable_twin() -> None:
+    rng = np.random.default_rng(0)
+    grid = VoxelGrid((0.0, -2.0, -1.0), 0.2, (20, 20, 10))
+    corners = rng.uniform((-1, -2.5, -1.5), (4.5, 2.5, 1.5), (60, 1, 3)) + rng.uniform(-0.8, 0.8, (60, 3, 3))
+    classes = rng.integers(1, 20, 60).astype(np.uint8)
+    label = most_surface(corners, classes, grid)
+    assert (label > 0).sum() > 300
+    assert (label == most_surface_reference(corners, classes, grid)).mean() > 0.9999
 
 
 def test_visible_free_and_occluded_exclude_each_other(truth: VoxelTruth) -> None:
@@ -72,7 +92,8 @@ def test_a_known_box(drive: StreetDrive) -> None:
     camera_pose = rig.rig_from_camera[LEFT]
     middle = camera_pose.translation + (9.0 + 1e-3, 1e-3, -0.4 + 1e-3)
     body = box((2.0, 1.6, 1.2), (middle[0], middle[1], middle[2]), "facade_0", StreetClass.CAR)
-    scene = build_scene(replace(drive.scene.town, parts=[body, *drive.scene.parts[:1]]))
+    below = drive.scene.parts[0].moved((0.0, 0.0, -50.0))
+    scene = build_scene(replace(drive.scene.town, parts=[body, below]))
     truth = voxel_truth(scene, rig.cameras[LEFT], camera_pose, GRID)
     car = truth.label == StreetClass.CAR
     assert (car & truth.interior).sum() >= 8 * 6 * 4

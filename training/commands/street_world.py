@@ -1,8 +1,10 @@
 """Render a drive through a procedural town with exact ground truth.
 
-Training towns have the seeds 0-999, validation towns 1000-1999, demo towns 7000-7999. DIR gets
-  sequence/   a posed sequence: stereo images, poses, and as assets LiDAR, depth, labels and voxels
+Training towns have the seeds 0-999, validation towns 1000-1999, test towns 2000-2999, demo towns 7000-7999; the seed
+also decides what kind of street it is. DIR gets
+  sequence/   a posed sequence: images, poses, and as assets LiDAR, depth, labels and voxels
   bag/        with --bag: images, CameraInfo, tf, odometry and LiDAR as rosbag2
+Both appear when they are complete: an interrupted run is simply started again.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import sys
 from pathlib import Path
 
 ASSETS = ("lidar", "depth", "label", "voxels")
+RIGS = ("stereo", "kitti360")
+UNFINISHED = ".unfinished"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,25 +23,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, required=True, help="the town")
     parser.add_argument("--frames", type=int, default=40, help="number of frames (default: %(default)s)")
     parser.add_argument(
-        "--rate", type=float, default=10.0, metavar="HZ", help="frames a second, at 8 m/s (default: %(default)s)"
+        "--rate", type=float, default=10.0, metavar="HZ", help="frames a second of driving (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to be made")
+    parser.add_argument(
+        "--rig", choices=RIGS, default=RIGS[0], help="kitti360 adds a fisheye to each side (default: %(default)s)"
+    )
     parser.add_argument("--bag", action="store_true", help="also write a rosbag2 recording of the left camera")
-    parser.add_argument("--stereo-bag", action="store_true", help="also write a rosbag2 recording of both cameras")
+    parser.add_argument("--all-cameras-bag", action="store_true", help="also write a rosbag2 recording of all cameras")
     parser.add_argument("--size", type=int, nargs=2, default=(1242, 375), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--assets", nargs="*", choices=ASSETS, default=ASSETS, help="what to store beside the images")
     parser.add_argument("--quality", type=int, default=92, help="JPEG quality (default: %(default)s)")
     parser.add_argument("--supersampling", type=int, default=2, help="rays along a pixel's side (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Render and write."""
+    role = _check(args)
+    import shutil
+
+    from scene_completion_ros.sequences.posed_sequence import PosedSequence
+    from training.street_world.drive_bag import write_drive_bag
+
+    unfinished = args.output / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    _render(args, unfinished / "sequence")
+    folder = (unfinished / "sequence").rename(args.output / "sequence")
+    print(f"{role} town {args.seed}: {folder}")
+    if args.bag or args.all_cameras_bag:
+        sequence = PosedSequence.load(folder)
+        cameras = tuple(sequence.cameras) if args.all_cameras_bag else tuple(sequence.cameras)[:1]
+        write_drive_bag(sequence, unfinished / "bag", cameras=cameras)
+        print(f"bag: {(unfinished / 'bag').rename(args.output / 'bag')}")
+    unfinished.rmdir()
+    return 0
+
+
+def _check(args: argparse.Namespace) -> str:
+    """Refuse what cannot be done; the role of the town."""
     from importlib.util import find_spec
 
     from scene_completion_ros.errors import SceneCompletionError
     from training.street_world.seeds import role_of_seed
 
-    for flag, value in (("--frames", args.frames), ("--supersampling", args.supersampling)):
+    for flag, value in (
+        ("--frames", args.frames),
+        ("--supersampling", args.supersampling),
+        ("--workers", args.workers),
+    ):
         if value < 1:
             raise SceneCompletionError(f"{value} is not positive", where=flag, cure="Give at least 1")
     if not 0.05 <= args.rate <= 1000.0:
@@ -51,19 +86,35 @@ def run(args: argparse.Namespace) -> int:
     for name in ("sequence", "bag"):
         if (args.output / name).exists():
             raise SceneCompletionError("exists already", where=str(args.output / name), cure="Name a new folder")
-    from training.street_world.camera_rig import make_rig
-    from training.street_world.drive import StreetDrive
-    from training.street_world.drive_bag import write_drive_bag
+    return role
 
-    drive = StreetDrive(
-        args.seed, args.frames, make_rig(*args.size), supersampling=args.supersampling, rate_hz=args.rate
-    )
-    drive.on_image = lambda index, camera: print(f"frame {index + 1} of {args.frames}, {camera}", file=sys.stderr)
-    args.output.mkdir(parents=True, exist_ok=True)
-    sequence = drive.sequence(tuple(args.assets), args.quality).save(args.output / "sequence")
-    print(f"{role} town {args.seed}: {sequence}")
-    if args.bag or args.stereo_bag:
-        cameras = tuple(drive.rig.cameras) if args.stereo_bag else tuple(drive.rig.cameras)[:1]
-        write_drive_bag(drive, args.output / "bag", cameras=cameras, quality=args.quality)
-        print(f"bag: {args.output / 'bag'}")
-    return 0
+
+def _render(args: argparse.Namespace, folder: Path) -> None:
+    from contextlib import nullcontext
+
+    from training.street_world.camera_rig import make_rig
+    from training.street_world.drive import FrameContent, StreetDrive
+    from training.street_world.frame_workers import frames_computed_by
+
+    arguments = {
+        "seed": args.seed,
+        "frames": args.frames,
+        "rig": make_rig(args.size[0], args.size[1], kind=args.rig),
+        "supersampling": args.supersampling,
+        "rate_hz": args.rate,
+    }
+    options = {"assets": tuple(args.assets), "quality": args.quality}
+    drive = StreetDrive(**arguments)
+    reported = -1
+
+    def told(index: int, content: FrameContent) -> FrameContent:
+        nonlocal reported
+        if index > reported:
+            reported = index
+            print(f"frame {index + 1} of {args.frames}", file=sys.stderr)
+        return content
+
+    here = nullcontext(drive.content_keeping_last(**options))
+    with frames_computed_by(args.workers, arguments, options) if args.workers > 1 else here as content_of:
+        sequence = drive.sequence(**options, content_of=lambda index: told(index, content_of(index)))
+        sequence.save(folder)

@@ -8,7 +8,7 @@ from training.street_world.classes import StreetClass
 from training.street_world.facade_textures import BAYS, FACADE_COUNT, FLOORS
 from training.street_world.parts import Colour, Part, box, extrusion, frustum
 
-FOUNDATION_M = 0.8  # the body reaches below the ground, so that no gap opens on a slope
+FOUNDATION_M = 2.5  # the body reaches below the ground, so that no gap opens on a slope
 ROOF_TINTS: tuple[Colour, ...] = (
     (0.55, 0.22, 0.14),
     (0.28, 0.26, 0.26),
@@ -17,17 +17,22 @@ ROOF_TINTS: tuple[Colour, ...] = (
 )
 
 
-def house(rng: np.random.Generator, width: float, depth: float, floors: int) -> list[Part]:
+def house(
+    rng: np.random.Generator, width: float, depth: float, floors: int, *, shops: bool, arcade_m: float = 0.0
+) -> list[Part]:
     """A house along x (0 ... width) whose front lies in the plane y = 0 and faces -y.
 
     Args:
         floors: One to `FLOORS`.
+        shops: Whether there may be shops on the ground floor.
+        arcade_m: How far an arcade stands out of the front; 0 for none.
     """
-    facade = f"facade_{int(rng.integers(FACADE_COUNT))}"
+    kind = int(rng.integers(FACADE_COUNT))
+    facade = f"facade_{kind if shops else kind | 1}"  # odd ones have no shops
     floor_height = float(rng.uniform(2.9, 3.3))
     bays = max(2, round(width / float(rng.uniform(2.6, 3.4))))
     height = floors * floor_height
-    tint_shade = rng.uniform(0.78, 1.08, 3) * rng.uniform(0.85, 1.05)
+    tint_shade = rng.uniform(0.94, 1.06, 3) * rng.uniform(0.6, 1.12)
     tint = (float(tint_shade[0]), float(tint_shade[1]), float(tint_shade[2]))
     tile = (width / bays * BAYS, floor_height * FLOORS)
     building = StreetClass.BUILDING
@@ -47,8 +52,61 @@ def house(rng: np.random.Generator, width: float, depth: float, floors: int) -> 
         parts += _gable(rng, width, depth, height, roof_tint)
     else:
         parts += _flat(rng, width, depth, height, tint)
-    parts += _front_details(rng, width / bays, bays, floors, floor_height, tint)
+    if arcade_m > 0.0:
+        return parts + arcade(width, floor_height, arcade_m)
+    return parts + _front_details(rng, width / bays, bays, floors, floor_height, tint)
+
+
+def hall(rng: np.random.Generator, width: float, depth: float) -> list[Part]:
+    """A workshop or a supermarket along x (0 ... width), front in the plane y = 0: a box with a band of windows."""
+    height = float(rng.uniform(4.0, 9.0))
+    shade = float(rng.uniform(0.5, 1.1))
+    building, tint = StreetClass.BUILDING, (shade, shade, shade * float(rng.uniform(0.95, 1.08)))
+    walls = str(rng.choice(["concrete", "planks", "bricks"]))
+    parts = [
+        box(
+            (width, depth, height + FOUNDATION_M),
+            (width / 2, depth / 2, (height - FOUNDATION_M) / 2),
+            walls,
+            building,
+            tint=tint,
+            tile=(3.0, 3.0),
+        ),
+        box((width * 0.8, 0.1, 1.1), (width / 2, -0.02, 0.6 * height), "car_glass", building, tile=(4.0, 1.1)),
+        box(
+            (3.2, 0.1, 3.0), (width * float(rng.uniform(0.2, 0.8)), -0.02, 1.5), "metal", building, tint=(0.3, 0.3, 0.3)
+        ),
+    ]
+    board = rng.uniform(0.05, 0.9, 3)
+    sign = (width * 0.5, -0.15, height - 0.7)
+    parts.append(
+        box((width * 0.3, 0.2, 0.9), sign, "metal", building, tint=(float(board[0]), float(board[1]), float(board[2])))
+    )
     return parts
+
+
+def garage(rng: np.random.Generator) -> list[Part]:
+    """A garage of 3 m by 6 m along x, door in the plane y = 0."""
+    building = StreetClass.BUILDING
+    walls = box(
+        (3.0, 6.0, 2.6 + FOUNDATION_M), (1.5, 3.0, 1.3 - FOUNDATION_M / 2), "concrete", building, tile=(3.0, 3.0)
+    )
+    shade = float(rng.uniform(0.2, 1.0))
+    return [
+        walls,
+        box((2.4, 0.06, 2.1), (1.5, -0.02, 1.05), "planks", building, tint=(shade, shade, shade), tile=(2.0, 2.1)),
+    ]
+
+
+def arcade(width: float, height: float, reach: float) -> list[Part]:
+    """Columns and the storey over them, before a house front along x (0 ... width)."""
+    building = StreetClass.BUILDING
+    columns = np.arange(0.3, width, 3.0).tolist()
+    return [
+        box((width, reach, 0.7), (width / 2, -reach / 2, height + 0.35), "concrete", building, tile=(3.0, 3.0)),
+        *(box((0.45, 0.45, height + 0.5), (x, -reach + 0.25, height / 2 - 0.25), "concrete", building, tile=(3.0, 3.0))
+          for x in columns),
+    ]  # fmt: skip
 
 
 def _gable(rng: np.random.Generator, width: float, depth: float, height: float, tint: Colour) -> list[Part]:

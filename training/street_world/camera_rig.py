@@ -1,28 +1,31 @@
-"""The rig that drives through the town: a stereo pair, a spinning LiDAR, and the path they take.
+"""The rigs that drive through the towns: a stereo pair, perhaps two side fisheyes, and a spinning LiDAR.
 
 Rig frame: x forward, y left, z up, on the ground below the middle of the stereo pair.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from training.street_world.street_line import StreetLine
-from training.street_world.town import DRIVE_OFFSET
+from training.street_world.viewing_rays import LENS_ANGLE
 
 BASELINE_M = 0.54
 CAMERA_HEIGHT_M = 1.65
 LIDAR_POSITION_M = (-0.25, 0.0, 1.75)
-FRAME_RATE_HZ = 10.0
-SPEED_M_S = 8.0
-FIRST_STAMP_NS = 1_700_000_000_000_000_000
 FOCAL_PER_WIDTH = 0.58
 LEFT, RIGHT = "camera_left", "camera_right"
+SIDE_LEFT, SIDE_RIGHT = "camera_side_left", "camera_side_right"
+SIDE_PER_WIDTH = 700 / 1242  # size of the square side images
+SIDE_LENS = (-0.018, 0.0012, 0.0, 0.0)  # Kannala-Brandt k1 ... k4
+SIDE_POSITION_M = (-0.85, 0.42, 1.95)  # of the left one, on the roof
+MOUNTING_ANGLE = np.deg2rad(0.7)  # to which a car's camera bar is off in pitch and roll
+
+RIGS = ("stereo", "kitti360")
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,17 @@ class StreetRig:
     rig_from_lidar: RigidTransform
 
 
-def make_rig(width: int = 1242, height: int = 375, lidar: LidarModel | None = None) -> StreetRig:
-    """The default rig with images of a given size; the horizontal field of view stays the same."""
+def make_rig(width: int = 1242, height: int = 375, lidar: LidarModel | None = None, kind: str = "stereo") -> StreetRig:
+    """A rig with front images of a given size; the horizontal field of view stays the same.
+
+    Args:
+        kind: "stereo", or "kitti360" with a fisheye of 185 degrees to each side as well.
+
+    Raises:
+        ValueError: There is no such rig.
+    """
+    if kind not in RIGS:
+        raise ValueError(f"no rig {kind!r}: known are {', '.join(RIGS)}")
     focal = FOCAL_PER_WIDTH * width
     camera = Camera(fx=focal, fy=focal, cx=0.4915 * width - 0.5, cy=0.466 * height - 0.5, width=width, height=height)
     axes = OPTICAL_FROM_FORWARD.inverse().rotation
@@ -65,56 +77,45 @@ def make_rig(width: int = 1242, height: int = 375, lidar: LidarModel | None = No
         name: RigidTransform(axes, np.array([0.0, y, CAMERA_HEIGHT_M]))
         for name, y in ((LEFT, BASELINE_M / 2), (RIGHT, -BASELINE_M / 2))
     }
+    cameras = dict.fromkeys(rig_from_camera, camera)
+    if kind == "kitti360":
+        for name, side in ((SIDE_LEFT, 1), (SIDE_RIGHT, -1)):
+            cameras[name] = _side_camera(width)
+            place = np.array(SIDE_POSITION_M) * (1, side, 1)
+            rig_from_camera[name] = RigidTransform(rotation(side * np.pi / 2, 0.0, 0.0) @ axes, place)
     return StreetRig(
-        cameras=dict.fromkeys(rig_from_camera, camera),
+        cameras=cameras,
         rig_from_camera=rig_from_camera,
         lidar=lidar or LidarModel(),
         rig_from_lidar=RigidTransform(np.eye(3), np.array(LIDAR_POSITION_M)),
     )
 
 
-def drive_length(frames: int, rate_hz: float = FRAME_RATE_HZ) -> float:
-    """Metres of street that a drive of this many frames needs."""
-    return frames / rate_hz * (SPEED_M_S + 1.0) + 2.0
+def _side_camera(width: int) -> Camera:
+    """A fisheye whose circle touches the edges of its square image."""
+    size = max(16, 4 * round(SIDE_PER_WIDTH * width / 4))
+    k1, k2, k3, k4 = SIDE_LENS
+    a = LENS_ANGLE
+    radius = a * (1 + k1 * a**2 + k2 * a**4 + k3 * a**6 + k4 * a**8)
+    focal, middle = 0.5 * size / radius, 0.5 * (size - 1)
+    return Camera(focal, focal, middle, middle, size, size, "equidistant", SIDE_LENS)
 
 
-def drive_poses(line: StreetLine, frames: int, seed: int, rate_hz: float = FRAME_RATE_HZ) -> list[RigidTransform]:
-    """Poses `world_from_rig` along the right lane, about 8 m/s, with the sway and nod of a car.
+def mounted(rig: StreetRig, seed: int) -> StreetRig:
+    """The rig as it is mounted on the car of a town's drive: its cameras' bar a little off in pitch and roll.
 
-    Args:
-        line: The street.
-        frames: Number of poses.
-        seed: Town.
-        rate_hz: Poses a second.
+    The stereo pair stays rectified, the LiDAR and the truth stay exact.
     """
-    rng = np.random.default_rng([seed, 2])
-    time = np.arange(frames) / rate_hz
-    phase = rng.uniform(0.0, 2.0 * np.pi, 6)
-    speed = SPEED_M_S * (1.0 + 0.06 * np.sin(0.5 * time + phase[0]))
-    s = np.concatenate([[0.0], np.cumsum(speed[:-1]) / rate_hz])
-    sway = 0.12 * np.sin(0.07 * s + phase[1])
-    sway_slope = 0.12 * 0.07 * np.cos(0.07 * s + phase[1])
-    xy = line.point(s, DRIVE_OFFSET + sway)
-    yaw = line.heading_at(s) + sway_slope
-    pitch = 0.004 * np.sin(6.3 * time + phase[2]) + 0.002 * np.sin(17.0 * time + phase[3])
-    roll = 0.005 * np.sin(4.1 * time + phase[4])
-    heave = 0.012 * np.sin(7.7 * time + phase[5])
-    return [
-        RigidTransform(_rotation(yaw[k], pitch[k], roll[k]), np.array([xy[k, 0], xy[k, 1], heave[k]]))
-        for k in range(frames)
-    ]
+    pitch, roll = np.random.default_rng([seed, 6]).uniform(-MOUNTING_ANGLE, MOUNTING_ANGLE, 2)
+    pivot = np.array([0.0, 0.0, CAMERA_HEIGHT_M])
+    turn = RigidTransform(rotation(0.0, pitch, roll), pivot) @ RigidTransform(np.eye(3), -pivot)
+    return replace(rig, rig_from_camera={name: turn @ pose for name, pose in rig.rig_from_camera.items()})
 
 
-def _rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
+def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
     """Rotation by roll about x, then pitch about y, then yaw about z."""
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_z = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])
     about_y = np.array([[cp, 0.0, sp], [0.0, 1.0, 0.0], [-sp, 0.0, cp]])
     about_x = np.array([[1.0, 0.0, 0.0], [0.0, cr, -sr], [0.0, sr, cr]])
     return np.asarray(about_z @ about_y @ about_x)
-
-
-def stamps_ns(frames: int, rate_hz: float = FRAME_RATE_HZ) -> list[int]:
-    """Time stamps of a drive's frames."""
-    step = round(1e9 / rate_hz)
-    return [FIRST_STAMP_NS + k * step for k in range(frames)]

@@ -21,9 +21,8 @@ def make_demo_drive(folder: Path, *, frames: int = FRAMES, width: int = 1242, he
     """Render the demo town and write its bag into a new folder."""
     drive = StreetDrive(SEED, frames, make_rig(width, height, LIDAR))
     write_drive_bag(
-        drive,
+        drive.sequence(("lidar",), QUALITY),
         folder,
-        quality=QUALITY,
         lidar_every=LIDAR_EVERY,
         on_frame=lambda index: print(f"frame {index + 1} of {frames}", file=sys.stderr),
     )

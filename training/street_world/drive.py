@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,56 +13,74 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from training.street_world.camera_rig import FRAME_RATE_HZ, LEFT, StreetRig, drive_length, drive_poses, stamps_ns
+from training.street_world.camera_rig import LEFT, StreetRig, mounted
 from training.street_world.ground_truth import VoxelTruth, voxel_truth
 from training.street_world.lidar import scan
-from training.street_world.render import Renderer, View
-from training.street_world.scene import build_scene
+from training.street_world.render import Renderer, View, trace_view
+from training.street_world.scene import StreetScene, build_scene
 from training.street_world.seeds import role_of_seed
-from training.street_world.town import make_town
+from training.street_world.sky import Sky
+from training.street_world.town import TownPlan, profile_of
+from training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 
 ASSETS = ("lidar", "depth", "label", "voxels")
 """What a drive can hold beside its images; depth, label and voxels belong to the left camera."""
+
+BUILT_BEHIND_M, BUILT_AHEAD_M = 90.0, 230.0
+STAGE_M = 80.0  # of driving, after which the town is built anew around the rig
+
+
+@dataclass(frozen=True)
+class FrameContent:
+    """What is stored of one frame.
+
+    Args:
+        images: JPEG of every camera.
+        assets: Arrays by name, see `StreetDrive.sequence`.
+    """
+
+    images: dict[str, bytes]
+    assets: dict[str, NDArray[Any]]
 
 
 class RenderedImage:
     """One image of a drive, rendered when asked for, stored as JPEG.
 
     Args:
-        drive: The drive.
-        index: Frame number.
+        content: Returns the frame's content.
         camera: Camera name.
-        quality: JPEG quality of `encoded`.
     """
 
-    def __init__(self, drive: StreetDrive, index: int, camera: str, quality: int) -> None:
-        self._drive, self._index, self._camera, self._quality = drive, index, camera, quality
+    def __init__(self, content: Callable[[], FrameContent], camera: str) -> None:
+        self._content, self._camera = content, camera
 
     def __call__(self) -> NDArray[np.uint8]:
-        """Render: uint8 RGB [H, W, 3]."""
-        return self._drive.image(self._index, self._camera)
+        """Decode: uint8 RGB [H, W, 3]."""
+        pixels = cv2.imdecode(np.frombuffer(self.encoded()[0], np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise ImageError("OpenCV could not decode its own JPEG", where=self._camera)
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
     def encoded(self) -> tuple[bytes, str]:
         """JPEG content and its suffix."""
-        good, content = cv2.imencode(
-            ".jpg", cv2.cvtColor(self(), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, self._quality]
-        )
-        if not good:
-            raise ImageError("OpenCV could not encode a JPEG", where=f"frame {self._index}")
-        return content.tobytes(), ".jpg"
+        return self._content().images[self._camera], ".jpg"
 
 
 class StreetDrive:
     """A rig driving through the town of a seed.
 
+    Only the stretch around the rig is built, so that memory does not grow with the length of the drive; frames asked
+    for in their order are the quickest.
+
     Args:
         seed: Town; `seeds` says which seeds may be used for what.
         frames: Number of frames.
-        rig: Cameras and LiDAR.
+        rig: Cameras and LiDAR; they are mounted as the seed has it.
         grid: Voxel grid of the ground truth, around the left camera.
         supersampling: Rays along each side of a pixel.
-        rate_hz: Frames a second, at about 8 m/s.
+        rate_hz: Frames a second.
     """
 
     def __init__(
@@ -72,52 +92,121 @@ class StreetDrive:
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
     ) -> None:
-        self.seed, self.rig, self.grid = seed, rig, grid
+        self.seed, self.grid = seed, grid
+        self.rig = mounted(rig, seed)
         self.role = role_of_seed(seed)
-        town = make_town(seed, drive_length(frames, rate_hz))
-        self.scene = build_scene(town)
-        self.poses = drive_poses(town.line, frames, seed, rate_hz)
+        self.plan = TownPlan(seed, longest_drive(profile_of(seed), frames, rate_hz))
+        self.poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         self.stamps = stamps_ns(frames, rate_hz)
-        self._renderer = Renderer(self.scene, supersampling)
+        self._sky = Sky(self.plan.daylight)
+        self._supersampling = supersampling
+        self._built: tuple[int, StreetScene, Renderer | None] | None = None
         self._truth: tuple[int, VoxelTruth] | None = None
-        self.on_image: Callable[[int, str], None] | None = None  # told of every image before it is rendered
+        self._view: tuple[int, str, View] | None = None
+
+    def scene_at(self, index: int) -> StreetScene:
+        """The town around a frame."""
+        s, _ = self.plan.line.nearest(self.poses[index].translation[None, :2])
+        stage = int(s[0] // STAGE_M)
+        if self._built is None or self._built[0] != stage:
+            start = stage * STAGE_M
+            town = self.plan.build(start - BUILT_BEHIND_M, start + STAGE_M + BUILT_AHEAD_M)
+            self._built = (stage, build_scene(town), None)
+        return self._built[1]
+
+    @property
+    def scene(self) -> StreetScene:
+        """The town around the first frame."""
+        return self.scene_at(0)
+
+    def _renderer(self, index: int) -> Renderer:
+        scene = self.scene_at(index)
+        assert self._built is not None  # scene_at has built it
+        stage, _, renderer = self._built
+        if renderer is None:
+            renderer = Renderer(scene, self._sky, self._supersampling)
+            self._built = (stage, scene, renderer)
+        return renderer
+
+    def world_from_camera(self, index: int, camera: str) -> RigidTransform:
+        """Pose of a camera's optical frame at a frame."""
+        return self.poses[index] @ self.rig.rig_from_camera[camera]
 
     def image(self, index: int, camera: str) -> NDArray[np.uint8]:
         """Render a frame: uint8 RGB [H, W, 3]."""
-        if self.on_image is not None:
-            self.on_image(index, camera)
-        return self._renderer.image(self.rig.cameras[camera], self.poses[index] @ self.rig.rig_from_camera[camera])
+        seed = (self.seed, index, list(self.rig.cameras).index(camera))
+        pose = self.world_from_camera(index, camera)
+        return self._renderer(index).image(self.rig.cameras[camera], pose, seed)
 
     def view(self, index: int, camera: str = LEFT) -> View:
         """Depth and labels of a frame."""
-        return self._renderer.view(self.rig.cameras[camera], self.poses[index] @ self.rig.rig_from_camera[camera])
+        if self._view is None or self._view[:2] != (index, camera):
+            pose = self.world_from_camera(index, camera)
+            self._view = (index, camera, trace_view(self.scene_at(index), self.rig.cameras[camera], pose))
+        return self._view[2]
 
     def lidar(self, index: int) -> NDArray[np.float32]:
         """LiDAR points of a frame in the rig frame, float32 [N, 3]."""
         world_from_lidar = self.poses[index] @ self.rig.rig_from_lidar
-        points, _ = scan(self.scene, self.rig.lidar, world_from_lidar, (self.seed, index))
+        points, _ = scan(self.scene_at(index), self.rig.lidar, world_from_lidar, (self.seed, index))
         return np.asarray(self.rig.rig_from_lidar.apply(points), np.float32)
 
     def truth(self, index: int) -> VoxelTruth:
         """Voxel ground truth around the left camera."""
         if self._truth is None or self._truth[0] != index:
-            pose = self.poses[index] @ self.rig.rig_from_camera[LEFT]
-            self._truth = (index, voxel_truth(self.scene, self.rig.cameras[LEFT], pose, self.grid))
+            pose = self.world_from_camera(index, LEFT)
+            truth = voxel_truth(self.scene_at(index), self.rig.cameras[LEFT], pose, self.grid)
+            self._truth = (index, truth)
         return self._truth[1]
 
-    def sequence(self, assets: tuple[str, ...] = ASSETS, quality: int = 92) -> PosedSequence:
+    def content(self, index: int, assets: tuple[str, ...] = ASSETS, quality: int = 92) -> FrameContent:
+        """Compute what is stored of a frame.
+
+        Args:
+            assets: Some of `ASSETS`.
+            quality: JPEG quality.
+        """
+        images = {name: _jpeg(self.image(index, name), quality) for name in self.rig.cameras}
+        makers: dict[str, Callable[[], dict[str, NDArray[Any]]]] = {
+            "lidar": lambda: {"lidar": self.lidar(index)},
+            "depth": lambda: {"depth": self.view(index).depth},
+            "label": lambda: {"label": self.view(index).label},
+            "voxels": lambda: {"voxel_label": self.truth(index).label, "voxel_flags": self.truth(index).flags},
+        }
+        arrays = {name: array for asset in assets for name, array in makers[asset]().items()}
+        return FrameContent(images, arrays)
+
+    def content_keeping_last(
+        self, assets: tuple[str, ...] = ASSETS, quality: int = 92
+    ) -> Callable[[int], FrameContent]:
+        """`content` as a function of the frame that keeps the last one: its images and assets are asked for in turn."""
+        return lru_cache(maxsize=1)(partial(self.content, assets=assets, quality=quality))
+
+    def sequence(
+        self,
+        assets: tuple[str, ...] = ASSETS,
+        quality: int = 92,
+        content_of: Callable[[int], FrameContent] | None = None,
+    ) -> PosedSequence:
         """The drive as a posed sequence.
 
         Frames carry the assets "lidar" (float32 [N, 3], rig frame), "depth" (float32 [H, W], z-depth of the left
         camera, infinite in the sky), "label" (uint8 [H, W]), "voxel_label" (uint8 [X, Y, Z], `StreetClass`) and
         "voxel_flags" (uint8 [X, Y, Z], bits of `ground_truth`), as far as they are asked for.
+
+        Args:
+            content_of: Where frames come from; by default they are computed here, the last one is kept.
         """
+        content = content_of or self.content_keeping_last(assets, quality)
+        names = [
+            name for asset in assets for name in (("voxel_label", "voxel_flags") if asset == "voxels" else (asset,))
+        ]
         frames = [
             Frame(
                 stamp_ns=stamp,
-                images={name: RenderedImage(self, index, name, quality) for name in self.rig.cameras},
+                images={name: RenderedImage(partial(content, index), name) for name in self.rig.cameras},
                 world_from_rig=self.poses[index],
-                assets=self._asset_loaders(index, assets),
+                assets={name: _asset_loader(content, index, name) for name in names},
             )
             for index, stamp in enumerate(self.stamps)
         ]
@@ -128,30 +217,32 @@ class StreetDrive:
             frames=frames,
             pose_source="exact poses of the street world",
             metric_scale=True,
-            provenance={
-                "source": "street world",
-                "seed": self.seed,
-                "role": self.role,
-                "licence": "Apache-2.0",
-                "voxel_grid": {
-                    "origin": list(self.grid.origin),
-                    "voxel_size": self.grid.voxel_size,
-                    "shape": list(self.grid.shape),
-                    "around": LEFT,
-                },
-            },
+            provenance=self._provenance(),
             rig_from_sensor={"velodyne": self.rig.rig_from_lidar},
         )
 
-    def _asset_loaders(self, index: int, assets: tuple[str, ...]) -> dict[str, ArrayLoader]:
-        loaders: dict[str, ArrayLoader] = {}
-        if "lidar" in assets:
-            loaders["lidar"] = partial(self.lidar, index)
-        if "depth" in assets:
-            loaders["depth"] = lambda: self.view(index).depth
-        if "label" in assets:
-            loaders["label"] = lambda: self.view(index).label
-        if "voxels" in assets:
-            loaders["voxel_label"] = lambda: self.truth(index).label
-            loaders["voxel_flags"] = lambda: self.truth(index).flags
-        return loaders
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "source": "street world",
+            "seed": self.seed,
+            "role": self.role,
+            "street": self.plan.profile.kind.value,
+            "licence": "Apache-2.0",
+            "voxel_grid": {
+                "origin": list(self.grid.origin),
+                "voxel_size": self.grid.voxel_size,
+                "shape": list(self.grid.shape),
+                "around": LEFT,
+            },
+        }
+
+
+def _asset_loader(content_of: Callable[[int], FrameContent], index: int, name: str) -> ArrayLoader:
+    return lambda: content_of(index).assets[name]
+
+
+def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    good, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not good:
+        raise ImageError("OpenCV could not encode a JPEG", where=f"image of shape {image.shape}")
+    return content.tobytes()

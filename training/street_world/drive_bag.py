@@ -14,60 +14,70 @@ from numpy.typing import NDArray
 from rosbags.typesys.store import Typestore
 
 from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.posed_sequence import EncodedImage, ImageSource, PosedSequence
 from training.street_world.camera_rig import LEFT
-from training.street_world.drive import RenderedImage, StreetDrive
 
 MAP, BASE, LIDAR = "map", "base_link", "velodyne"
 POINT_ROUNDING_M = 1.0 / 256.0
 
 
 def write_drive_bag(
-    drive: StreetDrive,
+    sequence: PosedSequence,
     path: Path,
     *,
     cameras: Sequence[str] = (LEFT,),
-    quality: int = 92,
     lidar_every: int = 1,
     on_frame: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a drive as a new bag.
+    """Write a drive as a new bag; images are taken as they are encoded.
 
     Args:
+        sequence: The drive, computed or loaded.
         path: Folder to be made.
         cameras: Cameras to record: a single one on /camera, several on a namespace each.
-        quality: JPEG quality.
-        lidar_every: Record the LiDAR with every so many frames; 0 leaves it out.
+        lidar_every: Record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out.
         on_frame: Called with the number of each frame that is written.
 
     Raises:
         BagError: The folder exists already.
     """
     namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
+    base_from_lidar = sequence.rig_from_sensor[LIDAR]
     with BagWriter(path) as bag:
         messages = _Messages(bag.typestore)
-        static = [(BASE, optical_frame(name), drive.rig.rig_from_camera[name]) for name in cameras]
-        static.append((BASE, LIDAR, drive.rig.rig_from_lidar))
-        bag.write("/tf_static", messages.TF, messages.transforms(drive.stamps[0], static), drive.stamps[0])
-        for index, stamp in enumerate(drive.stamps):
-            pose = drive.poses[index]
+        static = [(BASE, optical_frame(name), sequence.rig_from_camera[name]) for name in cameras]
+        static.append((BASE, LIDAR, base_from_lidar))
+        first = sequence.frames[0].stamp_ns
+        bag.write("/tf_static", messages.TF, messages.transforms(first, static), first)
+        for index, frame in enumerate(sequence.frames):
+            stamp, pose = frame.stamp_ns, frame.world_from_rig
             bag.write("/tf", messages.TF, messages.transforms(stamp, [(MAP, BASE, pose)]), stamp)
             bag.write("/odom", messages.ODOMETRY, messages.odometry(stamp, pose), stamp)
             for name, topic in namespace.items():
-                frame = optical_frame(name)
-                info = messages.camera_info(stamp, frame, drive.rig.cameras[name])
+                optical = optical_frame(name)
+                info = messages.camera_info(stamp, optical, sequence.cameras[name])
                 bag.write(f"{topic}/camera_info", messages.CAMERA_INFO, info, stamp)
-                content, _ = RenderedImage(drive, index, name, quality).encoded()
-                image = messages.compressed_image(stamp, frame, content)
+                image = messages.compressed_image(stamp, optical, _jpeg_of(frame.images[name]))
                 bag.write(f"{topic}/image_raw/compressed", messages.IMAGE, image, stamp)
-            if lidar_every and index % lidar_every == 0:
-                points = drive.rig.rig_from_lidar.inverse().apply(drive.lidar(index))
+            if lidar_every and index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
+                points = base_from_lidar.inverse().apply(measured)
                 # Sensors count in steps of millimetres; round numbers also compress well.
                 rounded = np.rint(points / POINT_ROUNDING_M).astype(np.float32) * np.float32(POINT_ROUNDING_M)
                 bag.write("/velodyne_points", messages.CLOUD, messages.cloud(stamp, rounded), stamp)
             if on_frame is not None:
                 on_frame(index)
+
+
+def _jpeg_of(source: ImageSource) -> bytes:
+    """JPEG bytes of a drive's image, as they were encoded."""
+    if isinstance(source, Path):
+        return source.read_bytes()
+    if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
+        return encoded[0]
+    raise ImageError("this image has no encoded form", where=repr(source), cure="Write the bag from a saved drive")
 
 
 def optical_frame(camera: str) -> str:
@@ -139,7 +149,7 @@ class _Messages:
         )
 
     def camera_info(self, stamp_ns: int, frame: str, camera: Camera) -> Any:
-        """Calibration of an undistorted camera."""
+        """Calibration of a camera; an undistorted one has zeros in plumb_bob."""
         projection = np.concatenate([camera.matrix, np.zeros((3, 1))], axis=1)
         region = self._make(
             "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
@@ -149,8 +159,8 @@ class _Messages:
             header=self._header(stamp_ns, frame),
             height=camera.height,
             width=camera.width,
-            distortion_model="plumb_bob",
-            d=np.zeros(5),
+            distortion_model="plumb_bob" if camera.distortion_model == "none" else camera.distortion_model,
+            d=np.array(camera.distortion or np.zeros(5), np.float64),
             k=camera.matrix.reshape(-1).astype(np.float64),
             r=np.eye(3).reshape(-1),
             p=projection.reshape(-1).astype(np.float64),

@@ -17,16 +17,16 @@ BAY_M, FLOOR_M = 3.0, 3.0
 BAYS, FLOORS, CELL = 4, 4, 128  # CELL: texels of a bay and of a floor
 
 WALL_COLOURS = (
-    (0.86, 0.80, 0.66),
-    (0.80, 0.70, 0.56),
-    (0.74, 0.72, 0.70),
-    (0.66, 0.42, 0.33),
-    (0.88, 0.86, 0.82),
-    (0.70, 0.62, 0.50),
-    (0.60, 0.38, 0.30),
-    (0.78, 0.64, 0.60),
-    (0.62, 0.66, 0.66),
-    (0.84, 0.74, 0.48),
+    (0.62, 0.36, 0.28),
+    (0.90, 0.89, 0.86),
+    (0.84, 0.79, 0.68),
+    (0.70, 0.55, 0.47),
+    (0.93, 0.92, 0.90),
+    (0.76, 0.75, 0.73),
+    (0.58, 0.50, 0.44),
+    (0.86, 0.83, 0.74),
+    (0.88, 0.88, 0.89),
+    (0.80, 0.70, 0.52),
 )
 
 
@@ -36,7 +36,7 @@ def facade(rng: np.random.Generator, kind: int) -> Texture:
     image = plain(WALL_COLOURS[kind % len(WALL_COLOURS)], height, width)
     if kind % 3 == 0:
         _brick_pattern(rng, image)
-    speckled(rng, image, fine=0.05, coarse=0.08)
+    speckled(rng, image, fine=0.06, coarse=0.10)
     style = _WindowStyle(rng)
     for floor in range(FLOORS):
         top = height - (floor + 1) * CELL
@@ -200,10 +200,25 @@ def traffic_sign(kind: int) -> Texture:
     return Texture(image, (0.7, 0.7))
 
 
+def board(rng: np.random.Generator) -> Texture:
+    """A direction board or a poster: blocks of lettering on a plain or coloured ground."""
+    ground = [(0.05, 0.15, 0.5), (0.92, 0.9, 0.86), (0.85, 0.65, 0.05)][int(rng.integers(3))]
+    image = plain(ground, 64, 128)
+    ink = 0.95 if sum(ground) < 1.5 else 0.08
+    for row in range(8, 54, 14):
+        x = int(rng.integers(6, 20))
+        while x < 118 - int(rng.integers(0, 30)):
+            letter = int(rng.integers(3, 8))
+            image[row : row + 8, x : x + letter, :3] = ink
+            x += letter + 3
+    return Texture(image, (1.0, 1.0))
+
+
 def made_textures(rng: np.random.Generator) -> dict[str, Texture]:
     """Everything with windows, wheels or letters."""
     textures = {f"facade_{kind}": facade(rng, kind) for kind in range(FACADE_COUNT)}
     textures |= {f"sign_{kind}": traffic_sign(kind) for kind in range(SIGN_COUNT)}
+    textures |= {f"board_{kind}": board(rng) for kind in range(3)}
     textures |= {
         "car_side": car_side(),
         "car_glass": car_glass(pillars=True),

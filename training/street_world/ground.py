@@ -1,8 +1,10 @@
-"""The ground: cells in street coordinates, each with a height and a surface, and kerbs between them."""
+"""The ground: the street's strips in street coordinates, side streets, kerbs, and terrain on a grid around them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,133 +12,255 @@ from numpy.typing import NDArray
 from training.street_world.classes import StreetClass
 from training.street_world.parts import Part, quads
 from training.street_world.street_line import StreetLine
+from training.street_world.street_profile import StreetProfile, Strip
 from training.street_world.texture_atlas import TextureAtlas
 
-LANE_M = 3.25
-PARKING_M = 2.1
-SIDEWALK_M = 2.6
-KERB_M = 0.12
-ROAD_EDGE = LANE_M  # the |d| where surfaces change
-KERB_EDGE = ROAD_EDGE + PARKING_M
-WALK_EDGE = KERB_EDGE + SIDEWALK_M
-FAR_EDGE = 58.0
-SIDE_STREET_M = 7.0
+Floats = NDArray[np.float64]
+
 CELL_M = 1.0
+BESIDE_M = (1.3, 2.6, 4.0)  # terrain that belongs to the street's own mesh, beyond its last strip
+SUNK_BESIDE_M = 1.1  # up to here the terrain's grid lies under the street's mesh
+SUNK_M, SKIRT_M = 0.7, 0.9
+FINE_M, COARSE_M = 2.5, 10.0
+FINE_REACH_M, REACH_M = 45.0, 230.0
+ARM_M = 46.0
+FIELDS = ("grass", "meadow", "field")
 
 
 @dataclass(frozen=True)
 class SideStreet:
-    """A street that crosses the main one at arc length s."""
+    """A street that crosses or meets the main one at arc length s, where that is straight.
+
+    Args:
+        half: Half the width of its asphalt, metres.
+        sidewalk: Width of its sidewalks.
+        left: Distance to which it reaches on the left of the main street, 0 for no arm.
+        right: The same on the right.
+        zebra: Whether pedestrians cross the main street before it.
+    """
 
     s: float
+    half: float
+    sidewalk: float
+    left: float
+    right: float
+    zebra: bool
 
-    def covers(self, s: float, margin: float = 0.0) -> bool:
-        """Whether arc length s lies on it, or within the margin of it."""
-        return abs(s - self.s) <= SIDE_STREET_M / 2 + margin
+    def covers(self, s: float, side: int, margin: float = 0.0) -> bool:
+        """Whether arc length s lies on its arm on a side (+1 left), or within the margin of it."""
+        return self.reach(side) > 0.0 and abs(s - self.s) <= self.half + margin
 
-
-@dataclass(frozen=True)
-class _Surface:
-    texture: str
-    label: StreetClass
-    height: float
-
-
-ROAD = _Surface("road", StreetClass.ROAD, 0.0)
-CROSSING = _Surface("crossing", StreetClass.ROAD, 0.0)
-ASPHALT = _Surface("asphalt", StreetClass.ROAD, 0.0)
-PARKING = _Surface("parking", StreetClass.PARKING, 0.0)
-SIDEWALK = _Surface("sidewalk", StreetClass.SIDEWALK, KERB_M)
-TERRAIN = _Surface("grass", StreetClass.TERRAIN, KERB_M)
-
-BREAKS = np.array(
-    [-FAR_EDGE, -34.0, -20.0, -12.0, -WALK_EDGE, -KERB_EDGE, -ROAD_EDGE, ROAD_EDGE, KERB_EDGE, WALK_EDGE, 12.0, 20.0]
-    + [34.0, FAR_EDGE]
-)
+    def reach(self, side: int) -> float:
+        """How far the arm goes."""
+        return self.left if side > 0 else self.right
 
 
-def ground_height(line_s: float, d: float, side_streets: list[SideStreet]) -> float:
-    """Height of the ground at street coordinates, metres."""
-    column = int(np.clip(np.searchsorted(BREAKS, d) - 1, 0, len(BREAKS) - 2))
-    return _surface(line_s, column, side_streets).height
+def smoothstep(x: NDArray[np.floating]) -> Floats:
+    """0 below 0, 1 above 1, smooth between."""
+    x = np.clip(np.asarray(x, np.float64), 0.0, 1.0)
+    return np.asarray(x * x * (3.0 - 2.0 * x))
 
 
-def _surface(s: float, column: int, side_streets: list[SideStreet]) -> _Surface:
-    middle = abs(0.5 * (BREAKS[column] + BREAKS[column + 1]))
-    for street in side_streets:
-        if middle < ROAD_EDGE and 0.0 < street.s - SIDE_STREET_M / 2 - s < 3.0:
-            return CROSSING
-        if street.covers(s):
-            return ASPHALT
-        if middle > ROAD_EDGE and street.covers(s, SIDEWALK_M) and middle > KERB_EDGE:
-            return SIDEWALK
-    if middle < ROAD_EDGE:
-        return ROAD
-    if middle < KERB_EDGE:
-        return PARKING
-    return SIDEWALK if middle < WALK_EDGE else TERRAIN
+class Ground:
+    """Shape of the ground along a street.
+
+    Args:
+        line: The street's centre line.
+        profile: Its cross-section.
+        side_streets: What crosses it.
+        phases: Four angles of the terrain's undulation.
+    """
+
+    def __init__(
+        self, line: StreetLine, profile: StreetProfile, side_streets: Sequence[SideStreet], phases: Floats
+    ) -> None:
+        self.line, self.profile, self.side_streets = line, profile, tuple(side_streets)
+        self._phases = phases
+
+    def height(self, s: float, d: float) -> float:
+        """World z of the ground at street coordinates, metres."""
+        side = self.profile.side(1 if d > 0 else -1)
+        xy = self.line.point(s, d)[None]
+        over = self.strip(s, d).height if abs(d) < side.walk_edge else side.kerb * (not self._on_arm(s, d))
+        return float(self.line.height_at(s) + over + self.rise(np.array([d]), xy)[0])
+
+    def _on_arm(self, s: float, d: float) -> bool:
+        return any(street.covers(s, 1 if d > 0 else -1) for street in self.side_streets)
+
+    def rise(self, d: Floats, xy: Floats) -> Floats:
+        """How far the terrain lies above its street at signed distances d [N] and world points [N, 2]."""
+        total = np.zeros(len(d))
+        for sign in (1, -1):
+            side = self.profile.side(sign)
+            beyond = sign * d - side.walk_edge
+            bank = side.bank * smoothstep(beyond / side.bank_width)
+            rolling = (0.2 + 0.25 * abs(side.bank)) * smoothstep((beyond - BESIDE_M[-1]) / 18.0)
+            total += np.where(sign * d > 0, bank + rolling * self._waves(xy), 0.0)
+        return total
+
+    def _waves(self, xy: Floats) -> Floats:
+        x, y = xy[:, 0], xy[:, 1]
+        a, b, c, d = self._phases
+        return np.asarray(
+            np.sin(x / 11.0 + a) * np.sin(y / 9.0 + b) + 1.5 * np.sin(x / 37.0 + c) * np.sin(y / 31.0 + d)
+        )
+
+    def strip(self, s: float, d: float) -> Strip:
+        """The surface at street coordinates."""
+        sign = 1 if d > 0 else -1
+        side = self.profile.side(sign)
+        distance = abs(d)
+        for street in self.side_streets:
+            if distance < side.road_edge and street.zebra and 0.8 < street.s - street.half - s < 4.0:
+                return Strip(0.0, side.road_edge, f"crossing_{_name(sign)}", StreetClass.ROAD, 0.0)
+            if distance < side.kerb_edge and (street.covers(s, 1) or street.covers(s, -1)):
+                return Strip(0.0, side.kerb_edge, "asphalt", StreetClass.ROAD, 0.0)
+            if street.covers(s, sign):
+                return Strip(0.0, street.reach(sign), "asphalt", StreetClass.ROAD, 0.0)
+            if street.covers(s, sign, street.sidewalk) and distance > side.kerb_edge:
+                return Strip(0.0, street.reach(sign), side.sidewalk_texture, StreetClass.SIDEWALK, side.kerb)
+        for strip in side.strips(f"road_{_name(sign)}"):
+            if strip.inner <= distance < strip.outer:
+                return strip
+        return Strip(side.walk_edge, REACH_M, "grass", StreetClass.TERRAIN, side.kerb)
 
 
-def make_ground(line: StreetLine, side_streets: list[SideStreet], atlas: TextureAtlas) -> list[Part]:
-    """Top faces and kerbs of all cells, one part per class, and the plain around the town."""
-    rows = np.arange(line.start, line.end, CELL_M)
-    grid = [[_surface(s + CELL_M / 2, column, side_streets) for column in range(len(BREAKS) - 1)] for s in rows]
-    corners: dict[_Surface, list[NDArray[np.float64]]] = {}
-    coordinates: dict[_Surface, list[NDArray[np.float64]]] = {}
-
-    def add(surface: _Surface, quad: NDArray[np.float64], uv: NDArray[np.float64]) -> None:
-        corners.setdefault(surface, []).append(quad)
-        coordinates.setdefault(surface, []).append(uv / np.asarray(atlas.tile_m[surface.texture]))
-
-    for row, s in enumerate(rows):
-        for column in range(len(BREAKS) - 1):
-            surface = grid[row][column]
-            right, left = BREAKS[column], BREAKS[column + 1]
-            quad, uv = _top(line, s, right, left, surface.height)
-            if surface in (ROAD, CROSSING):
-                uv[:, 0] += ROAD_EDGE  # the tile spans the road
-            elif surface is PARKING:
-                uv[:, 0] -= min(abs(right), abs(left))
-            add(surface, quad, uv)
-            if column + 1 < len(BREAKS) - 1:
-                other = grid[row][column + 1]
-                if other.height != surface.height:
-                    add(SIDEWALK, *_kerb(line, (s, s + CELL_M), (left, left), surface.height, other.height))
-            if row + 1 < len(rows):
-                other = grid[row + 1][column]
-                if other.height != surface.height:
-                    ends = (s + CELL_M, s + CELL_M)
-                    add(SIDEWALK, *_kerb(line, ends, (right, left), surface.height, other.height))
-    parts = [
-        quads(np.array(corners[surface]), np.array(coordinates[surface]), surface.texture, surface.label, solid=False)
-        for surface in corners
-    ]
-    return [*parts, _plain(line)]
+def _name(sign: int) -> str:
+    return "left" if sign > 0 else "right"
 
 
-def _top(
-    line: StreetLine, s: float, right: float, left: float, height: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    along = np.array([s, s, s + CELL_M, s + CELL_M])
-    across = np.array([left, right, right, left])
-    quad = np.concatenate([line.point(along, across), np.full((4, 1), height)], axis=-1)
-    return quad, np.stack([-across, along], axis=-1)
+class _Quads:
+    """Quadrilaterals gathered by texture and class."""
+
+    def __init__(self, atlas: TextureAtlas) -> None:
+        self._atlas = atlas
+        self._corners: dict[tuple[str, StreetClass], list[Floats]] = defaultdict(list)
+        self._uv: dict[tuple[str, StreetClass], list[Floats]] = defaultdict(list)
+
+    def add(self, texture: str, label: StreetClass, corners: Floats, metres: Floats) -> None:
+        """Add quads [Q, 4, 3] with texture coordinates [Q, 4, 2] in metres."""
+        self._corners[texture, label].append(corners)
+        self._uv[texture, label].append(metres / np.asarray(self._atlas.tile_m[texture]))
+
+    def parts(self) -> list[Part]:
+        return [
+            quads(np.concatenate(corners), np.concatenate(self._uv[key]), key[0], key[1], solid=False)
+            for key, corners in self._corners.items()
+        ]
 
 
-def _kerb(
-    line: StreetLine, s: tuple[float, float], d: tuple[float, float], first: float, second: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    low, high = min(first, second), max(first, second)
-    foot = line.point(np.array(s), np.array(d))
-    quad = np.array([(*foot[0], low), (*foot[1], low), (*foot[1], high), (*foot[0], high)])
-    return quad, np.array([(s[0] + d[0], 0.0), (s[1] + d[1], 0.0), (s[1] + d[1], 0.15), (s[0] + d[0], 0.15)])
+def make_ground(ground: Ground, start: float, end: float, atlas: TextureAtlas) -> list[Part]:
+    """Meshes of the ground between two arc lengths, one part for each texture and class."""
+    found = _Quads(atlas)
+    rows = np.arange(max(start, ground.line.start), min(end, ground.line.end) - CELL_M, CELL_M)
+    for sign in (1, -1):
+        _half_street(ground, rows, sign, found)
+    _terrain(ground, ground.line.between(float(rows[0]), float(rows[-1])), found)
+    return found.parts()
 
 
-def _plain(line: StreetLine) -> Part:
-    """Meadow out to the horizon, a little below the street's own cells."""
-    centre = line.position.mean(axis=0)
-    reach = 400.0 + np.abs(line.position - centre).max()
-    square = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * reach + centre
-    quad = np.concatenate([square, np.full((4, 1), -0.06)], axis=-1)
-    part = quads(quad[None], square[None] / 4.0, "grass", StreetClass.TERRAIN, solid=False)
-    return replace(part, tint=(0.9, 0.95, 0.85))
+def _half_street(ground: Ground, rows: Floats, sign: int, found: _Quads) -> None:
+    """Strips, arms of side streets and kerbs to one side of the centre line."""
+    side = ground.profile.side(sign)
+    inner = sorted({0.0, *(strip.outer for strip in side.strips("")), *(side.walk_edge + m for m in BESIDE_M)})
+    arms = [street for street in ground.side_streets if street.reach(sign) > 0.0]
+    edges = np.array(inner + [inner[-1] + step for step in np.arange(6.0, ARM_M - inner[-1], 6.0)])
+    previous: list[Strip | None] = [None] * (len(edges) - 1)
+    for s in rows:
+        middle = s + CELL_M / 2
+        arm = any(street.covers(middle, sign, street.sidewalk + BESIDE_M[-1]) for street in arms)
+        count = (len(edges) if arm else len(inner)) - 1
+        strips = [ground.strip(middle, sign * (edges[k] + edges[k + 1]) / 2) for k in range(count)]
+        for k, strip in enumerate(strips):
+            corners, metres = _cell(ground, s, sign, (edges[k], edges[k + 1]), strip.height)
+            found.add(strip.texture, strip.label, corners[None], metres[None])
+            _wall(
+                corners[[3, 2]] if sign > 0 else corners[[1, 2]], strip, strips[k + 1] if k + 1 < count else None, found
+            )
+            _wall(corners[[0, 3]] if sign > 0 else corners[[0, 1]], strip, previous[k], found)
+        for k in range(count, len(edges) - 1):
+            if (ended := previous[k]) is not None:
+                corners, _ = _cell(ground, s, sign, (edges[k], edges[k + 1]), ended.height)
+                _wall(corners[[0, 3]] if sign > 0 else corners[[0, 1]], ended, None, found)
+        previous = [*strips, *[None] * (len(edges) - 1 - count)]
+
+
+def _cell(ground: Ground, s: float, sign: int, across: tuple[float, float], height: float) -> tuple[Floats, Floats]:
+    """Top face of a cell, counter-clockwise from above: corners [4, 3], texture metres [4, 2]."""
+    line = ground.line
+    inner, outer = across
+    if sign > 0:
+        along, d = np.array([s, s + CELL_M, s + CELL_M, s]), np.array([inner, inner, outer, outer])
+    else:
+        along, d = np.array([s, s, s + CELL_M, s + CELL_M]), -np.array([inner, outer, outer, inner])
+    bend = line.curvature_at(along)
+    # Inside of a corner the strips end where they would turn over.
+    room = np.where(bend * d > 0, 0.9 / np.maximum(np.abs(bend), 1e-6), np.inf)
+    xy = line.point(along, np.clip(d, -room, room))
+    z = line.height_at(along) + height + ground.rise(d, xy)
+    return np.concatenate([xy, z[:, None]], axis=-1), np.stack([np.abs(d), along], axis=-1)
+
+
+def _wall(edge: Floats, strip: Strip, other: Strip | None, found: _Quads) -> None:
+    """Kerb between two strips, or the skirt that hides the gap to the terrain's grid."""
+    if other is None:
+        drop, texture, label = SKIRT_M, "grass", StreetClass.TERRAIN
+    elif other.height != strip.height:
+        drop = strip.height - other.height
+        raised = strip if drop > 0 else other
+        texture, label = "kerb", (StreetClass.SIDEWALK if raised.label != StreetClass.OTHER_GROUND else raised.label)
+    else:
+        return
+    foot = edge - np.array([0.0, 0.0, drop])
+    length = float(np.linalg.norm(edge[1] - edge[0]))
+    metres = np.array([(0.0, 0.0), (length, 0.0), (length, abs(drop)), (0.0, abs(drop))])
+    found.add(texture, label, np.array([[foot[0], foot[1], edge[1], edge[0]]]), metres[None])
+
+
+def _terrain(ground: Ground, line: StreetLine, found: _Quads) -> None:
+    """A fine grid of terrain near the street and a coarse one farther out."""
+    low = np.floor((line.position.min(axis=0) - REACH_M) / COARSE_M)
+    high = np.ceil((line.position.max(axis=0) + REACH_M) / COARSE_M)
+    corner = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)), indexing="ij"), axis=-1)
+    cells = corner.reshape(-1, 2) * COARSE_M
+    _, d = line.nearest(cells + COARSE_M / 2)
+    near, far = np.abs(d) < FINE_REACH_M, np.abs(d) < REACH_M
+    offsets = np.stack(np.meshgrid(*(np.arange(0, COARSE_M, FINE_M),) * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    fine = (cells[near][:, None] + offsets[None]).reshape(-1, 2)
+    _grid_quads(ground, fine, FINE_M, found)
+    _grid_quads(ground, cells[far & ~near], COARSE_M, found)
+
+
+def _grid_quads(ground: Ground, cells: Floats, size: float, found: _Quads) -> None:
+    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
+    xy = cells[:, None] + square[None]  # [C, 4, 2]
+    # Neighbours share corners: each is computed once.
+    key = np.rint(xy.reshape(-1, 2) / size).astype(np.int64)
+    unique, inverse = np.unique(key, axis=0, return_inverse=True)
+    points = np.asarray(unique * size, np.float64)
+    height = terrain_height(ground, points)[inverse.reshape(-1)].reshape(len(cells), 4, 1)
+    corners = np.concatenate([xy, height], axis=-1)
+    field = np.floor((np.sin(cells[:, 0] / 61.0) + np.sin(cells[:, 1] / 47.0) + 2.0) * 1.7).astype(int) % len(FIELDS)
+    for index, texture in enumerate(FIELDS):
+        chosen = field == index if size > FINE_M else np.full(len(cells), index == 0)
+        if chosen.any():
+            found.add(texture, StreetClass.TERRAIN, corners[chosen], xy[chosen])
+
+
+def terrain_height(ground: Ground, points: Floats) -> Floats:
+    """World z of the terrain's grid at points [N, 2]; it dives under the street's own mesh."""
+    line = ground.line
+    _, d = line.nearest(points)
+    left = d > 0
+    edge = np.where(left, ground.profile.left.walk_edge, ground.profile.right.walk_edge)
+    kerb = np.where(left, ground.profile.left.kerb, ground.profile.right.kerb)
+    height = line.smooth_height(points) + kerb + ground.rise(d, points) - 0.03
+    sunk = np.abs(d) < edge + SUNK_BESIDE_M
+    for street in ground.side_streets:
+        heading = float(line.heading_at(street.s))
+        away = points - line.point(street.s, 0.0)
+        along = away @ np.array([np.cos(heading), np.sin(heading)])
+        aside = away @ np.array([-np.sin(heading), np.cos(heading)])
+        covered = np.abs(along) < street.half + street.sidewalk + SUNK_BESIDE_M
+        sunk |= covered & (aside < street.left - 3.0) & (aside > 3.0 - street.right)
+    return np.where(sunk, height - SUNK_M, height)

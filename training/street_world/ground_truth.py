@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from training.street_world.parts import Part
 from training.street_world.render import trace_view
 from training.street_world.scene import GROUND_CLASSES, StreetScene
+from training.street_world.viewing_rays import pixel_directions, turned
+from training.street_world.voxel_kernel import compiled
 
 Flags = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -110,19 +113,18 @@ def _ground(
     height = start[:, 2] - hits.distance
     classes = scene.label[np.isin(scene.label, GROUND_CLASSES)]
     points = np.concatenate([start[:, :2], height[:, None]], axis=-1)[hits.hit]
-    label = _majority(points, classes[hits.triangle[hits.hit]], grid)
+    label = _most_points(points, classes[hits.triangle[hits.hit]], grid)
     blocks = height.reshape(grid.shape[0], COLUMN_RAYS, grid.shape[1], COLUMN_RAYS)
     return label, blocks.min(axis=(1, 3))
 
 
 def _near_parts(scene: StreetScene, grid: VoxelGrid, grid_from_world: RigidTransform) -> list[Part]:
-    """Parts that are no ground and whose box overlaps the grid, in the world frame."""
+    """Parts that are no ground and whose box overlaps the grid's, both along the world's axes."""
     low = np.asarray(grid.origin)
     high = low + grid.voxel_size * np.asarray(grid.shape)
-    corners = grid_from_world.apply(scene.corners.reshape(-1, 3).astype(np.float64)).reshape(-1, 3, 3)
-    first = np.minimum.reduceat(corners.min(axis=1), scene.part_start[:-1])
-    last = np.maximum.reduceat(corners.max(axis=1), scene.part_start[:-1])
-    touching = np.all((last >= low) & (first <= high), axis=-1)
+    ends = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, 3)
+    world = grid_from_world.inverse().apply(ends)
+    touching = np.all((scene.part_high >= world.min(axis=0)) & (scene.part_low <= world.max(axis=0)), axis=-1)
     return [scene.parts[k] for k in np.flatnonzero(touching) if scene.parts[k].label not in GROUND_CLASSES]
 
 
@@ -130,6 +132,7 @@ def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTrans
     """Class of the solid that holds each voxel's centre; the first part wins where solids overlap."""
     label = np.zeros(grid.shape, np.uint8)
     axes = grid.axis_centres()
+    origin = np.asarray(grid.origin)
     for part in parts:
         if not part.solid:
             continue
@@ -138,18 +141,14 @@ def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTrans
         box = tuple(
             slice(*np.searchsorted(axis, (first, last))) for axis, first, last in zip(axes, low, high, strict=True)
         )
-        x, y, z = (axis[where] for axis, where in zip(axes, box, strict=True))
-        if not (len(x) and len(y) and len(z)):
+        if any(where.stop <= where.start for where in box):
             continue
         normals, offsets = part.planes()
         normals = normals @ grid_from_world.rotation.T
         offsets = offsets + normals @ grid_from_world.translation
-        inside = np.ones((len(x), len(y), len(z)), np.bool_)
-        for normal, offset in zip(normals, offsets, strict=True):
-            plane = normal[0] * x[:, None, None] + normal[1] * y[None, :, None] + normal[2] * z[None, None, :]
-            inside &= plane <= offset + 1e-6
-        view = label[box]
-        view[inside & (view == 0)] = part.label
+        first = np.array([where.start for where in box])
+        last = np.array([where.stop for where in box])
+        compiled("fill_convex")(normals, offsets, first, last, origin, grid.voxel_size, part.label, label)
     return label
 
 
@@ -162,8 +161,45 @@ def _surface_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTra
     low = np.asarray(grid.origin)
     high = low + grid.voxel_size * np.asarray(grid.shape)
     touching = np.all((corners.max(axis=1) >= low) & (corners.min(axis=1) <= high), axis=-1)
-    points, owner = sample_triangles(corners[touching], grid.voxel_size / SAMPLES_PER_VOXEL)
-    return _majority(points, classes[touching][owner], grid)
+    return most_surface(corners[touching], classes[touching], grid)
+
+
+def most_surface(corners: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
+    """Class with the largest surface in each voxel [X, Y, Z], of triangles [F, 3, 3] with classes [F]."""
+    order, start, names = _by_class(classes)
+    spacing = grid.voxel_size / SAMPLES_PER_VOXEL
+    return _vote("vote_triangles", (np.ascontiguousarray(corners[order]), start, names, spacing), grid)
+
+
+def most_surface_reference(
+    corners: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid
+) -> NDArray[np.uint8]:
+    """Readable twin of `most_surface`."""
+    points, owner = sample_triangles(corners, grid.voxel_size / SAMPLES_PER_VOXEL)
+    return majority_reference(points, classes[owner], grid)
+
+
+def _most_points(points: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
+    """Most frequent class of the points in each voxel, 0 where there is none; `majority_reference` is its twin."""
+    order, start, names = _by_class(classes)
+    return _vote("vote_points", (np.ascontiguousarray(points[order]), start, names), grid)
+
+
+def _by_class(classes: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+    """Order that sorts by class, first place of each class and the end, and the classes."""
+    order = np.argsort(classes, kind="stable")
+    names, start = np.unique(classes[order], return_index=True)
+    return order, np.append(start, len(classes)), names
+
+
+def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> NDArray[np.uint8]:
+    count = int(np.prod(grid.shape))
+    label, best, votes = np.zeros(count, np.uint8), np.zeros(count, np.int32), np.zeros(count, np.int32)
+    shape = np.asarray(grid.shape)
+    compiled(name)(
+        *what, np.asarray(grid.origin), grid.voxel_size, shape, label, best, votes, np.empty(count, np.int64)
+    )
+    return label.reshape(grid.shape)
 
 
 def sample_triangles(corners: NDArray[np.float64], spacing: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -182,7 +218,7 @@ def sample_triangles(corners: NDArray[np.float64], spacing: float) -> tuple[NDAr
     return np.concatenate(points), np.concatenate(owners)
 
 
-def _majority(points: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
+def majority_reference(points: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
     """Most frequent class of the points in each voxel, 0 where there is none."""
     index, inside = grid.index_of(points)
     flat = np.ravel_multi_index(tuple(np.asarray(index)[np.asarray(inside)].T), grid.shape)
@@ -200,27 +236,30 @@ def _visibility(
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
 ) -> tuple[Mask, Mask]:
-    camera_from_grid = grid_from_camera.inverse()
-    centres = camera_from_grid.apply(grid.centres().reshape(-1, 3))
-    _, valid = camera.project(centres)
-    rows = np.flatnonzero(np.asarray(valid))
-    rays = centres[rows]
-    distance = np.linalg.norm(rays, axis=-1)
-    directions = (rays / distance[:, None]) @ world_from_camera.rotation.T.astype(np.float32)
+    rows, rays, distance = _centre_rays(camera, grid, grid_from_camera)
+    directions = turned(rays, world_from_camera.rotation)
     origins = np.broadcast_to(world_from_camera.translation.astype(np.float32), directions.shape)
-    in_view = np.zeros(len(centres), np.bool_)
+    in_view, visible = np.zeros((2, int(np.prod(grid.shape))), np.bool_)
     in_view[rows] = True
-    visible = np.zeros(len(centres), np.bool_)
     visible[rows] = ~scene.rays.blocked(origins, directions, distance)
     # A surface voxel's centre mostly lies behind its own surface: those count that a pixel's ray ends in.
-    fine = camera.resized(2 * camera.width, 2 * camera.height)
-    depth = trace_view(scene, fine, world_from_camera).depth
-    seen = np.isfinite(depth)
-    v, u = np.nonzero(seen)
-    pixels = np.stack([u, v], axis=-1).astype(np.float32)
-    ends = grid_from_camera.apply(fine.unproject(pixels) * depth[seen][:, None])
-    index, inside = grid.index_of(ends)
-    flat = np.ravel_multi_index(tuple(np.asarray(index)[np.asarray(inside)].T), grid.shape)
-    visible[flat] = True
+    for finer in (1, 2):  # between the pixel centres, too: far voxels are smaller than pixels
+        fine = camera.resized(finer * camera.width, finer * camera.height)
+        depth = trace_view(scene, fine, world_from_camera).depth
+        rays = pixel_directions(fine)
+        ends = grid_from_camera.apply((rays * (depth / rays[..., 2])[..., None])[np.isfinite(depth)])
+        compiled("mark_points")(ends, np.asarray(grid.origin), grid.voxel_size, np.asarray(grid.shape), visible)
     visible &= in_view
     return in_view.reshape(grid.shape), visible.reshape(grid.shape)
+
+
+@lru_cache(maxsize=2)
+def _centre_rays(
+    camera: Camera, grid: VoxelGrid, grid_from_camera: RigidTransform
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Voxels whose centre is in view, unit directions to them in the optical frame, distances; the same every frame."""
+    centres = grid_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
+    rows = np.flatnonzero(np.asarray(camera.project(centres)[1]))
+    rays = centres[rows]
+    distance = np.linalg.norm(rays, axis=-1)
+    return rows, (rays / distance[:, None]).astype(np.float32), distance.astype(np.float32)

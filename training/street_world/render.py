@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from training.street_world.scene import StreetScene
-from training.street_world.shading import Shader, tone_mapped
+from training.street_world.sensor import expose
+from training.street_world.shading import Shader
+from training.street_world.sky import Sky
+from training.street_world.viewing_rays import pixel_directions, turned
 
 CHUNK = 131_072  # rays shaded at once: their arrays stay within the cache
+WELL = 8.0  # highlights are clipped before the mean, as a sensor's wells are
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,64 +33,75 @@ class View:
 
 
 class Renderer:
-    """Renders one town.
+    """Renders one built stretch of a town.
 
     Args:
         scene: The town.
+        sky: Its sky.
         supersampling: Rays along each side of a pixel.
     """
 
-    def __init__(self, scene: StreetScene, supersampling: int = 2) -> None:
+    def __init__(self, scene: StreetScene, sky: Sky, supersampling: int = 2) -> None:
         self._scene = scene
-        self._shader = Shader(scene)
+        self._shader = Shader(scene, sky)
         self._supersampling = supersampling
 
-    def image(self, camera: Camera, world_from_camera: RigidTransform) -> NDArray[np.uint8]:
-        """RGB image uint8 [H, W, 3]: every pixel the mean of its area."""
-        k = self._supersampling
-        offsets = (np.arange(k) + 0.5) / k - 0.5
-        u = (np.arange(camera.width)[:, None] + offsets).reshape(-1)
-        pixel_angle = 1.0 / (camera.fx * k)
-        rows_at_once = max(1, CHUNK // (k * k * camera.width))
-        image = np.empty((camera.height, camera.width, 3), np.uint8)
-        for top in range(0, camera.height, rows_at_once):
-            rows = np.arange(top, min(top + rows_at_once, camera.height))
-            v = (rows[:, None] + offsets).reshape(-1)
-            origins, directions = _rays(camera, world_from_camera, u, v)
-            hits = self._scene.rays.first_hits(origins, directions)
-            linear = self._shader.colour(origins, directions, hits, pixel_angle)
-            # Highlights are clipped before the mean, as a sensor's wells are.
-            samples = np.minimum(linear, 4.0).reshape(len(rows), k, camera.width, k, 3)
-            pixels = np.asarray(samples.mean(axis=(1, 3)), np.float32)
-            image[rows] = tone_mapped(pixels)
+    def image(self, camera: Camera, world_from_camera: RigidTransform, seed: tuple[int, ...]) -> NDArray[np.uint8]:
+        """RGB image uint8 [H, W, 3]; pixels outside a fisheye's circle are black.
+
+        Args:
+            seed: Seed of the sensor's noise.
+        """
+        light, dark = self.light(camera, world_from_camera)
+        image = expose(light, self._scene.town.look, seed)
+        image[dark] = 0
         return image
 
-    def view(self, camera: Camera, world_from_camera: RigidTransform) -> View:
-        """Depth and labels at the pixel centres."""
-        return trace_view(self._scene, camera, world_from_camera)
+    def light(self, camera: Camera, world_from_camera: RigidTransform) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Linear light of every pixel's area [H, W, 3], and where the lens shows nothing [H, W]."""
+        k = self._supersampling
+        rays = pixel_directions(camera, k)  # [H * k, W * k, 3]
+        origin = world_from_camera.translation.astype(np.float32)
+        rows = max(1, CHUNK // (k * k * camera.width))
+        image = np.zeros((camera.height, camera.width, 3), np.float32)
+        dark = np.isnan(rays[::k, ::k, 0]) | np.isnan(rays[k - 1 :: k, k - 1 :: k, 0])
+        for top in range(0, camera.height, rows):
+            part = rays[top * k : (top + rows) * k]
+            directions = turned(part.reshape(-1, 3), world_from_camera.rotation)
+            seen = np.flatnonzero(~np.isnan(directions[:, 0])) if dark.any() else None
+            light = self._shade(origin, directions, seen, 1.0 / (camera.fx * k))
+            samples = np.minimum(light, WELL, out=light).reshape(len(part), camera.width * k, 3)
+            for i in range(k):  # several times as fast as a mean over two axes
+                for j in range(k):
+                    image[top : top + rows] += samples[i::k, j::k] / np.float32(k * k)
+        return image, dark
+
+    def _shade(
+        self,
+        origin: NDArray[np.float32],
+        directions: NDArray[np.float32],
+        seen: NDArray[np.int64] | None,
+        pixel_angle: float,
+    ) -> NDArray[np.float32]:
+        if seen is not None:
+            light = np.zeros(directions.shape, np.float32)
+            if len(seen):
+                light[seen] = self._shade(origin, directions[seen], None, pixel_angle)
+            return light
+        hits = self._scene.rays.first_hits(np.broadcast_to(origin, directions.shape), directions)
+        return self._shader.colour(origin, directions, hits, pixel_angle)
 
 
 def trace_view(scene: StreetScene, camera: Camera, world_from_camera: RigidTransform) -> View:
     """Depth and labels at the pixel centres of a camera."""
-    origins, directions = _rays(
-        camera, world_from_camera, np.arange(camera.width) * 1.0, np.arange(camera.height) * 1.0
-    )
-    hits = scene.rays.first_hits(origins, directions)
-    forward = world_from_camera.rotation[:, 2].astype(np.float32)
-    shape = (camera.height, camera.width)
-    depth = (hits.distance * (directions @ forward)).reshape(shape)
-    label = np.where(hits.hit, scene.label[hits.triangle], 0).astype(np.uint8).reshape(shape)
-    return View(depth.astype(np.float32), label)
-
-
-def _rays(
-    camera: Camera, world_from_camera: RigidTransform, u: NDArray[np.floating], v: NDArray[np.floating]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Origins and unit directions [V * U, 3] in the world through pixel coordinates u [U] and v [V]."""
-    pixels = np.empty((len(v), len(u), 2))
-    pixels[..., 0], pixels[..., 1] = u[None, :], v[:, None]
-    rays = camera.unproject(pixels.reshape(-1, 2)) @ world_from_camera.rotation.T
-    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    directions = rays.astype(np.float32)
+    rays = pixel_directions(camera).reshape(-1, 3)
+    known = ~np.isnan(rays[:, 0])
+    directions = turned(rays, world_from_camera.rotation)
+    directions[~known] = (0.0, 0.0, 1.0)
     origins = np.broadcast_to(world_from_camera.translation.astype(np.float32), directions.shape)
-    return origins, directions
+    hits = scene.rays.first_hits(origins, directions)
+    shape = (camera.height, camera.width)
+    hit = hits.hit & known
+    depth = np.where(hit, hits.distance * rays[:, 2], np.inf)
+    label = np.where(hit, scene.label[hits.triangle], 0)
+    return View(depth.reshape(shape).astype(np.float32), label.reshape(shape).astype(np.uint8))

@@ -95,7 +95,8 @@ class StreetScene:
         label: [F] uint8, `StreetClass`.
         texels_per_metre: [F] float32, of the finest texture level.
         parts: The parts, in the order of their triangles.
-        part_start: First triangle of each part, [P + 1].
+        part_low: Smallest coordinates of each part, [P, 3].
+        part_high: Largest coordinates of each part, [P, 3].
     """
 
     town: Town
@@ -107,7 +108,8 @@ class StreetScene:
     label: NDArray[np.uint8]
     texels_per_metre: Floats
     parts: list[Part]
-    part_start: NDArray[np.int64]
+    part_low: Floats
+    part_high: Floats
     rays: RayScene
     ground_rays: RayScene
 
@@ -123,6 +125,7 @@ def build_scene(town: Town) -> StreetScene:
     atlas = town.atlas
     counts = [len(part.corners) for part in parts]
     corners = np.concatenate([part.corners for part in parts]).astype(np.float32)
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     uv = np.concatenate([part.uv for part in parts]).astype(np.float32)
     label = np.repeat(np.array([part.label for part in parts], np.uint8), counts)
     texture = np.concatenate(
@@ -138,7 +141,8 @@ def build_scene(town: Town) -> StreetScene:
         label=label,
         texels_per_metre=_texel_density(corners, uv * atlas.texels_per_tile()[texture][:, None, ::-1]),
         parts=parts,
-        part_start=np.concatenate([[0], np.cumsum(counts)]),
+        part_low=np.minimum.reduceat(corners.min(axis=1), first),
+        part_high=np.maximum.reduceat(corners.max(axis=1), first),
         rays=RayScene(corners),
         ground_rays=RayScene(corners[np.isin(label, GROUND_CLASSES)]),
     )

@@ -1,14 +1,22 @@
-"""Which seeds are whose: training, validation and demo towns never share one."""
+"""Which seeds are whose: training, validation, test and demo towns never share one."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-Role = Literal["training", "validation", "demo"]
+Role = Literal["training", "validation", "test", "demo"]
 
 TRAINING_SEEDS = range(1000)
 VALIDATION_SEEDS = range(1000, 2000)
+TEST_SEEDS = range(2000, 3000)
 DEMO_SEEDS = range(7000, 8000)
+
+SEEDS_OF_ROLE: dict[Role, range] = {
+    "training": TRAINING_SEEDS,
+    "validation": VALIDATION_SEEDS,
+    "test": TEST_SEEDS,
+    "demo": DEMO_SEEDS,
+}
 
 
 def role_of_seed(seed: int) -> Role:
@@ -17,10 +25,8 @@ def role_of_seed(seed: int) -> Role:
     Raises:
         ValueError: The seed belongs to no role.
     """
-    if seed in TRAINING_SEEDS:
-        return "training"
-    if seed in VALIDATION_SEEDS:
-        return "validation"
-    if seed in DEMO_SEEDS:
-        return "demo"
-    raise ValueError(f"seed {seed} belongs to no role: training towns have 0-999, validation 1000-1999, demo 7000-7999")
+    for role, seeds in SEEDS_OF_ROLE.items():
+        if seed in seeds:
+            return role
+    known = ", ".join(f"{role} {seeds[0]}-{seeds[-1]}" for role, seeds in SEEDS_OF_ROLE.items())
+    raise ValueError(f"seed {seed} belongs to no role: towns are {known}")

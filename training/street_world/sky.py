@@ -1,17 +1,20 @@
-"""Sky of a town: gradient, sun and clouds, by direction."""
+"""Sky of a town: gradient, sun, clouds and the hills on the horizon, by direction."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.street_world.daylight import Daylight
+from training.street_world.shading_kernel import compiled
 from training.street_world.textures import periodic_noise
-from training.street_world.town import Daylight
 
 Floats = NDArray[np.float32]
 
 CLOUD_TILE = 512
-CLOUD_SCALE = 90.0  # texels per unit of the plane the clouds lie in
+HILL_STEPS = 4096
 
 
 class Sky:
@@ -23,25 +26,31 @@ class Sky:
 
     def __init__(self, daylight: Daylight) -> None:
         self._daylight = daylight
-        noise = periodic_noise(np.random.default_rng(daylight.cloud_seed), CLOUD_TILE, CLOUD_TILE, 1.7, 2.0)
+        rng = np.random.default_rng(daylight.cloud_seed)
+        noise = periodic_noise(rng, CLOUD_TILE, CLOUD_TILE, 1.7, 2.0)
         threshold = 1.1 - 2.0 * daylight.cloudiness
-        self._cover = np.clip((noise - threshold) / 1.2, 0.0, 1.0).astype(np.float32)
-        self._shade = np.clip(1.0 - 0.18 * (noise - threshold), 0.6, 1.0).astype(np.float32)
+        cover = np.clip((noise - threshold) / 1.2, 0.0, 1.0).astype(np.float32)
+        shade = np.clip(1.0 - 0.18 * (noise - threshold), 0.6, 1.0).astype(np.float32)
+        woods = [periodic_noise(rng, 1, HILL_STEPS, exponent, 2.0)[0] for exponent in (1.6, 1.0)]
+        hills = daylight.hills * np.stack([0.8 + 0.5 * woods[0], 0.45 + 0.12 * woods[0] + 0.16 * woods[1]], axis=-1)
+        sunlight = 0.3 * daylight.sun_colour * max(float(daylight.sun_direction[2]), 0.2) + 0.4 * daylight.horizon
+        forest = 0.65 * np.array([0.06, 0.09, 0.045]) * sunlight + 0.1 * daylight.horizon
+        colours = np.stack([daylight.horizon, daylight.zenith, daylight.sun_colour, forest]).astype(np.float32)
+        self.tables: tuple[Any, ...] = (
+            colours,
+            daylight.sun_direction.astype(np.float32),
+            np.float32(daylight.cloudiness),
+            cover,
+            shade,
+            np.maximum(hills, 0.003).astype(np.float32),
+        )
+        """What `sky_at` needs."""
 
     def radiance(self, directions: Floats) -> Floats:
         """Linear colour [N, 3] seen along unit directions [N, 3], world frame."""
-        light = self._daylight
-        up = np.clip(directions[:, 2], 0.0, 1.0)
-        blend = np.sqrt(up)[:, None]
-        colour = light.horizon * (1 - blend) + light.zenith * blend
-        towards_sun = np.clip(directions @ light.sun_direction, 0.0, 1.0)[:, None]
-        clear = 1.0 - 0.9 * light.cloudiness
-        colour = colour + light.sun_colour * clear * (0.25 * towards_sun**12 + 3.0 * towards_sun**900)
-        plane = directions[:, :2] / (up[:, None] + 0.10) * CLOUD_SCALE
-        column, row = plane.astype(np.int32).T & (CLOUD_TILE - 1)
-        cover = (self._cover[row, column] * np.clip(up * 6.0, 0.0, 1.0))[:, None]
-        cloud = self._shade[row, column][:, None] * np.array([0.92, 0.93, 0.95])
-        return np.asarray(colour * (1 - cover) + cloud * cover, np.float32)
+        out = np.empty((len(directions), 3), np.float32)
+        compiled("sky")(directions, *self.tables, out)
+        return out
 
     @property
     def ambient(self) -> Floats:

@@ -42,49 +42,38 @@ def speckled(rng: np.random.Generator, image: Floats, *, fine: float, coarse: fl
     return image
 
 
-def asphalt(rng: np.random.Generator, size: tuple[int, int], shade: float = 0.36) -> Floats:
-    """Asphalt with repaired patches and cracks, [H, W, 4]."""
+def asphalt(
+    rng: np.random.Generator, size: tuple[int, int], shade: float = 0.36, *, seams: bool = False, patched: bool = True
+) -> Floats:
+    """Asphalt with cracks, [H, W, 4].
+
+    Args:
+        seams: Long joints sealed with tar.
+        patched: Repaired patches.
+    """
     height, width = size
     image = plain((shade, shade, shade * 1.03), height, width)
-    for _ in range(3):
+    for _ in range(3 if patched else 0):
         x, y = rng.integers(0, width), rng.integers(0, height)
-        w, h = rng.integers(width // 8, width // 3), rng.integers(height // 16, height // 5)
-        image[y : y + h, x : x + w, :3] *= rng.uniform(0.72, 0.9)
+        w, h = rng.integers(width // 8, width // 2), rng.integers(height // 16, height // 4)
+        image[y : y + h, x : x + w, :3] *= rng.uniform(0.72, 1.15)
     cracks = np.zeros((height, width), np.uint8)
-    for _ in range(5):
+    for _ in range(int(rng.integers(0, 7))):
         steps = rng.normal(0, 9, (24, 2)).cumsum(axis=0) + rng.uniform(0, 1, 2) * (width, height)
         cv2.polylines(cracks, [steps.astype(np.int32)], False, 255, 2, cv2.LINE_AA)
+    for place in rng.uniform(0.1, 0.95, 2 if seams else 0) * width:  # they run along, and close at the tile's ends
+        along = np.linspace(0, height, 33)
+        wave = 5.0 * np.sin(4 * np.pi * along / height) + 3.0 * np.sin(10 * np.pi * along / height)
+        cv2.polylines(cracks, [np.stack([place + wave, along], axis=-1).astype(np.int32)], False, 255, 3, cv2.LINE_AA)
     image[..., :3] *= 1.0 - 0.45 * (cracks / 255.0)[..., None].astype(np.float32)
-    return speckled(rng, image, fine=0.10, coarse=0.06)
+    return speckled(rng, image, fine=0.13, coarse=0.08)
 
 
-def road(rng: np.random.Generator) -> Texture:
-    """Two lanes, 6.5 m wide: dashed centre line, worn edge lines; horizontally across, vertically 12 m along."""
-    height, width, across, along = 1024, 512, 6.5, 12.0
-    image = asphalt(rng, (height, width), float(rng.uniform(0.32, 0.42)))
-    paint = np.zeros((height, width), np.float32)
-    metre = width / across
-    centre, half = width // 2, round(0.07 * metre)
-    paint[: height // 2, centre - half : centre + half] = 1.0
-    for edge in (0.18, across - 0.18):
-        column = round(edge * metre)
-        paint[:, column - half : column + half] = 1.0
-    paint *= np.clip(0.78 + 0.16 * periodic_noise(rng, height, width, 0.5, 4.0), 0.25, 1.0)
-    image[..., :3] = image[..., :3] * (1 - paint[..., None]) + 0.88 * paint[..., None]
-    tracks = np.zeros(width, np.float32)
-    for wheel in (0.95, 2.45, 4.05, 5.55):  # lanes are darker where wheels run
-        tracks += np.exp(-0.5 * ((np.arange(width) / metre - wheel) / 0.28) ** 2).astype(np.float32)
-    image[..., :3] *= (1.0 - 0.14 * tracks)[None, :, None]
-    return Texture(image, (across, along))
-
-
-def crossing(rng: np.random.Generator) -> Texture:
-    """Zebra crossing: stripes along the road, across its 6.5 m."""
-    image = asphalt(rng, (256, 512))
-    stripes = (np.arange(512) // 39) % 2 == 1
-    worn = np.clip(0.82 + 0.12 * periodic_noise(rng, 256, 512, 0.5, 4.0), 0.3, 1.0)[..., None] * stripes[None, :, None]
-    image[..., :3] = image[..., :3] * (1 - worn) + 0.9 * worn
-    return Texture(image, (6.5, 3.5))
+def cobbles(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
+    """Setts of about 15 cm on a tile of a few metres, [H, W, 4]."""
+    image = plain((0.40, 0.39, 0.37), *size)
+    _lay_slabs(rng, image, rows=64, columns=32, joint=0.55, spread=0.14, staggered=True)
+    return speckled(rng, image, fine=0.08, coarse=0.08)
 
 
 def parking(rng: np.random.Generator) -> Texture:
@@ -152,17 +141,36 @@ def foliage(rng: np.random.Generator, base: tuple[float, float, float]) -> Textu
     image = plain((float(dark[0]), float(dark[1]), float(dark[2])), 256, 256)
     colours = np.array(base) * rng.uniform(0.65, 1.25, (12, 1)) + rng.uniform(-0.03, 0.05, (12, 3))
     _strokes(rng, image, 1100, (3.0, 7.0), colours, 0.55)
-    image[..., :3] *= np.clip(1.0 + 0.22 * periodic_noise(rng, 256, 256, 1.2, 2.0), 0.4, 1.5)[..., None]
+    image[..., :3] *= np.clip(1.0 + 0.3 * periodic_noise(rng, 256, 256, 1.2, 2.0), 0.4, 1.5)[..., None]
     return Texture(np.clip(image, 0.0, 1.0), (1.6, 1.6))
 
 
-def grass(rng: np.random.Generator) -> Texture:
-    """Lawn with bare spots; a tile of 4 m."""
-    image = plain((0.22, 0.29, 0.10), 512, 512)
-    _strokes(rng, image, 5000, (2.0, 6.0), np.array([(0.30, 0.42, 0.13), (0.38, 0.46, 0.18), (0.45, 0.44, 0.24)]), 0.3)
-    bare = np.clip(periodic_noise(rng, 512, 512, 1.3) - 1.1, 0.0, 1.0)[..., None]
-    image[..., :3] = image[..., :3] * (1 - bare) + np.array([0.42, 0.36, 0.27], np.float32) * bare
-    return Texture(speckled(rng, image, fine=0.05, coarse=0.12), (4.0, 4.0))
+def grass(rng: np.random.Generator, dry: float, bare: float) -> Texture:
+    """Grass; a tile of 4 m.
+
+    Args:
+        dry: 0 green ... 1 straw.
+        bare: Share of earth showing through.
+    """
+    image = plain((0.20, 0.24, 0.10), 512, 512)
+    green = np.array([(0.26, 0.35, 0.13), (0.33, 0.40, 0.18), (0.42, 0.42, 0.24)])
+    straw = np.array([(0.47, 0.42, 0.26), (0.56, 0.50, 0.33), (0.38, 0.36, 0.20)])
+    _strokes(rng, image, 5000, (2.0, 6.0), green * (1 - dry) + straw * dry, 0.3)
+    earth = np.clip(periodic_noise(rng, 512, 512, 1.3) - 1.6 + 1.8 * bare, 0.0, 1.0)[..., None]
+    image[..., :3] = image[..., :3] * (1 - earth) + np.array([0.40, 0.33, 0.25], np.float32) * earth
+    return Texture(speckled(rng, image, fine=0.07, coarse=0.14), (4.0, 4.0))
+
+
+def spokes() -> Texture:
+    """A bicycle's wheel: a tyre, and the dark behind thin spokes."""
+    image = plain((0.05, 0.05, 0.05), 64, 64)
+    canvas = np.ascontiguousarray(image[..., :3])
+    cv2.circle(canvas, (32, 32), 27, (0.16, 0.16, 0.15), -1, cv2.LINE_AA)
+    for angle in np.arange(12) * np.pi / 6:
+        tip = (32 + round(26 * np.cos(angle)), 32 + round(26 * np.sin(angle)))
+        cv2.line(canvas, (32, 32), tip, (0.5, 0.5, 0.5), 1, cv2.LINE_AA)
+    image[..., :3] = canvas
+    return Texture(image, (1.0, 1.0))
 
 
 def bark(rng: np.random.Generator) -> Texture:
@@ -215,18 +223,32 @@ def metal() -> Texture:
     return Texture(plain((0.82, 0.83, 0.84), gloss=0.12), (1.0, 1.0))
 
 
-def ground_textures(rng: np.random.Generator) -> dict[str, Texture]:
-    """Everything that lies, grows or stands without windows."""
-    return {
-        "road": road(rng),
-        "crossing": crossing(rng),
-        "asphalt": Texture(asphalt(rng, (512, 512)), (8.0, 8.0)),
+def ground_textures(rng: np.random.Generator, wetness: float) -> dict[str, Texture]:
+    """Everything that lies, grows or stands without windows.
+
+    Args:
+        wetness: 0 dry ... 1 wet.
+    """
+    season = float(rng.random())  # summer to late autumn
+    dry = float(rng.uniform(0.0, 1.0)) ** 1.5
+    leaf = np.array([0.22, 0.28, 0.10]) * (1 - season**2) + np.array([0.38, 0.29, 0.10]) * season**2
+    slab = float(rng.uniform(0.42, 0.66))
+    small = plain((slab * 0.95, slab * 0.9, slab * 0.86), 512, 512)
+    _lay_slabs(rng, small, rows=32, columns=16, joint=0.72, spread=0.09, staggered=True)
+    textures = {
+        "asphalt": Texture(asphalt(rng, (512, 512), float(rng.uniform(0.24, 0.44))), (8.0, 8.0)),
+        "asphalt_light": Texture(asphalt(rng, (512, 512), float(rng.uniform(0.42, 0.56))), (6.0, 6.0)),
         "parking": parking(rng),
         "sidewalk": sidewalk(rng),
-        "grass": grass(rng),
-        "leaves": foliage(rng, (0.30, 0.42, 0.14)),
-        "leaves_dark": foliage(rng, (0.19, 0.31, 0.13)),
-        "leaves_yellow": foliage(rng, (0.44, 0.46, 0.16)),
+        "sidewalk_small": Texture(speckled(rng, small, fine=0.07, coarse=0.09), (3.2, 3.2)),
+        "median": Texture(speckled(rng, plain((0.5, 0.49, 0.46), 256, 256), fine=0.1, coarse=0.1), (3.0, 3.0)),
+        "kerb": Texture(speckled(rng, plain((0.56, 0.55, 0.52), 128, 128), fine=0.1, coarse=0.12), (1.0, 1.0)),
+        "grass": grass(rng, dry, float(rng.uniform(0.0, 0.6))),
+        "meadow": grass(rng, float(np.clip(dry + 0.3, 0, 1)), 0.2),
+        "field": grass(rng, float(rng.random()), float(rng.uniform(0.3, 1.0))),
+        "leaves": foliage(rng, _colour(leaf * rng.uniform(0.8, 1.15))),
+        "leaves_dark": foliage(rng, (0.12, 0.18, 0.085)),
+        "leaves_yellow": foliage(rng, _colour(leaf * (1.3, 1.12, 0.95))),
         "bark": bark(rng),
         "roof": roof_tiles(rng),
         "planks": planks(rng),
@@ -234,5 +256,19 @@ def ground_textures(rng: np.random.Generator) -> dict[str, Texture]:
         "concrete": concrete(rng),
         "cloth": cloth(rng),
         "metal": metal(),
+        "spokes": spokes(),
         "rubber": Texture(plain((0.13, 0.13, 0.13)), (1.0, 1.0)),
     }
+    for name in ("asphalt", "asphalt_light", "parking", "sidewalk", "sidewalk_small"):
+        wet(textures[name].image, wetness)
+    return textures
+
+
+def wet(image: Floats, wetness: float) -> None:
+    """Darken a ground's image and make it shine, in place."""
+    image[..., :3] *= 1.0 - 0.35 * wetness
+    image[..., 3] = np.maximum(image[..., 3], 0.2 * wetness)
+
+
+def _colour(values: NDArray[np.floating]) -> tuple[float, float, float]:
+    return (float(values[0]), float(values[1]), float(values[2]))

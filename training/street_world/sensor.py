@@ -1,0 +1,53 @@
+"""From linear light to the pixels of a camera: lens, exposure, tone curve, noise."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.street_world.daylight import CameraLook
+from training.street_world.texture_atlas import linear_to_srgb
+
+Floats = NDArray[np.float32]
+
+MIDDLE_GREY = 0.45  # display value that the contrast turns about
+REFERENCE_WIDTH = 1242
+
+
+def expose(linear: Floats, look: CameraLook, seed: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Develop an image.
+
+    Args:
+        linear: Light [H, W, 3].
+        seed: Seed of the noise, for example (town, frame, camera).
+
+    Returns:
+        uint8 RGB [H, W, 3].
+    """
+    height, width = linear.shape[:2]
+    light = linear
+    sigma = look.blur * width / REFERENCE_WIDTH
+    if sigma > 0.05:
+        light = np.asarray(cv2.GaussianBlur(light, (0, 0), sigma), np.float32)
+    gain = look.exposure * np.asarray(look.white_balance, np.float32)
+    light = light * (gain * _vignette(height, width, look.vignetting)[..., None])
+    grey = light.mean(axis=-1, keepdims=True)
+    light = np.maximum(grey + look.saturation * (light - grey), 0.0)
+    light = np.where(light < 0.6, light, 1.0 - 0.4 * np.exp(-(light - 0.6) / 0.4))  # a soft shoulder
+    rng = np.random.default_rng([*seed, 5])
+    deviation = np.sqrt(look.read_noise**2 + look.shot_noise**2 * light)
+    light = light + deviation * rng.standard_normal(light.shape, np.float32)
+    shown = linear_to_srgb(light)
+    curved = np.where(
+        shown < MIDDLE_GREY,
+        MIDDLE_GREY * (shown / MIDDLE_GREY) ** look.contrast,
+        1.0 - (1.0 - MIDDLE_GREY) * ((1.0 - shown) / (1.0 - MIDDLE_GREY)) ** look.contrast,
+    )
+    return np.asarray(np.rint(255.0 * curved), np.uint8)
+
+
+def _vignette(height: int, width: int, loss: float) -> Floats:
+    y = (np.arange(height, dtype=np.float32)[:, None] - (height - 1) / 2) / (width / 2)
+    x = (np.arange(width, dtype=np.float32)[None] - (width - 1) / 2) / (width / 2)
+    return np.asarray(1.0 - loss * np.minimum(x * x + y * y, 1.5), np.float32)
