@@ -19,8 +19,8 @@ from scene_completion_ros.evaluation.occupancy import OccupancyByRange
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from training.data.fused_occupancy import DepthView, fuse_occupancy
-from training.data.prepared import FusionSettings, fusion_views
 from training.data.stereo import stereo_depth, stereo_pair
+from training.data.voxel_evidence import FusionSettings, fusion_views
 from training.evaluation.kitti import SEMANTIC_KITTI_GRID, VoxelTruth, open_window
 
 

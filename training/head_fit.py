@@ -204,7 +204,11 @@ class _Images:
             one for one in map(partial(self._encode, samples, half_resolution), range(settings.images)) if one
         ]
         if not self._kept:
-            raise SequenceError("no image has stereo depth", where="training images", cure="Check stereo matching")
+            raise SequenceError(
+                "no image has stereo depth",
+                where="training images",
+                cure="Check stereo matching, or train photometrically (head.steps=0) with one camera",
+            )
         self._batch: list[dict[str, Tensor]] = []
         self._raw = self._keep = self._error = torch.empty(0)
 

@@ -18,8 +18,15 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from training.averaging import WeightAverage
 from training.checkpoints import Checkpoint, SafeCheckpoints
-from training.configuration import CONFIGURATIONS, Configuration, Stage, StudentConfiguration, TeacherConfiguration
-from training.data.module import SequencesData
+from training.configuration import (
+    CONFIGURATIONS,
+    Configuration,
+    SingleViewConfiguration,
+    Stage,
+    StudentConfiguration,
+    TeacherConfiguration,
+)
+from training.data.module import DataSettings, SequencesData
 from training.field_stage import FieldStage
 from training.head_fit import fit_prior
 from training.pictures import TrainingPictures
@@ -111,7 +118,7 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
     stage = make_stage(configuration)
-    data = SequencesData(configuration.data, configuration.steps, configuration.seed)
+    data = SequencesData(data_settings(configuration), configuration.steps, configuration.seed)
     output = Path(configuration.output)
     record = TrainingRecord(dataclasses.asdict(configuration), data)
     trainer = _trainer(configuration, record, fast_dev_run)
@@ -133,6 +140,14 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
         stage.to(trainer.strategy.root_device)  # Lightning has brought it back to the CPU
         _fit_last_head(stage, data, record, final)
     return final
+
+
+def data_settings(configuration: Configuration) -> DataSettings:
+    """The data of a configuration, with as many encoder views as its stage encodes."""
+    if isinstance(configuration, SingleViewConfiguration):
+        return configuration.data
+    views = dataclasses.replace(configuration.data.views, encoder_views=configuration.encoder_views)
+    return dataclasses.replace(configuration.data, views=views)
 
 
 def make_stage(configuration: Configuration) -> FieldStage:

@@ -100,10 +100,13 @@ class TeacherSettings(StageSettings):
     """What the multi-view teacher needs.
 
     Attributes:
+        encoder_views: Images that are encoded: the sample's own, and so many less one of its stereo partner and a
+            neighbouring frame (3 in MVBTS).
         view_dropout: Probability with which a point does without a view in training (the first is never dropped).
         hidden: Width of the hidden layer of each view (128 in MVBTS).
     """
 
+    encoder_views: int = 3
     view_dropout: float = 0.5
     hidden: int = 64
 
@@ -131,8 +134,10 @@ class StudentSettings(StageSettings):
 
     Attributes:
         teacher: Checkpoint of the teacher.
+        encoder_views: Images that the teacher encodes.
         distillation: What is learned from it.
     """
 
     teacher: str = ""
+    encoder_views: int = 3
     distillation: DistillationSettings = field(default_factory=DistillationSettings)

@@ -17,17 +17,11 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 from training.data.fused_occupancy import DepthView, fuse_occupancy
 from training.data.ground_plane import ground_roll
-from training.data.module import SequenceSource, load_sequence
-from training.data.prepared import (
-    CANONICAL_CAMERA,
-    POINT_UNIT,
-    FusionSettings,
-    PreparedFrame,
-    load_prepared,
-    prepare_sequence,
-)
+from training.data.module import SequenceSource, load_sequence, matching
+from training.data.prepared import CANONICAL_CAMERA, PreparedFrame, load_prepared, prepare_sequence
 from training.data.stereo import stereo_depth, stereo_pair
 from training.data.view_batches import NEAR_DEPTH, StepSampler, ViewSamples, ViewSettings
+from training.data.voxel_evidence import POINT_UNIT, FusionSettings
 
 PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)
 
@@ -239,6 +233,18 @@ def test_step_sampler_goes_on_where_it_stopped() -> None:
     assert list(sampler) == [4, 5] and len(sampler) == 6
 
 
+def test_wildcards_stand_for_all_that_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("towns/2/sequence", "towns/1/sequence", "towns/1/other"):
+        (tmp_path / name).mkdir(parents=True)
+    plain = SequenceSource("somewhere", share=2.0)
+    found = matching(tmp_path, [plain, SequenceSource("towns/*/sequence", share=0.5)])
+    assert found == [plain, *(SequenceSource(f"towns/{n}/sequence", share=0.5) for n in (1, 2))]
+    monkeypatch.chdir(tmp_path)
+    assert [s.folder for s in matching(Path("/"), [SequenceSource("./towns/?/other")])] == ["./towns/1/other"]
+    with pytest.raises(SequenceError, match="nothing matches"):
+        matching(tmp_path, [SequenceSource("towns/*/bag")])
+
+
 def test_sequences_that_must_not_be_trained_on_are_refused(synthetic_drive: Path, tmp_path: Path) -> None:
     sequence = kitti_odometry(synthetic_drive)
     sequence.metric_scale = False
@@ -251,3 +257,26 @@ def test_sequences_that_must_not_be_trained_on_are_refused(synthetic_drive: Path
         load_sequence(tmp_path, SequenceSource("held_out"))
     with pytest.raises(SequenceError, match=r"sequence\.json"):
         load_sequence(tmp_path, SequenceSource("nothing"))
+
+
+def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
+    """The samples say what the town holds; insides and what is below the ground are left out."""
+    from training.street_world.camera_rig import make_rig
+    from training.street_world.drive import StreetDrive
+
+    grid = VoxelGrid((0.0, -6.4, -2.4), 0.4, (64, 32, 12), "forward")
+    drive = StreetDrive(1, 2, make_rig(208, 63), grid, supersampling=1)
+    drive.sequence(("voxels",)).save(tmp_path / "town")
+    sequence = load_sequence(tmp_path, SequenceSource("town"))
+    files = prepare_sequence(sequence, tmp_path, settings=FusionSettings(kept=4000), exact=True, workers=1)
+    frame = load_prepared(files[0])
+    truth = drive.truth(0)
+    ahead = OPTICAL_FROM_FORWARD.inverse().apply(frame.points * POINT_UNIT)
+    index, inside = grid.index_of(np.asarray(ahead))
+    assert np.asarray(inside).all()
+    x, y, z = np.asarray(index).T
+    assert np.array_equal(frame.target > 0, truth.occupied[x, y, z]) and set(np.unique(frame.target)) == {0, 255}
+    assert not truth.interior[x, y, z].any() and not truth.below_ground[x, y, z].any()
+    assert 500 < (frame.target > 0).sum() <= 2000 and (frame.target == 0).sum() == 2000
+    with pytest.raises(SequenceError, match="ground truth"):
+        prepare_sequence(drive.sequence(()), tmp_path, exact=True)

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.data.prepared import CANONICAL_CAMERA, FusionSettings, PreparedFrame, load_prepared, prepare_sequence
+from training.data.prepared import CANONICAL_CAMERA, PreparedFrame, load_prepared, prepare_sequence
 from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
+from training.data.voxel_evidence import FusionSettings
 
 SETTINGS = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=50)
 FISHEYE = Camera(150.0, 150.0, 199.5, 199.5, 400, 400, "equidistant", (0.01, 0.0, 0.0, 0.0))
@@ -136,6 +138,22 @@ def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[P
         change = (sample["encoder_images"] - plain["encoder_images"]).mean(dim=(2, 3))
         assert change[0].abs().max() > 1.0
         torch.testing.assert_close(change[1], change[0], atol=12.0, rtol=0)  # the same shift of colours, other content
+
+
+def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path, tmp_path: Path) -> None:
+    """Neighbouring frames stand in for the other camera; nothing is claimed about depth or occupancy."""
+    sequence = kitti_odometry(synthetic_drive, cameras=["image_2"])
+    frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
+    assert set(frames[0].images) == {"left"} and not frames[0].depths and not frames[0].has_evidence
+    settings = dataclasses.replace(SETTINGS, far_views=True, encoder_views=3, mirror=True)
+    samples = ViewSamples([frames], settings, seed=0, length=20)
+    for number in range(6):
+        draw = samples._draw(np.random.default_rng((0, number)))
+        names = samples._names(draw, np.random.default_rng(number))
+        assert {name for _, name in names} == {"left"} and len({index for index, _ in names[:4]}) >= 2
+        sample = samples[number]
+        assert sample["weight"].sum() == 0 and sample["hints"].abs().max() == 0 and len(sample["points"]) == 50
+    assert torch.isfinite(samples.mean_depth_code(PointCodeSpec())).all()
 
 
 def test_processes_share_the_batches_between_them() -> None:

@@ -9,8 +9,9 @@ import torch
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from training.data.prepared import CANONICAL_CAMERA, FusionSettings, load_prepared, prepare_sequence
+from training.data.prepared import CANONICAL_CAMERA, load_prepared, prepare_sequence
 from training.data.view_batches import ViewSamples, ViewSettings
+from training.data.voxel_evidence import FusionSettings
 from training.head_fit import HeadSettings, RaySettings, disturbance, disturbed_features, fit_head, fit_prior
 from training.losses.dense_depth import block_depth
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy

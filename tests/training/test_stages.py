@@ -17,12 +17,12 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from training.checkpoints import Checkpoint
 from training.configuration import SingleViewConfiguration, StudentConfiguration, TeacherConfiguration
 from training.data.module import DataSettings, SequencesData, SequenceSource
-from training.data.prepared import FusionSettings
 from training.data.view_batches import ViewSettings
+from training.data.voxel_evidence import FusionSettings
 from training.export import export_bundle
 from training.head_fit import HeadSettings
 from training.networks.multi_view_field import MultiViewField
-from training.runner import make_stage, train
+from training.runner import data_settings, make_stage, train
 from training.settings import DistillationSettings, LossWeights, RenderSettings
 from training.stages.student import StudentStage
 
@@ -37,7 +37,7 @@ def _common(drive: Path, tmp_path: Path, name: str, **changes: object) -> dict[s
             workers=0,
             sources=[SequenceSource(drive.name)],
             fusion=FusionSettings(free_samples=20_000, views=3),
-            views=ViewSettings(occupancy_points=256, encoder_views=3, far_views=True),
+            views=ViewSettings(occupancy_points=256, far_views=True),
         ),
         "render": RenderSettings(patches=1, samples=8),
         "head": HeadSettings(steps=0),
@@ -97,7 +97,7 @@ def test_the_student_goes_towards_its_teacher(synthetic_drive: Path, teacher: Pa
     after = make_stage(configuration)
     assert isinstance(before, StudentStage) and isinstance(after, StudentStage)
     after.field.load_state_dict(dict(Checkpoint.read(checkpoint).state))
-    data = SequencesData(configuration.data, 8, 1)
+    data = SequencesData(data_settings(configuration), 8, 1)
     data.setup("fit")
     samples = data.samples()
     batches = [{name: value[None] for name, value in samples[k].items()} for k in range(4)]
@@ -174,7 +174,7 @@ data:
   workers: 0
   sources: [{{folder: {drive.name}}}]
   fusion: {{free_samples: 20000, views: 3}}
-  views: {{occupancy_points: 256, encoder_views: 2}}
+  views: {{occupancy_points: 256, far_views: true}}
 {extra}"""
     )
     return path
@@ -219,20 +219,10 @@ def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, t
     answer = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr[-3000:]
     together = Checkpoint.read(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    alone = train(
-        TeacherConfiguration(
-            **{**_common(synthetic_drive, tmp_path, "alone"), "data": _two_views(synthetic_drive), "seed": 0}
-        )
-    )
+    alone = train(TeacherConfiguration(**{**_common(synthetic_drive, tmp_path, "alone"), "seed": 0}))
     name = "fusion.position_layer.weight"
     assert torch.isfinite(together.state[name]).all()
     assert not torch.allclose(together.state[name], Checkpoint.read(alone).state[name], atol=1e-5)
-
-
-def _two_views(drive: Path) -> DataSettings:
-    settings = _common(drive, drive, "")["data"]
-    assert isinstance(settings, DataSettings)
-    return dataclasses.replace(settings, views=ViewSettings(occupancy_points=256, encoder_views=2))
 
 
 def test_mixed_precision_trains(synthetic_drive: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.prepared import POINT_UNIT, PreparedFrame
+from training.data.prepared import PreparedFrame
+from training.data.voxel_evidence import POINT_UNIT
 
 _FRAMES = 12
 _FITS = 10
@@ -41,7 +42,7 @@ def _slope(frame: PreparedFrame) -> float | None:
     road = road[road[:, 1] > 0.5]
     if len(road) < _FEWEST_POINTS:
         return None
-    height = np.median(road[road[:, 1] > np.median(road[:, 1]), 1])
+    height = np.median(road[road[:, 1] >= np.median(road[:, 1]), 1])
     road = road[np.abs(road[:, 1] - height) < 0.4]
     if len(road) < _FEWEST_POINTS:
         return None

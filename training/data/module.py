@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,9 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.data.prepared import FusionSettings, PreparedFrame, load_prepared, prepare_sequence
-from training.data.stereo import stereo_pair
+from training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, prepare_sequence
 from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
+from training.data.voxel_evidence import FusionSettings
 
 
 @dataclass
@@ -26,15 +27,38 @@ class SequenceSource:
     """Where a training sequence lies.
 
     Attributes:
-        folder: A `PosedSequence` folder, a KITTI folder or a bag (two rectified cameras with CameraInfo, poses in tf
-            or odometry), relative to the data root, or to the working directory where it begins with "./".
+        folder: A `PosedSequence` folder, a KITTI folder or a bag (one camera or a rectified pair, with CameraInfo, and
+            poses in tf or odometry), relative to the data root, or to the working directory where it begins with
+            "./". With wildcards (`./towns/*`) it stands for all that match.
         poses: Name of the pose file, where a KITTI folder has several.
         share: Factor on the share of samples it gets, which grows with the square root of its length.
+        exact: Take the ground truth voxels that a rendered town holds, instead of what its stereo depth says.
     """
 
     folder: str
     poses: str | None = None
     share: float = 1.0
+    exact: bool = False
+
+
+def matching(root: Path, sources: Sequence[SequenceSource]) -> list[SequenceSource]:
+    """The sources with each wildcard replaced by the folders that match it, in the order of their names.
+
+    Raises:
+        SequenceError: Nothing matches.
+    """
+    found: list[SequenceSource] = []
+    for source in sources:
+        if not any(sign in source.folder for sign in "*?["):
+            found.append(source)
+            continue
+        base = Path() if source.folder.startswith("./") else root
+        folders = sorted(str(path.relative_to(base)) for path in base.glob(source.folder.removeprefix("./")))
+        if not folders:
+            raise SequenceError("nothing matches", where=source.folder, cure="Make or extract the sequences first")
+        prefix = "./" if source.folder.startswith("./") else ""
+        found += [dataclasses.replace(source, folder=prefix + folder) for folder in folders]
+    return found
 
 
 def load_sequence(root: Path, source: SequenceSource, role: str = "training") -> PosedSequence:
@@ -112,24 +136,30 @@ class SequencesData(lightning.LightningDataModule):
         self.seed = seed
         self.frames: list[list[PreparedFrame]] = []
         self.watched: list[list[PreparedFrame]] = []
+        self.shares: list[float] = []
         self.focal_ratios: list[float] = []
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache and reads everything into memory."""
         if self.frames:
             return
-        for source in self.settings.sources:
+        root = Path(self.settings.root)
+        for source in matching(root, self.settings.sources):
             frames, ratios = self._prepared(source, "training")
             self.frames.append(frames)
+            self.shares.append(source.share)
             self.focal_ratios += ratios
-        self.watched = [self._prepared(source, "validation")[0] for source in self.settings.validation]
+        self.watched = [self._prepared(s, "validation")[0] for s in matching(root, self.settings.validation)]
 
     def _prepared(self, source: SequenceSource, role: str) -> tuple[list[PreparedFrame], list[float]]:
         """Prepared frames of a source, and the focal lengths of its cameras per image width."""
         sequence = load_sequence(Path(self.settings.root), source, role)
-        files = prepare_sequence(sequence, Path(self.settings.cache), settings=self.settings.fusion)
+        cache = Path(self.settings.cache)
+        files = prepare_sequence(sequence, cache, settings=self.settings.fusion, exact=source.exact)
         with ThreadPoolExecutor(4) as pool:
-            frames = [frame for frame in pool.map(load_prepared, files) if frame.has_evidence]
+            every = list(pool.map(load_prepared, files))
+        ahead = cameras_ahead(sequence)
+        frames = [frame for frame in every if frame.has_evidence or len(ahead) == 1]
         if not frames:
             raise SequenceError(
                 "no frame has occupied and free voxels",
@@ -138,14 +168,12 @@ class SequencesData(lightning.LightningDataModule):
             )
         if len(frames) < len(files):
             print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without evidence left out")
-        left, right, _ = stereo_pair(sequence)
-        return frames, [sequence.cameras[name].fx / sequence.cameras[name].width for name in (left, right)]
+        return frames, [sequence.cameras[name].fx / sequence.cameras[name].width for name in ahead]
 
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training, of all processes together."""
         length = self.steps * self.settings.batch_size * self._processes
-        shares = [source.share for source in self.settings.sources]
-        return ViewSamples(self.frames, self.settings.views, seed=self.seed, length=length, shares=shares)
+        return ViewSamples(self.frames, self.settings.views, seed=self.seed, length=length, shares=self.shares)
 
     @property
     def _processes(self) -> int:

@@ -23,7 +23,8 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.augmentation import canonical_depth, canonical_image, jittered
 from training.data.ground_plane import ground_roll
-from training.data.prepared import CANONICAL_CAMERA, POINT_UNIT, PreparedFrame
+from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from training.data.voxel_evidence import POINT_UNIT
 
 NEAR_DEPTH = 4.0
 """Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""
@@ -130,10 +131,17 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return sample
 
     def _names(self, draw: _Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
-        """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views."""
+        """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views.
+
+        Without another camera, the next frame but one on either side stands in for it.
+        """
         frames, side = draw.frames, draw.side
         near = (draw.index, _neighbour(frames, draw.index, generator))
-        names = [(index, name) for name in (side, _OTHER[side]) for index in near]
+        if _OTHER[side] in frames[draw.index].images:
+            names = [(index, name) for name in (side, _OTHER[side]) for index in near]
+        else:
+            second = _neighbour(frames, near[1], generator)
+            names = [(index, side) for index in (*near, second, _neighbour(frames, second, generator))]
         if self.settings.far_views:
             further = _further(frames, draw.index, float(generator.uniform(*self.settings.far_metres)))
             far = (further, _neighbour(frames, further, generator))
@@ -178,7 +186,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         total = np.zeros((CANONICAL_CAMERA.height // 2, CANONICAL_CAMERA.width // 2), np.float32)
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):
-            for frame in frames:
+            for frame in (frame for frame in frames if "left" in frame.depths):
                 hint = canonical_depth(frame.depths["left"], frame.cameras["left"])
                 blocks = (
                     hint.reshape(total.shape[0], 2, total.shape[1], 2).transpose(0, 2, 1, 3).reshape(*total.shape, 4)
@@ -198,7 +206,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     def _labelled(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame, side = draw.frames[draw.index], draw.side
         image = canonical_image(frame.images[side], frame.cameras[side], draw.turn)
-        hint = canonical_depth(frame.depths[side], frame.cameras[side], draw.turn)
+        hint = _depth_hint(frame, side, draw.turn)
         if self.settings.colour_jitter:
             image = jittered(image, generator)
         if draw.mirror:
@@ -213,7 +221,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         number = int(generator.choice(len(self.sequences), p=self.share))
         frames = self.sequences[number]
         index = int(generator.integers(len(frames)))
-        side = "left" if generator.random() < 0.5 else "right"
+        side = "left" if generator.random() < 0.5 or "right" not in frames[index].images else "right"
         mirror = bool((generator.random() < 0.5) and self.settings.mirror)  # drawn always: the rest stays the same
         turn = self._rotation(generator)
         if mirror:  # mirrored, the ground would tilt to the other side
@@ -227,9 +235,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def _occupancy(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
-        hit = np.flatnonzero(frame.target > 0)
-        free = np.flatnonzero(frame.target == 0)
         count = self.settings.occupancy_points
+        if not frame.has_evidence:  # one camera: nothing is known, and the weights say so
+            ahead = torch.tensor([0.0, 0.0, NEAR_DEPTH]).expand(count, 3)
+            return {"points": ahead, "target": torch.zeros(count), "weight": torch.zeros(count)}
+        hit, free = (np.flatnonzero(mask) for mask in (frame.target > 0, frame.target == 0))
         hits = round(count * self.settings.hit_fraction)
         depth = np.maximum(frame.points[:, 2] * POINT_UNIT, NEAR_DEPTH)
         share = [_choose(group, 1.0 / depth[group], n, generator) for group, n in ((hit, hits), (free, count - hits))]
@@ -273,13 +283,7 @@ class _Views:
     @property
     def hints(self) -> list[NDArray[np.float32]]:
         """Stereo z-depth [H, W] each, metres; 0 where unknown, as everywhere in a camera without a partner."""
-        frames, size = self.draw.frames, (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
-        return [
-            self._flipped(canonical_depth(frames[i].depths[n], frames[i].cameras[n]))
-            if n in frames[i].depths
-            else np.zeros(size, np.float32)
-            for i, n in self.names
-        ]
+        return [self._flipped(_depth_hint(self.draw.frames[i], n)) for i, n in self.names]
 
     @property
     def poses(self) -> list[NDArray[np.float64]]:
@@ -322,6 +326,13 @@ class StepSampler(Sampler[int]):
     def __len__(self) -> int:
         # The whole length, also after a resumption: the trainer counts the batches of the epoch from its beginning.
         return self.length // self.processes
+
+
+def _depth_hint(frame: PreparedFrame, name: str, turn: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    """Stereo z-depth [H, W] of a camera in the (turned) canonical one, metres; 0 where unknown."""
+    if name not in frame.depths:
+        return np.zeros((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), np.float32)
+    return canonical_depth(frame.depths[name], frame.cameras[name], turn)
 
 
 def _roles(views: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -194,7 +194,7 @@ class MultiViewObservation:
         local = self._local(points)  # [B, V, N, 3]
         coordinates = field.spec.coordinates(local, field.camera)
         sampled = sample_map(self.maps, coordinates.flatten(0, 1))  # [B·V, hidden, N]
-        features = sampled.transpose(1, 2).unflatten(0, coordinates.shape[:2])
+        features = sampled.transpose(1, 2).reshape(*coordinates.shape[:3], -1)
         seen = _inside(field, local)
         out: Tensor = field.fusion(features, field.spec.encode(coordinates), seen, self.generator)
         return out
