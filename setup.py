@@ -36,9 +36,13 @@ EXTRAS = {
         "lightning",
         "onnx",
         "onnxscript",
+        "pycolmap>=4.0",  # its rigs, and the image pairs of their own choosing
+        "ray",
         "scipy",
         "tensorboard",
         "torch==2.13.0",
+        "tqdm",
+        "transformers",  # ResNet-50, the trunk of the full-size configurations
     ],
     # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).
     "gpu": ["pycuda", "tensorrt>=10.3"],
@@ -66,6 +70,7 @@ COMMANDS = {
     "replay": "scene_completion_ros.commands.replay",
     "evaluate": "training.commands.evaluate",
     "export": "training.commands.export",
+    "extract": "training.commands.extract",
     "street-world": "training.commands.street_world",
     "train": "training.commands.train",
 }

@@ -21,6 +21,7 @@ _OWN_COMMANDS = {
     "replay": "scene_completion_ros.commands.replay",
     "evaluate": "training.commands.evaluate",
     "export": "training.commands.export",
+    "extract": "training.commands.extract",
     "street-world": "training.commands.street_world",
     "train": "training.commands.train",
 }

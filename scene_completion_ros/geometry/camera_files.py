@@ -23,6 +23,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
+_MEI_INTRINSICS = ("gamma1", "gamma2", "u0", "v0")
 
 
 def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str = "CameraInfo") -> Camera:
@@ -123,6 +125,33 @@ def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
     return matrices
 
 
+def read_kitti360_fisheye(path: str | Path) -> Camera:
+    """Read the calibration of a KITTI-360 fisheye (`image_02.yaml`), as camodocal writes it.
+
+    Returns:
+        Camera of model "mei".
+
+    Raises:
+        CameraError: The file cannot be read, is of another model or lacks a number; names it.
+    """
+    path = Path(path)
+    # OpenCV's storage begins with "%YAML:1.0", which is no directive of YAML.
+    text = "\n".join(line for line in _text(path).splitlines() if not line.startswith("%YAML"))
+    document = _yaml_mapping(text, path, _CAMODOCAL)
+    if document.get("model_type") != "MEI":
+        raise CameraError(
+            f"model_type is {document.get('model_type')!r} instead of MEI", where=str(path), cure=_CAMODOCAL
+        )
+    fx, fy, cx, cy = (_nested_number(document, "projection_parameters", key, path) for key in _MEI_INTRINSICS)
+    xi = _nested_number(document, "mirror_parameters", "xi", path)
+    lens = [_nested_number(document, "distortion_parameters", key, path) for key in ("k1", "k2", "p1", "p2")]
+    width, height = (_yaml_size(document, key, path) for key in ("image_width", "image_height"))
+    try:
+        return Camera(fx, fy, cx, cy, width, height, "mei", (xi, *lens))
+    except CameraError as error:
+        raise CameraError(error.what, where=f"{path}, {error.where}", cure=error.cure) from None
+
+
 def camera_from_projection(projection: NDArray[np.float64], width: int, height: int) -> tuple[Camera, RigidTransform]:
     """Split a projection matrix of rectified images into camera and position.
 
@@ -193,13 +222,8 @@ def _text(path: Path) -> str:
 
 
 def _read_yaml(path: Path) -> Camera:
-    try:
-        document = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        raise CameraError(f"is no valid YAML: {error}", where=str(path)) from error
     cure = "Give the YAML that camera_calibration writes"
-    if not isinstance(document, Mapping):
-        raise CameraError("is no YAML mapping", where=str(path), cure=cure)
+    document = _yaml_mapping(_text(path), path, cure)
     for key in ("image_width", "image_height", "camera_matrix", "distortion_model", "distortion_coefficients"):
         if key not in document:
             raise CameraError(f"key {key} is missing", where=str(path), cure=cure)
@@ -216,6 +240,25 @@ def _read_yaml(path: Path) -> Camera:
         names={**names, "size": "image_width, image_height"},
     )
     return checked_camera(calibration, rectified=False)
+
+
+def _yaml_mapping(text: str, path: Path, cure: str) -> Mapping[str, Any]:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CameraError(f"is no valid YAML: {error}", where=str(path), cure=cure) from error
+    if not isinstance(document, Mapping):
+        raise CameraError("is no YAML mapping", where=str(path), cure=cure)
+    return document
+
+
+def _nested_number(document: Mapping[str, Any], section: str, key: str, path: Path) -> float:
+    entry = document.get(section)
+    value = entry.get(key) if isinstance(entry, Mapping) else None
+    try:
+        return float(str(value))  # "2.2134047507854890e+00" without a sign in the exponent is text to YAML 1.1
+    except ValueError:
+        raise CameraError(f"is {value!r}, no number", where=f"{path}, {section}.{key}", cure=_CAMODOCAL) from None
 
 
 def _yaml_size(document: Mapping[str, Any], key: str, path: Path) -> int:

@@ -19,7 +19,9 @@ from scene_completion_ros.geometry.arrays import Array, floating
 from scene_completion_ros.geometry.distortion import (
     COEFFICIENT_COUNTS,
     DistortionModel,
+    axial_magnification,
     distort,
+    mei_angle,
     undistort,
     undistorted_angle,
 )
@@ -40,8 +42,9 @@ class Camera:
         cy: Principal point y, pixels; 0 is the centre of the topmost pixel.
         width: Image width, pixels.
         height: Image height, pixels.
-        distortion_model: "none", "plumb_bob", "rational_polynomial" or "equidistant".
-        distortion: Coefficients in the order of ROS; plumb_bob may leave out k3, which then is 0.
+        distortion_model: "none", "plumb_bob", "rational_polynomial", "equidistant" or "mei" (fx and fy are its gammas).
+        distortion: Coefficients in the order of ROS, for mei xi k1 k2 p1 p2; plumb_bob may leave out k3, which then is
+            0.
 
     Raises:
         CameraError: Zero or non-finite intrinsics, an empty image, an unknown model, a wrong number of coefficients.
@@ -107,6 +110,12 @@ class Camera:
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
     @property
+    def axial_focal_lengths(self) -> tuple[float, float]:
+        """Pixels per unit of x/z and y/z on the optical axis: what resolutions are compared by."""
+        magnification = axial_magnification(self.distortion_model, self.distortion)
+        return self.fx * magnification, self.fy * magnification
+
+    @property
     def horizontal_fov(self) -> float:
         """Angle in radians between the left and the right image edge at the height of the principal point."""
         return self._edge_angle(self.width - 0.5) - self._edge_angle(-0.5)
@@ -116,6 +125,8 @@ class Camera:
         x = (u - self.cx) / self.fx
         if self.distortion_model == "equidistant":
             return math.copysign(float(undistorted_angle(self.distortion, np.array(abs(x)))[0]), x)
+        if self.distortion_model == "mei":
+            return math.copysign(float(mei_angle(self.distortion, np.array([x, 0.0]))[0]), x)
         ideal, _ = undistort(self.distortion_model, self.distortion, np.array([x, 0.0]))
         return math.atan(float(ideal[0]))
 

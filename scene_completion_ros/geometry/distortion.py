@@ -17,15 +17,17 @@ from numpy.polynomial import Polynomial
 
 from scene_completion_ros.geometry.arrays import Array, Namespace, floating
 
-DistortionModel = Literal["none", "plumb_bob", "rational_polynomial", "equidistant"]
+DistortionModel = Literal["none", "plumb_bob", "rational_polynomial", "equidistant", "mei"]
 
 COEFFICIENT_COUNTS: dict[DistortionModel, int] = {
     "none": 0,
     "plumb_bob": 5,
     "rational_polynomial": 8,
     "equidistant": 4,
+    "mei": 5,
 }
-"""plumb_bob: k1 k2 p1 p2 k3; rational_polynomial: the same and k4 k5 k6; equidistant: k1 … k4 (Kannala-Brandt)."""
+"""plumb_bob: k1 k2 p1 p2 k3; rational_polynomial: the same and k4 k5 k6; equidistant: k1 … k4 (Kannala-Brandt);
+mei: xi k1 k2 p1 p2 (unified omnidirectional model, Mei and Rives 2007; the focal lengths are its gammas)."""
 
 _LARGEST_RADIUS = 1e3  # 89.94° off axis; no lens is described by x/z further out
 _LARGEST_ANGLE = math.atan(_LARGEST_RADIUS)
@@ -51,6 +53,8 @@ def distort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) 
         return xy, xp.isfinite(xy[..., 0]) & xp.isfinite(xy[..., 1])
     if model == "equidistant":
         return _distort_equidistant(xp, coefficients, xy)
+    if model == "mei":
+        return _distort_mei(xp, coefficients, xy)
     limit = valid_radius(model, coefficients)
     radius = _radius(xp, xy)
     inside = radius <= limit
@@ -79,6 +83,8 @@ def undistort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array
         ratio = xp.tan(xp.clip(angle, None, _LARGEST_ANGLE)) / _nonzero(xp, radius)
         ratio = xp.where(radius > 0.0, ratio, xp.ones_like(ratio))
         return xy * ratio[..., None], valid & (angle <= _LARGEST_ANGLE)
+    if model == "mei":
+        return _undistort_mei(xp, coefficients, xy)
     return _undistort_brown_conrady(xp, model, coefficients, xy, radius)
 
 
@@ -97,6 +103,26 @@ def undistorted_angle(coefficients: tuple[float, ...], radius: Array) -> tuple[A
     return _invert_increasing(xp, polynomial, radius, _valid_angle(coefficients))
 
 
+def mei_angle(coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array]:
+    """Return the angle off the optical axis (radians) seen at distorted coordinates, for the MEI model.
+
+    Args:
+        coefficients: xi, k1, k2, p1, p2.
+        distorted: Distorted coordinates [..., 2].
+
+    Returns:
+        Angle [...], also above 90°, and whether the model has a ray there [...] (bool).
+    """
+    xp, distorted = floating(distorted)
+    mirror, stretch, valid = _lift_to_sphere(xp, coefficients, distorted)
+    return xp.atan2(stretch * _radius(xp, mirror), stretch - coefficients[0]), valid
+
+
+def axial_magnification(model: DistortionModel, coefficients: tuple[float, ...]) -> float:
+    """Return how much the lens magnifies on the optical axis: 1, but 1 / (1 + xi) behind the sphere of MEI."""
+    return 1.0 / (1.0 + coefficients[0]) if model == "mei" else 1.0
+
+
 @lru_cache(maxsize=64)
 def valid_radius(model: DistortionModel, coefficients: tuple[float, ...]) -> float:
     """Return the ideal radius √(x² + y²)/z up to which the distorted radius grows."""
@@ -104,6 +130,8 @@ def valid_radius(model: DistortionModel, coefficients: tuple[float, ...]) -> flo
         return math.inf
     if model == "equidistant":
         return math.tan(min(_valid_angle(coefficients), _LARGEST_ANGLE))
+    if model == "mei":
+        return _valid_radius_mei(coefficients)
     k1, k2, _, _, k3, k4, k5, k6 = _padded(coefficients)
     numerator, denominator = Polynomial([1.0, k1, k2, k3]), Polynomial([1.0, k4, k5, k6])  # in s = r²
     twice_s = Polynomial([0.0, 2.0])
@@ -151,6 +179,50 @@ def _distort_equidistant(xp: Namespace, coefficients: tuple[float, ...], xy: Arr
     distorted = _evaluate(_equidistant_polynomial(coefficients), xp.clip(angle, None, limit))
     ratio = xp.where(radius > 0.0, distorted / _nonzero(xp, radius), xp.ones_like(radius))
     return xy * ratio[..., None], inside
+
+
+def _mei_lens(coefficients: tuple[float, ...]) -> tuple[float, ...]:
+    """The lens behind the sphere: plumb_bob without k3."""
+    return (*coefficients[1:], 0.0)
+
+
+@lru_cache(maxsize=64)
+def _valid_radius_mei(coefficients: tuple[float, ...]) -> float:
+    """Ideal radius up to which neither the sphere nor the lens behind it folds."""
+    xi, limit = coefficients[0], valid_radius("plumb_bob", _mei_lens(coefficients))
+    radius = np.geomspace(1e-3, _LARGEST_RADIUS, 4096)
+    mirror = radius / (1.0 + xi * np.sqrt(1.0 + radius**2))
+    folds = np.flatnonzero((mirror > limit) | (np.diff(mirror, append=math.inf) <= 0.0))
+    return float(radius[folds[0]]) if len(folds) else _LARGEST_RADIUS
+
+
+def _distort_mei(xp: Namespace, coefficients: tuple[float, ...], xy: Array) -> tuple[Array, Array]:
+    """Project on the unit sphere, from xi behind its centre on a plane, and through a lens (Mei and Rives 2007)."""
+    limit = _valid_radius_mei(coefficients)
+    radius = _radius(xp, xy)
+    inside = radius <= limit
+    xy = xy * (limit / xp.where(inside, xp.ones_like(radius) * limit, radius))[..., None]
+    norm = xp.sqrt(1.0 + xy[..., 0] ** 2 + xy[..., 1] ** 2)
+    mirror = xy / (1.0 + coefficients[0] * norm)[..., None]
+    return _brown_conrady(xp, _padded(_mei_lens(coefficients)), mirror)[0], inside
+
+
+def _lift_to_sphere(xp: Namespace, coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array, Array]:
+    """Return coordinates before the lens, the factor that lifts (x, y, 1) on the sphere about (0, 0, xi), validity."""
+    xi, lens = coefficients[0], _mei_lens(coefficients)
+    mirror, valid = _undistort_brown_conrady(xp, "plumb_bob", lens, distorted, _radius(xp, distorted))
+    squared = mirror[..., 0] ** 2 + mirror[..., 1] ** 2
+    root = 1.0 + (1.0 - xi * xi) * squared
+    stretch = (xi + xp.sqrt(xp.clip(root, 0.0, None))) / (squared + 1.0)
+    return mirror, stretch, valid & (root >= 0.0)
+
+
+def _undistort_mei(xp: Namespace, coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array]:
+    mirror, stretch, valid = _lift_to_sphere(xp, coefficients, distorted)
+    depth = stretch - coefficients[0]  # of the point on the unit sphere
+    forward = depth > math.cos(_LARGEST_ANGLE)
+    ideal = mirror * (stretch / xp.where(forward, depth, xp.ones_like(depth)))[..., None]
+    return ideal, valid & forward
 
 
 def _evaluate(polynomial: Polynomial, at: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -87,9 +88,58 @@ class Resampler:
             )
 
 
+def virtual_pinhole(
+    image: NDArray[Any],
+    fisheye_camera: Camera,
+    target_camera: Camera,
+    fisheye_from_target_rotation: NDArray[np.floating[Any]],
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Look through a fisheye with a virtual pinhole camera at the same place, turned against it.
+
+    The literature of density fields sees KITTI-360's side cameras this way: with the front camera's intrinsics and
+    `view_rotation(pitch=-15°)`.
+
+    Args:
+        image: [H, W] or [H, W, C] of the fisheye; uint8, uint16 or float32.
+        fisheye_camera: The fisheye ("equidistant" or "mei"; any other model works too).
+        target_camera: The virtual camera, without distortion.
+        fisheye_from_target_rotation: Rotation [3, 3] from the virtual into the fisheye's optical frame.
+
+    Returns:
+        The image [H_t, W_t] or [H_t, W_t, C], and where the fisheye covers it, bool [H_t, W_t].
+
+    Raises:
+        ImageError: The image has another size than the fisheye was calibrated for, or another dtype.
+    """
+    rotation = np.asarray(fisheye_from_target_rotation, dtype=np.float64)
+    resampler = _virtual_view(fisheye_camera, target_camera, tuple(rotation.reshape(-1).tolist()))
+    return resampler(image), resampler.validity
+
+
+def view_rotation(yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float64]:
+    """Rotation [3, 3] from a turned view into the camera: pitched first, then turned about the camera's own y axis.
+
+    Args:
+        yaw: Angle about y (down) in radians; positive turns the view to the right.
+        pitch: Angle about x (right) in radians; negative turns the view down.
+    """
+    cos_yaw, sin_yaw, cos_pitch, sin_pitch = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
+    about_y = np.array([[cos_yaw, 0.0, sin_yaw], [0.0, 1.0, 0.0], [-sin_yaw, 0.0, cos_yaw]])
+    about_x = np.array([[1.0, 0.0, 0.0], [0.0, cos_pitch, -sin_pitch], [0.0, sin_pitch, cos_pitch]])
+    return np.asarray(about_y @ about_x, dtype=np.float64)
+
+
+@lru_cache(maxsize=8)
+def _virtual_view(fisheye: Camera, target: Camera, rotation: tuple[float, ...]) -> Resampler:
+    """The maps of a view are the same for every image of a video."""
+    return Resampler(fisheye, target, source_from_target_rotation=np.reshape(rotation, (3, 3)))
+
+
 def _reduced(source: Camera, target: Camera) -> Camera:
     """Return the source camera scaled down, an axis at a time, to the resolution that the target can show."""
     sizes = []
-    for size, ratio in ((source.width, target.fx / source.fx), (source.height, target.fy / source.fy)):
+    focal_lengths = zip(target.axial_focal_lengths, source.axial_focal_lengths, strict=True)
+    ratio_x, ratio_y = (wanted / given for wanted, given in focal_lengths)
+    for size, ratio in ((source.width, ratio_x), (source.height, ratio_y)):
         sizes.append(max(1, round(size * ratio)) if ratio < _SHRINK_FROM else size)
     return source.resized(*sizes)

@@ -1,1 +1,1 @@
-"""Posed image sequences: the folder format and its sources (rosbags, KITTI)."""
+"""Posed image sequences: the folder format and its sources (rosbags, KITTI, KITTI-360)."""

@@ -1,4 +1,4 @@
-"""Posed sequences from KITTI folders (odometry layout, raw drives, loose images) with LiDAR, labels and voxels.
+"""Posed sequences in the layout of KITTI odometry and SemanticKITTI, official or repacked, with what lies beside them.
 
 The rig frame is the rectified camera 0 (x right, y down, z forward), the frame KITTI's poses are given in. Cameras 1..3
 are shifted against it by the fourth column of their projection matrix, see `camera_from_projection`.
@@ -9,6 +9,7 @@ Assets of the frames, where the folder holds them:
   uint16 [N]; "lidar_reflectance": float32 [N] in 0..1
 * "lidar_depth_image_2": float32 [H, W], metres in image_2, 0 where no point fell
 * "voxels_bin", "voxels_invalid", "voxels_occluded": bool [256, 256, 32], SemanticKITTI's official single-scan grids
+* "voxels_label": uint16 [256, 256, 32], SemanticKITTI's raw ids (0 free)
 * "ssc_label": uint8 [256, 256, 32] learning ids (0 free, 255 unknown); "ssc_invalid", "ssc_occupancy": bool
 
 Voxel grids lie in the velodyne frame: index = floor((p_velodyne - [0, -25.6, -2.2]) / 0.2).
@@ -30,8 +31,19 @@ from scene_completion_ros.geometry.camera_files import camera_from_projection, r
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, read_image_file
+from scene_completion_ros.sequences.velodyne import (
+    VOXEL_SHAPE as VOXEL_SHAPE,
+)
+from scene_completion_ros.sequences.velodyne import (
+    load_instance_ids,
+    load_scan,
+    load_scan_reflectance,
+    load_semantic_ids,
+    load_voxel_ids,
+    load_voxel_mask,
+    unpack_voxels,
+)
 
-VOXEL_SHAPE = (256, 256, 32)
 ODOMETRY_LIDAR_UNIT = 0.004  # metres per step of the packed scans of the odometry windows
 RAW_LIDAR_UNIT = 0.02  # metres per step of the packed scans of the raw drives
 FRAME_PERIOD_NS = 100_000_000  # KITTI records at 10 Hz
@@ -48,10 +60,15 @@ def kitti_odometry(
 ) -> PosedSequence:
     """Read a sequence in the layout of KITTI odometry or of a repacked raw drive.
 
+    The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in
+    `poses/XX.txt` (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two
+    are different trajectories: name the file where both exist and it matters.
+
     Args:
-        folder: Holds `calib.txt`, `times.txt`, a pose file and `image_0` … `image_3` (any of them).
+        folder: Holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them).
         cameras: Names of the image folders to use; all that exist by default.
-        poses: Name of the pose file; `poses.txt`, else `poses_gt.txt` by default. Line i belongs to frame i.
+        poses: Name of the pose file; by default `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes
+            first. Line i belongs to frame i.
         name: Name of the sequence; the last two folder names by default.
 
     Raises:
@@ -63,7 +80,7 @@ def kitti_odometry(
         raise SequenceError("no image folder found", where=str(root), cure=f"Expected one of {list(PROJECTIONS)}")
     if unknown := [c for c in chosen if c not in PROJECTIONS]:
         raise SequenceError(f"unknown cameras {unknown}", where=str(root), cure=f"Choose from {list(PROJECTIONS)}")
-    images = {camera: _numbered_images(root / camera) for camera in chosen}
+    images = {camera: numbered_images(root / camera) for camera in chosen}
     numbers = sorted(set.intersection(*(set(found) for found in images.values())))
     if not numbers:
         raise SequenceError(f"no frame has an image of all of {chosen}", where=str(root), cure="Name other cameras")
@@ -116,7 +133,7 @@ def kitti_loose_images(folder: Path | str, *, camera: str = "image_2") -> PosedS
         SequenceError: The numbers of images and poses differ, or a file is malformed.
     """
     root = Path(folder)
-    images = _numbered_images(root)
+    images = numbered_images(root)
     world_from_cam0 = read_kitti_poses(root / "poses.txt")
     if not images or len(images) != len(world_from_cam0):
         raise SequenceError(
@@ -147,7 +164,7 @@ def read_kitti_poses(path: Path) -> list[RigidTransform]:
         SequenceError: The file is missing or a line is not a finite rigid transform: names the line.
     """
     poses = []
-    for line_number, line in enumerate(_lines(path, "pose file"), start=1):
+    for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
         where = f"{path}, line {line_number}"
         try:
             values = np.array([float(word) for word in line.split()])
@@ -169,7 +186,7 @@ def read_kitti_poses(path: Path) -> list[RigidTransform]:
 def read_kitti_times(path: Path) -> list[int]:
     """Read a KITTI `times.txt` (seconds, one a line) as nanoseconds."""
     times = []
-    for line_number, line in enumerate(_lines(path, "time file"), start=1):
+    for line_number, line in enumerate(text_lines(path, "time file"), start=1):
         try:
             seconds = float(line)
             times.append(round(seconds * 1e9))
@@ -214,13 +231,13 @@ def load_semantic_kitti_voxels(path: Path | str) -> dict[str, NDArray[np.bool_]]
         "bin", "invalid", "occluded": bool [256, 256, 32], in the velodyne frame with the origin (0, -25.6, -2.2) m.
     """
     with _open_npz(Path(path)) as data:
-        return {key: _unpacked(data[key], f"{path}, {key}") for key in ("bin", "invalid", "occluded")}
+        return {key: unpack_voxels(data[key], f"{path}, {key}") for key in ("bin", "invalid", "occluded")}
 
 
 def load_packed_voxels(path: Path, key: str) -> NDArray[np.bool_]:
     """Load one bit-packed voxel grid: bool [256, 256, 32]."""
     with _open_npz(path) as data:
-        return _unpacked(data[key], f"{path}, {key}")
+        return unpack_voxels(data[key], f"{path}, {key}")
 
 
 def load_voxel_labels(path: Path) -> NDArray[np.uint8]:
@@ -256,7 +273,7 @@ def _rig(
 
 def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
     """Loaders of what the folder holds beside the images of one frame."""
-    assets: dict[str, ArrayLoader] = {}
+    assets = _official_assets(root, number, rig_from_velodyne)
     scan = root / "velodyne_npz" / f"{number:06d}.npz"
     if scan.is_file() and rig_from_velodyne is not None:
         assets["lidar"] = partial(load_packed_scan, scan, rig_from_velodyne)
@@ -281,22 +298,54 @@ def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -
     return assets
 
 
+def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
+    """Loaders of the scan, its labels and the voxel grids in the files of KITTI odometry and SemanticKITTI."""
+    assets: dict[str, ArrayLoader] = {}
+    scan = root / "velodyne" / f"{number:06d}.bin"
+    if scan.is_file() and rig_from_velodyne is not None:
+        assets["lidar"] = partial(load_scan, scan, rig_from_velodyne)
+        assets["lidar_reflectance"] = partial(load_scan_reflectance, scan)
+    labels = root / "labels" / f"{number:06d}.label"
+    if labels.is_file():
+        assets["lidar_semantic"] = partial(load_semantic_ids, labels)
+        assets["lidar_instance"] = partial(load_instance_ids, labels)
+    for key in ("bin", "invalid", "occluded"):
+        mask = root / "voxels" / f"{number:06d}.{key}"
+        if mask.is_file():
+            assets[f"voxels_{key}"] = partial(load_voxel_mask, mask)
+    ids = root / "voxels" / f"{number:06d}.label"
+    if ids.is_file():
+        assets["voxels_label"] = partial(load_voxel_ids, ids)
+    return assets
+
+
 def _default_pose_file(root: Path) -> Path:
-    for candidate in ("poses.txt", "poses_gt.txt"):
-        if (root / candidate).is_file():
-            return root / candidate
-    raise SequenceError("no poses.txt or poses_gt.txt", where=str(root), cure="Name the pose file")
+    resolved = root.resolve()
+    official = resolved.parent.parent / "poses" / f"{resolved.name}.txt"
+    for candidate in (root / "poses.txt", root / "poses_gt.txt", official):
+        if candidate.is_file():
+            return candidate
+    raise SequenceError(
+        "no poses.txt or poses_gt.txt",
+        where=str(root),
+        cure=f"Name the pose file, or unpack KITTI's poses to {official}",
+    )
 
 
-def _numbered_images(folder: Path) -> dict[int, Path]:
-    """Number -> image file, sorted."""
+def numbered_images(folder: Path) -> dict[int, Path]:
+    """Number -> image file of a folder of numbered images, sorted.
+
+    Raises:
+        SequenceError: There is no such folder.
+    """
     if not folder.is_dir():
         raise SequenceError("image folder is missing", where=str(folder), cure="Name the cameras that the folder has")
     found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit())
     return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
 
 
-def _lines(path: Path, kind: str) -> list[str]:
+def text_lines(path: Path, kind: str) -> list[str]:
+    """Lines of a text file that are not blank; `kind` says in the error what is missing."""
     if not path.is_file():
         raise SequenceError(f"{kind} is missing", where=str(path), cure="Restore the file or name another one")
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -310,10 +359,3 @@ def _open_npz(path: Path) -> np.lib.npyio.NpzFile:
     if not isinstance(opened, np.lib.npyio.NpzFile):
         raise SequenceError("not an .npz archive", where=str(path), cure="Restore the file")
     return opened
-
-
-def _unpacked(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:
-    expected = int(np.prod(VOXEL_SHAPE)) // 8
-    if bits.size != expected:
-        raise SequenceError(f"{bits.size} bytes instead of {expected}", where=where, cure="Restore the file")
-    return np.unpackbits(bits).reshape(VOXEL_SHAPE).astype(bool)

@@ -62,6 +62,11 @@ def read_image_file(path: Path) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
+def read_source(source: ImageSource) -> NDArray[np.uint8]:
+    """Read an image from wherever it is: uint8 RGB [H, W, 3]."""
+    return read_image_file(source) if isinstance(source, Path) else source()
+
+
 @dataclass(eq=False)
 class PosedSequence:
     """Images of named cameras with poses, from any recording.
@@ -130,7 +135,7 @@ class PosedSequence:
         if camera not in frame.images:
             raise SequenceError("frame holds no such image", where=where, cure=f"It has {sorted(frame.images)}")
         source = frame.images[camera]
-        pixels = read_image_file(source) if isinstance(source, Path) else source()
+        pixels = read_source(source)
         expected = self.cameras[camera]
         if pixels.shape != (expected.height, expected.width, 3):
             raise ImageError(

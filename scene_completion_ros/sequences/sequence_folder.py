@@ -40,6 +40,7 @@ def save_sequence(sequence: PosedSequence, folder: Path, *, assets: Sequence[str
     folder.mkdir(parents=True, exist_ok=True)
     folder_of = _folder_names([*sequence.cameras, *(name for frame in sequence.frames for name in frame.assets)])
     entries = []
+    written: dict[int, str] = {}  # a mask of a whole drive is one loader in all its frames, and becomes one file
     for number, frame in enumerate(sequence.frames):
         images = {}
         for camera, source in frame.images.items():
@@ -48,10 +49,13 @@ def save_sequence(sequence: PosedSequence, folder: Path, *, assets: Sequence[str
             _write(folder / images[camera], content)
         arrays = {}
         for name, loader in frame.assets.items():
-            if assets is None or name in assets:
-                arrays[name] = f"assets/{folder_of[name]}/{number:06d}.npz"
-                (folder / arrays[name]).parent.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(folder / arrays[name], data=loader())
+            if assets is not None and name not in assets:
+                continue
+            if id(loader) not in written:
+                written[id(loader)] = f"assets/{folder_of[name]}/{number:06d}.npz"
+                (folder / written[id(loader)]).parent.mkdir(parents=True, exist_ok=True)
+                np.savez_compressed(folder / written[id(loader)], data=loader())
+            arrays[name] = written[id(loader)]
         entries.append(
             {
                 "stamp_ns": frame.stamp_ns,

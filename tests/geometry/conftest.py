@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from scene_completion_ros.geometry import Camera
 
@@ -32,7 +33,42 @@ RATIONAL = Camera(  # the size and shape of a time-of-flight camera's colour len
 EQUIDISTANT = Camera(  # a tracking camera's fisheye, 160° wide
     284.98, 286.1, 421.7, 398.3, 848, 800, "equidistant", (-0.00802, 0.04404, -0.04139, 0.00783)
 )
-CAMERAS = {"none": PINHOLE, "plumb_bob": PLUMB_BOB, "rational_polynomial": RATIONAL, "equidistant": EQUIDISTANT}
+MEI = Camera(  # the size and shape of KITTI-360's side cameras, 180° wide
+    1336.3, 1335.8, 716.9, 705.8, 1400, 1400, "mei", (2.2134, 0.016798, 1.6548, 0.00042224, 0.00042462)
+)
+CAMERAS = {
+    "none": PINHOLE,
+    "plumb_bob": PLUMB_BOB,
+    "rational_polynomial": RATIONAL,
+    "equidistant": EQUIDISTANT,
+    "mei": MEI,
+}
+
+
+def mei_pixel(camera: Camera, points: np.ndarray) -> np.ndarray:
+    """Mei and Rives 2007 as KITTI-360's development kit writes it, with the tangential terms added: [..., 3] to 2."""
+    xi, k1, k2, p1, p2 = camera.distortion
+    x, y, z = np.moveaxis(points / np.linalg.norm(points, axis=-1, keepdims=True), -1, 0)
+    x, y = x / (z + xi), y / (z + xi)
+    r2 = x * x + y * y
+    radial = 1.0 + k1 * r2 + k2 * r2 * r2
+    u = x * radial + 2.0 * p1 * x * y + p2 * (r2 + 2.0 * x * x)
+    v = y * radial + p1 * (r2 + 2.0 * y * y) + 2.0 * p2 * x * y
+    return np.stack([camera.fx * u + camera.cx, camera.fy * v + camera.cy], axis=-1)
+
+
+def mei_ideal(camera: Camera, pixel: np.ndarray) -> np.ndarray:
+    """Invert `mei_pixel` by a general solver, in angles so that 90° is far from singular."""
+
+    def misfit(angles: np.ndarray) -> np.ndarray:
+        off_axis = float(np.hypot(*angles))
+        direction = angles / max(off_axis, 1e-12)
+        return mei_pixel(camera, np.array([*(np.sin(off_axis) * direction), np.cos(off_axis)])) - pixel
+
+    start = (pixel - [camera.cx, camera.cy]) / camera.fx * (1.0 + camera.distortion[0])
+    angles = least_squares(misfit, start, xtol=1e-15, ftol=1e-15, gtol=1e-15).x
+    off_axis = float(np.hypot(*angles))
+    return np.tan(off_axis) * angles / max(off_axis, 1e-12)
 
 
 class OpenCV:
@@ -42,6 +78,8 @@ class OpenCV:
     def project(camera: Camera, points: np.ndarray) -> np.ndarray:
         """Project points [N, 3] with OpenCV."""
         zero, points = np.zeros(3), np.asarray(points, dtype=np.float64)
+        if camera.distortion_model == "mei":  # cv2.omnidir is not in the wheels
+            return mei_pixel(camera, points)
         if camera.distortion_model == "equidistant":
             pixels, _ = cv2.fisheye.projectPoints(
                 points[:, None], zero, zero, camera.matrix, np.array(camera.distortion)
@@ -54,6 +92,8 @@ class OpenCV:
     def undistort(camera: Camera, pixels: np.ndarray) -> np.ndarray:
         """Return normalised ideal coordinates [N, 2] of pixels [N, 2] with OpenCV, iterated to convergence."""
         criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 500, 1e-13)
+        if camera.distortion_model == "mei":
+            return np.stack([mei_ideal(camera, pixel) for pixel in np.asarray(pixels, dtype=np.float64)])
         pixels = np.asarray(pixels, dtype=np.float64)[:, None]
         if camera.distortion_model == "equidistant":
             ideal = cv2.fisheye.undistortPoints(pixels, camera.matrix, np.array(camera.distortion), criteria=criteria)

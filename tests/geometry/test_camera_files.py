@@ -18,6 +18,7 @@ from scene_completion_ros.geometry import (
     camera_from_camera_info,
     camera_from_projection,
     read_camera,
+    read_kitti360_fisheye,
     read_kitti_calibration,
 )
 
@@ -345,3 +346,51 @@ def test_real_kitti_calibration(shared_data: Path, sequence: str) -> None:
     np.testing.assert_allclose(cam0_from_velodyne.rotation @ cam0_from_velodyne.rotation.T, np.eye(3), atol=1e-14)
     ahead = cam0_from_velodyne.apply(np.array([10.0, 0.0, 0.0]))
     assert ahead[2] == pytest.approx(9.7, abs=0.3) and abs(ahead[0]) < 0.5
+
+
+KITTI360_FISHEYE = """%YAML:1.0
+---
+model_type: MEI
+camera_name: image_02
+image_width: 1400
+image_height: 1400
+mirror_parameters:
+   xi: 2.2134047507854890e+00
+distortion_parameters:
+   k1: 1.6798235660113681e-02
+   k2: 1.6548773243373522e+00
+   p1: 4.2223943394772046e-04
+   p2: 4.2462134260997584e-04
+projection_parameters:
+   gamma1: 1.3363220825849971e+03
+   gamma2: 1.3357883350012958e+03
+   u0: 7.1694323510126321e+02
+   v0: 7.0576498308221585e+02
+"""
+
+
+def test_kitti360_fisheye(tmp_path: Path) -> None:
+    (tmp_path / "image_02.yaml").write_text(KITTI360_FISHEYE)
+    camera = read_kitti360_fisheye(tmp_path / "image_02.yaml")
+    assert (camera.width, camera.height, camera.distortion_model) == (1400, 1400, "mei")
+    assert (camera.fx, camera.fy) == pytest.approx((1336.3220825849971, 1335.7883350012958))
+    assert (camera.cx, camera.cy) == pytest.approx((716.94323510126321, 705.76498308221585))
+    assert camera.distortion[0] == pytest.approx(2.213404750785489)
+    assert camera.distortion[1:] == pytest.approx((0.016798235660113681, 1.6548773243373522, 4.222394e-4, 4.246213e-4))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("MEI", "KANNALA_BRANDT", "model_type is 'KANNALA_BRANDT'"),
+        ("   xi: 2.2134047507854890e+00\n", "", "mirror_parameters.xi"),
+        ("1.3363220825849971e+03", "wide", r"projection_parameters.gamma1.*'wide'"),
+        ("1.3363220825849971e+03", "0.0", "not positive"),
+        ("image_width: 1400", "image_width: much", "image_width"),
+    ],
+)
+def test_malformed_kitti360_fisheyes_name_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
+    (tmp_path / "image_02.yaml").write_text(KITTI360_FISHEYE.replace(old, new))
+    with pytest.raises(CameraError, match=message) as caught:
+        read_kitti360_fisheye(tmp_path / "image_02.yaml")
+    assert "image_02.yaml" in str(caught.value)

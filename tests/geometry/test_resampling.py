@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.geometry import Camera, Resampler
+from scene_completion_ros.geometry import Camera, Resampler, view_rotation, virtual_pinhole
 
 
 def picture(camera: Camera) -> np.ndarray:
@@ -23,18 +23,22 @@ def pinhole_inside(camera: Camera, share: float) -> Camera:
     return Camera(camera.fx, camera.fx, (width - 1) / 2 + 5.3, (height - 1) / 2 - 3.7, width, height)
 
 
-def opencv_maps(source: Camera, target: Camera, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def opencv_maps(source: Camera, target: Camera, rotation: np.ndarray, opencv: type) -> tuple[np.ndarray, np.ndarray]:
     """Where OpenCV samples the source, with R taking source directions to target directions."""
+    if source.distortion_model == "mei":
+        rays = target.unproject(target.pixel_centres()).reshape(-1, 3) @ rotation
+        columns, rows = opencv.project(source, rays).reshape(target.height, target.width, 2).transpose(2, 0, 1)
+        return columns.astype(np.float32), rows.astype(np.float32)
     module = cv2.fisheye if source.distortion_model == "equidistant" else cv2
     size, coefficients = (target.width, target.height), np.array(source.distortion)
     return module.initUndistortRectifyMap(source.matrix, coefficients, rotation, target.matrix, size, cv2.CV_32FC1)
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["straight", "turned"])
-def test_undistortion_agrees_with_opencv(camera: Camera, turned: bool) -> None:
+def test_undistortion_agrees_with_opencv(camera: Camera, turned: bool, opencv: type) -> None:
     target = pinhole_inside(camera, 0.6)
     source_from_target = cv2.Rodrigues(np.array([0.05, -0.1, 0.08]))[0] if turned else np.eye(3)
-    columns, rows = opencv_maps(camera, target, source_from_target.T)
+    columns, rows = opencv_maps(camera, target, source_from_target.T, opencv)
     image = picture(camera)
     expected = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     resampler = Resampler(camera, target, source_from_target_rotation=source_from_target if turned else None)
@@ -127,6 +131,54 @@ def test_fisheye_covers_what_its_valid_angle_covers(cameras: dict[str, Camera]) 
     np.testing.assert_array_equal(
         resampler.validity, cameras["equidistant"].project(wide.unproject(wide.pixel_centres()))[1]
     )
+
+
+FRONT = Camera(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)  # KITTI-360's front cameras
+
+
+@pytest.mark.parametrize("model", ["equidistant", "mei"])
+def test_virtual_pinhole_of_a_fisheye_shows_each_point_where_the_turned_camera_sees_it(
+    cameras: dict[str, Camera], model: str
+) -> None:
+    """Dots painted at the projections of known points appear at the pixels of the virtual camera."""
+    fisheye, target = cameras[model], FRONT.resized(704, 188)
+    rotation = view_rotation(pitch=np.deg2rad(-15.0))
+    image = np.zeros((fisheye.height, fisheye.width), np.float32)
+    wanted = np.array([[150.0, 40.0], [341.0, 119.0], [560.0, 150.0]])
+    for u, v in fisheye.project(target.unproject(wanted) @ rotation.T)[0]:
+        cv2.circle(image, (round(u), round(v)), 6, 255.0, -1)
+    view, validity = virtual_pinhole(image, fisheye, target, rotation)
+    assert view.shape == validity.shape == (188, 704) and validity.dtype == bool
+    for u, v in wanted:
+        near = view[round(v) - 14 : round(v) + 15, round(u) - 14 : round(u) + 15]
+        rows, columns = np.nonzero(near > 127.0)
+        assert (rows.mean() - 14, columns.mean() - 14) == pytest.approx((0.0, 0.0), abs=1.0)
+    assert virtual_pinhole(image, fisheye, target, rotation)[1] is validity  # the maps are kept for the next image
+
+
+def test_virtual_view_looks_down_where_pitched_down() -> None:
+    down = view_rotation(pitch=np.deg2rad(-15.0)) @ [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(down, [0.0, np.sin(np.deg2rad(15.0)), np.cos(np.deg2rad(15.0))])
+    right = view_rotation(yaw=np.deg2rad(30.0)) @ [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(right, [0.5, 0.0, np.cos(np.deg2rad(30.0))])
+
+
+def test_virtual_pinhole_marks_what_the_fisheye_does_not_see(cameras: dict[str, Camera]) -> None:
+    sideways = view_rotation(yaw=np.deg2rad(60.0))
+    _, validity = virtual_pinhole(picture(cameras["mei"]), cameras["mei"], FRONT, sideways)
+    assert 0.1 < validity.mean() < 0.9
+    assert validity[:, 0].all() and not validity[:, -1].any()  # the left edge looks ahead, the right one behind
+
+
+def test_mei_is_not_blurred_by_the_length_of_its_gamma(cameras: dict[str, Camera]) -> None:
+    """On its axis MEI shows gamma / (1 + xi) pixels per unit: a pinhole of that focal length resolves as much."""
+    mei = cameras["mei"]
+    assert mei.axial_focal_lengths[0] == pytest.approx(1336.3 / 3.2134)
+    pixels, _ = mei.project(np.array([[0.0, 0.0, 1.0], [1e-4, 0.0, 1.0]]))
+    assert (pixels[1] - pixels[0])[0] / 1e-4 == pytest.approx(mei.axial_focal_lengths[0], rel=1e-3)
+    stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 4), (mei.height, mei.width // 8))
+    target = Camera(mei.axial_focal_lengths[0], mei.axial_focal_lengths[0], 99.5, 49.5, 200, 100)
+    assert Resampler(mei, target)(stripes).std() > 100.0
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

@@ -227,3 +227,54 @@ def test_demo_scene_of_loose_images(shared_data: Path) -> None:
 def test_sequences_can_be_sent_to_worker_processes(folder: Path) -> None:
     sequence = pickle.loads(pickle.dumps(kitti_odometry(folder)))
     np.testing.assert_array_equal(sequence.image(1, "image_2")[0, 0], [1, 20, 10])
+
+
+@pytest.fixture
+def official(folder: Path) -> Path:
+    """The same drive as KITTI and SemanticKITTI unpack it: poses two folders up, binary scans, labels and voxels."""
+    (folder.parent.parent / "poses").mkdir()
+    (folder / "poses.txt").rename(folder.parent.parent / "poses" / "77.txt")
+    for name in ("velodyne", "labels", "voxels"):
+        (folder / name).mkdir()
+    np.array([[5.0, 0.0, 0.0, 0.25], [7.0, 1.0, -1.0, 0.5]], "<f4").tofile(folder / "velodyne" / "000001.bin")
+    np.array([(3 << 16) | 252, 40], "<u4").tofile(folder / "labels" / "000001.label")
+    return folder
+
+
+def test_official_layout(official: Path) -> None:
+    sequence = kitti_odometry(official)
+    assert sequence.pose_source == "77.txt" and sequence.travelled_distance() == pytest.approx(3.0)
+    np.testing.assert_allclose(sequence.lidar(1), [[0.0, -0.1, 4.7], [-1.0, 0.9, 6.7]], atol=1e-6)
+    np.testing.assert_allclose(sequence.asset(1, "lidar_reflectance"), [0.25, 0.5])
+    np.testing.assert_array_equal(sequence.asset(1, "lidar_semantic"), [252, 40])
+    np.testing.assert_array_equal(sequence.asset(1, "lidar_instance"), [3, 0])
+    assert sequence.lidar(0) is None
+
+
+def test_official_voxels(official: Path) -> None:
+    grid = np.zeros((256, 256, 32), bool)
+    grid[3, 200, 31] = True
+    labels = np.zeros((256, 256, 32), "<u2")
+    labels[3, 200, 31] = 252
+    for key in ("bin", "invalid", "occluded"):
+        np.packbits(grid if key == "bin" else ~grid).tofile(official / "voxels" / f"000000.{key}")
+    labels.tofile(official / "voxels" / "000000.label")
+    sequence = kitti_odometry(official)
+    np.testing.assert_array_equal(sequence.asset(0, "voxels_bin"), grid)
+    np.testing.assert_array_equal(sequence.asset(0, "voxels_invalid"), ~grid)
+    np.testing.assert_array_equal(sequence.asset(0, "voxels_label"), labels)
+    (official / "voxels" / "000000.label").write_bytes(b"\0\0\0")
+    with pytest.raises(SequenceError, match="3 bytes, no multiple of 2"):
+        sequence.asset(0, "voxels_label")
+    (official / "voxels" / "000000.bin").write_bytes(b"\0\0")
+    with pytest.raises(SequenceError, match="2 bytes instead of 262144"):
+        sequence.asset(0, "voxels_bin")
+
+
+def test_poses_beside_the_images_come_before_those_of_kitti(official: Path) -> None:
+    (official / "poses.txt").write_text("\n".join(LINE.format(x=0, z=2 * z) for z in range(6)))
+    assert kitti_odometry(official).travelled_distance() == pytest.approx(6.0)
+    (official / "poses.txt").unlink()
+    (official.parent.parent / "poses" / "77.txt").unlink()
+    with pytest.raises(SequenceError, match=r"unpack KITTI's poses to .*poses/77\.txt"):
+        kitti_odometry(official)

@@ -199,7 +199,7 @@ def test_command_refuses_to_fit_on_test_and_training_windows(student: StudentBun
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
     for window in ("06", "00"):
-        options = ["--data", str(tmp_path), "--bundle", str(student.folder), "--fit-calibration", window]
+        options = ["kitti", "--data", str(tmp_path), "--bundle", str(student.folder), "--fit-calibration", window]
         with pytest.raises(SceneCompletionError, match="training or testing"):
             evaluate.run(parser.parse_args(options))
 

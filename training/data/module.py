@@ -17,6 +17,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.training_checks import check_for_training
 from training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, prepare_sequence
 from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
 from training.data.voxel_evidence import FusionSettings
@@ -65,7 +66,8 @@ def load_sequence(root: Path, source: SequenceSource, role: str = "training") ->
     """Opens a sequence to train on (or to validate with, by its role).
 
     Raises:
-        SequenceError: It is none of these, its scale is not metric, or it is held out.
+        SequenceError: It is none of these, it is held out, or nothing can be learned from it (see
+            `check_for_training`).
     """
     folder = Path(source.folder) if source.folder.startswith("./") else root / source.folder
     if (folder / "sequence.json").exists():
@@ -85,10 +87,7 @@ def load_sequence(root: Path, source: SequenceSource, role: str = "training") ->
             where=str(folder),
             cure="Take towns of other seeds: what a model has seen cannot test it",
         )
-    if not sequence.metric_scale:
-        raise SequenceError(
-            "scale: unknown", where=str(folder), cure="Training needs metric poses: stereo, odometry or camera height"
-        )
+    check_for_training(sequence, str(folder))
     return sequence
 
 

@@ -1,0 +1,192 @@
+"""Posed sequences from KITTI-360, in its official layout.
+
+    calibration/
+        perspective.txt  calib_cam_to_pose.txt  calib_cam_to_velo.txt  calib_sick_to_velo.txt
+        image_02.yaml  image_03.yaml
+    data_2d_raw/2013_05_28_drive_0000_sync/
+        image_00/data_rect/  image_01/data_rect/  image_02/data_rgb/  image_03/data_rgb/    0000000000.png …
+        image_00/timestamps.txt …
+    data_3d_raw/2013_05_28_drive_0000_sync/velodyne_points/    timestamps.txt  data/0000000000.bin …
+    data_poses/2013_05_28_drive_0000_sync/                     poses.txt  cam0_to_world.txt
+
+The rig frame is the rectified camera 0 (x right, y down, z forward). Cameras 2 and 3 are the raw fisheyes to the left
+and right (model "mei"); `virtual_pinhole` looks through them. Only frames with a pose exist: the list has gaps where
+the car stood, so that "ten frames later" is no fixed time. The asset "lidar" is float32 [N, 3] in the rig frame (scans
+are not corrected for the motion within a revolution), "lidar_reflectance" float32 [N].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.camera_files import (
+    camera_from_projection,
+    read_kitti360_fisheye,
+    read_kitti_calibration,
+)
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, numbered_images, text_lines
+from scene_completion_ros.sequences.kitti_raw import advancing, complete_frames, entry, rotation_of, scan_assets
+from scene_completion_ros.sequences.oxts import read_timestamps
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+
+IMAGE_FOLDERS = {
+    "image_00": "image_00/data_rect",
+    "image_01": "image_01/data_rect",
+    "image_02": "image_02/data_rgb",
+    "image_03": "image_03/data_rgb",
+}
+FISHEYES = ("image_02", "image_03")
+
+
+def kitti_360(
+    folder: Path | str, drive: str, *, cameras: Sequence[str] | None = None, frames: Collection[int] | None = None
+) -> PosedSequence:
+    """Read a drive of KITTI-360.
+
+    Args:
+        folder: Root of the data set.
+        drive: `2013_05_28_drive_0000_sync`, or its number `0000`.
+        cameras: Some of image_00 … image_03; all whose folders exist by default.
+        frames: Only these frame numbers, for instance those of `frames_of_drive`.
+
+    Raises:
+        SequenceError: A file is missing or malformed, or no frame is left: names it.
+        CameraError: A calibration file is malformed.
+    """
+    root = Path(folder)
+    drive = f"2013_05_28_drive_{drive}_sync" if drive.isdigit() else drive
+    images_root = root / "data_2d_raw" / drive
+    available = [name for name, path in IMAGE_FOLDERS.items() if (images_root / path).is_dir()]
+    chosen = list(cameras) if cameras is not None else available
+    if not chosen or not set(chosen) <= set(IMAGE_FOLDERS):
+        raise SequenceError(
+            f"cameras {chosen}", where=str(images_root), cure=f"Unpack some of {list(IMAGE_FOLDERS.values())}"
+        )
+    images = {name: numbered_images(images_root / IMAGE_FOLDERS[name]) for name in chosen}
+    models, rig_from_camera, rig_from_sensor = read_kitti360_rig(root / "calibration", chosen)
+    poses, source = _poses(root / "data_poses" / drive, rig_from_sensor["imu"])
+    wanted = set(poses) if frames is None else set(poses) & set(frames)
+    numbers, provenance = complete_frames(images, wanted, str(images_root))
+    if frames is not None and (unposed := sorted(set(frames) - set(poses))):
+        provenance["frames_without_pose"] = unposed
+    stamps = _stamps(images_root / chosen[0] / "timestamps.txt", numbers)
+    scans = root / "data_3d_raw" / drive / "velodyne_points" / "data"
+    found = [
+        Frame(
+            stamps[number],
+            {name: images[name][number] for name in chosen},
+            poses[number],
+            scan_assets(scans / f"{number:010d}.bin", rig_from_sensor["velodyne"]),
+        )
+        for number in numbers
+    ]
+    return PosedSequence(
+        name=drive,
+        cameras=models,
+        rig_from_camera=rig_from_camera,
+        frames=advancing(found, provenance),
+        pose_source=source,
+        provenance={"dataset": "KITTI-360", "licence": "CC BY-NC-SA 3.0", "folder": drive, **provenance},
+        rig_from_sensor=rig_from_sensor,
+    )
+
+
+def read_kitti360_rig(
+    folder: Path, cameras: Sequence[str]
+) -> tuple[dict[str, Camera], dict[str, RigidTransform], dict[str, RigidTransform]]:
+    """Read the folder `calibration`.
+
+    Args:
+        folder: The folder.
+        cameras: Some of image_00 … image_03.
+
+    Returns:
+        Camera models, their poses in the rig, and those of "velodyne", "imu" (KITTI-360's "pose" frame) and, where its
+        file exists, the sideways laser scanner "sick".
+    """
+    intrinsics_file, pose_file = folder / "perspective.txt", folder / "calib_cam_to_pose.txt"
+    intrinsics, imu_from_raw = read_kitti_calibration(intrinsics_file), read_kitti_calibration(pose_file)
+
+    def imu_from(camera: str) -> RigidTransform:
+        return RigidTransform.from_matrix(entry(imu_from_raw, camera, (3, 4), pose_file))
+
+    rig_from_camera0 = rotation_of(entry(intrinsics, "R_rect_00", (3, 3), intrinsics_file))
+    rig_from_imu = rig_from_camera0 @ imu_from("image_00").inverse()
+    rig_from_velodyne = rig_from_camera0 @ _rigid_line(folder / "calib_cam_to_velo.txt").inverse()
+    models, rig_from_camera = {}, {}
+    for name in cameras:
+        if name in FISHEYES:
+            models[name] = read_kitti360_fisheye(folder / f"{name}.yaml")
+            rig_from_camera[name] = rig_from_imu @ imu_from(name)
+            continue
+        number = name.removeprefix("image_")
+        width, height = (int(size) for size in entry(intrinsics, f"S_rect_{number}", (2,), intrinsics_file))
+        projection = entry(intrinsics, f"P_rect_{number}", (3, 4), intrinsics_file)
+        models[name], camera_from_rig = camera_from_projection(projection, width, height)
+        rig_from_camera[name] = camera_from_rig.inverse()
+    rig_from_sensor = {"velodyne": rig_from_velodyne, "imu": rig_from_imu}
+    if (folder / "calib_sick_to_velo.txt").is_file():
+        rig_from_sensor["sick"] = rig_from_velodyne @ _rigid_line(folder / "calib_sick_to_velo.txt")
+    return models, rig_from_camera, rig_from_sensor
+
+
+def read_numbered_poses(path: Path) -> dict[int, RigidTransform]:
+    """Read `poses.txt` or `cam0_to_world.txt`: lines of a frame number and a row-major 3x4 or 4x4 matrix.
+
+    Raises:
+        SequenceError: The file is missing or a line is malformed: names the line.
+    """
+    poses: dict[int, RigidTransform] = {}
+    for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
+        where = f"{path}, line {line_number}"
+        number, *words = line.split()
+        try:
+            matrix = np.array([float(word) for word in words]).reshape(-1, 4)
+            frame = int(number)
+        except ValueError:
+            raise SequenceError(f"not numbers: {line[:60]!r}", where=where, cure="Restore the file") from None
+        try:
+            poses[frame] = RigidTransform.from_matrix(matrix)
+        except TransformError as error:
+            raise SequenceError(f"frame {frame}: {error.what}", where=where, cure="Restore the file") from error
+    if not poses:
+        raise SequenceError("holds no pose", where=str(path), cure="Restore the file")
+    return poses
+
+
+def _poses(folder: Path, rig_from_imu: RigidTransform) -> tuple[dict[int, RigidTransform], str]:
+    """world_from_rig of every frame with a pose, and the file they come from."""
+    direct = folder / "cam0_to_world.txt"
+    if direct.is_file():
+        return read_numbered_poses(direct), direct.name
+    imu_from_rig = rig_from_imu.inverse()
+    poses = read_numbered_poses(folder / "poses.txt")
+    return {number: world_from_imu @ imu_from_rig for number, world_from_imu in poses.items()}, "poses.txt"
+
+
+def _stamps(path: Path, numbers: Sequence[int]) -> dict[int, int]:
+    """Times of the frames, ns; counted at 10 Hz where the file was not unpacked."""
+    if not path.is_file():
+        return {number: number * FRAME_PERIOD_NS for number in numbers}
+    stamps = read_timestamps(path)
+    if len(stamps) <= numbers[-1]:
+        raise SequenceError(
+            f"{len(stamps)} times, but images up to frame {numbers[-1]}", where=str(path), cure="Restore the file"
+        )
+    return {number: stamps[number] for number in numbers}
+
+
+def _rigid_line(path: Path) -> RigidTransform:
+    """A file of twelve numbers without a name: row-major 3x4."""
+    try:
+        return RigidTransform.from_matrix(
+            np.array(" ".join(text_lines(path, "calibration")).split(), float).reshape(3, 4)
+        )
+    except (ValueError, TransformError) as error:
+        raise SequenceError(f"no 3x4 rigid transform: {error}", where=str(path), cure="Restore the file") from error

@@ -1,0 +1,185 @@
+"""Posed sequences from KITTI's raw recordings, in the official layout of the synchronised and rectified drives.
+
+    2011_09_26/
+        calib_cam_to_cam.txt  calib_velo_to_cam.txt  calib_imu_to_velo.txt
+        2011_09_26_drive_0001_sync/
+            image_00/ … image_03/    timestamps.txt  data/0000000000.png …
+            oxts/                    timestamps.txt  data/0000000000.txt …
+            velodyne_points/         timestamps.txt  data/0000000000.bin …
+
+The rig frame is the rectified camera 0 (x right, y down, z forward), the world is the rig frame of the drive's first
+packet: both as in KITTI odometry. The asset "lidar" is float32 [N, 3] in the rig frame, "lidar_reflectance" float32
+[N].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.kitti import numbered_images
+from scene_completion_ros.sequences.oxts import mercator_scale, read_oxts, read_timestamps, world_from_imu
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
+from scene_completion_ros.sequences.velodyne import load_scan, load_scan_reflectance
+
+CAMERAS = ("image_00", "image_01", "image_02", "image_03")
+_RESTORE = "Restore the file from the data set"
+
+
+def kitti_raw(
+    folder: Path | str, *, cameras: Sequence[str] | None = None, frames: Collection[int] | None = None
+) -> PosedSequence:
+    """Read a drive of KITTI's raw recordings; poses come from OXTS.
+
+    Args:
+        folder: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above.
+        cameras: Names of the image folders to use; all that exist by default.
+        frames: Only these frame numbers, for instance those of `frames_of_drive`.
+
+    Raises:
+        SequenceError: A file is missing or malformed, or no frame is left: names it.
+        CameraError: A calibration file is malformed.
+    """
+    root = Path(folder)
+    chosen = list(cameras) if cameras is not None else [name for name in CAMERAS if (root / name / "data").is_dir()]
+    if not chosen or not set(chosen) <= set(CAMERAS):
+        raise SequenceError(f"cameras {chosen}", where=str(root), cure=f"Name a drive with some of {list(CAMERAS)}")
+    images = {name: numbered_images(root / name / "data") for name in chosen}
+    numbers, provenance = complete_frames(images, frames, str(root))
+    camera_models, rig_from_camera, rig_from_velodyne, rig_from_imu = _calibration(root.resolve().parent, chosen)
+    stamps = read_timestamps(root / chosen[0] / "timestamps.txt")
+    if len(stamps) <= numbers[-1]:
+        raise SequenceError(
+            f"{len(stamps)} times, but images up to frame {numbers[-1]}",
+            where=str(root / chosen[0] / "timestamps.txt"),
+            cure=_RESTORE,
+        )
+    poses = _poses(root / "oxts" / "data", numbers, rig_from_imu)
+    found = [
+        Frame(
+            stamps[number],
+            {name: images[name][number] for name in chosen},
+            poses[number],
+            scan_assets(root / "velodyne_points" / "data" / f"{number:010d}.bin", rig_from_velodyne),
+        )
+        for number in numbers
+    ]
+    return PosedSequence(
+        name=root.resolve().name,
+        cameras=camera_models,
+        rig_from_camera=rig_from_camera,
+        frames=advancing(found, provenance),
+        pose_source="oxts",
+        provenance={"dataset": "KITTI raw", "licence": "CC BY-NC-SA 3.0", "folder": root.resolve().name, **provenance},
+        rig_from_sensor={"velodyne": rig_from_velodyne, "imu": rig_from_imu},
+    )
+
+
+def complete_frames(
+    images: Mapping[str, Collection[int]], wanted: Collection[int] | None, where: str
+) -> tuple[list[int], dict[str, Any]]:
+    """Frame numbers of which every camera has an image, and what was left out.
+
+    Args:
+        images: Camera -> frame numbers.
+        wanted: Only these, where given.
+        where: Folder, for the error.
+
+    Raises:
+        SequenceError: No frame is left.
+    """
+    asked = set().union(*images.values()) if wanted is None else set(wanted)
+    complete = asked.intersection(*(set(numbers) for numbers in images.values()))
+    if not complete:
+        raise SequenceError(
+            f"none of {len(asked)} frames has an image of all of {sorted(images)}",
+            where=where,
+            cure="Unpack the images of this drive, or name other cameras or frames",
+        )
+    missing = sorted(asked - complete)
+    return sorted(complete), {"missing_images": missing} if missing else {}
+
+
+def advancing(frames: Sequence[Frame], provenance: dict[str, Any]) -> list[Frame]:
+    """Frames whose stamps advance; those that do not (a few recordings repeat a stamp) are counted in `provenance`."""
+    kept: list[Frame] = []
+    for frame in frames:
+        if not kept or frame.stamp_ns > kept[-1].stamp_ns:
+            kept.append(frame)
+    if len(kept) < len(frames):
+        provenance["repeated_stamps"] = len(frames) - len(kept)
+    return kept
+
+
+def scan_assets(scan: Path, rig_from_velodyne: RigidTransform) -> dict[str, ArrayLoader]:
+    """Loaders of a scan, where it exists: a few drives lack some."""
+    if not scan.is_file():
+        return {}
+    return {
+        "lidar": partial(load_scan, scan, rig_from_velodyne),
+        "lidar_reflectance": partial(load_scan_reflectance, scan),
+    }
+
+
+def entry(
+    calibration: Mapping[str, NDArray[np.float64]], key: str, shape: tuple[int, ...], path: Path
+) -> NDArray[np.float64]:
+    """An entry of a calibration file that must be there.
+
+    Raises:
+        SequenceError: It is missing or of another shape.
+    """
+    if key not in calibration or calibration[key].size != np.prod(shape):
+        raise SequenceError(f"no {key} of {np.prod(shape)} numbers", where=str(path), cure=_RESTORE)
+    return calibration[key].reshape(shape)
+
+
+def _calibration(
+    date: Path, cameras: Sequence[str]
+) -> tuple[dict[str, Camera], dict[str, RigidTransform], RigidTransform, RigidTransform]:
+    """Cameras, their poses in the rig, rig_from_velodyne and rig_from_imu."""
+    path = date / "calib_cam_to_cam.txt"
+    calibration = read_kitti_calibration(path)
+    models, rig_from_camera = {}, {}
+    for name in cameras:
+        number = name.removeprefix("image_")
+        width, height = (int(size) for size in entry(calibration, f"S_rect_{number}", (2,), path))
+        projection = entry(calibration, f"P_rect_{number}", (3, 4), path)
+        models[name], camera_from_rig = camera_from_projection(projection, width, height)
+        rig_from_camera[name] = camera_from_rig.inverse()
+    rectified0_from_camera0 = rotation_of(entry(calibration, "R_rect_00", (3, 3), path))
+    rig_from_velodyne = rectified0_from_camera0 @ _rigid(date / "calib_velo_to_cam.txt")
+    return models, rig_from_camera, rig_from_velodyne, rig_from_velodyne @ _rigid(date / "calib_imu_to_velo.txt")
+
+
+def rotation_of(rotation: NDArray[np.float64]) -> RigidTransform:
+    """A rectifying rotation [3, 3], printed with few digits, as a transform."""
+    return RigidTransform.from_matrix(np.hstack([rotation, np.zeros((3, 1))]))
+
+
+def _rigid(path: Path) -> RigidTransform:
+    calibration = read_kitti_calibration(path)
+    rotation, translation = entry(calibration, "R", (3, 3), path), entry(calibration, "T", (3, 1), path)
+    return RigidTransform.from_matrix(np.hstack([rotation, translation]))
+
+
+def _poses(folder: Path, numbers: Sequence[int], rig_from_imu: RigidTransform) -> dict[int, RigidTransform]:
+    """world_from_rig of the frames."""
+    first = min(folder.glob("*.txt"), default=folder / f"{numbers[0]:010d}.txt")
+    packet = read_oxts(first)
+    scale = mercator_scale(float(packet[0]))
+    imu_from_rig = rig_from_imu.inverse()
+    origin = (world_from_imu(packet, scale) @ imu_from_rig).inverse()
+    return {
+        number: origin @ world_from_imu(read_oxts(folder / f"{number:010d}.txt"), scale) @ imu_from_rig
+        for number in numbers
+    }

@@ -1,0 +1,342 @@
+"""`Recording`: the images of a bag by camera and time, before anything is known of poses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scene_completion_ros.bags.images import check_image
+from scene_completion_ros.bags.reader import TRANSFORM_TYPE, BagReader
+from scene_completion_ros.bags.transforms import TransformBuffer, stamp_of
+from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError, SequenceError
+from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.bag_messages import BagImage, RecordedMessage
+from scene_completion_ros.sequences.posed_sequence import ImageSource
+
+SYNC_TOLERANCE_NS = 1_000_000  # images closer in time than this belong to one frame
+CLOCK_JUMP_NS = 1_000_000_000  # stamps that fall back by more have been started anew, less is a stray message
+BASELINE_TOLERANCE_M = 0.03  # between tf and CameraInfo, before they are said to contradict each other
+_SUFFIXES = ("compressed", "image_raw", "image_rect", "image_color", "image_rect_color", "image_mono", "image")
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of bag time over which the clock of the stamps runs forwards: [start_ns, stop_ns), open where None."""
+
+    start_ns: int | None = None
+    stop_ns: int | None = None
+
+    def holds(self, bag_stamp_ns: int) -> bool:
+        """Whether a bag time lies in it."""
+        return (self.start_ns is None or bag_stamp_ns >= self.start_ns) and (
+            self.stop_ns is None or bag_stamp_ns < self.stop_ns
+        )
+
+
+@dataclass
+class Recording:
+    """Images of a rig over one window of a bag.
+
+    Attributes:
+        reader: The open bag.
+        window: Stretch of bag time.
+        topics: Camera name -> image topic; the first camera's optical frame is the rig frame.
+        frame_ids: Camera name -> frame of its images.
+        cameras: Camera name -> intrinsics.
+        groups: Images by time: stamp of the earliest, and camera name -> image. A camera may be missing.
+        dropped: Reason -> number of images left out.
+        warnings: What should be looked at, in words.
+    """
+
+    reader: BagReader
+    window: Window
+    topics: dict[str, str]
+    frame_ids: dict[str, str]
+    cameras: dict[str, Camera]
+    groups: list[tuple[int, dict[str, ImageSource]]]
+    dropped: Counter[str]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def first_camera(self) -> str:
+        """Name of the camera that is the rig's origin."""
+        return next(iter(self.topics))
+
+    @property
+    def rig_frame(self) -> str:
+        """Frame of the first camera's images."""
+        return self.frame_ids[self.first_camera]
+
+    def transforms(self, odometry_topic: str | None = None) -> TransformBuffer:
+        """Collect /tf and an odometry of the window, and /tf_static of the whole bag.
+
+        A clock that was started anew would mix two drives in one buffer. Broken transforms are counted in the reader's
+        `skipped`.
+        """
+        if self.window == Window():
+            return self.reader.tf_buffer(odometry_topic=odometry_topic)
+        buffer = TransformBuffer()
+        topics = self.reader.topics_of_type(TRANSFORM_TYPE)
+        for recorded in self.reader.messages([*topics, *([odometry_topic] if odometry_topic else [])]):
+            static = recorded.topic.endswith("tf_static")
+            if not static and not self.window.holds(recorded.stamp_ns):
+                continue
+            try:
+                message = recorded.message
+            except BagError:
+                self.reader.skipped[f"{recorded.topic}: damaged message"] += 1
+                continue
+            if recorded.topic == odometry_topic:
+                buffer.add_odometry(message)
+            else:
+                buffer.add_message(message, static=static)
+        for reason, count in buffer.rejected.items():
+            self.reader.skipped[f"transform {reason}"] = count
+        return buffer
+
+    def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
+        """Pose of a camera in the rig: from tf, or from P of a rectified stereo pair (whose images share one frame).
+
+        Raises:
+            BagError: Neither says it: names the topic.
+        """
+        stamp_ns = self.groups[0][0]
+        return _rig_from_camera(self, buffer, camera, stamp_ns)
+
+
+def read_recordings(
+    reader: BagReader,
+    image_topics: Sequence[str] | None = None,
+    *,
+    sync_tolerance_ns: int = SYNC_TOLERANCE_NS,
+    split_at_clock_jumps: bool = False,
+    calibration: Mapping[str, str] | None = None,
+) -> list[Recording]:
+    """List the images of a bag.
+
+    Args:
+        reader: An open bag.
+        image_topics: Topics to use; by default all with a CameraInfo or a file, of raw and compressed twins the
+            compressed one.
+        sync_tolerance_ns: Images of several cameras no further apart in time make one frame.
+        split_at_clock_jumps: Whether stamps that fall back by a second or more begin another recording; otherwise
+            those images are dropped.
+        calibration: Image topic -> calibration file (see `read_camera`), instead of its CameraInfo.
+
+    Returns:
+        One recording for every window of the clock.
+
+    Raises:
+        BagError: No usable image topic, or no calibration for a named one: says what to record.
+        SequenceError: A topic has no usable image.
+    """
+    files = dict(calibration or {})
+    topics = choose_topics(reader, image_topics, files)
+    unusable: Counter[str] = Counter()
+    warnings: list[str] = []
+    # A topic that nobody asked for may be unusable; the last one left may not.
+    optional = image_topics is None and len(topics) > 1
+    streams: dict[str, _Stream] = {}
+    for topic in topics:
+        try:
+            streams[topic] = _read_stream(reader, topic, files.get(topic), unusable)
+        except SceneCompletionError as error:
+            if not optional or (topic == topics[-1] and not streams):
+                raise
+            warnings.append(f"{topic} is left out: {error}")
+    first = next(iter(streams.values()))
+    windows = _windows(first.images) if split_at_clock_jumps else [Window()]
+    recordings = [_recording(reader, window, streams, sync_tolerance_ns) for window in windows]
+    recordings[0].dropped.update(unusable)
+    recordings[0].warnings += warnings
+    return recordings
+
+
+def choose_topics(reader: BagReader, named: Sequence[str] | None, calibrated: Mapping[str, str]) -> list[str]:
+    """Image topics to use: the named ones, or all that have a calibration.
+
+    Raises:
+        BagError: A name is wrong or twice there, or no topic has a calibration.
+    """
+    if named is not None:
+        chosen = [reader.choose_image_topic(name) for name in named]
+        if len(set(chosen)) != len(chosen) or not chosen:
+            raise BagError(f"image topics {list(named)}", where=str(reader.path), cure="Name each topic once")
+        return chosen
+    found = reader.image_topics()
+    single = [topic for topic in found if f"{topic}/compressed" not in found]
+    usable = [topic for topic in single if topic in calibrated or reader.camera_info_topic(topic) is not None]
+    if not usable:
+        reader.camera_for(reader.choose_image_topic())  # raises: no image topic, several, or no CameraInfo
+    return usable
+
+
+def camera_names(topics: Sequence[str]) -> dict[str, str]:
+    """Short, distinct camera names: "/camera/left/image_raw/compressed" -> "camera_left"."""
+    names: dict[str, str] = {}
+    for topic in topics:
+        parts = [part for part in topic.split("/") if part]
+        while len(parts) > 1 and parts[-1] in _SUFFIXES:
+            parts.pop()
+        base = "_".join(parts)
+        names[topic] = base if base not in names.values() else "_".join(part for part in topic.split("/") if part)
+    return names
+
+
+def counted(counter: Mapping[str, int]) -> str:
+    """Counts and reasons in one line, the most frequent first."""
+    ordered = sorted(counter.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count} x {reason}" for reason, count in ordered) or "none seen"
+
+
+@dataclass(frozen=True, eq=False)
+class _Stream:
+    """All usable images of a topic in the order of bag time: header stamp and address."""
+
+    camera: Camera
+    frame_id: str
+    images: list[tuple[int, RecordedMessage]]
+
+
+def _read_stream(reader: BagReader, topic: str, calibration: str | None, dropped: Counter[str]) -> _Stream:
+    camera = reader.camera_for(topic) if calibration is None else read_camera(calibration)
+    images, frame_ids = _images(reader, topic, dropped)
+    if len(frame_ids) > 1 or not next(iter(frame_ids)):
+        raise BagError(
+            f"field header.frame_id of the images is {sorted(frame_ids)}",
+            where=f"{reader.path}, topic {topic}",
+            cure="Images of one camera need one frame name that is not empty",
+        )
+    return _Stream(camera, frame_ids.pop(), images)
+
+
+def _recording(reader: BagReader, window: Window, streams: Mapping[str, _Stream], tolerance_ns: int) -> Recording:
+    """The images of one window."""
+    dropped: Counter[str] = Counter()
+    names = camera_names(list(streams))
+    advancing = {
+        names[topic]: _advancing(topic, [image for image in s.images if window.holds(image[1].bag_stamp_ns)], dropped)
+        for topic, s in streams.items()
+    }
+    return Recording(
+        reader=reader,
+        window=window,
+        topics={names[topic]: topic for topic in streams},
+        frame_ids={names[topic]: stream.frame_id for topic, stream in streams.items()},
+        cameras={names[topic]: stream.camera for topic, stream in streams.items()},
+        groups=_grouped(advancing, tolerance_ns),
+        dropped=dropped,
+    )
+
+
+def _images(reader: BagReader, topic: str, dropped: Counter[str]) -> tuple[list[tuple[int, RecordedMessage]], set[str]]:
+    """Images of a topic that can be decoded, and the frames they name; the others are counted."""
+    images: list[tuple[int, RecordedMessage]] = []
+    frame_ids: set[str] = set()
+    occurrences: Counter[int] = Counter()
+    for recorded in reader.messages([topic]):
+        occurrence = occurrences[recorded.stamp_ns]
+        occurrences[recorded.stamp_ns] += 1
+        try:
+            message = recorded.message
+            check_image(message)
+        except (BagError, ImageError) as error:
+            dropped[f"{topic}: {error.what.partition(' (')[0].partition(', but ')[0]}"] += 1
+            continue
+        address = RecordedMessage(reader.path.resolve(), topic, recorded.stamp_ns, occurrence)
+        images.append((stamp_of(message.header) or recorded.stamp_ns, address))
+        frame_ids.add(str(message.header.frame_id).strip("/"))
+    if not images:
+        raise SequenceError(
+            f"no usable image on {topic} ({counted(dropped)})", where=str(reader.path), cure="Use another topic"
+        )
+    return images, frame_ids
+
+
+def _windows(images: Sequence[tuple[int, RecordedMessage]]) -> list[Window]:
+    """Windows of bag time between the places where the stamps start anew."""
+    starts: list[int] = []
+    newest = images[0][0]
+    for (stamp_ns, address), following in zip(images, [*images[1:], None], strict=True):
+        goes_on_there = following is None or following[0] < newest - CLOCK_JUMP_NS  # not just one stray message
+        if stamp_ns < newest - CLOCK_JUMP_NS and goes_on_there:
+            starts.append(address.bag_stamp_ns)
+            newest = stamp_ns
+        newest = max(newest, stamp_ns)
+    return [Window(start, stop) for start, stop in zip([None, *starts], [*starts, None], strict=True)]
+
+
+def _advancing(
+    topic: str, images: Sequence[tuple[int, RecordedMessage]], dropped: Counter[str]
+) -> list[tuple[int, RecordedMessage]]:
+    """Images whose header stamps advance; the others are counted."""
+    kept: list[tuple[int, RecordedMessage]] = []
+    for stamp_ns, address in images:
+        if kept and stamp_ns <= kept[-1][0]:
+            dropped[f"{topic}: header stamp does not advance"] += 1
+        else:
+            kept.append((stamp_ns, address))
+    return kept
+
+
+def _grouped(
+    streams: Mapping[str, Sequence[tuple[int, RecordedMessage]]], tolerance_ns: int
+) -> list[tuple[int, dict[str, ImageSource]]]:
+    """Images of all cameras by time: (stamp, camera -> image); a frame's stamp is that of its earliest image."""
+    everything = sorted(
+        ((stamp, name, address) for name, stream in streams.items() for stamp, address in stream),
+        key=lambda item: item[0],
+    )
+    groups: list[tuple[int, dict[str, ImageSource]]] = []
+    for stamp_ns, name, address in everything:
+        if groups and stamp_ns - groups[-1][0] <= tolerance_ns and name not in groups[-1][1]:
+            groups[-1][1][name] = BagImage(address)
+        elif not groups or stamp_ns > groups[-1][0]:
+            groups.append((stamp_ns, {name: BagImage(address)}))
+    return groups
+
+
+def _rig_from_camera(recording: Recording, buffer: TransformBuffer, camera: str, stamp_ns: int) -> RigidTransform:
+    if camera == recording.first_camera:
+        return RigidTransform.identity()
+    reader, topic, frame_id = recording.reader, recording.topics[camera], recording.frame_ids[camera]
+    by_projection = _rig_from_camera_by_projection(reader, recording.topics[recording.first_camera], topic)
+    if frame_id == recording.rig_frame:
+        if by_projection is None:
+            raise BagError(
+                f"two cameras in one frame {recording.rig_frame!r}, and field p of their CameraInfo gives no baseline",
+                where=f"{reader.path}, topic {topic}",
+                cure="Give each camera its own frame in /tf_static, or publish P of the stereo calibration",
+            )
+        return by_projection
+    if not buffer.has_path(recording.rig_frame, frame_id) and by_projection is not None:
+        return by_projection
+    by_tf = buffer.lookup(recording.rig_frame, frame_id, stamp_ns)
+    if by_projection is not None:
+        difference = float(np.linalg.norm(by_tf.translation - by_projection.translation))
+        if difference > BASELINE_TOLERANCE_M:
+            recording.warnings.append(
+                f"{topic}: tf and field p of CameraInfo place it {difference:.3f} m apart; tf is used"
+            )
+    return by_tf
+
+
+def _rig_from_camera_by_projection(reader: BagReader, first: str, other: str) -> RigidTransform | None:
+    """Baseline from the fourth column of P, None where neither camera has one (monocular calibration)."""
+    from_reference = []
+    for topic in (first, other):
+        info = reader.camera_info(topic)
+        if info is None:
+            return None
+        projection = np.asarray(info.p, dtype=np.float64).reshape(3, 4)
+        if not projection[:, :3].any():
+            return None
+        from_reference.append(camera_from_projection(projection, int(info.width), int(info.height))[1])
+    if not any(transform.translation.any() for transform in from_reference):
+        return None
+    return from_reference[0] @ from_reference[1].inverse()

@@ -1,0 +1,83 @@
+"""Scans, labels and voxel grids as KITTI, KITTI-360 and SemanticKITTI publish them: plain binary files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.transforms import RigidTransform
+
+VOXEL_SHAPE = (256, 256, 32)
+
+
+def load_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:
+    """Load the points of a `velodyne*/*.bin` scan: float32 [N, 3] in the rig frame."""
+    points_velodyne = _scan(path)[:, :3].astype(np.float64)
+    return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
+
+
+def load_scan_reflectance(path: Path) -> NDArray[np.float32]:
+    """Load the reflectance of a `velodyne*/*.bin` scan: float32 [N] in 0..1."""
+    return np.ascontiguousarray(_scan(path)[:, 3])
+
+
+def load_semantic_ids(path: Path) -> NDArray[np.uint16]:
+    """Load the class of every point from a SemanticKITTI `labels/*.label`: raw ids, uint16 [N]."""
+    return np.asarray(_numbers(path, np.dtype("<u4")) & 0xFFFF, dtype=np.uint16)
+
+
+def load_instance_ids(path: Path) -> NDArray[np.uint16]:
+    """Load the instance of every point from a SemanticKITTI `labels/*.label`: uint16 [N]."""
+    return np.asarray(_numbers(path, np.dtype("<u4")) >> 16, dtype=np.uint16)
+
+
+def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
+    """Load a SemanticKITTI `voxels/*.bin`, `.invalid` or `.occluded`, one bit a voxel: bool [256, 256, 32]."""
+    return unpack_voxels(_numbers(path, np.dtype(np.uint8)), str(path))
+
+
+def load_voxel_ids(path: Path) -> NDArray[np.uint16]:
+    """Load a SemanticKITTI `voxels/*.label`: raw class ids (0 free), uint16 [256, 256, 32]."""
+    labels = _numbers(path, np.dtype("<u2"))
+    if labels.size != np.prod(VOXEL_SHAPE):
+        raise SequenceError(
+            f"{labels.size} voxels instead of {np.prod(VOXEL_SHAPE)}", where=str(path), cure="Restore the file"
+        )
+    return np.asarray(labels.reshape(VOXEL_SHAPE), dtype=np.uint16)
+
+
+def unpack_voxels(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:
+    """Unpack a grid of one bit a voxel: bool [256, 256, 32]."""
+    expected = int(np.prod(VOXEL_SHAPE)) // 8
+    if bits.size != expected:
+        raise SequenceError(f"{bits.size} bytes instead of {expected}", where=where, cure="Restore the file")
+    return np.unpackbits(bits).reshape(VOXEL_SHAPE).astype(bool)
+
+
+def _scan(path: Path) -> NDArray[np.float32]:
+    values = _numbers(path, np.dtype("<f4"))
+    if values.size % 4:
+        raise SequenceError(
+            f"{values.size} numbers are no points of x, y, z, reflectance",
+            where=str(path),
+            cure="Restore the file, it is cut short",
+        )
+    return np.asarray(values.reshape(-1, 4), dtype=np.float32)
+
+
+def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SequenceError(f"cannot be read: {error.strerror}", where=str(path), cure="Restore the file") from error
+    if len(content) % kind.itemsize:
+        raise SequenceError(
+            f"{len(content)} bytes, no multiple of {kind.itemsize}",
+            where=str(path),
+            cure="Restore the file, it is cut short",
+        )
+    return np.frombuffer(content, kind)

@@ -1,0 +1,193 @@
+"""KITTI-360 in a small folder of exactly the official layout, with fisheyes, and the published frame lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.geometry import RigidTransform, view_rotation, virtual_pinhole
+from scene_completion_ros.sequences.frame_lists import ListedFrame, frames_of_drive, read_frame_list
+from scene_completion_ros.sequences.kitti_360 import kitti_360
+
+DRIVE = "2013_05_28_drive_0000_sync"
+POSED = (4, 5, 7, 8)  # the car stood at 6: no pose
+FISHEYE = """%YAML:1.0
+---
+model_type: MEI
+camera_name: image_02
+image_width: 140
+image_height: 140
+mirror_parameters:
+   xi: 2.2134047507854890e+00
+distortion_parameters:
+   k1: 1.6798235660113681e-02
+   k2: 1.6548773243373522e+00
+   p1: 4.2223943394772046e-04
+   p2: 4.2462134260997584e-04
+projection_parameters:
+   gamma1: 1.3363220825849971e+02
+   gamma2: 1.3357883350012958e+02
+   u0: 6.9694323510126321e+01
+   v0: 7.0576498308221585e+01
+"""
+RECTIFY = view_rotation(yaw=0.01, pitch=0.02)  # rectified from raw camera 0
+IMU_FROM_CAMERA0 = RigidTransform(np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]), np.array([1.6, -0.27, -0.9]))
+SIDEWAYS = RigidTransform(np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]]), np.array([0.7, -1.1, -0.9]))
+VELO_FROM_CAMERA0 = RigidTransform(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.array([0.77, 0.3, -0.1]))
+
+
+def row(matrix: np.ndarray) -> str:
+    return " ".join(f"{value:.12e}" for value in np.asarray(matrix).reshape(-1))
+
+
+def world_from_rig(frame: int) -> RigidTransform:
+    """The rectified camera 0 drives along the world's x."""
+    rotation = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]) @ view_rotation(yaw=0.01 * frame)
+    return RigidTransform(rotation, np.array([0.5 * frame, 2.0, 117.0]))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    calibration = tmp_path / "calibration"
+    calibration.mkdir()
+    perspective = ["calib_time: Thu Aug 22 11:33:00 2013", "corner_dist: 9.950000e-02"]
+    for number, p4 in (("00", 0.0), ("01", -33.0)):
+        perspective += [f"S_{number}: 1392 512", f"S_rect_{number}: 140 38", f"R_rect_{number}: {row(RECTIFY)}"]
+        perspective.append(f"P_rect_{number}: 55.25 0 68.2 {p4} 0 55.25 23.9 0 0 0 1 0")
+    (calibration / "perspective.txt").write_text("\n".join(perspective) + "\n")
+    cameras = {"image_00": IMU_FROM_CAMERA0, "image_01": IMU_FROM_CAMERA0, "image_02": SIDEWAYS, "image_03": SIDEWAYS}
+    lines = [f"{name}: {row(pose.matrix[:3])}" for name, pose in cameras.items()]
+    (calibration / "calib_cam_to_pose.txt").write_text("\n".join(lines) + "\n")
+    (calibration / "calib_cam_to_velo.txt").write_text(row(VELO_FROM_CAMERA0.matrix[:3]) + "\n")
+    (calibration / "calib_sick_to_velo.txt").write_text(row(np.eye(4)[:3]) + "\n")
+    for number in ("02", "03"):
+        (calibration / f"image_{number}.yaml").write_text(FISHEYE)
+    sizes = {"image_00/data_rect": (38, 140), "image_01/data_rect": (38, 140)}
+    sizes |= {"image_02/data_rgb": (140, 140), "image_03/data_rgb": (140, 140)}
+    for folder, (height, width) in sizes.items():
+        images = tmp_path / "data_2d_raw" / DRIVE / folder
+        images.mkdir(parents=True)
+        for number in range(10):
+            cv2.imwrite(str(images / f"{number:010d}.png"), np.full((height, width, 3), number, np.uint8))
+        times = "".join(f"2013-05-28 08:46:02.{90_000_000 * k:09d}\n" for k in range(10))
+        (images.parent / "timestamps.txt").write_text(times)
+    scans = tmp_path / "data_3d_raw" / DRIVE / "velodyne_points" / "data"
+    scans.mkdir(parents=True)
+    np.array([[9.0, -1.0, -0.4, 0.25]], "<f4").tofile(scans / "0000000004.bin")
+    poses = tmp_path / "data_poses" / DRIVE
+    poses.mkdir(parents=True)
+    rig_from_imu = RigidTransform(RECTIFY, np.zeros(3)) @ IMU_FROM_CAMERA0.inverse()
+    (poses / "cam0_to_world.txt").write_text("".join(f"{k} {row(world_from_rig(k).matrix)}\n" for k in POSED))
+    imu = {k: (world_from_rig(k) @ rig_from_imu).matrix[:3] for k in POSED}
+    (poses / "poses.txt").write_text("".join(f"{k} {row(pose)}\n" for k, pose in imu.items()))
+    return tmp_path
+
+
+def test_only_posed_frames_in_order(root: Path) -> None:
+    sequence = kitti_360(root, "0000")
+    assert sequence.name == DRIVE and sequence.pose_source == "cam0_to_world.txt"
+    assert [int(sequence.image(i, "image_00")[0, 0, 0]) for i in range(len(sequence))] == list(POSED)
+    assert [frame.stamp_ns % 1_000_000_000 for frame in sequence.frames] == [90_000_000 * k for k in POSED]
+    for index, number in enumerate(POSED):
+        np.testing.assert_allclose(
+            sequence.frames[index].world_from_rig.matrix, world_from_rig(number).matrix, atol=1e-9
+        )
+
+
+def test_the_two_pose_files_agree(root: Path) -> None:
+    direct = kitti_360(root, DRIVE)
+    (root / "data_poses" / DRIVE / "cam0_to_world.txt").unlink()
+    by_imu = kitti_360(root, DRIVE)
+    assert by_imu.pose_source == "poses.txt"
+    for one, other in zip(direct.frames, by_imu.frames, strict=True):
+        np.testing.assert_allclose(other.world_from_rig.matrix, one.world_from_rig.matrix, atol=1e-9)
+
+
+def test_scan_and_stereo_pair_project_as_in_the_development_kit(root: Path) -> None:
+    sequence = kitti_360(root, DRIVE)
+    points = sequence.lidar(0)
+    assert points is not None
+    raw = np.linalg.inv(VELO_FROM_CAMERA0.matrix) @ [9.0, -1.0, -0.4, 1.0]
+    np.testing.assert_allclose(points[0], RECTIFY @ raw[:3], atol=1e-6)
+    right = sequence.rig_from_camera["image_01"]
+    np.testing.assert_allclose(right.translation, [33.0 / 55.25, 0, 0])
+    assert sequence.lidar(1) is None
+    assert set(sequence.rig_from_sensor) == {"velodyne", "imu", "sick"}
+
+
+def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
+    """A point beside the car, through world, rig and fisheye, against the chain of the development kit."""
+    sequence = kitti_360(root, DRIVE)
+    imu_from_camera = SIDEWAYS
+    beside = imu_from_camera.apply(np.array([0.4, -0.3, 3.0]))  # in the IMU's frame
+    world_from_imu = sequence.frames[1].world_from_rig @ sequence.rig_from_sensor["imu"]
+    in_fisheye = sequence.world_from_camera(1, "image_02").inverse().apply(world_from_imu.apply(beside))
+    np.testing.assert_allclose(in_fisheye, [0.4, -0.3, 3.0], atol=1e-9)
+    assert sequence.cameras["image_02"].distortion_model == "mei"
+    view, validity = virtual_pinhole(
+        sequence.image(0, "image_02"),
+        sequence.cameras["image_02"],
+        sequence.cameras["image_00"],
+        view_rotation(pitch=np.deg2rad(-15.0)),
+    )
+    assert view.shape == (38, 140, 3) and validity.mean() > 0.9 and (view[validity] == POSED[0]).all()
+
+
+def test_lists_and_missing_images(root: Path) -> None:
+    (root / "data_2d_raw" / DRIVE / "image_01" / "data_rect" / "0000000007.png").unlink()
+    assert kitti_360(root, DRIVE).provenance["missing_images"] == [7]
+    perspective = kitti_360(root, DRIVE, cameras=["image_00"], frames={5, 6, 7})
+    assert len(perspective) == 2 and set(perspective.cameras) == {"image_00"}
+    assert perspective.provenance["frames_without_pose"] == [6]
+    (root / "data_2d_raw" / DRIVE / "image_00" / "timestamps.txt").unlink()
+    assert kitti_360(root, DRIVE).frames[0].stamp_ns == 400_000_000  # counted
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data_poses/{}/cam0_to_world.txt", "4 1 0 0 nan 0 1 0 0 0 0 1 0\n", r"line 1: frame 4: matrix holds NaN"),
+        ("data_poses/{}/cam0_to_world.txt", "4 1 0 0 0 0 1 0 0 0 0 1\n", r"line 1.*not numbers"),
+        ("data_poses/{}/cam0_to_world.txt", "", "holds no pose"),
+        ("calibration/calib_cam_to_velo.txt", "1 0 0\n", r"calib_cam_to_velo\.txt.*no 3x4"),
+        ("calibration/calib_cam_to_pose.txt", "image_00: 1 0 0 0 0 1 0 0 0 0 1 0\n", "no image_02 of 12 numbers"),
+        ("calibration/image_02.yaml", None, r"image_02\.yaml"),
+    ],
+)
+def test_defects_name_their_file(root: Path, name: str, content: str | None, message: str) -> None:
+    path = root / name.format(DRIVE)
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SceneCompletionError, match=message):
+        kitti_360(root, DRIVE)
+
+
+def test_missing_drive(root: Path) -> None:
+    with pytest.raises(SequenceError, match="Unpack some of"):
+        kitti_360(root, "0009")
+
+
+def test_frame_lists(tmp_path: Path) -> None:
+    path = tmp_path / "train_files.txt"
+    path.write_text(f"{DRIVE} 0000000386 r\n{DRIVE} 0000000386 l\n2011_09_26/2011_09_26_drive_0022_sync 473 r\n")
+    listed = read_frame_list(path)
+    assert listed[0] == ListedFrame(DRIVE, 386, "r")
+    assert frames_of_drive(listed, DRIVE) == {386: ("l", "r")}
+    assert frames_of_drive(listed, "2011_09_26_drive_0022_sync") == {473: ("r",)}
+    assert frames_of_drive(listed, "other") == {}
+
+
+@pytest.mark.parametrize("line", ["drive 12", "drive twelve l", "drive 12 x", "drive -1 l"])
+def test_malformed_frame_lists_name_the_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "files.txt"
+    path.write_text(f"{DRIVE} 0 l\n{line}\n")
+    with pytest.raises(SequenceError, match="line 2: not `drive frame side`"):
+        read_frame_list(path)
+    path.write_text("\n")
+    with pytest.raises(SequenceError, match="empty"):
+        read_frame_list(path)

@@ -1,0 +1,147 @@
+"""KITTI raw drives in a small folder of exactly the official layout, with poses that are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.sequences.kitti_raw import kitti_raw
+from scene_completion_ros.sequences.oxts import EARTH_RADIUS, read_timestamps
+
+WIDTH, HEIGHT, FX = 64, 48, 50.0
+LATITUDE, LONGITUDE = 49.0, 8.4
+COUNT = 5
+
+VELO_TO_CAM = "R: 0 -1 0 0 0 -1 1 0 0\nT: 0.0 -0.08 -0.27\n"  # x forward, y left, z up to x right, y down, z forward
+IMU_TO_VELO = "R: 1 0 0 0 1 0 0 0 1\nT: -0.8 0.3 -0.8\n"
+
+
+def packet(east: float, north: float, up: float, yaw: float) -> str:
+    """Latitude and longitude at which the Mercator projection gives these metres from the start."""
+    scale = math.cos(math.radians(LATITUDE))
+    start = math.log(math.tan(math.radians(90.0 + LATITUDE) / 2.0))
+    longitude = LONGITUDE + math.degrees(east / (scale * EARTH_RADIUS))
+    latitude = math.degrees(2.0 * math.atan(math.exp(start + north / (scale * EARTH_RADIUS)))) - 90.0
+    return " ".join(map(repr, [latitude, longitude, 100.0 + up, 0.0, 0.0, yaw, *[0.0] * 24]))
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    """The car drives north-east at 1 m a frame; cameras 2 and 3, scans of all frames but the last."""
+    date = tmp_path / "2011_09_26"
+    root = date / "2011_09_26_drive_0001_sync"
+    lines = ["calib_time: 09-Jan-2012 13:57:47", "corner_dist: 9.950000e-02", "R_rect_00: 1 0 0 0 1 0 0 0 1"]
+    for number, p4 in (("02", 2.0), ("03", -25.0)):
+        lines.append(f"S_rect_{number}: {WIDTH}.0 {HEIGHT}.0")
+        lines.append(f"P_rect_{number}: {FX} 0 31.5 {p4} 0 {FX} 23.5 0 0 0 1 0")
+    date.mkdir()
+    (date / "calib_cam_to_cam.txt").write_text("\n".join(lines) + "\n")
+    (date / "calib_velo_to_cam.txt").write_text("calib_time: 15-Mar-2012 11:37:16\n" + VELO_TO_CAM)
+    (date / "calib_imu_to_velo.txt").write_text("calib_time: 25-May-2012 16:47:16\n" + IMU_TO_VELO)
+    for name in ("image_02/data", "image_03/data", "oxts/data", "velodyne_points/data"):
+        (root / name).mkdir(parents=True)
+    times = "".join(f"2011-09-26 13:02:25.{100_000_000 * k:09d}\n" for k in range(COUNT))
+    for k in range(COUNT):
+        for camera in ("image_02", "image_03"):
+            cv2.imwrite(str(root / camera / "data" / f"{k:010d}.png"), np.full((HEIGHT, WIDTH, 3), k, np.uint8))
+            (root / camera / "timestamps.txt").write_text(times)
+        step = k / math.sqrt(2.0)
+        (root / "oxts" / "data" / f"{k:010d}.txt").write_text(packet(step, step, 0.0, math.pi / 4) + "\n")
+        if k < COUNT - 1:
+            np.array([[10.0, 1.0, -1.5, 0.5]], "<f4").tofile(root / "velodyne_points" / "data" / f"{k:010d}.bin")
+    return root
+
+
+def test_poses_are_those_of_the_mercator_projection(drive: Path) -> None:
+    sequence = kitti_raw(drive)
+    assert sequence.name == "2011_09_26_drive_0001_sync" and sequence.metric_scale
+    for k, frame in enumerate(sequence.frames):
+        np.testing.assert_allclose(frame.world_from_rig.translation, [0, 0, k], atol=1e-6)  # ahead, along z
+        np.testing.assert_allclose(frame.world_from_rig.rotation, np.eye(3), atol=1e-9)
+    assert sequence.frames[1].stamp_ns - sequence.frames[0].stamp_ns == 100_000_000
+    assert sequence.frames[0].stamp_ns == 1317042145_000_000_000
+
+
+def test_turning_moves_the_camera_around_the_imu(drive: Path) -> None:
+    """The camera stands 0.8 + 0.27 m … ahead of the IMU: a turn on the spot moves it on a circle of that radius."""
+    (drive / "oxts" / "data" / "0000000001.txt").write_text(packet(0.0, 0.0, 0.0, math.pi / 4 + math.pi / 2))
+    sequence = kitti_raw(drive, frames=[0, 1])
+    first, turned = sequence.frames
+    imu = sequence.rig_from_sensor["imu"].translation
+    np.testing.assert_allclose(imu, [-0.3, -0.08 + 0.8, -0.27 - 0.8], atol=1e-9)
+    np.testing.assert_allclose(turned.world_from_rig.apply(imu), first.world_from_rig.apply(imu), atol=1e-6)
+    ahead = turned.world_from_rig.rotation @ [0.0, 0.0, 1.0]
+    np.testing.assert_allclose(ahead, [-1.0, 0.0, 0.0], atol=1e-9)  # anticlockwise: to the left
+
+
+def test_scans_fall_where_the_projection_of_the_development_kit_puts_them(drive: Path) -> None:
+    sequence = kitti_raw(drive)
+    points = sequence.lidar(0)
+    assert points is not None
+    # P_rect_02 @ R_rect_00 @ (R | T) of the velodyne, as the development kit multiplies them
+    camera = np.array([-1.0, 1.5 - 0.08, 10.0 - 0.27])
+    np.testing.assert_allclose(points, [camera], atol=1e-6)
+    pixel = (FX * camera[:2] + [31.5 * camera[2] + 2.0, 23.5 * camera[2]]) / camera[2]
+    projected, valid = sequence.cameras["image_02"].project(
+        sequence.rig_from_camera["image_02"].inverse().apply(points)
+    )
+    np.testing.assert_allclose(projected[0], pixel, atol=1e-5)
+    assert valid.all()
+    baseline = sequence.rig_from_camera["image_02"].inverse() @ sequence.rig_from_camera["image_03"]
+    np.testing.assert_allclose(baseline.translation, [27.0 / FX, 0, 0])
+    assert sequence.lidar(COUNT - 1) is None
+    assert sequence.asset(0, "lidar_reflectance") == pytest.approx([0.5])
+
+
+def test_frames_and_cameras_can_be_restricted(drive: Path) -> None:
+    sequence = kitti_raw(drive, cameras=["image_03"], frames=[3, 1, 9])
+    assert set(sequence.cameras) == {"image_03"}
+    assert [sequence.image(i, "image_03")[0, 0, 0] for i in range(len(sequence))] == [1, 3]
+    assert sequence.provenance["missing_images"] == [9]
+    np.testing.assert_allclose(sequence.world_from_camera(1, "image_03").translation[2], 3.0, atol=1e-6)
+
+
+def test_a_repeated_stamp_is_dropped_and_counted(drive: Path) -> None:
+    path = drive / "image_02" / "timestamps.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[0], *lines[2:]]))
+    sequence = kitti_raw(drive)
+    assert len(sequence) == COUNT - 1
+    assert sequence.provenance["repeated_stamps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("oxts/data/0000000002.txt", "49.0 nan\n", r"0000000002\.txt.*no packet of 30"),
+        ("oxts/data/0000000002.txt", None, r"0000000002\.txt.*OXTS packet is missing"),
+        ("image_02/timestamps.txt", "2011-09-26 13:02:25.1\nnoon\n", r"timestamps\.txt, line 2.*not a time"),
+        ("image_02/timestamps.txt", "2011-09-26 13:02:25.1\n", "1 times, but images up to frame 4"),
+        ("../calib_cam_to_cam.txt", "R_rect_00: 1 0 0 0 1 0 0 0 1\n", "no S_rect_02 of 2 numbers"),
+        ("../calib_velo_to_cam.txt", "R: 1 0 0 0 1 0 0 0 1\n", r"calib_velo_to_cam\.txt.*no T of 3 numbers"),
+        ("velodyne_points/data/0000000000.bin", "12345678", "no points of x, y, z"),
+    ],
+)
+def test_defects_are_named(drive: Path, name: str, content: str | None, message: str) -> None:
+    (drive / name).unlink()
+    if content is not None:
+        (drive / name).write_text(content)
+    with pytest.raises(SceneCompletionError, match=message):
+        kitti_raw(drive).lidar(0)
+
+
+def test_no_complete_frame(drive: Path) -> None:
+    with pytest.raises(SequenceError, match="none of 1 frames has an image of all"):
+        kitti_raw(drive, frames=[77])
+    with pytest.raises(SequenceError, match="cameras"):
+        kitti_raw(drive, cameras=["image_2"])
+
+
+def test_timestamps_keep_nanoseconds(tmp_path: Path) -> None:
+    (tmp_path / "timestamps.txt").write_text("1970-01-01 00:00:01.000000007\n1970-01-01 00:00:02\n")
+    assert read_timestamps(tmp_path / "timestamps.txt") == [1_000_000_007, 2_000_000_000]

@@ -1,0 +1,96 @@
+"""Clocks that start anew, calibration files and loose synchronisation, in made-up bags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import BagError
+from scene_completion_ros.sequences.from_bag import posed_recording
+from scene_completion_ros.sequences.recording import read_recordings
+from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, transform
+
+
+def again(drive: Drive, index: int, *, x: float) -> None:
+    """Image and pose of a drive whose clock was set back to the start of the first: stamps repeat, bag time goes on."""
+    bag_stamp, stamp = START + (100 + index) * SECOND // 10, START + index * SECOND // 10
+    drive.writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("map", "base_link", (x, 0.0, 0.0), stamp), bag_stamp)
+    message = compressed(jpeg(index), "jpeg", stamp_ns=stamp)
+    drive.writer.write("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, bag_stamp)
+
+
+def two_drives(path: Path) -> Path:
+    with BagWriter(path) as writer:
+        drive = Drive(writer)
+        drive.static()
+        drive.info(0)
+        for index in range(15):
+            drive.pose(index)
+            drive.image(index)
+        for index in range(6):
+            again(drive, index, x=50.0 + index)
+    return path
+
+
+def test_a_clock_that_starts_anew_begins_another_recording_with_its_own_transforms(tmp_path: Path) -> None:
+    with BagReader(two_drives(tmp_path / "bag")) as reader:
+        first, second = read_recordings(reader, split_at_clock_jumps=True)
+        positions = [
+            [frame.world_from_rig.translation[0] for frame in posed_recording(part).frames] for part in (first, second)
+        ]
+    np.testing.assert_allclose(positions[0], 0.2 + np.arange(15) / 10)
+    np.testing.assert_allclose(positions[1], 50.2 + np.arange(6))
+    assert not first.dropped and not second.dropped
+
+
+def test_without_splitting_what_comes_after_the_jump_is_dropped_and_counted(tmp_path: Path) -> None:
+    with BagReader(two_drives(tmp_path / "bag")) as reader:
+        (recording,) = read_recordings(reader)
+        assert len(recording.groups) == 15
+        assert recording.dropped == {"/camera/image_raw/compressed: header stamp does not advance": 6}
+
+
+def test_a_single_stray_stamp_is_no_jump(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        drive = Drive(writer)
+        drive.info(0)
+        for index in range(40):
+            drive.image(index, stamp_ns=START if index == 30 else None)
+    with BagReader(tmp_path / "bag") as reader:
+        recordings = read_recordings(reader, split_at_clock_jumps=True)
+    assert len(recordings) == 1 and len(recordings[0].groups) == 39
+
+
+def test_loose_synchronisation(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        drive = Drive(writer)
+        for index in range(4):
+            for side, delay in (("left", 0), ("right", 4_000_000)):
+                drive.image(index, camera=side, frame=side, delay_ns=delay)
+                drive.info(index, camera=side, frame=side)
+    with BagReader(tmp_path / "bag") as reader:
+        (strict,) = read_recordings(reader)
+        (loose,) = read_recordings(reader, sync_tolerance_ns=5_000_000)
+    assert [sorted(images) for _, images in strict.groups] == [["left"], ["right"]] * 4
+    assert [sorted(images) for _, images in loose.groups] == [["left", "right"]] * 4
+    assert [stamp for stamp, _ in loose.groups] == [START + index * SECOND // 10 for index in range(4)]
+
+
+def test_a_calibration_file_replaces_a_missing_camera_info(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        drive = Drive(writer)
+        drive.image(0)
+    calibration = tmp_path / "camera.yaml"
+    calibration.write_text(
+        "image_width: 64\nimage_height: 48\ncamera_matrix: {data: [33, 0, 31.5, 0, 33, 23.5, 0, 0, 1]}\n"
+        "distortion_model: plumb_bob\ndistortion_coefficients: {data: [0.1, 0, 0, 0, 0]}\n"
+    )
+    with BagReader(tmp_path / "bag") as reader:
+        with pytest.raises(BagError, match="no CameraInfo"):
+            read_recordings(reader)
+        (recording,) = read_recordings(reader, calibration={"/camera/image_raw/compressed": str(calibration)})
+    assert recording.cameras["camera"].fx == 33.0

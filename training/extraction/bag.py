@@ -1,0 +1,243 @@
+"""One bag: everything usable in it becomes posed sequences, everything else a line in the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
+from scene_completion_ros.sequences.from_bag import posed_recording
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.recording import Recording, read_recordings
+from training.extraction.finishing import finished
+from training.extraction.images_to_poses import sequences_from_images
+from training.extraction.reports import BagReport, SequenceSummary, read_report
+from training.extraction.settings import ExtractionSettings
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One bag to be extracted.
+
+    Attributes:
+        bag: The bag.
+        folder: Folder for its sequences and its report.
+        settings: What is asked for.
+        threads: Threads for structure from motion.
+    """
+
+    bag: Path
+    folder: Path
+    settings: ExtractionSettings
+    threads: int = 1
+
+
+def finished_report(job: Job) -> BagReport | None:
+    """The report of an earlier extraction of the same bag, unchanged, with the same settings; None where there is none.
+
+    Raises:
+        SequenceError: The folder holds another bag or something else.
+    """
+    if not job.folder.exists():
+        return None
+    report = read_report(job.folder)
+    if report is None or Path(report.bag) != job.bag.resolve():
+        what = "no extracted bag" if report is None else f"the extraction of {report.bag}"
+        raise SequenceError(
+            f"holds {what}", where=str(job.folder), cure="Name another --output, nothing is overwritten"
+        )
+    same = report.fingerprint == fingerprint(job.bag) and report.settings == job.settings.digest()
+    return report if same and report.status == "complete" else None
+
+
+def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
+    """Extract a bag; whatever is wrong with it ends in the report.
+
+    The folder appears when everything in it is written. An earlier extraction of the same bag is replaced.
+    """
+    started = time.monotonic()
+    report = BagReport(str(job.bag.resolve()), fingerprint(job.bag), job.settings.digest(), job.settings.changed())
+    unfinished = job.folder.with_name(f".{job.folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir(parents=True)
+    try:
+        try:
+            _extract(job, unfinished, report, progress or _silently)
+        except SceneCompletionError as error:
+            report.problems.append(str(error))
+        except Exception as error:  # one bag must never stop the others
+            report.problems.append(f"defect of the program: {type(error).__name__}: {error}")
+            report.defect = traceback.format_exc()
+        report.status = "complete" if report.sequences and not report.defect else "failed"
+        report.seconds = round(time.monotonic() - started, 1)
+        report.write(unfinished)
+        if job.folder.exists():
+            shutil.rmtree(job.folder)
+        unfinished.replace(job.folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return report
+
+
+def _silently(phase: str) -> None:
+    """Progress of an extraction that nobody watches."""
+
+
+def fingerprint(bag: Path) -> str:
+    """Hash of names, sizes and modification times of a bag's files."""
+    files = sorted(path for path in bag.iterdir() if path.is_file()) if bag.is_dir() else [bag]
+    content = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _extract(job: Job, folder: Path, report: BagReport, progress: Progress) -> None:
+    settings = job.settings
+    progress("reading")
+    with BagReader(job.bag) as reader:
+        try:
+            recordings = read_recordings(
+                reader,
+                settings.image_topics or None,
+                sync_tolerance_ns=round(settings.sync_tolerance_s * 1e9),
+                split_at_clock_jumps=True,
+                calibration=dict(settings.calibration),
+            )
+            if len(recordings) > 1:
+                report.warnings.append(f"the clock of the stamps starts anew {len(recordings) - 1} times: split there")
+            _note_unused_topics(reader, recordings[0], report)
+            for recording in recordings:
+                _extract_recording(recording, job, folder, report, progress)
+                report.skipped.update(recording.dropped)
+                report.warnings += dict.fromkeys(recording.warnings)
+        finally:
+            report.losses += reader.losses
+            report.skipped.update(reader.skipped)
+
+
+def _note_unused_topics(reader: BagReader, recording: Recording, report: BagReport) -> None:
+    used = set(recording.topics.values())
+    for topic in reader.image_topics():
+        if topic not in used and f"{topic}/compressed" not in used and reader.camera_info_topic(topic) is None:
+            report.warnings.append(
+                f"{topic} is left out: no CameraInfo. Record its camera_info topic or give --camera-file"
+            )
+
+
+def _extract_recording(recording: Recording, job: Job, folder: Path, report: BagReport, progress: Progress) -> None:
+    """Extract one window of the clock; what is wrong with it leaves the other windows alone."""
+    try:
+        complete = _complete_frames(_placed(recording, report), job.settings)
+        for sequence in _posed(complete, job, report, progress):
+            number = len(report.sequences)
+            _save(sequence, job, folder / f"{number:02d}", report, progress)
+    except SceneCompletionError as error:
+        report.problems.append(str(error))
+
+
+def _placed(recording: Recording, report: BagReport) -> Recording:
+    """Leave out the cameras of which nobody says where they are on the rig."""
+    buffer = recording.transforms()
+    cameras = {}
+    for name, camera in recording.cameras.items():
+        try:
+            recording.rig_from_camera(buffer, name)
+            cameras[name] = camera
+        except BagError as error:
+            report.warnings.append(f"camera {name} is left out: {error}")
+    groups = [
+        (stamp, {name: source for name, source in images.items() if name in cameras})
+        for stamp, images in recording.groups
+    ]
+    return dataclasses.replace(recording, cameras=cameras, groups=groups)
+
+
+def _complete_frames(recording: Recording, settings: ExtractionSettings) -> Recording:
+    """Leave out the frames that not all cameras have, counted by the camera that is missing."""
+    complete = [(stamp, images) for stamp, images in recording.groups if len(images) == len(recording.cameras)]
+    for _, images in recording.groups:
+        for camera in recording.cameras.keys() - images.keys():
+            reason = f"{camera}: no image within {settings.sync_tolerance_s * 1e3:g} ms of the other cameras"
+            recording.dropped[reason] += 1
+    if not complete:
+        raise SequenceError(
+            f"no time at which all of {', '.join(recording.cameras)} have an image",
+            where=str(recording.reader.path),
+            cure="Raise --sync-tolerance if they are merely not triggered together, or choose one with --image-topic",
+        )
+    return dataclasses.replace(recording, groups=complete)
+
+
+def _posed(recording: Recording, job: Job, report: BagReport, progress: Progress) -> list[PosedSequence]:
+    """Sequences with poses, not yet thinned out: recorded ones where there are any, otherwise out of the images."""
+    settings = job.settings
+    if settings.poses != "sfm":
+        progress("poses")
+        dropped_before = recording.dropped.copy()
+        try:
+            posed = posed_recording(
+                recording,
+                max_gap_s=settings.pose_gap_s,
+                world_frame=settings.world_frame,
+                odometry_topic=settings.odometry_topic,
+                lidar_topic=settings.lidar_topic,
+            )
+        except (BagError, SequenceError) as error:
+            if settings.poses == "recorded":
+                raise
+            recording.dropped.clear()  # images without a recorded pose get one from their content
+            recording.dropped.update(dropped_before)
+            report.warnings.append(f"no recorded poses, so they come from the images: {error}")
+        else:
+            posed.provenance["scale"] = {"source": "recorded", "support": posed.pose_source}
+            return _split_at_gaps(posed, settings, report)
+    return sequences_from_images(recording, settings, job.threads, report, progress)
+
+
+def _split_at_gaps(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> list[PosedSequence]:
+    """Cut a sequence where nothing was recorded, or no pose was known, for long."""
+    frames = sequence.frames
+    starts = [
+        index
+        for index in range(1, len(frames))
+        if frames[index].stamp_ns - frames[index - 1].stamp_ns > settings.split_gap_s * 1e9
+    ]
+    for index in starts:
+        gap = (frames[index].stamp_ns - frames[index - 1].stamp_ns) / 1e9
+        report.warnings.append(f"gap of {gap:.1f} s after frame {index - 1}: split there")
+    ends = [*starts, len(frames)]
+    return [
+        dataclasses.replace(sequence, frames=frames[start:end]) for start, end in zip([0, *starts], ends, strict=True)
+    ]
+
+
+def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, progress: Progress) -> None:
+    progress("keyframes")
+    result = finished(sequence, job.settings, report)
+    if result is None:
+        return
+    result.name = f"{job.folder.name}/{folder.name}"
+    progress(f"writing {len(result)} frames")
+    result.save(folder)
+    scale = result.provenance["scale"]
+    report.sequences.append(
+        SequenceSummary(
+            folder=folder.name,
+            frames=len(result),
+            cameras=list(result.cameras),
+            seconds=round((result.frames[-1].stamp_ns - result.frames[0].stamp_ns) / 1e9, 3),
+            metres=round(result.travelled_distance(), 3),
+            pose_source=result.pose_source,
+            scale=str(scale["source"]),
+            scale_support=str(scale["support"]),
+        )
+    )

@@ -1,0 +1,165 @@
+"""From posed frames to a training sequence: keyframes, rectified images, validity and ego masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError, SceneCompletionError
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.sequences.posed_sequence import (
+    ArrayLoader,
+    ImageSource,
+    PosedSequence,
+    read_source,
+)
+from training.extraction.ego_masks import estimate_ego_mask, read_ego_mask
+from training.extraction.keyframes import select_by_motion
+from training.extraction.rectification import View, rectified_views, unchanged_views
+from training.extraction.reports import BagReport
+from training.extraction.settings import ExtractionSettings
+
+_MASK_IMAGES = 60
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantArray:
+    """Asset loader of an array that holds for a whole drive."""
+
+    array: NDArray[Any]
+
+    def __call__(self) -> NDArray[Any]:
+        """Return it."""
+        return self.array
+
+
+def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> PosedSequence | None:
+    """Thin out, rectify and mask a sequence.
+
+    Masks become assets of every frame: "validity_CAMERA" bool [H, W], True where the recorded image covers the
+    rectified one, and "ego_CAMERA" bool [H, W], True where the camera sees its own vehicle. What is rectified and
+    masked already, as sequences out of images are, stays as it is.
+
+    Args:
+        sequence: Posed frames of one drive.
+        settings: What is asked for.
+        report: Gets a line for what is left out.
+
+    Returns:
+        The sequence; None where it has too few keyframes.
+    """
+    keyframes = _keyframes(sequence, settings, report)
+    if keyframes is None:
+        return None
+    views = views_of(sequence.cameras, sequence.rig_from_camera, settings)
+    frames = [
+        dataclasses.replace(frame, images={name: views[name].image(source) for name, source in frame.images.items()})
+        for frame in (sequence.frames[index] for index in keyframes)
+    ]
+    images = {name: [frame.images[name] for frame in frames] for name in views}
+    masks = masks_of(sequence.cameras, views, images, settings, present=frames[0].assets.keys())
+    return PosedSequence(
+        name=sequence.name,
+        cameras={name: view.camera for name, view in views.items()},
+        rig_from_camera={name: view.rig_from_camera for name, view in views.items()},
+        frames=[dataclasses.replace(frame, assets={**frame.assets, **masks}) for frame in frames],
+        pose_source=sequence.pose_source,
+        metric_scale=sequence.metric_scale,
+        provenance=sequence.provenance | {"settings": settings.changed()},
+        rig_from_sensor=sequence.rig_from_sensor,
+    )
+
+
+def views_of(
+    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], settings: ExtractionSettings
+) -> dict[str, View]:
+    """Cameras of the sequence: rectified, or kept where the settings say so."""
+    if not settings.rectify:
+        return unchanged_views(cameras, rig_from_camera)
+    return rectified_views(cameras, rig_from_camera, settings.max_fov_degrees)
+
+
+def masks_of(
+    cameras: Mapping[str, Camera],
+    views: Mapping[str, View],
+    images: Mapping[str, list[ImageSource]],
+    settings: ExtractionSettings,
+    *,
+    present: Collection[str] = (),
+) -> dict[str, ArrayLoader]:
+    """Validity and ego masks by asset name, but for those that are present.
+
+    Raises:
+        ConfigurationError: An ego mask was given for a camera that does not exist.
+        ImageError: The file of one cannot be used.
+    """
+    files = dict(settings.ego_masks)
+    if unknown := sorted(set(files) - set(views)):
+        raise ConfigurationError(
+            f"no camera {', '.join(unknown)}", where="--ego-mask", cure=f"Name one of {', '.join(views)}"
+        )
+    masks: dict[str, ArrayLoader] = {}
+    for name, view in views.items():
+        if view.validity is not None:
+            masks[f"validity_{name}"] = ConstantArray(view.validity)
+        if f"ego_{name}" in present:
+            continue
+        if name in files:
+            masks[f"ego_{name}"] = ConstantArray(read_ego_mask(Path(files[name]), cameras[name], view))
+        elif settings.estimate_ego_masks:
+            masks[f"ego_{name}"] = ConstantArray(_estimated(images[name], view))
+    return masks
+
+
+def grey(source: ImageSource) -> NDArray[np.uint8]:
+    """Read an image as grey values, uint8 [H, W]."""
+    return np.asarray(cv2.cvtColor(read_source(source), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+
+
+def _estimated(sources: list[ImageSource], view: View) -> NDArray[np.bool_]:
+    chosen = np.linspace(0, len(sources) - 1, min(_MASK_IMAGES, len(sources))).round().astype(int)
+    return estimate_ego_mask([grey(sources[index]) for index in chosen], view.validity)
+
+
+def _keyframes(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> list[int] | None:
+    poses = [frame.world_from_rig for frame in sequence.frames]
+    if sequence.metric_scale:
+        chosen = select_by_motion(poses, settings.keyframe_metres, settings.keyframe_degrees)
+    else:
+        chosen = list(range(len(poses)))  # thinned out by what moves in the images; metres are not known
+    if len(chosen) < settings.min_frames:
+        report.problems.append(
+            f"{len(poses)} frames with {len(chosen)} keyframes are left out: the rig moves less than "
+            f"{settings.keyframe_metres:g} m and {settings.keyframe_degrees:g}° between most of them. At least "
+            f"{settings.min_frames} are wanted (--min-frames, --keyframe-metres)"
+        )
+        return None
+    if len(chosen) < len(poses):
+        reason = f"less than {settings.keyframe_metres:g} m and {settings.keyframe_degrees:g}° from the last keyframe"
+        report.skipped[reason] += len(poses) - len(chosen)
+    readable = [index for index in chosen if is_readable(sequence.frames[index].images, sequence.cameras, report)]
+    if len(readable) < settings.min_frames:
+        report.problems.append(f"{len(poses)} frames are left out: only {len(readable)} keyframes can be decoded")
+        return None
+    return readable
+
+
+def is_readable(images: Mapping[str, ImageSource], cameras: Mapping[str, Camera], report: BagReport) -> bool:
+    """Whether all images of a frame can be decoded and have the size of their calibration; if not, it is counted."""
+    for name, source in images.items():
+        try:
+            height, width = read_source(source).shape[:2]
+        except SceneCompletionError as error:
+            report.skipped[f"{name}: image cannot be decoded, {error.what.partition(' (')[0]}"] += 1
+            return False
+        if (width, height) != (cameras[name].width, cameras[name].height):
+            report.skipped[f"{name}: image of {width}x{height}, not the size of its calibration"] += 1
+            return False
+    return True

@@ -1,0 +1,154 @@
+"""Undistorted pinhole images: fisheyes looked through by a pinhole camera, stereo pairs turned parallel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
+from scene_completion_ros.sequences.posed_sequence import ImageSource, read_source
+
+_SAME_VIEW_COSINE = math.cos(math.radians(20.0))
+_SMALLEST_BASELINE_M = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A camera as it will be in the sequence.
+
+    Attributes:
+        camera: Camera of the rectified images.
+        rig_from_camera: Its pose.
+        resampler: Makes its images out of the recorded ones; None where they are kept as they are.
+    """
+
+    camera: Camera
+    rig_from_camera: RigidTransform
+    resampler: Resampler | None = None
+
+    def image(self, source: ImageSource) -> ImageSource:
+        """Wrap the source of a recorded image."""
+        return source if self.resampler is None else RectifiedImage(source, self.resampler)
+
+    @property
+    def validity(self) -> NDArray[np.bool_] | None:
+        """Where the recorded image covers the rectified one, bool [H, W]; None where all are kept."""
+        return None if self.resampler is None else self.resampler.validity
+
+
+@dataclass(frozen=True, eq=False)
+class RectifiedImage:
+    """Image source that rectifies another one."""
+
+    source: ImageSource
+    resampler: Resampler
+
+    def __call__(self) -> NDArray[np.uint8]:
+        """Read and rectify: uint8 RGB [H, W, 3]; black where the recorded image does not reach."""
+        image: NDArray[np.uint8] = self.resampler(read_source(self.source))
+        return np.asarray(image * self.resampler.validity[..., None], dtype=np.uint8)
+
+
+def rectified_views(
+    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], max_fov_degrees: float
+) -> dict[str, View]:
+    """Choose the rectified camera of every camera of a rig.
+
+    A stereo pair (the first two cameras that look the same way, side by side) gets two parallel cameras of equal
+    intrinsics, unless it has them already. Every other camera keeps its place and direction.
+
+    Args:
+        cameras: Recorded cameras by name.
+        rig_from_camera: Their poses.
+        max_fov_degrees: Widest view of a fisheye, horizontally and vertically.
+    """
+    views = {name: _upright_view(camera, rig_from_camera[name], max_fov_degrees) for name, camera in cameras.items()}
+    pair = stereo_pair_of(cameras, rig_from_camera)
+    if pair is not None and not _is_rectified(cameras, rig_from_camera, *pair):
+        views |= _parallel_views(cameras, rig_from_camera, *pair, max_fov_degrees)
+    return views
+
+
+def unchanged_views(cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform]) -> dict[str, View]:
+    """Keep every camera as it was recorded, its distortion included."""
+    return {name: View(camera, rig_from_camera[name]) for name, camera in cameras.items()}
+
+
+def pinhole_for(camera: Camera, max_fov_degrees: float) -> Camera:
+    """Pinhole camera that shows about what a camera sees, at its resolution.
+
+    Ordinary lenses keep intrinsics and size. Fisheyes keep the resolution of their middle and lose what lies further
+    off the axis than half `max_fov_degrees`.
+    """
+    if camera.distortion_model not in ("equidistant", "mei"):
+        return camera.without_distortion()
+    focal = min(camera.axial_focal_lengths)
+    widest = 2.0 * focal * math.tan(math.radians(max_fov_degrees) / 2.0)
+    width, height = min(camera.width, round(widest)), min(camera.height, round(widest))
+    return Camera(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
+
+
+def stereo_pair_of(
+    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform]
+) -> tuple[str, str] | None:
+    """Left and right camera of the first pair that looks the same way and stands side by side."""
+    for left in cameras:
+        for right in cameras:
+            offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
+            baseline = float(np.linalg.norm(offset.translation))
+            if (
+                left != right
+                and baseline > _SMALLEST_BASELINE_M
+                and offset.translation[0] > 0.7 * baseline
+                and offset.rotation[2, 2] > _SAME_VIEW_COSINE
+            ):
+                return left, right
+    return None
+
+
+def _upright_view(camera: Camera, rig_from_camera: RigidTransform, max_fov_degrees: float) -> View:
+    if camera.distortion_model == "none":
+        return View(camera, rig_from_camera)
+    target = pinhole_for(camera, max_fov_degrees)
+    return View(target, rig_from_camera, Resampler(camera, target))
+
+
+def _is_rectified(
+    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], left: str, right: str
+) -> bool:
+    """Whether the pair is parallel already: what stereo matching asks for."""
+    offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
+    aside = np.abs(offset.translation[1:]).max() < 0.05 * offset.translation[0]
+    parallel = np.trace(offset.rotation) > 3.0 - 1e-6
+    return bool(cameras[left] == cameras[right] and cameras[left].distortion_model == "none" and aside and parallel)
+
+
+def _parallel_views(
+    cameras: Mapping[str, Camera],
+    rig_from_camera: Mapping[str, RigidTransform],
+    left: str,
+    right: str,
+    max_fov_degrees: float,
+) -> dict[str, View]:
+    """Turn both cameras so that x runs along the baseline and z, as far as possible, where they looked."""
+    offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
+    x = offset.translation / np.linalg.norm(offset.translation)
+    y = np.cross(offset.rotation[:, 2] + [0.0, 0.0, 1.0], x)
+    y /= np.linalg.norm(y)
+    left_from_target = np.stack([x, y, np.cross(x, y)], axis=1)
+    one, other = (pinhole_for(cameras[name], max_fov_degrees) for name in (left, right))
+    focal = min(one.fx, one.fy, other.fx, other.fy)
+    target = Camera(focal, focal, (one.width - 1) / 2, (one.height - 1) / 2, one.width, one.height)
+    turns = {left: left_from_target, right: offset.rotation.T @ left_from_target}
+    return {
+        name: View(
+            target,
+            rig_from_camera[name] @ RigidTransform(turn, np.zeros(3)),
+            Resampler(cameras[name], target, source_from_target_rotation=turn),
+        )
+        for name, turn in turns.items()
+    }

@@ -1,0 +1,115 @@
+"""What became of a bag: `report.json` beside its sequences, and a table over all bags."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPORT_NAME = "report.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class SequenceSummary:
+    """One extracted sequence.
+
+    Attributes:
+        folder: Its folder, relative to the report.
+        frames: Keyframes.
+        cameras: Names of the cameras.
+        seconds: Time from first to last frame.
+        metres: Travelled distance, in units of the poses where the scale is unknown.
+        pose_source: Where the poses come from.
+        scale: "recorded", "stereo", "odometry", "camera height" or "unknown".
+        scale_support: What speaks for the scale.
+    """
+
+    folder: str
+    frames: int
+    cameras: list[str]
+    seconds: float
+    metres: float
+    pose_source: str
+    scale: str
+    scale_support: str
+
+
+@dataclass
+class BagReport:
+    """What became of a bag.
+
+    Attributes:
+        bag: Path of the bag.
+        fingerprint: Hash of names, sizes and times of its files.
+        settings: Digest of the settings.
+        changed_settings: The settings that are not the default.
+        status: "complete", or "failed" where nothing could be extracted.
+        sequences: What was extracted.
+        skipped: Reason -> number of images or frames that were left out.
+        problems: What went wrong, in words, with the cure.
+        warnings: What should be looked at.
+        losses: What a damaged recording lost.
+        seconds: How long it took.
+        defect: Traceback, where the program and not the bag was at fault.
+    """
+
+    bag: str
+    fingerprint: str
+    settings: str
+    changed_settings: dict[str, Any] = field(default_factory=dict)
+    status: str = "failed"
+    sequences: list[SequenceSummary] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    defect: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write `report.json`, complete or not at all."""
+        document = {"schema_version": SCHEMA_VERSION, **vars(self)}
+        document["sequences"] = [asdict(sequence) for sequence in self.sequences]
+        temporary = folder / f"{REPORT_NAME}.part"
+        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        temporary.replace(folder / REPORT_NAME)
+
+
+def read_report(folder: Path) -> BagReport | None:
+    """Read the report of a bag's folder; None where there is none that this program understands."""
+    try:
+        document = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+        if document.pop("schema_version") != SCHEMA_VERSION:
+            return None
+        document["sequences"] = [SequenceSummary(**entry) for entry in document["sequences"]]
+        document["skipped"] = Counter(document["skipped"])
+        return BagReport(**document)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def summary_table(reports: Sequence[BagReport]) -> str:
+    """Render one line a sequence, and below each bag what was left out and why."""
+    lines = [f"{'bag':<32} {'sequence':<10} {'frames':>6} {'metres':>9}  {'poses':<12} scale"]
+    for report in reports:
+        name = _shortened(Path(report.bag).name, 32)
+        if not report.sequences:
+            lines.append(f"{name:<32} nothing extracted")
+        for sequence in report.sequences:
+            source = "sfm" if sequence.pose_source.startswith("structure") else "recorded"
+            metres = f"{sequence.metres:.1f}" if sequence.scale != "unknown" else "?"
+            scale = sequence.scale if sequence.scale == "recorded" else f"{sequence.scale} ({sequence.scale_support})"
+            folder = _shortened(sequence.folder, 10)
+            lines.append(f"{name:<32} {folder:<10} {sequence.frames:>6} {metres:>9}  {source:<12} {scale}")
+        notes = [*report.problems, *report.warnings, *report.losses]
+        notes += [f"{count} x {reason}" for reason, count in report.skipped.most_common()]
+        lines += [f"  - {note}" for note in notes]
+    return "\n".join(lines)
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"…{text[1 - width :]}"

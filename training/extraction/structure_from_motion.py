@@ -1,0 +1,194 @@
+"""Poses out of the images themselves, by incremental structure from motion (Schönberger and Frahm 2016, COLMAP)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import Camera, RigidTransform
+
+OVERLAP = 6
+"""Keyframes that each one is matched with."""
+FEATURES = 3000
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One connected reconstruction; its unit of length is arbitrary unless the rig's baseline fixes it.
+
+    Attributes:
+        world_from_first: Frame index -> pose of the first camera.
+        points: Sparse points [P, 3] in the world.
+        seen: Frame index -> indices of the points that the first camera sees in it.
+        shared: Frame index -> number of points that several cameras see in it: they carry the scale of a rig.
+    """
+
+    world_from_first: dict[int, RigidTransform]
+    points: NDArray[np.float64]
+    seen: dict[int, NDArray[np.int64]]
+    shared: dict[int, int] = field(default_factory=dict)
+
+    def scaled(self, factor: float) -> Model:
+        """Return the model with another unit of length."""
+        poses = {
+            index: RigidTransform(pose.rotation, factor * pose.translation)
+            for index, pose in self.world_from_first.items()
+        }
+        return replace(self, world_from_first=poses, points=factor * self.points)
+
+
+def reconstruct(
+    frames: Mapping[str, Iterable[NDArray[np.uint8]]],
+    cameras: Mapping[str, Camera],
+    first_from_camera: Mapping[str, RigidTransform],
+    folder: Path,
+    *,
+    masks: Mapping[str, NDArray[np.bool_]] | None = None,
+    width: int = 800,
+    threads: int = 1,
+    smallest_model: int = 5,
+) -> list[Model]:
+    """Reconstruct a drive.
+
+    Args:
+        frames: Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
+        cameras: Camera -> pinhole camera; the first is the origin.
+        first_from_camera: Camera -> pose in the first camera; the distances are taken for metres.
+        folder: An empty folder for images and the database.
+        masks: Camera -> pixels to be used, bool [H, W].
+        width: Images are reduced to at most this width.
+        threads: Threads.
+        smallest_model: Fewest frames of a model.
+
+    Returns:
+        Models, the largest first, empty where nothing fits together. A frame may be in several.
+
+    Raises:
+        SequenceError: pycolmap is not installed, or failed: says how.
+    """
+    if find_spec("pycolmap") is None:
+        raise SequenceError(
+            "structure from motion needs pycolmap", where="--poses", cure="Install the extra 'train', or record /tf"
+        )
+    problem = _write_problem(frames, cameras, first_from_camera, folder, masks or {}, width)
+    problem |= {"threads": threads, "smallest_model": smallest_model, "features": FEATURES}
+    (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "training.extraction.mapper_process", str(folder)]
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=_root(), check=False)
+    if ended.returncode:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        raise SequenceError(
+            f"structure from motion ended with status {ended.returncode}: {' '.join(last)[:200]}",
+            where="pycolmap",
+            cure="Record /tf or odometry, or report this bag",
+        )
+    return _read_models(folder / "models.npz")
+
+
+def _root() -> Path:
+    """Where the package `training` lies, for the process that is started."""
+    return Path(__file__).resolve().parents[2]
+
+
+def _write_problem(
+    frames: Mapping[str, Iterable[NDArray[np.uint8]]],
+    cameras: Mapping[str, Camera],
+    first_from_camera: Mapping[str, RigidTransform],
+    folder: Path,
+    masks: Mapping[str, NDArray[np.bool_]],
+    width: int,
+) -> dict[str, object]:
+    entries: list[dict[str, object]] = []
+    names: list[list[str]] = []
+    for number, (camera, images) in enumerate(frames.items()):
+        shrink = min(1.0, width / cameras[camera].width)
+        small = cameras[camera].resized(round(cameras[camera].width * shrink), round(cameras[camera].height * shrink))
+        listed: list[str] = []
+        for index, image in enumerate(images):
+            listed.append(f"camera_{number}/{index:06d}.png")
+            _write_small(folder / "images" / listed[-1], image, small)
+            if camera in masks:
+                _write_small(folder / "masks" / f"{listed[-1]}.png", masks[camera].astype(np.uint8) * 255, small)
+        entries.append(
+            {
+                "folder": f"camera_{number}",
+                "images": listed,
+                "intrinsics": [small.fx, small.fy, small.cx, small.cy],
+                "camera_from_first": first_from_camera[camera].inverse().matrix.tolist(),
+                "masked": camera in masks,
+            }
+        )
+        names.append(listed)
+    return {"cameras": entries, "pairs": _pairs(names)}
+
+
+def _pairs(names: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """Image pairs to match: each with the next keyframes of its camera, and with the other cameras now and next."""
+    pairs = []
+    for camera, images in enumerate(names):
+        for index, image in enumerate(images):
+            pairs += [(image, later) for later in images[index + 1 : index + 1 + OVERLAP]]
+            for other in names[camera + 1 :]:
+                pairs += [(image, at) for at in other[index : index + 2]]
+    return pairs
+
+
+def _write_small(path: Path, image: NDArray[np.uint8], small: Camera) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.resize(image, (small.width, small.height), interpolation=cv2.INTER_AREA))
+
+
+def _read_models(path: Path) -> list[Model]:
+    models = []
+    with np.load(path, allow_pickle=False) as data:
+        for number in range(len(data.files) // 4):
+            models.append(_model({key: data[f"{number}_{key}"] for key in _KEYS}))
+    return [model for model in models if model.world_from_first]
+
+
+_KEYS = ("names", "cam_from_world", "points", "observations")
+
+
+def _model(arrays: Mapping[str, NDArray[np.float64]]) -> Model:
+    """Keep the first camera of every frame, and place the world in the first of them."""
+    observations = arrays["observations"].astype(np.int64)
+    places = [_place(str(name)) for name in arrays["names"]]  # (camera, frame) of every image
+    of_first = {frame: row for row, (camera, frame) in enumerate(places) if camera == 0}
+    of_first = dict(sorted(of_first.items()))
+    if not of_first:
+        return Model({}, arrays["points"], {})
+    points_of = [observations[observations[:, 0] == row, 1] for row in range(len(places))]
+    poses = {
+        frame: RigidTransform.from_matrix(arrays["cam_from_world"][row]).inverse() for frame, row in of_first.items()
+    }
+    start_from_world = next(iter(poses.values())).inverse()
+    return Model(
+        {frame: start_from_world @ pose for frame, pose in poses.items()},
+        np.asarray(start_from_world.apply(arrays["points"]), dtype=np.float64),
+        {frame: points_of[row] for frame, row in of_first.items()},
+        {frame: _shared(frame, row, places, points_of) for frame, row in of_first.items()},
+    )
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Camera and frame of an image "camera_0/000012.png"."""
+    camera, _, frame = name.removesuffix(".png").partition("/")
+    return int(camera.removeprefix("camera_")), int(frame)
+
+
+def _shared(frame: int, row: int, places: Sequence[tuple[int, int]], points_of: Sequence[NDArray[np.int64]]) -> int:
+    """Points that the first camera and another one see in a frame."""
+    others = [points_of[other] for other, (camera, at) in enumerate(places) if at == frame and camera != 0]
+    return sum(len(np.intersect1d(points_of[row], other)) for other in others)
