@@ -28,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for file in sorted(arguments.bundle.iterdir()):
         print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
-    print(f"student {bundle.name}; fit its calibration next: scene-completion evaluate --fit-calibration")
+    print(f"student {bundle.name}; fit its calibration next: scene-completion evaluate kitti --fit-calibration")
     return 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from scene_completion_ros.evaluation.calibration import CalibrationErrors
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
 from training.evaluation.kitti import WindowScores
 
@@ -54,7 +55,7 @@ def cutoff_table(scores: Sequence[WindowScores]) -> str:
     for window in scores:
         for name, cells in window.cutoffs.items():
             ranges = [range_m for range_m, *_ in cells]
-            rows.append([window.window, name, *(" / ".join(map(_percent, values)) for _, *values in cells)])
+            rows.append([window.window, name, *(" / ".join(map(percent, values)) for _, *values in cells)])
     return table(["window", "cut-off", *(f"{range_m} m" for range_m in ranges)], rows)
 
 
@@ -85,29 +86,35 @@ def as_json(scores: Sequence[WindowScores]) -> list[dict[str, Any]]:
             "window": window.window,
             "depth": {method: asdict(errors) for method, errors in window.depth.items()},
             "voxels": [
-                {"method": method, "range_m": range_m, "region": region, **_defined(asdict(cell))}
+                {"method": method, "range_m": range_m, "region": region, **defined_values(asdict(cell))}
                 for method, cells in window.voxels.items()
                 for (range_m, region), cell in cells.items()
             ],
             "cutoffs": [
-                {"cutoff": name, "range_m": range_m, **_defined({"iou": iou, "precision": precision, "recall": recall})}
+                {
+                    "cutoff": name,
+                    "range_m": range_m,
+                    **defined_values({"iou": iou, "precision": precision, "recall": recall}),
+                }
                 for name, cells in window.cutoffs.items()
                 for range_m, iou, precision, recall in cells
             ],
-            "calibration": {
-                method: {
-                    "expected_calibration_error": errors.expected_calibration_error,
-                    "brier": errors.brier,
-                    "reliability": [
-                        _defined({"voxels": int(voxels), "stated": float(stated), "observed": float(observed)})
-                        for voxels, stated, observed in zip(*errors.reliability, strict=True)
-                    ],
-                }
-                for method, errors in window.calibration.items()
-            },
+            "calibration": {method: reliability_as_json(errors) for method, errors in window.calibration.items()},
         }
         for window in scores
     ]
+
+
+def reliability_as_json(errors: CalibrationErrors) -> dict[str, Any]:
+    """Calibration errors and their bins as plain values."""
+    return {
+        "expected_calibration_error": errors.expected_calibration_error,
+        "brier": errors.brier,
+        "reliability": [
+            defined_values({"voxels": int(voxels), "stated": float(stated), "observed": float(observed)})
+            for voxels, stated, observed in zip(*errors.reliability, strict=True)
+        ],
+    }
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -117,12 +124,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(scores: OccupancyScores) -> str:
-    return " / ".join(map(_percent, (scores.iou, scores.best_iou, scores.average_precision)))
+    return " / ".join(map(percent, (scores.iou, scores.best_iou, scores.average_precision)))
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share as percent with one decimal, a dash where it is not defined."""
     return "–" if math.isnan(value) else f"{100.0 * value:.1f}"
 
 
-def _defined(values: dict[str, Any]) -> dict[str, Any]:
+def defined_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with None for those that are not defined."""
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}

@@ -1,0 +1,163 @@
+"""Scores of occupancy (O) and of invisible and empty space (IE): Wimbauer et al., "Behind the Scenes" (CVPR 2023).
+
+With p the prediction, o the truth and v what is visible, over the points of one frame:
+
+    O_acc  = mean [p = o]                 IE_acc  = mean [p = o | not v]
+    O_prec = mean [o | p]                 IE_prec = mean [not o | not p, not v]
+    O_rec  = mean [p | o]                 IE_rec  = mean [not p | not o, not v]
+
+and over frames the mean of those in which a score is defined. No score should be read without the number of points and
+of frames behind it: under the original protocol an empty field has no occluded points at all and an O_acc of 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_PREDICTED = 0.9
+"""Share of predicted points above which a field has filled the street; even a town's is free for the most part."""
+
+
+@dataclass(frozen=True)
+class InvisibleEmptyScores:
+    """The six scores, of a frame or as means over frames; NaN where not defined."""
+
+    o_acc: float
+    o_prec: float
+    o_rec: float
+    ie_acc: float
+    ie_prec: float
+    ie_rec: float
+
+
+@dataclass(frozen=True)
+class PointCounts:
+    """Points behind the scores, of a frame or summed over frames.
+
+    Attributes:
+        points: All that are scored.
+        predicted: Predicted occupied.
+        occupied: Truly occupied.
+        occluded: Not visible.
+        occluded_free: Not visible and not occupied, `t_ie` of the published code: what IE_rec is a share of.
+    """
+
+    points: int
+    predicted: int
+    occupied: int
+    occluded: int
+    occluded_free: int
+
+
+@dataclass(frozen=True)
+class InvisibleEmptyResult:
+    """Means over frames and what they rest on.
+
+    Attributes:
+        scores: Means over the frames in which each is defined.
+        defined: Number of these frames, by name of the score.
+        frames: Number of all frames.
+        counts: Points summed over frames.
+    """
+
+    scores: InvisibleEmptyScores
+    defined: dict[str, int]
+    frames: int
+    counts: PointCounts
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the scores worthless or not comparable, in words."""
+        found = []
+        if not self.counts.occluded:
+            found.append("no occluded point: O_acc says nothing")
+        elif not self.counts.occupied:
+            found.append("no occupied point: O_acc says nothing")
+        if not self.counts.predicted:
+            found.append("nothing predicted")
+        if self.counts.predicted > MOST_PREDICTED * self.counts.points:
+            found.append("nearly everything predicted: O_rec, IE_acc say nothing")
+        short = [name for name, frames in self.defined.items() if 0 < frames < self.frames]
+        if short:
+            found.append(f"{', '.join(short)} not defined in every frame")
+        return tuple(found)
+
+
+SCORE_NAMES = tuple(field.name for field in fields(InvisibleEmptyScores))
+
+
+def point_counts(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]) -> PointCounts:
+    """Count the points of one frame, bool [...] each."""
+    kinds = (predicted, occupied, ~visible, ~visible & ~occupied)
+    return PointCounts(predicted.size, *(int(np.count_nonzero(kind)) for kind in kinds))
+
+
+def invisible_empty_scores(
+    predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]
+) -> InvisibleEmptyScores:
+    """Scores of one frame.
+
+    Args:
+        predicted: What the model calls occupied, bool [...].
+        occupied: Truth, bool [...]; visible points are not occupied.
+        visible: bool [...].
+    """
+    right = predicted == occupied
+    return InvisibleEmptyScores(
+        o_acc=_mean(right),
+        o_prec=_mean(occupied[predicted]),
+        o_rec=_mean(predicted[occupied]),
+        ie_acc=_mean(right[~visible]),
+        ie_prec=_mean(~occupied[~predicted & ~visible]),
+        ie_rec=_mean(~predicted[~occupied & ~visible]),
+    )
+
+
+class InvisibleEmptyMetric:
+    """Mean over frames of the scores of each frame.
+
+    Attributes:
+        sums: float64 [6], scores summed over the frames in which they are defined.
+        defined: int64 [6], number of these frames.
+        frames: int64 [1].
+        counts: int64 [5], `PointCounts`.
+    """
+
+    def __init__(self) -> None:
+        self.sums = np.zeros(len(SCORE_NAMES))
+        self.defined = np.zeros(len(SCORE_NAMES), dtype=np.int64)
+        self.frames = np.zeros(1, dtype=np.int64)
+        self.counts = np.zeros(len(fields(PointCounts)), dtype=np.int64)
+
+    def update(self, predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]) -> None:
+        """Count one frame; see `invisible_empty_scores`."""
+        scores = np.array(astuple(invisible_empty_scores(predicted, occupied, visible)))
+        self.sums += np.nan_to_num(scores)
+        self.defined += ~np.isnan(scores)
+        self.frames += 1
+        self.counts += np.array(astuple(point_counts(predicted, occupied, visible)))
+
+    def merge(self, other: InvisibleEmptyMetric) -> None:
+        """Add the state of another accumulator."""
+        self.sums += other.sums
+        self.defined += other.defined
+        self.frames += other.frames
+        self.counts += other.counts
+
+    def compute(self) -> InvisibleEmptyResult:
+        """Means over frames; NaN where a score is defined in none."""
+        with np.errstate(invalid="ignore"):
+            means = self.sums / self.defined
+        return InvisibleEmptyResult(
+            scores=InvisibleEmptyScores(*means.tolist()),
+            defined=dict(zip(SCORE_NAMES, self.defined.tolist(), strict=True)),
+            frames=int(self.frames[0]),
+            counts=PointCounts(*self.counts.tolist()),
+        )
+
+
+def _mean(values: NDArray[np.bool_]) -> float:
+    return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,272 @@
+"""Occupancy of a slab of street from accumulated LiDAR scans: the two protocols of the density-field literature.
+
+Both compare a field with what the next N scans (this frame's first) say about a horizontal grid of points ahead of the
+camera. A scan says of a point that it is free, or it does not; a point that at most two scans saw free is occupied.
+
+* `ORIGINAL`: Wimbauer et al., "Behind the Scenes" (CVPR 2023); 20 scans, points from 4 to 20 m. A point counts as
+  visible if the first scan saw it free *or the evaluated model's own depth lies behind it*: every model is scored on
+  other points, and an empty field, which sees everything, has no occluded and no occupied points and an accuracy of 1.
+* `LIDAR_ONLY`: Li et al., "Know Your Neighbors" (CVPR 2024); up to 300 scans, 4 to 50 m. Visible is what the first scan
+  saw free, and rows more than 2 m behind the farthest visible one are cut off: the same points for every model.
+* `LIDAR_ONLY_NEAR` is the latter from 4 to 20 m, cut out of the same ground truth.
+
+The *level* frame of the points stands in the camera's centre, with x right, y down and z forward along the road: the
+camera of KITTI-360 looks 5 degrees down, other rigs need another `camera_pitch`. y = 0 to 0.75 m below the camera is
+0.8 to 1.55 m above the road for KITTI-360's camera, 0.9 to 1.65 m for KITTI's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.transforms import RigidTransform
+
+
+@dataclass(frozen=True)
+class SlabProtocol:
+    """Where and how a field is compared with LiDAR; the defaults are the published values of `ORIGINAL`.
+
+    Attributes:
+        x_range: Left and right end of the points, metres, level frame.
+        y_range: Heights of the LiDAR points that count (y points down), metres; the points lie in the middle.
+        z_range: Nearest and farthest point ahead, metres.
+        points_per_metre: Points along a metre of x and z.
+        camera_pitch: How far the camera looks down, radians.
+        reach: LiDAR points at least this far from the camera, metres, count at any height: without them a free
+            direction would have no return at all.
+        bins: Angular bins of a scan.
+        ego_radius: Points nearer to a scan's sensor than this, metres, it has not seen free.
+        model_depth_shows: Points in front of the model's own depth count as visible too.
+        cut_behind: Rows farther than this behind the farthest visible row, metres, are dropped; None keeps all.
+    """
+
+    x_range: tuple[float, float] = (-4.0, 4.0)
+    y_range: tuple[float, float] = (0.0, 0.75)
+    z_range: tuple[float, float] = (4.0, 20.0)
+    points_per_metre: int = 10
+    camera_pitch: float = math.radians(5.0)
+    reach: float = math.hypot(20.0, 4.0)
+    bins: int = 360
+    ego_radius: float = 3.0
+    model_depth_shows: bool = True
+    cut_behind: float | None = None
+
+    @property
+    def level_from_camera(self) -> RigidTransform:
+        """Takes the camera's optical frame to the level frame; straight ahead points down by `camera_pitch`."""
+        c, s = math.cos(self.camera_pitch), math.sin(self.camera_pitch)
+        return RigidTransform(np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]]), np.zeros(3))
+
+    def points(self) -> NDArray[np.float64]:
+        """Points float64 [Z, X, 3], level frame, metres; the first row is the farthest, both ends included."""
+        (left, right), (near, far) = self.x_range, self.z_range
+        x = np.linspace(left, right, round((right - left) * self.points_per_metre))
+        z = np.linspace(far, near, round((far - near) * self.points_per_metre))
+        points = np.empty((len(z), len(x), 3))
+        points[..., 0] = x
+        points[..., 1] = sum(self.y_range) / 2.0
+        points[..., 2] = z[:, None]
+        return points
+
+
+ORIGINAL = SlabProtocol()
+LIDAR_ONLY = replace(
+    ORIGINAL, z_range=(4.0, 50.0), reach=math.hypot(50.0, 4.0), model_depth_shows=False, cut_behind=2.0
+)
+LIDAR_ONLY_NEAR = replace(LIDAR_ONLY, z_range=(4.0, 20.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One turn of a LiDAR.
+
+    Attributes:
+        points_sensor: Points [N, 3] in the sensor's frame, metres; its z axis is the axis of rotation.
+        level_from_sensor: Pose of the sensor in the level frame of the evaluated camera.
+    """
+
+    points_sensor: NDArray[np.floating[Any]]
+    level_from_sensor: RigidTransform
+
+
+@dataclass(frozen=True, eq=False)
+class SlabTruth:
+    """What the scans say about the points of a protocol, arrays [Z, X].
+
+    Attributes:
+        not_seen_free: int64, how many scans did not see the point free.
+        first_saw_free: bool, the first scan saw it free.
+        scans: Their number N.
+    """
+
+    not_seen_free: NDArray[np.int64]
+    first_saw_free: NDArray[np.bool_]
+    scans: int
+
+    @property
+    def occupied(self) -> NDArray[np.bool_]:
+        """Points that at most two scans saw free: c >= N - 2.
+
+        The published counter starts at 1 and asks for (1 + c) / N > (N - 2) / N, which is the same.
+        """
+        return np.asarray(self.not_seen_free >= self.scans - 2)
+
+
+@dataclass(frozen=True, eq=False)
+class SlabMasks:
+    """The points that are scored, bool [Z', X] each.
+
+    Attributes:
+        rows: Rows of the protocol's points that are scored.
+        occupied: Occupied and not visible: what is seen free cannot be occupied.
+        visible: Neither occluded nor unknown; completion is scored on all others.
+    """
+
+    rows: slice
+    occupied: NDArray[np.bool_]
+    visible: NDArray[np.bool_]
+
+
+def surface_profile(scan: Scan, protocol: SlabProtocol) -> NDArray[np.float64]:
+    """Distance to the nearest return of a scan in each angular bin, in the plane of the sensor's x and y axes.
+
+    Returns count at the heights of the slab, or at any height beyond `reach`. Bin i covers the angles from
+    -pi + 2 pi i / bins on. A bin without a return repeats the one before; those before the first filled bin take the
+    return with the smallest angle.
+
+    Args:
+        scan: The scan.
+        protocol: The protocol.
+
+    Returns:
+        float64 [bins], metres; all 0 where no return counts, so that the scan has seen nothing free.
+    """
+    points_level = scan.level_from_sensor.apply(np.asarray(scan.points_sensor, dtype=np.float64))
+    top, bottom = protocol.y_range
+    in_slab = (points_level[:, 1] >= top) & (points_level[:, 1] <= bottom)
+    kept = scan.points_sensor[in_slab | (np.linalg.norm(points_level, axis=1) >= protocol.reach)].astype(np.float64)
+    if not len(kept):
+        return np.zeros(protocol.bins)
+    angle = np.arctan2(kept[:, 1], kept[:, 0])
+    distance = np.hypot(kept[:, 0], kept[:, 1])
+    index = ((angle + np.pi) / (2.0 * np.pi) * protocol.bins).astype(np.int64)
+    nearest = np.full(protocol.bins, np.inf)
+    np.minimum.at(nearest, np.minimum(index, protocol.bins - 1), distance)
+    filled = np.isfinite(nearest)
+    source = np.maximum.accumulate(np.where(filled, np.arange(protocol.bins), -1))
+    return np.where(source >= 0, nearest[np.maximum(source, 0)], distance[np.argmin(angle)])
+
+
+def surface_distance(profile: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance to the surface at angles [...], radians in -pi..pi, linear between the middles of the bins [bins]."""
+    width = 2.0 * np.pi / len(profile)
+    middles = -np.pi + width * (np.arange(-1, len(profile) + 1) + 0.5)  # one more on both sides: it wraps around
+    wrapped = np.concatenate([profile[-1:], profile, profile[:1]])
+    return np.asarray(np.interp(angle, middles, wrapped))
+
+
+def not_seen_free(
+    points_level: NDArray[np.float64], scan: Scan, profile: NDArray[np.float64], protocol: SlabProtocol
+) -> NDArray[np.bool_]:
+    """Whether points lie behind the surface that a scan measured, or too near to its sensor.
+
+    Args:
+        points_level: Points [..., 3], level frame, metres.
+        scan: The scan.
+        profile: Its `surface_profile`, in the sensor's plane; the points' distances to the sensor are spatial.
+        protocol: The protocol.
+
+    Returns:
+        bool [...].
+    """
+    points = scan.level_from_sensor.inverse().apply(points_level)
+    distance = np.linalg.norm(points, axis=-1)
+    surface = surface_distance(profile, np.arctan2(points[..., 1], points[..., 0]))
+    return np.asarray((distance > surface) | (distance < protocol.ego_radius))
+
+
+class SlabCounter:
+    """Counts for each point of a protocol how many scans did not see it free, one scan after the other.
+
+    300 scans of a street are half a gigabyte: they need not be in memory together.
+
+    Args:
+        protocol: The protocol.
+
+    Attributes:
+        not_seen_free: int64 [Z, X].
+        first_saw_free: bool [Z, X], of the first scan.
+        scans: Number of scans.
+    """
+
+    def __init__(self, protocol: SlabProtocol) -> None:
+        self.protocol = protocol
+        self._points = protocol.points()
+        self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)
+        self.first_saw_free = np.zeros(self._points.shape[:2], dtype=np.bool_)
+        self.scans = 0
+
+    def update(self, scan: Scan) -> None:
+        """Count a scan; that of the evaluated frame comes first."""
+        unseen = not_seen_free(self._points, scan, surface_profile(scan, self.protocol), self.protocol)
+        if self.scans == 0:
+            self.first_saw_free = ~unseen
+        self.not_seen_free += unseen
+        self.scans += 1
+
+    def compute(self) -> SlabTruth:
+        """What the scans say.
+
+        Raises:
+            GridError: There were fewer than three: everything would be occupied.
+        """
+        if self.scans < 3:
+            raise GridError(
+                f"{self.scans} scans",
+                where="LiDAR occupancy",
+                cure="A point is free if three scans saw it so: evaluate a frame with more scans ahead",
+            )
+        return SlabTruth(self.not_seen_free, self.first_saw_free, self.scans)
+
+
+def slab_truth(scans: Iterable[Scan], protocol: SlabProtocol) -> SlabTruth:
+    """What scans say about the points of a protocol; see `SlabCounter`."""
+    counter = SlabCounter(protocol)
+    for scan in scans:
+        counter.update(scan)
+    return counter.compute()
+
+
+def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:
+    """The points that are scored under a protocol, and what is true of them.
+
+    Args:
+        truth: What the scans say.
+        protocol: The protocol.
+        shown_by_model: Points whose z-depth does not exceed the model's own depth at their pixel, bool [Z, X]; needed
+            by the original protocol, ignored by the other.
+
+    Raises:
+        GridError: The model's depth is missing.
+    """
+    visible = truth.first_saw_free
+    if protocol.model_depth_shows:
+        if shown_by_model is None:
+            raise GridError(
+                "no model depth", where="original protocol", cure="Give the points in front of the model's depth"
+            )
+        visible = visible | shown_by_model
+    rows = slice(0, None)
+    if protocol.cut_behind is not None:
+        seen = np.flatnonzero(visible.any(axis=1))
+        behind = round(protocol.cut_behind * protocol.points_per_metre)
+        # Rows run from far to near. Where nothing is visible, nothing can be scored.
+        rows = slice(max(int(seen[0]) - behind, 0), None) if len(seen) else slice(len(visible), None)
+    return SlabMasks(rows, (truth.occupied & ~visible)[rows], visible[rows])

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.evaluation.invisible_empty import (
+    InvisibleEmptyMetric,
+    invisible_empty_scores,
+    point_counts,
+)
+from scene_completion_ros.evaluation.lidar_occupancy import ORIGINAL, SlabTruth, slab_masks
+
+# Points 0..3 are visible, 4..9 occluded.
+PREDICTED = np.array([0, 0, 1, 0, 1, 1, 1, 0, 0, 0], dtype=bool)
+OCCUPIED = np.array([0, 0, 0, 0, 1, 1, 0, 1, 0, 0], dtype=bool)
+VISIBLE = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
+
+
+def test_scores_of_ten_points_by_hand() -> None:
+    scores = invisible_empty_scores(PREDICTED, OCCUPIED, VISIBLE)
+    assert scores.o_acc == pytest.approx(7 / 10)  # wrong are points 2, 6 and 7
+    assert scores.o_prec == pytest.approx(2 / 4)  # predicted 2, 4, 5, 6; of them occupied 4 and 5
+    assert scores.o_rec == pytest.approx(2 / 3)  # occupied 4, 5, 7; of them predicted 4 and 5
+    assert scores.ie_acc == pytest.approx(4 / 6)  # occluded 4..9; wrong are 6 and 7
+    assert scores.ie_prec == pytest.approx(2 / 3)  # occluded and called empty 7, 8, 9; of them empty 8 and 9
+    assert scores.ie_rec == pytest.approx(2 / 3)  # occluded and empty 6, 8, 9; of them called empty 8 and 9
+
+
+def test_counts_of_ten_points_by_hand() -> None:
+    counts = point_counts(PREDICTED, OCCUPIED, VISIBLE)
+    assert (counts.points, counts.predicted, counts.occupied, counts.occluded, counts.occluded_free) == (10, 4, 3, 6, 3)
+
+
+def test_frames_count_alike_and_undefined_ones_are_skipped_and_counted() -> None:
+    metric = InvisibleEmptyMetric()
+    metric.update(PREDICTED, OCCUPIED, VISIBLE)
+    # Two visible points, one called occupied: no occupied and no occluded point. O_acc 1/2, O_prec 0, rest undefined.
+    metric.update(np.array([True, False]), np.zeros(2, dtype=bool), np.ones(2, dtype=bool))
+    result = metric.compute()
+    assert result.scores.o_acc == pytest.approx((0.7 + 0.5) / 2)  # of frames, not of points: 8 of 12 would be 0.667
+    assert result.scores.o_prec == pytest.approx((0.5 + 0.0) / 2)
+    assert result.scores.o_rec == pytest.approx(2 / 3)
+    assert result.scores.ie_acc == pytest.approx(4 / 6)
+    assert result.frames == 2
+    assert result.defined == {"o_acc": 2, "o_prec": 2, "o_rec": 1, "ie_acc": 1, "ie_prec": 1, "ie_rec": 1}
+    assert (result.counts.points, result.counts.occluded, result.counts.occluded_free) == (12, 6, 3)
+    assert result.warnings == ("o_rec, ie_acc, ie_prec, ie_rec not defined in every frame",)
+
+
+def test_merging_is_counting_together() -> None:
+    random = np.random.default_rng(0)
+    whole, first, second = InvisibleEmptyMetric(), InvisibleEmptyMetric(), InvisibleEmptyMetric()
+    for frame in range(5):
+        visible = random.random(50) < 0.5
+        occupied, predicted = ~visible & (random.random(50) < 0.5), random.random(50) < 0.3
+        whole.update(predicted, occupied, visible)
+        (first if frame < 2 else second).update(predicted, occupied, visible)
+    first.merge(second)
+    np.testing.assert_allclose(astuple(first.compute().scores), astuple(whole.compute().scores))
+    assert first.compute().counts == whole.compute().counts
+    assert first.compute().defined == whole.compute().defined
+
+
+def test_nothing_counted_is_not_defined() -> None:
+    result = InvisibleEmptyMetric().compute()
+    assert math.isnan(result.scores.o_acc)
+    assert result.frames == 0
+
+
+def test_an_empty_field_wins_the_original_protocol_and_is_found_out() -> None:
+    # A wall 10 m ahead hides all behind it, in all of 10 scans. The empty field renders a depth beyond every point, so
+    # every point counts as visible, none as occluded or occupied, and predicting nothing is always right.
+    points = ORIGINAL.points()
+    behind = points[..., 2] > 10.0
+    truth = SlabTruth(np.where(behind, 10, 0), ~behind, 10)
+    empty, everything = np.zeros(behind.shape, dtype=bool), np.ones(behind.shape, dtype=bool)
+    metric = InvisibleEmptyMetric()
+    masks = slab_masks(truth, ORIGINAL, everything)
+    metric.update(empty[masks.rows], masks.occupied, masks.visible)
+    result = metric.compute()
+    assert result.scores.o_acc == 1.0
+    assert math.isnan(result.scores.o_rec) and math.isnan(result.scores.ie_acc) and math.isnan(result.scores.ie_rec)
+    assert (result.counts.points, result.counts.occluded, result.counts.occluded_free) == (12_800, 0, 0)
+    assert result.warnings == ("no occluded point: O_acc says nothing", "nothing predicted")
+    # With masks that do not depend on it, it is right about the free half and misses everything that is occupied.
+    fair = InvisibleEmptyMetric()
+    masks = slab_masks(truth, ORIGINAL, np.zeros(behind.shape, dtype=bool))
+    fair.update(empty, masks.occupied, masks.visible)
+    assert fair.compute().scores.o_acc == pytest.approx(1.0 - behind.mean())
+    assert fair.compute().scores.o_rec == 0.0
+
+
+def test_a_full_field_is_found_out_as_well() -> None:
+    # 8 of 10 points are occluded, 7 of these occupied: who predicts everything has IE_acc 7/8 and O_rec 1.
+    visible, occupied = np.arange(10) < 2, np.arange(10) > 2
+    metric = InvisibleEmptyMetric()
+    metric.update(np.ones(10, dtype=bool), occupied, visible)
+    assert metric.compute().scores.ie_acc == pytest.approx(7 / 8)
+    assert metric.compute().scores.o_rec == 1.0
+    assert metric.compute().warnings == ("nearly everything predicted: O_rec, IE_acc say nothing",)

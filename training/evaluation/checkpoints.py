@@ -1,0 +1,136 @@
+"""Training checkpoints as density models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.checkpoints import Checkpoint
+from training.data.stereo import stereo_pair
+from training.evaluation.density_model import (
+    IDENTITY,
+    PUBLISHED_CUTOFF,
+    PUBLISHED_RULE,
+    DensityModel,
+    Observation,
+    reference_camera,
+)
+from training.networks.density_field import DensityField
+from training.networks.multi_view_field import MultiViewField
+from training.networks.observed_field import ObservedField
+
+VIEWS = (("left", 0), ("left", 1), ("right", 0), ("right", 1))
+"""Side and frame, counted from the evaluated one, of the first, second, ... view that a multi-view field encodes."""
+_CHUNK = 1 << 16  # points in memory at a time
+
+
+def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityModel]:
+    """Open a checkpoint, once for each number of encoded views.
+
+    Args:
+        path: A checkpoint of `scene-completion train`.
+        views: Numbers of views; the first ones of `VIEWS` are encoded.
+
+    Raises:
+        BundleError: The file is no such checkpoint.
+        ConfigurationError: It cannot encode so many views.
+    """
+    checkpoint = Checkpoint.read(path)
+    most = len(VIEWS) if checkpoint.stage == "teacher" else 1
+    if not views or not all(1 <= count <= most for count in views):
+        raise ConfigurationError(
+            f"{', '.join(map(str, views))} views, but a field of stage {checkpoint.stage} encodes 1 to {most}",
+            where=str(path),
+            cure="Choose --views accordingly, or leave it out",
+        )
+    # A run keeps its checkpoints as RUN/checkpoints/NAME.ckpt, and they are called alike in all runs.
+    name = path.resolve().parent.parent.name if path.resolve().parent.name == "checkpoints" else path.stem
+    half = checkpoint.half_resolution
+    if checkpoint.stage != "teacher":
+        return [FieldModel(checkpoint.single_view_field(), name, half_resolution=half)]
+    field = checkpoint.multi_view_field()
+    return [
+        FieldModel(field, f"{name}, {count} view{'s' if count > 1 else ''}", count, half_resolution=half)
+        for count in views
+    ]
+
+
+class FieldModel:
+    """A trained density field.
+
+    Args:
+        field: The field, with the weights that would be exported.
+        name: Short name for tables.
+        views: How many of `VIEWS` it encodes; more than one only for a multi-view field.
+        half_resolution: It was trained on images of half the size, and sees such.
+    """
+
+    def __init__(
+        self, field: DensityField | MultiViewField, name: str, views: int = 1, *, half_resolution: bool = False
+    ) -> None:
+        self.field = field.eval()
+        self.half_resolution = half_resolution
+        self.name = name
+        self.views = views
+        self.calibration: Calibration = IDENTITY
+        self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
+        self._resampler = lru_cache(maxsize=4)(self._make_resampler)
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        """Encode the views of a frame; the last frame takes the one before for the one after."""
+        views = encoded_views(sequence, index, self.views)
+        images = torch.stack([self._image(sequence, *view) for view in views])[None]
+        with torch.inference_mode():
+            if isinstance(self.field, MultiViewField):
+                encoder_from_world = sequence.world_from_camera(index, views[0][1]).inverse()
+                poses = [(encoder_from_world @ sequence.world_from_camera(*view)).matrix for view in views]
+                stacked = torch.from_numpy(np.stack(poses)[None]).float()
+                seen: ObservedField = self.field.observe(images, stacked)
+            else:
+                seen = self.field.observe(images[:, 0])
+        spec = self.field.spec
+        camera = sequence.cameras[views[0][1]]
+        return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far))
+
+    def _image(self, sequence: PosedSequence, index: int, name: str) -> Tensor:
+        image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
+        full = torch.from_numpy(image).permute(2, 0, 1).float()
+        return functional.avg_pool2d(full, 2) if self.half_resolution else full
+
+    def _make_resampler(self, camera: Camera) -> Resampler:
+        return Resampler(camera, self.field.camera)
+
+
+def encoded_views(sequence: PosedSequence, index: int, count: int) -> list[tuple[int, str]]:
+    """Frame and camera of the first views of `VIEWS`; the first is the reference camera at the evaluated frame.
+
+    Raises:
+        SequenceError: The right camera is wanted of a sequence without a stereo pair.
+    """
+    after = index + 1 if index + 1 < len(sequence) else index - 1
+    views = []
+    for side, step in VIEWS[:count]:
+        name = reference_camera(sequence) if side == "left" else stereo_pair(sequence)[1]
+        views.append((after if step else index, name))
+    return views
+
+
+def _density(seen: ObservedField, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        parts = [
+            seen.density(torch.from_numpy(points[start : start + _CHUNK])[None])[0].numpy()
+            for start in range(0, len(points), _CHUNK)
+        ]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])

@@ -1,0 +1,231 @@
+"""What a completion has to beat: nothing, the visible surface, a thick surface, and the mean of the training set.
+
+Each is a density model. Occupied points have a density at which a voxel is opaque, free ones have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.baselines import PriorGrid
+from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.data.stereo import stereo_depth, stereo_pair
+from training.evaluation.density_model import (
+    IDENTITY,
+    PUBLISHED_CUTOFF,
+    PUBLISHED_RULE,
+    VOXEL_EDGE,
+    DensityFunction,
+    DensityModel,
+    Observation,
+    reference_camera,
+)
+from training.evaluation.kitti import PRIOR_SIGMA, SEMANTIC_KITTI_GRID, Window, fit_baselines
+from training.evaluation.voxel_truth import ALL, VoxelTruth
+
+OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
+THICKNESS = 4.0
+_DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
+
+DepthSource: TypeAlias = Callable[[PosedSequence, int], NDArray[np.float32]]
+"""z-depth [H, W] of the reference camera at a frame, metres; 0 or not finite where there is none."""
+
+
+@dataclass
+class _Control:
+    name: str
+
+    def __post_init__(self) -> None:
+        self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
+        self.calibration: Calibration = IDENTITY
+
+
+class EmptyControl(_Control):
+    """Nothing occupied anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing")
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        """The empty field."""
+        camera = sequence.cameras[reference_camera(sequence)]
+        return Observation(camera, lambda points: np.zeros(len(points), dtype=np.float32))
+
+
+class SurfaceControl(_Control):
+    """The surface of a depth image, and what lies behind it up to a thickness.
+
+    Every pixel's point occupies its voxel of the default grid, and so do points behind it along the ray, every half
+    voxel. The voxels are those of the street world's ground truth.
+
+    Args:
+        depth: Where the depth comes from.
+        depth_name: Name of that source, for tables.
+        thickness: Metres behind the surface that are filled.
+    """
+
+    def __init__(self, depth: DepthSource, depth_name: str, thickness: float = 0.0) -> None:
+        super().__init__(f"surface{f' + {thickness:g} m' if thickness else ''} ({depth_name})")
+        self._depth = depth
+        self._thickness = thickness
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        """Fill the voxels behind the pixels of a frame."""
+        camera = sequence.cameras[reference_camera(sequence)]
+        occupied = surface_voxels(self._depth(sequence, index), camera, self._thickness)
+        density = np.where(occupied, np.float32(OPAQUE), np.float32(0.0))
+        return Observation(camera, grid_density(density, DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA))
+
+
+class PriorControl(_Control):
+    """The mean occupancy of each voxel over training frames, whatever the image shows.
+
+    Its density is scaled so that the published cut-off lies at the prior's own threshold.
+
+    Args:
+        mean: Mean occupancy, float32 [X, Y, Z], 0..1.
+        threshold: Mean from which a voxel counts as occupied, 0..1.
+        grid: Its grid.
+        grid_from_camera: Pose of the reference camera in it.
+    """
+
+    def __init__(
+        self,
+        mean: NDArray[np.float32],
+        threshold: float,
+        grid: VoxelGrid = DEFAULT_GRID,
+        grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
+    ) -> None:
+        super().__init__("prior of the training set")
+        scale = PUBLISHED_CUTOFF / np.log1p(-np.clip(threshold, 1e-4, 1.0 - 1e-4))
+        density = scale * np.log1p(-np.minimum(mean, np.float32(1.0 - 1e-6)))
+        self._density = grid_density(density.astype(np.float32), grid, grid_from_camera)
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        """The same field at every frame."""
+        return Observation(sequence.cameras[reference_camera(sequence)], self._density)
+
+
+def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = PRIOR_SIGMA) -> PriorControl:
+    """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
+
+    Args:
+        truths: Ground truths of training frames, all on the default grid.
+        sigma: Standard deviation of the smoothing along x, y, z, voxels.
+    """
+    prior = PriorGrid(DEFAULT_GRID.shape)
+    frames = []
+    for truth in truths:
+        prior.update(truth.occupied, truth.known)
+        frames.append((np.packbits(truth.occupied), np.packbits(truth.known & truth.regions[ALL])))
+    mean = prior.compute(sigma)
+    histogram = np.zeros_like(score_histogram(mean[:0], mean[:0] > 0.0))
+    for bits in frames:
+        occupied, counted = (np.unpackbits(packed).reshape(mean.shape).astype(bool) for packed in bits)
+        histogram += score_histogram(mean[counted], occupied[counted])
+    return PriorControl(mean, best_iou(histogram)[1])
+
+
+def prior_of_windows(data: Path) -> Callable[[PosedSequence], PriorControl]:
+    """The prior grid of the KITTI training windows, for any window; its threshold comes from the calibration window.
+
+    Args:
+        data: Folder that holds `kitti_windows`.
+    """
+    baselines = fit_baselines(data)
+
+    def prior(sequence: PosedSequence) -> PriorControl:
+        pose = Window(sequence.name, sequence).velodyne_from_camera
+        return PriorControl(baselines.prior, baselines.prior_threshold, SEMANTIC_KITTI_GRID, pose)
+
+    return prior
+
+
+def surface_controls(sequence: PosedSequence, model: DensityModel | None = None) -> list[DensityModel]:
+    """Surface and thick surface from the best depth that a sequence has, and from a model's own depth."""
+    true = "depth" in sequence.frames[0].assets
+    sources: list[tuple[DepthSource, str]] = [(true_depth, "true depth") if true else (measured_depth, "stereo depth")]
+    if model is not None:
+        sources.append((depth_of_model(model), f"depth of {model.name}"))
+    return [SurfaceControl(depth, name, thick) for depth, name in sources for thick in (0.0, THICKNESS)]
+
+
+def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
+    """The exact depth of a rendered sequence, which belongs to its left camera.
+
+    Raises:
+        SequenceError: The frame has none.
+    """
+    depth = sequence.asset(index, "depth")
+    if depth is None:
+        raise SequenceError(
+            "no depth", where=f"{sequence.name}, frame {index}", cure="Render the town with the asset depth"
+        )
+    return np.asarray(depth, dtype=np.float32)
+
+
+def measured_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
+    """Depth of the stereo pair by semi-global matching."""
+    left, right, baseline = stereo_pair(sequence)
+    grey = [cv2.cvtColor(sequence.image(index, name), cv2.COLOR_RGB2GRAY) for name in (left, right)]
+    first, second = (np.asarray(image, dtype=np.uint8) for image in grey)
+    return stereo_depth(first, second, sequence.cameras[left].fx, baseline)
+
+
+def depth_of_model(model: DensityModel) -> DepthSource:
+    """The depth that a model renders, every fourth pixel, taken over by its neighbours."""
+
+    def source(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
+        observation = model.observe(sequence, index)
+        coarse = observation.depth_image(_DEPTH_STRIDE)
+        full = coarse.repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
+        return full[: observation.camera.height, : observation.camera.width]
+
+    return source
+
+
+def surface_voxels(depth: NDArray[np.float32], camera: Camera, thickness: float = 0.0) -> NDArray[np.bool_]:
+    """Voxels of the default grid that a depth image fills.
+
+    Args:
+        depth: z-depth [H, W], metres.
+        camera: Its camera.
+        thickness: Metres along the rays behind the surface that are filled too.
+
+    Returns:
+        bool [X, Y, Z].
+    """
+    wanted = np.isfinite(depth) & (depth > 0.0)
+    rays = camera.unproject(camera.pixel_centres()[wanted])
+    direction = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    surface = rays * depth[wanted].astype(np.float64)[:, None]
+    occupied = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
+    for behind in np.arange(0.0, thickness + 1e-6, VOXEL_EDGE / 2.0):
+        index, inside = DEFAULT_GRID.index_of(DEFAULT_GRID_FROM_CAMERA.apply(surface + behind * direction))
+        occupied[tuple(np.asarray(index)[np.asarray(inside)].T)] = True
+    return occupied
+
+
+def grid_density(density: NDArray[np.float32], grid: VoxelGrid, grid_from_camera: RigidTransform) -> DensityFunction:
+    """The density of the voxel [X, Y, Z] that a point (optical frame) lies in; 0 outside of the grid."""
+
+    def lookup(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        index, inside = grid.index_of(grid_from_camera.apply(points.astype(np.float64)))
+        found = np.zeros(len(points), dtype=np.float32)
+        found[np.asarray(inside)] = density[tuple(np.asarray(index)[np.asarray(inside)].T)]
+        return found
+
+    return lookup

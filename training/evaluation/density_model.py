@@ -1,0 +1,117 @@
+"""What occupancy is evaluated on: anything that looks at a sequence and then has a density everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.data.stereo import stereo_pair
+
+VOXEL_EDGE = 0.2
+"""Metres over which opacity is stated: the voxels of all ground truths here."""
+PUBLISHED_CUTOFF = 0.5
+"""Density per metre above which the literature's protocols call a point occupied."""
+PUBLISHED_RULE, CALIBRATED_RULE = "σ > 0.5", "calibrated"
+IDENTITY = Calibration()
+_CHUNK = 2048  # rays rendered at a time
+
+DensityFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A model that has seen its images of one frame.
+
+    Attributes:
+        camera: The reference camera of the frame, in whose optical frame all points are.
+        density: Density per metre [N] at points [N, 3], metres.
+        depth_range: Nearest and farthest sample along a ray, metres.
+    """
+
+    camera: Camera
+    density: DensityFunction
+    depth_range: tuple[float, float] = (3.0, 80.0)
+
+    def depth(self, pixels: NDArray[np.float64], *, samples: int = 64) -> NDArray[np.float32]:
+        """Expected z-depth of rays through pixels, rendered from the density without jitter.
+
+        Args:
+            pixels: Pixel coordinates [N, 2] (u, v) of the reference camera, also outside of the image.
+            samples: Samples a ray, even in inverse distance.
+
+        Returns:
+            float32 [N], metres.
+        """
+        distances = inverse_distance_samples(samples, *self.depth_range)
+        depth = np.empty(len(pixels), dtype=np.float32)
+        for start in range(0, len(pixels), _CHUNK):
+            rays = self.camera.unproject(pixels[start : start + _CHUNK])
+            length = np.linalg.norm(rays, axis=1)
+            points = (rays / length[:, None])[:, None, :] * distances[:, None]  # [n, K, 3]
+            density = self.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1)
+            depth[start : start + _CHUNK] = composite_distance(density, distances) / length
+        return depth
+
+    def depth_image(self, stride: int) -> NDArray[np.float32]:
+        """Expected z-depth [H / stride, W / stride] of every stride-th pixel, metres."""
+        pixels = self.camera.pixel_centres()[::stride, ::stride]
+        return self.depth(pixels.reshape(-1, 2)).reshape(pixels.shape[:2])
+
+
+class DensityModel(Protocol):
+    """Anything that can be evaluated."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables."""
+
+    @property
+    def cutoffs(self) -> Mapping[str, float]:
+        """Rule by which a point is called occupied -> density per metre that it exceeds."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """From opacity over `VOXEL_EDGE` to probability; the identity where none was fitted."""
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        """Look at a frame, and at whatever other frames and cameras of the sequence the model uses."""
+
+
+def opacity(density: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Alpha = 1 - exp(-sigma edge) over `VOXEL_EDGE`, of densities [...] per metre."""
+    return np.asarray(-np.expm1(-VOXEL_EDGE * density.astype(np.float32)), dtype=np.float32)
+
+
+def density_of_opacity(alpha: float) -> float:
+    """Density per metre whose opacity over `VOXEL_EDGE` is alpha; infinite for 1 and above."""
+    return -math.log1p(-alpha) / VOXEL_EDGE if alpha < 1.0 else math.inf
+
+
+def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, float]:
+    """The published rule and, where a calibration was fitted, that of its threshold on the probability."""
+    cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
+    if calibration.kind != "identity":
+        reached = float(calibration.occupied_from(threshold))
+        # "At least" becomes "more than" of the next smaller opacity.
+        cutoffs[CALIBRATED_RULE] = density_of_opacity(float(np.nextafter(np.float32(reached), np.float32(0.0))))
+    return cutoffs
+
+
+def reference_camera(sequence: PosedSequence) -> str:
+    """Camera whose frame points are given in: KITTI's left colour one, the left of a stereo pair, or the first."""
+    if "image_2" in sequence.cameras:
+        return "image_2"
+    try:
+        return stereo_pair(sequence)[0]
+    except SequenceError:
+        return sorted(sequence.cameras)[0]
