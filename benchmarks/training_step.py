@@ -136,6 +136,7 @@ def synthetic_batch() -> dict[str, Tensor]:
         "image": torch.rand(1, 3, *size, generator=generator) * 255,
         "hint": torch.rand(1, *size, generator=generator) * 60,
         "views": torch.rand(1, VIEWS, 3, *size, generator=generator),
+        "masks": torch.ones(1, VIEWS, *size, dtype=torch.bool),
         "encoder_from_view": poses,
         "hints": torch.rand(1, VIEWS, *size, generator=generator) * 60,
         "roles": torch.arange(VIEWS).reshape(1, 2, VIEWS // 2).transpose(1, 2).flatten(1),

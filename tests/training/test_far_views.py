@@ -156,6 +156,31 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
     assert torch.isfinite(samples.mean_depth_code(PointCodeSpec())).all()
 
 
+def test_masks_follow_their_images(synthetic_drive: Path, tmp_path: Path) -> None:
+    """A bonnet across the lower quarter of the left image: no depth, no colours, wherever that image goes."""
+    sequence = _with_fisheye(synthetic_drive)
+    camera = sequence.cameras["image_2"]
+    bonnet = np.zeros((camera.height, camera.width), np.bool_)
+    bonnet[3 * camera.height // 4 :] = True
+    sequence.frames = [
+        dataclasses.replace(frame, assets={**frame.assets, "ego_image_2": lambda: bonnet}) for frame in sequence.frames
+    ]
+    frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
+    left = frames[0].mask("left")
+    assert 0.2 < 1.0 - left.mean() < 0.3 and not left[-1].any() and left[0].all()
+    assert frames[0].depths["left"][~left].max() == 0 and frames[0].depths["left"][left].max() > 0
+    assert frames[0].mask("right").all() and frames[0].masks["aside_fisheye"].any()
+    samples = ViewSamples([frames], dataclasses.replace(SETTINGS, far_views=True), seed=0, length=9)
+    for number in range(4):
+        draw = samples._draw(np.random.default_rng((0, number)))
+        sample = samples[number]
+        left = [draw.side == "left"] * 2 + [draw.side == "right"] * 2
+        for masked, mask, hint in zip(left, sample["masks"][:4], sample["hints"][:4], strict=True):
+            assert bool(mask[180, 320]) is not masked
+            assert bool(mask[60, 320])
+            assert (hint[180] > 0).any() == (not masked)
+
+
 def test_processes_share_the_batches_between_them() -> None:
     samplers = [StepSampler(12, lambda: 4, batch_size=2, rank=rank, processes=2) for rank in (0, 1)]
     assert [list(sampler) for sampler in samplers] == [[4, 5, 8, 9], [6, 7, 10, 11]]

@@ -26,6 +26,13 @@ def canonical_image(
     return np.asarray(warped, np.uint8)
 
 
+def canonical_mask(mask: NDArray[np.bool_], camera: Camera) -> NDArray[np.bool_]:
+    """Pixels of the canonical camera [H, W] that the image covers where its mask [h, w] is true."""
+    size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpPerspective(mask.astype(np.uint8), homography(camera, None), size, flags=flags) > 0)
+
+
 def canonical_depth(
     depth: NDArray[np.float16], camera: Camera, turn: NDArray[np.float64] | None = None
 ) -> NDArray[np.float32]:

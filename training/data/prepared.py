@@ -41,6 +41,8 @@ class PreparedFrame:
         depths: "left", "right" -> stereo z-depth float16 [h, w], metres, 0 unknown.
         cameras: Camera -> intrinsics of the image.
         world_from_camera: Camera -> pose.
+        masks: Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it
+            show the world everywhere.
         points: Voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame.
         target: Occupancy uint8 [N], 255 = certainly occupied.
         evidence: float16 [N].
@@ -50,9 +52,15 @@ class PreparedFrame:
     depths: dict[str, NDArray[np.float16]]
     cameras: dict[str, Camera]
     world_from_camera: dict[str, RigidTransform]
+    masks: dict[str, NDArray[np.bool_]]
     points: NDArray[np.int16]
     target: NDArray[np.uint8]
     evidence: NDArray[np.float16]
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Where a camera's image [h, w] shows the world."""
+        camera = self.cameras[name]
+        return self.masks[name] if name in self.masks else np.ones((camera.height, camera.width), np.bool_)
 
     @property
     def far_cameras(self) -> tuple[str, str]:
@@ -147,12 +155,33 @@ def _prepare_frames(
                 depth = cv2.resize(stereo.depth(index, side), size, interpolation=cv2.INTER_NEAREST_EXACT)
                 arrays[f"depth_{side}"] = depth.astype(np.float16)
             arrays |= _view(side, image, camera, sequence.world_from_camera(index, name))
+            mask = world_mask(sequence, index, name)
+            if mask is not None:
+                size = (camera.width, camera.height)
+                arrays[f"mask_{side}"] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
         for name in sorted(set(aside) & set(sequence.frames[index].images)):
             pose = sequence.world_from_camera(index, name) @ RigidTransform(DOWNWARD, np.zeros(3))
             arrays |= _view(f"aside_{name}", aside[name](sequence.image(index, name)), CANONICAL_CAMERA, pose)
+            arrays[f"mask_aside_{name}"] = _mask_aside(sequence, index, name, aside[name])
         temporary = files[index].with_suffix(".part")
         safetensors.numpy.save_file(arrays, temporary)
         temporary.replace(files[index])
+
+
+def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uint8] | None:
+    """1 where an image [H, W] shows the world, 0 where nothing was recorded or the vehicle is; None without masks."""
+    covered, ego = sequence.asset(index, f"validity_{name}"), sequence.asset(index, f"ego_{name}")
+    if covered is None and ego is None:
+        return None
+    camera = sequence.cameras[name]
+    shown = np.ones((camera.height, camera.width), np.bool_) if covered is None else covered.astype(np.bool_)
+    return (shown if ego is None else shown & ~ego.astype(np.bool_)).astype(np.uint8)
+
+
+def _mask_aside(sequence: PosedSequence, index: int, name: str, resampler: Resampler) -> NDArray[np.uint8]:
+    mask = world_mask(sequence, index, name)
+    shown = resampler.validity if mask is None else resampler.validity & (resampler(mask * np.uint8(255)) > 250)
+    return np.asarray(shown, np.uint8)
 
 
 class _Stereo:
@@ -180,7 +209,9 @@ class _Stereo:
 
     def _match(self, index: int, side: str) -> NDArray[np.float32]:
         left, right = self._pair(index)
-        return stereo_depth(left, right, self.focal, self.baseline, reference=side)
+        depth = stereo_depth(left, right, self.focal, self.baseline, reference=side)
+        mask = world_mask(self.sequence, index, self._names[side == "right"])
+        return depth if mask is None else np.asarray(depth * mask, np.float32)
 
 
 def _fused_voxels(stereo: _Stereo | None, index: int, settings: FusionSettings) -> dict[str, NDArray[Any]]:
@@ -243,6 +274,7 @@ def load_prepared(file: Path) -> PreparedFrame:
         depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data},
         cameras=cameras,
         world_from_camera={name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names},
+        masks={name: data[f"mask_{name}"].astype(np.bool_) for name in names if f"mask_{name}" in data},
         points=data["points"],
         target=data["target"],
         evidence=data["evidence"],

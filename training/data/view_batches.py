@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from training.data.augmentation import canonical_depth, canonical_image, jittered
+from training.data.augmentation import canonical_depth, canonical_image, canonical_mask, jittered
 from training.data.ground_plane import ground_roll
 from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
 from training.data.voxel_evidence import POINT_UNIT
@@ -30,7 +30,7 @@ NEAR_DEPTH = 4.0
 """Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 _OTHER = {"left": "right", "right": "left"}
-_Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32])
+_Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
         Returns:
             image [3, H, W] (0..255, augmented), hint [H, W] (its stereo z-depth, 0 unknown), views [V, 3, H, W] (0..1),
-            encoder_from_view [V, 4, 4], hints [V, H, W] (stereo z-depth, 0 unknown), roles [V] (the first half render,
-            the others supply colours), the entries of `occupancy`, and where more than one view is encoded
-            encoder_images [E, 3, H, W] (0..255, augmented alike), encoder_hints [E, H, W] and encoder_poses [E, 4, 4]
-            (in the frame of the first). V is 4, or 8 with far views.
+            masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4], hints [V, H, W]
+            (stereo z-depth, 0 unknown), roles [V] (the first half render, the others supply colours), the entries of
+            `occupancy`, and where more than one view is encoded encoder_images [E, 3, H, W] (0..255, augmented alike),
+            encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). V is 4, or 8 with far
+            views.
         """
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
@@ -112,6 +113,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         views = _Views(draw, self._names(draw, generator))
         sample |= {
             "views": _tensor(np.stack(views.images)).permute(0, 3, 1, 2).float() / 255.0,
+            "masks": _tensor(np.stack(views.masks)),
             "encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(),
             "hints": _tensor(np.stack(views.hints)),
             "roles": torch.from_numpy(_roles(len(views.images), generator)),
@@ -279,6 +281,12 @@ class _Views:
         """RGB [H, W, 3] each."""
         frames = self.draw.frames
         return [self._flipped(canonical_image(frames[i].images[n], frames[i].cameras[n])) for i, n in self.names]
+
+    @property
+    def masks(self) -> list[NDArray[np.bool_]]:
+        """Whether a pixel shows the world [H, W] each: neither outside of the recorded image nor the vehicle itself."""
+        frames = self.draw.frames
+        return [self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n])) for i, n in self.names]
 
     @property
     def hints(self) -> list[NDArray[np.float32]]:

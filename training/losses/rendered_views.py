@@ -28,18 +28,21 @@ def view_synthesis_losses(
         field: The field, for which samples outside its views are guesses.
         camera: Camera of all views.
         rendered: Patches of the loss views.
-        batch: Batch with views [B, V, 3, H, W] in 0..1 and encoder_from_view [B, V, 4, 4].
+        batch: Batch with views [B, V, 3, H, W] in 0..1, masks [B, V, H, W] and encoder_from_view [B, V, 4, 4].
         source_views: Indices [B, S] of the views that supply colours.
     """
     size = rendered.rays.patch_size
     patches = _observed(batch["views"], rendered).reshape(-1, size, size, 3).permute(0, 3, 1, 2)
-    sources = torch.stack([views[index] for views, index in zip(batch["views"], source_views, strict=True)])
-    poses = torch.stack([p[index] for p, index in zip(batch["encoder_from_view"], source_views, strict=True)])
-    colours, outside = sample_colours(sources, camera, torch.linalg.inv(poses), rendered.points)
+    sources, masks, poses = (
+        torch.stack([views[index] for views, index in zip(batch[key], source_views, strict=True)])
+        for key in ("views", "masks", "encoder_from_view")
+    )
+    colours, outside = sample_colours(sources, masks, camera, torch.linalg.inv(poses), rendered.points)
     outside = outside | ~field.in_view(rendered.points)[:, None]
     shape = (*outside.shape[:2], *rendered.distances.shape[1:])  # [B, S, R, K]
     composed = (rendered.weights[:, None, ..., None] * colours.reshape(*shape, 3)).sum(dim=-2)  # [B, S, R, 3]
-    invalid = invalid_rays(rendered.weights, outside.reshape(shape))
+    hidden = ~_observed(batch["masks"][:, :, None], rendered)[..., 0]  # pixels that do not show the world
+    invalid = invalid_rays(rendered.weights, outside.reshape(shape)) | hidden
     batches, views, count = composed.shape[:3]
     composed = composed.reshape(batches, views, count // size**2, size, size, 3)
     composed = composed.permute(0, 2, 1, 5, 3, 4).flatten(0, 1)  # [P, S, 3, h, w]

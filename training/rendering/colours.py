@@ -9,17 +9,21 @@ from torch.nn import functional
 from scene_completion_ros.geometry import Camera
 
 
-def sample_colours(images: Tensor, camera: Camera, view_from_encoder: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def sample_colours(
+    images: Tensor, masks: Tensor, camera: Camera, view_from_encoder: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor]:
     """Samples source images at the projections of points.
 
     Args:
         images: Source images [B, S, 3, H, W] in 0..1.
+        masks: Where they show the world, bool [B, S, H, W].
         camera: Camera shared by the views.
         view_from_encoder: Poses [B, S, 4, 4]: source view from encoder view.
         points: Points [B, N, 3], metres, encoder view's optical frame.
 
     Returns:
-        Colours [B, S, N, 3] and a flag [B, S, N], true where the point does not project into the source image.
+        Colours [B, S, N, 3] and a flag [B, S, N], true where the point does not project into the source image, or to
+        where that does not show the world.
     """
     batch, sources = images.shape[:2]
     local = (
@@ -30,11 +34,12 @@ def sample_colours(images: Tensor, camera: Camera, view_from_encoder: Tensor, po
     y = (2.0 * (camera.fy * local[..., 1] / depth + camera.cy) + 1.0) / camera.height - 1.0
     grid = torch.stack([x, y], dim=-1)  # [B, S, N, 2]
     invalid = (local[..., 2] <= 1e-3) | (grid.abs() > 1.0).any(dim=-1)
-    colours = functional.grid_sample(
-        images.flatten(0, 1),
+    sampled = functional.grid_sample(
+        torch.cat([images, masks[:, :, None].to(images.dtype)], dim=2).flatten(0, 1),
         grid.flatten(0, 1)[:, None].clamp(-2.0, 2.0),
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
-    )  # [B·S, 3, 1, N]
-    return colours[:, :, 0].transpose(1, 2).reshape(batch, sources, -1, 3), invalid
+    )  # [B·S, 4, 1, N]
+    values = sampled[:, :, 0].transpose(1, 2).reshape(batch, sources, -1, 4)
+    return values[..., :3], invalid | (values[..., 3] < 1.0 - 1e-4)
