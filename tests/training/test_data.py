@@ -236,9 +236,11 @@ def test_step_sampler_goes_on_where_it_stopped() -> None:
 def test_wildcards_stand_for_all_that_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("towns/2/sequence", "towns/1/sequence", "towns/1/other"):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "towns" / "2" / "report.json").write_text("{}")
     plain = SequenceSource("somewhere", share=2.0)
     found = matching(tmp_path, [plain, SequenceSource("towns/*/sequence", share=0.5)])
     assert found == [plain, *(SequenceSource(f"towns/{n}/sequence", share=0.5) for n in (1, 2))]
+    assert [s.folder for s in matching(tmp_path, [SequenceSource("towns/2/*")])] == ["towns/2/sequence"]
     monkeypatch.chdir(tmp_path)
     assert [s.folder for s in matching(Path("/"), [SequenceSource("./towns/?/other")])] == ["./towns/1/other"]
     with pytest.raises(SequenceError, match="nothing matches"):

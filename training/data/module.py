@@ -22,6 +22,8 @@ from training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, 
 from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
 from training.data.voxel_evidence import FusionSettings
 
+BAG_SUFFIXES = (".mcap", ".db3", ".bag")
+
 
 @dataclass
 class SequenceSource:
@@ -54,7 +56,8 @@ def matching(root: Path, sources: Sequence[SequenceSource]) -> list[SequenceSour
             found.append(source)
             continue
         base = Path() if source.folder.startswith("./") else root
-        folders = sorted(str(path.relative_to(base)) for path in base.glob(source.folder.removeprefix("./")))
+        paths = base.glob(source.folder.removeprefix("./"))
+        folders = sorted(str(path.relative_to(base)) for path in paths if path.is_dir() or path.suffix in BAG_SUFFIXES)
         if not folders:
             raise SequenceError("nothing matches", where=source.folder, cure="Make or extract the sequences first")
         prefix = "./" if source.folder.startswith("./") else ""
@@ -74,7 +77,7 @@ def load_sequence(root: Path, source: SequenceSource, role: str = "training") ->
         sequence = PosedSequence.load(folder)
     elif (folder / "calib.txt").exists():
         sequence = kitti_odometry(folder, poses=source.poses)
-    elif (folder / "metadata.yaml").exists() or folder.suffix in (".mcap", ".db3", ".bag"):
+    elif (folder / "metadata.yaml").exists() or folder.suffix in BAG_SUFFIXES:
         with BagReader(folder) as reader:
             sequence = sequence_from_bag(reader)
     else:
