@@ -91,7 +91,7 @@ setup(
         PACKAGE: ["py.typed", "models/**/*", "demo_drive/**/*"],
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
-        "training": ["py.typed", "configs/*.yaml"],
+        "training": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

@@ -15,6 +15,7 @@ import torch
 from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
 from scene_completion_ros.inference.bundle import StudentBundle
 from training.checkpoints import Checkpoint
+from training.commands.train import CONFIGS
 from training.configuration import SingleViewConfiguration, StudentConfiguration, TeacherConfiguration
 from training.data.module import DataSettings, SequencesData, SequenceSource
 from training.data.view_batches import ViewSettings
@@ -22,7 +23,7 @@ from training.data.voxel_evidence import FusionSettings
 from training.export import export_bundle
 from training.head_fit import HeadSettings
 from training.networks.multi_view_field import MultiViewField
-from training.runner import data_settings, make_stage, train
+from training.runner import _check_steps, data_settings, make_stage, read_configuration, train
 from training.settings import DistillationSettings, LossWeights, RenderSettings
 from training.stages.student import StudentStage
 
@@ -237,3 +238,12 @@ def test_the_rate_falls_as_the_schedule_says() -> None:
     assert [round(step._rate(n), 3) for n in (0, 9, 10, 59, 60, 99)] == [0.1, 1.0, 1.0, 1.0, 0.1, 0.1]
     cosine = make_stage(SingleViewConfiguration(pretrained=False, steps=110, warmup=10))
     assert [round(cosine._rate(n), 3) for n in (10, 60, 110)] == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONFIGS)))
+def test_every_shipped_configuration_is_valid(file: Path) -> None:
+    if file.parent.name == "data":
+        pytest.skip("a part of others")
+    configuration = read_configuration(file, [])
+    _check_steps(configuration)
+    assert configuration.stage == ("single_view" if file.stem == "comparison" else file.stem)
