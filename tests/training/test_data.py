@@ -268,10 +268,14 @@ def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
 
     grid = VoxelGrid((0.0, -6.4, -2.4), 0.4, (64, 32, 12), "forward")
     drive = StreetDrive(1, 2, make_rig(208, 63), grid, supersampling=1)
-    drive.sequence(("voxels",)).save(tmp_path / "town")
+    drive.sequence(("voxels", "depth")).save(tmp_path / "town")
     sequence = load_sequence(tmp_path, SequenceSource("town"))
     files = prepare_sequence(sequence, tmp_path, settings=FusionSettings(kept=4000), exact=True, workers=1)
     frame = load_prepared(files[0])
+    seen = drive.view(0).depth
+    kept = frame.depths["left"]
+    assert np.isin(kept[kept > 0], seen[np.isfinite(seen)].astype(np.float16)).all()
+    assert (kept == 0).mean() == pytest.approx(np.mean(~np.isfinite(seen)), abs=0.02)  # the sky
     truth = drive.truth(0)
     ahead = OPTICAL_FROM_FORWARD.inverse().apply(frame.points * POINT_UNIT)
     index, inside = grid.index_of(np.asarray(ahead))

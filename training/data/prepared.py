@@ -89,7 +89,8 @@ def prepare_sequence(
         sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead (its first by name).
         cache: Folder for the prepared frames.
         settings: Fusion settings; part of the cache key.
-        exact: Take the sequence's ground truth voxels instead of fused stereo depth.
+        exact: Take the sequence's ground truth voxels instead of fused stereo depth, and its depth of the left camera
+            where it has one.
         workers: Processes.
 
     Returns:
@@ -152,8 +153,10 @@ def _prepare_frames(
             image, camera = _shrink(sequence.image(index, name), sequence.cameras[name])
             if stereo is not None:
                 size = (camera.width, camera.height)
-                depth = cv2.resize(stereo.depth(index, side), size, interpolation=cv2.INTER_NEAREST_EXACT)
-                arrays[f"depth_{side}"] = depth.astype(np.float16)
+                known = sequence.asset(index, "depth") if exact and side == "left" else None
+                depth = stereo.depth(index, side) if known is None else np.where(np.isfinite(known), known, 0.0)
+                nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
+                arrays[f"depth_{side}"] = nearest.astype(np.float16)
             arrays |= _view(side, image, camera, sequence.world_from_camera(index, name))
             mask = world_mask(sequence, index, name)
             if mask is not None:
