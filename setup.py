@@ -35,7 +35,6 @@ EXTRAS = {
         "jsonargparse[signatures]",
         "lightning",
         "onnx",
-        "onnxscript",
         "pycolmap>=4.0",  # its rigs, and the image pairs of their own choosing
         "ray",
         "scipy",
