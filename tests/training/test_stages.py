@@ -182,7 +182,7 @@ data:
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
-    """From the third step on the process may write no file of a megabyte: what step two wrote is still there."""
+    """From the third step on the process may write no file of a megabyte: what step two wrote stays, and goes on."""
     configuration = _yaml(synthetic_drive, tmp_path / "teacher.yaml")
     code = (
         "import resource, lightning\n"
@@ -207,6 +207,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 2
     subprocess.run([sys.executable, "-c", COMMAND, *arguments], timeout=300, check=True, capture_output=True)
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == STEPS
+    arguments[-1] = f"output={tmp_path / 'whole'}"
+    subprocess.run([sys.executable, "-c", COMMAND, *arguments], timeout=300, check=True, capture_output=True)
+    whole = Checkpoint.read(tmp_path / "whole" / "checkpoints" / "last.ckpt").state
+    for name, value in Checkpoint.read(checkpoints / "last.ckpt").state.items():  # as if nothing had happened
+        torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6, msg=name)
 
 
 def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Score a student or checkpoint: depth and voxels of KITTI windows, or occupancy with its protocols and controls.
+"""Score a student or checkpoint: depth and voxels of KITTI windows, occupancy with its controls, depth of whole drives.
 
 `evaluate kitti` scores a bundle on recorded KITTI windows beside what knows no image: the mean LiDAR depth of each
 pixel, the smoothed prior grid of the training windows and the empty field. With --fit-calibration the map from opacity
@@ -6,15 +6,18 @@ to probability and the threshold are fitted on a window first and written into t
 
 `evaluate occupancy` scores bundles and checkpoints on towns of the street world (exact ground truth), on KITTI windows
 and on drives of KITTI-360 (LiDAR protocols), beside the controls that a completion has to beat.
+
+`evaluate depth` scores the depth of bundles and checkpoints against the LiDAR of drives, as the Eigen split of KITTI is
+evaluated, on all frames or on those of a frame list.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -33,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     occupancy = protocols.add_parser("occupancy", help="occupancy: exact ground truth and both LiDAR protocols")
     add_occupancy_arguments(occupancy)
     occupancy.set_defaults(run_protocol=run_occupancy)
+    depth = protocols.add_parser("depth", help="depth against LiDAR on drives, as the Eigen split of KITTI")
+    add_depth_arguments(depth)
+    depth.set_defaults(run_protocol=run_depth)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,13 +88,7 @@ def add_occupancy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--windows", nargs="+", default=[], metavar="NAME", help=f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
     )
-    parser.add_argument("--bundle", type=Path, nargs="+", default=[], metavar="DIR", help="student bundles to score")
-    parser.add_argument(
-        "--checkpoint", type=Path, nargs="+", default=[], metavar="FILE", help="training checkpoints to score"
-    )
-    parser.add_argument(
-        "--views", type=int, nargs="+", default=[1], metavar="N", help="views that each checkpoint encodes (default: 1)"
-    )
+    _add_models(parser)
     parser.add_argument(
         "--calibrate-on",
         type=Path,
@@ -123,6 +123,46 @@ def add_occupancy_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json, .md and plots")
     _add_engine(parser)
+
+
+def add_depth_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate depth``."""
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="DRIVE",
+        help="drives with LiDAR: DATE/DATE_drive_NNNN_sync of KITTI raw, folders in KITTI odometry's layout, "
+        "data_2d_raw/DRIVE of KITTI-360, or sequence folders",
+    )
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        metavar="LIST",
+        help="frame list with lines `drive frame side`, of which the left camera's are scored (default: every frame)",
+    )
+    _add_models(parser)
+    parser.add_argument(
+        "--mean-depth",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DRIVE",
+        help="score as well the mean LiDAR depth of each pixel over these drives, which must not be scored",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="takes results.json and results.md")
+    _add_engine(parser)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, nargs="+", default=[], metavar="DIR", help="student bundles to score")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=[], metavar="FILE", help="training checkpoints to score"
+    )
+    parser.add_argument(
+        "--views", type=int, nargs="+", default=[1], metavar="N", help="views that each checkpoint encodes (default: 1)"
+    )
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +226,6 @@ def run_kitti(args: argparse.Namespace) -> int:
 
 def run_occupancy(args: argparse.Namespace) -> int:
     """Open, calibrate, score, print and write."""
-    import json
     import math
 
     from training.evaluation.occupancy_plots import FrameProfiles, write_plots
@@ -213,17 +252,54 @@ def run_occupancy(args: argparse.Namespace) -> int:
     )
     text = markdown(result, evaluated)
     print(text)
-    asked = {
+    _write_results(args.output, as_json(result, _asked(args)), text)
+    if result.exact is not None:
+        write_plots(args.output, result.exact, evaluated)
+    return 0
+
+
+def run_depth(args: argparse.Namespace) -> int:
+    """Open, select, score, print and write."""
+    from scene_completion_ros.sequences.frame_lists import read_frame_list
+    from training.evaluation.depth_evaluation import (
+        as_json,
+        evaluate_depth,
+        fit_mean_depth,
+        markdown,
+        open_drive,
+        select_frames,
+    )
+
+    _check_depth_arguments(args)
+    listed = None if args.frames is None else read_frame_list(args.frames)
+    selections, left_out = select_frames([open_drive(folder) for folder in args.data], listed)
+    models = _models(args)
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+    mean = fit_mean_depth(open_drive(folder) for folder in args.mean_depth) if args.mean_depth else None
+    result = evaluate_depth(selections, models, mean, left_out)
+    text = markdown(result)
+    print(text)
+    if args.output is not None:
+        _write_results(args.output, as_json(result, _asked(args)), text)
+    return 0
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What a run was asked for, as plain values."""
+    return {
         name: [str(entry) for entry in value] if isinstance(value, list) else str(value)
         for name, value in vars(args).items()
         if name not in ("command", "protocol", "run_protocol", "output") and value not in (None, [])
     }
-    content = json.dumps(as_json(result, asked), indent=2, allow_nan=False)
-    (args.output / "results.json").write_text(content + "\n", encoding="utf-8")
-    (args.output / "results.md").write_text(text, encoding="utf-8")
-    if result.exact is not None:
-        write_plots(args.output, result.exact, evaluated)
-    return 0
+
+
+def _write_results(folder: Path, content: dict[str, Any], text: str) -> None:
+    import json
+
+    plain = json.dumps(content, indent=2, allow_nan=False)
+    (folder / "results.json").write_text(plain + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(text, encoding="utf-8")
 
 
 def _check_occupancy_arguments(args: argparse.Namespace) -> None:
@@ -243,9 +319,32 @@ def _check_occupancy_arguments(args: argparse.Namespace) -> None:
             where="--scans, --every",
             cure="Accumulate at least 3 scans, and score every frame or fewer",
         )
-    scored = {folder.resolve() for folder in args.data}
-    for flag, folders in (("--calibrate-on", args.calibrate_on), ("--prior", args.prior)):
-        if shared := scored & {folder.resolve() for folder in folders}:
+    _refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})
+
+
+def _check_depth_arguments(args: argparse.Namespace) -> None:
+    from scene_completion_ros.errors import ConfigurationError
+
+    if not (args.bundle or args.checkpoint or args.mean_depth):
+        raise ConfigurationError(
+            "nothing to score", where="evaluate depth", cure="Give --bundle, --checkpoint or --mean-depth"
+        )
+    if len({folder.resolve() for folder in args.data}) < len(args.data):
+        raise ConfigurationError("a drive is named twice", where="--data", cure="Name each drive once")
+    _refuse_scored(args.data, {"--mean-depth": args.mean_depth})
+
+
+def _refuse_scored(scored: Sequence[Path], others: dict[str, list[Path]]) -> None:
+    """Raise where the folders of an argument are scored as well.
+
+    Args:
+        scored: What is scored.
+        others: Argument -> its folders.
+    """
+    from scene_completion_ros.errors import ConfigurationError
+
+    for flag, folders in others.items():
+        if shared := {folder.resolve() for folder in scored} & {folder.resolve() for folder in folders}:
             raise ConfigurationError(
                 f"{', '.join(map(str, sorted(shared)))} is scored as well", where=flag, cure="Name other recordings"
             )
