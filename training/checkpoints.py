@@ -14,7 +14,7 @@ from torch import Tensor
 from scene_completion_ros.errors import BundleError, TrainingError
 from training.data.prepared import CANONICAL_CAMERA
 from training.networks.density_field import DensityField
-from training.networks.encoder_decoder import EncoderDecoder
+from training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from training.networks.multi_view_field import MultiViewField
 from training.record import KEY
 
@@ -71,7 +71,8 @@ class Checkpoint:
         Raises:
             BundleError: It holds none, or one of another network.
         """
-        return self._loaded(DensityField(CANONICAL_CAMERA, encoder=self._encoder()))
+        field = DensityField(CANONICAL_CAMERA, encoder=self._encoder())
+        return self._loaded(field, "A teacher is distilled into a student first, with stage `student`")
 
     def multi_view_field(self) -> MultiViewField:
         """The field of stage `teacher`.
@@ -80,20 +81,26 @@ class Checkpoint:
             BundleError: It holds none, or one of another network.
         """
         hidden = self.record.get("configuration", {}).get("hidden", 64)
-        return self._loaded(MultiViewField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=hidden))
+        field = MultiViewField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=hidden)
+        return self._loaded(field, "Name the checkpoint of a training with stage `teacher`")
+
+    @property
+    def trunk(self) -> TrunkName:
+        """Name of the trunk of its encoder."""
+        name: TrunkName = self.record.get("configuration", {}).get("encoder", "efficientnet_lite0")
+        return name
 
     def _encoder(self) -> EncoderDecoder:
-        trunk = self.record.get("configuration", {}).get("encoder", "efficientnet_lite0")
-        return EncoderDecoder((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), trunk=trunk, pretrained=False)
+        return EncoderDecoder((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), trunk=self.trunk, pretrained=False)
 
-    def _loaded(self, field: _Field) -> _Field:
+    def _loaded(self, field: _Field, cure: str) -> _Field:
         try:
             field.load_state_dict(dict(self.state))
         except RuntimeError as error:
             raise BundleError(
                 f"not a checkpoint of a density field of this kind: its stage is {self.stage} ({str(error)[:200]})",
                 where=str(self.file),
-                cure="Deploy a single-view student: distil a teacher with stage `student` first",
+                cure=cure,
             ) from error
         field.eval()
         return field
@@ -126,5 +133,5 @@ class SafeCheckpoints(TorchCheckpointIO):
             raise TrainingError(
                 f"checkpoint could not be written ({error})",
                 where=str(target),
-                cure="Make room there and start the same command again: it goes on from the checkpoint before",
+                cure="If the disk is full, make room and start the same command again: it goes on from the one before",
             ) from error

@@ -85,7 +85,7 @@ class FieldStage(lightning.LightningModule):
         Raises:
             TrainingError: The loss is not finite; the batch is saved for inspection.
         """
-        terms = self.terms(batch, self.generator())
+        terms = self._computed(batch, self.generator())
         total = self._total(terms)
         if not torch.isfinite(total):
             raise TrainingError(
@@ -99,9 +99,16 @@ class FieldStage(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """The losses of a batch of the validation, with the same rays every time."""
-        terms = self.terms(batch, torch.Generator().manual_seed(batch_index))
-        self.log_dict({f"validation/{name}": value for name, value in terms.items()})
-        self.log("validation/total", self._total(terms))
+        terms = self._computed(batch, torch.Generator().manual_seed(batch_index))
+        self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True)
+        self.log("validation/total", self._total(terms), sync_dist=True)
+
+    def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses; with mixed precision the encoder alone computes in the lower one."""
+        kind = self.device.type
+        self.encoder.mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        with torch.autocast(kind, enabled=False):
+            return self.terms(batch, generator)
 
     def _total(self, terms: dict[str, Tensor]) -> Tensor:
         weights = self.weights()
@@ -109,9 +116,10 @@ class FieldStage(lightning.LightningModule):
 
     @property
     def depth_only(self) -> bool:
-        """Whether the present step trains nothing but the depth of every pixel."""
-        first = self.training and self.global_step < self.settings.depth_only_steps
-        return bool(self.settings.losses.dense_depth and first)
+        """Whether the present step trains nothing but the depth of every pixel; a validation looks at what will be."""
+        first = self.settings.depth_only_steps
+        begun = self.global_step < first if self.training else self.settings.steps <= first
+        return bool(self.settings.losses.dense_depth and begun)
 
     def dense_depth(self, depth_code: Tensor, hint: Tensor) -> dict[str, Tensor]:
         """Loss of inverse depth codes [B, h, w] against stereo depth [B, H, W], where it has a weight."""
@@ -169,7 +177,7 @@ class FieldStage(lightning.LightningModule):
         terms: dict[str, Tensor] = {}
         if rendered is not None:
             if losses.stereo_depth:
-                terms["stereo_depth"] = stereo_depth_loss(rendered, batch)
+                terms["stereo_depth"] = stereo_depth_loss(field, rendered, batch)
             if losses.photometric or losses.smoothness:
                 sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
                 terms |= view_synthesis_losses(field, self.camera, rendered, batch, sources)

@@ -10,7 +10,8 @@ from scene_completion_ros.errors import SequenceError
 from training.data.module import SequencesData
 
 KEY = "scene_completion_training"
-_MAY_CHANGE = ("output", "checkpoint_every", "picture_every", "log_every")
+_MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every")
+_DATA_MAY_CHANGE = ("cache", "workers")
 
 
 class TrainingRecord(lightning.Callback):
@@ -44,7 +45,7 @@ class TrainingRecord(lightning.Callback):
         changed = [
             name
             for name, value in self.configuration.items()
-            if name not in _MAY_CHANGE and name in before and before[name] != value
+            if name not in _MAY_CHANGE and name in before and _essential(before[name]) != _essential(value)
         ]
         if changed:
             raise SequenceError(
@@ -52,3 +53,10 @@ class TrainingRecord(lightning.Callback):
                 where=str(self.configuration["output"]),
                 cure="Name another `output` for a new training, or restore the configuration to go on with this one",
             )
+
+
+def _essential(value: Any) -> Any:
+    """A value of the configuration without what of the data changes no result."""
+    if not isinstance(value, dict):
+        return value
+    return {name: entry for name, entry in value.items() if name not in _DATA_MAY_CHANGE}

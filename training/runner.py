@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jsonargparse
 import lightning
@@ -26,7 +27,8 @@ from training.configuration import (
     StudentConfiguration,
     TeacherConfiguration,
 )
-from training.data.module import DataSettings, SequencesData
+from training.data.module import SequencesData
+from training.data.view_batches import MOST_ENCODER_VIEWS
 from training.field_stage import FieldStage
 from training.head_fit import fit_prior
 from training.pictures import TrainingPictures
@@ -93,6 +95,7 @@ def load_weights(stage: FieldStage, source: str) -> None:
         raise BundleError(
             f"weights of another network ({str(error)[:200]})", where=source, cure="Name another bundle or checkpoint"
         ) from error
+    stage.encoder.trunk.freeze(stage.settings.frozen_blocks)
 
 
 def _under(prefix: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -112,23 +115,25 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     """
     _check_steps(configuration)
     if fast_dev_run:
-        head = dataclasses.replace(configuration.head, steps=2, images=2, opacity_steps=2)
-        configuration = dataclasses.replace(configuration, prior_steps=2, head=head)
+        configuration = _shortened(configuration)
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
     stage = make_stage(configuration)
-    data = SequencesData(data_settings(configuration), configuration.steps, configuration.seed)
+    data = SequencesData(
+        configuration.data, configuration.steps, configuration.seed, encoder_views=encoder_views(configuration)
+    )
     output = Path(configuration.output)
-    record = TrainingRecord(dataclasses.asdict(configuration), data)
+    record = TrainingRecord(_recorded(configuration), data)
     trainer = _trainer(configuration, record, fast_dev_run)
     last, final = output / "checkpoints" / "last.ckpt", output / "checkpoints" / FINAL
     resume = last if last.exists() and not fast_dev_run else None
     ended = resume and torch.load(resume, map_location="cpu", weights_only=True)["global_step"] >= configuration.steps
     if resume is None:
         _start(stage, data, configuration)
-    if resume is None and not fast_dev_run:
-        final.unlink(missing_ok=True)  # of another training
+    if resume is None and not fast_dev_run and trainer.is_global_zero:
+        for file in last.parent.glob("*.ckpt"):  # of another training
+            file.unlink()
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
     if not isinstance(stage, SingleViewStage) or not stage.fits_head_last:
         return last
@@ -137,17 +142,33 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     elif not final.exists():
         if ended:  # read with the weights of its last step, not the averaged ones
             stage.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
-        stage.to(trainer.strategy.root_device)  # Lightning has brought it back to the CPU
-        _fit_last_head(stage, data, record, final)
+        if trainer.is_global_zero:
+            stage.to(trainer.strategy.root_device)  # Lightning has brought it back to the CPU
+            _fit_last_head(stage, data, record, final)
+        trainer.strategy.barrier()
     return final
 
 
-def data_settings(configuration: Configuration) -> DataSettings:
-    """The data of a configuration, with as many encoder views as its stage encodes."""
+def encoder_views(configuration: Configuration) -> int:
+    """Images that the stage of a configuration encodes."""
+    return 1 if isinstance(configuration, SingleViewConfiguration) else configuration.encoder_views
+
+
+def _shortened(configuration: Configuration) -> Configuration:
+    """The configuration with two steps of everything."""
+    configuration = dataclasses.replace(configuration, prior_steps=2)
     if isinstance(configuration, SingleViewConfiguration):
-        return configuration.data
-    views = dataclasses.replace(configuration.data.views, encoder_views=configuration.encoder_views)
-    return dataclasses.replace(configuration.data, views=views)
+        head = dataclasses.replace(configuration.head, steps=2, images=2, opacity_steps=2)
+        configuration = dataclasses.replace(configuration, head=head)
+    return configuration
+
+
+def _recorded(configuration: Configuration) -> dict[str, Any]:
+    """What a checkpoint remembers of a configuration; of a teacher also which one it was."""
+    content = dataclasses.asdict(configuration)
+    if isinstance(configuration, StudentConfiguration):
+        content["teacher_sha256"] = hashlib.sha256(Path(configuration.teacher).read_bytes()).hexdigest()
+    return content
 
 
 def make_stage(configuration: Configuration) -> FieldStage:
@@ -162,7 +183,14 @@ def make_stage(configuration: Configuration) -> FieldStage:
             raise ConfigurationError(
                 "no teacher named", where="teacher", cure="Give the checkpoint of a training with stage `teacher`"
             )
-        return StudentStage(configuration, Checkpoint.read(Path(configuration.teacher)).multi_view_field())
+        stored = Checkpoint.read(Path(configuration.teacher))
+        if stored.trunk != configuration.encoder:
+            raise ConfigurationError(
+                f"the student's is {configuration.encoder}, the teacher's {stored.trunk}",
+                where="encoder",
+                cure="The student starts from its teacher's encoder: name the same one",
+            )
+        return StudentStage(configuration, stored.multi_view_field())
     if isinstance(configuration, TeacherConfiguration):
         return TeacherStage(configuration)
     return SingleViewStage(configuration)
@@ -185,7 +213,6 @@ def _trainer(configuration: Configuration, record: TrainingRecord, fast_dev_run:
         best = ModelCheckpoint(
             dirpath=output / "checkpoints", filename="best", monitor="validation/total", save_top_k=1
         )
-        best.CHECKPOINT_EQUALS_CHAR = "-"
         callbacks.append(best)
     if configuration.ema_decay:
         callbacks.append(WeightAverage(decay=configuration.ema_decay, update_starting_at_step=configuration.ema_start))
@@ -208,6 +235,7 @@ def _trainer(configuration: Configuration, record: TrainingRecord, fast_dev_run:
         gradient_clip_val=configuration.gradient_clip,
         log_every_n_steps=configuration.log_every,
         val_check_interval=configuration.validate_every if configuration.data.validation else None,
+        limit_val_batches=None if configuration.data.validation else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         fast_dev_run=2 if fast_dev_run else False,
@@ -222,6 +250,18 @@ def _check_steps(configuration: Configuration) -> None:
             f"{steps} is no multiple of checkpoint_every = {every}: the last steps would be in no checkpoint",
             where="steps",
             cure="Change one of them",
+        )
+    if isinstance(configuration, StudentConfiguration) and configuration.depth_only_steps:
+        raise ConfigurationError(
+            f"{configuration.depth_only_steps} steps of depth alone, but a student starts with its teacher's depth",
+            where="depth_only_steps",
+            cure="Set it to 0",
+        )
+    if not 1 <= encoder_views(configuration) <= MOST_ENCODER_VIEWS:
+        raise ConfigurationError(
+            f"{encoder_views(configuration)} of them",
+            where="encoder_views",
+            cure=f"Encode 1 to {MOST_ENCODER_VIEWS}: the frame's cameras, and those of a neighbouring frame",
         )
     if configuration.ema_decay and configuration.ema_start >= steps:
         raise ConfigurationError(
@@ -252,7 +292,5 @@ def _fit_last_head(stage: SingleViewStage, data: SequencesData, record: Training
     stage.encoder.shrink_depth(stage.settings.head.depth_shrinkage)
     loss = stage.fit_head(data.samples(), half_resolution=stage.settings.half_resolution_steps >= stage.settings.steps)
     print(f"head fitted to the averaged features: loss {loss:.4f}")
-    temporary = file.with_suffix(".part")
     content = {"state_dict": stage.cpu().state_dict(), "global_step": stage.settings.steps, KEY: record.content()}
-    torch.save(content, temporary)
-    temporary.replace(file)
+    SafeCheckpoints().save_checkpoint(content, file)

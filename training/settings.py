@@ -64,11 +64,11 @@ class StageSettings:
         schedule: "cosine" to zero over all steps, or "step": a tenth of the rate after `decay_at` of them.
         decay_at: Share of the steps after which "step" lowers the rate.
         trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
-        frozen_blocks: First blocks of the pretrained trunk that keep their weights (EfficientNet-Lite0 has 16).
+        frozen_blocks: First blocks of the pretrained trunk that keep their weights (EfficientNet-Lite0 has 16,
+            ResNet-50 four).
         head_rate: Factor on `learning_rate` for the head.
         depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
             while the features hold no depth, and their gradients drown the one that would put it there.
-        head: How the head alone is fitted after those (stage `single_view`).
         half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
@@ -88,11 +88,21 @@ class StageSettings:
     frozen_blocks: int = 16
     head_rate: float = 1.0
     depth_only_steps: int = 0
-    head: HeadSettings = field(default_factory=HeadSettings)
     half_resolution_steps: int = 0
     warmup: int = 200
     pretrained: bool = True
     voxel_size: float = 0.2
+
+
+@dataclass
+class SingleViewSettings(StageSettings):
+    """What stage `single_view` needs.
+
+    Attributes:
+        head: How the head alone is fitted after the steps of depth alone.
+    """
+
+    head: HeadSettings = field(default_factory=HeadSettings)
 
 
 @dataclass

@@ -143,18 +143,19 @@ def test_depth_of_rays_that_leave_the_grid_is_not_drawn(
 
 
 @pytest.mark.parametrize(
-    ("module", "declares"),
+    "module",
     [
-        ("scene_completion_ros.commands.complete", "add_arguments"),
-        ("scene_completion_ros.commands.replay", "add_arguments"),
-        ("training.commands.evaluate", "add_kitti_arguments"),
-        ("training.commands.evaluate", "add_occupancy_arguments"),
+        "scene_completion_ros.commands.complete",
+        "scene_completion_ros.commands.replay",
+        "training.commands.evaluate_depth",
+        "training.commands.evaluate_kitti",
+        "training.commands.evaluate_occupancy",
     ],
 )
-def test_help_names_every_engine(module: str, declares: str) -> None:
+def test_help_names_every_engine(module: str) -> None:
     """It is written out there, since help imports nothing heavy."""
     parser = argparse.ArgumentParser()
-    getattr(importlib.import_module(module), declares)(parser)
+    importlib.import_module(module).add_arguments(parser)
     (engine,) = (action for action in parser._actions if action.dest == "engine")
     assert f": {', '.join(get_args(EngineName))} (" in str(engine.help)
 

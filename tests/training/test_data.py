@@ -239,10 +239,12 @@ def test_wildcards_stand_for_all_that_match(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "towns" / "2" / "report.json").write_text("{}")
     plain = SequenceSource("somewhere", share=2.0)
     found = matching(tmp_path, [plain, SequenceSource("towns/*/sequence", share=0.5)])
-    assert found == [plain, *(SequenceSource(f"towns/{n}/sequence", share=0.5) for n in (1, 2))]
-    assert [s.folder for s in matching(tmp_path, [SequenceSource("towns/2/*")])] == ["towns/2/sequence"]
+    towns = [SequenceSource(str(tmp_path / f"towns/{n}/sequence"), share=0.5) for n in (1, 2)]
+    assert found == [plain, *towns]
+    assert matching(tmp_path, [SequenceSource("towns/2/*", share=0.5)]) == towns[1:]  # no report
+    assert matching(Path("/elsewhere"), [SequenceSource(f"{tmp_path}/towns/*/sequence", share=0.5)]) == towns
     monkeypatch.chdir(tmp_path)
-    assert [s.folder for s in matching(Path("/"), [SequenceSource("./towns/?/other")])] == ["./towns/1/other"]
+    assert matching(Path("/"), [SequenceSource("./towns/?/other")])[0].folder == str(tmp_path / "towns/1/other")
     with pytest.raises(SequenceError, match="nothing matches"):
         matching(tmp_path, [SequenceSource("towns/*/bag")])
 

@@ -96,6 +96,7 @@ def test_far_views_stand_further_along(frames: list[PreparedFrame]) -> None:
         draw = samples._draw(np.random.default_rng((0, number)))
         names = samples._names(draw, np.random.default_rng(number))
         assert [name for _, name in names[4:]] == ["aside_fisheye"] * 2 + ["left"] * 2
+        assert len(set(names)) == 8
         assert names[4][0] == min(draw.index + 2, 3)
         assert abs(names[5][0] - names[4][0]) == 1
         firsts.add(draw.index)
@@ -117,8 +118,8 @@ def test_each_camera_renders_one_of_its_frames_and_supplies_the_other(frames: li
 
 
 def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[PreparedFrame]) -> None:
-    settings = dataclasses.replace(SETTINGS, encoder_views=3, yaw=4.0)
-    sample = ViewSamples([frames], settings, seed=0, length=9)[2]
+    settings = dataclasses.replace(SETTINGS, yaw=4.0)
+    sample = ViewSamples([frames], settings, seed=0, length=9, encoder_views=3)[2]
     assert sample["encoder_images"].shape == (3, 3, 192, 640)
     assert torch.equal(sample["encoder_images"][0], sample["image"])
     assert torch.equal(sample["encoder_poses"][0], torch.eye(4))
@@ -131,10 +132,11 @@ def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[P
             and torch.equal(sample["encoder_hints"][k], sample["hints"][j])
         ]
         assert len(same) == 1
-    shaken = ViewSamples([frames], dataclasses.replace(settings, colour_jitter=True), seed=0, length=9)
+    jitter = dataclasses.replace(settings, colour_jitter=True)
+    shaken = ViewSamples([frames], jitter, seed=0, length=9, encoder_views=3)
     for number in range(4):
         sample = shaken[number]
-        plain = ViewSamples([frames], settings, seed=0, length=9)[number]
+        plain = ViewSamples([frames], settings, seed=0, length=9, encoder_views=3)[number]
         change = (sample["encoder_images"] - plain["encoder_images"]).mean(dim=(2, 3))
         assert change[0].abs().max() > 1.0
         torch.testing.assert_close(change[1], change[0], atol=12.0, rtol=0)  # the same shift of colours, other content
@@ -145,14 +147,18 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
     sequence = kitti_odometry(synthetic_drive, cameras=["image_2"])
     frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
     assert set(frames[0].images) == {"left"} and not frames[0].depths and not frames[0].has_evidence
-    settings = dataclasses.replace(SETTINGS, far_views=True, encoder_views=3, mirror=True)
-    samples = ViewSamples([frames], settings, seed=0, length=20)
+    settings = dataclasses.replace(SETTINGS, far_views=True, mirror=True)
+    samples = ViewSamples([frames * 3], settings, seed=0, length=20, encoder_views=3)  # twelve frames to choose from
+    short = ViewSamples([frames], settings, seed=0, length=20, encoder_views=3)
     for number in range(6):
         draw = samples._draw(np.random.default_rng((0, number)))
         names = samples._names(draw, np.random.default_rng(number))
-        assert {name for _, name in names} == {"left"} and len({index for index, _ in names[:4]}) >= 2
+        assert {name for _, name in names} == {"left"} and len(set(names)) == len(names) == 8
         sample = samples[number]
         assert sample["weight"].sum() == 0 and sample["hints"].abs().max() == 0 and len(sample["points"]) == 50
+        assert sample["masks"].flatten(1).any(dim=1).all()
+        shown = short[number]["masks"].flatten(1).any(dim=1)
+        assert shown.sum() == 4 and shown[:4].all()  # four frames give four views; those that come again show nothing
     assert torch.isfinite(samples.mean_depth_code(PointCodeSpec())).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -56,12 +57,11 @@ def matching(root: Path, sources: Sequence[SequenceSource]) -> list[SequenceSour
             found.append(source)
             continue
         base = Path() if source.folder.startswith("./") else root
-        paths = base.glob(source.folder.removeprefix("./"))
-        folders = sorted(str(path.relative_to(base)) for path in paths if path.is_dir() or path.suffix in BAG_SUFFIXES)
+        paths = [Path(path) for path in glob.glob(str(base / source.folder))]
+        folders = sorted(str(path) for path in paths if path.is_dir() or path.suffix in BAG_SUFFIXES)
         if not folders:
             raise SequenceError("nothing matches", where=source.folder, cure="Make or extract the sequences first")
-        prefix = "./" if source.folder.startswith("./") else ""
-        found += [dataclasses.replace(source, folder=prefix + folder) for folder in folders]
+        found += [dataclasses.replace(source, folder=str(Path(folder).absolute())) for folder in folders]
     return found
 
 
@@ -129,10 +129,12 @@ class SequencesData(lightning.LightningDataModule):
         settings: Data of the training.
         steps: Optimiser steps of the whole training.
         seed: Seed of the samples.
+        encoder_views: Images that the stage encodes.
     """
 
-    def __init__(self, settings: DataSettings, steps: int, seed: int) -> None:
+    def __init__(self, settings: DataSettings, steps: int, seed: int, *, encoder_views: int = 1) -> None:
         super().__init__()
+        self.encoder_views = encoder_views
         self.settings = settings
         self.steps = steps
         self.seed = seed
@@ -175,7 +177,14 @@ class SequencesData(lightning.LightningDataModule):
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training, of all processes together."""
         length = self.steps * self.settings.batch_size * self._processes
-        return ViewSamples(self.frames, self.settings.views, seed=self.seed, length=length, shares=self.shares)
+        return ViewSamples(
+            self.frames,
+            self.settings.views,
+            seed=self.seed,
+            length=length,
+            shares=self.shares,
+            encoder_views=self.encoder_views,
+        )
 
     @property
     def _processes(self) -> int:
@@ -208,6 +217,6 @@ class SequencesData(lightning.LightningDataModule):
         plain = dataclasses.replace(
             self.settings.views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False
         )
-        watched = self.watched or self.frames[:1]  # Lightning asks for a loader even where it never validates
-        samples = ViewSamples(watched, plain, seed=self.seed, length=self.settings.validation_samples)
+        length = self.settings.validation_samples
+        samples = ViewSamples(self.watched, plain, seed=self.seed, length=length, encoder_views=self.encoder_views)
         return DataLoader(samples, batch_size=self.settings.batch_size)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +30,7 @@ CANONICAL_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, heig
 DOWNWARD = np.asarray(cv2.Rodrigues(np.array([-np.radians(15.0), 0.0, 0.0]))[0], np.float64)
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 _VERSION = 5
+_USED_ASSETS = ("validity_", "ego_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,7 @@ def prepare_sequence(
     """Prepares every frame of a sequence; frames that are already in the cache are left alone.
 
     Args:
-        sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead (its first by name).
+        sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead.
         cache: Folder for the prepared frames.
         settings: Fusion settings; part of the cache key.
         exact: Take the sequence's ground truth voxels instead of fused stereo depth, and its depth of the left camera
@@ -104,7 +107,7 @@ def prepare_sequence(
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
         )
-    kind = "-exact" if exact else ""
+    kind = f"-exact{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
     folder = cache / f"{sequence.name.replace('/', '_')}-{_fingerprint(sequence, settings)}{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
@@ -127,6 +130,9 @@ def _fingerprint(sequence: PosedSequence, settings: FusionSettings) -> str:
     }
     frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
     content = [_VERSION, sequence.name, cameras, frames, vars(settings), vars(CANONICAL_CAMERA)]
+    known = sorted({name for frame in sequence.frames for name in frame.assets if name.startswith(_USED_ASSETS)})
+    if known:
+        content.append(known)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -166,7 +172,7 @@ def _prepare_frames(
             pose = sequence.world_from_camera(index, name) @ RigidTransform(DOWNWARD, np.zeros(3))
             arrays |= _view(f"aside_{name}", aside[name](sequence.image(index, name)), CANONICAL_CAMERA, pose)
             arrays[f"mask_aside_{name}"] = _mask_aside(sequence, index, name, aside[name])
-        temporary = files[index].with_suffix(".part")
+        temporary = files[index].with_suffix(f".{os.getpid()}.part")  # others may prepare the same frame
         safetensors.numpy.save_file(arrays, temporary)
         temporary.replace(files[index])
 
@@ -251,11 +257,15 @@ def _shrink(image: NDArray[np.uint8], camera: Camera) -> tuple[NDArray[np.uint8]
 
 
 def cameras_ahead(sequence: PosedSequence) -> tuple[str, ...]:
-    """Left and right camera of the stereo pair, or the one camera (the first by name) a rig without a pair has."""
+    """Left and right camera of the stereo pair; of a rig without one, the camera that looks where it goes."""
     try:
         return stereo_pair(sequence)[:2]
     except SequenceError:
-        return (min(sequence.cameras),)
+        names = sorted(sequence.cameras)
+    places = [(frame.world_from_rig.translation, frame.world_from_rig.rotation) for frame in sequence.frames]
+    steps = [turn.T @ (later - here) for (here, turn), (later, _) in itertools.pairwise(places)]
+    ahead = np.sum(steps, axis=0) if steps else np.zeros(3)  # in the rig's frame
+    return (max(names, key=lambda name: float(sequence.rig_from_camera[name].rotation[:, 2] @ ahead)),)
 
 
 def looking_aside(sequence: PosedSequence, left: str) -> list[str]:

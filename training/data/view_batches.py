@@ -28,6 +28,7 @@ from training.data.voxel_evidence import POINT_UNIT
 
 NEAR_DEPTH = 4.0
 """Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""
+MOST_ENCODER_VIEWS = 4
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 _OTHER = {"left": "right", "right": "left"}
 _Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
@@ -45,8 +46,6 @@ class ViewSettings:
             of some streets that the network had not seen was off by as much.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
-        encoder_views: Images that a multi-view field encodes: the sample's own and so many less one of the frame's
-            other camera and a neighbouring frame.
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
             stands behind an obstacle is seen from where the rig will be; BTS takes them ten frames later).
         far_metres: How far along, least and most.
@@ -59,7 +58,6 @@ class ViewSettings:
     roll: float = 0.1
     colour_jitter: bool = True
     mirror: bool = True
-    encoder_views: int = 1
     far_views: bool = False
     far_metres: tuple[float, float] = (4.0, 20.0)
 
@@ -73,6 +71,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         seed: Seed of everything random.
         length: Number of samples (steps × batch size).
         shares: Factor on each sequence's share.
+        encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own and so many less one
+            of the frame's other camera and a neighbouring frame.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         seed: int,
         length: int,
         shares: Sequence[float] | None = None,
+        encoder_views: int = 1,
     ) -> None:
+        self.encoder_views = encoder_views
         self.sequences = sequences
         self.settings = settings
         self.seed = seed
@@ -118,36 +120,44 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             "hints": _tensor(np.stack(views.hints)),
             "roles": torch.from_numpy(_roles(len(views.images), generator)),
         }
-        if self.settings.encoder_views > 1:
-            others = 1 + generator.permutation(3)[: self.settings.encoder_views - 1]
-            images = [views.images[k] for k in others]
-            if self.settings.colour_jitter:
-                images = [jittered(image, copy.deepcopy(same_jitter)) for image in images]
-            stacked = _tensor(np.stack(images)).permute(0, 3, 1, 2).float()
-            pose = torch.eye(4)[None]
-            sample |= {
-                "encoder_images": torch.cat([sample["image"][None], stacked]),
-                "encoder_hints": torch.cat([sample["hint"][None], sample["hints"][others]]),
-                "encoder_poses": torch.cat([pose, sample["encoder_from_view"][others]]),
-            }
+        if self.encoder_views > 1:
+            sample |= self._encoded(sample, views, generator, same_jitter)
         return sample
+
+    def _encoded(
+        self, sample: dict[str, Tensor], views: _Views, generator: np.random.Generator, jitter: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """The encoder views: the sample's image, and some of the next three views with the same jitter."""
+        others = 1 + generator.permutation(MOST_ENCODER_VIEWS - 1)[: self.encoder_views - 1]
+        images = [views.images[k] for k in others]
+        if self.settings.colour_jitter:
+            images = [jittered(image, copy.deepcopy(jitter)) for image in images]
+        stacked = _tensor(np.stack(images)).permute(0, 3, 1, 2).float()
+        return {
+            "encoder_images": torch.cat([sample["image"][None], stacked]),
+            "encoder_hints": torch.cat([sample["hint"][None], sample["hints"][others]]),
+            "encoder_poses": torch.cat([torch.eye(4)[None], sample["encoder_from_view"][others]]),
+        }
 
     def _names(self, draw: _Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
         """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views.
 
-        Without another camera, the next frame but one on either side stands in for it.
+        No view comes twice as long as the drive has others: compared with itself, every density explains it. Without
+        another camera, the nearest other frames stand in for it.
         """
-        frames, side = draw.frames, draw.side
-        near = (draw.index, _neighbour(frames, draw.index, generator))
-        if _OTHER[side] in frames[draw.index].images:
-            names = [(index, name) for name in (side, _OTHER[side]) for index in near]
+        frames, side, other = draw.frames, draw.side, _OTHER[draw.side]
+        near = _neighbour(frames, draw.index, generator)
+        names = [(draw.index, side), (near, side)]
+        if other in frames[draw.index].images:
+            names += [(draw.index, other), (near, other)]
         else:
-            second = _neighbour(frames, near[1], generator)
-            names = [(index, side) for index in (*near, second, _neighbour(frames, second, generator))]
+            for _ in range(2):
+                names.append(_unused(frames, near, side, names))
         if self.settings.far_views:
             further = _further(frames, draw.index, float(generator.uniform(*self.settings.far_metres)))
-            far = (further, _neighbour(frames, further, generator))
-            names += [(index, name) for name in frames[draw.index].far_cameras for index in far]
+            for name in frames[draw.index].far_cameras:
+                for _ in range(2):
+                    names.append(_unused(frames, further, name, names))
         return names
 
     def labelled(self, number: int) -> dict[str, Tensor]:
@@ -161,7 +171,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         A sample keeps its frame, side and small rotation.
         """
         settings = dataclasses.replace(self.settings, mirror=False)
-        plain = ViewSamples(self.sequences, settings, seed=self.seed, length=self.length)
+        plain = ViewSamples(
+            self.sequences, settings, seed=self.seed, length=self.length, encoder_views=self.encoder_views
+        )
         plain.share = self.share
         return plain
 
@@ -284,9 +296,14 @@ class _Views:
 
     @property
     def masks(self) -> list[NDArray[np.bool_]]:
-        """Whether a pixel shows the world [H, W] each: neither outside of the recorded image nor the vehicle itself."""
+        """Whether a pixel shows the world [H, W] each: neither outside of the recorded image nor the vehicle itself.
+
+        A view that comes again, in a drive too short for others, shows nothing new: false everywhere.
+        """
         frames = self.draw.frames
-        return [self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n])) for i, n in self.names]
+        masks = [self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n])) for i, n in self.names]
+        again = [name in self.names[:k] for k, name in enumerate(self.names)]
+        return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
 
     @property
     def hints(self) -> list[NDArray[np.float32]]:
@@ -353,6 +370,14 @@ def _roles(views: int, generator: np.random.Generator) -> NDArray[np.int64]:
     later = (generator.random(views // 2) < 0.5).astype(np.int64)
     first = 2 * np.arange(views // 2)
     return np.concatenate([first + later, first + 1 - later])
+
+
+def _unused(
+    frames: Sequence[PreparedFrame], wanted: int, camera: str, used: Sequence[tuple[int, str]]
+) -> tuple[int, str]:
+    """The frame nearest to the wanted one whose view of a camera is not used yet; the wanted one where all are."""
+    order = sorted(range(len(frames)), key=lambda index: abs(index - wanted))
+    return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
 
 
 def _further(frames: Sequence[PreparedFrame], index: int, metres: float) -> int:

@@ -14,9 +14,12 @@ from training.rendering.colours import sample_colours
 from training.rendering.patches import RenderedPatches
 
 
-def stereo_depth_loss(rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:
-    """Rendered against stereo depth of the loss views."""
-    return log_depth_loss(rendered.depth, _observed(batch["hints"][:, :, None], rendered)[..., 0])
+def stereo_depth_loss(field: ObservedField, rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:
+    """Rendered against stereo depth of the loss views, but for rays that end where no encoder view looks."""
+    hint = _observed(batch["hints"][:, :, None], rendered)[..., 0]
+    outside = ~field.in_view(rendered.points).reshape(rendered.weights.shape)
+    guessed = invalid_rays(rendered.weights.detach(), outside[:, None])
+    return log_depth_loss(rendered.depth, torch.where(guessed, torch.zeros_like(hint), hint))
 
 
 def view_synthesis_losses(

@@ -41,6 +41,8 @@ class DensityField(nn.Module):
         camera: Canonical camera of the input images.
         spec: Point code.
         encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
+        depth_channel: A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no
+            depth units.
         channels: Channels of the feature map.
         hidden: Width of the hidden layer.
     """
@@ -51,6 +53,7 @@ class DensityField(nn.Module):
         spec: PointCodeSpec | None = None,
         *,
         encoder: EncoderDecoder | None = None,
+        depth_channel: bool = True,
         channels: int = 64,
         hidden: int = 64,
     ) -> None:
@@ -58,6 +61,7 @@ class DensityField(nn.Module):
         self.camera = camera
         self.spec = spec or PointCodeSpec()
         self.hidden = hidden
+        self.depth_channel = depth_channel
         size = (camera.height, camera.width)
         self.encoder = encoder or EncoderDecoder(size, channels=channels, pretrained=False)
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
@@ -70,7 +74,8 @@ class DensityField(nn.Module):
         with torch.no_grad():
             self.feature_layer.weight.mul_(0.3)  # the positional prior is fitted first; the image then refines it
         nn.init.zeros_(self.position_layer.bias)
-        self._start_depth_units()
+        if depth_channel:
+            self._start_depth_units()
         # A nearly empty field to start with: a dense one hides everything behind the first samples.
         nn.init.constant_(self.density_layer.bias, -2.0)
 
@@ -96,6 +101,8 @@ class DensityField(nn.Module):
     @torch.no_grad()
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density; they come in as the training finds use for them."""
+        if not self.depth_channel:
+            return
         self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
     def encode_with_depth(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +112,8 @@ class DensityField(nn.Module):
         those of the loss that makes it a depth.
         """
         raw = self.encoder(image)
-        return self.feature_layer(torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1)), raw[:, 0]
+        kept = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
+        return self.feature_layer(kept), raw[:, 0]
 
     def observe(self, image: Tensor) -> SingleViewObservation:
         """Encodes RGB images [B, 3, H, W] in 0..255."""

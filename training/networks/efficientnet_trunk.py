@@ -41,10 +41,15 @@ class EfficientNetLiteTrunk(Trunk):
             network = EfficientNet.from_name("efficientnet-lite0")
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         self.blocks = network._blocks
-        if pretrained and frozen_blocks:
-            for module in (self.stem, *self.blocks[:frozen_blocks]):
-                module.requires_grad_(False)
+        if pretrained:
+            self.freeze(frozen_blocks)
         self.train()
+
+    def freeze(self, blocks: int) -> None:
+        """Keeps the stem and the first of the 16 blocks as they are; 0 lets everything learn."""
+        self.requires_grad_(True)
+        for module in (self.stem, *self.blocks[:blocks]) if blocks else ():
+            module.requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255."""

@@ -21,9 +21,9 @@ DECODER_WIDTHS: dict[TrunkName, tuple[int, ...]] = {
 
 
 def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int) -> Trunk:
-    """Makes a trunk by its name; `frozen_blocks` is for EfficientNet-Lite0."""
+    """Makes a trunk by its name."""
     if name == "resnet50":
-        return ResNetTrunk(pretrained=pretrained)
+        return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
     return EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
 
 
@@ -83,7 +83,11 @@ class EncoderDecoder(nn.Module):
         channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
         trunk: Name of the trunk.
         pretrained: Start the trunk from its ImageNet weights.
-        frozen_blocks: First blocks of EfficientNet-Lite0 that keep them.
+        frozen_blocks: First blocks of the trunk that keep them.
+
+    Attributes:
+        mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
+            half a pixel is lost where geometry is computed in bfloat16.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class EncoderDecoder(nn.Module):
         self.trunk = make_trunk(trunk, pretrained=pretrained, frozen_blocks=frozen_blocks)
         self.decoder = UNetDecoder(self.trunk.channels, widths)
         self.project = nn.Conv2d(widths[0] + 1, channels, 1)
+        self.mixed: torch.dtype | None = None
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(1, 1, size[0] // 2, size[1] // 2))
         with torch.no_grad():
@@ -124,8 +129,10 @@ class EncoderDecoder(nn.Module):
             image: RGB image [B, 3, H, W] in 0..255, of the size given or a smaller one of the same view;
                 H and W multiples of 32.
         """
-        decoded = self.decoder(self.trunk(image))
-        prior = self.prior
+        device = image.device.type
+        with torch.autocast(device, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
+            decoded = self.decoder(self.trunk(image))
+        decoded, prior = decoded.float(), self.prior
         if decoded.shape[2:] != prior.shape[2:]:
             prior = functional.interpolate(prior, decoded.shape[2:], mode="bilinear")
         out: Tensor = self.project(torch.cat([decoded, prior.expand(len(decoded), -1, -1, -1)], dim=1))

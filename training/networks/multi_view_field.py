@@ -37,13 +37,22 @@ class FusionHead(nn.Module):
         fused: Features of a view that are averaged (16 in MVBTS).
         view_dropout: Probability with which a point does without a view in training, drawn for each point and view;
             the first view is never dropped.
+        depth_channel: See `DensityField`.
     """
 
     def __init__(
-        self, channels: int = 64, code: int = 39, *, hidden: int = 64, fused: int = 16, view_dropout: float = 0.5
+        self,
+        channels: int = 64,
+        code: int = 39,
+        *,
+        hidden: int = 64,
+        fused: int = 16,
+        view_dropout: float = 0.5,
+        depth_channel: bool = True,
     ) -> None:
         super().__init__()
         self.view_dropout = view_dropout
+        self.depth_channel = depth_channel
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(code, hidden)
         self.view_layer = nn.Linear(hidden, 1 + fused)
@@ -58,7 +67,8 @@ class FusionHead(nn.Module):
         nn.init.zeros_(self.position_layer.bias)
         # A nearly empty field to start with: a dense one hides everything behind the first samples.
         nn.init.constant_(self.density_layer.bias, -2.0)
-        self._start_depth_units()
+        if depth_channel:
+            self._start_depth_units()
 
     @torch.no_grad()
     def _start_depth_units(self) -> None:
@@ -74,6 +84,8 @@ class FusionHead(nn.Module):
     @torch.no_grad()
     def mute_depth_units(self) -> None:
         """Takes the depth units out of the density; they come in as the training finds use for them."""
+        if not self.depth_channel:
+            return
         self.view_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
     def prepare(self, maps: Tensor) -> Tensor:
@@ -115,6 +127,7 @@ class MultiViewField(nn.Module):
         channels: Channels of its feature map.
         hidden: See `FusionHead`.
         view_dropout: See `FusionHead`.
+        depth_channel: See `DensityField`.
     """
 
     def __init__(
@@ -126,13 +139,16 @@ class MultiViewField(nn.Module):
         channels: int = 64,
         hidden: int = 64,
         view_dropout: float = 0.5,
+        depth_channel: bool = True,
     ) -> None:
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
         size = (camera.height, camera.width)
         self.encoder = encoder or EncoderDecoder(size, channels=channels, pretrained=False)
-        self.fusion = FusionHead(channels, self.spec.size, hidden=hidden, view_dropout=view_dropout)
+        self.fusion = FusionHead(
+            channels, self.spec.size, hidden=hidden, view_dropout=view_dropout, depth_channel=depth_channel
+        )
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""
@@ -165,7 +181,8 @@ class MultiViewField(nn.Module):
         batch, count = images.shape[:2]
         raw = self.encoder(images.flatten(0, 1))
         # Channel 0 learns from the depth loss alone; through the steep depth units other gradients would drown that.
-        maps = self.fusion.prepare(torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1))
+        kept = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.fusion.depth_channel else raw
+        maps = self.fusion.prepare(kept)
         depth_codes = raw[:, 0].unflatten(0, (batch, count))
         return MultiViewObservation(self, maps, depth_codes, torch.linalg.inv(encoder_from_view), generator)
 

@@ -15,10 +15,11 @@ class ResNetTrunk(Trunk):
 
     Args:
         pretrained: Start from ImageNet weights.
+        frozen_blocks: The stem and so many of the four stages keep them (only when pretrained).
         weights: Hub name or local folder they are read from.
     """
 
-    def __init__(self, *, pretrained: bool = True, weights: str = PRETRAINED) -> None:
+    def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = PRETRAINED) -> None:
         super().__init__(
             channels=(64, 256, 512, 1024, 2048), mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375)
         )
@@ -28,7 +29,15 @@ class ResNetTrunk(Trunk):
         self.stem = network.embedder.embedder
         self.pool = network.embedder.pooler
         self.stages = network.encoder.stages
+        if pretrained:
+            self.freeze(frozen_blocks)
         self.train()
+
+    def freeze(self, blocks: int) -> None:
+        """Keeps the stem and the first of the four stages as they are; 0 lets everything learn."""
+        self.requires_grad_(True)
+        for module in (self.stem, *self.stages[:blocks]) if blocks else ():
+            module.requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255."""

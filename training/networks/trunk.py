@@ -44,6 +44,10 @@ class Trunk(nn.Module):
                 module.eval()
         return self
 
+    def freeze(self, blocks: int) -> None:
+        """Keeps the stem and the first blocks as they are; 0 lets everything learn."""
+        raise NotImplementedError
+
     def normalised(self, image: Tensor) -> Tensor:
         """Returns RGB images [B, 3, H, W] in 0..255 as the trunk was pretrained on."""
         return (image - self._mean) / self._scale

@@ -15,7 +15,7 @@ from training.data.view_batches import ViewSamples
 from training.field_stage import FieldStage
 from training.head_fit import RaySettings, fit_head
 from training.networks.density_field import DensityField, SingleViewObservation
-from training.settings import StageSettings
+from training.settings import SingleViewSettings
 
 HEAD_PARAMETERS = ("field.feature_layer.", "field.position_layer.", "field.density_layer.", "link.")
 """How the names of the head's parameters begin."""
@@ -29,10 +29,12 @@ class SingleViewStage(FieldStage):
     """
 
     field: DensityField
+    settings: SingleViewSettings
 
-    def __init__(self, settings: StageSettings) -> None:
+    def __init__(self, settings: SingleViewSettings) -> None:
         super().__init__(settings)
-        self.field = DensityField(self.camera, encoder=self.make_encoder())
+        depth = bool(settings.losses.dense_depth)
+        self.field = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth)
 
     def observe(self, batch: dict[str, Tensor]) -> SingleViewObservation:
         """The field with the batch's images encoded."""
@@ -79,6 +81,9 @@ class SingleViewStage(FieldStage):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             half = self.global_step < self.settings.half_resolution_steps
             loss = self.fit_head(data.samples(), half_resolution=half)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                for value in self.state_dict().values():  # what each process fitted differs in the last digits
+                    torch.distributed.broadcast(value, 0)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, WeightAverage):  # what was averaged before knows nothing of the new head
                     callback.take_over(self, HEAD_PARAMETERS)

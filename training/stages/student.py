@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -31,11 +32,19 @@ class StudentStage(FieldStage):
 
     def __init__(self, settings: StudentSettings, teacher: MultiViewField) -> None:
         super().__init__(settings)
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.field = DensityField(self.camera, teacher.spec, encoder=self.make_encoder())
-        self.field.encoder.load_state_dict(teacher.encoder.state_dict())
-        if settings.distillation.freeze_encoder:
-            self.field.encoder.requires_grad_(False)
+        # No module of the stage: it never learns, and neither checkpoints nor weight averages need it.
+        self._teacher = (teacher.eval().requires_grad_(False),)
+        encoder = copy.deepcopy(teacher.encoder)
+        encoder.requires_grad_(not settings.distillation.freeze_encoder)
+        if not settings.distillation.freeze_encoder:
+            encoder.trunk.freeze(settings.frozen_blocks)
+        depth = bool(settings.losses.dense_depth) or settings.distillation.freeze_encoder
+        self.field = DensityField(self.camera, teacher.spec, encoder=encoder, depth_channel=depth)
+
+    @property
+    def teacher(self) -> MultiViewField:
+        """The frozen teacher."""
+        return self._teacher[0].to(self.device)
 
     @property
     def renders(self) -> bool:
@@ -68,6 +77,8 @@ class StudentStage(FieldStage):
             taught = self.teacher.observe(self.sized(batch["encoder_images"]), batch["encoder_poses"])
             target = taught.density(points)
         settings, valid = self.settings.distillation, seen.in_view(points)
+        known = batch["weight"] > 0  # frames without evidence have no voxels, only room for them
+        valid[:, : known.shape[1]] &= known
         if settings.space == "density":
             loss = density_distillation(density, target, valid, limit=settings.limit)
         else:
@@ -79,13 +90,3 @@ class StudentStage(FieldStage):
         field = self.field
         head = [field.feature_layer, field.position_layer, field.density_layer, self.link]
         return self.grouped_optimiser(field.encoder.trunk, head)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the teacher out: it never changes and has a checkpoint of its own."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("teacher.")}
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Loads what `on_save_checkpoint` keeps."""
-        kept = {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
-        return super().load_state_dict({**kept, **state_dict}, strict, assign)

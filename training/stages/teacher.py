@@ -24,7 +24,11 @@ class TeacherStage(FieldStage):
     def __init__(self, settings: TeacherSettings) -> None:
         super().__init__(settings)
         self.field = MultiViewField(
-            self.camera, encoder=self.make_encoder(), hidden=settings.hidden, view_dropout=settings.view_dropout
+            self.camera,
+            encoder=self.make_encoder(),
+            hidden=settings.hidden,
+            view_dropout=settings.view_dropout,
+            depth_channel=bool(settings.losses.dense_depth),
         )
 
     def observe(self, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> MultiViewObservation:

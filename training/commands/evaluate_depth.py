@@ -1,0 +1,77 @@
+"""`evaluate depth`: depth against the LiDAR of drives."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training.commands.evaluated_models import add_engine, add_models, asked, open_models, refuse_scored, write_results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate depth``."""
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="DRIVE",
+        help="drives with LiDAR: DATE/DATE_drive_NNNN_sync of KITTI raw, folders in KITTI odometry's layout, "
+        "data_2d_raw/DRIVE of KITTI-360, or sequence folders",
+    )
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        metavar="LIST",
+        help="frame list with lines `drive frame side`, of which the left camera's are scored (default: every frame)",
+    )
+    add_models(parser)
+    parser.add_argument(
+        "--mean-depth",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DRIVE",
+        help="score as well the mean LiDAR depth of each pixel over these drives, which must not be scored",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="takes results.json and results.md")
+    add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open, select, score, print and write."""
+    from scene_completion_ros.sequences.frame_lists import read_frame_list
+    from training.evaluation.depth_evaluation import (
+        as_json,
+        evaluate_depth,
+        fit_mean_depth,
+        markdown,
+        open_drive,
+        select_frames,
+    )
+
+    _check_depth_arguments(args)
+    listed = None if args.frames is None else read_frame_list(args.frames)
+    selections, left_out = select_frames([open_drive(folder) for folder in args.data], listed)
+    models = open_models(args)
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+    mean = fit_mean_depth(open_drive(folder) for folder in args.mean_depth) if args.mean_depth else None
+    result = evaluate_depth(selections, models, mean, left_out)
+    text = markdown(result)
+    print(text)
+    if args.output is not None:
+        write_results(args.output, as_json(result, asked(args)), text)
+    return 0
+
+
+def _check_depth_arguments(args: argparse.Namespace) -> None:
+    from scene_completion_ros.errors import ConfigurationError
+
+    if not (args.bundle or args.checkpoint or args.mean_depth):
+        raise ConfigurationError(
+            "nothing to score", where="evaluate depth", cure="Give --bundle, --checkpoint or --mean-depth"
+        )
+    if len({folder.resolve() for folder in args.data}) < len(args.data):
+        raise ConfigurationError("a drive is named twice", where="--data", cure="Name each drive once")
+    refuse_scored(args.data, {"--mean-depth": args.mean_depth})

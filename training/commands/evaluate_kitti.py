@@ -1,0 +1,102 @@
+"""`evaluate kitti`: depth against LiDAR and voxels against semantic voxels, on windows of KITTI odometry."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from training.commands.evaluated_models import SHARED_DATA, add_engine
+
+BEGIN, END = "<!-- begin: scene-completion evaluate -->", "<!-- end: scene-completion evaluate -->"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate kitti``."""
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="student bundle (default: the one that is shipped)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get(SHARED_DATA),
+        metavar="DIR",
+        help="folder that holds kitti_windows (default: $SCENE_COMPLETION_DATA)",
+    )
+    parser.add_argument("--windows", nargs="*", metavar="NAME", help="windows to score (default: 06 09)")
+    parser.add_argument(
+        "--fit-calibration",
+        metavar="NAME",
+        help="fit the calibration and the threshold on this window and write them into the bundle; scores nothing "
+        "unless --windows is given",
+    )
+    parser.add_argument("--baselines-only", action="store_true", help="score the baselines alone, without a student")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="FILE.json takes all scores; any other file is Markdown, whose section between the marks "
+        f'"{BEGIN}" and "{END}" is replaced, or added at the end',
+    )
+    add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, score, print and write."""
+    import json
+
+    from scene_completion_ros.errors import SequenceError
+    from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+    from training.evaluation.kitti import TEST_WINDOWS, TRAINING_WINDOWS, fit_baselines, open_window, score_window
+    from training.evaluation.student import calibrate, student_method
+    from training.evaluation.tables import as_json, markdown
+
+    if args.data is None:
+        raise SequenceError("no data folder given", where="--data", cure=f"Name it, or set {SHARED_DATA}")
+    data = Path(args.data)
+    names = args.windows if args.windows is not None else [] if args.fit_calibration else list(TEST_WINDOWS)
+    methods = {}
+    if not args.baselines_only:
+        bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
+        if args.fit_calibration:
+            if not args.bundle:
+                raise SequenceError(
+                    "no bundle named to write into",
+                    where="--fit-calibration",
+                    cure="Name it with --bundle: the installed one is not rewritten silently",
+                )
+            if args.fit_calibration in (*TEST_WINDOWS, *TRAINING_WINDOWS):
+                raise SequenceError(
+                    f"window {args.fit_calibration} is used for training or testing",
+                    where="--fit-calibration",
+                    cure="Fit on a window that is used for nothing else",
+                )
+            bundle = calibrate(
+                bundle, open_window(data, args.fit_calibration), engine=args.engine, threads=args.threads
+            )
+            knots = len(bundle.calibration.alpha)
+            print(f"{bundle.folder}: calibration with {knots} knots, threshold {bundle.threshold:.4f}")
+        methods["student"] = student_method(bundle, engine=args.engine, threads=args.threads)
+    if not names:
+        return 0
+    baselines = fit_baselines(data)
+    scores = [score_window(open_window(data, name), methods, baselines) for name in names]
+    text = markdown(scores)
+    print(text)
+    if args.output is not None and args.output.suffix == ".json":
+        args.output.write_text(json.dumps(as_json(scores), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    elif args.output is not None:
+        command = f"scene-completion evaluate kitti --windows {' '.join(names)}"
+        write_section(args.output, f"Made by `{command}`.\n\n{text}")
+    return 0
+
+
+def write_section(path: Path, text: str) -> None:
+    """Replace the marked section of a Markdown file, or add it at the end."""
+    section = f"{BEGIN}\n{text.rstrip()}\n{END}"
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        new = f"{before}{section}{after}"
+    else:
+        new = f"{old.rstrip()}\n\n{section}\n" if old.strip() else f"{section}\n"
+    path.write_text(new, encoding="utf-8")

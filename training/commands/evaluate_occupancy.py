@@ -1,0 +1,151 @@
+"""`evaluate occupancy`: exact ground truth and both LiDAR protocols, beside the controls to beat."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.commands.evaluated_models import (
+    SHARED_DATA,
+    add_engine,
+    add_models,
+    asked,
+    open_models,
+    refuse_scored,
+    write_results,
+)
+
+if TYPE_CHECKING:
+    from scene_completion_ros.sequences.posed_sequence import PosedSequence
+    from training.evaluation.density_model import DensityModel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate occupancy``."""
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360",
+    )
+    parser.add_argument(
+        "--windows", nargs="+", default=[], metavar="NAME", help=f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
+    )
+    add_models(parser)
+    parser.add_argument(
+        "--calibrate-on",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="fit calibration and threshold of every model on these recordings first, which must not be scored",
+    )
+    parser.add_argument(
+        "--controls",
+        action="store_true",
+        help="score as well: nothing; the surface of the best depth there is and of the first model's own depth, as it "
+        "is and thickened by 4 m; the prior of the training set",
+    )
+    parser.add_argument(
+        "--prior",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="towns of the training set, whose mean voxels are the prior on towns; KITTI windows have their own",
+    )
+    parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
+    parser.add_argument(
+        "--every", type=int, default=5, metavar="N", help="score every N-th frame (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--camera-pitch",
+        type=float,
+        metavar="DEGREES",
+        help="how far the camera looks down (default: 5 on KITTI-360, else 0)",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json, .md and plots")
+    add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open, calibrate, score, print and write."""
+    import math
+
+    from training.evaluation.occupancy_plots import FrameProfiles, write_plots
+    from training.evaluation.occupancy_run import RunSettings, calibrate_model, evaluate, open_recording
+    from training.evaluation.occupancy_tables import as_json, markdown
+
+    _check_occupancy_arguments(args)
+    data = os.environ.get(SHARED_DATA)
+    windows = [Path(data or "") / "kitti_windows" / "sequences" / name for name in args.windows]
+    recordings = [open_recording(folder) for folder in (*args.data, *windows)]
+    models = open_models(args)
+    if args.calibrate_on:
+        validation = [open_recording(folder) for folder in args.calibrate_on]
+        models = [calibrate_model(model, validation, args.every) for model in models]
+    evaluated = [model.name for model in models]
+    controls = _controls(args, models, Path(data) if data and args.windows else None)
+    pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
+    args.output.mkdir(parents=True, exist_ok=True)
+    result = evaluate(
+        recordings,
+        lambda sequence: [*models, *controls(sequence)],
+        RunSettings(args.scans, args.every, pitch),
+        FrameProfiles(args.output, pitch),
+    )
+    text = markdown(result, evaluated)
+    print(text)
+    write_results(args.output, as_json(result, asked(args)), text)
+    if result.exact is not None:
+        write_plots(args.output, result.exact, evaluated)
+    return 0
+
+
+def _check_occupancy_arguments(args: argparse.Namespace) -> None:
+    from scene_completion_ros.errors import ConfigurationError
+
+    if not (args.data or args.windows):
+        raise ConfigurationError("nothing to score on", where="evaluate occupancy", cure="Give --data or --windows")
+    if args.windows and not os.environ.get(SHARED_DATA):
+        raise ConfigurationError("its folder is not known", where="--windows", cure=f"Set {SHARED_DATA}")
+    if not (args.bundle or args.checkpoint or args.controls):
+        raise ConfigurationError(
+            "nothing to score", where="evaluate occupancy", cure="Give --bundle, --checkpoint or --controls"
+        )
+    if args.scans < 3 or args.every < 1:
+        raise ConfigurationError(
+            f"{args.scans} scans, every {args.every} frames",
+            where="--scans, --every",
+            cure="Accumulate at least 3 scans, and score every frame or fewer",
+        )
+    refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})
+
+
+def _controls(
+    args: argparse.Namespace, models: list[DensityModel], data: Path | None
+) -> Callable[[PosedSequence], list[DensityModel]]:
+    """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
+    from training.evaluation.controls import EmptyControl, fit_prior, prior_of_windows, surface_controls
+    from training.evaluation.occupancy_run import exact_frames, open_recording
+
+    town_prior: list[DensityModel] = []
+    if args.controls and args.prior:
+        towns = [open_recording(folder) for folder in args.prior]
+        town_prior = [fit_prior(truth for town in towns for _, truth in exact_frames(town, every=1))]
+    window_prior = prior_of_windows(data) if args.controls and data is not None else None
+
+    def controls(sequence: PosedSequence) -> list[DensityModel]:
+        if not args.controls:
+            return []
+        own: list[DensityModel] = [EmptyControl(), *surface_controls(sequence, models[0] if models else None)]
+        if window_prior is not None and "ssc_label" in sequence.frames[0].assets:
+            return [*own, window_prior(sequence)]
+        return [*own, *town_prior]
+
+    return controls

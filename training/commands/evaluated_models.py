@@ -1,0 +1,91 @@
+"""What the protocols of `evaluate` share: the models to score, and where the results go."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.evaluation.density_model import DensityModel
+
+SHARED_DATA = "SCENE_COMPLETION_DATA"
+"""Environment variable that names the folder of the recordings."""
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Declare --bundle, --checkpoint and --views."""
+    parser.add_argument("--bundle", type=Path, nargs="+", default=[], metavar="DIR", help="student bundles to score")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=[], metavar="FILE", help="training checkpoints to score"
+    )
+    parser.add_argument(
+        "--views", type=int, nargs="+", default=[1], metavar="N", help="views that each checkpoint encodes (default: 1)"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Declare --engine and --threads."""
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=int, help="threads of the encoder (default: all)")
+
+
+def open_models(args: argparse.Namespace) -> list[DensityModel]:
+    """Open the bundles and checkpoints that were named.
+
+    Raises:
+        ConfigurationError: Two have the same name.
+    """
+    from scene_completion_ros.errors import ConfigurationError
+    from scene_completion_ros.inference.bundle import StudentBundle
+    from training.evaluation.checkpoints import open_checkpoint
+    from training.evaluation.deployed_model import DeployedModel
+
+    models: list[DensityModel] = [
+        DeployedModel(StudentBundle.load(folder), folder.name, engine=args.engine, threads=args.threads)
+        for folder in args.bundle
+    ]
+    models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"equal names {names}", where="--bundle, --checkpoint", cure="Rename a folder or file")
+    return models
+
+
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What a run was asked for, as plain values."""
+    return {
+        name: [str(entry) for entry in value] if isinstance(value, list) else str(value)
+        for name, value in vars(args).items()
+        if name not in ("command", "protocol", "run_protocol", "output") and value not in (None, [])
+    }
+
+
+def write_results(folder: Path, content: dict[str, Any], text: str) -> None:
+    """Write results.json and results.md."""
+    import json
+
+    plain = json.dumps(content, indent=2, allow_nan=False)
+    (folder / "results.json").write_text(plain + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(text, encoding="utf-8")
+
+
+def refuse_scored(scored: Sequence[Path], others: dict[str, list[Path]]) -> None:
+    """Raise where the folders of an argument are scored as well.
+
+    Args:
+        scored: What is scored.
+        others: Argument -> its folders.
+    """
+    from scene_completion_ros.errors import ConfigurationError
+
+    for flag, folders in others.items():
+        if shared := {folder.resolve() for folder in scored} & {folder.resolve() for folder in folders}:
+            raise ConfigurationError(
+                f"{', '.join(map(str, sorted(shared)))} is scored as well", where=flag, cure="Name other recordings"
+            )
