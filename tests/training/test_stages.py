@@ -343,3 +343,8 @@ def test_every_shipped_configuration_is_valid(file: Path) -> None:
     configuration = read_configuration(file, [])
     _check_steps(configuration)
     assert configuration.stage == ("single_view" if file.stem == "comparison" else file.stem)
+
+
+def test_a_set_up_is_checked_in_two_steps(synthetic_drive: Path, tmp_path: Path) -> None:
+    train(TeacherConfiguration(**_common(synthetic_drive, tmp_path, "dry")), fast_dev_run=True)
+    assert not list((tmp_path / "dry").rglob("*.ckpt"))

@@ -212,11 +212,13 @@ class SequencesData(lightning.LightningDataModule):
             persistent_workers=False,
         )
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """Serves the same samples at every validation, as they are: unmirrored, unturned, with their own colours."""
+        if not self.watched:
+            return []
         plain = dataclasses.replace(
             self.settings.views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False
         )
         length = self.settings.validation_samples
         samples = ViewSamples(self.watched, plain, seed=self.seed, length=length, encoder_views=self.encoder_views)
-        return DataLoader(samples, batch_size=self.settings.batch_size)
+        return [DataLoader(samples, batch_size=self.settings.batch_size)]
