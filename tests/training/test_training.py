@@ -146,7 +146,9 @@ def test_the_head_is_fitted_last_where_only_depth_was_trained(synthetic_drive: P
         torch.testing.assert_close(fields[0].state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize(("overrides", "field"), [({"steps": 7}, "steps"), ({"ema_decay": 0.9, "ema_start": 24}, "ema_start")])
+@pytest.mark.parametrize(
+    ("overrides", "field"), [({"steps": 7}, "steps"), ({"ema_decay": 0.9, "ema_start": 24}, "ema_start")]
+)
 def test_steps_that_contradict_each_other_are_refused(overrides: dict[str, float], field: str) -> None:
     settings = {"steps": 24, "checkpoint_every": 2, "ema_start": 2, **overrides}
     with pytest.raises(ConfigurationError, match=field):
