@@ -198,22 +198,9 @@ def make_stage(configuration: Configuration) -> FieldStage:
 
 def _trainer(configuration: Configuration, record: TrainingRecord, fast_dev_run: bool) -> lightning.Trainer:
     output = Path(configuration.output)
-    checkpoints = ModelCheckpoint(
-        dirpath=output / "checkpoints",
-        filename="step-{step}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=configuration.checkpoint_every,
-        save_top_k=1,
-        save_last=True,
-        monitor="step",
-        mode="max",
-    )
-    callbacks: list[lightning.Callback] = [record, checkpoints, LearningRateMonitor("step")]
-    if configuration.data.validation:
-        best = ModelCheckpoint(
-            dirpath=output / "checkpoints", filename="best", monitor="validation/total", save_top_k=1
-        )
-        callbacks.append(best)
+    callbacks: list[lightning.Callback] = [record, LearningRateMonitor("step")]
+    if not fast_dev_run:
+        callbacks += _checkpoints(configuration)
     if configuration.ema_decay:
         callbacks.append(WeightAverage(decay=configuration.ema_decay, update_starting_at_step=configuration.ema_start))
     if configuration.picture_every:
@@ -239,8 +226,29 @@ def _trainer(configuration: Configuration, record: TrainingRecord, fast_dev_run:
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         fast_dev_run=2 if fast_dev_run else False,
+        enable_checkpointing=not fast_dev_run,
         enable_model_summary=False,
     )
+
+
+def _checkpoints(configuration: Configuration) -> list[ModelCheckpoint]:
+    """What keeps the last checkpoint, and the best where there is a validation."""
+    folder = Path(configuration.output) / "checkpoints"
+    kept = [
+        ModelCheckpoint(
+            dirpath=folder,
+            filename="step-{step}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=configuration.checkpoint_every,
+            save_top_k=1,
+            save_last=True,
+            monitor="step",
+            mode="max",
+        )
+    ]
+    if configuration.data.validation:
+        kept.append(ModelCheckpoint(dirpath=folder, filename="best", monitor="validation/total", save_top_k=1))
+    return kept
 
 
 def _check_steps(configuration: Configuration) -> None:

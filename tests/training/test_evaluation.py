@@ -14,7 +14,7 @@ from scene_completion_ros.evaluation.calibration import expected_calibration_err
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from tests.inference.small_bundle import make_small_bundle
-from training.commands import evaluate
+from training.commands import evaluate, evaluate_kitti
 from training.evaluation.kitti import (
     SEMANTIC_KITTI_GRID,
     Baselines,
@@ -207,11 +207,11 @@ def test_command_refuses_to_fit_on_test_and_training_windows(student: StudentBun
 def test_section_of_a_document_is_added_then_replaced(tmp_path: Path) -> None:
     document = tmp_path / "results.md"
     document.write_text("# Results\n", encoding="utf-8")
-    evaluate.write_section(document, "first\n")
+    evaluate_kitti.write_section(document, "first\n")
     document.write_text(document.read_text(encoding="utf-8") + "\nafter\n", encoding="utf-8")
-    evaluate.write_section(document, "second\n")
+    evaluate_kitti.write_section(document, "second\n")
     text = document.read_text(encoding="utf-8")
-    assert text == f"# Results\n\n{evaluate.BEGIN}\nsecond\n{evaluate.END}\n\nafter\n"
+    assert text == f"# Results\n\n{evaluate_kitti.BEGIN}\nsecond\n{evaluate_kitti.END}\n\nafter\n"
 
 
 def test_undefined_figures_are_dashes_and_null(truth: VoxelTruth) -> None:

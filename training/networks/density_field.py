@@ -27,6 +27,17 @@ def sample_map(values: Tensor, coordinates: Tensor, mode: str = "bilinear") -> T
     return functional.grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=False)[:, :, 0]
 
 
+@torch.no_grad()
+def start_depth_units(features: nn.Conv2d, position: nn.Linear) -> None:
+    """Makes the first units of a joint layer ramps in (inverse depth of the point − channel 0), see `DEPTH_UNITS`."""
+    for unit, (slope, offset) in enumerate(DEPTH_UNITS):
+        features.weight[unit] = 0.0
+        features.weight[unit, 0] = -slope
+        position.weight[unit] = 0.0
+        position.weight[unit, 2] = slope
+        position.bias[unit] = slope * offset
+
+
 class DensityField(nn.Module):
     """Behind-the-Scenes density field with one encoder view.
 
@@ -75,19 +86,10 @@ class DensityField(nn.Module):
             self.feature_layer.weight.mul_(0.3)  # the positional prior is fitted first; the image then refines it
         nn.init.zeros_(self.position_layer.bias)
         if depth_channel:
-            self._start_depth_units()
+            start_depth_units(self.feature_layer, self.position_layer)
+            self.mute_depth_units()
         # A nearly empty field to start with: a dense one hides everything behind the first samples.
         nn.init.constant_(self.density_layer.bias, -2.0)
-
-    @torch.no_grad()
-    def _start_depth_units(self) -> None:
-        for unit, (slope, offset) in enumerate(DEPTH_UNITS):
-            self.feature_layer.weight[unit] = 0.0
-            self.feature_layer.weight[unit, 0] = -slope
-            self.position_layer.weight[unit] = 0.0
-            self.position_layer.weight[unit, 2] = slope
-            self.position_layer.bias[unit] = slope * offset
-        self.mute_depth_units()
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""

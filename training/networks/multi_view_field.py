@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from training.networks.density_field import DEPTH_UNITS, sample_map
+from training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
 from training.networks.encoder_decoder import EncoderDecoder
 
 NEVER = -1e9
@@ -68,18 +68,8 @@ class FusionHead(nn.Module):
         # A nearly empty field to start with: a dense one hides everything behind the first samples.
         nn.init.constant_(self.density_layer.bias, -2.0)
         if depth_channel:
-            self._start_depth_units()
-
-    @torch.no_grad()
-    def _start_depth_units(self) -> None:
-        """Ramps in (inverse depth of the point − channel 0), as in `DensityField`, muted until they prove useful."""
-        for unit, (slope, offset) in enumerate(DEPTH_UNITS):
-            self.feature_layer.weight[unit] = 0.0
-            self.feature_layer.weight[unit, 0] = -slope
-            self.position_layer.weight[unit] = 0.0
-            self.position_layer.weight[unit, 2] = slope
-            self.position_layer.bias[unit] = slope * offset
-        self.mute_depth_units()
+            start_depth_units(self.feature_layer, self.position_layer)
+            self.mute_depth_units()
 
     @torch.no_grad()
     def mute_depth_units(self) -> None:
