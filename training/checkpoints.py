@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +28,14 @@ class Checkpoint:
     Attributes:
         file: Where it lies.
         state: Name -> weights of the (averaged) field.
+        link: Weights of the `OccupancyLink`, empty where none was trained.
         record: What `TrainingRecord` wrote: the configuration, the range of focal lengths.
     """
 
     file: Path
     state: Mapping[str, Tensor]
     record: Mapping[str, Any]
+    link: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def read(file: Path) -> Checkpoint:
@@ -45,14 +47,17 @@ class Checkpoint:
         # Tensors and plain containers are all we accept.
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-            weights = content["state_dict"].items()
-            state = {name.removeprefix("field."): value for name, value in weights if name.startswith("field.")}
+            state, link = (
+                {name.removeprefix(part): v for name, v in content["state_dict"].items() if name.startswith(part)}
+                for part in ("field.", "link.")
+            )
             record = content.get(KEY, {})
         except Exception as error:
             raise BundleError(
                 f"not a checkpoint of a density field ({error})", where=str(file), cure="Name a checkpoint of `train`"
             ) from error
-        return Checkpoint(file, state, record)
+        trained = record.get("configuration", {}).get("losses", {}).get("occupancy", 0.0)
+        return Checkpoint(file, state, record, link if trained else {})
 
     @property
     def stage(self) -> str:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
+from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.head import HeadWeights
 from training.checkpoints import Checkpoint
 from training.networks.density_field import DensityField
@@ -116,10 +117,28 @@ def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibration:
+    """α → probability as the training learned it: both follow from the density's logit x, α by softplus, p by the link.
+
+    It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
+    them occupied.
+
+    Args:
+        link: Weights of the `OccupancyLink`; the identity is returned where there are none.
+        voxel_size: δ of the opacity, metres.
+    """
+    if not link:
+        return Calibration()
+    logit = np.linspace(-12.0, 8.0, 41)
+    alpha = -np.expm1(-np.logaddexp(0.0, logit) * voxel_size)
+    probability = 1.0 / (1.0 + np.exp(-(np.exp(link["log_scale"].item()) * logit + link["offset"].item())))
+    return Calibration("piecewise_linear", (0.0, *alpha.tolist(), 1.0), (0.0, *probability.tolist(), 1.0))
+
+
 def export_bundle(
     checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]
 ) -> StudentBundle:
-    """Exports a checkpoint as a bundle with the identity as its calibration.
+    """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
 
     Args:
         checkpoint: Checkpoint of `train`; it holds the configuration and the range of focal lengths, which go along.
@@ -141,7 +160,12 @@ def export_bundle(
         depth_range=(field.spec.near, field.spec.far),
         focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation(trunk.mean, trunk.scale),
-        provenance={**provenance, "configuration": _without_places(record.get("configuration", {}))},
+        calibration=link_calibration(stored.link, record.get("configuration", {}).get("voxel_size", 0.2)),
+        provenance={
+            **provenance,
+            "configuration": _without_places(record.get("configuration", {})),
+            "calibration": {"fitted_on": "training voxels" if stored.link else "nothing"},
+        },
         licence=licence,
     )
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}

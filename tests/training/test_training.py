@@ -105,6 +105,12 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     bundle = export_bundle(
         tmp_path / "whole" / "checkpoints" / "last.ckpt", tmp_path / "bundle", name="t", licence="none", provenance={}
     )
+    link = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    scale, offset = link["link.log_scale"].exp().item(), link["link.offset"].item()
+    for logit in (-6.0, -2.5, 0.5):  # knots
+        alpha = np.float32(1.0 - np.exp(-0.2 * np.log1p(np.exp(logit))))
+        expected = 1.0 / (1.0 + np.exp(-(scale * logit + offset)))
+        assert bundle.calibration.apply(np.array([alpha]))[0] == pytest.approx(expected, abs=1e-3)
     field = load_field(tmp_path / "whole" / "checkpoints" / "last.ckpt")
     session = onnxruntime.InferenceSession(str(bundle.encoder_path), providers=["CPUExecutionProvider"])
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 192, 640)).astype(np.float32)

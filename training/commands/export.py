@@ -28,5 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for file in sorted(arguments.bundle.iterdir()):
         print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
-    print(f"student {bundle.name}; fit its calibration next: scene-completion evaluate kitti --fit-calibration")
+    fitted_on = bundle.provenance["calibration"]["fitted_on"]
+    print(
+        f"student {bundle.name}, calibrated on {fitted_on}; `evaluate kitti --fit-calibration` does it on other drives"
+    )
     return 0
