@@ -115,3 +115,17 @@ def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: Density
         density = local.density(local.feature_layer(raw), points)[0]
     assert z[density.argmax()].item() == pytest.approx(depth, abs=0.1)
     assert density[z < 8].max() < 0.2 and density[z > 20].max() < 0.2
+
+
+def test_the_full_size_trunk_gives_the_same_kind_of_map() -> None:
+    network = EncoderDecoder((64, 96), trunk="resnet50", pretrained=False)
+    assert not any(m.training for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    image = torch.rand(1, 3, 64, 96) * 255
+    assert [tuple(m.shape[1:]) for m in network.trunk(image)] == [
+        (64, 32, 48), (256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)
+    ]  # fmt: skip
+    assert network(image).shape == (1, 64, 32, 48)
+    network.trunk.freeze(1)
+    learning = {name.split(".")[1] for name, p in network.trunk.named_parameters() if p.requires_grad}
+    assert not any(p.requires_grad for p in network.trunk.stem.parameters()) and learning >= {"1", "2", "3"}
+    assert "0" not in learning
