@@ -9,7 +9,6 @@ import numpy as np
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.sequence_folder import INDEX_NAME
 
 SMALLEST_BASELINE_M = 0.01
 SMALLEST_PATH_M = 0.5
@@ -49,25 +48,6 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
                     cure="Restore the file or extract the sequence again",
                 )
     _check_baselines(sequence, where)
-
-
-def find_sequences(folder: Path | str) -> list[Path]:
-    """Folders of all posed sequences below (or at) a folder, sorted: `scene-completion extract` writes several.
-
-    Raises:
-        SequenceError: There is none.
-    """
-    root = Path(folder)
-    indices = [index.relative_to(root) for index in root.rglob(INDEX_NAME)]
-    # Hidden folders are extractions that were interrupted.
-    found = sorted(root / i.parent for i in indices if not any(part.startswith(".") for part in i.parts))
-    if not found:
-        raise SequenceError(
-            f"no {INDEX_NAME} in it or below",
-            where=str(folder),
-            cure="Name what `scene-completion extract` has written",
-        )
-    return found
 
 
 def _check_baselines(sequence: PosedSequence, where: str) -> None:

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.geometry.resampling import view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.data.stereo import stereo_depth, stereo_pair
 from training.data.voxel_evidence import FusionSettings, exact_voxels, fused_voxels, fusion_views, no_voxels
 
 CANONICAL_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
 """Canonical camera of the street student: KITTI's field of view at 192×640."""
-DOWNWARD = np.asarray(cv2.Rodrigues(np.array([-np.radians(15.0), 0.0, 0.0]))[0], np.float64)
+DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 _VERSION = 5
 _USED_ASSETS = ("validity_", "ego_")
@@ -145,10 +145,7 @@ def _prepare_frames(
 ) -> None:
     cv2.setNumThreads(1)
     ahead = cameras_ahead(sequence)
-    aside = {
-        name: Resampler(sequence.cameras[name], CANONICAL_CAMERA, source_from_target_rotation=DOWNWARD)
-        for name in looking_aside(sequence, ahead[0])
-    }
+    aside = looking_aside(sequence, ahead[0])
     stereo = _Stereo(sequence, *ahead) if len(ahead) == 2 else None
     for index in indices:
         if exact:
@@ -170,8 +167,15 @@ def _prepare_frames(
                 arrays[f"mask_{side}"] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
         for name in sorted(set(aside) & set(sequence.frames[index].images)):
             pose = sequence.world_from_camera(index, name) @ RigidTransform(DOWNWARD, np.zeros(3))
-            arrays |= _view(f"aside_{name}", aside[name](sequence.image(index, name)), CANONICAL_CAMERA, pose)
-            arrays[f"mask_aside_{name}"] = _mask_aside(sequence, index, name, aside[name])
+            fisheye = sequence.cameras[name]
+            view, covered = virtual_pinhole(sequence.image(index, name), fisheye, CANONICAL_CAMERA, DOWNWARD)
+            mask = world_mask(sequence, index, name)
+            if mask is not None:
+                covered = covered & (
+                    virtual_pinhole(mask * np.uint8(255), fisheye, CANONICAL_CAMERA, DOWNWARD)[0] > 250
+                )
+            arrays |= _view(f"aside_{name}", view, CANONICAL_CAMERA, pose)
+            arrays[f"mask_aside_{name}"] = covered.astype(np.uint8)
         temporary = files[index].with_suffix(f".{os.getpid()}.part")  # others may prepare the same frame
         safetensors.numpy.save_file(arrays, temporary)
         temporary.replace(files[index])
@@ -185,12 +189,6 @@ def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uin
     camera = sequence.cameras[name]
     shown = np.ones((camera.height, camera.width), np.bool_) if covered is None else covered.astype(np.bool_)
     return (shown if ego is None else shown & ~ego.astype(np.bool_)).astype(np.uint8)
-
-
-def _mask_aside(sequence: PosedSequence, index: int, name: str, resampler: Resampler) -> NDArray[np.uint8]:
-    mask = world_mask(sequence, index, name)
-    shown = resampler.validity if mask is None else resampler.validity & (resampler(mask * np.uint8(255)) > 250)
-    return np.asarray(shown, np.uint8)
 
 
 class _Stereo:
