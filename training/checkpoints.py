@@ -76,7 +76,7 @@ class Checkpoint:
         Raises:
             BundleError: It holds none, or one of another network.
         """
-        field = DensityField(CANONICAL_CAMERA, encoder=self._encoder())
+        field = DensityField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=self._hidden)
         return self._loaded(field, "A teacher is distilled into a student first, with stage `student`")
 
     def multi_view_field(self) -> MultiViewField:
@@ -85,8 +85,7 @@ class Checkpoint:
         Raises:
             BundleError: It holds none, or one of another network.
         """
-        hidden = self.record.get("configuration", {}).get("hidden", 64)
-        field = MultiViewField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=hidden)
+        field = MultiViewField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=self._hidden)
         return self._loaded(field, "Name the checkpoint of a training with stage `teacher`")
 
     @property
@@ -94,6 +93,10 @@ class Checkpoint:
         """Name of the trunk of its encoder."""
         name: TrunkName = self.record.get("configuration", {}).get("encoder", "efficientnet_lite0")
         return name
+
+    @property
+    def _hidden(self) -> int:
+        return int(self.record.get("configuration", {}).get("hidden", 64))
 
     def _encoder(self) -> EncoderDecoder:
         return EncoderDecoder((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), trunk=self.trunk, pretrained=False)

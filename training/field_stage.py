@@ -30,6 +30,24 @@ VOLUME_POINTS = 2048
 """Random points of the view whose opacity the sparsity loss keeps small."""
 
 
+def half_size(images: Tensor) -> Tensor:
+    """Images [..., 3, H, W] at half the resolution."""
+    halved = functional.avg_pool2d(images.flatten(0, -4), 2)
+    return halved.reshape(*images.shape[:-2], *halved.shape[-2:])
+
+
+def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Images [B, E, 3, H, W], depth hints [B, E, H, W] and poses [B, E, 4, 4] of what a field of several views encodes.
+
+    Samples of one view have no others besides their own image.
+    """
+    if "encoder_images" in batch:
+        return batch["encoder_images"], batch["encoder_hints"], batch["encoder_poses"]
+    image = batch["image"]
+    poses = torch.eye(4, dtype=image.dtype, device=image.device).expand(len(image), 1, 4, 4)
+    return image[:, None], batch["hint"][:, None], poses
+
+
 class FieldStage(lightning.LightningModule):
     """Base of the stages; each makes its `field`.
 
@@ -63,9 +81,7 @@ class FieldStage(lightning.LightningModule):
         """Images [..., 3, H, W] at the resolution of the present step."""
         if self.global_step >= self.settings.half_resolution_steps:
             return images
-        return functional.avg_pool2d(images.flatten(0, -4), 2).reshape(
-            *images.shape[:-2], images.shape[-2] // 2, images.shape[-1] // 2
-        )
+        return half_size(images)
 
     def observe(self, batch: dict[str, Tensor]) -> ObservedField:
         """The field with the batch's images encoded."""

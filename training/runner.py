@@ -190,7 +190,7 @@ def make_stage(configuration: Configuration) -> FieldStage:
                 where="encoder",
                 cure="The student starts from its teacher's encoder: name the same one",
             )
-        return StudentStage(configuration, stored.multi_view_field())
+        return StudentStage(configuration, stored.multi_view_field(), teacher_half_resolution=stored.half_resolution)
     if isinstance(configuration, TeacherConfiguration):
         return TeacherStage(configuration)
     return SingleViewStage(configuration)
@@ -269,7 +269,7 @@ def _check_steps(configuration: Configuration) -> None:
         raise ConfigurationError(
             f"{encoder_views(configuration)} of them",
             where="encoder_views",
-            cure=f"Encode 1 to {MOST_ENCODER_VIEWS}: the frame's cameras, and those of a neighbouring frame",
+            cure=f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along",
         )
     if configuration.ema_decay and configuration.ema_start >= steps:
         raise ConfigurationError(

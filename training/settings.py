@@ -64,6 +64,7 @@ class StageSettings:
         schedule: "cosine" to zero over all steps, or "step": a tenth of the rate after `decay_at` of them.
         decay_at: Share of the steps after which "step" lowers the rate.
         trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
+        hidden: Width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS).
         frozen_blocks: First blocks of the pretrained trunk that keep their weights (EfficientNet-Lite0 has 16,
             ResNet-50 four).
         head_rate: Factor on `learning_rate` for the head.
@@ -85,6 +86,7 @@ class StageSettings:
     schedule: Literal["cosine", "step"] = "cosine"
     decay_at: float = 0.8
     trunk_rate: float = 0.5
+    hidden: int = 64
     frozen_blocks: int = 16
     head_rate: float = 1.0
     depth_only_steps: int = 0
@@ -110,15 +112,12 @@ class TeacherSettings(StageSettings):
     """What the multi-view teacher needs.
 
     Attributes:
-        encoder_views: Images that are encoded: the sample's own, and so many less one of its stereo partner and a
-            neighbouring frame (3 in MVBTS).
+        encoder_views: Images that are encoded: the sample's own, and so many less one from further along (3 in MVBTS).
         view_dropout: Probability with which a point does without a view in training (the first is never dropped).
-        hidden: Width of the hidden layer of each view (128 in MVBTS).
     """
 
     encoder_views: int = 3
     view_dropout: float = 0.5
-    hidden: int = 64
 
 
 @dataclass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from scene_completion_ros.errors import SequenceError
@@ -35,6 +37,27 @@ def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> l
         workers=1,
     )
     return [load_prepared(file) for file in files]
+
+
+def test_prepared_frames_stay_on_disk_until_they_are_looked_at(synthetic_drive: Path, tmp_path: Path) -> None:
+    sequence = kitti_odometry(synthetic_drive)
+    file, *_ = prepare_sequence(sequence, tmp_path, settings=FusionSettings(free_samples=5000), workers=1)
+    opened, read = load_prepared(file), safetensors.numpy.load_file(file)
+    found = {f"image_{name}": image for name, image in opened.images.items()}
+    found |= {f"depth_{name}": depth for name, depth in opened.depths.items()}
+    found |= {name: getattr(opened, name) for name in ("points", "target", "evidence")}
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, read[name])
+        while isinstance(values, np.ndarray) and values.base is not None:
+            values = values.base
+        assert isinstance(values, mmap.mmap)  # not a copy in memory
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(SequenceError, match="damaged") as caught:
+        load_prepared(file)
+    assert str(file) in str(caught.value) and "Delete it" in str(caught.value)
+    file.write_bytes(b"{}")
+    with pytest.raises(SequenceError, match="damaged"):
+        load_prepared(file)
 
 
 @pytest.mark.parametrize(("reference", "x"), [("left", 0.0), ("right", BASELINE)])

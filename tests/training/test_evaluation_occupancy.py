@@ -247,23 +247,19 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
     torch.manual_seed(0)
     field = MultiViewField(CANONICAL_CAMERA).eval()
     file = save_checkpoint(tmp_path / "teacher.ckpt" / "checkpoints" / "last.ckpt", field, "teacher")
-    right = RigidTransform(np.eye(3), np.array([0.5, 0.0, 0.0]))
-    stereo = replace(
+    sparse = replace(
         street,
-        cameras={"camera_left": CAMERA, "camera_right": CAMERA},
-        rig_from_camera={"camera_left": RigidTransform.identity(), "camera_right": right},
         frames=[
-            replace(frame, images=dict.fromkeys(("camera_left", "camera_right"), frame.images["camera_left"]))
-            for frame in street.frames
+            replace(frame, world_from_rig=RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.5 * k])))
+            for k, frame in enumerate(street.frames[:10])
         ],
     )
-    assert encoded_views(stereo, 3, 4) == [
-        (3, "camera_left"),
-        (4, "camera_left"),
-        (3, "camera_right"),
-        (4, "camera_right"),
-    ]
-    assert encoded_views(stereo, FRAMES - 1, 2) == [(FRAMES - 1, "camera_left"), (FRAMES - 2, "camera_left")]
+    # 8 m further is 7.5 m, 4 m is 4.5 m, and 12 m is more than the drive has: 10.5 m.
+    assert encoded_views(sparse, 2, 4) == [(k, "camera_left") for k in (2, 7, 5, 9)]
+    # At the drive's end, what comes before.
+    assert encoded_views(sparse, 9, 3) == [(k, "camera_left") for k in (9, 8, 7)]
+    with pytest.raises(SequenceError, match="10 frames cannot give 11 views"):
+        encoded_views(sparse, 0, 11)
     models = open_checkpoint(file, [1, 2, 4])
     assert [model.name for model in models] == [
         "teacher.ckpt, 1 view",
@@ -271,16 +267,15 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
         "teacher.ckpt, 4 views",
     ]
     points = np.random.default_rng(0).uniform([-4, -1, 5], [4, 1, 40], (50, 3)).astype(np.float32)
-    image = Resampler(CAMERA, CANONICAL_CAMERA)(stereo.image(3, "camera_left"))
+    image = Resampler(CAMERA, CANONICAL_CAMERA)(sparse.image(2, "camera_left"))
     images = torch.from_numpy(image).permute(2, 0, 1).float().expand(1, 4, -1, -1, -1)
     poses = np.stack([np.eye(4)] * 4)
-    poses[[1, 3], 2, 3] = STEP  # the next frame stands 0.25 m ahead
-    poses[2:, 0, 3] = 0.5  # the right camera half a metre to the right
+    poses[1:, 2, 3] = 7.5, 4.5, 10.5  # metres ahead
     for model, count in zip(models, (1, 2, 4), strict=True):
         with torch.no_grad():
             seen = field.observe(images[:, :count], torch.from_numpy(poses[None, :count]).float())
             expected = seen.density(torch.from_numpy(points)[None])[0].numpy()
-        np.testing.assert_allclose(model.observe(stereo, 3).density(points), expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(model.observe(sparse, 2).density(points), expected, rtol=1e-3, atol=1e-5)
     with pytest.raises(ConfigurationError, match="1 to 4"):
         open_checkpoint(file, [5])
 

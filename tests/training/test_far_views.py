@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.data.augmentation import canonical_depth, canonical_image
 from training.data.prepared import CANONICAL_CAMERA, PreparedFrame, load_prepared, prepare_sequence
-from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
+from training.data.view_batches import StepSampler, ViewSamples, ViewSettings, nearest_along
 from training.data.voxel_evidence import FusionSettings
 
 SETTINGS = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=50)
@@ -88,8 +90,8 @@ def test_rectified_views_look_down_to_the_ground(frames: list[PreparedFrame]) ->
 
 
 def test_far_views_stand_further_along(frames: list[PreparedFrame]) -> None:
-    """1.5 m a frame: 2 to 3 m further is two frames, or the last one; the pair stands in for the missing camera."""
-    settings = dataclasses.replace(SETTINGS, far_views=True, far_metres=(2.0, 3.0))
+    """1.5 m a frame: 2.5 to 3.5 m further is two frames, or the last one; the pair stands in for the missing camera."""
+    settings = dataclasses.replace(SETTINGS, far_views=True, far_metres=(2.5, 3.5))
     samples = ViewSamples([frames], settings, seed=0, length=40)
     firsts = set()
     for number in range(12):
@@ -117,21 +119,50 @@ def test_each_camera_renders_one_of_its_frames_and_supplies_the_other(frames: li
     assert len(set(halves)) > 3
 
 
+def _encoder_names(settings: ViewSettings, frames: list[PreparedFrame], number: int) -> list[tuple[int, str]]:
+    """What a sample of three encoder views takes for the second and third, remembered while it is made."""
+    seen: list[list[tuple[int, str]]] = []
+
+    class Watched(ViewSamples):
+        def _encoder_names(self, draw: Any, generator: np.random.Generator) -> list[tuple[int, str]]:
+            seen.append(super()._encoder_names(draw, generator))
+            return seen[-1]
+
+    Watched([frames], settings, seed=0, length=9, encoder_views=3)[number]
+    return seen[0]
+
+
+def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFrame]) -> None:
+    """1.5 m a frame; no view comes twice while there are others, and the drive's end takes what comes nearest."""
+    settings = dataclasses.replace(SETTINGS, encoder_metres=(3.0, 3.0))
+    samples = ViewSamples([frames], settings, seed=0, length=9, encoder_views=4)
+    sides = set()
+    for number in range(20):
+        draw = samples._draw(np.random.default_rng((0, number)))
+        names = samples._encoder_names(draw, np.random.default_rng(number))
+        assert len({(draw.index, draw.side), *names}) == 4
+        assert names[0][0] == min(draw.index + 2, 3) or (draw.index, names[0][1]) == (3, draw.side)
+        sides |= {side for _, side in names}
+    assert sides == {"left", "right"}
+    several = [nearest_along(np.array([[0.0, 0, 0], [1, 0, 0], [3, 0, 0], [6, 0, 0]]), 1, m) for m in (0.4, 2.2, -3, 9)]
+    assert several == [1, 2, 0, 3]
+
+
 def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[PreparedFrame]) -> None:
     settings = dataclasses.replace(SETTINGS, yaw=4.0)
     sample = ViewSamples([frames], settings, seed=0, length=9, encoder_views=3)[2]
     assert sample["encoder_images"].shape == (3, 3, 192, 640)
     assert torch.equal(sample["encoder_images"][0], sample["image"])
     assert torch.equal(sample["encoder_poses"][0], torch.eye(4))
-    for k in (1, 2):
-        same = [
-            j
-            for j in range(1, 4)
-            if torch.allclose(sample["encoder_images"][k] / 255.0, sample["views"][j])
-            and torch.equal(sample["encoder_poses"][k], sample["encoder_from_view"][j])
-            and torch.equal(sample["encoder_hints"][k], sample["hints"][j])
-        ]
-        assert len(same) == 1
+    names = _encoder_names(settings, frames, 2)
+    draw = ViewSamples([frames], settings, seed=0, length=9)._draw(np.random.default_rng((0, 2)))
+    for k, (index, camera) in enumerate(names, start=1):
+        expected = canonical_image(frames[index].images[camera], frames[index].cameras[camera])
+        np.testing.assert_allclose(sample["encoder_images"][k].permute(1, 2, 0), expected, atol=1e-3)
+        pose = (draw.encoder_from_world @ frames[index].world_from_camera[camera]).matrix
+        np.testing.assert_allclose(sample["encoder_poses"][k], pose, atol=1e-6)
+        hint = canonical_depth(frames[index].depths[camera], frames[index].cameras[camera])
+        np.testing.assert_array_equal(sample["encoder_hints"][k], hint)
     jitter = dataclasses.replace(settings, colour_jitter=True)
     shaken = ViewSamples([frames], jitter, seed=0, length=9, encoder_views=3)
     for number in range(4):

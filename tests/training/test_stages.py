@@ -117,6 +117,29 @@ def test_the_student_goes_towards_its_teacher(synthetic_drive: Path, teacher: Pa
         assert torch.equal(value, before.teacher.state_dict()[name]), name
 
 
+def test_a_teacher_keeps_the_resolution_it_was_trained_at(
+    synthetic_drive: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student goes on to whole images; its teacher, which never saw any, is shown halves."""
+    observe, seen = MultiViewField.observe, []
+
+    def watched(self: MultiViewField, images: torch.Tensor, *arguments: object) -> object:
+        seen.append(tuple(images.shape))
+        return observe(self, images, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MultiViewField, "observe", watched)
+    settings = {**_common(synthetic_drive, tmp_path, "s"), "half_resolution_steps": 2, "hidden": 32}
+    checkpoint = Checkpoint.read(train(StudentConfiguration(teacher=str(teacher), **settings)))
+    assert seen == [(1, 3, 3, 96, 320)] * STEPS
+    assert not checkpoint.half_resolution and checkpoint.single_view_field().hidden == 32
+
+
+def test_a_teacher_of_one_view_needs_no_others(synthetic_drive: Path, tmp_path: Path) -> None:
+    settings = _common(synthetic_drive, tmp_path, "one", hidden=48)
+    field = Checkpoint.read(train(TeacherConfiguration(encoder_views=1, **settings))).multi_view_field()
+    assert field.fusion.feature_layer.out_channels == 48
+
+
 def test_a_teacher_is_no_student(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="stage is teacher"):
         export_bundle(teacher, tmp_path / "bundle", name="t", licence="none", provenance={})

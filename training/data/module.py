@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,7 +143,7 @@ class SequencesData(lightning.LightningDataModule):
         self.focal_ratios: list[float] = []
 
     def setup(self, stage: str) -> None:
-        """Prepares what is missing in the cache and reads everything into memory."""
+        """Prepares what is missing in the cache and opens it."""
         if self.frames:
             return
         root = Path(self.settings.root)
@@ -160,8 +159,7 @@ class SequencesData(lightning.LightningDataModule):
         sequence = load_sequence(Path(self.settings.root), source, role)
         cache = Path(self.settings.cache)
         files = prepare_sequence(sequence, cache, settings=self.settings.fusion, exact=source.exact)
-        with ThreadPoolExecutor(4) as pool:
-            every = list(pool.map(load_prepared, files))
+        every = [load_prepared(file) for file in files]
         ahead = cameras_ahead(sequence)
         frames = [frame for frame in every if frame.has_evidence or len(ahead) == 1]
         if not frames:

@@ -31,6 +31,8 @@ DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 _VERSION = 5
 _USED_ASSETS = ("validity_", "ego_")
+_DTYPES = {"U8": "u1", "I16": "<i2", "F16": "<f2", "F64": "<f8"}
+"""Names of safetensors, for the arrays of prepared frames."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,20 +275,44 @@ def looking_aside(sequence: PosedSequence, left: str) -> list[str]:
 
 
 def load_prepared(file: Path) -> PreparedFrame:
-    """Reads one prepared frame."""
-    data = safetensors.numpy.load_file(file)
-    names = [key.removeprefix("camera_") for key in data if key.startswith("camera_")]
-    cameras = {}
-    for name in names:
-        fx, fy, cx, cy, width, height = data[f"camera_{name}"]
-        cameras[name] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
-    return PreparedFrame(
-        images={name: data[f"image_{name}"] for name in names},
-        depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data},
-        cameras=cameras,
-        world_from_camera={name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names},
-        masks={name: data[f"mask_{name}"].astype(np.bool_) for name in names if f"mask_{name}" in data},
-        points=data["points"],
-        target=data["target"],
-        evidence=data["evidence"],
-    )
+    """Opens one prepared frame.
+
+    Its arrays are the file's own bytes, mapped: they come into memory when they are looked at, and leave it when other
+    things need the room. So a training may have more frames than memory.
+
+    Raises:
+        SequenceError: The file is damaged.
+    """
+    try:
+        data = _mapped(file)
+        names = [key.removeprefix("camera_") for key in data if key.startswith("camera_")]
+        cameras = {}
+        for name in names:
+            fx, fy, cx, cy, width, height = data[f"camera_{name}"]
+            cameras[name] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
+        return PreparedFrame(
+            images={name: data[f"image_{name}"] for name in names},
+            depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data},
+            cameras=cameras,
+            world_from_camera={name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names},
+            masks={name: data[f"mask_{name}"].view(np.bool_) for name in names if f"mask_{name}" in data},
+            points=data["points"],
+            target=data["target"],
+            evidence=data["evidence"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise SequenceError(
+            f"damaged ({error})", where=str(file), cure="Delete it: it is prepared again at the next start"
+        ) from error
+
+
+def _mapped(file: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of a safetensors file that are read from disk when they are looked at."""
+    content = np.memmap(file, np.uint8, mode="r").view(np.ndarray)
+    start = 8 + int(content[:8].view("<u8")[0])
+    arrays = {}
+    for name, entry in json.loads(content[8:start].tobytes()).items():
+        first, last = entry["data_offsets"]
+        values = content[start + first : start + last].view(_DTYPES[entry["dtype"]])
+        arrays[name] = values.reshape(entry["shape"])
+    return arrays

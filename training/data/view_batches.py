@@ -9,7 +9,6 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import cv2
@@ -29,6 +28,8 @@ from training.data.voxel_evidence import POINT_UNIT
 NEAR_DEPTH = 4.0
 """Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""
 MOST_ENCODER_VIEWS = 4
+_MEAN_FRAMES = 200
+"""Most frames of a sequence that the mean depth is taken from."""
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 _OTHER = {"left": "right", "right": "left"}
 _Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
@@ -49,6 +50,9 @@ class ViewSettings:
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
             stands behind an obstacle is seen from where the rig will be; BTS takes them ten frames later).
         far_metres: How far along, least and most.
+        encoder_metres: How far along the further images stand that a field of several views encodes, least and most.
+            Views a metre apart look at the same sides of the same things; what stands behind an obstacle is seen from
+            beside it.
     """
 
     occupancy_points: int = 12_288
@@ -60,6 +64,7 @@ class ViewSettings:
     mirror: bool = True
     far_views: bool = False
     far_metres: tuple[float, float] = (4.0, 20.0)
+    encoder_metres: tuple[float, float] = (0.0, 12.0)
 
 
 class ViewSamples(Dataset[dict[str, Tensor]]):
@@ -71,8 +76,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         seed: Seed of everything random.
         length: Number of samples (steps × batch size).
         shares: Factor on each sequence's share.
-        encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own and so many less one
-            of the frame's other camera and a neighbouring frame.
+        encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
+            ahead so many less one from further along the drive.
     """
 
     def __init__(
@@ -110,34 +115,34 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
-        same_jitter = copy.deepcopy(generator)
+        same_jitter = copy.deepcopy(generator) if self.settings.colour_jitter else None
         sample = self._labelled(draw, generator)
         views = _Views(draw, self._names(draw, generator))
         sample |= {
-            "views": _tensor(np.stack(views.images)).permute(0, 3, 1, 2).float() / 255.0,
+            "views": views.stacked,
             "masks": _tensor(np.stack(views.masks)),
             "encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(),
             "hints": _tensor(np.stack(views.hints)),
-            "roles": torch.from_numpy(_roles(len(views.images), generator)),
+            "roles": torch.from_numpy(_roles(len(views.names), generator)),
         }
         if self.encoder_views > 1:
-            sample |= self._encoded(sample, views, generator, same_jitter)
+            others = _Views(draw, self._encoder_names(draw, generator), same_jitter)
+            sample |= {
+                "encoder_images": torch.cat([sample["image"][None], 255.0 * others.stacked]),
+                "encoder_hints": torch.cat([sample["hint"][None], _tensor(np.stack(others.hints))]),
+                "encoder_poses": torch.cat([torch.eye(4)[None], torch.from_numpy(np.stack(others.poses)).float()]),
+            }
         return sample
 
-    def _encoded(
-        self, sample: dict[str, Tensor], views: _Views, generator: np.random.Generator, jitter: np.random.Generator
-    ) -> dict[str, Tensor]:
-        """The encoder views: the sample's image, and some of the next three views with the same jitter."""
-        others = 1 + generator.permutation(MOST_ENCODER_VIEWS - 1)[: self.encoder_views - 1]
-        images = [views.images[k] for k in others]
-        if self.settings.colour_jitter:
-            images = [jittered(image, copy.deepcopy(jitter)) for image in images]
-        stacked = _tensor(np.stack(images)).permute(0, 3, 1, 2).float()
-        return {
-            "encoder_images": torch.cat([sample["image"][None], stacked]),
-            "encoder_hints": torch.cat([sample["hint"][None], sample["hints"][others]]),
-            "encoder_poses": torch.cat([torch.eye(4)[None], sample["encoder_from_view"][others]]),
-        }
+    def _encoder_names(self, draw: _Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
+        """Frame and camera of each encoder view but the first, none of them twice as long as the drive has others."""
+        names = [(draw.index, draw.side)]
+        for _ in range(self.encoder_views - 1):
+            metres = float(generator.uniform(*self.settings.encoder_metres))
+            side = str(generator.choice([name for name in ("left", "right") if name in draw.frames[draw.index].images]))
+            along = nearest_along(_places(draw.frames), draw.index, metres)
+            names.append(_unused(draw.frames, along, side, names))
+        return names[1:]
 
     def _names(self, draw: _Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
         """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views.
@@ -154,7 +159,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             for _ in range(2):
                 names.append(_unused(frames, near, side, names))
         if self.settings.far_views:
-            further = _further(frames, draw.index, float(generator.uniform(*self.settings.far_metres)))
+            metres = float(generator.uniform(*self.settings.far_metres))
+            further = nearest_along(_places(frames), draw.index, metres)
             for name in frames[draw.index].far_cameras:
                 for _ in range(2):
                     names.append(_unused(frames, further, name, names))
@@ -200,13 +206,14 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         total = np.zeros((CANONICAL_CAMERA.height // 2, CANONICAL_CAMERA.width // 2), np.float32)
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):
-            for frame in (frame for frame in frames if "left" in frame.depths):
+            some = frames[:: -(-len(frames) // _MEAN_FRAMES)]
+            for frame in (frame for frame in some if "left" in frame.depths):
                 hint = canonical_depth(frame.depths["left"], frame.cameras["left"])
                 blocks = (
                     hint.reshape(total.shape[0], 2, total.shape[1], 2).transpose(0, 2, 1, 3).reshape(*total.shape, 4)
                 )
                 known = (blocks > 0).all(axis=-1)
-                weight = share / len(frames)
+                weight = share / len(some)
                 total[known] += weight * spec.depth_code(blocks[known]).mean(axis=-1)
                 count[known] += weight
         mean = np.zeros_like(total)
@@ -283,16 +290,31 @@ class _Draw:
 
 @dataclass(frozen=True, eq=False)
 class _Views:
-    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame."""
+    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame.
+
+    Attributes:
+        draw: The sample.
+        names: Frame and camera of each view.
+        jitter: Source of the colour jitter, the same for all views; without one they keep their colours.
+    """
 
     draw: _Draw
     names: list[tuple[int, str]]
+    jitter: np.random.Generator | None = None
 
-    @cached_property
+    @property
     def images(self) -> list[NDArray[np.uint8]]:
         """RGB [H, W, 3] each."""
         frames = self.draw.frames
-        return [self._flipped(canonical_image(frames[i].images[n], frames[i].cameras[n])) for i, n in self.names]
+        images = [canonical_image(frames[i].images[n], frames[i].cameras[n]) for i, n in self.names]
+        if self.jitter is not None:
+            images = [jittered(image, copy.deepcopy(self.jitter)) for image in images]
+        return [self._flipped(image) for image in images]
+
+    @property
+    def stacked(self) -> Tensor:
+        """RGB [V, 3, H, W] in 0..1."""
+        return _tensor(np.stack(self.images)).permute(0, 3, 1, 2).float() / 255.0
 
     @property
     def masks(self) -> list[NDArray[np.bool_]]:
@@ -380,15 +402,21 @@ def _unused(
     return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
 
 
-def _further(frames: Sequence[PreparedFrame], index: int, metres: float) -> int:
-    """The first frame that is so far along the drive, or the last one."""
-    travelled = 0.0
-    for later in range(index + 1, len(frames)):
-        here, before = (frames[k].world_from_camera["left"].translation for k in (later, later - 1))
-        travelled += float(np.linalg.norm(here - before))
-        if travelled >= metres:
-            return later
-    return len(frames) - 1
+def _places(frames: Sequence[PreparedFrame]) -> NDArray[np.float64]:
+    """Where the left camera was in each frame [N, 3], metres."""
+    return np.stack([frame.world_from_camera["left"].translation for frame in frames])
+
+
+def nearest_along(places: NDArray[np.float64], index: int, metres: float) -> int:
+    """The place whose distance along the drive from another one is nearest to the wanted one, which may be negative.
+
+    Args:
+        places: Positions [N, 3] in the order of the drive, metres.
+        index: The place that distances are measured from.
+        metres: The wanted distance; the last place where the drive ends before.
+    """
+    travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
+    return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
 
 
 def _choose(

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.checkpoints import Checkpoint
-from training.data.stereo import stereo_pair
+from training.data.view_batches import nearest_along
 from training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
@@ -31,8 +31,8 @@ from training.networks.density_field import DensityField
 from training.networks.multi_view_field import MultiViewField
 from training.networks.observed_field import ObservedField
 
-VIEWS = (("left", 0), ("left", 1), ("right", 0), ("right", 1))
-"""Side and frame, counted from the evaluated one, of the first, second, ... view that a multi-view field encodes."""
+VIEWS_ALONG = (0.0, 8.0, 4.0, 12.0)
+"""Metres along the drive, from the evaluated frame, of the first, second, ... view that a multi-view field encodes."""
 _CHUNK = 1 << 16  # points in memory at a time
 
 
@@ -41,14 +41,14 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityMode
 
     Args:
         path: A checkpoint of `scene-completion train`.
-        views: Numbers of views; the first ones of `VIEWS` are encoded.
+        views: Numbers of views; the first ones of `VIEWS_ALONG` are encoded.
 
     Raises:
         BundleError: The file is no such checkpoint.
         ConfigurationError: It cannot encode so many views.
     """
     checkpoint = Checkpoint.read(path)
-    most = len(VIEWS) if checkpoint.stage == "teacher" else 1
+    most = len(VIEWS_ALONG) if checkpoint.stage == "teacher" else 1
     if not views or not all(1 <= count <= most for count in views):
         raise ConfigurationError(
             f"{', '.join(map(str, views))} views, but a field of stage {checkpoint.stage} encodes 1 to {most}",
@@ -73,7 +73,7 @@ class FieldModel:
     Args:
         field: The field, with the weights that would be exported.
         name: Short name for tables.
-        views: How many of `VIEWS` it encodes; more than one only for a multi-view field.
+        views: How many of `VIEWS_ALONG` it encodes; more than one only for a multi-view field.
         half_resolution: It was trained on images of half the size, and sees such.
     """
 
@@ -89,7 +89,7 @@ class FieldModel:
         self._resampler = lru_cache(maxsize=4)(self._make_resampler)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
-        """Encode the views of a frame; the last frame takes the one before for the one after."""
+        """Encode the views of a frame; where the drive ends, those before it stand in for those after."""
         views = encoded_views(sequence, index, self.views)
         images = torch.stack([self._image(sequence, *view) for view in views])[None]
         with torch.inference_mode():
@@ -114,17 +114,26 @@ class FieldModel:
 
 
 def encoded_views(sequence: PosedSequence, index: int, count: int) -> list[tuple[int, str]]:
-    """Frame and camera of the first views of `VIEWS`; the first is the reference camera at the evaluated frame.
+    """Frame and camera of the first views of `VIEWS_ALONG`: what the reference camera sees from along the drive.
+
+    Where a drive is too short for one of them, the frame that comes nearest to it and is not taken yet.
 
     Raises:
-        SequenceError: The right camera is wanted of a sequence without a stereo pair.
+        SequenceError: The sequence has fewer frames than that.
     """
-    after = index + 1 if index + 1 < len(sequence) else index - 1
-    views = []
-    for side, step in VIEWS[:count]:
-        name = reference_camera(sequence) if side == "left" else stereo_pair(sequence)[1]
-        views.append((after if step else index, name))
-    return views
+    if count > len(sequence):
+        raise SequenceError(
+            f"{len(sequence)} frames cannot give {count} views",
+            where=sequence.name,
+            cure="Take fewer --views or a longer drive",
+        )
+    name = reference_camera(sequence)
+    places = np.stack([sequence.world_from_camera(k, name).translation for k in range(len(sequence))])
+    taken: list[int] = []
+    for metres in VIEWS_ALONG[:count]:
+        wanted = nearest_along(places, index, metres) if taken else index
+        taken.append(min((k for k in range(len(sequence)) if k not in taken), key=lambda k: abs(k - wanted)))
+    return [(k, name) for k in taken]
 
 
 def _density(seen: ObservedField, points: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -34,7 +34,7 @@ class SingleViewStage(FieldStage):
     def __init__(self, settings: SingleViewSettings) -> None:
         super().__init__(settings)
         depth = bool(settings.losses.dense_depth)
-        self.field = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth)
+        self.field = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth, hidden=settings.hidden)
 
     def observe(self, batch: dict[str, Tensor]) -> SingleViewObservation:
         """The field with the batch's images encoded."""

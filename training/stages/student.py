@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.field_stage import FieldStage
+from training.field_stage import FieldStage, encoded_views, half_size
 from training.losses.distillation import density_distillation, opacity_distillation
 from training.networks.density_field import DensityField, SingleViewObservation
 from training.networks.multi_view_field import MultiViewField
@@ -25,13 +25,17 @@ class StudentStage(FieldStage):
     Args:
         settings: Losses, steps, rates and what is distilled.
         teacher: The trained teacher.
+        teacher_half_resolution: The teacher was trained on images of half the size, and keeps seeing such.
     """
 
     field: DensityField
     settings: StudentSettings
 
-    def __init__(self, settings: StudentSettings, teacher: MultiViewField) -> None:
+    def __init__(
+        self, settings: StudentSettings, teacher: MultiViewField, *, teacher_half_resolution: bool = False
+    ) -> None:
         super().__init__(settings)
+        self._teacher_half_resolution = teacher_half_resolution
         # No module of the stage: it never learns, and neither checkpoints nor weight averages need it.
         self._teacher = (teacher.eval().requires_grad_(False),)
         encoder = copy.deepcopy(teacher.encoder)
@@ -39,7 +43,9 @@ class StudentStage(FieldStage):
         if not settings.distillation.freeze_encoder:
             encoder.trunk.freeze(settings.frozen_blocks)
         depth = bool(settings.losses.dense_depth) or settings.distillation.freeze_encoder
-        self.field = DensityField(self.camera, teacher.spec, encoder=encoder, depth_channel=depth)
+        self.field = DensityField(
+            self.camera, teacher.spec, encoder=encoder, depth_channel=depth, hidden=settings.hidden
+        )
 
     @property
     def teacher(self) -> MultiViewField:
@@ -74,7 +80,9 @@ class StudentStage(FieldStage):
             points = torch.cat([points, rendered.points], dim=1)
             density = torch.cat([density, rendered.density.flatten(1)], dim=1)
         with torch.no_grad():
-            taught = self.teacher.observe(self.sized(batch["encoder_images"]), batch["encoder_poses"])
+            images, _, poses = encoded_views(batch)
+            images = half_size(images) if self._teacher_half_resolution else self.sized(images)
+            taught = self.teacher.observe(images, poses)
             target = taught.density(points)
         settings, valid = self.settings.distillation, seen.in_view(points)
         known = batch["weight"] > 0  # frames without evidence have no voxels, only room for them

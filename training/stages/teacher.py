@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.field_stage import FieldStage
+from training.field_stage import FieldStage, encoded_views
 from training.networks.multi_view_field import MultiViewField, MultiViewObservation
 from training.settings import TeacherSettings
 
@@ -33,12 +33,13 @@ class TeacherStage(FieldStage):
 
     def observe(self, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> MultiViewObservation:
         """The teacher with the batch's views encoded; views are dropped where there is a generator."""
-        return self.field.observe(self.sized(batch["encoder_images"]), batch["encoder_poses"], generator)
+        images, _, poses = encoded_views(batch)
+        return self.field.observe(self.sized(images), poses, generator)
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Depth of every pixel of every encoder view, rendered patches of loss views, voxel centres."""
         seen = self.observe(batch, generator if self.training else None)
-        terms = self.dense_depth(seen.depth_codes.flatten(0, 1), batch["encoder_hints"].flatten(0, 1))
+        terms = self.dense_depth(seen.depth_codes.flatten(0, 1), encoded_views(batch)[1].flatten(0, 1))
         if not self.depth_only:
             terms |= self.volume_terms(seen, self.rendered(seen, batch, generator), batch, generator)
         return terms
