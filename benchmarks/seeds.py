@@ -2,7 +2,7 @@
 
     python -m benchmarks.seeds docs/results/comparison_towns_*.json
 
-Runs that differ in nothing but their seed are called NAME-SEED. The spread is the standard deviation over seeds (n - 1);
+Runs that differ in nothing but their seed are called NAME-SEED. The spread is the standard deviation over seeds;
 methods without a seed, the controls, are shown once.
 """
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, TrainingError
 from training.data.prepared import CANONICAL_CAMERA
+from training.losses.fused_occupancy import OccupancyLink
 from training.networks.density_field import DensityField
 from training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from training.networks.multi_view_field import MultiViewField
@@ -56,7 +57,9 @@ class Checkpoint:
             raise BundleError(
                 f"not a checkpoint of a density field ({error})", where=str(file), cure="Name a checkpoint of `train`"
             ) from error
-        trained = record.get("configuration", {}).get("losses", {}).get("occupancy", 0.0)
+        configuration = record.get("configuration", {})
+        distilled = configuration.get("distillation", {}).get("space") == "occupancy"
+        trained = distilled or configuration.get("losses", {}).get("occupancy", 0.0)
         return Checkpoint(file, state, record, link if trained else {})
 
     @property
@@ -87,6 +90,14 @@ class Checkpoint:
         """
         field = MultiViewField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=self._hidden)
         return self._loaded(field, "Name the checkpoint of a training with stage `teacher`")
+
+    def occupancy_link(self) -> OccupancyLink | None:
+        """From the field's logit to an occupancy probability; None where none was trained."""
+        if not self.link:
+            return None
+        link = OccupancyLink()
+        link.load_state_dict(dict(self.link))
+        return link
 
     @property
     def trunk(self) -> TrunkName:

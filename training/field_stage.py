@@ -201,10 +201,11 @@ class FieldStage(lightning.LightningModule):
             logit = self.link(field.density_logit(batch["points"]))
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])
         if losses.sparsity:
-            terms["sparsity"] = mean_opacity(field.density(self._volume(batch, generator)), self.settings.voxel_size)
+            terms["sparsity"] = mean_opacity(field.density(self.volume(batch, generator)), self.settings.voxel_size)
         return terms
 
-    def _volume(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def volume(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Random points [B, VOLUME_POINTS, 3] of the view, metres, optical frame."""
         return sample_view_volume(
             self.camera,
             len(batch["image"]),

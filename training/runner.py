@@ -190,7 +190,12 @@ def make_stage(configuration: Configuration) -> FieldStage:
                 where="encoder",
                 cure="The student starts from its teacher's encoder: name the same one",
             )
-        return StudentStage(configuration, stored.multi_view_field(), teacher_half_resolution=stored.half_resolution)
+        return StudentStage(
+            configuration,
+            stored.multi_view_field(),
+            stored.occupancy_link(),
+            teacher_half_resolution=stored.half_resolution,
+        )
     if isinstance(configuration, TeacherConfiguration):
         return TeacherStage(configuration)
     return SingleViewStage(configuration)

@@ -126,13 +126,14 @@ class DistillationSettings:
 
     Attributes:
         weight: Weight of the loss (0.01 in KDBTS).
-        space: What is compared: clipped densities as in KDBTS, or the opacity of a voxel.
+        space: What is compared: clipped densities as in KDBTS, the opacity of a voxel, or the occupancy probability,
+            which a teacher has that was trained with `losses.occupancy`.
         limit: Where densities are clipped, per metre.
         freeze_encoder: The encoder stays that of the teacher, and only the student's head learns.
     """
 
     weight: float = 0.01
-    space: Literal["density", "opacity"] = "density"
+    space: Literal["density", "opacity", "occupancy"] = "density"
     limit: float = 2.0
     freeze_encoder: bool = False
 

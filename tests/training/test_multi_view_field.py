@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from training.losses.distillation import density_distillation, opacity_distillation
+from training.losses.distillation import density_distillation, occupancy_distillation, opacity_distillation
 from training.networks.encoder_decoder import EncoderDecoder
 from training.networks.multi_view_field import FusionHead, MultiViewField
 
@@ -92,7 +94,7 @@ def test_gradients_of_the_distillation() -> None:
     teacher = 3.0 * torch.rand(2, 7, generator=generator, dtype=torch.float64)
     valid = torch.rand(2, 7, generator=generator) > 0.3
     student.requires_grad_(True)
-    for loss in (density_distillation, opacity_distillation):
+    for loss in (density_distillation, opacity_distillation, occupancy_distillation):
         assert torch.autograd.gradcheck(lambda s, loss=loss: loss(s, teacher, valid), (student,))
 
 
@@ -174,11 +176,16 @@ def test_clipped_densities_and_opacities_by_hand() -> None:
     assert opacity.item() == pytest.approx((alpha[0] - alpha[1]).abs().mean().item())
     nothing = torch.zeros_like(valid)
     assert density_distillation(student, teacher, nothing).item() == 0.0
+    # Probabilities 0.5 against 0.8, the same twice, and what does not count.
+    logits = torch.tensor([[0.0, 3.0, -9.0]]), torch.tensor([[math.log(4.0), 3.0, 9.0]])
+    counted = torch.tensor([[True, True, False]])
+    divergence = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert occupancy_distillation(*logits, counted).item() == pytest.approx(divergence / 2, rel=1e-5)
 
 
 def test_the_teacher_gets_no_gradient() -> None:
     student, teacher = (torch.rand(1, 5, requires_grad=True) for _ in range(2))
     valid = torch.ones(1, 5, dtype=torch.bool)
-    for loss in (density_distillation, opacity_distillation):
+    for loss in (density_distillation, opacity_distillation, occupancy_distillation):
         loss(student, teacher, valid).backward()
     assert student.grad is not None and teacher.grad is None

@@ -28,7 +28,7 @@ from training.data.voxel_evidence import FusionSettings
 from training.export import export_bundle
 from training.networks.multi_view_field import MultiViewField
 from training.runner import _check_steps, make_stage, read_configuration, train
-from training.settings import DistillationSettings, LossWeights, RenderSettings
+from training.settings import DistillationSettings, LossWeights, RenderSettings, StudentSettings
 from training.stages.student import StudentStage
 
 STEPS = 4
@@ -70,9 +70,10 @@ def teacher(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     [
         DistillationSettings(),
         DistillationSettings(space="opacity"),
+        DistillationSettings(space="occupancy", weight=1.0),
         DistillationSettings(freeze_encoder=True, weight=1.0),
     ],
-    ids=["published", "opacity", "frozen"],
+    ids=["published", "opacity", "occupancy", "frozen"],
 )
 def test_a_student_is_distilled_and_deployed(
     synthetic_drive: Path, teacher: Path, tmp_path: Path, distillation: DistillationSettings
@@ -145,6 +146,9 @@ def test_a_teacher_is_no_student(teacher: Path, tmp_path: Path) -> None:
         export_bundle(teacher, tmp_path / "bundle", name="t", licence="none", provenance={})
     with pytest.raises(ConfigurationError, match="no teacher"):
         make_stage(StudentConfiguration(pretrained=False))
+    silent = StudentSettings(distillation=DistillationSettings(space="occupancy"), pretrained=False)
+    with pytest.raises(ConfigurationError, match="says nothing about occupancy"):
+        StudentStage(silent, Checkpoint.read(teacher).multi_view_field())
 
 
 def test_a_validated_training_keeps_its_best_checkpoint(synthetic_drive: Path, tmp_path: Path) -> None:

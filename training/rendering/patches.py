@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from training.networks.observed_field import ObservedField
@@ -21,7 +22,7 @@ class RenderedPatches:
         rays: The rays [B, R].
         distances: Samples along them [B, R, K], metres.
         points: The samples [B, R·K, 3], first encoder view's optical frame, metres.
-        density: σ of the samples [B, R, K] per metre.
+        logit: Density before softplus of the samples [B, R, K].
         weights: Compositing weights [B, R, K].
         depth: Expected z-depth of each ray in its view [B, R], metres.
     """
@@ -29,7 +30,7 @@ class RenderedPatches:
     rays: Rays
     distances: Tensor
     points: Tensor
-    density: Tensor
+    logit: Tensor
     weights: Tensor
     depth: Tensor
 
@@ -64,6 +65,6 @@ def render_patches(
         tuple(rays.cosine.shape), samples, near, far, generator=generator, device=rays.cosine.device
     )
     points = (rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]).flatten(1, 2)
-    density = field.density(points).reshape(distances.shape)
-    composed = composite(density, distances)
-    return RenderedPatches(rays, distances, points, density, composed.weights, composed.distance * rays.cosine)
+    logit = field.density_logit(points).reshape(distances.shape)
+    composed = composite(functional.softplus(logit), distances)
+    return RenderedPatches(rays, distances, points, logit, composed.weights, composed.distance * rays.cosine)

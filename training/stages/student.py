@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from scene_completion_ros.errors import ConfigurationError
 from training.field_stage import FieldStage, encoded_views, half_size
-from training.losses.distillation import density_distillation, opacity_distillation
+from training.losses.distillation import density_distillation, occupancy_distillation, opacity_distillation
+from training.losses.fused_occupancy import OccupancyLink
 from training.networks.density_field import DensityField, SingleViewObservation
 from training.networks.multi_view_field import MultiViewField
 from training.rendering.patches import RenderedPatches
@@ -25,19 +28,37 @@ class StudentStage(FieldStage):
     Args:
         settings: Losses, steps, rates and what is distilled.
         teacher: The trained teacher.
+        teacher_link: From the teacher's logit to its occupancy probability, where it has one.
         teacher_half_resolution: The teacher was trained on images of half the size, and keeps seeing such.
+
+    Raises:
+        ConfigurationError: Occupancy is to be distilled, and the teacher has none.
     """
 
     field: DensityField
     settings: StudentSettings
 
     def __init__(
-        self, settings: StudentSettings, teacher: MultiViewField, *, teacher_half_resolution: bool = False
+        self,
+        settings: StudentSettings,
+        teacher: MultiViewField,
+        teacher_link: OccupancyLink | None = None,
+        *,
+        teacher_half_resolution: bool = False,
     ) -> None:
         super().__init__(settings)
+        if settings.distillation.space == "occupancy" and teacher_link is None:
+            raise ConfigurationError(
+                "the teacher says nothing about occupancy",
+                where="distillation.space",
+                cure="Train it with `losses.occupancy`, or distil its density or opacity",
+            )
         self._teacher_half_resolution = teacher_half_resolution
-        # No module of the stage: it never learns, and neither checkpoints nor weight averages need it.
+        # No modules of the stage: they never learn, and neither checkpoints nor weight averages need them.
         self._teacher = (teacher.eval().requires_grad_(False),)
+        self._teacher_link = (teacher_link,)
+        if teacher_link is not None:
+            self.link.load_state_dict(teacher_link.requires_grad_(False).state_dict())
         encoder = copy.deepcopy(teacher.encoder)
         encoder.requires_grad_(not settings.distillation.freeze_encoder)
         if not settings.distillation.freeze_encoder:
@@ -70,27 +91,40 @@ class StudentStage(FieldStage):
         seen = self.observe(batch)
         terms = {} if self.settings.distillation.freeze_encoder else self.dense_depth(seen.depth_code, batch["hint"])
         rendered = self.rendered(seen, batch, generator)
-        return terms | self.volume_terms(seen, rendered, batch, generator) | self._distilled(seen, rendered, batch)
+        terms |= self.volume_terms(seen, rendered, batch, generator)
+        return terms | self._distilled(seen, rendered, batch, generator)
 
     def _distilled(
-        self, seen: SingleViewObservation, rendered: RenderedPatches | None, batch: dict[str, Tensor]
+        self,
+        seen: SingleViewObservation,
+        rendered: RenderedPatches | None,
+        batch: dict[str, Tensor],
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        points, density = batch["points"], seen.density(batch["points"])
+        """At the voxels, at points of the view of which no voxel is known, and along the rays."""
+        volume = self.volume(batch, generator)
+        points = torch.cat([batch["points"], volume], dim=1)
+        logit = seen.density_logit(points)
         if rendered is not None:
             points = torch.cat([points, rendered.points], dim=1)
-            density = torch.cat([density, rendered.density.flatten(1)], dim=1)
+            logit = torch.cat([logit, rendered.logit.flatten(1)], dim=1)
         with torch.no_grad():
             images, _, poses = encoded_views(batch)
             images = half_size(images) if self._teacher_half_resolution else self.sized(images)
-            taught = self.teacher.observe(images, poses)
-            target = taught.density(points)
+            taught = self.teacher.observe(images, poses).density_logit(points)
         settings, valid = self.settings.distillation, seen.in_view(points)
         known = batch["weight"] > 0  # frames without evidence have no voxels, only room for them
         valid[:, : known.shape[1]] &= known
-        if settings.space == "density":
-            loss = density_distillation(density, target, valid, limit=settings.limit)
+        if settings.space == "occupancy":
+            (link,) = self._teacher_link
+            assert link is not None
+            loss = occupancy_distillation(self.link(logit), link.to(self.device)(taught), valid)
         else:
-            loss = opacity_distillation(density, target, valid, voxel_size=self.settings.voxel_size)
+            densities = functional.softplus(logit), functional.softplus(taught)
+            if settings.space == "density":
+                loss = density_distillation(*densities, valid, limit=settings.limit)
+            else:
+                loss = opacity_distillation(*densities, valid, voxel_size=self.settings.voxel_size)
         return {"distillation": loss}
 
     def configure_optimizers(self) -> Any:

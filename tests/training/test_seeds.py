@@ -1,0 +1,34 @@
+"""The table of runs that differ in their seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.seeds import by_method, seeds_table, tables
+
+
+def test_mean_and_spread_over_seeds() -> None:
+    rows = [("teacher-0, 2 views", "IoU", 0.2), ("teacher-1, 2 views", "IoU", 0.4), ("nothing", "IoU", 0.0)]
+    rows += [("nothing", "IoU", 0.0), ("teacher-0, 2 views", "AP", None), ("teacher-1, 2 views", "AP", 0.5)]
+    assert by_method(rows) == {"teacher, 2 views": {"IoU": [0.2, 0.4], "AP": [0.5]}, "nothing": {"IoU": [0.0]}}
+    lines = seeds_table(by_method(rows)).splitlines()
+    assert lines[2:] == ["| teacher, 2 views | 2 | 30.0 ± 14.1 | 50.0 |", "| nothing | 1 | 0.0 | – |"]
+
+
+def _evaluation(method: str, iou: float) -> dict[str, Any]:
+    def cell(name: str, rule: str, value: float) -> dict[str, Any]:
+        found = {"method": name, "rule": rule, "range_m": 12.8, "region": "occluded"}
+        return {**found, "iou": value, "average_precision": value / 2}
+
+    row = {"protocol": "original", "scans": 10, "method": method, "rule": "calibrated", "O_acc@10": iou}
+    row |= {f"{name}@10": None for name in ("O_prec", "O_rec", "IE_acc", "IE_prec", "IE_rec")}
+    voxels = [cell(method, "σ > 0.5", 0.9), cell(method, "calibrated", iou), cell("surface", "σ > 0.5", 0.1)]
+    return {"exact": {"voxels": voxels}, "lidar": [row, {**row, "rule": "σ > 0.5", "O_acc@10": 0.9}]}
+
+
+def test_a_calibrated_method_counts_by_its_own_threshold() -> None:
+    found = dict(tables([_evaluation("student-0", 0.25), _evaluation("student-1", 0.35)]))
+    occluded = found["Voxels, occluded, in percent"]
+    assert occluded["student"] == {"IoU 12.8 m": [0.25, 0.35], "AP 12.8 m": [0.125, 0.175]}
+    assert occluded["surface"] == {"IoU 12.8 m": [0.1], "AP 12.8 m": [0.05]}
+    assert found["LiDAR protocol original, in percent"]["student"]["O_acc@10"] == [0.25, 0.35]
