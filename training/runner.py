@@ -81,20 +81,24 @@ def load_weights(stage: FieldStage, source: str) -> None:
     Raises:
         BundleError: The weights are those of another network.
     """
+    link: dict[str, torch.Tensor] = {}  # belongs to the head: what its logits mean
     if Path(source).is_dir():
         stored = StudentBundle.load(source).load_weights()
         weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in stored.items()}
     else:
-        weights = dict(Checkpoint.read(Path(source)).state)
+        checkpoint = Checkpoint.read(Path(source))
+        weights, link = dict(checkpoint.state), dict(checkpoint.link)
     target: torch.nn.Module = stage.field
     if isinstance(stage, TeacherStage) and not any(name.startswith("fusion.") for name in weights):
-        target, weights = stage.encoder, _under("encoder.", weights)
+        target, weights, link = stage.encoder, _under("encoder.", weights), {}
     try:
         target.load_state_dict(weights)
     except RuntimeError as error:
         raise BundleError(
             f"weights of another network ({str(error)[:200]})", where=source, cure="Name another bundle or checkpoint"
         ) from error
+    if link:
+        stage.link.load_state_dict(link)
     stage.encoder.trunk.freeze(stage.settings.frozen_blocks)
 
 

@@ -129,12 +129,15 @@ class DistillationSettings:
         space: What is compared: clipped densities as in KDBTS, the opacity of a voxel, or the occupancy probability,
             which a teacher has that was trained with `losses.occupancy`.
         limit: Where densities are clipped, per metre.
+        along_rays: Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much
+            as the rest, and holds the student to the teacher's surfaces, which are softer than its own.
         freeze_encoder: The encoder stays that of the teacher, and only the student's head learns.
     """
 
     weight: float = 0.01
     space: Literal["density", "opacity", "occupancy"] = "density"
     limit: float = 2.0
+    along_rays: bool = True
     freeze_encoder: bool = False
 
 

@@ -27,7 +27,7 @@ from training.data.view_batches import ViewSettings
 from training.data.voxel_evidence import FusionSettings
 from training.export import export_bundle
 from training.networks.multi_view_field import MultiViewField
-from training.runner import _check_steps, make_stage, read_configuration, train
+from training.runner import _check_steps, load_weights, make_stage, read_configuration, train
 from training.settings import DistillationSettings, LossWeights, RenderSettings, StudentSettings
 from training.stages.student import StudentStage
 
@@ -133,6 +133,22 @@ def test_a_teacher_keeps_the_resolution_it_was_trained_at(
     checkpoint = Checkpoint.read(train(StudentConfiguration(teacher=str(teacher), **settings)))
     assert seen == [(1, 3, 3, 96, 320)] * STEPS
     assert not checkpoint.half_resolution and checkpoint.single_view_field().hidden == 32
+
+
+def test_a_training_goes_on_with_what_its_logits_meant(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    """Head and link together make a probability; a teacher that starts from a student has a new head."""
+    settings = _common(synthetic_drive, tmp_path, "s", learning_rate=0.01)
+    student = train(StudentConfiguration(teacher=str(teacher), **settings))
+    learned, taught = Checkpoint.read(student).link, Checkpoint.read(teacher).link
+    assert not torch.equal(learned["offset"], taught["offset"])
+    further = make_stage(StudentConfiguration(teacher=str(teacher), **settings))
+    load_weights(further, str(student))
+    torch.testing.assert_close(further.link.state_dict(), dict(learned))
+    again, fresh = (make_stage(TeacherConfiguration(**settings)) for _ in range(2))
+    load_weights(again, str(teacher))
+    torch.testing.assert_close(again.link.state_dict(), dict(taught))
+    load_weights(fresh, str(student))
+    assert fresh.link.offset.item() == LossWeights().occupancy_offset
 
 
 def test_a_teacher_of_one_view_needs_no_others(synthetic_drive: Path, tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ class StudentStage(FieldStage):
 
     @property
     def renders(self) -> bool:
-        """Always: the teacher is asked along the rays, whatever else is."""
-        return True
+        """Whether any loss needs rendered patches, or the teacher is asked along them."""
+        return super().renders or self.settings.distillation.along_rays
 
     def observe(self, batch: dict[str, Tensor]) -> SingleViewObservation:
         """The student with the batch's images encoded."""
@@ -101,11 +101,11 @@ class StudentStage(FieldStage):
         batch: dict[str, Tensor],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """At the voxels, at points of the view of which no voxel is known, and along the rays."""
+        """At the voxels, at points anywhere in the view, and along the rays."""
         volume = self.volume(batch, generator)
         points = torch.cat([batch["points"], volume], dim=1)
         logit = seen.density_logit(points)
-        if rendered is not None:
+        if rendered is not None and self.settings.distillation.along_rays:
             points = torch.cat([points, rendered.points], dim=1)
             logit = torch.cat([logit, rendered.logit.flatten(1)], dim=1)
         with torch.no_grad():
