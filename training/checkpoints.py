@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, TrainingError
+from scene_completion_ros.geometry import Camera
 from training.data.prepared import CANONICAL_CAMERA
 from training.losses.fused_occupancy import OccupancyLink
 from training.networks.density_field import DensityField
@@ -72,6 +73,12 @@ class Checkpoint:
         """Whether the last step of the training still saw images of half the size."""
         configuration = self.record.get("configuration", {})
         return bool(configuration.get("half_resolution_steps", 0) >= configuration.get("steps", 1))
+
+    @property
+    def camera(self) -> Camera:
+        """Canonical camera at the resolution that the last step of the training saw."""
+        full = CANONICAL_CAMERA
+        return full.resized(full.width // 2, full.height // 2) if self.half_resolution else full
 
     def single_view_field(self) -> DensityField:
         """The field of stage `single_view` or `student`.

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional
 
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.head import HeadWeights
@@ -28,13 +30,14 @@ class FoldedEncoder(nn.Module):
 
     Args:
         field: Trained field.
+        feature_size: (h, w) of its feature map, half of the images'.
     """
 
-    def __init__(self, field: DensityField) -> None:
+    def __init__(self, field: DensityField, feature_size: tuple[int, int]) -> None:
         super().__init__()
         self.trunk = field.encoder.trunk
         self.decoder = field.encoder.decoder
-        self.prior = field.encoder.prior
+        self.prior = functional.interpolate(field.encoder.prior, feature_size, mode="bilinear")
         self.project = fold(field.encoder.project, field.feature_layer)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -56,10 +59,15 @@ def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     return folded
 
 
-def encoder_onnx(field: DensityField) -> bytes:
-    """Exports the folded encoder as ONNX; weights are stored in fp16 and cast to fp32 in the graph."""
-    module = FoldedEncoder(field).eval()
-    image = torch.zeros(1, 3, field.camera.height, field.camera.width)
+def encoder_onnx(field: DensityField, camera: Camera) -> bytes:
+    """Exports the folded encoder as ONNX; weights are stored in fp16 and cast to fp32 in the graph.
+
+    Args:
+        field: Trained field.
+        camera: Canonical camera at the resolution it was trained at.
+    """
+    module = FoldedEncoder(field, (camera.height // 2, camera.width // 2)).eval()
+    image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
@@ -140,6 +148,8 @@ def export_bundle(
 ) -> StudentBundle:
     """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
 
+    A training that ended with images of half the size makes a student that takes such: a quarter of the pixels.
+
     Args:
         checkpoint: Checkpoint of `train`; it holds the configuration and the range of focal lengths, which go along.
         folder: Folder of the bundle.
@@ -148,15 +158,15 @@ def export_bundle(
         provenance: What it was trained on and how.
     """
     stored = Checkpoint.read(checkpoint)
-    field, record = stored.single_view_field(), stored.record
+    field, camera, record = stored.single_view_field(), stored.camera, stored.record
     trunk = field.encoder.trunk
-    low, high = record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
+    low, high = record.get("focal_range", (camera.fx / camera.width,) * 2)
     bundle = StudentBundle(
         name=name,
-        canonical=field.camera,
+        canonical=camera,
         head=head_weights(field),
         point_code=field.spec,
-        feature_size=(field.camera.height // 2, field.camera.width // 2),
+        feature_size=(camera.height // 2, camera.width // 2),
         depth_range=(field.spec.near, field.spec.far),
         focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation(trunk.mean, trunk.scale),
@@ -169,4 +179,4 @@ def export_bundle(
         licence=licence,
     )
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
-    return bundle.save(folder, encoder_onnx(field), weights)
+    return bundle.save(folder, encoder_onnx(field, camera), weights)

@@ -80,15 +80,17 @@ def test_half_resolution_covers_the_same_view(field: DensityField) -> None:
     assert alike > 0.9 and alike > shifted, (alike, shifted)
 
 
-def test_field_agrees_with_the_deployed_query(field: DensityField) -> None:
+@pytest.mark.parametrize("size", [(640, 192), (320, 96)], ids=["whole", "half"])
+def test_field_agrees_with_the_deployed_query(field: DensityField, size: tuple[int, int]) -> None:
     """Same density from torch and from the robot's NumPy reference, inside the view, outside it and behind it."""
+    camera = field.camera.resized(*size)
     generator = np.random.default_rng(0)
     points = generator.uniform([-30, -5, -3], [30, 3, 60], (4000, 3)).astype(np.float32)
-    image = torch.from_numpy(generator.uniform(0, 255, (1, 3, 192, 640)).astype(np.float32))
+    image = torch.from_numpy(generator.uniform(0, 255, (1, 3, *size[::-1])).astype(np.float32))
     with torch.no_grad():
         expected = field.density(field.encode(image), torch.from_numpy(points)[None])[0].numpy()
-        features = FoldedEncoder(field).eval()(image)[0].numpy()
-    found = density_reference(features, points, head_weights(field), field.spec, field.camera)
+        features = FoldedEncoder(field, (camera.height // 2, camera.width // 2)).eval()(image)[0].numpy()
+    found = density_reference(features, points, head_weights(field), field.spec, camera)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 

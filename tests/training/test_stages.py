@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lightning
+import numpy as np
+import onnxruntime
 import pytest
 import safetensors.torch
 import torch
@@ -88,7 +90,17 @@ def test_a_student_is_distilled_and_deployed(
     same = {n: torch.equal(v, before.state[f"encoder.{n}"]) for n, v in encoder.items()}
     assert all(same.values()) if distillation.freeze_encoder else not same["project.weight"]
     bundle = export_bundle(checkpoint, tmp_path / "bundle", name="t", licence="none", provenance={})
-    assert StudentBundle.load(bundle.folder).head.positional_weight.shape == (64, 39)
+    loaded = StudentBundle.load(bundle.folder)
+    assert loaded.head.positional_weight.shape == (64, 39)
+    # Trained on images of half the size, it is deployed on such: the same view, half the focal length.
+    assert (loaded.canonical.width, loaded.canonical.height, loaded.feature_size) == (320, 96, (48, 160))
+    assert (loaded.canonical.fx, loaded.canonical.cx, loaded.canonical.cy) == (185.0, 159.5, 45.75)
+    image = 255.0 * torch.rand(1, 3, 96, 320, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(str(loaded.encoder_path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": image.numpy()})
+    with torch.no_grad():
+        expected = stored.single_view_field().encode(image).permute(0, 2, 3, 1).numpy()
+    assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
 
 
 def test_the_student_goes_towards_its_teacher(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
