@@ -1,6 +1,6 @@
 """Mean and spread over the seeds of runs that were evaluated with `scene-completion evaluate occupancy`.
 
-    python -m benchmarks.seeds docs/results/comparison_towns_*.json
+    python -m benchmarks.seeds docs/results/comparison/towns_*.json
 
 Runs that differ in nothing but their seed are called NAME-SEED. The spread is the standard deviation over seeds;
 methods without a seed, the controls, are shown once.
@@ -43,7 +43,8 @@ def tables(contents: Sequence[dict[str, Any]]) -> Iterable[tuple[str, Values]]:
         contents: What `results.json` holds, of evaluations on the same recordings.
     """
     voxels = [cell for content in contents for cell in content.get("exact", {}).get("voxels", [])]
-    calibrated = {cell["method"] for cell in voxels if cell["rule"] == CALIBRATED_RULE}
+    lidar = [row for content in contents for row in content["lidar"]]
+    calibrated = {row["method"] for row in (*voxels, *lidar) if row["rule"] == CALIBRATED_RULE}
     for region in REGIONS:
         rows = [
             (cell["method"], f"{name} {cell['range_m']:g} m", cell[key])
@@ -52,7 +53,6 @@ def tables(contents: Sequence[dict[str, Any]]) -> Iterable[tuple[str, Values]]:
             if cell["region"] == region and _chosen(cell, calibrated)
         ]
         yield f"Voxels, {region}, in percent", by_method(rows)
-    lidar = [row for content in contents for row in content["lidar"]]
     for protocol, scans in dict.fromkeys((row["protocol"], row["scans"]) for row in lidar):
         rows = [
             (row["method"], label, row[label])
@@ -76,20 +76,25 @@ def by_method(rows: Iterable[tuple[str, str, float | None]]) -> Values:
 
 
 def seeds_table(values: Values) -> str:
-    """Rows of methods, columns of scores: mean ± spread in percent, and the number of seeds."""
+    """Rows of methods, columns of scores: mean ± spread in percent, and the number of seeds.
+
+    A score that is not defined for some of the seeds says for how many it is.
+    """
     columns = list(dict.fromkeys(column for cells in values.values() for column in cells))
     rows = []
     for method, cells in values.items():
         seeds = max((len(found) for found in cells.values()), default=0)
-        rows.append([method, str(seeds), *(_cell(cells.get(column, [])) for column in columns)])
+        rows.append([method, str(seeds), *(_cell(cells.get(column, []), seeds) for column in columns)])
     return table(["method", "seeds", *columns], rows)
 
 
-def _cell(values: Sequence[float]) -> str:
+def _cell(values: Sequence[float], seeds: int) -> str:
     if not values:
         return "–"
-    mean = 100.0 * statistics.fmean(values)
-    return f"{mean:.1f} ± {100.0 * statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+    found = f"{100.0 * statistics.fmean(values):.1f}"
+    if len(values) > 1:
+        found += f" ± {100.0 * statistics.stdev(values):.1f}"
+    return found if len(values) == seeds else f"{found} ({len(values)} of {seeds})"
 
 
 def _chosen(row: dict[str, Any], calibrated: set[str]) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from scene_completion_ros.errors import BundleError, TrainingError
 from scene_completion_ros.geometry import Camera
 from training.data.prepared import CANONICAL_CAMERA
+from training.data.view_batches import ViewSettings
 from training.losses.fused_occupancy import OccupancyLink
 from training.networks.density_field import DensityField
 from training.networks.encoder_decoder import EncoderDecoder, TrunkName
@@ -73,6 +74,13 @@ class Checkpoint:
         """Whether the last step of the training still saw images of half the size."""
         configuration = self.record.get("configuration", {})
         return bool(configuration.get("half_resolution_steps", 0) >= configuration.get("steps", 1))
+
+    @property
+    def encoder_metres(self) -> tuple[float, float]:
+        """How far along the drive the further views of a teacher stood, least and most."""
+        views = self.record.get("configuration", {}).get("data", {}).get("views", {})
+        least, most = views.get("encoder_metres", ViewSettings().encoder_metres)
+        return float(least), float(most)
 
     @property
     def camera(self) -> Camera:

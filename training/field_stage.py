@@ -27,7 +27,7 @@ from training.rendering.patches import RenderedPatches, render_patches
 from training.settings import StageSettings
 
 VOLUME_POINTS = 2048
-"""Random points of the view whose opacity the sparsity loss keeps small."""
+"""Random points of the view, for the sparsity loss and for the agreement of a student with its teacher."""
 
 
 def half_size(images: Tensor) -> Tensor:

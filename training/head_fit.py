@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -78,7 +79,9 @@ class RaySettings:
     far: float
 
 
-def fit_prior(field: PriorField, samples: ViewSamples, steps: int, *, offset: float, batch_size: int = 4) -> float:
+def fit_prior(
+    field: PriorField, link: OccupancyLink, samples: ViewSamples, steps: int, *, batch_size: int = 4
+) -> float:
     """Fits the head to where things are on average, without any image, before the training.
 
     One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
@@ -86,22 +89,23 @@ def fit_prior(field: PriorField, samples: ViewSamples, steps: int, *, offset: fl
 
     Args:
         field: The field.
+        link: From density logit to probability, as the training starts with it; it stays as it is.
         samples: Source of voxel centres.
         steps: Optimiser steps.
-        offset: Offset of the `OccupancyLink` at the start.
         batch_size: Samples per step.
 
     Returns:
         Mean loss of the last tenth of the steps.
     """
     samples = samples.unmirrored()
+    frozen = copy.deepcopy(link).requires_grad_(False)
     optimiser = torch.optim.Adam(field.prior_parameters(), PRIOR_RATE)
     history = []
     for step in range(steps):
         _decay(optimiser, PRIOR_RATE, step, steps)
         batch = [samples.occupancy(step * batch_size + i) for i in range(batch_size)]
         points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
-        loss = occupancy_cross_entropy(field.prior_logit(points) + offset, target, weight)
+        loss = occupancy_cross_entropy(frozen(field.prior_logit(points)), target, weight)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

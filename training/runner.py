@@ -299,7 +299,7 @@ def _start(stage: FieldStage, data: SequencesData, configuration: Configuration)
         encoder.prior.copy_(data.samples().mean_depth_code(stage.point_code))
     if losses.occupancy and configuration.prior_steps:
         data.setup("fit")
-        loss = fit_prior(stage.field, data.samples(), configuration.prior_steps, offset=losses.occupancy_offset)
+        loss = fit_prior(stage.field, stage.link, data.samples(), configuration.prior_steps)
         print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
 
 

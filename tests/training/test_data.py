@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import mmap
+import resource
 from pathlib import Path
 
 import cv2
@@ -46,16 +46,47 @@ def test_prepared_frames_stay_on_disk_until_they_are_looked_at(synthetic_drive: 
     found = {f"image_{name}": image for name, image in opened.images.items()}
     found |= {f"depth_{name}": depth for name, depth in opened.depths.items()}
     found |= {name: getattr(opened, name) for name in ("points", "target", "evidence")}
+    found |= {f"pose_{name}": pose.matrix for name, pose in opened.world_from_camera.items()}
+    assert set(found) == {name for name in read if not name.startswith("camera_")}
     for name, values in found.items():
         np.testing.assert_array_equal(values, read[name])
-        while isinstance(values, np.ndarray) and values.base is not None:
-            values = values.base
-        assert isinstance(values, mmap.mmap)  # not a copy in memory
+
+
+def test_many_prepared_frames_take_neither_memory_nor_descriptors(tmp_path: Path) -> None:
+    values = np.zeros(1_000_000, np.uint8)
+    pose = {
+        f"{kind}_left": value for kind, value in (("camera", np.array([370.0, 370, 5, 5, 10, 10])), ("pose", np.eye(4)))
+    }
+    image, mask = np.zeros((10, 10, 3), np.uint8), np.ones((10, 10), np.uint8)
+    arrays = {**pose, "image_left": image, "mask_left": mask, "points": values, "target": values, "evidence": values}
+    safetensors.numpy.save_file(arrays, tmp_path / "frame.safetensors")
+    descriptors, resident = _descriptors(), _resident_bytes()
+    frames = [load_prepared(tmp_path / "frame.safetensors") for _ in range(200)]
+    assert _descriptors() == descriptors
+    assert _resident_bytes() - resident < 200 * 3_000_000 / 4
+    assert all(frame.masks["left"].all() for frame in frames)
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_damaged_prepared_frames_are_named(synthetic_drive: Path, tmp_path: Path) -> None:
+    file, *_ = prepare_sequence(
+        kitti_odometry(synthetic_drive), tmp_path, settings=FusionSettings(free_samples=5000), workers=1
+    )
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(SequenceError, match="damaged") as caught:
         load_prepared(file)
     assert str(file) in str(caught.value) and "Delete it" in str(caught.value)
     file.write_bytes(b"{}")
+    with pytest.raises(SequenceError, match="damaged"):
+        load_prepared(file)
+    file.write_bytes(b"")
     with pytest.raises(SequenceError, match="damaged"):
         load_prepared(file)
 

@@ -255,11 +255,11 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
         ],
     )
     # 8 m further is 7.5 m, 4 m is 4.5 m, and 12 m is more than the drive has: 10.5 m.
-    assert encoded_views(sparse, 2, 4) == [(k, "camera_left") for k in (2, 7, 5, 9)]
+    assert encoded_views(sparse, 2, (0.0, 8.0, 4.0, 12.0)) == [(k, "camera_left") for k in (2, 7, 5, 9)]
     # At the drive's end, what comes before.
-    assert encoded_views(sparse, 9, 3) == [(k, "camera_left") for k in (9, 8, 7)]
+    assert encoded_views(sparse, 9, (0.0, 8.0, 4.0)) == [(k, "camera_left") for k in (9, 8, 7)]
     with pytest.raises(SequenceError, match="10 frames cannot give 11 views"):
-        encoded_views(sparse, 0, 11)
+        encoded_views(sparse, 0, range(11))
     models = open_checkpoint(file, [1, 2, 4])
     assert [model.name for model in models] == [
         "teacher.ckpt, 1 view",

@@ -41,9 +41,28 @@ def field() -> DensityField:
 
 def test_the_prior_needs_no_image(field: DensityField, samples: ViewSamples) -> None:
     start = _occupancy_loss(field, OccupancyLink(), samples)
-    fit_prior(field, samples, 60, offset=3.0)
+    fit_prior(field, OccupancyLink(), samples, 60)
     assert torch.all(field.density_layer.weight[:, : len(DEPTH_UNITS)] == 0)  # no image, no use for its depth
     assert _occupancy_loss(field, OccupancyLink(), samples) < 0.8 * start
+
+
+def test_the_prior_is_fitted_through_the_link_that_the_training_starts_with(
+    field: DensityField, samples: ViewSamples
+) -> None:
+    """A student has its teacher's link; a prior fitted through another one says something else under it."""
+    link = OccupancyLink(-1.0)
+    with torch.no_grad():
+        link.log_scale.fill_(-1.0)
+    before = {name: value.clone() for name, value in link.state_dict().items()}
+    reported = fit_prior(field, link, samples, 200)
+    found = [samples.unmirrored().occupancy(4 * 200 + i) for i in range(8)]
+    points, target, weight = (torch.cat([one[key] for one in found])[None] for key in ("points", "target", "weight"))
+    with torch.no_grad():
+        logit = field.prior_logit(points)
+        under = [occupancy_cross_entropy(one(logit), target, weight).item() for one in (link, OccupancyLink())]
+    assert under[0] < 1.1 * reported < 0.8 * under[1]
+    assert all(torch.equal(value, before[name]) for name, value in link.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in link.parameters())
 
 
 def test_the_head_learns_and_leaves_the_encoder_alone(field: DensityField, samples: ViewSamples) -> None:

@@ -12,7 +12,7 @@ def test_mean_and_spread_over_seeds() -> None:
     rows += [("nothing", "IoU", 0.0), ("teacher-0, 2 views", "AP", None), ("teacher-1, 2 views", "AP", 0.5)]
     assert by_method(rows) == {"teacher, 2 views": {"IoU": [0.2, 0.4], "AP": [0.5]}, "nothing": {"IoU": [0.0]}}
     lines = seeds_table(by_method(rows)).splitlines()
-    assert lines[2:] == ["| teacher, 2 views | 2 | 30.0 ± 14.1 | 50.0 |", "| nothing | 1 | 0.0 | – |"]
+    assert lines[2:] == ["| teacher, 2 views | 2 | 30.0 ± 14.1 | 50.0 (1 of 2) |", "| nothing | 1 | 0.0 | – |"]
 
 
 def _evaluation(method: str, iou: float) -> dict[str, Any]:
@@ -32,3 +32,10 @@ def test_a_calibrated_method_counts_by_its_own_threshold() -> None:
     assert occluded["student"] == {"IoU 12.8 m": [0.25, 0.35], "AP 12.8 m": [0.125, 0.175]}
     assert occluded["surface"] == {"IoU 12.8 m": [0.1], "AP 12.8 m": [0.05]}
     assert found["LiDAR protocol original, in percent"]["student"]["O_acc@10"] == [0.25, 0.35]
+
+
+def test_without_voxels_the_lidar_says_what_is_calibrated() -> None:
+    evaluation = _evaluation("student-0", 0.25)
+    del evaluation["exact"]
+    found = dict(tables([evaluation]))
+    assert found["LiDAR protocol original, in percent"]["student"]["O_acc@10"] == [0.25]

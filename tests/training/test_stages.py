@@ -103,17 +103,27 @@ def test_a_student_is_distilled_and_deployed(
     assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
 
 
-def test_the_student_goes_towards_its_teacher(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "distillation",
+    [
+        DistillationSettings(weight=1.0, freeze_encoder=True),
+        DistillationSettings(weight=1.0, freeze_encoder=True, space="occupancy", along_rays=False),
+    ],
+    ids=["density", "occupancy"],
+)
+def test_the_student_goes_towards_its_teacher(
+    synthetic_drive: Path, teacher: Path, tmp_path: Path, distillation: DistillationSettings
+) -> None:
     """Distillation alone, head only: the loss on the same samples falls, and the teacher stays as it was."""
     losses = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0)
-    distillation = DistillationSettings(weight=1.0, freeze_encoder=True)
     settings = _common(synthetic_drive, tmp_path, "s", losses=losses, distillation=distillation, learning_rate=5e-3)
     configuration = StudentConfiguration(teacher=str(teacher), **{**settings, "steps": 60, "checkpoint_every": 60})
     before = make_stage(configuration)
+    assert before.renders == distillation.along_rays  # nothing else asks for rays
     checkpoint = train(dataclasses.replace(configuration, half_resolution_steps=60))
     after = make_stage(configuration)
     assert isinstance(before, StudentStage) and isinstance(after, StudentStage)
-    after.field.load_state_dict(dict(Checkpoint.read(checkpoint).state))
+    load_weights(after, str(checkpoint))
     data = SequencesData(configuration.data, 8, 1, encoder_views=3)
     data.setup("fit")
     samples = data.samples()

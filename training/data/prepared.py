@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
@@ -300,15 +301,19 @@ def load_prepared(file: Path) -> PreparedFrame:
             target=data["target"],
             evidence=data["evidence"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise SequenceError(
             f"damaged ({error})", where=str(file), cure="Delete it: it is prepared again at the next start"
         ) from error
 
 
 def _mapped(file: Path) -> dict[str, NDArray[Any]]:
-    """Arrays of a safetensors file that are read from disk when they are looked at."""
-    content = np.memmap(file, np.uint8, mode="r").view(np.ndarray)
+    """Arrays of a safetensors file that are read from disk when they are looked at.
+
+    The mapping outlives the file's descriptor, of which NumPy's would keep one a file: a process may have 1024 of them,
+    and a training has more frames.
+    """
+    content = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
     start = 8 + int(content[:8].view("<u8")[0])
     arrays = {}
     for name, entry in json.loads(content[8:start].tobytes()).items():

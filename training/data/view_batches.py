@@ -49,7 +49,7 @@ class ViewSettings:
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
             stands behind an obstacle is seen from where the rig will be; BTS takes them ten frames later).
-        far_metres: How far along, least and most.
+        far_metres: How far along, least and most; less where the drive ends before.
         encoder_metres: How far along the further images stand that a field of several views encodes, least and most.
             Views a metre apart look at the same sides of the same things; what stands behind an obstacle is seen from
             beside it.
@@ -98,6 +98,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
         self.ground_roll = [ground_roll(frames) if settings.mirror else 0.0 for frames in sequences]
+        self._travelled = [
+            metres_travelled([frame.world_from_camera["left"].translation for frame in frames]) for frames in sequences
+        ]
 
     def __len__(self) -> int:
         return self.length
@@ -140,7 +143,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         for _ in range(self.encoder_views - 1):
             metres = float(generator.uniform(*self.settings.encoder_metres))
             side = str(generator.choice([name for name in ("left", "right") if name in draw.frames[draw.index].images]))
-            along = nearest_along(_places(draw.frames), draw.index, metres)
+            along = nearest_along(draw.travelled, draw.index, metres)
             names.append(_unused(draw.frames, along, side, names))
         return names[1:]
 
@@ -160,7 +163,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                 names.append(_unused(frames, near, side, names))
         if self.settings.far_views:
             metres = float(generator.uniform(*self.settings.far_metres))
-            further = nearest_along(_places(frames), draw.index, metres)
+            further = nearest_along(draw.travelled, draw.index, metres)
             for name in frames[draw.index].far_cameras:
                 for _ in range(2):
                     names.append(_unused(frames, further, name, names))
@@ -248,7 +251,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         if mirror:  # mirrored, the ground would tilt to the other side
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
-        return _Draw(frames, index, side, mirror, turn, encoder_from_world)
+        return _Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
 
     def _rotation(self, generator: np.random.Generator) -> NDArray[np.float64]:
         limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])
@@ -282,6 +285,7 @@ class _Draw:
 
     frames: Sequence[PreparedFrame]
     index: int
+    travelled: NDArray[np.float64]
     side: str
     mirror: bool
     turn: NDArray[np.float64]
@@ -397,25 +401,28 @@ def _roles(views: int, generator: np.random.Generator) -> NDArray[np.int64]:
 def _unused(
     frames: Sequence[PreparedFrame], wanted: int, camera: str, used: Sequence[tuple[int, str]]
 ) -> tuple[int, str]:
-    """The frame nearest to the wanted one whose view of a camera is not used yet; the wanted one where all are."""
-    order = sorted(range(len(frames)), key=lambda index: abs(index - wanted))
+    """The frame nearest to the wanted one whose view of a camera is not used yet; the wanted one where all are.
+
+    Of two as near, the one further along the drive.
+    """
+    order = sorted(range(len(frames)), key=lambda index: (abs(index - wanted), -index))
     return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
 
 
-def _places(frames: Sequence[PreparedFrame]) -> NDArray[np.float64]:
-    """Where the left camera was in each frame [N, 3], metres."""
-    return np.stack([frame.world_from_camera["left"].translation for frame in frames])
+def metres_travelled(places: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Distance along the drive [N] of positions [3] in its order, metres."""
+    steps = np.diff(np.stack(places), axis=0)
+    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(steps, axis=1))])
 
 
-def nearest_along(places: NDArray[np.float64], index: int, metres: float) -> int:
+def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:
     """The place whose distance along the drive from another one is nearest to the wanted one, which may be negative.
 
     Args:
-        places: Positions [N, 3] in the order of the drive, metres.
+        travelled: See `metres_travelled`.
         index: The place that distances are measured from.
         metres: The wanted distance; the last place where the drive ends before.
     """
-    travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
     return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
 
 

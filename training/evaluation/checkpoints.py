@@ -18,7 +18,7 @@ from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.checkpoints import Checkpoint
-from training.data.view_batches import nearest_along
+from training.data.view_batches import metres_travelled, nearest_along
 from training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
@@ -31,8 +31,9 @@ from training.networks.density_field import DensityField
 from training.networks.multi_view_field import MultiViewField
 from training.networks.observed_field import ObservedField
 
-VIEWS_ALONG = (0.0, 8.0, 4.0, 12.0)
-"""Metres along the drive, from the evaluated frame, of the first, second, ... view that a multi-view field encodes."""
+VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
+"""Where the first, second, ... view that a multi-view field encodes stands along the drive: at the evaluated frame, and
+at these shares of the way from the least to the most metres (`encoder_metres`) that it was trained with."""
 _CHUNK = 1 << 16  # points in memory at a time
 
 
@@ -41,14 +42,14 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityMode
 
     Args:
         path: A checkpoint of `scene-completion train`.
-        views: Numbers of views; the first ones of `VIEWS_ALONG` are encoded.
+        views: Numbers of views; the first ones of `VIEW_SHARES` are encoded.
 
     Raises:
         BundleError: The file is no such checkpoint.
         ConfigurationError: It cannot encode so many views.
     """
     checkpoint = Checkpoint.read(path)
-    most = len(VIEWS_ALONG) if checkpoint.stage == "teacher" else 1
+    most = len(VIEW_SHARES) if checkpoint.stage == "teacher" else 1
     if not views or not all(1 <= count <= most for count in views):
         raise ConfigurationError(
             f"{', '.join(map(str, views))} views, but a field of stage {checkpoint.stage} encodes 1 to {most}",
@@ -61,8 +62,10 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityMode
     if checkpoint.stage != "teacher":
         return [FieldModel(checkpoint.single_view_field(), name, half_resolution=half)]
     field = checkpoint.multi_view_field()
+    least, furthest = checkpoint.encoder_metres
+    along = [0.0, *(least + share * (furthest - least) for share in VIEW_SHARES[1:])]
     return [
-        FieldModel(field, f"{name}, {count} view{'s' if count > 1 else ''}", count, half_resolution=half)
+        FieldModel(field, f"{name}, {count} view{'s' if count > 1 else ''}", along[:count], half_resolution=half)
         for count in views
     ]
 
@@ -73,24 +76,30 @@ class FieldModel:
     Args:
         field: The field, with the weights that would be exported.
         name: Short name for tables.
-        views: How many of `VIEWS_ALONG` it encodes; more than one only for a multi-view field.
+        along: Metres along the drive, from the evaluated frame, of each view that it encodes; the first stands at the
+            frame itself, and only a multi-view field has others.
         half_resolution: It was trained on images of half the size, and sees such.
     """
 
     def __init__(
-        self, field: DensityField | MultiViewField, name: str, views: int = 1, *, half_resolution: bool = False
+        self,
+        field: DensityField | MultiViewField,
+        name: str,
+        along: Sequence[float] = (0.0,),
+        *,
+        half_resolution: bool = False,
     ) -> None:
         self.field = field.eval()
         self.half_resolution = half_resolution
         self.name = name
-        self.views = views
+        self.along = tuple(along)
         self.calibration: Calibration = IDENTITY
         self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
         self._resampler = lru_cache(maxsize=4)(self._make_resampler)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the views of a frame; where the drive ends, those before it stand in for those after."""
-        views = encoded_views(sequence, index, self.views)
+        views = encoded_views(sequence, index, self.along)
         images = torch.stack([self._image(sequence, *view) for view in views])[None]
         with torch.inference_mode():
             if isinstance(self.field, MultiViewField):
@@ -113,14 +122,20 @@ class FieldModel:
         return Resampler(camera, self.field.camera)
 
 
-def encoded_views(sequence: PosedSequence, index: int, count: int) -> list[tuple[int, str]]:
-    """Frame and camera of the first views of `VIEWS_ALONG`: what the reference camera sees from along the drive.
+def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[tuple[int, str]]:
+    """Frame and camera of each view: what the reference camera sees from so many metres along the drive.
 
     Where a drive is too short for one of them, the frame that comes nearest to it and is not taken yet.
+
+    Args:
+        sequence: The drive.
+        index: The evaluated frame, which is the first view.
+        along: Metres from there of the first (ignored), second, ... view.
 
     Raises:
         SequenceError: The sequence has fewer frames than that.
     """
+    count = len(along)
     if count > len(sequence):
         raise SequenceError(
             f"{len(sequence)} frames cannot give {count} views",
@@ -128,10 +143,10 @@ def encoded_views(sequence: PosedSequence, index: int, count: int) -> list[tuple
             cure="Take fewer --views or a longer drive",
         )
     name = reference_camera(sequence)
-    places = np.stack([sequence.world_from_camera(k, name).translation for k in range(len(sequence))])
+    travelled = metres_travelled([sequence.world_from_camera(k, name).translation for k in range(len(sequence))])
     taken: list[int] = []
-    for metres in VIEWS_ALONG[:count]:
-        wanted = nearest_along(places, index, metres) if taken else index
+    for metres in along:
+        wanted = nearest_along(travelled, index, metres) if taken else index
         taken.append(min((k for k in range(len(sequence)) if k not in taken), key=lambda k: abs(k - wanted)))
     return [(k, name) for k in taken]
 

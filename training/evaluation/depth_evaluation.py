@@ -7,7 +7,7 @@ the image, where here every counted pixel has its own ray; they place the LiDAR 
 projects; and the Eigen ground truth of Monodepth2 is the distance along the LiDAR's x axis, 0.27 m more than the depth
 in the camera's frame, which counts here as it does for Behind the Scenes.
 
-Models that encode several views take the next frame of the drive, listed or not: unpack whole drives for them.
+Models that encode several views take further frames of the drive, listed or not: unpack whole drives for them.
 """
 
 from __future__ import annotations
