@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from training.data.module import DataSettings
-from training.settings import SingleViewSettings, StudentSettings, TeacherSettings
+from training.settings import StageSettings, StudentSettings, TeacherSettings
 
 Stage = Literal["single_view", "teacher", "student"]
 
@@ -49,7 +49,7 @@ class RunSettings:
 
 
 @dataclass
-class SingleViewConfiguration(RunSettings, SingleViewSettings):
+class SingleViewConfiguration(RunSettings, StageSettings):
     """Stage `single_view`.
 
     Attributes:

@@ -12,12 +12,11 @@ import lightning
 import numpy as np
 import torch
 import yaml
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
-from training.averaging import WeightAverage
 from training.checkpoints import Checkpoint, SafeCheckpoints
 from training.configuration import (
     CONFIGURATIONS,
@@ -30,15 +29,12 @@ from training.configuration import (
 from training.data.module import SequencesData
 from training.data.view_batches import MOST_ENCODER_VIEWS
 from training.field_stage import FieldStage
-from training.head_fit import fit_prior
 from training.pictures import TrainingPictures
-from training.record import KEY, TrainingRecord
+from training.prior_fit import fit_prior
+from training.record import TrainingRecord
 from training.stages.single_view import SingleViewStage
 from training.stages.student import StudentStage
 from training.stages.teacher import TeacherStage
-
-FINAL = "final.ckpt"
-"""Checkpoint whose head was fitted after the last step."""
 
 
 def read_configuration(path: Path, overrides: list[str]) -> Configuration:
@@ -119,7 +115,7 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     """
     _check_steps(configuration)
     if fast_dev_run:
-        configuration = _shortened(configuration)
+        configuration = dataclasses.replace(configuration, prior_steps=2)
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
@@ -130,41 +126,20 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     output = Path(configuration.output)
     record = TrainingRecord(_recorded(configuration), data)
     trainer = _trainer(configuration, record, fast_dev_run)
-    last, final = output / "checkpoints" / "last.ckpt", output / "checkpoints" / FINAL
+    last = output / "checkpoints" / "last.ckpt"
     resume = last if last.exists() and not fast_dev_run else None
-    ended = resume and torch.load(resume, map_location="cpu", weights_only=True)["global_step"] >= configuration.steps
     if resume is None:
         _start(stage, data, configuration)
     if resume is None and not fast_dev_run and trainer.is_global_zero:
         for file in last.parent.glob("*.ckpt"):  # of another training
             file.unlink()
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
-    if not isinstance(stage, SingleViewStage) or not stage.fits_head_last:
-        return last
-    if fast_dev_run:
-        stage.fit_head(data.samples(), half_resolution=True)
-    elif not final.exists():
-        if ended:  # read with the weights of its last step, not the averaged ones
-            stage.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
-        if trainer.is_global_zero:
-            stage.to(trainer.strategy.root_device)  # Lightning has brought it back to the CPU
-            _fit_last_head(stage, data, record, final)
-        trainer.strategy.barrier()
-    return final
+    return last
 
 
 def encoder_views(configuration: Configuration) -> int:
     """Images that the stage of a configuration encodes."""
     return 1 if isinstance(configuration, SingleViewConfiguration) else configuration.encoder_views
-
-
-def _shortened(configuration: Configuration) -> Configuration:
-    """The configuration with two steps of everything."""
-    configuration = dataclasses.replace(configuration, prior_steps=2)
-    if isinstance(configuration, SingleViewConfiguration):
-        head = dataclasses.replace(configuration.head, steps=2, images=2, opacity_steps=2)
-        configuration = dataclasses.replace(configuration, head=head)
-    return configuration
 
 
 def _recorded(configuration: Configuration) -> dict[str, Any]:
@@ -211,7 +186,9 @@ def _trainer(configuration: Configuration, record: TrainingRecord, fast_dev_run:
     if not fast_dev_run:
         callbacks += _checkpoints(configuration)
     if configuration.ema_decay:
-        callbacks.append(WeightAverage(decay=configuration.ema_decay, update_starting_at_step=configuration.ema_start))
+        callbacks.append(
+            EMAWeightAveraging(decay=configuration.ema_decay, update_starting_at_step=configuration.ema_start)
+        )
     if configuration.picture_every:
         callbacks.append(TrainingPictures(configuration.picture_every))
     parallel = configuration.devices * configuration.nodes > 1
@@ -301,13 +278,3 @@ def _start(stage: FieldStage, data: SequencesData, configuration: Configuration)
         data.setup("fit")
         loss = fit_prior(stage.field, stage.link, data.samples(), configuration.prior_steps)
         print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
-
-
-def _fit_last_head(stage: SingleViewStage, data: SequencesData, record: TrainingRecord, file: Path) -> None:
-    """Fits the head to the averaged encoder when no step of the training did, and writes a checkpoint of its own."""
-    data.setup("fit")
-    stage.encoder.shrink_depth(stage.settings.head.depth_shrinkage)
-    loss = stage.fit_head(data.samples(), half_resolution=stage.settings.half_resolution_steps >= stage.settings.steps)
-    print(f"head fitted to the averaged features: loss {loss:.4f}")
-    content = {"state_dict": stage.cpu().state_dict(), "global_step": stage.settings.steps, KEY: record.content()}
-    SafeCheckpoints().save_checkpoint(content, file)

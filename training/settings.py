@@ -4,7 +4,6 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from training.head_fit import HeadSettings
 from training.networks.encoder_decoder import TrunkName
 
 
@@ -94,17 +93,6 @@ class StageSettings:
     warmup: int = 200
     pretrained: bool = True
     voxel_size: float = 0.2
-
-
-@dataclass
-class SingleViewSettings(StageSettings):
-    """What stage `single_view` needs.
-
-    Attributes:
-        head: How the head alone is fitted after the steps of depth alone.
-    """
-
-    head: HeadSettings = field(default_factory=HeadSettings)
 
 
 @dataclass

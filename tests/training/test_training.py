@@ -19,12 +19,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from tests.training.synthetic_scene import FOCAL, WIDTH
-from training.averaging import WeightAverage
 from training.checkpoints import load_field
 from training.configuration import SingleViewConfiguration, TeacherConfiguration
 from training.export import export_bundle, fold, head_weights
 from training.networks.density_field import DensityField
-from training.runner import FINAL, load_weights, make_stage, read_configuration, train
+from training.runner import load_weights, make_stage, read_configuration, train
 
 STEPS = 24
 KILL_AFTER = 4
@@ -47,7 +46,6 @@ render: {{patches: 1, samples: 8}}
 pretrained: false
 ema_start: 2
 depth_only_steps: 6
-head: {{steps: 2, images: 2, batch_size: 1, points: 64, rays: 8}}
 half_resolution_steps: 9
 prior_steps: 2
 """
@@ -125,33 +123,6 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     assert bundle.focal_range == pytest.approx((0.99 * FOCAL / WIDTH, 1.01 * FOCAL / WIDTH))
 
 
-def test_the_head_is_fitted_last_where_only_depth_was_trained(synthetic_drive: Path, tmp_path: Path) -> None:
-    """Again from the last checkpoint after a kill in between: the averaged encoder is the same, and so is the head."""
-    configuration = _write(tmp_path / "config.yaml", synthetic_drive, tmp_path / "cache")
-    overrides = ["steps=4", "depth_only_steps=4", "half_resolution_steps=4", "prior_steps=1"]
-    command = [*_command(configuration, tmp_path / "run"), *overrides]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    final = tmp_path / "run" / "checkpoints" / FINAL
-    fields = []
-    for _ in range(2):
-        subprocess.run(command, check=True, env=environment, timeout=300)
-        fields.append(load_field(final))
-        final.unlink()
-    last = load_field(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict()
-    for name, value in fields[0].state_dict().items():
-        torch.testing.assert_close(fields[1].state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
-        if name.startswith("encoder.") and "project" not in name:
-            torch.testing.assert_close(last[name], value, rtol=0, atol=1e-6, msg=name)
-    assert not torch.allclose(fields[0].density_layer.weight, last["density_layer.weight"], atol=1e-4)
-    final.write_bytes(b"kept")
-    subprocess.run(command, check=True, env=environment, timeout=300)
-    assert final.read_bytes() == b"kept"  # what is there is not fitted again
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
-    subprocess.run(command, check=True, env=environment, timeout=300)
-    for name, value in load_field(final).state_dict().items():  # a new training replaces what belongs to another
-        torch.testing.assert_close(fields[0].state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
-
-
 @pytest.mark.parametrize(
     ("overrides", "field"), [({"steps": 7}, "steps"), ({"ema_decay": 0.9, "ema_start": 24}, "ema_start")]
 )
@@ -159,19 +130,6 @@ def test_steps_that_contradict_each_other_are_refused(overrides: dict[str, float
     settings = {"steps": 24, "checkpoint_every": 2, "ema_start": 2, **overrides}
     with pytest.raises(ConfigurationError, match=field):
         train(SingleViewConfiguration(**settings))
-
-
-def test_the_average_takes_over_what_was_fitted_at_once() -> None:
-    module = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "rest": torch.nn.Linear(2, 2)})
-    average = WeightAverage(decay=0.9)
-    average._average_model = torch.optim.swa_utils.AveragedModel(module)
-    with torch.no_grad():
-        for value in module.parameters():
-            value += 1.0
-    average.take_over(module, ("head.",))
-    averaged = average._average_model.module
-    assert torch.equal(averaged["head"].weight, module["head"].weight)
-    torch.testing.assert_close(averaged["rest"].weight, module["rest"].weight - 1.0)
 
 
 def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:

@@ -169,11 +169,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                     names.append(_unused(frames, further, name, names))
         return names
 
-    def labelled(self, number: int) -> dict[str, Tensor]:
-        """Returns sample `number` without its views: image, hint and the entries of `occupancy`."""
-        generator = np.random.default_rng((self.seed, number))
-        return self._labelled(self._draw(generator), generator)
-
     def unmirrored(self) -> ViewSamples:
         """Returns the same samples, none of them mirrored: where things are in streets differs from left to right.
 

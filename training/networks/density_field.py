@@ -18,13 +18,13 @@ DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 
 """Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""
 
 
-def sample_map(values: Tensor, coordinates: Tensor, mode: str = "bilinear") -> Tensor:
+def sample_map(values: Tensor, coordinates: Tensor) -> Tensor:
     """Samples a map [B, C, h, w] at normalised coordinates [B, N, 2 or more] (x, y first): [B, C, N].
 
     Beyond the outermost pixel centres the border's values hold.
     """
     grid = coordinates[:, None, :, :2]
-    return functional.grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=False)[:, :, 0]
+    return functional.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
 
 
 @torch.no_grad()

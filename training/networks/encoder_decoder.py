@@ -114,14 +114,6 @@ class EncoderDecoder(nn.Module):
             assert self.project.bias is not None
             self.project.bias[0] = 0.0
 
-    @torch.no_grad()
-    def shrink_depth(self, factor: float) -> None:
-        """Multiplies what channel 0 differs from `prior` by a factor, for every image."""
-        assert self.project.bias is not None
-        self.project.weight[0] *= factor
-        self.project.weight[0, -1] += 1.0 - factor  # the prior's own share is trained too; 1 is no difference
-        self.project.bias[0] *= factor
-
     def forward(self, image: Tensor) -> Tensor:
         """Returns features [B, channels, H/2, W/2].
 

@@ -1,0 +1,50 @@
+"""Fits the head of a density field to where things are on average, before it sees an image."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from training.data.view_batches import ViewSamples
+from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
+from training.networks.observed_field import PriorField
+
+PRIOR_RATE = 2e-2
+
+
+def fit_prior(
+    field: PriorField, link: OccupancyLink, samples: ViewSamples, steps: int, *, batch_size: int = 4
+) -> float:
+    """Fits the head to where things are on average, without any image, before the training.
+
+    One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
+    telling the training drives apart.
+
+    Args:
+        field: The field.
+        link: From density logit to probability, as the training starts with it; it stays as it is.
+        samples: Source of voxel centres.
+        steps: Optimiser steps.
+        batch_size: Samples per step.
+
+    Returns:
+        Mean loss of the last tenth of the steps.
+    """
+    samples = samples.unmirrored()
+    frozen = copy.deepcopy(link).requires_grad_(False)
+    optimiser = torch.optim.Adam(field.prior_parameters(), PRIOR_RATE)
+    history = []
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = PRIOR_RATE * (1.0 - step / steps)
+        batch = [samples.occupancy(step * batch_size + i) for i in range(batch_size)]
+        points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
+        loss = occupancy_cross_entropy(frozen(field.prior_logit(points)), target, weight)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        field.mute_depth_units()
+        history.append(loss.item())
+    last = history[-max(1, len(history) // 10) :]
+    return sum(last) / len(last)
