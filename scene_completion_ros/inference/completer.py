@@ -20,8 +20,9 @@ from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 
-# One ray for every second pixel of the canonical image in both directions, as in the feature map.
-RAY_STRIDE = 2
+# The rays of the march are pixels of about this focal length: at 36 m neighbours are a voxel of 0.2 m apart. A smaller
+# image of the network does not make them fewer: what counts as seen depends on them.
+RAY_FOCAL = 180.0
 # Less of the canonical image than this makes the network guess from too little.
 SMALLEST_COVERAGE = 0.7
 # More stretching than this shows the network blurred images, which it was not trained with.
@@ -105,7 +106,8 @@ class Completer:
                 cure="Check the calibration: the principal point must lie near the centre of the image.",
             )
         self.warnings = camera_warnings(bundle, camera, float(covered.mean()))
-        self.depth_camera = canonical.resized(canonical.width // RAY_STRIDE, canonical.height // RAY_STRIDE)
+        stride = max(1, round(canonical.fx / RAY_FOCAL))
+        self.depth_camera = canonical.resized(canonical.width // stride, canonical.height // stride)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
         camera_from_grid = self.grid_from_camera.inverse()
         self._encoder = make_encoder(bundle, engine, threads=threads)

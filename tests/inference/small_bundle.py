@@ -53,7 +53,9 @@ def random_features(seed: int = 0, channels: int = CHANNELS) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.0, 0.7, (96, 320, channels)).astype(np.float32)
 
 
-def tiny_encoder(seed: int = 0, *, channels: int = CHANNELS, stem: int = 8, output: str = "features") -> bytes:
+def tiny_encoder(
+    seed: int = 0, *, channels: int = CHANNELS, stem: int = 8, output: str = "features", camera: Camera = CANONICAL
+) -> bytes:
     """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph."""
     rng = np.random.default_rng(seed)
     weights = {
@@ -80,8 +82,12 @@ def tiny_encoder(seed: int = 0, *, channels: int = CHANNELS, stem: int = 8, outp
     graph = helper.make_graph(
         nodes,
         "tiny_encoder",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, CANONICAL.height, CANONICAL.width])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [1, 96, 320, channels])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])],
+        [
+            helper.make_tensor_value_info(
+                output, TensorProto.FLOAT, [1, camera.height // 2, camera.width // 2, channels]
+            )
+        ],
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -99,4 +105,5 @@ def make_small_bundle(folder: Path, *, seed: int = 0, **fields: Any) -> StudentB
         "provenance": {"data": "random numbers"},
         "licence": "Apache-2.0",
     }
-    return StudentBundle(**{**values, **fields}).save(folder, tiny_encoder(seed))
+    bundle = StudentBundle(**{**values, **fields})
+    return bundle.save(folder, tiny_encoder(seed, camera=bundle.canonical))

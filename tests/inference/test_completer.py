@@ -60,6 +60,14 @@ def test_a_completion_is_consistent(completer: Completer, bundle: StudentBundle)
     assert result.image.shape == (192, 640, 3)
 
 
+def test_what_was_seen_free_does_not_depend_on_the_size_of_the_networks_image(tmp_path: Path) -> None:
+    small = make_small_bundle(tmp_path, canonical=RAYS, feature_size=(48, 160), calibration=CALIBRATION)
+    completer = Completer(small, CAMERA, threads=1)
+    result = completer.complete(picture())
+    assert result.image.shape == (96, 320, 3)
+    assert completer.depth_camera == RAYS and result.depth.shape == (96, 320)
+
+
 def test_grid_and_pose_are_the_bundles_unless_given(bundle: StudentBundle) -> None:
     grid = VoxelGrid((1.0, -2.0, -2.0), 0.5, (20, 8, 8))
     pose = RigidTransform(bundle.grid_from_camera.rotation, np.array([0.5, 0.0, 1.0]))
