@@ -18,7 +18,7 @@ from training.data.prepared import CANONICAL_CAMERA
 from training.losses.dense_depth import block_depth, log_inverse_depth_loss
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.losses.rendered_views import stereo_depth_loss, view_synthesis_losses
-from training.losses.sparsity import mean_opacity, sample_view_volume
+from training.losses.sparsity import free_cross_entropy, mean_opacity, sample_view_volume
 from training.networks.density_field import DensityField
 from training.networks.encoder_decoder import EncoderDecoder
 from training.networks.multi_view_field import MultiViewField
@@ -188,7 +188,7 @@ class FieldStage(lightning.LightningModule):
         batch: dict[str, Tensor],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Losses on the density: rendered views, occupancy of voxels, sparsity."""
+        """Losses on the density: rendered views, occupancy of voxels, emptiness of the rest."""
         losses = self.settings.losses
         terms: dict[str, Tensor] = {}
         if rendered is not None:
@@ -200,8 +200,12 @@ class FieldStage(lightning.LightningModule):
         if losses.occupancy:
             logit = self.link(field.density_logit(batch["points"]))
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])
-        if losses.sparsity:
-            terms["sparsity"] = mean_opacity(field.density(self.volume(batch, generator)), self.settings.voxel_size)
+        if losses.sparsity or losses.emptiness:
+            logit = field.density_logit(self.volume(batch, generator))
+            if losses.sparsity:
+                terms["sparsity"] = mean_opacity(functional.softplus(logit), self.settings.voxel_size)
+            if losses.emptiness:
+                terms["emptiness"] = free_cross_entropy(self.link(logit))
         return terms
 
     def volume(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

@@ -19,6 +19,9 @@ class LossWeights:
         occupancy: Density logits at voxel centres against fused stereo occupancy.
         occupancy_offset: Offset of the logit in that loss at the start, see `OccupancyLink`.
         sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
+        emptiness: Occupancy probability at such points against "free". What no view ever saw (behind the last surface,
+            below the road) has no voxels in `occupancy`, and would be taken for solid: it lies behind surfaces, as the
+            only voxels do that are known there.
     """
 
     photometric: float = 1.0
@@ -28,6 +31,7 @@ class LossWeights:
     occupancy: float = 1.0
     occupancy_offset: float = 3.0
     sparsity: float = 0.01
+    emptiness: float = 0.0
 
 
 @dataclass

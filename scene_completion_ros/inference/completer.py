@@ -20,8 +20,8 @@ from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 
-# The rays of the march are pixels of about this focal length: at 36 m neighbours are a voxel of 0.2 m apart. A smaller
-# image of the network does not make them fewer: what counts as seen depends on them.
+# The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
+# At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.
 RAY_FOCAL = 180.0
 # Less of the canonical image than this makes the network guess from too little.
 SMALLEST_COVERAGE = 0.7

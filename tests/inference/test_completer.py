@@ -60,7 +60,7 @@ def test_a_completion_is_consistent(completer: Completer, bundle: StudentBundle)
     assert result.image.shape == (192, 640, 3)
 
 
-def test_what_was_seen_free_does_not_depend_on_the_size_of_the_networks_image(tmp_path: Path) -> None:
+def test_rays_do_not_get_fewer_with_a_smaller_image_of_the_network(tmp_path: Path) -> None:
     small = make_small_bundle(tmp_path, canonical=RAYS, feature_size=(48, 160), calibration=CALIBRATION)
     completer = Completer(small, CAMERA, threads=1)
     result = completer.complete(picture())

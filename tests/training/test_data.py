@@ -39,7 +39,7 @@ def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     return [load_prepared(file) for file in files]
 
 
-def test_prepared_frames_stay_on_disk_until_they_are_looked_at(synthetic_drive: Path, tmp_path: Path) -> None:
+def test_prepared_frames_hold_what_was_written(synthetic_drive: Path, tmp_path: Path) -> None:
     sequence = kitti_odometry(synthetic_drive)
     file, *_ = prepare_sequence(sequence, tmp_path, settings=FusionSettings(free_samples=5000), workers=1)
     opened, read = load_prepared(file), safetensors.numpy.load_file(file)
@@ -64,6 +64,7 @@ def test_many_prepared_frames_take_neither_memory_nor_descriptors(tmp_path: Path
     frames = [load_prepared(tmp_path / "frame.safetensors") for _ in range(200)]
     assert _descriptors() == descriptors
     assert _resident_bytes() - resident < 200 * 3_000_000 / 4
+    assert not frames[0].points.flags.writeable
     assert all(frame.masks["left"].all() for frame in frames)
 
 

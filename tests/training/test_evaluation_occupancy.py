@@ -24,7 +24,7 @@ from tests.inference.small_bundle import make_small_bundle
 from training.commands import evaluate as command
 from training.data.prepared import CANONICAL_CAMERA
 from training.evaluation import occupancy_run
-from training.evaluation.checkpoints import encoded_views, open_checkpoint
+from training.evaluation.checkpoints import FieldModel, encoded_views, open_checkpoint
 from training.evaluation.controls import (
     EmptyControl,
     PriorControl,
@@ -218,10 +218,10 @@ def test_deployed_model_is_the_readable_reference(street: PosedSequence, student
     assert observation.depth_range == student.depth_range
 
 
-def save_checkpoint(file: Path, field: torch.nn.Module, stage: str) -> Path:
-    file.parent.mkdir(parents=True)
+def save_checkpoint(file: Path, field: torch.nn.Module, stage: str, **configuration: object) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
     state = {f"field.{key}": value for key, value in field.state_dict().items()}
-    torch.save({"state_dict": state, KEY: {"configuration": {"stage": stage}}}, file)
+    torch.save({"state_dict": state, KEY: {"configuration": {"stage": stage, **configuration}}}, file)
     return file
 
 
@@ -278,6 +278,12 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
         np.testing.assert_allclose(model.observe(sparse, 2).density(points), expected, rtol=1e-3, atol=1e-5)
     with pytest.raises(ConfigurationError, match="1 to 4"):
         open_checkpoint(file, [5])
+    # The published teacher has its further views within a metre: the next frames, not those 12 m away.
+    near = {"views": {"encoder_metres": [0.0, 1.0]}}
+    published = save_checkpoint(tmp_path / "published.ckpt", field, "teacher", data=near)
+    (model,) = open_checkpoint(published, [4])
+    assert isinstance(model, FieldModel) and model.along == pytest.approx((0.0, 2 / 3, 1 / 3, 1.0))
+    assert encoded_views(sparse, 2, model.along) == [(k, "camera_left") for k in (2, 3, 1, 4)]
 
 
 def test_surface_fills_the_voxels_of_its_points() -> None:

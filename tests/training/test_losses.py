@@ -14,7 +14,7 @@ from training.losses.dense_depth import block_depth, log_inverse_depth_loss
 from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from training.losses.photometric import invalid_rays, photometric_error, photometric_loss
 from training.losses.smoothness import edge_aware_smoothness
-from training.losses.sparsity import mean_opacity, sample_view_volume
+from training.losses.sparsity import free_cross_entropy, mean_opacity, sample_view_volume
 from training.losses.stereo_depth import log_depth_loss
 
 
@@ -135,3 +135,8 @@ def test_view_volume_stays_inside_the_view() -> None:
     assert valid.all()
     assert points[..., 1].min() >= -4.0 and points[..., 1].max() <= 2.0
     assert mean_opacity(torch.full((1, 3), 5.0), 0.2).item() == pytest.approx(1 - math.exp(-1.0))
+
+
+def test_emptiness_is_the_cross_entropy_against_free() -> None:
+    logit = torch.tensor([[0.0, math.log(3.0)]])  # p = 1/2 and 3/4
+    assert free_cross_entropy(logit).item() == pytest.approx((math.log(2.0) + math.log(4.0)) / 2.0)

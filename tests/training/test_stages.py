@@ -173,6 +173,22 @@ def test_a_training_goes_on_with_what_its_logits_meant(synthetic_drive: Path, te
     assert fresh.link.offset.item() == LossWeights().occupancy_offset
 
 
+def test_a_finished_training_stays_as_it_is_and_a_new_one_clears_its_folder(
+    synthetic_drive: Path, tmp_path: Path
+) -> None:
+    settings = _common(synthetic_drive, tmp_path, "run")
+    last = train(TeacherConfiguration(**settings))
+    before = {name: value.clone() for name, value in Checkpoint.read(last).state.items()}
+    kept = sorted(file.name for file in last.parent.iterdir())
+    train(TeacherConfiguration(**settings))
+    assert sorted(file.name for file in last.parent.iterdir()) == kept
+    assert all(torch.equal(value, before[name]) for name, value in Checkpoint.read(last).state.items())
+    last.unlink()  # nothing to resume: what else lies there belongs to another training
+    (last.parent / "step-99.ckpt").write_bytes(b"of another training")
+    train(TeacherConfiguration(**settings))
+    assert sorted(file.name for file in last.parent.iterdir()) == kept
+
+
 def test_a_teacher_of_one_view_needs_no_others(synthetic_drive: Path, tmp_path: Path) -> None:
     settings = _common(synthetic_drive, tmp_path, "one", hidden=48)
     field = Checkpoint.read(train(TeacherConfiguration(encoder_views=1, **settings))).multi_view_field()

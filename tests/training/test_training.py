@@ -20,6 +20,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from tests.training.synthetic_scene import FOCAL, WIDTH
 from training.checkpoints import load_field
+from training.commands.train import CONFIGS
 from training.configuration import SingleViewConfiguration, TeacherConfiguration
 from training.export import export_bundle, fold, head_weights
 from training.networks.density_field import DensityField
@@ -134,7 +135,7 @@ def test_steps_that_contradict_each_other_are_refused(overrides: dict[str, float
 
 def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
     bundle = load_default_bundle()
-    stage = make_stage(SingleViewConfiguration(pretrained=False))
+    stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"]))
     assert isinstance(stage.field, DensityField) and bundle.folder is not None
     load_weights(stage, str(bundle.folder))
     np.testing.assert_allclose(

@@ -301,7 +301,7 @@ def load_prepared(file: Path) -> PreparedFrame:
             target=data["target"],
             evidence=data["evidence"],
         )
-    except (OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise SequenceError(
             f"damaged ({error})", where=str(file), cure="Delete it: it is prepared again at the next start"
         ) from error
@@ -311,9 +311,10 @@ def _mapped(file: Path) -> dict[str, NDArray[Any]]:
     """Arrays of a safetensors file that are read from disk when they are looked at.
 
     The mapping outlives the file's descriptor, of which NumPy's would keep one a file: a process may have 1024 of them,
-    and a training has more frames.
+    and a training has more frames (of mappings Linux allows 65 530).
     """
     content = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
+    content.setflags(write=False)
     start = 8 + int(content[:8].view("<u8")[0])
     arrays = {}
     for name, entry in json.loads(content[8:start].tobytes()).items():

@@ -119,7 +119,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
         same_jitter = copy.deepcopy(generator) if self.settings.colour_jitter else None
-        sample = self._labelled(draw, generator)
+        sample = self._own_view(draw, generator)
         views = _Views(draw, self._names(draw, generator))
         sample |= {
             "views": views.stacked,
@@ -222,7 +222,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         mean /= weights
         return torch.from_numpy(mean.astype(np.float32))[None, None]
 
-    def _labelled(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _own_view(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame, side = draw.frames[draw.index], draw.side
         image = canonical_image(frame.images[side], frame.cameras[side], draw.turn)
         hint = _depth_hint(frame, side, draw.turn)

@@ -125,7 +125,8 @@ class FieldModel:
 def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[tuple[int, str]]:
     """Frame and camera of each view: what the reference camera sees from so many metres along the drive.
 
-    Where a drive is too short for one of them, the frame that comes nearest to it and is not taken yet.
+    Where a drive is too short for one of them, the frame that comes nearest to it and is not taken yet; of two as near,
+    the one further along.
 
     Args:
         sequence: The drive.
@@ -147,7 +148,7 @@ def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -
     taken: list[int] = []
     for metres in along:
         wanted = nearest_along(travelled, index, metres) if taken else index
-        taken.append(min((k for k in range(len(sequence)) if k not in taken), key=lambda k: abs(k - wanted)))
+        taken.append(min((k for k in range(len(sequence)) if k not in taken), key=lambda k: (abs(k - wanted), -k)))
     return [(k, name) for k in taken]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 
@@ -44,3 +45,8 @@ def sample_view_volume(
 def mean_opacity(density: Tensor, voxel_size: float) -> Tensor:
     """Mean α = 1 − exp(−σ·δ) of densities [B, N] per metre at points of the view volume."""
     return -torch.expm1(-density * voxel_size).mean()
+
+
+def free_cross_entropy(logit: Tensor) -> Tensor:
+    """Mean −log(1 − p) of occupancy logits [B, N] at points of the view volume."""
+    return functional.softplus(logit).mean()
