@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from scene_completion_ros.inference.completer import Completion
 
-# Rays of which at least this part leaves the grid met nothing in it: the picture shows no depth there.
-MOSTLY_LEFT = 0.5
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion complete``."""
@@ -63,8 +60,6 @@ def run(args: argparse.Namespace) -> int:
     """Complete the image and write the results."""
     import sys
 
-    import numpy as np
-
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
@@ -90,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
         image,
-        depth_picture(np.where(completion.transmittance >= MOSTLY_LEFT, np.float32(np.nan), completion.depth)),
+        depth_picture(completion.shown_depth),
         birds_eye_view(completion.voxels, camera=completion.depth_camera),
         title=f"{args.image.name}: {len(completion.voxels)} occupied voxels",
     )

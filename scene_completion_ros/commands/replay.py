@@ -126,7 +126,6 @@ def _replay_offline(
     from scene_completion_ros.bags.writer import BagWriter
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.offline_replay import replay_offline
-    from scene_completion_ros.ros.depth import depth_to_show
 
     completer = Completer(
         bundle,
@@ -144,7 +143,7 @@ def _replay_offline(
             completion.voxels,
             frame.frame_id,
             frame.image_rgb,
-            depth_to_show(completion.depth, completion.transmittance),
+            completion.shown_depth,
             completion.depth_camera,
             completion.timings_ms,
         )

@@ -23,6 +23,8 @@ from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 # The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
 # At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.
 RAY_FOCAL = 180.0
+# Rays of which at least this part leaves the grid met nothing in it.
+LARGEST_TRANSMITTANCE = 0.5
 # Less of the canonical image than this makes the network guess from too little.
 SMALLEST_COVERAGE = 0.7
 # More stretching than this shows the network blurred images, which it was not trained with.
@@ -54,6 +56,12 @@ class Completion:
     depth_camera: Camera
     image: NDArray[np.uint8]
     timings_ms: dict[str, float]
+
+    @property
+    def shown_depth(self) -> NDArray[np.float32]:
+        """Depth [h, w] as REP 118 wants it: +inf (too far) where the ray more likely than not leaves the grid."""
+        too_far = (self.transmittance >= LARGEST_TRANSMITTANCE) & ~np.isnan(self.depth)
+        return np.where(too_far, np.float32(np.inf), self.depth)
 
 
 class Completer:

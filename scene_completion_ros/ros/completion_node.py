@@ -20,7 +20,6 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.ros.counters import FrameCounters
-from scene_completion_ros.ros.depth import depth_to_show
 from scene_completion_ros.ros.messages import camera_info_message, depth_message, stamp_nanoseconds, voxels_message
 from scene_completion_ros.ros.parameters import NodeParameters, declare_parameters
 from scene_completion_ros.ros.topics import CAMERA_INFO, DEPTH, DEPTH_CAMERA_INFO, IMAGE, STAGES, VOXELS, stage_topic
@@ -216,8 +215,7 @@ class CompletionNode:
         voxels = completion.voxels
         self._voxels.publish(voxels_message(voxels, frame_id))
         if self._depth.get_subscription_count():
-            depth = depth_to_show(completion.depth, completion.transmittance)
-            self._depth.publish(depth_message(depth, voxels.stamp_ns, frame_id))
+            self._depth.publish(depth_message(completion.shown_depth, voxels.stamp_ns, frame_id))
         if self._depth_camera_info.get_subscription_count():
             self._depth_camera_info.publish(camera_info_message(completion.depth_camera, voxels.stamp_ns, frame_id))
 

@@ -68,6 +68,15 @@ def test_rays_do_not_get_fewer_with_a_smaller_image_of_the_network(tmp_path: Pat
     assert completer.depth_camera == RAYS and result.depth.shape == (96, 320)
 
 
+def test_rays_that_leave_the_grid_are_too_far_and_missing_depth_stays_missing(completer: Completer) -> None:
+    depth = np.array([[5.0, 50.0, 50.0, np.nan]], np.float32)
+    left = np.array([[0.1, 0.5, 0.49, 1.0]], np.float32)
+    result = dataclasses.replace(completer.complete(picture()), depth=depth, transmittance=left)
+    np.testing.assert_array_equal(result.shown_depth, np.array([[5.0, np.inf, 50.0, np.nan]], np.float32))
+    assert result.shown_depth.dtype == np.float32
+    assert depth[0, 1] == 50.0  # not changed in place
+
+
 def test_grid_and_pose_are_the_bundles_unless_given(bundle: StudentBundle) -> None:
     grid = VoxelGrid((1.0, -2.0, -2.0), 0.5, (20, 8, 8))
     pose = RigidTransform(bundle.grid_from_camera.rotation, np.array([0.5, 0.0, 1.0]))

@@ -132,3 +132,12 @@ def test_a_large_grid_still_gives_a_picture() -> None:
     voxels = street()
     fine = VoxelGrid(GRID.origin, 0.01, GRID.shape)
     assert birds_eye_view(dataclasses.replace(voxels, grid=fine)).shape[2] == 3
+
+
+def test_too_far_is_drawn_as_no_depth() -> None:
+    depth = np.full((8, 16), 10.0, np.float32)
+    without = depth.copy()
+    depth[:4], without[:4] = np.inf, np.nan
+    with np.errstate(all="raise"):
+        pictures = [depth_picture(values, width=64) for values in (depth, without)]
+    np.testing.assert_array_equal(*pictures)

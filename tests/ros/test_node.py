@@ -27,7 +27,6 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.depth import depth_to_show
 from scene_completion_ros.voxel_cloud import (
     VOXEL_CLOUD_FIELDS,
     cloud_array_from_message,
@@ -149,7 +148,7 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
 
     assert running.graph.until(lambda: all([depths, depth_cameras, *times.values()])), running.node.log
     assert depths[-1].header == message.header
-    shown = depth_to_show(expected.depth, expected.transmittance)
+    shown = expected.shown_depth
     received_depth = np.frombuffer(bytes(depths[-1].data), np.float32).reshape(shown.shape)
     np.testing.assert_allclose(received_depth, shown, rtol=1e-6)
     assert camera_from_camera_info(depth_cameras[-1]) == expected.depth_camera
