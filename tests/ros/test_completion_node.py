@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image
 
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.ros import completion_node, messages, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
 from tests.ros.graph import Graph
@@ -50,15 +51,12 @@ class Model:
         if camera == self.unusable:
             raise CameraError("sees nothing", where="camera", cure="Calibrate")
 
-        def complete(image: NDArray[np.uint8], stamp_ns: int) -> Any:
+        def complete(image: NDArray[np.uint8], stamp_ns: int) -> Completion:
             self.completed.append((camera, stamp_ns))
-            return SimpleNamespace(
-                voxels=some_voxels(3, stamp_ns),
-                depth=DEPTH,
-                transmittance=TRANSMITTANCE,
-                depth_camera=CAMERA,
-                timings_ms=dict.fromkeys(topics.STAGES, 1.0),
-            )
+            voxels = some_voxels(3, stamp_ns)
+            nothing = np.zeros(voxels.state.shape, np.float32)
+            times = dict.fromkeys(topics.STAGES, 1.0)
+            return Completion(voxels, nothing, nothing, DEPTH, TRANSMITTANCE, CAMERA, image, times)
 
         return SimpleNamespace(complete=complete, warnings=[])
 
