@@ -27,7 +27,7 @@ from training.rendering.patches import RenderedPatches, render_patches
 from training.settings import StageSettings
 
 VOLUME_POINTS = 2048
-"""Random points of the view, for the sparsity loss and for the agreement of a student with its teacher."""
+"""Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher."""
 
 
 def half_size(images: Tensor) -> Tensor:
@@ -204,8 +204,8 @@ class FieldStage(lightning.LightningModule):
             logit = field.density_logit(self.volume(batch, generator))
             if losses.sparsity:
                 terms["sparsity"] = mean_opacity(functional.softplus(logit), self.settings.voxel_size)
-            if losses.emptiness:
-                terms["emptiness"] = free_cross_entropy(self.link(logit))
+            if losses.emptiness and losses.occupancy:
+                terms["emptiness"] = free_cross_entropy(self.link(logit), (batch["weight"] > 0).any(dim=1))
         return terms
 
     def volume(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

@@ -21,7 +21,7 @@ class LossWeights:
         sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
         emptiness: Occupancy probability at such points against "free". What no view ever saw (behind the last surface,
             below the road) has no voxels in `occupancy`, and would be taken for solid: it lies behind surfaces, as the
-            only voxels do that are known there.
+            only voxels do that are known there. It acts beside `occupancy` alone.
     """
 
     photometric: float = 1.0

@@ -173,6 +173,19 @@ def test_a_training_goes_on_with_what_its_logits_meant(synthetic_drive: Path, te
     assert fresh.link.offset.item() == LossWeights().occupancy_offset
 
 
+def test_emptiness_acts_beside_occupancy_alone(synthetic_drive: Path, tmp_path: Path) -> None:
+    """Photometry alone has nothing to hold against it: the field would become empty."""
+    for occupancy in (0.0, 1.0):
+        losses = LossWeights(occupancy=occupancy, emptiness=0.1)
+        configuration = TeacherConfiguration(**_common(synthetic_drive, tmp_path, "run", losses=losses))
+        data = SequencesData(configuration.data, 1, 1, encoder_views=3)
+        data.setup("fit")
+        batch = {name: value[None] for name, value in data.samples()[0].items()}
+        with torch.no_grad():
+            terms = make_stage(configuration).terms(batch, torch.Generator().manual_seed(0))
+        assert ("emptiness" in terms) == bool(occupancy)
+
+
 def test_a_finished_training_stays_as_it_is_and_a_new_one_clears_its_folder(
     synthetic_drive: Path, tmp_path: Path
 ) -> None:

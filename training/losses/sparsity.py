@@ -47,6 +47,12 @@ def mean_opacity(density: Tensor, voxel_size: float) -> Tensor:
     return -torch.expm1(-density * voxel_size).mean()
 
 
-def free_cross_entropy(logit: Tensor) -> Tensor:
-    """Mean −log(1 − p) of occupancy logits [B, N] at points of the view volume."""
-    return functional.softplus(logit).mean()
+def free_cross_entropy(logit: Tensor, known: Tensor) -> Tensor:
+    """Mean −log(1 − p) of occupancy logits [B, N] at points of the view volume.
+
+    Args:
+        logit: The logits.
+        known: Whether a sample has voxels that say where things are [B]. In one that has none, nothing would hold
+            against this loss, and the whole field would become empty.
+    """
+    return (functional.softplus(logit) * known[:, None]).mean()
