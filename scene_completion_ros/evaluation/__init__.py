@@ -1,4 +1,4 @@
-"""Metrics of completion, depth and calibration, the baselines to beat, and what they need from ground truth.
+"""Metrics of completion, semantics, depth, features and calibration, the baselines to beat, what truth they need.
 
 Each metric is a pure NumPy function and an accumulator with `update`, `merge` and `compute`, whose state adds up over
 frames, sequences and processes.

@@ -36,8 +36,14 @@ def load_instance_ids(path: Path) -> NDArray[np.uint16]:
 
 
 def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
-    """Load a SemanticKITTI `voxels/*.bin`, `.invalid` or `.occluded`, one bit a voxel: bool [256, 256, 32]."""
-    return unpack_voxels(_numbers(path, np.dtype(np.uint8)), str(path))
+    """Load a `voxels/*.bin`, `.invalid` or `.occluded`: bool [256, 256, 32].
+
+    SemanticKITTI stores one bit a voxel, SSCBench-KITTI-360 one byte; the size of the file tells which.
+    """
+    content = _numbers(path, np.dtype(np.uint8))
+    if content.size == np.prod(VOXEL_SHAPE):
+        return content.reshape(VOXEL_SHAPE).astype(bool)
+    return unpack_voxels(content, str(path))
 
 
 def load_voxel_ids(path: Path) -> NDArray[np.uint16]:

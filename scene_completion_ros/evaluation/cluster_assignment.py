@@ -1,0 +1,128 @@
+"""Names for clusters: which class a cluster stands for, from how often they fall together.
+
+An assignment is int64 [clusters]: a class for each cluster, or `UNASSIGNED`. It may be fitted on one set and applied to
+another, with `renamed` of `class_confusion` or to labels with `apply_assignment`. Fitting it on the scored set itself,
+as most published figures do, tells a method what it could not know.
+
+On the set it is fitted on, `match_majority` is never less accurate than `match_covering`, and that never less than
+`match_one_to_one`; the more clusters, the more a many-to-one assignment flatters. Say which one a table has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
+
+
+def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Assign each class to at most one cluster so that most pixels or voxels agree (Hungarian method).
+
+    Args:
+        confusion: [clusters, classes], see `class_confusion`.
+
+    Returns:
+        int64 [clusters]. With more clusters than classes the leftover ones are `UNASSIGNED`; with fewer, some classes
+        have no cluster. A cluster may get a class it never falls together with, where only such ones are left.
+    """
+    _check(confusion)
+    clusters, classes = _linear_sum_assignment(confusion)
+    assignment = np.full(confusion.shape[0], UNASSIGNED, dtype=np.int64)
+    assignment[clusters] = classes
+    return assignment
+
+
+def match_majority(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Assign each cluster to the class it falls together with most often (many-to-one).
+
+    Args:
+        confusion: [clusters, classes].
+
+    Returns:
+        int64 [clusters]; the first of equally frequent classes, `UNASSIGNED` for clusters that never occur.
+    """
+    _check(confusion)
+    return np.where(confusion.any(axis=1), confusion.argmax(axis=1), UNASSIGNED).astype(np.int64)
+
+
+def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Assign every cluster a class and every class at least one cluster, so that most pixels or voxels agree.
+
+    The naming of SceneDINO for more clusters than classes. There it is an integer program; it is solved exactly by
+    taking away from the majority assignment what it costs least to give each class a cluster of its own.
+
+    Args:
+        confusion: [clusters, classes], at least as many clusters as classes.
+
+    Raises:
+        GridError: There are fewer clusters than classes.
+    """
+    _check(confusion)
+    if confusion.shape[0] < confusion.shape[1]:
+        raise GridError(
+            f"{confusion.shape[0]} clusters for {confusion.shape[1]} classes",
+            where="confusion",
+            cure="Match them one to one",
+        )
+    counts = confusion.astype(np.int64)
+    regret = counts - counts.max(axis=1, keepdims=True)  # at most 0
+    clusters, classes = _linear_sum_assignment(regret)
+    assignment = np.asarray(confusion.argmax(axis=1), dtype=np.int64)
+    assignment[clusters] = classes
+    return assignment
+
+
+def match_occupied(
+    confusion: NDArray[np.integer[Any]],
+    match: Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]] = match_one_to_one,
+) -> NDArray[np.int64]:
+    """Name the clusters of voxels by what is occupied in prediction and truth; empty stays empty.
+
+    There is far more free space than anything else: with it, a cluster that spreads a little beyond surfaces would be
+    called empty.
+
+    Args:
+        confusion: [1 + clusters, classes]; row and column 0 are empty.
+        match: How the other rows are matched with the other columns.
+
+    Returns:
+        int64 [1 + clusters].
+    """
+    named = match(confusion[1:, 1:])
+    return np.concatenate([[0], np.where(named == UNASSIGNED, UNASSIGNED, named + 1)]).astype(np.int64)
+
+
+def apply_assignment(
+    labels: NDArray[np.integer[Any]], class_of_label: NDArray[np.int64], unassigned: int
+) -> NDArray[np.int64]:
+    """Replace clusters [...] by their classes; those without one become `unassigned`. int64 [...].
+
+    Raises:
+        GridError: A label has no entry in the assignment.
+    """
+    if labels.size and not 0 <= labels.min() <= labels.max() < class_of_label.size:
+        raise GridError(
+            f"labels {labels.min()}..{labels.max()}, but {class_of_label.size} are assigned",
+            where="labels",
+            cure="Assign all clusters",
+        )
+    return np.asarray(np.where(class_of_label == UNASSIGNED, unassigned, class_of_label)[labels], dtype=np.int64)
+
+
+def _linear_sum_assignment(benefit: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    from scipy.optimize import linear_sum_assignment  # training and tests have SciPy, a robot need not
+
+    rows, columns = linear_sum_assignment(benefit, maximize=True)
+    return np.asarray(rows, dtype=np.int64), np.asarray(columns, dtype=np.int64)
+
+
+def _check(confusion: NDArray[np.integer[Any]]) -> None:
+    if confusion.ndim != 2 or 0 in confusion.shape or (confusion < 0).any():
+        raise GridError(
+            f"no counts [clusters, classes]: shape {confusion.shape}", where="confusion", cure="Count some pixels first"
+        )

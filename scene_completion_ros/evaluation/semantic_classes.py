@@ -1,0 +1,210 @@
+"""Class vocabularies of semantic scene completion, and the 15 classes that all of them are scored in.
+
+Voxels: 0 is empty, 255 does not count. Images: 0 of the common classes is what no voxel can hold (the sky). The
+common classes, their order and the maps from Cityscapes and SSCBench are those of S4C (Hayler et al., 3DV 2024) and
+SceneDINO (Jevtić et al., ICCV 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+
+EMPTY = 0
+INVALID = 255
+"""Truth that does not count. Label images have -1 as well."""
+
+COMMON_CLASSES: tuple[str, ...] = (
+    "empty",
+    "car",
+    "bicycle",
+    "motorcycle",
+    "truck",
+    "other-vehicle",
+    "person",
+    "road",
+    "sidewalk",
+    "building",
+    "fence",
+    "vegetation",
+    "terrain",
+    "pole",
+    "traffic-sign",
+    "other-object",
+)
+"""The 15 classes of S4C and SceneDINO behind "empty", by id."""
+
+SSCBENCH_CLASSES: tuple[str, ...] = (
+    "empty",
+    "car",
+    "bicycle",
+    "motorcycle",
+    "truck",
+    "other-vehicle",
+    "person",
+    "road",
+    "parking",
+    "sidewalk",
+    "other-ground",
+    "building",
+    "fence",
+    "vegetation",
+    "terrain",
+    "pole",
+    "traffic-sign",
+    "other-structure",
+    "other-object",
+)
+"""The 18 classes of SSCBench-KITTI-360 behind "empty", by id (Li et al., arXiv 2306.09001)."""
+
+SEMANTIC_KITTI_CLASSES: tuple[str, ...] = (
+    "empty",
+    "car",
+    "bicycle",
+    "motorcycle",
+    "truck",
+    "other-vehicle",
+    "person",
+    "bicyclist",
+    "motorcyclist",
+    "road",
+    "parking",
+    "sidewalk",
+    "other-ground",
+    "building",
+    "fence",
+    "vegetation",
+    "trunk",
+    "terrain",
+    "pole",
+    "traffic-sign",
+)
+"""SemanticKITTI's 19 classes behind "empty", by learning id (Behley et al., ICCV 2019)."""
+
+CITYSCAPES_CLASSES: tuple[str, ...] = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic-light",
+    "traffic-sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+"""The 19 classes of Cityscapes, by train id; there is no "empty" (Cordts et al., CVPR 2016)."""
+
+_UNDEFINED = 254  # an id that the vocabulary does not have
+
+
+class ClassMap:
+    """A map from the ids of one vocabulary to those of another.
+
+    Args:
+        vocabulary: Name of the source, for errors.
+        source: Its class names by id.
+        target: Class names by id of the result.
+        renamed: Source name -> target name of the classes that are called otherwise; None for those that do not count.
+        more: Further ids of the source that have no name of their own -> target name.
+
+    Attributes:
+        table: uint8 [256], id -> id.
+    """
+
+    def __init__(
+        self,
+        vocabulary: str,
+        source: tuple[str, ...],
+        target: tuple[str, ...],
+        renamed: Mapping[str, str | None],
+        more: Mapping[int, str] | None = None,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)
+        self.table[INVALID] = INVALID
+        names = {**dict(enumerate(renamed.get(name, name) for name in source)), **(more or {})}
+        for label, name in names.items():
+            self.table[label] = INVALID if name is None else target.index(name)
+
+    def apply(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Map labels [...] of the source (-1 and 255 do not count): uint8 [...], 255 where they do not count.
+
+        Raises:
+            GridError: A label is none of the vocabulary.
+        """
+        index = labels.astype(np.int64)
+        index[index == -1] = INVALID
+        low, high = (int(index.min()), int(index.max())) if index.size else (0, 0)
+        if low >= 0 and high <= INVALID:
+            mapped = self.table[index]
+            if not (mapped == _UNDEFINED).any():
+                return np.asarray(mapped, dtype=np.uint8)
+        wrong = [label for label in np.unique(index).tolist() if not self._knows(label)]
+        raise GridError(
+            f"ids {wrong[:8]} are none of {self.vocabulary}", where="labels", cure="Map them from their own vocabulary"
+        )
+
+    def _knows(self, label: int) -> bool:
+        return 0 <= label <= INVALID and int(self.table[label]) != _UNDEFINED
+
+
+CITYSCAPES_TO_COMMON = ClassMap(
+    "Cityscapes' train ids",
+    CITYSCAPES_CLASSES,
+    COMMON_CLASSES,
+    {
+        "wall": "building",
+        "traffic-light": "other-object",
+        "sky": "empty",
+        "rider": "empty",
+        "bus": "other-vehicle",
+        "train": "other-vehicle",
+    },
+)
+"""As published: what is called sky or rider counts as empty."""
+
+SSCBENCH_TO_COMMON = ClassMap(
+    "SSCBench-KITTI-360's ids",
+    SSCBENCH_CLASSES,
+    COMMON_CLASSES,
+    {"parking": "sidewalk", "other-ground": "terrain", "other-structure": "building"},
+    {19: "empty"},
+)
+"""Id 19 is none of SSCBench's; published predictions have it."""
+
+SSCBENCH_OFFICIAL = ClassMap("SSCBench-KITTI-360's ids", SSCBENCH_CLASSES, SSCBENCH_CLASSES, {}, {19: "empty"})
+"""SSCBench's own 18 classes; only id 19 becomes empty."""
+
+SEMANTIC_KITTI_TO_COMMON = ClassMap(
+    "SemanticKITTI's learning ids",
+    SEMANTIC_KITTI_CLASSES,
+    COMMON_CLASSES,
+    {
+        "bicyclist": None,
+        "motorcyclist": None,
+        "parking": "sidewalk",
+        "other-ground": "terrain",
+        "trunk": "vegetation",
+    },
+)
+"""Ground truth of KITTI windows and of the street world in the common classes.
+
+Parking and other ground go where SSCBench's go. Riders do not count, as in SSCBench's ground truth; trunks are
+vegetation, as in KITTI-360's and Cityscapes' labels. "other-object" never occurs: SemanticKITTI leaves such voxels
+unlabelled. A mean over all 15 classes counts it as 0.
+"""

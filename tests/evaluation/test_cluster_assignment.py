@@ -1,0 +1,112 @@
+"""Assignments of clusters against known permutations and exhaustive search."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, renamed
+from scene_completion_ros.evaluation.cluster_assignment import (
+    apply_assignment,
+    match_covering,
+    match_majority,
+    match_occupied,
+    match_one_to_one,
+)
+
+
+def agreement(confusion: np.ndarray, assignment: np.ndarray) -> int:
+    return sum(int(confusion[k, c]) for k, c in enumerate(assignment) if c != UNASSIGNED)
+
+
+def test_a_permutation_is_found_and_every_iou_stands_beside_its_own_name() -> None:
+    """Three classes of different difficulty, predicted under shuffled names."""
+    names = ("road", "car", "pole")
+    truth = np.repeat([0, 1, 2], [10, 10, 10])
+    good = truth.copy()
+    good[10:15] = 0  # half of the cars are called road; poles are right
+    cluster_of_class = np.array([2, 0, 1])
+    clusters = cluster_of_class[good]
+    confusion = class_confusion(clusters, truth, 3, 3)
+    assignment = match_one_to_one(confusion)
+    np.testing.assert_array_equal(assignment, [1, 2, 0])  # cluster 0 is car, 1 pole, 2 road
+    by_name = dict(zip(names, class_iou(renamed(confusion, assignment)), strict=True))
+    assert by_name == {"road": 10 / 15, "car": 5 / 10, "pole": 1.0}
+    # The published code moves the true rows instead, and so prints the IoU of each class beside another's name.
+    true_first = confusion.T
+    moved = true_first[np.argsort(match_one_to_one(true_first))]
+    published = np.diag(moved) / (moved.sum(0) + moved.sum(1) - np.diag(moved))
+    np.testing.assert_allclose(published, [by_name["car"], by_name["pole"], by_name["road"]])
+
+
+def test_more_clusters_than_classes_by_hand() -> None:
+    confusion = np.array([[9, 1], [8, 2], [0, 3], [0, 0]])
+    np.testing.assert_array_equal(match_one_to_one(confusion), [0, UNASSIGNED, 1, UNASSIGNED])
+    np.testing.assert_array_equal(match_majority(confusion), [0, 0, 1, UNASSIGNED])
+    np.testing.assert_array_equal(match_covering(confusion), [0, 0, 1, 0])
+
+
+def test_covering_takes_from_the_majority_what_costs_least() -> None:
+    confusion = np.array([[9, 1], [8, 7], [5, 0]])  # the majority never says 1
+    np.testing.assert_array_equal(match_majority(confusion), [0, 0, 0])
+    np.testing.assert_array_equal(match_covering(confusion), [0, 1, 0])
+    with pytest.raises(GridError, match="2 clusters for 3 classes"):
+        match_covering(np.ones((2, 3), int))
+
+
+def test_fewer_clusters_than_classes() -> None:
+    np.testing.assert_array_equal(match_one_to_one(np.array([[1, 5, 4], [0, 6, 1]])), [2, 1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_against_exhaustive_search(seed: int) -> None:
+    confusion = np.random.default_rng(seed).integers(0, 20, (5, 4))
+    one_to_one = max(
+        sum(confusion[cluster, c] for c, cluster in enumerate(chosen)) for chosen in permutations(range(5), 4)
+    )
+    covering = max(agreement(confusion, np.array(a)) for a in product(range(4), repeat=5) if set(a) == set(range(4)))
+    found = match_one_to_one(confusion)
+    assert agreement(confusion, found) == one_to_one
+    assert sorted(found) == [UNASSIGNED, 0, 1, 2, 3]
+    assert agreement(confusion, match_covering(confusion)) == covering
+    assert set(match_covering(confusion)) == {0, 1, 2, 3}
+    assert agreement(confusion, match_majority(confusion)) == confusion.max(axis=1).sum() >= covering >= one_to_one
+
+
+def test_fitted_on_one_set_and_applied_to_another() -> None:
+    """Names come from the training set; the test set would have named the clusters otherwise."""
+    fitted = match_one_to_one(np.array([[9, 0], [0, 9]]))
+    clusters, truth = np.array([0, 0, 0, 1]), np.array([1, 1, 0, 0])
+    confusion = class_confusion(clusters, truth, 2, 2)
+    np.testing.assert_array_equal(match_one_to_one(confusion), [1, 0])
+    np.testing.assert_allclose(class_iou(renamed(confusion, fitted)), [1 / 4, 0.0])
+    np.testing.assert_array_equal(apply_assignment(clusters, fitted, 0), clusters)
+
+
+def test_empty_stays_empty_when_voxels_are_named() -> None:
+    """Cluster 2 lies half in free space: with it, it would be called empty and cluster 0 (empty) car."""
+    confusion = np.array([[50, 6, 5], [0, 0, 7], [60, 4, 0]])  # rows and columns: empty, and two of each
+    np.testing.assert_array_equal(match_one_to_one(confusion), [1, 2, 0])
+    np.testing.assert_array_equal(match_occupied(confusion), [0, 2, 1])
+    wide = np.vstack([confusion, [[3, 1, 2]]])
+    np.testing.assert_array_equal(match_occupied(wide), [0, 2, 1, UNASSIGNED])
+    np.testing.assert_array_equal(match_occupied(wide, match_majority), [0, 2, 1, 2])
+    np.testing.assert_array_equal(
+        apply_assignment(np.array([[0, 1], [2, 3]]), match_occupied(wide), 0), [[0, 2], [1, 0]]
+    )
+
+
+@pytest.mark.parametrize("confusion", [np.zeros((0, 3), int), np.zeros(3, int), np.array([[1, -1]])])
+def test_what_is_no_confusion_matrix_is_refused(confusion: np.ndarray) -> None:
+    for match in (match_one_to_one, match_majority, match_covering):
+        with pytest.raises(GridError, match="no counts"):
+            match(confusion)
+
+
+def test_labels_without_an_entry_are_refused() -> None:
+    for label in (-1, 2):
+        with pytest.raises(GridError, match="2 are assigned"):
+            apply_assignment(np.array([0, label]), np.array([0, 1]), 0)

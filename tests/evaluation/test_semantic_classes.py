@@ -1,0 +1,57 @@
+"""Class maps, id by id, against the published tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.semantic_classes import (
+    CITYSCAPES_CLASSES,
+    CITYSCAPES_TO_COMMON,
+    COMMON_CLASSES,
+    SEMANTIC_KITTI_CLASSES,
+    SEMANTIC_KITTI_TO_COMMON,
+    SSCBENCH_CLASSES,
+    SSCBENCH_OFFICIAL,
+    SSCBENCH_TO_COMMON,
+    ClassMap,
+)
+from training.street_world.classes import CLASS_NAMES
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        # road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus train …
+        (CITYSCAPES_TO_COMMON, [7, 8, 9, 9, 10, 13, 15, 14, 11, 12, 0, 6, 0, 1, 4, 5, 5, 3, 2]),
+        (SSCBENCH_TO_COMMON, [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 12, 9, 10, 11, 12, 13, 14, 9, 15, 0]),
+        (SSCBENCH_OFFICIAL, [*range(19), 0]),
+        (SEMANTIC_KITTI_TO_COMMON, [0, 1, 2, 3, 4, 5, 6, 255, 255, 7, 8, 8, 12, 9, 10, 11, 11, 12, 13, 14]),
+    ],
+)
+def test_every_id(mapping: ClassMap, expected: list[int]) -> None:
+    np.testing.assert_array_equal(mapping.apply(np.arange(len(expected))), expected)
+    np.testing.assert_array_equal(mapping.apply(np.array([[-1], [255]])), [[255], [255]])
+    assert mapping.apply(np.array([1, 255], np.uint8)).dtype == np.uint8
+    np.testing.assert_array_equal(mapping.apply(np.array([1, -1], np.int8)), [expected[1], 255])
+    with pytest.raises(GridError, match=rf"ids \[{len(expected)}\] are none of"):
+        mapping.apply(np.array([0, len(expected)]))
+    with pytest.raises(GridError, match=r"ids \[-2, 300\]"):
+        mapping.apply(np.array([300, -2, 1]))
+    assert mapping.apply(np.zeros((0, 3), int)).shape == (0, 3)
+
+
+def test_names_and_numbers_of_classes() -> None:
+    assert [len(names) for names in (COMMON_CLASSES, SSCBENCH_CLASSES, SEMANTIC_KITTI_CLASSES)] == [16, 19, 20]
+    assert len(CITYSCAPES_CLASSES) == 19
+    assert (COMMON_CLASSES[7], COMMON_CLASSES[11], COMMON_CLASSES[15]) == ("road", "vegetation", "other-object")
+    assert (SSCBENCH_CLASSES[7], SSCBENCH_CLASSES[13], SSCBENCH_CLASSES[17]) == (
+        "road",
+        "vegetation",
+        "other-structure",
+    )
+
+
+def test_the_street_world_speaks_semantic_kitti() -> None:
+    assert [name.replace("_", "-") for name in CLASS_NAMES[1:]] == list(SEMANTIC_KITTI_CLASSES[1:])

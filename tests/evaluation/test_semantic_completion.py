@@ -1,0 +1,248 @@
+"""Semantic scene completion: every rule of the protocols on voxels counted by hand, sums against scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import jaccard_score, precision_score, recall_score
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
+from scene_completion_ros.evaluation.cluster_assignment import match_occupied, match_one_to_one
+from scene_completion_ros.evaluation.semantic_classes import (
+    COMMON_CLASSES,
+    SEMANTIC_KITTI_TO_COMMON,
+    SSCBENCH_CLASSES,
+    SSCBENCH_OFFICIAL,
+    SSCBENCH_TO_COMMON,
+)
+from scene_completion_ros.evaluation.semantic_completion import (
+    S4C_PROTOCOL,
+    SSCBENCH_GRID,
+    SSCBENCH_PROTOCOL,
+    SemanticCompletionMetric,
+    additional_invalid,
+    completion_confusion,
+    completion_scores,
+)
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.sequences.kitti import kitti_odometry
+
+CAR, ROAD, BUILDING, VEGETATION = (COMMON_CLASSES.index(name) for name in ("car", "road", "building", "vegetation"))
+SMALL_GRID = VoxelGrid((0.0, -1.6, -1.0), 0.2, (16, 16, 10))
+SMALL = replace(S4C_PROTOCOL, ranges=(1.6, 3.2))
+EVERYWHERE = np.ones(SMALL_GRID.shape, dtype=bool)
+
+
+def random_grids(seed: int, classes: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prediction, truth and field of view, half of the voxels right and a tenth of unknown truth."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, classes, SMALL_GRID.shape)
+    predicted = np.where(random.random(truth.shape) < 0.5, truth, random.integers(0, classes, truth.shape))
+    truth[random.random(truth.shape) < 0.1] = 255
+    return predicted, truth.astype(np.uint8), random.random(truth.shape) < 0.8
+
+
+def test_free_space_under_the_ground_of_a_column() -> None:
+    """Height index 0..9; the road lies at 2, a tree at 5."""
+    column = np.array([0, 255, ROAD, 0, 0, VEGETATION, 0, 0, 255, 0])
+    expected = [True, False, False, False, False, False, False, False, False, False]
+    np.testing.assert_array_equal(additional_invalid(column[None, None])[0, 0], expected)
+
+
+def test_a_column_with_nothing_below_seven() -> None:
+    """What is unknown supports nothing; from index 7 on free space counts whatever is below."""
+    column = np.array([0, 0, 255, 0, 0, 0, 0, 0, BUILDING, 0])
+    expected = [True, True, False, True, True, True, True, False, False, False]
+    np.testing.assert_array_equal(additional_invalid(column[None, None])[0, 0], expected)
+    assert additional_invalid(np.zeros((2, 3, 32), np.uint8)).sum() == 2 * 3 * 7
+
+
+def test_ground_rule_belongs_to_one_protocol_only() -> None:
+    truth = np.zeros((1, 1, 10), np.uint8)
+    truth[0, 0, 2] = ROAD
+    predicted = np.full_like(truth, ROAD)  # road from top to bottom
+    s4c = completion_scores(completion_confusion(predicted, truth, S4C_PROTOCOL, np.ones(truth.shape, bool)))
+    assert (s4c.voxels, s4c.precision) == (8, 1 / 8)  # the two voxels under the road do not count
+    official = completion_scores(completion_confusion(predicted, truth, SSCBENCH_PROTOCOL), SSCBENCH_PROTOCOL)
+    assert (official.voxels, official.precision) == (10, 1 / 10)
+
+
+def test_six_voxels_by_hand() -> None:
+    """A column of height 6 above the road: the road is right, a car is called building, one car is missed."""
+    truth = np.array([ROAD, CAR, CAR, CAR, 0, 0])[None, None]
+    predicted = np.array([ROAD, CAR, BUILDING, 0, VEGETATION, 0])[None, None]
+    scores = completion_scores(completion_confusion(predicted, truth, field_of_view=np.ones(truth.shape, bool)))
+    assert scores.voxels == 6
+    assert scores.precision == pytest.approx(3 / 4)  # vegetation is in free space
+    assert scores.recall == pytest.approx(3 / 4)  # one car is missed
+    assert scores.iou == pytest.approx(3 / 5)
+    assert scores.class_iou["road"] == 1.0
+    assert scores.class_iou["car"] == pytest.approx(1 / 3)
+    assert scores.class_iou["building"] == 0.0  # predicted, but nowhere
+    assert scores.class_iou["vegetation"] == 0.0
+    assert math.isnan(scores.class_iou["pole"])
+    assert list(scores.class_iou) == list(COMMON_CLASSES[1:])
+    assert scores.mean_iou == pytest.approx((1 + 1 / 3) / 15)  # what is nowhere counts as 0
+    assert scores.mean_iou_of_present == pytest.approx((1 + 1 / 3) / 2)
+    # Weights of S4C: road 14.98, car 2.85; all 15 add up to 102.87.
+    assert scores.weighted_mean_iou == pytest.approx((14.98 * 1 + 2.85 / 3) / 102.87)
+
+
+def test_published_weights() -> None:
+    assert sum(S4C_PROTOCOL.class_weights.values()) == pytest.approx(102.87)
+    assert set(S4C_PROTOCOL.class_weights) == set(COMMON_CLASSES[1:])
+    assert S4C_PROTOCOL.class_weights["building"] == pytest.approx(15.67 + 4.33)
+    assert S4C_PROTOCOL.class_weights["terrain"] == pytest.approx(7.10 + 2.05)
+    assert S4C_PROTOCOL.class_weights["sidewalk"] == 6.43
+    assert set(SSCBENCH_PROTOCOL.class_weights) == set(SSCBENCH_CLASSES[1:])
+
+
+def test_unknown_voxels_and_those_outside_the_field_of_view_do_not_count() -> None:
+    truth = np.array([[[ROAD, 255, CAR]], [[ROAD, CAR, CAR]]])
+    view = np.array([[[True, True, True]], [[True, False, False]]])
+    scores = completion_scores(completion_confusion(np.full_like(truth, ROAD), truth, field_of_view=view))
+    assert scores.voxels == 3
+    assert scores.class_iou["road"] == pytest.approx(2 / 3)
+    assert scores.class_iou["car"] == 0.0
+
+
+def test_the_protocol_decides_about_the_field_of_view() -> None:
+    labels = np.zeros((1, 1, 8), int)
+    with pytest.raises(GridError, match="no field of view.*Give the camera's"):
+        completion_confusion(labels, labels)
+    with pytest.raises(GridError, match="a field of view.*counts everywhere"):
+        completion_confusion(labels, labels, SSCBENCH_PROTOCOL, np.ones(labels.shape, bool))
+
+
+@pytest.mark.parametrize(("range_m", "side"), [(12.8, 64), (25.6, 128), (51.2, 256)])
+def test_ranges_are_the_first_along_x_and_the_central_along_y(range_m: float, side: int) -> None:
+    """Cars at the last voxel inside on each side and at the first one outside."""
+    truth = np.full(SSCBENCH_GRID.shape, ROAD, dtype=np.uint8)
+    first, last = 128 - side // 2, 128 + side // 2 - 1
+    inside = [(0, 128, 0), (side - 1, 128, 31), (5, first, 3), (5, last, 3)]
+    outside = [i for i in ((side, 128, 0), (5, first - 1, 3), (5, last + 1, 3)) if min(i) >= 0 and max(i) < 256]
+    for index in inside + outside:
+        truth[index] = CAR
+    metric = SemanticCompletionMetric()
+    metric.update(truth, truth, np.ones(truth.shape, bool))
+    assert metric.confusion[range_m][CAR, CAR] == 4
+    scores = metric.compute()[range_m]
+    assert scores.voxels == side * side * 32
+    assert (scores.iou, scores.class_iou["car"], scores.class_iou["road"]) == (1.0, 1.0, 1.0)
+    assert scores.mean_iou == pytest.approx(2 / 15)
+
+
+def test_against_scikit_learn() -> None:
+    predicted, truth, view = random_grids(0)
+    metric = SemanticCompletionMetric(SMALL, SMALL_GRID)
+    metric.update(predicted, truth, view)
+    for range_m, crop in ((1.6, np.s_[:8, 4:12]), (3.2, np.s_[:])):
+        scores = metric.compute()[range_m]
+        counted = (truth[crop] != 255) & view[crop]
+        for x, y in np.ndindex(*counted.shape[:2]):  # the ground rule once more, voxel by voxel
+            for z in range(7):
+                below = truth[crop][x, y, :z]
+                if truth[crop][x, y, z] == 0 and not ((below != 0) & (below != 255)).any():
+                    counted[x, y, z] = False
+        found, true = predicted[crop][counted], truth[crop][counted]
+        assert scores.voxels == true.size
+        expected = jaccard_score(true, found, labels=range(1, 16), average=None)
+        np.testing.assert_allclose([scores.class_iou[name] for name in COMMON_CLASSES[1:]], expected)
+        assert scores.mean_iou == pytest.approx(expected.mean()) == scores.mean_iou_of_present
+        assert scores.iou == pytest.approx(jaccard_score(true > 0, found > 0))
+        assert scores.precision == pytest.approx(precision_score(true > 0, found > 0))
+        assert scores.recall == pytest.approx(recall_score(true > 0, found > 0))
+
+
+def test_accumulating_is_concatenating() -> None:
+    """Micro average: all frames are one heap of voxels."""
+    frames = [random_grids(seed) for seed in range(3)]
+    first, second = SemanticCompletionMetric(SMALL, SMALL_GRID), SemanticCompletionMetric(SMALL, SMALL_GRID)
+    for index, frame in enumerate(frames):
+        (first if index else second).update(*frame)
+    first.merge(second)
+    predicted, truth, view = (np.concatenate(arrays) for arrays in zip(*frames, strict=True))
+    whole = completion_confusion(predicted, truth, SMALL, view)
+    np.testing.assert_array_equal(first.confusion[3.2], whole)
+    assert first.compute()[3.2] == completion_scores(whole, SMALL)
+    with pytest.raises(GridError, match="differ"):
+        first.merge(SemanticCompletionMetric(S4C_PROTOCOL, SSCBENCH_GRID))
+
+
+def test_official_protocol_has_eighteen_classes_and_no_mask() -> None:
+    predicted, truth, _ = random_grids(4, classes=19)
+    protocol = replace(SSCBENCH_PROTOCOL, ranges=(3.2,))
+    metric = SemanticCompletionMetric(protocol, SMALL_GRID)
+    metric.update(SSCBENCH_OFFICIAL.apply(predicted), SSCBENCH_OFFICIAL.apply(truth))
+    scores = metric.compute()[3.2]
+    counted = truth != 255
+    expected = jaccard_score(truth[counted], predicted[counted], labels=range(1, 19), average=None)
+    assert scores.voxels == counted.sum()
+    np.testing.assert_allclose(list(scores.class_iou.values()), expected)
+    assert scores.mean_iou == pytest.approx(expected.mean())
+    assert SSCBENCH_PROTOCOL.ranges == (12.8, 25.6, 51.2)
+
+
+def test_parking_counts_as_sidewalk_after_mapping() -> None:
+    truth = SSCBENCH_TO_COMMON.apply(np.array([[[8, 9, 17, 0]]]))
+    predicted = SSCBENCH_TO_COMMON.apply(np.array([[[9, 8, 11, 19]]]))
+    scores = completion_scores(completion_confusion(predicted, truth, field_of_view=np.ones(truth.shape, bool)))
+    assert (scores.class_iou["sidewalk"], scores.class_iou["building"], scores.iou) == (1.0, 1.0, 1.0)
+
+
+def test_clusters_are_scored_under_the_names_of_their_classes() -> None:
+    """Shuffled labels give the scores of the classes themselves, each beside its own name."""
+    predicted, truth, view = random_grids(5)
+    shuffled = np.concatenate([[0], 1 + np.random.default_rng(6).permutation(15)])
+    classes, clusters = SemanticCompletionMetric(SMALL, SMALL_GRID), SemanticCompletionMetric(SMALL, SMALL_GRID)
+    classes.update(predicted, truth, view)
+    clusters.update(shuffled[predicted], truth, view)
+    for match in (match_one_to_one, match_occupied):  # with and without the empty row
+        assignment = match(clusters.confusion[3.2])
+        np.testing.assert_array_equal(assignment, np.argsort(shuffled))
+        assert clusters.compute(assignment) == classes.compute()
+
+
+def test_more_clusters_than_classes_and_those_without_a_class_are_empty() -> None:
+    truth = np.array([ROAD, ROAD, CAR, CAR, 0, 0, 0, 0])[None, None]
+    predicted = np.array([20, 20, 18, 3, 18, 0, 3, 0])[None, None]
+    view = np.ones(truth.shape, bool)
+    confusion = completion_confusion(predicted, truth, field_of_view=view, labels=21)
+    names = np.full(21, UNASSIGNED)
+    names[[0, 18, 20]] = 0, CAR, ROAD
+    scores = completion_scores(confusion, class_of_label=names)
+    # Cluster 3 has no class: its voxel of a car is missed, its voxel of free space is free.
+    assert (scores.precision, scores.recall) == (3 / 4, 3 / 4)
+    assert (scores.class_iou["road"], scores.class_iou["car"]) == (1.0, pytest.approx(1 / 3))
+    with pytest.raises(GridError, match="21 labels for 16 classes"):
+        completion_scores(confusion)
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(GridError, match=r"instead of \(256, 256, 32\)"):
+        SemanticCompletionMetric().update(np.zeros((8, 8, 8), int), np.zeros((8, 8, 8), int))
+
+
+def test_nothing_counted() -> None:
+    scores = SemanticCompletionMetric(SSCBENCH_PROTOCOL).compute()[51.2]
+    assert (scores.voxels, scores.mean_iou) == (0, 0.0)
+    assert math.isnan(scores.iou) and math.isnan(scores.mean_iou_of_present)
+
+
+def test_a_kitti_window_against_itself(shared_data: Path) -> None:
+    """Derived voxels in the common classes; what has no label in SemanticKITTI keeps the mean over 15 below 1."""
+    label = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "06").asset(0, "ssc_label")
+    assert label is not None
+    truth = SEMANTIC_KITTI_TO_COMMON.apply(label)
+    metric = SemanticCompletionMetric()
+    metric.update(np.where(truth == 255, 0, truth), truth, np.ones(truth.shape, bool))
+    scores = metric.compute()[51.2]
+    assert (scores.iou, scores.mean_iou_of_present) == (1.0, 1.0)
+    present = [name for name, iou in scores.class_iou.items() if iou == 1.0]
+    assert scores.mean_iou == pytest.approx(len(present) / 15)
+    assert {"road", "car", "vegetation"} <= set(present) and "other-object" not in present
