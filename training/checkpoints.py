@@ -18,10 +18,12 @@ from training.data.view_batches import ViewSettings
 from training.losses.fused_occupancy import OccupancyLink
 from training.networks.density_field import DensityField
 from training.networks.encoder_decoder import EncoderDecoder, TrunkName
+from training.networks.feature_field import FeatureField
 from training.networks.multi_view_field import MultiViewField
+from training.networks.semantic_head import DistillationHead
 from training.record import KEY
 
-_Field = TypeVar("_Field", DensityField, MultiViewField)
+_Field = TypeVar("_Field", DensityField, MultiViewField, FeatureField)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +35,14 @@ class Checkpoint:
         state: Name -> weights of the (averaged) field.
         link: Weights of the `OccupancyLink`, empty where none was trained.
         record: What `TrainingRecord` wrote: the configuration, the range of focal lengths.
+        head: Weights of the head of stage `semantics`.
     """
 
     file: Path
     state: Mapping[str, Tensor]
     record: Mapping[str, Any]
     link: Mapping[str, Tensor] = field(default_factory=dict)
+    head: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def read(file: Path) -> Checkpoint:
@@ -50,9 +54,9 @@ class Checkpoint:
         # Tensors and plain containers are all we accept.
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-            state, link = (
+            state, link, head = (
                 {name.removeprefix(part): v for name, v in content["state_dict"].items() if name.startswith(part)}
-                for part in ("field.", "link.")
+                for part in ("field.", "link.", "head.")
             )
             record = content.get(KEY, {})
         except Exception as error:
@@ -62,7 +66,7 @@ class Checkpoint:
         configuration = record.get("configuration", {})
         distilled = configuration.get("distillation", {}).get("space") == "occupancy"
         trained = distilled or configuration.get("losses", {}).get("occupancy", 0.0)
-        return Checkpoint(file, state, record, link if trained else {})
+        return Checkpoint(file, state, record, link if trained else {}, head)
 
     @property
     def stage(self) -> str:
@@ -105,6 +109,46 @@ class Checkpoint:
         """
         field = MultiViewField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=self._hidden)
         return self._loaded(field, "Name the checkpoint of a training with stage `teacher`")
+
+    def feature_field(self) -> FeatureField:
+        """The field of stage `feature_field` or `semantics`.
+
+        Raises:
+            BundleError: It holds none, or one of another network.
+        """
+        cure = "Name the checkpoint of a training with stage `feature_field`"
+        sizes = [self.state.get(f"{name}.weight") for name in ("output_layer", "expansion.2", "expansion.0")]
+        if any(size is None for size in sizes):
+            raise BundleError(
+                f"no checkpoint of a feature field: its stage is {self.stage}", where=str(self.file), cure=cure
+            )
+        output, target, expansion = (size for size in sizes if size is not None)
+        density = DensityField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=self._hidden)
+        field = FeatureField(
+            density,
+            target_size=len(target),
+            channels=len(output),
+            units=output.shape[1],
+            expansion=len(expansion),
+        )
+        return self._loaded(field, cure)
+
+    def distillation_head(self) -> DistillationHead:
+        """The head of stage `semantics`.
+
+        Raises:
+            BundleError: It holds none.
+        """
+        linear = self.head.get("linear.weight")
+        if linear is None:
+            raise BundleError(
+                f"no checkpoint of semantics: its stage is {self.stage}",
+                where=str(self.file),
+                cure="Name the checkpoint of a training with stage `semantics`",
+            )
+        head = DistillationHead(linear.shape[1], linear.shape[0])
+        head.load_state_dict(dict(self.head))
+        return head.eval()
 
     def occupancy_link(self) -> OccupancyLink | None:
         """From the field's logit to an occupancy probability; None where none was trained."""

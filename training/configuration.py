@@ -5,9 +5,15 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from training.data.module import DataSettings
-from training.settings import StageSettings, StudentSettings, TeacherSettings
+from training.settings import (
+    FeatureFieldSettings,
+    SemanticsSettings,
+    StageSettings,
+    StudentSettings,
+    TeacherSettings,
+)
 
-Stage = Literal["single_view", "teacher", "student"]
+Stage = Literal["single_view", "teacher", "student", "feature_field", "semantics"]
 
 
 @dataclass
@@ -81,10 +87,40 @@ class StudentConfiguration(RunSettings, StudentSettings):
     stage: Stage = "student"
 
 
-Configuration: TypeAlias = SingleViewConfiguration | TeacherConfiguration | StudentConfiguration
+@dataclass
+class FeatureFieldConfiguration(RunSettings, FeatureFieldSettings):
+    """Stage `feature_field`.
+
+    Attributes:
+        stage: Name of the stage.
+    """
+
+    stage: Stage = "feature_field"
+
+
+@dataclass
+class SemanticsConfiguration(RunSettings, SemanticsSettings):
+    """Stage `semantics`.
+
+    Attributes:
+        stage: Name of the stage.
+    """
+
+    stage: Stage = "semantics"
+
+
+Configuration: TypeAlias = (
+    SingleViewConfiguration
+    | TeacherConfiguration
+    | StudentConfiguration
+    | FeatureFieldConfiguration
+    | SemanticsConfiguration
+)
 CONFIGURATIONS: dict[Stage, type[Configuration]] = {
     "single_view": SingleViewConfiguration,
     "teacher": TeacherConfiguration,
     "student": StudentConfiguration,
+    "feature_field": FeatureFieldConfiguration,
+    "semantics": SemanticsConfiguration,
 }
 """Stage -> class of its configuration."""

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
-from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.head import HeadWeights
+from training.calibration_link import link_calibration
 from training.checkpoints import Checkpoint
 from training.networks.density_field import DensityField
 
@@ -123,24 +123,6 @@ def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
     if "data" in kept:
         kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}
     return kept
-
-
-def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibration:
-    """α → probability as the training learned it: both follow from the density's logit x, α by softplus, p by the link.
-
-    It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
-    them occupied.
-
-    Args:
-        link: Weights of the `OccupancyLink`; the identity is returned where there are none.
-        voxel_size: δ of the opacity, metres.
-    """
-    if not link:
-        return Calibration()
-    logit = np.linspace(-12.0, 8.0, 41)
-    alpha = -np.expm1(-np.logaddexp(0.0, logit) * voxel_size)
-    probability = 1.0 / (1.0 + np.exp(-(np.exp(link["log_scale"].item()) * logit + link["offset"].item())))
-    return Calibration("piecewise_linear", (0.0, *alpha.tolist(), 1.0), (0.0, *probability.tolist(), 1.0))
 
 
 def export_bundle(

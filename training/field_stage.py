@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import TrainingError
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.prepared import CANONICAL_CAMERA
 from training.losses.dense_depth import block_depth, log_inverse_depth_loss
@@ -21,6 +22,7 @@ from training.losses.rendered_views import stereo_depth_loss, view_synthesis_los
 from training.losses.sparsity import free_cross_entropy, mean_opacity, sample_view_volume
 from training.networks.density_field import DensityField
 from training.networks.encoder_decoder import EncoderDecoder
+from training.networks.feature_field import FeatureField
 from training.networks.multi_view_field import MultiViewField
 from training.networks.observed_field import ObservedField
 from training.rendering.patches import RenderedPatches, render_patches
@@ -55,7 +57,7 @@ class FieldStage(lightning.LightningModule):
         settings: Losses, steps and rates.
     """
 
-    field: DensityField | MultiViewField
+    field: DensityField | MultiViewField | FeatureField
 
     def __init__(self, settings: StageSettings) -> None:
         super().__init__()
@@ -72,6 +74,10 @@ class FieldStage(lightning.LightningModule):
             pretrained=settings.pretrained,
             frozen_blocks=settings.frozen_blocks,
         )
+
+    def start_learning(self) -> None:
+        """Says which weights learn, after they have been loaded."""
+        self.encoder.trunk.freeze(self.settings.frozen_blocks)
 
     def generator(self) -> torch.Generator:
         """Everything random in a step derives from seed, step and process: a resumed training goes on the same."""
@@ -160,6 +166,11 @@ class FieldStage(lightning.LightningModule):
         losses = self.settings.losses
         return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
 
+    @property
+    def loss_camera(self) -> Camera:
+        """Camera whose pixels the losses compare."""
+        return self.camera
+
     def rendered(
         self, field: ObservedField, batch: dict[str, Tensor], generator: torch.Generator
     ) -> RenderedPatches | None:
@@ -171,7 +182,7 @@ class FieldStage(lightning.LightningModule):
         half = batch["roles"].shape[1] // 2
         return render_patches(
             field,
-            self.camera,
+            self.loss_camera,
             batch["encoder_from_view"],
             batch["roles"][:, :half],
             patches=render.patches,
@@ -196,7 +207,7 @@ class FieldStage(lightning.LightningModule):
                 terms["stereo_depth"] = stereo_depth_loss(field, rendered, batch)
             if losses.photometric or losses.smoothness:
                 sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
-                terms |= view_synthesis_losses(field, self.camera, rendered, batch, sources)
+                terms |= view_synthesis_losses(field, self.loss_camera, rendered, batch, sources)
         if losses.occupancy:
             logit = self.link(field.density_logit(batch["points"]))
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])

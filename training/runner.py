@@ -17,11 +17,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
+from training.calibration_link import link_of_calibration
 from training.checkpoints import Checkpoint, SafeCheckpoints
 from training.configuration import (
     CONFIGURATIONS,
     Configuration,
-    SingleViewConfiguration,
+    FeatureFieldConfiguration,
+    SemanticsConfiguration,
     Stage,
     StudentConfiguration,
     TeacherConfiguration,
@@ -29,9 +31,16 @@ from training.configuration import (
 from training.data.module import SequencesData
 from training.data.view_batches import MOST_ENCODER_VIEWS
 from training.field_stage import FieldStage
+from training.foundation.backbone import Backbone
+from training.foundation.feature_store import FeatureStore
+from training.foundation.targets import FeatureTargets, LiveTargets
+from training.networks.feature_field import FeatureField
 from training.pictures import TrainingPictures
 from training.prior_fit import fit_prior
 from training.record import TrainingRecord
+from training.settings import FeatureSettings
+from training.stages.feature_field import FeatureFieldStage
+from training.stages.semantics import SemanticsStage
 from training.stages.single_view import SingleViewStage
 from training.stages.student import StudentStage
 from training.stages.teacher import TeacherStage
@@ -71,7 +80,7 @@ def load_weights(stage: FieldStage, source: str) -> None:
     """Starts a stage from what was trained before.
 
     Args:
-        stage: A new stage. A teacher takes the encoder alone.
+        stage: A new stage. A teacher takes the encoder alone; a feature field may take the density alone.
         source: Folder of a student bundle, or a checkpoint of any stage.
 
     Raises:
@@ -79,12 +88,15 @@ def load_weights(stage: FieldStage, source: str) -> None:
     """
     link: dict[str, torch.Tensor] = {}  # belongs to the head: what its logits mean
     if Path(source).is_dir():
-        stored = StudentBundle.load(source).load_weights()
-        weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in stored.items()}
+        bundle = StudentBundle.load(source)
+        weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
+        link = link_of_calibration(bundle.calibration, stage.settings.voxel_size)
     else:
         checkpoint = Checkpoint.read(Path(source))
         weights, link = dict(checkpoint.state), dict(checkpoint.link)
     target: torch.nn.Module = stage.field
+    if isinstance(stage, FeatureFieldStage) and not any(name.startswith("density.") for name in weights):
+        target = stage.field.density
     if isinstance(stage, TeacherStage) and not any(name.startswith("fusion.") for name in weights):
         target, weights, link = stage.encoder, _under("encoder.", weights), {}
     try:
@@ -95,7 +107,7 @@ def load_weights(stage: FieldStage, source: str) -> None:
         ) from error
     if link:
         stage.link.load_state_dict(link)
-    stage.encoder.trunk.freeze(stage.settings.frozen_blocks)
+    stage.start_learning()
 
 
 def _under(prefix: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -119,9 +131,14 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
-    stage = make_stage(configuration)
+    targets = feature_targets(configuration.features) if isinstance(configuration, FeatureFieldConfiguration) else None
+    stage = make_stage(configuration, targets)
     data = SequencesData(
-        configuration.data, configuration.steps, configuration.seed, encoder_views=encoder_views(configuration)
+        configuration.data,
+        configuration.steps,
+        configuration.seed,
+        encoder_views=encoder_views(configuration),
+        targets=targets,
     )
     output = Path(configuration.output)
     record = TrainingRecord(_recorded(configuration), data)
@@ -139,7 +156,31 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
 
 def encoder_views(configuration: Configuration) -> int:
     """Images that the stage of a configuration encodes."""
-    return 1 if isinstance(configuration, SingleViewConfiguration) else configuration.encoder_views
+    return configuration.encoder_views if isinstance(configuration, TeacherConfiguration | StudentConfiguration) else 1
+
+
+def feature_targets(settings: FeatureSettings) -> FeatureTargets:
+    """The targets that a feature field learns from: precomputed, or computed while training.
+
+    Raises:
+        ConfigurationError: Neither targets nor a model are named, or the targets have other cells or no mirrored ones.
+    """
+    if settings.targets:
+        store = FeatureStore.open(Path(settings.targets), cell=settings.cell)
+        if store.variants < 2:
+            raise ConfigurationError(
+                "the targets have one variant an image, but mirrored scenes need their own",
+                where="features.targets",
+                cure="Make them with --variants 2 or more",
+            )
+        return store
+    if not settings.model:
+        raise ConfigurationError(
+            "neither precomputed targets nor a model are named",
+            where="features",
+            cure="Set features.targets to what `scene-completion features` made, or features.model",
+        )
+    return LiveTargets(Backbone(settings.model, settings.layer), settings.cell, variants=4)
 
 
 def _recorded(configuration: Configuration) -> dict[str, Any]:
@@ -150,13 +191,31 @@ def _recorded(configuration: Configuration) -> dict[str, Any]:
     return content
 
 
-def make_stage(configuration: Configuration) -> FieldStage:
+def make_stage(configuration: Configuration, targets: FeatureTargets | None = None) -> FieldStage:
     """The stage that a configuration asks for, untrained.
 
+    Args:
+        configuration: The configuration.
+        targets: What a feature field learns from.
+
     Raises:
-        ConfigurationError: A student without a teacher.
+        ConfigurationError: A student without a teacher, semantics without a feature field.
         BundleError: The teacher's checkpoint holds none.
     """
+    if isinstance(configuration, FeatureFieldConfiguration):
+        found = targets or feature_targets(configuration.features)
+        return FeatureFieldStage(configuration, found.dim)
+    if isinstance(configuration, SemanticsConfiguration):
+        if not configuration.features_from:
+            raise ConfigurationError(
+                "no feature field named",
+                where="features_from",
+                cure="Give the checkpoint of a training with stage `feature_field`",
+            )
+        stored = Checkpoint.read(Path(configuration.features_from))
+        return SemanticsStage(
+            configuration, stored.feature_field(), stored.occupancy_link(), half_resolution=stored.half_resolution
+        )
     if isinstance(configuration, StudentConfiguration):
         if not configuration.teacher:
             raise ConfigurationError(
@@ -257,6 +316,13 @@ def _check_steps(configuration: Configuration) -> None:
             where="encoder_views",
             cure=f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along",
         )
+    frozen = isinstance(configuration, FeatureFieldConfiguration) and configuration.features.freeze_density
+    if frozen and not configuration.start_from:
+        raise ConfigurationError(
+            "the density is to stay as it is, but none is named",
+            where="start_from",
+            cure="Name a student, or let the density learn with features.freeze_density=false",
+        )
     if configuration.ema_decay and configuration.ema_start >= steps:
         raise ConfigurationError(
             f"the average would start at step {configuration.ema_start} of {steps}, and hold the weights of the start",
@@ -270,11 +336,14 @@ def _start(stage: FieldStage, data: SequencesData, configuration: Configuration)
     if configuration.start_from:
         load_weights(stage, configuration.start_from)
         return
+    if isinstance(configuration, SemanticsConfiguration):  # its field is trained
+        return
     losses, encoder = configuration.losses, stage.encoder
     if losses.dense_depth and not isinstance(stage, StudentStage):  # a student has its teacher's
         data.setup("fit")
         encoder.prior.copy_(data.samples().mean_depth_code(stage.point_code))
     if losses.occupancy and configuration.prior_steps:
         data.setup("fit")
-        loss = fit_prior(stage.field, stage.link, data.samples(), configuration.prior_steps)
+        field = stage.field.density if isinstance(stage.field, FeatureField) else stage.field
+        loss = fit_prior(field, stage.link, data.samples(), configuration.prior_steps)
         print(f"positional prior fitted without images: occupancy loss {loss:.4f}")

@@ -146,3 +146,77 @@ class StudentSettings(StageSettings):
     teacher: str = ""
     encoder_views: int = 3
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
+
+
+@dataclass
+class FeatureSettings:
+    """What the feature field learns from a 2D foundation model.
+
+    Attributes:
+        targets: Folder of precomputed targets, see `scene-completion features`; without one they are computed from
+            `model` while training.
+        model: Local folder or hub name of the foundation model, where there are no precomputed targets.
+        layer: Its hidden layer.
+        cell: Edge of the square of pixels that a token covers, in the canonical image.
+        channels: Dimension of the features that are composited (64 in SceneDINO).
+        units: Hidden units of the features.
+        weight: Weight of the cosine loss against the tokens (0.2 in SceneDINO).
+        smoothness: Weight of the smoothness of the features within a patch (0.25 in SceneDINO).
+        downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all, each ray
+            being compared with the bilinearly enlarged tokens.
+        artefacts: Learn what tokens say of their place in the image, and drop it.
+        freeze_density: The density stays as it is in `start_from`; only the features learn. Otherwise everything learns
+            together, from the losses of the density as well.
+    """
+
+    targets: str = ""
+    model: str = ""
+    layer: int = -1
+    cell: int = 16
+    channels: int = 64
+    units: int = 64
+    weight: float = 0.2
+    smoothness: float = 0.25
+    downsampler: Literal["salience", "none"] = "salience"
+    artefacts: bool = True
+    freeze_density: bool = True
+
+
+@dataclass
+class FeatureFieldSettings(StageSettings):
+    """What the feature field needs.
+
+    Attributes:
+        features: What it learns from a 2D foundation model.
+    """
+
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+
+
+@dataclass
+class SemanticsSettings(StageSettings):
+    """What unsupervised semantics need (the second stage of SceneDINO).
+
+    Attributes:
+        features_from: Checkpoint of the stage `feature_field`, which stays as it is.
+        channels: Dimension in which points are clustered.
+        bins: Quantile bins of the depth; one neighbourhood is drawn from each.
+        radius: Radius of a neighbourhood, metres.
+        apart: Distance that neighbourhoods of an image keep, metres, where there is room.
+        crop_points: Occupied points of a neighbourhood; those with fewer are dropped.
+        buffer: Neighbourhoods that others are compared with.
+        forces: "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
+        pairs: Kinds of pairs that act; the ablation leaves out "similar".
+        clusters: Clusters of the k-means that follows.
+    """
+
+    features_from: str = ""
+    channels: int = 64
+    bins: int = 5
+    radius: float = 0.5
+    apart: float = 3.0
+    crop_points: int = 576
+    buffer: int = 256
+    forces: Literal["estimated", "kitti_360"] = "estimated"
+    pairs: list[str] = field(default_factory=lambda: ["self", "similar", "random"])
+    clusters: int = 19

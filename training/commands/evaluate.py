@@ -9,13 +9,16 @@ and on drives of KITTI-360 (LiDAR protocols), beside the controls that a complet
 
 `evaluate depth` scores the depth of bundles and checkpoints against the LiDAR of drives, as the Eigen split of KITTI is
 evaluated, on all frames or on those of a frame list.
+
+`evaluate semantics` clusters the points of feature fields on training recordings, names the clusters by labelled ones,
+and scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from training.commands import evaluate_depth, evaluate_kitti, evaluate_occupancy
+from training.commands import evaluate_depth, evaluate_kitti, evaluate_occupancy, evaluate_semantics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     depth = protocols.add_parser("depth", help="depth against LiDAR on drives, as the Eigen split of KITTI")
     evaluate_depth.add_arguments(depth)
     depth.set_defaults(run_protocol=evaluate_depth.run)
+    semantics = protocols.add_parser("semantics", help="unsupervised semantic completion, protocol of S4C")
+    evaluate_semantics.add_arguments(semantics)
+    semantics.set_defaults(run_protocol=evaluate_semantics.run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from scene_completion_ros.sequences.training_checks import check_for_training
 from training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, prepare_sequence
 from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
 from training.data.voxel_evidence import FusionSettings
+from training.foundation.targets import FeatureTargets
 
 BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 
@@ -129,11 +130,21 @@ class SequencesData(lightning.LightningDataModule):
         steps: Optimiser steps of the whole training.
         seed: Seed of the samples.
         encoder_views: Images that the stage encodes.
+        targets: Features of a foundation model that the views get.
     """
 
-    def __init__(self, settings: DataSettings, steps: int, seed: int, *, encoder_views: int = 1) -> None:
+    def __init__(
+        self,
+        settings: DataSettings,
+        steps: int,
+        seed: int,
+        *,
+        encoder_views: int = 1,
+        targets: FeatureTargets | None = None,
+    ) -> None:
         super().__init__()
         self.encoder_views = encoder_views
+        self.targets = targets
         self.settings = settings
         self.steps = steps
         self.seed = seed
@@ -182,6 +193,7 @@ class SequencesData(lightning.LightningDataModule):
             length=length,
             shares=self.shares,
             encoder_views=self.encoder_views,
+            targets=self.targets,
         )
 
     @property
@@ -218,5 +230,12 @@ class SequencesData(lightning.LightningDataModule):
             self.settings.views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False
         )
         length = self.settings.validation_samples
-        samples = ViewSamples(self.watched, plain, seed=self.seed, length=length, encoder_views=self.encoder_views)
+        samples = ViewSamples(
+            self.watched,
+            plain,
+            seed=self.seed,
+            length=length,
+            encoder_views=self.encoder_views,
+            targets=self.targets,
+        )
         return [DataLoader(samples, batch_size=self.settings.batch_size)]

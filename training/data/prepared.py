@@ -16,13 +16,13 @@ from typing import Any
 import cv2
 import numpy as np
 import safetensors.numpy
-import torch
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.resampling import view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.data.mapped_arrays import mapped_arrays
 from training.data.stereo import stereo_depth, stereo_pair
 from training.data.voxel_evidence import FusionSettings, exact_voxels, fused_voxels, fusion_views, no_voxels
 
@@ -32,8 +32,6 @@ DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 _VERSION = 5
 _USED_ASSETS = ("validity_", "ego_")
-_DTYPES = {"U8": "u1", "I16": "<i2", "F16": "<f2", "F64": "<f8"}
-"""Names of safetensors, for the arrays of prepared frames."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +50,7 @@ class PreparedFrame:
         points: Voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame.
         target: Occupancy uint8 [N], 255 = certainly occupied.
         evidence: float16 [N].
+        name: Folder and stem of its file: what is stored elsewhere about a frame is found by it.
     """
 
     images: dict[str, NDArray[np.uint8]]
@@ -62,6 +61,7 @@ class PreparedFrame:
     points: NDArray[np.int16]
     target: NDArray[np.uint8]
     evidence: NDArray[np.float16]
+    name: str = ""
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Where a camera's image [h, w] shows the world."""
@@ -285,7 +285,7 @@ def load_prepared(file: Path) -> PreparedFrame:
         SequenceError: The file is damaged.
     """
     try:
-        data = _mapped(file)
+        data = mapped_arrays(file)
         names = [key.removeprefix("camera_") for key in data if key.startswith("camera_")]
         cameras = {}
         for name in names:
@@ -300,25 +300,9 @@ def load_prepared(file: Path) -> PreparedFrame:
             points=data["points"],
             target=data["target"],
             evidence=data["evidence"],
+            name=f"{file.parent.name}/{file.stem}",
         )
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SequenceError(
             f"damaged ({error})", where=str(file), cure="Delete it: it is prepared again at the next start"
         ) from error
-
-
-def _mapped(file: Path) -> dict[str, NDArray[Any]]:
-    """Arrays of a safetensors file that are read from disk when they are looked at.
-
-    The mapping outlives the file's descriptor, of which NumPy's would keep one a file: a process may have 1024 of them,
-    and a training has more frames (of mappings Linux allows 65 530).
-    """
-    content = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
-    content.setflags(write=False)
-    start = 8 + int(content[:8].view("<u8")[0])
-    arrays = {}
-    for name, entry in json.loads(content[8:start].tobytes()).items():
-        first, last = entry["data_offsets"]
-        values = content[start + first : start + last].view(_DTYPES[entry["dtype"]])
-        arrays[name] = values.reshape(entry["shape"])
-    return arrays

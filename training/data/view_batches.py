@@ -9,6 +9,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import cv2
@@ -24,6 +25,7 @@ from training.data.augmentation import canonical_depth, canonical_image, canonic
 from training.data.ground_plane import ground_roll
 from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
 from training.data.voxel_evidence import POINT_UNIT
+from training.foundation.targets import FeatureTargets, frame_key
 
 NEAR_DEPTH = 4.0
 """Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""
@@ -78,6 +80,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         shares: Factor on each sequence's share.
         encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
             ahead so many less one from further along the drive.
+        targets: Features of a foundation model that the views get.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         length: int,
         shares: Sequence[float] | None = None,
         encoder_views: int = 1,
+        targets: FeatureTargets | None = None,
     ) -> None:
         self.encoder_views = encoder_views
+        self.targets = targets
         self.sequences = sequences
         self.settings = settings
         self.seed = seed
@@ -113,8 +118,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4], hints [V, H, W]
             (stereo z-depth, 0 unknown), roles [V] (the first half render, the others supply colours), the entries of
             `occupancy`, and where more than one view is encoded encoder_images [E, 3, H, W] (0..255, augmented alike),
-            encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). V is 4, or 8 with far
-            views.
+            encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With feature targets
+            features [V, D, h, w] (float16) and feature_offsets [V, 2], the left and upper edge (x, y) of token (0, 0)
+            in the view, pixels. V is 4, or 8 with far views.
         """
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
@@ -135,7 +141,22 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                 "encoder_hints": torch.cat([sample["hint"][None], _tensor(np.stack(others.hints))]),
                 "encoder_poses": torch.cat([torch.eye(4)[None], torch.from_numpy(np.stack(others.poses)).float()]),
             }
+        if self.targets is not None:
+            sample |= self._features(self.targets, views, generator)
         return sample
+
+    def _features(self, targets: FeatureTargets, views: _Views, generator: np.random.Generator) -> dict[str, Tensor]:
+        """Targets of the views, each with a grid of its own."""
+        found = []
+        for (index, name), image in zip(views.names, views.recorded, strict=True):
+            # Odd variants are mirrored, as the whole scene may be.
+            variant = 2 * int(generator.integers(targets.variants // 2)) + views.draw.mirror
+            found.append(targets.get(frame_key(views.draw.frames[index], name), image, variant))
+        offsets = [(target.shift[1], target.shift[0]) for target in found]
+        return {
+            "features": torch.stack([target.features for target in found]),
+            "feature_offsets": torch.tensor(offsets),
+        }
 
     def _encoder_names(self, draw: _Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
         """Frame and camera of each encoder view but the first, none of them twice as long as the drive has others."""
@@ -301,11 +322,16 @@ class _Views:
     names: list[tuple[int, str]]
     jitter: np.random.Generator | None = None
 
+    @cached_property
+    def recorded(self) -> list[NDArray[np.uint8]]:
+        """RGB [H, W, 3] each, neither mirrored nor jittered."""
+        frames = self.draw.frames
+        return [canonical_image(frames[i].images[n], frames[i].cameras[n]) for i, n in self.names]
+
     @property
     def images(self) -> list[NDArray[np.uint8]]:
         """RGB [H, W, 3] each."""
-        frames = self.draw.frames
-        images = [canonical_image(frames[i].images[n], frames[i].cameras[n]) for i, n in self.names]
+        images = self.recorded
         if self.jitter is not None:
             images = [jittered(image, copy.deepcopy(self.jitter)) for image in images]
         return [self._flipped(image) for image in images]

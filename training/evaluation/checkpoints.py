@@ -16,6 +16,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.checkpoints import Checkpoint
 from training.data.view_batches import metres_travelled, nearest_along
@@ -95,7 +96,7 @@ class FieldModel:
         self.along = tuple(along)
         self.calibration: Calibration = IDENTITY
         self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
-        self._resampler = lru_cache(maxsize=4)(self._make_resampler)
+        self._image = CanonicalImages(field.camera, half_resolution)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the views of a frame; where the drive ends, those before it stand in for those after."""
@@ -109,17 +110,35 @@ class FieldModel:
                 seen: ObservedField = self.field.observe(images, stacked)
             else:
                 seen = self.field.observe(images[:, 0])
-        spec = self.field.spec
-        camera = sequence.cameras[views[0][1]]
-        return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far))
+        return observed_density(seen, sequence.cameras[views[0][1]], self.field.spec)
 
-    def _image(self, sequence: PosedSequence, index: int, name: str) -> Tensor:
-        image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
+
+class CanonicalImages:
+    """Images of sequences as a network sees them.
+
+    Args:
+        camera: The canonical camera.
+        half_resolution: Images are halved, as in the training.
+    """
+
+    def __init__(self, camera: Camera, half_resolution: bool) -> None:
+        self.camera = camera
+        self.half_resolution = half_resolution
+        self.resampler = lru_cache(maxsize=4)(self._make_resampler)
+
+    def __call__(self, sequence: PosedSequence, index: int, name: str) -> Tensor:
+        """RGB image [3, H, W] in 0..255 of a camera."""
+        image = self.resampler(sequence.cameras[name])(sequence.image(index, name))
         full = torch.from_numpy(image).permute(2, 0, 1).float()
         return functional.avg_pool2d(full, 2) if self.half_resolution else full
 
     def _make_resampler(self, camera: Camera) -> Resampler:
-        return Resampler(camera, self.field.camera)
+        return Resampler(camera, self.camera)
+
+
+def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec) -> Observation:
+    """A field that has seen its images, as evaluations look at it."""
+    return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far))
 
 
 def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[tuple[int, str]]:

@@ -31,6 +31,7 @@ class VoxelTruth:
     Attributes:
         grid: The grid.
         grid_from_camera: Pose of the reference camera in it.
+        label: uint8, SemanticKITTI's learning ids; 0 is free, 255 unknown.
         occupied: bool, holds anything.
         known: bool, the voxels that count; what is below the ground or was never measured does not.
         regions: Name -> bool.
@@ -38,6 +39,7 @@ class VoxelTruth:
 
     grid: VoxelGrid
     grid_from_camera: RigidTransform
+    label: NDArray[np.uint8]
     occupied: NDArray[np.bool_]
     known: NDArray[np.bool_]
     regions: dict[str, NDArray[np.bool_]]
@@ -65,7 +67,7 @@ def street_truth(label: NDArray[np.uint8], flags: NDArray[np.uint8], grid: Voxel
         OCCLUDED_AND_INTERIORS: hidden,
         ALL_AND_INTERIORS: exact.in_view,
     }
-    return VoxelTruth(grid, DEFAULT_GRID_FROM_CAMERA, exact.occupied, ~exact.below_ground, regions)
+    return VoxelTruth(grid, DEFAULT_GRID_FROM_CAMERA, label, exact.occupied, ~exact.below_ground, regions)
 
 
 def _stored_grid(sequence: PosedSequence) -> VoxelGrid:
@@ -81,4 +83,6 @@ def _measured_truth(sequence: PosedSequence, index: int) -> VoxelTruth | None:
     truth = window.voxel_truth()
     hidden = truth.in_view & ~truth.visible
     regions = {VISIBLE: truth.in_view & truth.visible, OCCLUDED: hidden, ALL: truth.in_view}
-    return VoxelTruth(SEMANTIC_KITTI_GRID, window.velodyne_from_camera, truth.occupied, truth.known, regions)
+    label = np.asarray(sequence.asset(0, "ssc_label"), np.uint8)
+    pose = window.velodyne_from_camera
+    return VoxelTruth(SEMANTIC_KITTI_GRID, pose, label, truth.occupied, truth.known, regions)

@@ -16,7 +16,7 @@ from training.rendering.patches import RenderedPatches
 
 def stereo_depth_loss(field: ObservedField, rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:
     """Rendered against stereo depth of the loss views, but for rays that end where no encoder view looks."""
-    hint = _observed(batch["hints"][:, :, None], rendered)[..., 0]
+    hint = observed_values(batch["hints"][:, :, None], rendered)[..., 0]
     outside = ~field.in_view(rendered.points).reshape(rendered.weights.shape)
     guessed = invalid_rays(rendered.weights.detach(), outside[:, None])
     return log_depth_loss(rendered.depth, torch.where(guessed, torch.zeros_like(hint), hint))
@@ -35,7 +35,7 @@ def view_synthesis_losses(
         source_views: Indices [B, S] of the views that supply colours.
     """
     size = rendered.rays.patch_size
-    patches = _observed(batch["views"], rendered).reshape(-1, size, size, 3).permute(0, 3, 1, 2)
+    patches = observed_values(batch["views"], rendered).reshape(-1, size, size, 3).permute(0, 3, 1, 2)
     sources, masks, poses = (
         torch.stack([views[index] for views, index in zip(batch[key], source_views, strict=True)])
         for key in ("views", "masks", "encoder_from_view")
@@ -44,7 +44,7 @@ def view_synthesis_losses(
     outside = outside | ~field.in_view(rendered.points)[:, None]
     shape = (*outside.shape[:2], *rendered.distances.shape[1:])  # [B, S, R, K]
     composed = (rendered.weights[:, None, ..., None] * colours.reshape(*shape, 3)).sum(dim=-2)  # [B, S, R, 3]
-    hidden = ~_observed(batch["masks"][:, :, None], rendered)[..., 0]  # pixels that do not show the world
+    hidden = ~observed_values(batch["masks"][:, :, None], rendered)[..., 0]  # pixels that do not show the world
     invalid = invalid_rays(rendered.weights, outside.reshape(shape)) | hidden
     batches, views, count = composed.shape[:3]
     composed = composed.reshape(batches, views, count // size**2, size, size, 3)
@@ -55,7 +55,7 @@ def view_synthesis_losses(
     }
 
 
-def _observed(views: Tensor, rendered: RenderedPatches) -> Tensor:
+def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:
     """Values [B, R, C] of views [B, V, C, H, W] at the rays' pixels."""
     rays = rendered.rays
     u, v = rays.pixel[..., 0], rays.pixel[..., 1]

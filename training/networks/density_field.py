@@ -113,7 +113,13 @@ class DensityField(nn.Module):
         The hidden layer reads channel 0 without passing gradients back: through the steep depth units they would drown
         those of the loss that makes it a depth.
         """
-        raw = self.encoder(image)
+        return self._with_depth(self.encoder(image))
+
+    def observe_maps(self, maps: list[Tensor]) -> SingleViewObservation:
+        """What `observe` gives, of the trunk's maps of the images."""
+        return SingleViewObservation(self, *self._with_depth(self.encoder.decode(maps)))
+
+    def _with_depth(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         kept = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
         return self.feature_layer(kept), raw[:, 0]
 

@@ -86,6 +86,7 @@ class EncoderDecoder(nn.Module):
         frozen_blocks: First blocks of the trunk that keep them.
 
     Attributes:
+        trunk_name: Name of the trunk.
         mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
             half a pixel is lost where geometry is computed in bfloat16.
     """
@@ -101,6 +102,7 @@ class EncoderDecoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = DECODER_WIDTHS[trunk]
+        self.trunk_name = trunk
         self.trunk = make_trunk(trunk, pretrained=pretrained, frozen_blocks=frozen_blocks)
         self.decoder = UNetDecoder(self.trunk.channels, widths)
         self.project = nn.Conv2d(widths[0] + 1, channels, 1)
@@ -121,11 +123,24 @@ class EncoderDecoder(nn.Module):
             image: RGB image [B, 3, H, W] in 0..255, of the size given or a smaller one of the same view;
                 H and W multiples of 32.
         """
-        device = image.device.type
-        with torch.autocast(device, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
-            decoded = self.decoder(self.trunk(image))
+        return self.decode(self.trunk_maps(image))
+
+    def trunk_maps(self, image: Tensor) -> list[Tensor]:
+        """Returns the trunk's maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255."""
+        with self.autocast(image):
+            maps: list[Tensor] = self.trunk(image)
+        return maps
+
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        """Returns features [B, channels, H/2, W/2] of the trunk's maps."""
+        with self.autocast(maps[0]):
+            decoded = self.decoder(maps)
         decoded, prior = decoded.float(), self.prior
         if decoded.shape[2:] != prior.shape[2:]:
             prior = functional.interpolate(prior, decoded.shape[2:], mode="bilinear")
         out: Tensor = self.project(torch.cat([decoded, prior.expand(len(decoded), -1, -1, -1)], dim=1))
         return out
+
+    def autocast(self, like: Tensor) -> torch.autocast:
+        """Context in which the network computes, see `mixed`."""
+        return torch.autocast(like.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None)

@@ -61,6 +61,19 @@ def render_patches(
         generator: Source of randomness.
     """
     rays = sample_patch_rays(camera, encoder_from_view, loss_views, patches=patches, generator=generator)
+    return render_rays(field, rays, samples=samples, near=near, far=far, generator=generator)
+
+
+def render_rays(
+    field: ObservedField,
+    rays: Rays,
+    *,
+    samples: int,
+    near: float,
+    far: float,
+    generator: torch.Generator | None = None,
+) -> RenderedPatches:
+    """Renders rays of patches, see `render_patches`."""
     distances = inverse_depth_samples(
         tuple(rays.cosine.shape), samples, near, far, generator=generator, device=rays.cosine.device
     )
@@ -68,3 +81,9 @@ def render_patches(
     logit = field.density_logit(points).reshape(distances.shape)
     composed = composite(functional.softplus(logit), distances)
     return RenderedPatches(rays, distances, points, logit, composed.weights, composed.distance * rays.cosine)
+
+
+def composite_features(features: Tensor, rendered: RenderedPatches) -> Tensor:
+    """Features of the rays [B, R, C], composited from those of their samples [B, R·K, C]."""
+    shape = rendered.weights.shape
+    return torch.einsum("brk,brkc->brc", rendered.weights, features.reshape(*shape, -1))

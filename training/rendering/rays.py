@@ -51,15 +51,66 @@ def sample_patch_rays(
         generator: Source of randomness.
     """
     batch = encoder_from_view.shape[0]
-    device = encoder_from_view.device
     # Drawn on the CPU, so that a training goes the same way on any device.
-    chosen = torch.randint(loss_views.shape[1], (batch, patches), generator=generator).to(device)
-    view = torch.gather(loss_views, 1, chosen)  # [B, P]
-    left = torch.randint(camera.width - patch_size + 1, (batch, patches), generator=generator).to(device)
-    top = torch.randint(camera.height - patch_size + 1, (batch, patches), generator=generator).to(device)
+    chosen = torch.randint(loss_views.shape[1], (batch, patches), generator=generator)
+    left = torch.randint(camera.width - patch_size + 1, (batch, patches), generator=generator)
+    top = torch.randint(camera.height - patch_size + 1, (batch, patches), generator=generator)
+    return _patch_rays(camera, encoder_from_view, loss_views, chosen, left, top, patch_size)
+
+
+def sample_cell_rays(
+    camera: Camera,
+    encoder_from_view: Tensor,
+    loss_views: Tensor,
+    offsets: Tensor,
+    *,
+    patches: int,
+    cell: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Rays, Tensor]:
+    """Samples patches that are cells of a grid over randomly chosen loss views: the tokens of a vision transformer.
+
+    Args:
+        camera: Camera shared by all views.
+        encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
+        loss_views: Indices [B, L] of the views that may be rendered.
+        offsets: Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels, of any sign.
+        patches: Patches per batch element.
+        cell: Edge of a cell in pixels.
+        generator: Source of randomness.
+
+    Returns:
+        The rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
+    """
+    batch = encoder_from_view.shape[0]
+    chosen = torch.randint(loss_views.shape[1], (batch, patches), generator=generator)
+    view = torch.gather(loss_views, 1, chosen.to(loss_views.device))
+    offset = torch.gather(offsets, 1, view[..., None].expand(-1, -1, 2)).cpu()  # [B, P, 2]
+    size = torch.tensor([camera.width, camera.height])
+    first = torch.ceil((-offset).clamp_min(0) / cell).long()
+    last = torch.div(size - offset, cell, rounding_mode="floor").minimum(size // cell)  # exclusive
+    drawn = torch.rand((batch, patches, 2), generator=generator)
+    index = first + (drawn * (last - first)).floor().long()
+    corner = offset + cell * index
+    rays = _patch_rays(camera, encoder_from_view, loss_views, chosen, corner[..., 0], corner[..., 1], cell)
+    return rays, index.flip(-1).to(encoder_from_view.device)
+
+
+def _patch_rays(
+    camera: Camera,
+    encoder_from_view: Tensor,
+    loss_views: Tensor,
+    chosen: Tensor,
+    left: Tensor,
+    top: Tensor,
+    patch_size: int,
+) -> Rays:
+    """Rays of patches whose loss view (of L) and upper left pixel are given [B, P]."""
+    batch, device = encoder_from_view.shape[0], encoder_from_view.device
+    view = torch.gather(loss_views, 1, chosen.to(device))  # [B, P]
     offset = torch.arange(patch_size, device=device)
-    v = (top[..., None, None] + offset[:, None]).expand(-1, -1, patch_size, patch_size)
-    u = (left[..., None, None] + offset[None, :]).expand(-1, -1, patch_size, patch_size)
+    v = (top.to(device)[..., None, None] + offset[:, None]).expand(-1, -1, patch_size, patch_size)
+    u = (left.to(device)[..., None, None] + offset[None, :]).expand(-1, -1, patch_size, patch_size)
     pixel = torch.stack([u, v], dim=-1).reshape(batch, -1, 2)
     view = view[..., None].expand(-1, -1, patch_size * patch_size).reshape(batch, -1)
     return rays_of_pixels(camera, encoder_from_view, view, pixel, patch_size)

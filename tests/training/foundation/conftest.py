@@ -1,0 +1,39 @@
+"""Pretrained weights, and tiny models of every type."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.training.foundation.tiny_models import KINDS, saved_model
+
+
+@pytest.fixture(scope="session")
+def dinov2_derived(shared_data: Path) -> Path:
+    """A DINOv2-derived ViT-S/14 beside the recordings; skips where it is missing, fails when `REQUIRE_DATA=1`."""
+    folder = shared_data.parent / "weights" / "dinov2_vits14"
+    if not (folder / "model.safetensors").is_file():
+        reason = f"pretrained weights not found at {folder}"
+        if os.environ.get("REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Model type -> folder of a tiny model."""
+    return {kind: saved_model(kind, tmp_path_factory.mktemp("models") / kind) for kind in KINDS}
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks the model hub."""
+
+    def asked(*args: object, **kwargs: object) -> None:
+        raise AssertionError(f"asked the hub for {args}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    monkeypatch.setattr("socket.socket.connect", asked)

@@ -1,0 +1,304 @@
+"""Backbones give what a plain call of the same model gives, cell by cell, and refuse what they cannot open."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
+from training.data.augmentation import canonical_image
+from training.foundation.backbone import Backbone
+from training.foundation.targets import as_half
+
+MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+PUBLISHED_NAMES = {
+    "vit": "encoder.layer.0.attention.attention.query.weight",
+    "dinov2": "encoder.layer.0.attention.attention.query.weight",
+    "dinov2_with_registers": "encoder.layer.0.attention.attention.query.weight",
+    "dinov3_vit": "layer.0.attention.q_proj.weight",
+}
+
+
+def images(height: int, width: int, count: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
+def plain_call(network: Any, pixels: Tensor, layer: int) -> Tensor:
+    """Hidden state through the final LayerNorm, as maps [B, D, h, w] without class and register tokens."""
+    normalised = (pixels / 255.0 - MEAN[:, None, None]) / DEVIATION[:, None, None]
+    options = {"interpolate_pos_encoding": True} if isinstance(network, transformers.ViTModel) else {}
+    with torch.no_grad():
+        states = network(pixel_values=normalised, output_hidden_states=True, **options).hidden_states
+        tokens = (network.norm if hasattr(network, "norm") else network.layernorm)(states[layer])
+    patch = network.config.patch_size
+    height, width = pixels.shape[-2] // patch, pixels.shape[-1] // patch
+    extra = 1 + getattr(network.config, "num_register_tokens", 0)
+    assert tokens.shape[1] == height * width + extra
+    return tokens[:, extra:].transpose(1, 2).unflatten(2, (height, width))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_hidden_state_of_a_rectangular_image_is_that_of_a_plain_call(kind: str, folders: dict[str, Path]) -> None:
+    network = tiny_model(kind)
+    patch = network.config.patch_size
+    given = images(3 * patch, 5 * patch)
+    for layer in range(BLOCKS + 1):
+        expected = plain_call(network, given.float(), layer)
+        for index in (layer, layer - BLOCKS - 1):
+            backbone = Backbone(folders[kind], index)
+            assert (backbone.layer, backbone.dim, backbone.type) == (layer, WIDTH, kind)
+            found = backbone.features(given, patch)
+            assert found.shape == (2, WIDTH, 3, 5)
+            assert not found.requires_grad
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert Backbone(folders[kind]).layer == BLOCKS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiny_models_are_saved_as_published_ones_are(kind: str, folders: dict[str, Path]) -> None:
+    with safe_open(folders[kind] / "model.safetensors", "pt") as weights:
+        assert PUBLISHED_NAMES[kind] in weights.keys()  # noqa: SIM118
+    assert json.loads((folders[kind] / "config.json").read_text())["model_type"] == kind
+
+
+@pytest.mark.parametrize("cell", [7, 16, 32])
+def test_images_are_resized_so_that_tokens_have_the_asked_size(cell: int, folders: dict[str, Path]) -> None:
+    given = images(3 * cell, 5 * cell)
+    resized = functional.interpolate(given.float(), (42, 70), mode="bilinear", antialias=True)
+    found = Backbone(folders["dinov2"]).features(given, cell)
+    torch.testing.assert_close(found, plain_call(tiny_model("dinov2"), resized, -1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cell", [16, 24])
+def test_a_token_looks_at_its_cell(kind: str, cell: int, folders: dict[str, Path]) -> None:
+    """Before the first block no token knows of another; all edges stay alone because the resizing blurs them."""
+    backbone = Backbone(folders[kind], 0)
+    plain = torch.full((1, 3, 3 * cell + 5, 4 * cell + 9), 100.0)
+    marked = plain.clone()
+    marked[..., 2 * cell + 4 : 3 * cell - 4, cell + 4 : 2 * cell - 4] = 200.0
+    difference = (backbone.features(marked, cell) - backbone.features(plain, cell)).abs().amax(dim=1)[0]
+    assert difference.shape == (4, 5)
+    assert difference[2, 1] > 1e-2
+    difference[2, 1] = 0.0
+    assert difference.max() < 1e-4
+
+
+def test_other_sizes_are_enlarged_by_their_edge(folders: dict[str, Path]) -> None:
+    backbone = Backbone(folders["dinov2"])
+    given = images(30, 45)
+    enlarged = torch.cat([given, given[:, :, -1:].expand(-1, -1, 2, -1)], dim=2)
+    enlarged = torch.cat([enlarged, enlarged[..., -1:].expand(-1, -1, -1, 3)], dim=3)
+    found = backbone.features(given, 16)
+    assert found.shape[2:] == (2, 3)
+    torch.testing.assert_close(found, backbone.features(enlarged, 16))
+
+
+def test_models_of_several_files_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    tiny_model("dinov2").save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    parts = sorted(file.name for file in (tmp_path / "parts").glob("*.safetensors"))
+    assert len(parts) > 2
+    backbone, given = Backbone(tmp_path / "parts", 2), images(42, 42)
+    assert sorted(backbone.identity.weights) == parts
+    torch.testing.assert_close(backbone.features(given, 14), Backbone(folders["dinov2"], 2).features(given, 14))
+    (tmp_path / "parts" / parts[1]).unlink()
+    with pytest.raises(BundleError, match="which are not there"):
+        Backbone(tmp_path / "parts")
+
+
+def test_weights_of_a_classifier_will_do(folders: dict[str, Path], tmp_path: Path) -> None:
+    weights = load_file(folders["vit"] / "model.safetensors")
+    classifier = {f"vit.{name}": value for name, value in weights.items() if "pooler" not in name}
+    shutil.copy(folders["vit"] / "config.json", tmp_path)
+    save_file(classifier | {"classifier.weight": torch.zeros(2, WIDTH)}, tmp_path / "model.safetensors")
+    given = images(24, 40)
+    torch.testing.assert_close(Backbone(tmp_path).features(given, 8), Backbone(folders["vit"]).features(given, 8))
+
+
+def test_half_precision_weights_are_computed_with_in_single(tmp_path: Path) -> None:
+    tiny_model("dinov2").half().save_pretrained(tmp_path)
+    backbone = Backbone(tmp_path)
+    expected = plain_call(tiny_model("dinov2").half().float(), images(28, 28).float(), -1)
+    torch.testing.assert_close(backbone.features(images(28, 28), 14), expected, atol=1e-5, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = backbone.features(images(28, 28), 14)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "mean", "deviation"),
+    [
+        ({"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]}, (127.5, 102.0, 76.5), (127.5, 63.75, 51.0)),
+        ({"do_normalize": False}, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+        ({"do_rescale": False, "image_mean": [1, 2, 3], "image_std": [4, 5, 6]}, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
+        ({}, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    ],
+)
+def test_colours_are_normalised_as_the_preprocessor_says(
+    content: dict[str, Any], mean: Any, deviation: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["vit"], tmp_path / "model"))
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    backbone = Backbone(folder)
+    assert backbone.normalisation.mean == pytest.approx(mean)
+    assert backbone.normalisation.deviation == pytest.approx(deviation)
+    given = images(24, 40).float()
+    same = (given - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]
+    as_imagenet = (same * DEVIATION[:, None, None] + MEAN[:, None, None]) * 255.0
+    torch.testing.assert_close(
+        backbone.features(given, 8), Backbone(folders["vit"]).features(as_imagenet, 8), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_a_model_of_the_hub_is_downloaded_without_pickles(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[str] = []
+
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        assert name == "someone/dino"
+        wanted.extend(allow_patterns)
+        return str(folders["vit"])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert Backbone("someone/dino").identity.name == "someone/dino"
+    assert wanted and all(pattern.endswith((".json", ".safetensors")) for pattern in wanted)
+
+    def fail(name: str, *, allow_patterns: list[str]) -> str:
+        raise OSError("no network\nat all")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(ConfigurationError, match=r"someone/dino: neither a folder.*\(no network\)"):
+        Backbone("someone/dino")
+
+
+def test_equal_weights_are_the_same_model_by_another_name(folders: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folders["vit"], tmp_path / "copy"))
+    one, other = Backbone(folders["vit"], 1).identity, Backbone(copy, 1).identity
+    assert (one.name, other.name) == ("vit", "copy")
+    assert one.weights == other.weights
+    assert len(one.weights["model.safetensors"]) == 64
+
+
+@pytest.mark.parametrize("model", ["/nowhere/model", "./nowhere", "weights/of/a/model"])
+def test_a_missing_folder_is_not_looked_for_on_the_hub(model: str) -> None:
+    with pytest.raises(ConfigurationError, match="no such folder"):
+        Backbone(model)
+
+
+@pytest.mark.parametrize("layer", [BLOCKS + 1, -BLOCKS - 2])
+def test_layers_out_of_range_are_refused_before_weights_are_read(
+    layer: int, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copy(folders["dinov2"] / "config.json", tmp_path)
+    with pytest.raises(ConfigurationError, match=rf"no layer {layer}.*3 blocks.*0 to 3, or -4 to -1"):
+        Backbone(tmp_path, layer)
+
+
+@pytest.mark.parametrize("kind", ["dinov3_convnext", "clip", None, ["vit"]])
+def test_other_models_are_refused(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ConfigurationError, match=r"is not supported.*dinov3_vit"):
+        Backbone(tmp_path)
+
+
+def test_a_folder_without_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no config\.json"):
+        Backbone(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BundleError, match="cannot be read"):
+        Backbone(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(BundleError, match="no JSON object"):
+        Backbone(tmp_path)
+
+
+def test_a_folder_without_safetensors_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(folders["vit"] / "config.json", tmp_path)
+    with pytest.raises(BundleError, match=r"no model\.safetensors in it\. Only safetensors"):
+        Backbone(tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(BundleError, match=r"only pytorch_model\.bin.*execute code"):
+        Backbone(tmp_path)
+
+
+def _damaged(folder: Path, how: str) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    if how == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif how == "lacking":
+        save_file({name: value for name, value in weights.items() if "layer.1.norm1" not in name}, file)
+    elif how == "of another width":
+        save_file({name: value[:-1].contiguous() if value.ndim else value for name, value in weights.items()}, file)
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "none such", "mlp_ratio": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated", "cannot be loaded as Dinov2Model"),
+        ("lacking", "2 weights are missing or of another shape, such as .*layer.1.norm1.bias"),
+        ("of another width", "weights are missing or of another shape"),
+        ("badly configured", "cannot be loaded as Dinov2Model"),
+    ],
+)
+def test_damaged_models_are_refused(how: str, message: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["dinov2"], tmp_path / "model"))
+    _damaged(folder, how)
+    with pytest.raises(BundleError, match=message):
+        Backbone(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [{"image_std": [0, 1, 1]}, {"image_mean": [0.5]}, {"image_mean": "grey"}, {"rescale_factor": 0}]
+)
+def test_a_senseless_preprocessor_is_refused(content: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["vit"], tmp_path / "model"))
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=r"preprocessor_config\.json: no mean and deviation"):
+        Backbone(folder)
+
+
+def test_models_for_other_images_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    config = json.loads((folders["vit"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_channels": 4}))
+    with pytest.raises(ConfigurationError, match="takes 4 channels"):
+        Backbone(tmp_path)
+
+
+def test_images_of_another_shape_and_empty_cells_are_refused(folders: dict[str, Path]) -> None:
+    backbone = Backbone(folders["vit"])
+    with pytest.raises(ImageError, match=r"\[B, 3, H, W\]"):
+        backbone.features(torch.zeros(3, 16, 16), 8)
+    with pytest.raises(ConfigurationError, match="0 pixels"):
+        backbone.features(images(16, 16), 0)
+
+
+def test_dinov2_derived_features_are_those_of_transformers(shared_data: Path, dinov2_derived: Path) -> None:
+    sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "06")
+    name = next(iter(sequence.cameras))
+    given = torch.from_numpy(canonical_image(sequence.image(0, name), sequence.cameras[name])).permute(2, 0, 1)[None]
+    found = Backbone(dinov2_derived, 11).features(given, 16)
+    assert found.shape == (1, 384, 12, 40)
+
+    network = transformers.Dinov2Model.from_pretrained(dinov2_derived, dtype=torch.float32).eval()
+    resized = functional.interpolate(given.float(), (168, 560), mode="bilinear", antialias=True)
+    expected = plain_call(network, resized, 11)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    assert (as_half(found, "image") - expected).norm() / expected.norm() < 1e-2

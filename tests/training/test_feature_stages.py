@@ -1,0 +1,279 @@
+"""Feature field, then semantics: what each learns from, what stays, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
+from training.calibration_link import link_calibration, link_of_calibration
+from training.checkpoints import Checkpoint
+from training.configuration import (
+    Configuration,
+    FeatureFieldConfiguration,
+    SemanticsConfiguration,
+    SingleViewConfiguration,
+)
+from training.data.module import DataSettings, SequencesData, SequenceSource
+from training.data.view_batches import ViewSettings
+from training.data.voxel_evidence import FusionSettings
+from training.export import export_bundle
+from training.foundation.backbone import Backbone
+from training.foundation.feature_store import FeatureStore
+from training.foundation.precompute import canonical_manifest, precompute
+from training.losses.fused_occupancy import OccupancyLink
+from training.networks.feature_field import FeatureField
+from training.runner import feature_targets, make_stage, read_configuration, train
+from training.settings import FeatureSettings, LossWeights, RenderSettings
+from training.stages.feature_field import FeatureFieldStage
+from training.stages.semantics import SemanticsStage
+
+STEPS = 4
+DIMENSION = 12
+
+
+def _data(drive: Path, **views: object) -> DataSettings:
+    return DataSettings(
+        root=str(drive.parent),
+        cache=str(drive.parent / "stage_cache"),
+        workers=0,
+        sources=[SequenceSource(drive.name)],
+        fusion=FusionSettings(free_samples=20_000, views=3),
+        views=ViewSettings(occupancy_points=256, **views),  # type: ignore[arg-type]
+    )
+
+
+def _common(drive: Path, output: Path, **changes: object) -> dict[str, object]:
+    return {
+        "data": _data(drive),
+        "render": RenderSettings(patches=2, samples=8),
+        "seed": 1,
+        "steps": STEPS,
+        "warmup": 1,
+        "half_resolution_steps": STEPS,
+        "checkpoint_every": 2,
+        "picture_every": 0,
+        "log_every": 1,
+        "prior_steps": 2,
+        "pretrained": False,
+        "output": str(output),
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random foundation model."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    config = Dinov2Config(
+        hidden_size=DIMENSION, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def targets(synthetic_drive: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Targets of that model for the drive."""
+    folder = tmp_path_factory.mktemp("targets") / "store"
+    backbone = Backbone(model)
+    data = SequencesData(_data(synthetic_drive), 1, 0)
+    data.setup("fit")
+    store = FeatureStore.create(folder, canonical_manifest(backbone, cell=16, variants=2, seed=0))
+    precompute(data.frames[0], backbone, store)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundle of a student of a few steps, with a calibration of its own."""
+    folder = tmp_path_factory.mktemp("student")
+    checkpoint = train(SingleViewConfiguration(**_common(synthetic_drive, folder / "run")))  # type: ignore[arg-type]
+    export_bundle(checkpoint, folder / "bundle", name="t", licence="none", provenance={})
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def trained(synthetic_drive: Path, targets: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a feature field of a few steps."""
+    output = tmp_path_factory.mktemp("runs") / "features"
+    return train(_features(synthetic_drive, output, FeatureSettings(targets=str(targets)), start_from=str(student)))
+
+
+def _features(drive: Path, output: Path, features: FeatureSettings, **changes: object) -> FeatureFieldConfiguration:
+    return FeatureFieldConfiguration(**_common(drive, output, features=features, **changes))  # type: ignore[arg-type]
+
+
+def test_the_density_stays_and_the_features_learn(trained: Path, student: Path, tmp_path: Path) -> None:
+    stored = Checkpoint.read(trained)
+    assert stored.stage == "feature_field" and stored.half_resolution
+    field = stored.feature_field()
+    assert (field.target_size, field.channels) == (DIMENSION, 64)
+    weights = StudentBundle.load(student).load_weights()
+    for name, value in field.density.named_parameters():
+        assert torch.equal(value, torch.from_numpy(weights[name]).float()), name
+    fresh = make_stage(
+        FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(targets="", model="")),
+        _Dimension(),
+    )
+    assert isinstance(fresh, FeatureFieldStage)
+    learned = [name for name, p in fresh.named_parameters() if p.requires_grad]
+    assert not any(name.startswith("field.density") for name in learned)
+    assert {"downsampler.scale", "artefacts.values", "field.output_layer.weight"} <= set(learned)
+
+
+class _Dimension:
+    dim, cell, variants = DIMENSION, 16, 2
+
+    def get(self, key: str, image: object, variant: int) -> object:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        FeatureSettings(freeze_density=False),
+        FeatureSettings(downsampler="none", artefacts=False),
+        FeatureSettings(cell=8),
+    ],
+    ids=["joint", "enlarged targets", "fine cells"],
+)
+def test_variants_of_the_stage_train(
+    synthetic_drive: Path, model: Path, student: Path, tmp_path: Path, features: FeatureSettings
+) -> None:
+    """Targets are computed while training."""
+    features = dataclasses.replace(features, model=str(model))
+    state = Checkpoint.read(
+        train(_features(synthetic_drive, tmp_path / "run", features, steps=2, start_from=str(student)))
+    ).state
+    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("downsampler", ["salience", "none"])
+def test_a_feature_field_can_learn_its_targets(synthetic_drive: Path, targets: Path, downsampler: str) -> None:
+    """The same rays again and again: from no agreement with the tokens to nearly all, while the density stays."""
+    settings = FeatureSettings(targets=str(targets), downsampler=downsampler)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    stage = make_stage(
+        FeatureFieldConfiguration(
+            pretrained=False, features=settings, half_resolution_steps=1, render=RenderSettings(patches=2, samples=8)
+        )
+    )
+    data = SequencesData(_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
+    data.setup("fit")
+    batch = {name: value[None] for name, value in data.samples()[0].items()}
+    learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(learning, 2e-3)
+    losses = []
+    for _ in range(40):
+        loss = stage.terms(batch, torch.Generator().manual_seed(5))["feature"]
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[0] > 0.5 and losses[-1] < 0.3 * losses[0]
+    assert all(parameter.grad is None for parameter in stage.field.density.parameters())  # type: ignore[union-attr]
+
+
+def test_a_killed_training_goes_on_the_same(
+    synthetic_drive: Path, targets: Path, student: Path, tmp_path: Path, trained: Path
+) -> None:
+    """What is resumed after two steps ends where the uninterrupted training does."""
+    configuration = _features(
+        synthetic_drive, tmp_path / "run", FeatureSettings(targets=str(targets)), start_from=str(student)
+    )
+
+    class Killed(Exception):
+        pass
+
+    step = FeatureFieldStage.training_step
+
+    def killed(stage: FeatureFieldStage, batch: object, index: int) -> object:
+        if stage.global_step == 3:
+            raise Killed
+        return step(stage, batch, index)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureFieldStage, "training_step", killed)
+        with pytest.raises(Killed):
+            train(configuration)
+    resumed = Checkpoint.read(train(configuration)).state
+    for name, value in Checkpoint.read(trained).state.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("forces", ["estimated", "kitti_360"])
+def test_semantics_train_on_a_frozen_field(synthetic_drive: Path, trained: Path, tmp_path: Path, forces: str) -> None:
+    configuration = SemanticsConfiguration(
+        **_common(synthetic_drive, tmp_path / "run", steps=6),  # type: ignore[arg-type]
+        features_from=str(trained), forces=forces, crop_points=16, buffer=8, bins=3, apart=0.5,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        # A field of four steps says nothing of what is occupied: call all of it so.
+        patch.setattr(SemanticsStage, "occupied", lambda stage, logit: torch.ones_like(logit, dtype=torch.bool))
+        checkpoint = train(configuration)
+    content = torch.load(checkpoint, weights_only=True)["state_dict"]
+    before = Checkpoint.read(trained)
+    for name, value in before.state.items():
+        assert torch.equal(content[f"field.{name}"], value), name
+    assert int(content["buffer.filled"]) == 8
+    assert torch.isnan(content["forces_values"]).all() == (forces == "kitti_360")
+    assert content["link.offset"].item() == pytest.approx(before.link["offset"].item())
+    stage = make_stage(configuration)
+    assert isinstance(stage, SemanticsStage) and isinstance(stage.field, FeatureField)
+    fresh = {name: value for name, value in stage.state_dict().items() if name.startswith("head.")}
+    assert any(not torch.equal(content[name], value) for name, value in fresh.items())
+
+
+def test_the_link_of_a_bundle_is_that_of_its_training(student: Path) -> None:
+    """Exported, a link becomes a calibration; from that it comes back."""
+    link = OccupancyLink(2.0)
+    with torch.no_grad():
+        link.log_scale.fill_(0.4)
+    found = link_of_calibration(link_calibration(link.state_dict(), 0.2), 0.2)
+    assert found["log_scale"].item() == pytest.approx(0.4, abs=0.02)
+    assert found["offset"].item() == pytest.approx(2.0, abs=0.05)
+    assert link_of_calibration(link_calibration({}, 0.2), 0.2) == {}
+
+
+@pytest.mark.parametrize("name", ["feature_field.yaml", "semantics.yaml"])
+def test_shipped_configurations_are_read(name: str) -> None:
+    from training.commands.train import CONFIGS
+
+    configuration: Configuration = read_configuration(CONFIGS / name, [])
+    assert configuration.stage == name.removesuffix(".yaml")
+
+
+def test_what_cannot_be_trained_is_refused(
+    synthetic_drive: Path, targets: Path, student: Path, trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"features: neither precomputed targets nor a model"):
+        feature_targets(FeatureSettings())
+    with pytest.raises(ConfigurationError, match="cell"):
+        feature_targets(FeatureSettings(targets=str(targets), cell=8))
+    with pytest.raises(ConfigurationError, match=r"start_from: the density is to stay"):
+        train(_features(synthetic_drive, tmp_path / "a", FeatureSettings(targets=str(targets))))
+    with pytest.raises(ConfigurationError, match=r"features\.cell: 12 pixels"):
+        make_stage(FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(cell=12)), _Dimension())
+    with pytest.raises(ConfigurationError, match="features_from: no feature field"):
+        make_stage(SemanticsConfiguration())
+    with pytest.raises(BundleError, match="feature field"):
+        Checkpoint(tmp_path / "x.ckpt", {}, {}).feature_field()
+    other = _features(
+        synthetic_drive, tmp_path / "b", FeatureSettings(targets=str(targets), units=32), start_from=str(trained)
+    )
+    with pytest.raises(BundleError, match="weights of another network"):
+        train(other)
+
+
+def test_losses_without_their_density_are_none(synthetic_drive: Path) -> None:
+    """With a frozen density only the features have losses, whatever the weights of the others."""
+    configuration = FeatureFieldConfiguration(pretrained=False, losses=LossWeights())
+    stage = make_stage(configuration, _Dimension())
+    assert {"feature", "feature_smoothness"} <= set(stage.weights())

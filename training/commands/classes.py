@@ -1,0 +1,86 @@
+"""Find classes in a trained feature field: clusters, a contact sheet of each, and a file of names to edit.
+
+DIR gets classes.json (one entry a cluster: its name, its colour, its share of the occupied voxels), a picture
+cluster_XX.png of each with what is typical of it, and clusters.safetensors. Names come from labelled training
+recordings where there are some (--labelled); otherwise clusters are called by their number. Look at the pictures, edit
+names and colours in classes.json (clusters of one name become one class), then
+
+    scene-completion export CHECKPOINT BUNDLE --classes DIR --student STUDENT --licence ...
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion classes``."""
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of stage semantics, or of feature_field")
+    parser.add_argument(
+        "--student", type=Path, required=True, metavar="DIR", help="bundle whose density says what is occupied"
+    )
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="training recordings to look at"
+    )
+    parser.add_argument(
+        "--labelled",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="training recordings with semantic voxels, for the names",
+    )
+    parser.add_argument(
+        "--naming",
+        choices=("hungarian", "covering", "majority"),
+        default="majority",
+        help="how clusters get the names of classes: each class one cluster, each class at least one, or each cluster "
+        "the class it falls together with most often (default: %(default)s)",
+    )
+    parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=2, metavar="N", help="look at every N-th frame (default: 2)")
+    parser.add_argument("--points", type=int, default=500, metavar="N", help="points of a frame (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the result")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, cluster, name and write."""
+    import numpy as np
+
+    from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
+    from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
+    from training.clustering.class_file import read_class_file, write_class_file
+    from training.clustering.clusters import fit_clusters
+    from training.evaluation.occupancy_run import open_recording
+    from training.evaluation.semantic_evaluation import named_by
+    from training.evaluation.semantic_models import FeatureFieldModel, student_density
+    from training.evaluation.survey import CLUSTER_FILE, survey, write_clusters, write_contact_sheets
+
+    density, cutoff = student_density(args.student)
+    model = FeatureFieldModel.open(args.checkpoint, density=density)
+    found = survey(
+        model,
+        cutoff,
+        [open_recording(folder) for folder in args.data],
+        every=args.every,
+        points_a_frame=args.points,
+        seed=args.seed,
+    )
+    clusters = fit_clusters(found.codes, args.clusters, seed=args.seed)
+    names: list[str | None] = [None] * args.clusters
+    if args.labelled:
+        labelled = [open_recording(folder) for folder in args.labelled]
+        classes = named_by(model, cutoff, clusters, labelled).names(args.naming)[1:]
+        names = [None if number in (EMPTY, UNASSIGNED) else COMMON_CLASSES[number] for number in classes]
+    shares = np.bincount(clusters.assign(found.codes), minlength=args.clusters) / len(found.codes)
+    args.output.mkdir(parents=True, exist_ok=True)
+    file = args.output / "classes.json"
+    write_class_file(file, names, shares.tolist())
+    write_clusters(args.output / CLUSTER_FILE, clusters, found)
+    named = read_class_file(file, args.clusters)
+    write_contact_sheets(args.output, clusters, found, named)
+    print(f"{args.output}: {args.clusters} clusters of {len(found.codes)} points, {len(named.class_names)} classes")
+    print(f"next: look at cluster_*.png, edit {file}, then scene-completion export ... --classes {args.output}")
+    return 0

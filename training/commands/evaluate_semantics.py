@@ -1,0 +1,107 @@
+"""`evaluate semantics`: unsupervised semantic completion under S4C's protocol, beside its controls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.commands.evaluated_models import SHARED_DATA, asked, refuse_scored, write_results
+
+if TYPE_CHECKING:
+    from training.evaluation.density_model import DensityModel
+    from training.evaluation.semantic_evaluation import FittedModel
+    from training.evaluation.semantic_models import SemanticModel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate semantics``."""
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=[], metavar="FILE", help="checkpoints of feature_field, semantics"
+    )
+    parser.add_argument(
+        "--student", type=Path, required=True, metavar="DIR", help="bundle whose density says what is occupied"
+    )
+    parser.add_argument(
+        "--foundation",
+        metavar="MODEL",
+        help="foundation model of the controls: its tokens clustered, on all voxels and on visible surfaces only",
+    )
+    parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
+    parser.add_argument(
+        "--prior", action="store_true", help="a control: the most frequent class of each voxel in --name-on"
+    )
+    parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FOLDER", help="towns to score on")
+    parser.add_argument(
+        "--windows", nargs="+", default=[], metavar="NAME", help=f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
+    )
+    parser.add_argument(
+        "--cluster-on", type=Path, nargs="+", required=True, metavar="FOLDER", help="training recordings to cluster"
+    )
+    parser.add_argument(
+        "--name-on", type=Path, nargs="+", required=True, metavar="FOLDER", help="labelled training recordings"
+    )
+    parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json and .md")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Cluster, name, score, print and write."""
+    from training.evaluation.occupancy_run import open_recording
+    from training.evaluation.semantic_evaluation import ClassPrior, fit_model, score
+    from training.evaluation.semantic_models import student_density
+    from training.evaluation.semantic_tables import as_json, markdown
+
+    _check(args)
+    windows = [Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences" / name for name in args.windows]
+    groups = {"towns": args.data, "windows": windows}
+    density, cutoff = student_density(args.student)
+    cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
+    fitted: list[FittedModel | ClassPrior] = [
+        fit_model(model, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed)
+        for model in _models(args, density)
+    ]
+    if args.prior:
+        fitted.append(ClassPrior(density, cutoff, name_on))
+    results = {
+        (group, model.name): (model, score(model, [open_recording(folder) for folder in folders], args.every))
+        for group, folders in groups.items()
+        if folders
+        for model in fitted
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    text = markdown(results)
+    print(text)
+    write_results(args.output, as_json(results, asked(args)), text)
+    return 0
+
+
+def _models(args: argparse.Namespace, density: DensityModel) -> list[SemanticModel]:
+    from training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens, OnSurface
+
+    models: list[SemanticModel] = [FeatureFieldModel.open(file, density=density) for file in args.checkpoint]
+    if args.foundation:
+        from training.foundation.backbone import Backbone
+
+        lifted = LiftedTokens(
+            Backbone(args.foundation, args.layer), density, cell=16, name="tokens of the image, lifted"
+        )
+        models += [lifted, OnSurface(lifted, "tokens of the image, on visible surfaces")]
+    return models
+
+
+def _check(args: argparse.Namespace) -> None:
+    from scene_completion_ros.errors import ConfigurationError
+
+    if not (args.data or args.windows):
+        raise ConfigurationError("nothing to score on", where="evaluate semantics", cure="Give --data or --windows")
+    if args.windows and not os.environ.get(SHARED_DATA):
+        raise ConfigurationError("its folder is not known", where="--windows", cure=f"Set {SHARED_DATA}")
+    if not (args.checkpoint or args.foundation or args.prior):
+        raise ConfigurationError(
+            "nothing to score", where="evaluate semantics", cure="Give --checkpoint, --foundation or --prior"
+        )
+    refuse_scored(args.data, {"--cluster-on": args.cluster_on, "--name-on": args.name_on})

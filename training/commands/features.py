@@ -1,0 +1,65 @@
+"""Compute the feature targets of a training once, so that it only reads them.
+
+MODEL is a DINO, DINOv2 or DINOv3 transformer: a local folder with config.json and model.safetensors, or a name on the
+model hub. DIR gets manifest.json and for every image of the training and validation sequences one file with the tokens
+of its variants in half precision: variant 0 is the image as it is, the others have randomly shifted grids, and every
+other one is mirrored. A training that mirrors scenes needs two variants or more.
+
+An interrupted command goes on where it was; several may work on the same DIR at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion features``."""
+    parser.add_argument("--config", type=Path, required=True, help="configuration of the training, for its data")
+    parser.add_argument("--model", required=True, metavar="MODEL", help="local folder, or name on the model hub")
+    parser.add_argument(
+        "--layer",
+        type=int,
+        default=-1,
+        help="hidden state: 1 is what comes out of the first block, -1 of the last (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cell", type=int, default=16, metavar="PIXELS", help="pixels along a token's side (default: %(default)s)"
+    )
+    parser.add_argument("--variants", type=int, default=2, metavar="N", help="variants an image (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the shifts (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the features")
+    parser.add_argument("--device", default="cpu", help="where the model runs, e.g. cuda (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="torch threads (default: all cores)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="values that replace the configuration's, e.g. data.root=/data",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare the frames, compute what is missing and say how much it was."""
+    import torch
+
+    from training.data.module import SequencesData
+    from training.foundation.backbone import Backbone
+    from training.foundation.feature_store import FeatureStore
+    from training.foundation.precompute import canonical_manifest, precompute
+    from training.runner import read_configuration
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    configuration = read_configuration(args.config, args.overrides)
+    backbone = Backbone(args.model, args.layer, args.device)
+    manifest = canonical_manifest(backbone, cell=args.cell, variants=args.variants, seed=args.seed)
+    store = FeatureStore.create(args.output, manifest)
+    data = SequencesData(configuration.data, configuration.steps, configuration.seed)
+    data.setup("fit")
+    frames = [frame for sequence in (*data.frames, *data.watched) for frame in sequence]
+    computed = precompute(frames, backbone, store)
+    images = sum(len(frame.images) for frame in frames)
+    print(f"{args.output}: {images} images, {computed} of them new; {store.variants} variants of {store.dim} channels")
+    return 0

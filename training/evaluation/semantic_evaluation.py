@@ -1,0 +1,233 @@
+"""Unsupervised semantics against ground truth voxels: clusters, their names, and scores under S4C's protocol.
+
+Clusters are fitted to occupied voxels of training recordings, without labels. Their names come from labelled voxels of
+training recordings as well. Test labels are only ever compared with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.cluster_assignment import (
+    match_covering,
+    match_majority,
+    match_occupied,
+    match_one_to_one,
+)
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, SEMANTIC_KITTI_TO_COMMON
+from scene_completion_ros.evaluation.semantic_completion import SemanticCompletionMetric
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.clustering.clusters import Clusters, fit_clusters
+from training.evaluation.density_model import DensityModel
+from training.evaluation.kitti import PRIOR_SIGMA
+from training.evaluation.semantic_models import SemanticModel, SemanticObservation, occupied_points
+from training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth, voxel_truth
+
+Naming = Literal["hungarian", "covering", "majority"]
+_MATCHES: dict[Naming, Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]] = {
+    "hungarian": match_one_to_one,
+    "covering": match_covering,
+    "majority": match_majority,
+}
+NAMED_WITHIN = 51.2
+"""Range in which clusters are named, metres: the largest."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedModel:
+    """A model whose clusters have been found and named.
+
+    Attributes:
+        model: The model.
+        cutoff: Density per metre that an occupied voxel exceeds.
+        clusters: Its clusters.
+        confusion: Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
+    """
+
+    model: SemanticModel
+    cutoff: float
+    clusters: Clusters
+    confusion: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.model.name
+
+    @property
+    def labels(self) -> int:
+        """Labels that it predicts: "empty" and the clusters."""
+        return 1 + len(self.clusters.centres)
+
+    def names(self, naming: Naming) -> NDArray[np.int64]:
+        """The class [1 + K] of "empty" and of each cluster."""
+        return match_occupied(self.confusion, _MATCHES[naming])
+
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+        """Clusters of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty, cluster k as k + 1."""
+        observed = self.model.observe(sequence, index)
+        counted = truth.known & truth.regions[ALL]
+        return cluster_volume(observed, self.cutoff, self.clusters, truth.grid, truth.grid_from_camera, counted)
+
+
+def cluster_volume(
+    observed: SemanticObservation,
+    cutoff: float,
+    clusters: Clusters,
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,
+    asked: NDArray[np.bool_],
+) -> NDArray[np.uint8]:
+    """Clusters of voxels: uint8 [X, Y, Z], 0 where nothing is or nothing was asked, cluster k as k + 1."""
+    volume = np.zeros(grid.shape, dtype=np.uint8)
+    points = _centres(grid, grid_from_camera, asked)
+    occupied = observed.observation.density(points) > cutoff
+    chosen = np.flatnonzero(asked.reshape(-1))[occupied]
+    volume.reshape(-1)[chosen] = 1 + clusters.assign(observed.codes(points[occupied]))
+    return volume
+
+
+def fit_model(
+    model: SemanticModel,
+    cutoff: float,
+    recordings: Sequence[PosedSequence],
+    labelled: Sequence[PosedSequence],
+    *,
+    clusters: int = 19,
+    every: int = 1,
+    points_a_frame: int = 500,
+    seed: int = 0,
+) -> FittedModel:
+    """Finds clusters without labels, and counts how they fall together with classes.
+
+    Args:
+        model: The model.
+        cutoff: Density per metre that an occupied voxel exceeds.
+        recordings: Training recordings whose occupied voxels are clustered.
+        labelled: Training recordings with ground truth voxels, for the names.
+        clusters: Number of clusters.
+        every: Frames between clustered ones.
+        points_a_frame: Voxels that are drawn of a frame.
+        seed: Seed of draw and clustering.
+
+    Raises:
+        ConfigurationError: Fewer voxels than clusters, or no labelled frame.
+    """
+    generator = np.random.default_rng(seed)
+    codes = []
+    for sequence in recordings:
+        for index in range(0, len(sequence), every):
+            observed = model.observe(sequence, index)
+            codes.append(observed.codes(occupied_points(observed, cutoff, generator, points_a_frame)))
+    return named_by(model, cutoff, fit_clusters(np.concatenate(codes), clusters, seed=seed), labelled)
+
+
+def named_by(model: SemanticModel, cutoff: float, clusters: Clusters, labelled: Sequence[PosedSequence]) -> FittedModel:
+    """Counts how the clusters of a model fall together with the classes of labelled recordings.
+
+    Raises:
+        ConfigurationError: No frame is labelled.
+    """
+    fitted = FittedModel(model, cutoff, clusters, np.zeros((0, 0), np.int64))
+    counts = score(fitted, labelled).confusion[NAMED_WITHIN]
+    if not counts.any():
+        raise ConfigurationError(
+            "no frame has ground truth voxels", where="labelled recordings", cure="Name some that have"
+        )
+    return dataclasses.replace(fitted, confusion=counts)
+
+
+class ClassPrior:
+    """A control: of every voxel the class that is most frequent around it in labelled recordings, whatever it shows.
+
+    Args:
+        density: Whose density says what is occupied.
+        cutoff: Density per metre that an occupied voxel exceeds.
+        labelled: Training recordings with ground truth voxels on one grid.
+
+    Raises:
+        ConfigurationError: No frame is labelled.
+    """
+
+    name = "class prior of the voxel"
+    labels = len(COMMON_CLASSES)
+
+    def __init__(self, density: DensityModel, cutoff: float, labelled: Sequence[PosedSequence]) -> None:
+        from scipy.ndimage import gaussian_filter
+
+        self._density = density
+        self._cutoff = cutoff
+        found = [truth for _, _, truth in truths(labelled)]
+        if not found:
+            raise ConfigurationError(
+                "no frame has ground truth voxels", where="labelled recordings", cure="Name some that have"
+            )
+        self._grid, self._grid_from_camera = found[0].grid, found[0].grid_from_camera
+        classes = [common_classes(truth) for truth in found]
+        best = np.zeros(self._grid.shape, np.float32)
+        self._class = np.ones(self._grid.shape, np.uint8)
+        for number in range(1, self.labels):
+            share = np.mean([volume == number for volume in classes], axis=0, dtype=np.float32)
+            if share.any():
+                smooth = gaussian_filter(share, PRIOR_SIGMA)
+                self._class[smooth > best] = number
+                best = np.maximum(best, smooth)
+
+    def names(self, naming: Naming) -> NDArray[np.int64]:
+        """Its labels are classes."""
+        return np.arange(self.labels)
+
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+        """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
+        asked = truth.known & truth.regions[ALL]
+        points = _centres(truth.grid, truth.grid_from_camera, asked)
+        occupied = self._density.observe(sequence, index).density(points) > self._cutoff
+        place, _ = self._grid.index_of(self._grid_from_camera.apply(points[occupied].astype(np.float64)))
+        place = np.clip(np.asarray(place), 0, np.array(self._grid.shape) - 1)  # beyond its grid, the class of its edge
+        volume = np.zeros(truth.grid.shape, dtype=np.uint8)
+        volume.reshape(-1)[np.flatnonzero(asked.reshape(-1))[occupied]] = self._class[tuple(place.T)]
+        return volume
+
+
+def score(
+    fitted: FittedModel | ClassPrior, recordings: Sequence[PosedSequence], every: int = 1
+) -> SemanticCompletionMetric:
+    """Counts the labels of a model against the classes of recordings; name them afterwards."""
+    metric = SemanticCompletionMetric(grid=DEFAULT_GRID, labels=fitted.labels)
+    for sequence, index, truth in truths(recordings, every):
+        metric.update(fitted.predict(sequence, index, truth), common_classes(truth), field_of_view(truth))
+    return metric
+
+
+def truths(recordings: Sequence[PosedSequence], every: int = 1) -> Iterator[tuple[PosedSequence, int, VoxelTruth]]:
+    """Frames of recordings that have ground truth voxels."""
+    for sequence in recordings:
+        for index in range(0, len(sequence), every):
+            truth = voxel_truth(sequence, index)
+            if truth is not None:
+                yield sequence, index, truth
+
+
+def common_classes(truth: VoxelTruth) -> NDArray[np.uint8]:
+    """The 15 classes of S4C [X, Y, Z]; 255 where nothing is known, and inside of things that no sensor looks into."""
+    inside = truth.regions.get(INTERIORS, np.zeros_like(truth.known))
+    return SEMANTIC_KITTI_TO_COMMON.apply(np.where(truth.known & ~inside, truth.label, INVALID))
+
+
+def field_of_view(truth: VoxelTruth) -> NDArray[np.bool_]:
+    """The voxels that the image shows, or something in front of them."""
+    return truth.regions[ALL]
+
+
+def _centres(grid: VoxelGrid, grid_from_camera: RigidTransform, asked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    centres = np.asarray(grid.origin) + (np.argwhere(asked) + 0.5) * grid.voxel_size
+    return np.asarray(grid_from_camera.inverse().apply(centres), np.float32)

@@ -1,0 +1,223 @@
+"""What semantics are evaluated on: anything that gives a density and, for clustering, a vector to every point."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.checkpoints import Checkpoint
+from training.data.prepared import CANONICAL_CAMERA
+from training.evaluation.checkpoints import CanonicalImages, observed_density
+from training.evaluation.controls import OPAQUE, grid_density, surface_voxels
+from training.evaluation.density_model import (
+    CALIBRATED_RULE,
+    PUBLISHED_CUTOFF,
+    DensityModel,
+    Observation,
+    reference_camera,
+)
+from training.evaluation.deployed_model import DeployedModel
+from training.foundation.backbone import Backbone
+from training.networks.feature_field import FeatureField, FeatureObservation, normalised
+from training.networks.semantic_head import DistillationHead
+
+CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+_CHUNK = 1 << 14  # points in memory at a time
+_SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticObservation:
+    """A model that has seen the image of a frame.
+
+    Attributes:
+        observation: Its density.
+        codes: Vectors of length one [N, C] of points [N, 3], metres, optical frame of the reference camera; what lies
+            together in their space is called alike.
+        units: Hidden units of the features [N, E] of points, where the model has some: what is deployed.
+    """
+
+    observation: Observation
+    codes: CodeFunction
+    units: CodeFunction | None = None
+
+
+class SemanticModel(Protocol):
+    """Anything that can be clustered and evaluated."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables."""
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        """Look at a frame."""
+
+
+class FeatureFieldModel:
+    """A trained feature field; its points are clustered by their expanded features, or by what a head makes of them.
+
+    Args:
+        field: The field.
+        name: Short name for tables.
+        head: The head of the second stage; without one the expanded features themselves are clustered.
+        density: Whose density says what is occupied: the student that the field was made from, as it is deployed; the
+            field's own if left out.
+        half_resolution: It was trained on images of half the size.
+    """
+
+    def __init__(
+        self,
+        field: FeatureField,
+        name: str,
+        head: DistillationHead | None = None,
+        *,
+        density: DensityModel | None = None,
+        half_resolution: bool = False,
+    ) -> None:
+        self._density = density
+        self.field = field.eval()
+        self.head = head.eval() if head is not None else None
+        self.name = name
+        self._image = CanonicalImages(field.camera, half_resolution)
+
+    @staticmethod
+    def open(path: Path, name: str | None = None, density: DensityModel | None = None) -> FeatureFieldModel:
+        """Opens a checkpoint of stage `feature_field`, or of stage `semantics` with its head.
+
+        Raises:
+            BundleError: It is none of these.
+        """
+        stored = Checkpoint.read(path)
+        head = stored.distillation_head() if stored.stage == "semantics" else None
+        return FeatureFieldModel(
+            stored.feature_field(),
+            name or path.resolve().parent.parent.name,
+            head,
+            density=density,
+            half_resolution=stored.half_resolution,
+        )
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        """Encode the reference camera's image of a frame."""
+        name = reference_camera(sequence)
+        with torch.inference_mode():
+            seen = self.field.observe(self._image(sequence, index, name)[None])
+        if self._density is None:
+            observation = observed_density(seen, sequence.cameras[name], self.field.spec)
+        else:
+            observation = self._density.observe(sequence, index)
+        return SemanticObservation(
+            observation,
+            codes=lambda points: _in_chunks(lambda p: self._codes(seen, p), points),
+            units=lambda points: _in_chunks(lambda p: seen.units(p[None])[0], points),
+        )
+
+    def _codes(self, seen: FeatureObservation, points: Tensor) -> Tensor:
+        features = self.field.expand(seen.features(points[None])[0])
+        return normalised(features) if self.head is None else self.head(features)
+
+
+class LiftedTokens:
+    """A control: every point has the token of the pixel it projects to, as if no field had been trained.
+
+    Args:
+        backbone: The foundation model.
+        density: Whose density says what is occupied.
+        cell: Edge of the square of pixels that a token covers.
+        name: Short name for tables.
+    """
+
+    def __init__(self, backbone: Backbone, density: DensityModel, cell: int, name: str) -> None:
+        self.name = name
+        self._backbone = backbone
+        self._density = density
+        self._cell = cell
+        self._image = CanonicalImages(CANONICAL_CAMERA, half_resolution=False)
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        """Compute the tokens of the reference camera's image of a frame."""
+        name = reference_camera(sequence)
+        tokens = self._backbone.features(self._image(sequence, index, name)[None], self._cell).float()
+        observation = self._density.observe(sequence, index)
+        return SemanticObservation(observation, lambda points: _in_chunks(lambda p: _tokens_at(tokens, p), points))
+
+
+class OnSurface:
+    """A control: what another model says, on the surfaces alone that the density shows to the camera.
+
+    Args:
+        model: The model.
+        name: Short name for tables.
+    """
+
+    def __init__(self, model: SemanticModel, name: str) -> None:
+        self.name = name
+        self._model = model
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        """Look at a frame, and at the depth that is rendered of it."""
+        seen = self._model.observe(sequence, index)
+        coarse = seen.observation.depth_image(_SURFACE_STRIDE)
+        depth = coarse.repeat(_SURFACE_STRIDE, axis=0).repeat(_SURFACE_STRIDE, axis=1)
+        camera = seen.observation.camera
+        occupied = surface_voxels(depth[: camera.height, : camera.width], camera)
+        density = grid_density(np.where(occupied, OPAQUE, np.float32(0.0)), DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA)
+        return dataclasses.replace(seen, observation=Observation(camera, density))
+
+
+def student_density(folder: Path) -> tuple[DensityModel, float]:
+    """A deployed student, and the density per metre that what it calls occupied exceeds.
+
+    Raises:
+        BundleError: The folder holds no bundle.
+    """
+    model = DeployedModel(StudentBundle.load(folder))
+    return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
+
+
+def _tokens_at(tokens: Tensor, points: Tensor) -> Tensor:
+    """Tokens [1, D, h, w] at the pixels that points [N, 3] project to, bilinear, of length one [N, D]."""
+    camera = CANONICAL_CAMERA
+    depth = points[:, 2].clamp_min(1e-3)
+    x = (2.0 * (camera.fx * points[:, 0] / depth + camera.cx) + 1.0) / camera.width - 1.0
+    y = (2.0 * (camera.fy * points[:, 1] / depth + camera.cy) + 1.0) / camera.height - 1.0
+    grid = torch.stack([x, y], dim=-1)[None, None].clamp(-2.0, 2.0)
+    sampled = functional.grid_sample(tokens, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return normalised(sampled[0, :, 0].T)
+
+
+def _in_chunks(function: Callable[[Tensor], Tensor], points: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        parts = [
+            function(torch.from_numpy(points[start : start + _CHUNK])).numpy()
+            for start in range(0, len(points), _CHUNK)
+        ]
+    return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.float32)
+
+
+def occupied_points(
+    observed: SemanticObservation,
+    cutoff: float,
+    generator: np.random.Generator,
+    count: int,
+) -> NDArray[np.float32]:
+    """Random occupied voxels [≤ count, 3] of the default grid that the image shows, metres, optical frame."""
+    candidates = generator.choice(int(np.prod(DEFAULT_GRID.shape)), 40 * count, replace=False)
+    index = np.stack(np.unravel_index(candidates, DEFAULT_GRID.shape), axis=-1)
+    centres = np.asarray(DEFAULT_GRID.origin) + (index + 0.5) * DEFAULT_GRID.voxel_size
+    points = DEFAULT_GRID_FROM_CAMERA.inverse().apply(centres)
+    seen = np.asarray(observed.observation.camera.project(points)[1])
+    shown = np.asarray(points[seen], np.float32)
+    return np.asarray(shown[observed.observation.density(shown) > cutoff][:count], np.float32)

@@ -1,0 +1,145 @@
+"""A survey of training recordings: points on what is occupied, with what is clustered and what is deployed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.clustering.class_file import NamedClusters
+from training.clustering.clusters import Clusters
+from training.clustering.contact_sheet import COLUMNS, contact_sheet, tile
+from training.evaluation.density_model import reference_camera
+from training.evaluation.semantic_models import FeatureFieldModel, occupied_points
+
+CLUSTER_FILE = "clusters.safetensors"
+TILES = 3 * COLUMNS
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Points of training recordings.
+
+    Attributes:
+        recordings: The recordings.
+        recording: Number of the recording of each point [N].
+        frame: Its frame [N].
+        pixel: Where it lies in the image of the reference camera [N, 2], u and v.
+        codes: What is clustered, of length one, float32 [N, C].
+        units: Hidden units of the features, float16 [N, E].
+    """
+
+    recordings: Sequence[PosedSequence]
+    recording: NDArray[np.int64]
+    frame: NDArray[np.int64]
+    pixel: NDArray[np.float64]
+    codes: NDArray[np.float32]
+    units: NDArray[np.float16]
+
+
+def survey(
+    model: FeatureFieldModel,
+    cutoff: float,
+    recordings: Sequence[PosedSequence],
+    *,
+    every: int = 1,
+    points_a_frame: int = 500,
+    seed: int = 0,
+) -> Survey:
+    """Looks at recordings.
+
+    Args:
+        model: The model.
+        cutoff: Density per metre that an occupied voxel exceeds.
+        recordings: Training recordings.
+        every: Frames between those that are looked at.
+        points_a_frame: Occupied voxels that are drawn of a frame.
+        seed: Seed of the draw.
+
+    Raises:
+        ConfigurationError: Nothing is occupied anywhere.
+    """
+    generator = np.random.default_rng(seed)
+    parts: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.float16]]] = []
+    for number, sequence in enumerate(recordings):
+        camera = sequence.cameras[reference_camera(sequence)]
+        for index in range(0, len(sequence), every):
+            observed = model.observe(sequence, index)
+            points = occupied_points(observed, cutoff, generator, points_a_frame)
+            places = np.tile(np.array([[number, index]]), (len(points), 1))
+            pixels = np.asarray(camera.project(points.astype(np.float64))[0])
+            assert observed.units is not None  # a feature field has some
+            parts.append((places, pixels, observed.codes(points), observed.units(points).astype(np.float16)))
+    if not sum(len(part[0]) for part in parts):
+        raise ConfigurationError(
+            "nothing is occupied in any frame", where="survey", cure="Check the student and the recordings"
+        )
+    places, pixels, codes, units = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Survey(recordings, places[:, 0], places[:, 1], pixels, codes, units)
+
+
+def write_clusters(file: Path, clusters: Clusters, found: Survey) -> None:
+    """Writes the centres, and the points' units with their clusters, from which a label head is fitted."""
+    order = np.random.default_rng(0).permutation(len(found.codes))
+    arrays: dict[str, NDArray[Any]] = {
+        "centres": clusters.centres,
+        "units": np.ascontiguousarray(found.units[order]),
+        "cluster": clusters.assign(found.codes[order]).astype(np.uint8),
+    }
+    part = file.with_suffix(".part")
+    safetensors.numpy.save_file(arrays, part)
+    part.replace(file)
+
+
+def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np.int64]]:
+    """Reads centres, units [N, E] and clusters [N].
+
+    Raises:
+        ConfigurationError: The file is missing or damaged.
+    """
+    try:
+        arrays = safetensors.numpy.load_file(file)
+        return Clusters(arrays["centres"]), arrays["units"], arrays["cluster"].astype(np.int64)
+    except (OSError, ValueError, LookupError, safetensors.SafetensorError) as error:
+        raise ConfigurationError(
+            f"cannot be read ({error})", where=str(file), cure="Make it with `scene-completion classes`"
+        ) from error
+
+
+def write_contact_sheets(folder: Path, clusters: Clusters, found: Survey, named: NamedClusters) -> list[Path]:
+    """Writes a page for each cluster: the points nearest to its centre, at most one a frame."""
+    cosine = found.codes @ clusters.centres.T
+    assigned = cosine.argmax(axis=1)
+    files = []
+    for number in range(len(clusters.centres)):
+        of_class = named.class_of_cluster[number]
+        name, colour = named.class_names[of_class], named.class_colours[of_class]
+        tiles = []
+        for point in _typical(found, np.flatnonzero(assigned == number), cosine[:, number]):
+            sequence = found.recordings[found.recording[point]]
+            image = sequence.image(int(found.frame[point]), reference_camera(sequence))
+            u, v = found.pixel[point]
+            tiles.append(tile(image, (float(u), float(v)), colour))
+        share = 100.0 * float((assigned == number).mean())
+        page = contact_sheet(tiles, f"cluster {number}: {name}, {share:.1f} % of the points", colour)
+        files.append(folder / f"cluster_{number:02d}.png")
+        cv2.imwrite(str(files[-1]), page[..., ::-1])
+    return files
+
+
+def _typical(found: Survey, members: NDArray[np.int64], cosine: NDArray[np.float32]) -> list[int]:
+    """Points of a cluster, nearest to its centre first, of as many frames as there are."""
+    chosen: dict[tuple[int, int], int] = {}
+    for point in members[np.argsort(-cosine[members])]:
+        chosen.setdefault((int(found.recording[point]), int(found.frame[point])), int(point))
+        if len(chosen) == TILES:
+            break
+    return list(chosen.values())

@@ -1,0 +1,242 @@
+"""Tokens of a vision transformer of the DINO family, each of which covers a square of pixels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
+from training.foundation.model_files import (
+    Normalisation,
+    description_folder,
+    read_config,
+    read_normalisation,
+    sha256,
+    weight_files,
+)
+
+_CLASSES = {
+    "vit": "ViTModel",  # DINO
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
+}
+_DERIVED = ("out_features", "out_indices", "stage_names")
+"""Entries of a configuration that count its blocks, and do not matter here."""
+_UNUSED = "mask_token"
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What features follow from, besides the image.
+
+    Attributes:
+        name: Name of the folder, or on the hub; for people, two names may mean the same model.
+        type: Type of the model, as in its configuration.
+        weights: File -> SHA-256.
+        layer: Hidden state that is taken, 0 what goes into the first block.
+        dim: Dimension of the features.
+        normalisation: Of the input.
+    """
+
+    name: str
+    type: str
+    weights: dict[str, str]
+    layer: int
+    dim: int
+    normalisation: Normalisation
+
+
+class Backbone:
+    """A frozen DINO, DINOv2 or DINOv3 transformer that gives one hidden state, through its final LayerNorm.
+
+    Class and register tokens are dropped. Blocks after the hidden state are not even loaded.
+
+    Args:
+        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
+        layer: Index into the hidden states: 0 is what goes into the first block, −1 (or the number of blocks) what
+            comes out of the last.
+        device: Where it runs, in single precision.
+
+    Raises:
+        ConfigurationError: No such model, of another type, or without this layer; found before weights are read.
+        BundleError: Weights that are missing, damaged, of another network, or only pickled.
+    """
+
+    def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
+        self._model = str(model)
+        folder = description_folder(self._model)
+        config = read_config(folder)
+        self.type = _supported_type(config, self._model)
+        self.normalisation = read_normalisation(folder)
+        self.layer = _layer_index(config, layer, self._model)
+        self._weights = weight_files(self._model)
+        # Shortened, its last state is the wanted one, normalised once. Among `hidden_states`, the last one of some
+        # versions of transformers is normalised already.
+        network = _load(self._weights, self.type, config | {"num_hidden_layers": self.layer})
+        self.dim: int = network.config.hidden_size
+        self._patch = _patch_size(network.config.patch_size, self._model)
+        self._extra_tokens = 1 + int(getattr(network.config, "num_register_tokens", 0))
+        # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
+        self._options = {"interpolate_pos_encoding": True} if self.type == "vit" else {}
+        self._device = torch.device(device)
+        self._network = network.to(self._device)
+        self._mean, self._deviation = (
+            torch.tensor(values, device=self._device)[:, None, None]
+            for values in (self.normalisation.mean, self.normalisation.deviation)
+        )
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What the features follow from; reads the weight files."""
+        folder = Path(self._model).expanduser()
+        return ModelIdentity(
+            name=folder.resolve().name if folder.is_dir() else self._model,
+            type=self.type,
+            weights={file.name: sha256(file) for file in self._weights},
+            layer=self.layer,
+            dim=self.dim,
+            normalisation=self.normalisation,
+        )
+
+    @torch.no_grad()
+    def features(self, images: Tensor, cell: int) -> Tensor:
+        """Tokens of images; token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell).
+
+        The image is resized by patch / cell (bilinear, antialiased). Where its size is no multiple of `cell`, its last
+        row and column are repeated before: every pixel is in a cell, and cells stay where they are.
+
+        Args:
+            images: RGB [B, 3, H, W] in 0..255, of any type.
+            cell: Edge of the square of pixels that a token covers.
+
+        Returns:
+            float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the backbone's device, not normalised in length.
+
+        Raises:
+            ImageError: Images of another shape.
+            ConfigurationError: `cell` is not positive.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")
+        if cell < 1:
+            raise ConfigurationError(f"{cell} pixels", where="cell", cure="Give at least 1")
+        height, width = (-(-size // cell) for size in images.shape[-2:])
+        # Lightning's mixed precision ends here: targets do not depend on how a network is trained on them.
+        with torch.autocast(self._device.type, enabled=False):
+            pixels = self._normalised(_enlarged(images.to(self._device).float(), cell, height, width))
+            if cell != self._patch:
+                size = (height * self._patch, width * self._patch)
+                pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+            tokens: Tensor = self._network(pixel_values=pixels, **self._options).last_hidden_state
+        return tokens[:, self._extra_tokens :].transpose(1, 2).reshape(len(images), self.dim, height, width)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._deviation
+
+
+def _enlarged(images: Tensor, cell: int, height: int, width: int) -> Tensor:
+    """Images [B, 3, H, W] with their edge repeated to the right and below, to a whole number of cells."""
+    right, below = width * cell - images.shape[-1], height * cell - images.shape[-2]
+    return functional.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
+
+
+def _supported_type(config: dict[str, Any], model: str) -> str:
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in _CLASSES:
+        reason = ": its stages have resolutions of their own" if kind == "dinov3_convnext" else ""
+        raise ConfigurationError(
+            f"model type {kind!r} is not supported{reason}", where=model, cure=f"There are {', '.join(_CLASSES)}"
+        )
+    if config.get("num_channels", 3) != 3:
+        raise ConfigurationError(f"takes {config['num_channels']} channels", where=model, cure="Name one for RGB")
+    return kind
+
+
+def _layer_index(config: dict[str, Any], layer: int, model: str) -> int:
+    """Index from the front of a hidden state."""
+    blocks = config.get("num_hidden_layers", 12)  # the default of all these configurations
+    if not isinstance(blocks, int) or blocks < 1:
+        raise BundleError(f"num_hidden_layers is {blocks!r}", where=f"{model}: config.json")
+    if not -blocks - 1 <= layer <= blocks:
+        raise ConfigurationError(
+            f"no layer {layer}: {model} has {blocks} blocks",
+            where="layer",
+            cure=f"Choose 0 to {blocks}, or {-blocks - 1} to -1 from the end",
+        )
+    return layer % (blocks + 1)
+
+
+def _patch_size(size: int | list[int], model: str) -> int:
+    edges = {size} if isinstance(size, int) else set(size)
+    if len(edges) > 1:
+        raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
+    return edges.pop()
+
+
+def _load(files: list[Path], kind: str, config: dict[str, Any]) -> Any:
+    """The network, a class of transformers, with the weights of its files, frozen.
+
+    Raises:
+        BundleError: They are damaged, or those of another network.
+    """
+    import transformers
+
+    folder = str(files[0].parent)
+    network_class = getattr(transformers, _CLASSES[kind])
+    options = {"add_pooling_layer": False} if kind == "vit" else {}
+    known = {name: value for name, value in config.items() if name not in _DERIVED}
+    try:
+        weights = {name: value for file in files for name, value in safetensors.torch.load_file(file).items()}
+        with _quiet():
+            # Given the weights, transformers opens no file: a configuration cannot send it elsewhere.
+            network, report = network_class.from_pretrained(
+                None,
+                config=network_class.config_class.from_dict(known),
+                state_dict=weights,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,  # they are in the report
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:  # of whatever kind: these files may say anything
+        raise BundleError(
+            f"cannot be loaded as {_CLASSES[kind]} ({str(error)[:300]})", where=folder, cure="Get it once more"
+        ) from error
+    missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
+    unfit = sorted([*missing, *(name for name, *_ in report["mismatched_keys"])])
+    if unfit:  # they would have random values
+        raise BundleError(
+            f"{len(unfit)} weights are missing or of another shape, such as {unfit[0]}",
+            where=folder,
+            cure="Name a model whose weights fit its config.json",
+        )
+    return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from listing the blocks that are left out on purpose, and from drawing a bar."""
+    from transformers.utils import logging as settings
+
+    logger = logging.getLogger("transformers")
+    level, bar = logger.level, settings.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    settings.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bar:
+            settings.enable_progress_bar()  # type: ignore[no-untyped-call]

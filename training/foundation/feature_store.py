@@ -1,0 +1,192 @@
+"""Feature targets on disk: float16, one file an image, read when they are asked for.
+
+A store is a folder with `manifest.json` and `features/<key>.safetensors`, which holds for the V variants of an image
+features float16 [V, D, h, w], shift int32 [V, 2] and mirrored bool [V].
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from training.data.mapped_arrays import mapped_arrays
+from training.foundation.backbone import ModelIdentity
+from training.foundation.manifest import FeatureManifest
+from training.foundation.targets import FeatureTarget, Variant, as_half, check_variant, variant_of
+
+_MANIFEST = "manifest.json"
+
+
+class FeatureStore:
+    """Feature targets in a folder; made by `create` or `open`.
+
+    It holds nothing but the manifest in memory, may be written and read by many processes at a time, and be handed to
+    others by pickling.
+
+    Args:
+        folder: Its folder.
+        manifest: What its features have in common.
+    """
+
+    def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def create(cls, folder: Path, manifest: FeatureManifest) -> FeatureStore:
+        """Makes a store, or goes on with one that was made for the same.
+
+        Raises:
+            ConfigurationError: Variants, cell or seed make no sense, or the folder holds features of another model,
+                layer, cell, image size, number of variants or seed.
+            SequenceError: Its manifest is damaged.
+        """
+        if manifest.variants < 1 or manifest.cell < 1 or manifest.seed < 0:
+            raise ConfigurationError(
+                f"{manifest.variants} variants, cells of {manifest.cell} pixels, seed {manifest.seed}",
+                where=str(folder),
+                cure="Give at least one variant, one pixel, and no negative seed",
+            )
+        file = folder / _MANIFEST
+        if not file.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            part = _part(file)
+            manifest.write(part)
+            part.replace(file)
+        store = cls(folder, FeatureManifest.read(file))  # what is there now: others may have made it meanwhile
+        _refuse_difference(folder, store.manifest, manifest)
+        return store
+
+    @classmethod
+    def open(cls, folder: Path, *, model: ModelIdentity | None = None, cell: int | None = None) -> FeatureStore:
+        """Opens a store to read from.
+
+        Args:
+            folder: Its folder.
+            model: Whose features are expected; anyone's if not given.
+            cell: Which edge of the square of pixels of a token is expected; any if not given.
+
+        Raises:
+            ConfigurationError: It holds features of another model or layer, or of other cells.
+            SequenceError: There is none, or its manifest is damaged.
+        """
+        manifest = FeatureManifest.read(folder / _MANIFEST)
+        asked = FeatureManifest(
+            model or manifest.model, cell or manifest.cell, manifest.image_size, manifest.variants, manifest.seed
+        )
+        _refuse_difference(folder, manifest, asked)
+        return cls(folder, manifest)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the features."""
+        return self.manifest.model.dim
+
+    @property
+    def cell(self) -> int:
+        """Edge of the square of pixels that a token covers."""
+        return self.manifest.cell
+
+    @property
+    def variants(self) -> int:
+        """Number of variants of an image; the odd ones are mirrored."""
+        return self.manifest.variants
+
+    def __contains__(self, key: str) -> bool:
+        return self._file(key).exists()
+
+    def variants_of(self, key: str) -> list[Variant]:
+        """Shift and mirroring of each variant of an image."""
+        return [variant_of(self.manifest.seed, key, number, self.cell) for number in range(self.variants)]
+
+    def save(self, key: str, features: Tensor) -> None:
+        """Stores the features [V, D, h, w] of the variants of an image.
+
+        Raises:
+            ConfigurationError: float16 cannot hold them, or they have another shape than the manifest says.
+        """
+        shape = (self.variants, self.dim, *self.manifest.grid)
+        if tuple(features.shape) != shape:
+            raise ConfigurationError(f"features {tuple(features.shape)}, not {shape}", where=key)
+        variants = self.variants_of(key)
+        arrays = {
+            "features": as_half(features, key).contiguous(),
+            "shift": torch.tensor([variant.shift for variant in variants], dtype=torch.int32),
+            "mirrored": torch.tensor([variant.mirrored for variant in variants]),
+        }
+        file = self._file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = _part(file)
+        try:
+            safetensors.torch.save_file(arrays, part)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def get(self, key: str, image: NDArray[np.uint8] | None, variant: int) -> FeatureTarget:
+        """Features of a variant of an image, see `FeatureTargets.get`; the image is not looked at.
+
+        Raises:
+            SequenceError: They are not in the store, or their file is damaged.
+            ConfigurationError: There are not so many variants.
+        """
+        check_variant(variant, self.variants)
+        file = self._file(key)
+        shape = (self.variants, self.dim, *self.manifest.grid)
+        try:
+            arrays = mapped_arrays(file)
+            features, shift, mirrored = arrays["features"], arrays["shift"], arrays["mirrored"]
+            if (features.shape, shift.shape, mirrored.shape) != (shape, (len(features), 2), (len(features),)):
+                raise ValueError(f"features {features.shape}, not {shape}")
+            copied = torch.from_numpy(np.array(features[variant], np.float16))  # the mapping ends here
+            dy, dx = (int(pixels) for pixels in shift[variant])
+            return FeatureTarget(copied, (dy, dx), bool(mirrored[variant]))
+        except FileNotFoundError as error:
+            raise SequenceError(
+                f"no features of {key}", where=str(self.folder), cure="Run `scene-completion features` once more"
+            ) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise SequenceError(
+                f"damaged ({error})",
+                where=str(file),
+                cure="Delete it and run `scene-completion features` once more: the other files are kept",
+            ) from error
+
+    def _file(self, key: str) -> Path:
+        parts = key.split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            raise SequenceError(f"{key!r} is no key", where=str(self.folder), cure="Give names separated by /")
+        *folders, name = (quote(part, safe="+-=@ ") for part in parts)
+        return self.folder.joinpath("features", *folders, f"{name}.safetensors")
+
+
+def _part(file: Path) -> Path:
+    """Where a file is written before it is moved into place; others may be writing the same."""
+    return file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
+
+
+def _refuse_difference(folder: Path, held: FeatureManifest, asked: FeatureManifest) -> None:
+    there, wanted = held.facts(), asked.facts()
+    different = [fact for fact in there if there[fact] != wanted[fact]]
+    if different:
+        what = "; ".join(f"{fact} {_short(there[fact])}, asked for {_short(wanted[fact])}" for fact in different)
+        raise ConfigurationError(
+            f"holds features of {held.model.name} ({held.model.type}), asked for {asked.model.name}: {what}",
+            where=str(folder),
+            cure="Name another folder, or ask for what it holds",
+        )
+
+
+def _short(value: object) -> str:
+    """A value, of which digests are cut short."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {str(entry)[:12]}" for name, entry in value.items())
+    return str(value)

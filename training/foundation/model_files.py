@@ -1,0 +1,149 @@
+"""Files of a foundation model, in a local folder or on the model hub, and what they say without being run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_DESCRIPTION_FILES = (_CONFIG, _PREPROCESSOR)
+_WEIGHT_FILES = (_WEIGHTS, _INDEX, "model-*.safetensors")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a model expects of its input: (image − mean) / deviation, for RGB in 0..255.
+
+    Attributes:
+        mean: Of each channel.
+        deviation: Of each channel.
+    """
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+def description_folder(model: str) -> Path:
+    """Folder with the configuration of a model: the one that is named, or a download from the hub (without weights).
+
+    Raises:
+        ConfigurationError: There is neither such a folder nor such a model on the hub.
+    """
+    return _folder(model, _DESCRIPTION_FILES)
+
+
+def weight_files(model: str) -> list[Path]:
+    """The safetensors files that hold the weights of a model, downloaded where it is on the hub.
+
+    Raises:
+        BundleError: There are none, or they are not as their index says. Pickled ones are never opened.
+        ConfigurationError: See `description_folder`.
+    """
+    folder = _folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if not (folder / _INDEX).is_file():
+        pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
+        instead = f", only {', '.join(pickled)}" if pickled else ""
+        raise BundleError(
+            f"no {_WEIGHTS} in it{instead}",
+            where=model,
+            cure="Only safetensors are read, because pickled weights can execute code: convert them once where you "
+            "trust them (from_pretrained, then save_pretrained)",
+        )
+    content = read_json(folder / _INDEX).get("weight_map")
+    named = set(content.values()) if isinstance(content, dict) else set()
+    parts = sorted(name for name in named if isinstance(name, str))
+    lacking = [name for name in parts if Path(name).name != name or not (folder / name).is_file()]
+    if not parts or lacking:
+        raise BundleError(
+            f"names {lacking[0] if lacking else 'no files'}, which are not there", where=str(folder / _INDEX)
+        )
+    return [folder / name for name in parts]
+
+
+def _folder(model: str, wanted: Sequence[str]) -> Path:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
+        raise ConfigurationError("no such folder", where=model, cure="Name the folder of a model, or one on the hub")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(wanted)))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"neither a folder here, nor to be had from the hub ({str(error).splitlines()[0]})",
+            where=model,
+            cure="Name a local folder with config.json and model.safetensors, or check name, network and access",
+        ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Configuration of a model.
+
+    Raises:
+        BundleError: There is none.
+    """
+    file = folder / _CONFIG
+    if not file.is_file():
+        raise BundleError(f"no {_CONFIG} in it", where=str(folder), cure="Name the folder that save_pretrained wrote")
+    return read_json(file)
+
+
+def read_normalisation(folder: Path) -> Normalisation:
+    """What `preprocessor_config.json` says of colours; without one, mean and deviation of ImageNet.
+
+    Raises:
+        BundleError: It makes no sense.
+    """
+    file = folder / _PREPROCESSOR
+    content = read_json(file) if file.is_file() else {}
+    try:
+        mean, deviation = content.get("image_mean", IMAGENET_MEAN), content.get("image_std", IMAGENET_STD)
+        if not content.get("do_normalize", True):
+            mean, deviation = (0.0,) * 3, (1.0,) * 3
+        factor = float(content.get("rescale_factor", 1.0 / 255.0)) if content.get("do_rescale", True) else 1.0
+        (r, g, b), (dr, dg, db) = ([float(value) / factor for value in values] for values in (mean, deviation))
+        if min(dr, dg, db) <= 0.0:
+            raise ValueError(f"deviation {deviation}")
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise BundleError(
+            f"no mean and deviation of three channels ({error})", where=str(file), cure="Correct or delete it"
+        ) from error
+    return Normalisation((r, g, b), (dr, dg, db))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Object in a JSON file.
+
+    Raises:
+        BundleError: It holds none.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot be read ({error})", where=str(file), cure="Get the model once more") from error
+    if not isinstance(content, dict):
+        raise BundleError("holds no JSON object", where=str(file), cure="Get the model once more")
+    return content
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""Computes the feature targets of prepared frames into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from training.data.augmentation import canonical_image
+from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from training.foundation.backbone import Backbone
+from training.foundation.feature_store import FeatureStore
+from training.foundation.manifest import FeatureManifest
+from training.foundation.targets import frame_key, variant_images
+
+
+def canonical_manifest(backbone: Backbone, *, cell: int, variants: int, seed: int) -> FeatureManifest:
+    """Manifest of a store for images in the canonical camera."""
+    size = (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
+    return FeatureManifest(backbone.identity, cell=cell, image_size=size, variants=variants, seed=seed)
+
+
+def precompute(frames: Sequence[PreparedFrame], backbone: Backbone, store: FeatureStore) -> int:
+    """Computes the features of every image of frames that the store lacks.
+
+    The images are those that trainings compare with: in the canonical camera, unturned, with their own colours.
+
+    Args:
+        frames: Prepared frames.
+        backbone: The network that the store was made for.
+        store: Takes the features.
+
+    Returns:
+        Number of images whose features were computed.
+
+    Raises:
+        ConfigurationError: float16 cannot hold them.
+    """
+    images = [(frame, camera) for frame in frames for camera in sorted(frame.images)]
+    computed = 0
+    for frame, camera in _bar(images):
+        key = frame_key(frame, camera)
+        if key in store:
+            continue
+        image = canonical_image(frame.images[camera], frame.cameras[camera])
+        variants = variant_images(image, store.variants_of(key))
+        store.save(key, backbone.features(variants, store.cell))
+        computed += 1
+    return computed
+
+
+def _bar(images: list[tuple[PreparedFrame, str]]) -> Any:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    return tqdm(images, unit="image", disable=None)

@@ -1,0 +1,41 @@
+"""What rendered features must agree with: the tokens of a 2D foundation model, and each other within a surface."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+EDGE_TEMPERATURE = 25.0
+"""How quickly the smoothness of features ends at an edge of the image (SceneDINO)."""
+
+
+def cosine_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """1 − cos(F, F*), mean over valid rows; zero, with a gradient of zero, where none is valid.
+
+    The published code has no mask: rays that end where no encoder view looks are drawn to what others see there.
+
+    Args:
+        predicted: [P, D].
+        target: [P, D].
+        valid: bool [P].
+    """
+    distance = 1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6)
+    return (distance * valid).sum() / valid.sum().clamp_min(1)
+
+
+def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
+    """mean_c |∂x F| e^{−25 |∂x I|} + the same along y: features change where the image does (SceneDINO).
+
+    Args:
+        features: Expanded features of patches [P, h, w, D].
+        image: Patches [P, 3, h, w] in 0..1.
+
+    Returns:
+        Mean over all h × w pixels; the forward differences of the last column and row are zero.
+    """
+    dx = (features[:, :, 1:] - features[:, :, :-1]).abs().mean(dim=-1)
+    dy = (features[:, 1:] - features[:, :-1]).abs().mean(dim=-1)
+    edge_x = (image[..., 1:] - image[..., :-1]).abs().mean(dim=1)
+    edge_y = (image[..., 1:, :] - image[..., :-1, :]).abs().mean(dim=1)
+    smooth = (dx * (-EDGE_TEMPERATURE * edge_x).exp()).sum() + (dy * (-EDGE_TEMPERATURE * edge_y).exp()).sum()
+    return smooth / features[..., 0].numel()

@@ -1,0 +1,147 @@
+"""The feature field: a density field whose points also carry a feature (SceneDINO, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from training.networks.density_field import DensityField, SingleViewObservation, sample_map
+from training.networks.encoder_decoder import DECODER_WIDTHS, EncoderDecoder, UNetDecoder
+
+
+class FeatureField(nn.Module):
+    """A single-view density field with hidden units for features beside those for the density.
+
+    f(x) = Wo · ReLU(Wf g(u, v) + Wγ γ(x) + b), with a feature map g of its own, decoded from the maps of the density's
+    trunk. SceneDINO has one hidden layer for both. Apart, the density can stay what it was validated as, to the bit,
+    and a robot evaluates the units of the features where voxels are occupied only.
+
+    Features are composited along rays, and then expanded to the dimension of the targets (`expand`): rendering 64
+    numbers instead of hundreds is what makes the training affordable.
+
+    Args:
+        density: The density field.
+        target_size: Dimension D of the targets.
+        channels: Dimension of the features that are composited.
+        units: Hidden units of the features.
+        expansion: Hidden width of the expansion.
+        map_channels: Channels of the feature map.
+
+    Attributes:
+        target_size: Dimension of the expanded features.
+    """
+
+    def __init__(
+        self,
+        density: DensityField,
+        *,
+        target_size: int,
+        channels: int = 64,
+        units: int = 128,
+        expansion: int = 128,
+        map_channels: int = 64,
+    ) -> None:
+        super().__init__()
+        self.density = density
+        widths = DECODER_WIDTHS[density.encoder.trunk_name]
+        self.decoder = UNetDecoder(density.encoder.trunk.channels, widths)
+        self.project = nn.Conv2d(widths[0], map_channels, 1)
+        self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
+        self.position_layer = nn.Linear(density.spec.size, units)
+        self.output_layer = nn.Linear(units, channels)
+        self.expansion = nn.Sequential(
+            nn.Linear(channels, expansion), nn.ReLU(inplace=True), nn.Linear(expansion, target_size)
+        )
+        self.target_size = target_size
+        # Kaiming initialisation of the joint layer, whose fan-in is map and code together.
+        for weight in (self.feature_layer.weight, self.position_layer.weight):
+            nn.init.normal_(weight, std=math.sqrt(2.0 / (map_channels + density.spec.size)))
+        nn.init.zeros_(self.position_layer.bias)
+
+    @property
+    def encoder(self) -> EncoderDecoder:
+        """Encoder of the density."""
+        return self.density.encoder
+
+    @property
+    def spec(self) -> PointCodeSpec:
+        """Point code."""
+        return self.density.spec
+
+    @property
+    def camera(self) -> Camera:
+        """Canonical camera of the images."""
+        return self.density.camera
+
+    @property
+    def channels(self) -> int:
+        """Dimension of the features that are composited."""
+        return self.output_layer.out_features
+
+    def observe(self, image: Tensor) -> FeatureObservation:
+        """Encodes RGB images [B, 3, H, W] in 0..255."""
+        encoder = self.density.encoder
+        maps = encoder.trunk_maps(image)
+        seen = self.density.observe_maps(maps)
+        with encoder.autocast(image):
+            decoded = self.decoder(maps)
+        return FeatureObservation(self, seen, self.feature_layer(self.project(decoded.float())))
+
+    def expand(self, features: Tensor) -> Tensor:
+        """Features [..., channels], of points or composited, in the space of the targets [..., D]; not normalised."""
+        out: Tensor = self.expansion(features)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureObservation:
+    """A `FeatureField` that has seen its image (an `ObservedField`).
+
+    Attributes:
+        field: The field.
+        density_observation: Its density.
+        features_map: Image part of the units of the features [B, units, h, w].
+    """
+
+    field: FeatureField
+    density_observation: SingleViewObservation
+    features_map: Tensor
+
+    @property
+    def depth_code(self) -> Tensor:
+        """Inverse depth code of each pixel [B, h, w]."""
+        return self.density_observation.depth_code
+
+    def density_logit(self, points: Tensor) -> Tensor:
+        """Density before softplus [B, N] at points [B, N, 3], metres, optical frame."""
+        return self.density_observation.density_logit(points)
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density σ [B, N] per metre at points [B, N, 3]."""
+        return self.density_observation.density(points)
+
+    def in_view(self, points: Tensor) -> Tensor:
+        """Whether points [B, N, 3] project into the image [B, N]."""
+        return self.density_observation.in_view(points)
+
+    def units(self, points: Tensor) -> Tensor:
+        """Hidden units of the features [B, N, units] at points [B, N, 3], metres, optical frame."""
+        field = self.field
+        coordinates: Tensor = field.spec.coordinates(points, field.density.camera)
+        image_part = sample_map(self.features_map, coordinates).transpose(1, 2)
+        return functional.relu(image_part + field.position_layer(field.spec.encode(coordinates)))
+
+    def features(self, points: Tensor) -> Tensor:
+        """Features [B, N, channels] at points [B, N, 3], before the expansion."""
+        out: Tensor = self.field.output_layer(self.units(points))
+        return out
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Features [..., D] of length one."""
+    return functional.normalize(features, dim=-1, eps=1e-6)

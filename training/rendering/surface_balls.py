@@ -1,0 +1,58 @@
+"""Neighbourhoods of surfaces in 3D: what unsupervised semantics compares instead of crops of images (SceneDINO)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scene_completion_ros.geometry import Camera
+
+FARTHEST = 100.0
+"""Pixels that see nothing nearer are no surface, metres."""
+CANDIDATES = 32
+"""Pixels of a depth bin that may become its centre, so that one may lie apart from the others."""
+
+
+def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, generator: torch.Generator) -> Tensor:
+    """Draws one surface point from each quantile bin of the depth, apart from those drawn before.
+
+    The paper wants the centres far apart; its code only stratifies by depth.
+
+    Args:
+        depth: z-depth [h, w] of the pixels of `camera`, metres.
+        camera: Camera of the depth map.
+        bins: Quantile bins of the depth.
+        apart: Wanted distance between two centres, metres; where a bin has no such candidate, the farthest is taken.
+        generator: Source of randomness.
+
+    Returns:
+        Centres [N, 3] in the optical frame, metres, N ≤ bins.
+    """
+    flat = depth.flatten()
+    known = torch.nonzero((flat > 0) & (flat < FARTHEST))[:, 0]
+    if len(known) < bins:
+        return depth.new_zeros(0, 3)
+    order = known[flat[known].argsort()]
+    centres: list[Tensor] = []
+    for group in torch.tensor_split(order, bins):
+        index = group[torch.randint(len(group), (CANDIDATES,), generator=generator).to(group.device)]
+        points = _unprojected(index, flat[index], camera)
+        nearest = (
+            torch.cdist(points, torch.stack(centres)).amin(dim=1) if centres else torch.full_like(flat[index], apart)
+        )
+        chosen = (nearest >= apart).float() if (nearest >= apart).any() else nearest
+        centres.append(points[int(chosen.argmax())])  # the first of equals
+    return torch.stack(centres)
+
+
+def _unprojected(index: Tensor, depth: Tensor, camera: Camera) -> Tensor:
+    u, v = index % camera.width, torch.div(index, camera.width, rounding_mode="floor")
+    return torch.stack([(u - camera.cx) / camera.fx * depth, (v - camera.cy) / camera.fy * depth, depth], dim=-1)
+
+
+def points_in_balls(centres: Tensor, radius: float, count: int, generator: torch.Generator) -> Tensor:
+    """Points [N, count, 3] drawn evenly in balls around centres [N, 3]: a direction, and radius · u^{1/3}."""
+    direction = torch.randn((len(centres), count, 3), generator=generator)
+    length = torch.rand((len(centres), count, 1), generator=generator) ** (1.0 / 3.0)
+    offset: Tensor = radius * length * direction / direction.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+    return centres[:, None] + offset.to(centres)

@@ -1,0 +1,160 @@
+"""Stage `semantics`: what looks alike in 3D is drawn together until it falls into clusters (SceneDINO, stage 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+from training.field_stage import FieldStage
+from training.losses.feature_correspondence import (
+    KITTI_360_FORCES,
+    PAIRS,
+    Force,
+    Pair,
+    correspondence_loss,
+    estimate_forces,
+)
+from training.losses.fused_occupancy import OccupancyLink
+from training.networks.feature_field import FeatureField, FeatureObservation, normalised
+from training.networks.semantic_head import CropBuffer, DistillationHead
+from training.rendering.depth import render_depth
+from training.rendering.surface_balls import points_in_balls, surface_centres
+from training.settings import SemanticsSettings
+
+OVERSAMPLING = 4
+"""Points drawn in a ball for each that is kept: those that are not occupied are left out."""
+DEPTH_STRIDE = 8
+"""Pixels between the rays that centres are drawn from."""
+PUBLISHED_DENSITY = 0.5
+"""Density from which a point is occupied, per metre, where the field has no occupancy probability."""
+
+
+class SemanticsStage(FieldStage):
+    """Trains a `DistillationHead` on points of a frozen `FeatureField`.
+
+    Args:
+        settings: Steps, rates, neighbourhoods and forces.
+        field: The trained feature field.
+        link: From its density logit to a probability, where it has one.
+        half_resolution: It was trained on images of half the size, and keeps seeing such.
+    """
+
+    field: FeatureField
+    settings: SemanticsSettings
+
+    def __init__(
+        self,
+        settings: SemanticsSettings,
+        field: FeatureField,
+        link: OccupancyLink | None,
+        *,
+        half_resolution: bool = False,
+    ) -> None:
+        super().__init__(settings)
+        self.field = field.eval().requires_grad_(False)
+        self.linked = link is not None
+        if link is not None:
+            self.link.load_state_dict(link.state_dict())
+        self.link.requires_grad_(False)
+        self._half_resolution = half_resolution
+        self.head = DistillationHead(field.target_size, settings.channels)
+        self.buffer = CropBuffer(settings.buffer, settings.crop_points, field.target_size)
+        self.forces_values: Tensor
+        self.register_buffer("forces_values", torch.full((len(PAIRS), 2), float("nan")))
+
+    def train(self, mode: bool = True) -> SemanticsStage:
+        """Sets the training mode of the head; the field always evaluates."""
+        super().train(mode)
+        self.field.eval()
+        return self
+
+    def observe(self, batch: dict[str, Tensor]) -> FeatureObservation:
+        """The field with the batch's images encoded."""
+        return self.field.observe(self.sized(batch["image"]))
+
+    def weights(self) -> dict[str, float]:
+        """Every loss has its weight in it."""
+        return dict.fromkeys(PAIRS, 1.0)
+
+    def occupied(self, logit: Tensor) -> Tensor:
+        """Whether points with these density logits are occupied: more probably than not, or as in the paper."""
+        if self.linked:
+            linked: Tensor = self.link(logit)
+            return linked > 0.0
+        return functional.softplus(logit) > PUBLISHED_DENSITY
+
+    @torch.no_grad()
+    def crops(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Expanded features of length one [N, crop_points, D] of the occupied points around surfaces of the images."""
+        settings = self.settings
+        found = []
+        for number in range(len(batch["image"])):
+            seen = self.observe({"image": batch["image"][number : number + 1]})
+            near, far = self.point_code.near, self.point_code.far
+            depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
+            camera = _strided(self.camera, DEPTH_STRIDE)
+            centres = surface_centres(depth, camera, settings.bins, settings.apart, generator)
+            points = points_in_balls(centres, settings.radius, OVERSAMPLING * settings.crop_points, generator)
+            flat = points.reshape(1, -1, 3)
+            kept = (self.occupied(seen.density_logit(flat)) & seen.in_view(flat)).reshape(points.shape[:2])
+            for crop, inside in zip(points, kept, strict=True):
+                if int(inside.sum()) >= settings.crop_points:
+                    chosen = crop[inside][: settings.crop_points]
+                    found.append(normalised(self.field.expand(seen.features(chosen[None])))[0])
+        if not found:
+            return torch.zeros(0, settings.crop_points, self.field.target_size, device=self.device)
+        return torch.stack(found)
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Attraction and repulsion of points within a crop, with a similar one and with any one."""
+        crops = self.crops(batch, generator)
+        partners = self.buffer.partners(crops, generator) if len(crops) else None
+        zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
+        terms: dict[str, Tensor] = {pair: torch.as_tensor(zero) for pair in PAIRS}
+        if partners is not None:
+            others: dict[Pair, Tensor] = {"self": crops, "similar": partners.similar, "random": partners.random}
+            forces = self._forces(crops, others)
+            codes = self.head(crops)
+            for pair, other in others.items():
+                if pair not in self.settings.pairs:
+                    continue
+                code = codes if pair == "self" else self.head(other)
+                force = forces[pair]
+                terms[pair] = force.weight * correspondence_loss(crops, other, codes, code, force.shift)
+        if self.training and len(crops):
+            self.buffer.push(crops)
+        return terms
+
+    def _forces(self, crops: Tensor, others: dict[Pair, Tensor]) -> dict[Pair, Force]:
+        """Published or estimated forces; estimated once, from the first crops that fill half of the buffer."""
+        if self.settings.forces == "kitti_360":
+            return KITTI_360_FORCES
+        if torch.isnan(self.forces_values).any() or int(self.buffer.filled) < len(self.buffer.features) // 2:
+            similarities = {
+                pair: torch.einsum("npd,nqd->npq", crops[:, ::4], other[:, ::4]) for pair, other in others.items()
+            }
+            found = estimate_forces(similarities)
+            fresh = crops.new_tensor([[found[pair].weight, found[pair].shift] for pair in PAIRS])
+            known = ~torch.isnan(self.forces_values).any()
+            self.forces_values.copy_(0.9 * self.forces_values + 0.1 * fresh if known else fresh)
+        return {pair: Force(*self.forces_values[row].tolist()) for row, pair in enumerate(PAIRS)}
+
+    def configure_optimizers(self) -> Any:
+        """Adam on the head alone."""
+        return torch.optim.Adam(self.head.parameters(), self.settings.learning_rate)
+
+
+def _strided(camera: Camera, stride: int) -> Camera:
+    """The camera whose pixels are every so many-th one of another, from its first on."""
+    return Camera(
+        camera.fx / stride,
+        camera.fy / stride,
+        camera.cx / stride,
+        camera.cy / stride,
+        camera.width // stride,
+        camera.height // stride,
+    )
