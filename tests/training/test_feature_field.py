@@ -111,13 +111,15 @@ def test_cosine_loss_by_hand() -> None:
 
 
 def test_feature_smoothness_by_hand() -> None:
-    """A step of 2 in one of two channels between columns: 1 in the mean, e^{−25·0.04} of it across an edge of 0.04."""
+    """From (3, 0) to (0, 5) between columns: (√2, 0) to (0, √2) at a root mean square of one, √2 in the mean."""
     features = torch.zeros(1, 2, 2, 2)
-    features[:, :, 1, 0] = 2.0
+    features[:, :, 0, 0] = 3.0
+    features[:, :, 1, 1] = 5.0
     image = torch.full((1, 3, 2, 2), 0.5)
-    assert feature_smoothness(features, image).item() == pytest.approx(2 * 1.0 / 4)
-    image[..., 1] += 0.04
-    assert feature_smoothness(features, image).item() == pytest.approx(2 * math.exp(-1.0) / 4)
+    assert feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) / 4)
+    image[..., 1] += 0.04  # across an edge of 0.04, e^{−25·0.04} of it
+    assert feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) * math.exp(-1.0) / 4)
+    assert feature_smoothness(7.0 * features, image).item() == pytest.approx(feature_smoothness(features, image).item())
     assert feature_smoothness(torch.ones(3, 8, 8, 5), torch.rand(3, 3, 8, 8)).item() == 0.0
 
 

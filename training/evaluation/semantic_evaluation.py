@@ -23,7 +23,7 @@ from scene_completion_ros.evaluation.cluster_assignment import (
 )
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, SEMANTIC_KITTI_TO_COMMON
 from scene_completion_ros.evaluation.semantic_completion import SemanticCompletionMetric
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.clustering.clusters import Clusters, fit_clusters
@@ -62,6 +62,12 @@ class FittedModel:
     def name(self) -> str:
         """Name of the model."""
         return self.model.name
+
+    @property
+    def namings(self) -> tuple[Naming, ...]:
+        """Ways to name them: each class can only be covered where there are enough clusters."""
+        enough = len(self.clusters.centres) >= len(COMMON_CLASSES) - 1
+        return ("hungarian", "covering", "majority") if enough else ("hungarian", "majority")
 
     @property
     def labels(self) -> int:
@@ -138,12 +144,7 @@ def named_by(model: SemanticModel, cutoff: float, clusters: Clusters, labelled: 
         ConfigurationError: No frame is labelled.
     """
     fitted = FittedModel(model, cutoff, clusters, np.zeros((0, 0), np.int64))
-    counts = score(fitted, labelled).confusion[NAMED_WITHIN]
-    if not counts.any():
-        raise ConfigurationError(
-            "no frame has ground truth voxels", where="labelled recordings", cure="Name some that have"
-        )
-    return dataclasses.replace(fitted, confusion=counts)
+    return dataclasses.replace(fitted, confusion=score(fitted, labelled).confusion[NAMED_WITHIN])
 
 
 class ClassPrior:
@@ -160,6 +161,7 @@ class ClassPrior:
 
     name = "class prior of the voxel"
     labels = len(COMMON_CLASSES)
+    namings: tuple[Naming, ...] = ("hungarian", "covering", "majority")
 
     def __init__(self, density: DensityModel, cutoff: float, labelled: Sequence[PosedSequence]) -> None:
         from scipy.ndimage import gaussian_filter
@@ -201,10 +203,21 @@ class ClassPrior:
 def score(
     fitted: FittedModel | ClassPrior, recordings: Sequence[PosedSequence], every: int = 1
 ) -> SemanticCompletionMetric:
-    """Counts the labels of a model against the classes of recordings; name them afterwards."""
-    metric = SemanticCompletionMetric(grid=DEFAULT_GRID, labels=fitted.labels)
+    """Counts the labels of a model against the classes of recordings; name them afterwards.
+
+    Raises:
+        ConfigurationError: No frame has ground truth voxels.
+    """
+    metric = None
     for sequence, index, truth in truths(recordings, every):
+        metric = metric or SemanticCompletionMetric(grid=truth.grid, labels=fitted.labels)
         metric.update(fitted.predict(sequence, index, truth), common_classes(truth), field_of_view(truth))
+    if metric is None:
+        raise ConfigurationError(
+            "no frame has ground truth voxels",
+            where=", ".join(sequence.name for sequence in recordings),
+            cure="Name recordings that have",
+        )
     return metric
 
 

@@ -21,7 +21,10 @@ def markdown(results: Results) -> str:
     for group in dict.fromkeys(group for group, _ in results):
         for naming in get_args(Naming):
             rows, classes = [], []
-            for model, metric in (found for (of, _), found in results.items() if of == group):
+            named = [found for (of, _), found in results.items() if of == group and naming in found[0].namings]
+            if not named:
+                continue
+            for model, metric in named:
                 scores = metric.compute(model.names(naming))
                 rows.append([model.name, *_columns(scores)])
                 largest = scores[max(scores)]
@@ -40,7 +43,7 @@ def as_json(results: Results, arguments: dict[str, Any]) -> dict[str, Any]:
     """All scores, and the counts that they follow from."""
     entries = []
     for (group, name), (model, metric) in results.items():
-        for naming in get_args(Naming):
+        for naming in model.namings:
             names = model.names(naming)
             for range_m, scores in metric.compute(names).items():
                 entries.append(

@@ -1,0 +1,156 @@
+"""Clusters, the class file, the label head and the contact sheets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from scene_completion_ros.errors import ConfigurationError
+from training.clustering.class_file import CLASS_COLOURS, colour_of, read_class_file, write_class_file
+from training.clustering.clusters import fit_clusters
+from training.clustering.contact_sheet import COLUMNS, TILE, contact_sheet, tile
+from training.clustering.label_head import fit_label_head
+
+
+def _rays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of length one around three directions, and which one each is around."""
+    generator = np.random.default_rng(seed)
+    directions = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0.6, 0.8, 0]])
+    true = generator.integers(0, 3, count)
+    codes = directions[true] + 0.05 * generator.normal(size=(count, 4))
+    return (codes / np.linalg.norm(codes, axis=1, keepdims=True)).astype(np.float32), true
+
+
+def test_clusters_are_found_and_assigned_by_cosine() -> None:
+    codes, true = _rays(600)
+    clusters = fit_clusters(codes, 3)
+    assert np.linalg.norm(clusters.centres, axis=1) == pytest.approx(np.ones(3), abs=1e-6)
+    assert adjusted_rand_score(true, clusters.assign(codes)) == 1.0
+    assert np.array_equal(clusters.assign(codes), clusters.assign(9.0 * codes))
+    assert np.array_equal(fit_clusters(codes, 3).centres, clusters.centres)
+
+
+def test_fewer_points_than_clusters_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="3 points for 4 clusters"):
+        fit_clusters(_rays(3)[0], 4)
+
+
+def test_clusters_of_one_name_are_one_class(tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    write_class_file(file, ["road", None, "car", "road"], [0.5, 0.2, 0.2, 0.1])
+    named = read_class_file(file, 4)
+    assert named.class_names == ("road", "cluster_01", "car")
+    assert named.class_of_cluster == (0, 1, 2, 0)
+    assert named.class_colours == (CLASS_COLOURS["road"], colour_of("cluster_01", 1), CLASS_COLOURS["car"])
+    assert named.classes(np.array([3, 1])).tolist() == [0, 1]
+
+
+def test_colours_of_unnamed_clusters_stay_apart() -> None:
+    colours = np.array([colour_of(f"cluster_{n:02d}", n) for n in range(19)], float)
+    distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
+    assert distance[~np.eye(19, dtype=bool)].min() > 20.0
+
+
+def _drop(content: dict[str, Any]) -> None:
+    content["clusters"].pop()
+
+
+def _repeat(content: dict[str, Any]) -> None:
+    content["clusters"][1]["cluster"] = 0
+
+
+def _unname(content: dict[str, Any]) -> None:
+    content["clusters"][1]["name"] = "  "
+
+
+def _discolour(content: dict[str, Any]) -> None:
+    content["clusters"][1]["colour"] = [1, 2, 256]
+
+
+def _quarrel(content: dict[str, Any]) -> None:
+    content["clusters"][1] |= {"name": "road", "colour": [1, 2, 3]}
+
+
+def _newer(content: dict[str, Any]) -> None:
+    content["schema"] = 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_drop, r"clusters: leaves out \[2\]"),
+        (_repeat, r"clusters: leaves out \[1\], has twice or unknown \[0\]"),
+        (_unname, r"clusters\[1\]\.name: '  ' is no name"),
+        (_discolour, r"clusters\[1\]\.colour: \[1, 2, 256\] is no RGB colour"),
+        (_quarrel, r"clusters\[1\]\.colour: is \[1, 2, 3\], another road has"),
+        (_newer, "schema: is 2, this version reads 1"),
+    ],
+)
+def test_a_spoilt_class_file_is_refused(tmp_path: Path, spoil: Callable[[dict[str, Any]], None], said: str) -> None:
+    file = tmp_path / "classes.json"
+    write_class_file(file, ["road", None, "car"], [0.5, 0.3, 0.2])
+    content = json.loads(file.read_text())
+    spoil(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match=said):
+        read_class_file(file, 3)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 1}', '{"schema": 1, "clusters": [3]}'])
+def test_what_is_no_class_file_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_class_file(file, 3)
+
+
+def test_a_label_head_repeats_classes_that_its_units_tell(tmp_path: Path) -> None:
+    """Class 2 occurs nowhere and is never given; the others follow from the units."""
+    generator = np.random.default_rng(1)
+    units = np.abs(generator.normal(size=(2000, 6))).astype(np.float16)
+    classes = np.array([0, 1, 3])[np.argmax(units[:, :3], axis=1)]
+    head = fit_label_head(units, classes, 4)
+    assert head.weight.shape == (4, 6) and head.bias.shape == (4,)
+    found = (units.astype(np.float32) @ head.weight.T + head.bias).argmax(axis=1)
+    assert head.agreement > 0.97 and (found == classes).mean() > 0.97
+    assert 2 not in found
+
+
+def test_two_classes_have_a_row_each() -> None:
+    units = np.random.default_rng(2).normal(size=(500, 3))
+    head = fit_label_head(units, (units[:, 0] > 0.3).astype(np.int64), 2)
+    assert head.weight.shape == (2, 3) and head.agreement > 0.95
+
+
+def test_a_label_head_needs_two_classes() -> None:
+    with pytest.raises(ConfigurationError, match="1 of 3 classes"):
+        fit_label_head(np.ones((50, 3)), np.zeros(50, np.int64), 3)
+
+
+def test_a_tile_shows_its_pixel_with_a_ring() -> None:
+    image = np.zeros((300, 500, 3), np.uint8)
+    image[148:153, 248:253] = (10, 200, 30)
+    middle = tile(image, (250.0, 150.0), (255, 0, 0))
+    assert middle.shape == (*TILE, 3)
+    assert middle[TILE[0] // 2, TILE[1] // 2].tolist() == [10, 200, 30]
+    ring = np.argwhere((middle == (255, 0, 0)).all(axis=-1))
+    assert np.linalg.norm(ring.mean(axis=0) - np.array(TILE) / 2) < 1.0
+    corner = tile(image, (0.0, 299.0), (255, 0, 0))  # the tile is moved, the ring is not
+    assert (corner[-12:, :12] == (255, 0, 0)).all(axis=-1).any()
+    assert tile(image[:50, :60], (30.0, 25.0), (255, 0, 0)).shape == (*TILE, 3)
+
+
+def test_a_contact_sheet_holds_its_tiles() -> None:
+    tiles = [np.full((*TILE, 3), 10 * number, np.uint8) for number in range(COLUMNS + 1)]
+    page = contact_sheet(tiles, "cluster 3: road", (200, 90, 200))
+    assert page.shape[0] > 2 * TILE[0] and page.shape[1] > COLUMNS * TILE[1]
+    assert page[5, -5].tolist() == [200, 90, 200]
+    for number in range(COLUMNS + 1):
+        assert (page == 10 * number).all(axis=-1).sum() >= TILE[0] * TILE[1] * 0.9
+    assert contact_sheet([], "nothing", (0, 0, 0)).ndim == 3

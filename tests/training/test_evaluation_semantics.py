@@ -1,0 +1,240 @@
+"""Semantics on a street with one wall: clusters, their names, controls, tables and the command's refusals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.geometry.grids import DEFAULT_GRID
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from tests.training.test_evaluation_occupancy import CAMERA, GRID, in_wall, make_street, voxels
+from training.clustering.class_file import read_class_file, write_class_file
+from training.clustering.clusters import Clusters
+from training.commands import evaluate as command
+from training.data.prepared import CANONICAL_CAMERA
+from training.evaluation.density_model import IDENTITY, Observation
+from training.evaluation.semantic_evaluation import (
+    ClassPrior,
+    FittedModel,
+    cluster_volume,
+    common_classes,
+    field_of_view,
+    fit_model,
+    named_by,
+    score,
+    truths,
+)
+from training.evaluation.semantic_models import (
+    FeatureFieldModel,
+    OnSurface,
+    SemanticObservation,
+    _tokens_at,
+    occupied_points,
+)
+from training.evaluation.semantic_tables import as_json, markdown
+from training.evaluation.survey import read_clusters, survey, write_clusters, write_contact_sheets
+from training.networks.density_field import DensityField
+from training.networks.feature_field import FeatureField
+from training.networks.semantic_head import DistillationHead
+
+CAR = COMMON_CLASSES.index("car")
+
+
+@dataclass
+class PaintedWall:
+    """Knows the wall; its left half looks otherwise than its right half."""
+
+    name: str = "painted wall"
+    calibration: Calibration = IDENTITY
+
+    @property
+    def cutoffs(self) -> dict[str, float]:
+        return {"σ > 0.5": 0.5}
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        def codes(points: np.ndarray) -> np.ndarray:
+            left = points[:, 0] < 1.0
+            return np.stack([left, ~left], axis=-1).astype(np.float32)
+
+        density = Observation(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32))
+        return SemanticObservation(density, codes, units=codes)
+
+
+@pytest.fixture(scope="module")
+def street() -> PosedSequence:
+    return make_street()
+
+
+@pytest.fixture(scope="module")
+def fitted(street: PosedSequence) -> FittedModel:
+    return fit_model(PaintedWall(), 0.5, [street], [street], clusters=2, points_a_frame=200)
+
+
+def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:
+    """All of the wall is "car": one of two clusters gets the name one to one, both get it by majority."""
+    one_to_one = fitted.names("hungarian")
+    assert one_to_one[0] == 0 and (one_to_one == CAR).sum() == 1
+    assert fitted.names("majority").tolist() == [0, CAR, CAR]
+    metric = score(fitted, [street])
+    by_majority = metric.compute(fitted.names("majority"))[51.2]
+    assert by_majority.iou == by_majority.class_iou["car"] == 1.0
+    assert by_majority.mean_iou == pytest.approx(1 / 15) and by_majority.mean_iou_of_present == 1.0
+    # One to one, the other half is called something else.
+    label, _ = voxels()
+    ((_, _, truth),) = list(truths([street]))
+    counted = field_of_view(truth) & (label > 0)
+    centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
+    left = counted & (centres[..., 0] < 1.0)
+    named_left = one_to_one[1 + fitted.clusters.assign(np.array([[1.0, 0.0]], np.float32))[0]] == CAR
+    part = left.sum() if named_left else counted.sum() - left.sum()
+    assert metric.compute(one_to_one)[51.2].class_iou["car"] == pytest.approx(part / counted.sum())
+
+
+def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
+    """The wall's back is its interior, and what is below the ground is unknown."""
+    ((_, _, truth),) = list(truths([street]))
+    classes = common_classes(truth)
+    assert set(np.unique(classes)) == {0, CAR, 255}
+    assert (classes[~truth.known] == 255).all()
+    inside = truth.regions["interiors"]
+    assert inside.any() and (classes[inside] == 255).all() and not field_of_view(truth)[inside].any()
+
+
+def test_a_volume_holds_the_clusters_of_what_is_occupied(street: PosedSequence) -> None:
+    ((_, _, truth),) = list(truths([street]))
+    clusters = Clusters(np.eye(2, dtype=np.float32))
+    asked = np.ones(GRID.shape, bool)
+    volume = cluster_volume(PaintedWall().observe(street, 0), 0.5, clusters, truth.grid, truth.grid_from_camera, asked)
+    centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
+    expected = np.where(in_wall(centres), np.where(centres[..., 0] < 1.0, 1, 2), 0)
+    assert np.array_equal(volume, expected)
+    half = asked & (centres[..., 0] < 1.0)
+    part = cluster_volume(PaintedWall().observe(street, 0), 0.5, clusters, truth.grid, truth.grid_from_camera, half)
+    assert np.array_equal(part, np.where(half, expected, 0))
+
+
+def test_points_are_drawn_from_what_is_occupied_and_shown(street: PosedSequence) -> None:
+    points = occupied_points(PaintedWall().observe(street, 0), 0.5, np.random.default_rng(0), 400)
+    assert 20 < len(points) <= 400
+    assert in_wall(points).all() and CAMERA.project(points.astype(np.float64))[1].all()
+    index, inside = DEFAULT_GRID.index_of(np.asarray([[10.1, 0.1, 0.1]]))
+    assert inside.all() and index.shape == (1, 3)
+
+
+def test_the_surface_control_keeps_what_is_seen(street: PosedSequence) -> None:
+    """Of the wall only its front is left, within the thickness of the voxels that its depth falls into."""
+    shown = OnSurface(PaintedWall(), "surface").observe(street, 0)
+    x, y, z = np.meshgrid(np.linspace(-0.5, 2.5, 40), np.linspace(-1.0, 1.0, 30), np.linspace(8.0, 12.0, 41))
+    points = np.stack([x, y, z], axis=-1).reshape(-1, 3).astype(np.float32)
+    hit = points[shown.observation.density(points) > 0.5, 2]
+    assert len(hit) > 100 and hit.min() > 9.5 and hit.max() < 10.8
+    assert shown.codes(points[:20]).shape == (20, 2)
+
+
+def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
+    class Density:
+        name, calibration, cutoffs = "wall", IDENTITY, {"σ > 0.5": 0.5}
+
+        def observe(self, sequence: PosedSequence, index: int) -> Observation:
+            return PaintedWall().observe(sequence, index).observation
+
+    prior = ClassPrior(Density(), 0.5, [street])
+    scores = score(prior, [street]).compute(prior.names("hungarian"))[51.2]
+    assert scores.class_iou["car"] == 1.0
+    with pytest.raises(ConfigurationError, match="no frame has ground truth"):
+        ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
+    with pytest.raises(ConfigurationError, match="no frame has ground truth"):
+        named_by(PaintedWall(), 0.5, Clusters(np.eye(2, dtype=np.float32)), [make_street(assets=("lidar",))])
+
+
+def test_tokens_are_looked_up_where_points_project_to() -> None:
+    tokens = torch.zeros(1, 2, 12, 40)
+    tokens[0, 0] = 1.0
+    tokens[0, :, 5, 7] = torch.tensor([0.0, 1.0])
+    u, v = 7 * 16 + 7.5, 5 * 16 + 7.5  # the middle of that cell
+    ray = np.array(
+        [(u - CANONICAL_CAMERA.cx) / CANONICAL_CAMERA.fx, (v - CANONICAL_CAMERA.cy) / CANONICAL_CAMERA.fy, 1]
+    )
+    points = torch.tensor(np.stack([ray * 4.0, ray * 40.0, ray * 4.0 + [4.0, 0.0, 0.0]]), dtype=torch.float32)
+    found = _tokens_at(tokens, points)
+    assert found.tolist() == pytest.approx(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def field() -> FeatureField:
+    torch.manual_seed(0)
+    return FeatureField(DensityField(CANONICAL_CAMERA), target_size=8, channels=4, units=6, expansion=5)
+
+
+def test_a_feature_field_gives_codes_of_length_one(street: PosedSequence, field: FeatureField) -> None:
+    points = np.array([[0.0, 0.0, 10.0], [1.0, 0.5, 20.0]], np.float32)
+    plain = FeatureFieldModel(field, "plain").observe(street, 0)
+    headed = FeatureFieldModel(field, "headed", DistillationHead(8, 3), half_resolution=True).observe(street, 0)
+    assert plain.codes(points).shape == (2, 8) and headed.codes(points).shape == (2, 3)
+    for observed in (plain, headed):
+        assert np.linalg.norm(observed.codes(points), axis=1) == pytest.approx(np.ones(2), abs=1e-5)
+        assert observed.units is not None and observed.units(points).shape == (2, 6)
+        assert (observed.units(points) >= 0.0).all()
+
+
+def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:
+    found = survey(PaintedWall(), 0.5, [street], every=4, points_a_frame=50)  # type: ignore[arg-type]
+    assert set(found.frame) == {0, 4, 8} and (found.recording == 0).all()
+    assert (found.pixel[:, 0] >= -0.5).all() and (found.pixel[:, 0] <= CAMERA.width - 0.5).all()
+    file = tmp_path / "clusters.safetensors"
+    write_clusters(file, fitted.clusters, found)
+    clusters, units, cluster = read_clusters(file)
+    assert np.array_equal(clusters.centres, fitted.clusters.centres)
+    assert np.array_equal(clusters.assign(units.astype(np.float32)), cluster)  # units are the codes here
+    write_class_file(tmp_path / "classes.json", ["car", None], [0.5, 0.5])
+    pages = write_contact_sheets(tmp_path, clusters, found, read_class_file(tmp_path / "classes.json", 2))
+    assert [page.name for page in pages] == ["cluster_00.png", "cluster_01.png"]
+    assert all(cv2.imread(str(page)) is not None for page in pages)
+    file.write_bytes(b"nothing")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_clusters(file)
+
+
+def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:
+    results = {("towns", fitted.name): (fitted, score(fitted, [street]))}
+    text = markdown(results)
+    assert "| painted wall | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 |" in text
+    content = json.loads(json.dumps(as_json(results, {"seed": 0}), allow_nan=False))
+    (entry,) = [e for e in content["scores"] if (e["naming"], e["range_m"]) == ("majority", 51.2)]
+    assert entry["mean_iou"] == pytest.approx(1 / 15) and entry["class_of_label"] == [0, CAR, CAR]
+    assert entry["class_iou"]["road"] is None
+
+
+def _asked(**changes: object) -> argparse.Namespace:
+    values: dict[str, object] = {
+        "data": [], "windows": [], "checkpoint": [], "foundation": None, "prior": False, "cluster_on": [],
+        "name_on": [], "student": Path("x"), "layer": -1, "clusters": 2, "seed": 0, "every": 1, "output": Path("y"),
+    }  # fmt: skip
+    return argparse.Namespace(**{**values, **changes})
+
+
+def test_the_command_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    run = parser.parse_args(
+        ["semantics", "--student", "x", "--cluster-on", "a", "--name-on", "b", "--output", "y"]
+    ).run_protocol
+    with pytest.raises(ConfigurationError, match="nothing to score on"):
+        run(_asked())
+    with pytest.raises(ConfigurationError, match="nothing to score"):
+        run(_asked(data=[tmp_path]))
+    monkeypatch.delenv("SCENE_COMPLETION_DATA", raising=False)
+    with pytest.raises(ConfigurationError, match="its folder is not known"):
+        run(_asked(windows=["06"], prior=True))
+    with pytest.raises(ConfigurationError, match="is scored as well"):
+        run(_asked(data=[tmp_path], name_on=[tmp_path], prior=True))
