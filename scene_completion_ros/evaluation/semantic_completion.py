@@ -99,6 +99,8 @@ class CompletionScores:
         weighted_mean_iou: The same, weighted by how frequent the classes are in SSCBench.
         mean_iou_of_present: Mean IoU over the classes that occur in the truth. Published by nobody; for ground truth
             that has not all classes.
+        mean_iou_of_found: Mean IoU over the classes that occur, counted only where truth and prediction are occupied:
+            what things are called where they are found. Published by nobody; it takes the geometry out.
         class_iou: Class name -> IoU; NaN for classes that are neither predicted nor true.
     """
 
@@ -109,6 +111,7 @@ class CompletionScores:
     mean_iou: float
     weighted_mean_iou: float
     mean_iou_of_present: float
+    mean_iou_of_found: float
     class_iou: dict[str, float]
 
 
@@ -208,8 +211,13 @@ def completion_scores(
         mean_iou=mean_iou(iou),
         weighted_mean_iou=mean_iou(iou, weights),
         mean_iou_of_present=mean_iou(iou[named.sum(axis=0)[1:] > 0]),
+        mean_iou_of_found=_mean_iou_of_found(named[1:, 1:]),
         class_iou={name: float(value) for name, value in zip(protocol.class_names[1:], iou, strict=True)},
     )
+
+
+def _mean_iou_of_found(found: NDArray[np.int64]) -> float:
+    return mean_iou(class_iou(found)[found.sum(axis=0) > 0])
 
 
 class SemanticCompletionMetric:

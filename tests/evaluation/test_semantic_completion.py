@@ -89,6 +89,8 @@ def test_six_voxels_by_hand() -> None:
     assert list(scores.class_iou) == list(COMMON_CLASSES[1:])
     assert scores.mean_iou == pytest.approx((1 + 1 / 3) / 15)  # what is nowhere counts as 0
     assert scores.mean_iou_of_present == pytest.approx((1 + 1 / 3) / 2)
+    # Of the three that are occupied in both the road is right, and one of two cars.
+    assert scores.mean_iou_of_found == pytest.approx((1 + 1 / 2) / 2)
     # Weights of S4C: road 14.98, car 2.85; all 15 add up to 102.87.
     assert scores.weighted_mean_iou == pytest.approx((14.98 * 1 + 2.85 / 3) / 102.87)
 

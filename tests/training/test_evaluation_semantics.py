@@ -19,6 +19,7 @@ from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.test_evaluation_occupancy import CAMERA, GRID, in_wall, make_street, voxels
 from training.clustering.class_file import read_class_file, write_class_file
+from training.clustering.cluster_files import read_clusters, write_clusters
 from training.clustering.clusters import Clusters
 from training.commands import evaluate as command
 from training.data.prepared import CANONICAL_CAMERA
@@ -42,7 +43,7 @@ from training.evaluation.semantic_models import (
     occupied_points,
 )
 from training.evaluation.semantic_tables import as_json, markdown
-from training.evaluation.survey import read_clusters, survey, write_clusters, write_contact_sheets
+from training.evaluation.survey import survey, write_contact_sheets
 from training.networks.density_field import DensityField
 from training.networks.feature_field import FeatureField
 from training.networks.semantic_head import DistillationHead
@@ -192,7 +193,7 @@ def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, 
     assert set(found.frame) == {0, 4, 8} and (found.recording == 0).all()
     assert (found.pixel[:, 0] >= -0.5).all() and (found.pixel[:, 0] <= CAMERA.width - 0.5).all()
     file = tmp_path / "clusters.safetensors"
-    write_clusters(file, fitted.clusters, found)
+    write_clusters(file, fitted.clusters, found.codes, found.units)
     clusters, units, cluster = read_clusters(file)
     assert np.array_equal(clusters.centres, fitted.clusters.centres)
     assert np.array_equal(clusters.assign(units.astype(np.float32)), cluster)  # units are the codes here
@@ -208,7 +209,7 @@ def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, 
 def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:
     results = {("towns", fitted.name): (fitted, score(fitted, [street]))}
     text = markdown(results)
-    assert "| painted wall | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 |" in text
+    assert "| painted wall | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 |" in text
     content = json.loads(json.dumps(as_json(results, {"seed": 0}), allow_nan=False))
     (entry,) = [e for e in content["scores"] if (e["naming"], e["range_m"]) == ("majority", 51.2)]
     assert entry["mean_iou"] == pytest.approx(1 / 15) and entry["class_of_label"] == [0, CAR, CAR]

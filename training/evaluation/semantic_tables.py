@@ -31,7 +31,7 @@ def markdown(results: Results) -> str:
                 classes.append([model.name, *map(_percent, largest.class_iou.values())])
             ranges = sorted(scores)
             header = " / ".join(f"{range_m:g}" for range_m in ranges)
-            columns = ["method", *(f"{name}, {header} m" for name in ("mIoU", "mIoU of present", "IoU"))]
+            columns = ["method", *(f"{name}, {header} m" for name in ("mIoU", "mIoU of present", "mIoU where found", "IoU"))]
             parts.append(f"{group}, clusters named by {naming}, in percent\n\n{table(columns, rows)}")
             names = list(largest.class_iou)
             caption = f"{group}, clusters named by {naming}, IoU of classes at {max(ranges):g} m, in percent"
@@ -63,7 +63,7 @@ def _columns(scores: Mapping[float, CompletionScores]) -> list[str]:
     ordered = [scores[range_m] for range_m in sorted(scores)]
     return [
         " / ".join(_percent(getattr(entry, name)) for entry in ordered)
-        for name in ("mean_iou", "mean_iou_of_present", "iou")
+        for name in ("mean_iou", "mean_iou_of_present", "mean_iou_of_found", "iou")
     ]
 
 
