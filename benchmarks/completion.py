@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.completion`` compares the fused voxel query with the naive one in PyTorch (projection, point
 code, grid_sample and the head over all voxels; skipped where torch is missing) and with the NumPy reference, compares
-the encoder engines, and times the stages from image to SemanticVoxels.
+the encoder engines, and times the stages from image to SemanticVoxels, without and with semantics.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.util
 import os
 import platform
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,10 @@ from scene_completion_ros.inference.query_reference import density_reference
 REFERENCE_VOXELS = 65536
 # The fastest of several sizes for the naive query; all points at once take as long and two gigabytes more.
 NAIVE_CHUNK = 65536
+# The label units; 19 classes as in Cityscapes.
+LABEL_HIDDEN, CLASSES = 64, 19
+# What a street has without the insides of things: a second row beside what the bundle's own threshold gives.
+FEW_VOXELS = 50000
 
 
 def main() -> None:
@@ -49,6 +54,12 @@ def main() -> None:
     print(hardware(arguments.threads), flush=True)
     # The pipeline comes first: peak memory must not contain torch.
     print("\n" + pipeline_table(bundle, arguments.threads, arguments.repeats), flush=True)
+    if bundle.head.label_hidden:
+        print("\nThe student knows classes itself: the stage label above.", flush=True)
+    elif importlib.util.find_spec("onnx"):
+        print("\n" + semantics_table(bundle, arguments.threads, arguments.repeats), flush=True)
+    else:
+        print("\nFrames with labels were skipped: onnx is not installed.", flush=True)
     print("\n" + encoder_table(bundle, arguments.threads, arguments.repeats), flush=True)
     print("\n" + query_table(bundle, arguments.threads, arguments.repeats), flush=True)
 
@@ -71,10 +82,7 @@ def hardware(threads: int) -> str:
 
 def pipeline_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """Stages from camera image to SemanticVoxels: frames of the bundled drive (1242×375), the bundle's grid."""
-    with BagReader(DEMO_DRIVE) as reader:
-        topic = reader.choose_image_topic(None)
-        camera = reader.camera_for(topic)
-        images = [frame.image_rgb for frame in reader.images(topic)]
+    camera, images = demo_drive()
     start = time.perf_counter()
     completer = Completer(bundle, camera, threads=threads)
     ready = time.perf_counter() - start
@@ -96,6 +104,66 @@ def pipeline_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     )
 
 
+def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:
+    """Camera and images of the bundled drive."""
+    with BagReader(DEMO_DRIVE) as reader:
+        topic = reader.choose_image_topic(None)
+        return reader.camera_for(topic), [frame.image_rgb for frame in reader.images(topic)]
+
+
+def semantics_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
+    """Whole frames without and with labels, in turn, at the bundle's threshold and at one that leaves few voxels."""
+    from benchmarks.random_labels import with_random_labels
+
+    camera, images = demo_drive()
+    first = Completer(bundle, camera, threads=threads).complete(images[0])
+    few = float(np.partition(first.probability.reshape(-1), -FEW_VOXELS)[-FEW_VOXELS])
+    rows: list[tuple[str, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        labelled = with_random_labels(bundle, Path(folder), units=LABEL_HIDDEN, classes=CLASSES)
+        for threshold in (bundle.threshold, max(few, bundle.threshold)):
+            completers = [
+                Completer(dataclasses.replace(student, threshold=threshold), camera, threads=threads)
+                for student in (bundle, labelled)
+            ]
+            rows += semantics_rows(completers, images, repeats)
+    header = (
+        f"voxels (E = {LABEL_HIDDEN}, K = {CLASSES})",
+        "encode p50 ms",
+        "query p50 ms",
+        "label p50 ms",
+        "total p50 ms",
+        "CPU ms",
+        "times (CPU)",
+    )
+    return table(header, rows)
+
+
+def semantics_rows(
+    completers: Sequence[Completer], images: Sequence[NDArray[np.uint8]], repeats: int
+) -> list[tuple[str, ...]]:
+    """A row each for a completer without and one with labels, which take the same images in turn."""
+    stages = ("encode", "query", "label", "total")
+    milliseconds, processor = np.zeros((2, len(stages), repeats)), np.zeros((2, repeats))
+    occupied = np.zeros(repeats)
+    for frame, which in np.ndindex(repeats, 2):
+        start = time.process_time()
+        result = completers[which].complete(images[frame % len(images)])
+        processor[which, frame] = 1e3 * (time.process_time() - start)
+        milliseconds[which, :, frame] = [result.timings_ms[stage] for stage in stages]
+        occupied[frame] = len(result.voxels)
+    # Ratios of each image, because the load of the machine changes meanwhile.
+    return [
+        (
+            f"{np.median(occupied):.0f}, {name} labels",
+            *(f"{time_of_stage:.1f}" for time_of_stage in np.median(milliseconds[which], axis=1)),
+            f"{np.median(processor[which]):.1f}",
+            f"{np.median(processor[which] / processor[0]):.2f}",
+        )
+        for which, name in enumerate(("without", "with"))
+    ]
+
+
 def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The encoder engines on the canonical image."""
     image = picture(bundle.canonical, 0)
@@ -113,7 +181,8 @@ def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 
 def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The voxel query in all its forms."""
-    features = make_encoder(bundle, threads=threads)(picture(bundle.canonical, 0)).copy()
+    encoder = make_encoder(bundle, threads=threads)
+    features = encoder(picture(bundle.canonical, 0))  # no copy: where it starts in memory matters
     camera_from_grid = bundle.grid_from_camera.inverse()
     query = VoxelQuery(
         bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
@@ -193,7 +262,7 @@ def naive_query(
 
     def query(features: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            channels_first = torch.from_numpy(features).permute(2, 0, 1)[None].contiguous()
+            channels_first = torch.from_numpy(features[..., : head.hidden]).permute(2, 0, 1)[None].contiguous()
             parts = [chunk(channels_first, part) for part in torch.split(all_points, NAIVE_CHUNK)]
             density: NDArray[np.float32] = torch.cat(parts).numpy()
             return density

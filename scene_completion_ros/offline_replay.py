@@ -19,10 +19,17 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.report.latency_plot import latency_percentiles
 from scene_completion_ros.semantic_voxels import SemanticVoxels
-from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, voxels_to_cloud_array
+from scene_completion_ros.voxel_cloud import (
+    VOXEL_CLOUD_DTYPE,
+    VOXEL_CLOUD_FIELDS,
+    legend_json,
+    voxels_to_cloud_array,
+)
 
 VOXELS_TOPIC = "/scene_completion/voxels"
+LEGEND_TOPIC = "/scene_completion/legend"
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
+LEGEND_TYPE = "std_msgs/msg/String"
 
 
 class ThinnedBagReader(BagReader):
@@ -103,7 +110,7 @@ def replay_offline(
         reader: The open recording.
         topic: Its image topic.
         completer: Completes the images.
-        output: Recording to write the voxels to, at the bag times of the images.
+        output: Recording to write the voxels to, at the bag times of the images, and the legend of their labels.
         on_result: Called with every image and its completion.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
 
@@ -123,14 +130,13 @@ def replay_offline(
         except ImageError as error:
             statistics.dropped[f"image {error.what}"] += 1
             continue
+        if output is not None:
+            _write(output, completion.voxels, frame, with_legend=not statistics.frames_out)
         statistics.frames_out += 1
         statistics.frames_empty += len(completion.voxels) == 0
         statistics.duration_s += completion.timings_ms["total"] / 1e3
         statistics.occupied.append(len(completion.voxels))
         statistics.timings_ms.append(completion.timings_ms)
-        if output is not None:
-            message = cloud_message(output, completion.voxels, frame.frame_id)
-            output.write(VOXELS_TOPIC, CLOUD_TYPE, message, frame.bag_stamp_ns)
         if on_result is not None:
             on_result(frame, completion)
     undecodable = sum(reader.skipped.values()) - already_skipped
@@ -138,6 +144,14 @@ def replay_offline(
         statistics.frames_in += undecodable
         statistics.dropped["image could not be decoded"] += undecodable
     return statistics
+
+
+def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with_legend: bool) -> None:
+    if with_legend:
+        legend = legend_json(voxels.class_names, voxels.class_colours)
+        message = output.typestore.types[LEGEND_TYPE](data=legend)
+        output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.bag_stamp_ns, latched=True)
+    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud_message(output, voxels, frame.frame_id), frame.bag_stamp_ns)
 
 
 def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:

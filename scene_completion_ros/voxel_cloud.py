@@ -1,4 +1,4 @@
-"""The 24-byte point layout of published voxels: one definition for DDS messages, bags and reports.
+"""The 24-byte point layout of published voxels and the legend of their labels: one definition for DDS, bags, reports.
 
 Knows nothing of ROS: the fields are named and numbered as ``sensor_msgs/PointField`` wants them, and the points are a
 NumPy structured array whose bytes are the message's ``data``.
@@ -6,6 +6,7 @@ NumPy structured array whose bytes are the message's ``data``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,19 @@ VOXEL_CLOUD_FIELDS: tuple[tuple[str, int, int, int], ...] = (
     ("state", 21, POINT_FIELD_UINT8, 1),
     ("confidence", 22, POINT_FIELD_UINT8, 1),
 )
+
+
+def legend_json(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]]) -> str:
+    """What the labels of points mean, as published beside them.
+
+    Args:
+        class_names: Names by label.
+        class_colours: RGB colours (0..255) by label.
+
+    Returns:
+        JSON: ``{"class_names": ["road", …], "class_colours": [[128, 64, 128], …]}``.
+    """
+    return json.dumps({"class_names": list(class_names), "class_colours": [list(colour) for colour in class_colours]})
 
 
 def voxels_to_cloud_array(voxels: SemanticVoxels) -> NDArray[np.void]:

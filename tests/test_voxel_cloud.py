@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from scene_completion_ros.voxel_cloud import (
     VOXEL_CLOUD_FIELDS,
     cloud_array_from_message,
     cloud_array_to_voxels,
+    legend_json,
     voxels_to_cloud_array,
 )
 from tests.report.scenes import COLOURS, GRID, NAMES, street
@@ -24,6 +26,13 @@ def test_fields_and_dtype_say_the_same() -> None:
         assert VOXEL_CLOUD_DTYPE.fields is not None
         kind, place = VOXEL_CLOUD_DTYPE.fields[name][:2]
         assert (offset, sizes[datatype], count) == (place, kind.itemsize, 1)
+
+
+def test_the_legend_says_what_labels_mean() -> None:
+    assert json.loads(legend_json(NAMES, COLOURS)) == {
+        "class_names": list(NAMES),
+        "class_colours": [*map(list, COLOURS)],
+    }
 
 
 def test_points_are_voxel_centres_in_the_optical_frame() -> None:

@@ -5,12 +5,13 @@ voxels.npz holds
   alpha             float16 [X, Y, Z]  the network's opacity over one voxel edge
   state             uint8 [X, Y, Z]    0 unobserved, 1 free (seen), 2 free (inferred), 3 surface, 4 completed
   label             uint8 [X, Y, Z]    index into class_names where the state is 3 or 4, elsewhere 0
+  confidence        float16 [X, Y, Z]  in the label, 0 to 1, where the state is 3 or 4, elsewhere 0
   depth             float32 [H, W]     metres along the optical axis of the camera depth_intrinsics;
                                        NaN where the image does not reach
   transmittance     float16 [H, W]     part of each ray that leaves the grid, 0 to 1; near 1 (sky, or farther away than
                                        the grid reaches) depth is only where the ray leaves the grid
   depth_intrinsics  float64 [3, 3]
-  origin, voxel_size, grid_from_camera [4, 4], class_names
+  origin, voxel_size, grid_from_camera [4, 4], class_names [K], class_colours uint8 [K, 3] (RGB)
 
 picture.png shows no depth where transmittance is 0.5 or more.
 
@@ -88,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         depth_picture(completion.shown_depth),
         birds_eye_view(completion.voxels, camera=completion.depth_camera),
         title=f"{args.image.name}: {len(completion.voxels)} occupied voxels",
+        class_names=bundle.class_names,
+        class_colours=bundle.class_colours,
     )
     write_picture(args.output / "picture.png", picture)
     if recording is not None:
@@ -138,12 +141,15 @@ def write_npz(path: Path, completion: Completion, probability: NDArray[np.float3
     voxels = completion.voxels
     label = np.zeros(voxels.grid.shape, dtype=np.uint8)
     label[tuple(voxels.index.T)] = voxels.label
+    confidence = np.zeros(voxels.grid.shape, dtype=np.float16)
+    confidence[tuple(voxels.index.T)] = voxels.confidence
     np.savez_compressed(
         path,
         probability=probability.astype(np.float16),
         alpha=completion.alpha.astype(np.float16),
         state=voxels.state,
         label=label,
+        confidence=confidence,
         depth=completion.depth.astype(np.float32),
         transmittance=completion.transmittance.astype(np.float16),
         depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
@@ -151,4 +157,5 @@ def write_npz(path: Path, completion: Completion, probability: NDArray[np.float3
         voxel_size=np.float64(voxels.grid.voxel_size),
         grid_from_camera=voxels.grid_from_camera.matrix,
         class_names=np.asarray(voxels.class_names),
+        class_colours=np.asarray(voxels.class_colours, dtype=np.uint8),
     )

@@ -1,7 +1,7 @@
 """Replay a recording: completed voxels as a new recording, and a report to look at.
 
 The images go through the running node over DDS, or with --offline through the same code without ROS. DIR gets
-  bag/                the voxels (and, through the node, the depth) as rosbag2
+  bag/                the voxels and the legend of their labels (and, through the node, the depth) as rosbag2
   report/index.html   camera image, depth, bird's-eye view and 3D view of every frame; opens offline
   statistics.json     frames, rate, latencies, memory
 LiDAR of the recording is drawn into the bird's-eye view. What was written stays when the replay is interrupted.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.ros.replay import ReplayResult
     from scene_completion_ros.ros.replay_results import ReplayStatistics
 
-_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "publish")
+_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "publish")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

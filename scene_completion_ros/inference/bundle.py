@@ -1,7 +1,8 @@
 """The student bundle: a folder with all the robot needs to complete scenes, safe to load from untrusted sources.
 
 ``student.json`` says what the student is, ``encoder.onnx`` maps an image to pre-activations, ``head.safetensors`` turns
-them into density. Nothing in it is executed as Python, and nothing is pickled.
+them into density and, where the student knows classes, into labels. Nothing in it is executed as Python, and nothing is
+pickled.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ from scene_completion_ros.inference.fields import CURE, Fields
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
-SCHEMA_VERSION = 1
+# What a reader has to understand: 1 is a student without classes, 2 one with labels. A program that knows 1 only would
+# take the further channels of the latter's encoder for a damage that another export repairs.
+WITHOUT_LABELS, WITH_LABELS = 1, 2
+MOST_CLASSES = 255  # a label is one byte
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
 HEAD = "head.safetensors"
@@ -50,7 +54,7 @@ class StudentBundle:
     Attributes:
         name: Name of the student.
         canonical: The camera that every image is resampled into, without distortion.
-        head: Weights of the head.
+        head: Weights of the head; with labels where there are several classes.
         point_code: How points are encoded.
         feature_size: (h, w) of the encoder's output.
         height_above_ground: Height of the cameras it was trained with, metres.
@@ -58,8 +62,8 @@ class StudentBundle:
         focal_range: Smallest and largest fx / W of the source cameras seen in training.
         depth_range: Nearest and farthest depth trained, metres.
         normalisation: What the graph does with the image, as documentation.
-        class_names: Names of the classes; one, ``unlabelled``, where there are none.
-        class_colours: One RGB colour a class.
+        class_names: Names of the classes, each another; one, ``unlabelled``, where there are none.
+        class_colours: One RGB colour (0..255) a class.
         calibration: alpha -> probability.
         threshold: Probability from which a voxel counts as occupied.
         grid: Default grid.
@@ -68,6 +72,9 @@ class StudentBundle:
         licence: Licence of the weights.
         folder: Where it was loaded from or saved to.
         sha256: Hash of each file of the folder.
+
+    Raises:
+        BundleError: Names, colours and labels of the head contradict each other.
     """
 
     name: str
@@ -91,9 +98,22 @@ class StudentBundle:
     folder: Path | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check_classes(self.class_names, self.class_colours)
+        classes, labels = self.head.classes, self.head.label_hidden > 0
+        if len(self.class_names) != classes or labels != (classes > 1):
+            raise BundleError(
+                f"{len(self.class_names)} names, but the head has {f'labels of {classes}' if labels else 'no labels'}",
+                where="class_names",
+                cure="Several classes need a head with labels, a row for each; without labels there is one class.",
+            )
+
     @property
     def encoder_path(self) -> Path:
-        """The ONNX encoder: ``image`` float32 [1, 3, H, W] RGB 0..255 -> ``features`` float32 [1, h, w, C]."""
+        """The ONNX encoder: ``image`` float32 [1, 3, H, W] RGB 0..255 -> ``features`` float32 [1, h, w, C + E].
+
+        The first C channels are those of the density, the last E those of the label units, see `HeadWeights`.
+        """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
         return self.folder / ENCODER
@@ -110,11 +130,11 @@ class StudentBundle:
             raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
         fields = Fields.read(folder / MANIFEST)
         version = fields.integer("schema_version")
-        if version != SCHEMA_VERSION:
+        if version not in (WITHOUT_LABELS, WITH_LABELS):
             raise fields.error(
                 "schema_version",
-                f"is {version}, this version reads {SCHEMA_VERSION}",
-                "Update scene_completion_ros." if version > SCHEMA_VERSION else "Export the bundle again.",
+                f"is {version}, this version reads {WITHOUT_LABELS} and {WITH_LABELS}",
+                "Update scene_completion_ros." if version > WITH_LABELS else "Export the bundle again.",
             )
         sha256 = _check_files(fields, folder)
         try:
@@ -136,7 +156,8 @@ class StudentBundle:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.head.check(self.head.hidden, self.point_code.size, f"head of bundle {self.name}")
+        head = self.head
+        head.check(head.hidden, self.point_code.size, head.label_hidden, head.classes, f"head of bundle {self.name}")
         files = {ENCODER: encoder_onnx, HEAD: safetensors.numpy.save(self.head.tensors())}
         if weights is not None:
             files[WEIGHTS] = safetensors.numpy.save({n: np.ascontiguousarray(w) for n, w in weights.items()})
@@ -164,7 +185,7 @@ class StudentBundle:
     def _manifest(self) -> dict[str, Any]:
         camera = self.canonical
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": WITH_LABELS if self.head.label_hidden else WITHOUT_LABELS,
             "name": self.name,
             "canonical_camera": {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy", "width", "height")},
             "height_above_ground": self.height_above_ground,
@@ -175,6 +196,7 @@ class StudentBundle:
             "point_code": dataclasses.asdict(self.point_code),
             "head": {
                 "hidden": self.head.hidden,
+                **({"label_hidden": self.head.label_hidden} if self.head.label_hidden else {}),
                 "code": self.point_code.size,
                 "feature_height": self.feature_size[0],
                 "feature_width": self.feature_size[1],
@@ -237,10 +259,17 @@ def _parse(fields: Fields) -> dict[str, Any]:
     grid, grid_from_camera = _parse_grid(fields.object("grid"))
     normalisation = fields.object("normalisation")
     class_names, class_colours = _parse_classes(fields)
+    head = HeadWeights.load(
+        fields.file.parent / HEAD,
+        sizes.integer("hidden"),
+        point_code.size,
+        _parse_label_hidden(fields, sizes, len(class_names)),
+        len(class_names),
+    )
     return {
         "name": fields.text("name"),
         "canonical": _parse_camera(fields.object("canonical_camera")),
-        "head": HeadWeights.load(fields.file.parent / HEAD, sizes.integer("hidden"), point_code.size),
+        "head": head,
         "point_code": point_code,
         "feature_size": (sizes.integer("feature_height"), sizes.integer("feature_width")),
         "height_above_ground": fields.number("height_above_ground"),
@@ -308,10 +337,42 @@ def _parse_calibration(fields: Fields) -> Calibration:
 def _parse_classes(fields: Fields) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     names = fields.texts("class_names")
     values = fields.values.get("class_colours")
-    if not isinstance(values, list) or len(values) != len(names) or not 1 <= len(names) <= 255:
-        raise fields.error("class_colours", f"one RGB colour for each of the {len(names)} classes (1..255) is needed")
+    if not isinstance(values, list) or len(values) != len(names) or not names:
+        raise fields.error("class_colours", f"one RGB colour for each of the {len(names)} classes is needed")
     colours = Fields({str(i): value for i, value in enumerate(values)}, fields.file, f"{fields.prefix}class_colours.")
-    return names, tuple(tuple(int(c) for c in colours.numbers(str(i), 3)) for i in range(len(names)))
+    return names, tuple(colours.integers(str(i), 3) for i in range(len(names)))
+
+
+def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> None:
+    cure = "Give every class a name and an RGB colour of its own and export the bundle again."
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise BundleError(f"{name!r} comes twice, as {names.index(name)} and {i}", where="class_names", cure=cure)
+    if len(colours) != len(names) or not 1 <= len(names) <= MOST_CLASSES:
+        raise BundleError(
+            f"{len(colours)} colours for {len(names)} classes (1..{MOST_CLASSES})", where="class_colours", cure=cure
+        )
+    for i, colour in enumerate(colours):
+        if len(colour) != 3 or not all(0 <= channel <= 255 for channel in colour):
+            raise BundleError(
+                f"{list(colour)} of {names[i]!r} is no RGB colour of 0..255", where=f"class_colours.{i}", cure=cure
+            )
+
+
+def _parse_label_hidden(fields: Fields, sizes: Fields, classes: int) -> int:
+    """Hidden units E of the labels; 0 where there are none."""
+    if fields.integer("schema_version") == WITHOUT_LABELS:
+        if classes > 1:
+            raise fields.error("class_names", f"{classes} names, but the head has no labels to tell them apart")
+        if "label_hidden" in sizes.values:
+            raise sizes.error("label_hidden", f"labels need schema_version {WITH_LABELS}")
+        return 0
+    label_hidden = sizes.integer("label_hidden")
+    if label_hidden < 1:
+        raise sizes.error("label_hidden", f"{label_hidden} is no number of units")
+    if classes == 1:
+        raise fields.error("class_names", "one name, but the labels of the head tell at least two classes apart")
+    return label_hidden
 
 
 def _parse_grid(fields: Fields) -> tuple[VoxelGrid, RigidTransform]:

@@ -1,4 +1,4 @@
-"""From one camera image to completed voxels: resample, encode, query, march, assemble."""
+"""From one camera image to completed voxels: resample, encode, query, march, assemble, label."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
@@ -45,7 +46,8 @@ class Completion:
         transmittance: float32 [h, w], the part of each ray that left the grid.
         depth_camera: The camera of ``depth``.
         image: uint8 [H, W, 3], the canonical image.
-        timings_ms: Milliseconds of resample, encode, query, march, assemble, and their total.
+        timings_ms: Milliseconds of resample, encode, query, march, assemble, label (next to none where the student
+            knows no classes), and their total.
     """
 
     voxels: SemanticVoxels
@@ -130,6 +132,11 @@ class Completer:
             extrapolate=extrapolate,
             coverage=covered,
         )
+        self._label = (
+            LabelQuery(self._query.field, self._query.samples, self._query.in_view.size)
+            if bundle.head.label_hidden
+            else None
+        )
         occupied_from = bundle.calibration.occupied_from(bundle.threshold)
         self._march = March(grid, camera_from_grid, self.depth_camera, occupied_from)
         self._classify = VoxelClassifier(
@@ -163,9 +170,24 @@ class Completer:
             rays = self._march(alpha)
             clock.lap("march")
             probability, state = self._classify(alpha, rays.half_distance)
+            occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
+            clock.lap("assemble")
+            label, confidence = self._labels(features, occupied)
+            clock.lap("label")
         depth = rays.depth
         depth[~self._ray_covered] = np.nan
-        voxels = self._assemble(state, probability, stamp_ns)
+        voxels = SemanticVoxels(
+            grid=self.grid,
+            grid_from_camera=self.grid_from_camera,
+            stamp_ns=stamp_ns,
+            state=state,
+            index=np.stack(np.unravel_index(occupied, state.shape), axis=-1).astype(np.int32),
+            probability=probability.reshape(-1)[occupied],
+            label=label,
+            confidence=confidence,
+            class_names=self.bundle.class_names,
+            class_colours=self.bundle.class_colours,
+        )
         clock.lap("assemble")
         return Completion(
             voxels=voxels,
@@ -178,22 +200,13 @@ class Completer:
             timings_ms=clock.total(),
         )
 
-    def _assemble(self, state: NDArray[np.uint8], probability: NDArray[np.float32], stamp_ns: int) -> SemanticVoxels:
-        flat = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
-        count = len(flat)
-        # Without a semantic head every voxel has the only class, of which there is no doubt.
-        return SemanticVoxels(
-            grid=self.grid,
-            grid_from_camera=self.grid_from_camera,
-            stamp_ns=stamp_ns,
-            state=state,
-            index=np.stack(np.unravel_index(flat, state.shape), axis=-1).astype(np.int32),
-            probability=probability.reshape(-1)[flat],
-            label=np.zeros(count, dtype=np.uint8),
-            confidence=np.ones(count, dtype=np.float32),
-            class_names=self.bundle.class_names,
-            class_colours=self.bundle.class_colours,
-        )
+    def _labels(
+        self, features: NDArray[np.float32], occupied: NDArray[np.intp]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        if self._label is not None:
+            return self._label(features, occupied)
+        # Every voxel has the only class, of which there is no doubt.
+        return np.zeros(len(occupied), dtype=np.uint8), np.ones(len(occupied), dtype=np.float32)
 
 
 def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> list[str]:
@@ -231,8 +244,9 @@ class _Clock:
         self._laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
+        """The time since the last call was spent on something; it may come in several parts."""
         now = time.perf_counter()
-        self._laps[name] = 1e3 * (now - self._last)
+        self._laps[name] = self._laps.get(name, 0.0) + 1e3 * (now - self._last)
         self._last = now
 
     def total(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
+from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime"]
@@ -29,7 +30,7 @@ class Encoder(Protocol):
     name: str
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features float32 [h, w, C] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
+        """Features float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
         Raises:
             ImageError: The image has another size or type.
@@ -74,6 +75,9 @@ class OpenVinoEncoder:
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
             self._request = core.compile_model(pre.build(), "CPU", options).create_infer_request()
+            # OpenVINO's own output starts at any multiple of 16 bytes.
+            self._features = aligned_empty(1, *bundle.feature_size, bundle.head.channels)
+            self._request.set_output_tensor(openvino.Tensor(self._features, shared_memory=True))
         except RuntimeError as error:
             raise BundleError(
                 f"OpenVINO cannot run it ({_first_line(error)})", where=str(bundle.encoder_path), cure=CURE
@@ -88,7 +92,7 @@ class OpenVinoEncoder:
         image = np.ascontiguousarray(image_rgb)[None]
         self._request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
         self._request.infer()
-        features: NDArray[np.float32] = self._request.get_output_tensor().data[0]
+        features: NDArray[np.float32] = self._features[0]
         return features
 
 
@@ -175,13 +179,14 @@ def _check_ports(
 ) -> None:
     camera, head = bundle.canonical, bundle.head
     height, width = bundle.feature_size
-    for kind, found, expected in (
-        ("input", inputs, ("image", [1, 3, camera.height, camera.width])),
-        ("output", outputs, ("features", [1, height, width, head.hidden])),
+    channels = f" ({head.hidden} channels for the density and {head.label_hidden} for labels)"
+    for kind, found, expected, note in (
+        ("input", inputs, ("image", [1, 3, camera.height, camera.width]), ""),
+        ("output", outputs, ("features", [1, height, width, head.channels]), channels),
     ):
         if found != [expected]:
             raise BundleError(
-                f"{kind} is {found} where {[expected]} is needed", where=str(bundle.encoder_path), cure=CURE
+                f"{kind} is {found} where {[expected]} is needed{note}", where=str(bundle.encoder_path), cure=CURE
             )
 
 

@@ -82,6 +82,12 @@ class Fields:
         items = Fields({str(i): value for i, value in enumerate(values)}, self.file, f"{self.prefix}{name}.")
         return tuple(items.number(str(i)) for i in range(len(values)))
 
+    def integers(self, name: str, count: int | None = None) -> tuple[int, ...]:
+        """A list of whole numbers, of ``count`` where given."""
+        values = self.numbers(name, count)
+        items = Fields({str(i): value for i, value in enumerate(self._get(name))}, self.file, f"{self.prefix}{name}.")
+        return tuple(items.integer(str(i)) for i in range(len(values)))
+
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings."""
         values = self._get(name)

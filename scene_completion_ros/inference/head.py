@@ -14,42 +14,99 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.fields import CURE
 
+# What the sizes of tensors that belong to labels have to agree with.
+_SIZES = {
+    "label_positional_weight": " (one row for each of head.label_hidden units, one column a value of the point code)",
+    "label_hidden_bias": " (one value for each of head.label_hidden units)",
+    "label_weight": " (one row for each of class_names, one column for each of head.label_hidden units)",
+    "label_bias": " (one value for each of class_names)",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class HeadWeights:
-    """sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d), with the feature weights folded into F.
+    """sigma = softplus(w . h + d) with h = ReLU(F(u, v) + W_gamma gamma(c) + b), the feature weights folded into F.
+
+    Where the student knows classes, it has hidden units for them beside those of the density: logits = V . h_l + v with
+    h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first.
 
     Attributes:
         positional_weight: W_gamma, float32 [C, 39].
         hidden_bias: b, float32 [C].
         density_weight: w, float32 [C].
         density_bias: d, float32 [1].
+        label_positional_weight: W_l, float32 [E, 39]; all four of the labels, or none.
+        label_hidden_bias: b_l, float32 [E].
+        label_weight: V, float32 [K, E].
+        label_bias: v, float32 [K].
     """
 
     positional_weight: NDArray[np.float32]
     hidden_bias: NDArray[np.float32]
     density_weight: NDArray[np.float32]
     density_bias: NDArray[np.float32]
+    label_positional_weight: NDArray[np.float32] | None = None
+    label_hidden_bias: NDArray[np.float32] | None = None
+    label_weight: NDArray[np.float32] | None = None
+    label_bias: NDArray[np.float32] | None = None
 
     @property
     def hidden(self) -> int:
-        """Width C of the hidden layer, which is the number of channels of F."""
+        """Hidden units C of the density, which is the number of channels of F."""
         return int(self.hidden_bias.shape[0])
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """All tensors by name, contiguous."""
-        return {name: np.ascontiguousarray(getattr(self, name)) for name in expected_shapes(1, 1)}
+    @property
+    def label_hidden(self) -> int:
+        """Hidden units E of the labels; 0 without labels."""
+        return 0 if self.label_hidden_bias is None else int(self.label_hidden_bias.shape[0])
 
-    def check(self, hidden: int, code_size: int, where: str) -> None:
-        """Raises BundleError where a tensor is not float32, not finite or of another shape."""
-        _check(self.tensors(), expected_shapes(hidden, code_size), where)
+    @property
+    def channels(self) -> int:
+        """Channels C + E of the encoder's output: first those of the density, then those of the labels."""
+        return self.hidden + self.label_hidden
 
-    @classmethod
-    def load(cls, file: Path, hidden: int, code_size: int) -> HeadWeights:
-        """Reads ``head.safetensors``.
+    @property
+    def classes(self) -> int:
+        """Number K of classes; 1 without labels, the only one there is."""
+        return 1 if self.label_bias is None else int(self.label_bias.shape[0])
+
+    def label_layers(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """W_l [E, 39], b_l [E], V [K, E], v [K].
 
         Raises:
-            BundleError: A tensor is missing, not float32, of another shape or not finite; the file is no safetensors.
+            ValueError: The head has no labels.
+        """
+        positional_weight, hidden_bias = self.label_positional_weight, self.label_hidden_bias
+        weight, bias = self.label_weight, self.label_bias
+        if positional_weight is None or hidden_bias is None or weight is None or bias is None:
+            raise ValueError("the head has no labels")
+        return positional_weight, hidden_bias, weight, bias
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """All tensors by name, contiguous; those of labels where there are any."""
+        tensors = {name: getattr(self, name) for name in expected_shapes(1, 1, 1)}
+        return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
+
+    def check(self, hidden: int, code_size: int, label_hidden: int, classes: int, where: str) -> None:
+        """Raises BundleError where a tensor is missing, not float32, not finite or of another shape."""
+        _check(self.tensors(), expected_shapes(hidden, code_size, label_hidden, classes), where)
+
+    @classmethod
+    def load(cls, file: Path, hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1) -> HeadWeights:
+        """Reads ``head.safetensors``.
+
+        Args:
+            file: The file.
+            hidden: C.
+            code_size: Length of the point code.
+            label_hidden: E; 0 where the student knows no classes.
+            classes: K.
+
+        Raises:
+            BundleError: A tensor is missing, not float32, of another shape or not finite, or belongs to labels where
+                there are none; the file is no safetensors.
         """
         try:
             tensors = safetensors.numpy.load_file(file)
@@ -57,29 +114,42 @@ class HeadWeights:
             raise BundleError(f"cannot be read ({error})", where=str(file), cure=CURE) from error
         except (safetensors.SafetensorError, ValueError, KeyError) as error:
             raise BundleError(f"is not a valid safetensors file ({error})", where=str(file), cure=CURE) from error
-        expected = expected_shapes(hidden, code_size)
+        expected = expected_shapes(hidden, code_size, label_hidden, classes)
         _check(tensors, expected, str(file))
         return cls(**{name: tensors[name] for name in expected})
 
 
-def expected_shapes(hidden: int, code_size: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the head."""
-    return {
+def expected_shapes(hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the head; without those of labels where ``label_hidden`` is 0."""
+    shapes: dict[str, tuple[int, ...]] = {
         "positional_weight": (hidden, code_size),
         "hidden_bias": (hidden,),
         "density_weight": (hidden,),
         "density_bias": (1,),
     }
+    if label_hidden:
+        shapes["label_positional_weight"] = (label_hidden, code_size)
+        shapes["label_hidden_bias"] = (label_hidden,)
+        shapes["label_weight"] = (classes, label_hidden)
+        shapes["label_bias"] = (classes,)
+    return shapes
 
 
 def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    for name in _SIZES:
+        if name in tensors and name not in expected:
+            raise BundleError(
+                "belongs to labels, but no head.label_hidden says how many units they have",
+                where=f"{where}: tensor {name}",
+                cure=CURE,
+            )
     for name, shape in expected.items():
         if name not in tensors:
             raise BundleError("is missing", where=f"{where}: tensor {name}", cure=CURE)
         tensor = tensors[name]
         if tensor.dtype != np.float32 or tensor.shape != shape:
             raise BundleError(
-                f"is {tensor.dtype} {tensor.shape} where float32 {shape} is needed",
+                f"is {tensor.dtype} {tensor.shape} where float32 {shape} is needed{_SIZES.get(name, '')}",
                 where=f"{where}: tensor {name}",
                 cure=CURE,
             )

@@ -52,6 +52,15 @@ def inlined(function: Function) -> Function:
     return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True)(function)  # type: ignore[no-any-return]
 
 
+def always_inlined(function: Function) -> Function:
+    """As `inlined`, where LLVM would leave a call because the function is long, and a short loop pays for that.
+
+    A call does not learn the caller's constants: loops over them are neither unrolled nor rid of checks.
+    """
+    options: dict[str, Any] = {"fastmath": FAST_MATH, "error_model": "numpy", "nogil": True, "forceinline": True}
+    return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+
 @contextmanager
 def kernel_threads(threads: int | None) -> Iterator[None]:
     """Runs kernels of this Python thread on ``threads`` cores (None: all that numba has), one caller at a time."""

@@ -1,7 +1,8 @@
 """The positional part of the hidden layer as three one-dimensional tables.
 
 The code gamma is separable in x~, y~ and z~, therefore W_gamma gamma(c) + b = A(x~) + B(y~) + C(z~). Each table is
-sampled densely enough that linear interpolation is exact to a few 1e-5 in density.
+sampled densely enough that linear interpolation is exact to a few 1e-5 in density. Tables of other units over the same
+range have the same rows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
 # Twice as many entries would no longer fit into a first-level cache for one cell of the feature map (measured: up
@@ -39,9 +40,21 @@ class PositionalTables:
 
     @classmethod
     def build(
-        cls, head: HeadWeights, code: PointCodeSpec, low: NDArray[np.float64], high: NDArray[np.float64]
+        cls,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        code: PointCodeSpec,
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
     ) -> PositionalTables:
-        """Tables over ``low`` .. ``high`` (code inputs, [3] each)."""
+        """Tables of units.
+
+        Args:
+            weight: W_gamma, float32 [C, 39].
+            bias: b, float32 [C].
+            code: The point code.
+            low, high: Range of code inputs [3] they cover.
+        """
         tables = []
         scale = np.empty(3)
         for axis in range(3):
@@ -49,12 +62,14 @@ class PositionalTables:
             entries = max(MINIMUM_ENTRIES, math.ceil(extent / SPACING)) + 1
             values = low[axis] + np.linspace(0.0, extent, entries)
             scale[axis] = (entries - 1) / extent
-            weight = head.positional_weight[:, axis::3].astype(np.float64)  # [C, 13]
+            of_axis = weight[:, axis::3].astype(np.float64)  # [C, 13]
             # Chords lie inside the arc: between entries at a spacing h, a sine of angular frequency f comes out too
             # small by up to (f h)^2 / 8. Raising it by half of that halves the error: 8.6e-6 at f = 48.
             phase = np.array([0.0, *np.repeat(code.frequencies, 2)]) / scale[axis]
-            tables.append((code.encode_axis(values) @ (weight * (1.0 + phase**2 / 16.0)).T).astype(np.float32))
-        tables[2] += head.hidden_bias
+            table = aligned_empty(entries, len(weight))
+            table[:] = code.encode_axis(values) @ (of_axis * (1.0 + phase**2 / 16.0)).T
+            tables.append(table)
+        tables[2] += bias
         return cls(tables[0], tables[1], tables[2], np.asarray(low, dtype=np.float64), scale)
 
     def rows(self, coordinates: NDArray[np.float64]) -> NDArray[np.float32]:

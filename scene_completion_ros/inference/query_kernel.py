@@ -8,33 +8,19 @@ neighbours stay in the first-level cache (measured: 3 to 20 % faster than grid o
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.field_kernels import density_kernel
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.jit import inlined, kernel
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.positional_tables import PositionalTables
-
-BLOCK = 1024
-
-ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
-LOG2_E, LN_2 = np.float32(1.0 / np.log(2.0)), np.float32(np.log(2.0))
-# Below, exp(x) is no float32 any more.
-LOWEST = np.float32(-87.0)
-# Taylor series of exp on |r| <= ln(2) / 2: the remainder r^7 / 7! is below 1.3e-7.
-E_2, E_3, E_4, E_5, E_6 = (np.float32(1.0 / n) for n in (2.0, 6.0, 24.0, 120.0, 720.0))
-# log(1 + y) = 2 artanh(q), q = y / (2 + y) <= 1/3: the remainder 2 q^13 / 13 is below 1e-7.
-L_3, L_5, L_7, L_9, L_11 = (np.float32(1.0 / n) for n in (3.0, 5.0, 7.0, 9.0, 11.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +50,9 @@ class FieldKernel:
         canonical: The canonical camera.
         feature_size: (h, w) of the feature map.
         low, high: Range of code inputs [3] the tables must cover.
+
+    Attributes:
+        tables: Positional tables of the density.
     """
 
     def __init__(
@@ -79,8 +68,13 @@ class FieldKernel:
         self.code = code
         self.canonical = canonical
         self.feature_size = feature_size
-        self.tables = PositionalTables.build(head, code, low, high)
-        self._kernel = _query_kernel(head.hidden)
+        self._range = low, high
+        self.tables = self.positional_tables(head.positional_weight, head.hidden_bias)
+        self._kernel = density_kernel(head.hidden)
+
+    def positional_tables(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> PositionalTables:
+        """Tables of units with positional weights [C, 39] and biases [C]; prepared samples name their rows too."""
+        return PositionalTables.build(weight, bias, self.code, *self._range)
 
     def prepare(self, coordinates: NDArray[np.float64], target: NDArray[np.int32]) -> FieldSamples:
         """Prepares code inputs [N, 3] whose results go to ``target`` [N]."""
@@ -98,18 +92,14 @@ class FieldKernel:
         """Writes the density sigma per metre, or the opacity alpha over a length, to ``out[target]``.
 
         Args:
-            features: float32 [h, w, C], contiguous.
+            features: float32 [h, w, C + E], contiguous.
             samples: Prepared points.
             out: float32 [M], flat.
             length: Metres; alpha = 1 - exp(-sigma length) is written where it is positive.
         """
-        height, width = self.feature_size
-        expected = (height, width, self.head.hidden)
-        if features.shape != expected or features.dtype != np.float32:
-            raise ValueError(f"features are {features.dtype} {features.shape}, float32 {expected} is needed")
         self._kernel(
-            np.ascontiguousarray(features).reshape(height * width, -1),
-            width,
+            self.flat_features(features),
+            self.feature_size[1],
             self.tables.x,
             self.tables.y,
             self.tables.z,
@@ -122,6 +112,17 @@ class FieldKernel:
             np.float32(length),
             out,
         )
+
+    def flat_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The feature map [h, w, C + E] as the kernels take it, [h * w, C + E].
+
+        Raises:
+            ValueError: It has another size or type.
+        """
+        expected = (*self.feature_size, self.head.channels)
+        if features.shape != expected or features.dtype != np.float32:
+            raise ValueError(f"features are {features.dtype} {features.shape}, float32 {expected} is needed")
+        return np.ascontiguousarray(features).reshape(-1, self.head.channels)
 
 
 class VoxelQuery:
@@ -171,7 +172,7 @@ class VoxelQuery:
         """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view unless extrapolating.
 
         Args:
-            features: float32 [h, w, C], the encoder's output.
+            features: float32 [h, w, C + E], the encoder's output.
         """
         out = np.zeros(self.grid.shape, dtype=np.float32)
         self.field(features, self.samples, out.reshape(-1))
@@ -181,7 +182,7 @@ class VoxelQuery:
         """Opacity 1 - exp(-sigma delta) of every voxel, delta its edge, float32 [X, Y, Z].
 
         Args:
-            features: float32 [h, w, C], the encoder's output.
+            features: float32 [h, w, C + E], the encoder's output.
         """
         out = np.zeros(self.grid.shape, dtype=np.float32)
         self.field(features, self.samples, out.reshape(-1), self.grid.voxel_size)
@@ -228,90 +229,3 @@ def _ordered(parts: list[FieldSamples]) -> FieldSamples:
         np.concatenate([part.share for part in parts])[order],
         rows[order],
     )
-
-
-# The C library's exp and log are called lane by lane, which takes as long as the rest of the query. These are plain
-# arithmetic, which the compiler turns into vector code; absolute errors stay below 1e-6.
-
-
-@inlined
-def exp_negative(x: Any) -> Any:
-    """exp(x) for x <= 0."""
-    x = max(x, LOWEST)
-    exponent = np.int32(x * LOG2_E - HALF)  # truncation towards zero rounds to nearest, since x <= 0
-    r = x - np.float32(exponent) * LN_2
-    mantissa = ONE + r * (ONE + r * (E_2 + r * (E_3 + r * (E_4 + r * (E_5 + r * E_6)))))
-    power = np.int32((exponent + np.int32(127)) << np.int32(23)).view(np.float32)
-    return np.float32(mantissa * power)
-
-
-@inlined
-def softplus(x: Any) -> Any:
-    """log(1 + exp(x))."""
-    y = exp_negative(-abs(x))
-    q = y / (TWO + y)
-    s = q * q
-    return max(x, ZERO) + TWO * q * (ONE + s * (L_3 + s * (L_5 + s * (L_7 + s * (L_9 + s * L_11)))))
-
-
-@functools.cache
-def _query_kernel(channels: int) -> Callable[..., None]:
-    """The kernel for a number of channels, which is a constant to the compiler: the inner loop fully unrolls."""
-
-    @kernel()
-    def query(
-        features: Any,
-        width: Any,
-        table_x: Any,
-        table_y: Any,
-        table_z: Any,
-        weight: Any,
-        bias: Any,
-        target: Any,
-        cell: Any,
-        share: Any,
-        rows: Any,
-        length: Any,
-        out: Any,
-    ) -> None:
-        count = target.size
-        end_x, end_y, end_z = table_x.shape[0] - 2, table_y.shape[0] - 2, table_z.shape[0] - 2
-        for block in prange((count + BLOCK - 1) // BLOCK):
-            start = block * BLOCK
-            stop = min(count, start + BLOCK)
-            logit = np.empty(BLOCK, np.float32)
-            for i in range(start, stop):
-                corner = np.uint32(cell[i])
-                tap_0, tap_1 = features[corner], features[corner + np.uint32(1)]
-                tap_2, tap_3 = features[corner + np.uint32(width)], features[corner + np.uint32(width + 1)]
-                right, below = share[i, 0], share[i, 1]
-                left, above = ONE - right, ONE - below
-                w_0, w_1, w_2, w_3 = left * above, right * above, left * below, right * below
-                row_x = np.uint32(min(max(np.int32(rows[i, 0]), 0), end_x))
-                row_y = np.uint32(min(max(np.int32(rows[i, 1]), 0), end_y))
-                row_z = np.uint32(min(max(np.int32(rows[i, 2]), 0), end_z))
-                next_x = rows[i, 0] - np.float32(row_x)
-                next_y = rows[i, 1] - np.float32(row_y)
-                next_z = rows[i, 2] - np.float32(row_z)
-                here_x, here_y, here_z = ONE - next_x, ONE - next_y, ONE - next_z
-                x_0, x_1 = table_x[row_x], table_x[row_x + 1]
-                y_0, y_1 = table_y[row_y], table_y[row_y + 1]
-                z_0, z_1 = table_z[row_z], table_z[row_z + 1]
-                total = bias
-                for c in range(channels):
-                    hidden = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
-                    hidden += here_x * x_0[c] + next_x * x_1[c]
-                    hidden += here_y * y_0[c] + next_y * y_1[c]
-                    hidden += here_z * z_0[c] + next_z * z_1[c]
-                    total += weight[c] * max(hidden, ZERO)
-                logit[i - start] = total
-            # A loop of its own, so that softplus runs in vector lanes too: it costs as much as the rest otherwise.
-            for j in range(stop - start):
-                logit[j] = softplus(logit[j])
-            if length > ZERO:
-                for j in range(stop - start):
-                    logit[j] = ONE - exp_negative(-logit[j] * length)
-            for i in range(start, stop):
-                out[target[i]] = logit[i - start]
-
-    return query

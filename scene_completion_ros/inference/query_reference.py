@@ -31,6 +31,33 @@ def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> 
     return np.asarray((1.0 - b) * upper + b * lower, dtype=np.float64)
 
 
+def hidden_reference(
+    features: NDArray[np.float32],
+    points_camera: NDArray[np.floating],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    code: PointCodeSpec,
+    canonical: Camera,
+) -> NDArray[np.float64]:
+    """Hidden units h = ReLU(F(u, v) + W_gamma gamma(c) + b) of points.
+
+    Args:
+        features: F, float32 [h, w, C], the channels of these units.
+        points_camera: [N, 3], optical frame, metres.
+        weight: W_gamma, float32 [C, 39].
+        bias: b, float32 [C].
+        code: The point code.
+        canonical: The canonical camera.
+
+    Returns:
+        float64 [N, C].
+    """
+    coordinates = code.coordinates(points_camera.astype(np.float64), canonical)  # [N, 3]
+    sampled = sample_bilinear(features, coordinates[:, :2])  # [N, C]
+    positional = code.encode(coordinates) @ weight.T.astype(np.float64)
+    return np.asarray(np.maximum(sampled + positional + bias, 0.0), dtype=np.float64)
+
+
 def density_reference(
     features: NDArray[np.float32],
     points_camera: NDArray[np.floating],
@@ -43,7 +70,7 @@ def density_reference(
     """Density sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d), per metre.
 
     Args:
-        features: F, float32 [h, w, C], the encoder's output.
+        features: float32 [h, w, C + E], the encoder's output; F are the first C channels.
         points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
         head: Weights of the head.
         code: The point code.
@@ -53,13 +80,10 @@ def density_reference(
     Returns:
         float64 [N].
     """
-    density = np.empty(len(points_camera))
+    density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
     for start in range(0, len(points_camera), chunk):
-        points = points_camera[start : start + chunk].astype(np.float64)
-        coordinates = code.coordinates(points, canonical)  # [n, 3]
-        sampled = sample_bilinear(features, coordinates[:, :2])  # [n, C]
-        positional = code.encode(coordinates) @ head.positional_weight.T.astype(np.float64)
-        hidden = np.maximum(sampled + positional + head.hidden_bias, 0.0)
+        points = points_camera[start : start + chunk]
+        hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
         logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
         density[start : start + chunk] = np.logaddexp(0.0, logit)
     return density

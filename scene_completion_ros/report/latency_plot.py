@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Stages are stacked in these colours (Okabe-Ito without its yellow); the total is drawn as a dark line.
-_STAGE_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#999999")
+# Stages are stacked in these colours (Okabe-Ito with brown for its yellow); the total is drawn as a dark line.
+_STAGE_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#8c510a", "#999999")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 260, 56, 16, 30, 40
 _MOST_COLUMNS = 480
 TOTAL = "total"

@@ -1,4 +1,7 @@
-"""Pictures of completed voxels: depth, bird's-eye view with metric axes, and a panel of both and the camera image."""
+"""Pictures of completed voxels: depth, bird's-eye view with metric axes, and a panel of both and the camera image.
+
+Where the student knows several classes, the panel says which colour is which.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,16 @@ from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 Picture = NDArray[np.uint8]  # RGB [H, W, 3]
 
 _INK = (40, 40, 40)
+_FRAME = (150, 150, 150)
+_TEXT_SCALE = 0.42
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MARGIN = 46  # pixels around the map for tick labels
 _GROUND_CLEARANCE = 0.3  # LiDAR returns closer to the ground would hide the voxels; metres
 
 
-def _text(picture: Picture, words: str, at: tuple[int, int], *, scale: float = 0.42, centred: bool = False) -> None:
+def _text(
+    picture: Picture, words: str, at: tuple[int, int], *, scale: float = _TEXT_SCALE, centred: bool = False
+) -> None:
     if centred:
         (width, _), _ = cv2.getTextSize(words, _FONT, scale, 1)
         at = (at[0] - width // 2, at[1])
@@ -247,10 +254,47 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
     return depth.reshape(small.height, small.width)
 
 
+def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], *, width: int) -> Picture:
+    """Colours and names of classes in as many rows as they need.
+
+    Args:
+        class_names: Names by label; the font knows ASCII only, other characters become question marks.
+        class_colours: RGB colours by label.
+        width: Width of the picture in pixels.
+
+    Returns:
+        RGB picture on white.
+    """
+    side, gap, row_height = 12, 18, 20
+    drawable = [name.encode("ascii", "replace").decode() for name in class_names]
+    places, column, row = [], 0, 0
+    for name in drawable:
+        (needed, _), _ = cv2.getTextSize(name, _FONT, _TEXT_SCALE, 1)
+        needed += side + 6
+        if column and column + needed > width:
+            column, row = 0, row + 1
+        places.append((column, row * row_height))
+        column += needed + gap
+    picture = np.full(((row + 1) * row_height, width, 3), 255, dtype=np.uint8)
+    for name, (x, y), colour in zip(drawable, places, class_colours, strict=True):
+        corners = (x, y + 4), (x + side, y + 4 + side)
+        cv2.rectangle(picture, *corners, tuple(map(int, colour)), cv2.FILLED)
+        cv2.rectangle(picture, *corners, _FRAME, 1)
+        _text(picture, name, (x + side + 6, y + 15))
+    return picture
+
+
 def panel(
-    image: Picture | None, depth: Picture | None, birds_eye: Picture, *, title: str = "", depth_name: str = "depth"
+    image: Picture | None,
+    depth: Picture | None,
+    birds_eye: Picture,
+    *,
+    title: str = "",
+    depth_name: str = "depth",
+    class_names: Sequence[str] = (),
+    class_colours: Sequence[tuple[int, int, int]] = (),
 ) -> Picture:
-    """Camera image over depth on the left, bird's-eye view on the right.
+    """Camera image over depth on the left, bird's-eye view on the right, the legend of several classes below.
 
     Args:
         image: RGB camera image, or none.
@@ -258,6 +302,8 @@ def panel(
         birds_eye: RGB bird's-eye view.
         title: Words above the picture.
         depth_name: Words above the depth picture.
+        class_names: Names by label.
+        class_colours: RGB colours by label.
 
     Returns:
         RGB picture on white.
@@ -277,7 +323,10 @@ def panel(
         picture[row + 20 : row + 20 + tile.shape[0], gap : gap + width] = tile
         row += tile.shape[0] + 24
     picture[heading : heading + birds_eye.shape[0], column : column + birds_eye.shape[1]] = birds_eye
-    return picture
+    if len(class_names) < 2:
+        return picture
+    legend = class_legend(class_names, class_colours, width=picture.shape[1] - 2 * gap)
+    return np.concatenate([picture, np.pad(legend, ((0, gap), (gap, gap), (0, 0)), constant_values=255)])
 
 
 def encode_picture(picture: Picture, extension: str, *, quality: int = 85) -> bytes:

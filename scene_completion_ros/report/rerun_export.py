@@ -46,6 +46,7 @@ class RerunRecording:
         self._stream = self._rerun.RecordingStream("scene_completion")
         self._stream.save(str(path))
         self._stream.log("grid", self._rerun.ViewCoordinates.FLU, static=True)
+        self._classes_logged = False
 
     def add_frame(
         self,
@@ -69,7 +70,13 @@ class RerunRecording:
         points = voxels.points_grid()
         half = np.full_like(points, 0.5 * voxels.grid.voxel_size)
         colours = voxel_colours(voxels.label, points[:, 2], voxels.class_colours)
-        boxes = rerun.Boxes3D(centers=points, half_sizes=half, colors=colours, fill_mode="solid")
+        labels = None
+        if len(voxels.class_names) > 1:
+            self._log_classes(voxels)
+            labels = voxels.label
+        boxes = rerun.Boxes3D(
+            centers=points, half_sizes=half, colors=colours, class_ids=labels, show_labels=False, fill_mode="solid"
+        )
         self._stream.log("grid/voxels", boxes)
         if lidar_grid is not None:
             self._stream.log("grid/lidar", rerun.Points3D(lidar_grid, radii=0.03, colors=[0, 0, 0]))
@@ -88,6 +95,14 @@ class RerunRecording:
             self._stream.log("grid/camera/depth", rerun.DepthImage(depth, meter=1.0))
         if image is not None:
             self._stream.log("image", rerun.Image(image).compress(jpeg_quality=85))
+
+    def _log_classes(self, voxels: SemanticVoxels) -> None:
+        """Names and colours of the classes, once."""
+        if self._classes_logged:
+            return
+        classes = zip(range(len(voxels.class_names)), voxels.class_names, voxels.class_colours, strict=True)
+        self._stream.log("grid", self._rerun.AnnotationContext(list(classes)), static=True)
+        self._classes_logged = True
 
     def close(self) -> None:
         """Write what is still buffered."""

@@ -153,6 +153,7 @@ class ReportWriter:
             birds_eye_view(voxels, camera=camera, lidar_grid=lidar_grid),
             title=caption.replace("·", "|"),  # the drawing font is ASCII
             depth_name=depth_name,
+            voxels=voxels,
         )
         self._write("_voxels.bin", pack_voxels(voxels))
         if lidar_grid is not None:
@@ -216,7 +217,14 @@ class ReportWriter:
         self._part(self._frame_count, suffix).write_bytes(data)
 
     def _write_pictures(
-        self, image: Picture | None, depth: Picture | None, birds_eye: Picture, *, title: str, depth_name: str
+        self,
+        image: Picture | None,
+        depth: Picture | None,
+        birds_eye: Picture,
+        *,
+        title: str,
+        depth_name: str,
+        voxels: SemanticVoxels,
     ) -> None:
         if image is not None:
             image = scaled_down(image, _WIDEST_IMAGE)
@@ -224,7 +232,15 @@ class ReportWriter:
         if depth is not None:
             self._write("_depth.jpg", encode_picture(depth, ".jpg"))
         self._write("_birds_eye.png", encode_picture(birds_eye, ".png"))
-        together = panel(image, depth, birds_eye, title=title, depth_name=depth_name)
+        together = panel(
+            image,
+            depth,
+            birds_eye,
+            title=title,
+            depth_name=depth_name,
+            class_names=voxels.class_names,
+            class_colours=voxels.class_colours,
+        )
         write_picture(self.folder / "pictures" / f"{self._frame_count:06d}.jpg", together)
 
     def _embedded_frames(self, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:

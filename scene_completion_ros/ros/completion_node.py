@@ -9,7 +9,7 @@ from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_msgs.msg import Float64
+from std_msgs.msg import Float64, String
 
 from scene_completion_ros.bags.images import decode_image
 from scene_completion_ros.bags.stamp_order import WENT_BACK, StampOrder
@@ -20,13 +20,29 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.ros.counters import FrameCounters
-from scene_completion_ros.ros.messages import camera_info_message, depth_message, stamp_nanoseconds, voxels_message
+from scene_completion_ros.ros.messages import (
+    camera_info_message,
+    depth_message,
+    legend_message,
+    stamp_nanoseconds,
+    voxels_message,
+)
 from scene_completion_ros.ros.parameters import NodeParameters, declare_parameters
-from scene_completion_ros.ros.topics import CAMERA_INFO, DEPTH, DEPTH_CAMERA_INFO, IMAGE, STAGES, VOXELS, stage_topic
+from scene_completion_ros.ros.topics import (
+    CAMERA_INFO,
+    DEPTH,
+    DEPTH_CAMERA_INFO,
+    IMAGE,
+    LEGEND,
+    STAGES,
+    VOXELS,
+    stage_topic,
+)
 from scene_completion_ros.ros.worker import NewestWorker
 
 OUTPUT_DEPTH = 5  # messages kept for slow reliable readers
 CLOSE_TIMEOUT_S = 5.0
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,8 @@ class CompletionNode:
         self._voxels = create(PointCloud2, VOXELS, OUTPUT_DEPTH)
         self._depth = create(Image, DEPTH, OUTPUT_DEPTH)
         self._depth_camera_info = create(CameraInfo, DEPTH_CAMERA_INFO, OUTPUT_DEPTH)
+        self._legend = create(String, LEGEND, LATCHED_QOS)  # once: it is that of the bundle
+        self._legend.publish(legend_message(self._bundle.class_names, self._bundle.class_colours))
         self._stage_times = {stage: create(Float64, stage_topic(stage), OUTPUT_DEPTH) for stage in STAGES}
 
     def _create_subscriptions(self, parameters: NodeParameters) -> None:
@@ -128,11 +146,8 @@ class CompletionNode:
         publishers = self._node.get_publishers_info_by_topic(self._camera_info_topic)
         latched = (info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in publishers)
         if self._latched_subscription is None and any(latched):
-            profile = QoSProfile(
-                depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-            )
             self._latched_subscription = self._node.create_subscription(
-                CameraInfo, self._camera_info_topic, self._on_camera_info, profile
+                CameraInfo, self._camera_info_topic, self._on_camera_info, LATCHED_QOS
             )
 
     def _on_image(self, message: Any) -> None:

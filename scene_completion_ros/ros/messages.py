@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -11,11 +12,16 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.semantic_voxels import SemanticVoxels
-from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, voxels_to_cloud_array
+from scene_completion_ros.voxel_cloud import (
+    VOXEL_CLOUD_DTYPE,
+    VOXEL_CLOUD_FIELDS,
+    legend_json,
+    voxels_to_cloud_array,
+)
 
 
 def stamp_nanoseconds(stamp: Any) -> int:
@@ -65,6 +71,11 @@ def voxels_message(voxels: SemanticVoxels, frame_id: str) -> Any:
         data=byte_array(points),
         is_dense=True,
     )
+
+
+def legend_message(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]]) -> Any:
+    """Names and colours of the classes, by label, as a std_msgs/String that holds JSON (see `legend_json`)."""
+    return String(data=legend_json(class_names, class_colours))
 
 
 def depth_message(depth: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:

@@ -40,7 +40,8 @@ def replay_over_dds(
         reader: The open bag.
         topic: Its image topic, raw or compressed.
         camera: Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
-        output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images.
+        output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images, and the
+            legend of the labels at that of the first.
         on_result: Called between frames with every result, in the order of arrival.
         rate: None plays in lock step: the next image is sent when the result of the last one is there (or given up),
             so that the outcome does not depend on the speed of the machine. A number plays in real time, that many

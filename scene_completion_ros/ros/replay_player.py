@@ -12,10 +12,10 @@ import numpy as np
 import rclpy
 from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_msgs.msg import Float64
+from std_msgs.msg import Float64, String
 
 from scene_completion_ros.bags.images import decode_depth
 from scene_completion_ros.bags.reader import BagMessage
@@ -42,6 +42,7 @@ COLLECTED_TYPES = {
     topics.DEPTH: "sensor_msgs/msg/Image",
     topics.DEPTH_CAMERA_INFO: "sensor_msgs/msg/CameraInfo",
 }
+LEGEND_TYPE = "std_msgs/msg/String"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Player:
         self._process, self._source, self._bag, self._on_result = process, source, bag, on_result
         self.statistics = statistics
         self._answers = Answers(COLLECTED)
+        self._legends: list[Any] = []  # of which the node publishes one
         self._stage_times: dict[str, list[float]] = {stage: [] for stage in topics.STAGES}
         self._end_to_end: list[float] = []
         self._elsewhere_s = 0.0  # spent on the bag and in `on_result`
@@ -111,6 +113,8 @@ class Player:
 
             return take
 
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._node.create_subscription(String, topics.LEGEND.replace("~/", node_prefix), self._legends.append, latched)
         for topic, message_type in COLLECTED.items():
             self._node.create_subscription(message_type, topic.replace("~/", node_prefix), collect(topic), queue)
         for stage in topics.STAGES:
@@ -125,7 +129,7 @@ class Player:
         self._context.destroy()
 
     def warm_up(self) -> None:
-        """Send grey images until the newest of them is answered on every topic.
+        """Send grey images until the newest of them is answered on every topic and the legend is there.
 
         Then the node has been discovered, is loaded and compiled, and has nothing left to say of earlier ones.
 
@@ -154,12 +158,15 @@ class Player:
             sent = SentImage(-1, frame_id, 0, time.perf_counter())
             self._answers.waiting = [sent]
             self._images.publish(make(grey, 0, frame_id))
-            self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._answers.complete, sent))
-            if self._answers.complete(sent):
+            self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm, sent))
+            if self._warm(sent):
                 self._answers.waiting.clear()
                 return
             if self._answers.heard:
                 period_s *= 2.0  # the newest is answered at last, however slow the machine
+
+    def _warm(self, sent: SentImage) -> bool:
+        return bool(self._legends) and self._answers.complete(sent)
 
     def play(self, frames: Iterable[BagMessage], rate: float | None, timeout_s: float) -> None:
         """Publish all frames, in lock step or at a rate, and wait for their results (see `replay_over_dds`)."""
@@ -230,9 +237,11 @@ class Player:
 
     def _deliver(self, sent: SentImage, source: BagMessage, stages_ms: dict[str, float]) -> None:
         if self._bag is not None:
+            if not self.statistics.frames_out:
+                legend = serialize_message(self._legends[-1])
+                self._bag.write(_bag_topic(topics.LEGEND), LEGEND_TYPE, legend, source.stamp_ns, latched=True)
             for topic, message in sent.answers.items():
-                name = topic.replace("~", f"/{topics.NODE_NAME}")
-                self._bag.write(name, COLLECTED_TYPES[topic], serialize_message(message), source.stamp_ns)
+                self._bag.write(_bag_topic(topic), COLLECTED_TYPES[topic], serialize_message(message), source.stamp_ns)
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
         self._end_to_end.append(sent.latency_ms)
         for stage, milliseconds in stages_ms.items():
@@ -254,3 +263,7 @@ class Player:
                     stages_ms=stages_ms,
                 )
             )
+
+
+def _bag_topic(topic: str) -> str:
+    return topic.replace("~", f"/{topics.NODE_NAME}")

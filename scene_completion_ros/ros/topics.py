@@ -8,10 +8,11 @@ IMAGE = "image"
 CAMERA_INFO = "camera_info"
 
 VOXELS = "~/voxels"
+LEGEND = "~/legend"
 DEPTH = "~/depth/image"
 DEPTH_CAMERA_INFO = "~/depth/camera_info"
 
-STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "total", "publish", "latency")
+STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
 """What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `total` is image array to voxels, `latency` is
 arrival of the image message to publication of its voxels, waiting included."""
 

@@ -8,7 +8,14 @@ import pytest
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from tests.inference.small_bundle import CANONICAL, CHANNELS, make_small_bundle
+from tests.inference.small_bundle import (
+    CANONICAL,
+    CHANNELS,
+    class_colours,
+    class_names,
+    make_small_bundle,
+    with_labels,
+)
 
 CAMERA_HEIGHT = 1.6  # metres above the road: a face of the default grid, half a voxel from the nearest centres
 
@@ -32,6 +39,14 @@ def flat_road_head() -> HeadWeights:
     weight = np.zeros(CHANNELS, dtype=np.float32)
     weight[0] = 1.0
     return HeadWeights(positional, bias, weight, np.array([-20.0], dtype=np.float32))
+
+
+@pytest.fixture(scope="session")
+def labelled_road(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """The same with labels of three classes."""
+    folder = tmp_path_factory.mktemp("bundle") / "labelled_road"
+    head = with_labels(flat_road_head(), 3)
+    return make_small_bundle(folder, head=head, class_names=class_names(3), class_colours=class_colours(3))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.report.colours import depth_colours
 from tests.commands.conftest import CAMERA_HEIGHT
-from tests.inference.small_bundle import CANONICAL
+from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 
 YAML = """image_width: {c.width}
 image_height: {c.height}
@@ -61,8 +62,8 @@ def voxels_of(folder: Path) -> dict[str, np.ndarray]:
 
 def test_the_files_have_the_documented_content(output: Path) -> None:
     z = voxels_of(output)
-    kinds = {"probability": np.float16, "alpha": np.float16, "state": np.uint8, "label": np.uint8}
-    for name, kind in kinds.items():
+    kinds = {"probability": np.float16, "alpha": np.float16, "confidence": np.float16, "state": np.uint8}
+    for name, kind in {**kinds, "label": np.uint8}.items():
         assert z[name].dtype == kind
         assert z[name].shape == DEFAULT_GRID.shape
     assert z["depth"].dtype == np.float32
@@ -74,8 +75,30 @@ def test_the_files_have_the_documented_content(output: Path) -> None:
     assert float(z["voxel_size"]) == DEFAULT_GRID.voxel_size
     assert z["grid_from_camera"] == pytest.approx(np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]))
     assert z["class_names"].tolist() == ["unlabelled"]
+    assert z["class_colours"].tolist() == [[128, 128, 128]]
     assert (output / "voxels.ply").read_bytes().startswith(b"ply\n")
     assert cv2.imread(str(output / "picture.png")).shape[1] > 900
+
+
+def test_labels_have_the_same_colours_everywhere(image: Path, labelled_road: StudentBundle) -> None:
+    (image.parent / "grid.yaml").write_text(GRID)
+    assert complete(image, labelled_road, "--grid", str(image.parent / "grid.yaml")) == 0
+    output = image.parent / "out"
+    z = voxels_of(output)
+    occupied = z["state"] >= 3
+    assert z["class_names"].tolist() == list(class_names(3))
+    assert z["class_colours"].tolist() == list(map(list, class_colours(3)))
+    assert np.all(z["confidence"][occupied] > 0.3)
+    assert not z["confidence"][~occupied].any()
+    shown = {tuple(z["class_colours"][label].tolist()) for label in np.unique(z["label"][occupied])}
+    body = (output / "voxels.ply").read_bytes().partition(b"end_header\n")[2]
+    count = int(re.findall(rb"element vertex (\d+)", (output / "voxels.ply").read_bytes())[0])
+    vertices = np.frombuffer(body, np.dtype([("position", "<f4", 3), ("colour", "u1", 3)]), count)
+    assert {tuple(colour) for colour in vertices["colour"].tolist()} <= shown
+    picture = cv2.imread(str(output / "picture.png"))[..., ::-1]
+    for colour in class_colours(3):  # all of them in the legend, those that are there in the map as well
+        assert np.all(picture[-60:] == colour, axis=-1).sum() > 80
+    assert sum(np.all(picture[:-60] == colour, axis=-1).sum() for colour in shown) > 1000
 
 
 def test_the_road_lies_where_it_is(output: Path) -> None:

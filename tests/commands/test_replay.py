@@ -15,6 +15,8 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 import pytest
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
@@ -22,12 +24,18 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import EngineName
-from scene_completion_ros.offline_replay import VOXELS_TOPIC, OfflineStatistics, ThinnedBagReader, replay_offline
+from scene_completion_ros.offline_replay import (
+    LEGEND_TOPIC,
+    VOXELS_TOPIC,
+    OfflineStatistics,
+    ThinnedBagReader,
+    replay_offline,
+)
 from scene_completion_ros.report.drive import DriveReport
 from scene_completion_ros.ros.replay_results import ReplayStatistics
 from scene_completion_ros.voxel_cloud import cloud_array_from_message, voxels_to_cloud_array
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
-from tests.inference.small_bundle import CANONICAL
+from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +57,7 @@ def test_offline_replay_writes_bag_report_and_statistics(
     statistics = statistics_of(output)
     assert statistics["frames_in"] == statistics["frames_out"] == 3
     assert statistics["frames_empty"] == 0
-    assert {"resample", "encode", "query", "march", "assemble", "total"} == set(statistics["latency_ms"])
+    assert {"resample", "encode", "query", "march", "assemble", "label", "total"} == set(statistics["latency_ms"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == statistics
     assert len(list((output / "report" / "pictures").glob("*.jpg"))) == 3
     assert (output / "report" / "index.html").stat().st_size > 50_000
@@ -252,20 +260,31 @@ def test_the_bags_cloud_is_that_of_the_voxels(tmp_path: Path, flat_road: Student
 
 
 def test_replay_over_dds_gives_the_same_voxels(
-    tmp_path: Path, flat_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
     bag, output = record(tmp_path / "drive", frames=4), tmp_path / "out"
-    assert replay(bag, output, flat_road, "--every", "2") == 0
+    assert replay(bag, output, labelled_road, "--every", "2") == 0
     assert statistics_of(output)["frames_out"] == 2
     assert len(list((output / "report" / "pictures").glob("*.jpg"))) == 2
-    assert replay(bag, tmp_path / "offline", flat_road, "--offline", "--every", "2") == 0
+    assert replay(bag, tmp_path / "offline", labelled_road, "--offline", "--every", "2") == 0
     clouds = []
+    legend = {"class_names": list(class_names(3)), "class_colours": list(map(list, class_colours(3)))}
     for folder in (output, tmp_path / "offline"):
+        page = (folder / "report" / "index.html").read_text("utf-8")
+        for name, colour in zip(*legend.values(), strict=True):
+            assert f'rgb({colour[0]},{colour[1]},{colour[2]})"></i>{name}</span>' in page
         with BagReader(folder / "bag") as reader:
             (topic,) = reader.topics_of_type("sensor_msgs/msg/PointCloud2")
             assert topic == VOXELS_TOPIC
+            (said,) = reader.messages([LEGEND_TOPIC])
+            assert json.loads(said.message.data) == legend
             clouds.append([cloud_array_from_message(message.message) for message in reader.messages([topic])])
+        with AnyReader([folder / "bag"]) as recording:
+            (connection,) = (one for one in recording.connections if one.topic == LEGEND_TOPIC)
+            assert isinstance(connection.ext, ConnectionExtRosbag2)
+            assert [qos.durability for qos in connection.ext.offered_qos_profiles] == [QosDurability.TRANSIENT_LOCAL]
     for over_dds, offline in zip(*clouds, strict=True):
         assert np.array_equal(over_dds, offline)
+        assert len(np.unique(offline["label"])) > 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +50,47 @@ def road_head(seed: int = 0, road_below_camera: float = 1.8) -> HeadWeights:
     return head
 
 
+def with_labels(head: HeadWeights, classes: int = 19, label_hidden: int = 64, seed: int = 0) -> HeadWeights:
+    """The head with random label units of its own, whose logits differ by a few units."""
+    rng = np.random.default_rng(seed)
+    return dataclasses.replace(
+        head,
+        label_positional_weight=rng.normal(0.0, 0.14, (label_hidden, PointCodeSpec().size)).astype(np.float32),
+        label_hidden_bias=rng.normal(0.0, 0.3, label_hidden).astype(np.float32),
+        label_weight=rng.normal(0.0, (2 / label_hidden) ** 0.5, (classes, label_hidden)).astype(np.float32),
+        label_bias=rng.normal(0.0, 0.3, classes).astype(np.float32),
+    )
+
+
+def class_names(count: int) -> tuple[str, ...]:
+    """Names that differ."""
+    return tuple(f"class {number}" for number in range(count))
+
+
+def class_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours that differ."""
+    hues = (colorsys.hsv_to_rgb(number / count, 0.7, 0.9) for number in range(count))
+    return tuple((round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in hues)
+
+
 def random_features(seed: int = 0, channels: int = CHANNELS) -> np.ndarray:
     """A feature map of the canonical size, float32 [96, 320, channels]."""
     return np.random.default_rng(seed).normal(0.0, 0.7, (96, 320, channels)).astype(np.float32)
 
 
 def tiny_encoder(
-    seed: int = 0, *, channels: int = CHANNELS, stem: int = 8, output: str = "features", camera: Camera = CANONICAL
+    seed: int = 0,
+    *,
+    channels: int = CHANNELS,
+    label_hidden: int = 0,
+    stem: int = 8,
+    output: str = "features",
+    camera: Camera = CANONICAL,
 ) -> bytes:
-    """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph."""
+    """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph.
+
+    The channels of the density are the same with and without those of label units.
+    """
     rng = np.random.default_rng(seed)
     weights = {
         "stem_weight": rng.normal(0.0, 0.25, (stem, 3, 3, 3)),
@@ -65,6 +99,9 @@ def tiny_encoder(
         "last_bias": rng.normal(0.0, 0.1, channels),
     }
     weights["last_weight"][0] = weights["last_bias"][0] = 0.0  # the first channel is the road's, see road_head
+    for name in ("last_weight", "last_bias"):
+        of_labels = rng.normal(0.0, 0.7, (label_hidden, *weights[name].shape[1:]))
+        weights[name] = np.concatenate([weights[name], of_labels])
     initializers = [
         *(numpy_helper.from_array(value.astype(np.float16), f"{name}_fp16") for name, value in weights.items()),
         numpy_helper.from_array(np.array(127.0, dtype=np.float32), "middle"),
@@ -85,7 +122,7 @@ def tiny_encoder(
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])],
         [
             helper.make_tensor_value_info(
-                output, TensorProto.FLOAT, [1, camera.height // 2, camera.width // 2, channels]
+                output, TensorProto.FLOAT, [1, camera.height // 2, camera.width // 2, channels + label_hidden]
             )
         ],
         initializers,
@@ -95,8 +132,11 @@ def tiny_encoder(
     return bytes(model.SerializeToString())
 
 
-def make_small_bundle(folder: Path, *, seed: int = 0, **fields: Any) -> StudentBundle:
-    """Writes the student into a folder and loads it; ``fields`` replace those of `StudentBundle`."""
+def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields: Any) -> StudentBundle:
+    """Writes the student into a folder and loads it; ``fields`` replace those of `StudentBundle`.
+
+    With several ``classes`` it has random labels.
+    """
     values: dict[str, Any] = {
         "name": "small",
         "canonical": CANONICAL,
@@ -105,5 +145,8 @@ def make_small_bundle(folder: Path, *, seed: int = 0, **fields: Any) -> StudentB
         "provenance": {"data": "random numbers"},
         "licence": "Apache-2.0",
     }
+    if classes > 1:
+        values["head"] = with_labels(values["head"], classes, seed=seed)
+        values |= {"class_names": class_names(classes), "class_colours": class_colours(classes)}
     bundle = StudentBundle(**{**values, **fields})
-    return bundle.save(folder, tiny_encoder(seed, camera=bundle.canonical))
+    return bundle.save(folder, tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical))

@@ -12,9 +12,27 @@ import safetensors.numpy
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
-from scene_completion_ros.inference.bundle import ENCODER, HEAD, MANIFEST, WEIGHTS, StudentBundle
+from scene_completion_ros.inference.bundle import (
+    DEFAULT_BUNDLE,
+    ENCODER,
+    HEAD,
+    MANIFEST,
+    WEIGHTS,
+    WITH_LABELS,
+    WITHOUT_LABELS,
+    StudentBundle,
+)
 from scene_completion_ros.inference.calibration import Calibration
-from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_head, road_head, tiny_encoder
+from tests.inference.small_bundle import (
+    CANONICAL,
+    class_colours,
+    class_names,
+    make_small_bundle,
+    random_head,
+    road_head,
+    tiny_encoder,
+    with_labels,
+)
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -55,8 +73,6 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         pitch_range=(-0.1, 0.2),
         focal_range=(0.3, 0.7),
         depth_range=(2.0, 60.0),
-        class_names=("road", "car"),
-        class_colours=((1, 2, 3), (4, 5, 6)),
         grid=grid,
         grid_from_camera=pose,
         provenance={"windows": ["00", "01"], "steps": 5},
@@ -71,16 +87,122 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         assert bundle.pitch_range == (-0.1, 0.2)
         assert bundle.focal_range == (0.3, 0.7)
         assert bundle.depth_range == (2.0, 60.0)
-        assert bundle.class_names == ("road", "car")
-        assert bundle.class_colours == ((1, 2, 3), (4, 5, 6))
+        assert bundle.class_names == ("unlabelled",)
+        assert bundle.class_colours == ((128, 128, 128),)
         assert bundle.grid == grid
         np.testing.assert_allclose(bundle.grid_from_camera.matrix, pose.matrix, atol=1e-12)
         assert bundle.provenance == {"windows": ["00", "01"], "steps": 5}
         assert bundle.licence == "CC BY-NC-SA 3.0"
         assert bundle.feature_size == (96, 320)
+        assert bundle.head.tensors().keys() == road_head().tensors().keys()
         for name, tensor in road_head().tensors().items():
             np.testing.assert_array_equal(getattr(bundle.head, name), tensor)
+        assert (bundle.head.label_hidden, bundle.head.classes) == (0, 1)
         assert bundle.encoder_path.read_bytes() == tiny_encoder()
+
+
+def test_labels_come_back(tmp_path: Path) -> None:
+    head = with_labels(road_head(), 2, 16)
+    fields = {"class_names": ("road", "car"), "class_colours": ((1, 2, 3), (0, 255, 6)), "head": head}
+    saved = make_small_bundle(tmp_path, **fields)
+    for bundle in (saved, StudentBundle.load(tmp_path)):
+        assert bundle.class_names == ("road", "car")
+        assert bundle.class_colours == ((1, 2, 3), (0, 255, 6))
+        assert (bundle.head.label_hidden, bundle.head.classes) == (16, 2)
+        assert bundle.head.tensors().keys() == head.tensors().keys()
+        for name, tensor in head.tensors().items():
+            np.testing.assert_array_equal(getattr(bundle.head, name), tensor)
+        assert bundle.head.channels == 64 + 16
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert manifest["head"]["label_hidden"] == 16
+    assert manifest["schema_version"] == WITH_LABELS  # an older program would call everything road
+
+
+def test_a_bundle_without_labels_is_what_it_was_before_there_were_any(tmp_path: Path) -> None:
+    make_small_bundle(tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert manifest["schema_version"] == WITHOUT_LABELS
+    assert manifest["head"].keys() == {"hidden", "code", "feature_height", "feature_width"}
+    assert not any("label" in name for name in safetensors.numpy.load_file(tmp_path / HEAD))
+    shipped = StudentBundle.load(DEFAULT_BUNDLE)
+    assert (shipped.head.label_hidden, shipped.class_names) == (0, ("unlabelled",))
+    assert shipped.head.channels == shipped.head.hidden
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"label_bias": None}, "tensor label_bias: is missing"),
+        (
+            {"label_positional_weight": np.zeros((16, 38), np.float32)},
+            r"tensor label_positional_weight: .*\(16, 39\).*one column a value of the point code",
+        ),
+        ({"label_hidden_bias": np.zeros(15, np.float32)}, r"tensor label_hidden_bias: .*head\.label_hidden units"),
+        ({"label_weight": np.zeros((4, 16), np.float32)}, r"\(4, 16\) where float32 \(3, 16\).*each of class_names"),
+        ({"label_weight": np.zeros((3, 17), np.float32)}, r"\(3, 17\) where float32 \(3, 16\)"),
+        ({"label_bias": np.zeros(4, np.float32)}, r"tensor label_bias: .*each of class_names"),
+        ({"label_bias": np.full(3, np.inf, np.float32)}, "tensor label_bias: holds NaN or infinite"),
+    ],
+)
+def test_bad_labels_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | None], message: str) -> None:
+    head = with_labels(road_head(), 3, 16)
+    make_small_bundle(tmp_path, head=head, class_names=class_names(3), class_colours=class_colours(3))
+    replace_head(tmp_path, **tensors)
+    with pytest.raises(BundleError, match=message):
+        StudentBundle.load(tmp_path)
+    assert HEAD in refused(tmp_path).where
+
+
+def test_labels_that_nothing_announces_are_refused(tmp_path: Path) -> None:
+    make_small_bundle(tmp_path)
+    replace_head(tmp_path, label_bias=np.zeros(3, np.float32))
+    error = refused(tmp_path)
+    assert f"{HEAD}: tensor label_bias" in error.where
+    assert "label_hidden" in error.what
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda m: m["head"].pop("label_hidden"), "head.label_hidden"),
+        (lambda m: m["head"].update(label_hidden=0), "head.label_hidden"),
+        (lambda m: m["head"].update(label_hidden="wide"), "head.label_hidden"),
+        (lambda m: m.update(schema_version=WITHOUT_LABELS), "class_names"),
+        (lambda m: m.update(class_names=["one"], class_colours=[[0, 0, 0]]), "class_names"),
+        (lambda m: m.update(class_names=["car", "road", "car"]), "class_names"),
+        (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), "class_colours"),
+        (lambda m: m["class_colours"].__setitem__(1, [0, 0, 256]), "class_colours.1"),
+        (lambda m: m["class_colours"].__setitem__(2, [0, -1, 0]), "class_colours.2"),
+        (lambda m: m["class_colours"].__setitem__(0, [0, 0, 0.5]), "class_colours.0.2"),
+        (lambda m: m["class_colours"].__setitem__(0, [0, 0]), "class_colours.0"),
+        (lambda m: m["class_colours"].__setitem__(0, "red"), "class_colours.0"),
+    ],
+)
+def test_bad_fields_of_classes_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], field: str) -> None:
+    make_small_bundle(tmp_path, classes=3)
+    edit_manifest(tmp_path, change)
+    assert refused(tmp_path).where.endswith(f"field {field}")
+
+
+def test_a_head_that_has_no_labels_cannot_tell_classes_apart(tmp_path: Path) -> None:
+    make_small_bundle(tmp_path)
+    several = {"class_names": ["road", "car"], "class_colours": [[1, 2, 3], [4, 5, 6]]}
+    edit_manifest(tmp_path, lambda m: m.update(several))
+    assert refused(tmp_path).where.endswith("field class_names")
+    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_LABELS, head={**m["head"], "label_hidden": 64}))
+    assert "tensor label_positional_weight" in refused(tmp_path).where
+
+
+def test_classes_and_head_of_a_new_bundle_have_to_agree() -> None:
+    for head, count in ((random_head(), 2), (with_labels(random_head(), 3), 2), (with_labels(random_head(), 1), 1)):
+        with pytest.raises(BundleError, match="class_names"):
+            StudentBundle(
+                name="new",
+                canonical=CANONICAL,
+                head=head,
+                class_names=class_names(count),
+                class_colours=class_colours(count),
+            )
 
 
 def test_saving_leaves_no_temporary_files(tmp_path: Path) -> None:
@@ -141,7 +263,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
-    edit_manifest(tmp_path, lambda m: m.update(schema_version=2))
+    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_LABELS + 1))
     error = refused(tmp_path)
     assert "schema_version" in error.where
     assert "Update" in error.cure

@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import CameraError, ImageError
-from scene_completion_ros.geometry import DEFAULT_GRID, Camera, Resampler, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import (
+    DEFAULT_GRID,
+    DEFAULT_GRID_FROM_CAMERA,
+    Camera,
+    Resampler,
+    RigidTransform,
+    VoxelGrid,
+)
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.label_reference import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march, states
 from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.semantic_voxels import VoxelState
@@ -54,10 +62,39 @@ def test_a_completion_is_consistent(completer: Completer, bundle: StudentBundle)
         result.probability, np.where(completer.in_view, CALIBRATION.apply(result.alpha), 0.0), atol=1e-6
     )
     assert (voxels.index.dtype, voxels.state.dtype, voxels.label.dtype) == (np.int32, np.uint8, np.uint8)
-    assert set(result.timings_ms) == {"resample", "encode", "query", "march", "assemble", "total"}
+    assert set(result.timings_ms) == {"resample", "encode", "query", "march", "assemble", "label", "total"}
     assert result.depth.shape == (96, 320) == (result.depth_camera.height, result.depth_camera.width)
     assert np.nanmin(result.depth) > 0.0
     assert result.image.shape == (192, 640, 3)
+
+
+def test_without_classes_every_voxel_has_the_only_one(completer: Completer) -> None:
+    voxels = completer.complete(picture()).voxels
+    assert voxels.class_names == ("unlabelled",)
+    assert not voxels.label.any()
+    assert np.all(voxels.confidence == 1.0)
+
+
+def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Path, completer: Completer) -> None:
+    student = make_small_bundle(tmp_path, classes=7, calibration=CALIBRATION)
+    pose = RigidTransform.from_quaternion((0.02, -0.01, 0.03, 1.0), (0.0, 0.0, 0.0)) @ DEFAULT_GRID_FROM_CAMERA
+    plain = completer.complete(picture())
+    labelled = Completer(student, CAMERA).complete(picture())
+    np.testing.assert_array_equal(labelled.voxels.state, plain.voxels.state)
+    np.testing.assert_array_equal(labelled.voxels.index, plain.voxels.index)
+    np.testing.assert_array_equal(labelled.voxels.probability, plain.voxels.probability)
+    assert set(labelled.timings_ms) == set(plain.timings_ms)
+    features = make_encoder(student, "onnxruntime")(Resampler(CAMERA, CANONICAL)(picture()))
+    for voxels in (labelled.voxels, Completer(student, CAMERA, grid_from_camera=pose).complete(picture()).voxels):
+        assert voxels.class_names == student.class_names
+        assert voxels.class_colours == student.class_colours
+        assert (voxels.label.dtype, voxels.confidence.dtype) == (np.uint8, np.float32)
+        points = voxels.grid_from_camera.inverse().apply(voxels.points_grid().astype(np.float64))
+        logits = label_logits_reference(features, points, student.head, student.point_code, CANONICAL)
+        label, confidence = most_likely(logits)
+        assert len(np.unique(label)) > 3
+        assert np.mean(voxels.label != label) < 1e-3
+        np.testing.assert_allclose(voxels.confidence, confidence, atol=1e-3)
 
 
 def test_rays_do_not_get_fewer_with_a_smaller_image_of_the_network(tmp_path: Path) -> None:

@@ -68,6 +68,18 @@ def test_foreign_graphs_are_refused(tmp_path: Path, engine: str, graph: bytes, m
     assert "encoder.onnx" in caught.value.where
 
 
+@pytest.mark.parametrize("engine", EXACT)
+def test_label_units_have_channels_of_their_own(tmp_path: Path, image: np.ndarray, engine: str) -> None:
+    labelled = make_small_bundle(tmp_path / "labelled", classes=3)
+    features = make_encoder(labelled, engine)(image)
+    assert features.shape == (96, 320, 64 + 64)
+    plain = make_encoder(make_small_bundle(tmp_path / "plain"), engine)(image)
+    np.testing.assert_allclose(features[..., :64], plain, atol=1e-5)
+    labelled.save(tmp_path / "without", tiny_encoder())
+    with pytest.raises(BundleError, match="64 channels for the density and 64 for labels"):
+        make_encoder(StudentBundle.load(tmp_path / "without"), engine)
+
+
 def test_another_canonical_size_is_refused(bundle: StudentBundle) -> None:
     other = dataclasses.replace(bundle, canonical=CANONICAL.resized(320, 96))
     with pytest.raises(BundleError, match="input is"):

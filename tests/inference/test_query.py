@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.field_kernels import exp_negative, softplus
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import VoxelQuery, exp_negative, softplus
+from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
 from tests.inference.small_bundle import CANONICAL, random_features, random_head
 

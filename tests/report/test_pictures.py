@@ -11,13 +11,14 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.report.colours import STATE_COLOURS
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
+    class_legend,
     depth_of_voxels,
     depth_picture,
     panel,
     scaled_down,
     write_picture,
 )
-from tests.report.scenes import CAMERA, COLOURS, GRID, photo, street
+from tests.report.scenes import CAMERA, COLOURS, GRID, NAMES, photo, street
 
 MARGIN = 46
 
@@ -109,6 +110,32 @@ def test_panel_keeps_the_camera_image_upright_and_unmirrored() -> None:
     _, column = centre_of(picture, (255, 0, 0))
     assert column < 12 + 640 / 4
     assert picture.shape[1] > 640
+
+
+def test_the_panel_says_which_colour_is_which_class() -> None:
+    view = birds_eye_view(street())
+    plain = panel(photo(), None, view)
+    with_legend = panel(photo(), None, view, class_names=NAMES, class_colours=COLOURS)
+    np.testing.assert_array_equal(with_legend[: len(plain)], plain)
+    legend = with_legend[len(plain) :]
+    columns = []
+    for colour in COLOURS:
+        _, found = np.nonzero((legend == colour).all(axis=-1))
+        assert len(found) == 11 * 11
+        columns.append(found.mean())
+    assert columns == sorted(columns)
+    assert np.array_equal(panel(photo(), None, view, class_names=("all",), class_colours=((1, 2, 3),)), plain)
+
+
+def test_a_legend_takes_as_many_rows_as_it_needs() -> None:
+    names, colours = [f"class number {i}" for i in range(30)], [(8 * i, 100, 255 - 8 * i) for i in range(30)]
+    legend = class_legend([*names, "Fußgänger"], [*colours, (1, 2, 3)], width=400)
+    assert legend.shape[1] == 400
+    assert len(legend) > 100
+    for colour in [*colours, (1, 2, 3)]:
+        assert (legend == colour).all(axis=-1).sum() == 11 * 11
+    long = class_legend(["a name longer than the picture is wide"], [(1, 2, 3)], width=50)
+    assert long.shape == (20, 50, 3)
 
 
 def test_panel_does_without_image_and_depth() -> None:

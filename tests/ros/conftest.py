@@ -33,9 +33,9 @@ def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny student with random weights, which finds a few hundred voxels occupied in the grid below."""
+    """A tiny student with random weights, which finds a few hundred voxels of five classes in the grid below."""
     folder = tmp_path_factory.mktemp("student") / "bundle"
-    make_small_bundle(folder, threshold=0.1)
+    make_small_bundle(folder, threshold=0.1, classes=5)
     return folder
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.ros.rclpy_required import require_rclpy
 
 require_rclpy()
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from std_msgs.msg import String
 
 from scene_completion_ros.bags.images import decode_depth, decode_image
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
@@ -50,6 +53,13 @@ def test_voxel_message_has_the_documented_layout() -> None:
     np.testing.assert_array_equal(raw[:, 20], voxels.label)
     np.testing.assert_array_equal(raw[:, 21], voxels.state[tuple(voxels.index.T)])
     np.testing.assert_array_equal(raw[:, 22], np.rint(voxels.confidence * 255))
+
+
+def test_the_legend_is_json_in_a_standard_message() -> None:
+    message = messages.legend_message(("road", "Fußweg"), ((128, 64, 128), (244, 35, 232)))
+    received = deserialize_message(serialize_message(message), String)
+    expected = {"class_names": ["road", "Fußweg"], "class_colours": [[128, 64, 128], [244, 35, 232]]}
+    assert json.loads(received.data) == expected
 
 
 def test_no_voxels_make_an_empty_cloud() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_msgs.msg import Float64
+from std_msgs.msg import Float64, String
 
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
@@ -139,6 +140,7 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
     completer = Completer(bundle, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
     expected = completer.complete(image)
     assert len(expected.voxels) > 100  # or the comparison shows nothing
+    assert len(np.unique(expected.voxels.label)) > 1
     received, wanted = cloud_array_from_message(message), voxels_to_cloud_array(expected.voxels)
     for name in wanted.dtype.names or ():
         if name == "probability":  # another number of threads adds up in another order
@@ -155,6 +157,21 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
     latest = {stage: values[-1].data for stage, values in times.items()}
     assert all(value >= 0 for value in latest.values())
     assert latest["latency"] >= latest["total"] > latest["query"] > 0
+
+
+def test_a_late_reader_gets_the_legend_of_the_labels(running: CameraToVoxels, bundle_folder: Path) -> None:
+    message = running.answer(messages.image_message(some_image(5), 50 * SECOND_NS, FRAME))
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    legends = running.graph.collect(String, f"{running.output}/legend", latched)
+    assert running.graph.until(lambda: bool(legends)), running.node.log
+    legend = json.loads(legends[0].data)
+    bundle = StudentBundle.load(bundle_folder)
+    assert legend == {"class_names": list(bundle.class_names), "class_colours": list(map(list, bundle.class_colours))}
+    points = cloud_array_from_message(message)
+    red, green, blue = np.array(legend["class_colours"], np.uint32)[points["label"]].T
+    np.testing.assert_array_equal(points["rgb"], (red << 16) | (green << 8) | blue)
+    assert points["confidence"].min() > 255 // len(legend["class_names"]) - 1
+    assert points["confidence"].max() < 255
 
 
 def test_bad_messages_are_dropped_and_the_node_lives_on(running: CameraToVoxels) -> None:

@@ -24,6 +24,7 @@ from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.replay import ReplayResult, replay_over_dds
 from scene_completion_ros.ros.replay_answers import Answers
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from tests.inference.small_bundle import class_names
 
 CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)
 FRAME = "front_optical"
@@ -99,7 +100,12 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
             ("/scene_completion/voxels", 4),
             ("/scene_completion/depth/image", 4),
             ("/scene_completion/depth/camera_info", 4),
+            ("/scene_completion/legend", 1),
         }
+        (legend,) = written.messages(["/scene_completion/legend"])
+        assert legend.stamp_ns == clouds[0].stamp_ns
+        assert json.loads(legend.message.data)["class_names"] == list(class_names(5))
+        assert max(result.voxels["label"].max() for result in results) > 0
         for cloud, result in zip(clouds, results, strict=True):
             assert cloud.stamp_ns == result.stamp_ns + 5_000_000  # beside its image when both bags are played
             np.testing.assert_array_equal(cloud_array_from_message(cloud.message), result.voxels)

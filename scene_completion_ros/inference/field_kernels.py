@@ -1,0 +1,302 @@
+"""Compiled loops over prepared points: the density of the field there, and the labels of some of them.
+
+One file for all of them, because they share functions that are compiled into them (see `jit.inlined`). `FieldKernel`
+and `LabelQuery` call them; ``query_reference`` and ``label_reference`` are the readable twins.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from scene_completion_ros.inference.jit import always_inlined, inlined, kernel
+
+BLOCK = 1024
+# Points whose labels are computed side by side; BLOCK is a multiple of it.
+LANES = 64
+# Classes and units that `dense_layer` takes at a time; its arrays are padded to multiples of it.
+TILE = 4
+
+ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
+LOG2_E, LN_2 = np.float32(1.0 / np.log(2.0)), np.float32(np.log(2.0))
+# Below, exp(x) is no float32 any more.
+LOWEST = np.float32(-87.0)
+# Taylor series of exp on |r| <= ln(2) / 2: the remainder r^7 / 7! is below 1.3e-7.
+E_2, E_3, E_4, E_5, E_6 = (np.float32(1.0 / n) for n in (2.0, 6.0, 24.0, 120.0, 720.0))
+# log(1 + y) = 2 artanh(q), q = y / (2 + y) <= 1/3: the remainder 2 q^13 / 13 is below 1e-7.
+L_3, L_5, L_7, L_9, L_11 = (np.float32(1.0 / n) for n in (3.0, 5.0, 7.0, 9.0, 11.0))
+
+
+# The C library's exp and log are called lane by lane, which takes as long as the rest of the query. These are plain
+# arithmetic, which the compiler turns into vector code; absolute errors stay below 1e-6.
+
+
+@inlined
+def exp_negative(x: Any) -> Any:
+    """exp(x) for x <= 0."""
+    x = max(x, LOWEST)
+    exponent = np.int32(x * LOG2_E - HALF)  # truncation towards zero rounds to nearest, since x <= 0
+    r = x - np.float32(exponent) * LN_2
+    mantissa = ONE + r * (ONE + r * (E_2 + r * (E_3 + r * (E_4 + r * (E_5 + r * E_6)))))
+    power = np.int32((exponent + np.int32(127)) << np.int32(23)).view(np.float32)
+    return np.float32(mantissa * power)
+
+
+@inlined
+def softplus(x: Any) -> Any:
+    """log(1 + exp(x))."""
+    y = exp_negative(-abs(x))
+    q = y / (TWO + y)
+    s = q * q
+    return max(x, ZERO) + TWO * q * (ONE + s * (L_3 + s * (L_5 + s * (L_7 + s * (L_9 + s * L_11)))))
+
+
+@functools.cache
+def density_kernel(channels: int) -> Callable[..., None]:
+    """Density for a number of channels, which is a constant to the compiler: the inner loop fully unrolls.
+
+    They are the first ones of the feature map, whose rows may be longer.
+    """
+
+    @kernel()
+    def query(
+        features: Any,
+        width: Any,
+        table_x: Any,
+        table_y: Any,
+        table_z: Any,
+        weight: Any,
+        bias: Any,
+        target: Any,
+        cell: Any,
+        share: Any,
+        rows: Any,
+        length: Any,
+        out: Any,
+    ) -> None:
+        count = target.size
+        end_x, end_y, end_z = table_x.shape[0] - 2, table_y.shape[0] - 2, table_z.shape[0] - 2
+        for block in prange((count + BLOCK - 1) // BLOCK):
+            start = block * BLOCK
+            stop = min(count, start + BLOCK)
+            logit = np.empty(BLOCK, np.float32)
+            for i in range(start, stop):
+                corner = np.uint32(cell[i])
+                tap_0, tap_1 = features[corner], features[corner + np.uint32(1)]
+                tap_2, tap_3 = features[corner + np.uint32(width)], features[corner + np.uint32(width + 1)]
+                right, below = share[i, 0], share[i, 1]
+                left, above = ONE - right, ONE - below
+                w_0, w_1, w_2, w_3 = left * above, right * above, left * below, right * below
+                row_x = np.uint32(min(max(np.int32(rows[i, 0]), 0), end_x))
+                row_y = np.uint32(min(max(np.int32(rows[i, 1]), 0), end_y))
+                row_z = np.uint32(min(max(np.int32(rows[i, 2]), 0), end_z))
+                next_x = rows[i, 0] - np.float32(row_x)
+                next_y = rows[i, 1] - np.float32(row_y)
+                next_z = rows[i, 2] - np.float32(row_z)
+                here_x, here_y, here_z = ONE - next_x, ONE - next_y, ONE - next_z
+                x_0, x_1 = table_x[row_x], table_x[row_x + 1]
+                y_0, y_1 = table_y[row_y], table_y[row_y + 1]
+                z_0, z_1 = table_z[row_z], table_z[row_z + 1]
+                total = bias
+                for c in range(channels):
+                    hidden = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
+                    hidden += here_x * x_0[c] + next_x * x_1[c]
+                    hidden += here_y * y_0[c] + next_y * y_1[c]
+                    hidden += here_z * z_0[c] + next_z * z_1[c]
+                    total += weight[c] * max(hidden, ZERO)
+                logit[i - start] = total
+            # A loop of its own, so that softplus runs in vector lanes too: it costs as much as the rest otherwise.
+            for j in range(stop - start):
+                logit[j] = softplus(logit[j])
+            if length > ZERO:
+                for j in range(stop - start):
+                    logit[j] = ONE - exp_negative(-logit[j] * length)
+            for i in range(start, stop):
+                out[target[i]] = logit[i - start]
+
+    return query
+
+
+@always_inlined
+def label_units(
+    features: Any,
+    first: Any,
+    units: Any,
+    width: Any,
+    table_x: Any,
+    table_y: Any,
+    table_z: Any,
+    cell: Any,
+    share: Any,
+    rows: Any,
+    i: Any,
+    hidden: Any,
+) -> None:
+    """Writes the label units [E] of prepared point i, after their ReLU.
+
+    Args:
+        features: [h * w, at least first + E].
+        first: Channel of the first unit.
+        units: E.
+        width: w.
+        table_x, table_y, table_z: Positional tables [entries, E] of the units.
+        cell, share, rows: Of all prepared points, see `FieldSamples`.
+        i: The point.
+        hidden: [E].
+    """
+    corner = np.uint32(cell[i])
+    tap_0, tap_1 = features[corner, first:], features[corner + np.uint32(1), first:]
+    tap_2, tap_3 = features[corner + np.uint32(width), first:], features[corner + np.uint32(width + 1), first:]
+    right, below = share[i, 0], share[i, 1]
+    left, above = ONE - right, ONE - below
+    w_0, w_1, w_2, w_3 = left * above, right * above, left * below, right * below
+    row_x = np.uint32(min(max(np.int32(rows[i, 0]), 0), table_x.shape[0] - 2))
+    row_y = np.uint32(min(max(np.int32(rows[i, 1]), 0), table_y.shape[0] - 2))
+    row_z = np.uint32(min(max(np.int32(rows[i, 2]), 0), table_z.shape[0] - 2))
+    next_x = rows[i, 0] - np.float32(row_x)
+    next_y = rows[i, 1] - np.float32(row_y)
+    next_z = rows[i, 2] - np.float32(row_z)
+    here_x, here_y, here_z = ONE - next_x, ONE - next_y, ONE - next_z
+    x_0, x_1 = table_x[row_x], table_x[row_x + 1]
+    y_0, y_1 = table_y[row_y], table_y[row_y + 1]
+    z_0, z_1 = table_z[row_z], table_z[row_z + 1]
+    for e in range(units):
+        value = w_0 * tap_0[e] + w_1 * tap_1[e] + w_2 * tap_2[e] + w_3 * tap_3[e]
+        value += here_x * x_0[e] + next_x * x_1[e]
+        value += here_y * y_0[e] + next_y * y_1[e]
+        value += here_z * z_0[e] + next_z * z_1[e]
+        hidden[e] = max(value, ZERO)
+
+
+@always_inlined
+def pack_active(units: Any, hidden: Any, largest: Any, active: Any, packed: Any) -> Any:
+    """Number of units that any of the points has above 0; their numbers to ``active``, their values to ``packed``.
+
+    Args:
+        units: E.
+        hidden: [LANES, E].
+        largest: [E], room to work in.
+        active: int32 [E + TILE]; filled up with unit 0 to a multiple of TILE.
+        packed: [E + TILE, LANES], unit by unit; filled up with zeros.
+    """
+    for e in range(units):
+        largest[e] = ZERO
+    for lane in range(LANES):
+        of_lane = hidden[lane]
+        for e in range(units):
+            largest[e] = max(largest[e], of_lane[e])
+    count = 0
+    for e in range(units):
+        active[count] = e
+        count += largest[e] > ZERO
+    for j in range(count):
+        e = active[j]
+        for lane in range(LANES):
+            packed[j, lane] = hidden[lane, e]
+    for j in range(count, count + TILE):
+        active[j] = 0
+        for lane in range(LANES):
+            packed[j, lane] = ZERO
+    return count
+
+
+@always_inlined
+def dense_layer(weight: Any, bias: Any, columns: Any, count: Any, values: Any, out: Any) -> None:
+    """``out`` = weight[:, columns] values + bias for LANES points side by side.
+
+    Four outputs and four inputs at a time, written out: one at a time, the compiler's checks whether the arrays overlap
+    take longer than the sums.
+
+    Args:
+        weight: [R, any], R a multiple of TILE.
+        bias: [R].
+        columns: Columns of the weight that take part, one a row of ``values``.
+        count: How many; rows up to the next multiple of TILE are read as well.
+        values: [at least count, LANES].
+        out: [R, LANES].
+    """
+    for o in range(0, out.shape[0], TILE):
+        out_0, out_1, out_2, out_3 = out[o], out[o + 1], out[o + 2], out[o + 3]
+        of_0, of_1, of_2, of_3 = weight[o], weight[o + 1], weight[o + 2], weight[o + 3]
+        for lane in range(LANES):
+            out_0[lane], out_1[lane], out_2[lane], out_3[lane] = bias[o], bias[o + 1], bias[o + 2], bias[o + 3]
+        for j in range(0, count, TILE):
+            a, b, c, d = columns[j], columns[j + 1], columns[j + 2], columns[j + 3]
+            a_0, b_0, c_0, d_0 = of_0[a], of_0[b], of_0[c], of_0[d]
+            a_1, b_1, c_1, d_1 = of_1[a], of_1[b], of_1[c], of_1[d]
+            a_2, b_2, c_2, d_2 = of_2[a], of_2[b], of_2[c], of_2[d]
+            a_3, b_3, c_3, d_3 = of_3[a], of_3[b], of_3[c], of_3[d]
+            in_a, in_b, in_c, in_d = values[j], values[j + 1], values[j + 2], values[j + 3]
+            for lane in range(LANES):
+                x, y, z, w = in_a[lane], in_b[lane], in_c[lane], in_d[lane]
+                out_0[lane] += a_0 * x + b_0 * y + c_0 * z + d_0 * w
+                out_1[lane] += a_1 * x + b_1 * y + c_1 * z + d_1 * w
+                out_2[lane] += a_2 * x + b_2 * y + c_2 * z + d_2 * w
+                out_3[lane] += a_3 * x + b_3 * y + c_3 * z + d_3 * w
+
+
+@functools.cache
+def label_kernel(channels: int, units: int, classes: int) -> Callable[..., None]:
+    """Labels for a number of channels of the density, after which those of the units come, of units, and of classes."""
+    rows_of_classes = -(-classes // TILE) * TILE
+
+    @kernel()
+    def label_points(
+        features: Any,
+        width: Any,
+        table_x: Any,
+        table_y: Any,
+        table_z: Any,
+        weight: Any,
+        bias: Any,
+        chosen: Any,
+        place: Any,
+        cell: Any,
+        share: Any,
+        rows: Any,
+        label: Any,
+        confidence: Any,
+        logits: Any,
+    ) -> None:
+        points = chosen.size
+        for block in prange((points + BLOCK - 1) // BLOCK):
+            # Lanes without a point keep what an earlier point left there; nobody reads the result.
+            hidden = np.zeros((LANES, units), np.float32)
+            largest = np.empty(units, np.float32)
+            active = np.zeros(units + TILE, np.int32)
+            packed = np.empty((units + TILE, LANES), np.float32)
+            logit = np.empty((rows_of_classes, LANES), np.float32)
+            best, top, total = np.empty(LANES, np.int32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+            for start in range(block * BLOCK, min(points, (block + 1) * BLOCK), LANES):
+                lanes = min(points - start, LANES)
+                for lane in range(lanes):
+                    i = chosen[start + lane]
+                    label_units(
+                        features, channels, units, width, table_x, table_y, table_z, cell, share, rows, i, hidden[lane]
+                    )
+                count = pack_active(units, hidden, largest, active, packed)
+                dense_layer(weight, bias, active, count, packed, logit)
+                for lane in range(LANES):
+                    best[lane], top[lane], total[lane] = 0, logit[0, lane], ZERO
+                for k in range(1, classes):
+                    for lane in range(LANES):
+                        larger = logit[k, lane] > top[lane]
+                        best[lane] = k if larger else best[lane]
+                        top[lane] = logit[k, lane] if larger else top[lane]
+                for k in range(classes):
+                    for lane in range(LANES):
+                        total[lane] += exp_negative(logit[k, lane] - top[lane])
+                for lane in range(lanes):
+                    at = place[start + lane]
+                    label[at] = best[lane]
+                    confidence[at] = ONE / total[lane]
+                if logits.size > 0:
+                    for lane in range(lanes):
+                        for k in range(classes):
+                            logits[place[start + lane], k] = logit[k, lane]
+
+    return label_points
