@@ -169,7 +169,9 @@ class Checkpoint:
         return int(self.record.get("configuration", {}).get("hidden", 64))
 
     def _encoder(self) -> EncoderDecoder:
-        return EncoderDecoder((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), trunk=self.trunk, pretrained=False)
+        weights = str(self.record.get("configuration", {}).get("encoder_weights", ""))
+        size = (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
+        return EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
 
     def _loaded(self, field: _Field, cure: str) -> _Field:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,17 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from training.calibration_link import link_calibration
 from training.checkpoints import Checkpoint
+from training.clustering.class_file import read_class_file
+from training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, read_clusters
+from training.clustering.label_head import LabelHead, fit_label_head
 from training.networks.density_field import DensityField
+from training.networks.feature_field import FeatureField
 
 OPSET = 18
 
@@ -29,22 +35,29 @@ class FoldedEncoder(nn.Module):
     """Encoder with the head's feature weights folded into its last 1×1 convolution, output channels-last.
 
     Args:
-        field: Trained field.
-        feature_size: (h, w) of its feature map, half of the images'.
+        field: Trained field; the units of a feature field come after those of its density.
+        feature_size: (h, w) of its feature map.
     """
 
-    def __init__(self, field: DensityField, feature_size: tuple[int, int]) -> None:
+    def __init__(self, field: DensityField | FeatureField, feature_size: tuple[int, int]) -> None:
         super().__init__()
-        self.trunk = field.encoder.trunk
-        self.decoder = field.encoder.decoder
-        self.prior = functional.interpolate(field.encoder.prior, feature_size, mode="bilinear")
-        self.project = fold(field.encoder.project, field.feature_layer)
+        density = field.density if isinstance(field, FeatureField) else field
+        self.trunk = density.encoder.trunk
+        self.decoder = density.encoder.decoder
+        self.prior = functional.interpolate(density.encoder.prior, feature_size, mode="bilinear")
+        self.project = fold(density.encoder.project, density.feature_layer)
+        self.features: nn.Sequential | None = None
+        if isinstance(field, FeatureField):
+            folded = fold(field.project, field.feature_layer)
+            self.features = nn.Sequential(field.decoder, field.normalise, folded)
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255."""
         maps = self.trunk(image)
-        out: Tensor = self.project(torch.cat([self.decoder(maps), self.prior], dim=1)).permute(0, 2, 3, 1)
-        return out
+        out: Tensor = self.project(torch.cat([self.decoder(maps), self.prior], dim=1))
+        if self.features is not None:
+            out = torch.cat([out, self.features(maps)], dim=1)
+        return out.permute(0, 2, 3, 1)
 
 
 def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -59,14 +72,19 @@ def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     return folded
 
 
-def encoder_onnx(field: DensityField, camera: Camera) -> bytes:
+def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[int, int]:
+    """Height and width of the feature map of a camera's images."""
+    return camera.height // field.encoder.stride, camera.width // field.encoder.stride
+
+
+def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     """Exports the folded encoder as ONNX; weights are stored in fp16 and cast to fp32 in the graph.
 
     Args:
         field: Trained field.
         camera: Canonical camera at the resolution it was trained at.
     """
-    module = FoldedEncoder(field, (camera.height // 2, camera.width // 2)).eval()
+    module = FoldedEncoder(field, feature_size(field, camera)).eval()
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
@@ -105,16 +123,27 @@ def _store_half(graph: onnx.GraphProto) -> None:
 
 def head_weights(field: DensityField) -> HeadWeights:
     """Takes the head of a field."""
-
-    def array(tensor: Tensor) -> NDArray[np.float32]:
-        return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
-
     return HeadWeights(
-        positional_weight=array(field.position_layer.weight),
-        hidden_bias=array(field.position_layer.bias),
-        density_weight=array(field.density_layer.weight[0]),
-        density_bias=array(field.density_layer.bias),
+        positional_weight=_array(field.position_layer.weight),
+        hidden_bias=_array(field.position_layer.bias),
+        density_weight=_array(field.density_layer.weight[0]),
+        density_bias=_array(field.density_layer.bias),
     )
+
+
+def labelled_head(student: HeadWeights, field: FeatureField, labels: LabelHead) -> HeadWeights:
+    """The head of a student with the units of a feature field and the label head on them."""
+    return dataclasses.replace(
+        student,
+        label_positional_weight=_array(field.position_layer.weight),
+        label_hidden_bias=_array(field.position_layer.bias),
+        label_weight=labels.weight,
+        label_bias=labels.bias,
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
 
 
 def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +177,7 @@ def export_bundle(
         canonical=camera,
         head=head_weights(field),
         point_code=field.spec,
-        feature_size=(camera.height // 2, camera.width // 2),
+        feature_size=feature_size(field, camera),
         depth_range=(field.spec.near, field.spec.far),
         focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation(trunk.mean, trunk.scale),
@@ -162,3 +191,65 @@ def export_bundle(
     )
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
     return bundle.save(folder, encoder_onnx(field, camera), weights)
+
+
+def export_labelled(
+    checkpoint: Path, student: StudentBundle, classes: Path, folder: Path, *, name: str, licence: str
+) -> tuple[StudentBundle, float]:
+    """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
+
+    Args:
+        checkpoint: Checkpoint of stage `feature_field` or `semantics` whose density is that of the student.
+        student: The student it was made from.
+        classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
+        folder: Folder of the new bundle.
+        name: Name of the student with labels.
+        licence: Licence of the weights, which follows from the training data of both.
+
+    Returns:
+        The bundle, and the share of points to which its label head gives the class of their cluster.
+
+    Raises:
+        BundleError: The checkpoint is none of these, or its density is another one than the student's.
+        ConfigurationError: The classes are damaged, or those of another checkpoint.
+    """
+    stored = Checkpoint.read(checkpoint)
+    field = stored.feature_field()
+    _refuse_other_density(field.density, student, checkpoint)
+    clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
+    if units.shape[1] != field.position_layer.out_features:
+        raise ConfigurationError(
+            f"points of {units.shape[1]} units, the checkpoint has {field.position_layer.out_features}",
+            where=str(classes),
+            cure="Make the classes anew from this checkpoint",
+        )
+    named = read_class_file(classes / CLASS_FILE, len(clusters.centres))
+    labels = fit_label_head(units.astype(np.float32), named.classes(cluster), len(named.class_names))
+    labelled = dataclasses.replace(
+        student,
+        name=name,
+        licence=licence,
+        head=labelled_head(student.head, field, labels),
+        class_names=named.class_names,
+        class_colours=named.class_colours,
+        provenance={
+            **student.provenance,
+            "labels": {
+                "configuration": _without_places(stored.record.get("configuration", {})),
+                "agreement_with_clusters": round(labels.agreement, 4),
+            },
+        },
+    )
+    weights = student.load_weights()
+    return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement
+
+
+def _refuse_other_density(density: DensityField, student: StudentBundle, checkpoint: Path) -> None:
+    stored = student.load_weights()
+    for name, value in density.named_parameters():
+        if name not in stored or not np.array_equal(value.detach().numpy().astype(np.float16), stored[name]):
+            raise BundleError(
+                f"its density differs from that of the student {student.name} ({name})",
+                where=str(checkpoint),
+                cure="Name the student that the feature field started from, trained with features.freeze_density",
+            )

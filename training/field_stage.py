@@ -73,6 +73,7 @@ class FieldStage(lightning.LightningModule):
             trunk=settings.encoder,
             pretrained=settings.pretrained,
             frozen_blocks=settings.frozen_blocks,
+            weights=settings.encoder_weights,
         )
 
     def start_learning(self) -> None:

@@ -14,6 +14,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -341,7 +342,8 @@ def _start(stage: FieldStage, data: SequencesData, configuration: Configuration)
     losses, encoder = configuration.losses, stage.encoder
     if losses.dense_depth and not isinstance(stage, StudentStage):  # a student has its teacher's
         data.setup("fit")
-        encoder.prior.copy_(data.samples().mean_depth_code(stage.point_code))
+        mean = data.samples().mean_depth_code(stage.point_code)
+        encoder.prior.copy_(functional.interpolate(mean, encoder.prior.shape[2:], mode="bilinear"))
     if losses.occupancy and configuration.prior_steps:
         data.setup("fit")
         field = stage.field.density if isinstance(stage.field, FeatureField) else stage.field

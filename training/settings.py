@@ -60,7 +60,8 @@ class StageSettings:
     Attributes:
         losses: Loss weights.
         render: Rendering at training time.
-        encoder: Trunk of the encoder: "efficientnet_lite0", or "resnet50" as in the papers.
+        encoder: Trunk of the encoder: "efficientnet_lite0", or "resnet50" and "vision_transformer" as in the papers.
+        encoder_weights: Local folder or hub name of its weights; by default those that the trunk is known by.
         seed: Seed of samples, rays and initial weights; together with the step it determines everything random.
         steps: Optimiser steps of the whole training.
         learning_rate: Adam learning rate after the warm-up.
@@ -83,6 +84,7 @@ class StageSettings:
     losses: LossWeights = field(default_factory=LossWeights)
     render: RenderSettings = field(default_factory=RenderSettings)
     encoder: TrunkName = "efficientnet_lite0"
+    encoder_weights: str = ""
     seed: int = 0
     steps: int = 10_000
     learning_rate: float = 3e-4

@@ -14,10 +14,18 @@ import torch
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from tests.training.test_evaluation_occupancy import CAMERA, GRID, in_wall, make_street, voxels
+from tests.training.test_evaluation_occupancy import (
+    CAMERA,
+    GRID,
+    WALL_FRONT,
+    WALL_LEFT,
+    WALL_RIGHT,
+    in_wall,
+    make_street,
+    voxels,
+)
 from training.clustering.class_file import read_class_file, write_class_file
 from training.clustering.cluster_files import read_clusters, write_clusters
 from training.clustering.clusters import Clusters
@@ -40,7 +48,7 @@ from training.evaluation.semantic_models import (
     OnSurface,
     SemanticObservation,
     _tokens_at,
-    occupied_points,
+    surface_points,
 )
 from training.evaluation.semantic_tables import as_json, markdown
 from training.evaluation.survey import survey, write_contact_sheets
@@ -124,12 +132,13 @@ def test_a_volume_holds_the_clusters_of_what_is_occupied(street: PosedSequence) 
     assert np.array_equal(part, np.where(half, expected, 0))
 
 
-def test_points_are_drawn_from_what_is_occupied_and_shown(street: PosedSequence) -> None:
-    points = occupied_points(PaintedWall().observe(street, 0), 0.5, np.random.default_rng(0), 400)
-    assert 20 < len(points) <= 400
-    assert in_wall(points).all() and CAMERA.project(points.astype(np.float64))[1].all()
-    index, inside = DEFAULT_GRID.index_of(np.asarray([[10.1, 0.1, 0.1]]))
-    assert inside.all() and index.shape == (1, 3)
+def test_points_are_drawn_from_surfaces(street: PosedSequence) -> None:
+    """On the wall's front, within the distance of two samples, but for its edges; those that see past it give none."""
+    points = surface_points(PaintedWall().observe(street, 0), np.random.default_rng(0), 400)
+    assert 50 < len(points) < 300
+    assert CAMERA.project(points.astype(np.float64))[1].all()
+    right = (points[:, 0] > WALL_LEFT - 0.6) & (points[:, 0] < WALL_RIGHT + 0.6)
+    assert (right & (np.abs(points[:, 2] - WALL_FRONT) < 1.0)).mean() > 0.9
 
 
 def test_the_surface_control_keeps_what_is_seen(street: PosedSequence) -> None:
@@ -189,7 +198,7 @@ def test_a_feature_field_gives_codes_of_length_one(street: PosedSequence, field:
 
 
 def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:
-    found = survey(PaintedWall(), 0.5, [street], every=4, points_a_frame=50)  # type: ignore[arg-type]
+    found = survey(PaintedWall(), [street], every=4, points_a_frame=50)  # type: ignore[arg-type]
     assert set(found.frame) == {0, 4, 8} and (found.recording == 0).all()
     assert (found.pixel[:, 0] >= -0.5).all() and (found.pixel[:, 0] <= CAMERA.width - 0.5).all()
     file = tmp_path / "clusters.safetensors"
@@ -209,7 +218,10 @@ def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, 
 def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:
     results = {("towns", fitted.name): (fitted, score(fitted, [street]))}
     text = markdown(results)
-    assert "| painted wall | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 |" in text
+    assert (
+        "| painted wall | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 |"
+        in text
+    )
     content = json.loads(json.dumps(as_json(results, {"seed": 0}), allow_nan=False))
     (entry,) = [e for e in content["scores"] if (e["naming"], e["range_m"]) == ("majority", 51.2)]
     assert entry["mean_iou"] == pytest.approx(1 / 15) and entry["class_of_label"] == [0, CAR, CAR]

@@ -52,6 +52,27 @@ def test_features_are_the_head_on_the_sampled_map(field: FeatureField) -> None:
     assert field.expand(seen.features(_points())).shape == (1, 50, 12)
 
 
+def test_features_do_not_depend_on_the_scale_of_the_decoder(field: FeatureField) -> None:
+    """What the loss cannot see must not drown the point code."""
+    image, points = 255.0 * torch.rand(1, 3, 32, 64), _points()
+    before = field.observe(image).features(points)
+    last = field.decoder.merge[-1][0]
+    field.decoder.merge[-1][1] = torch.nn.Identity()  # an ELU is linear for large values only
+    straight = field.observe(image).features(points)
+    with torch.no_grad():
+        last.weight.mul_(300.0)
+        last.bias.mul_(300.0)
+    assert torch.allclose(field.observe(image).features(points), straight, atol=1e-3)
+    assert not torch.allclose(before, torch.zeros_like(before))
+
+
+def test_points_along_a_ray_have_features_of_their_own(field: FeatureField) -> None:
+    seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
+    ray = torch.tensor([0.1, 0.05, 1.0]) * torch.tensor([[4.0], [8.0], [30.0]])
+    features = seen.features(ray[None])[0]
+    assert torch.pdist(features).min() > 0.05 * features.norm(dim=-1).mean()
+
+
 def test_rays_of_a_cell_cover_its_pixels() -> None:
     """Cells of 8 pixels that begin 3 pixels left of and 2 above the image: the first whole one is (1, 1)."""
     poses = torch.eye(4).expand(1, 2, 4, 4)

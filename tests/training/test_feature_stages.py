@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
@@ -13,6 +15,9 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from training.calibration_link import link_calibration, link_of_calibration
 from training.checkpoints import Checkpoint
+from training.clustering.class_file import CLASS_COLOURS, write_class_file
+from training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, write_clusters
+from training.clustering.clusters import Clusters
 from training.configuration import (
     Configuration,
     FeatureFieldConfiguration,
@@ -22,11 +27,12 @@ from training.configuration import (
 from training.data.module import DataSettings, SequencesData, SequenceSource
 from training.data.view_batches import ViewSettings
 from training.data.voxel_evidence import FusionSettings
-from training.export import export_bundle
+from training.export import export_bundle, export_labelled
 from training.foundation.backbone import Backbone
 from training.foundation.feature_store import FeatureStore
 from training.foundation.precompute import canonical_manifest, precompute
 from training.losses.fused_occupancy import OccupancyLink
+from training.networks.density_field import sample_map
 from training.networks.feature_field import FeatureField
 from training.runner import feature_targets, make_stage, read_configuration, train
 from training.settings import FeatureSettings, LossWeights, RenderSettings
@@ -242,12 +248,14 @@ def test_the_link_of_a_bundle_is_that_of_its_training(student: Path) -> None:
     assert link_of_calibration(link_calibration({}, 0.2), 0.2) == {}
 
 
-@pytest.mark.parametrize("name", ["feature_field.yaml", "semantics.yaml"])
+@pytest.mark.parametrize(
+    "name", ["feature_field.yaml", "semantics.yaml", "full_size/feature_field.yaml", "full_size/semantics.yaml"]
+)
 def test_shipped_configurations_are_read(name: str) -> None:
     from training.commands.train import CONFIGS
 
     configuration: Configuration = read_configuration(CONFIGS / name, [])
-    assert configuration.stage == name.removesuffix(".yaml")
+    assert configuration.stage == Path(name).stem
 
 
 def test_what_cannot_be_trained_is_refused(
@@ -277,3 +285,70 @@ def test_losses_without_their_density_are_none(synthetic_drive: Path) -> None:
     configuration = FeatureFieldConfiguration(pretrained=False, losses=LossWeights())
     stage = make_stage(configuration, _Dimension())
     assert {"feature", "feature_smoothness"} <= set(stage.weights())
+
+
+@pytest.fixture
+def classes(trained: Path, tmp_path: Path) -> Path:
+    """What `classes` writes, of random points: three clusters, two of which have the same name."""
+    folder = tmp_path / "classes"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    units = np.abs(generator.normal(size=(600, 64))).astype(np.float16)
+    codes = np.eye(3, dtype=np.float32)[np.argmax(units[:, :3], axis=1)]
+    write_clusters(folder / CLUSTER_FILE, Clusters(np.eye(3, dtype=np.float32)), codes, units)
+    write_class_file(folder / CLASS_FILE, ["road", "car", "road"], [0.5, 0.3, 0.2])
+    return folder
+
+
+def test_a_student_with_labels_is_deployed(trained: Path, student: Path, classes: Path, tmp_path: Path) -> None:
+    """The density's channels stay, up to half precision; those of the features follow, with the label head."""
+    plain = StudentBundle.load(student)
+    labelled, agreement = export_labelled(trained, plain, classes, tmp_path / "labelled", name="l", licence="none")
+    assert labelled.class_names == ("road", "car") and agreement > 0.9
+    assert labelled.class_colours == (CLASS_COLOURS["road"], CLASS_COLOURS["car"])
+    assert labelled.provenance["labels"]["agreement_with_clusters"] == pytest.approx(agreement, abs=1e-4)
+    assert labelled.calibration == plain.calibration and labelled.threshold == plain.threshold
+    image = 255.0 * torch.rand(1, 3, 96, 320, generator=torch.Generator().manual_seed(0))
+    found, before = (
+        onnxruntime.InferenceSession(str(b.encoder_path), providers=["CPUExecutionProvider"]).run(
+            None, {"image": image.numpy()}
+        )[0]
+        for b in (labelled, plain)
+    )
+    assert found.shape == (1, 48, 160, 64 + 64)
+    assert np.abs(found[..., :64] - before).max() < 5e-4 * np.abs(before).max()
+    field = Checkpoint.read(trained).feature_field()
+    with torch.no_grad():
+        seen = field.observe(image)
+        expected = seen.features_map.permute(0, 2, 3, 1).numpy()
+        point = torch.tensor([[[1.0, 0.5, 12.0]]])
+        units = seen.units(point)[0].numpy()
+    assert np.abs(found[..., 64:] - expected).max() < 5e-3 * np.abs(expected).max()
+    # The units that the robot computes are those of the field, and so are the logits.
+    head = labelled.head
+    code = field.spec.encode(field.spec.coordinates(point, field.camera))[0].numpy()
+    with torch.no_grad():
+        image_part = sample_map(seen.features_map, field.spec.coordinates(point, field.camera))[0].T.numpy()
+    assert head.label_positional_weight is not None and head.label_hidden_bias is not None
+    assert head.label_weight is not None
+    again = np.maximum(image_part + code @ head.label_positional_weight.T + head.label_hidden_bias, 0.0)
+    assert again == pytest.approx(units, abs=1e-5)
+    assert head.label_weight.shape == (2, 64)
+
+
+def test_labels_of_another_student_are_refused(
+    trained: Path, student: Path, classes: Path, tmp_path: Path, synthetic_drive: Path
+) -> None:
+    checkpoint = train(SingleViewConfiguration(**_common(synthetic_drive, tmp_path / "run", seed=2)))  # type: ignore[arg-type]
+    other = export_bundle(checkpoint, tmp_path / "other", name="o", licence="none", provenance={})
+    with pytest.raises(BundleError, match="its density differs from that of the student o"):
+        export_labelled(trained, other, classes, tmp_path / "x", name="l", licence="none")
+    write_clusters(
+        classes / CLUSTER_FILE, Clusters(np.eye(3, dtype=np.float32)), np.eye(3, dtype=np.float32),
+        np.ones((3, 5), np.float16),
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match="points of 5 units, the checkpoint has 64"):
+        export_labelled(trained, StudentBundle.load(student), classes, tmp_path / "x", name="l", licence="none")
+    (classes / CLUSTER_FILE).unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        export_labelled(trained, StudentBundle.load(student), classes, tmp_path / "x", name="l", licence="none")

@@ -1,6 +1,6 @@
 """Find classes in a trained feature field: clusters, a contact sheet of each, and a file of names to edit.
 
-DIR gets classes.json (one entry a cluster: its name, its colour, its share of the occupied voxels), a picture
+DIR gets classes.json (one entry a cluster: its name, its colour, its share of the surfaces), a picture
 cluster_XX.png of each with what is typical of it, and clusters.safetensors. Names come from labelled training
 recordings where there are some (--labelled); otherwise clusters are called by their number. Look at the pictures, edit
 names and colours in classes.json (clusters of one name become one class), then
@@ -52,17 +52,17 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
     from training.clustering.class_file import read_class_file, write_class_file
+    from training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, write_clusters
     from training.clustering.clusters import fit_clusters
     from training.evaluation.occupancy_run import open_recording
     from training.evaluation.semantic_evaluation import named_by
     from training.evaluation.semantic_models import FeatureFieldModel, student_density
-    from training.evaluation.survey import CLUSTER_FILE, survey, write_clusters, write_contact_sheets
+    from training.evaluation.survey import survey, write_contact_sheets
 
     density, cutoff = student_density(args.student)
     model = FeatureFieldModel.open(args.checkpoint, density=density)
     found = survey(
         model,
-        cutoff,
         [open_recording(folder) for folder in args.data],
         every=args.every,
         points_a_frame=args.points,
@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
         names = [None if number in (EMPTY, UNASSIGNED) else COMMON_CLASSES[number] for number in classes]
     shares = np.bincount(clusters.assign(found.codes), minlength=args.clusters) / len(found.codes)
     args.output.mkdir(parents=True, exist_ok=True)
-    file = args.output / "classes.json"
+    file = args.output / CLASS_FILE
     write_class_file(file, names, shares.tolist())
-    write_clusters(args.output / CLUSTER_FILE, clusters, found)
+    write_clusters(args.output / CLUSTER_FILE, clusters, found.codes, found.units)
     named = read_class_file(file, args.clusters)
     write_contact_sheets(args.output, clusters, found, named)
     print(f"{args.output}: {args.clusters} clusters of {len(found.codes)} points, {len(named.class_names)} classes")

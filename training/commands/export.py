@@ -12,11 +12,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder to write the bundle into")
     parser.add_argument("--name", default="student", help="name of the student")
     parser.add_argument("--licence", required=True, help="licence of the weights, which follows from the training data")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="DIR",
+        help="what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
+        "feature_field or semantics",
+    )
+    parser.add_argument(
+        "--student", type=Path, metavar="DIR", help="with --classes: the bundle that the features were trained on"
+    )
     parser.add_argument("--trained-on", default="", help="what it was trained on, for the bundle's provenance")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports and prints what was written."""
+    if arguments.classes:
+        return _run_labelled(arguments)
     from training.export import export_bundle
 
     bundle = export_bundle(
@@ -26,10 +38,39 @@ def run(arguments: argparse.Namespace) -> int:
         licence=arguments.licence,
         provenance={"trained_on": arguments.trained_on, "checkpoint": arguments.checkpoint.name},
     )
-    for file in sorted(arguments.bundle.iterdir()):
-        print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
+    _print_files(arguments.bundle)
     fitted_on = bundle.provenance["calibration"]["fitted_on"]
     print(
         f"student {bundle.name}, calibrated on {fitted_on}; `evaluate kitti --fit-calibration` does it on other drives"
     )
     return 0
+
+
+def _run_labelled(arguments: argparse.Namespace) -> int:
+    from scene_completion_ros.errors import ConfigurationError
+    from scene_completion_ros.inference.bundle import StudentBundle
+    from training.export import export_labelled
+
+    if not arguments.student:
+        raise ConfigurationError(
+            "is needed with --classes", where="--student", cure="Name the bundle that the features were trained on"
+        )
+    bundle, agreement = export_labelled(
+        arguments.checkpoint,
+        StudentBundle.load(arguments.student),
+        arguments.classes,
+        arguments.bundle,
+        name=arguments.name,
+        licence=arguments.licence,
+    )
+    _print_files(arguments.bundle)
+    print(
+        f"student {bundle.name} with {len(bundle.class_names)} classes; its labels are those of the clusters at "
+        f"{100.0 * agreement:.1f} % of the points"
+    )
+    return 0
+
+
+def _print_files(folder: Path) -> None:
+    for file in sorted(folder.iterdir()):
+        print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")

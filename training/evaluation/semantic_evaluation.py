@@ -1,6 +1,6 @@
 """Unsupervised semantics against ground truth voxels: clusters, their names, and scores under S4C's protocol.
 
-Clusters are fitted to occupied voxels of training recordings, without labels. Their names come from labelled voxels of
+Clusters are fitted to surfaces in training recordings, without labels. Their names come from labelled voxels of
 training recordings as well. Test labels are only ever compared with.
 """
 
@@ -29,7 +29,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.clustering.clusters import Clusters, fit_clusters
 from training.evaluation.density_model import DensityModel
 from training.evaluation.kitti import PRIOR_SIGMA
-from training.evaluation.semantic_models import SemanticModel, SemanticObservation, occupied_points
+from training.evaluation.semantic_models import SemanticModel, SemanticObservation, surface_points
 from training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth, voxel_truth
 
 Naming = Literal["hungarian", "covering", "majority"]
@@ -118,22 +118,22 @@ def fit_model(
     Args:
         model: The model.
         cutoff: Density per metre that an occupied voxel exceeds.
-        recordings: Training recordings whose occupied voxels are clustered.
+        recordings: Training recordings whose surfaces are clustered.
         labelled: Training recordings with ground truth voxels, for the names.
         clusters: Number of clusters.
         every: Frames between clustered ones.
-        points_a_frame: Voxels that are drawn of a frame.
+        points_a_frame: Pixels of a frame whose surfaces are looked at.
         seed: Seed of draw and clustering.
 
     Raises:
-        ConfigurationError: Fewer voxels than clusters, or no labelled frame.
+        ConfigurationError: Fewer points than clusters, or no labelled frame.
     """
     generator = np.random.default_rng(seed)
     codes = []
     for sequence in recordings:
         for index in range(0, len(sequence), every):
             observed = model.observe(sequence, index)
-            codes.append(observed.codes(occupied_points(observed, cutoff, generator, points_a_frame)))
+            codes.append(observed.codes(surface_points(observed, generator, points_a_frame)))
     return named_by(model, cutoff, fit_clusters(np.concatenate(codes), clusters, seed=seed), labelled)
 
 

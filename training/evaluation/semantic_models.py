@@ -35,6 +35,8 @@ from training.networks.semantic_head import DistillationHead
 
 CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _CHUNK = 1 << 14  # points in memory at a time
+FARTHEST_SURFACE = 51.2
+"""Pixels that see nothing within the largest range are not clustered, metres."""
 _SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
 
 
@@ -207,17 +209,20 @@ def _in_chunks(function: Callable[[Tensor], Tensor], points: NDArray[np.float32]
     return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.float32)
 
 
-def occupied_points(
-    observed: SemanticObservation,
-    cutoff: float,
-    generator: np.random.Generator,
-    count: int,
-) -> NDArray[np.float32]:
-    """Random occupied voxels [≤ count, 3] of the default grid that the image shows, metres, optical frame."""
-    candidates = generator.choice(int(np.prod(DEFAULT_GRID.shape)), 40 * count, replace=False)
-    index = np.stack(np.unravel_index(candidates, DEFAULT_GRID.shape), axis=-1)
-    centres = np.asarray(DEFAULT_GRID.origin) + (index + 0.5) * DEFAULT_GRID.voxel_size
-    points = DEFAULT_GRID_FROM_CAMERA.inverse().apply(centres)
-    seen = np.asarray(observed.observation.camera.project(points)[1])
-    shown = np.asarray(points[seen], np.float32)
-    return np.asarray(shown[observed.observation.density(shown) > cutoff][:count], np.float32)
+def surface_points(observed: SemanticObservation, generator: np.random.Generator, count: int) -> NDArray[np.float32]:
+    """Points [≤ count, 3] on the surfaces that random pixels show, metres, optical frame.
+
+    Clusters are found among them, not among all that is occupied: most of that lies behind surfaces, where few views
+    have told the features what to be.
+
+    Args:
+        observed: What has been seen of a frame.
+        generator: Source of randomness.
+        count: Pixels that are looked at.
+    """
+    camera = observed.observation.camera
+    pixels = generator.uniform((-0.5, -0.5), (camera.width - 0.5, camera.height - 0.5), (count, 2))
+    depth = observed.observation.depth(pixels)
+    near = depth < FARTHEST_SURFACE
+    rays = np.asarray(camera.unproject(pixels[near]))
+    return np.asarray(rays / rays[:, 2:] * depth[near, None], np.float32)

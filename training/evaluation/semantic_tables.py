@@ -31,7 +31,10 @@ def markdown(results: Results) -> str:
                 classes.append([model.name, *map(_percent, largest.class_iou.values())])
             ranges = sorted(scores)
             header = " / ".join(f"{range_m:g}" for range_m in ranges)
-            columns = ["method", *(f"{name}, {header} m" for name in ("mIoU", "mIoU of present", "mIoU where found", "IoU"))]
+            columns = [
+                "method",
+                *(f"{name}, {header} m" for name in ("mIoU", "mIoU of present", "mIoU where found", "IoU")),
+            ]
             parts.append(f"{group}, clusters named by {naming}, in percent\n\n{table(columns, rows)}")
             names = list(largest.class_iou)
             caption = f"{group}, clusters named by {naming}, IoU of classes at {max(ranges):g} m, in percent"

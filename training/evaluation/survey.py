@@ -1,15 +1,13 @@
-"""A survey of training recordings: points on what is occupied, with what is clustered and what is deployed of them."""
+"""A survey of training recordings: points on surfaces, with what is clustered and what is deployed of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
@@ -18,9 +16,8 @@ from training.clustering.class_file import NamedClusters
 from training.clustering.clusters import Clusters
 from training.clustering.contact_sheet import COLUMNS, contact_sheet, tile
 from training.evaluation.density_model import reference_camera
-from training.evaluation.semantic_models import FeatureFieldModel, occupied_points
+from training.evaluation.semantic_models import FeatureFieldModel, surface_points
 
-CLUSTER_FILE = "clusters.safetensors"
 TILES = 3 * COLUMNS
 
 
@@ -47,7 +44,6 @@ class Survey:
 
 def survey(
     model: FeatureFieldModel,
-    cutoff: float,
     recordings: Sequence[PosedSequence],
     *,
     every: int = 1,
@@ -58,14 +54,13 @@ def survey(
 
     Args:
         model: The model.
-        cutoff: Density per metre that an occupied voxel exceeds.
         recordings: Training recordings.
         every: Frames between those that are looked at.
-        points_a_frame: Occupied voxels that are drawn of a frame.
+        points_a_frame: Pixels of a frame whose surfaces are looked at.
         seed: Seed of the draw.
 
     Raises:
-        ConfigurationError: Nothing is occupied anywhere.
+        ConfigurationError: No pixel shows a surface.
     """
     generator = np.random.default_rng(seed)
     parts: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.float16]]] = []
@@ -73,45 +68,17 @@ def survey(
         camera = sequence.cameras[reference_camera(sequence)]
         for index in range(0, len(sequence), every):
             observed = model.observe(sequence, index)
-            points = occupied_points(observed, cutoff, generator, points_a_frame)
+            points = surface_points(observed, generator, points_a_frame)
             places = np.tile(np.array([[number, index]]), (len(points), 1))
             pixels = np.asarray(camera.project(points.astype(np.float64))[0])
             assert observed.units is not None  # a feature field has some
             parts.append((places, pixels, observed.codes(points), observed.units(points).astype(np.float16)))
     if not sum(len(part[0]) for part in parts):
         raise ConfigurationError(
-            "nothing is occupied in any frame", where="survey", cure="Check the student and the recordings"
+            "no pixel of any frame shows a surface", where="survey", cure="Check the student and the recordings"
         )
     places, pixels, codes, units = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Survey(recordings, places[:, 0], places[:, 1], pixels, codes, units)
-
-
-def write_clusters(file: Path, clusters: Clusters, found: Survey) -> None:
-    """Writes the centres, and the points' units with their clusters, from which a label head is fitted."""
-    order = np.random.default_rng(0).permutation(len(found.codes))
-    arrays: dict[str, NDArray[Any]] = {
-        "centres": clusters.centres,
-        "units": np.ascontiguousarray(found.units[order]),
-        "cluster": clusters.assign(found.codes[order]).astype(np.uint8),
-    }
-    part = file.with_suffix(".part")
-    safetensors.numpy.save_file(arrays, part)
-    part.replace(file)
-
-
-def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np.int64]]:
-    """Reads centres, units [N, E] and clusters [N].
-
-    Raises:
-        ConfigurationError: The file is missing or damaged.
-    """
-    try:
-        arrays = safetensors.numpy.load_file(file)
-        return Clusters(arrays["centres"]), arrays["units"], arrays["cluster"].astype(np.int64)
-    except (OSError, ValueError, LookupError, safetensors.SafetensorError) as error:
-        raise ConfigurationError(
-            f"cannot be read ({error})", where=str(file), cure="Make it with `scene-completion classes`"
-        ) from error
 
 
 def write_contact_sheets(folder: Path, clusters: Clusters, found: Survey, named: NamedClusters) -> list[Path]:

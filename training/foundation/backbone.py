@@ -57,6 +57,67 @@ class ModelIdentity:
     normalisation: Normalisation
 
 
+@dataclass(frozen=True, eq=False)
+class LoadedNetwork:
+    """A transformer with what is needed to use it.
+
+    Attributes:
+        network: The module of transformers.
+        type: Type of the model.
+        normalisation: Of the input.
+        patch: Edge of a patch, pixels.
+        dim: Dimension of a token.
+        blocks: Number of blocks.
+        extra_tokens: Class and register tokens before the others.
+        options: What its forward pass has to be told.
+        files: Weights that were read.
+    """
+
+    network: Any
+    type: str
+    normalisation: Normalisation
+    patch: int
+    dim: int
+    blocks: int
+    extra_tokens: int
+    options: dict[str, bool]
+    files: list[Path]
+
+
+def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> LoadedNetwork:
+    """Loads a transformer of the DINO family, without the blocks after a layer.
+
+    Args:
+        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
+        layer: Hidden state that its last block gives.
+        pretrained: Read its weights; otherwise they are random, and only its configuration is read.
+
+    Raises:
+        ConfigurationError: No such model, of another type, or without this layer; found before weights are read.
+        BundleError: Weights that are missing, damaged, of another network, or only pickled.
+    """
+    folder = description_folder(model)
+    config = read_config(folder)
+    kind = _supported_type(config, model)
+    normalisation = read_normalisation(folder)
+    blocks = _layer_index(config, layer, model)
+    config |= {"num_hidden_layers": blocks}
+    files = weight_files(model) if pretrained else []
+    network = _load(files, kind, config) if pretrained else _untrained(kind, config)
+    return LoadedNetwork(
+        network=network,
+        type=kind,
+        normalisation=normalisation,
+        patch=_patch_size(network.config.patch_size, model),
+        dim=int(network.config.hidden_size),
+        blocks=blocks,
+        extra_tokens=1 + int(getattr(network.config, "num_register_tokens", 0)),
+        # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
+        options={"interpolate_pos_encoding": True} if kind == "vit" else {},
+        files=files,
+    )
+
+
 class Backbone:
     """A frozen DINO, DINOv2 or DINOv3 transformer that gives one hidden state, through its final LayerNorm.
 
@@ -75,22 +136,17 @@ class Backbone:
 
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
         self._model = str(model)
-        folder = description_folder(self._model)
-        config = read_config(folder)
-        self.type = _supported_type(config, self._model)
-        self.normalisation = read_normalisation(folder)
-        self.layer = _layer_index(config, layer, self._model)
-        self._weights = weight_files(self._model)
-        # Shortened, its last state is the wanted one, normalised once. Among `hidden_states`, the last one of some
-        # versions of transformers is normalised already.
-        network = _load(self._weights, self.type, config | {"num_hidden_layers": self.layer})
-        self.dim: int = network.config.hidden_size
-        self._patch = _patch_size(network.config.patch_size, self._model)
-        self._extra_tokens = 1 + int(getattr(network.config, "num_register_tokens", 0))
-        # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
-        self._options = {"interpolate_pos_encoding": True} if self.type == "vit" else {}
+        loaded = load_network(self._model, layer)
+        self.type, self.normalisation, self.layer, self.dim = (
+            loaded.type,
+            loaded.normalisation,
+            loaded.blocks,
+            loaded.dim,
+        )
+        self._patch, self._extra_tokens, self._options = loaded.patch, loaded.extra_tokens, loaded.options
+        self._weights = loaded.files
         self._device = torch.device(device)
-        self._network = network.to(self._device)
+        self._network = loaded.network.to(self._device)
         self._mean, self._deviation = (
             torch.tensor(values, device=self._device)[:, None, None]
             for values in (self.normalisation.mean, self.normalisation.deviation)
@@ -223,6 +279,16 @@ def _load(files: list[Path], kind: str, config: dict[str, Any]) -> Any:
             cure="Name a model whose weights fit its config.json",
         )
     return network.eval().requires_grad_(False)
+
+
+def _untrained(kind: str, config: dict[str, Any]) -> Any:
+    """The network with random weights."""
+    import transformers
+
+    network_class = getattr(transformers, _CLASSES[kind])
+    options = {"add_pooling_layer": False} if kind == "vit" else {}
+    known = {name: value for name, value in config.items() if name not in _DERIVED}
+    return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Image encoder-decoder: a pretrained trunk with a U-Net decoder, one feature map at half resolution."""
+"""Image encoder-decoder: a pretrained trunk and its decoder, one feature map."""
 
 from __future__ import annotations
 
@@ -9,22 +9,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.networks.efficientnet_trunk import EfficientNetLiteTrunk
+from training.networks.resnet_trunk import PRETRAINED as RESNET
 from training.networks.resnet_trunk import ResNetTrunk
 from training.networks.trunk import Trunk
+from training.networks.vision_transformer_trunk import PRETRAINED as DINO
+from training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
 
-TrunkName = Literal["efficientnet_lite0", "resnet50"]
-DECODER_WIDTHS: dict[TrunkName, tuple[int, ...]] = {
+TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer"]
+DECODER_WIDTHS = {
     "efficientnet_lite0": (48, 64, 96, 160),
     "resnet50": (64, 64, 128, 256),
 }
 """Channels of the decoder at strides 2, 4, 8 and 16 (ResNet-50: those of Behind the Scenes, section 4.1)."""
 
 
-def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int) -> Trunk:
-    """Makes a trunk by its name."""
+def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int, weights: str = "") -> Trunk:
+    """Makes a trunk by its name.
+
+    Args:
+        name: Its name.
+        pretrained: Start from its weights.
+        frozen_blocks: First blocks that keep them.
+        weights: Local folder or hub name of the weights; by default those that the trunk is known by.
+    """
     if name == "resnet50":
-        return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
+        return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)
+    if name == "vision_transformer":
+        return VisionTransformerTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DINO)
     return EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
+
+
+def make_decoder(name: TrunkName, trunk: Trunk) -> UNetDecoder | DensePredictionDecoder:
+    """Makes the decoder that belongs to a trunk."""
+    if isinstance(trunk, VisionTransformerTrunk):
+        return DensePredictionDecoder(trunk.patch)
+    return UNetDecoder(trunk.channels, DECODER_WIDTHS[name])
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -46,8 +65,11 @@ class UNetDecoder(nn.Module):
         widths: Channels of the decoder at strides 2, 4, 8 and 16.
     """
 
+    stride = 2
+
     def __init__(self, trunk_channels: tuple[int, ...], widths: tuple[int, ...]) -> None:
         super().__init__()
+        self.width = widths[0]
         self.reduce = nn.ModuleList()
         self.merge = nn.ModuleList()
         below = trunk_channels[-1]
@@ -74,7 +96,7 @@ def _coordinates(like: Tensor) -> Tensor:
 
 
 class EncoderDecoder(nn.Module):
-    """Image to pixel-aligned feature map at half resolution.
+    """Image to pixel-aligned feature map: at half resolution, or at that of the image with a vision transformer.
 
     Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
 
@@ -84,8 +106,10 @@ class EncoderDecoder(nn.Module):
         trunk: Name of the trunk.
         pretrained: Start the trunk from its ImageNet weights.
         frozen_blocks: First blocks of the trunk that keep them.
+        weights: Local folder or hub name of the trunk's weights; by default those that it is known by.
 
     Attributes:
+        stride: Pixels of the image to one of the feature map.
         trunk_name: Name of the trunk.
         mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
             half a pixel is lost where geometry is computed in bfloat16.
@@ -99,16 +123,17 @@ class EncoderDecoder(nn.Module):
         trunk: TrunkName = "efficientnet_lite0",
         pretrained: bool = True,
         frozen_blocks: int = 16,
+        weights: str = "",
     ) -> None:
         super().__init__()
-        widths = DECODER_WIDTHS[trunk]
         self.trunk_name = trunk
-        self.trunk = make_trunk(trunk, pretrained=pretrained, frozen_blocks=frozen_blocks)
-        self.decoder = UNetDecoder(self.trunk.channels, widths)
-        self.project = nn.Conv2d(widths[0] + 1, channels, 1)
+        self.trunk = make_trunk(trunk, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
+        self.decoder = make_decoder(trunk, self.trunk)
+        self.stride = self.decoder.stride
+        self.project = nn.Conv2d(self.decoder.width + 1, channels, 1)
         self.mixed: torch.dtype | None = None
         self.prior: Tensor
-        self.register_buffer("prior", torch.zeros(1, 1, size[0] // 2, size[1] // 2))
+        self.register_buffer("prior", torch.zeros(1, 1, size[0] // self.stride, size[1] // self.stride))
         with torch.no_grad():
             self.project.weight[:, -1] = 0.0
             self.project.weight[0] = 0.0
@@ -117,7 +142,7 @@ class EncoderDecoder(nn.Module):
             self.project.bias[0] = 0.0
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns features [B, channels, H/2, W/2].
+        """Returns features [B, channels, H / stride, W / stride].
 
         Args:
             image: RGB image [B, 3, H, W] in 0..255, of the size given or a smaller one of the same view;
@@ -132,7 +157,7 @@ class EncoderDecoder(nn.Module):
         return maps
 
     def decode(self, maps: list[Tensor]) -> Tensor:
-        """Returns features [B, channels, H/2, W/2] of the trunk's maps."""
+        """Returns features [B, channels, H / stride, W / stride] of the trunk's maps."""
         with self.autocast(maps[0]):
             decoded = self.decoder(maps)
         decoded, prior = decoded.float(), self.prior

@@ -12,7 +12,7 @@ class Trunk(nn.Module):
     Training runs at batches of few images, where batch statistics are noise; the affine parameters still learn.
 
     Args:
-        channels: Channels of the maps at strides 2, 4, 8, 16 and 32.
+        channels: Channels of the maps: at strides 2, 4, 8, 16 and 32, where a trunk does not say otherwise.
         mean: Subtracted from RGB in 0..255.
         scale: What the difference is divided by.
     """
@@ -20,7 +20,7 @@ class Trunk(nn.Module):
     def __init__(
         self,
         *,
-        channels: tuple[int, int, int, int, int],
+        channels: tuple[int, ...],
         mean: tuple[float, float, float],
         scale: tuple[float, float, float],
     ) -> None:
