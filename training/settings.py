@@ -162,6 +162,8 @@ class FeatureSettings:
         cell: Edge of the square of pixels that a token covers, in the canonical image.
         channels: Dimension of the features that are composited (64 in SceneDINO).
         units: Hidden units of the features.
+        rays: Rays along the edge of a token (8 in SceneDINO, one a pixel). Fewer leave time for more tokens.
+        samples: Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
         weight: Weight of the cosine loss against the tokens (0.2 in SceneDINO).
         smoothness: Weight of the smoothness of the features within a patch (0.25 in SceneDINO).
         downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all, each ray
@@ -177,6 +179,8 @@ class FeatureSettings:
     cell: int = 16
     channels: int = 64
     units: int = 64
+    rays: int = 4
+    samples: int = 8
     weight: float = 0.2
     smoothness: float = 0.25
     downsampler: Literal["salience", "none"] = "salience"

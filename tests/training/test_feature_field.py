@@ -13,9 +13,9 @@ from training.losses.feature_agreement import cosine_loss, feature_smoothness
 from training.networks.density_field import DensityField
 from training.networks.downsampler import ArtefactField, SalienceDownsampler
 from training.networks.feature_field import FeatureField
-from training.rendering.patches import composite_features, render_rays
+from training.rendering.patches import composite_features, heaviest_samples, render_rays
 from training.rendering.rays import rays_of_pixels, sample_cell_rays
-from training.stages.feature_field import PATCH, enlarged_tokens
+from training.stages.feature_field import enlarged_tokens
 
 CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
 
@@ -96,8 +96,16 @@ def test_features_are_composited_like_distances(field: FeatureField) -> None:
     pixel = torch.stack([torch.arange(64) % 8, torch.arange(64) // 8], dim=-1)[None]
     rays = rays_of_pixels(CAMERA, torch.eye(4)[None, None], torch.zeros(1, 64, dtype=torch.long), pixel, 8)
     rendered = render_rays(seen, rays, samples=6, near=3.0, far=80.0)
-    distance = composite_features(rendered.distances.flatten(1)[..., None], rendered)[..., 0] * rays.cosine
+    distance = composite_features(rendered.distances.flatten(1)[..., None], rendered.weights)[..., 0] * rays.cosine
     assert torch.allclose(distance, rendered.depth, rtol=1e-5)
+    points, weights = heaviest_samples(rendered, 2)
+    assert torch.equal(weights, rendered.weights.sort(dim=-1, descending=True).values[..., :2])
+    found = points.reshape(1, 64, 2, 3) - rays.origin[:, :, None]
+    best = rendered.distances.gather(-1, rendered.weights.argmax(dim=-1, keepdim=True))[..., 0]
+    assert torch.allclose(found[:, :, 0].norm(dim=-1), best, rtol=1e-5)
+    points, weights = heaviest_samples(rendered, 99)  # a ray has six
+    again = composite_features((points - rays.origin[:, :1]).norm(dim=-1, keepdim=True), weights)[..., 0]
+    assert torch.allclose(again * rays.cosine, rendered.depth, rtol=1e-5)
 
 
 def test_salience_weighs_valid_rays_alone() -> None:
@@ -146,7 +154,7 @@ def test_feature_smoothness_by_hand() -> None:
 
 def test_enlarged_tokens_are_those_of_bilinear_resizing() -> None:
     tokens = torch.rand(1, 3, 4, 6)
-    whole = functional.interpolate(tokens, scale_factor=PATCH, mode="bilinear", align_corners=False)
-    found = enlarged_tokens(tokens, torch.tensor([[2, 1]]))
+    whole = functional.interpolate(tokens, scale_factor=8, mode="bilinear", align_corners=False)
+    found = enlarged_tokens(tokens, torch.tensor([[2, 1]]), 8)
     expected = whole[0, :, 16:24, 8:16].flatten(1).T
     assert torch.allclose(found[0], expected, atol=1e-6)

@@ -146,9 +146,9 @@ class _Dimension:
     [
         FeatureSettings(freeze_density=False),
         FeatureSettings(downsampler="none", artefacts=False),
-        FeatureSettings(cell=8),
+        FeatureSettings(cell=8, rays=8, samples=64),
     ],
-    ids=["joint", "enlarged targets", "fine cells"],
+    ids=["joint", "enlarged targets", "as published"],
 )
 def test_variants_of_the_stage_train(
     synthetic_drive: Path, model: Path, student: Path, tmp_path: Path, features: FeatureSettings
@@ -268,7 +268,7 @@ def test_what_cannot_be_trained_is_refused(
     with pytest.raises(ConfigurationError, match=r"start_from: the density is to stay"):
         train(_features(synthetic_drive, tmp_path / "a", FeatureSettings(targets=str(targets))))
     with pytest.raises(ConfigurationError, match=r"features\.cell: 12 pixels"):
-        make_stage(FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(cell=12)), _Dimension())
+        make_stage(FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(cell=12, rays=8)), _Dimension())
     with pytest.raises(ConfigurationError, match="features_from: no feature field"):
         make_stage(SemanticsConfiguration())
     with pytest.raises(BundleError, match="feature field"):

@@ -83,7 +83,14 @@ def render_rays(
     return RenderedPatches(rays, distances, points, logit, composed.weights, composed.distance * rays.cosine)
 
 
-def composite_features(features: Tensor, rendered: RenderedPatches) -> Tensor:
-    """Features of the rays [B, R, C], composited from those of their samples [B, R·K, C]."""
-    shape = rendered.weights.shape
-    return torch.einsum("brk,brkc->brc", rendered.weights, features.reshape(*shape, -1))
+def heaviest_samples(rendered: RenderedPatches, count: int) -> tuple[Tensor, Tensor]:
+    """The samples of each ray that weigh most: their points [B, R·count, 3] and weights [B, R, count]."""
+    weights, index = rendered.weights.topk(min(count, rendered.weights.shape[-1]), dim=-1)
+    points = rendered.points.reshape(*rendered.weights.shape, 3)
+    chosen = torch.gather(points, 2, index[..., None].expand(-1, -1, -1, 3))
+    return chosen.flatten(1, 2), weights
+
+
+def composite_features(features: Tensor, weights: Tensor) -> Tensor:
+    """Features of rays [B, R, C], composited from those of their samples [B, R·K, C] with weights [B, R, K]."""
+    return torch.einsum("brk,brkc->brc", weights, features.reshape(*weights.shape, -1))

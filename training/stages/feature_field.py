@@ -18,12 +18,10 @@ from training.losses.rendered_views import observed_values
 from training.networks.density_field import DensityField
 from training.networks.downsampler import ArtefactField, SalienceDownsampler
 from training.networks.feature_field import FeatureField, FeatureObservation, normalised
-from training.rendering.patches import RenderedPatches, composite_features, render_rays
+from training.rendering.patches import RenderedPatches, composite_features, heaviest_samples, render_rays
 from training.rendering.rays import sample_cell_rays
 from training.settings import FeatureFieldSettings
 
-PATCH = 8
-"""Rays along the edge of a token, as many as pixels in SceneDINO (ViT-B/8)."""
 LEAST_VALID = 0.5
 """Share of a patch's rays that must be valid for its token to be compared."""
 
@@ -48,17 +46,18 @@ class FeatureFieldStage(FieldStage):
     def __init__(self, settings: FeatureFieldSettings, target_size: int) -> None:
         super().__init__(settings)
         features = settings.features
-        if features.cell % PATCH or self.camera.width % features.cell or self.camera.height % features.cell:
+        if features.cell % features.rays or self.camera.width % features.cell or self.camera.height % features.cell:
             raise ConfigurationError(
                 f"{features.cell} pixels",
                 where="features.cell",
-                cure=f"Take a multiple of {PATCH} that divides {self.camera.width} and {self.camera.height}",
+                cure=f"Take a multiple of {features.rays} (features.rays) that divides {self.camera.width} and "
+                f"{self.camera.height}",
             )
         depth = bool(settings.losses.dense_depth) or features.freeze_density
         density = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth, hidden=settings.hidden)
         self.field = FeatureField(density, target_size=target_size, channels=features.channels, units=features.units)
         self.start_learning()
-        self.downsampler = SalienceDownsampler(target_size, PATCH**2)
+        self.downsampler = SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
         self.artefacts = ArtefactField(target_size, grid) if features.artefacts else None
 
@@ -71,7 +70,7 @@ class FeatureFieldStage(FieldStage):
     @property
     def step_of_rays(self) -> int:
         """Pixels of the canonical image from one ray to the next."""
-        return self.settings.features.cell // PATCH
+        return self.settings.features.cell // self.settings.features.rays
 
     @property
     def loss_camera(self) -> Camera:
@@ -92,6 +91,7 @@ class FeatureFieldStage(FieldStage):
         seen = self.observe(batch)
         batch = self._at_rays(batch)
         half, render = batch["roles"].shape[1] // 2, self.settings.render
+        # A shift that falls between two rays is rounded down: the patch lies less than a ray beside its token.
         offsets = torch.div(batch["feature_offsets"], self.step_of_rays, rounding_mode="floor")
         rays, cells = sample_cell_rays(
             self.loss_camera,
@@ -99,7 +99,7 @@ class FeatureFieldStage(FieldStage):
             batch["roles"][:, :half],
             offsets,
             patches=render.patches,
-            cell=PATCH,
+            cell=self.settings.features.rays,
             generator=generator,
         )
         frozen = self.settings.features.freeze_density
@@ -126,13 +126,15 @@ class FeatureFieldStage(FieldStage):
     def _feature_terms(
         self, seen: FeatureObservation, rendered: RenderedPatches, cells: Tensor, batch: dict[str, Tensor]
     ) -> dict[str, Tensor]:
+        side, count = self.settings.features.rays, self.settings.features.samples
         outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
         hidden = ~observed_values(batch["masks"][:, :, None], rendered)[..., 0]
-        valid = ~(invalid_rays(rendered.weights, outside[:, None]) | hidden).reshape(-1, PATCH**2)  # [P, J]
-        composed = composite_features(seen.features(rendered.points), rendered)
+        valid = ~(invalid_rays(rendered.weights, outside[:, None]) | hidden).reshape(-1, side**2)  # [P, J]
+        points, weights = heaviest_samples(rendered, count)
+        composed = composite_features(seen.features(points), weights)
         expanded = normalised(self.field.expand(composed)).reshape(*valid.shape, -1)  # [P, J, D]
-        colours = observed_values(batch["views"], rendered).reshape(-1, PATCH, PATCH, 3).permute(0, 3, 1, 2)
-        smoothness = feature_smoothness(expanded.reshape(-1, PATCH, PATCH, expanded.shape[-1]), colours)
+        colours = observed_values(batch["views"], rendered).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
+        smoothness = feature_smoothness(expanded.reshape(-1, side, side, expanded.shape[-1]), colours)
         view = rendered.rays.view.reshape(*cells.shape[:2], -1)[..., 0]  # [B, P]
         return {"feature": self._agreement(expanded, valid, view, cells, batch), "feature_smoothness": smoothness}
 
@@ -143,7 +145,9 @@ class FeatureFieldStage(FieldStage):
         tokens = batch["features"]  # [B, V, D, h, w]
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)
         if self.settings.features.downsampler == "none":
-            target = enlarged_tokens(tokens[index, view].flatten(0, 1).float(), cells.flatten(0, 1))
+            target = enlarged_tokens(
+                tokens[index, view].flatten(0, 1).float(), cells.flatten(0, 1), self.settings.features.rays
+            )
             return cosine_loss(expanded.flatten(0, 1), target.flatten(0, 1), valid.flatten())
         target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float()
         predicted = self.downsampler(expanded, valid)
@@ -158,12 +162,12 @@ class FeatureFieldStage(FieldStage):
         return self.grouped_optimiser(density.encoder.trunk, head)
 
 
-def enlarged_tokens(tokens: Tensor, cells: Tensor) -> Tensor:
-    """Bilinearly enlarged tokens [P, D, h, w] at the rays of cells (row, column) [P, 2]: [P, PATCH², D]."""
+def enlarged_tokens(tokens: Tensor, cells: Tensor, rays: int) -> Tensor:
+    """Bilinearly enlarged tokens [P, D, h, w] at the rays of cells (row, column) [P, 2]: [P, rays², D]."""
     height, width = tokens.shape[2:]
-    steps = (torch.arange(PATCH, device=tokens.device) + 0.5) / PATCH
-    y = (cells[:, :1] + steps) / height * 2.0 - 1.0  # [P, PATCH]
+    steps = (torch.arange(rays, device=tokens.device) + 0.5) / rays
+    y = (cells[:, :1] + steps) / height * 2.0 - 1.0  # [P, rays]
     x = (cells[:, 1:] + steps) / width * 2.0 - 1.0
-    grid = torch.stack([x[:, None].expand(-1, PATCH, -1), y[..., None].expand(-1, -1, PATCH)], dim=-1)
+    grid = torch.stack([x[:, None].expand(-1, rays, -1), y[..., None].expand(-1, -1, rays)], dim=-1)
     sampled = functional.grid_sample(tokens, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled.flatten(2).transpose(1, 2)
