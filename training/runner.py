@@ -29,12 +29,13 @@ from training.configuration import (
     StudentConfiguration,
     TeacherConfiguration,
 )
+from training.data.feature_targets import FeatureTargets
 from training.data.module import SequencesData
 from training.data.view_batches import MOST_ENCODER_VIEWS
 from training.field_stage import FieldStage
 from training.foundation.backbone import Backbone
 from training.foundation.feature_store import FeatureStore
-from training.foundation.targets import FeatureTargets, LiveTargets
+from training.foundation.targets import LiveTargets
 from training.networks.feature_field import FeatureField
 from training.pictures import TrainingPictures
 from training.prior_fit import fit_prior

@@ -18,10 +18,10 @@ from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
+from training.data.feature_targets import FeatureTargets
 from training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, prepare_sequence
 from training.data.view_batches import StepSampler, ViewSamples, ViewSettings
 from training.data.voxel_evidence import FusionSettings
-from training.foundation.targets import FeatureTargets
 
 BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 

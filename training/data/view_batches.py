@@ -22,10 +22,10 @@ from torch.utils.data import Dataset, Sampler
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from training.data.augmentation import canonical_depth, canonical_image, canonical_mask, jittered
+from training.data.feature_targets import FeatureTargets, frame_key
 from training.data.ground_plane import ground_roll
 from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
 from training.data.voxel_evidence import POINT_UNIT
-from training.foundation.targets import FeatureTargets, frame_key
 
 NEAR_DEPTH = 4.0
 """Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.data.augmentation import canonical_image
+from training.data.feature_targets import frame_key
 from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
 from training.foundation.backbone import Backbone
 from training.foundation.feature_store import FeatureStore
 from training.foundation.manifest import FeatureManifest
-from training.foundation.targets import frame_key, variant_images
+from training.foundation.targets import variant_images
 
 
 def canonical_manifest(backbone: Backbone, *, cell: int, variants: int, seed: int) -> FeatureManifest:

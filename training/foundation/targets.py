@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,49 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
-from training.data.prepared import PreparedFrame
+from training.data.feature_targets import FeatureTarget
 from training.foundation.grid_shift import random_shift, shifted
 
 LARGEST_HALF = 65504.0
-
-
-class FeatureTarget(NamedTuple):
-    """Features of one variant of an image.
-
-    Attributes:
-        features: float16 [D, h, w].
-        shift: (dy, dx) of the grid in the (mirrored) image, see `grid_shift`.
-        mirrored: Whether left and right of the image were swapped, before the shift.
-    """
-
-    features: Tensor
-    shift: tuple[int, int]
-    mirrored: bool
-
-
-class FeatureTargets(Protocol):
-    """Where a training has its feature targets from."""
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the features."""
-
-    @property
-    def cell(self) -> int:
-        """Edge of the square of pixels that a token covers."""
-
-    @property
-    def variants(self) -> int:
-        """Number of variants of an image; the odd ones are mirrored."""
-
-    def get(self, key: str, image: NDArray[np.uint8], variant: int) -> FeatureTarget:
-        """Features of a variant of an image.
-
-        Args:
-            key: Name of the image, see `frame_key`.
-            image: RGB [H, W, 3], neither mirrored nor shifted.
-            variant: Its number, see `variant_of`.
-        """
 
 
 class FeatureExtractor(Protocol):
@@ -106,11 +67,6 @@ def check_variant(number: int, variants: int) -> None:
             where="feature targets",
             cure="Ask for fewer variants, or compute more of them",
         )
-
-
-def frame_key(frame: PreparedFrame, camera: str) -> str:
-    """Key of a camera's image of a prepared frame: `<folder>/<stem>/<camera>` of the frame's file."""
-    return f"{frame.name}/{camera}"
 
 
 def variant_images(image: NDArray[np.uint8], variants: Sequence[Variant]) -> Tensor:

@@ -12,12 +12,13 @@ import torch
 from scene_completion_ros.cli import main
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from training.data.augmentation import canonical_image
+from training.data.feature_targets import frame_key
 from training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from training.data.voxel_evidence import FusionSettings
 from training.foundation.backbone import Backbone
 from training.foundation.feature_store import FeatureStore
 from training.foundation.precompute import canonical_manifest, precompute
-from training.foundation.targets import LiveTargets, frame_key
+from training.foundation.targets import LiveTargets
 
 FUSION = FusionSettings(free_samples=20000, views=3)
 
