@@ -127,6 +127,7 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     Raises:
         ConfigurationError: Its steps contradict each other.
     """
+    configuration = _with_its_field(configuration)
     _check_steps(configuration)
     if fast_dev_run:
         configuration = dataclasses.replace(configuration, prior_steps=2)
@@ -183,6 +184,21 @@ def feature_targets(settings: FeatureSettings) -> FeatureTargets:
             cure="Set features.targets to what `scene-completion features` made, or features.model",
         )
     return LiveTargets(Backbone(settings.model, settings.layer), settings.cell, variants=4)
+
+
+def _with_its_field(configuration: Configuration) -> Configuration:
+    """Semantics look through a trained field: its network and the size of its images are what they are there."""
+    if not isinstance(configuration, SemanticsConfiguration) or not configuration.features_from:
+        return configuration
+    stored = Checkpoint.read(Path(configuration.features_from))
+    described = stored.record.get("configuration", {})
+    return dataclasses.replace(
+        configuration,
+        encoder=stored.trunk,
+        encoder_weights=described.get("encoder_weights", ""),
+        hidden=described.get("hidden", configuration.hidden),
+        half_resolution_steps=configuration.steps if stored.half_resolution else 0,
+    )
 
 
 def _recorded(configuration: Configuration) -> dict[str, Any]:

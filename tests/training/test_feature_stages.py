@@ -41,6 +41,8 @@ from training.stages.semantics import SemanticsStage
 
 STEPS = 4
 DIMENSION = 12
+HIDDEN = 48
+"""Hidden units of the density; not the default, which no stage after may assume."""
 
 
 def _data(drive: Path, **views: object) -> DataSettings:
@@ -100,7 +102,8 @@ def targets(synthetic_drive: Path, model: Path, tmp_path_factory: pytest.TempPat
 def student(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundle of a student of a few steps, with a calibration of its own."""
     folder = tmp_path_factory.mktemp("student")
-    checkpoint = train(SingleViewConfiguration(**_common(synthetic_drive, folder / "run")))  # type: ignore[arg-type]
+    settings = _common(synthetic_drive, folder / "run", hidden=HIDDEN)
+    checkpoint = train(SingleViewConfiguration(**settings))  # type: ignore[arg-type]
     export_bundle(checkpoint, folder / "bundle", name="t", licence="none", provenance={})
     return folder / "bundle"
 
@@ -113,6 +116,7 @@ def trained(synthetic_drive: Path, targets: Path, student: Path, tmp_path_factor
 
 
 def _features(drive: Path, output: Path, features: FeatureSettings, **changes: object) -> FeatureFieldConfiguration:
+    changes = {"hidden": HIDDEN, **changes}
     return FeatureFieldConfiguration(**_common(drive, output, features=features, **changes))  # type: ignore[arg-type]
 
 
@@ -217,7 +221,7 @@ def test_a_killed_training_goes_on_the_same(
 @pytest.mark.parametrize("forces", ["estimated", "kitti_360"])
 def test_semantics_train_on_a_frozen_field(synthetic_drive: Path, trained: Path, tmp_path: Path, forces: str) -> None:
     configuration = SemanticsConfiguration(
-        **_common(synthetic_drive, tmp_path / "run", steps=6),  # type: ignore[arg-type]
+        **_common(synthetic_drive, tmp_path / "run", steps=6, half_resolution_steps=0),  # type: ignore[arg-type]
         features_from=str(trained), forces=forces, crop_points=16, buffer=8, bins=3, apart=0.5,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -225,7 +229,10 @@ def test_semantics_train_on_a_frozen_field(synthetic_drive: Path, trained: Path,
         patch.setattr(SemanticsStage, "occupied", lambda stage, logit: torch.ones_like(logit, dtype=torch.bool))
         checkpoint = train(configuration)
     content = torch.load(checkpoint, weights_only=True)["state_dict"]
-    before = Checkpoint.read(trained)
+    before, after = Checkpoint.read(trained), Checkpoint.read(checkpoint)
+    # Whatever its configuration says, it looks through the field that it was given.
+    assert after.half_resolution and after.feature_field().density.hidden == HIDDEN
+    assert after.distillation_head().linear.in_features == DIMENSION
     for name, value in before.state.items():
         assert torch.equal(content[f"field.{name}"], value), name
     assert int(content["buffer.filled"]) == 8
@@ -315,15 +322,15 @@ def test_a_student_with_labels_is_deployed(trained: Path, student: Path, classes
         )[0]
         for b in (labelled, plain)
     )
-    assert found.shape == (1, 48, 160, 64 + 64)
-    assert np.abs(found[..., :64] - before).max() < 5e-4 * np.abs(before).max()
+    assert found.shape == (1, 48, 160, HIDDEN + 64)
+    assert np.abs(found[..., :HIDDEN] - before).max() < 5e-4 * np.abs(before).max()
     field = Checkpoint.read(trained).feature_field()
     with torch.no_grad():
         seen = field.observe(image)
         expected = seen.features_map.permute(0, 2, 3, 1).numpy()
         point = torch.tensor([[[1.0, 0.5, 12.0]]])
         units = seen.units(point)[0].numpy()
-    assert np.abs(found[..., 64:] - expected).max() < 5e-3 * np.abs(expected).max()
+    assert np.abs(found[..., HIDDEN:] - expected).max() < 5e-3 * np.abs(expected).max()
     # The units that the robot computes are those of the field, and so are the logits.
     head = labelled.head
     code = field.spec.encode(field.spec.coordinates(point, field.camera))[0].numpy()
