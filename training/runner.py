@@ -107,6 +107,9 @@ def load_weights(stage: FieldStage, source: str) -> None:
         raise BundleError(
             f"weights of another network ({str(error)[:200]})", where=source, cure="Name another bundle or checkpoint"
         ) from error
+    if isinstance(stage, FeatureFieldStage) and target is stage.field.density:
+        # What sees edges for the depth sees them for the features too.
+        stage.field.decoder.load_state_dict(stage.field.density.encoder.decoder.state_dict())
     if link:
         stage.link.load_state_dict(link)
     stage.start_learning()

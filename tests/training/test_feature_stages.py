@@ -34,7 +34,7 @@ from training.foundation.precompute import canonical_manifest, precompute
 from training.losses.fused_occupancy import OccupancyLink
 from training.networks.density_field import sample_map
 from training.networks.feature_field import FeatureField
-from training.runner import feature_targets, make_stage, read_configuration, train
+from training.runner import feature_targets, load_weights, make_stage, read_configuration, train
 from training.settings import FeatureSettings, LossWeights, RenderSettings
 from training.stages.feature_field import FeatureFieldStage
 from training.stages.semantics import SemanticsStage
@@ -263,6 +263,16 @@ def test_shipped_configurations_are_read(name: str) -> None:
 
     configuration: Configuration = read_configuration(CONFIGS / name, [])
     assert configuration.stage == Path(name).stem
+
+
+def test_the_decoder_of_the_features_starts_as_that_of_the_density(student: Path) -> None:
+    stage = make_stage(FeatureFieldConfiguration(pretrained=False, hidden=HIDDEN), _Dimension())
+    load_weights(stage, str(student))
+    assert isinstance(stage, FeatureFieldStage)
+    weights = StudentBundle.load(student).load_weights()
+    for name, value in stage.field.decoder.named_parameters():
+        assert torch.equal(value, torch.from_numpy(weights[f"encoder.decoder.{name}"]).float()), name
+        assert value.requires_grad
 
 
 def test_what_cannot_be_trained_is_refused(
