@@ -234,9 +234,7 @@ def make_stage(configuration: Configuration, targets: FeatureTargets | None = No
                 cure="Give the checkpoint of a training with stage `feature_field`",
             )
         stored = Checkpoint.read(Path(configuration.features_from))
-        return SemanticsStage(
-            configuration, stored.feature_field(), stored.occupancy_link(), half_resolution=stored.half_resolution
-        )
+        return SemanticsStage(configuration, stored.feature_field(), stored.occupancy_link())
     if isinstance(configuration, StudentConfiguration):
         if not configuration.teacher:
             raise ConfigurationError(

@@ -213,7 +213,6 @@ class SemanticsSettings(StageSettings):
         buffer: Neighbourhoods that others are compared with.
         forces: "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
         pairs: Kinds of pairs that act; the ablation leaves out "similar".
-        clusters: Clusters of the k-means that follows.
     """
 
     features_from: str = ""
@@ -225,4 +224,3 @@ class SemanticsSettings(StageSettings):
     buffer: int = 256
     forces: Literal["estimated", "kitti_360"] = "estimated"
     pairs: list[str] = field(default_factory=lambda: ["self", "similar", "random"])
-    clusters: int = 19

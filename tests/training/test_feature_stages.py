@@ -288,6 +288,8 @@ def test_what_cannot_be_trained_is_refused(
         make_stage(FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(cell=12, rays=8)), _Dimension())
     with pytest.raises(ConfigurationError, match="features_from: no feature field"):
         make_stage(SemanticsConfiguration())
+    with pytest.raises(ConfigurationError, match=r"pairs: \['nearest'\] do not exist"):
+        make_stage(SemanticsConfiguration(features_from=str(trained), pairs=["self", "nearest"]))
     with pytest.raises(BundleError, match="feature field"):
         Checkpoint(tmp_path / "x.ckpt", {}, {}).feature_field()
     other = _features(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from training.field_stage import FieldStage
 from training.losses.feature_correspondence import (
@@ -40,7 +41,9 @@ class SemanticsStage(FieldStage):
         settings: Steps, rates, neighbourhoods and forces.
         field: The trained feature field.
         link: From its density logit to a probability, where it has one.
-        half_resolution: It was trained on images of half the size, and keeps seeing such.
+
+    Raises:
+        ConfigurationError: There is no such kind of pair.
     """
 
     field: FeatureField
@@ -51,16 +54,16 @@ class SemanticsStage(FieldStage):
         settings: SemanticsSettings,
         field: FeatureField,
         link: OccupancyLink | None,
-        *,
-        half_resolution: bool = False,
     ) -> None:
         super().__init__(settings)
+        unknown = sorted(set(settings.pairs) - set(PAIRS))
+        if unknown:
+            raise ConfigurationError(f"{unknown} do not exist", where="pairs", cure=f"There are {', '.join(PAIRS)}")
         self.field = field.eval().requires_grad_(False)
         self.linked = link is not None
         if link is not None:
             self.link.load_state_dict(link.state_dict())
         self.link.requires_grad_(False)
-        self._half_resolution = half_resolution
         self.head = DistillationHead(field.target_size, settings.channels)
         self.buffer = CropBuffer(settings.buffer, settings.crop_points, field.target_size)
         self.forces_values: Tensor
