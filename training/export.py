@@ -29,6 +29,8 @@ from training.networks.density_field import DensityField
 from training.networks.feature_field import FeatureField
 
 OPSET = 18
+_PLACES = ("output", "start_from", "features_from", "encoder_weights")
+"""Settings that name files of the machine that trained."""
 
 
 class FoldedEncoder(nn.Module):
@@ -148,7 +150,10 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 
 def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the folders of the machine it ran on; the sources keep their names."""
-    kept = {name: value for name, value in configuration.items() if name != "output"}
+    kept = {name: value for name, value in configuration.items() if name not in _PLACES}
+    if "features" in kept:
+        kept["features"] = {name: value for name, value in kept["features"].items() if name != "targets"}
+        kept["features"]["model"] = Path(kept["features"].get("model", "")).name
     if "data" in kept:
         kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}
     return kept

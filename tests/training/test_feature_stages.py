@@ -326,6 +326,7 @@ def test_a_student_with_labels_is_deployed(trained: Path, student: Path, classes
     assert labelled.class_names == ("road", "car") and agreement > 0.9
     assert labelled.class_colours == (CLASS_COLOURS["road"], CLASS_COLOURS["car"])
     assert labelled.provenance["labels"]["agreement_with_clusters"] == pytest.approx(agreement, abs=1e-4)
+    assert str(tmp_path.parent) not in str(labelled.provenance)  # no folder of the machine that trained it
     assert labelled.calibration == plain.calibration and labelled.threshold == plain.threshold
     image = 255.0 * torch.rand(1, 3, 96, 320, generator=torch.Generator().manual_seed(0))
     found, before = (

@@ -133,7 +133,7 @@ class SemanticsStage(FieldStage):
         return terms
 
     def _forces(self, crops: Tensor, others: dict[Pair, Tensor]) -> dict[Pair, Force]:
-        """Published or estimated forces; estimated once, from the first crops that fill half of the buffer."""
+        """Published or estimated forces; these are averaged over the crops that fill the first half of the buffer."""
         if self.settings.forces == "kitti_360":
             return KITTI_360_FORCES
         if torch.isnan(self.forces_values).any() or int(self.buffer.filled) < len(self.buffer.features) // 2:
