@@ -15,6 +15,8 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from tests.inference.small_bundle import make_small_bundle
 from training.commands import evaluate, evaluate_kitti
+from training.evaluation.density_stretch import DensityStretch, lidar_rays
+from training.evaluation.deployed_model import DeployedModel
 from training.evaluation.kitti import (
     SEMANTIC_KITTI_GRID,
     Baselines,
@@ -168,7 +170,10 @@ def test_student_is_scored_as_it_is_deployed(window: Window, student: StudentBun
 def test_calibration_is_fitted_and_written_into_the_bundle(
     shared_data: Path, student: StudentBundle, tmp_path: Path
 ) -> None:
-    weights = {"some": np.arange(3, dtype=np.float16)}
+    weights = {
+        "some": np.arange(3, dtype=np.float16),
+        "density_layer.bias": student.head.density_bias.astype(np.float16),
+    }
     student = student.save(tmp_path / "copy", student.encoder_path.read_bytes(), weights)
     window = open_window(shared_data, "04")
     calibrated = calibrate(student, window, threads=1)
@@ -178,6 +183,13 @@ def test_calibration_is_fitted_and_written_into_the_bundle(
     assert loaded.threshold == calibrated.threshold != student.threshold
     assert "04" in loaded.provenance["calibration"]["fitted_on"]
     np.testing.assert_array_equal(loaded.load_weights()["some"], weights["some"])
+    # Depth is fitted too: on the window's LiDAR it is better than before, and weights and head say the same.
+    errors = [
+        float(np.mean([rays.squared_log_error(DensityStretch()) ** 0.5 for rays in lidar_rays(model, window)]))
+        for model in (DeployedModel(student, threads=1), DeployedModel(loaded, threads=1))
+    ]
+    assert errors[1] < errors[0]
+    np.testing.assert_allclose(loaded.load_weights()["density_layer.bias"], loaded.head.density_bias, rtol=2e-3)
     truth = window.voxel_truth()
     counted = truth.known & truth.in_view
     predictor = StudentPredictor(loaded, window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera, threads=1)

@@ -19,6 +19,8 @@ from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.render import render_depth
+from training.evaluation.density_stretch import fit_stretch, lidar_rays
+from training.evaluation.deployed_model import DeployedModel
 from training.evaluation.kitti import SEMANTIC_KITTI_GRID, PredictorFactory, VoxelPrediction, Window
 
 
@@ -96,9 +98,11 @@ def student_method(bundle: StudentBundle, *, engine: str = "auto", threads: int 
 def calibrate(
     bundle: StudentBundle, window: Window, *, engine: str = "auto", knots: int = 32, threads: int | None = None
 ) -> StudentBundle:
-    """Fit α → probability and the threshold with the largest IoU on one window, and write them into the bundle.
+    """Fit a student's depth and its probabilities on one window, and write both into the bundle.
 
-    Fitted on the known voxels in view of frame 0, as the student is used.
+    First the two numbers of a `DensityStretch`, on the LiDAR depth of all frames; they leave the order of the voxels as
+    it is. Then α → probability and the threshold with the largest IoU, on the known voxels in view of frame 0, as the
+    student is used.
 
     Args:
         bundle: The student; its folder is written.
@@ -112,9 +116,15 @@ def calibrate(
 
     Raises:
         BundleError: The bundle was never saved.
+        SequenceError: The window has no LiDAR.
     """
     if bundle.folder is None:
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
+    stretch = fit_stretch(lidar_rays(DeployedModel(bundle, engine=engine, threads=threads), window))
+    folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
+    if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
+        weights = stretch.of_weights(bundle.load_weights())
+    bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
     predictor = StudentPredictor(
         bundle, window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera, engine=engine, threads=threads
     )
@@ -124,12 +134,15 @@ def calibrate(
     table = fit_calibration(score_histogram(alpha, occupied), knots=knots)
     calibration = Calibration("piecewise_linear", table.score, table.probability)
     iou, threshold = best_iou(score_histogram(calibration.apply(alpha), occupied))
-    record = {"fitted_on": f"KITTI odometry window {window.name}, frame 0, in view", "iou_there": round(iou, 4)}
+    record = {
+        "fitted_on": f"KITTI odometry window {window.name}: densities on its LiDAR, probabilities on frame 0, in view",
+        "density_stretch": {"scale": round(stretch.scale, 4), "offset": round(stretch.offset, 4)},
+        "iou_there": round(iou, 4),
+    }
     changed = dataclasses.replace(
         bundle,
         calibration=calibration,
         threshold=threshold,
         provenance={**bundle.provenance, "calibration": record},
     )
-    weights = bundle.load_weights() if WEIGHTS in bundle.sha256 and (bundle.folder / WEIGHTS).is_file() else None
-    return changed.save(bundle.folder, bundle.encoder_path.read_bytes(), weights)
+    return changed.save(folder, encoder, weights)

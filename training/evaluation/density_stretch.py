@@ -1,0 +1,130 @@
+"""Two numbers by which a student's densities render the depth of a drive best, without another order of its voxels.
+
+Training leaves surfaces soft: part of a ray ends before a far wall, part goes through near ground. A field with
+densities softplus(k x + c) instead of softplus(x), x its logit, calls the same voxels denser than others, and is
+sharper for k > 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
+from training.evaluation.density_model import DensityModel, Observation
+from training.evaluation.depth_evaluation import counted_depth
+from training.evaluation.kitti import Window
+
+PIXELS = 2000
+"""Pixels of a frame that are looked at, drawn from those with LiDAR."""
+SAMPLES = 64
+BOUNDS = ((-np.log(4.0), np.log(4.0)), (-4.0, 4.0))
+"""Of ln k and c; who needs more has not learned depth."""
+LAYER = "density_layer"
+"""The layer in a student's unfolded weights that gives the logit."""
+
+
+@dataclass(frozen=True)
+class DensityStretch:
+    """σ = softplus(scale · x + offset) of logits x."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def of_head(self, head: HeadWeights) -> HeadWeights:
+        """A head with stretched densities."""
+        return dataclasses.replace(
+            head,
+            density_weight=np.float32(self.scale) * head.density_weight,
+            density_bias=np.float32(self.scale) * head.density_bias + np.float32(self.offset),
+        )
+
+    def of_weights(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The same of a student's unfolded weights, in their own precision."""
+        changed = {f"{LAYER}.weight": (self.scale, 0.0), f"{LAYER}.bias": (self.scale, self.offset)}
+        return {
+            name: (values * np.float64(changed[name][0]) + changed[name][1]).astype(values.dtype)
+            if name in changed
+            else values
+            for name, values in weights.items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class RayLogits:
+    """Logits along the rays of some pixels of one frame.
+
+    Attributes:
+        logits: [R, K] at the distances of `inverse_distance_samples`.
+        length: Distance along the ray of z-depth 1 [R].
+        truth: True z-depth [R], metres.
+        distances: [K], metres.
+    """
+
+    logits: NDArray[np.float64]
+    length: NDArray[np.float64]
+    truth: NDArray[np.float64]
+    distances: NDArray[np.float64]
+
+    def squared_log_error(self, stretch: DensityStretch) -> float:
+        """Mean of (ln d − ln d*)², d the rendered z-depth."""
+        density = np.logaddexp(0.0, stretch.scale * self.logits + stretch.offset)
+        depth = composite_distance(density, self.distances) / self.length
+        return float(np.mean(np.log(depth / self.truth) ** 2))
+
+
+def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
+    """The stretch with the smallest rmse_log (Eigen et al. 2014), mean over frames; never worse than none.
+
+    Of the usual errors it is the one in which near and far count alike.
+    """
+
+    def error(numbers: NDArray[np.float64]) -> float:
+        scale, offset = numbers
+        stretch = DensityStretch(float(np.exp(scale)), float(offset))
+        return float(np.mean([np.sqrt(frame.squared_log_error(stretch)) for frame in frames]))
+
+    found = minimize(error, np.zeros(2), method="Nelder-Mead", bounds=BOUNDS, options={"xatol": 1e-3, "fatol": 1e-6})
+    scale, offset = found.x
+    return DensityStretch(float(np.exp(scale)), float(offset))
+
+
+def lidar_rays(model: DensityModel, window: Window) -> list[RayLogits]:
+    """Logits of a student along rays to what the LiDAR hit, in each frame of a window.
+
+    Raises:
+        SequenceError: No frame has LiDAR in the image.
+    """
+    generator = np.random.default_rng(0)
+    frames = []
+    for index in range(len(window.sequence.frames)):
+        truth = counted_depth(window.depth_truth(index))
+        hit = np.flatnonzero(truth)
+        if len(hit):
+            chosen = generator.choice(hit, min(PIXELS, len(hit)), replace=False)
+            row, column = np.unravel_index(chosen, truth.shape)
+            pixels = np.stack([column, row], axis=-1).astype(np.float64)
+            frames.append(ray_logits(model.observe(window.sequence, index), pixels, truth[row, column]))
+    if not frames:
+        raise SequenceError("no LiDAR in the image", where=window.name, cure="Name a window with LiDAR scans")
+    return frames
+
+
+def ray_logits(seen: Observation, pixels: NDArray[np.float64], truth: NDArray[np.floating]) -> RayLogits:
+    """Logits along the rays through pixels [R, 2] whose true z-depth [R] is known, metres."""
+    distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
+    rays = seen.camera.unproject(pixels)
+    length = np.linalg.norm(rays, axis=1)
+    points = (rays / length[:, None])[:, None, :] * distances[:, None]
+    density = seen.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1).astype(np.float64)
+    # softplus⁻¹; a density of which nothing is left stays so.
+    logits = density + np.log(-np.expm1(-np.maximum(density, 1e-30)))
+    return RayLogits(logits, length, truth.astype(np.float64), distances)
