@@ -2,7 +2,8 @@
 
 Without --bag it is the bundled drive through a rendered town. DIR gets
   index.html   camera image, depth, bird's-eye view and 3D view of every frame; opens offline
-  pictures/    the same as files
+  drive.webp   the animation at its top: camera image and voxels over time
+  pictures/    the frames as files
 The last line of the standard output is JSON: frames, rate, latencies, occupied voxels, memory. The exit code is 1 if
 fewer than 80 % of the frames came out, or one came out empty.
 """

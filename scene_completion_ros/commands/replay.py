@@ -3,6 +3,7 @@
 The images go through the running node over DDS, or with --offline through the same code without ROS. DIR gets
   bag/                the voxels and the legend of their labels (and, through the node, the depth) as rosbag2
   report/index.html   camera image, depth, bird's-eye view and 3D view of every frame; opens offline
+  report/drive.webp   the animation at its top: camera image and voxels over time
   statistics.json     frames, rate, latencies, memory
 LiDAR of the recording is drawn into the bird's-eye view. What was written stays when the replay is interrupted.
 """

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TextIO
 
+from scene_completion_ros.report.animation import AnimatedPicture
 from scene_completion_ros.report.colours import (
     HEIGHT_RANGE,
     STATE_COLOURS,
@@ -132,6 +133,7 @@ def write_page(
     timings_ms: Sequence[Mapping[str, float]],
     statistics: Mapping[str, Any],
     notes: Sequence[str],
+    animation: AnimatedPicture | None = None,
 ) -> None:
     """Write the page, one frame after the other, so that memory holds one frame.
 
@@ -145,6 +147,7 @@ def write_page(
         timings_ms: Milliseconds by stage of every frame of the drive.
         statistics: Numbers for the table; nested mappings are flattened.
         notes: Sentences shown above the pictures.
+        animation: Animated picture at the top of the page.
     """
     palettes = {
         "class": class_colour_table(class_colours),
@@ -162,6 +165,12 @@ def write_page(
         f"<style>{_resource('viewer.css')}</style></head><body>\n<h1>{head}</h1>\n"
     )
     out.writelines(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+    if animation is not None:
+        out.write(
+            f'<figure class="drive"><figcaption>the drive: {html.escape(animation.caption)}</figcaption>'
+            f'<img alt="camera image and completed voxels over time" src="data:image/webp;base64,'
+            f'{embedded(animation.data)}"></figure>\n'
+        )
     if frame_count:
         out.write(
             f'<div class="bar timeline"><button id="play">▶ play</button>'

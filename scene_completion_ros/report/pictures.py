@@ -6,7 +6,7 @@ Where the student knows several classes, the panel says which colour is which.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.colours import (
     FARTHEST_DEPTH,
+    HEIGHT_RANGE,
     NEAREST_DEPTH,
     STATE_COLOURS,
     depth_colours,
+    height_colours,
     voxel_colours,
 )
+from scene_completion_ros.report.rays import voxel_rays
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 
 Picture = NDArray[np.uint8]  # RGB [H, W, 3]
@@ -29,7 +32,10 @@ _INK = (40, 40, 40)
 _FRAME = (150, 150, 150)
 _TEXT_SCALE = 0.42
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_PANEL_WIDTH, _GAP = 640, 12  # pixels: of the pictures on the left of a panel, between pictures
 _MARGIN = 46  # pixels around the map for tick labels
+_NO_VOXEL = (225, 225, 225)
+_FACE_LIGHT = np.array([0.7, 0.85, 1.0])  # of faces across x, y and z
 _GROUND_CLEARANCE = 0.3  # LiDAR returns closer to the ground would hide the voxels; metres
 
 
@@ -42,14 +48,15 @@ def _text(
     cv2.putText(picture, words, at, _FONT, scale, _INK, 1, cv2.LINE_AA)
 
 
-def _fit_width(picture: Picture, width: int, interpolation: int = cv2.INTER_AREA) -> Picture:
+def fit_width(picture: Picture, width: int, interpolation: int = cv2.INTER_AREA) -> Picture:
+    """The picture at a width in pixels, its height in proportion."""
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     return np.asarray(cv2.resize(picture, (width, height), interpolation=interpolation), dtype=np.uint8)
 
 
 def scaled_down(picture: Picture, width: int) -> Picture:
     """The picture, made smaller where it is wider than a width in pixels."""
-    return _fit_width(picture, width) if picture.shape[1] > width else picture
+    return fit_width(picture, width) if picture.shape[1] > width else picture
 
 
 def depth_picture(depth: NDArray[np.float32], *, width: int = 640, scale_bar: bool = True) -> Picture:
@@ -63,18 +70,33 @@ def depth_picture(depth: NDArray[np.float32], *, width: int = 640, scale_bar: bo
     Returns:
         RGB picture.
     """
-    coloured = _fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
+    coloured = fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
     if not scale_bar:
         return coloured
-    bar = np.full((34, width, 3), 255, dtype=np.uint8)
     # The bar is even in the logarithm of depth, as the colours are.
-    bar[4:16, 20 : width - 20] = depth_colours(np.geomspace(NEAREST_DEPTH, FARTHEST_DEPTH, width - 40))
-    for metres in (3, 4, 5, 7, 10, 15, 20, 30, 50, 80):
-        fraction = math.log(metres / NEAREST_DEPTH) / math.log(FARTHEST_DEPTH / NEAREST_DEPTH)
-        column = 20 + round(fraction * (width - 41))
+    colours = depth_colours(np.geomspace(NEAREST_DEPTH, FARTHEST_DEPTH, width - 40))
+    whole = math.log(FARTHEST_DEPTH / NEAREST_DEPTH)
+    metres = (3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
+    return np.concatenate([coloured, _scale_bar(colours, {m: math.log(m / NEAREST_DEPTH) / whole for m in metres})])
+
+
+def _scale_bar(colours: NDArray[np.uint8], ticks: Mapping[int, float]) -> Picture:
+    """Colours [w, 3] side by side, 20 pixels of white at both ends, and ticks in metres at places from 0 to 1."""
+    length = len(colours)
+    bar = np.full((34, length + 40, 3), 255, dtype=np.uint8)
+    bar[4:16, 20:-20] = colours
+    for metres, fraction in ticks.items():
+        column = 20 + round(fraction * (length - 1))
         cv2.line(bar, (column, 16), (column, 19), _INK, 1)
         _text(bar, f"{metres} m", (column, 31), scale=0.38, centred=True)
-    return np.concatenate([coloured, bar])
+    return bar
+
+
+def height_legend(width: int) -> Picture:
+    """The colours of heights along the grid's z axis, with a scale in metres; 0 is where the grid's frame is."""
+    low, high = HEIGHT_RANGE
+    ticks = {metres: (metres - low) / (high - low) for metres in range(math.ceil(low), math.floor(high) + 1)}
+    return _scale_bar(height_colours(np.linspace(low, high, width - 40)), ticks)
 
 
 class _MapScale:
@@ -190,7 +212,6 @@ def birds_eye_view(
     voxels: SemanticVoxels,
     *,
     camera: Camera | None = None,
-    lidar_grid: NDArray[np.float32] | None = None,
     height: int = 620,
 ) -> Picture:
     """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
@@ -198,8 +219,6 @@ def birds_eye_view(
     Args:
         voxels: Completed voxels; every column shows the colour of its highest occupied voxel, else its free space.
         camera: Camera whose left and right view edges are drawn; none are drawn without it.
-        lidar_grid: LiDAR points in the grid frame, metres [N, 3]; those standing out of the ground are drawn on top in
-            black.
         height: Wished height of the picture in pixels; the map takes a whole number of pixels a voxel.
 
     Returns:
@@ -211,10 +230,24 @@ def birds_eye_view(
     picture = np.full((rows + 2 * _MARGIN, columns + 2 * _MARGIN, 3), 255, dtype=np.uint8)
     cells = _map_cells(voxels)[::-1, ::-1]  # first row: farthest ahead; first column: farthest left
     picture[_MARGIN : _MARGIN + rows, _MARGIN : _MARGIN + columns] = np.kron(cells, np.ones((cell, cell, 1), np.uint8))
-    if lidar_grid is not None:
-        _draw_lidar(picture, scale, lidar_grid)
     _draw_axes(picture, scale)
     _draw_camera(picture, scale, voxels, camera)
+    return picture
+
+
+def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[np.float32]) -> Picture:
+    """A bird's-eye view with LiDAR points on top in black, those standing out of the ground.
+
+    Args:
+        birds_eye: What ``birds_eye_view`` made of the voxels.
+        voxels: Completed voxels.
+        lidar_grid: LiDAR points in the grid frame, metres [N, 3].
+
+    Returns:
+        RGB picture, a new one.
+    """
+    picture = birds_eye.copy()
+    _draw_lidar(picture, _MapScale(voxels, (len(picture) - 2 * _MARGIN) // voxels.grid.shape[0]), lidar_grid)
     return picture
 
 
@@ -229,29 +262,35 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
     Returns:
         Depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
     """
-    grid = voxels.grid
-    small = camera.without_distortion().resized(columns, max(1, round(camera.height * columns / camera.width)))
-    u, v = np.meshgrid(np.arange(small.width), np.arange(small.height))
-    rays = np.asarray(small.unproject(np.stack([u, v], axis=-1).reshape(-1, 2).astype(np.float64)))  # [R, 3], z = 1
-    origin = (voxels.grid_from_camera.translation - np.asarray(grid.origin)) / grid.voxel_size
-    rays_grid = rays @ voxels.grid_from_camera.rotation.T / grid.voxel_size  # voxels a metre of depth
-    occupied = np.zeros(grid.shape, dtype=bool)
-    occupied[tuple(voxels.index.T)] = True
-    shape = np.asarray(grid.shape)
-    corners = np.array(np.meshgrid(*[(0.0, float(n)) for n in grid.shape])).reshape(3, -1).T
-    farthest = float(np.linalg.norm(corners - origin, axis=1).max()) * grid.voxel_size
-    depth = np.full(len(rays), np.inf, dtype=np.float32)
-    alive = np.arange(len(rays))
-    for step in np.arange(0.5 * grid.voxel_size, farthest, 0.5 * grid.voxel_size):
-        index = np.floor(origin + rays_grid[alive] * step).astype(np.int64)
-        inside = ((index >= 0) & (index < shape)).all(axis=1)
-        hit = np.zeros(len(alive), dtype=bool)
-        hit[inside] = occupied[tuple(index[inside].T)]
-        depth[alive[hit]] = step
-        alive = alive[~hit]
-        if not len(alive):
-            break
-    return depth.reshape(small.height, small.width)
+    rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, columns)
+    hit = rays.first_hits(voxels)
+    depth = np.full(len(hit), np.inf, dtype=np.float32)
+    depth[hit >= 0] = rays.depth[hit[hit >= 0]]
+    return depth.reshape(rays.shape)
+
+
+def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture:
+    """The voxels from where the camera is: along each ray the first occupied one in its colour, its sides darker.
+
+    Args:
+        voxels: Completed voxels.
+        camera: Camera that took the image; lens distortion is ignored.
+        width: Width of the picture in pixels, two a ray.
+
+    Returns:
+        RGB picture; light grey where there is no voxel.
+    """
+    rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, width // 2)
+    hit = rays.first_hits(voxels)
+    met = hit >= 0
+    label = np.zeros(voxels.grid.shape, dtype=np.uint8)
+    label[tuple(voxels.index.T)] = voxels.label
+    voxel = rays.voxel[hit[met]]
+    height = voxels.grid.origin[2] + (voxel % voxels.grid.shape[2] + 0.5) * voxels.grid.voxel_size
+    colours = voxel_colours(label.reshape(-1)[voxel], height.astype(np.float32), voxels.class_colours)
+    picture = np.full((len(hit), 3), _NO_VOXEL, dtype=np.uint8)
+    picture[met] = np.rint(colours * _FACE_LIGHT[rays.face[hit[met]], None])
+    return fit_width(picture.reshape(*rays.shape, 3), width, cv2.INTER_NEAREST)
 
 
 def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], *, width: int) -> Picture:
@@ -284,6 +323,33 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
     return picture
 
 
+def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title: str, width: int) -> Picture:
+    """Pictures with their names, one below the other, and the bird's-eye view on their right.
+
+    Args:
+        left: Name and RGB picture of each.
+        birds_eye: RGB bird's-eye view.
+        title: Words above all.
+        width: Width of the pictures on the left, pixels.
+
+    Returns:
+        RGB picture on white.
+    """
+    heading = 34 if title else _GAP
+    height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + _GAP
+    column = _GAP + (width + _GAP if left else 0)
+    picture = np.full((height, column + birds_eye.shape[1] + _GAP, 3), 255, dtype=np.uint8)
+    if title:
+        _text(picture, title, (_GAP, 22), scale=0.55)
+    row = heading
+    for name, tile in left:
+        _text(picture, name, (_GAP, row + 14), scale=0.45)
+        picture[row + 20 : row + 20 + tile.shape[0], _GAP : _GAP + width] = tile
+        row += tile.shape[0] + 24
+    picture[heading : heading + birds_eye.shape[0], column : column + birds_eye.shape[1]] = birds_eye
+    return picture
+
+
 def panel(
     image: Picture | None,
     depth: Picture | None,
@@ -308,31 +374,23 @@ def panel(
     Returns:
         RGB picture on white.
     """
-    width, gap = 640, 12
     tiles = [("camera", image), (depth_name, depth)]
-    left: list[tuple[str, Picture]] = [(name, _fit_width(tile, width)) for name, tile in tiles if tile is not None]
-    heading = 34 if title else gap
-    height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + gap
-    column = gap + (width + gap if left else 0)
-    picture = np.full((height, column + birds_eye.shape[1] + gap, 3), 255, dtype=np.uint8)
-    if title:
-        _text(picture, title, (gap, 22), scale=0.55)
-    row = heading
-    for name, tile in left:
-        _text(picture, name, (gap, row + 14), scale=0.45)
-        picture[row + 20 : row + 20 + tile.shape[0], gap : gap + width] = tile
-        row += tile.shape[0] + 24
-    picture[heading : heading + birds_eye.shape[0], column : column + birds_eye.shape[1]] = birds_eye
+    left = [(name, fit_width(tile, _PANEL_WIDTH)) for name, tile in tiles if tile is not None]
+    picture = beside_map(left, birds_eye, title=title, width=_PANEL_WIDTH)
     if len(class_names) < 2:
         return picture
-    legend = class_legend(class_names, class_colours, width=picture.shape[1] - 2 * gap)
-    return np.concatenate([picture, np.pad(legend, ((0, gap), (gap, gap), (0, 0)), constant_values=255)])
+    legend = class_legend(class_names, class_colours, width=picture.shape[1] - 2 * _GAP)
+    return np.concatenate([picture, np.pad(legend, ((0, _GAP), (_GAP, _GAP), (0, 0)), constant_values=255)])
+
+
+_QUALITY_SETTING = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
 
 
 def encode_picture(picture: Picture, extension: str, *, quality: int = 85) -> bytes:
-    """Bytes of a ``.jpg`` or ``.png`` file of an RGB picture."""
-    settings: Sequence[int] = (cv2.IMWRITE_JPEG_QUALITY, quality) if extension == ".jpg" else ()
-    _, data = cv2.imencode(extension, np.ascontiguousarray(picture[..., ::-1]), list(settings))
+    """Bytes of a ``.jpg``, ``.webp`` or ``.png`` file of an RGB picture; the last needs no quality."""
+    settings: Sequence[int] = (_QUALITY_SETTING[extension], quality) if extension in _QUALITY_SETTING else ()
+    bgr = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(extension, bgr, list(settings))
     return data.tobytes()
 
 

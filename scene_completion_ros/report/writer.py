@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.report.animation import DriveAnimation
 from scene_completion_ros.report.frame_data import pack_lidar, pack_voxels
 from scene_completion_ros.report.html import embedded, write_page
 from scene_completion_ros.report.pictures import (
@@ -23,6 +24,7 @@ from scene_completion_ros.report.pictures import (
     encode_picture,
     panel,
     scaled_down,
+    with_lidar,
     write_picture,
 )
 from scene_completion_ros.semantic_voxels import SemanticVoxels
@@ -57,10 +59,11 @@ class CompletionLike(Protocol):
 
 
 class ReportWriter:
-    """Writes ``pictures/*.jpg`` (for people) and ``frames/*`` (for the page) at once, and ``index.html`` at the end.
+    """Writes ``pictures/*.jpg`` (for people) and ``frames/*`` (for the page) at once, the rest at the end.
 
-    ``index.html`` is also rewritten after 1, 2, 4, 8, … frames and when the ``with`` block is left by an exception or
-    an interruption, so that even a killed process leaves a page. Memory holds one frame and the timings.
+    The rest is ``index.html`` and ``drive.webp``, the animation at its top. They are also rewritten after 1, 2, 4, 8, …
+    frames and when the ``with`` block is left by an exception or an interruption, so that even a killed process leaves
+    a page. Memory holds one frame, the timings and the animation.
 
     Args:
         folder: Folder of the report; made if missing. Files of an earlier report in it are replaced.
@@ -89,10 +92,12 @@ class ReportWriter:
         self._timings: list[dict[str, float]] = []
         self._frame_count = 0
         self._statistics: dict[str, Any] = {}
+        self._animation = DriveAnimation()
         for name in ("pictures", "frames"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
             for stale in (self.folder / name).glob("[0-9]" * 6 + "*"):
                 stale.unlink()
+        self.animation.unlink(missing_ok=True)
 
     def __enter__(self) -> ReportWriter:
         return self
@@ -112,6 +117,11 @@ class ReportWriter:
     def index(self) -> Path:
         """The page."""
         return self.folder / "index.html"
+
+    @property
+    def animation(self) -> Path:
+        """The animated picture; there is none without a frame."""
+        return self.folder / "drive.webp"
 
     def add_frame(
         self,
@@ -146,12 +156,15 @@ class ReportWriter:
         if depth is None and camera is not None:
             depth, depth_name = depth_of_voxels(voxels, camera), "depth of the first occupied voxel"
         caption = f"frame {self._frame_count + 1} · {voxels.stamp_ns / 1e9:.3f} s · {len(voxels)} occupied voxels"
+        title = caption.replace("·", "|")  # the drawing font is ASCII
+        birds_eye = birds_eye_view(voxels, camera=camera)
+        self._animation.add(voxels, image, birds_eye, title=title, camera=camera)
         timings = {name: float(value) for name, value in (timings_ms or {}).items() if math.isfinite(value)}
         self._write_pictures(
             image,
             None if depth is None else depth_picture(depth),
-            birds_eye_view(voxels, camera=camera, lidar_grid=lidar_grid),
-            title=caption.replace("·", "|"),  # the drawing font is ASCII
+            birds_eye if lidar_grid is None else with_lidar(birds_eye, voxels, lidar_grid),
+            title=title,
             depth_name=depth_name,
             voxels=voxels,
         )
@@ -178,7 +191,7 @@ class ReportWriter:
             self.close(self._statistics)
 
     def close(self, statistics: Mapping[str, Any] | None = None) -> Path:
-        """Write ``index.html`` with everything added so far; more frames may follow.
+        """Write ``index.html`` and ``drive.webp`` with everything added so far; more frames may follow.
 
         Args:
             statistics: Numbers for the table of the page; nested mappings are flattened.
@@ -194,6 +207,11 @@ class ReportWriter:
             notes.append(
                 f"Of {self._frame_count} frames one of {every} is shown here; the folder pictures has all of them."
             )
+        animation = self._animation.picture()
+        if animation is not None:
+            unfinished = self.animation.with_suffix(".part")
+            unfinished.write_bytes(animation.data)
+            unfinished.replace(self.animation)
         unfinished = self.index.with_suffix(".part")
         with unfinished.open("w", encoding="utf-8") as out:
             write_page(
@@ -206,6 +224,7 @@ class ReportWriter:
                 timings_ms=self._timings,
                 statistics=self._statistics,
                 notes=notes,
+                animation=animation,
             )
         unfinished.replace(self.index)
         return self.index

@@ -14,6 +14,7 @@ from scene_completion_ros.commands import demo
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.ros.replay_results import Percentiles, ReplayStatistics
+from tests.report.animations import decoded
 
 KITTI_TOPICS = {
     "kitti00_gray_100f": "/camera_gray_left/image_raw/compressed",
@@ -113,3 +114,4 @@ def test_the_demo_plays_through_the_node(
     assert 0 < summary["peak_memory_mib"] < 1024
     assert Path(summary["report"]).is_file()
     assert len(list((folder / "pictures").iterdir())) >= 3
+    assert decoded((folder / "drive.webp").read_bytes()).durations_ms == [100, 100, 100]

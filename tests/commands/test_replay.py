@@ -36,6 +36,7 @@ from scene_completion_ros.ros.replay_results import ReplayStatistics
 from scene_completion_ros.voxel_cloud import cloud_array_from_message, voxels_to_cloud_array
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
+from tests.report.animations import decoded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +62,7 @@ def test_offline_replay_writes_bag_report_and_statistics(
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == statistics
     assert len(list((output / "report" / "pictures").glob("*.jpg"))) == 3
     assert (output / "report" / "index.html").stat().st_size > 50_000
+    assert decoded((output / "report" / "drive.webp").read_bytes()).durations_ms == [STEP_NS // 1_000_000] * 3
     with BagReader(output / "bag") as reader:
         messages = list(reader.messages([VOXELS_TOPIC]))
         assert [message.stamp_ns for message in messages] == [START_NS + i * STEP_NS for i in range(3)]
@@ -273,6 +275,9 @@ def test_replay_over_dds_gives_the_same_voxels(
     legend = {"class_names": list(class_names(3)), "class_colours": list(map(list, class_colours(3)))}
     for folder in (output, tmp_path / "offline"):
         page = (folder / "report" / "index.html").read_text("utf-8")
+        _, second = decoded((folder / "report" / "drive.webp").read_bytes()).frames
+        for colour in class_colours(3):  # in the legend at least
+            assert (np.abs(second.astype(int) - colour) < 20).all(axis=-1).sum() > 60
         for name, colour in zip(*legend.values(), strict=True):
             assert f'rgb({colour[0]},{colour[1]},{colour[2]})"></i>{name}</span>' in page
         with BagReader(folder / "bag") as reader:

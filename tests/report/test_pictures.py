@@ -7,20 +7,25 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.report.colours import STATE_COLOURS
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.report.colours import STATE_COLOURS, height_colours
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
     class_legend,
     depth_of_voxels,
     depth_picture,
+    height_legend,
     panel,
     scaled_down,
+    voxel_view,
+    with_lidar,
     write_picture,
 )
 from tests.report.scenes import CAMERA, COLOURS, GRID, NAMES, photo, street
 
 MARGIN = 46
+_ROTATION = DEFAULT_GRID_FROM_CAMERA.rotation
 
 
 def centre_of(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[float, float]:
@@ -69,9 +74,12 @@ def test_lidar_is_drawn_where_it_is_and_the_ground_is_not() -> None:
     ground = np.stack([np.linspace(0.1, 11.9, 400), np.full(400, -2.05), np.full(400, -1.6)], axis=-1)
     pole = np.array([[6.05, -2.05, z] for z in np.linspace(-1.5, 1.0, 20)])
     scan = np.concatenate([ground, pole, [[np.nan, 0, 0], [100, 0, 0]]]).astype(np.float32)
-    with_lidar, without = birds_eye_view(voxels, lidar_grid=scan), birds_eye_view(voxels)
-    rows, columns = np.nonzero((with_lidar != without).any(axis=-1))
-    cell = (with_lidar.shape[0] - 2 * MARGIN) / 60
+    without = birds_eye_view(voxels)
+    before = without.copy()
+    with_points = with_lidar(without, voxels, scan)
+    np.testing.assert_array_equal(without, before)
+    rows, columns = np.nonzero((with_points != without).any(axis=-1))
+    cell = (with_points.shape[0] - 2 * MARGIN) / 60
     assert rows.mean() == pytest.approx(MARGIN + (12.0 - 6.05) / 0.2 * cell, abs=2)
     assert columns.mean() == pytest.approx(MARGIN + (4.0 + 2.05) / 0.2 * cell, abs=2)
     assert np.ptp(rows) <= 3
@@ -91,6 +99,36 @@ def test_depth_of_voxels_is_the_distance_of_the_wall() -> None:
     assert depth[18, 10] == pytest.approx(4.0, abs=0.15)
     assert depth[18, 60] == np.inf  # nothing on the right at the horizon
     assert depth[38, 60] == pytest.approx(1.6 / ((76.5 - 39.5) / 100), rel=0.1)  # the road, 1.6 m below
+
+
+def test_the_voxels_are_seen_as_the_camera_sees_them() -> None:
+    picture = voxel_view(street(), CAMERA, width=160).astype(int)
+    assert picture.shape == (80, 160, 3)
+    # The wall's front at 4 m, across x, is darker than its colour; the road below on the right is seen from above.
+    assert picture[36, 20] == pytest.approx(0.7 * np.array(COLOURS[1]), abs=1)
+    assert tuple(picture[78, 120]) == COLOURS[0]
+    assert tuple(picture[30, 120]) == (225, 225, 225)  # nothing above the horizon on the right
+    hedge = np.nonzero(picture[..., 1] > picture[..., 0] + 40)[1]
+    assert hedge.min() >= 79.5 - 100.0 / 5.0 - 1  # what the wall, whose far corner is at 5 m, leaves of it
+
+
+def test_the_voxels_of_one_class_are_seen_by_their_height() -> None:
+    picture = voxel_view(street(classes=False), CAMERA, width=160)
+    assert np.array_equal(picture[78, 120], height_colours(np.float32(-1.7)))
+
+
+def test_the_rays_of_a_camera_in_the_middle_of_the_grid_start_there() -> None:
+    voxels = street()
+    moved = dataclasses.replace(voxels, grid_from_camera=RigidTransform(_ROTATION, np.array([7.0, 2.0, -1.0])))
+    depth = depth_of_voxels(moved, CAMERA, columns=80)
+    assert depth[20, 40] == pytest.approx(2.0, abs=0.15)  # the wall at 4 to 5 m is behind it, the hedge is at 9 m
+
+
+def test_heights_have_a_scale() -> None:
+    legend = height_legend(400)
+    assert legend.shape == (34, 400, 3)
+    place = np.abs(legend[10, 20:380].astype(int) - height_colours(0.0)).sum(axis=-1).argmin() / 360
+    assert place == pytest.approx(3.2 / 5.8, abs=0.02)
 
 
 def test_depth_picture_has_a_scale() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from scene_completion_ros.report.frame_data import pack_voxels
 from scene_completion_ros.report.writer import ReportWriter
+from tests.report.animations import decoded
 from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street
 
 SECOND = 1_000_000_000
@@ -143,6 +144,45 @@ def test_no_frame_gives_a_page_that_says_so(tmp_path: Path) -> None:
     with ReportWriter(tmp_path, "test") as report:
         pass
     assert "No frame was completed" in report.index.read_text("utf-8")
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_the_drive_is_an_animation_beside_the_page_and_at_its_top(tmp_path: Path, classes: bool) -> None:
+    names, colours = (NAMES, COLOURS) if classes else (("unlabelled",), ((128, 128, 128),))
+    with ReportWriter(tmp_path, "test", names, colours) as report:
+        for i in range(5):
+            report.add_frame(street(classes=classes, stamp_ns=i * SECOND // 10), photo(), camera=CAMERA)
+    data = (tmp_path / "drive.webp").read_bytes()
+    assert decoded(data).durations_ms == [100] * 5
+    text = report.index.read_text("utf-8")
+    (embedded,) = re.findall(r'<img [^>]*src="data:image/webp;base64,([^"]*)"', text)
+    assert base64.b64decode(embedded) == data
+    assert "5 of 5 frames, as fast as driven" in text
+    assert text.index(embedded) < text.index('id="frame"')
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_without_a_frame_there_is_no_animation_not_even_an_older_one(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "old") as old:
+        old.add_frame(street())
+    assert old.animation.exists()
+    with ReportWriter(tmp_path, "new") as new:
+        pass
+    assert not new.animation.exists()
+    assert "<img" not in new.index.read_text("utf-8")
+
+
+def test_lidar_is_in_the_pictures_but_hides_no_voxel_of_the_animation(tmp_path: Path) -> None:
+    scan = np.random.default_rng(0).uniform([0, -4, -2], [12, 4, 2], (5000, 3)).astype(np.float32)
+    reports = []
+    for name, lidar in (("with", scan), ("without", None)):
+        with ReportWriter(tmp_path / name, "test") as report:
+            report.add_frame(street(), photo(), camera=CAMERA, lidar_grid=lidar)
+        reports.append(report)
+    first, second = reports
+    assert first.animation.read_bytes() == second.animation.read_bytes()
+    views = [cv2.imread(str(report.folder / "frames" / "000000_birds_eye.png")) for report in reports]
+    assert (views[0] == 0).all(axis=-1).sum() > (views[1] == 0).all(axis=-1).sum() + 1000
 
 
 def test_text_cannot_end_the_script(tmp_path: Path) -> None:
