@@ -23,6 +23,8 @@ from training.networks.multi_view_field import MultiViewField
 from training.networks.semantic_head import DistillationHead
 from training.record import KEY
 
+SUPERVISED = "supervised"
+"""Stage whose fields have learned from labels."""
 _Field = TypeVar("_Field", DensityField, MultiViewField, FeatureField)
 
 
@@ -114,9 +116,29 @@ class Checkpoint:
         """The field of stage `feature_field` or `semantics`.
 
         Raises:
-            BundleError: It holds none, or one of another network.
+            BundleError: It holds none, one that has learned from labels, or one of another network.
         """
         cure = "Name the checkpoint of a training with stage `feature_field`"
+        if self.stage == SUPERVISED:
+            raise BundleError(
+                "no checkpoint of a feature field: it has learned classes from labels", where=str(self.file), cure=cure
+            )
+        return self._field_with_features(cure)
+
+    def class_field(self) -> FeatureField:
+        """The field of stage `supervised`, whose expanded features are logits of the classes without "empty".
+
+        Raises:
+            BundleError: It holds none, or one of another network.
+        """
+        cure = f"Name the checkpoint of a training with stage `{SUPERVISED}`"
+        if self.stage != SUPERVISED:
+            raise BundleError(
+                f"no field that has learned classes: its stage is {self.stage}", where=str(self.file), cure=cure
+            )
+        return self._field_with_features(cure)
+
+    def _field_with_features(self, cure: str) -> FeatureField:
         sizes = [self.state.get(f"{name}.weight") for name in ("output_layer", "expansion.2", "expansion.0")]
         if any(size is None for size in sizes):
             raise BundleError(

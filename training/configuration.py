@@ -10,10 +10,11 @@ from training.settings import (
     SemanticsSettings,
     StageSettings,
     StudentSettings,
+    SupervisedSettings,
     TeacherSettings,
 )
 
-Stage = Literal["single_view", "teacher", "student", "feature_field", "semantics"]
+Stage = Literal["single_view", "teacher", "student", "feature_field", "semantics", "supervised"]
 
 
 @dataclass
@@ -109,12 +110,24 @@ class SemanticsConfiguration(RunSettings, SemanticsSettings):
     stage: Stage = "semantics"
 
 
+@dataclass
+class SupervisedConfiguration(RunSettings, SupervisedSettings):
+    """Stage `supervised`.
+
+    Attributes:
+        stage: Name of the stage.
+    """
+
+    stage: Stage = "supervised"
+
+
 Configuration: TypeAlias = (
     SingleViewConfiguration
     | TeacherConfiguration
     | StudentConfiguration
     | FeatureFieldConfiguration
     | SemanticsConfiguration
+    | SupervisedConfiguration
 )
 CONFIGURATIONS: dict[Stage, type[Configuration]] = {
     "single_view": SingleViewConfiguration,
@@ -122,5 +135,6 @@ CONFIGURATIONS: dict[Stage, type[Configuration]] = {
     "student": StudentConfiguration,
     "feature_field": FeatureFieldConfiguration,
     "semantics": SemanticsConfiguration,
+    "supervised": SupervisedConfiguration,
 }
 """Stage -> class of its configuration."""

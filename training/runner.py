@@ -27,6 +27,7 @@ from training.configuration import (
     SemanticsConfiguration,
     Stage,
     StudentConfiguration,
+    SupervisedConfiguration,
     TeacherConfiguration,
 )
 from training.data.feature_targets import FeatureTargets
@@ -45,7 +46,11 @@ from training.stages.feature_field import FeatureFieldStage
 from training.stages.semantics import SemanticsStage
 from training.stages.single_view import SingleViewStage
 from training.stages.student import StudentStage
+from training.stages.supervised import SupervisedStage
 from training.stages.teacher import TeacherStage
+
+MEAN_SAMPLES = 32
+"""Samples whose tokens give their mean."""
 
 
 def read_configuration(path: Path, overrides: list[str]) -> Configuration:
@@ -82,7 +87,7 @@ def load_weights(stage: FieldStage, source: str) -> None:
     """Starts a stage from what was trained before.
 
     Args:
-        stage: A new stage. A teacher takes the encoder alone; a feature field may take the density alone.
+        stage: A new stage. A teacher takes the encoder alone; a field with features may take the density alone.
         source: Folder of a student bundle, or a checkpoint of any stage.
 
     Raises:
@@ -97,8 +102,9 @@ def load_weights(stage: FieldStage, source: str) -> None:
         checkpoint = Checkpoint.read(Path(source))
         weights, link = dict(checkpoint.state), dict(checkpoint.link)
     target: torch.nn.Module = stage.field
-    if isinstance(stage, FeatureFieldStage) and not any(name.startswith("density.") for name in weights):
-        target = stage.field.density
+    featured = stage.field if isinstance(stage, FeatureFieldStage | SupervisedStage) else None
+    if featured is not None and not any(name.startswith("density.") for name in weights):
+        target = featured.density
     if isinstance(stage, TeacherStage) and not any(name.startswith("fusion.") for name in weights):
         target, weights, link = stage.encoder, _under("encoder.", weights), {}
     try:
@@ -107,9 +113,9 @@ def load_weights(stage: FieldStage, source: str) -> None:
         raise BundleError(
             f"weights of another network ({str(error)[:200]})", where=source, cure="Name another bundle or checkpoint"
         ) from error
-    if isinstance(stage, FeatureFieldStage) and target is stage.field.density:
+    if featured is not None and target is featured.density:
         # What sees edges for the depth sees them for the features too.
-        stage.field.decoder.load_state_dict(stage.field.density.encoder.decoder.state_dict())
+        featured.decoder.load_state_dict(featured.density.encoder.decoder.state_dict())
     if link:
         stage.link.load_state_dict(link)
     stage.start_learning()
@@ -145,6 +151,7 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
         configuration.seed,
         encoder_views=encoder_views(configuration),
         targets=targets,
+        label_points=configuration.label_points if isinstance(configuration, SupervisedConfiguration) else 0,
     )
     output = Path(configuration.output)
     record = TrainingRecord(_recorded(configuration), data)
@@ -255,6 +262,8 @@ def make_stage(configuration: Configuration, targets: FeatureTargets | None = No
         )
     if isinstance(configuration, TeacherConfiguration):
         return TeacherStage(configuration)
+    if isinstance(configuration, SupervisedConfiguration):
+        return SupervisedStage(configuration)
     return SingleViewStage(configuration)
 
 
@@ -336,11 +345,12 @@ def _check_steps(configuration: Configuration) -> None:
             cure=f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along",
         )
     frozen = isinstance(configuration, FeatureFieldConfiguration) and configuration.features.freeze_density
-    if frozen and not configuration.start_from:
+    supervised = isinstance(configuration, SupervisedConfiguration)
+    if (frozen or supervised) and not configuration.start_from:
         raise ConfigurationError(
             "the density is to stay as it is, but none is named",
             where="start_from",
-            cure="Name a student, or let the density learn with features.freeze_density=false",
+            cure=f"Name a student{', or let the density learn with features.freeze_density=false' * frozen}",
         )
     if configuration.ema_decay and configuration.ema_start >= steps:
         raise ConfigurationError(
@@ -352,6 +362,10 @@ def _check_steps(configuration: Configuration) -> None:
 
 def _start(stage: FieldStage, data: SequencesData, configuration: Configuration) -> None:
     """Gives a new training its first weights."""
+    if isinstance(stage, FeatureFieldStage):
+        data.setup("fit")
+        samples = data.samples()
+        stage.centre(samples[index] for index in range(min(MEAN_SAMPLES, len(samples))))
     if configuration.start_from:
         load_weights(stage, configuration.start_from)
         return

@@ -168,6 +168,10 @@ class FeatureSettings:
         smoothness: Weight of the smoothness of the features within a patch (0.25 in SceneDINO).
         downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all, each ray
             being compared with the bilinearly enlarged tokens.
+        own_view: Share of the tokens that are drawn from the sample's own view, whose every token says something of its
+            image; the others are drawn from all views that render (which is all there is in SceneDINO: 0).
+        centred: Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens
+            hardly tells two things apart.
         artefacts: Learn what tokens say of their place in the image, and drop it.
         freeze_density: The density stays as it is in `start_from`; only the features learn. Otherwise everything learns
             together, from the losses of the density as well.
@@ -184,6 +188,8 @@ class FeatureSettings:
     weight: float = 0.2
     smoothness: float = 0.25
     downsampler: Literal["salience", "none"] = "salience"
+    own_view: float = 0.5
+    centred: bool = True
     artefacts: bool = True
     freeze_density: bool = True
 
@@ -224,3 +230,18 @@ class SemanticsSettings(StageSettings):
     buffer: int = 256
     forces: Literal["estimated", "kitti_360"] = "estimated"
     pairs: list[str] = field(default_factory=lambda: ["self", "similar", "random"])
+
+
+@dataclass
+class SupervisedSettings(StageSettings):
+    """What a field needs that learns classes from labelled voxels: a measuring instrument, see the stage.
+
+    Attributes:
+        label_points: Labelled voxel centres a sample.
+        channels: Dimension of the features before the expansion to classes, as in `FeatureSettings`.
+        units: Hidden units of the features, as in `FeatureSettings`.
+    """
+
+    label_points: int = 4096
+    channels: int = 64
+    units: int = 64

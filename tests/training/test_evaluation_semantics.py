@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_CLASSES
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.test_evaluation_occupancy import (
@@ -31,14 +33,15 @@ from training.clustering.cluster_files import read_clusters, write_clusters
 from training.clustering.clusters import Clusters
 from training.commands import evaluate as command
 from training.data.prepared import CANONICAL_CAMERA
+from training.evaluation.classified_models import ClassifiedModel, fit_probe, labelled_points
 from training.evaluation.density_model import IDENTITY, Observation
 from training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
-    cluster_volume,
     common_classes,
     field_of_view,
     fit_model,
+    label_volume,
     named_by,
     score,
     truths,
@@ -123,12 +126,13 @@ def test_a_volume_holds_the_clusters_of_what_is_occupied(street: PosedSequence) 
     ((_, _, truth),) = list(truths([street]))
     clusters = Clusters(np.eye(2, dtype=np.float32))
     asked = np.ones(GRID.shape, bool)
-    volume = cluster_volume(PaintedWall().observe(street, 0), 0.5, clusters, truth.grid, truth.grid_from_camera, asked)
+    observed, place = PaintedWall().observe(street, 0), (truth.grid, truth.grid_from_camera)
+    volume = label_volume(observed, 0.5, clusters.assign, *place, asked)
     centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
     expected = np.where(in_wall(centres), np.where(centres[..., 0] < 1.0, 1, 2), 0)
     assert np.array_equal(volume, expected)
     half = asked & (centres[..., 0] < 1.0)
-    part = cluster_volume(PaintedWall().observe(street, 0), 0.5, clusters, truth.grid, truth.grid_from_camera, half)
+    part = label_volume(observed, 0.5, clusters.assign, *place, half)
     assert np.array_equal(part, np.where(half, expected, 0))
 
 
@@ -165,6 +169,68 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
         ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
         named_by(PaintedWall(), 0.5, Clusters(np.eye(2, dtype=np.float32)), [make_street(assets=("lidar",))])
+
+
+class PaintedScene:
+    """Knows the wall, of which everything right of x = 1 m is a building, and has two numbers of its place as codes."""
+
+    name = "painted scene"
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        def codes(points: np.ndarray) -> np.ndarray:
+            angle = np.where(points[:, 0] < 1.0, 0.3, 1.2) + 0.05 * np.sin(50.0 * points[:, 1])
+            return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+
+        return SemanticObservation(Observation(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32)), codes)
+
+
+def _street_of_two_classes() -> PosedSequence:
+    """The street, the right part of whose wall is a building."""
+    street = make_street()
+    label, _ = voxels()
+    centres = OPTICAL_FROM_FORWARD.apply(GRID.centres().astype(np.float64))
+    label = np.where((label > 0) & (centres[..., 0] >= 1.0), SEMANTIC_KITTI_CLASSES.index("building"), label)
+    street.frames[0].assets["voxel_label"] = lambda: label.astype(np.uint8)
+    return street
+
+
+def test_a_probe_says_the_classes_that_codes_tell() -> None:
+    """All voxels right, by every naming; a car for a building where it has learned from codes that are swapped."""
+    street = _street_of_two_classes()
+    ((_, _, truth),) = list(truths([street]))
+    observed = PaintedScene().observe(street, 0)
+    points, classes = labelled_points(observed, 0.5, truth)
+    shown = common_classes(truth)[field_of_view(truth)]
+    assert np.bincount(classes + 1, minlength=16).tolist() == [0, *np.bincount(shown[shown < 16], minlength=16)[1:]]
+    assert np.array_equal(COMMON_CLASSES[CAR] == np.array(COMMON_CLASSES)[classes + 1], points[:, 0] < 1.0)
+    probe = fit_probe(PaintedScene(), 0.5, [street])
+    assert probe.name == "painted scene, linear probe"
+    metric = score(probe, [street])
+    for naming in probe.namings:
+        scores = metric.compute(probe.names(naming))[51.2]
+        assert scores.class_iou["car"] == scores.class_iou["building"] == scores.mean_iou_of_present == 1.0
+        assert scores.mean_iou == pytest.approx(2 / 15)
+    swapped = ClassifiedModel(PaintedScene(), 0.5, "swapped", lambda codes: np.where(codes[:, 0] > 0.7, 8, 0))
+    scores = score(swapped, [street]).compute(swapped.names("majority"))[51.2]
+    assert scores.iou == 1.0 and scores.class_iou["car"] == scores.class_iou["building"] == 0.0
+
+
+def test_a_probe_learns_from_voxels_that_both_call_occupied() -> None:
+    """What the density leaves out, clusters get no names from either; then nothing is left to learn from."""
+    street = _street_of_two_classes()
+
+    class Nothing(PaintedScene):
+        def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+            observed = super().observe(sequence, index)
+            empty = Observation(CAMERA, lambda points: np.zeros(len(points), np.float32))
+            return dataclasses.replace(observed, observation=empty)
+
+    with pytest.raises(ConfigurationError, match="0 labelled voxels of fewer than two classes for a probe of painted"):
+        fit_probe(Nothing(), 0.5, [street])
+    with pytest.raises(ConfigurationError, match="fewer than two classes"):
+        fit_probe(PaintedScene(), 0.5, [make_street()])  # all of it is a car
+    with pytest.raises(ConfigurationError, match="0 labelled voxels"):
+        fit_probe(PaintedScene(), 0.5, [make_street(assets=("lidar",))])
 
 
 def test_tokens_are_looked_up_where_points_project_to() -> None:
@@ -230,8 +296,9 @@ def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel
 
 def _asked(**changes: object) -> argparse.Namespace:
     values: dict[str, object] = {
-        "data": [], "windows": [], "checkpoint": [], "foundation": None, "prior": False, "cluster_on": [],
-        "name_on": [], "student": Path("x"), "layer": -1, "clusters": 2, "seed": 0, "every": 1, "output": Path("y"),
+        "data": [], "windows": [], "checkpoint": [], "foundation": None, "prior": False, "probe": False,
+        "cluster_on": [], "name_on": [],
+        "student": Path("x"), "layer": -1, "clusters": 2, "seed": 0, "every": 1, "output": Path("y"),
     }  # fmt: skip
     return argparse.Namespace(**{**values, **changes})
 

@@ -108,6 +108,14 @@ def test_features_are_composited_like_distances(field: FeatureField) -> None:
     assert torch.allclose(again * rays.cosine, rendered.depth, rtol=1e-5)
 
 
+def test_features_of_a_ray_do_not_shrink_with_the_samples_left_out() -> None:
+    """Samples of weight 0.3 and 0.1 count 3/4 and 1/4, whatever became of the rest of the ray."""
+    features = torch.tensor([[[4.0], [8.0]]])
+    out = composite_features(features, torch.tensor([[[0.3, 0.1]]]))
+    assert out.item() == pytest.approx(5.0)
+    assert composite_features(features, torch.zeros(1, 1, 2)).item() == 0.0
+
+
 def test_salience_weighs_valid_rays_alone() -> None:
     """Two rays of salience 0 and ln 3 have weights 1/4 and 3/4; a third, invalid, has none."""
     downsampler = SalienceDownsampler(2, 3)

@@ -36,7 +36,7 @@ from training.networks.density_field import sample_map
 from training.networks.feature_field import FeatureField
 from training.runner import feature_targets, load_weights, make_stage, read_configuration, train
 from training.settings import FeatureSettings, LossWeights, RenderSettings
-from training.stages.feature_field import FeatureFieldStage
+from training.stages.feature_field import FeatureFieldStage, with_own_view
 from training.stages.semantics import SemanticsStage
 
 STEPS = 4
@@ -150,7 +150,7 @@ class _Dimension:
     [
         FeatureSettings(freeze_density=False),
         FeatureSettings(downsampler="none", artefacts=False),
-        FeatureSettings(cell=8, rays=8, samples=64),
+        FeatureSettings(cell=8, rays=8, samples=64, own_view=0.0, centred=False),
     ],
     ids=["joint", "enlarged targets", "as published"],
 )
@@ -256,7 +256,14 @@ def test_the_link_of_a_bundle_is_that_of_its_training(student: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["feature_field.yaml", "semantics.yaml", "full_size/feature_field.yaml", "full_size/semantics.yaml"]
+    "name",
+    [
+        "feature_field.yaml",
+        "semantics.yaml",
+        "supervised.yaml",
+        "full_size/feature_field.yaml",
+        "full_size/semantics.yaml",
+    ],
 )
 def test_shipped_configurations_are_read(name: str) -> None:
     from training.commands.train import CONFIGS
@@ -286,6 +293,8 @@ def test_what_cannot_be_trained_is_refused(
         train(_features(synthetic_drive, tmp_path / "a", FeatureSettings(targets=str(targets))))
     with pytest.raises(ConfigurationError, match=r"features\.cell: 12 pixels"):
         make_stage(FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(cell=12, rays=8)), _Dimension())
+    with pytest.raises(ConfigurationError, match=r"features\.own_view: 1\.0"):
+        make_stage(FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(own_view=1.0)), _Dimension())
     with pytest.raises(ConfigurationError, match="features_from: no feature field"):
         make_stage(SemanticsConfiguration())
     with pytest.raises(ConfigurationError, match=r"pairs: \['nearest'\] do not exist"):
@@ -297,6 +306,49 @@ def test_what_cannot_be_trained_is_refused(
     )
     with pytest.raises(BundleError, match="weights of another network"):
         train(other)
+
+
+def test_features_are_those_of_tokens_less_their_mean(trained: Path, synthetic_drive: Path, targets: Path) -> None:
+    """The mean is that of the drive's tokens, and travels with the checkpoint; what was learned has it taken off."""
+    store = FeatureStore.open(targets)
+    data = SequencesData(_data(synthetic_drive), 64, 0, targets=store)
+    data.setup("fit")
+    samples = [data.samples()[index] for index in range(64)]
+    mean = torch.stack([sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]).mean(dim=0)
+    found = Checkpoint.read(trained).feature_field().target_mean
+    assert found.norm() > 0.1  # far from none
+    assert (found - mean).norm() < 0.1 * mean.norm()  # the training looked at four samples
+    whole = make_stage(
+        FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(centred=False)), _Dimension()
+    )
+    assert isinstance(whole, FeatureFieldStage)
+    whole.centre(samples)
+    assert not whole.field.target_mean.any()
+
+
+def test_the_loss_is_blind_to_the_mean_of_all_tokens(synthetic_drive: Path, targets: Path) -> None:
+    """Tokens with something added to all of them, and that taken off as their mean, are the same targets."""
+    stage = make_stage(FeatureFieldConfiguration(pretrained=False, render=RenderSettings(patches=2)), _Dimension())
+    assert isinstance(stage, FeatureFieldStage)
+    data = SequencesData(_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
+    data.setup("fit")
+    batch = {name: value[None] for name, value in data.samples()[0].items()}
+    before = stage.terms(batch, torch.Generator().manual_seed(5))["feature"].item()
+    moved = {**batch, "features": batch["features"].float() + 3.0}
+    other = stage.terms(moved, torch.Generator().manual_seed(5))["feature"].item()
+    stage.field.target_mean.fill_(3.0)
+    again = stage.terms(moved, torch.Generator().manual_seed(5))["feature"].item()
+    assert abs(other - before) > 1e-3
+    assert again == pytest.approx(before, abs=1e-4)
+
+
+def test_own_view_has_its_share_of_the_tokens() -> None:
+    views = torch.tensor([[2, 5, 4, 7], [1, 3, 0, 6]])
+    half = with_own_view(views, 0.5)
+    assert half.shape == (2, 8) and (half[0] == 0).sum() == 4 and (half[1] == 0).sum() == 5
+    assert torch.equal(half[:, -4:], views)
+    assert torch.equal(with_own_view(views, 0.0), views)
+    assert (with_own_view(views, 0.9)[0] == 0).sum() == 36
 
 
 def test_losses_without_their_density_are_none(synthetic_drive: Path) -> None:

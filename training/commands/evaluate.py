@@ -11,14 +11,18 @@ and on drives of KITTI-360 (LiDAR protocols), beside the controls that a complet
 evaluated, on all frames or on those of a frame list.
 
 `evaluate semantics` clusters the points of feature fields on training recordings, names the clusters by labelled ones,
-and scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls.
+and scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls. What has learned from labels is
+scored in the same way: linear probes of the same features (--probe), and checkpoints of stage `supervised`.
+
+`evaluate features` asks whether the features of fields, and the tokens they were learned from, look the same from two
+views.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from training.commands import evaluate_depth, evaluate_kitti, evaluate_occupancy, evaluate_semantics
+from training.commands import evaluate_depth, evaluate_features, evaluate_kitti, evaluate_occupancy, evaluate_semantics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     semantics = protocols.add_parser("semantics", help="unsupervised semantic completion, protocol of S4C")
     evaluate_semantics.add_arguments(semantics)
     semantics.set_defaults(run_protocol=evaluate_semantics.run)
+    features = protocols.add_parser("features", help="whether features look the same from two views")
+    evaluate_features.add_arguments(features)
+    features.set_defaults(run_protocol=evaluate_features.run)
 
 
 def run(args: argparse.Namespace) -> int:

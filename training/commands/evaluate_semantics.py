@@ -11,14 +11,19 @@ from training.commands.evaluated_models import SHARED_DATA, asked, refuse_scored
 
 if TYPE_CHECKING:
     from training.evaluation.density_model import DensityModel
-    from training.evaluation.semantic_evaluation import FittedModel
+    from training.evaluation.semantic_evaluation import ScoredModel
     from training.evaluation.semantic_models import SemanticModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
     parser.add_argument(
-        "--checkpoint", type=Path, nargs="+", default=[], metavar="FILE", help="checkpoints of feature_field, semantics"
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="checkpoints of feature_field or semantics, or of supervised, which needs no clusters and no names",
     )
     parser.add_argument(
         "--student", type=Path, required=True, metavar="DIR", help="bundle whose density says what is occupied"
@@ -32,15 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prior", action="store_true", help="a control: the most frequent class of each voxel in --name-on"
     )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="beside each model a linear probe of its features, fitted to the labels of --name-on (default: no)",
+    )
     parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FOLDER", help="towns to score on")
     parser.add_argument(
         "--windows", nargs="+", default=[], metavar="NAME", help=f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
     )
     parser.add_argument(
-        "--cluster-on", type=Path, nargs="+", required=True, metavar="FOLDER", help="training recordings to cluster"
+        "--cluster-on", type=Path, nargs="+", default=[], metavar="FOLDER", help="training recordings to cluster"
     )
     parser.add_argument(
-        "--name-on", type=Path, nargs="+", required=True, metavar="FOLDER", help="labelled training recordings"
+        "--name-on",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="labelled training recordings: for the names of clusters, the probe and the prior",
     )
     parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
@@ -50,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Cluster, name, score, print and write."""
+    from training.evaluation.classified_models import fit_probe, open_supervised
     from training.evaluation.occupancy_run import open_recording
     from training.evaluation.semantic_evaluation import ClassPrior, fit_model, score
     from training.evaluation.semantic_models import student_density
@@ -60,10 +76,15 @@ def run(args: argparse.Namespace) -> int:
     groups = {"towns": args.data, "windows": windows}
     density, cutoff = student_density(args.student)
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
-    fitted: list[FittedModel | ClassPrior] = [
-        fit_model(model, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed)
-        for model in _models(args, density)
+    supervised = _supervised(args.checkpoint)
+    models = _models(args, supervised, density)
+    _check_recordings(args, bool(models))
+    fitted: list[ScoredModel] = [
+        fit_model(model, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed) for model in models
     ]
+    if args.probe:
+        fitted += [fit_probe(model, cutoff, name_on, seed=args.seed) for model in models]
+    fitted += [open_supervised(file, density, cutoff) for file in supervised]
     if args.prior:
         fitted.append(ClassPrior(density, cutoff, name_on))
     results = {
@@ -79,10 +100,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _models(args: argparse.Namespace, density: DensityModel) -> list[SemanticModel]:
+def _supervised(files: list[Path]) -> list[Path]:
+    """The checkpoints that have learned from labels."""
+    from training.checkpoints import SUPERVISED, Checkpoint
+
+    return [file for file in files if Checkpoint.read(file).stage == SUPERVISED]
+
+
+def _models(args: argparse.Namespace, supervised: list[Path], density: DensityModel) -> list[SemanticModel]:
+    """What has to be clustered."""
     from training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens, OnSurface
 
-    models: list[SemanticModel] = [FeatureFieldModel.open(file, density=density) for file in args.checkpoint]
+    models: list[SemanticModel] = [
+        FeatureFieldModel.open(file, density=density) for file in args.checkpoint if file not in supervised
+    ]
     if args.foundation:
         from training.foundation.backbone import Backbone
 
@@ -91,6 +122,17 @@ def _models(args: argparse.Namespace, density: DensityModel) -> list[SemanticMod
         )
         models += [lifted, OnSurface(lifted, "tokens of the image, on visible surfaces")]
     return models
+
+
+def _check_recordings(args: argparse.Namespace, clustered: bool) -> None:
+    from scene_completion_ros.errors import ConfigurationError
+
+    if clustered and not args.cluster_on:
+        raise ConfigurationError(
+            "nothing to cluster", where="--cluster-on", cure="Name training recordings; they need no labels"
+        )
+    if (clustered or args.prior) and not args.name_on:
+        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
 
 
 def _check(args: argparse.Namespace) -> None:

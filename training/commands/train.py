@@ -28,5 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     configuration = read_configuration(arguments.config, arguments.overrides)
     checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
     if not arguments.fast_dev_run:
-        print(f"next: scene-completion export {checkpoint} BUNDLE --licence ...")
+        if configuration.stage == "supervised":
+            print(f"next: scene-completion evaluate semantics --checkpoint {checkpoint} --student BUNDLE ...")
+        else:
+            print(f"next: scene-completion export {checkpoint} BUNDLE --licence ...")
     return 0

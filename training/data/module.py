@@ -131,6 +131,7 @@ class SequencesData(lightning.LightningDataModule):
         seed: Seed of the samples.
         encoder_views: Images that the stage encodes.
         targets: Features of a foundation model that the views get.
+        label_points: Labelled voxel centres a sample; 0 for none.
     """
 
     def __init__(
@@ -141,8 +142,10 @@ class SequencesData(lightning.LightningDataModule):
         *,
         encoder_views: int = 1,
         targets: FeatureTargets | None = None,
+        label_points: int = 0,
     ) -> None:
         super().__init__()
+        self.label_points = label_points
         self.encoder_views = encoder_views
         self.targets = targets
         self.settings = settings
@@ -179,9 +182,22 @@ class SequencesData(lightning.LightningDataModule):
                 where=source.folder,
                 cure="Stereo matching found nothing: check that the images are rectified, textured and not dark",
             )
+        if self.label_points:
+            frames = self._labelled(frames, source)
         if len(frames) < len(files):
-            print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without evidence left out")
+            missing = "evidence or labels" if self.label_points else "evidence"
+            print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without {missing} left out")
         return frames, [sequence.cameras[name].fx / sequence.cameras[name].width for name in ahead]
+
+    def _labelled(self, frames: list[PreparedFrame], source: SequenceSource) -> list[PreparedFrame]:
+        labelled = [frame for frame in frames if frame.labelled.size]
+        if not labelled:
+            raise SequenceError(
+                "no frame has labelled voxels",
+                where=source.folder,
+                cure="Take towns that are rendered with the asset voxels, and set `exact: true` for them",
+            )
+        return labelled
 
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training, of all processes together."""
@@ -194,6 +210,7 @@ class SequencesData(lightning.LightningDataModule):
             shares=self.shares,
             encoder_views=self.encoder_views,
             targets=self.targets,
+            label_points=self.label_points,
         )
 
     @property
@@ -237,5 +254,6 @@ class SequencesData(lightning.LightningDataModule):
             length=length,
             encoder_views=self.encoder_views,
             targets=self.targets,
+            label_points=self.label_points,
         )
         return [DataLoader(samples, batch_size=self.settings.batch_size)]

@@ -19,6 +19,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.resampling import view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -51,6 +52,7 @@ class PreparedFrame:
         target: Occupancy uint8 [N], 255 = certainly occupied.
         evidence: float16 [N].
         name: Folder and stem of its file: what is stored elsewhere about a frame is found by it.
+        label: Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
     """
 
     images: dict[str, NDArray[np.uint8]]
@@ -62,6 +64,7 @@ class PreparedFrame:
     target: NDArray[np.uint8]
     evidence: NDArray[np.float16]
     name: str = ""
+    label: NDArray[np.uint8] | None = None
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Where a camera's image [h, w] shows the world."""
@@ -80,6 +83,13 @@ class PreparedFrame:
         """Whether there are both hit and free voxels to draw from."""
         return bool((self.target > 0).any() and (self.target == 0).any())
 
+    @property
+    def labelled(self) -> NDArray[np.int64]:
+        """Indices of the occupied voxels whose class is known."""
+        if self.label is None:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero((self.label != EMPTY) & (self.label != INVALID))
+
 
 def prepare_sequence(
     sequence: PosedSequence,
@@ -95,8 +105,8 @@ def prepare_sequence(
         sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead.
         cache: Folder for the prepared frames.
         settings: Fusion settings; part of the cache key.
-        exact: Take the sequence's ground truth voxels instead of fused stereo depth, and its depth of the left camera
-            where it has one.
+        exact: Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth
+            of the left camera where it has one.
         workers: Processes.
 
     Returns:
@@ -110,7 +120,7 @@ def prepare_sequence(
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
         )
-    kind = f"-exact{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
+    kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
     folder = cache / f"{sequence.name.replace('/', '_')}-{_fingerprint(sequence, settings)}{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
@@ -301,6 +311,7 @@ def load_prepared(file: Path) -> PreparedFrame:
             target=data["target"],
             evidence=data["evidence"],
             name=f"{file.parent.name}/{file.stem}",
+            label=data.get("label"),
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SequenceError(

@@ -81,6 +81,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
             ahead so many less one from further along the drive.
         targets: Features of a foundation model that the views get.
+        label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         shares: Sequence[float] | None = None,
         encoder_views: int = 1,
         targets: FeatureTargets | None = None,
+        label_points: int = 0,
     ) -> None:
         self.encoder_views = encoder_views
         self.targets = targets
+        self.label_points = label_points
         self.sequences = sequences
         self.settings = settings
         self.seed = seed
@@ -120,7 +123,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             `occupancy`, and where more than one view is encoded encoder_images [E, 3, H, W] (0..255, augmented alike),
             encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With feature targets
             features [V, D, h, w] (float16) and feature_offsets [V, 2], the left and upper edge (x, y) of token (0, 0)
-            in the view, pixels. V is 4, or 8 with far views.
+            in the view, pixels. V is 4, or 8 with far views. With labels
+            label_points [M, 3] (occupied voxel centres in the recorded image, seen or hidden; encoder frame, metres)
+            and label_classes [M] (`COMMON_CLASSES` without "empty", from 0).
         """
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
@@ -143,6 +148,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             }
         if self.targets is not None:
             sample |= self._features(self.targets, views, generator)
+        if self.label_points:
+            sample |= self._labels(draw, generator)
         return sample
 
     def _features(self, targets: FeatureTargets, views: _Views, generator: np.random.Generator) -> dict[str, Tensor]:
@@ -210,6 +217,22 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """
         generator = np.random.default_rng((self.seed, number))
         return self._occupancy(self._draw(generator), generator)
+
+    def _labels(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+        """Labelled voxels, with a probability inverse to the square root of how many of its class the frame has.
+
+        That lies half way between voxels as they come, among which persons hardly occur, and classes equally often,
+        which would see persons everywhere.
+        """
+        frame = draw.frames[draw.index]
+        labelled = frame.labelled
+        classes = np.zeros(0, np.uint8) if frame.label is None else frame.label
+        rarity = 1.0 / np.sqrt(np.bincount(classes[labelled], minlength=1).clip(1))
+        chosen = _choose(labelled, rarity[classes[labelled]], self.label_points, generator)
+        return {
+            "label_points": self._in_encoder(draw, frame.points[chosen]),
+            "label_classes": torch.from_numpy(classes[chosen].astype(np.int64) - 1),
+        }
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
         """Mean inverse depth code of the left camera's stereo depth in blocks of 2×2 pixels, never mirrored.
@@ -284,15 +307,19 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         depth = np.maximum(frame.points[:, 2] * POINT_UNIT, NEAR_DEPTH)
         share = [_choose(group, 1.0 / depth[group], n, generator) for group, n in ((hit, hits), (free, count - hits))]
         chosen = np.concatenate(share)
-        encoder_from_left = draw.encoder_from_world @ frame.world_from_camera["left"]
-        points = np.asarray(encoder_from_left.apply(frame.points[chosen] * POINT_UNIT))
         # Evidence of one good view is enough; what was seen once from afar counts less.
         weight = np.minimum(frame.evidence[chosen].astype(np.float32) / 0.5, 1.0)
         return {
-            "points": torch.from_numpy(points @ MIRROR if draw.mirror else points).float(),
+            "points": self._in_encoder(draw, frame.points[chosen]),
             "target": torch.from_numpy(frame.target[chosen].astype(np.float32) / 255.0),
             "weight": torch.from_numpy(weight),
         }
+
+    def _in_encoder(self, draw: _Draw, stored: NDArray[np.int16]) -> Tensor:
+        """Voxel centres [M, 3] of a sample's frame, as they are stored, in metres in the encoder's frame."""
+        encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
+        points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
+        return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.data.fused_occupancy import DepthView, fuse_occupancy
-from training.street_world.ground_truth import BELOW_GROUND, INTERIOR
+from training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR
 
 POINT_UNIT = 0.002
 """Metres per step of the stored voxel centres (int16: ±65 m)."""
@@ -96,9 +97,10 @@ def fused_voxels(views: list[DepthView], settings: FusionSettings, *, seed: int)
 
 
 def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -> dict[str, NDArray[Any]]:
-    """Ground truth of a rendered frame as voxel centres with evidence.
+    """Ground truth of a rendered frame as voxel centres with evidence, and with classes where the image shows them.
 
-    What no sensor could ever tell is left out: what lies below the ground, and insides of houses, cars and crowns.
+    What no sensor could ever tell is left out: what lies below the ground, and insides of houses, cars and crowns. A
+    class (`COMMON_CLASSES`, 0 free, 255 unknown) is known of what lies in the image, seen or hidden.
 
     Args:
         sequence: Sequence with the assets "voxel_label" and "voxel_flags".
@@ -115,7 +117,8 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
     centres = grid.centres().reshape(-1, 3)[known]
     target = (label.ravel()[known] > 0).astype(np.float32)
     optical = np.asarray(DEFAULT_GRID_FROM_CAMERA.inverse().apply(centres))
-    return _stored(optical, target, np.ones_like(target), kept, np.random.default_rng(index))
+    classes = np.where(flags & IN_VIEW, SEMANTIC_KITTI_TO_COMMON.apply(label), np.uint8(INVALID)).ravel()[known]
+    return _stored(optical, target, np.ones_like(target), kept, np.random.default_rng(index), classes)
 
 
 def _stored(
@@ -124,11 +127,13 @@ def _stored(
     evidence: NDArray[np.float32],
     kept: int,
     generator: np.random.Generator,
+    classes: NDArray[np.uint8] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """A random choice of voxels as they are stored, half of them with hits."""
+    """A random choice of voxels as they are stored, half of them with hits; with their classes where known."""
     groups = (np.flatnonzero(target > 0), np.flatnonzero(target == 0))
     chosen = np.concatenate([generator.permutation(group)[: kept // 2] for group in groups])
-    return {
+    known = {} if classes is None else {"label": classes[chosen]}
+    return known | {
         "points": np.round(points[chosen] / POINT_UNIT).astype(np.int16),
         "target": np.round(target[chosen] * 255).astype(np.uint8),
         "evidence": evidence[chosen].astype(np.float16),

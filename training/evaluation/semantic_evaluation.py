@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,30 @@ _MATCHES: dict[Naming, Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]] 
 }
 NAMED_WITHIN = 51.2
 """Range in which clusters are named, metres: the largest."""
+Assignment: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+"""Codes [N, C] of points -> number of each [N], from 0 on: of its cluster, or of its class without "empty"."""
+
+
+class ScoredModel(Protocol):
+    """Anything whose labels of voxels can be counted against classes, and named afterwards."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables."""
+
+    @property
+    def namings(self) -> tuple[Naming, ...]:
+        """Ways to name its labels; all of them, with one result, where labels are classes."""
+
+    @property
+    def labels(self) -> int:
+        """Labels that it predicts, "empty" among them."""
+
+    def names(self, naming: Naming) -> NDArray[np.int64]:
+        """The class [labels] of each label, "empty" first."""
+
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+        """Labels of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,23 +106,23 @@ class FittedModel:
         """Clusters of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty, cluster k as k + 1."""
         observed = self.model.observe(sequence, index)
         counted = truth.known & truth.regions[ALL]
-        return cluster_volume(observed, self.cutoff, self.clusters, truth.grid, truth.grid_from_camera, counted)
+        return label_volume(observed, self.cutoff, self.clusters.assign, truth.grid, truth.grid_from_camera, counted)
 
 
-def cluster_volume(
+def label_volume(
     observed: SemanticObservation,
     cutoff: float,
-    clusters: Clusters,
+    assign: Assignment,
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
     asked: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
-    """Clusters of voxels: uint8 [X, Y, Z], 0 where nothing is or nothing was asked, cluster k as k + 1."""
+    """Labels of voxels: uint8 [X, Y, Z], 0 where nothing is or nothing was asked, what is assigned to k as k + 1."""
     volume = np.zeros(grid.shape, dtype=np.uint8)
-    points = _centres(grid, grid_from_camera, asked)
+    points = voxel_centres(grid, grid_from_camera, asked)
     occupied = observed.observation.density(points) > cutoff
     chosen = np.flatnonzero(asked.reshape(-1))[occupied]
-    volume.reshape(-1)[chosen] = 1 + clusters.assign(observed.codes(points[occupied]))
+    volume.reshape(-1)[chosen] = 1 + assign(observed.codes(points[occupied]))
     return volume
 
 
@@ -191,7 +215,7 @@ class ClassPrior:
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
         asked = truth.known & truth.regions[ALL]
-        points = _centres(truth.grid, truth.grid_from_camera, asked)
+        points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
         occupied = self._density.observe(sequence, index).density(points) > self._cutoff
         place, _ = self._grid.index_of(self._grid_from_camera.apply(points[occupied].astype(np.float64)))
         place = np.clip(np.asarray(place), 0, np.array(self._grid.shape) - 1)  # beyond its grid, the class of its edge
@@ -200,9 +224,7 @@ class ClassPrior:
         return volume
 
 
-def score(
-    fitted: FittedModel | ClassPrior, recordings: Sequence[PosedSequence], every: int = 1
-) -> SemanticCompletionMetric:
+def score(fitted: ScoredModel, recordings: Sequence[PosedSequence], every: int = 1) -> SemanticCompletionMetric:
     """Counts the labels of a model against the classes of recordings; name them afterwards.
 
     Raises:
@@ -241,6 +263,7 @@ def field_of_view(truth: VoxelTruth) -> NDArray[np.bool_]:
     return truth.regions[ALL]
 
 
-def _centres(grid: VoxelGrid, grid_from_camera: RigidTransform, asked: NDArray[np.bool_]) -> NDArray[np.float32]:
+def voxel_centres(grid: VoxelGrid, grid_from_camera: RigidTransform, asked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Centres [N, 3] of the voxels asked for [X, Y, Z], in order, metres, optical frame of the reference camera."""
     centres = np.asarray(grid.origin) + (np.argwhere(asked) + 0.5) * grid.voxel_size
     return np.asarray(grid_from_camera.inverse().apply(centres), np.float32)

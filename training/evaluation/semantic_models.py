@@ -131,6 +131,28 @@ class FeatureFieldModel:
         return normalised(features) if self.head is None else self.head(features)
 
 
+class SupervisedModel(FeatureFieldModel):
+    """A field that was trained with labels; the codes of points are logits of the classes without "empty"."""
+
+    @staticmethod
+    def open(path: Path, name: str | None = None, density: DensityModel | None = None) -> SupervisedModel:
+        """Opens a checkpoint of stage `supervised`.
+
+        Raises:
+            BundleError: It is none.
+        """
+        stored = Checkpoint.read(path)
+        return SupervisedModel(
+            stored.class_field(),
+            name or f"{path.resolve().parent.parent.name} (learned from labels)",
+            density=density,
+            half_resolution=stored.half_resolution,
+        )
+
+    def _codes(self, seen: FeatureObservation, points: Tensor) -> Tensor:
+        return self.field.expand(seen.features(points[None])[0])
+
+
 class LiftedTokens:
     """A control: every point has the token of the pixel it projects to, as if no field had been trained.
 

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any, TypeAlias, get_args
 
 from scene_completion_ros.evaluation.semantic_completion import CompletionScores, SemanticCompletionMetric
-from training.evaluation.semantic_evaluation import ClassPrior, FittedModel, Naming
+from training.evaluation.semantic_evaluation import Naming, ScoredModel
 from training.evaluation.tables import table
 
-Results: TypeAlias = Mapping[tuple[str, str], tuple[FittedModel | ClassPrior, SemanticCompletionMetric]]
+Results: TypeAlias = Mapping[tuple[str, str], tuple[ScoredModel, SemanticCompletionMetric]]
 """(recordings, model) -> the model and its counts."""
 
 

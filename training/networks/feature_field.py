@@ -56,6 +56,8 @@ class FeatureField(nn.Module):
 
     Attributes:
         target_size: Dimension of the expanded features.
+        target_mean: Mean of the targets [D] that is taken from them, zero where they are learned as they are: the
+            expanded features lie in the space of what is left.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class FeatureField(nn.Module):
             nn.Linear(channels, expansion), nn.ReLU(inplace=True), nn.Linear(expansion, target_size)
         )
         self.target_size = target_size
+        self.target_mean: Tensor
+        self.register_buffer("target_mean", torch.zeros(target_size))
         # Kaiming initialisation of the joint layer, whose fan-in is map and code together.
         for weight in (self.feature_layer.weight, self.position_layer.weight):
             nn.init.normal_(weight, std=math.sqrt(2.0 / (map_channels + density.spec.size)))
@@ -115,7 +119,10 @@ class FeatureField(nn.Module):
         return FeatureObservation(self, seen, self.feature_layer(self.project(self.normalise(decoded.float()))))
 
     def expand(self, features: Tensor) -> Tensor:
-        """Features [..., channels], of points or composited, in the space of the targets [..., D]; not normalised."""
+        """Features [..., channels], of points or composited, in the space of the targets less their mean [..., D].
+
+        They are not normalised.
+        """
         out: Tensor = self.expansion(features)
         return out
 

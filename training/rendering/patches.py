@@ -92,5 +92,9 @@ def heaviest_samples(rendered: RenderedPatches, count: int) -> tuple[Tensor, Ten
 
 
 def composite_features(features: Tensor, weights: Tensor) -> Tensor:
-    """Features of rays [B, R, C], composited from those of their samples [B, R·K, C] with weights [B, R, K]."""
-    return torch.einsum("brk,brkc->brc", weights, features.reshape(*weights.shape, -1))
+    """Features of rays [B, R, C]: mean of those of their samples [B, R·K, C], weighted with weights [B, R, K].
+
+    The weights are divided by their sum, so that a surface has the same features whichever samples were left out.
+    """
+    share = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-6)
+    return torch.einsum("brk,brkc->brc", share, features.reshape(*weights.shape, -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -53,6 +54,10 @@ class FeatureFieldStage(FieldStage):
                 cure=f"Take a multiple of {features.rays} (features.rays) that divides {self.camera.width} and "
                 f"{self.camera.height}",
             )
+        if not 0.0 <= features.own_view <= 0.9:
+            raise ConfigurationError(
+                f"{features.own_view}", where="features.own_view", cure="Take a share from 0 to 0.9"
+            )
         depth = bool(settings.losses.dense_depth) or features.freeze_density
         density = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth, hidden=settings.hidden)
         self.field = FeatureField(density, target_size=target_size, channels=features.channels, units=features.units)
@@ -60,6 +65,12 @@ class FeatureFieldStage(FieldStage):
         self.downsampler = SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
         self.artefacts = ArtefactField(target_size, grid) if features.artefacts else None
+
+    def centre(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
+        """Takes the mean of the tokens from samples, where they are to be learned less their mean."""
+        if self.settings.features.centred:
+            tokens = [sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]
+            self.field.target_mean.copy_(torch.stack(tokens).mean(dim=0))
 
     def start_learning(self) -> None:
         """A frozen density stays so, its trunk included."""
@@ -96,7 +107,7 @@ class FeatureFieldStage(FieldStage):
         rays, cells = sample_cell_rays(
             self.loss_camera,
             batch["encoder_from_view"],
-            batch["roles"][:, :half],
+            with_own_view(batch["roles"][:, :half], self.settings.features.own_view),
             offsets,
             patches=render.patches,
             cell=self.settings.features.rays,
@@ -143,13 +154,14 @@ class FeatureFieldStage(FieldStage):
     ) -> Tensor:
         """Cosine loss of rays [P, J, D] against the tokens of their cells (row, column) [B, P, 2] in views [B, P]."""
         tokens = batch["features"]  # [B, V, D, h, w]
+        mean = self.field.target_mean
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)
         if self.settings.features.downsampler == "none":
             target = enlarged_tokens(
                 tokens[index, view].flatten(0, 1).float(), cells.flatten(0, 1), self.settings.features.rays
             )
-            return cosine_loss(expanded.flatten(0, 1), target.flatten(0, 1), valid.flatten())
-        target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float()
+            return cosine_loss(expanded.flatten(0, 1), (target - mean).flatten(0, 1), valid.flatten())
+        target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - mean
         predicted = self.downsampler(expanded, valid)
         if self.artefacts is not None:
             predicted = predicted + self.artefacts(cells.flatten(0, 1))
@@ -160,6 +172,14 @@ class FeatureFieldStage(FieldStage):
         density = self.field.density
         head = [density.feature_layer, density.position_layer, density.density_layer, self.link]
         return self.grouped_optimiser(density.encoder.trunk, head)
+
+
+def with_own_view(views: Tensor, share: float) -> Tensor:
+    """Indices of views [B, L] with view 0 added as often as it takes to have about this share of them [B, M]."""
+    if not share:
+        return views
+    count = max(1, round(views.shape[1] * share / (1.0 - share)))
+    return torch.cat([views.new_zeros(len(views), count), views], dim=1)
 
 
 def enlarged_tokens(tokens: Tensor, cells: Tensor, rays: int) -> Tensor:

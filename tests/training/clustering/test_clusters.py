@@ -154,3 +154,13 @@ def test_a_contact_sheet_holds_its_tiles() -> None:
     for number in range(COLUMNS + 1):
         assert (page == 10 * number).all(axis=-1).sum() >= TILE[0] * TILE[1] * 0.9
     assert contact_sheet([], "nothing", (0, 0, 0)).ndim == 3
+
+
+def test_what_all_units_have_in_common_changes_no_label() -> None:
+    """Far from zero, as tokens lie, the fit comes to the same classes."""
+    generator = np.random.default_rng(3)
+    units = generator.normal(size=(1500, 5))
+    classes = np.argmax(units[:, :3], axis=1)
+    near, far = (fit_label_head(units + offset, classes, 3) for offset in (0.0, 40.0))
+    assert far.agreement > 0.97
+    assert np.array_equal(near.assign(units), far.assign(units + 40.0))

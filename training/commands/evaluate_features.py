@@ -1,0 +1,101 @@
+"""`evaluate features`: whether features look the same from two views, beside the tokens they were learned from."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from training.commands.evaluated_models import SHARED_DATA, asked, write_results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate features``."""
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="checkpoints of feature_field"
+    )
+    parser.add_argument(
+        "--foundation", required=True, metavar="MODEL", help="foundation model whose tokens they have learned from"
+    )
+    parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
+    parser.add_argument(
+        "--cell", type=int, default=16, metavar="PIXELS", help="edge that a token covers (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="recordings with a stereo pair, or with exact depth",
+    )
+    parser.add_argument(
+        "--windows", nargs="+", default=[], metavar="NAME", help=f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
+    )
+    parser.add_argument(
+        "--step", type=int, default=3, metavar="N", help="frames to the later view of a pair (default: %(default)s)"
+    )
+    parser.add_argument("--every", type=int, default=5, metavar="N", help="pairs of every N-th frame (default: 5)")
+    parser.add_argument(
+        "--stride", type=int, default=4, metavar="PIXELS", help="compare every so many-th pixel (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the unrelated pixels (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json and .md")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render, compare, print and write."""
+    from scene_completion_ros.errors import ConfigurationError
+    from training.evaluation.feature_evaluation import (
+        FeatureImages,
+        FieldFeatures,
+        as_json,
+        compared_camera,
+        evaluate_features,
+        markdown,
+        token_rows,
+    )
+    from training.evaluation.occupancy_run import open_recording
+    from training.foundation.backbone import Backbone
+
+    _check(args)
+    camera = compared_camera(args.stride)
+    fields = [FieldFeatures.open(file, camera) for file in args.checkpoint]
+    backbone = Backbone(args.foundation, args.layer)
+    methods: list[FeatureImages] = [*fields, *token_rows(fields, backbone, args.cell, camera)]
+    if len({method.name for method in methods}) < len(methods):
+        raise ConfigurationError(
+            f"equal names {[method.name for method in methods]}", where="--checkpoint", cure="Rename a run's folder"
+        )
+    windows = [Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences" / name for name in args.windows]
+    results = {
+        (group, *key): scores
+        for group, folders in {"recordings": args.data, "windows": windows}.items()
+        if folders
+        for key, scores in evaluate_features(
+            [open_recording(folder) for folder in folders],
+            methods,
+            camera,
+            step=args.step,
+            every=args.every,
+            seed=args.seed,
+        ).items()
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    text = markdown(results)
+    print(text)
+    write_results(args.output, as_json(results, asked(args)), text)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from scene_completion_ros.errors import ConfigurationError
+
+    if not (args.data or args.windows):
+        raise ConfigurationError("nothing to score on", where="evaluate features", cure="Give --data or --windows")
+    if args.windows and not os.environ.get(SHARED_DATA):
+        raise ConfigurationError("its folder is not known", where="--windows", cure=f"Set {SHARED_DATA}")
+    if args.step < 1 or args.every < 1:
+        raise ConfigurationError(
+            f"{args.step} and {args.every} frames", where="--step, --every", cure="Give positive numbers"
+        )

@@ -1,0 +1,138 @@
+"""Models that say classes by themselves, with no clusters to be named: they have learned from labels.
+
+They are measuring instruments. A linear probe says how much of the classes the features of a field hold, whatever
+becomes of them in clusters; a field that was trained with labels says what the same network could reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.clustering.label_head import fit_label_head
+from training.evaluation.density_model import DensityModel
+from training.evaluation.semantic_evaluation import (
+    Assignment,
+    Naming,
+    common_classes,
+    field_of_view,
+    label_volume,
+    truths,
+    voxel_centres,
+)
+from training.evaluation.semantic_models import SemanticModel, SemanticObservation, SupervisedModel
+from training.evaluation.voxel_truth import ALL, VoxelTruth
+
+PROBE_POINTS = 2000
+"""Labelled voxels of a frame that a probe is fitted to, at most."""
+
+
+class ClassifiedModel:
+    """A model whose points get classes right away (a `ScoredModel`).
+
+    Args:
+        model: Gives the codes of points.
+        cutoff: Density per metre that an occupied voxel exceeds.
+        name: Short name for tables.
+        classify: Class of each code, its number in `COMMON_CLASSES` less one.
+    """
+
+    labels = len(COMMON_CLASSES)
+    namings: tuple[Naming, ...] = ("hungarian", "covering", "majority")
+
+    def __init__(self, model: SemanticModel, cutoff: float, name: str, classify: Assignment) -> None:
+        self.name = name
+        self._model = model
+        self._cutoff = cutoff
+        self._classify = classify
+
+    def names(self, naming: Naming) -> NDArray[np.int64]:
+        """Its labels are classes."""
+        return np.arange(self.labels)
+
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+        """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
+        counted = truth.known & truth.regions[ALL]
+        observed = self._model.observe(sequence, index)
+        return label_volume(observed, self._cutoff, self._classify, truth.grid, truth.grid_from_camera, counted)
+
+
+def open_supervised(path: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
+    """Opens a checkpoint of stage `supervised`.
+
+    Args:
+        path: The checkpoint.
+        density: Whose density says what is occupied.
+        cutoff: Density per metre that an occupied voxel exceeds.
+
+    Raises:
+        BundleError: It is no such checkpoint.
+    """
+    model = SupervisedModel.open(path, density=density)
+    return ClassifiedModel(model, cutoff, model.name, lambda logits: np.asarray(logits.argmax(axis=1), np.int64))
+
+
+def fit_probe(
+    model: SemanticModel,
+    cutoff: float,
+    labelled: Sequence[PosedSequence],
+    *,
+    points_a_frame: int = PROBE_POINTS,
+    seed: int = 0,
+) -> ClassifiedModel:
+    """Fits a linear probe: multinomial logistic regression of the classes of voxels on their codes.
+
+    It learns from the voxels that clusters get their names from: those that are labelled, in the image, and occupied
+    for the density as well. All of them weigh the same, as in published probes; so rare classes are rarely said.
+
+    Args:
+        model: The model.
+        cutoff: Density per metre that an occupied voxel exceeds.
+        labelled: Training recordings with ground truth voxels.
+        points_a_frame: Most voxels of a frame, drawn at random.
+        seed: Seed of the draw.
+
+    Raises:
+        ConfigurationError: The voxels have fewer than two classes, or there are none.
+    """
+    generator = np.random.default_rng(seed)
+    codes, classes = [], []
+    for sequence, index, truth in truths(labelled):
+        observed = model.observe(sequence, index)
+        points, found = labelled_points(observed, cutoff, truth)
+        chosen = generator.permutation(len(points))[:points_a_frame]
+        if len(chosen):
+            codes.append(observed.codes(points[chosen]))
+            classes.append(found[chosen])
+    if len(np.unique(np.concatenate(classes) if classes else [])) < 2:
+        raise ConfigurationError(
+            f"{sum(map(len, classes))} labelled voxels of fewer than two classes for a probe of {model.name}",
+            where=", ".join(sequence.name for sequence in labelled),
+            cure="Name more recordings with ground truth voxels",
+        )
+    order = generator.permutation(sum(map(len, classes)))
+    units, targets = np.concatenate(codes)[order], np.concatenate(classes)[order]
+    head = fit_label_head(units, targets, len(COMMON_CLASSES) - 1)
+    return ClassifiedModel(model, cutoff, f"{model.name}, linear probe", head.assign)
+
+
+def labelled_points(
+    observed: SemanticObservation, cutoff: float, truth: VoxelTruth
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Labelled voxels in the image that are occupied for the density, too.
+
+    Returns:
+        Their centres [N, 3], metres, optical frame of the reference camera, and their classes [N]: the number in
+        `COMMON_CLASSES` less one.
+    """
+    classes = common_classes(truth)
+    asked = truth.known & field_of_view(truth) & (classes != EMPTY) & (classes != INVALID)
+    points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
+    occupied = observed.observation.density(points) > cutoff
+    return points[occupied], classes[asked][occupied].astype(np.int64) - 1

@@ -1,0 +1,298 @@
+"""Whether features look the same from two views: those of feature fields beside the tokens they have learned from.
+
+SceneDINO's measure with depth and poses in place of optical flow, see
+`scene_completion_ros.evaluation.feature_consistency`. A field sees each image alone and is rendered to the pixels of
+that same image; tokens are enlarged bilinearly. Both lie in the space of the tokens and have length one, and both are
+compared at the same pixels. A field that has learned tokens less their mean stands beside tokens less that mean, too.
+
+A feature that is the same everywhere is perfectly consistent. So the cosine of unrelated pixels of the same pair stands
+beside: what counts is how far the two are apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.feature_consistency import FeatureConsistency, FeatureConsistencyMetric
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.checkpoints import Checkpoint
+from training.data.prepared import CANONICAL_CAMERA
+from training.evaluation.checkpoints import CanonicalImages
+from training.evaluation.tables import table
+from training.evaluation.view_pairs import view_pairs
+from training.foundation.backbone import Backbone
+from training.networks.feature_field import FeatureField
+from training.rendering.feature_image import render_features
+
+TOKENS = "tokens of the image"
+CAPTION = (
+    "{group}, {kind}: features of pixels that show the same point, of length one, mean over pairs of views. "
+    "L1 is summed over the channels; `unrelated` is the cosine of pixels of the same pair that do not belong together."
+)
+
+
+class FeatureImages(Protocol):
+    """Anything that gives the pixels of a view features."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables."""
+
+    def features(self, sequence: PosedSequence, index: int, name: str) -> NDArray[np.float32]:
+        """Features [D, H, W] of a camera's image, of any length, at the resolution that is compared."""
+
+
+class FieldFeatures:
+    """What a feature field that sees an image makes of it, rendered to its own pixels.
+
+    Args:
+        field: The field.
+        name: Short name for tables.
+        camera: Canonical camera at the resolution that is compared.
+        half_resolution: It was trained on images of half the size.
+    """
+
+    def __init__(self, field: FeatureField, name: str, camera: Camera, *, half_resolution: bool = False) -> None:
+        self.name = name
+        self.field = field.eval()
+        self._camera = camera
+        self._image = CanonicalImages(field.camera, half_resolution)
+
+    @staticmethod
+    def open(path: Path, camera: Camera) -> FieldFeatures:
+        """Opens a checkpoint of stage `feature_field`, or of stage `semantics`, which holds one.
+
+        Raises:
+            BundleError: It is none of these.
+        """
+        stored = Checkpoint.read(path)
+        name = path.resolve().parent.parent.name
+        return FieldFeatures(stored.feature_field(), name, camera, half_resolution=stored.half_resolution)
+
+    def features(self, sequence: PosedSequence, index: int, name: str) -> NDArray[np.float32]:
+        """Features [D, H, W] of a camera's image, composited along its rays and expanded."""
+        with torch.inference_mode():
+            seen = self.field.observe(self._image(sequence, index, name)[None])
+            return np.asarray(render_features(seen, self._camera).numpy(), np.float32)
+
+
+class TokenFeatures:
+    """The tokens of a 2D foundation model, bilinearly enlarged.
+
+    Args:
+        backbone: The foundation model.
+        cell: Edge of the square of pixels of the canonical image that a token covers.
+        camera: Canonical camera at the resolution that is compared.
+        name: Short name for tables.
+        mean: Taken from each token [D]; nothing if left out.
+    """
+
+    def __init__(
+        self, backbone: Backbone, cell: int, camera: Camera, name: str = TOKENS, *, mean: Tensor | None = None
+    ) -> None:
+        self.name = name
+        self._mean = torch.zeros(1) if mean is None else mean
+        self._backbone = backbone
+        self._cell = cell
+        self._size = (camera.height, camera.width)
+        self._image = CanonicalImages(CANONICAL_CAMERA, half_resolution=False)
+
+    def features(self, sequence: PosedSequence, index: int, name: str) -> NDArray[np.float32]:
+        """Features [D, H, W] of a camera's image."""
+        tokens = self._backbone.features(self._image(sequence, index, name)[None], self._cell).float().cpu()
+        tokens = tokens - self._mean[:, None, None]
+        enlarged = functional.interpolate(tokens, self._size, mode="bilinear", align_corners=False)
+        return np.asarray(enlarged[0].numpy(), np.float32)
+
+
+def token_rows(fields: Sequence[FieldFeatures], backbone: Backbone, cell: int, camera: Camera) -> list[TokenFeatures]:
+    """What stands beside fields: the tokens as they are, and less each mean that a field has learned them without.
+
+    Args:
+        fields: The fields.
+        backbone: The foundation model that they have learned from.
+        cell: Edge of the square of pixels that a token covers.
+        camera: Canonical camera at the resolution that is compared.
+
+    Raises:
+        ConfigurationError: A field has learned features of another dimension.
+    """
+    rows = [TokenFeatures(backbone, cell, camera)]
+    means: list[Tensor] = [torch.zeros(backbone.dim)]
+    for field in fields:
+        mean = field.field.target_mean
+        if len(mean) != backbone.dim:
+            raise ConfigurationError(
+                f"{field.name} has features of {len(mean)} numbers, the tokens have {backbone.dim}",
+                where="--foundation",
+                cure="Name the model that the field has learned from",
+            )
+        if not any(torch.equal(mean, known) for known in means):
+            means.append(mean)
+            rows.append(TokenFeatures(backbone, cell, camera, f"{TOKENS}, less the mean of {field.name}", mean=mean))
+    return rows
+
+
+@dataclass(frozen=True)
+class ConsistencyScores:
+    """Consistency over pairs of views.
+
+    Attributes:
+        pairs: Pairs with common pixels.
+        over_pairs: Mean over the pairs of what each has as a mean over its pixels.
+        over_pixels: Mean over all pixels of all pairs.
+        unrelated: Cosine of unrelated pixels, mean over the pairs.
+    """
+
+    pairs: int
+    over_pairs: FeatureConsistency
+    over_pixels: FeatureConsistency
+    unrelated: float
+
+
+Results: TypeAlias = Mapping[tuple[str, str, str], ConsistencyScores]
+"""(recordings, kind of pair, method) -> scores."""
+
+
+class PairScores:
+    """Collects the pairs of one method."""
+
+    def __init__(self) -> None:
+        self._total = FeatureConsistencyMetric()
+        self._pairs: list[FeatureConsistency] = []
+        self._unrelated: list[float] = []
+
+    def update(self, pair: FeatureConsistencyMetric, unrelated: FeatureConsistencyMetric) -> None:
+        """Count a pair, compared at its own pixels and at unrelated ones."""
+        self._total.merge(pair)
+        self._pairs.append(pair.compute())
+        self._unrelated.append(unrelated.compute().cosine)
+
+    def compute(self) -> ConsistencyScores:
+        """Means over what was counted."""
+        total = self._total.compute()
+        l1, l2, cosine = np.mean([[pair.l1, pair.l2, pair.cosine] for pair in self._pairs], axis=0).tolist()
+        over_pairs = FeatureConsistency(total.pixels, l1, l2, cosine)
+        return ConsistencyScores(len(self._pairs), over_pairs, total, float(np.mean(self._unrelated)))
+
+
+def compared_camera(stride: int) -> Camera:
+    """The canonical camera with one pixel for so many by so many.
+
+    Raises:
+        ConfigurationError: The stride does not divide the image.
+    """
+    width, height = CANONICAL_CAMERA.width, CANONICAL_CAMERA.height
+    if stride < 1 or width % stride or height % stride:
+        raise ConfigurationError(
+            f"{stride} pixels", where="stride", cure=f"Take a positive number that divides {width} and {height}"
+        )
+    return CANONICAL_CAMERA.resized(width // stride, height // stride)
+
+
+def evaluate_features(
+    recordings: Iterable[PosedSequence],
+    methods: Sequence[FeatureImages],
+    camera: Camera,
+    *,
+    step: int = 3,
+    every: int = 5,
+    seed: int = 0,
+) -> dict[tuple[str, str], ConsistencyScores]:
+    """Compare the features of pairs of views, of all methods at the same pixels.
+
+    Args:
+        recordings: Recordings with depth or a stereo pair.
+        methods: What gives features, at the resolution of the camera.
+        camera: Canonical camera at that resolution.
+        step: Frames to the later view of a pair.
+        every: Frames between first views.
+        seed: Seed of the unrelated pixels.
+
+    Returns:
+        (kind of pair, method) -> scores.
+
+    Raises:
+        SequenceError: A view has no depth, or no two views have a pixel in common.
+    """
+    generator = np.random.default_rng(seed)
+    scores: dict[tuple[str, str], PairScores] = {}
+    names = []
+    for sequence in recordings:
+        names.append(sequence.name)
+        views = {method.name: _remembered(method, sequence, 2 * step + 2) for method in methods}
+        for pair in view_pairs(sequence, camera, step=step, every=every):
+            if not pair.valid.any():
+                continue
+            unrelated = pair.unrelated(generator)
+            for name, features in views.items():
+                found = _compared(features(*pair.first), features(*pair.second), (pair.warp, unrelated), pair.valid)
+                scores.setdefault((pair.kind, name), PairScores()).update(*found)
+    if not scores:
+        raise SequenceError(
+            f"no two views {step} frames apart, or of a stereo pair, have a pixel in common",
+            where=", ".join(names),
+            cure="Take a smaller --step, or recordings that are longer",
+        )
+    return {key: collected.compute() for key, collected in scores.items()}
+
+
+def _remembered(
+    method: FeatureImages, sequence: PosedSequence, views: int
+) -> Callable[[int, str], NDArray[np.float32]]:
+    return lru_cache(maxsize=views)(lambda index, name: method.features(sequence, index, name))
+
+
+def _compared(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    warps: tuple[NDArray[np.float64], NDArray[np.float64]],
+    valid: NDArray[np.bool_],
+) -> tuple[FeatureConsistencyMetric, FeatureConsistencyMetric]:
+    metrics = FeatureConsistencyMetric(), FeatureConsistencyMetric()
+    for metric, warp in zip(metrics, warps, strict=True):
+        metric.update(first, second, warp, valid)
+    return metrics
+
+
+def markdown(results: Results) -> str:
+    """A table for each set of recordings and each kind of pair."""
+    parts = []
+    for group, kind in dict.fromkeys((group, kind) for group, kind, _ in results):
+        rows = [
+            [method, str(scores.pairs), str(scores.over_pixels.pixels), *_columns(scores)]
+            for (of, pair, method), scores in results.items()
+            if (of, pair) == (group, kind)
+        ]
+        columns = ["method", "pairs", "pixels", "L1", "L2", "cosine", "unrelated", "cosine, mean over pixels"]
+        parts.append(f"{CAPTION.format(group=group, kind=kind)}\n\n{table(columns, rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(results: Results, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All scores as plain values."""
+    entries = [
+        {"recordings": group, "pair": kind, "method": method, **asdict(scores)}
+        for (group, kind, method), scores in results.items()
+    ]
+    return {"arguments": dict(arguments), "scores": entries}
+
+
+def _columns(scores: ConsistencyScores) -> list[str]:
+    mean = scores.over_pairs
+    return [
+        f"{mean.l1:.2f}",
+        *(f"{value:.3f}" for value in (mean.l2, mean.cosine, scores.unrelated, scores.over_pixels.cosine)),
+    ]

@@ -1,0 +1,56 @@
+"""Features rendered from a feature field at evaluation: no jitter, pinhole rays of the encoder view."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+from training.networks.feature_field import FeatureObservation
+from training.rendering.patches import RenderedPatches, composite_features, heaviest_samples
+from training.rendering.rays import Rays, rays_of_pixels
+from training.rendering.volume import composite, inverse_depth_samples
+
+_CHUNK = 1 << 11  # rays in memory at a time
+
+
+@torch.no_grad()
+def render_features(seen: FeatureObservation, camera: Camera, *, samples: int = 64, heaviest: int = 8) -> Tensor:
+    """Renders the features that the encoder view sees, in the space of the targets.
+
+    Features are composited as in the training, from the heaviest samples of each ray, and expanded then.
+
+    Args:
+        seen: The field with one image encoded.
+        camera: Its camera, at the resolution that is wanted.
+        samples: Samples a ray, even in inverse distance.
+        heaviest: Samples of a ray whose features are composited.
+
+    Returns:
+        Features [D, H, W], of any length.
+    """
+    device = seen.features_map.device
+    v, u = torch.meshgrid(
+        torch.arange(camera.height, device=device), torch.arange(camera.width, device=device), indexing="ij"
+    )
+    pixels = torch.stack([u, v], dim=-1).reshape(1, -1, 2)
+    parts = [_rendered(seen, camera, part, samples, heaviest) for part in torch.split(pixels, _CHUNK, dim=1)]
+    return torch.cat(parts, dim=1)[0].T.reshape(-1, camera.height, camera.width)
+
+
+def _rendered(seen: FeatureObservation, camera: Camera, pixels: Tensor, samples: int, heaviest: int) -> Tensor:
+    """Expanded features [1, R, D] of the rays through pixels [1, R, 2]."""
+    spec = seen.field.spec
+    pose = torch.eye(4, device=pixels.device)[None, None]
+    view = torch.zeros(pixels.shape[:2], dtype=torch.long, device=pixels.device)
+    rays: Rays = rays_of_pixels(camera, pose, view, pixels, 1)
+    distances = inverse_depth_samples(
+        tuple(rays.cosine.shape), samples, spec.near, spec.far, jitter=False, device=pixels.device
+    )
+    points = (rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]).flatten(1, 2)
+    logit = seen.density_logit(points).reshape(distances.shape)
+    composed = composite(functional.softplus(logit), distances)
+    rendered = RenderedPatches(rays, distances, points, logit, composed.weights, composed.distance * rays.cosine)
+    chosen, weights = heaviest_samples(rendered, heaviest)
+    return seen.field.expand(composite_features(seen.features(chosen), weights))
