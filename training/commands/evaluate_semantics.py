@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from training.commands.evaluated_models import SHARED_DATA, asked, refuse_scored, write_results
 
 if TYPE_CHECKING:
+    from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from training.evaluation.density_model import DensityModel
     from training.evaluation.semantic_evaluation import ScoredModel
     from training.evaluation.semantic_models import SemanticModel
@@ -77,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     density, cutoff = student_density(args.student)
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
     supervised = _supervised(args.checkpoint)
-    models = _models(args, supervised, density)
-    _check_recordings(args, bool(models))
+    _check_recordings(args, bool(args.foundation or len(supervised) < len(args.checkpoint)))
+    models = _models(args, supervised, density, cluster_on)
     fitted: list[ScoredModel] = [
         fit_model(model, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed) for model in models
     ]
@@ -107,7 +108,9 @@ def _supervised(files: list[Path]) -> list[Path]:
     return [file for file in files if Checkpoint.read(file).stage == SUPERVISED]
 
 
-def _models(args: argparse.Namespace, supervised: list[Path], density: DensityModel) -> list[SemanticModel]:
+def _models(
+    args: argparse.Namespace, supervised: list[Path], density: DensityModel, cluster_on: list[PosedSequence]
+) -> list[SemanticModel]:
     """What has to be clustered."""
     from training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens, OnSurface
 
@@ -118,7 +121,7 @@ def _models(args: argparse.Namespace, supervised: list[Path], density: DensityMo
         from training.foundation.backbone import Backbone
 
         lifted = LiftedTokens(
-            Backbone(args.foundation, args.layer), density, cell=16, name="tokens of the image, lifted"
+            Backbone(args.foundation, args.layer), density, 16, "tokens of the image, lifted", cluster_on
         )
         models += [lifted, OnSurface(lifted, "tokens of the image, on visible surfaces")]
     return models

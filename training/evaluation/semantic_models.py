@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -37,6 +37,8 @@ CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _CHUNK = 1 << 14  # points in memory at a time
 FARTHEST_SURFACE = 51.2
 """Pixels that see nothing within the largest range are not clustered, metres."""
+_MEAN_EVERY = 5
+"""Of each recording every so many frames give the mean of the tokens."""
 _SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
 
 
@@ -156,24 +158,45 @@ class SupervisedModel(FeatureFieldModel):
 class LiftedTokens:
     """A control: every point has the token of the pixel it projects to, as if no field had been trained.
 
+    Tokens are taken less their mean, as fields learn them: as they are they have most in common, and fall into worse
+    clusters.
+
     Args:
         backbone: The foundation model.
         density: Whose density says what is occupied.
         cell: Edge of the square of pixels that a token covers.
         name: Short name for tables.
+        recordings: Their tokens give the mean.
     """
 
-    def __init__(self, backbone: Backbone, density: DensityModel, cell: int, name: str) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        density: DensityModel,
+        cell: int,
+        name: str,
+        recordings: Sequence[PosedSequence],
+    ) -> None:
         self.name = name
         self._backbone = backbone
         self._density = density
         self._cell = cell
         self._image = CanonicalImages(CANONICAL_CAMERA, half_resolution=False)
+        self._mean = torch.stack(
+            [
+                self._tokens(sequence, index).mean(dim=(0, 2, 3))
+                for sequence in recordings
+                for index in range(0, len(sequence.frames), _MEAN_EVERY)
+            ]
+        ).mean(dim=0)
+
+    def _tokens(self, sequence: PosedSequence, index: int) -> Tensor:
+        image = self._image(sequence, index, reference_camera(sequence))
+        return self._backbone.features(image[None], self._cell).float()
 
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """Compute the tokens of the reference camera's image of a frame."""
-        name = reference_camera(sequence)
-        tokens = self._backbone.features(self._image(sequence, index, name)[None], self._cell).float()
+        tokens = self._tokens(sequence, index) - self._mean[:, None, None]
         observation = self._density.observe(sequence, index)
         return SemanticObservation(observation, lambda points: _in_chunks(lambda p: _tokens_at(tokens, p), points))
 

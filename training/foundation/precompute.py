@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +39,8 @@ def precompute(frames: Sequence[PreparedFrame], backbone: Backbone, store: Featu
         ConfigurationError: float16 cannot hold them.
     """
     images = [(frame, camera) for frame in frames for camera in sorted(frame.images)]
+    # Every process in an order of its own: several that work on one store would all compute the same image at a time.
+    random.Random(os.getpid()).shuffle(images)
     computed = 0
     for frame, camera in _bar(images):
         key = frame_key(frame, camera)

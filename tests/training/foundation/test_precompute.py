@@ -87,6 +87,28 @@ def test_only_what_is_missing_is_computed(
     assert precompute(frames, backbone, store) == 0
 
 
+def test_processes_that_share_a_store_share_its_work(
+    frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes in step with each other: whoever finds an image missing computes it, and writes it a step later."""
+    backbone = Backbone(folders["dinov2"], 2)
+    store = FeatureStore.create(tmp_path, canonical_manifest(backbone, cell=16, variants=2, seed=4))
+    orders = []
+    for process in (1, 2):
+        order: list[str] = []
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        monkeypatch.setattr(FeatureStore, "save", lambda self, key, features, order=order: order.append(key))
+        precompute(frames, backbone, store)
+        orders.append(order)
+    assert sorted(orders[0]) == sorted(orders[1])
+    done: set[str] = set()
+    steps = 0
+    while len(done) < len(orders[0]):
+        done |= {next(key for key in order if key not in done) for order in orders if len(done) < len(order)}
+        steps += 1
+    assert steps < len(orders[0])  # in one order each would compute all
+
+
 def test_the_command_reads_a_training_configuration(
     frames: list[PreparedFrame],
     synthetic_drive: Path,
