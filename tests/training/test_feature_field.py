@@ -90,6 +90,21 @@ def test_rays_of_a_cell_cover_its_pixels() -> None:
     assert torch.equal(pixels[:, 7, 7], pixels[:, 0, 0] + 7)
 
 
+def test_rays_of_a_cell_that_begins_between_pixels() -> None:
+    """A shift of 5 pixels where rays stand 2 apart: patches begin at 2.5, and rays go there."""
+    poses = torch.eye(4).expand(1, 1, 4, 4)
+    draw = {"patches": 60, "cell": 4}
+    between, cells = sample_cell_rays(
+        CAMERA, poses, torch.tensor([[0]]), torch.tensor([[[2.5, 0.0]]]), **draw,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    pixels = between.pixel.reshape(60, 4, 4, 2)
+    assert torch.equal(pixels[:, 0, 0, 0], 2.5 + 4.0 * cells[0, :, 1])
+    assert cells[..., 1].unique().tolist() == list(range(15))  # the last ends at 62.5, one more would at 66.5
+    ray = between.direction / between.direction[..., 2:]
+    assert torch.allclose(ray[..., 0], (between.pixel[..., 0] - CAMERA.cx) / CAMERA.fx, atol=1e-6)
+
+
 def test_features_are_composited_like_distances(field: FeatureField) -> None:
     """A feature that is the distance of its sample composites to the expected distance."""
     seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))

@@ -56,8 +56,9 @@ def view_synthesis_losses(
 
 
 def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:
-    """Values [B, R, C] of views [B, V, C, H, W] at the rays' pixels."""
+    """Values [B, R, C] of views [B, V, C, H, W] at the rays' pixels, or the nearest ones."""
     rays = rendered.rays
-    u, v = rays.pixel[..., 0], rays.pixel[..., 1]
+    pixel = rays.pixel.round().long() if rays.pixel.is_floating_point() else rays.pixel
+    u, v = pixel[..., 0], pixel[..., 1]
     index = torch.arange(u.shape[0], device=u.device)[:, None].expand_as(u)
     return views[index, rays.view, :, v, u]

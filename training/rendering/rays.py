@@ -19,7 +19,7 @@ class Rays:
         direction: [B, R, 3], unit vectors in the same frame.
         cosine: [B, R], cosine to the view's optical axis: z-depth = distance × cosine.
         view: [B, R], index of the view a ray belongs to.
-        pixel: [B, R, 2], integer pixel coordinates (u, v).
+        pixel: [B, R, 2], pixel coordinates (u, v): integers, but for patches that begin between pixels.
         patch_size: Rays come patch by patch, row-major inside a patch.
     """
 
@@ -74,7 +74,7 @@ def sample_cell_rays(
         camera: Camera shared by all views.
         encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
         loss_views: Indices [B, L] of the views that may be rendered.
-        offsets: Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels, of any sign.
+        offsets: Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
         patches: Patches per batch element.
         cell: Edge of a cell in pixels.
         generator: Source of randomness.
@@ -88,7 +88,7 @@ def sample_cell_rays(
     offset = torch.gather(offsets, 1, view[..., None].expand(-1, -1, 2)).cpu()  # [B, P, 2]
     size = torch.tensor([camera.width, camera.height])
     first = torch.ceil((-offset).clamp_min(0) / cell).long()
-    last = torch.div(size - offset, cell, rounding_mode="floor").minimum(size // cell)  # exclusive
+    last = torch.div(size - offset, cell, rounding_mode="floor").long().minimum(size // cell)  # exclusive
     drawn = torch.rand((batch, patches, 2), generator=generator)
     index = first + (drawn * (last - first)).floor().long()
     corner = offset + cell * index

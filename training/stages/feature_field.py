@@ -102,8 +102,7 @@ class FeatureFieldStage(FieldStage):
         seen = self.observe(batch)
         batch = self._at_rays(batch)
         half, render = batch["roles"].shape[1] // 2, self.settings.render
-        # A shift that falls between two rays is rounded down: the patch lies less than a ray beside its token.
-        offsets = torch.div(batch["feature_offsets"], self.step_of_rays, rounding_mode="floor")
+        offsets = batch["feature_offsets"] / self.step_of_rays
         rays, cells = sample_cell_rays(
             self.loss_camera,
             batch["encoder_from_view"],
