@@ -22,8 +22,9 @@ from training.data.fused_occupancy import DepthView, fuse_occupancy
 from training.data.ground_plane import ground_roll
 from training.data.module import SequenceSource, load_sequence, matching
 from training.data.prepared import CANONICAL_CAMERA, PreparedFrame, load_prepared, prepare_sequence
+from training.data.step_sampler import StepSampler
 from training.data.stereo import stereo_depth, stereo_pair
-from training.data.view_batches import NEAR_DEPTH, StepSampler, ViewSamples, ViewSettings
+from training.data.view_batches import NEAR_DEPTH, ViewSamples, ViewSettings
 from training.data.voxel_evidence import POINT_UNIT, FusionSettings
 
 PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)

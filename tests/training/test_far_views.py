@@ -15,8 +15,10 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.data.augmentation import canonical_depth, canonical_image
+from training.data.drawn_views import metres_travelled, nearest_along, unused_frame
 from training.data.prepared import CANONICAL_CAMERA, PreparedFrame, load_prepared, prepare_sequence
-from training.data.view_batches import StepSampler, ViewSamples, ViewSettings, _unused, metres_travelled, nearest_along
+from training.data.step_sampler import StepSampler
+from training.data.view_batches import ViewSamples, ViewSettings
 from training.data.voxel_evidence import FusionSettings
 
 SETTINGS = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=50)
@@ -147,7 +149,7 @@ def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFram
     travelled = metres_travelled([np.array(place) for place in ([0.0, 0, 0], [1, 0, 0], [1, 0, 2], [1, 3, 2])])
     assert travelled.tolist() == [0.0, 1.0, 3.0, 6.0]
     assert [nearest_along(travelled, 1, metres) for metres in (0.4, 2.2, -3, 9)] == [1, 2, 0, 3]
-    assert _unused(frames, 1, "left", [(1, "left")]) == (2, "left")  # of two as near, the one further along
+    assert unused_frame(frames, 1, "left", [(1, "left")]) == (2, "left")  # of two as near, the one further along
 
 
 def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[PreparedFrame]) -> None:

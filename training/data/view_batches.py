@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from training.data.augmentation import canonical_depth, canonical_image, canonical_mask, jittered
+from training.data.augmentation import canonical_depth, canonical_image, jittered
+from training.data.drawn_views import (
+    Draw,
+    DrawnViews,
+    as_tensor,
+    depth_hint,
+    metres_travelled,
+    nearest_along,
+    neighbouring_frame,
+    roles_of_views,
+    unused_frame,
+)
 from training.data.feature_targets import FeatureTargets, frame_key
 from training.data.ground_plane import ground_roll
 from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
@@ -34,7 +44,6 @@ _MEAN_FRAMES = 200
 """Most frames of a sequence that the mean depth is taken from."""
 MIRROR = np.diag([-1.0, 1.0, 1.0])
 _OTHER = {"left": "right", "right": "left"}
-_Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
 
 
 @dataclass(frozen=True)
@@ -131,19 +140,19 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         draw = self._draw(generator)
         same_jitter = copy.deepcopy(generator) if self.settings.colour_jitter else None
         sample = self._own_view(draw, generator)
-        views = _Views(draw, self._names(draw, generator))
+        views = DrawnViews(draw, self._names(draw, generator))
         sample |= {
             "views": views.stacked,
-            "masks": _tensor(np.stack(views.masks)),
+            "masks": as_tensor(np.stack(views.masks)),
             "encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(),
-            "hints": _tensor(np.stack(views.hints)),
-            "roles": torch.from_numpy(_roles(len(views.names), generator)),
+            "hints": as_tensor(np.stack(views.hints)),
+            "roles": torch.from_numpy(roles_of_views(len(views.names), generator)),
         }
         if self.encoder_views > 1:
-            others = _Views(draw, self._encoder_names(draw, generator), same_jitter)
+            others = DrawnViews(draw, self._encoder_names(draw, generator), same_jitter)
             sample |= {
                 "encoder_images": torch.cat([sample["image"][None], 255.0 * others.stacked]),
-                "encoder_hints": torch.cat([sample["hint"][None], _tensor(np.stack(others.hints))]),
+                "encoder_hints": torch.cat([sample["hint"][None], as_tensor(np.stack(others.hints))]),
                 "encoder_poses": torch.cat([torch.eye(4)[None], torch.from_numpy(np.stack(others.poses)).float()]),
             }
         if self.targets is not None:
@@ -152,7 +161,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             sample |= self._labels(draw, generator)
         return sample
 
-    def _features(self, targets: FeatureTargets, views: _Views, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _features(
+        self, targets: FeatureTargets, views: DrawnViews, generator: np.random.Generator
+    ) -> dict[str, Tensor]:
         """Targets of the views, each with a grid of its own."""
         found = []
         for (index, name), image in zip(views.names, views.recorded, strict=True):
@@ -165,36 +176,36 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             "feature_offsets": torch.tensor(offsets),
         }
 
-    def _encoder_names(self, draw: _Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
+    def _encoder_names(self, draw: Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
         """Frame and camera of each encoder view but the first, none of them twice as long as the drive has others."""
         names = [(draw.index, draw.side)]
         for _ in range(self.encoder_views - 1):
             metres = float(generator.uniform(*self.settings.encoder_metres))
             side = str(generator.choice([name for name in ("left", "right") if name in draw.frames[draw.index].images]))
             along = nearest_along(draw.travelled, draw.index, metres)
-            names.append(_unused(draw.frames, along, side, names))
+            names.append(unused_frame(draw.frames, along, side, names))
         return names[1:]
 
-    def _names(self, draw: _Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
+    def _names(self, draw: Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
         """Frame and camera of each view: the sample's camera now and a frame away, the other one, and far views.
 
         No view comes twice as long as the drive has others: compared with itself, every density explains it. Without
         another camera, the nearest other frames stand in for it.
         """
         frames, side, other = draw.frames, draw.side, _OTHER[draw.side]
-        near = _neighbour(frames, draw.index, generator)
+        near = neighbouring_frame(frames, draw.index, generator)
         names = [(draw.index, side), (near, side)]
         if other in frames[draw.index].images:
             names += [(draw.index, other), (near, other)]
         else:
             for _ in range(2):
-                names.append(_unused(frames, near, side, names))
+                names.append(unused_frame(frames, near, side, names))
         if self.settings.far_views:
             metres = float(generator.uniform(*self.settings.far_metres))
             further = nearest_along(draw.travelled, draw.index, metres)
             for name in frames[draw.index].far_cameras:
                 for _ in range(2):
-                    names.append(_unused(frames, further, name, names))
+                    names.append(unused_frame(frames, further, name, names))
         return names
 
     def unmirrored(self) -> ViewSamples:
@@ -218,7 +229,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         generator = np.random.default_rng((self.seed, number))
         return self._occupancy(self._draw(generator), generator)
 
-    def _labels(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _labels(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         """Labelled voxels, with a probability inverse to the square root of how many of its class the frame has.
 
         That lies half way between voxels as they come, among which persons hardly occur, and classes equally often,
@@ -266,21 +277,21 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         mean /= weights
         return torch.from_numpy(mean.astype(np.float32))[None, None]
 
-    def _own_view(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _own_view(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame, side = draw.frames[draw.index], draw.side
         image = canonical_image(frame.images[side], frame.cameras[side], draw.turn)
-        hint = _depth_hint(frame, side, draw.turn)
+        hint = depth_hint(frame, side, draw.turn)
         if self.settings.colour_jitter:
             image = jittered(image, generator)
         if draw.mirror:
             image, hint = image[:, ::-1], hint[:, ::-1]
         return {
-            "image": _tensor(image).permute(2, 0, 1).float(),
-            "hint": _tensor(hint),
+            "image": as_tensor(image).permute(2, 0, 1).float(),
+            "hint": as_tensor(hint),
             **self._occupancy(draw, generator),
         }
 
-    def _draw(self, generator: np.random.Generator) -> _Draw:
+    def _draw(self, generator: np.random.Generator) -> Draw:
         number = int(generator.choice(len(self.sequences), p=self.share))
         frames = self.sequences[number]
         index = int(generator.integers(len(frames)))
@@ -290,13 +301,13 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         if mirror:  # mirrored, the ground would tilt to the other side
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
-        return _Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
+        return Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
 
     def _rotation(self, generator: np.random.Generator) -> NDArray[np.float64]:
         limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])
         return np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
 
-    def _occupancy(self, draw: _Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _occupancy(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
         count = self.settings.occupancy_points
         if not frame.has_evidence:  # one camera: nothing is known, and the weights say so
@@ -315,163 +326,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             "weight": torch.from_numpy(weight),
         }
 
-    def _in_encoder(self, draw: _Draw, stored: NDArray[np.int16]) -> Tensor:
+    def _in_encoder(self, draw: Draw, stored: NDArray[np.int16]) -> Tensor:
         """Voxel centres [M, 3] of a sample's frame, as they are stored, in metres in the encoder's frame."""
         encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
-
-
-@dataclass(frozen=True, eq=False)
-class _Draw:
-    """What chance chose for a sample."""
-
-    frames: Sequence[PreparedFrame]
-    index: int
-    travelled: NDArray[np.float64]
-    side: str
-    mirror: bool
-    turn: NDArray[np.float64]
-    encoder_from_world: RigidTransform
-
-
-@dataclass(frozen=True, eq=False)
-class _Views:
-    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame.
-
-    Attributes:
-        draw: The sample.
-        names: Frame and camera of each view.
-        jitter: Source of the colour jitter, the same for all views; without one they keep their colours.
-    """
-
-    draw: _Draw
-    names: list[tuple[int, str]]
-    jitter: np.random.Generator | None = None
-
-    @cached_property
-    def recorded(self) -> list[NDArray[np.uint8]]:
-        """RGB [H, W, 3] each, neither mirrored nor jittered."""
-        frames = self.draw.frames
-        return [canonical_image(frames[i].images[n], frames[i].cameras[n]) for i, n in self.names]
-
-    @property
-    def images(self) -> list[NDArray[np.uint8]]:
-        """RGB [H, W, 3] each."""
-        images = self.recorded
-        if self.jitter is not None:
-            images = [jittered(image, copy.deepcopy(self.jitter)) for image in images]
-        return [self._flipped(image) for image in images]
-
-    @property
-    def stacked(self) -> Tensor:
-        """RGB [V, 3, H, W] in 0..1."""
-        return _tensor(np.stack(self.images)).permute(0, 3, 1, 2).float() / 255.0
-
-    @property
-    def masks(self) -> list[NDArray[np.bool_]]:
-        """Whether a pixel shows the world [H, W] each: neither outside of the recorded image nor the vehicle itself.
-
-        A view that comes again, in a drive too short for others, shows nothing new: false everywhere.
-        """
-        frames = self.draw.frames
-        masks = [self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n])) for i, n in self.names]
-        again = [name in self.names[:k] for k, name in enumerate(self.names)]
-        return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
-
-    @property
-    def hints(self) -> list[NDArray[np.float32]]:
-        """Stereo z-depth [H, W] each, metres; 0 where unknown, as everywhere in a camera without a partner."""
-        return [self._flipped(_depth_hint(self.draw.frames[i], n)) for i, n in self.names]
-
-    @property
-    def poses(self) -> list[NDArray[np.float64]]:
-        """`encoder_from_view` [4, 4] each."""
-        flip = np.diag([-1.0, 1.0, 1.0, 1.0]) if self.draw.mirror else np.eye(4)
-        frames = self.draw.frames
-        poses = [(self.draw.encoder_from_world @ frames[i].world_from_camera[n]).matrix for i, n in self.names]
-        return [flip @ pose @ flip for pose in poses]
-
-    def _flipped(self, values: _Values) -> _Values:
-        return values[:, ::-1] if self.draw.mirror else values
-
-
-class StepSampler(Sampler[int]):
-    """Sample numbers in order, from where the training stands: what a resumed training still has to see.
-
-    Of several processes each takes every so many-th batch.
-
-    Args:
-        length: Number of samples of the whole training, of all processes together.
-        done: Says how many samples have been used when the iteration starts.
-        batch_size: Samples of a batch of one process.
-        rank: Number of this process.
-        processes: How many there are.
-    """
-
-    def __init__(
-        self, length: int, done: Callable[[], int], *, batch_size: int = 1, rank: int = 0, processes: int = 1
-    ) -> None:
-        self.length = length
-        self.done = done
-        self.batch_size = batch_size
-        self.rank = rank
-        self.processes = processes
-
-    def __iter__(self) -> Iterator[int]:
-        numbers = range(self.done(), self.length)
-        return (n for n in numbers if n // self.batch_size % self.processes == self.rank)
-
-    def __len__(self) -> int:
-        # The whole length, also after a resumption: the trainer counts the batches of the epoch from its beginning.
-        return self.length // self.processes
-
-
-def _depth_hint(frame: PreparedFrame, name: str, turn: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
-    """Stereo z-depth [H, W] of a camera in the (turned) canonical one, metres; 0 where unknown."""
-    if name not in frame.depths:
-        return np.zeros((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), np.float32)
-    return canonical_depth(frame.depths[name], frame.cameras[name], turn)
-
-
-def _roles(views: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Which views are rendered (first half) and which supply colours.
-
-    Of eight views, each camera renders one of its two frames and supplies the other (BTS `kitti360-mono`).
-    """
-    if views == 4:
-        return generator.permutation(4)
-    later = (generator.random(views // 2) < 0.5).astype(np.int64)
-    first = 2 * np.arange(views // 2)
-    return np.concatenate([first + later, first + 1 - later])
-
-
-def _unused(
-    frames: Sequence[PreparedFrame], wanted: int, camera: str, used: Sequence[tuple[int, str]]
-) -> tuple[int, str]:
-    """The frame nearest to the wanted one whose view of a camera is not used yet; the wanted one where all are.
-
-    Of two as near, the one further along the drive.
-    """
-    order = sorted(range(len(frames)), key=lambda index: (abs(index - wanted), -index))
-    return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
-
-
-def metres_travelled(places: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Distance along the drive [N] of positions [3] in its order, metres."""
-    steps = np.diff(np.stack(places), axis=0)
-    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(steps, axis=1))])
-
-
-def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:
-    """The place whose distance along the drive from another one is nearest to the wanted one, which may be negative.
-
-    Args:
-        travelled: See `metres_travelled`.
-        index: The place that distances are measured from.
-        metres: The wanted distance; the last place where the drive ends before.
-    """
-    return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
 
 
 def _choose(
@@ -480,23 +339,3 @@ def _choose(
     """Draws `count` elements of a group, with replacement, with probability proportional to weight."""
     cumulative = np.cumsum(weight)
     return group[np.searchsorted(cumulative, generator.uniform(0.0, cumulative[-1], count))]
-
-
-def _tensor(array: NDArray[np.generic]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _neighbour(frames: Sequence[PreparedFrame], index: int, generator: np.random.Generator) -> int:
-    """A frame before or after that is at least 0.3 m away, or the third one where the car hardly moves."""
-    step = 1 if generator.random() < 0.5 else -1
-    if not 0 <= index + step < len(frames):
-        step = -step
-    here = frames[index].world_from_camera["left"].translation
-    other = index
-    for _ in range(3):
-        if not 0 <= other + step < len(frames):
-            break
-        other += step
-        if np.linalg.norm(frames[other].world_from_camera["left"].translation - here) > 0.3:
-            break
-    return other

@@ -19,7 +19,7 @@ from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from training.checkpoints import Checkpoint
-from training.data.view_batches import metres_travelled, nearest_along
+from training.data.drawn_views import metres_travelled, nearest_along
 from training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,

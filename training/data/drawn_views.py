@@ -1,0 +1,162 @@
+"""The views of a sample: which frames and cameras they are, and what they show in the canonical camera."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scene_completion_ros.geometry import RigidTransform
+from training.data.augmentation import canonical_depth, canonical_image, canonical_mask, jittered
+from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+
+_Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What chance chose for a sample."""
+
+    frames: Sequence[PreparedFrame]
+    index: int
+    travelled: NDArray[np.float64]
+    side: str
+    mirror: bool
+    turn: NDArray[np.float64]
+    encoder_from_world: RigidTransform
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnViews:
+    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame.
+
+    Attributes:
+        draw: The sample.
+        names: Frame and camera of each view.
+        jitter: Source of the colour jitter, the same for all views; without one they keep their colours.
+    """
+
+    draw: Draw
+    names: list[tuple[int, str]]
+    jitter: np.random.Generator | None = None
+
+    @cached_property
+    def recorded(self) -> list[NDArray[np.uint8]]:
+        """RGB [H, W, 3] each, neither mirrored nor jittered."""
+        frames = self.draw.frames
+        return [canonical_image(frames[i].images[n], frames[i].cameras[n]) for i, n in self.names]
+
+    @property
+    def images(self) -> list[NDArray[np.uint8]]:
+        """RGB [H, W, 3] each."""
+        images = self.recorded
+        if self.jitter is not None:
+            images = [jittered(image, copy.deepcopy(self.jitter)) for image in images]
+        return [self._flipped(image) for image in images]
+
+    @property
+    def stacked(self) -> Tensor:
+        """RGB [V, 3, H, W] in 0..1."""
+        return as_tensor(np.stack(self.images)).permute(0, 3, 1, 2).float() / 255.0
+
+    @property
+    def masks(self) -> list[NDArray[np.bool_]]:
+        """Whether a pixel shows the world [H, W] each: neither outside of the recorded image nor the vehicle itself.
+
+        A view that comes again, in a drive too short for others, shows nothing new: false everywhere.
+        """
+        frames = self.draw.frames
+        masks = [self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n])) for i, n in self.names]
+        again = [name in self.names[:k] for k, name in enumerate(self.names)]
+        return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
+
+    @property
+    def hints(self) -> list[NDArray[np.float32]]:
+        """Stereo z-depth [H, W] each, metres; 0 where unknown, as everywhere in a camera without a partner."""
+        return [self._flipped(depth_hint(self.draw.frames[i], n)) for i, n in self.names]
+
+    @property
+    def poses(self) -> list[NDArray[np.float64]]:
+        """`encoder_from_view` [4, 4] each."""
+        flip = np.diag([-1.0, 1.0, 1.0, 1.0]) if self.draw.mirror else np.eye(4)
+        frames = self.draw.frames
+        poses = [(self.draw.encoder_from_world @ frames[i].world_from_camera[n]).matrix for i, n in self.names]
+        return [flip @ pose @ flip for pose in poses]
+
+    def _flipped(self, values: _Values) -> _Values:
+        return values[:, ::-1] if self.draw.mirror else values
+
+
+def depth_hint(frame: PreparedFrame, name: str, turn: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    """Stereo z-depth [H, W] of a camera in the (turned) canonical one, metres; 0 where unknown."""
+    if name not in frame.depths:
+        return np.zeros((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), np.float32)
+    return canonical_depth(frame.depths[name], frame.cameras[name], turn)
+
+
+def roles_of_views(views: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Which views are rendered (first half) and which supply colours.
+
+    Of eight views, each camera renders one of its two frames and supplies the other (BTS `kitti360-mono`).
+    """
+    if views == 4:
+        return generator.permutation(4)
+    later = (generator.random(views // 2) < 0.5).astype(np.int64)
+    first = 2 * np.arange(views // 2)
+    return np.concatenate([first + later, first + 1 - later])
+
+
+def unused_frame(
+    frames: Sequence[PreparedFrame], wanted: int, camera: str, used: Sequence[tuple[int, str]]
+) -> tuple[int, str]:
+    """The frame nearest to the wanted one whose view of a camera is not used yet; the wanted one where all are.
+
+    Of two as near, the one further along the drive.
+    """
+    order = sorted(range(len(frames)), key=lambda index: (abs(index - wanted), -index))
+    return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
+
+
+def neighbouring_frame(frames: Sequence[PreparedFrame], index: int, generator: np.random.Generator) -> int:
+    """A frame before or after that is at least 0.3 m away, or the third one where the car hardly moves."""
+    step = 1 if generator.random() < 0.5 else -1
+    if not 0 <= index + step < len(frames):
+        step = -step
+    here = frames[index].world_from_camera["left"].translation
+    other = index
+    for _ in range(3):
+        if not 0 <= other + step < len(frames):
+            break
+        other += step
+        if np.linalg.norm(frames[other].world_from_camera["left"].translation - here) > 0.3:
+            break
+    return other
+
+
+def metres_travelled(places: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Distance along the drive [N] of positions [3] in its order, metres."""
+    steps = np.diff(np.stack(places), axis=0)
+    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(steps, axis=1))])
+
+
+def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:
+    """The place whose distance along the drive from another one is nearest to the wanted one, which may be negative.
+
+    Args:
+        travelled: See `metres_travelled`.
+        index: The place that distances are measured from.
+        metres: The wanted distance; the last place where the drive ends before.
+    """
+    return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
+
+
+def as_tensor(array: NDArray[np.generic]) -> Tensor:
+    """A tensor of a contiguous copy of an array, or of itself where it is contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(array))
