@@ -20,6 +20,7 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.ros.counters import FrameCounters
+from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.messages import (
     camera_info_message,
     depth_message,
@@ -27,7 +28,7 @@ from scene_completion_ros.ros.messages import (
     stamp_nanoseconds,
     voxels_message,
 )
-from scene_completion_ros.ros.parameters import NodeParameters, declare_parameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.topics import (
     CAMERA_INFO,
     DEPTH,
@@ -47,18 +48,20 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 
 @dataclass(frozen=True)
 class ArrivedImage:
-    """An image message, its calibration, and when it arrived (`time.perf_counter`)."""
+    """An image message, calibration and parameters of that moment, and when it was (`time.perf_counter`)."""
 
     message: Any
     camera: Camera
+    parameters: NodeParameters
     arrived_s: float
 
 
 class CompletionNode:
     """Subscribes to an image and its CameraInfo and publishes completed voxels in the image's frame and with its stamp.
 
-    Callbacks only keep the newest image; decoding, inference and publishing happen in one inference thread. A message
-    that cannot be used is dropped, counted and warned about, and never ends the node.
+    Callbacks only keep the newest image; decoding, inference and publishing happen in one inference thread. It takes
+    calibration and parameters from the image, which got them when it arrived. A message that cannot be used is dropped,
+    counted and warned about, and never ends the node.
 
     Args:
         node: The rclpy node to put parameters, subscriptions and publishers on.
@@ -70,25 +73,30 @@ class CompletionNode:
     def __init__(self, node: Any) -> None:
         self._node = node
         self._logger = node.get_logger()
-        self._parameters = declare_parameters(node)
-        folder = self._parameters.bundle
+        # These belong to the executor's thread: the newest usable message, how it was read, and what for.
+        self._camera_info: Any = None
+        self._camera: Camera | None = None
+        self._rectified = False
+        self._prepared_for: tuple[Camera, NodeParameters] | None = None
+        self._parameters = DeclaredParameters(node, self._check_change)
+        parameters = self._parameters.snapshot()
+        folder = parameters.bundle
         self._bundle = StudentBundle.load(Path(folder)) if folder else load_default_bundle()
         self._grid, self._grid_from_camera = self._bundle.grid, self._bundle.grid_from_camera
-        if self._parameters.grid_file:
-            self._grid, self._grid_from_camera = read_grid(Path(self._parameters.grid_file))
+        if parameters.grid_file:
+            self._grid, self._grid_from_camera = read_grid(Path(parameters.grid_file))
         self.counters = FrameCounters(self._logger)
-        self._camera: Camera | None = None  # the newest usable one; belongs to the executor's thread
         self._order = StampOrder()
         # These two belong to the inference thread; there is no completer for a camera that cannot be used.
         self._completer: Completer | None = None
-        self._completer_camera: Camera | None = None
+        self._completer_made_for: tuple[Camera, int, bool] | None = None
         self._create_publishers()
         self._worker: NewestWorker[ArrivedImage] = NewestWorker(
             self._complete,
             on_replaced=lambda _: self.counters.drop("newer image arrived"),
             on_error=self._on_inference_error,
         )
-        self._create_subscriptions(self._parameters)
+        self._create_subscriptions(parameters)
 
     def close(self) -> None:
         """End the inference thread and log what became of the images."""
@@ -123,19 +131,38 @@ class CompletionNode:
             f"waiting for images on {topic} ({parameters.image_qos}) and CameraInfo on {self._camera_info_topic}"
         )
 
+    def _check_change(self, parameters: NodeParameters) -> None:
+        """Raise CameraError where the calibration at hand has nothing to offer for changed parameters."""
+        if self._camera_info is not None:
+            self._read_camera(self._camera_info, parameters)
+
+    def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> Camera:
+        return camera_from_camera_info(camera_info, rectified=parameters.rectified, where=self._camera_info_topic)
+
     def _on_camera_info(self, message: Any) -> None:
+        parameters = self._parameters.snapshot()
         try:
-            camera = camera_from_camera_info(
-                message, rectified=self._parameters.rectified, where=self._camera_info_topic
-            )
+            camera = self._read_camera(message, parameters)
         except SceneCompletionError as error:
             self.counters.drop("bad CameraInfo", str(error))
             return
-        if camera != self._camera:
-            if self._camera is not None:
-                self.counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
-            self._camera = camera
-            self._worker.prepare(lambda: self._use_camera(camera))
+        if self._camera is not None and camera != self._camera and parameters.rectified == self._rectified:
+            self.counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
+        self._camera_info, self._camera, self._rectified = message, camera, parameters.rectified
+        self._prepare(camera, parameters)
+
+    def _camera_for(self, parameters: NodeParameters) -> Camera | None:
+        """The newest usable camera; the CameraInfo is read anew where it is now to be read in another way."""
+        if self._camera_info is not None and parameters.rectified != self._rectified:
+            self._camera = self._read_camera(self._camera_info, parameters)  # usable: see `_check_change`
+            self._rectified = parameters.rectified
+        return self._camera
+
+    def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
+        """Have the completer built before an image needs it; never for something older than a waiting image has."""
+        if (camera, parameters) != self._prepared_for:
+            self._prepared_for = camera, parameters
+            self._worker.prepare(lambda: self._use_camera(camera, parameters))
 
     def _look_for_latched_camera_info(self) -> None:
         """Subscribe a second time where the CameraInfo was published once and latched.
@@ -153,7 +180,9 @@ class CompletionNode:
     def _on_image(self, message: Any) -> None:
         arrived_s = time.perf_counter()
         self.counters.count_received()
-        if self._camera is None:
+        parameters = self._parameters.snapshot()
+        camera = self._camera_for(parameters)
+        if camera is None:
             self._look_for_latched_camera_info()
             self.counters.drop(
                 "no CameraInfo",
@@ -170,13 +199,15 @@ class CompletionNode:
             return
         if arrival == "restarted":
             self.counters.warn("clock jump", f"stamps jumped back by {behind_ns / 1e9:.1f} s: a restarted recording?")
-        self._worker.submit(ArrivedImage(message, self._camera, arrived_s))
+        self._prepare(camera, parameters)
+        self._worker.submit(ArrivedImage(message, camera, parameters, arrived_s))
 
-    def _use_camera(self, camera: Camera) -> None:
-        """Build the completer for a camera, unless it is that of the last one."""
-        if camera == self._completer_camera:
+    def _use_camera(self, camera: Camera, parameters: NodeParameters) -> None:
+        """Build the completer for a camera, unless the last one was built for the same."""
+        wanted = (camera, parameters.threads, parameters.extrapolate)
+        if wanted == self._completer_made_for:
             return
-        self._completer, self._completer_camera = None, camera
+        self._completer, self._completer_made_for = None, wanted
         started_s = time.perf_counter()
         try:
             completer = Completer(
@@ -184,9 +215,9 @@ class CompletionNode:
                 camera,
                 grid=self._grid,
                 grid_from_camera=self._grid_from_camera,
-                engine=self._parameters.engine,
-                threads=self._parameters.threads or None,
-                extrapolate=self._parameters.extrapolate,
+                engine=parameters.engine,
+                threads=parameters.threads or None,
+                extrapolate=parameters.extrapolate,
             )
         except SceneCompletionError as error:
             self._logger.error(f"images of this camera cannot be completed: {error}")
@@ -200,7 +231,7 @@ class CompletionNode:
         )
 
     def _complete(self, image: ArrivedImage) -> None:
-        self._use_camera(image.camera)
+        self._use_camera(image.camera, image.parameters)
         if self._completer is None:
             self.counters.drop("unusable camera", f"see the error about the CameraInfo on {self._camera_info_topic}")
             return

@@ -51,11 +51,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from rclpy.executors import SingleThreadedExecutor
 
     from scene_completion_ros.ros.completion_node import CompletionNode
+    from scene_completion_ros.ros.declared_parameters import ExplainingNode
 
     context = rclpy.Context()
     rclpy.init(args=list(sys.argv if arguments is None else arguments), context=context)
     executor = SingleThreadedExecutor(context=context)
-    node = rclpy.create_node(NODE_NAME, context=context)
+    node = ExplainingNode(NODE_NAME, context=context)
     executor.add_node(node)
     try:
         completion = CompletionNode(node)

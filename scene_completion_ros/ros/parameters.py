@@ -1,34 +1,122 @@
-"""The node's parameters: one schema that declares them, reads them and documents them.
+"""The schema of the node's parameters, from which all else is made; it needs no ROS.
 
-`python -m scene_completion_ros.ros.parameters` prints the table of the documentation.
+`declared_parameters` declares and checks them on a running node, `parameter_files` writes the documentation and the
+parameter file.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.encoder import EngineName
 
 ImageTransport = Literal["raw", "compressed"]
 ImageQos = Literal["sensor_data", "reliable"]
+PathKind = Literal["folder", "file"]
+ParameterValue = bool | int | float | str
+
+TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
+"""What `ros2 param describe` calls the types."""
 
 
-def _parameter(default: Any, description: str, *, choices: Any = None, bounds: tuple[int, int] | None = None) -> Any:
-    metadata = {"description": description, "choices": get_args(choices), "bounds": bounds}
+@dataclass(frozen=True)
+class ParameterSpec:
+    """What is known of one parameter.
+
+    Attributes:
+        name: Its name.
+        default: Its default, which also decides the type.
+        meaning: A sentence or two, with units.
+        choices: The only values of a string; empty allows any.
+        bounds: Smallest and largest value of a number; None allows any finite one.
+        path: What a string names that must exist; where the default is empty, an empty one names nothing.
+        live: Whether it may be changed while the node runs.
+    """
+
+    name: str
+    default: ParameterValue
+    meaning: str
+    choices: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = None
+    path: PathKind | None = None
+    live: bool = False
+
+    @property
+    def type_name(self) -> str:
+        """The type as `ros2 param describe` calls it."""
+        return TYPE_NAMES[type(self.default)]
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, such as "0 to 256"."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.bounds:
+            return f"{self.bounds[0]} to {self.bounds[1]}"
+        if self.path:
+            return f"an existing {self.path}" + (", or empty" if self.default == "" else "")
+        return "true or false" if isinstance(self.default, bool) else "any"
+
+    def problem(self, value: object) -> str | None:
+        """What is wrong with a value and what would be right, or None where it is allowed."""
+        if type(value) is not type(self.default):
+            kind = TYPE_NAMES.get(type(value), type(value).__name__)
+            hint = ", written with a decimal point" if isinstance(self.default, float) else ""
+            return f"{value!r} is of type {kind}; it must be of type {self.type_name}{hint}: {self.allowed}"
+        if isinstance(value, str):
+            return self._text_problem(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{value} is not finite; allowed is {self.allowed}"
+        if isinstance(value, int | float) and self.bounds and not self.bounds[0] <= value <= self.bounds[1]:
+            return f"{value} lies outside of {self.allowed}"
+        return None
+
+    def _text_problem(self, value: str) -> str | None:
+        if self.choices and value not in self.choices:
+            return f"{value!r} is not allowed; choose {self.allowed}"
+        if self.path and value != self.default and not _exists(Path(value), self.path):
+            return f"there is no {self.path} {Path(value).absolute()}; name {self.allowed}"
+        return None
+
+
+def _exists(path: Path, kind: PathKind) -> bool:
+    try:
+        return path.is_dir() if kind == "folder" else path.is_file()
+    except OSError:  # a folder above it may not be entered
+        return False
+
+
+def _parameter(
+    default: ParameterValue,
+    meaning: str,
+    *,
+    choices: Any = None,
+    bounds: tuple[float, float] | None = None,
+    path: PathKind | None = None,
+    live: bool = False,
+) -> Any:
+    metadata = {"meaning": meaning, "choices": get_args(choices), "bounds": bounds, "path": path, "live": live}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class NodeParameters:
-    """Values of all parameters. They are read once, at start: changing one needs a new start of the node."""
+    """Values of all parameters at one moment."""
 
-    bundle: str = _parameter("", "Folder of the student bundle; empty takes the bundle that comes with the package.")
+    bundle: str = _parameter(
+        "", "Folder of the student bundle; empty takes the bundle that comes with the package.", path="folder"
+    )
     engine: EngineName = _parameter(
         "auto", "What runs the encoder; `auto` takes the best one installed.", choices=EngineName
     )
-    threads: int = _parameter(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
+    threads: int = _parameter(
+        0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256), live=True
+    )
     image_transport: ImageTransport = _parameter(
         "raw",
         "`raw` subscribes to `image` (sensor_msgs/Image), `compressed` to `image/compressed` "
@@ -44,76 +132,25 @@ class NodeParameters:
     rectified: bool = _parameter(
         False,
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
+        live=True,
     )
     grid_file: str = _parameter(
         "",
         "YAML of another voxel grid (`origin`, `voxel_size`, `shape`, `grid_from_camera`); "
         "empty takes the grid of the bundle.",
+        path="file",
     )
-    extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.")
+    extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.", live=True)
 
 
-def declare_parameters(node: Any) -> NodeParameters:
-    """Declare every parameter on an rclpy node and read its value.
-
-    Args:
-        node: rclpy.node.Node, or anything with its `declare_parameter`.
-
-    Returns:
-        The values, overridden by the parameter file and the command line.
-
-    Raises:
-        SceneCompletionError: A value has another type, lies outside its range or is none of the choices.
-    """
-    from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
-    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-
-    values: dict[str, Any] = {}
-    for entry in fields(NodeParameters):
-        descriptor = ParameterDescriptor(description=entry.metadata["description"], read_only=True)
-        choices, bounds = entry.metadata["choices"], entry.metadata["bounds"]
-        if choices:
-            descriptor.additional_constraints = f"one of {', '.join(choices)}"
-        if bounds:
-            descriptor.integer_range = [IntegerRange(from_value=bounds[0], to_value=bounds[1], step=1)]
-        try:
-            values[entry.name] = node.declare_parameter(entry.name, entry.default, descriptor).value
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise SceneCompletionError(
-                str(error),
-                where=f"parameter {entry.name}",
-                cure=f"It must be {_kind(entry.default)}: {_range_text(entry)}",
-            ) from error
-        if choices and values[entry.name] not in choices:
-            raise SceneCompletionError(
-                f"{values[entry.name]!r} is not allowed",
-                where=f"parameter {entry.name}",
-                cure=f"Choose one of {', '.join(choices)}",
-            )
-    return NodeParameters(**values)
+SCHEMA: tuple[ParameterSpec, ...] = tuple(
+    ParameterSpec(name=entry.name, default=getattr(NodeParameters, entry.name), **entry.metadata)
+    for entry in fields(NodeParameters)
+)
+"""All parameters of the node, in the order in which they are declared and documented."""
 
 
-def markdown_table() -> str:
-    """All parameters as a Markdown table, for the documentation."""
-    lines = ["| parameter | type | default | range | meaning |", "|---|---|---|---|---|"]
-    for entry in fields(NodeParameters):
-        default = str(entry.default).lower() if isinstance(entry.default, bool) else entry.default
-        shown = f"`{default}`" if default != "" else "empty"
-        cells = (f"`{entry.name}`", _kind(entry.default), shown, _range_text(entry), entry.metadata["description"])
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _kind(default: object) -> str:
-    return {"str": "string", "int": "integer", "bool": "boolean"}[type(default).__name__]
-
-
-def _range_text(entry: Any) -> str:
-    if entry.metadata["choices"]:
-        return ", ".join(f"`{choice}`" for choice in entry.metadata["choices"])
-    bounds = entry.metadata["bounds"]
-    return f"{bounds[0]} to {bounds[1]}" if bounds else "any"
-
-
-if __name__ == "__main__":
-    print(markdown_table(), end="")
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one (its last part, where it has dots) most likely means; None if none is near."""
+    near = difflib.get_close_matches(name.rpartition(".")[2].lower(), list(known), n=1)
+    return near[0] if near else None

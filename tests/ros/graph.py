@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 90.0  # only spent where something is wrong, or the machine is very busy
@@ -53,6 +56,23 @@ class Graph:
 
     def spin(self, duration_s: float) -> None:
         self.until(lambda: False, duration_s)
+
+    def spin_with(self, node: Any) -> None:
+        """Let another node of this process answer while this one spins."""
+        self._executor.add_node(node)
+
+    def set_parameters(self, node_name: str, **values: Any) -> Any:
+        """Ask another node of the namespace for changes, all or none; its SetParametersResult."""
+        messages: list[ParameterMessage] = [
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()
+        ]
+        service = f"{self.namespace}/{node_name}/set_parameters_atomically"
+        client = self.node.create_client(SetParametersAtomically, service)
+        assert self.until(client.service_is_ready)
+        answer = client.call_async(SetParametersAtomically.Request(parameters=messages))
+        assert self.until(answer.done)
+        self.node.destroy_client(client)
+        return answer.result().result
 
 
 class NodeUnderTest:

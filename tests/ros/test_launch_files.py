@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.parameters import SCHEMA
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = REPOSITORY / "launch" / "scene_completion.launch.py"
@@ -99,7 +100,8 @@ def test_launch_overrides_the_parameter_file_only_with_what_was_given(
         if type(entity).__name__ == "DeclareLaunchArgument"
     }
     assert declared["image_transport"]["default_value"] == ""
-    assert given in declared["image_transport"]["choices"]
+    (of_node,) = (spec for spec in SCHEMA if spec.name == "image_transport")
+    assert declared["image_transport"]["choices"] == ["", *of_node.choices]
     (opaque,) = (entity for entity in description if type(entity).__name__ == "OpaqueFunction")
     (node,) = opaque.settings["function"]({"image_transport": given})
     parameter_file, *overrides = node.settings["parameters"]

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,52 @@ def test_other_calibration_rebuilds_the_model_and_its_warnings_are_logged_once(r
     assert running.node.log.count("the image is enlarged") == 1
 
 
+def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answer(
+    bundle_folder: Path, grid_file: Path, tmp_path: Path
+) -> None:
+    own_file = tmp_path / "own.yaml"
+    own_file.write_text(
+        f"/**/{topics.NODE_NAME}:\n  ros__parameters:\n    rectifed: true\n    extrapolate: true\n"
+        "other_node:\n  ros__parameters:\n    wheel_radius: 0.1\n",
+        encoding="utf-8",
+    )
+    log = tmp_path / "log"
+    arguments = ("--params-file", str(own_file))
+    running = CameraToVoxels(lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *arguments))
+    try:
+        running.until_logged("parameter rectifed is unknown and has no effect: did you mean rectified?")
+        assert running.node.log.count("is unknown") == 1
+        running.start(CAMERA)
+        rectified = messages.camera_info_message(replace(CAMERA, fx=250.0, fy=250.0), 0, FRAME)
+        info = messages.camera_info_message(CAMERA, 0, FRAME)
+        info.p = rectified.p
+        running.camera_infos.publish(info)
+        running.graph.spin(1.0)
+        before = running.answer(messages.image_message(some_image(6), SECOND_NS, FRAME))
+
+        refused = running.graph.set_parameters(topics.NODE_NAME, rectified=True, threads=-1)
+        assert not refused.successful
+        assert refused.reason == "parameter threads: -1 lies outside of 0 to 256"
+        same = running.answer(messages.image_message(some_image(6), 2 * SECOND_NS, FRAME))
+        assert same.data == before.data
+
+        accepted = running.graph.set_parameters(topics.NODE_NAME, rectified=True)
+        assert accepted.successful, accepted.reason
+        after = running.answer(messages.image_message(some_image(6), 3 * SECOND_NS, FRAME))
+        assert after.data != before.data
+        grid, grid_from_camera = read_grid(grid_file)
+        bundle = StudentBundle.load(bundle_folder)
+        camera = camera_from_camera_info(info, rectified=True)
+        completer = Completer(bundle, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1, extrapolate=True)
+        wanted = voxels_to_cloud_array(completer.complete(some_image(6)).voxels)
+        received = cloud_array_from_message(after)
+        for name in "xyz":
+            np.testing.assert_array_equal(received[name], wanted[name])
+        assert "fx 250.0" in running.node.log
+    finally:
+        running.close()
+
+
 def test_compressed_images_and_sigint(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     arguments = ("-p", "image_transport:=compressed")
@@ -283,8 +330,11 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["-p", "bundle:=/nowhere"], "scene_completion_node cannot start: /nowhere"),
-        (["-p", "image_qos:=telepathy"], "Choose one of sensor_data, reliable"),
+        (
+            ["-p", "bundle:=/nowhere"],
+            "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere",
+        ),
+        (["-p", "image_qos:=telepathy"], "choose one of sensor_data, reliable"),
     ],
 )
 def test_node_says_why_it_cannot_start(

@@ -1,30 +1,87 @@
-"""One schema: the code, the parameter file and the documentation agree."""
+"""The schema of the parameters by itself."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+import math
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
-import yaml
+import pytest
 
-from scene_completion_ros.ros.parameters import NodeParameters, markdown_table
+from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, ParameterSpec, nearest_name
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def test_parameter_file_holds_every_parameter_at_its_default() -> None:
-    document = yaml.safe_load((REPOSITORY / "config" / "scene_completion.yaml").read_text(encoding="utf-8"))
-    assert document == {"/**": {"ros__parameters": asdict(NodeParameters())}}
-
-
-def test_documentation_holds_the_table() -> None:
-    assert markdown_table() in (REPOSITORY / "docs" / "node.md").read_text(encoding="utf-8")
+FRACTION = ParameterSpec("fraction", 0.5, "A fraction.", bounds=(0.0, 1.0))
+COUNT = ParameterSpec("count", 3, "A count.", bounds=(0, 8))
+MODE = ParameterSpec("mode", "fast", "A mode.", choices=("fast", "exact"))
+SWITCH = ParameterSpec("switch", False, "A switch.")
+FOLDER = ParameterSpec("folder", "", "A folder.", path="folder")
+FILE = ParameterSpec("file", "", "A file.", path="file")
 
 
-def test_every_parameter_is_described_and_its_default_allowed() -> None:
-    for entry in fields(NodeParameters):
-        assert entry.metadata["description"].endswith("."), entry.name
-        choices, bounds = entry.metadata["choices"], entry.metadata["bounds"]
-        assert not choices or entry.default in choices
-        assert bounds is None or bounds[0] <= entry.default <= bounds[1]
-    assert markdown_table().count("\n") == len(fields(NodeParameters)) + 2
+def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
+    assert [spec.default for spec in SCHEMA] == list(astuple(NodeParameters()))
+    for spec in SCHEMA:
+        assert spec.meaning.endswith("."), spec.name
+        assert "|" not in spec.meaning, spec.name  # it stands in a table
+        assert spec.problem(spec.default) is None, spec.name
+
+
+def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only() -> None:
+    assert {spec.name for spec in SCHEMA if spec.live} == {"threads", "rectified", "extrapolate"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [(FRACTION, 0.0), (FRACTION, 1.0), (COUNT, 0), (COUNT, 8), (MODE, "exact"), (SWITCH, True), (FOLDER, "")],
+)
+def test_allowed_values(spec: ParameterSpec, value: Any) -> None:
+    assert spec.problem(value) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "words"),
+    [
+        (FRACTION, 1.01, ["1.01", "0.0 to 1.0"]),
+        (FRACTION, math.nan, ["nan", "finite", "0.0 to 1.0"]),
+        (FRACTION, 1, ["integer", "double", "decimal point"]),
+        (COUNT, -1, ["-1", "0 to 8"]),
+        (COUNT, True, ["True", "boolean", "integer"]),
+        (COUNT, "two", ["'two'", "string", "integer", "0 to 8"]),
+        (COUNT, None, ["None", "integer"]),
+        (MODE, "slow", ["'slow'", "one of fast, exact"]),
+        (MODE, "", ["one of fast, exact"]),
+        (SWITCH, 1, ["integer", "boolean", "true or false"]),
+        (FOLDER, "/nowhere/at/all", ["/nowhere/at/all", "an existing folder, or empty"]),
+        (FILE, "/", ["no file /", "an existing file, or empty"]),
+    ],
+)
+def test_refused_values_say_what_is_wrong_and_what_is_allowed(
+    spec: ParameterSpec, value: Any, words: list[str]
+) -> None:
+    problem = spec.problem(value)
+    assert problem is not None
+    assert all(word in problem for word in words), problem
+
+
+def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert FOLDER.problem("there") is None
+    assert str(tmp_path / "missing") in str(FOLDER.problem("missing"))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("thraeds", "threads"),
+        ("Threads", "threads"),
+        ("gridfile", "grid_file"),
+        ("camera.rectifed", "rectified"),
+        ("wheel_radius", None),
+    ],
+)
+def test_nearest_name(name: str, meant: str | None) -> None:
+    assert nearest_name(name, [spec.name for spec in SCHEMA]) == meant
