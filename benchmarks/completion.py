@@ -37,8 +37,6 @@ from scene_completion_ros.inference.query_reference import density_reference
 REFERENCE_VOXELS = 65536
 # The fastest of several sizes for the naive query; all points at once take as long and two gigabytes more.
 NAIVE_CHUNK = 65536
-# The label units; 19 classes as in Cityscapes.
-LABEL_HIDDEN, CLASSES = 64, 19
 # What a street has without the insides of things: a second row beside what the bundle's own threshold gives.
 FEW_VOXELS = 50000
 
@@ -54,12 +52,12 @@ def main() -> None:
     print(hardware(arguments.threads), flush=True)
     # The pipeline comes first: peak memory must not contain torch.
     print("\n" + pipeline_table(bundle, arguments.threads, arguments.repeats), flush=True)
-    if bundle.head.label_hidden:
-        print("\nThe student knows classes itself: the stage label above.", flush=True)
+    if not bundle.head.label_hidden:
+        print("\nThe student has no labels: what those cost was not measured.", flush=True)
     elif importlib.util.find_spec("onnx"):
         print("\n" + semantics_table(bundle, arguments.threads, arguments.repeats), flush=True)
     else:
-        print("\nFrames with labels were skipped: onnx is not installed.", flush=True)
+        print("\nFrames without labels were skipped: onnx is not installed.", flush=True)
     print("\n" + encoder_table(bundle, arguments.threads, arguments.repeats), flush=True)
     print("\n" + query_table(bundle, arguments.threads, arguments.repeats), flush=True)
 
@@ -113,22 +111,22 @@ def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:
 
 def semantics_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """Whole frames without and with labels, in turn, at the bundle's threshold and at one that leaves few voxels."""
-    from benchmarks.random_labels import with_random_labels
+    from benchmarks.unlabelled import without_labels
 
     camera, images = demo_drive()
     first = Completer(bundle, camera, threads=threads).complete(images[0])
     few = float(np.partition(first.probability.reshape(-1), -FEW_VOXELS)[-FEW_VOXELS])
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
-        labelled = with_random_labels(bundle, Path(folder), units=LABEL_HIDDEN, classes=CLASSES)
+        plain = without_labels(bundle, Path(folder))
         for threshold in (bundle.threshold, max(few, bundle.threshold)):
             completers = [
                 Completer(dataclasses.replace(student, threshold=threshold), camera, threads=threads)
-                for student in (bundle, labelled)
+                for student in (plain, bundle)
             ]
             rows += semantics_rows(completers, images, repeats)
     header = (
-        f"voxels (E = {LABEL_HIDDEN}, K = {CLASSES})",
+        f"voxels (E = {bundle.head.label_hidden}, K = {bundle.head.classes})",
         "encode p50 ms",
         "query p50 ms",
         "label p50 ms",

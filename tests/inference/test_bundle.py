@@ -124,9 +124,13 @@ def test_a_bundle_without_labels_is_what_it_was_before_there_were_any(tmp_path: 
     assert manifest["schema_version"] == WITHOUT_LABELS
     assert manifest["head"].keys() == {"hidden", "code", "feature_height", "feature_width"}
     assert not any("label" in name for name in safetensors.numpy.load_file(tmp_path / HEAD))
+
+
+def test_the_shipped_student_knows_the_classes_of_a_street() -> None:
     shipped = StudentBundle.load(DEFAULT_BUNDLE)
-    assert (shipped.head.label_hidden, shipped.class_names) == (0, ("unlabelled",))
-    assert shipped.head.channels == shipped.head.hidden
+    assert {"road", "sidewalk", "building", "vegetation", "car"} <= set(shipped.class_names)
+    assert len(set(shipped.class_colours)) == len(shipped.class_names) == shipped.head.classes
+    assert shipped.head.channels == shipped.head.hidden + shipped.head.label_hidden > shipped.head.hidden
 
 
 @pytest.mark.parametrize(

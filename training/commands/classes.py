@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--naming",
         choices=("hungarian", "covering", "majority"),
-        default="majority",
+        default="covering",
         help="how clusters get the names of classes: each class one cluster, each class at least one, or each cluster "
         "the class it falls together with most often (default: %(default)s)",
     )
