@@ -27,6 +27,7 @@ from training.configuration import (
 from training.data.module import DataSettings, SequencesData, SequenceSource
 from training.data.view_batches import ViewSettings
 from training.data.voxel_evidence import FusionSettings
+from training.evaluation.density_stretch import DensityStretch
 from training.export import export_bundle, export_labelled
 from training.foundation.backbone import Backbone
 from training.foundation.feature_store import FeatureStore
@@ -406,6 +407,22 @@ def test_a_student_with_labels_is_deployed(trained: Path, student: Path, classes
     again = np.maximum(image_part + code @ head.label_positional_weight.T + head.label_hidden_bias, 0.0)
     assert again == pytest.approx(units, abs=1e-5)
     assert head.label_weight.shape == (2, 64)
+
+
+def test_a_student_that_was_calibrated_meanwhile_gets_labels_too(
+    trained: Path, student: Path, classes: Path, tmp_path: Path
+) -> None:
+    """Its density, stretched since the features were trained beside it, is the one that is deployed."""
+    plain, stretch = StudentBundle.load(student), DensityStretch(1.5, 0.25)
+    changed = dataclasses.replace(plain, head=stretch.of_head(plain.head)).save(
+        tmp_path / "stretched", plain.encoder_path.read_bytes(), stretch.of_weights(plain.load_weights())
+    )
+    labelled, _ = export_labelled(trained, changed, classes, tmp_path / "labelled", name="l", licence="none")
+    np.testing.assert_array_equal(labelled.head.density_weight, changed.head.density_weight)
+    np.testing.assert_array_equal(
+        labelled.load_weights()["density_layer.bias"], changed.load_weights()["density_layer.bias"]
+    )
+    assert labelled.head.label_hidden
 
 
 def test_labels_of_another_student_are_refused(
