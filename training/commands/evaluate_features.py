@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from training.commands.evaluated_models import SHARED_DATA, asked, write_results
+from training.commands.evaluated_models import SHARED_DATA, asked, check_recordings, write_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,10 +91,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     from scene_completion_ros.errors import ConfigurationError
 
-    if not (args.data or args.windows):
-        raise ConfigurationError("nothing to score on", where="evaluate features", cure="Give --data or --windows")
-    if args.windows and not os.environ.get(SHARED_DATA):
-        raise ConfigurationError("its folder is not known", where="--windows", cure=f"Set {SHARED_DATA}")
+    check_recordings(args, "features")
     if args.step < 1 or args.every < 1:
         raise ConfigurationError(
             f"{args.step} and {args.every} frames", where="--step, --every", cure="Give positive numbers"

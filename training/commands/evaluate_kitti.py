@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit-calibration",
         metavar="NAME",
-        help="fit the calibration and the threshold on this window and write them into the bundle; scores nothing "
-        "unless --windows is given",
+        help="fit depth (two numbers that stretch the densities, on LiDAR), probability and threshold (on semantic "
+        "voxels) on this window and write them into the bundle; scores nothing unless --windows is given",
     )
     parser.add_argument("--baselines-only", action="store_true", help="score the baselines alone, without a student")
     parser.add_argument(
@@ -73,7 +73,11 @@ def run(args: argparse.Namespace) -> int:
                 bundle, open_window(data, args.fit_calibration), engine=args.engine, threads=args.threads
             )
             knots = len(bundle.calibration.alpha)
-            print(f"{bundle.folder}: calibration with {knots} knots, threshold {bundle.threshold:.4f}")
+            stretch = bundle.provenance["calibration"]["density_stretch"]
+            print(
+                f"{bundle.folder}: densities stretched by {stretch['scale']} and {stretch['offset']}, calibration with "
+                f"{knots} knots, threshold {bundle.threshold:.4f}"
+            )
         methods["student"] = student_method(bundle, engine=args.engine, threads=args.threads)
     if not names:
         return 0

@@ -13,6 +13,7 @@ from training.commands.evaluated_models import (
     add_engine,
     add_models,
     asked,
+    check_recordings,
     open_models,
     refuse_scored,
     write_results,
@@ -110,10 +111,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_occupancy_arguments(args: argparse.Namespace) -> None:
     from scene_completion_ros.errors import ConfigurationError
 
-    if not (args.data or args.windows):
-        raise ConfigurationError("nothing to score on", where="evaluate occupancy", cure="Give --data or --windows")
-    if args.windows and not os.environ.get(SHARED_DATA):
-        raise ConfigurationError("its folder is not known", where="--windows", cure=f"Set {SHARED_DATA}")
+    check_recordings(args, "occupancy")
     if not (args.bundle or args.checkpoint or args.controls):
         raise ConfigurationError(
             "nothing to score", where="evaluate occupancy", cure="Give --bundle, --checkpoint or --controls"

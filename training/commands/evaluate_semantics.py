@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.commands.evaluated_models import SHARED_DATA, asked, refuse_scored, write_results
+from training.commands.evaluated_models import SHARED_DATA, asked, check_recordings, refuse_scored, write_results
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -141,10 +141,7 @@ def _check_recordings(args: argparse.Namespace, clustered: bool) -> None:
 def _check(args: argparse.Namespace) -> None:
     from scene_completion_ros.errors import ConfigurationError
 
-    if not (args.data or args.windows):
-        raise ConfigurationError("nothing to score on", where="evaluate semantics", cure="Give --data or --windows")
-    if args.windows and not os.environ.get(SHARED_DATA):
-        raise ConfigurationError("its folder is not known", where="--windows", cure=f"Set {SHARED_DATA}")
+    check_recordings(args, "semantics")
     if not (args.checkpoint or args.foundation or args.prior):
         raise ConfigurationError(
             "nothing to score", where="evaluate semantics", cure="Give --checkpoint, --foundation or --prior"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,20 @@ def write_results(folder: Path, content: dict[str, Any], text: str) -> None:
     plain = json.dumps(content, indent=2, allow_nan=False)
     (folder / "results.json").write_text(plain + "\n", encoding="utf-8")
     (folder / "results.md").write_text(text, encoding="utf-8")
+
+
+def check_recordings(args: argparse.Namespace, protocol: str) -> None:
+    """Raise where neither --data nor --windows is given, or the folder of the windows is not known.
+
+    Raises:
+        ConfigurationError: So it is.
+    """
+    from scene_completion_ros.errors import ConfigurationError
+
+    if not (args.data or args.windows):
+        raise ConfigurationError("nothing to score on", where=f"evaluate {protocol}", cure="Give --data or --windows")
+    if args.windows and not os.environ.get(SHARED_DATA):
+        raise ConfigurationError("its folder is not known", where="--windows", cure=f"Set {SHARED_DATA}")
 
 
 def refuse_scored(scored: Sequence[Path], others: dict[str, list[Path]]) -> None:
