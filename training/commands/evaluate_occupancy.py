@@ -60,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="towns of the training set, whose mean voxels are the prior on towns; KITTI windows have their own",
     )
+    parser.add_argument(
+        "--prior-voxels",
+        choices=("exact", "stereo"),
+        default="exact",
+        help="what the prior of --prior averages: the towns' exact voxels, or those fused from their stereo depth, "
+        "which is all that training knows; then with the threshold of --calibrate-on if given (default: %(default)s)",
+    )
     parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
     parser.add_argument(
         "--every", type=int, default=5, metavar="N", help="score every N-th frame (default: %(default)s)"
@@ -87,11 +94,11 @@ def run(args: argparse.Namespace) -> int:
     windows = [Path(data or "") / "kitti_windows" / "sequences" / name for name in args.windows]
     recordings = [open_recording(folder) for folder in (*args.data, *windows)]
     models = open_models(args)
-    if args.calibrate_on:
-        validation = [open_recording(folder) for folder in args.calibrate_on]
+    validation = [open_recording(folder) for folder in args.calibrate_on]
+    if validation:
         models = [calibrate_model(model, validation, args.every) for model in models]
     evaluated = [model.name for model in models]
-    controls = _controls(args, models, Path(data) if data and args.windows else None)
+    controls = _controls(args, models, Path(data) if data and args.windows else None, validation)
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
     args.output.mkdir(parents=True, exist_ok=True)
     result = evaluate(
@@ -126,16 +133,21 @@ def _check_occupancy_arguments(args: argparse.Namespace) -> None:
 
 
 def _controls(
-    args: argparse.Namespace, models: list[DensityModel], data: Path | None
+    args: argparse.Namespace, models: list[DensityModel], data: Path | None, validation: list[PosedSequence]
 ) -> Callable[[PosedSequence], list[DensityModel]]:
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from training.evaluation.controls import EmptyControl, fit_prior, prior_of_windows, surface_controls
-    from training.evaluation.occupancy_run import exact_frames, open_recording
+    from training.evaluation.occupancy_run import calibrate_model, exact_frames, open_recording
+    from training.evaluation.stereo_truth import stereo_truths
 
     town_prior: list[DensityModel] = []
     if args.controls and args.prior:
         towns = [open_recording(folder) for folder in args.prior]
-        town_prior = [fit_prior(truth for town in towns for _, truth in exact_frames(town, every=1))]
+        if args.prior_voxels == "exact":
+            town_prior = [fit_prior(truth for town in towns for _, truth in exact_frames(town, every=1))]
+        else:
+            prior: DensityModel = fit_prior(truth for town in towns for truth in stereo_truths(town))
+            town_prior = [calibrate_model(prior, validation, args.every) if validation else prior]
     window_prior = prior_of_windows(data) if args.controls and data is not None else None
 
     def controls(sequence: PosedSequence) -> list[DensityModel]:
