@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -33,14 +35,14 @@ from training.clustering.cluster_files import read_clusters, write_clusters
 from training.clustering.clusters import Clusters
 from training.commands import evaluate as command
 from training.data.prepared import CANONICAL_CAMERA
-from training.evaluation.classified_models import ClassifiedModel, fit_probe, labelled_points
-from training.evaluation.density_model import IDENTITY, Observation
+from training.evaluation.classified_models import ClassifiedModel, fit_probes, labelled_points
+from training.evaluation.density_model import IDENTITY, Observation, RememberedDensity
 from training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
     common_classes,
     field_of_view,
-    fit_model,
+    fit_models,
     label_volume,
     named_by,
     score,
@@ -89,7 +91,53 @@ def street() -> PosedSequence:
 
 @pytest.fixture(scope="module")
 def fitted(street: PosedSequence) -> FittedModel:
-    return fit_model(PaintedWall(), 0.5, [street], [street], clusters=2, points_a_frame=200)
+    return fit_models([PaintedWall()], 0.5, [street], [street], clusters=2, points_a_frame=200)[0]
+
+
+class CountedDensity:
+    """Knows the wall, and counts the frames and points that it was asked about."""
+
+    name = "counted"
+    cutoffs: Mapping[str, float] = MappingProxyType({"σ > 0.5": 0.5})
+    calibration: Calibration = IDENTITY
+
+    def __init__(self) -> None:
+        self.looked: list[int] = []
+        self.asked: list[int] = []
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        self.looked.append(index)
+
+        def density(points: np.ndarray) -> np.ndarray:
+            self.asked.append(len(points))
+            return in_wall(points).astype(np.float32) + index
+
+        return Observation(CAMERA, density)
+
+
+def test_a_shared_density_looks_once_a_frame(street: PosedSequence) -> None:
+    counted = CountedDensity()
+    shared = RememberedDensity(counted)
+    points, other = np.zeros((3, 3), np.float32), np.ones((4, 3), np.float32)
+    first = shared.observe(street, 0).density(points)
+    first += 7.0  # what a caller does to it is not remembered
+    assert shared.observe(street, 0).density(points.copy()).tolist() == [0.0, 0.0, 0.0]
+    assert (counted.looked, counted.asked) == ([0], [3])
+    assert len(shared.observe(street, 0).density(other)) == 4
+    assert shared.observe(street, 1).density(points).tolist() == [1.0, 1.0, 1.0]
+    assert shared.observe(make_street(), 1).density(points).tolist() == [1.0, 1.0, 1.0]
+    assert (counted.looked, counted.asked) == ([0, 1, 1], [3, 4, 3, 3])
+
+
+def test_models_together_score_as_they_do_alone(street: PosedSequence) -> None:
+    together = fit_models([PaintedWall(), PaintedScene()], 0.5, [street], [street], clusters=2, points_a_frame=200)
+    alone = [
+        fit_models([model], 0.5, [street], [street], clusters=2, points_a_frame=200)[0]
+        for model in (PaintedWall(), PaintedScene())
+    ]
+    for first, second in zip(score(together, [street]), score(alone, [street]), strict=True):
+        assert (first.confusion[51.2] == second.confusion[51.2]).all()
+    assert [model.name for model in together] == ["painted wall", "painted scene"]
 
 
 def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:
@@ -97,7 +145,7 @@ def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedMode
     one_to_one = fitted.names("hungarian")
     assert one_to_one[0] == 0 and (one_to_one == CAR).sum() == 1
     assert fitted.names("majority").tolist() == [0, CAR, CAR]
-    metric = score(fitted, [street])
+    metric = score([fitted], [street])[0]
     by_majority = metric.compute(fitted.names("majority"))[51.2]
     assert by_majority.iou == by_majority.class_iou["car"] == 1.0
     assert by_majority.mean_iou == pytest.approx(1 / 15) and by_majority.mean_iou_of_present == 1.0
@@ -163,12 +211,12 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
             return PaintedWall().observe(sequence, index).observation
 
     prior = ClassPrior(Density(), 0.5, [street])
-    scores = score(prior, [street]).compute(prior.names("hungarian"))[51.2]
+    scores = score([prior], [street])[0].compute(prior.names("hungarian"))[51.2]
     assert scores.class_iou["car"] == 1.0
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
         ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
-        named_by(PaintedWall(), 0.5, Clusters(np.eye(2, dtype=np.float32)), [make_street(assets=("lidar",))])
+        named_by([PaintedWall()], 0.5, [Clusters(np.eye(2, dtype=np.float32))], [make_street(assets=("lidar",))])
 
 
 class PaintedScene:
@@ -203,15 +251,15 @@ def test_a_probe_says_the_classes_that_codes_tell() -> None:
     shown = common_classes(truth)[field_of_view(truth)]
     assert np.bincount(classes + 1, minlength=16).tolist() == [0, *np.bincount(shown[shown < 16], minlength=16)[1:]]
     assert np.array_equal(COMMON_CLASSES[CAR] == np.array(COMMON_CLASSES)[classes + 1], points[:, 0] < 1.0)
-    probe = fit_probe(PaintedScene(), 0.5, [street])
+    probe = fit_probes([PaintedScene()], 0.5, [street])[0]
     assert probe.name == "painted scene, linear probe"
-    metric = score(probe, [street])
+    metric = score([probe], [street])[0]
     for naming in probe.namings:
         scores = metric.compute(probe.names(naming))[51.2]
         assert scores.class_iou["car"] == scores.class_iou["building"] == scores.mean_iou_of_present == 1.0
         assert scores.mean_iou == pytest.approx(2 / 15)
     swapped = ClassifiedModel(PaintedScene(), 0.5, "swapped", lambda codes: np.where(codes[:, 0] > 0.7, 8, 0))
-    scores = score(swapped, [street]).compute(swapped.names("majority"))[51.2]
+    scores = score([swapped], [street])[0].compute(swapped.names("majority"))[51.2]
     assert scores.iou == 1.0 and scores.class_iou["car"] == scores.class_iou["building"] == 0.0
 
 
@@ -226,11 +274,11 @@ def test_a_probe_learns_from_voxels_that_both_call_occupied() -> None:
             return dataclasses.replace(observed, observation=empty)
 
     with pytest.raises(ConfigurationError, match="0 labelled voxels of fewer than two classes for a probe of painted"):
-        fit_probe(Nothing(), 0.5, [street])
+        fit_probes([Nothing()], 0.5, [street])
     with pytest.raises(ConfigurationError, match="fewer than two classes"):
-        fit_probe(PaintedScene(), 0.5, [make_street()])  # all of it is a car
+        fit_probes([PaintedScene()], 0.5, [make_street()])  # all of it is a car
     with pytest.raises(ConfigurationError, match="0 labelled voxels"):
-        fit_probe(PaintedScene(), 0.5, [make_street(assets=("lidar",))])
+        fit_probes([PaintedScene()], 0.5, [make_street(assets=("lidar",))])
 
 
 def test_tokens_are_looked_up_where_points_project_to() -> None:
@@ -282,7 +330,7 @@ def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, 
 
 
 def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:
-    results = {("towns", fitted.name): (fitted, score(fitted, [street]))}
+    results = {("towns", fitted.name): (fitted, score([fitted], [street])[0])}
     text = markdown(results)
     assert (
         "| painted wall | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 |"
@@ -313,6 +361,9 @@ def test_the_command_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, 
         run(_asked())
     with pytest.raises(ConfigurationError, match="nothing to score"):
         run(_asked(data=[tmp_path]))
+    same = [tmp_path / group / "run" / "checkpoints" / "last.ckpt" for group in ("a", "b")]
+    with pytest.raises(ConfigurationError, match="several runs are called run"):
+        run(_asked(data=[tmp_path], checkpoint=same))
     monkeypatch.delenv("SCENE_COMPLETION_DATA", raising=False)
     with pytest.raises(ConfigurationError, match="its folder is not known"):
         run(_asked(windows=["06"], prior=True))

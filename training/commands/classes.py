@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     names: list[str | None] = [None] * args.clusters
     if args.labelled:
         labelled = [open_recording(folder) for folder in args.labelled]
-        classes = named_by(model, cutoff, clusters, labelled).names(args.naming)[1:]
+        classes = named_by([model], cutoff, [clusters], labelled)[0].names(args.naming)[1:]
         names = [None if number in (EMPTY, UNASSIGNED) else COMMON_CLASSES[number] for number in classes]
     shares = np.bincount(clusters.assign(found.codes), minlength=args.clusters) / len(found.codes)
     args.output.mkdir(parents=True, exist_ok=True)

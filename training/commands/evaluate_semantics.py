@@ -66,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Cluster, name, score, print and write."""
-    from training.evaluation.classified_models import fit_probe, open_supervised
+    from training.evaluation.classified_models import fit_probes, open_supervised
     from training.evaluation.occupancy_run import open_recording
-    from training.evaluation.semantic_evaluation import ClassPrior, fit_model, score
+    from training.evaluation.semantic_evaluation import ClassPrior, fit_models, score
     from training.evaluation.semantic_models import student_density
     from training.evaluation.semantic_tables import as_json, markdown
 
@@ -80,19 +80,21 @@ def run(args: argparse.Namespace) -> int:
     supervised = _supervised(args.checkpoint)
     _check_recordings(args, bool(args.foundation or len(supervised) < len(args.checkpoint)))
     models = _models(args, supervised, density, cluster_on)
-    fitted: list[ScoredModel] = [
-        fit_model(model, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed) for model in models
-    ]
-    if args.probe:
-        fitted += [fit_probe(model, cutoff, name_on, seed=args.seed) for model in models]
+    fitted: list[ScoredModel] = []
+    if models:
+        fitted += fit_models(models, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed)
+    if models and args.probe:
+        fitted += fit_probes(models, cutoff, name_on, seed=args.seed)
     fitted += [open_supervised(file, density, cutoff) for file in supervised]
     if args.prior:
         fitted.append(ClassPrior(density, cutoff, name_on))
     results = {
-        (group, model.name): (model, score(model, [open_recording(folder) for folder in folders], args.every))
+        (group, model.name): (model, metric)
         for group, folders in groups.items()
         if folders
-        for model in fitted
+        for model, metric in zip(
+            fitted, score(fitted, [open_recording(folder) for folder in folders], args.every), strict=True
+        )
     }
     args.output.mkdir(parents=True, exist_ok=True)
     text = markdown(results)
@@ -145,5 +147,13 @@ def _check(args: argparse.Namespace) -> None:
     if not (args.checkpoint or args.foundation or args.prior):
         raise ConfigurationError(
             "nothing to score", where="evaluate semantics", cure="Give --checkpoint, --foundation or --prior"
+        )
+    runs = [file.resolve().parent.parent.name for file in args.checkpoint]
+    twice = sorted({name for name in runs if runs.count(name) > 1})
+    if twice:
+        raise ConfigurationError(
+            f"several runs are called {', '.join(twice)}",
+            where="--checkpoint",
+            cure="A model is called like the folder of its run in the tables: give the folders different names",
         )
     refuse_scored(args.data, {"--cluster-on": args.cluster_on, "--name-on": args.name_on})

@@ -7,6 +7,7 @@ becomes of them in clusters; a field that was trained with labels says what the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -78,21 +79,21 @@ def open_supervised(path: Path, density: DensityModel, cutoff: float) -> Classif
     return ClassifiedModel(model, cutoff, model.name, lambda logits: np.asarray(logits.argmax(axis=1), np.int64))
 
 
-def fit_probe(
-    model: SemanticModel,
+def fit_probes(
+    models: Sequence[SemanticModel],
     cutoff: float,
     labelled: Sequence[PosedSequence],
     *,
     points_a_frame: int = PROBE_POINTS,
     seed: int = 0,
-) -> ClassifiedModel:
-    """Fits a linear probe: multinomial logistic regression of the classes of voxels on their codes.
+) -> list[ClassifiedModel]:
+    """Fits linear probes: multinomial logistic regressions of the classes of voxels on the codes of each model.
 
-    It learns from the voxels that clusters get their names from: those that are labelled, in the image, and occupied
+    They learn from the voxels that clusters get their names from: those that are labelled, in the image, and occupied
     for the density as well. All of them weigh the same, as in published probes; so rare classes are rarely said.
 
     Args:
-        model: The model.
+        models: The models.
         cutoff: Density per metre that an occupied voxel exceeds.
         labelled: Training recordings with ground truth voxels.
         points_a_frame: Most voxels of a frame, drawn at random.
@@ -101,24 +102,39 @@ def fit_probe(
     Raises:
         ConfigurationError: The voxels have fewer than two classes, or there are none.
     """
-    generator = np.random.default_rng(seed)
-    codes, classes = [], []
+    samples = [_ProbeSample(np.random.default_rng(seed)) for _ in models]
     for sequence, index, truth in truths(labelled):
-        observed = model.observe(sequence, index)
-        points, found = labelled_points(observed, cutoff, truth)
-        chosen = generator.permutation(len(points))[:points_a_frame]
-        if len(chosen):
-            codes.append(observed.codes(points[chosen]))
-            classes.append(found[chosen])
-    if len(np.unique(np.concatenate(classes) if classes else [])) < 2:
+        for model, sample in zip(models, samples, strict=True):
+            observed = model.observe(sequence, index)
+            points, found = labelled_points(observed, cutoff, truth)
+            chosen = sample.generator.permutation(len(points))[:points_a_frame]
+            if len(chosen):
+                sample.codes.append(observed.codes(points[chosen]))
+                sample.classes.append(found[chosen])
+    return [_probe(model, sample, cutoff, labelled) for model, sample in zip(models, samples, strict=True)]
+
+
+@dataclass(eq=False)
+class _ProbeSample:
+    """Codes [N, C] and classes [N] that a probe learns from, by frame."""
+
+    generator: np.random.Generator
+    codes: list[NDArray[np.float32]] = field(default_factory=list)
+    classes: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+def _probe(
+    model: SemanticModel, sample: _ProbeSample, cutoff: float, labelled: Sequence[PosedSequence]
+) -> ClassifiedModel:
+    if len(np.unique(np.concatenate(sample.classes) if sample.classes else [])) < 2:
         raise ConfigurationError(
-            f"{sum(map(len, classes))} labelled voxels of fewer than two classes for a probe of {model.name}",
+            f"{sum(map(len, sample.classes))} labelled voxels of fewer than two classes for a probe of {model.name}",
             where=", ".join(sequence.name for sequence in labelled),
             cure="Name more recordings with ground truth voxels",
         )
-    order = generator.permutation(sum(map(len, classes)))
-    units, targets = np.concatenate(codes)[order], np.concatenate(classes)[order]
-    head = fit_label_head(units, targets, len(COMMON_CLASSES) - 1)
+    order = sample.generator.permutation(sum(map(len, sample.classes)))
+    codes, classes = np.concatenate(sample.codes)[order], np.concatenate(sample.classes)[order]
+    head = fit_label_head(codes, classes, len(COMMON_CLASSES) - 1)
     return ClassifiedModel(model, cutoff, f"{model.name}, linear probe", head.assign)
 
 

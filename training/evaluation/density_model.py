@@ -87,6 +87,48 @@ class DensityModel(Protocol):
         """Look at a frame, and at whatever other frames and cameras of the sequence the model uses."""
 
 
+class RememberedDensity:
+    """A density model that several others share, frame by frame: it looks at a frame once.
+
+    What it has seen of the last frame stays, and so does the density of the points asked for last.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: DensityModel) -> None:
+        self.name = model.name
+        self.cutoffs = model.cutoffs
+        self.calibration = model.calibration
+        self._model = model
+        self._frame: tuple[PosedSequence, int] | None = None
+        self._observation: Observation | None = None
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        """Look at a frame, unless it is that of the last call."""
+        if (
+            self._observation is None
+            or self._frame is None
+            or self._frame[0] is not sequence
+            or self._frame[1] != index
+        ):
+            seen = self._model.observe(sequence, index)
+            self._frame = sequence, index
+            self._observation = Observation(seen.camera, _remembering_last(seen.density), seen.depth_range)
+        return self._observation
+
+
+def _remembering_last(density: DensityFunction) -> DensityFunction:
+    last: list[NDArray[np.float32]] = []
+
+    def remembered(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not last or not np.array_equal(points, last[0]):
+            last[:] = points.copy(), density(points)
+        return last[1].copy()
+
+    return remembered
+
+
 def opacity(density: NDArray[np.floating]) -> NDArray[np.float32]:
     """Alpha = 1 - exp(-sigma edge) over `VOXEL_EDGE`, of densities [...] per metre."""
     return np.asarray(-np.expm1(-VOXEL_EDGE * density.astype(np.float32)), dtype=np.float32)

@@ -126,8 +126,8 @@ def label_volume(
     return volume
 
 
-def fit_model(
-    model: SemanticModel,
+def fit_models(
+    models: Sequence[SemanticModel],
     cutoff: float,
     recordings: Sequence[PosedSequence],
     labelled: Sequence[PosedSequence],
@@ -136,11 +136,13 @@ def fit_model(
     every: int = 1,
     points_a_frame: int = 500,
     seed: int = 0,
-) -> FittedModel:
+) -> list[FittedModel]:
     """Finds clusters without labels, and counts how they fall together with classes.
 
+    All models look at the same pixels, frame by frame, so that what they share is computed once.
+
     Args:
-        model: The model.
+        models: The models.
         cutoff: Density per metre that an occupied voxel exceeds.
         recordings: Training recordings whose surfaces are clustered.
         labelled: Training recordings with ground truth voxels, for the names.
@@ -152,23 +154,35 @@ def fit_model(
     Raises:
         ConfigurationError: Fewer points than clusters, or no labelled frame.
     """
-    generator = np.random.default_rng(seed)
-    codes = []
+    generators = [np.random.default_rng(seed) for _ in models]
+    codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
     for sequence in recordings:
         for index in range(0, len(sequence), every):
-            observed = model.observe(sequence, index)
-            codes.append(observed.codes(surface_points(observed, generator, points_a_frame)))
-    return named_by(model, cutoff, fit_clusters(np.concatenate(codes), clusters, seed=seed), labelled)
+            for model, generator, found in zip(models, generators, codes, strict=True):
+                observed = model.observe(sequence, index)
+                found.append(observed.codes(surface_points(observed, generator, points_a_frame)))
+    fitted = [fit_clusters(np.concatenate(found), clusters, seed=seed) for found in codes]
+    return named_by(models, cutoff, fitted, labelled)
 
 
-def named_by(model: SemanticModel, cutoff: float, clusters: Clusters, labelled: Sequence[PosedSequence]) -> FittedModel:
-    """Counts how the clusters of a model fall together with the classes of labelled recordings.
+def named_by(
+    models: Sequence[SemanticModel],
+    cutoff: float,
+    clusters: Sequence[Clusters],
+    labelled: Sequence[PosedSequence],
+) -> list[FittedModel]:
+    """Counts how the clusters of each model fall together with the classes of labelled recordings.
 
     Raises:
         ConfigurationError: No frame is labelled.
     """
-    fitted = FittedModel(model, cutoff, clusters, np.zeros((0, 0), np.int64))
-    return dataclasses.replace(fitted, confusion=score(fitted, labelled).confusion[NAMED_WITHIN])
+    nameless = [
+        FittedModel(model, cutoff, own, np.zeros((0, 0), np.int64)) for model, own in zip(models, clusters, strict=True)
+    ]
+    return [
+        dataclasses.replace(fitted, confusion=metric.confusion[NAMED_WITHIN])
+        for fitted, metric in zip(nameless, score(nameless, labelled), strict=True)
+    ]
 
 
 class ClassPrior:
@@ -224,23 +238,27 @@ class ClassPrior:
         return volume
 
 
-def score(fitted: ScoredModel, recordings: Sequence[PosedSequence], every: int = 1) -> SemanticCompletionMetric:
-    """Counts the labels of a model against the classes of recordings; name them afterwards.
+def score(
+    models: Sequence[ScoredModel], recordings: Sequence[PosedSequence], every: int = 1
+) -> list[SemanticCompletionMetric]:
+    """Counts the labels of each model against the classes of recordings, frame by frame; name them afterwards.
 
     Raises:
         ConfigurationError: No frame has ground truth voxels.
     """
-    metric = None
+    metrics: list[SemanticCompletionMetric] = []
     for sequence, index, truth in truths(recordings, every):
-        metric = metric or SemanticCompletionMetric(grid=truth.grid, labels=fitted.labels)
-        metric.update(fitted.predict(sequence, index, truth), common_classes(truth), field_of_view(truth))
-    if metric is None:
+        metrics = metrics or [SemanticCompletionMetric(grid=truth.grid, labels=model.labels) for model in models]
+        classes, counted = common_classes(truth), field_of_view(truth)
+        for model, metric in zip(models, metrics, strict=True):
+            metric.update(model.predict(sequence, index, truth), classes, counted)
+    if len(metrics) < len(models):
         raise ConfigurationError(
             "no frame has ground truth voxels",
             where=", ".join(sequence.name for sequence in recordings),
             cure="Name recordings that have",
         )
-    return metric
+    return metrics
 
 
 def truths(recordings: Sequence[PosedSequence], every: int = 1) -> Iterator[tuple[PosedSequence, int, VoxelTruth]]:

@@ -26,6 +26,7 @@ from training.evaluation.density_model import (
     PUBLISHED_CUTOFF,
     DensityModel,
     Observation,
+    RememberedDensity,
     reference_camera,
 )
 from training.evaluation.deployed_model import DeployedModel
@@ -225,12 +226,12 @@ class OnSurface:
 
 
 def student_density(folder: Path) -> tuple[DensityModel, float]:
-    """A deployed student, and the density per metre that what it calls occupied exceeds.
+    """A deployed student that models share, and the density per metre that what it calls occupied exceeds.
 
     Raises:
         BundleError: The folder holds no bundle.
     """
-    model = DeployedModel(StudentBundle.load(folder))
+    model = RememberedDensity(DeployedModel(StudentBundle.load(folder)))
     return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
 
 
