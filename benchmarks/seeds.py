@@ -1,9 +1,11 @@
-"""Mean and spread over the seeds of runs that were evaluated with `scene-completion evaluate occupancy`.
+"""Mean and spread over the seeds of runs that were evaluated with `evaluate occupancy` or `evaluate semantics`.
 
     python -m benchmarks.seeds docs/results/comparison/towns_*.json
+    python -m benchmarks.seeds docs/results/semantics/test_seed_*.json
 
 Runs that differ in nothing but their seed are called NAME-SEED. The spread is the standard deviation over seeds;
-methods without a seed, the controls, are shown once.
+methods without a seed, the controls of occupancy, are shown once. Clusters depend on the seed of their evaluation,
+those of controls as well.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from training.evaluation.density_model import CALIBRATED_RULE
 from training.evaluation.tables import table
 
 REGIONS = ("occluded", "visible", "all")
-_RUN = re.compile(r"^(?P<name>.+)-(?P<seed>\d+)(?P<views>, \d+ views?)?$")
+_RUN = re.compile(r"^(?P<name>[^,]+?)-(?P<seed>\d+)(?P<rest>(, | \().+)?$")
 
 Values = dict[str, dict[str, list[float]]]
 """Method -> column -> value of each seed."""
@@ -32,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", type=Path, metavar="JSON", help="results.json of evaluations, same data")
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in parser.parse_args().results]
-    for title, values in tables(contents):
+    semantic = [content for content in contents if "scores" in content]
+    occupancy = [content for content in contents if "scores" not in content]
+    for title, values in (*semantic_tables(semantic), *(tables(occupancy) if occupancy else ())):
         print(f"{title}\n\n{seeds_table(values)}\n")
 
 
@@ -63,12 +67,46 @@ def tables(contents: Sequence[dict[str, Any]]) -> Iterable[tuple[str, Values]]:
         yield f"LiDAR protocol {protocol}, in percent", by_method(rows)
 
 
+def semantic_tables(contents: Sequence[dict[str, Any]]) -> Iterable[tuple[str, Values]]:
+    """Title and values of each table of semantics: by recordings and naming, and the classes at the largest range."""
+    scores = [
+        score | {"method": _seeded(score["method"], content["arguments"]["seed"])}
+        for content in contents
+        for score in content["scores"]
+    ]
+    largest = max((score["range_m"] for score in scores), default=0.0)
+    for recordings, naming in dict.fromkeys((score["recordings"], score["naming"]) for score in scores):
+        named = [score for score in scores if (score["recordings"], score["naming"]) == (recordings, naming)]
+        rows = [
+            (score["method"], f"{name} {score['range_m']:g} m", score[key])
+            for name, key in (("mIoU", "mean_iou"), ("IoU", "iou"))
+            for score in named
+        ]
+        title = f"{recordings}, clusters named by {naming}"
+        yield f"{title}, in percent", by_method(rows)
+        classes = [
+            (score["method"], name, value)
+            for score in named
+            if score["range_m"] == largest
+            for name, value in score["class_iou"].items()
+        ]
+        yield f"{title}, IoU of classes at {largest:g} m, in percent", by_method(classes)
+
+
+def _seeded(method: str, seed: object) -> str:
+    """A method's name with the seed of its evaluation, where it has none of its own."""
+    if _RUN.match(method):
+        return method
+    name, comma, rest = method.partition(",")
+    return f"{name}-{seed}{comma}{rest}"
+
+
 def by_method(rows: Iterable[tuple[str, str, float | None]]) -> Values:
     """Gathers (method, column, value); what is not defined is left out, and the seed is no part of a method."""
     found: Values = {}
     for method, column, value in rows:
         match = _RUN.match(method)
-        name = f"{match['name']}{match['views'] or ''}" if match else method
+        name = f"{match['name']}{match['rest'] or ''}" if match else method
         values = found.setdefault(name, {}).setdefault(column, [])
         if value is not None and (match or not values):  # each evaluation has the same controls
             values.append(value)

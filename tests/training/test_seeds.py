@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.seeds import by_method, seeds_table, tables
+from benchmarks.seeds import by_method, seeds_table, semantic_tables, tables
 
 
 def test_mean_and_spread_over_seeds() -> None:
@@ -39,3 +39,30 @@ def test_without_voxels_the_lidar_says_what_is_calibrated() -> None:
     del evaluation["exact"]
     found = dict(tables([evaluation]))
     assert found["LiDAR protocol original, in percent"]["student"]["O_acc@10"] == [0.25]
+
+
+def _semantics(seed: int, mean_iou: float) -> dict[str, Any]:
+    scores = [
+        {
+            "recordings": "towns",
+            "method": method,
+            "naming": "hungarian",
+            "range_m": range_m,
+            "mean_iou": mean_iou,
+            "iou": 0.5,
+            "class_iou": {"road": range_m / 100.0, "car": None},
+        }
+        for method in (f"field-{seed}", f"field-{seed}, linear probe", f"bound-{seed} (from labels)", "tokens, lifted")
+        for range_m in (12.8, 51.2)
+    ]
+    return {"arguments": {"seed": str(seed)}, "scores": scores}
+
+
+def test_semantics_have_a_row_for_each_method_and_controls_a_seed_too() -> None:
+    found = dict(semantic_tables([_semantics(0, 0.1), _semantics(1, 0.3)]))
+    scores = found["towns, clusters named by hungarian, in percent"]
+    assert list(scores) == ["field", "field, linear probe", "bound (from labels)", "tokens, lifted"]
+    for cells in scores.values():
+        assert cells["mIoU 12.8 m"] == [0.1, 0.3] and cells["IoU 51.2 m"] == [0.5, 0.5]
+    classes = found["towns, clusters named by hungarian, IoU of classes at 51.2 m, in percent"]
+    assert classes["field"] == {"road": [0.512, 0.512], "car": []}
