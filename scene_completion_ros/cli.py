@@ -18,6 +18,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 _OWN_COMMANDS = {
     "complete": "scene_completion_ros.commands.complete",
     "demo": "scene_completion_ros.commands.demo",
+    "doctor": "scene_completion_ros.commands.doctor",
     "replay": "scene_completion_ros.commands.replay",
     "classes": "training.commands.classes",
     "evaluate": "training.commands.evaluate",

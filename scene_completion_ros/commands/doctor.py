@@ -1,0 +1,86 @@
+"""Check this installation and say what to fix.
+
+Looks at Python and the required packages, ROS 2 and its environment, whether large images get from one process to
+another, shared memory, GPU, CPU, the student bundle, and completes images of the bundled drive for three seconds.
+Every check is ok, warning, failed or not applicable; what is not ok comes with its cure. The exit code is 1 if a check
+failed.
+
+With --json the standard output is one object: version, python, counts by status, seconds, and checks, each with name,
+status, found, cure and details.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scene_completion_ros.diagnosis.findings import Finding
+
+COLUMN = 15  # where the names begin
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion doctor``."""
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="student bundle to look at (default: the one that is shipped)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run all checks; the exit code is 1 if one failed."""
+    import json
+    import platform
+    import time
+
+    import scene_completion_ros
+    from scene_completion_ros.commands.demo import DEMO_DRIVE
+    from scene_completion_ros.diagnosis.checks import checks
+    from scene_completion_ros.diagnosis.findings import Status
+
+    begun_s = time.monotonic()
+    findings: dict[str, Finding] = {}
+    for check in checks(args.bundle, DEMO_DRIVE):
+        finding = findings[check.name] = check.run()
+        if not args.json:
+            say(as_text(check.name, finding))
+    counts = {status.value: sum(f.status is status for f in findings.values()) for status in Status}
+    seconds = time.monotonic() - begun_s
+    if args.json:
+        report = {
+            "version": scene_completion_ros.__version__,
+            "python": {"version": platform.python_version(), "executable": sys.executable},
+            "seconds": round(seconds, 1),
+            "counts": counts,
+            "checks": [
+                {
+                    "name": name,
+                    "status": finding.status.value,
+                    "found": finding.found,
+                    "cure": finding.cure,
+                    "details": finding.details,
+                }
+                for name, finding in findings.items()
+            ],
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        say(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}; {seconds:.0f} s")
+    return 1 if counts[Status.FAILED.value] else 0
+
+
+def as_text(name: str, finding: Finding) -> str:
+    """What people read of a check: status, name and what was found, and below it the cure."""
+    lines = [f"{finding.status.value:<{COLUMN}}{name}: {finding.found}"]
+    if finding.cure:
+        lines.append(f"{'':<{COLUMN}}-> {finding.cure}")
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """Print at once, and whatever the encoding of the terminal is."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)

@@ -1,0 +1,89 @@
+"""Probes run in processes of their own, so that what crashes or hangs there becomes a finding here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scene_completion_ros.errors import SceneCompletionError
+
+RESULT = "scene_completion_probe "  # a line of the output that begins so holds the answer
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+LONGEST_LINE = 300
+
+
+class ProbeError(SceneCompletionError):
+    """A probe raised, crashed or took too long."""
+
+
+def run_probe(
+    name: str, *arguments: str, limit_s: float, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Run a function of `probes` in a new process.
+
+    Args:
+        name: Name of the function.
+        arguments: Its arguments.
+        limit_s: The process is killed when it takes longer.
+        environment: Its environment, by default that of this process.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        ProbeError: It raised, ended otherwise, or was killed.
+    """
+    command = [sys.executable, "-m", "scene_completion_ros.diagnosis.probes", name, *arguments]
+    variables = with_package(os.environ if environment is None else environment)
+    # A file and not a pipe: what a killed probe has started may hold it open.
+    with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            status: int | None = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        lines = [COLOURS.sub("", line).strip() for line in log]
+    if status is None:
+        raise ProbeError(f"gave no answer within {limit_s:.0f} s{_last_words(lines)}")
+    return _answer(lines, status)
+
+
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, with this package importable also where a checkout was not installed."""
+    variables = dict(environment)
+    root = Path(__file__).resolve().parents[2]
+    if root.name not in ("site-packages", "dist-packages"):
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), variables.get("PYTHONPATH", "")]))
+    return variables
+
+
+def _answer(lines: list[str], status: int) -> dict[str, Any]:
+    for line in reversed(lines):
+        if line.startswith(RESULT):
+            answer: dict[str, Any] = json.loads(line.removeprefix(RESULT))
+            if "error" in answer:
+                raise ProbeError(**answer["error"])
+            result: dict[str, Any] = answer["result"]
+            return result
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    raise ProbeError(f"its process ended {how}{_last_words(lines)}")
+
+
+def _last_words(lines: list[str]) -> str:
+    spoken = [line for line in lines if line and not line.startswith(RESULT)]
+    errors = [line for line in spoken if "error" in line.lower()]
+    return f": {(errors or spoken)[-1][:LONGEST_LINE]}" if spoken else ""

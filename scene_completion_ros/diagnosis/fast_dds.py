@@ -1,0 +1,156 @@
+"""Fast DDS: the profile that large images need, and whether they really arrive."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scene_completion_ros.diagnosis.child import run_probe
+from scene_completion_ros.diagnosis.findings import Finding, Status
+from scene_completion_ros.diagnosis.ros_environment import NO_ROS, has_rclpy
+from scene_completion_ros.ros import dds
+
+IMAGE_BYTES = 3 * 1280 * 720  # rgb8
+DEFAULT_SEGMENT_BYTES = 512 * 1024
+# Enough that a machine which passes a part of such messages on does not look healthy, and no more than fit into the
+# segment of the shipped profile while the reader sleeps.
+IMAGES_SENT = 10
+EXCHANGE_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a profile says of the participants of ROS.
+
+    Attributes:
+        is_default: It has a participant profile that is taken where none is named.
+        segment_bytes: Size of the shared-memory segment; None without shared memory.
+    """
+
+    is_default: bool
+    segment_bytes: int | None
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile file of Fast DDS.
+
+    Raises:
+        OSError: It cannot be read.
+        ElementTree.ParseError: It is no XML.
+        ValueError: A size is no number.
+    """
+    root = ElementTree.parse(path).getroot()
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    participant = next((p for p in root.iter("participant") if p.get("is_default_profile") == "true"), None)
+    if participant is None:
+        return Profile(is_default=False, segment_bytes=DEFAULT_SEGMENT_BYTES)
+    segments = {
+        _text(descriptor, "transport_id"): int(_text(descriptor, "segment_size") or DEFAULT_SEGMENT_BYTES)
+        for descriptor in root.iter("transport_descriptor")
+        if _text(descriptor, "type").upper() == "SHM"
+    }
+    chosen = [(element.text or "").strip() for element in participant.iterfind(".//userTransports/transport_id")]
+    sizes = [segments[name] for name in chosen if name in segments]
+    builtin = next((element.text or "" for element in participant.iter("useBuiltinTransports")), "true")
+    if builtin.strip().lower() != "false":
+        sizes.append(DEFAULT_SEGMENT_BYTES)
+    return Profile(is_default=True, segment_bytes=max(sizes, default=None))
+
+
+def check_profile() -> Finding:
+    """Is a profile chosen, can it be read, and has its segment room for an image?"""
+    if not has_rclpy():
+        return NO_ROS
+    middleware = os.environ.get("RMW_IMPLEMENTATION", "")
+    if middleware and "fastrtps" not in middleware:
+        return Finding(Status.NOT_APPLICABLE, f"RMW_IMPLEMENTATION is {middleware}")
+    variable, path = chosen_profile(os.environ)
+    transports = os.environ.get("FASTDDS_BUILTIN_TRANSPORTS")
+    details: dict[str, Any] = {"variable": variable, "file": path, "builtin_transports": transports}
+    if not path:
+        other = f" (FASTDDS_BUILTIN_TRANSPORTS is {transports})" if transports else ""
+        found = f"none chosen{other}: the node brings its own, but camera drivers, bag players and viewers started here"
+        return Finding(Status.WARNING, f"{found} lose images above 0.5 MB for best-effort readers", _export(), details)
+    try:
+        profile = read_profile(Path(path))
+    except OSError as error:
+        return Finding(Status.FAILED, f"{variable}={path}: {error.strerror}", _export(), details)
+    except (ElementTree.ParseError, ValueError) as error:
+        return Finding(Status.FAILED, f"{variable}={path} is no profile: {error}", _export(), details)
+    details["segment_bytes"] = profile.segment_bytes
+    if not profile.is_default:
+        found = f'{path} has no participant with is_default_profile="true", so nodes do not take it'
+        return Finding(Status.FAILED, found, _export(), details)
+    if profile.segment_bytes is None:
+        return Finding(Status.WARNING, f"{path} uses no shared memory", _export(), details)
+    found = f"{path} has a shared-memory segment of {profile.segment_bytes / 1e6:.2f} MB"
+    if profile.segment_bytes < IMAGE_BYTES:
+        found += f", a raw image of 1280x720 has {IMAGE_BYTES / 1e6:.2f} MB"
+        return Finding(Status.FAILED, found, f"{_export()}, or enlarge segment_size", details)
+    return Finding(Status.OK, found, details=details)
+
+
+def chosen_profile(environment: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that the installed Fast DDS reads, and the file that it names; empty where none does."""
+    names = [dds.profile_variable()]
+    if names == [dds.PROFILE_VARIABLE]:  # which rmw_fastrtps still reads the old name for
+        names.append(dds.OLD_PROFILE_VARIABLE)
+    return next(((name, environment[name]) for name in names if environment.get(name)), (names[0], ""))
+
+
+def check_messages() -> Finding:
+    """Do large images get from one process to another in this environment?
+
+    Where they do not, the exchange is tried again with the shipped profile, so that the cure is known to work.
+    """
+    if not has_rclpy():
+        return NO_ROS
+    as_is = _exchange(os.environ)
+    details: dict[str, Any] = {"as_is": as_is}
+    if not as_is["connected"]:
+        return Finding(
+            Status.FAILED,
+            "two processes of this machine did not find each other",
+            "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST; if that is no help, let the firewall pass UDP multicast",
+            details,
+        )
+    found = f"{as_is['received']} of {as_is['sent']} images of {as_is['bytes'] / 1e6:.2f} MB arrived, best effort"
+    if as_is["received"] == as_is["sent"]:
+        return Finding(Status.OK, found, details=details)
+    middleware = os.environ.get("RMW_IMPLEMENTATION", "")
+    if middleware and "fastrtps" not in middleware:
+        cure = f"Raise the receive buffer of the system and of {middleware}: sudo sysctl -w net.core.rmem_max=67108864"
+        return Finding(Status.FAILED, found, cure, details)
+    return _with_shipped_profile(found, details)
+
+
+def _with_shipped_profile(found: str, details: dict[str, Any]) -> Finding:
+    _, chosen = chosen_profile(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
+    shipped = details["shipped_profile"] = _exchange({**environment, dds.profile_variable(): str(dds.profile_path())})
+    found += f"; with the shipped profile {shipped['received']} of {shipped['sent']}"
+    if shipped["received"] == shipped["sent"]:
+        return Finding(Status.FAILED if chosen else Status.WARNING, found, _export(), details)
+    lost = shipped["received"] == 0
+    cure = "Make room in /dev/shm (df -h /dev/shm) and end programs that take all of the CPU, then look again"
+    return Finding(Status.FAILED if lost else Status.WARNING, found, cure, details)
+
+
+_VARIABLES = (dds.PROFILE_VARIABLE, dds.OLD_PROFILE_VARIABLE, "FASTDDS_BUILTIN_TRANSPORTS")
+
+
+def _exchange(environment: Mapping[str, str]) -> dict[str, Any]:
+    return run_probe("messages", str(IMAGES_SENT), limit_s=EXCHANGE_LIMIT_S, environment=environment)
+
+
+def _export() -> str:
+    return f"export {dds.profile_variable()}={dds.profile_path()}"
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    return (element.findtext(name) or "").strip()

@@ -1,0 +1,118 @@
+"""Python and the packages that this one requires, as its own metadata state them."""
+
+from __future__ import annotations
+
+import operator
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from itertools import zip_longest
+from typing import Any
+
+from scene_completion_ros.diagnosis.child import ProbeError, run_probe
+from scene_completion_ros.diagnosis.findings import Finding, Status
+
+PACKAGE = "scene_completion_ros"
+INSTALL = "From a checkout of scene_completion_ros: pip install ."
+# Modules that are not called like their distribution. A ROS 2 distribution may bring them without Python's metadata.
+MODULES = {"opencv-python-headless": "cv2", "pyyaml": "yaml"}
+INSTEAD = {"openvino": "onnxruntime"}  # either runs the encoder
+IMPORT_LIMIT_S = 60.0
+
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(\[[^]]*\])?\s*\(?(?P<specifier>[\d\s.,<>=!~*]*)\)?\s*(?P<marker>;.*)?")
+CLAUSE = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*([\d.]+)\s*")
+COMPARISONS: dict[str, Any] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def check_python() -> Finding:
+    """Is this version of Python supported?"""
+    found = platform.python_version()
+    details = {"version": found, "executable": sys.executable, "prefix": sys.prefix}
+    try:
+        needed = metadata(PACKAGE)["Requires-Python"]
+    except PackageNotFoundError:
+        return Finding(Status.WARNING, f"{found}; {PACKAGE} is not installed, so what it needs is unknown", INSTALL)
+    if not needed or satisfies(found, needed):
+        return Finding(Status.OK, f"{found} in {sys.prefix}", details=details)
+    cure = f"Make an environment with a Python {needed}, as in: make demo PYTHON=python3.12"
+    return Finding(Status.FAILED, f"{found}, {needed} is needed", cure, details)
+
+
+def check_packages() -> Finding:
+    """Are the required packages there, and new enough?"""
+    try:
+        needed = requirements(requires(PACKAGE) or [])
+    except PackageNotFoundError:
+        return Finding(Status.WARNING, f"{PACKAGE} is not installed, so what it needs is unknown", INSTALL)
+    found = {name: installed_version(name) for name in needed}
+    missing = [name for name, number in found.items() if number is None]
+    replaced = {name: INSTEAD[name] for name in missing if name in INSTEAD and installed_version(INSTEAD[name])}
+    wrong = [name for name in missing if name not in replaced]
+    wrong += [name for name, number in found.items() if number and not satisfies(number, needed[name])]
+    details = {name: {"required": needed[name], "found": number} for name, number in found.items()}
+    if wrong:
+        said = [f"{name} {found[name] or 'is missing'} ({needed[name] or 'any version'} is needed)" for name in wrong]
+        quoted = " ".join(f"'{name}{needed[name]}'" for name in wrong)
+        return Finding(Status.FAILED, ", ".join(said), f"{sys.executable} -m pip install {quoted}", details)
+    said = [f"{name} {number}" for name, number in found.items() if number]
+    said += [f"{other} in the place of {name}" for name, other in replaced.items()]
+    return Finding(Status.OK, ", ".join(said), details=details)
+
+
+def requirements(declared: list[str]) -> dict[str, str]:
+    """Version specifiers by name, of the requirements that hold without an extra.
+
+    Raises:
+        ValueError: A requirement is written in a way that this function does not know.
+    """
+    found = {}
+    for text in declared:
+        match = REQUIREMENT.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"requirement {text!r} is not understood")
+        if not match["marker"]:
+            found[match["name"]] = match["specifier"].strip()
+    return found
+
+
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution, or of its module where it has no metadata; None where there is neither."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        pass
+    try:
+        found = run_probe("module", MODULES.get(name, name.replace("-", "_")), limit_s=IMPORT_LIMIT_S)["version"]
+    except ProbeError:
+        return None
+    return str(found or "of unknown version")
+
+
+def satisfies(number: str, specifier: str) -> bool:
+    """Whether a version satisfies all clauses of a specifier, by the numbers of the release alone.
+
+    Raises:
+        ValueError: The specifier has a clause that this function does not know.
+    """
+    release = _release(number)
+    for clause in filter(str.strip, specifier.split(",")):
+        match = CLAUSE.fullmatch(clause)
+        if match is None:
+            raise ValueError(f"version specifier {specifier!r} is not understood")
+        pairs = list(zip_longest(release, _release(match[2]), fillvalue=0))
+        if not COMPARISONS[match[1]]([mine for mine, _ in pairs], [needed for _, needed in pairs]):
+            return False
+    return True
+
+
+def _release(number: str) -> list[int]:
+    match = re.match(r"\d+(\.\d+)*", number)
+    return [int(part) for part in match[0].split(".")] if match else []

@@ -1,0 +1,179 @@
+"""What is tried in a process of its own: ``python -m scene_completion_ros.diagnosis.probes NAME [ARGUMENT ...]``.
+
+A probe takes texts and returns plain values for ``json.dumps``; see `child.run_probe`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import statistics
+import sys
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scene_completion_ros.diagnosis.child import RESULT
+from scene_completion_ros.errors import SceneCompletionError
+
+if TYPE_CHECKING:
+    from scene_completion_ros.inference.bundle import StudentBundle
+
+SELF_TEST_S = 3.0
+FEWEST_FRAMES = 3
+DISTINCT_FRAMES = 10  # decoding all of them would take longer than completing
+
+
+def module(name: str) -> dict[str, Any]:
+    """Import a module; its version and file."""
+    imported = importlib.import_module(name)
+    version = getattr(imported, "__version__", None)
+    return {"version": None if version is None else str(version), "file": getattr(imported, "__file__", None)}
+
+
+def middleware() -> dict[str, Any]:
+    """Load the RMW implementation and join the ROS graph with a node."""
+    from scene_completion_ros.ros.message_exchange import join_graph
+
+    return {"implementation": join_graph()}
+
+
+def messages(count: str) -> dict[str, Any]:
+    """Let another process publish large images, best effort, and count what arrives."""
+    from scene_completion_ros.ros.message_exchange import exchange
+
+    return exchange(int(count))
+
+
+def cuda() -> dict[str, Any]:
+    """The devices that the CUDA driver sees; None where there is no driver library."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return {"devices": None, "error": 0}
+    error = library.cuInit(0)
+    count = ctypes.c_int(0)
+    error = error or library.cuDeviceGetCount(ctypes.byref(count))
+    names = []
+    for index in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        library.cuDeviceGetName(name, len(name), index)
+        names.append(name.value.decode(errors="replace"))
+    return {"devices": names, "error": int(error)}
+
+
+def kernels() -> dict[str, Any]:
+    """Compile and run a parallel kernel the way the package does."""
+    import numba
+    import numpy as np
+
+    from scene_completion_ros.diagnosis.trial_kernel import trial_kernel
+    from scene_completion_ros.inference.jit import kernel_threads
+
+    started_s = time.perf_counter()
+    doubled = trial_kernel()
+    values = np.arange(1000, dtype=np.float32)
+    with kernel_threads(None):
+        right = bool(np.array_equal(doubled(values), 2.0 * values))
+        threads = numba.get_num_threads()
+    return {
+        "version": numba.__version__,
+        "right": right,
+        "seconds": time.perf_counter() - started_s,
+        "threads": threads,
+        "threading_layer": numba.threading_layer(),
+        "cache": doubled.stats.cache_path,
+    }
+
+
+def bundle(folder: str) -> dict[str, Any]:
+    """Load a student bundle; an empty name takes the shipped one."""
+    from scene_completion_ros.inference.bundle import ENCODER, HEAD
+
+    student = _student(folder)
+    files = [student.encoder_path.with_name(name) for name in (ENCODER, HEAD)]
+    return {
+        "folder": str(student.folder),
+        "name": student.name,
+        "licence": student.licence,
+        "classes": list(student.class_names),
+        "image": [student.canonical.width, student.canonical.height],
+        "grid": {"shape": list(student.grid.shape), "voxel_size": student.grid.voxel_size},
+        "files": {file.name: file.stat().st_size for file in files},
+        "calibration": student.calibration.kind,
+        "calibration_knots": len(student.calibration.alpha),
+        "threshold": student.threshold,
+    }
+
+
+def self_test(folder: str, drive: str) -> dict[str, Any]:
+    """Complete the first images of a recording for `SELF_TEST_S`; ``loaded`` says whether there is a bundle."""
+    import numpy as np
+
+    from scene_completion_ros.bags.reader import BagReader
+    from scene_completion_ros.inference.completer import Completer
+
+    try:
+        student = _student(folder)
+    except Exception:  # which the probe `bundle` puts into words
+        return {"loaded": False}
+    with BagReader(drive) as reader:
+        topic = reader.choose_image_topic(None)
+        camera = reader.camera_for(topic)
+        images = [frame.image_rgb for frame in islice(reader.images(topic), DISTINCT_FRAMES)]
+    begun_s = time.perf_counter()
+    completer = Completer(student, camera)
+    ready_s = time.perf_counter() - begun_s
+    timings: list[dict[str, float]] = []
+    occupied: list[int] = []
+    finite = True
+    end_s = time.perf_counter() + SELF_TEST_S
+    for image in cycle(images):
+        if len(timings) >= FEWEST_FRAMES and time.perf_counter() >= end_s:
+            break
+        completion = completer.complete(image)
+        timings.append(completion.timings_ms)
+        occupied.append(len(completion.voxels))
+        finite &= bool(np.isfinite(completion.alpha).all() and np.isfinite(completion.probability).all())
+    return {
+        "loaded": True,
+        "engine": completer.engine,
+        "frames": len(timings),
+        "finite": finite,
+        "fewest_occupied": min(occupied),
+        "occupied": statistics.median(occupied),
+        "ready_s": ready_s,
+        "rate_hz": 1e3 * len(timings) / sum(timing["total"] for timing in timings),
+        "stages_ms": {stage: statistics.median(timing[stage] for timing in timings) for stage in timings[0]},
+    }
+
+
+def _student(folder: str) -> StudentBundle:
+    from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+
+    return StudentBundle.load(Path(folder)) if folder else load_default_bundle()
+
+
+PROBES = {probe.__name__: probe for probe in (module, middleware, messages, cuda, kernels, bundle, self_test)}
+
+
+def main() -> None:
+    """Run one probe, print its answer and end."""
+    try:
+        answer: dict[str, Any] = {"result": PROBES[sys.argv[1]](*sys.argv[2:])}
+    except SceneCompletionError as error:
+        answer = {"error": {"what": error.what, "where": error.where, "cure": error.cure}}
+    except Exception as error:  # said in words by the check
+        text = " ".join(str(error).split())
+        answer = {"error": {"what": f"{type(error).__name__}: {text}" if text else type(error).__name__}}
+    print(f"\n{RESULT}{json.dumps(answer)}", flush=True)
+    sys.stderr.flush()
+    # The answer is there; libraries that wait for each other while they are torn down must not take it back.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
