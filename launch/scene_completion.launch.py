@@ -18,7 +18,10 @@ PACKAGE = "scene_completion_ros"
 def completion_node(context: LaunchContext) -> list[Node]:
     """The node; a parameter that is an empty launch argument stays as the parameter file has it."""
     image_transport = LaunchConfiguration("image_transport").perform(context)
-    overrides = [{"image_transport": image_transport}] if image_transport else []
+    autostart = LaunchConfiguration("autostart").perform(context)
+    overrides: list[dict[str, str | bool]] = []
+    overrides += [{"image_transport": image_transport}] if image_transport else []
+    overrides += [{"autostart": autostart == "true"}] if autostart else []
     return [
         Node(
             package=PACKAGE,
@@ -58,6 +61,12 @@ def generate_launch_description() -> LaunchDescription:
             "params_file",
             default_value=PathJoinSubstitution([config, "scene_completion.yaml"]),
             description="Parameters of the node",
+        ),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value="",
+            choices=["", "true", "false"],
+            description="false leaves the node unconfigured for its manager; empty leaves it to params_file",
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and of its outputs"),
         DeclareLaunchArgument(

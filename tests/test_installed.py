@@ -13,7 +13,18 @@ import pytest
 import scene_completion_ros
 
 PACKAGE = "scene_completion_ros"
-COMMANDS = ["classes", "complete", "demo", "doctor", "evaluate", "export", "features", "replay", "street-world", "train"]
+COMMANDS = [
+    "classes",
+    "complete",
+    "demo",
+    "doctor",
+    "evaluate",
+    "export",
+    "features",
+    "replay",
+    "street-world",
+    "train",
+]
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from scene_completion_ros.cli import main; sys.exit(main())"
 
 

@@ -11,7 +11,7 @@ WARNING_PERIOD_S = 5.0
 
 
 class FrameCounters:
-    """Counts images received, completed and dropped by reason; safe to use from several threads.
+    """Counts images received, completed, dropped by reason and wanted by nobody; safe to use from several threads.
 
     Args:
         logger: The rclpy logger that warnings go to.
@@ -23,6 +23,7 @@ class FrameCounters:
         self._last_warning: dict[str, float] = {}
         self.received = 0
         self.processed = 0
+        self.unwanted = 0
         self.dropped: Counter[str] = Counter()
 
     def count_received(self) -> None:
@@ -34,6 +35,11 @@ class FrameCounters:
         """An image was completed and its voxels were published."""
         with self._lock:
             self.processed += 1
+
+    def count_unwanted(self) -> None:
+        """Nobody subscribed to what an image would have become, so it was not completed."""
+        with self._lock:
+            self.unwanted += 1
 
     def drop(self, reason: str, warning: str = "") -> None:
         """Count a message that came to nothing.
@@ -62,4 +68,7 @@ class FrameCounters:
         with self._lock:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             total = sum(self.dropped.values())
-            return f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
+            counts = (
+                f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
+            )
+            return f"{counts}, nobody subscribed to {self.unwanted}" if self.unwanted else counts

@@ -8,14 +8,14 @@ from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, ParameterSpec, ParameterValue, nearest_name
 
 
-class ExplainingNode(Node):  # type: ignore[misc]  # rclpy has no types where it is not installed
-    """An rclpy node that says in the words of the schema why it refuses a change that another node asks for.
+class ExplainingNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no types where it is not installed
+    """A managed rclpy node that says in the words of the schema why it refuses a change that another node asks for.
 
     By itself rclpy gives the numbers of types ("expected '2' got '3'"), and no near name for an unknown one.
     """
@@ -42,7 +42,9 @@ class ExplainingNode(Node):  # type: ignore[misc]  # rclpy has no types where it
 class DeclaredParameters:
     """Declares all parameters on a node, and from then on refuses changes that cannot be used.
 
-    What was given for this node (parameter file, command line) under a name that no parameter has is warned about.
+    What was given for this node (parameter file, command line) under a name that no parameter has is warned about. What
+    was given at the start and is no choice or no existing path stays in the node, until `checked` is asked for it: the
+    node may have to exist before its folders do.
 
     Args:
         node: The rclpy node.
@@ -50,7 +52,7 @@ class DeclaredParameters:
             SceneCompletionError to refuse it.
 
     Raises:
-        SceneCompletionError: A given value is of another type, out of range, none of the choices or no existing path.
+        SceneCompletionError: A given value is of another type or out of range, so that a node cannot hold it.
     """
 
     def __init__(self, node: Any, check_change: Callable[[NodeParameters], None] = lambda _: None) -> None:
@@ -71,6 +73,19 @@ class DeclaredParameters:
         """
         live: dict[str, Any] = {spec.name: self._node.get_parameter(spec.name).value for spec in SCHEMA if spec.live}
         return replace(self._at_start, **live)
+
+    def checked(self) -> NodeParameters:
+        """The values of now, all of which are allowed.
+
+        Raises:
+            SceneCompletionError: A value is none of the choices or no existing path.
+        """
+        parameters = self.snapshot()
+        for spec in SCHEMA:
+            problem = spec.problem(getattr(parameters, spec.name))
+            if problem:
+                raise SceneCompletionError(problem, where=f"parameter {spec.name}")
+        return parameters
 
     def _on_change(self, changes: Sequence[Any]) -> Any:
         """Answer to any change, also of this process; wrong types and what is read-only have been refused already."""
@@ -98,17 +113,13 @@ def declare(node: Any, spec: ParameterSpec) -> ParameterValue:
         Its value: what was given for the node, otherwise the default.
 
     Raises:
-        SceneCompletionError: The given value is not allowed.
+        SceneCompletionError: The given value is of another type or out of range.
     """
-    where = f"parameter {spec.name}"
     try:
         value: ParameterValue = node.declare_parameter(spec.name, spec.default, descriptor(spec)).value
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         cure = f"It must be of type {spec.type_name}: {spec.allowed}"
-        raise SceneCompletionError(str(error), where=where, cure=cure) from error
-    problem = spec.problem(value)
-    if problem:
-        raise SceneCompletionError(problem, where=where)
+        raise SceneCompletionError(str(error), where=f"parameter {spec.name}", cure=cure) from error
     return value
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import FrameType
 from typing import NoReturn
 
@@ -29,14 +30,14 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM.
 
-    The signals are handled here and not by rclpy, whose handler shuts the context down under the running inference and
-    races with its own executor.
+    The signals are handled here and not by rclpy, whose handler shuts the context down under the running inference,
+    races with its own executor and skips the transition to the state `finalized`.
 
     Args:
         arguments: Command line with its `--ros-args`, by default that of the process.
 
     Returns:
-        Exit status: 0 after a signal, 1 where the node could not start.
+        Exit status: 0 after a signal, 1 where the node could not start (with `autostart`: be configured).
     """
     stopped = False
 
@@ -58,19 +59,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     executor = SingleThreadedExecutor(context=context)
     node = ExplainingNode(NODE_NAME, context=context)
     executor.add_node(node)
-    try:
-        completion = CompletionNode(node)
+    with ExitStack() as resources:
+        resources.callback(context.destroy)  # now, rather than in the random order of the interpreter's end
+        resources.callback(context.try_shutdown)
+        resources.callback(node.destroy_node)
+        resources.callback(executor.shutdown)
+        try:
+            completion = CompletionNode(node)
+            resources.callback(completion.close)
+            completion.start()
+        except SceneCompletionError as error:
+            print(f"scene_completion_node cannot start: {error}", file=sys.stderr)
+            return 1
         while not stopped:
             executor.spin_once(timeout_sec=SIGNAL_PERIOD_S)
-        completion.close()
-    except SceneCompletionError as error:
-        print(f"scene_completion_node cannot start: {error}", file=sys.stderr)
-        return 1
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        context.try_shutdown()
-        context.destroy()  # now, rather than in the random order of the interpreter's end
     return 0
 
 

@@ -141,6 +141,11 @@ class NodeParameters:
         path="file",
     )
     extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.", live=True)
+    autostart: bool = _parameter(
+        True,
+        "Configure and activate the node when it starts. With `false` it waits in the state `unconfigured` for whoever "
+        "manages it.",
+    )
 
 
 SCHEMA: tuple[ParameterSpec, ...] = tuple(

@@ -20,6 +20,7 @@ class NewestWorker(Generic[Item]):
         on_replaced: Called in the submitting thread with an item that a newer one has replaced.
         on_error: Called in the thread with an exception that `handle` or a preparation let through; the thread
             lives on.
+        on_end: Called as the last thing in the thread, so that what belongs to it is released there.
     """
 
     def __init__(
@@ -28,10 +29,12 @@ class NewestWorker(Generic[Item]):
         *,
         on_replaced: Callable[[Item], None],
         on_error: Callable[[Exception], None],
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._handle = handle
         self._on_replaced = on_replaced
         self._on_error = on_error
+        self._on_end = on_end
         self._condition = threading.Condition()
         self._newest: Item | None = None
         self._preparation: Callable[[], None] | None = None
@@ -54,6 +57,16 @@ class NewestWorker(Generic[Item]):
             self._preparation = preparation
             self._condition.notify()
 
+    def give_up(self) -> bool:
+        """Forget what is waiting; what is being done now goes on.
+
+        Returns:
+            Whether an item was waiting.
+        """
+        with self._condition:
+            given_up, self._newest, self._preparation = self._newest, None, None
+        return given_up is not None
+
     def close(self, timeout_s: float) -> bool:
         """End the thread after what it is doing now; waiting ones are given up.
 
@@ -68,10 +81,14 @@ class NewestWorker(Generic[Item]):
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
-            try:
-                work()
-            except Exception as error:
-                self._on_error(error)
+            self._attempt(work)
+        self._attempt(self._on_end)
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self._on_error(error)
 
     def _next(self) -> Callable[[], None] | None:
         with self._condition:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
@@ -66,13 +68,26 @@ class Graph:
         messages: list[ParameterMessage] = [
             Parameter(name, value=value).to_parameter_msg() for name, value in values.items()
         ]
-        service = f"{self.namespace}/{node_name}/set_parameters_atomically"
-        client = self.node.create_client(SetParametersAtomically, service)
+        request = SetParametersAtomically.Request(parameters=messages)
+        return self.call(SetParametersAtomically, f"{node_name}/set_parameters_atomically", request).result
+
+    def change_state(self, node_name: str, transition: int) -> bool:
+        """Ask a managed node of the namespace for a transition of lifecycle_msgs/Transition; whether it succeeded."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return bool(self.call(ChangeState, f"{node_name}/change_state", request).success)
+
+    def state(self, node_name: str) -> str:
+        """What a managed node of the namespace says its state is."""
+        return str(self.call(GetState, f"{node_name}/get_state", GetState.Request()).current_state.label)
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        """Call a service of the namespace; its response."""
+        client = self.node.create_client(service_type, f"{self.namespace}/{name}")
         assert self.until(client.service_is_ready)
-        answer = client.call_async(SetParametersAtomically.Request(parameters=messages))
+        answer = client.call_async(request)
         assert self.until(answer.done)
         self.node.destroy_client(client)
-        return answer.result().result
+        return answer.result()
 
 
 class NodeUnderTest:

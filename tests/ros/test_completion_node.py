@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tests.ros.rclpy_required import require_rclpy
@@ -18,13 +18,16 @@ require_rclpy()
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Float64
 
-from scene_completion_ros.errors import CameraError
+from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.ros import completion_node, messages, topics
+from scene_completion_ros.ros import completion_node, completion_thread, messages, outputs, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.declared_parameters import ExplainingNode
 from tests.ros.graph import Graph
@@ -35,6 +38,12 @@ DEPTH = np.array([[3.0, 51.2, np.nan]], np.float32)
 TRANSMITTANCE = np.array([[0.2, 0.9, 1.0]], np.float32)
 
 
+class Built:
+    def __init__(self, complete: Callable[[NDArray[np.uint8], int], Completion]) -> None:
+        self.complete = complete
+        self.warnings: list[str] = []
+
+
 class Model:
     """Stands in for `Completer`: remembers what was built and completed, and waits for `go_on` while it is built."""
 
@@ -43,6 +52,7 @@ class Model:
         self.settings: list[dict[str, Any]] = []
         self.completed: list[tuple[Camera, int]] = []
         self.completed_with: list[dict[str, Any]] = []
+        self.released_in: list[str] = []
         self.unusable: Camera | None = None
         self.building, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
@@ -63,13 +73,15 @@ class Model:
             times = dict.fromkeys(topics.STAGES, 1.0)
             return Completion(voxels, nothing, nothing, DEPTH, TRANSMITTANCE, CAMERA, image, times)
 
-        return SimpleNamespace(complete=complete, warnings=[])
+        made = Built(complete)
+        weakref.finalize(made, lambda: self.released_in.append(threading.current_thread().name))
+        return made
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
-    monkeypatch.setattr(completion_node, "Completer", model)
+    monkeypatch.setattr(completion_thread, "Completer", model)
     return model
 
 
@@ -80,18 +92,32 @@ def graph() -> Iterator[Graph]:
     graph.close()
 
 
+def wanted(node: CompletionNode) -> bool:
+    assert node._thread is not None
+    return node._thread._outputs.wanted()
+
+
 @pytest.fixture
-def node(graph: Graph, model: Model, bundle_folder: Path) -> Iterator[CompletionNode]:
+def own(graph: Graph, bundle_folder: Path) -> Iterator[ExplainingNode]:
+    """The rclpy node that the one under test works for."""
     bundle = Parameter("bundle", value=str(bundle_folder))
     own = ExplainingNode(
         topics.NODE_NAME, namespace=graph.namespace, context=graph.context, parameter_overrides=[bundle]
     )
-    node = CompletionNode(own)
     graph.spin_with(own)
+    yield own
+    own.destroy_node()
+
+
+@pytest.fixture
+def node(graph: Graph, own: ExplainingNode, model: Model) -> Iterator[CompletionNode]:
+    node = CompletionNode(own)
+    node.start()
+    graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
+    assert graph.until(lambda: wanted(node))
     yield node
     model.go_on.set()
     node.close()
-    own.destroy_node()
 
 
 def projection(fx: float) -> list[float]:
@@ -101,11 +127,13 @@ def projection(fx: float) -> list[float]:
 def calibrate(node: CompletionNode, camera: Camera, projection: list[float] | None = None) -> None:
     message = messages.camera_info_message(camera, 0, "front")
     message.p = projection or message.p
-    node._on_camera_info(message)
+    assert node.input is not None
+    node.input._on_camera_info(message)
 
 
 def show(node: CompletionNode, stamp_ns: int) -> None:
-    node._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
+    assert node.input is not None
+    node.input._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -116,7 +144,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def all_accounted_for(node: CompletionNode) -> bool:
-    return node.counters.received == node.counters.processed + sum(node.counters.dropped.values())
+    counters = node.counters
+    return counters.received == counters.processed + counters.unwanted + sum(counters.dropped.values())
 
 
 def test_a_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(
@@ -179,7 +208,6 @@ def test_stamps_that_repeat_or_go_back(
 def test_depth_is_infinite_where_the_ray_leaves_the_grid(graph: Graph, node: CompletionNode) -> None:
     depths = graph.collect(Image, f"{graph.namespace}/{topics.NODE_NAME}/depth/image")
     calibrate(node, CAMERA)
-    assert graph.until(lambda: node._depth.get_subscription_count() > 0)
 
     def seen() -> bool:
         show(node, 7)
@@ -269,3 +297,119 @@ def test_rectified_reads_the_calibration_at_hand_anew(graph: Graph, node: Comple
     show(node, 3)
     wait_for(lambda: all_accounted_for(node))
     assert model.completed[-1][0].fx == 26.0
+
+
+def test_depth_alone_is_published_alone(
+    own: Any, graph: Graph, node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(outputs, "voxels_message", lambda voxels, frame_id: made.append(voxels.stamp_ns))
+    (voxels,) = (found for found in graph.node.subscriptions if found.msg_type is PointCloud2)
+    graph.node.destroy_subscription(voxels)
+    assert graph.until(lambda: not wanted(node))
+    calibrate(node, CAMERA)
+    show(node, 1)
+    wait_for(lambda: all_accounted_for(node))
+    assert (node.counters.unwanted, node.counters.dropped, model.completed) == (1, {}, [])
+    wait_for(lambda: len(model.built) == 1)  # so that whoever subscribes need not wait for that
+    graph.collect(Float64, topics.stage_topic("total").replace("~", f"{graph.namespace}/{topics.NODE_NAME}"))
+    assert graph.until(lambda: own.count_subscribers(topics.stage_topic("total")) > 0)
+    graph.spin(0.5)
+    show(node, 2)
+    wait_for(lambda: all_accounted_for(node))
+    assert (node.counters.unwanted, model.completed) == (2, [])
+    depths = graph.collect(Image, f"{graph.namespace}/{topics.NODE_NAME}/depth/image")
+    assert graph.until(lambda: wanted(node))
+    show(node, 3)
+    assert graph.until(lambda: bool(depths), 20.0)
+    assert (model.completed, made, node.counters.processed) == ([(CAMERA, 3)], [], 1)
+
+
+def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
+    own: Any, node: CompletionNode, model: Model
+) -> None:
+    calibrate(node, CAMERA)
+    wait_for(lambda: len(model.built) == 1)
+    thread, publishers = weakref.ref(node._thread), len(list(own.publishers))
+    bundle = weakref.ref(node._thread._bundle)  # type: ignore[union-attr]
+    own.trigger_deactivate()
+    assert not model.released_in
+    own.trigger_cleanup()
+    assert model.released_in == ["inference"]
+    assert thread() is bundle() is node.input is None
+    assert len(list(own.publishers)) < publishers
+    own.trigger_configure()
+    own.trigger_activate()
+    assert len(list(own.publishers)) == publishers
+
+
+def test_the_number_of_subscriptions_stays(graph: Graph, own: Any, node: CompletionNode) -> None:
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    camera_infos = graph.node.create_publisher(CameraInfo, topics.CAMERA_INFO, latched)
+    before = len(list(own.subscriptions))
+    for _ in range(3):
+        camera_infos.publish(messages.camera_info_message(CAMERA, 0, "front"))
+        assert graph.until(lambda: own.count_publishers(topics.CAMERA_INFO) > 0)
+        show(node, 1)  # looks for the latched one
+        assert len(list(own.subscriptions)) == before + 1
+        own.trigger_deactivate()
+        assert len(list(own.subscriptions)) == before - 2
+        own.trigger_activate()
+    assert len(list(own.subscriptions)) == before
+
+
+def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
+    graph: Graph, own: Any, node: CompletionNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.trigger_deactivate()
+    own.trigger_cleanup()
+    publishers = len(list(own.publishers))
+
+    def fail(*arguments: Any) -> Any:
+        assert len(list(own.publishers)) > publishers  # there is something to release
+        raise RuntimeError("out of something")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(completion_node, "CompletionThread", fail)
+        assert own.trigger_configure() == TransitionCallbackReturn.ERROR
+        assert graph.state(topics.NODE_NAME) == "unconfigured"
+        assert len(list(own.publishers)) == publishers
+        with pytest.raises(SceneCompletionError, match="RuntimeError: out of something"):
+            node.start()
+    node.start()
+    assert graph.state(topics.NODE_NAME) == "active"
+
+
+def test_live_parameters_changed_while_inactive_hold_for_the_next_activation(
+    graph: Graph, own: Any, node: CompletionNode, model: Model
+) -> None:
+    calibrate(node, CAMERA, [0.0] * 12)
+    assert not graph.set_parameters(topics.NODE_NAME, rectified=True).successful
+    own.trigger_deactivate()
+    assert graph.set_parameters(topics.NODE_NAME, rectified=True, threads=3).successful  # no calibration to refuse it
+    own.trigger_activate()
+    calibrate(node, CAMERA, [0.0] * 12)
+    assert node.counters.dropped["bad CameraInfo"] == 1
+    calibrate(node, CAMERA, projection(25.0))
+    show(node, 1)
+    wait_for(lambda: node.counters.processed == 1)
+    assert [(camera.fx, settings["threads"]) for camera, settings in zip(model.built, model.settings, strict=True)] == [
+        (20.0, None),
+        (25.0, 3),
+    ]
+
+
+def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: CompletionNode, model: Model) -> None:
+    model.go_on.clear()
+    calibrate(node, CAMERA)
+    assert model.building.wait(10)
+    show(node, 1)
+    own.trigger_deactivate()
+    own.trigger_activate()
+    model.go_on.set()
+    calibrate(node, CAMERA)
+    show(node, 2)
+    wait_for(lambda: all_accounted_for(node))
+    assert [stamp_ns for _, stamp_ns in model.completed] == [2]
+    assert node.counters.dropped == {"deactivated": 1}
+    assert len(model.built) == 1

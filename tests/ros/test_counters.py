@@ -34,6 +34,9 @@ def test_every_drop_is_counted_and_each_reason_warned_about_once_a_period(monkey
     assert logger.lines[-1] == "dropped (bad image, 4 so far): 4 bytes missing"
     count.count_received()
     count.count_processed()
-    assert count.summary() == (
-        "received 1 images, processed 1, dropped 6 (4 bad image, 1 newer image arrived, 1 no CameraInfo)"
-    )
+    counts = "received 1 images, processed 1, dropped 6 (4 bad image, 1 newer image arrived, 1 no CameraInfo)"
+    assert count.summary() == counts
+    warned = len(logger.lines)
+    count.count_unwanted()
+    assert count.summary() == f"{counts}, nobody subscribed to 1"
+    assert len(logger.lines) == warned

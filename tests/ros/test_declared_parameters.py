@@ -42,7 +42,7 @@ def make_node(context: Any, **overrides: Any) -> Any:
 
 
 def declared(context: Any, **overrides: Any) -> NodeParameters:
-    return DeclaredParameters(make_node(context, **overrides)).snapshot()
+    return DeclaredParameters(make_node(context, **overrides)).checked()
 
 
 def test_defaults_and_descriptors(context: Any) -> None:
@@ -93,6 +93,16 @@ def test_wrong_values_at_start_name_parameter_and_what_is_allowed(
     with pytest.raises(SceneCompletionError, match=words) as caught:
         declared(context, **{name: value})
     assert caught.value.where == f"parameter {name}"
+
+
+def test_what_a_node_can_hold_is_checked_when_it_is_needed(context: Any, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    parameters = DeclaredParameters(make_node(context, bundle=str(bundle)))
+    assert parameters.snapshot().bundle == str(bundle)
+    with pytest.raises(SceneCompletionError, match="no folder"):
+        parameters.checked()
+    bundle.mkdir()
+    assert parameters.checked() == NodeParameters(bundle=str(bundle))
 
 
 def test_unknown_names_are_warned_about_with_what_they_may_mean(context: Any) -> None:

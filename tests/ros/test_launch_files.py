@@ -22,6 +22,7 @@ ARGUMENTS = {
     "camera_info_topic",
     "params_file",
     "image_transport",
+    "autostart",
     "namespace",
     "rviz",
     "fixed_frame",
@@ -79,9 +80,18 @@ class Recorded:
         return context[self.arguments[0]]
 
 
-@pytest.mark.parametrize("given", ["", "raw", "compressed"])
+@pytest.mark.parametrize(
+    ("given", "overrides"),
+    [
+        ({}, []),
+        ({"image_transport": "raw"}, [{"image_transport": "raw"}]),
+        ({"image_transport": "compressed"}, [{"image_transport": "compressed"}]),
+        ({"autostart": "false"}, [{"autostart": False}]),
+        ({"image_transport": "raw", "autostart": "true"}, [{"image_transport": "raw"}, {"autostart": True}]),
+    ],
+)
 def test_launch_overrides_the_parameter_file_only_with_what_was_given(
-    given: str, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, str], overrides: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = ast.parse(LAUNCH_FILE.read_text(encoding="utf-8"))
     for node in tree.body:
@@ -99,14 +109,15 @@ def test_launch_overrides_the_parameter_file_only_with_what_was_given(
         for entity in description
         if type(entity).__name__ == "DeclareLaunchArgument"
     }
-    assert declared["image_transport"]["default_value"] == ""
+    assert declared["image_transport"]["default_value"] == declared["autostart"]["default_value"] == ""
+    assert declared["autostart"]["choices"] == ["", "true", "false"]
     (of_node,) = (spec for spec in SCHEMA if spec.name == "image_transport")
     assert declared["image_transport"]["choices"] == ["", *of_node.choices]
     (opaque,) = (entity for entity in description if type(entity).__name__ == "OpaqueFunction")
-    (node,) = opaque.settings["function"]({"image_transport": given})
-    parameter_file, *overrides = node.settings["parameters"]
+    (node,) = opaque.settings["function"]({"image_transport": "", "autostart": "", **given})
+    parameter_file, *others = node.settings["parameters"]
     assert parameter_file.arguments == ("params_file",)
-    assert overrides == ([{"image_transport": given}] if given else [])
+    assert others == overrides
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,12 @@ class Bench:
         self.busy = threading.Event()
         self.go_on = threading.Event()
         self.done = threading.Event()
+        self.ended_in: list[threading.Thread] = []
         self.worker: NewestWorker[int] = NewestWorker(
-            self.handle, on_replaced=self.replaced.append, on_error=self.errors.append
+            self.handle,
+            on_replaced=self.replaced.append,
+            on_error=self.errors.append,
+            on_end=lambda: self.ended_in.append(threading.current_thread()),
         )
 
     def handle(self, item: int) -> None:
@@ -88,3 +92,35 @@ def test_close_waits_for_the_item_in_hand_and_gives_up_the_waiting_one(bench: Be
     bench.go_on.set()
     assert bench.worker.close(10)
     assert bench.handled == [0]
+
+
+def test_what_was_given_up_is_not_done_and_what_comes_after_it_is(bench: Bench) -> None:
+    prepared: list[str] = []
+    bench.worker.submit(0)
+    assert bench.busy.wait(10)
+    bench.worker.prepare(lambda: prepared.append("before"))
+    assert not bench.worker.give_up()  # no item
+    bench.worker.prepare(lambda: prepared.append("before"))
+    bench.worker.submit(1)
+    assert bench.worker.give_up()
+    bench.worker.submit(2)
+    bench.go_on.set()
+    deadline_s = time.monotonic() + 10
+    while bench.handled != [0, 2] and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    bench.worker.submit(99)
+    assert bench.done.wait(10)
+    assert bench.handled == [0, 2, 99]
+    assert prepared == bench.replaced == []
+    assert bench.worker.close(10)
+
+
+def test_the_end_is_in_the_thread_and_after_the_item_in_hand(bench: Bench) -> None:
+    bench.worker.submit(0)
+    assert bench.busy.wait(10)
+    assert not bench.worker.close(0.05)
+    assert not bench.ended_in
+    bench.go_on.set()
+    assert bench.worker.close(10)
+    (thread,) = bench.ended_in
+    assert thread.name == "inference"

@@ -1,0 +1,151 @@
+"""Images and the calibration that goes with them, from the topics of a camera to the inference thread."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from scene_completion_ros.bags.stamp_order import WENT_BACK, StampOrder
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.ros.completion_thread import CompletionThread
+from scene_completion_ros.ros.counters import FrameCounters
+from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.messages import stamp_nanoseconds
+from scene_completion_ros.ros.outputs import LATCHED_QOS
+from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
+
+
+class CameraInput:
+    """Subscribes to an image and its CameraInfo; lives as long as the node is active.
+
+    Callbacks run in the executor's thread. They only hand an image, with the calibration and the parameters of that
+    moment, to the inference thread. A message that cannot be used is dropped, counted and warned about.
+
+    Args:
+        node: The rclpy node to put the subscriptions on.
+        parameters: Its parameters.
+        thread: Where images go.
+        counters: Count what becomes of the images.
+        order: Stamps of the images so far.
+        resources: Closing it destroys the subscriptions.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        parameters: DeclaredParameters,
+        thread: CompletionThread,
+        counters: FrameCounters,
+        order: StampOrder,
+        resources: ExitStack,
+    ) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._thread = thread
+        self._counters = counters
+        self._order = order
+        self._resources = resources
+        # The newest usable message, how it was read, and what for.
+        self._camera_info: Any = None
+        self._camera: Camera | None = None
+        self._rectified = False
+        self._prepared_for: tuple[Camera, NodeParameters] | None = None
+        self._latched_subscription: Any = None
+        self._subscribe_to_both(parameters.snapshot())
+
+    def check(self, parameters: NodeParameters) -> None:
+        """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
+        if self._camera_info is not None:
+            self._read_camera(self._camera_info, parameters)
+
+    def _subscribe_to_both(self, parameters: NodeParameters) -> None:
+        reliable = QoSProfile(depth=qos_profile_sensor_data.depth, reliability=ReliabilityPolicy.RELIABLE)
+        image_qos = reliable if parameters.image_qos == "reliable" else qos_profile_sensor_data
+        # As image_transport does: the base name is remapped, the transport is appended to the result.
+        topic, image_type = self._node.resolve_topic_name(IMAGE), Image
+        if parameters.image_transport == "compressed":
+            topic, image_type = f"{topic}/compressed", CompressedImage
+        self._image_topic = topic
+        self._camera_info_topic = self._node.resolve_topic_name(CAMERA_INFO)
+        self._subscribe(image_type, topic, self._on_image, image_qos)
+        self._subscribe(CameraInfo, self._camera_info_topic, self._on_camera_info, qos_profile_sensor_data)
+        self._node.get_logger().info(
+            f"waiting for images on {topic} ({parameters.image_qos}) and CameraInfo on {self._camera_info_topic}"
+        )
+
+    def _subscribe(self, message_type: Any, topic: str, callback: Any, qos: QoSProfile) -> Any:
+        subscription = self._node.create_subscription(message_type, topic, callback, qos)
+        self._resources.callback(self._node.destroy_subscription, subscription)
+        return subscription
+
+    def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> Camera:
+        return camera_from_camera_info(camera_info, rectified=parameters.rectified, where=self._camera_info_topic)
+
+    def _on_camera_info(self, message: Any) -> None:
+        parameters = self._parameters.snapshot()
+        try:
+            camera = self._read_camera(message, parameters)
+        except SceneCompletionError as error:
+            self._counters.drop("bad CameraInfo", str(error))
+            return
+        if self._camera is not None and camera != self._camera and parameters.rectified == self._rectified:
+            self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
+        self._camera_info, self._camera, self._rectified = message, camera, parameters.rectified
+        self._prepare(camera, parameters)
+
+    def _camera_for(self, parameters: NodeParameters) -> Camera | None:
+        """The newest usable camera; the CameraInfo is read anew where it is now to be read in another way."""
+        if self._camera_info is not None and parameters.rectified != self._rectified:
+            self._camera = self._read_camera(self._camera_info, parameters)  # usable: see `check`
+            self._rectified = parameters.rectified
+        return self._camera
+
+    def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
+        if (camera, parameters) != self._prepared_for:
+            self._prepared_for = camera, parameters
+            self._thread.prepare(camera, parameters)
+
+    def _look_for_latched_camera_info(self) -> None:
+        """Subscribe a second time where the CameraInfo was published once and latched.
+
+        Only a transient-local reader receives that one. It never matches a volatile publisher, and makes every such
+        publisher log a warning; therefore not until it is needed.
+        """
+        publishers = self._node.get_publishers_info_by_topic(self._camera_info_topic)
+        latched = (info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in publishers)
+        if self._latched_subscription is None and any(latched):
+            self._latched_subscription = self._subscribe(
+                CameraInfo, self._camera_info_topic, self._on_camera_info, LATCHED_QOS
+            )
+
+    def _on_image(self, message: Any) -> None:
+        arrived_s = time.perf_counter()
+        self._counters.count_received()
+        parameters = self._parameters.snapshot()
+        camera = self._camera_for(parameters)
+        if camera is None:
+            self._look_for_latched_camera_info()
+            self._counters.drop(
+                "no CameraInfo",
+                f"no usable CameraInfo on {self._camera_info_topic} yet; check the topic and its remapping",
+            )
+            return
+        stamp_ns = stamp_nanoseconds(message.header.stamp)
+        arrival, behind_ns = self._order.arrived(stamp_ns), self._order.behind_ns
+        if arrival == "late":
+            self._counters.drop(
+                WENT_BACK,
+                f"{self._image_topic}: stamp {stamp_ns} ns is {behind_ns / 1e6:.1f} ms before the last one",
+            )
+            return
+        if arrival == "restarted":
+            self._counters.warn("clock jump", f"stamps jumped back by {behind_ns / 1e9:.1f} s: a restarted recording?")
+        self._prepare(camera, parameters)
+        self._thread.submit(message, camera, parameters, arrived_s, self._image_topic)

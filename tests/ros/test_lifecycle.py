@@ -1,0 +1,279 @@
+"""The managed node in its own process, led through its states over DDS."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Float64, String
+
+from scene_completion_ros.ros import messages, topics
+from tests.ros import held_node
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.graph import Graph, NodeUnderTest, start_completion_node
+
+CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
+ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
+SHUTDOWN = {
+    "unconfigured": Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    "inactive": Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    "active": Transition.TRANSITION_ACTIVE_SHUTDOWN,
+}
+UP_TO = {"unconfigured": (), "inactive": (CONFIGURE,), "active": (CONFIGURE, ACTIVATE)}
+MANAGED = ("-p", "autostart:=false")
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+Start = Callable[..., "Managed"]
+
+
+class Managed(CameraToVoxels):
+    """A running node and its manager."""
+
+    def change(self, *transitions: int) -> None:
+        for transition in transitions:
+            assert self.graph.change_state(topics.NODE_NAME, transition), self.node.log
+
+    def refuse(self, transition: int) -> None:
+        assert not self.graph.change_state(topics.NODE_NAME, transition), self.node.log
+
+    @property
+    def state(self) -> str:
+        return self.graph.state(topics.NODE_NAME)
+
+    @property
+    def stamps_ns(self) -> list[int]:
+        return [messages.stamp_nanoseconds(message.header.stamp) for message in self.voxels]
+
+    def image(self, seed: int, stamp_ns: int) -> Any:
+        return self.make_image(some_image(seed), stamp_ns, FRAME)
+
+    def until_answered(self, stamp_ns: int) -> None:
+        """Send CameraInfo and image again and again, for the node has to find this graph anew."""
+        camera_info, image = messages.camera_info_message(CAMERA, 0, FRAME), self.image(0, stamp_ns)
+
+        def answered() -> bool:
+            self.camera_infos.publish(camera_info)
+            self.graph.spin(0.2)
+            self.images.publish(image)
+            return self.graph.until(lambda: stamp_ns in self.stamps_ns, 1.0)
+
+        assert self.graph.until(answered), self.node.log
+
+    def subscribed(self) -> bool:
+        return bool(self.images.get_subscription_count() or self.camera_infos.get_subscription_count())
+
+    def published(self) -> bool:
+        return bool(self.graph.node.count_publishers(f"{self.output}/voxels"))
+
+
+@pytest.fixture
+def start(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> Iterator[Start]:
+    started: list[Managed] = []
+
+    def start(
+        *arguments: str, bundle: Path = bundle_folder, script: Path | None = None, listen: bool = True
+    ) -> Managed:
+        def launch(graph: Graph) -> NodeUnderTest:
+            return start_completion_node(graph, tmp_path / "log", bundle, grid_file, *arguments, script=script)
+
+        started.append(Managed(launch, listen=listen))
+        return started[-1]
+
+    yield start
+    for managed in started:
+        managed.close()
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """While the first file exists, the model of `held_node.py` waits; the second one is there once it does."""
+    held_while, reached = tmp_path / "hold", tmp_path / "reached"
+    monkeypatch.setenv(held_node.HELD_WHILE, str(held_while))
+    monkeypatch.setenv(held_node.REACHED, str(reached))
+    return held_while, reached
+
+
+def test_every_state_holds_what_it_should(start: Start) -> None:
+    managed = start(*MANAGED)
+    managed.until_logged("unconfigured: waiting for whoever manages this node")
+    assert managed.state == "unconfigured"
+    assert not managed.published()
+    managed.refuse(ACTIVATE)
+    managed.refuse(CLEANUP)
+    assert managed.state == "unconfigured"
+
+    managed.change(CONFIGURE)
+    assert managed.state == "inactive"
+    assert managed.graph.until(managed.published)
+    legends = managed.graph.collect(String, f"{managed.output}/legend", LATCHED)
+    assert managed.graph.until(lambda: bool(legends)), managed.node.log
+    assert not managed.subscribed()
+    managed.refuse(CONFIGURE)
+    assert managed.state == "inactive"
+
+    managed.change(ACTIVATE)
+    assert managed.state == "active"
+    managed.start(CAMERA)
+    managed.answer(managed.image(1, SECOND_NS))
+
+    managed.change(DEACTIVATE)
+    assert managed.state == "inactive"
+    assert managed.graph.until(lambda: not managed.subscribed())
+    managed.graph.spin(0.5)
+    heard = len(managed.voxels)
+    managed.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
+    managed.images.publish(managed.image(2, 2 * SECOND_NS))
+    managed.graph.spin(1.0)
+    assert len(managed.voxels) == heard
+    assert managed.published()
+
+    warnings = managed.node.log.count("no CameraInfo")
+    managed.change(ACTIVATE)  # the calibration is awaited anew, the model is still there
+
+    def missed() -> bool:
+        managed.images.publish(managed.image(3, 3 * SECOND_NS))
+        managed.graph.spin(0.5)
+        return managed.node.log.count("no CameraInfo") > warnings
+
+    assert managed.graph.until(missed), managed.node.log
+    assert len(managed.voxels) == heard
+    managed.until_answered(4 * SECOND_NS)
+    assert managed.node.log.count("ready for 320x96") == 1
+    assert not {2 * SECOND_NS, 3 * SECOND_NS} & set(managed.stamps_ns)
+
+    managed.change(DEACTIVATE, CLEANUP)
+    assert managed.state == "unconfigured"
+    assert managed.graph.until(lambda: not managed.published())
+    assert managed.node.end() == 0
+    summaries = re.findall(r"received (\d+) images, processed (\d+)", managed.node.log)
+    assert len(summaries) == 3  # of two deactivations and of the end: one goes on where the other was
+    received, processed = (list(map(int, counts)) for counts in zip(*summaries, strict=True))
+    assert received == sorted(received)
+    assert 0 < processed[0] < processed[1] == processed[2]
+    assert "Traceback" not in managed.node.log
+
+
+def test_by_itself_the_node_becomes_active(start: Start) -> None:
+    managed = start()
+    managed.start(CAMERA)
+    assert managed.state == "active"
+    managed.refuse(CONFIGURE)
+    managed.change(DEACTIVATE, CLEANUP, CONFIGURE, ACTIVATE)
+    managed.until_answered(5 * SECOND_NS)
+
+
+@pytest.mark.parametrize("state", UP_TO)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_in_every_state(start: Start, state: str, number: signal.Signals) -> None:
+    managed = start(*MANAGED)
+    managed.change(*UP_TO[state])
+    assert managed.state == state
+    assert managed.node.end(number) == 0
+    assert managed.node.log.count("received 0 images") == 1  # the transition that releases everything
+    assert "Traceback" not in managed.node.log
+
+
+@pytest.mark.parametrize("state", UP_TO)
+def test_a_manager_can_shut_it_down_in_every_state(start: Start, state: str) -> None:
+    managed = start(*MANAGED)
+    managed.change(*UP_TO[state])
+    managed.change(SHUTDOWN[state])
+    assert managed.state == "finalized"
+    assert managed.graph.until(lambda: not managed.published() and not managed.subscribed())
+    managed.refuse(CONFIGURE)
+    assert managed.state == "finalized"
+    assert managed.node.end() == 0
+    assert managed.node.log.count("received 0 images") == 1
+
+
+def test_a_bundle_that_cannot_be_used_leaves_a_managed_node_unconfigured(
+    start: Start, bundle_folder: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    managed = start(*MANAGED, bundle=bundle)
+    managed.refuse(CONFIGURE)
+    assert managed.state == "unconfigured"
+    assert f"cannot configure: parameter bundle: there is no folder {bundle}; name an existing" in managed.node.log
+    bundle.mkdir()
+    managed.refuse(CONFIGURE)
+    assert managed.state == "unconfigured"
+    assert managed.node.log.count("cannot configure: ") == 2
+    assert not managed.published()
+    shutil.copytree(bundle_folder, bundle, dirs_exist_ok=True)
+    managed.change(CONFIGURE, ACTIVATE)
+    managed.start(CAMERA)
+    assert "Traceback" not in managed.node.log
+
+
+def test_images_of_before_a_deactivation_are_never_published_after_it(start: Start, hold: tuple[Path, Path]) -> None:
+    held_while, reached = hold
+    managed = start("-p", "image_qos:=reliable", script=Path(held_node.__file__))
+    managed.start(CAMERA)
+    held_while.touch()
+    managed.images.publish(managed.image(1, 10 * SECOND_NS))
+    assert managed.graph.until(reached.exists), managed.node.log
+    managed.images.publish(managed.image(2, 11 * SECOND_NS))  # waits for its turn
+    managed.graph.spin(1.0)
+    managed.change(DEACTIVATE, ACTIVATE)
+    held_while.unlink()
+    managed.until_answered(12 * SECOND_NS)
+    managed.graph.spin(0.5)
+    assert not {10 * SECOND_NS, 11 * SECOND_NS} & set(managed.stamps_ns)
+    assert managed.node.end() == 0
+    assert "2 deactivated" in managed.node.log.splitlines()[-1]
+
+
+def test_a_signal_during_inference_ends_it(start: Start, hold: tuple[Path, Path]) -> None:
+    held_while, reached = hold
+    managed = start(script=Path(held_node.__file__))
+    managed.start(CAMERA)
+    held_while.touch()
+    managed.images.publish(managed.image(1, 10 * SECOND_NS))
+    assert managed.graph.until(reached.exists), managed.node.log
+    assert managed.node.end(timeout_s=60.0) == 0
+    assert "the inference thread did not end within 5 s" in managed.node.log
+
+
+def test_cleaning_up_again_and_again_leaves_no_threads(start: Start) -> None:
+    managed = start(*MANAGED)
+    threads: list[int] = []
+    for cycle in range(6):
+        managed.change(CONFIGURE, ACTIVATE)
+        managed.until_answered((cycle + 1) * SECOND_NS)
+        managed.change(DEACTIVATE, CLEANUP)
+        threads.append(len(list(Path(f"/proc/{managed.node.process.pid}/task").iterdir())))
+    assert managed.node.log.count("ready for 320x96") == 6
+    assert max(threads[1:]) <= threads[0], threads  # compilers and engines keep pools that the first one has filled
+
+
+def test_what_nobody_subscribed_to_is_not_computed(start: Start) -> None:
+    managed = start(listen=False)
+    times = managed.graph.collect(Float64, topics.stage_topic("total").replace("~", managed.output))
+    camera_info, image = messages.camera_info_message(CAMERA, 0, FRAME), managed.image(0, SECOND_NS)
+    managed.send_camera(camera_info, "ready for 320x96")
+    managed.until_logged("nobody subscribed to voxels or depth", lambda: managed.images.publish(image))
+    managed.graph.spin(0.5)
+    assert not times
+    assert "nobody subscribed, " not in managed.node.log  # as dropped images are warned about
+    managed.listen()
+    managed.until_answered(2 * SECOND_NS)
+    assert managed.graph.until(lambda: bool(times))
+    assert managed.node.log.count("images are completed again") == 1
+    assert managed.node.end() == 0
+    counts = re.search(r"received (\d+) images, processed (\d+).* nobody subscribed to (\d+)", managed.node.log)
+    assert counts is not None, managed.node.log
+    received, processed, unwanted = map(int, counts.groups())
+    assert processed >= 1 <= unwanted
+    assert received >= processed + unwanted
