@@ -17,8 +17,8 @@ from scene_completion_ros.ros.completion_thread import CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.messages import stamp_nanoseconds
-from scene_completion_ros.ros.outputs import LATCHED_QOS
 from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.publishing import LATCHED_QOS
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 

@@ -15,6 +15,7 @@ from scene_completion_ros.bags.stamp_order import StampOrder
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.ros.camera_input import CameraInput
 from scene_completion_ros.ros.completion_thread import CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
@@ -56,6 +57,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._thread: CompletionThread | None = None
         self._order = StampOrder()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
+        self._class_names: tuple[str, ...] = ()
         self._problem: SceneCompletionError | None = None
         self._finalized = False
         node.add_managed_entity(self)
@@ -129,8 +131,18 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         grid, grid_from_camera = bundle.grid, bundle.grid_from_camera
         if parameters.grid_file:
             grid, grid_from_camera = read_grid(Path(parameters.grid_file))
+        self._class_names = bundle.class_names
+        self._check_map(parameters)
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
-        outputs = Outputs(self._node, bundle, self._while_configured)
+        outputs = Outputs(
+            self._node,
+            bundle,
+            grid,
+            grid_from_camera,
+            self.counters,
+            self._while_configured,
+            markers=parameters.publish_markers,
+        )
         self._thread = CompletionThread(bundle, grid, grid_from_camera, outputs, self.counters, self._logger)
         self._while_configured.callback(self._thread.close)
         self._order = StampOrder()
@@ -162,6 +174,17 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         gc.collect()  # the thread and its worker refer to each other, and what they held is large
 
     def _check_change(self, parameters: NodeParameters) -> None:
-        """Raise CameraError where the calibration at hand has nothing to offer for changed parameters."""
+        """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
+        if self._thread is not None:
+            self._check_map(parameters)
         if self.input is not None:
             self.input.check(parameters)
+
+    def _check_map(self, parameters: NodeParameters) -> None:
+        if parameters.obstacle_min_height > parameters.obstacle_max_height:
+            raise SceneCompletionError(
+                f"{parameters.obstacle_min_height} m is above {parameters.obstacle_max_height} m",
+                where="parameters obstacle_min_height, obstacle_max_height",
+                cure="Take a lowest height below the largest",
+            )
+        ignored_labels(parameters.ignored_classes, self._class_names, where="parameter ignored_classes")

@@ -172,7 +172,7 @@ class CompletionThread:
             if image.activation != self._activation:
                 self._counters.drop(DEACTIVATED)
                 return
-            self._outputs.publish(completion, header.frame_id)
+            self._outputs.publish(completion, header.frame_id, image.parameters)
             published_s = time.perf_counter()
             self._counters.count_processed()
             self._outputs.publish_times(

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from scene_completion_ros.inference.encoder import EngineName
 
 ImageTransport = Literal["raw", "compressed"]
+OccupancyValues = Literal["threshold", "probability"]
 ImageQos = Literal["sensor_data", "reliable"]
 PathKind = Literal["folder", "file"]
 ParameterValue = bool | int | float | str
@@ -141,6 +142,62 @@ class NodeParameters:
         path="file",
     )
     extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.", live=True)
+    base_frame: str = _parameter(
+        "",
+        "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `camera_x` to "
+        "`camera_yaw` say where the camera is in it. Empty: the frame of the image, for RViz; not for Nav2.",
+        live=True,
+    )
+    camera_x: float = _parameter(
+        0.0, "Place of the camera in `base_frame`: metres forward.", bounds=(-100.0, 100.0), live=True
+    )
+    camera_y: float = _parameter(0.0, "Metres to the left.", bounds=(-100.0, 100.0), live=True)
+    camera_height: float = _parameter(
+        1.65,
+        "Height of the camera above the ground, metres, also without `base_frame`.",
+        bounds=(0.0, 100.0),
+        live=True,
+    )
+    camera_roll: float = _parameter(
+        0.0, "Degrees by which the camera is tilted to the right.", bounds=(-180.0, 180.0), live=True
+    )
+    camera_pitch: float = _parameter(0.0, "Degrees by which it looks down.", bounds=(-90.0, 90.0), live=True)
+    camera_yaw: float = _parameter(0.0, "Degrees by which it looks to the left.", bounds=(-180.0, 180.0), live=True)
+    obstacle_min_height: float = _parameter(
+        0.3,
+        "Lowest height above the ground, metres, at which voxels are obstacles in `~/occupancy_grid`.",
+        bounds=(-10.0, 50.0),
+        live=True,
+    )
+    obstacle_max_height: float = _parameter(2.0, "Largest such height, metres.", bounds=(-10.0, 50.0), live=True)
+    ignored_classes: str = _parameter(
+        "auto",
+        "Classes that are no obstacles, with commas between them; `auto` takes road, parking, sidewalk, terrain and "
+        "other-ground where the bundle has them.",
+        live=True,
+    )
+    inferred_is_free: bool = _parameter(
+        False,
+        "Free space that was only inferred also makes cells of `~/occupancy_grid` free. It never clears.",
+        live=True,
+    )
+    occupancy_values: OccupancyValues = _parameter(
+        "threshold",
+        "`threshold`: occupied cells are 100; `probability`: percent. Nav2's StaticLayer takes less than 99 for free.",
+        choices=OccupancyValues,
+        live=True,
+    )
+    clearing_blind_zone: float = _parameter(
+        2.0,
+        "Metres before the camera in which unobserved voxels do not end the rays of `~/clearing`.",
+        bounds=(0.0, 20.0),
+        live=True,
+    )
+    free_space_edge: int = _parameter(
+        2, "Voxels along the edge of a cube of `~/free_space`.", bounds=(1, 64), live=True
+    )
+    publish_markers: bool = _parameter(False, "Publish `~/markers`.")
+    marker_limit: int = _parameter(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000), live=True)
     autostart: bool = _parameter(
         True,
         "Configure and activate the node when it starts. With `false` it waits in the state `unconfigured` for whoever "

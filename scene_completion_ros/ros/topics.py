@@ -11,6 +11,13 @@ VOXELS = "~/voxels"
 LEGEND = "~/legend"
 DEPTH = "~/depth/image"
 DEPTH_CAMERA_INFO = "~/depth/camera_info"
+VOXEL_GRID = "~/voxel_grid"
+VOXEL_GRID_INFO = "~/voxel_grid/info"
+OCCUPANCY_GRID = "~/occupancy_grid"
+OBSTACLES = "~/obstacles"
+CLEARING = "~/clearing"
+FREE_SPACE = "~/free_space"
+MARKERS = "~/markers"
 
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
 """What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `total` is image array to voxels, `latency` is

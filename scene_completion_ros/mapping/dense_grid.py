@@ -1,0 +1,84 @@
+"""The whole voxel grid as one byte a voxel, and the description that a reader needs to decode it.
+
+A byte holds the state and, of an occupied voxel, the class:
+
+    0 unobserved    1 seen free    2 inferred free    3 + 2 * label surface    4 + 2 * label completed
+
+so that 1 alone may clear, everything from 3 on is occupied, and of a grid without classes the byte is the `VoxelState`.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+
+LAYOUT = "data[(x * shape[1] + y) * shape[2] + z]"
+VALUES = {
+    "0": "unobserved",
+    "1": "free, seen",
+    "2": "free, inferred",
+    "3 + 2 * label": "occupied, surface",
+    "4 + 2 * label": "occupied, completed",
+}
+_LARGEST_LABEL = (255 - VoxelState.COMPLETED) // 2
+
+
+def voxels_to_bytes(voxels: SemanticVoxels) -> NDArray[np.uint8]:
+    """One byte a voxel, uint8 [X, Y, Z], z fastest in memory.
+
+    Raises:
+        GridError: There are more classes than a byte can hold.
+    """
+    if len(voxels.class_names) > _LARGEST_LABEL + 1:
+        raise GridError(
+            f"{len(voxels.class_names)} classes where a byte of the dense grid holds at most {_LARGEST_LABEL + 1}",
+            where="voxel grid",
+            cure="Read the labels from the point cloud of the voxels",
+        )
+    dense = voxels.state.copy()
+    dense[tuple(voxels.index.T)] += 2 * voxels.label
+    return dense
+
+
+def bytes_to_state_and_label(dense: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """State and label of every voxel, uint8 as `dense`; the label of what is not occupied is 0."""
+    above = np.maximum(dense, VoxelState.SURFACE) - np.uint8(VoxelState.SURFACE)
+    occupied = dense >= VoxelState.SURFACE
+    return np.where(occupied, VoxelState.SURFACE + above % 2, dense).astype(np.uint8), above // 2
+
+
+def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform) -> str:
+    """How to decode the bytes and where their voxels lie, as JSON.
+
+    Args:
+        grid: The voxel grid.
+        grid_from_camera: Pose of the camera's optical frame in it.
+
+    Returns:
+        ``shape``, ``layout`` and ``values``; ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and z),
+        which give the centre of a voxel in the optical frame as first_centre + x steps[0] + y steps[1] + z steps[2];
+        and the grid as its own file has it: ``origin``, ``voxel_size``, ``frame``, ``grid_from_camera``.
+    """
+    camera_from_grid = grid_from_camera.inverse()
+    first = np.asarray(grid.origin) + 0.5 * grid.voxel_size
+    # Adding 0 turns the negative zeros of rotations into zeros.
+    return json.dumps(
+        {
+            "shape": list(grid.shape),
+            "layout": LAYOUT,
+            "values": VALUES,
+            "first_centre": (camera_from_grid.apply(first) + 0.0).tolist(),
+            "steps": (camera_from_grid.rotation.T * grid.voxel_size + 0.0).tolist(),
+            "origin": list(grid.origin),
+            "voxel_size": grid.voxel_size,
+            "frame": grid.frame,
+            "grid_from_camera": (grid_from_camera.matrix.reshape(-1) + 0.0).tolist(),
+        }
+    )

@@ -1,0 +1,168 @@
+"""Completed voxels as a two-dimensional occupancy map of the ground.
+
+The map is aligned with an upright frame (z up, its plane z = 0 is the ground), whatever turn or tilt the voxel grid has
+in it: readers such as Nav2's StaticLayer ignore the orientation of a map. A rotated grid is resampled twice. Obstacles
+are thrown forward, every occupied voxel's centre into the cell it lies over, so that none is lost between cells. What
+is free is looked up backward, from points over every cell into the voxels they lie in, so that no cell stays empty
+between voxels. Without rotation both are the same, and a cell is a column of voxels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError, SceneCompletionError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+
+UNKNOWN, FREE, OCCUPIED = -1, 0, 100
+"""Values of nav_msgs/OccupancyGrid."""
+
+AUTO = "auto"
+GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground")
+"""What robots drive on: never an obstacle, unless other classes are named."""
+
+_OBSTACLE = 100  # plus the percent, 1 to 100: larger than all states
+_ROUNDING = 1e-6  # part of a voxel edge
+
+
+@dataclass(frozen=True, eq=False)
+class GroundMap:
+    """An occupancy map as nav_msgs/OccupancyGrid holds it.
+
+    Attributes:
+        origin: Lower corner (x, y) of cell [0, 0] in the upright frame, metres.
+        resolution: Edge of a cell, metres.
+        cells: int8 [H, W], rows along y, columns along x of the upright frame; -1 unknown, 0 free, 1 to 100 occupied.
+    """
+
+    origin: tuple[float, float]
+    resolution: float
+    cells: NDArray[np.int8]
+
+
+def ignored_labels(ignored: str, class_names: tuple[str, ...], *, where: str = "ignored classes") -> list[int]:
+    """Labels of the classes that are no obstacles.
+
+    Args:
+        ignored: Names of classes with commas between them; ``auto`` for those of `GROUND_CLASSES` that there are.
+        class_names: All names, by label.
+        where: What to call the source of the names in an error.
+
+    Raises:
+        SceneCompletionError: There is no class of such a name.
+    """
+    if ignored.strip() == AUTO:
+        return [label for label, name in enumerate(class_names) if name in GROUND_CLASSES]
+    names = [name.strip() for name in ignored.split(",") if name.strip()]
+    unknown = [name for name in names if name not in class_names]
+    if unknown:
+        raise SceneCompletionError(
+            f"no class is called {', '.join(map(repr, unknown))}",
+            where=where,
+            cure=f"Choose among {', '.join(class_names)}, with commas between them, write {AUTO}, or nothing",
+        )
+    return [class_names.index(name) for name in names]
+
+
+class GroundProjection:
+    """Projects voxels within a band of heights to the ground; all that depends on the pose alone is computed once.
+
+    Args:
+        grid: The voxel grid.
+        upright_from_grid: Its pose in the upright frame.
+        lowest: Lower end of the band above the plane z = 0 of the upright frame, metres. A voxel belongs to the band
+            if its centre does.
+        highest: Upper end of the band, metres.
+
+    Raises:
+        GridError: No voxel of the grid lies in the band.
+    """
+
+    def __init__(self, grid: VoxelGrid, upright_from_grid: RigidTransform, lowest: float, highest: float) -> None:
+        self.grid = grid
+        self.upright_from_grid = upright_from_grid
+        self.lowest, self.highest = lowest, highest
+        size = grid.voxel_size
+        ends = list(zip(grid.origin, np.asarray(grid.origin) + np.asarray(grid.shape) * size, strict=True))
+        corners = upright_from_grid.apply(np.array(list(itertools.product(*ends)), dtype=np.float64))
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        counts = np.ceil((high - low) / size - _ROUNDING).astype(int)
+        x, y, z = (low[axis] + (np.arange(counts[axis]) + 0.5) * size for axis in range(3))
+        z = z[self._in_band(z)]
+        if not z.size:
+            raise GridError(
+                f"no voxel lies {lowest} to {highest} m above the ground: the grid reaches from {low[2]:.2f} to "
+                f"{high[2]:.2f} m, in steps of {size} m",
+                where="height band",
+                cure="Check the pose of the camera above the ground, and that the band is at least one voxel high",
+            )
+        self.origin = (float(low[0]), float(low[1]))
+        self._looked_up = self._voxels_at(x, y, z)
+
+    def __call__(
+        self,
+        voxels: SemanticVoxels,
+        *,
+        ignored: Iterable[int] = (),
+        inferred_is_free: bool = False,
+        graded: bool = False,
+    ) -> GroundMap:
+        """The map of one image.
+
+        A cell is occupied where a voxel of the band over it is, seen or completed. It is free where all of the band
+        was seen free, and unknown everywhere else.
+
+        Args:
+            voxels: Completed voxels on this projection's grid.
+            ignored: Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it
+                counts as seen free; where it was completed, as inferred free.
+            inferred_is_free: Inferred free space counts as free too.
+            graded: Occupied cells hold the largest probability of their voxels, in percent, instead of 100.
+
+        Raises:
+            GridError: The voxels are on another grid.
+        """
+        if voxels.grid != self.grid:
+            raise GridError("the voxels are on another grid than the projection", where="GroundProjection")
+        percent = np.rint(100.0 * voxels.probability).clip(1, OCCUPIED) if graded else OCCUPIED
+        passable = np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8))
+        flat = np.ravel_multi_index(tuple(voxels.index.T), self.grid.shape)
+        # One more element stands for what lies outside of the grid.
+        dense = np.append(voxels.state, np.uint8(VoxelState.UNOBSERVED))
+        free = np.where(dense[flat] == VoxelState.SURFACE, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
+        dense[flat] = np.where(passable, free, _OBSTACLE + percent)
+
+        band = dense[self._looked_up]
+        is_free = (band == VoxelState.FREE_SEEN) | (inferred_is_free & (band == VoxelState.FREE_INFERRED))
+        largest = band.max(axis=0)
+        self._throw(voxels.index[~passable], dense[flat[~passable]], largest)
+        cells = np.where(is_free.all(axis=0), FREE, UNKNOWN)
+        cells = np.where(largest > _OBSTACLE, largest.astype(np.int16) - _OBSTACLE, cells)
+        return GroundMap(self.origin, self.grid.voxel_size, cells.astype(np.int8))
+
+    def _in_band(self, height: NDArray[np.float64]) -> NDArray[np.bool_]:
+        slack = _ROUNDING * self.grid.voxel_size
+        return (self.lowest - slack <= height) & (height <= self.highest + slack)
+
+    def _voxels_at(self, x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Flat indices of the voxels that points over the cells lie in, [levels, H, W]; one beyond for outside."""
+        points = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]), axis=-1)
+        index, inside = self.grid.index_of(self.upright_from_grid.inverse().apply(points))
+        flat = np.ravel_multi_index(tuple(np.moveaxis(np.where(inside[..., None], index, 0), -1, 0)), self.grid.shape)
+        return np.where(inside, flat, np.prod(self.grid.shape)).astype(np.intp)
+
+    def _throw(self, index: NDArray[np.int32], value: NDArray[np.uint8], onto: NDArray[np.uint8]) -> None:
+        """Raise the cells [H, W] under voxels [N, 3] of the band to the values [N] of these."""
+        turn = self.upright_from_grid.rotation * self.grid.voxel_size
+        first = self.upright_from_grid.apply(np.asarray(self.grid.origin) + 0.5 * self.grid.voxel_size)
+        in_band = self._in_band(index @ turn[2] + first[2])
+        places = (index[in_band] @ turn[:2].T + (first[:2] - self.origin)) / self.grid.voxel_size
+        column, row = (places[:, axis].astype(int).clip(0, onto.shape[1 - axis] - 1) for axis in range(2))
+        np.maximum.at(onto.reshape(-1), row * onto.shape[1] + column, value[in_band])

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.mapping import clearing, clearing_kernel
+from scene_completion_ros.mapping.clearing_kernel import ClearingRays
+from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED
+from tests.report.scenes import CAMERA, GRID, street
+
+TWINS = pytest.mark.parametrize("free_distances", [clearing.free_distances, clearing_kernel.free_distances])
+LETTERS = {"u": UNOBSERVED, "f": FREE, "i": INFERRED, "s": SURFACE, "c": COMPLETED}
+
+
+def corridor(states: str) -> np.ndarray:
+    """One row of voxels along x."""
+    return np.array([LETTERS[letter] for letter in states], dtype=np.uint8).reshape(-1, 1, 1)
+
+
+@TWINS
+@pytest.mark.parametrize(
+    ("states", "blind", "expected"),
+    [
+        ("ffffff", 0.0, 5.5),  # half an edge before the grid ends
+        ("fffsff", 0.0, 2.5),
+        ("fffcff", 0.0, 2.5),
+        ("fffiff", 0.0, 2.5),  # inferred free space is not cleared, nor is what lies behind it
+        ("fffuff", 1.0, 2.5),
+        ("uuffis", 1.0, 3.5),  # the second voxel begins at 1
+        ("uufffs", 0.5, 0.0),
+        ("fuffsf", 1.0, 3.5),
+        ("fuuffs", 1.0, 0.5),  # unobserved voxels at the end are not cleared
+        ("usffff", 9.0, 0.0),
+        ("sfffff", 9.0, 0.0),
+        ("uuuuuu", 9.0, 0.0),
+    ],
+)
+def test_along_a_corridor(free_distances, states: str, blind: float, expected: float) -> None:
+    found = free_distances(corridor(states), np.array([0.0, 0.5, 0.5]), np.array([[1.0, 0.0, 0.0]]), blind)
+    assert found.tolist() == [expected]
+
+
+@TWINS
+def test_a_camera_before_beside_and_in_the_grid(free_distances) -> None:
+    state = corridor("ffffff")
+    forward, backward, across = np.eye(3)[:1], -np.eye(3)[:1], np.eye(3)[1:2]
+    for origin, direction, blind, expected in (
+        ((-3.0, 0.5, 0.5), forward, 3.0, 8.5),
+        ((-3.0, 0.5, 0.5), forward, 2.9, 0.0),
+        ((-3.0, 0.5, 0.5), backward, 9.0, 0.0),
+        ((9.0, 0.5, 0.5), backward, 9.0, 8.5),
+        ((2.0, 0.5, 0.5), forward, 0.0, 3.5),
+        ((2.0, 0.5, 0.5), backward, 0.0, 1.5),
+        ((2.0, 1.5, 0.5), forward, 9.0, 0.0),
+        ((2.5, -2.0, 0.5), across, 9.0, 2.5),
+    ):
+        assert free_distances(state, np.array(origin), direction, blind).tolist() == [expected]
+
+
+def some_rays(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Directions all around, some along axes and diagonals."""
+    rays = np.concatenate([rng.normal(size=(count, 3)), rng.integers(-1, 2, size=(count // 4, 3)).astype(float)])
+    rays = rays[np.any(rays != 0.0, axis=1)]
+    return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+
+
+def some_state(rng: np.random.Generator, shape: tuple[int, ...], free: float) -> np.ndarray:
+    rest = (1.0 - free) / 4
+    return rng.choice([UNOBSERVED, FREE, INFERRED, SURFACE, COMPLETED], shape, p=[rest, free, rest, rest, rest]).astype(
+        np.uint8
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_twins_agree(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    state = some_state(rng, (12, 9, 7), rng.uniform(0.6, 0.98))
+    origin = rng.uniform(-3.0, 14.0, 3) if seed % 2 else rng.integers(0, 7, 3).astype(float)
+    rays, blind = some_rays(rng, 200), rng.uniform(0.0, 6.0)
+    expected = clearing.free_distances(state, origin, rays, blind)
+    np.testing.assert_allclose(clearing_kernel.free_distances(state, origin, rays, blind), expected, atol=1e-9)
+
+
+@TWINS
+@pytest.mark.parametrize("seed", range(20))
+def test_a_line_to_a_clearing_point_lies_in_seen_free_space_and_ends_with_it(free_distances, seed: int) -> None:
+    rng = np.random.default_rng(100 + seed)
+    state = some_state(rng, (16, 14, 12), rng.uniform(0.7, 0.99))
+    origin = rng.uniform(1.0, 11.0, 3)
+    state[tuple(origin.astype(int))] = FREE
+    rays = rng.normal(size=(200, 3))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    cleared = 0
+    for ray, distance in zip(rays, free_distances(state, origin, rays, 0.0), strict=True):
+        line = origin + np.linspace(0.0, 1.0, 400)[:, None] * distance * ray
+        assert np.all(state[tuple(np.floor(line).astype(int).T)] == FREE)
+        if distance > 0.0:
+            cleared += 1
+            beyond = np.floor(origin + (distance + clearing.MARGIN + 1e-5) * ray).astype(int)
+            inside = np.all((beyond >= 0) & (beyond < state.shape))
+            assert not inside or state[tuple(beyond)] != FREE
+    assert cleared > 50
+
+
+def test_clearing_points_of_a_street() -> None:
+    voxels = street()
+    points = ClearingRays(GRID, voxels.grid_from_camera, CAMERA)(voxels)
+    assert points.dtype == np.float32
+    assert 1000 < len(points) <= CAMERA.width * CAMERA.height
+    origin = (voxels.grid_from_camera.translation - np.asarray(GRID.origin)) / GRID.voxel_size
+    for point in points[::7]:
+        line = voxels.grid_from_camera.apply(point.astype(np.float64)) / GRID.voxel_size
+        length = np.linalg.norm(line)
+        ways, index = clearing.voxels_along(origin, line / length, GRID.shape)
+        passed = (ways[:, 0] < length) & (ways[:, 1] - ways[:, 0] > 1e-4)  # the point is rounded to float32
+        met = voxels.state[tuple(index[passed].T)]
+        assert met[-1] == FREE
+        assert set(met[ways[passed, 0] > 10.0]) <= {FREE}  # the blind zone: 2 m of 0.2 m
+        assert set(met) <= {FREE, UNOBSERVED}
+    forward, left = points[:, 2], -points[:, 0]
+    to_the_wall = (left / forward > 0.3) & (left / forward < 0.6) & (np.abs(points[:, 1] / forward) < 0.3)
+    assert to_the_wall.sum() > 100
+    assert 3.7 < forward[to_the_wall].max() < 4.0
+    assert forward[left / forward < -0.1].max() > 11.0
+
+
+def test_rays_are_unit_vectors_in_both_frames() -> None:
+    origin, direction, optical = clearing.clearing_rays(GRID, street().grid_from_camera, CAMERA)
+    assert direction.shape == optical.shape == (CAMERA.width * CAMERA.height, 3)
+    np.testing.assert_allclose(origin, [0.0, 20.0, 10.0])
+    np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1.0)
+    np.testing.assert_allclose(direction[:, 0], optical[:, 2])  # forward
+    np.testing.assert_allclose(direction[:, 1], -optical[:, 0])  # left
+
+
+def test_another_grid_is_refused() -> None:
+    rays = ClearingRays(VoxelGrid(GRID.origin, 0.1, GRID.shape), street().grid_from_camera, CAMERA)
+    with pytest.raises(GridError, match="another grid"):
+        rays(street())

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import GridError, SceneCompletionError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.mapping.ground_map import GroundMap, GroundProjection, ignored_labels
+from scene_completion_ros.semantic_voxels import SemanticVoxels
+from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED, voxels_of
+
+# x 0 to 1.5 m, y -1 (right) to 1 m (left), z -1 to 1 m; the ground lies 1 m below the camera, so that the voxels'
+# centres are 0.25, 0.75, 1.25 and 1.75 m above it and the band below holds the second and the third.
+ORIGIN, SIZE, SHAPE = (0.0, -1.0, -1.0), 0.5, (3, 4, 4)
+ABOVE_GROUND = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.0]))
+BAND = (0.5, 1.5)
+EXPECTED = [[0, 0, 100], [0, -1, 0], [-1, 0, 0], [0, 0, 0]]
+
+
+def scene(**details: dict[tuple[int, int, int], float]) -> SemanticVoxels:
+    state = np.full(SHAPE, FREE)
+    state[2, 0, 1] = SURFACE
+    state[0, 3, 3] = SURFACE  # above the band
+    state[1, 1, 2] = INFERRED
+    state[0, 2, 1] = UNOBSERVED
+    state[2, 3, 0] = UNOBSERVED  # below the band
+    return voxels_of(state, ORIGIN, SIZE, **details)  # type: ignore[arg-type]
+
+
+def projected(voxels: SemanticVoxels, pose: RigidTransform = ABOVE_GROUND, **options: object) -> GroundMap:
+    return GroundProjection(voxels.grid, pose, *BAND)(voxels, **options)  # type: ignore[arg-type]
+
+
+def turned(axis: tuple[float, float, float], degrees: float, translation: object = (0, 0, 0)) -> RigidTransform:
+    half = np.radians(degrees) / 2
+    return RigidTransform.from_quaternion([*(np.sin(half) * np.asarray(axis)), np.cos(half)], translation)
+
+
+def test_a_cell_is_a_column_of_the_band() -> None:
+    ground = projected(scene())
+    assert (ground.origin, ground.resolution, ground.cells.dtype) == ((0.0, -1.0), 0.5, np.int8)
+    np.testing.assert_array_equal(ground.cells, EXPECTED)
+
+
+def test_inferred_free_space_is_free_if_wanted() -> None:
+    expected = np.array(EXPECTED)
+    expected[1, 1] = 0
+    np.testing.assert_array_equal(projected(scene(), inferred_is_free=True).cells, expected)
+
+
+def test_what_is_occupied_beats_what_is_unknown() -> None:
+    state = np.full(SHAPE, UNOBSERVED)
+    state[1, 2, 2] = COMPLETED
+    expected = np.full((4, 3), -1)
+    expected[2, 1] = 100
+    np.testing.assert_array_equal(projected(voxels_of(state, ORIGIN, SIZE)).cells, expected)
+
+
+def test_graded_cells_hold_the_largest_probability() -> None:
+    state = np.full(SHAPE, FREE)
+    state[0, 0, 1] = state[0, 0, 2] = state[1, 1, 1] = state[2, 2, 2] = SURFACE
+    probabilities = {(0, 0, 1): 0.873, (0, 0, 2): 0.4, (1, 1, 1): 0.002, (2, 2, 2): 0.999}
+    ground = projected(voxels_of(state, ORIGIN, SIZE, probabilities=probabilities), graded=True)
+    np.testing.assert_array_equal(ground.cells, [[87, 0, 0], [0, 1, 0], [0, 0, 100], [0, 0, 0]])
+
+
+def test_ignored_classes_are_no_obstacles() -> None:
+    state = np.full(SHAPE, FREE)
+    state[0, 0, 1], state[1, 1, 1], state[2, 2, 1] = SURFACE, COMPLETED, SURFACE
+    voxels = voxels_of(state, ORIGIN, SIZE, labels={(0, 0, 1): 0, (1, 1, 1): 0, (2, 2, 1): 2})
+    labels = ignored_labels("road", NAMES)
+    expected = np.zeros((4, 3))
+    expected[1, 1], expected[2, 2] = -1, 100  # completed road was not seen
+    np.testing.assert_array_equal(projected(voxels, ignored=labels).cells, expected)
+    expected[1, 1] = 0
+    np.testing.assert_array_equal(projected(voxels, ignored=labels, inferred_is_free=True).cells, expected)
+
+
+def test_names_of_classes_are_checked() -> None:
+    assert ignored_labels("", NAMES) == []
+    assert ignored_labels("wall, road", NAMES) == [2, 0]
+    with pytest.raises(SceneCompletionError, match=r"ignored_classes: no class is called 'raod'.*road, car, wall"):
+        ignored_labels("raod,car", NAMES, where="ignored_classes")
+
+
+def test_the_ground_is_ignored_unless_told_otherwise() -> None:
+    assert ignored_labels("auto", ("car", "terrain", "road")) == [1, 2]
+    assert ignored_labels("auto", ("unlabelled",)) == []
+
+
+def test_a_shift_moves_the_origin_alone() -> None:
+    ground = projected(scene(), RigidTransform(np.eye(3), np.array([10.1, -3.3, 1.0])))
+    assert ground.origin == pytest.approx((10.1, -4.3))
+    np.testing.assert_array_equal(ground.cells, EXPECTED)
+
+
+def test_a_quarter_turn_turns_the_map() -> None:
+    """The grid looks along y of the upright frame: its x is y there, its y is -x."""
+    ground = projected(scene(), turned((0, 0, 1), 90, (0, 0, 1)))
+    assert ground.origin == pytest.approx((-1.0, 0.0))
+    np.testing.assert_array_equal(ground.cells, [[0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 100]])
+
+
+POSES = [
+    turned((0, 0, 1), 30, (1, 2, 1.0)),
+    turned((0, 0, 1), -45, (0, 0, 1.2)),
+    turned((0, 1, 0), 7, (0, 0, 1.0)),
+    turned((1, 0, 0), 15, (0, 0, 1.1)) @ turned((0, 0, 1), 200),
+]
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_a_rotated_grid_loses_no_obstacle_and_makes_up_no_free_space(pose: RigidTransform) -> None:
+    rng = np.random.default_rng(3)
+    grid = VoxelGrid((0.0, -4.0, -1.0), 0.2, (40, 40, 12))
+    state = rng.choice([SURFACE, INFERRED, UNOBSERVED, FREE], size=grid.shape, p=[0.005, 0.005, 0.005, 0.985])
+    voxels = voxels_of(state, grid.origin, grid.voxel_size)
+    ground = projected(voxels, pose)
+    points = pose.apply(voxels.points_grid().astype(np.float64))
+    points = points[(points[:, 2] >= BAND[0]) & (points[:, 2] <= BAND[1])]
+    column, row = np.floor((points[:, :2] - ground.origin) / 0.2).astype(int).T
+    assert len(points) > 20
+    assert np.all(ground.cells[row, column] == 100)
+    rows, columns = np.nonzero(ground.cells == 0)
+    assert len(rows) > 200
+    # Levels one voxel apart, from the lowest corner of the grid on.
+    ends = np.array([[0.0, 8.0], [-4.0, 4.0], [-1.0, 1.4]])
+    corners = pose.apply(np.stack(np.meshgrid(*ends), axis=-1).reshape(-1, 3))
+    levels = np.arange(corners[:, 2].min() + 0.1, BAND[1], 0.2)
+    for height in levels[levels >= BAND[0]]:
+        above = np.stack([columns, rows], axis=1) * 0.2 + 0.1 + ground.origin
+        centres = np.column_stack([above, np.full(len(above), height)])
+        index, inside = grid.index_of(pose.inverse().apply(centres))
+        assert inside.all()
+        assert np.all(state[tuple(index.T)] == FREE)
+
+
+@pytest.mark.parametrize("degrees", [10.0, 45.0, 77.0])
+def test_a_turned_grid_leaves_no_holes(degrees: float) -> None:
+    pose = turned((0, 0, 1), degrees, (0, 0, 1))
+    grid = VoxelGrid((0.0, -4.0, -1.0), 0.2, (40, 40, 12))
+    ground = projected(voxels_of(np.full(grid.shape, FREE), grid.origin, grid.voxel_size), pose)
+    rows, columns = ground.cells.shape
+    x = ground.origin[0] + (np.arange(columns) + 0.5) * 0.2
+    y = ground.origin[1] + (np.arange(rows) + 0.5) * 0.2
+    centres = np.stack([*np.meshgrid(x, y), np.ones((rows, columns))], axis=-1)
+    _, inside = grid.index_of(pose.inverse().apply(centres))
+    np.testing.assert_array_equal(ground.cells, np.where(inside, 0, -1))
+
+
+def test_a_level_road_seen_by_a_tilted_camera_is_no_obstacle() -> None:
+    """The camera stands 1 m above the road and looks 8 degrees down."""
+    tilt = turned((0, 1, 0), 8, (0, 0, 1))
+    grid = VoxelGrid((0.0, -1.0, -2.0), 0.2, (60, 10, 25))
+    height = tilt.apply(grid.centres().astype(np.float64))[..., 2]
+    state = np.where(height < 0.1, SURFACE, FREE)
+    state[40, 3, (height[40, 3] > 0.5) & (height[40, 3] < 1.0)] = SURFACE
+    ground = projected(voxels_of(state, grid.origin, grid.voxel_size), tilt)
+    assert 1 <= (ground.cells == 100).sum() <= 4
+    (row, column), *_ = np.argwhere(ground.cells == 100)
+    x, y = tilt.apply(np.array([8.1, -0.3, -0.4]))[:2]
+    assert (ground.origin[0] + 0.2 * column, ground.origin[1] + 0.2 * row) == pytest.approx((x, y), abs=0.4)
+    untilted = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.0 + 12.0 * np.sin(np.radians(8))]))
+    assert (projected(voxels_of(state, grid.origin, grid.voxel_size), untilted).cells == 100).sum() > 100
+
+
+def test_no_voxels_make_a_map_without_obstacles() -> None:
+    ground = projected(voxels_of(np.full(SHAPE, FREE), ORIGIN, SIZE), graded=True)
+    np.testing.assert_array_equal(ground.cells, np.zeros((4, 3)))
+
+
+def test_bands_and_grids_that_cannot_be() -> None:
+    with pytest.raises(GridError, match=r"height band: no voxel lies 5\.0 to 6\.0 m above the ground.*0\.00 to 2\.00"):
+        GroundProjection(scene().grid, ABOVE_GROUND, 5.0, 6.0)
+    projection = GroundProjection(VoxelGrid(ORIGIN, 0.25, SHAPE), ABOVE_GROUND, 0.0, 2.0)
+    with pytest.raises(GridError, match="another grid"):
+        projection(scene())
