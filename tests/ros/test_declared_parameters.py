@@ -54,7 +54,10 @@ def test_defaults_and_descriptors(context: Any) -> None:
         assert made.read_only != spec.live
         assert Parameter.Type(made.type).name == spec.type_name.upper().replace("BOOLEAN", "BOOL")
         assert node.get_parameter(spec.name).value == spec.default
-        assert [(r.from_value, r.to_value) for r in made.integer_range] == ([spec.bounds] if spec.bounds else [])
+        ranges = [made.integer_range, made.floating_point_range]
+        used, other = ranges if spec.type_name == "integer" else ranges[::-1]
+        assert [(r.from_value, r.to_value) for r in used] == ([spec.bounds] if spec.bounds else [])
+        assert not list(other)
     assert node.describe_parameter("image_qos").additional_constraints == "one of sensor_data, reliable"
     assert node.describe_parameter("grid_file").additional_constraints == "an existing file, or empty"
 
