@@ -8,30 +8,33 @@ Scored on voxels that both know: the semantic voxels of frame 0, without what is
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from scene_completion_ros.evaluation.occupancy import OccupancyByRange
+from scene_completion_ros.sequences.kitti import kitti_odometry
 from training.evaluation.controls import measured_depth
 from training.evaluation.kitti import SEMANTIC_KITTI_GRID, open_window
 from training.evaluation.stereo_truth import stereo_evidence
 
 
-def main() -> None:
-    """Prints average precision, precision and recall at 0.3 by range."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints average precision, best IoU and IoU at 0.3 by range."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--windows", nargs="+", default=["04"])
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     print("| window | range | voxels known to both | occupied | AP | best IoU | IoU at 0.3 |")
     print("|---|---|---|---|---|---|---|")
     for name in arguments.windows:
         window = open_window(arguments.data, name)
         truth = window.voxel_truth()
-        pose = window.velodyne_from_camera
-        score, known = stereo_evidence(window.sequence, 0, SEMANTIC_KITTI_GRID, pose, cache(measured_depth))
+        pair = kitti_odometry(arguments.data / "kitti_windows" / "sequences" / name)  # a window has one camera
+        depth = cache(measured_depth)
+        score, known = stereo_evidence(pair, 0, SEMANTIC_KITTI_GRID, window.velodyne_from_camera, depth)
         both = known & truth.known
         metric = OccupancyByRange(SEMANTIC_KITTI_GRID)
         metric.update(score, truth.occupied, both, {"both": np.ones_like(both)}, score > 0.3)
