@@ -69,6 +69,7 @@ COMMANDS = {
     "demo": "scene_completion_ros.commands.demo",
     "doctor": "scene_completion_ros.commands.doctor",
     "replay": "scene_completion_ros.commands.replay",
+    "calibrate": "training.commands.calibrate",
     "classes": "training.commands.classes",
     "evaluate": "training.commands.evaluate",
     "export": "training.commands.export",

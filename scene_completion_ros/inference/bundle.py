@@ -28,9 +28,10 @@ from scene_completion_ros.inference.fields import CURE, Fields
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
-# What a reader has to understand: 1 is a student without classes, 2 one with labels. A program that knows 1 only would
-# take the further channels of the latter's encoder for a damage that another export repairs.
-WITHOUT_LABELS, WITH_LABELS = 1, 2
+# What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, with or
+# without labels. A program that knows 1 only would take the further channels of the encoder of 2 for a damage that
+# another export repairs, and one that knows no prior would state probabilities that the student of 3 never had.
+WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR = 1, 2, 3
 MOST_CLASSES = 255  # a label is one byte
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
@@ -130,11 +131,11 @@ class StudentBundle:
             raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
         fields = Fields.read(folder / MANIFEST)
         version = fields.integer("schema_version")
-        if version not in (WITHOUT_LABELS, WITH_LABELS):
+        if version not in (WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR):
             raise fields.error(
                 "schema_version",
-                f"is {version}, this version reads {WITHOUT_LABELS} and {WITH_LABELS}",
-                "Update scene_completion_ros." if version > WITH_LABELS else "Export the bundle again.",
+                f"is {version}, this version reads {WITHOUT_LABELS} to {WITH_PRIOR}",
+                "Update scene_completion_ros." if version > WITH_PRIOR else "Export the bundle again.",
             )
         sha256 = _check_files(fields, folder)
         try:
@@ -182,10 +183,15 @@ class StudentBundle:
         _check_hash(self.folder / WEIGHTS, self.sha256[WEIGHTS])
         return safetensors.numpy.load_file(self.folder / WEIGHTS)
 
+    def _schema_version(self) -> int:
+        if self.head.prior is not None:
+            return WITH_PRIOR
+        return WITH_LABELS if self.head.label_hidden else WITHOUT_LABELS
+
     def _manifest(self) -> dict[str, Any]:
         camera = self.canonical
         return {
-            "schema_version": WITH_LABELS if self.head.label_hidden else WITHOUT_LABELS,
+            "schema_version": self._schema_version(),
             "name": self.name,
             "canonical_camera": {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy", "width", "height")},
             "height_above_ground": self.height_above_ground,
@@ -197,6 +203,7 @@ class StudentBundle:
             "head": {
                 "hidden": self.head.hidden,
                 **({"label_hidden": self.head.label_hidden} if self.head.label_hidden else {}),
+                **({"prior_knots": self.head.prior_knots} if self.head.prior_knots else {}),
                 "code": self.point_code.size,
                 "feature_height": self.feature_size[0],
                 "feature_width": self.feature_size[1],
@@ -265,6 +272,7 @@ def _parse(fields: Fields) -> dict[str, Any]:
         point_code.size,
         _parse_label_hidden(fields, sizes, len(class_names)),
         len(class_names),
+        _parse_prior_knots(fields, sizes),
     )
     return {
         "name": fields.text("name"),
@@ -361,7 +369,8 @@ def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> 
 
 def _parse_label_hidden(fields: Fields, sizes: Fields, classes: int) -> int:
     """Hidden units E of the labels; 0 where there are none."""
-    if fields.integer("schema_version") == WITHOUT_LABELS:
+    version = fields.integer("schema_version")
+    if version == WITHOUT_LABELS or (version == WITH_PRIOR and classes == 1):
         if classes > 1:
             raise fields.error("class_names", f"{classes} names, but the head has no labels to tell them apart")
         if "label_hidden" in sizes.values:
@@ -373,6 +382,15 @@ def _parse_label_hidden(fields: Fields, sizes: Fields, classes: int) -> int:
     if classes == 1:
         raise fields.error("class_names", "one name, but the labels of the head tell at least two classes apart")
     return label_hidden
+
+
+def _parse_prior_knots(fields: Fields, sizes: Fields) -> tuple[int, ...]:
+    """Knots (A, B, C) of the place prior; none where there is no prior."""
+    if fields.integer("schema_version") != WITH_PRIOR:
+        if "prior_knots" in sizes.values:
+            raise sizes.error("prior_knots", f"a place prior needs schema_version {WITH_PRIOR}")
+        return ()
+    return sizes.integers("prior_knots", 3)
 
 
 def _parse_grid(fields: Fields) -> tuple[VoxelGrid, RigidTransform]:

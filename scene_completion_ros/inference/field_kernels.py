@@ -75,6 +75,7 @@ def density_kernel(channels: int) -> Callable[..., None]:
         cell: Any,
         share: Any,
         rows: Any,
+        place: Any,
         length: Any,
         out: Any,
     ) -> None:
@@ -108,7 +109,7 @@ def density_kernel(channels: int) -> Callable[..., None]:
                     hidden += here_y * y_0[c] + next_y * y_1[c]
                     hidden += here_z * z_0[c] + next_z * z_1[c]
                     total += weight[c] * max(hidden, ZERO)
-                logit[i - start] = total
+                logit[i - start] = place[i, 0] * total + place[i, 1]
             # A loop of its own, so that softplus runs in vector lanes too: it costs as much as the rest otherwise.
             for j in range(stop - start):
                 logit[j] = softplus(logit[j])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.fields import CURE
+from scene_completion_ros.inference.place_prior import PlacePrior
 
 # What the sizes of tensors that belong to labels have to agree with.
 _SIZES = {
@@ -21,11 +22,14 @@ _SIZES = {
     "label_weight": " (one row for each of class_names, one column for each of head.label_hidden units)",
     "label_bias": " (one value for each of class_names)",
 }
+_OF_PRIOR = ("gain", "logit", "lattice")
 
 
 @dataclass(frozen=True, eq=False)
 class HeadWeights:
     """sigma = softplus(w . h + d) with h = ReLU(F(u, v) + W_gamma gamma(c) + b), the feature weights folded into F.
+
+    With a place prior, w . h + d is weighed and added to what the place says by itself, see `PlacePrior`.
 
     Where the student knows classes, it has hidden units for them beside those of the density: logits = V . h_l + v with
     h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first.
@@ -39,6 +43,7 @@ class HeadWeights:
         label_hidden_bias: b_l, float32 [E].
         label_weight: V, float32 [K, E].
         label_bias: v, float32 [K].
+        prior: What each place adds to the density's logit; None for nothing.
     """
 
     positional_weight: NDArray[np.float32]
@@ -49,6 +54,7 @@ class HeadWeights:
     label_hidden_bias: NDArray[np.float32] | None = None
     label_weight: NDArray[np.float32] | None = None
     label_bias: NDArray[np.float32] | None = None
+    prior: PlacePrior | None = None
 
     @property
     def hidden(self) -> int:
@@ -59,6 +65,11 @@ class HeadWeights:
     def label_hidden(self) -> int:
         """Hidden units E of the labels; 0 without labels."""
         return 0 if self.label_hidden_bias is None else int(self.label_hidden_bias.shape[0])
+
+    @property
+    def prior_knots(self) -> tuple[int, ...]:
+        """Knots (A, B, C) of the place prior; empty without one."""
+        return () if self.prior is None else self.prior.logit.shape
 
     @property
     def channels(self) -> int:
@@ -85,16 +96,26 @@ class HeadWeights:
         return positional_weight, hidden_bias, weight, bias
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """All tensors by name, contiguous; those of labels where there are any."""
+        """All tensors by name, contiguous; those of labels and of the place prior where there are any."""
         tensors = {name: getattr(self, name) for name in expected_shapes(1, 1, 1)}
+        if self.prior is not None:
+            tensors |= {f"prior_{name}": getattr(self.prior, name) for name in _OF_PRIOR}
         return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
 
     def check(self, hidden: int, code_size: int, label_hidden: int, classes: int, where: str) -> None:
         """Raises BundleError where a tensor is missing, not float32, not finite or of another shape."""
-        _check(self.tensors(), expected_shapes(hidden, code_size, label_hidden, classes), where)
+        _check(self.tensors(), expected_shapes(hidden, code_size, label_hidden, classes, self.prior_knots), where)
 
     @classmethod
-    def load(cls, file: Path, hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1) -> HeadWeights:
+    def load(
+        cls,
+        file: Path,
+        hidden: int,
+        code_size: int,
+        label_hidden: int = 0,
+        classes: int = 1,
+        prior_knots: tuple[int, ...] = (),
+    ) -> HeadWeights:
         """Reads ``head.safetensors``.
 
         Args:
@@ -103,10 +124,11 @@ class HeadWeights:
             code_size: Length of the point code.
             label_hidden: E; 0 where the student knows no classes.
             classes: K.
+            prior_knots: (A, B, C) of the place prior; none where there is no prior.
 
         Raises:
-            BundleError: A tensor is missing, not float32, of another shape or not finite, or belongs to labels where
-                there are none; the file is no safetensors.
+            BundleError: A tensor is missing, not float32, of another shape or not finite, or belongs to labels or to a
+                prior where there are none; the file is no safetensors.
         """
         try:
             tensors = safetensors.numpy.load_file(file)
@@ -114,13 +136,17 @@ class HeadWeights:
             raise BundleError(f"cannot be read ({error})", where=str(file), cure=CURE) from error
         except (safetensors.SafetensorError, ValueError, KeyError) as error:
             raise BundleError(f"is not a valid safetensors file ({error})", where=str(file), cure=CURE) from error
-        expected = expected_shapes(hidden, code_size, label_hidden, classes)
+        expected = expected_shapes(hidden, code_size, label_hidden, classes, prior_knots)
         _check(tensors, expected, str(file))
-        return cls(**{name: tensors[name] for name in expected})
+        prior = PlacePrior(**{name: tensors[f"prior_{name}"] for name in _OF_PRIOR}) if prior_knots else None
+        own = {name: tensors[name] for name in expected if not name.startswith("prior_")}
+        return cls(**own, prior=prior)
 
 
-def expected_shapes(hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the head; without those of labels where ``label_hidden`` is 0."""
+def expected_shapes(
+    hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1, prior_knots: tuple[int, ...] = ()
+) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the head; those of labels and of the prior where their sizes are given."""
     shapes: dict[str, tuple[int, ...]] = {
         "positional_weight": (hidden, code_size),
         "hidden_bias": (hidden,),
@@ -132,6 +158,8 @@ def expected_shapes(hidden: int, code_size: int, label_hidden: int = 0, classes:
         shapes["label_hidden_bias"] = (label_hidden,)
         shapes["label_weight"] = (classes, label_hidden)
         shapes["label_bias"] = (classes,)
+    if prior_knots:
+        shapes |= {"prior_gain": prior_knots, "prior_logit": prior_knots, "prior_lattice": (2, 3)}
     return shapes
 
 
@@ -140,6 +168,13 @@ def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tu
         if name in tensors and name not in expected:
             raise BundleError(
                 "belongs to labels, but no head.label_hidden says how many units they have",
+                where=f"{where}: tensor {name}",
+                cure=CURE,
+            )
+    for name in (f"prior_{name}" for name in _OF_PRIOR):
+        if name in tensors and name not in expected:
+            raise BundleError(
+                "belongs to a place prior, but no head.prior_knots says how large that is",
                 where=f"{where}: tensor {name}",
                 cure=CURE,
             )

@@ -33,12 +33,14 @@ class FieldSamples:
         share: float32 [N, 2], shares of the right and of the lower taps, 0..1. Apart from the cell: a float32 column
             of several hundred would have lost five digits.
         rows: float32 [N, 3], fractional rows in the positional tables.
+        place: float32 [N, 2], gain and logit of the place prior; 1 and 0 where the student has none.
     """
 
     target: NDArray[np.int32]
     cell: NDArray[np.int32]
     share: NDArray[np.float32]
     rows: NDArray[np.float32]
+    place: NDArray[np.float32]
 
 
 class FieldKernel:
@@ -76,15 +78,21 @@ class FieldKernel:
         """Tables of units with positional weights [C, 39] and biases [C]; prepared samples name their rows too."""
         return PositionalTables.build(weight, bias, self.code, *self._range)
 
-    def prepare(self, coordinates: NDArray[np.float64], target: NDArray[np.int32]) -> FieldSamples:
-        """Prepares code inputs [N, 3] whose results go to ``target`` [N]."""
+    def prepare(self, points_camera: NDArray[np.float64], target: NDArray[np.int32]) -> FieldSamples:
+        """Prepares points [N, 3] (optical frame, metres) whose results go to ``target`` [N]."""
         height, width = self.feature_size
+        coordinates = self.code.coordinates(points_camera, self.canonical)
         size = np.array([width, height])
         position = np.clip(((coordinates[:, :2] + 1.0) * size - 1.0) / 2.0, 0.0, size - 1.0)
         # At the right and lower border the cell before it is taken, with a share of 1: its taps all exist.
         corner = np.minimum(position.astype(np.int32), size - 2)
         cell = (corner[:, 1] * width + corner[:, 0]).astype(np.int32)
-        return FieldSamples(target, cell, (position - corner).astype(np.float32), self.tables.rows(coordinates))
+        if self.head.prior is None:
+            place = np.tile(np.array([1.0, 0.0], dtype=np.float32), (len(target), 1))
+        else:
+            place = self.head.prior.at(points_camera)
+        share = (position - corner).astype(np.float32)
+        return FieldSamples(target, cell, share, self.tables.rows(coordinates), place)
 
     def __call__(
         self, features: NDArray[np.float32], samples: FieldSamples, out: NDArray[np.float32], length: float = 0.0
@@ -109,6 +117,7 @@ class FieldKernel:
             samples.cell,
             samples.share,
             samples.rows,
+            samples.place,
             np.float32(length),
             out,
         )
@@ -165,7 +174,7 @@ class VoxelQuery:
                 valid[valid] = _covered(coverage, pixels[valid])
             self.in_view.reshape(-1)[target] = valid
             chosen = slice(None) if extrapolate else valid
-            parts.append(self.field.prepare(code.coordinates(points[chosen], canonical), target[chosen]))
+            parts.append(self.field.prepare(points[chosen], target[chosen]))
         self.samples = _ordered(parts)
 
     def density(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -228,4 +237,5 @@ def _ordered(parts: list[FieldSamples]) -> FieldSamples:
         cell[order],
         np.concatenate([part.share for part in parts])[order],
         rows[order],
+        np.concatenate([part.place for part in parts])[order],
     )

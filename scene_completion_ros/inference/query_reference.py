@@ -67,7 +67,9 @@ def density_reference(
     *,
     chunk: int = 65536,
 ) -> NDArray[np.float64]:
-    """Density sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d), per metre.
+    """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d) + l), per metre.
+
+    Gain g and logit l are those of the place prior at the point; 1 and 0 where the head has none.
 
     Args:
         features: float32 [h, w, C + E], the encoder's output; F are the first C channels.
@@ -85,5 +87,8 @@ def density_reference(
         points = points_camera[start : start + chunk]
         hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
         logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
+        if head.prior is not None:
+            gain, prior = head.prior.at(points).astype(np.float64).T
+            logit = gain * logit + prior
         density[start : start + chunk] = np.logaddexp(0.0, logit)
     return density

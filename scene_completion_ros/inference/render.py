@@ -93,8 +93,7 @@ class DepthRenderer:
         return depth.reshape(self.camera.height, self.camera.width) if pixels is None else depth
 
     def _density(self, features: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray[np.float32]:
-        coordinates = self.bundle.point_code.coordinates(points, self.bundle.canonical)
-        samples = self._field.prepare(coordinates, np.arange(len(points), dtype=np.int32))
+        samples = self._field.prepare(points, np.arange(len(points), dtype=np.int32))
         density = np.empty(len(points), dtype=np.float32)
         with kernel_threads(None):
             self._field(features, samples, density)

@@ -19,6 +19,7 @@ from scene_completion_ros.inference.bundle import (
     MANIFEST,
     WEIGHTS,
     WITH_LABELS,
+    WITH_PRIOR,
     WITHOUT_LABELS,
     StudentBundle,
 )
@@ -267,7 +268,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
-    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_LABELS + 1))
+    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_PRIOR + 1))
     error = refused(tmp_path)
     assert "schema_version" in error.where
     assert "Update" in error.cure

@@ -134,6 +134,12 @@ def opacity(density: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(-np.expm1(-VOXEL_EDGE * density.astype(np.float32)), dtype=np.float32)
 
 
+def density_logit(density: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Logit x of densities softplus(x) [...] per metre; a density of which nothing is left has a very small one."""
+    density = np.maximum(density.astype(np.float64), 1e-30)
+    return np.asarray(density + np.log(-np.expm1(-density)))
+
+
 def density_of_opacity(alpha: float) -> float:
     """Density per metre whose opacity over `VOXEL_EDGE` is alpha; infinite for 1 and above."""
     return -math.log1p(-alpha) / VOXEL_EDGE if alpha < 1.0 else math.inf

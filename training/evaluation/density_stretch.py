@@ -8,7 +8,7 @@ sharper for k > 1.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,13 @@ from scipy.optimize import minimize
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
-from training.evaluation.density_model import DensityModel, Observation
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from training.evaluation.density_model import DensityModel, Observation, density_logit
 from training.evaluation.depth_evaluation import counted_depth
 from training.evaluation.kitti import Window
 
 PIXELS = 2000
-"""Pixels of a frame that are looked at, drawn from those with LiDAR."""
+"""Pixels of a frame that are looked at, drawn from those with a depth."""
 SAMPLES = 64
 BOUNDS = ((-np.log(4.0), np.log(4.0)), (-4.0, 4.0))
 """Of ln k and c; who needs more has not learned depth."""
@@ -40,16 +41,26 @@ class DensityStretch:
     offset: float = 0.0
 
     def of_head(self, head: HeadWeights) -> HeadWeights:
-        """A head with stretched densities."""
+        """A head with stretched densities. The offset goes to its place prior, if it has one, which is added last."""
+        scale, offset, prior = np.float32(self.scale), np.float32(self.offset), head.prior
+        if prior is not None:
+            prior, offset = dataclasses.replace(prior, logit=scale * prior.logit + offset), np.float32(0.0)
         return dataclasses.replace(
             head,
-            density_weight=np.float32(self.scale) * head.density_weight,
-            density_bias=np.float32(self.scale) * head.density_bias + np.float32(self.offset),
+            density_weight=scale * head.density_weight,
+            density_bias=scale * head.density_bias + offset,
+            prior=prior,
         )
 
-    def of_weights(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The same of a student's unfolded weights, in their own precision."""
-        changed = {f"{LAYER}.weight": (self.scale, 0.0), f"{LAYER}.bias": (self.scale, self.offset)}
+    def of_weights(self, weights: Mapping[str, NDArray[Any]], *, prior: bool = False) -> dict[str, NDArray[Any]]:
+        """The same of a student's unfolded weights, in their own precision.
+
+        Args:
+            weights: Name -> array.
+            prior: The student has a place prior, to which the offset goes.
+        """
+        offset = 0.0 if prior else self.offset
+        changed = {f"{LAYER}.weight": (self.scale, 0.0), f"{LAYER}.bias": (self.scale, offset)}
         return {
             name: (values * np.float64(changed[name][0]) + changed[name][1]).astype(values.dtype)
             if name in changed
@@ -103,18 +114,37 @@ def lidar_rays(model: DensityModel, window: Window) -> list[RayLogits]:
     Raises:
         SequenceError: No frame has LiDAR in the image.
     """
+    frames = range(len(window.sequence.frames))
+    return rays_to_depth(model, window.sequence, ((index, window.depth_truth(index)) for index in frames))
+
+
+def rays_to_depth(
+    model: DensityModel, sequence: PosedSequence, depths: Iterable[tuple[int, NDArray[np.float32]]]
+) -> list[RayLogits]:
+    """Logits of a student along rays to measured depths, at some of the pixels that have one.
+
+    Args:
+        model: The student.
+        sequence: What it looks at.
+        depths: Frames, and the reference camera's depth [H, W] there, metres, 0 where there is none.
+
+    Raises:
+        SequenceError: No frame has a depth that counts.
+    """
     generator = np.random.default_rng(0)
     frames = []
-    for index in range(len(window.sequence.frames)):
-        truth = counted_depth(window.depth_truth(index))
+    for index, measured in depths:
+        truth = counted_depth(measured)
         hit = np.flatnonzero(truth)
         if len(hit):
             chosen = generator.choice(hit, min(PIXELS, len(hit)), replace=False)
             row, column = np.unravel_index(chosen, truth.shape)
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
-            frames.append(ray_logits(model.observe(window.sequence, index), pixels, truth[row, column]))
+            frames.append(ray_logits(model.observe(sequence, index), pixels, truth[row, column]))
     if not frames:
-        raise SequenceError("no LiDAR in the image", where=window.name, cure="Name a window with LiDAR scans")
+        raise SequenceError(
+            "no depth in the image", where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair"
+        )
     return frames
 
 
@@ -124,7 +154,5 @@ def ray_logits(seen: Observation, pixels: NDArray[np.float64], truth: NDArray[np
     rays = seen.camera.unproject(pixels)
     length = np.linalg.norm(rays, axis=1)
     points = (rays / length[:, None])[:, None, :] * distances[:, None]
-    density = seen.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1).astype(np.float64)
-    # softplus⁻¹; a density of which nothing is left stays so.
-    logits = density + np.log(-np.expm1(-np.maximum(density, 1e-30)))
+    logits = density_logit(seen.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1))
     return RayLogits(logits, length, truth.astype(np.float64), distances)

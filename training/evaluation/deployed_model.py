@@ -63,8 +63,7 @@ class DeployedModel:
         density = np.empty(len(points), dtype=np.float32)
         for start in range(0, len(points), _CHUNK):
             chunk = points[start : start + _CHUNK].astype(np.float64)
-            coordinates = self.bundle.point_code.coordinates(chunk, self.bundle.canonical)
-            samples = self._field.prepare(coordinates, np.arange(len(chunk), dtype=np.int32))
+            samples = self._field.prepare(chunk, np.arange(len(chunk), dtype=np.int32))
             with kernel_threads(self._threads):
                 self._field(features, samples, density[start : start + len(chunk)])
         return density

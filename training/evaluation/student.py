@@ -123,7 +123,7 @@ def calibrate(
     stretch = fit_stretch(lidar_rays(DeployedModel(bundle, engine=engine, threads=threads), window))
     folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
     if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
-        weights = stretch.of_weights(bundle.load_weights())
+        weights = stretch.of_weights(bundle.load_weights(), prior=bundle.head.prior is not None)
     bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
     predictor = StudentPredictor(
         bundle, window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera, engine=engine, threads=threads
