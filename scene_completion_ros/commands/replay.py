@@ -172,7 +172,7 @@ def _replay_over_dds(
             where="replay",
             cure="Source a ROS 2 distribution, install the extra 'ros', or add --offline",
         )
-    from scene_completion_ros.ros.replay import replay_over_dds
+    from scene_completion_ros.ros.replay import Playback, replay_over_dds
 
     parameters: dict[str, object] = {"engine": args.engine}
     if args.bundle:
@@ -185,7 +185,7 @@ def _replay_over_dds(
         camera=camera,
         output_bag=args.output / "bag",
         on_result=result_drawer(report, bundle),
-        rate=args.rate,
+        playback=Playback(rate=args.rate),
         node_parameters=parameters,
         statistics=statistics,
     )

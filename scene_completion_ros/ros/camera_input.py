@@ -135,6 +135,7 @@ class CameraInput:
             self._counters.drop(
                 "no CameraInfo",
                 f"no usable CameraInfo on {self._camera_info_topic} yet; check the topic and its remapping",
+                header=message.header,
             )
             return
         stamp_ns = stamp_nanoseconds(message.header.stamp)
@@ -143,6 +144,7 @@ class CameraInput:
             self._counters.drop(
                 WENT_BACK,
                 f"{self._image_topic}: stamp {stamp_ns} ns is {behind_ns / 1e6:.1f} ms before the last one",
+                header=message.header,
             )
             return
         if arrival == "restarted":

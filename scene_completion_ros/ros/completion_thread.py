@@ -73,13 +73,14 @@ class CompletionThread:
         # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.
         self._publishing = threading.Lock()
         self._activation = 0
-        # These three belong to the inference thread; there is no completer for a camera that cannot be used.
+        # These four belong to the inference thread; there is no completer for a camera that cannot be used.
         self._completer: Completer | None = None
         self._completer_made_for: tuple[Camera, int, bool] | None = None
         self._wanted = True
+        self._in_hand: ArrivedImage | None = None
         self._worker: NewestWorker[ArrivedImage] = NewestWorker(
-            self._complete,
-            on_replaced=lambda _: counters.drop("newer image arrived"),
+            self._take_in_hand,
+            on_replaced=lambda image: counters.drop("newer image arrived", header=image.message.header),
             on_error=self._on_inference_error,
             on_end=self._release,
         )
@@ -96,8 +97,8 @@ class CompletionThread:
         """Publish nothing any more of the images submitted so far; the completer stays."""
         with self._publishing:
             self._activation += 1
-        if self._worker.give_up():
-            self._counters.drop(DEACTIVATED)
+        if (waiting := self._worker.give_up()) is not None:
+            self._counters.drop(DEACTIVATED, header=waiting.message.header)
 
     def close(self) -> None:
         """End the thread and release the completer; both later, where the thread is busy for long."""
@@ -150,27 +151,32 @@ class CompletionThread:
             )
         return wanted
 
+    def _take_in_hand(self, image: ArrivedImage) -> None:
+        self._in_hand = image
+        self._complete(image)
+        self._in_hand = None
+
     def _complete(self, image: ArrivedImage) -> None:
         if not self._is_wanted():
             self._counters.count_unwanted()
             return
         self._use_camera(image.camera, image.parameters)
-        if self._completer is None:
-            self._counters.drop("unusable camera", "see the error about the camera of these images")
-            return
         header = image.message.header
+        if self._completer is None:
+            self._counters.drop("unusable camera", "see the error about the camera of these images", header=header)
+            return
         started_s = time.perf_counter()
         try:
             pixels = decode_image(image.message)
             decoded_s = time.perf_counter()
             completion = self._completer.complete(pixels, stamp_nanoseconds(header.stamp))
         except (ImageError, CameraError) as error:
-            self._counters.drop("bad image", f"{image.topic}: {error}")
+            self._counters.drop("bad image", f"{image.topic}: {error}", header=header)
             return
         completed_s = time.perf_counter()
         with self._publishing:
             if image.activation != self._activation:
-                self._counters.drop(DEACTIVATED)
+                self._counters.drop(DEACTIVATED, header=header)
                 return
             self._outputs.publish(completion, header.frame_id, image.parameters)
             published_s = time.perf_counter()
@@ -185,4 +191,9 @@ class CompletionThread:
             )
 
     def _on_inference_error(self, error: Exception) -> None:
-        self._counters.drop("internal error", f"{type(error).__name__}: {error}; please report this")
+        image, self._in_hand = self._in_hand, None  # none where it was a preparation
+        self._counters.drop(
+            "internal error",
+            f"{type(error).__name__}: {error}; please report this",
+            header=None if image is None else image.message.header,
+        )

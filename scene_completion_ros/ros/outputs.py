@@ -14,6 +14,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.ros.counters import FrameCounters
+from scene_completion_ros.ros.drop_notices import announce_drops
 from scene_completion_ros.ros.messages import camera_info_message, depth_message, legend_message, voxels_message
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.planner_outputs import PlannerOutputs
@@ -52,6 +53,7 @@ class Outputs:
         self._stage_times = {stage: create(Float64, stage_topic(stage)) for stage in STAGES}
         self._legend = create(String, LEGEND, LATCHED_QOS)
         self._legend.publish(legend_message(bundle.class_names, bundle.class_colours))
+        announce_drops(create, counters, resources)
         self._planner = PlannerOutputs(create, grid, grid_from_camera, bundle.class_names, counters, markers=markers)
 
     def wanted(self) -> bool:

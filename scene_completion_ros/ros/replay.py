@@ -10,13 +10,21 @@ from pathlib import Path
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.replay_node import NodeProcess
+from scene_completion_ros.ros.playback import (
+    CLOCK,
+    Playback,
+    check_loops,
+    check_remappings,
+    check_topics,
+    input_topics,
+)
+from scene_completion_ros.ros.replay_node import NodeProcess, RunningNode
 from scene_completion_ros.ros.replay_results import Percentiles, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
-__all__ = ["Percentiles", "ReplayResult", "ReplayStatistics", "replay_over_dds"]
+__all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "replay_over_dds"]
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 RECTIFIED_TOPIC = "image_rect"
@@ -29,26 +37,26 @@ def replay_over_dds(
     camera: Camera | None = None,
     output_bag: Path | None = None,
     on_result: Callable[[ReplayResult], None] | None = None,
-    rate: float | None = None,
-    timeout_s: float = 10.0,
+    playback: Playback | None = None,
     node_parameters: Mapping[str, object] | None = None,
     statistics: ReplayStatistics | None = None,
 ) -> ReplayStatistics:
-    """Start the node, publish one image topic of a bag to it, and collect its voxels, depth and processing times.
+    """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
+
+    In lock step (see `Playback`) the outcome does not depend on the speed of the machine: every image is completed, or
+    dropped for a reason that is counted. At a rate the node drops what it cannot keep up with, and a slow `on_result`
+    delays the next image.
 
     Args:
         reader: The open bag.
         topic: Its image topic, raw or compressed.
         camera: Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
         output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images, and the
-            legend of the labels at that of the first.
-        on_result: Called between frames with every result, in the order of arrival.
-        rate: None plays in lock step: the next image is sent when the result of the last one is there (or given up),
-            so that the outcome does not depend on the speed of the machine. A number plays in real time, that many
-            times as fast as recorded; the node then drops what it cannot keep up with, and a slow `on_result` delays
-            the next image.
-        timeout_s: How long to wait for the result of an image.
-        node_parameters: Parameters of the node, by name.
+            legend of the labels at that of the first. Nothing in it depends on when it was written. Of a recording
+            played several times it holds the first pass.
+        on_result: Called between frames with every result of the first pass, in the order of the node.
+        playback: How to play; in lock step, once, to a node of its own, by default.
+        node_parameters: Parameters of the node, by name; none for a running node, which has its own.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
 
     Returns:
@@ -56,38 +64,54 @@ def replay_over_dds(
 
     Raises:
         BagError: There is no such image topic, or no usable CameraInfo and no camera was given.
-        SceneCompletionError: The node did not start or ended during the replay; what came before is in the output bag.
+        SceneCompletionError: The node did not start, ended, or stopped answering in lock step, or the playback does not
+            fit the recording; what came before is in the output bag.
     """
-    if rate is not None and not rate > 0:
-        raise SceneCompletionError(f"{rate} is not positive", where="rate", cure="1 is the speed of the recording")
+    playback = playback or Playback()
     dds.use_shipped_profile()
-    # The node is the replay's own: the rest of the network need not hear of it.
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    from scene_completion_ros.ros.replay_player import Player, Source
+    if playback.node is None:  # the node is the replay's own: the rest of the network need not hear of it
+        os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    from scene_completion_ros.ros.replay_inputs import Source
+    from scene_completion_ros.ros.replay_player import Player
 
     reader.choose_image_topic(topic)
+    info_topic = reader.camera_info_topic(topic)
+    check_loops(playback, reader.end_ns - reader.start_ns)
+    check_topics(playback, reader.topics, topic)
+    check_remappings(playback, topic, info_topic)
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
+        also={name: reader.topics[name] for name in playback.also},
     )
-    parameters = {"image_qos": "reliable", **(node_parameters or {})}
-    parameters["image_transport"] = "compressed" if source.compressed else "raw"
-    if camera is None:
-        parameters["rectified"] = RECTIFIED_TOPIC in topic  # as `BagReader.camera_for` reads its CameraInfo
-    namespace = f"/replay_{os.getpid()}"
+    names = input_topics(topic, info_topic, playback)
+    node: NodeProcess | RunningNode
     with ExitStack() as stack:
         started_s = time.perf_counter()
-        node = stack.enter_context(NodeProcess(namespace, parameters))
+        if playback.node is not None:
+            node = stack.enter_context(RunningNode(playback.node))
+        else:
+            parameters = {"image_qos": "reliable", **(node_parameters or {})}
+            parameters["image_transport"] = "compressed" if source.compressed else "raw"
+            if playback.clock_hz:
+                parameters["use_sim_time"] = True
+            if camera is None:
+                parameters["rectified"] = RECTIFIED_TOPIC in topic  # as `BagReader.camera_for` reads its CameraInfo
+            wanted = {IMAGE: names.image, CAMERA_INFO: names.camera_info, CLOCK: playback.remappings.get(CLOCK, CLOCK)}
+            remapped = {name: target for name, target in wanted.items() if target != name}
+            node = stack.enter_context(NodeProcess(f"/replay_{os.getpid()}", parameters, remapped))
         bag = stack.enter_context(BagWriter(output_bag)) if output_bag is not None else None
         statistics = statistics or ReplayStatistics(topic)
-        player = Player(node, namespace, source, bag, on_result, statistics)
+        player = Player(node, source, names, playback, bag, on_result, statistics)
         stack.callback(player.close)
         player.warm_up()
         statistics.startup_s = time.perf_counter() - started_s
         try:
-            player.play(reader.messages([topic]), rate, timeout_s)
+            player.play(
+                lambda: reader.messages([topic]), lambda: reader.messages(playback.also) if playback.also else ()
+            )
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()

@@ -31,6 +31,8 @@ class SentImage:
     latency_ms: float = 0.0
     published_ns: int = -1
     """When the node published the voxels, by the clock of its middleware; -1 while they are missing."""
+    dropped: str = ""
+    """Why the node dropped it; empty while it has not said so."""
 
 
 class Answers:
@@ -80,6 +82,21 @@ class Answers:
     def take_time(self, stage: str, milliseconds: float, published_ns: int) -> None:
         """Take note of a stage time."""
         insort(self._times[stage], (published_ns, milliseconds))
+
+    def take_drop(self, stamp_ns: int, frame_id: str, reason: str) -> None:
+        """Take note that the node dropped an image: nothing more is expected of it."""
+        for sent in self.waiting:
+            if (sent.stamp_ns, sent.frame_id) == (stamp_ns, frame_id) and not sent.answers and not sent.dropped:
+                sent.dropped = reason
+                return
+
+    def next_dropped(self) -> SentImage | None:
+        """Remove the next image that the node has dropped."""
+        for sent in self.waiting:
+            if sent.dropped:
+                self.waiting.remove(sent)
+                return sent
+        return None
 
     def stages_ms(self, sent: SentImage) -> dict[str, float]:
         """Stage times of an image, as far as they have arrived."""

@@ -1,4 +1,4 @@
-"""The completion node as a child process: started for a replay, watched, and ended with it."""
+"""The completion node that a replay plays to: a child process, started, watched and ended, or one that runs anyway."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from types import TracebackType
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.topics import NODE_NAME
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES = 40
@@ -27,10 +28,21 @@ class NodeProcess:
     Args:
         namespace: Namespace of the node and of its topics.
         parameters: Values of its parameters, by name.
+        remappings: Topics of the node -> names.
+
+    Attributes:
+        namespace: As given.
+        full_name: Namespace and name.
     """
 
-    def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
+    def __init__(
+        self, namespace: str, parameters: Mapping[str, object], remappings: Mapping[str, str] | None = None
+    ) -> None:
+        self.namespace = namespace
+        self.full_name = f"{namespace}/{NODE_NAME}"
         command = [sys.executable, "-m", "scene_completion_ros.ros.node", "--ros-args", "-r", f"__ns:={namespace}"]
+        for name, topic in (remappings or {}).items():
+            command += ["-r", f"{name}:={topic}"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
         # Appending, because the node's writes share the position of our reads.
@@ -58,8 +70,12 @@ class NodeProcess:
         status = self._process.poll()
         if status is not None:
             raise SceneCompletionError(
-                f"the node ended with status {status} during the replay", where="scene_completion_node", cure=self.log()
+                f"the node ended with status {status} during the replay", where=self.full_name, cure=self.log()
             )
+
+    def advice(self, image_topic: str, camera_info_topic: str) -> str:
+        """What to do where it does not answer: see its log."""
+        return self.log()
 
     def log(self) -> str:
         """The last lines the node has logged."""
@@ -84,6 +100,52 @@ class NodeProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         return self._process.wait()
+
+
+class RunningNode:
+    """A completion node that somebody else started, and will end.
+
+    Args:
+        full_name: Namespace and name.
+
+    Attributes:
+        namespace: Of the replay's own node: the root.
+        full_name: As given.
+    """
+
+    def __init__(self, full_name: str) -> None:
+        self.namespace = "/"
+        self.full_name = full_name
+
+    def __enter__(self) -> RunningNode:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It goes on."""
+
+    def check(self) -> None:
+        """Nothing is known of its process; one that has ended does not answer."""
+
+    def log(self) -> str:
+        """Its log is elsewhere."""
+        return ""
+
+    def advice(self, image_topic: str, camera_info_topic: str) -> str:
+        """What to look for where it does not answer."""
+        return (
+            f"Check that {self.full_name} is active and subscribes to {image_topic} and {camera_info_topic} "
+            "(names, remappings, parameter image_transport), in the same ROS_DOMAIN_ID"
+        )
+
+    def peak_memory_mib(self) -> float | None:
+        """None: nothing is known of its process."""
+        return None
+
+    def stop(self) -> int:
+        """It goes on; 0."""
+        return 0
 
 
 def _environment() -> dict[str, str]:

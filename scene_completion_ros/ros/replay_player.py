@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Float64, String
 
 from scene_completion_ros.bags.images import decode_depth
@@ -22,10 +21,12 @@ from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.drop_notices import read_drop_notice
+from scene_completion_ros.ros.playback import LEAD_NS, InputTopics, Playback
 from scene_completion_ros.ros.replay_answers import Answers, SentImage
-from scene_completion_ros.ros.replay_node import NodeProcess
+from scene_completion_ros.ros.replay_inputs import QUEUE, InputPublishers, Source
+from scene_completion_ros.ros.replay_node import NodeProcess, RunningNode
 from scene_completion_ros.ros.replay_results import Percentiles, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
 
@@ -34,9 +35,9 @@ WARM_UP_PERIOD_S = 5.0
 DISCOVERY_S = 0.2
 WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
-QUEUE = 1000  # results may wait this long while `on_result` draws
 
 COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
+"""Answers to an image, in the order in which they are recorded, whatever the order in which they arrive."""
 COLLECTED_TYPES = {
     topics.VOXELS: "sensor_msgs/msg/PointCloud2",
     topics.DEPTH: "sensor_msgs/msg/Image",
@@ -45,38 +46,34 @@ COLLECTED_TYPES = {
 LEGEND_TYPE = "std_msgs/msg/String"
 
 
-@dataclass(frozen=True)
-class Source:
-    """What is played: images, and the calibration that goes with them."""
-
-    topic: str
-    compressed: bool
-    camera: Camera
-    camera_info: Any  # the bag's own message, None to make one from the camera
-
-
 class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
     Args:
         process: The running node.
-        namespace: Where it lives.
         source: What is played.
+        names: Names that the node's inputs go out under.
+        playback: How it is played.
         bag: Where its answers are written.
-        on_result: Called with every frame whose answers are complete.
+        on_result: Called with every frame of the first pass whose answers are complete.
         statistics: Filled while frames are played.
+
+    Raises:
+        SceneCompletionError: A further topic cannot be published.
     """
 
     def __init__(
         self,
-        process: NodeProcess,
-        namespace: str,
+        process: NodeProcess | RunningNode,
         source: Source,
+        names: InputTopics,
+        playback: Playback,
         bag: BagWriter | None,
         on_result: Callable[[ReplayResult], None] | None,
         statistics: ReplayStatistics,
     ) -> None:
         self._process, self._source, self._bag, self._on_result = process, source, bag, on_result
+        self._playback = playback
         self.statistics = statistics
         self._answers = Answers(COLLECTED)
         self._legends: list[Any] = []  # of which the node publishes one
@@ -84,22 +81,23 @@ class Player:
         self._end_to_end: list[float] = []
         self._elsewhere_s = 0.0  # spent on the bag and in `on_result`
         self._last_result_s = 0.0
+        self._first_ns = 0  # bag time at which a pass begins, and when it did by `time.perf_counter`
+        self._begun_s = 0.0
+        self._last_drop = ""
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        self._node = rclpy.create_node("replay", namespace=namespace, context=self._context)
+        self._node = rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        self._connect(f"{namespace}/{topics.NODE_NAME}/")
+        try:
+            self._inputs = InputPublishers(self._node, source, names, playback)
+            self._subscribe(f"{process.full_name}/")
+        except BaseException:
+            self.close()
+            raise
 
-    def _connect(self, node_prefix: str) -> None:
-        queue = QoSProfile(depth=QUEUE)  # reliable, so nothing gets lost on the way
-        compressed = self._source.compressed
-        self._images = self._node.create_publisher(
-            CompressedImage if compressed else Image,
-            f"{topics.IMAGE}/compressed" if compressed else topics.IMAGE,
-            queue,
-        )
-        self._camera_infos = self._node.create_publisher(CameraInfo, topics.CAMERA_INFO, queue)
+    def _subscribe(self, node_prefix: str) -> None:
+        queue = QoSProfile(depth=QUEUE)  # results may wait while `on_result` draws
 
         def collect(topic: str) -> Callable[[Any, Mapping[str, int]], None]:
             def take(message: Any, info: Mapping[str, int]) -> None:
@@ -120,6 +118,14 @@ class Player:
         for stage in topics.STAGES:
             topic = topics.stage_topic(stage).replace("~/", node_prefix)
             self._node.create_subscription(Float64, topic, collect_time(stage), queue)
+        self._node.create_subscription(String, topics.DROPPED.replace("~/", node_prefix), self._on_drop, queue)
+
+    def _on_drop(self, message: Any) -> None:
+        try:
+            stamp_ns, frame_id, self._last_drop = read_drop_notice(message.data)
+        except ValueError:  # of a node of another version: its images count as lost
+            return
+        self._answers.take_drop(stamp_ns, frame_id, self._last_drop)
 
     def close(self) -> None:
         """Leave the ROS graph."""
@@ -143,22 +149,24 @@ class Player:
         attempts, period_s = 0, WARM_UP_PERIOD_S
         while True:
             if time.perf_counter() > deadline_s:
+                dropped = f", it dropped images: {self._last_drop}" if self._last_drop else ""
                 raise SceneCompletionError(
-                    f"the node gave no {'complete ' * self._answers.heard}answer within {STARTUP_TIMEOUT_S:.0f} s",
-                    where="scene_completion_node",
-                    cure=self._process.log(),
+                    f"the node gave no {'complete ' * self._answers.heard}answer within {STARTUP_TIMEOUT_S:.0f} s"
+                    f"{dropped}",
+                    where=self._process.full_name,
+                    cure=self._process.advice(*self._inputs.topics),
                 )
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)
-            if not (self._images.get_subscription_count() and self._camera_infos.get_subscription_count()):
+            if not self._inputs.heard:
                 continue
             attempts += 1
             frame_id = f"{WARM_UP_FRAME}_{attempts}"
-            self._publish_camera_info(0, frame_id)
+            self._inputs.camera_info(0, frame_id)
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
             sent = SentImage(-1, frame_id, 0, time.perf_counter())
             self._answers.waiting = [sent]
-            self._images.publish(make(grey, 0, frame_id))
-            self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm, sent))
+            self._inputs.image(make(grey, 0, frame_id))
+            self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm_or_dropped, sent))
             if self._warm(sent):
                 self._answers.waiting.clear()
                 return
@@ -168,21 +176,64 @@ class Player:
     def _warm(self, sent: SentImage) -> bool:
         return bool(self._legends) and self._answers.complete(sent)
 
-    def play(self, frames: Iterable[BagMessage], rate: float | None, timeout_s: float) -> None:
-        """Publish all frames, in lock step or at a rate, and wait for their results (see `replay_over_dds`)."""
+    def _warm_or_dropped(self, sent: SentImage) -> bool:
+        return bool(sent.dropped) or self._warm(sent)
+
+    def play(self, frames: Callable[[], Iterable[BagMessage]], others: Callable[[], Iterable[BagMessage]]) -> None:
+        """Publish the recording as often as wanted, in lock step or at a rate, and wait for the results.
+
+        Args:
+            frames: Yields the images, from the first one each time it is called.
+            others: Yields the messages of further topics, in the same way.
+
+        Raises:
+            SceneCompletionError: The node ended, or in lock step neither answered nor dropped an image in time.
+        """
         begun_s = self._last_result_s = time.perf_counter()
-        first_ns: int | None = None
         try:
-            for index, frame in enumerate(frames):
-                if rate is not None:
-                    first_ns = frame.stamp_ns if first_ns is None else first_ns
-                    self._spin(begun_s + (frame.stamp_ns - first_ns) * 1e-9 / rate, lambda: False)
-                self._send(index, frame)
-                if rate is None:
-                    self._await_all(timeout_s)
-            self._await_all(timeout_s)
+            while not self._playback.loops or self.statistics.passes < self._playback.loops:
+                sent_before = self.statistics.frames_in
+                self._play_once(frames(), iter(others()))
+                self.statistics.passes += 1
+                if self.statistics.frames_in == sent_before:  # nothing to play: endless in no time
+                    return
         finally:
             self._finish(begun_s)
+
+    def _play_once(self, frames: Iterable[BagMessage], others: Iterator[BagMessage]) -> None:
+        lock_step = self._playback.rate is None
+        lead_ns = LEAD_NS if lock_step else 0
+        other = next(others, None)
+        if self._inputs.clock is not None:
+            self._inputs.clock.restart()
+        for index, frame in enumerate(frames):
+            if index == 0:
+                self._first_ns, self._begun_s = frame.stamp_ns, time.perf_counter()
+            while other is not None and other.stamp_ns <= frame.stamp_ns + lead_ns:
+                self._pass_time(other.stamp_ns - lead_ns)
+                self._inputs.other(other)
+                other = next(others, None)
+            self._pass_time(frame.stamp_ns)
+            self._send(index, frame)
+            if lock_step:
+                self._await_all()
+        self._await_all()
+
+    def _pass_time(self, until_ns: int) -> None:
+        """Let the recorded time pass: step to it in lock step, else wait for it."""
+        if until_ns < self._first_ns:
+            return
+        rate, clock = self._playback.rate, self._inputs.clock
+        if rate is not None:
+            self._spin(self._begun_s + (until_ns - self._first_ns) * 1e-9 / rate, lambda: False)
+        elif clock is not None:
+            clock.step_to(until_ns)
+
+    def _show_time(self) -> None:
+        """In real time the clock goes on while this waits for something, to the end of the pass."""
+        rate, clock = self._playback.rate, self._inputs.clock
+        if rate is not None and clock is not None and self._begun_s:
+            clock.show(self._first_ns + round((time.perf_counter() - self._begun_s) * 1e9 * rate))
 
     def _finish(self, begun_s: float) -> None:
         statistics = self.statistics
@@ -199,35 +250,46 @@ class Player:
             self.statistics.frames_damaged += 1
             return
         stamp_ns = messages.stamp_nanoseconds(header.stamp)
-        self._publish_camera_info(stamp_ns, header.frame_id)
+        self._inputs.camera_info(stamp_ns, header.frame_id)
         self._answers.waiting.append(SentImage(index, header.frame_id, stamp_ns, time.perf_counter(), frame))
-        self._images.publish(serialised)
-
-    def _publish_camera_info(self, stamp_ns: int, frame_id: str) -> None:
-        if self._source.camera_info is None:
-            message = messages.camera_info_message(self._source.camera, stamp_ns, frame_id)
-        else:
-            message = messages.copied_camera_info(self._source.camera_info, stamp_ns)
-        self._camera_infos.publish(message)
+        self._inputs.image(serialised)
 
     def _spin(self, deadline_s: float, done: Callable[[], bool]) -> None:
+        clock = self._inputs.clock
+        rate = self._playback.rate
+        longest_s = SPIN_S if clock is None or rate is None else min(SPIN_S, clock.period_ns * 1e-9 / rate)
         while not done() and (remaining_s := deadline_s - time.perf_counter()) > 0:
-            self._executor.spin_once(timeout_sec=min(remaining_s, SPIN_S))
+            self._show_time()
+            self._executor.spin_once(timeout_sec=min(remaining_s, longest_s))
             self._process.check()
             self._hand_over()
 
-    def _await_all(self, timeout_s: float) -> None:
+    def _await_all(self) -> None:
         """Wait for the newest image sent: the node answers in order, so what is then still missing is lost."""
-        waiting = self._answers.waiting
+        waiting, timeout_s = self._answers.waiting, self._playback.timeout_s
         if waiting:
             newest = waiting[-1]
             self._spin(newest.sent_s + timeout_s, lambda: newest not in waiting)
         self._hand_over(patient=False)
         self.statistics.lost_stamps_ns += [sent.stamp_ns for sent in waiting]
+        lost = waiting[-1] if waiting else None
         waiting.clear()
+        if lost is not None and self._playback.rate is None:
+            missing = ", ".join(topic for topic in COLLECTED if topic not in lost.answers)
+            raise SceneCompletionError(
+                f"the node neither completed nor dropped image {lost.index} (stamp {lost.stamp_ns} ns) "
+                f"within {timeout_s:g} s: no {missing}",
+                where=self._process.full_name,
+                cure="Give a slow machine more time with --timeout; else see what the node does"
+                + (f"; it last said:\n{log}" if (log := self._process.log()) else ""),
+            )
 
     def _hand_over(self, *, patient: bool = True) -> None:
-        """Take note of the frames whose answers have arrived, in the order of the node."""
+        """Take note of the frames whose answers have arrived, in the order of the node, and of those it dropped."""
+        while (sent := self._answers.next_dropped()) is not None:
+            if sent.source is not None:
+                self.statistics.dropped[sent.dropped] += 1
+                self.statistics.lost_stamps_ns.append(sent.stamp_ns)
         while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
             if sent.source is None:  # of the warm-up
                 continue
@@ -235,13 +297,19 @@ class Player:
             self._deliver(sent, sent.source, self._answers.stages_ms(sent))
             self._elsewhere_s += time.perf_counter() - self._last_result_s
 
+    @staticmethod
+    def _record(bag: BagWriter, topic: str, kind: str, message: Any, stamp_ns: int) -> None:
+        """Write a message. Serialised anew: the middleware leaves whatever was in memory in the bytes of padding."""
+        canonical = bag.typestore.deserialize_cdr(serialize_message(message), kind)
+        bag.write(topic.replace("~", f"/{topics.NODE_NAME}"), kind, canonical, stamp_ns, latched=topic == topics.LEGEND)
+
     def _deliver(self, sent: SentImage, source: BagMessage, stages_ms: dict[str, float]) -> None:
-        if self._bag is not None:
+        first_pass = self.statistics.passes == 0
+        if self._bag is not None and first_pass:
             if not self.statistics.frames_out:
-                legend = serialize_message(self._legends[-1])
-                self._bag.write(_bag_topic(topics.LEGEND), LEGEND_TYPE, legend, source.stamp_ns, latched=True)
-            for topic, message in sent.answers.items():
-                self._bag.write(_bag_topic(topic), COLLECTED_TYPES[topic], serialize_message(message), source.stamp_ns)
+                self._record(self._bag, topics.LEGEND, LEGEND_TYPE, self._legends[-1], source.stamp_ns)
+            for topic, kind in COLLECTED_TYPES.items():
+                self._record(self._bag, topic, kind, sent.answers[topic], source.stamp_ns)
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
         self._end_to_end.append(sent.latency_ms)
         for stage, milliseconds in stages_ms.items():
@@ -249,7 +317,7 @@ class Player:
         self.statistics.frames_out += 1
         self.statistics.frames_empty += len(voxels) == 0
         self.statistics.occupied.append(len(voxels))
-        if self._on_result is not None:
+        if self._on_result is not None and first_pass:
             self._on_result(
                 ReplayResult(
                     index=sent.index,
@@ -263,7 +331,3 @@ class Player:
                     stages_ms=stages_ms,
                 )
             )
-
-
-def _bag_topic(topic: str) -> str:
-    return topic.replace("~", f"/{topics.NODE_NAME}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -69,7 +70,12 @@ class ReplayStatistics:
     """Of those that went in, unreadable in the bag, so that nothing could be sent."""
     frames_empty: int = 0
     """Of those that came out, without a single occupied voxel."""
+    passes: int = 0
+    """How often the recording was played to its end."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Images that the node said it dropped, by reason."""
     lost_stamps_ns: list[int] = field(default_factory=list)
+    """Stamps of the images that have no result, dropped ones included."""
     startup_s: float = 0.0
     """From the start of the node's process to its first answer."""
     duration_s: float = 0.0
@@ -87,5 +93,6 @@ class ReplayStatistics:
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; of `occupied` the median."""
         values = asdict(self)
+        values["dropped"] = dict(self.dropped)
         values["occupied_voxels_median"] = occupied_median(values.pop("occupied"))
         return values

@@ -18,6 +18,7 @@ OBSTACLES = "~/obstacles"
 CLEARING = "~/clearing"
 FREE_SPACE = "~/free_space"
 MARKERS = "~/markers"
+DROPPED = "~/debug/dropped"
 
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
 """What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `total` is image array to voxels, `latency` is

@@ -1,0 +1,94 @@
+"""Lock step over DDS: nothing is lost, two runs write the same recording, a node that stops answering is reported."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import pytest
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros import replay as replay_module
+from scene_completion_ros.ros.replay import Playback, ReplayResult, replay_over_dds
+from scene_completion_ros.ros.replay_node import NodeProcess
+from tests.ros.test_replay import STEP_NS, write_bag
+
+TOPIC = "/front/image_raw"
+FRAMES = 6
+
+
+@pytest.fixture
+def node_parameters(bundle_folder: Path, grid_file: Path) -> dict[str, object]:
+    return {"bundle": str(bundle_folder), "grid_file": str(grid_file), "threads": 1}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_two_runs_write_the_same_recording(tmp_path: Path, node_parameters: dict[str, object]) -> None:
+    write_bag(tmp_path / "drive", frames=FRAMES, bad=3)
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        with BagReader(tmp_path / "drive") as reader:
+            statistics = replay_over_dds(
+                reader, TOPIC, output_bag=tmp_path / run / "completed", node_parameters=node_parameters
+            )
+        assert (statistics.frames_in, statistics.frames_out, statistics.passes) == (FRAMES, FRAMES - 1, 1)
+        assert statistics.dropped == {"bad image": 1}
+    messages = []
+    for run in ("first", "second"):
+        with BagReader(tmp_path / run / "completed") as reader:
+            messages.append([(one.topic, one.type, one.stamp_ns, one.raw) for one in reader.messages()])
+    assert len(messages[0]) == 1 + 3 * (FRAMES - 1)
+    assert messages[0] == messages[1]
+    assert len({raw for *_, raw in messages[0]}) > FRAMES  # not one frame again and again
+    assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
+
+
+def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
+    tmp_path: Path, node_parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bag(tmp_path / "drive", frames=4)
+    nodes: list[NodeProcess] = []
+
+    class Remembered(NodeProcess):
+        def __enter__(self) -> NodeProcess:
+            nodes.append(self)
+            return super().__enter__()
+
+    def freeze(result: ReplayResult) -> None:
+        if result.index == 1:
+            nodes[0]._process.send_signal(signal.SIGSTOP)
+
+    def thawed(self: NodeProcess) -> int:  # a stopped process heeds no SIGTERM
+        self._process.send_signal(signal.SIGCONT)
+        return stop(self)
+
+    stop = NodeProcess.stop
+    monkeypatch.setattr(replay_module, "NodeProcess", Remembered)
+    monkeypatch.setattr(NodeProcess, "stop", thawed)
+    with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
+        replay_over_dds(
+            reader,
+            TOPIC,
+            output_bag=tmp_path / "completed",
+            on_result=freeze,
+            playback=Playback(timeout_s=3.0),
+            node_parameters=node_parameters,
+        )
+    said = str(caught.value)
+    assert "neither completed nor dropped image 2" in said
+    assert "within 3 s: no ~/voxels" in said
+    assert "--timeout" in said
+    with BagReader(tmp_path / "completed") as written, BagReader(tmp_path / "drive") as recorded:
+        assert written.losses == []
+        clouds = [one.stamp_ns for one in written.messages(["/scene_completion/voxels"])]
+        assert clouds == [one.stamp_ns for one in recorded.messages([TOPIC])][:2]
+        assert clouds[1] - clouds[0] == STEP_NS
