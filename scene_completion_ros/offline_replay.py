@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from scene_completion_ros.bags.reader import IMAGE_TYPES, BagMessage, BagReader, ImageFrame
+from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, IMAGE_TYPES, BagMessage, BagReader, ImageFrame
 from scene_completion_ros.bags.stamp_order import WENT_BACK, StampOrder
 from scene_completion_ros.bags.writer import BagWriter
-from scene_completion_ros.errors import ImageError
+from scene_completion_ros.errors import BagError, ImageError
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.report.latency_plot import latency_percentiles
 from scene_completion_ros.semantic_voxels import SemanticVoxels
@@ -38,11 +38,30 @@ class ThinnedBagReader(BagReader):
     Args:
         path: Folder or file.
         every: n.
+        camera_info_topic: Topic of the CameraInfo of all images; found by its name where it is None.
     """
 
-    def __init__(self, path: Path | str, every: int = 1) -> None:
+    def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
         super().__init__(path)
         self._every = every
+        self._camera_info_topic = camera_info_topic
+
+    def camera_info_topic(self, image_topic: str) -> str | None:
+        """The CameraInfo topic that was named, or else the one that belongs to an image topic.
+
+        Raises:
+            BagError: There is none of the name: lists what there is.
+        """
+        if self._camera_info_topic is None:
+            return super().camera_info_topic(image_topic)
+        infos = self.topics_of_type(CAMERA_INFO_TYPE)
+        if self._camera_info_topic not in infos:
+            raise BagError(
+                f"no CameraInfo topic {self._camera_info_topic!r}",
+                where=str(self.path),
+                cure=f"Name one of: {', '.join(infos) or 'none is recorded'}",
+            )
+        return self._camera_info_topic
 
     def messages(
         self, topics: Collection[str] | None = None, *, start_ns: int | None = None, stop_ns: int | None = None

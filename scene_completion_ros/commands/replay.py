@@ -20,6 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.commands.playback_arguments import add_playback_arguments, playback_of, refuse_offline
+
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader, ImageFrame
     from scene_completion_ros.geometry.cameras import Camera
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.completer import Completion
     from scene_completion_ros.offline_replay import OfflineStatistics
     from scene_completion_ros.report.drive import DriveReport
+    from scene_completion_ros.ros.playback import Playback
     from scene_completion_ros.ros.replay import ReplayResult
     from scene_completion_ros.ros.replay_results import ReplayStatistics
 
@@ -38,19 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3, or ROS 1 .bag")
     parser.add_argument("--offline", action="store_true", help="without ROS, in this process")
     parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
+    parser.add_argument("--camera-info-topic", metavar="TOPIC", help="which CameraInfo (default: by the image's name)")
     parser.add_argument(
         "--camera",
         metavar="FILE",
         help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
     )
     parser.add_argument("--output", type=Path, default=Path("replay"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument(
-        "--rate",
-        type=float,
-        metavar="FACTOR",
-        help="play in real time, this many times as fast as recorded, and let the node drop what it cannot keep up "
-        "with (default: the next image waits for the last result; not with --offline)",
-    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="student bundle (default: the one that is shipped)")
     parser.add_argument(
@@ -59,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime (default: %(default)s)",
     )
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
+    add_playback_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,15 +70,14 @@ def run(args: argparse.Namespace) -> int:
 
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
-    if args.offline and args.rate is not None:
-        raise SceneCompletionError(
-            "an offline replay drops nothing and has no rate", where="--rate", cure="Leave out --rate or --offline"
-        )
+    if args.offline:
+        refuse_offline(args)
+    playback = playback_of(args)
     if (args.output / "bag").exists():  # before an older report beside it is replaced
         raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
     with ExitStack() as stack:
         stack.enter_context(termination_as_interruption())
-        reader = stack.enter_context(ThinnedBagReader(args.bag, args.every))
+        reader = stack.enter_context(ThinnedBagReader(args.bag, args.every, camera_info_topic=args.camera_info_topic))
         topic = reader.choose_image_topic(args.image_topic)
         camera = read_camera(args.camera) if args.camera else None
         bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
@@ -96,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
                 _replay_offline(args, reader, topic, camera, bundle, report, counts)
             else:
                 counts = ReplayStatistics(topic)
-                _replay_over_dds(args, reader, topic, camera, bundle, report, counts)
+                _replay_over_dds(args, playback, reader, topic, camera, bundle, report, counts)
         except BaseException:
             if counts.frames_in:
                 _write_statistics(args.output, {**counts.to_json(), "interrupted": True}, reader)
@@ -155,6 +152,7 @@ def _replay_offline(
 
 def _replay_over_dds(
     args: argparse.Namespace,
+    playback: Playback,
     reader: BagReader,
     topic: str,
     camera: Camera | None,
@@ -172,7 +170,7 @@ def _replay_over_dds(
             where="replay",
             cure="Source a ROS 2 distribution, install the extra 'ros', or add --offline",
         )
-    from scene_completion_ros.ros.replay import Playback, replay_over_dds
+    from scene_completion_ros.ros.replay import replay_over_dds
 
     parameters: dict[str, object] = {"engine": args.engine}
     if args.bundle:
@@ -185,7 +183,7 @@ def _replay_over_dds(
         camera=camera,
         output_bag=args.output / "bag",
         on_result=result_drawer(report, bundle),
-        playback=Playback(rate=args.rate),
+        playback=playback,
         node_parameters=parameters,
         statistics=statistics,
     )

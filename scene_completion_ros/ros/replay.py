@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.reader import BagMessage, BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
@@ -109,11 +109,17 @@ def replay_over_dds(
         player.warm_up()
         statistics.startup_s = time.perf_counter() - started_s
         try:
-            player.play(
-                lambda: reader.messages([topic]), lambda: reader.messages(playback.also) if playback.also else ()
-            )
+            player.play(lambda: reader.messages([topic]), _further_messages(reader, playback, stack))
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()
         statistics.node_log = node.log()
         return statistics
+
+
+def _further_messages(reader: BagReader, playback: Playback, stack: ExitStack) -> Callable[[], Iterable[BagMessage]]:
+    """Yields the messages of further topics, by a reader of its own, for it runs alongside that of the images."""
+    if not playback.also:
+        return lambda: ()
+    alongside = stack.enter_context(BagReader(reader.path))
+    return lambda: alongside.messages(playback.also)

@@ -210,7 +210,8 @@ class Player:
             if index == 0:
                 self._first_ns, self._begun_s = frame.stamp_ns, time.perf_counter()
             while other is not None and other.stamp_ns <= frame.stamp_ns + lead_ns:
-                self._pass_time(other.stamp_ns - lead_ns)
+                if not lock_step:
+                    self._pass_time(other.stamp_ns)
                 self._inputs.other(other)
                 other = next(others, None)
             self._pass_time(frame.stamp_ns)

@@ -13,6 +13,7 @@ require_rclpy()
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
 
 from scene_completion_ros.bags.reader import BagReader
@@ -31,6 +32,12 @@ START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000
 
 
+def rough_image(number: int) -> NDArray[np.uint8]:
+    """A picture of patches, another one for every number."""
+    rough = np.random.default_rng(number).integers(0, 255, (12, 40, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(rough, (CAMERA.width, CAMERA.height)), np.uint8)
+
+
 def write_bag(
     path: Path, *, frames: int, compressed: bool = False, camera_info: bool = True, bad: int = -1, stamped: bool = True
 ) -> None:
@@ -39,8 +46,7 @@ def write_bag(
         for number in range(frames):
             stamp_ns = START_NS + number * STEP_NS
             header_ns = stamp_ns if stamped else 0
-            rough = np.random.default_rng(number).integers(0, 255, (12, 40, 3), dtype=np.uint8)
-            image = np.asarray(cv2.resize(rough, (CAMERA.width, CAMERA.height)), np.uint8)
+            image = rough_image(number)
             if camera_info:
                 info = messages.camera_info_message(CAMERA, stamp_ns, FRAME)
                 bag.write("/front/camera_info", "sensor_msgs/msg/CameraInfo", serialize_message(info), stamp_ns)
