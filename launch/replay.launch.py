@@ -1,0 +1,107 @@
+"""Play a recording through the completion node, with its time on /clock, and RViz beside it if wanted."""
+
+import os
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+from scene_completion_ros.ros.dds import OLD_PROFILE_VARIABLE, PROFILE_VARIABLE, use_shipped_profile
+from scene_completion_ros.ros.replay_launch import (
+    full_node_name,
+    node_parameters,
+    player_command,
+    recorded_camera,
+)
+from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME
+
+PACKAGE = "scene_completion_ros"
+ARGUMENTS = {
+    "bag": (None, "Recording: rosbag2 folder, .mcap, .db3, or ROS 1 .bag"),
+    "image_topic": ("", "Recorded image topic, with /compressed where it has it; empty takes the only one"),
+    "camera_info_topic": ("", "Recorded CameraInfo of these images; empty finds it by the name of the image topic"),
+    "bundle": ("", "Student bundle; empty takes the one that is shipped (and that of params_file for the node)"),
+    "namespace": ("", "Namespace of the node and of its outputs"),
+    "rate": (
+        "",
+        "Play in real time, this many times as fast as recorded; empty plays in lock step: no image is dropped",
+    ),
+    "loop": ("1", "How often to play the recording; 0 until interrupted"),
+    "clock": ("100", "Ticks of /clock a second"),
+    "also": ("", "Further recorded topics to publish, separated by blanks, such as: /tf /tf_static"),
+    "output": ("replay", "Folder for voxels, report and scores; there must be no recording in it"),
+    "ground_truth": ("", "Folder to score the voxels against, or lidar for the recording's own LiDAR"),
+    "fixed_frame": ("", "Fixed frame of RViz; empty takes the frame of the images"),
+}
+
+
+def processes(context: LaunchContext) -> list[Node | ExecuteProcess]:
+    """Node, player and RViz for what the recording holds."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    camera = recorded_camera(given["bag"], given["image_topic"], given["camera_info_topic"])
+    name = full_node_name(given["namespace"])
+    node = Node(
+        package=PACKAGE,
+        executable="scene_completion_node",
+        name=NODE_NAME,
+        namespace=given["namespace"],
+        output="screen",
+        parameters=[LaunchConfiguration("params_file"), node_parameters(camera, given["bundle"])],
+        remappings=[(IMAGE, camera.image_topic), (CAMERA_INFO, camera.camera_info_topic)],
+        ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+    )
+    # The recording is over: so is everything else.
+    player = ExecuteProcess(
+        cmd=player_command(given["bag"], camera, given["namespace"], given),
+        name="scene_completion_replay",
+        output="screen",
+        on_exit=Shutdown(reason="the recording has been played"),
+    )
+    config = PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "scene_completion.rviz"])
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        name="scene_completion_rviz",
+        output="screen",
+        arguments=["-d", config, "-f", given["fixed_frame"] or camera.frame_id],
+        parameters=[{"use_sim_time": True}],
+        remappings=[
+            (f"/{IMAGE}", camera.image_topic),
+            (f"/{NODE_NAME}/voxels", f"{name}/voxels"),
+            (f"/{NODE_NAME}/depth/image", f"{name}/depth/image"),
+        ],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+    return [node, player, rviz]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments and the processes."""
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    arguments += [
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "scene_completion.yaml"]),
+            description="Parameters of the node",
+        ),
+        DeclareLaunchArgument(
+            "rviz", default_value="false", choices=["true", "false"], description="Start RViz as well"
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            description="debug, info, warn or error",
+            choices=["debug", "info", "warn", "error"],
+        ),
+    ]
+    profile: dict[str, str] = {}
+    if not (os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE)):
+        use_shipped_profile(profile)
+    environment = [SetEnvironmentVariable(name, value) for name, value in profile.items()]
+    return LaunchDescription([*arguments, *environment, OpaqueFunction(function=processes)])
