@@ -27,13 +27,14 @@ ARGUMENTS = {
     "namespace": ("", "Namespace of the node and of its outputs"),
     "rate": (
         "",
-        "Play in real time, this many times as fast as recorded; empty plays in lock step: no image is dropped",
+        "Play in real time, this many times as fast as recorded; empty plays in lock step, without drops",
     ),
     "loop": ("1", "How often to play the recording; 0 until interrupted"),
     "clock": ("100", "Ticks of /clock a second"),
     "also": ("", "Further recorded topics to publish, separated by blanks, such as: /tf /tf_static"),
     "output": ("replay", "Folder for voxels, report and scores; there must be no recording in it"),
-    "ground_truth": ("", "Folder to score the voxels against, or lidar for the recording's own LiDAR"),
+    "ground_truth": ("", "Folder to score voxels and depth against"),
+    "ground_truth_offset": ("", "Seconds added to the stamps of that folder"),
     "fixed_frame": ("", "Fixed frame of RViz; empty takes the frame of the images"),
 }
 

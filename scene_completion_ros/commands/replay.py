@@ -5,7 +5,10 @@ The images go through the running node over DDS, or with --offline through the s
   report/index.html   camera image, depth, bird's-eye view and 3D view of every frame; opens offline
   report/drive.webp   the animation at its top: camera image and voxels over time
   statistics.json     frames, rate, latencies, memory
-LiDAR of the recording is drawn into the bird's-eye view. What was written stays when the replay is interrupted.
+  scores.json, .md    where there is ground truth: IoU, precision, recall and average precision by range; depth errors
+LiDAR of the recording is drawn into the bird's-eye view, and depth is compared with it. What was written stays when the
+replay is interrupted. Through the node, a replay is in lock step unless --rate is given: no image is dropped because
+the machine is slow, and two replays write the same recording.
 """
 
 from __future__ import annotations
@@ -17,14 +20,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.playback_arguments import add_playback_arguments, playback_of, refuse_offline
+from scene_completion_ros.commands.replay_scores import add_score_arguments, open_scores, write_scores
 
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader, ImageFrame
     from scene_completion_ros.geometry.cameras import Camera
+    from scene_completion_ros.geometry.grids import VoxelGrid
+    from scene_completion_ros.geometry.transforms import RigidTransform
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
     from scene_completion_ros.offline_replay import OfflineStatistics
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.ros.playback import Playback
     from scene_completion_ros.ros.replay import ReplayResult
     from scene_completion_ros.ros.replay_results import ReplayStatistics
+    from scene_completion_ros.scoring.scores import ReplayScores
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "publish")
 
@@ -55,18 +63,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime (default: %(default)s)",
     )
+    parser.add_argument(
+        "--grid",
+        type=Path,
+        metavar="FILE",
+        help="voxels wanted, as in the node's parameter grid_file (default: the grid of the bundle)",
+    )
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
     add_playback_arguments(parser)
+    add_score_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Replay the recording; the exit code is 1 if no frame came out."""
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import read_camera
+    from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
     from scene_completion_ros.offline_replay import OfflineStatistics, ThinnedBagReader
     from scene_completion_ros.report.drive import DriveReport
     from scene_completion_ros.ros.replay_results import ReplayStatistics
+    from scene_completion_ros.scoring.published import PublishedGrid
 
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
@@ -81,28 +98,49 @@ def run(args: argparse.Namespace) -> int:
         topic = reader.choose_image_topic(args.image_topic)
         camera = read_camera(args.camera) if args.camera else None
         bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
+        place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
+        scores = open_scores(args, reader, topic, camera, PublishedGrid(*place), stack)
         classes = (bundle.class_names, bundle.class_colours)
         report = stack.enter_context(DriveReport(args.bag, args.output / "report", *classes, rerun=args.rerun))
         for loss in reader.losses:
             print(f"warning: {args.bag}: {loss}", file=sys.stderr)
             report.page.notes.append(f"The recording is damaged: {loss}")
+        setup = _Setup(args, reader, topic, camera, bundle, place, report, scores)
         counts: OfflineStatistics | ReplayStatistics
         try:
             if args.offline:
                 counts = OfflineStatistics(topic)
-                _replay_offline(args, reader, topic, camera, bundle, report, counts)
+                _replay_offline(setup, counts)
             else:
                 counts = ReplayStatistics(topic)
-                _replay_over_dds(args, playback, reader, topic, camera, bundle, report, counts)
+                _replay_over_dds(setup, playback, counts)
         except BaseException:
             if counts.frames_in:
+                write_scores(args.output, scores, args.bag.resolve().name)
                 _write_statistics(args.output, {**counts.to_json(), "interrupted": True}, reader)
             raise
-        statistics = _write_statistics(args.output, counts.to_json(), reader)
+        shown = write_scores(args.output, scores, args.bag.resolve().name)
+        statistics = _write_statistics(args.output, counts.to_json() | ({"scores": shown} if shown else {}), reader)
         page = report.page.close(statistics)
+    if shown:
+        print(f"scores: {args.output / 'scores.md'}")
     print(f"report: {page}")
     print(json.dumps(statistics))
     return 0 if statistics["frames_out"] else 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """What both kinds of replay need; `place` is the grid and the camera's pose in it."""
+
+    args: argparse.Namespace
+    reader: BagReader
+    topic: str
+    camera: Camera | None
+    bundle: StudentBundle
+    place: tuple[VoxelGrid, RigidTransform]
+    report: DriveReport
+    scores: ReplayScores
 
 
 def _write_statistics(folder: Path, statistics: dict[str, Any], reader: BagReader) -> dict[str, Any]:
@@ -112,25 +150,20 @@ def _write_statistics(folder: Path, statistics: dict[str, Any], reader: BagReade
     return statistics
 
 
-def _replay_offline(
-    args: argparse.Namespace,
-    reader: BagReader,
-    topic: str,
-    camera: Camera | None,
-    bundle: StudentBundle,
-    report: DriveReport,
-    statistics: OfflineStatistics,
-) -> None:
+def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
     from scene_completion_ros.bags.writer import BagWriter
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.offline_replay import replay_offline
+    from scene_completion_ros.voxel_cloud import voxels_to_cloud_array
 
+    reader, topic, report = setup.reader, setup.topic, setup.report
+    grid, grid_from_camera = setup.place
     completer = Completer(
-        bundle,
-        camera or reader.camera_for(topic),
-        grid=bundle.grid,
-        grid_from_camera=bundle.grid_from_camera,
-        engine=args.engine,
+        setup.bundle,
+        setup.camera or reader.camera_for(topic),
+        grid=grid,
+        grid_from_camera=grid_from_camera,
+        engine=setup.args.engine,
     )
     for warning in completer.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -145,21 +178,19 @@ def _replay_offline(
             completion.depth_camera,
             completion.timings_ms,
         )
+        setup.scores.add(
+            voxels_to_cloud_array(completion.voxels),
+            completion.shown_depth,
+            completion.depth_camera,
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+        )
 
-    with BagWriter(args.output / "bag") as output:
+    with BagWriter(setup.args.output / "bag") as output:
         replay_offline(reader, topic, completer, output=output, on_result=draw, statistics=statistics)
 
 
-def _replay_over_dds(
-    args: argparse.Namespace,
-    playback: Playback,
-    reader: BagReader,
-    topic: str,
-    camera: Camera | None,
-    bundle: StudentBundle,
-    report: DriveReport,
-    statistics: ReplayStatistics,
-) -> None:
+def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatistics) -> None:
     from importlib.util import find_spec
 
     from scene_completion_ros.errors import SceneCompletionError
@@ -172,17 +203,28 @@ def _replay_over_dds(
         )
     from scene_completion_ros.ros.replay import replay_over_dds
 
+    args = setup.args
     parameters: dict[str, object] = {"engine": args.engine}
     if args.bundle:
         parameters["bundle"] = str(args.bundle.resolve())
-    if camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
-        parameters["rectified"] = "image_rect" in topic
+    if args.grid:
+        parameters["grid_file"] = str(args.grid.resolve())
+    if setup.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
+        parameters["rectified"] = "image_rect" in setup.topic
+    draw = result_drawer(setup.report, setup.bundle, setup.place)
+
+    def draw_and_score(result: ReplayResult) -> None:
+        draw(result)
+        setup.scores.add(
+            result.voxels, result.depth, result.depth_camera, stamp_ns=result.stamp_ns, frame_id=result.frame_id
+        )
+
     replay_over_dds(
-        reader,
-        topic,
-        camera=camera,
+        setup.reader,
+        setup.topic,
+        camera=setup.camera,
         output_bag=args.output / "bag",
-        on_result=result_drawer(report, bundle),
+        on_result=draw_and_score,
         playback=playback,
         node_parameters=parameters,
         statistics=statistics,
@@ -191,20 +233,25 @@ def _replay_over_dds(
         print(statistics.node_log, file=sys.stderr)
 
 
-def result_drawer(report: DriveReport, bundle: StudentBundle) -> Callable[[ReplayResult], None]:
+def result_drawer(
+    report: DriveReport, bundle: StudentBundle, place: tuple[VoxelGrid, RigidTransform] | None = None
+) -> Callable[[ReplayResult], None]:
     """What ``replay_over_dds`` calls with every result, so that it is drawn into a report.
 
     Args:
         report: The report.
         bundle: Bundle that the node uses, for its grid and classes.
+        place: Grid of the node and the camera's pose in it, where they are not those of the bundle.
     """
     from scene_completion_ros.voxel_cloud import cloud_array_to_voxels
+
+    grid, grid_from_camera = place or (bundle.grid, bundle.grid_from_camera)
 
     def draw(result: ReplayResult) -> None:
         voxels = cloud_array_to_voxels(
             result.voxels,
-            bundle.grid,
-            bundle.grid_from_camera,
+            grid,
+            grid_from_camera,
             stamp_ns=result.stamp_ns,
             class_names=bundle.class_names,
             class_colours=bundle.class_colours,

@@ -13,7 +13,7 @@ from scene_completion_ros.ros.playback import base_name
 from scene_completion_ros.ros.topics import CAMERA_INFO, NODE_NAME
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
-PASSED_ON = ("bundle", "rate", "loop", "clock", "output", "ground_truth")
+PASSED_ON = ("bundle", "rate", "loop", "clock", "output", "ground_truth", "ground_truth_offset")
 """Launch arguments that are options of `scene-completion replay` of the same name; empty ones are left out."""
 
 

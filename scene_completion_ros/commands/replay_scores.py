@@ -1,0 +1,97 @@
+"""The options of ``scene-completion replay`` about ground truth, and what is written of the scores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scene_completion_ros.bags.reader import BagReader
+    from scene_completion_ros.geometry.cameras import Camera
+    from scene_completion_ros.scoring.published import PublishedGrid
+    from scene_completion_ros.scoring.scores import ReplayScores
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    group = parser.add_argument_group("ground truth (the LiDAR of the recording is used by itself)")
+    group.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="DIR",
+        help="score voxels and depth against this folder: a drive of scene-completion street-world, or a sequence of "
+        "KITTI odometry; frames are found by their stamps",
+    )
+    group.add_argument("--ground-truth-camera", metavar="NAME", help="which camera of the folder took the images")
+    group.add_argument(
+        "--ground-truth-offset",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="added to the stamps of the folder (default: %(default)s)",
+    )
+
+
+def open_scores(
+    args: argparse.Namespace,
+    reader: BagReader,
+    topic: str,
+    camera: Camera | None,
+    published: PublishedGrid,
+    stack: ExitStack,
+) -> ReplayScores:
+    """Open what ground truth there is.
+
+    Args:
+        args: The options.
+        reader: The recording.
+        topic: Its image topic.
+        camera: Calibration given instead of the recorded one.
+        published: Grid of the node.
+        stack: Closing it closes the files.
+
+    Raises:
+        SceneCompletionError: The folder cannot be used, or none of its frames belongs to the recording.
+    """
+    from scene_completion_ros.bags.reader import CLOUD_TYPE
+    from scene_completion_ros.bags.transforms import stamp_of
+    from scene_completion_ros.scoring.lidar_truth import LidarTruth
+    from scene_completion_ros.scoring.scores import ReplayScores
+    from scene_completion_ros.scoring.sequence_truth import SequenceTruth
+    from scene_completion_ros.scoring.truth import TruthSource
+
+    sources: list[TruthSource] = []
+    if args.ground_truth is not None:
+        offset_ns = round(args.ground_truth_offset * 1e9)
+        folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
+        first = next(iter(reader.messages([topic])))
+        start_ns = stamp_of(first.message.header) or first.stamp_ns
+        folder.check_times(start_ns, start_ns + reader.end_ns - first.stamp_ns)
+        sources.append(folder)
+    if reader.topics_of_type(CLOUD_TYPE):
+        sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic))))
+    return ReplayScores(sources, published)
+
+
+def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str, Any]:
+    """Write `scores.json` and `scores.md` where there is something to write.
+
+    Args:
+        folder: Where to.
+        scores: The scores.
+        recording: Name of the recording, for the heading.
+
+    Returns:
+        What the page of the report shows of them.
+    """
+    from scene_completion_ros.scoring.scores import markdown, summary
+
+    values = scores.to_json()
+    if values:
+        text = json.dumps(values, indent=2, allow_nan=False)
+        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "scores.md").write_text(markdown(values, f"Scores of {recording}"), encoding="utf-8")
+    return summary(values)
