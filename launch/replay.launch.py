@@ -24,6 +24,10 @@ ARGUMENTS = {
     "image_topic": ("", "Recorded image topic, with /compressed where it has it; empty takes the only one"),
     "camera_info_topic": ("", "Recorded CameraInfo of these images; empty finds it by the name of the image topic"),
     "bundle": ("", "Student bundle; empty takes the one that is shipped (and that of params_file for the node)"),
+    "grid": (
+        "",
+        "File of the voxel grid, as for grid_file; empty takes the bundle's, for the node params_file's",
+    ),
     "namespace": ("", "Namespace of the node and of its outputs"),
     "rate": (
         "",
@@ -50,7 +54,7 @@ def processes(context: LaunchContext) -> list[Node | ExecuteProcess]:
         name=NODE_NAME,
         namespace=given["namespace"],
         output="screen",
-        parameters=[LaunchConfiguration("params_file"), node_parameters(camera, given["bundle"])],
+        parameters=[LaunchConfiguration("params_file"), node_parameters(camera, given["bundle"], given["grid"])],
         remappings=[(IMAGE, camera.image_topic), (CAMERA_INFO, camera.camera_info_topic)],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
     )

@@ -13,7 +13,7 @@ from scene_completion_ros.ros.playback import base_name
 from scene_completion_ros.ros.topics import CAMERA_INFO, NODE_NAME
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
-PASSED_ON = ("bundle", "rate", "loop", "clock", "output", "ground_truth", "ground_truth_offset")
+PASSED_ON = ("bundle", "grid", "rate", "loop", "clock", "output", "ground_truth", "ground_truth_offset")
 """Launch arguments that are options of `scene-completion replay` of the same name; empty ones are left out."""
 
 
@@ -78,12 +78,13 @@ def full_node_name(namespace: str) -> str:
     return f"/{inner}/{NODE_NAME}" if inner else f"/{NODE_NAME}"
 
 
-def node_parameters(camera: RecordedCamera, bundle: str) -> dict[str, str | bool]:
+def node_parameters(camera: RecordedCamera, bundle: str, grid: str = "") -> dict[str, str | bool]:
     """Parameters of the node that a replay needs, whatever the parameter file says.
 
     Args:
         camera: What is played.
         bundle: Folder of the student; empty leaves it to the parameter file.
+        grid: File of the voxel grid; likewise.
     """
     parameters: dict[str, str | bool] = {
         "use_sim_time": True,
@@ -92,7 +93,8 @@ def node_parameters(camera: RecordedCamera, bundle: str) -> dict[str, str | bool
         "image_qos": "reliable",  # nothing is to be lost between player and node
         "rectified": camera.rectified,
     }
-    return parameters | ({"bundle": bundle} if bundle else {})
+    given = {"bundle": bundle, "grid_file": grid}
+    return parameters | {name: value for name, value in given.items() if value}
 
 
 def player_command(bag: str, camera: RecordedCamera, namespace: str, options: Mapping[str, str]) -> list[str]:

@@ -42,7 +42,7 @@ class SequenceTruth:
         offset_ns: Added to the stamps of the folder, so that they are those of the recording.
 
     Attributes:
-        name: Of the folder.
+        name: Of the sequence.
         sequence: What is in it.
         camera: Name of the camera.
 
@@ -52,8 +52,8 @@ class SequenceTruth:
 
     def __init__(self, folder: Path | str, *, camera: str | None = None, offset_ns: int = 0) -> None:
         root = Path(folder)
-        self.name = root.resolve().name
         self.sequence = _open(root)
+        self.name = self.sequence.name
         self.camera = _choose_camera(self.sequence, camera, str(root))
         self._offset_ns = offset_ns
         self._stamps = np.array([frame.stamp_ns + offset_ns for frame in self.sequence.frames], dtype=np.int64)

@@ -1,0 +1,176 @@
+"""Scores of published voxels and depth, against cases computed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.scoring.lidar_truth import LidarTruth
+from scene_completion_ros.scoring.published import PublishedGrid, published_depth
+from scene_completion_ros.scoring.scores import ReplayScores, markdown, ranges_within, summary
+from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE
+from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
+from tests.inference.small_bundle import CANONICAL
+
+GRID = VoxelGrid((4.0, -0.2, -0.2), 0.2, (2, 2, 1))
+GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
+PINHOLE = Camera(fx=2.0, fy=2.0, cx=0.5, cy=0.5, width=2, height=2)
+INF, NAN = float("inf"), float("nan")
+
+
+class OneTruth:
+    """The same ground truth for every image of a frame."""
+
+    def __init__(self, voxels: VoxelTruth | None = None, depth: DepthTruth | None = None) -> None:
+        self.name = "case"
+        self._truth = FrameTruth(voxels, depth)
+
+    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
+        return self._truth if frame_id == FRAME else None
+
+
+def cloud_of(points_grid: list[tuple[float, float, float]], probability: list[float]) -> NDArray[np.void]:
+    """Published voxels at points of the grid's frame."""
+    cloud = np.zeros(len(points_grid), dtype=VOXEL_CLOUD_DTYPE)
+    cloud["x"], cloud["y"], cloud["z"] = OPTICAL_FROM_FORWARD.apply(np.array(points_grid).reshape(-1, 3)).T
+    cloud["probability"] = probability
+    return cloud
+
+
+def no_depth() -> NDArray[np.float32]:
+    return np.full((2, 2), NAN, dtype=np.float32)
+
+
+def test_voxels_by_hand() -> None:
+    # [X, Y] = [0, 0] occupied and found; [0, 1] occupied and missed; [1, 0] free and called occupied; [1, 1] free.
+    occupied = np.array([[True, True], [False, False]])[..., None]
+    visible = np.array([[True, False], [True, False]])[..., None]
+    truth = VoxelTruth(
+        GRID,
+        GRID_FROM_CAMERA,
+        occupied,
+        np.ones_like(occupied),
+        {VISIBLE: visible, OCCLUDED: ~visible, ALL: np.ones_like(occupied)},
+    )
+    cloud = cloud_of([(4.1, -0.1, -0.1), (4.3, -0.1, -0.1)], [0.9, 0.6])
+    scores = ReplayScores([OneTruth(truth)], PublishedGrid(GRID, GRID_FROM_CAMERA))
+    scores.add(cloud, no_depth(), PINHOLE, stamp_ns=1, frame_id="another")
+    assert scores.to_json() == {}
+    scores.add(cloud, no_depth(), PINHOLE, stamp_ns=1, frame_id=FRAME)
+    (values,) = scores.to_json().values()
+    assert (values["frames"], values["voxels"]["frames"], values["voxels"]["covered"]) == (1, 1, 1.0)
+    regions = values["voxels"]["by_range"]["0.4 m"]
+    found = regions[ALL]
+    assert found["voxels"] == 4
+    assert (found["iou"], found["precision"], found["recall"]) == pytest.approx((1 / 3, 1 / 2, 1 / 2))
+    # 0.9 finds the first half at precision 1; the rest comes with score 0, all four voxels: precision 1/2.
+    assert found["average_precision"] == pytest.approx(0.5 * 1.0 + 0.5 * 0.5)
+    seen = regions[VISIBLE]  # [0, 0] and [1, 0]: one right, one wrong
+    assert (seen["iou"], seen["recall"], seen["average_precision"]) == pytest.approx((0.5, 1.0, 1.0))
+    hidden = regions[OCCLUDED]  # nothing published there
+    assert (hidden["iou"], hidden["precision"], hidden["recall"]) == (0.0, None, 0.0)
+    assert "depth" not in values
+    page = markdown(scores.to_json(), "Scores of a case")
+    assert "| 0.4 m | all | 4 | 0.500 | 0.333 | 0.500 | 0.500 | 0.750 |" in page
+    assert "| 0.4 m | occluded | 2 | 0.500 | 0.000 | – | 0.000 | 0.500 |" in page
+    assert summary(scores.to_json())["against case, 0.4 m"]["iou"] == pytest.approx(1 / 3)
+    json.dumps(scores.to_json(), allow_nan=False)
+
+
+def test_what_the_nodes_grid_does_not_cover_does_not_count() -> None:
+    occupied = np.ones(GRID.shape, dtype=bool)
+    truth = VoxelTruth(GRID, GRID_FROM_CAMERA, occupied, occupied, {ALL: occupied})
+    half = VoxelGrid((4.0, -0.2, -0.2), 0.2, (1, 2, 1))
+    scores = ReplayScores([OneTruth(truth)], PublishedGrid(half, GRID_FROM_CAMERA))
+    scores.add(cloud_of([(4.1, -0.1, -0.1)], [0.9]), no_depth(), PINHOLE, stamp_ns=1, frame_id=FRAME)
+    voxels = scores.to_json()["case"]["voxels"]
+    assert voxels["covered"] == 0.5
+    found = voxels["by_range"]["0.4 m"][ALL]
+    assert (found["voxels"], found["iou"], found["recall"]) == (2, 0.5, 0.5)
+
+
+def test_another_grid_takes_the_voxel_that_its_centres_lie_in() -> None:
+    """The other grid stands 1 m further ahead, turned by 90 degrees to the left: its x is the node's y."""
+    turned = RigidTransform(np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), np.zeros(3))
+    other = VoxelGrid((-0.2, -4.4, -0.2), 0.2, (2, 2, 1))
+    cloud = cloud_of([(4.3, 0.1, -0.1)], [0.8])  # in the other frame (0.1, -4.3, -0.1): voxel [1, 0]
+    found = PublishedGrid(GRID, GRID_FROM_CAMERA).at(cloud, other, turned @ GRID_FROM_CAMERA)
+    assert found.covered.all()
+    assert np.argwhere(found.occupied).tolist() == [[1, 0, 0]]
+    assert found.probability[1, 0, 0] == np.float32(0.8)
+    assert found.probability.sum() == np.float32(0.8)
+
+
+def test_points_outside_of_the_nodes_grid_are_left_out() -> None:
+    cloud = cloud_of([(4.1, -0.1, -0.1), (9.0, 0.0, 0.0)], [0.7, 0.9])
+    found = PublishedGrid(GRID, GRID_FROM_CAMERA).at(cloud, GRID, GRID_FROM_CAMERA)
+    assert found.occupied.sum() == 1
+
+
+def test_depth_by_hand() -> None:
+    truth = DepthTruth(PINHOLE, np.array([[10.0, 40.0], [5.0, 0.0]], dtype=np.float32))
+    scores = ReplayScores([OneTruth(depth=truth)], PublishedGrid(GRID, GRID_FROM_CAMERA))
+    published = np.array([[10.0, INF], [NAN, 20.0]], dtype=np.float32)  # right, too far: 80 m, unknown, no truth
+    scores.add(cloud_of([], []), published, PINHOLE, stamp_ns=1, frame_id=FRAME)
+    depth = scores.to_json()["case"]["depth"]
+    assert depth["frames"] == 1
+    assert depth["covered"] == pytest.approx(2 / 3)
+    errors = depth["all pixels"]
+    assert errors["abs_rel"] == pytest.approx((0.0 + 1.0) / 2)
+    assert errors["rmse"] == pytest.approx(np.sqrt((0.0 + 1600.0) / 2))
+    assert errors["a1"] == 0.5
+    assert f"| all pixels | 0.500 | {np.sqrt(800.0):.3f} | 0.500 |" in markdown(scores.to_json(), "")
+
+
+def test_depth_comes_from_the_nearest_published_pixel() -> None:
+    """The published image has half the size and sees only the upper half of the other one."""
+    camera = Camera(fx=4.0, fy=4.0, cx=1.5, cy=1.5, width=4, height=4)
+    published = Camera(fx=2.0, fy=2.0, cx=0.5, cy=0.5, width=2, height=1)
+    found = published_depth(np.array([[3.0, 7.0]], dtype=np.float32), published, camera)
+    assert found.covered.tolist() == [[True] * 4] * 2 + [[False] * 4] * 2
+    np.testing.assert_array_equal(found.depth[:2], [[3.0, 3.0, 7.0, 7.0]] * 2)
+    assert np.isnan(found.depth[2:]).all()
+
+
+def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
+    """A pole 20 m ahead and 5 m to the left: all errors are those of 24 m instead of 20 m."""
+    column = round(CANONICAL.cx - 5.0 / 20.0 * CANONICAL.fx)
+    with LidarTruth(record(tmp_path / "drive"), CANONICAL) as lidar:
+        assert lidar.recorded
+        truth = lidar.at(START_NS + STEP_NS, FRAME)
+        assert truth is not None
+        assert truth.depth is not None
+        rows, columns = np.nonzero(truth.depth.depth)
+        assert set(columns.tolist()) == {column}
+        assert len(rows) > 20
+        np.testing.assert_allclose(truth.depth.depth[rows, columns], 20.0, rtol=1e-6)
+        assert lidar.at(START_NS + STEP_NS, "a frame without transforms") is None
+    published = np.full((CANONICAL.height, CANONICAL.width), 50.0, dtype=np.float32)
+    published[:, column] = 24.0
+    with LidarTruth(tmp_path / "drive", CANONICAL) as lidar:
+        scores = ReplayScores([lidar], PublishedGrid(DEFAULT_GRID, GRID_FROM_CAMERA))
+        for number in range(3):
+            stamp_ns = START_NS + number * STEP_NS
+            scores.add(cloud_of([], []), published, CANONICAL, stamp_ns=stamp_ns, frame_id=FRAME)
+    depth = scores.to_json()["lidar"]["depth"]
+    assert (depth["frames"], depth["covered"]) == (3, 1.0)
+    assert depth["all pixels"]["abs_rel"] == pytest.approx(0.2)
+    assert depth["all pixels"]["rmse"] == pytest.approx(4.0)
+    assert depth["all pixels"]["a1"] == 1.0
+
+
+def test_ranges_that_a_grid_holds() -> None:
+    assert ranges_within(DEFAULT_GRID) == (12.8, 25.6, 51.2)
+    assert ranges_within(VoxelGrid((0.0, -6.4, 0.0), 0.2, (64, 64, 8))) == (12.8,)
+    assert ranges_within(GRID) == (0.4,)
+    with pytest.raises(GridError, match="square"):
+        ranges_within(VoxelGrid((0.0, 0.0, 0.0), 0.2, (2, 3, 1)))

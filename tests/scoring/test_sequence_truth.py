@@ -1,0 +1,147 @@
+"""Ground truth of folders, found by stamp: of the street world's format, and of KITTI windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.scoring import sequence_truth
+from scene_completion_ros.scoring.sequence_truth import SequenceTruth
+from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from training.evaluation import kitti
+from training.evaluation import voxel_truth as training_truth
+from training.street_world import ground_truth
+
+CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
+START_NS, STEP_NS = 1_700_000_000_000_000_000, 100_000_000
+SHAPE = (2, 2, 3)
+IDENTITY = RigidTransform(np.eye(3), np.zeros(3))
+
+
+def write_folder(folder: Path, *, around: str = "left", assets: bool = True) -> Path:
+    """Two frames with voxels and depth of the camera `left`; their labels say their number."""
+    flags = np.zeros(SHAPE, dtype=np.uint8)
+    flags[0, 0] = [1 | 2, 1, 1 | 8]  # visible, hidden, hidden inside
+    flags[0, 1] = [0, 4, 1 | 4]  # out of view, below the ground, below the ground in view
+    frames = []
+    for number in range(2):
+        label = np.zeros(SHAPE, dtype=np.uint8)
+        label[0, 0] = number + 1
+        depth = np.full((CAMERA.height, CAMERA.width), 7.0 + number, dtype=np.float32)
+        held: dict[str, Any] = {"voxel_label": label, "voxel_flags": flags, "depth": depth}
+        frames.append(
+            Frame(
+                START_NS + number * STEP_NS,
+                {name: lambda: np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8) for name in ("left", "right")},
+                IDENTITY,
+                {name: (lambda value=value: value) for name, value in held.items()} if assets else {},
+            )
+        )
+    sequence = PosedSequence(
+        name="case",
+        cameras={"right": CAMERA, "left": CAMERA},
+        rig_from_camera={"right": IDENTITY, "left": IDENTITY},
+        frames=frames,
+        pose_source="by hand",
+        provenance={
+            "voxel_grid": {"origin": [0, -0.2, -0.3], "voxel_size": 0.2, "shape": list(SHAPE), "around": around}
+        },
+    )
+    return sequence.save(folder)
+
+
+def test_a_frame_is_found_by_its_stamp(tmp_path: Path) -> None:
+    source = SequenceTruth(write_folder(tmp_path / "case"), offset_ns=3_000_000_000)
+    assert (source.name, source.camera) == ("case", "left")
+    second_ns = START_NS + STEP_NS + 3_000_000_000
+    for shift_ns, found in (
+        (0, True),
+        (5_000_000, True),
+        (-5_000_000, True),
+        (5_000_001, False),
+        (-STEP_NS // 2, False),
+    ):
+        truth = source.at(second_ns + shift_ns, "any")
+        assert (truth is not None) == found
+        if truth is not None:
+            assert truth.depth is not None
+            assert (truth.depth.depth == 8.0).all()
+
+
+def test_regions_of_exact_voxels_by_hand(tmp_path: Path) -> None:
+    truth = SequenceTruth(write_folder(tmp_path / "case")).at(START_NS, "any")
+    assert truth is not None
+    voxels = truth.voxels
+    assert voxels is not None
+    assert voxels.grid.origin == (0.0, -0.2, -0.3)
+    assert np.argwhere(voxels.occupied).tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 2]]
+    assert np.argwhere(voxels.regions[VISIBLE]).tolist() == [[0, 0, 0]]
+    assert np.argwhere(voxels.regions[OCCLUDED]).tolist() == [[0, 0, 1], [0, 1, 2]]
+    assert np.argwhere(voxels.regions[ALL]).tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2]]
+    assert np.argwhere(~voxels.known).tolist() == [[0, 1, 1], [0, 1, 2]]
+
+
+def test_bits_and_regions_are_those_of_the_street_world() -> None:
+    ours = (sequence_truth.IN_VIEW, sequence_truth.SEEN, sequence_truth.BELOW_GROUND, sequence_truth.INTERIOR)
+    assert ours == (ground_truth.IN_VIEW, ground_truth.VISIBLE, ground_truth.BELOW_GROUND, ground_truth.INTERIOR)
+    rng = np.random.default_rng(0)
+    shape = sequence_truth.SEMANTIC_KITTI_GRID.shape
+    label, flags = (rng.integers(0, top, shape).astype(np.uint8) for top in (3, 16))
+    flags[(flags & ground_truth.VISIBLE) > 0] |= ground_truth.IN_VIEW  # what is seen is in view
+    mine = sequence_truth.exact_truth(label, flags, sequence_truth.SEMANTIC_KITTI_GRID)
+    theirs = training_truth.street_truth(label, flags, sequence_truth.SEMANTIC_KITTI_GRID)
+    np.testing.assert_array_equal(mine.known, theirs.known)
+    np.testing.assert_array_equal(mine.occupied, theirs.occupied)
+    for region in (VISIBLE, OCCLUDED, ALL):
+        np.testing.assert_array_equal(mine.regions[region], theirs.regions[region])
+
+
+def test_another_camera_than_the_voxels_are_around_has_none(tmp_path: Path) -> None:
+    source = SequenceTruth(write_folder(tmp_path / "case"), camera="right")
+    assert source.at(START_NS, "any") is None
+
+
+def test_a_folder_of_another_time_is_refused_with_the_offset(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "case")
+    with pytest.raises(SequenceError, match=r"--ground-truth-offset 11\.500000000"):
+        SequenceTruth(folder).check_times(START_NS + 11_500_000_000, START_NS + 13_000_000_000)
+    SequenceTruth(folder, offset_ns=11_500_000_000).check_times(START_NS + 11_500_000_000, START_NS + 13_000_000_000)
+
+
+def test_folders_without_ground_truth_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SequenceError, match=r"neither sequence\.json nor calib\.txt"):
+        SequenceTruth(tmp_path / "empty")
+    with pytest.raises(SequenceError, match="no ground truth"):
+        SequenceTruth(write_folder(tmp_path / "bare", assets=False))
+    with pytest.raises(SequenceError, match="cameras are left, right"):
+        SequenceTruth(write_folder(tmp_path / "case"), camera="rear")
+
+
+def test_kitti_windows_have_the_truth_that_evaluations_use(shared_data: Path) -> None:
+    window = kitti.open_window(shared_data, "04")
+    theirs = window.voxel_truth()
+    source = SequenceTruth(shared_data / "kitti_windows" / "sequences" / "04", offset_ns=1_317_000_000_000_000_000)
+    assert source.camera == "image_2"
+    first = source.at(1_317_000_000_000_000_000, "any")
+    assert first is not None
+    voxels = first.voxels
+    assert voxels is not None
+    assert voxels.grid == kitti.SEMANTIC_KITTI_GRID
+    np.testing.assert_array_equal(voxels.occupied, theirs.occupied)
+    np.testing.assert_array_equal(voxels.known, theirs.known)
+    np.testing.assert_array_equal(voxels.regions[VISIBLE], theirs.in_view & theirs.visible)
+    np.testing.assert_array_equal(voxels.regions[ALL], theirs.in_view)
+    np.testing.assert_allclose(voxels.grid_from_camera.matrix, window.velodyne_from_camera.matrix)
+    later = source.at(1_317_000_000_937_505_700, "any")
+    assert later is not None
+    assert later.voxels is None  # only the first frame has them
+    assert later.depth is not None
+    np.testing.assert_array_equal(later.depth.depth, window.depth_truth(9))
