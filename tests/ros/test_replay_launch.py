@@ -8,21 +8,29 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.ros.rclpy_required import require_rclpy
 
 require_rclpy()
 
+from scene_completion_ros.bags.reader import BagReader  # noqa: E402
 from scene_completion_ros.commands import replay as replay_command  # noqa: E402
 from scene_completion_ros.errors import BagError  # noqa: E402
+from scene_completion_ros.geometry.grids import read_grid  # noqa: E402
+from scene_completion_ros.geometry.transforms import RigidTransform  # noqa: E402
 from scene_completion_ros.ros.replay_launch import recorded_camera  # noqa: E402
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence  # noqa: E402
+from scene_completion_ros.voxel_cloud import cloud_array_from_message  # noqa: E402
 from tests.ros.graph import REPOSITORY, NodeUnderTest  # noqa: E402
-from tests.ros.test_replay import FRAME, write_bag  # noqa: E402
+from tests.ros.test_replay import CAMERA, FRAME, START_NS, STEP_NS, rough_image, write_bag  # noqa: E402
 
 LAUNCH_FILE = REPOSITORY / "launch" / "replay.launch.py"
 FRAMES = 3
@@ -109,15 +117,52 @@ def test_what_is_started_follows_the_recording(entities: list[Any], tmp_path: Pa
     assert ("/scene_completion/voxels", "/left/scene_completion/voxels") in rviz.settings["remappings"]
 
 
-def test_node_and_player_as_launched_complete_every_image(
+def write_truth(folder: Path, grid_file: Path) -> NDArray[np.bool_]:
+    """A posed sequence with random voxels, all visible, for the first two images; returns what is occupied."""
+    grid, _ = read_grid(grid_file)
+    identity = RigidTransform(np.eye(3), np.zeros(3))
+    occupied = np.random.default_rng(5).random((2, *grid.shape)) < 0.3
+    flags = np.full(grid.shape, 1 | 2, dtype=np.uint8)
+    frames = [
+        Frame(
+            START_NS + number * STEP_NS,
+            {"front": partial(rough_image, number)},
+            identity,
+            {"voxel_label": partial(occupied[number].astype, np.uint8), "voxel_flags": flags.copy},
+        )
+        for number in range(2)
+    ]
+    stored = {"origin": list(grid.origin), "voxel_size": grid.voxel_size, "shape": list(grid.shape), "around": "front"}
+    provenance = {"voxel_grid": stored}
+    PosedSequence("truth", {"front": CAMERA}, {"front": identity}, frames, "none", provenance=provenance).save(folder)
+    return occupied
+
+
+def overlap(bag: Path, grid_file: Path, occupied: NDArray[np.bool_]) -> float:
+    """IoU of the published voxels of the first images, from the recording of what was published."""
+    grid, grid_from_camera = read_grid(grid_file)
+    both = either = 0
+    with BagReader(bag) as reader:
+        for message, truth in zip(reader.messages(["/scene_completion/voxels"]), occupied, strict=False):
+            cloud = cloud_array_from_message(message.message)
+            points = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(float)
+            found = np.zeros(grid.shape, dtype=bool)
+            found[tuple(np.asarray(grid.index_of(grid_from_camera.apply(points))[0]).T)] = True
+            both, either = both + int((found & truth).sum()), either + int((found | truth).sum())
+    return both / either
+
+
+def test_node_and_player_as_launched_complete_and_score_every_image(
     entities: list[Any], tmp_path: Path, bundle_folder: Path, grid_file: Path
 ) -> None:
     write_bag(tmp_path / "drive", frames=FRAMES)
+    occupied = write_truth(tmp_path / "truth", grid_file)
     parameters = tmp_path / "parameters.yaml"
-    parameters.write_text(f"/**:\n  ros__parameters:\n    grid_file: {grid_file}\n    threads: 1\n", encoding="utf-8")
+    parameters.write_text("/**:\n  ros__parameters:\n    threads: 1\n", encoding="utf-8")
     output = tmp_path / "out"
     context = {name: default or "" for name, default in declared(entities).items() if isinstance(default, str | None)}
     context |= {"bag": str(tmp_path / "drive"), "bundle": str(bundle_folder), "namespace": "launched"}
+    context |= {"grid": str(grid_file), "ground_truth": str(tmp_path / "truth")}
     context |= {"output": str(output), "params_file": str(parameters), "log_level": "info", "rviz": "false"}
     node, player, _ = started(entities, context)
     settings = {name: resolved(value, context) for name, value in node.settings.items()}
@@ -139,6 +184,14 @@ def test_node_and_player_as_launched_complete_every_image(
     statistics = json.loads((output / "statistics.json").read_text(encoding="utf-8"))
     assert (statistics["frames_in"], statistics["frames_out"]) == (FRAMES, FRAMES)
     assert (output / "report" / "index.html").is_file()
+    scores = json.loads((output / "scores.json").read_text(encoding="utf-8"))["truth"]
+    assert (scores["frames"], scores["voxels"]["frames"]) == (2, 2)
+    found = scores["voxels"]["by_range"]["6.4 m"]
+    assert 0.0 < found["all"]["iou"] < 1.0
+    assert found["all"]["iou"] == pytest.approx(overlap(output / "bag", grid_file, occupied))
+    assert found["visible"] == found["all"]
+    assert statistics["scores"]["against truth, 6.4 m"]["iou"] == found["all"]["iou"]
+    assert "| 6.4 m | all |" in (output / "scores.md").read_text(encoding="utf-8")
 
 
 def test_a_recording_without_calibration_is_refused(tmp_path: Path) -> None:
