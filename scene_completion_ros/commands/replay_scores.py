@@ -57,7 +57,6 @@ def open_scores(
         SceneCompletionError: The folder cannot be used, or none of its frames belongs to the recording.
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
-    from scene_completion_ros.bags.transforms import stamp_of
     from scene_completion_ros.scoring.lidar_truth import LidarTruth
     from scene_completion_ros.scoring.scores import ReplayScores
     from scene_completion_ros.scoring.sequence_truth import SequenceTruth
@@ -67,13 +66,26 @@ def open_scores(
     if args.ground_truth is not None:
         offset_ns = round(args.ground_truth_offset * 1e9)
         folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
-        first = next(iter(reader.messages([topic])))
-        start_ns = stamp_of(first.message.header) or first.stamp_ns
-        folder.check_times(start_ns, start_ns + reader.end_ns - first.stamp_ns)
+        start = _first_stamp(reader, topic)
+        if start is not None:
+            folder.check_times(start, start + reader.end_ns - reader.start_ns)
         sources.append(folder)
     if reader.topics_of_type(CLOUD_TYPE):
         sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic))))
     return ReplayScores(sources, published)
+
+
+def _first_stamp(reader: BagReader, topic: str) -> int | None:
+    """Stamp in nanoseconds of the first image that is not damaged."""
+    from scene_completion_ros.bags.transforms import stamp_of
+    from scene_completion_ros.errors import BagError
+
+    for recorded in reader.messages([topic]):
+        try:
+            return stamp_of(recorded.message.header) or recorded.stamp_ns
+        except BagError:
+            continue
+    return None
 
 
 def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str, Any]:

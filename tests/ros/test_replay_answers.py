@@ -13,6 +13,7 @@ require_rclpy()
 import pytest
 
 from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.drop_notices import drop_notice, read_drop_notice
 from scene_completion_ros.ros.replay_answers import STAGE_PATIENCE_S, Answers, SentImage
 
 WANTED = (topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO)
@@ -98,6 +99,29 @@ def test_a_frame_without_any_time_is_handed_over_at_the_end(answers: Answers) ->
     assert answers.next_ready(1.0) is None
     assert answers.next_ready(1.0, patient=False) is sent
     assert answers.next_ready(99.0, patient=False) is None  # the other one is lost
+
+
+def test_what_the_node_dropped_is_not_waited_for(answers: Answers) -> None:
+    first, second = send(answers, 1), send(answers, 2)
+    answers.take_drop(2, "another frame", "bad image")
+    answers.take_drop(3, FRAME, "bad image")
+    assert answers.next_dropped() is None
+    answers.take_drop(2, FRAME, "bad image")
+    assert answers.next_dropped() is second
+    assert second.dropped == "bad image"
+    assert answers.next_dropped() is None
+    assert answers.waiting == [first]
+    answer(answers, 1)
+    answers.take_drop(1, FRAME, "late")  # it has answers already: this is about another image of the same stamp
+    assert answers.next_dropped() is None
+
+
+def test_notices_of_dropped_images() -> None:
+    header: Any = SimpleNamespace(stamp=SimpleNamespace(sec=3, nanosec=4), frame_id=FRAME)
+    assert read_drop_notice(drop_notice("bad image", header)) == (3_000_000_004, FRAME, "bad image")
+    for text in ("", "[]", "{}", '{"stamp_ns": null, "frame_id": "", "reason": ""}'):
+        with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+            read_drop_notice(text)
 
 
 def test_images_with_equal_stamps_are_answered_in_turn(answers: Answers) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.offline_replay import ThinnedBagReader
 from scene_completion_ros.ros import replay as replay_module
 from scene_completion_ros.ros.replay import Playback, ReplayResult, replay_over_dds
 from scene_completion_ros.ros.replay_node import NodeProcess
@@ -49,6 +50,25 @@ def test_two_runs_write_the_same_recording(tmp_path: Path, node_parameters: dict
     assert len(messages[0]) == 1 + 3 * (FRAMES - 1)
     assert messages[0] == messages[1]
     assert len({raw for *_, raw in messages[0]}) > FRAMES  # not one frame again and again
+    assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
+
+
+def test_two_runs_over_a_real_recording_write_the_same(
+    tmp_path: Path, node_parameters: dict[str, object], shared_data: Path
+) -> None:
+    """JPEG images of 1226x370 pixels from a car; every third of ten."""
+    topic, every = "/camera_color_left/image_raw/compressed", 3
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        with ThinnedBagReader(shared_data / "rosbag2" / "kitti04_stereo_lidar_10f", every) as reader:
+            sent = [one.stamp_ns for one in reader.messages([topic])]
+            statistics = replay_over_dds(
+                reader, topic, output_bag=tmp_path / run / "completed", node_parameters=node_parameters
+            )
+        assert (statistics.frames_in, statistics.frames_out, len(sent)) == (4, 4, 4)
+        with BagReader(tmp_path / run / "completed") as written:
+            assert [one.stamp_ns for one in written.messages(["/scene_completion/voxels"])] == sent
+        assert min(statistics.occupied) > 100
     assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
 
 

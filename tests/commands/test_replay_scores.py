@@ -1,0 +1,78 @@
+"""``scene-completion replay`` with ground truth, and options that do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.inference.bundle import StudentBundle
+from tests.commands.conftest import CAMERA_HEIGHT
+from tests.commands.recordings import POLE, record
+
+FARTHEST_ROAD_M = 51.2  # the end of the default grid
+TOO_FAR_M = 80.0
+
+
+def test_depth_is_scored_against_the_recordings_lidar(tmp_path: Path, flat_road: StudentBundle) -> None:
+    """The student sees a flat road and no pole: the depth behind a point of the pole is that of the road there."""
+    bag, output = record(tmp_path / "drive"), tmp_path / "out"
+    arguments = ["replay", str(bag), "--offline", "--output", str(output), "--bundle", str(flat_road.folder)]
+    assert main(arguments) == 0
+    distance, below_camera = POLE[:, 0], -POLE[:, 2] - 1.0  # the LiDAR stands a metre above the camera
+    with np.errstate(divide="ignore"):
+        road = np.where(below_camera > 0.0, distance * CAMERA_HEIGHT / below_camera, np.inf)
+    seen = np.where(road < FARTHEST_ROAD_M, road, TOO_FAR_M)
+    scores = json.loads((output / "scores.json").read_text(encoding="utf-8"))["lidar"]
+    assert (scores["frames"], scores["depth"]["frames"], scores["depth"]["covered"]) == (3, 3, 1.0)
+    errors = scores["depth"]["all pixels"]
+    assert errors["a1"] == pytest.approx(float(np.mean(seen / distance < 1.25)))
+    assert errors["abs_rel"] == pytest.approx(float(np.mean((seen - distance) / distance)), rel=0.02)
+    statistics = json.loads((output / "statistics.json").read_text(encoding="utf-8"))
+    assert statistics["scores"]["against lidar, depth"]["a1"] == errors["a1"]
+    page = (output / "report" / "index.html").read_text(encoding="utf-8")
+    assert "against lidar, depth" in page
+    assert "## Against lidar: 3 frames" in (output / "scores.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--clock", "10"], ["--loop", "2"], ["--timeout", "5"], ["--node", "/n"], ["--remap", "/a:=/b"], ["--lock-step"]],
+)
+def test_options_of_the_node_are_refused_offline(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
+    assert main(["replay", str(bag), "--offline", "--output", str(output), *options]) == 2
+    assert f"{options[0]}: an offline replay has no node" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_lock_step_has_no_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(tmp_path), "--lock-step", "--rate", "2"])
+    assert ended.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_camera_info_topic_that_is_not_there_is_refused(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = record(tmp_path / "drive", frames=1)
+    arguments = ["replay", str(bag), "--offline", "--output", str(tmp_path / "out"), "--bundle", str(flat_road.folder)]
+    assert main([*arguments, "--camera-info-topic", "/rear/camera_info"]) == 2
+    assert "/camera/camera_info" in capsys.readouterr().err
+    assert main([*arguments, "--camera-info-topic", "/camera/camera_info"]) == 0
+
+
+def test_a_folder_that_is_no_ground_truth_is_refused_before_anything_is_written(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
+    arguments = ["replay", str(bag), "--offline", "--output", str(output), "--bundle", str(flat_road.folder)]
+    assert main([*arguments, "--ground-truth", str(tmp_path)]) == 2
+    assert "neither sequence.json nor calib.txt" in capsys.readouterr().err
+    assert not output.exists()
