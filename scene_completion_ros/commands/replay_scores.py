@@ -25,6 +25,12 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         help="score voxels and depth against this folder: a drive of scene-completion street-world, or a sequence of "
         "KITTI odometry; frames are found by their stamps",
     )
+    group.add_argument(
+        "--camera-from-lidar",
+        type=Path,
+        metavar="FILE",
+        help="YAML with camera_from_lidar, 16 numbers, where the recording has no transforms between the two",
+    )
     group.add_argument("--ground-truth-camera", metavar="NAME", help="which camera of the folder took the images")
     group.add_argument(
         "--ground-truth-offset",
@@ -57,7 +63,7 @@ def open_scores(
         SceneCompletionError: The folder cannot be used, or none of its frames belongs to the recording.
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
-    from scene_completion_ros.scoring.lidar_truth import LidarTruth
+    from scene_completion_ros.scoring.lidar_truth import LidarTruth, read_camera_from_lidar
     from scene_completion_ros.scoring.scores import ReplayScores
     from scene_completion_ros.scoring.sequence_truth import SequenceTruth
     from scene_completion_ros.scoring.truth import TruthSource
@@ -71,7 +77,8 @@ def open_scores(
             folder.check_times(start, start + reader.end_ns - reader.start_ns)
         sources.append(folder)
     if reader.topics_of_type(CLOUD_TYPE):
-        sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic))))
+        pose = read_camera_from_lidar(args.camera_from_lidar) if args.camera_from_lidar else None
+        sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic), pose)))
     return ReplayScores(sources, published)
 
 

@@ -66,7 +66,7 @@ class LidarOfBag:
         Returns:
             Points in the grid frame, metres, float32 [N, 3]; none without a scan and transforms near that time.
         """
-        scan = self._nearest(stamp_ns)
+        scan = self.nearest_scan(stamp_ns)
         if scan is None:
             return None
         try:
@@ -75,7 +75,8 @@ class LidarOfBag:
             return None
         return np.asarray((grid_from_camera @ camera_from_lidar).apply(scan.xyz), dtype=np.float32)
 
-    def _nearest(self, stamp_ns: int) -> CloudFrame | None:
+    def nearest_scan(self, stamp_ns: int) -> CloudFrame | None:
+        """The scan nearest to a time, within 0.2 s; later calls should not go back in time."""
         while self._after is not None and self._after.stamp_ns < stamp_ns:
             self._before, self._after = self._after, next(self._scans, None)
         known = [scan for scan in (self._before, self._after) if scan is not None]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError
+from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.scoring.lidar_truth import LidarTruth
+from scene_completion_ros.scoring.lidar_truth import LidarTruth, read_camera_from_lidar
 from scene_completion_ros.scoring.published import PublishedGrid, published_depth
 from scene_completion_ros.scoring.scores import ReplayScores, markdown, ranges_within, summary
 from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
@@ -166,6 +166,32 @@ def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
     assert depth["all pixels"]["abs_rel"] == pytest.approx(0.2)
     assert depth["all pixels"]["rmse"] == pytest.approx(4.0)
     assert depth["all pixels"]["a1"] == 1.0
+
+
+def test_the_lidars_pose_may_be_given(tmp_path: Path) -> None:
+    """As recorded, but 2 m further ahead: the pole is 22 m away."""
+    record(tmp_path / "drive")
+    pose = "camera_from_lidar: [0, -1, 0, 0,  0, 0, -1, -1,  1, 0, 0, 2,  0, 0, 0, 1]\n"
+    (tmp_path / "pose.yaml").write_text(pose, encoding="utf-8")
+    given = read_camera_from_lidar(tmp_path / "pose.yaml")
+    with LidarTruth(tmp_path / "drive", CANONICAL, given) as lidar:
+        truth = lidar.at(START_NS, "a frame without transforms")
+    assert truth is not None
+    assert truth.depth is not None
+    seen = truth.depth.depth[truth.depth.depth > 0.0]
+    assert len(seen) > 20
+    np.testing.assert_allclose(seen, 22.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "other: 1", "camera_from_lidar: [1, 2]", "camera_from_lidar: x", "- 1", "{", None]
+)
+def test_files_without_a_pose_are_refused(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "pose.yaml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(SequenceError, match=r"pose\.yaml: holds no camera_from_lidar"):
+        read_camera_from_lidar(path)
 
 
 def test_ranges_that_a_grid_holds() -> None:
