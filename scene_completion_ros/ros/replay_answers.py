@@ -50,6 +50,7 @@ class Answers:
         self._published_ns: list[int] = []  # of all voxel messages, ascending
         self._times: dict[str, list[tuple[int, float]]] = {stage: [] for stage in topics.STAGES}
         self.waiting: list[SentImage] = []
+        self._handed_over_ns = -1  # when the last image that was handed over was published
 
     @property
     def heard(self) -> bool:
@@ -126,6 +127,7 @@ class Answers:
             now_s: `time.perf_counter`.
             patient: False waits for no stage times any more.
         """
+        self._forget()
         answered = [sent for sent in self.waiting if self.answered(sent)]
         if not answered:
             return None
@@ -133,4 +135,11 @@ class Answers:
         if patient and now_s - first.answered_s < STAGE_PATIENCE_S and not self.complete(first):
             return None
         self.waiting.remove(first)
+        self._handed_over_ns = first.published_ns
         return first
+
+    def _forget(self) -> None:
+        """Forget what was published before the last image handed over: later images do not ask for it."""
+        del self._published_ns[: bisect_left(self._published_ns, self._handed_over_ns)]
+        for times in self._times.values():
+            del times[: bisect_left(times, (self._handed_over_ns,))]

@@ -9,26 +9,22 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Float64, String
 
-from scene_completion_ros.bags.images import decode_depth
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
-from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.drop_notices import read_drop_notice
 from scene_completion_ros.ros.playback import LEAD_NS, InputTopics, Playback
 from scene_completion_ros.ros.replay_answers import Answers, SentImage
+from scene_completion_ros.ros.replay_collector import ResultCollector
 from scene_completion_ros.ros.replay_inputs import QUEUE, InputPublishers, Source
 from scene_completion_ros.ros.replay_node import NodeProcess, RunningNode
-from scene_completion_ros.ros.replay_results import Percentiles, ReplayResult, ReplayStatistics
-from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from scene_completion_ros.ros.replay_results import ReplayResult, ReplayStatistics
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
 WARM_UP_PERIOD_S = 5.0
@@ -37,13 +33,6 @@ WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
 
 COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
-"""Answers to an image, in the order in which they are recorded, whatever the order in which they arrive."""
-COLLECTED_TYPES = {
-    topics.VOXELS: "sensor_msgs/msg/PointCloud2",
-    topics.DEPTH: "sensor_msgs/msg/Image",
-    topics.DEPTH_CAMERA_INFO: "sensor_msgs/msg/CameraInfo",
-}
-LEGEND_TYPE = "std_msgs/msg/String"
 
 
 class Player:
@@ -72,14 +61,12 @@ class Player:
         on_result: Callable[[ReplayResult], None] | None,
         statistics: ReplayStatistics,
     ) -> None:
-        self._process, self._source, self._bag, self._on_result = process, source, bag, on_result
-        self._playback = playback
+        self._process, self._source, self._playback = process, source, playback
+        self._results = ResultCollector(bag, on_result, statistics)
         self.statistics = statistics
         self._answers = Answers(COLLECTED)
         self._legends: list[Any] = []  # of which the node publishes one
-        self._stage_times: dict[str, list[float]] = {stage: [] for stage in topics.STAGES}
-        self._end_to_end: list[float] = []
-        self._elsewhere_s = 0.0  # spent on the bag and in `on_result`
+        self._elsewhere_s = 0.0  # spent on results: bag, `on_result`
         self._last_result_s = 0.0
         self._first_ns = 0  # bag time at which a pass begins, and when it did by `time.perf_counter`
         self._begun_s = 0.0
@@ -198,7 +185,7 @@ class Player:
                 if self.statistics.frames_in == sent_before:  # nothing to play: endless in no time
                     return
         finally:
-            self._finish(begun_s)
+            self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
 
     def _play_once(self, frames: Iterable[BagMessage], others: Iterator[BagMessage]) -> None:
         lock_step = self._playback.rate is None
@@ -235,13 +222,6 @@ class Player:
         rate, clock = self._playback.rate, self._inputs.clock
         if rate is not None and clock is not None and self._begun_s:
             clock.show(self._first_ns + round((time.perf_counter() - self._begun_s) * 1e9 * rate))
-
-    def _finish(self, begun_s: float) -> None:
-        statistics = self.statistics
-        statistics.duration_s = max(self._last_result_s - begun_s - self._elsewhere_s, 0.0)
-        statistics.rate_hz = statistics.frames_out / statistics.duration_s if statistics.duration_s else 0.0
-        statistics.latency_ms = {"end_to_end": Percentiles.of(self._end_to_end)}
-        statistics.latency_ms |= {stage: Percentiles.of(times) for stage, times in self._stage_times.items()}
 
     def _send(self, index: int, frame: BagMessage) -> None:
         self.statistics.frames_in += 1
@@ -295,40 +275,5 @@ class Player:
             if sent.source is None:  # of the warm-up
                 continue
             self._last_result_s = time.perf_counter()
-            self._deliver(sent, sent.source, self._answers.stages_ms(sent))
+            self._results.take(sent, sent.source, self._answers.stages_ms(sent), self._legends[-1])
             self._elsewhere_s += time.perf_counter() - self._last_result_s
-
-    @staticmethod
-    def _record(bag: BagWriter, topic: str, kind: str, message: Any, stamp_ns: int) -> None:
-        """Write a message. Serialised anew: the middleware leaves whatever was in memory in the bytes of padding."""
-        canonical = bag.typestore.deserialize_cdr(serialize_message(message), kind)
-        bag.write(topic.replace("~", f"/{topics.NODE_NAME}"), kind, canonical, stamp_ns, latched=topic == topics.LEGEND)
-
-    def _deliver(self, sent: SentImage, source: BagMessage, stages_ms: dict[str, float]) -> None:
-        first_pass = self.statistics.passes == 0
-        if self._bag is not None and first_pass:
-            if not self.statistics.frames_out:
-                self._record(self._bag, topics.LEGEND, LEGEND_TYPE, self._legends[-1], source.stamp_ns)
-            for topic, kind in COLLECTED_TYPES.items():
-                self._record(self._bag, topic, kind, sent.answers[topic], source.stamp_ns)
-        voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
-        self._end_to_end.append(sent.latency_ms)
-        for stage, milliseconds in stages_ms.items():
-            self._stage_times[stage].append(milliseconds)
-        self.statistics.frames_out += 1
-        self.statistics.frames_empty += len(voxels) == 0
-        self.statistics.occupied.append(len(voxels))
-        if self._on_result is not None and first_pass:
-            self._on_result(
-                ReplayResult(
-                    index=sent.index,
-                    stamp_ns=sent.stamp_ns,
-                    frame_id=sent.answers[topics.VOXELS].header.frame_id,
-                    image_message=source.message,
-                    voxels=voxels,
-                    depth=decode_depth(sent.answers[topics.DEPTH]),
-                    depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
-                    latency_ms=sent.latency_ms,
-                    stages_ms=stages_ms,
-                )
-            )

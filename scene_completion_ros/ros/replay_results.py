@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -51,7 +52,7 @@ class Percentiles:
     p99: float
 
     @classmethod
-    def of(cls, values: list[float]) -> Percentiles | None:
+    def of(cls, values: Sequence[float]) -> Percentiles | None:
         """Percentiles of some values; None where there are none."""
         if not values:
             return None
@@ -85,7 +86,7 @@ class ReplayStatistics:
     latency_ms: dict[str, Percentiles | None] = field(default_factory=dict)
     """`end_to_end` (sent to received) and every stage of the node, see `topics.STAGES`."""
     occupied: list[int] = field(default_factory=list)
-    """Occupied voxels of each frame that came out."""
+    """Occupied voxels of each frame that came out, the first time the recording was played."""
     peak_memory_mib: float | None = None
     """Largest resident memory of the node's process."""
     node_log: str = ""

@@ -101,6 +101,19 @@ def test_a_frame_without_any_time_is_handed_over_at_the_end(answers: Answers) ->
     assert answers.next_ready(99.0, patient=False) is None  # the other one is lost
 
 
+def test_nothing_is_kept_of_images_handed_over(answers: Answers) -> None:
+    for number in range(1, 50):
+        sent = send(answers, number)
+        answer(answers, number)
+        times(answers, number)
+        assert answers.next_ready(float(number)) is sent
+        assert set(answers.stages_ms(sent).values()) == {float(number)}
+    assert answers.next_ready(50.0) is None
+    assert answers.heard
+    assert len(answers._published_ns) == 1
+    assert {len(kept) for kept in answers._times.values()} == {1}
+
+
 def test_what_the_node_dropped_is_not_waited_for(answers: Answers) -> None:
     first, second = send(answers, 1), send(answers, 2)
     answers.take_drop(2, "another frame", "bad image")
