@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from tests.ros.rclpy_required import require_rclpy
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
+from rosgraph_msgs.msg import Clock
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
@@ -25,11 +28,13 @@ from scene_completion_ros.ros.replay import Playback, ReplayResult, replay_over_
 from scene_completion_ros.ros.replay_answers import Answers
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
 from tests.inference.small_bundle import class_names
+from tests.ros.graph import Graph
 
 CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)
 FRAME = "front_optical"
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000
+TICK_NS = 10_000_000  # of recording: 1/50 s at half the speed
 
 
 def rough_image(number: int) -> NDArray[np.uint8]:
@@ -143,6 +148,10 @@ def test_a_recording_without_stamps_is_completed_and_lost_stage_times_do_not_mat
         assert result.stages_ms["latency"] >= result.stages_ms["total"]
 
 
+def stamps_of(ticks: list[Any]) -> list[int]:
+    return [messages.stamp_nanoseconds(tick.clock) for tick in ticks]
+
+
 def test_real_time_with_a_given_camera_and_compressed_images(
     tmp_path: Path, node_parameters: dict[str, object]
 ) -> None:
@@ -150,13 +159,21 @@ def test_real_time_with_a_given_camera_and_compressed_images(
     with BagReader(tmp_path / "drive") as reader:
         with pytest.raises(BagError, match="no CameraInfo"):
             replay_over_dds(reader, "/front/image_raw/compressed", node_parameters=node_parameters)
+        graph = Graph()
+        ticks = graph.collect(Clock, "/recorded_clock", 1000)
         statistics = replay_over_dds(
             reader,
             "/front/image_raw/compressed",
             camera=CAMERA,
-            playback=Playback(rate=0.5),
+            playback=Playback(rate=0.5, clock_hz=50.0, remappings={"/clock": "/recorded_clock"}),
             node_parameters=node_parameters,
         )
+        first_ns = START_NS + 5_000_000
+        assert graph.until(lambda: bool(ticks) and stamps_of(ticks)[-1] >= first_ns + 5 * STEP_NS - TICK_NS)
+        graph.close()
+    times = stamps_of(ticks)
+    assert times[0] >= first_ns
+    assert all(later - sooner >= TICK_NS for sooner, later in pairwise(times))  # due or later, never sooner
     assert statistics.frames_in == 6
     assert 1 <= statistics.frames_out <= 6
     assert statistics.frames_out + len(statistics.lost_stamps_ns) == 6
