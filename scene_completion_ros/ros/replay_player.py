@@ -31,6 +31,7 @@ WARM_UP_PERIOD_S = 5.0
 DISCOVERY_S = 0.2
 WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
+NOTICE_PATIENCE_S = 5.0
 
 COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
 
@@ -246,11 +247,16 @@ class Player:
             self._hand_over()
 
     def _await_all(self) -> None:
-        """Wait for the newest image sent: the node answers in order, so what is then still missing is lost."""
+        """Wait for the newest image sent: the node answers in order, so what is then still missing is lost.
+
+        Or dropped, and the notice of that, which is of another topic, is still to be read.
+        """
         waiting, timeout_s = self._answers.waiting, self._playback.timeout_s
         if waiting:
             newest = waiting[-1]
             self._spin(newest.sent_s + timeout_s, lambda: newest not in waiting)
+            if newest not in waiting:
+                self._spin(time.perf_counter() + NOTICE_PATIENCE_S, lambda: not waiting)
         self._hand_over(patient=False)
         self.statistics.lost_stamps_ns += [sent.stamp_ns for sent in waiting]
         lost = waiting[-1] if waiting else None
