@@ -91,8 +91,9 @@ def node_parameters(camera: RecordedCamera, bundle: str, grid: str = "") -> dict
         "autostart": True,
         "image_transport": camera.image_transport,
         "image_qos": "reliable",  # nothing is to be lost between player and node
-        "rectified": camera.rectified,
     }
+    if camera.rectified:
+        parameters["rectified"] = True
     given = {"bundle": bundle, "grid_file": grid}
     return parameters | {name: value for name, value in given.items() if value}
 
