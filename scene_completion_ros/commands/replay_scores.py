@@ -21,9 +21,10 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ground-truth",
         type=Path,
-        metavar="DIR",
+        metavar="PATH",
         help="score voxels and depth against this folder: a drive of scene-completion street-world, or a sequence of "
-        "KITTI odometry; frames are found by their stamps",
+        "KITTI odometry; or against the voxels of another recording, such as bag/ of an earlier replay; frames are "
+        "found by their stamps",
     )
     group.add_argument(
         "--camera-from-lidar",
@@ -64,6 +65,7 @@ def open_scores(
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.scoring.lidar_truth import LidarTruth, read_camera_from_lidar
+    from scene_completion_ros.scoring.recorded_truth import RecordedTruth
     from scene_completion_ros.scoring.scores import ReplayScores
     from scene_completion_ros.scoring.sequence_truth import SequenceTruth
     from scene_completion_ros.scoring.truth import TruthSource
@@ -71,15 +73,26 @@ def open_scores(
     sources: list[TruthSource] = []
     if args.ground_truth is not None:
         offset_ns = round(args.ground_truth_offset * 1e9)
-        folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
-        start = _first_stamp(reader, topic)
-        if start is not None:
-            folder.check_times(start, start + reader.end_ns - reader.start_ns)
-        sources.append(folder)
+        if is_recording(args.ground_truth):
+            recorded = RecordedTruth(args.ground_truth, published, offset_ns=offset_ns)
+            sources.append(stack.enter_context(recorded))
+        else:
+            folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
+            start = _first_stamp(reader, topic)
+            if start is not None:
+                folder.check_times(start, start + reader.end_ns - reader.start_ns)
+            sources.append(folder)
     if reader.topics_of_type(CLOUD_TYPE):
         pose = read_camera_from_lidar(args.camera_from_lidar) if args.camera_from_lidar else None
         sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic), pose)))
     return ReplayScores(sources, published)
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a path looks like a bag: a file, or a folder with metadata.yaml or bag files."""
+    if path.is_file():
+        return True
+    return any(next(path.glob(pattern), None) is not None for pattern in ("metadata.yaml", "*.mcap", "*.db3"))
 
 
 def _first_stamp(reader: BagReader, topic: str) -> int | None:

@@ -38,6 +38,22 @@ def test_depth_is_scored_against_the_recordings_lidar(tmp_path: Path, flat_road:
     assert "## Against lidar: 3 frames" in (output / "scores.md").read_text(encoding="utf-8")
 
 
+def test_a_replay_is_scored_against_an_earlier_one(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = record(tmp_path / "drive", frames=2)
+    first, second = tmp_path / "first", tmp_path / "second"
+    arguments = ["replay", str(bag), "--offline", "--bundle", str(flat_road.folder), "--output"]
+    assert main([*arguments, str(first)]) == 0
+    assert main([*arguments, str(second), "--ground-truth", str(first / "bag")]) == 0
+    scores = json.loads((second / "scores.json").read_text(encoding="utf-8"))["bag"]
+    assert scores["voxels"]["frames"] == 2
+    for regions in scores["voxels"]["by_range"].values():
+        assert (regions["all"]["iou"], regions["all"]["occupied_fraction"] > 0.0) == (1.0, True)
+    assert main([*arguments, str(tmp_path / "third"), "--ground-truth", str(bag)]) == 2
+    assert "no topic with published voxels" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options",
     [["--clock", "10"], ["--loop", "2"], ["--timeout", "5"], ["--node", "/n"], ["--remap", "/a:=/b"], ["--lock-step"]],

@@ -9,21 +9,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from scene_completion_ros.bags.reader import CLOUD_TYPE
+from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.scoring.lidar_truth import LidarTruth, read_camera_from_lidar
 from scene_completion_ros.scoring.published import PublishedGrid, published_depth
+from scene_completion_ros.scoring.recorded_truth import RecordedTruth
 from scene_completion_ros.scoring.scores import ReplayScores, markdown, ranges_within, summary
 from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
-from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE
+from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
 from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
 from tests.inference.small_bundle import CANONICAL
 
 GRID = VoxelGrid((4.0, -0.2, -0.2), 0.2, (2, 2, 1))
 GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
 PINHOLE = Camera(fx=2.0, fy=2.0, cx=0.5, cy=0.5, width=2, height=2)
+P00, P01, P11 = (4.1, -0.1, -0.1), (4.1, 0.1, -0.1), (4.3, 0.1, -0.1)  # centres of voxels [x, y]
 INF, NAN = float("inf"), float("nan")
 
 
@@ -192,6 +196,34 @@ def test_files_without_a_pose_are_refused(tmp_path: Path, text: str | None) -> N
         path.write_text(text, encoding="utf-8")
     with pytest.raises(SequenceError, match=r"pose\.yaml: holds no camera_from_lidar"):
         read_camera_from_lidar(path)
+
+
+def test_against_recorded_voxels_by_hand(tmp_path: Path) -> None:
+    """Recorded: [0, 0] and [1, 1]. Published: [0, 0] and [0, 1]. One voxel of three is both."""
+    sooner, later = (cloud_of(points, [0.9, 0.9]) for points in ([P00, P11], [P00, P01]))
+    with BagWriter(tmp_path / "before") as bag:
+        write_voxels(bag, sooner, START_NS)
+        write_voxels(bag, later, START_NS + STEP_NS)
+    place = PublishedGrid(GRID, GRID_FROM_CAMERA)
+    with RecordedTruth(tmp_path / "before", place, offset_ns=7) as before:
+        scores = ReplayScores([before], place)
+        scores.add(later, no_depth(), PINHOLE, stamp_ns=START_NS + 7, frame_id=FRAME)
+        found = scores.to_json()["before"]["voxels"]["by_range"]["0.4 m"][ALL]
+        assert (found["voxels"], found["iou"], found["precision"]) == pytest.approx((4, 1 / 3, 1 / 2))
+        assert before.at(START_NS + STEP_NS // 2, FRAME) is None
+        scores.add(later, no_depth(), PINHOLE, stamp_ns=START_NS + STEP_NS, frame_id=FRAME)  # the same: 2 of 2
+        found = scores.to_json()["before"]["voxels"]["by_range"]["0.4 m"][ALL]
+        assert (found["voxels"], found["iou"]) == pytest.approx((8, 3 / 5))
+
+
+def write_voxels(bag: BagWriter, cloud: NDArray[np.void], stamp_ns: int) -> None:
+    types = bag.typestore.types
+    fields = [types["sensor_msgs/msg/PointField"](*field) for field in VOXEL_CLOUD_FIELDS]
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
+    header = types["std_msgs/msg/Header"](stamp=stamp, frame_id=FRAME)
+    size, data = VOXEL_CLOUD_DTYPE.itemsize, cloud.view(np.uint8).reshape(-1)
+    message = types[CLOUD_TYPE](header, 1, len(cloud), fields, False, size, size * len(cloud), data, True)
+    bag.write("/scene_completion/voxels", CLOUD_TYPE, message, stamp_ns)
 
 
 def test_ranges_that_a_grid_holds() -> None:
