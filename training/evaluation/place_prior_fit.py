@@ -30,7 +30,7 @@ POINTS = 60_000
 """Voxels of a frame that take part, drawn from those with evidence."""
 LARGEST_LOGIT = 25.0
 EXPECTED_FROM, EXPECTED_SLOPE = -2.0, 2.0
-"""Log odds of the prior (a mean of 12 %) around which something is expected of a place, and how sharply that changes."""
+"""Log odds of the prior (a mean of 12 %) around which something is expected there, and how sharply that changes."""
 RAREST = 1e-3
 """Smallest and, as its complement, largest mean occupancy."""
 
