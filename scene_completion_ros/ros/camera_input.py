@@ -16,9 +16,11 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros.completion_thread import CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.input_record import InputRecord
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishing import LATCHED_QOS
+from scene_completion_ros.ros.subscription_events import noted_subscription
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 
@@ -35,6 +37,9 @@ class CameraInput:
         counters: Count what becomes of the images.
         order: Stamps of the images so far.
         resources: Closing it destroys the subscriptions.
+
+    Attributes:
+        record: What arrived.
     """
 
     def __init__(
@@ -74,6 +79,13 @@ class CameraInput:
             topic, image_type = f"{topic}/compressed", CompressedImage
         self._image_topic = topic
         self._camera_info_topic = self._node.resolve_topic_name(CAMERA_INFO)
+        self.record = InputRecord(
+            topic,
+            f"sensor_msgs/msg/{image_type.__name__}",
+            self._camera_info_topic,
+            reliable=image_qos is reliable,
+            since_s=time.perf_counter(),
+        )
         self._subscribe(image_type, topic, self._on_image, image_qos)
         self._subscribe(CameraInfo, self._camera_info_topic, self._on_camera_info, qos_profile_sensor_data)
         self._node.get_logger().info(
@@ -81,7 +93,7 @@ class CameraInput:
         )
 
     def _subscribe(self, message_type: Any, topic: str, callback: Any, qos: QoSProfile) -> Any:
-        subscription = self._node.create_subscription(message_type, topic, callback, qos)
+        subscription = noted_subscription(self._node, message_type, topic, callback, qos, self.record)
         self._resources.callback(self._node.destroy_subscription, subscription)
         return subscription
 
@@ -89,6 +101,7 @@ class CameraInput:
         return camera_from_camera_info(camera_info, rectified=parameters.rectified, where=self._camera_info_topic)
 
     def _on_camera_info(self, message: Any) -> None:
+        self.record.camera_info_arrived(message, time.perf_counter())
         parameters = self._parameters.snapshot()
         try:
             camera = self._read_camera(message, parameters)
@@ -108,6 +121,7 @@ class CameraInput:
         return self._camera
 
     def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
+        self.record.camera = camera
         if (camera, parameters) != self._prepared_for:
             self._prepared_for = camera, parameters
             self._thread.prepare(camera, parameters)
@@ -121,13 +135,16 @@ class CameraInput:
         publishers = self._node.get_publishers_info_by_topic(self._camera_info_topic)
         latched = (info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in publishers)
         if self._latched_subscription is None and any(latched):
-            self._latched_subscription = self._subscribe(
+            # Not noted: that volatile publishers on the same topic do not match this one is no fault.
+            self._latched_subscription = self._node.create_subscription(
                 CameraInfo, self._camera_info_topic, self._on_camera_info, LATCHED_QOS
             )
+            self._resources.callback(self._node.destroy_subscription, self._latched_subscription)
 
     def _on_image(self, message: Any) -> None:
         arrived_s = time.perf_counter()
         self._counters.count_received()
+        self.record.image_arrived(message, arrived_s)
         parameters = self._parameters.snapshot()
         camera = self._camera_for(parameters)
         if camera is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ from scene_completion_ros.ros.camera_input import CameraInput
 from scene_completion_ros.ros.completion_thread import CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.diagnostics import Diagnostics
+from scene_completion_ros.ros.inference_record import InferenceRecord, Result
+from scene_completion_ros.ros.input_record import InputRecord
 from scene_completion_ros.ros.outputs import Outputs
 from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.services import Services
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -29,7 +33,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     | state | held |
     |---|---|
-    | unconfigured | parameters, counters |
+    | unconfigured | parameters, counters, diagnostics, services |
     | inactive | and the bundle, the publishers, the latched legend, the inference thread with the model of a camera |
     | active | and the subscriptions to the image and its CameraInfo, and the calibration |
 
@@ -55,11 +59,15 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self.counters = FrameCounters(self._logger)
         self._parameters = DeclaredParameters(node, self._check_change)
         self._thread: CompletionThread | None = None
+        self._outputs: Outputs | None = None
+        self._save_folder = ""
         self._order = StampOrder()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
         self._class_names: tuple[str, ...] = ()
         self._problem: SceneCompletionError | None = None
         self._finalized = False
+        self._diagnostics = Diagnostics(node, self)
+        self._services = Services(node, self)
         node.add_managed_entity(self)
 
     def start(self) -> None:
@@ -79,6 +87,75 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """Shut down, whatever the state; everything but the node itself is released."""
         if not self._finalized:
             self._node.trigger_shutdown()
+
+    @property
+    def state(self) -> str:
+        """Label of the node's state."""
+        if self._finalized:
+            return "finalized"
+        if self._thread is None:
+            return "unconfigured"
+        return "inactive" if self.input is None else "active"
+
+    @property
+    def problem(self) -> str:
+        """Why the last transition failed; empty where it did not."""
+        return "" if self._problem is None else str(self._problem)
+
+    @property
+    def enabled(self) -> bool:
+        """Images are completed, as far as `~/set_enabled` is concerned."""
+        return self._thread is None or self._thread.enabled
+
+    @property
+    def input_record(self) -> InputRecord | None:
+        """What arrived; None unless active."""
+        return None if self.input is None else self.input.record
+
+    @property
+    def inference_record(self) -> InferenceRecord | None:
+        """What the inference thread did; None while unconfigured."""
+        return None if self._thread is None else self._thread.record
+
+    def parameters(self) -> NodeParameters:
+        """The values of now."""
+        return self._parameters.snapshot()
+
+    def subscribers(self) -> Mapping[str, int]:
+        """Number of subscribers of each result, by topic."""
+        return {} if self._outputs is None else self._outputs.subscribers()
+
+    def to_save(self) -> tuple[Path, Result]:
+        """The folder to save in, and the last result.
+
+        Raises:
+            SceneCompletionError: There is none of one of them.
+        """
+        thread = self._configured_thread()
+        if not self._save_folder:
+            cure = "Start the node with a folder as parameter save_folder"
+            raise SceneCompletionError("no folder to save in was given", where="parameter save_folder", cure=cure)
+        if thread.record.result is None:
+            cure = "Subscribe to ~/voxels, without which images are not completed, and wait for an image"
+            raise SceneCompletionError("no image has been completed yet", cure=cure)
+        return Path(self._save_folder), thread.record.result
+
+    def reset(self) -> None:
+        """Forget what the images so far have left behind; parameters, model, calibration and counts stay.
+
+        Raises:
+            SceneCompletionError: The node is not configured.
+        """
+        self._configured_thread().reset()
+        self._order.forget()
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Complete images, or drop them until this is called again or the node is cleaned up.
+
+        Raises:
+            SceneCompletionError: The node is not configured.
+        """
+        self._configured_thread().set_enabled(enabled)
 
     def on_configure(self, state: Any) -> Any:
         """Check the parameters, load the bundle, create publishers and inference thread."""
@@ -134,7 +211,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._class_names = bundle.class_names
         self._check_map(parameters)
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
-        outputs = Outputs(
+        self._save_folder = parameters.save_folder
+        outputs = self._outputs = Outputs(
             self._node,
             bundle,
             grid,
@@ -146,15 +224,14 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._thread = CompletionThread(bundle, grid, grid_from_camera, outputs, self.counters, self._logger)
         self._while_configured.callback(self._thread.close)
         self._order = StampOrder()
+        self._problem = None
         self._logger.info("inactive: configured")
 
     def _activate(self) -> None:
-        if self._thread is None:
-            raise SceneCompletionError("the node is not configured", cure="Configure it first.")
-        self._while_active.callback(self._thread.end_activation)
-        self.input = CameraInput(
-            self._node, self._parameters, self._thread, self.counters, self._order, self._while_active
-        )
+        thread = self._configured_thread()
+        self._while_active.callback(thread.end_activation)
+        self.input = CameraInput(self._node, self._parameters, thread, self.counters, self._order, self._while_active)
+        self._problem = None
 
     def _deactivate(self) -> None:
         self.input = None
@@ -166,12 +243,18 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._logger.info("unconfigured: everything is released, configure again to go on")
 
     def _release(self) -> None:
-        self.input, self._thread = None, None
+        self.input, self._thread, self._outputs = None, None, None
+        self._services.close()
         try:
             self._while_active.close()
         finally:
             self._while_configured.close()
         gc.collect()  # the thread and its worker refer to each other, and what they held is large
+
+    def _configured_thread(self) -> CompletionThread:
+        if self._thread is None:
+            raise SceneCompletionError("the node is not configured", cure="Configure it first")
+        return self._thread
 
     def _check_change(self, parameters: NodeParameters) -> None:
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""

@@ -15,13 +15,15 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros.counters import FrameCounters
+from scene_completion_ros.ros.inference_record import InferenceRecord, Result
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.outputs import Outputs
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.worker import NewestWorker
 
 CLOSE_TIMEOUT_S = 5.0
-DEACTIVATED = "deactivated"  # reason under which images are counted that a deactivation overtook
+# Reasons under which images are counted that were overtaken by a deactivation, by ~/set_enabled or by ~/reset.
+DEACTIVATED, DISABLED, RESET = "deactivated", "disabled", "reset"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class CompletionThread:
         outputs: Where results go; they must outlive this thread.
         counters: Count what becomes of the images.
         logger: The rclpy logger.
+
+    Attributes:
+        enabled: Images are completed; otherwise they are dropped as they come.
+        record: What became of the model and of the last images.
     """
 
     def __init__(
@@ -73,6 +79,9 @@ class CompletionThread:
         # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.
         self._publishing = threading.Lock()
         self._activation = 0
+        self._overtaken_by = DEACTIVATED
+        self.enabled = True
+        self.record = InferenceRecord()
         # These three belong to the inference thread; there is no completer for a camera that cannot be used.
         self._completer: Completer | None = None
         self._completer_made_for: tuple[Camera, int, bool] | None = None
@@ -90,14 +99,36 @@ class CompletionThread:
 
     def submit(self, message: Any, camera: Camera, parameters: NodeParameters, arrived_s: float, topic: str) -> None:
         """Complete an image, unless a newer one comes before its turn (see `ArrivedImage`)."""
+        if not self.enabled:
+            self._counters.drop(DISABLED)
+            return
         self._worker.submit(ArrivedImage(message, camera, parameters, arrived_s, topic, self._activation))
 
-    def end_activation(self) -> None:
-        """Publish nothing any more of the images submitted so far; the completer stays."""
+    def end_activation(self, reason: str = DEACTIVATED) -> None:
+        """Publish nothing any more of the images submitted so far, which are counted under a reason.
+
+        The completer stays.
+        """
         with self._publishing:
             self._activation += 1
+            self._overtaken_by = reason
         if self._worker.give_up():
-            self._counters.drop(DEACTIVATED)
+            self._counters.drop(reason)
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
+        self.enabled = enabled
+        if not enabled:
+            self.end_activation(DISABLED)
+
+    def reset(self) -> None:
+        """Forget what the images so far have left behind, and publish nothing more of them.
+
+        Whatever is kept from one image to the next is to be forgotten where the inference thread meets an image of
+        another activation than the last one.
+        """
+        self.end_activation(RESET)
+        self.record.forget()
 
     def close(self) -> None:
         """End the thread and release the completer; both later, where the thread is busy for long."""
@@ -116,6 +147,7 @@ class CompletionThread:
         if wanted == self._completer_made_for:
             return
         self._completer, self._completer_made_for = None, wanted
+        self.record.building()
         started_s = time.perf_counter()
         try:
             completer = Completer(
@@ -128,11 +160,13 @@ class CompletionThread:
                 extrapolate=parameters.extrapolate,
             )
         except SceneCompletionError as error:
+            self.record.failed(str(error))
             self._logger.error(f"images of this camera cannot be completed: {error}")
             return
         for warning in completer.warnings:
             self._logger.warning(warning)
         self._completer = completer
+        self.record.ready(completer.engine, completer.warnings)
         self._logger.info(
             f"ready for {camera.width}x{camera.height} images, fx {camera.fx:.1f} px, "
             f"{camera.distortion_model} distortion, after {time.perf_counter() - started_s:.1f} s"
@@ -170,19 +204,19 @@ class CompletionThread:
         completed_s = time.perf_counter()
         with self._publishing:
             if image.activation != self._activation:
-                self._counters.drop(DEACTIVATED)
+                self._counters.drop(self._overtaken_by)
                 return
             self._outputs.publish(completion, header.frame_id, image.parameters)
             published_s = time.perf_counter()
             self._counters.count_processed()
-            self._outputs.publish_times(
-                {
-                    **completion.timings_ms,
-                    "decode": 1e3 * (decoded_s - started_s),
-                    "publish": 1e3 * (published_s - completed_s),
-                    "latency": 1e3 * (published_s - image.arrived_s),
-                }
-            )
+            times_ms = {
+                **completion.timings_ms,
+                "decode": 1e3 * (decoded_s - started_s),
+                "publish": 1e3 * (published_s - completed_s),
+                "latency": 1e3 * (published_s - image.arrived_s),
+            }
+            self.record.completed(Result(completion.voxels, header.frame_id), times_ms)
+            self._outputs.publish_times(times_ms)
 
     def _on_inference_error(self, error: Exception) -> None:
         self._counters.drop("internal error", f"{type(error).__name__}: {error}; please report this")

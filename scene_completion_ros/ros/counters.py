@@ -5,9 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 WARNING_PERIOD_S = 5.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All counts of one moment.
+
+    Attributes:
+        received: Images that arrived.
+        processed: Images that were completed and published.
+        unwanted: Images that nobody subscribed to the results of.
+        dropped: Messages that came to nothing, by reason.
+        warned: Warnings by key, those that were not logged included.
+    """
+
+    received: int
+    processed: int
+    unwanted: int
+    dropped: Mapping[str, int]
+    warned: Mapping[str, int]
 
 
 class FrameCounters:
@@ -25,6 +46,12 @@ class FrameCounters:
         self.processed = 0
         self.unwanted = 0
         self.dropped: Counter[str] = Counter()
+        self.warned: Counter[str] = Counter()
+
+    def counts(self) -> Counts:
+        """What was counted until now."""
+        with self._lock:
+            return Counts(self.received, self.processed, self.unwanted, dict(self.dropped), dict(self.warned))
 
     def count_received(self) -> None:
         """An image arrived."""
@@ -58,6 +85,7 @@ class FrameCounters:
         """Log a warning, at most every `WARNING_PERIOD_S` for each key."""
         now = time.monotonic()
         with self._lock:
+            self.warned[key] += 1
             if now - self._last_warning.get(key, -WARNING_PERIOD_S) < WARNING_PERIOD_S:
                 return
             self._last_warning[key] = now

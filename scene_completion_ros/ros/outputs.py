@@ -58,6 +58,11 @@ class Outputs:
         """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
         return self._planner.wanted() or any(map(subscribed, (self._voxels, self._depth, self._depth_camera_info)))
 
+    def subscribers(self) -> dict[str, int]:
+        """Number of subscribers of each result, by topic."""
+        made = (self._voxels, self._depth, self._depth_camera_info, *self._planner.publishers())
+        return {publisher.topic_name: int(publisher.get_subscription_count()) for publisher in made}
+
     def publish(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> None:
         """Publish voxels, depth and what planners take, with the stamp of their image.
 

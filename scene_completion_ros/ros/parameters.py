@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,7 +19,7 @@ from scene_completion_ros.inference.encoder import EngineName
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
 ImageQos = Literal["sensor_data", "reliable"]
-PathKind = Literal["folder", "file"]
+PathKind = Literal["folder", "file", "writable folder"]
 ParameterValue = bool | int | float | str
 
 TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
@@ -60,7 +61,8 @@ class ParameterSpec:
         if self.bounds:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path:
-            return f"an existing {self.path}" + (", or empty" if self.default == "" else "")
+            article = "a" if self.path == "writable folder" else "an existing"
+            return f"{article} {self.path}" + (", or empty" if self.default == "" else "")
         return "true or false" if isinstance(self.default, bool) else "any"
 
     def problem(self, value: object) -> str | None:
@@ -80,16 +82,24 @@ class ParameterSpec:
     def _text_problem(self, value: str) -> str | None:
         if self.choices and value not in self.choices:
             return f"{value!r} is not allowed; choose {self.allowed}"
-        if self.path and value != self.default and not _exists(Path(value), self.path):
-            return f"there is no {self.path} {Path(value).absolute()}; name {self.allowed}"
-        return None
+        problem = _path_problem(Path(value), self.path) if self.path and value != self.default else None
+        return f"{problem}; name {self.allowed}" if problem else None
 
 
-def _exists(path: Path, kind: PathKind) -> bool:
+def _path_problem(path: Path, kind: PathKind) -> str | None:
+    """What keeps a path from being used, or None."""
+    noun = "file" if kind == "file" else "folder"
     try:
-        return path.is_dir() if kind == "folder" else path.is_file()
-    except OSError:  # a folder above it may not be entered
-        return False
+        exists = path.is_file() if kind == "file" else path.is_dir()
+    except (OSError, ValueError):  # a folder above it may not be entered, or it is none
+        exists = False
+    if not exists:
+        return f"there is no {noun} {path.absolute()}"
+    if not os.access(path, os.R_OK if kind == "file" else os.R_OK | os.X_OK):
+        return f"the {noun} {path.absolute()} may not be read by this user"
+    if kind == "writable folder" and not os.access(path, os.W_OK | os.X_OK):
+        return f"the folder {path.absolute()} may not be written to, or is on a read-only file system"
+    return None
 
 
 def _parameter(
@@ -198,6 +208,18 @@ class NodeParameters:
     )
     publish_markers: bool = _parameter(False, "Publish `~/markers`.")
     marker_limit: int = _parameter(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000), live=True)
+    save_folder: str = _parameter(
+        "",
+        "Folder in which `~/save` writes the last result; empty: it refuses to. Nothing is ever written elsewhere.",
+        path="writable folder",
+    )
+    image_timeout: float = _parameter(
+        2.0,
+        "Seconds without an image, or without CameraInfo, after which `/diagnostics` reports an error.",
+        bounds=(0.1, 3600.0),
+        live=True,
+    )
+    hardware_id: str = _parameter("", "`hardware_id` in `/diagnostics`; empty takes the frame of the images.")
     autostart: bool = _parameter(
         True,
         "Configure and activate the node when it starts. With `false` it waits in the state `unconfigured` for whoever "

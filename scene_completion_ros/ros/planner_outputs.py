@@ -88,6 +88,10 @@ class PlannerOutputs:
         """Whether anybody subscribed to any of them but the description of the grid."""
         return any(subscribed(publisher) for publisher, _ in self._made.values())
 
+    def publishers(self) -> list[Any]:
+        """All of them but that of the description of the grid."""
+        return [publisher for publisher, _ in self._made.values()]
+
     def publish(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> None:
         """Publish what somebody subscribed to, with the stamp of the image.
 

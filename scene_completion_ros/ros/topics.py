@@ -19,6 +19,12 @@ CLEARING = "~/clearing"
 FREE_SPACE = "~/free_space"
 MARKERS = "~/markers"
 
+DIAGNOSTICS = "/diagnostics"
+
+SAVE = "~/save"
+RESET = "~/reset"
+SET_ENABLED = "~/set_enabled"
+
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
 """What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `total` is image array to voxels, `latency` is
 arrival of the image message to publication of its voxels, waiting included."""

@@ -42,6 +42,7 @@ class Built:
     def __init__(self, complete: Callable[[NDArray[np.uint8], int], Completion]) -> None:
         self.complete = complete
         self.warnings: list[str] = []
+        self.engine = "made up"
 
 
 class Model:
