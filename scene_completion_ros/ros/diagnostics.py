@@ -86,7 +86,14 @@ class Diagnostics:
         self._levels: dict[str, Level] = {}
         self._drops: deque[tuple[float, Counter[str]]] = deque()
         self._publisher = node.create_publisher(DiagnosticArray, DIAGNOSTICS, 1)
-        self._timer = node.create_timer(PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer = node.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_timer(self) -> None:
+        try:
+            self.publish()
+        except Exception as error:  # what only looks at the node must not end it
+            problem = f"{type(error).__name__}: {error}; please report this"
+            self._observed.counters.warn("diagnostics", f"diagnostics were not published: {problem}")
 
     def publish(self) -> None:
         """Publish the statuses of now, and log faults that have just begun or ended."""

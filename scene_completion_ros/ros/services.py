@@ -100,5 +100,8 @@ class Services:
         response.success = isinstance(outcome, str)
         response.message = outcome if isinstance(outcome, str) else f"not {what}: {outcome}"
         logger = self._node.get_logger()
-        (logger.info if response.success else logger.warning)(response.message)
+        if response.success:  # two calls, for rclpy raises where one line of the source logs at two severities
+            logger.info(response.message)
+        else:
+            logger.warning(response.message)
         return response

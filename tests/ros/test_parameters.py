@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ MODE = ParameterSpec("mode", "fast", "A mode.", choices=("fast", "exact"))
 SWITCH = ParameterSpec("switch", False, "A switch.")
 FOLDER = ParameterSpec("folder", "", "A folder.", path="folder")
 FILE = ParameterSpec("file", "", "A file.", path="file")
+WRITABLE = ParameterSpec("writable", "", "A folder to write to.", path="writable folder")
 
 
 def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
@@ -29,7 +31,8 @@ def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
 
 def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only() -> None:
     assert {spec.name for spec in SCHEMA if not spec.live} == {
-        "bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers", "autostart",
+        "bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers", "autostart", "save_folder",
+        "hardware_id",
     }  # fmt: skip
 
 
@@ -56,6 +59,10 @@ def test_allowed_values(spec: ParameterSpec, value: Any) -> None:
         (SWITCH, 1, ["integer", "boolean", "true or false"]),
         (FOLDER, "/nowhere/at/all", ["/nowhere/at/all", "an existing folder, or empty"]),
         (FILE, "/", ["no file /", "an existing file, or empty"]),
+        (FOLDER, "nul\0byte", ["no folder"]),
+        (WRITABLE, "/nowhere/at/all", ["no folder /nowhere/at/all", "a writable folder, or empty"]),
+        (WRITABLE, __file__, ["no folder", "a writable folder, or empty"]),
+        (WRITABLE, "/proc/self", ["the folder /proc/self may not be written to", "a writable folder, or empty"]),
     ],
 )
 def test_refused_values_say_what_is_wrong_and_what_is_allowed(
@@ -73,6 +80,23 @@ def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
     monkeypatch.chdir(tmp_path)
     assert FOLDER.problem("there") is None
     assert str(tmp_path / "missing") in str(FOLDER.problem("missing"))
+
+
+def test_no_path_can_be_changed_by_another_node() -> None:
+    """A parameter that is set over DDS is a message, and no path comes from a message."""
+    paths = [spec for spec in SCHEMA if spec.path]
+    assert {spec.name for spec in paths} >= {"bundle", "grid_file", "save_folder"}
+    assert not any(spec.live for spec in paths)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+def test_folders_and_files_have_to_be_open_to_this_user(tmp_path: Path) -> None:
+    closed, file = tmp_path / "closed", tmp_path / "file"
+    closed.mkdir(mode=0o500)
+    file.touch(mode=0o200)
+    assert "may not be written to" in str(WRITABLE.problem(str(closed)))
+    assert FOLDER.problem(str(closed)) is None
+    assert "may not be read" in str(FILE.problem(str(file)))
 
 
 @pytest.mark.parametrize(
