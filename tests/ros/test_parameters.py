@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import astuple
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, ParameterSpec, nearest_name
+from tests.unprivileged import unprivileged
 
 FRACTION = ParameterSpec("fraction", 0.5, "A fraction.", bounds=(0.0, 1.0))
 COUNT = ParameterSpec("count", 3, "A count.", bounds=(0, 8))
@@ -89,14 +90,17 @@ def test_no_path_can_be_changed_by_another_node() -> None:
     assert not any(spec.live for spec in paths)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
-def test_folders_and_files_have_to_be_open_to_this_user(tmp_path: Path) -> None:
-    closed, file = tmp_path / "closed", tmp_path / "file"
-    closed.mkdir(mode=0o500)
-    file.touch(mode=0o200)
-    assert "may not be written to" in str(WRITABLE.problem(str(closed)))
-    assert FOLDER.problem(str(closed)) is None
-    assert "may not be read" in str(FILE.problem(str(file)))
+def test_folders_and_files_have_to_be_open_to_this_user() -> None:
+    with TemporaryDirectory() as name:
+        folder, file = Path(name), Path(name) / "file"
+        file.touch(mode=0o200)
+        folder.chmod(0o555)
+        with unprivileged():
+            assert "may not be written to" in str(WRITABLE.problem(name))
+            assert FOLDER.problem(name) is None
+            assert f"the file {file} may not be read by this user" in str(FILE.problem(str(file)))
+        folder.chmod(0o755)
+        assert WRITABLE.problem(name) is None
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.saving import write_together
+from tests.unprivileged import unprivileged
 
 CONTENTS = {"a.npz": b"first" * 10, "a.ply": b"second" * 1000}
 
@@ -83,8 +84,9 @@ def test_a_folder_that_is_gone_or_none(folder: Path) -> None:
         write_together(folder, CONTENTS)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_to(folder: Path) -> None:
-    folder.chmod(0o500)
-    with pytest.raises(SceneCompletionError, match="This user may not write there"):
-        write_together(folder, CONTENTS)
+def test_a_folder_that_may_not_be_written_to() -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        with unprivileged(), pytest.raises(SceneCompletionError, match="This user may not write there"):
+            write_together(Path(folder), CONTENTS)
+        assert not list(Path(folder).iterdir())
