@@ -108,9 +108,9 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         return self._thread is None or self._thread.enabled
 
     @property
-    def input_record(self) -> InputRecord | None:
-        """What arrived; None unless active."""
-        return None if self.input is None else self.input.record
+    def input_records(self) -> Mapping[str, InputRecord]:
+        """What arrived, by the name of the camera, which is empty where there is only one; nothing unless active."""
+        return {} if self.input is None else {"": self.input.record}
 
     @property
     def inference_record(self) -> InferenceRecord | None:

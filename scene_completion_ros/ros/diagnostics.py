@@ -21,6 +21,7 @@ from scene_completion_ros.ros.health import (
     inference_status,
     lifecycle_status,
     memory_status,
+    of_camera,
     outputs_status,
 )
 from scene_completion_ros.ros.inference_record import InferenceRecord
@@ -53,8 +54,8 @@ class Observed(Protocol):
         """Images are completed, as far as `~/set_enabled` is concerned."""
 
     @property
-    def input_record(self) -> InputRecord | None:
-        """What arrived; None unless active."""
+    def input_records(self) -> Mapping[str, InputRecord]:
+        """What arrived, by the name of the camera, which is empty where there is only one; nothing unless active."""
 
     @property
     def inference_record(self) -> InferenceRecord | None:
@@ -120,21 +121,18 @@ class Diagnostics:
 
     def _of_input(self, counts: Counts, drops: Drops, now_s: float) -> list[Status]:
         observed = self._observed
-        record, inference = observed.input_record, observed.inference_record
-        if record is None or inference is None:
+        records, inference = observed.input_records, observed.inference_record
+        if not records or inference is None:
             return [idle_status(name, observed.state) for name in ("input", "calibration")]
-        camera = CameraFacts(
-            record,
-            self._publishers(record.image_topic),
-            self._publishers(record.camera_info_topic),
-            now_s,
-            observed.parameters().image_timeout,
-            self._middleware,
-        )
-        return [
-            input_status(camera, counts.received, drops),
-            calibration_status(camera, drops, inference.model.warnings),
-        ]
+        timeout_s = observed.parameters().image_timeout
+        found = []
+        for name, record in records.items():
+            image, info = self._publishers(record.image_topic), self._publishers(record.camera_info_topic)
+            camera = CameraFacts(record, image, info, now_s, timeout_s, self._middleware)
+            warnings = inference.model(name).warnings
+            found.append(input_status(camera, counts.received, drops, of_camera("input", name)))
+            found.append(calibration_status(camera, drops, warnings, of_camera("calibration", name)))
+        return found
 
     def _publishers(self, topic: str) -> Publishers:
         found = self._node.get_publishers_info_by_topic(topic)
@@ -152,7 +150,7 @@ class Diagnostics:
     def _log_changes(self, statuses: list[Status]) -> None:
         for status in statuses:
             before, self._levels[status.name] = self._levels.get(status.name, Level.OK), status.level
-            if status.name not in LOGGED or (before == Level.ERROR) == (status.level == Level.ERROR):
+            if not status.name.startswith(LOGGED) or (before == Level.ERROR) == (status.level == Level.ERROR):
                 continue
             if status.level == Level.ERROR:
                 self._observed.counters.warn(status.name, f"{status.name}: {status.message}")
@@ -160,9 +158,8 @@ class Diagnostics:
                 self._node.get_logger().info(f"{status.name}: in order again: {status.message}")
 
     def _hardware_id(self) -> str:
-        record = self._observed.input_record
-        frame_id = record.shape.frame_id if record is not None and record.shape is not None else ""
-        return self._observed.parameters().hardware_id or frame_id or "camera"
+        frames = [record.shape.frame_id for record in self._observed.input_records.values() if record.shape is not None]
+        return self._observed.parameters().hardware_id or ", ".join(filter(None, frames)) or "camera"
 
     def _message(self, status: Status) -> Any:
         return DiagnosticStatus(

@@ -74,6 +74,11 @@ class Drops:
         return frozenset(self.recent) - HARMLESS_DROPS - CALIBRATION_DROPS - INFERENCE_DROPS
 
 
+def of_camera(what: str, camera: str) -> str:
+    """Name of a part, or of a value, that there is once for each camera; without its name where there is only one."""
+    return f"{what} {camera}".rstrip()
+
+
 def lifecycle_status(state: str, problem: str, *, enabled: bool) -> Status:
     """The state of the node, and what kept it from the next one.
 
@@ -109,20 +114,24 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         processed: Images completed since the node started.
         unwanted: Images that nobody wanted completed.
     """
-    model, times = record.model, record.times()
-    values = {"model": model.state, "engine": model.engine, "images completed": str(processed)}
-    values |= {"images that nobody subscribed to": str(unwanted)}
+    models, times = record.models, record.times()
+    values = {"images completed": str(processed), "images that nobody subscribed to": str(unwanted)}
+    for camera, model in models.items():
+        values |= {of_camera("model", camera): model.state, of_camera("engine", camera): model.engine}
     for stage, time_ms in times.items():
         values[f"{stage} ms"] = f"mean {time_ms.mean:.2f}, p95 {time_ms.p95:.2f}, max {time_ms.largest:.2f}"
     problems = drops.problems(INFERENCE_DROPS)
-    if model.state == "unusable":
-        return Status("inference", Level.ERROR, f"images of this camera cannot be completed: {model.error}", values)
+    unusable = {name or "this camera": model.error for name, model in models.items() if model.error}
+    errors = [f"images of {name} cannot be completed: {error}" for name, error in unusable.items()]
+    if errors:
+        return Status("inference", Level.ERROR, "; ".join(errors), values)
     if problems:
         cure = "see the log, and report internal errors"
         message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; {cure}"
         return Status("inference", Level.ERROR, message, values)
     said = [f"{stage} {times[stage].mean:.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
-    return Status("inference", Level.OK, ", ".join([model.state, *said]), values)
+    states = [f"{name} {model.state}".strip() for name, model in models.items()]
+    return Status("inference", Level.OK, ", ".join([*states, *said]), values)
 
 
 def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], result_age_s: float | None) -> Status:

@@ -62,16 +62,21 @@ class InferenceRecord:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._model = ModelReport()
+        self._models: dict[str, ModelReport] = {}
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)
         self._result: Result | None = None
         self._result_s: float | None = None
 
-    @property
-    def model(self) -> ModelReport:
-        """The model of now."""
+    def model(self, camera: str = "") -> ModelReport:
+        """The model of now for a camera, by its name; empty where there is one camera only."""
         with self._lock:
-            return self._model
+            return self._models.get(camera, ModelReport())
+
+    @property
+    def models(self) -> dict[str, ModelReport]:
+        """The models of now by the names of their cameras; at least one."""
+        with self._lock:
+            return dict(self._models) or {"": ModelReport()}
 
     @property
     def result(self) -> Result | None:
@@ -84,17 +89,17 @@ class InferenceRecord:
         with self._lock:
             return None if self._result_s is None else now_s - self._result_s
 
-    def building(self) -> None:
-        """A model is being built for another camera."""
-        self._set_model(ModelReport("building"))
+    def building(self, camera: str = "") -> None:
+        """A model is being built for a new calibration of a camera."""
+        self._set_model(camera, ModelReport("building"))
 
-    def failed(self, error: str) -> None:
+    def failed(self, error: str, camera: str = "") -> None:
         """It could not be built."""
-        self._set_model(ModelReport("unusable", error=error))
+        self._set_model(camera, ModelReport("unusable", error=error))
 
-    def ready(self, engine: str, warnings: Sequence[str]) -> None:
+    def ready(self, engine: str, warnings: Sequence[str], camera: str = "") -> None:
         """It was built."""
-        self._set_model(ModelReport("ready", engine=engine, warnings=tuple(warnings)))
+        self._set_model(camera, ModelReport("ready", engine=engine, warnings=tuple(warnings)))
 
     def completed(self, result: Result, times_ms: Mapping[str, float]) -> None:
         """An image was completed and published, in these times by stage."""
@@ -119,6 +124,6 @@ class InferenceRecord:
             for stage, column in columns.items()
         }
 
-    def _set_model(self, model: ModelReport) -> None:
+    def _set_model(self, camera: str, model: ModelReport) -> None:
         with self._lock:
-            self._model = model
+            self._models[camera] = model

@@ -48,7 +48,7 @@ def test_times_are_summed_up_over_the_last_images() -> None:
     assert status.values["latency ms"] == "mean 2.00, p95 2.00, max 2.00"
     record.forget()
     assert record.times() == {} and record.result is None
-    assert record.model.state == "ready"
+    assert record.model().state == "ready"
 
 
 def test_an_unusable_camera_and_internal_errors_are_errors() -> None:
@@ -63,6 +63,20 @@ def test_an_unusable_camera_and_internal_errors_are_errors() -> None:
     status = inference_status(record, NONE_DROPPED, processed=0, unwanted=0)
     assert status.level == Level.ERROR
     assert "camera: sees nothing. Calibrate" in status.message
+
+
+def test_each_camera_has_a_model_of_its_own() -> None:
+    record = InferenceRecord()
+    assert inference_status(record, NONE_DROPPED, processed=0, unwanted=0).message == "waiting for a calibration"
+    record.ready("openvino", [], camera="left")
+    record.building(camera="right")
+    status = inference_status(record, NONE_DROPPED, processed=0, unwanted=0)
+    assert status.message == "left ready, right building"
+    assert status.values["engine left"] == "openvino"
+    record.failed("camera: sees nothing. Calibrate", camera="right")
+    status = inference_status(record, NONE_DROPPED, processed=0, unwanted=0)
+    assert status.level == Level.ERROR
+    assert status.message == "images of right cannot be completed: camera: sees nothing. Calibrate"
 
 
 def test_outputs_tell_who_listens_and_what_was_warned_of() -> None:
