@@ -1,9 +1,11 @@
-"""Images and the calibration that goes with them, from the topics of a camera to the inference thread."""
+"""Images and the calibration that goes with them, from the topics of one camera."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -13,7 +15,7 @@ from scene_completion_ros.bags.stamp_order import WENT_BACK, StampOrder
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.ros.completion_thread import CompletionThread
+from scene_completion_ros.ros.adaptive_subscription import AdaptiveSubscription
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.messages import stamp_nanoseconds
@@ -22,16 +24,39 @@ from scene_completion_ros.ros.publishing import LATCHED_QOS
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 
+@dataclass(frozen=True)
+class CalibratedImage:
+    """An image message, with the calibration and the parameters of when it arrived.
+
+    Attributes:
+        name: Name of its camera; empty where there is one camera only.
+        topic: Where it came from, for warnings.
+        stamp_ns: Its stamp, nanoseconds.
+        arrived_s: When it arrived (`time.perf_counter`).
+    """
+
+    name: str
+    message: Any
+    camera: Camera
+    parameters: NodeParameters
+    topic: str
+    stamp_ns: int
+    arrived_s: float
+
+
 class CameraInput:
     """Subscribes to an image and its CameraInfo; lives as long as the node is active.
 
     Callbacks run in the executor's thread. They only hand an image, with the calibration and the parameters of that
-    moment, to the inference thread. A message that cannot be used is dropped, counted and warned about.
+    moment, on. A message that cannot be used is dropped, counted and warned about.
 
     Args:
         node: The rclpy node to put the subscriptions on.
         parameters: Its parameters.
-        thread: Where images go.
+        name: Name of the camera, before the names of its topics; empty where there is one camera only.
+        deliver: Called with each image that can be used.
+        prepare: Called with calibration and parameters before an image needs them.
+        restart: Called when stamps jumped back, before the first image of the new time.
         counters: Count what becomes of the images.
         order: Stamps of the images so far.
         resources: Closing it destroys the subscriptions.
@@ -41,14 +66,20 @@ class CameraInput:
         self,
         node: Any,
         parameters: DeclaredParameters,
-        thread: CompletionThread,
+        name: str,
+        deliver: Callable[[CalibratedImage], None],
+        prepare: Callable[[Camera, NodeParameters], None],
+        restart: Callable[[], None],
         counters: FrameCounters,
         order: StampOrder,
         resources: ExitStack,
     ) -> None:
         self._node = node
         self._parameters = parameters
-        self._thread = thread
+        self._name = name
+        self._deliver = deliver
+        self._prepare_model = prepare
+        self._restart = restart
         self._counters = counters
         self._order = order
         self._resources = resources
@@ -66,15 +97,27 @@ class CameraInput:
             self._read_camera(self._camera_info, parameters)
 
     def _subscribe_to_both(self, parameters: NodeParameters) -> None:
-        reliable = QoSProfile(depth=qos_profile_sensor_data.depth, reliability=ReliabilityPolicy.RELIABLE)
-        image_qos = reliable if parameters.image_qos == "reliable" else qos_profile_sensor_data
+        depth = qos_profile_sensor_data.depth
+        prefix = f"{self._name}/" if self._name else ""
         # As image_transport does: the base name is remapped, the transport is appended to the result.
-        topic, image_type = self._node.resolve_topic_name(IMAGE), Image
+        topic, image_type = self._node.resolve_topic_name(f"{prefix}{IMAGE}"), Image
         if parameters.image_transport == "compressed":
             topic, image_type = f"{topic}/compressed", CompressedImage
         self._image_topic = topic
-        self._camera_info_topic = self._node.resolve_topic_name(CAMERA_INFO)
-        self._subscribe(image_type, topic, self._on_image, image_qos)
+        self._camera_info_topic = self._node.resolve_topic_name(f"{prefix}{CAMERA_INFO}")
+        if parameters.image_qos == "auto":
+            AdaptiveSubscription(
+                self._node,
+                image_type,
+                topic,
+                lambda message, _: self._on_image(message),
+                depth=depth,
+                resources=self._resources,
+            )
+        else:
+            reliable = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+            image_qos = reliable if parameters.image_qos == "reliable" else qos_profile_sensor_data
+            self._subscribe(image_type, topic, self._on_image, image_qos)
         self._subscribe(CameraInfo, self._camera_info_topic, self._on_camera_info, qos_profile_sensor_data)
         self._node.get_logger().info(
             f"waiting for images on {topic} ({parameters.image_qos}) and CameraInfo on {self._camera_info_topic}"
@@ -110,7 +153,7 @@ class CameraInput:
     def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
         if (camera, parameters) != self._prepared_for:
             self._prepared_for = camera, parameters
-            self._thread.prepare(camera, parameters)
+            self._prepare_model(camera, parameters)
 
     def _look_for_latched_camera_info(self) -> None:
         """Subscribe a second time where the CameraInfo was published once and latched.
@@ -147,5 +190,6 @@ class CameraInput:
             return
         if arrival == "restarted":
             self._counters.warn("clock jump", f"stamps jumped back by {behind_ns / 1e9:.1f} s: a restarted recording?")
+            self._restart()
         self._prepare(camera, parameters)
-        self._thread.submit(message, camera, parameters, arrived_s, self._image_topic)
+        self._deliver(CalibratedImage(self._name, message, camera, parameters, self._image_topic, stamp_ns, arrived_s))

@@ -14,14 +14,16 @@ from rclpy.lifecycle import ManagedEntity, TransitionCallbackReturn
 from scene_completion_ros.bags.stamp_order import StampOrder
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.mapping.ground_map import ignored_labels
-from scene_completion_ros.ros.camera_input import CameraInput
 from scene_completion_ros.ros.completion_thread import CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.outputs import Outputs
 from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.placements import check_frames
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -41,7 +43,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     Attributes:
         counters: What became of the images, in all activations together.
-        input: The subscriptions; None unless active.
+        inputs: The subscriptions; None unless active.
 
     Raises:
         SceneCompletionError: A parameter was given with a value that a node cannot hold.
@@ -51,11 +53,12 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         super().__init__()
         self._node = node
         self._logger = node.get_logger()
-        self.input: CameraInput | None = None
+        self.inputs: Inputs | None = None
         self.counters = FrameCounters(self._logger)
         self._parameters = DeclaredParameters(node, self._check_change)
         self._thread: CompletionThread | None = None
-        self._order = StampOrder()
+        self._orders: dict[str, StampOrder] = {}
+        self._grid_from_camera = RigidTransform.identity()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
         self._class_names: tuple[str, ...] = ()
         self._problem: SceneCompletionError | None = None
@@ -133,31 +136,39 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             grid, grid_from_camera = read_grid(Path(parameters.grid_file))
         self._class_names = bundle.class_names
         self._check_map(parameters)
+        check_frames(parameters)
+        self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         outputs = Outputs(
             self._node,
             bundle,
             grid,
-            grid_from_camera,
+            None if parameters.grid_frame else grid_from_camera,
             self.counters,
             self._while_configured,
             markers=parameters.publish_markers,
         )
-        self._thread = CompletionThread(bundle, grid, grid_from_camera, outputs, self.counters, self._logger)
+        self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger)
         self._while_configured.callback(self._thread.close)
-        self._order = StampOrder()
+        self._orders = {}
         self._logger.info("inactive: configured")
 
     def _activate(self) -> None:
         if self._thread is None:
             raise SceneCompletionError("the node is not configured", cure="Configure it first.")
         self._while_active.callback(self._thread.end_activation)
-        self.input = CameraInput(
-            self._node, self._parameters, self._thread, self.counters, self._order, self._while_active
+        self.inputs = Inputs(
+            self._node,
+            self._parameters,
+            self._thread,
+            self.counters,
+            self._orders,
+            self._grid_from_camera,
+            self._while_active,
         )
 
     def _deactivate(self) -> None:
-        self.input = None
+        self.inputs = None
         self._while_active.close()
         self._logger.info(f"inactive: {self.counters.summary()}")
 
@@ -166,7 +177,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._logger.info("unconfigured: everything is released, configure again to go on")
 
     def _release(self) -> None:
-        self.input, self._thread = None, None
+        self.inputs, self._thread = None, None
         try:
             self._while_active.close()
         finally:
@@ -177,8 +188,9 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
         if self._thread is not None:
             self._check_map(parameters)
-        if self.input is not None:
-            self.input.check(parameters)
+            check_frames(parameters)
+        if self.inputs is not None:
+            self.inputs.check(parameters)
 
     def _check_map(self, parameters: NodeParameters) -> None:
         if parameters.obstacle_min_height > parameters.obstacle_max_height:

@@ -265,7 +265,7 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
             ["-p", "bundle:=/nowhere"],
             "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere",
         ),
-        (["-p", "image_qos:=telepathy"], "choose one of sensor_data, reliable"),
+        (["-p", "image_qos:=telepathy"], "choose one of auto, sensor_data, reliable"),
     ],
 )
 def test_node_says_why_it_cannot_start(
