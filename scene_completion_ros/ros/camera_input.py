@@ -16,12 +16,18 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros.adaptive_subscription import AdaptiveSubscription
+from scene_completion_ros.ros.camera_info_match import CameraInfoMatch
+from scene_completion_ros.ros.completion_thread import DEACTIVATED
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.polling import polled_room
 from scene_completion_ros.ros.publishing import LATCHED_QOS
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
+from scene_completion_ros.ros.waiting_room import NotYetError
+
+NO_CAMERA_INFO = "no CameraInfo"  # reason under which images are counted
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,14 @@ class CalibratedImage:
     camera: Camera
     parameters: NodeParameters
     topic: str
+    stamp_ns: int
+    arrived_s: float
+
+
+@dataclass(frozen=True)
+class _Image:
+    message: Any
+    parameters: NodeParameters
     stamp_ns: int
     arrived_s: float
 
@@ -90,6 +104,9 @@ class CameraInput:
         self._prepared_for: tuple[Camera, NodeParameters] | None = None
         self._latched_subscription: Any = None
         self._subscribe_to_both(parameters.snapshot())
+        self._match = CameraInfoMatch(self._camera_info_topic)
+        self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
+        resources.callback(self.give_up, DEACTIVATED)
 
     def check(self, parameters: NodeParameters) -> None:
         """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
@@ -131,6 +148,11 @@ class CameraInput:
     def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> Camera:
         return camera_from_camera_info(camera_info, rectified=parameters.rectified, where=self._camera_info_topic)
 
+    def give_up(self, reason: str) -> None:
+        """Count images that wait for their CameraInfo as dropped."""
+        for _ in self._room.empty():
+            self._counters.drop(reason)
+
     def _on_camera_info(self, message: Any) -> None:
         parameters = self._parameters.snapshot()
         try:
@@ -138,10 +160,15 @@ class CameraInput:
         except SceneCompletionError as error:
             self._counters.drop("bad CameraInfo", str(error))
             return
-        if self._camera is not None and camera != self._camera and parameters.rectified == self._rectified:
+        synchronised = parameters.camera_info_sync != "latest"
+        changed = self._camera is not None and camera != self._camera and parameters.rectified == self._rectified
+        if changed and not synchronised:
             self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
         self._camera_info, self._camera, self._rectified = message, camera, parameters.rectified
-        self._prepare(camera, parameters)
+        self._match.add(message)
+        if not synchronised or self._prepared_for is None:
+            self._prepare(camera, parameters)
+        self._room.look()
 
     def _camera_for(self, parameters: NodeParameters) -> Camera | None:
         """The newest usable camera; the CameraInfo is read anew where it is now to be read in another way."""
@@ -175,21 +202,71 @@ class CameraInput:
         camera = self._camera_for(parameters)
         if camera is None:
             self._look_for_latched_camera_info()
-            self._counters.drop(
-                "no CameraInfo",
-                f"no usable CameraInfo on {self._camera_info_topic} yet; check the topic and its remapping",
-            )
+        synchronised = parameters.camera_info_sync != "latest"
+        if camera is None and not synchronised:
+            self._counters.drop(NO_CAMERA_INFO, self._no_camera_info)
             return
         stamp_ns = stamp_nanoseconds(message.header.stamp)
+        if not self._is_in_order(stamp_ns):
+            return
+        image = _Image(message, parameters, stamp_ns, arrived_s)
+        if synchronised:
+            self._room.enter(image, parameters.camera_info_tolerance)
+        elif camera is not None:
+            self._pass_on(image, camera)
+
+    @property
+    def _no_camera_info(self) -> str:
+        return f"no usable CameraInfo on {self._camera_info_topic} yet; check the topic and its remapping"
+
+    def _is_in_order(self, stamp_ns: int) -> bool:
         arrival, behind_ns = self._order.arrived(stamp_ns), self._order.behind_ns
         if arrival == "late":
             self._counters.drop(
                 WENT_BACK,
                 f"{self._image_topic}: stamp {stamp_ns} ns is {behind_ns / 1e6:.1f} ms before the last one",
             )
-            return
+            return False
         if arrival == "restarted":
             self._counters.warn("clock jump", f"stamps jumped back by {behind_ns / 1e9:.1f} s: a restarted recording?")
             self._restart()
-        self._prepare(camera, parameters)
-        self._deliver(CalibratedImage(self._name, message, camera, parameters, self._image_topic, stamp_ns, arrived_s))
+        return True
+
+    def _admit(self, image: _Image) -> None:
+        """Pass an image on with the CameraInfo that belongs to it."""
+        self._pass_on(image, self._matching_camera(image, final=False))
+
+    def _turn_away(self, image: _Image, error: NotYetError) -> None:
+        try:
+            self._pass_on(image, self._matching_camera(image, final=True))
+        except NotYetError as missing:
+            self._counters.drop(NO_CAMERA_INFO, self._no_camera_info if self._camera is None else str(missing))
+
+    def _refuse(self, image: _Image) -> None:
+        self._counters.drop(NO_CAMERA_INFO, f"{self._image_topic}: too many images wait for their CameraInfo already")
+
+    def _matching_camera(self, image: _Image, *, final: bool) -> Camera:
+        parameters = image.parameters
+        if parameters.camera_info_sync == "exact":
+            message = self._match.exact(image.stamp_ns)
+        else:
+            tolerance_ns = round(1e9 * parameters.camera_info_tolerance)
+            message = self._match.nearest(image.stamp_ns, tolerance_ns, final=final)
+        try:
+            return self._read_camera(message, parameters)
+        except SceneCompletionError as error:  # `rectified` has been changed since it came
+            raise NotYetError(error.what, where=error.where, cure=error.cure, may_come=False) from None
+
+    def _pass_on(self, image: _Image, camera: Camera) -> None:
+        self._prepare(camera, image.parameters)
+        self._deliver(
+            CalibratedImage(
+                self._name,
+                image.message,
+                camera,
+                image.parameters,
+                self._image_topic,
+                image.stamp_ns,
+                image.arrived_s,
+            )
+        )

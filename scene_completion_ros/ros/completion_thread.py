@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scene_completion_ros.bags.images import decode_image
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
@@ -91,7 +94,8 @@ class CompletionThread:
         self._publishing = threading.Lock()
         self._activation = 0
         self._to_prepare: dict[str, Callable[[], object]] = {}
-        # These two belong to the inference thread.
+        # These three belong to the inference thread.
+        self._resized: dict[str, Camera] = {}
         self._completers = ViewCompleters(bundle, grid, logger)
         self._wanted = True
         self._worker: NewestWorker[ArrivedSet] = NewestWorker(
@@ -181,7 +185,8 @@ class CompletionThread:
         try:
             pixels = decode_image(image.message)
             decode_ms = 1e3 * (time.perf_counter() - started_s)
-            completer = self._completers.get(image.name, image.camera, image.placement.grid_from_camera, parameters)
+            camera = self._camera_of(pixels, image)
+            completer = self._completers.get(image.name, camera, image.placement.grid_from_camera, parameters)
             if completer is None:
                 self._counters.drop("unusable camera", "see the error about the camera of these images")
                 return None
@@ -191,6 +196,18 @@ class CompletionThread:
         except Exception as error:  # it must not keep the images of other cameras from being completed
             self._on_inference_error(error)
         return None
+
+    def _camera_of(self, pixels: NDArray[np.uint8], image: ArrivedImage) -> Camera:
+        height, width = pixels.shape[:2]
+        camera = image.camera.of_resized_image(width, height)
+        if camera is not image.camera and self._resized.get(image.name) != camera:
+            self._resized[image.name] = camera
+            self._logger.warning(
+                f"{image.topic}: images are {width}x{height}, calibrated for {image.camera.width}x"
+                f"{image.camera.height}: the calibration is scaled, as for resized images. If they are cropped "
+                "instead, publish roi in the CameraInfo"
+            )
+        return camera
 
     def _on_inference_error(self, error: Exception) -> None:
         self._counters.drop("internal error", f"{type(error).__name__}: {error}; please report this")

@@ -6,7 +6,7 @@ import functools
 from contextlib import ExitStack
 from typing import Any
 
-from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 
 from scene_completion_ros.bags.stamp_order import StampOrder
@@ -18,10 +18,10 @@ from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import Placements
+from scene_completion_ros.ros.polling import polled_room
 from scene_completion_ros.ros.transform_source import make_transform_source
-from scene_completion_ros.ros.waiting_room import NotYetError, WaitingRoom
+from scene_completion_ros.ros.waiting_room import NotYetError
 
-LOOK_PERIOD_S = 0.01  # of those who wait, where the source of transforms does not say when new ones come
 NO_TRANSFORM = "no transform"  # reason under which images are counted
 TIME_WENT_BACK = "waited while time went back"
 
@@ -60,12 +60,7 @@ class Inputs:
         self._thread = thread
         self._counters = counters
         self._orders = orders
-        self._room: WaitingRoom[tuple[CalibratedImage, ...]] = WaitingRoom(
-            self._admit, self._turn_away, self._refuse, on_waiting=lambda: self._timer.reset()
-        )
-        self._timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._timer.cancel()
-        resources.callback(node.destroy_timer, self._timer)
+        self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
         resources.callback(self._give_up, DEACTIVATED)
         self._source = make_transform_source(node, at_start, self._room.look, resources)
         self._placements = Placements(self._source, grid_from_camera)
@@ -97,11 +92,6 @@ class Inputs:
 
     def _on_image(self, image: CalibratedImage) -> None:
         self._room.enter((image,), image.parameters.transform_timeout)
-
-    def _look(self) -> None:
-        self._room.look()
-        if not len(self._room):
-            self._timer.cancel()
 
     def _admit(self, images: tuple[CalibratedImage, ...]) -> None:
         self._submit([self._placed(image) for image in images], images[-1].parameters)
@@ -137,6 +127,8 @@ class Inputs:
     def _restart(self) -> None:
         """Time began anew."""
         self._give_up(TIME_WENT_BACK)
+        for camera in self.cameras:
+            camera.give_up(TIME_WENT_BACK)
         if self._source is not None:
             self._source.forget()
 

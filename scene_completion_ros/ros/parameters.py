@@ -18,6 +18,7 @@ from scene_completion_ros.inference.encoder import EngineName
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
 ImageQos = Literal["auto", "sensor_data", "reliable"]
+CameraInfoSync = Literal["latest", "exact", "approximate"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file"]
 ParameterValue = bool | int | float | str
@@ -135,6 +136,16 @@ class NodeParameters:
         False,
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
         live=True,
+    )
+    camera_info_sync: CameraInfoSync = _parameter(
+        "latest",
+        "Which CameraInfo belongs to an image: the `latest` one, the one of its `exact` stamp, or the nearest within "
+        "`camera_info_tolerance` (`approximate`), for both of which the image waits up to `camera_info_tolerance`.",
+        choices=CameraInfoSync,
+        live=True,
+    )
+    camera_info_tolerance: float = _parameter(
+        0.1, "See `camera_info_sync`: seconds, of stamps and of waiting.", bounds=(0.0, 10.0), live=True
     )
     grid_file: str = _parameter(
         "",
