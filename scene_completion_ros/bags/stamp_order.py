@@ -25,7 +25,7 @@ class StampOrder:
         self.behind_ns = 0
 
     def forget(self) -> None:
-        """Take the next image as the first one."""
+        """Time began anew: the next image is in order, whatever its stamp."""
         self._newest_ns, self.behind_ns = None, 0
 
     def arrived(self, stamp_ns: int) -> Arrival:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -102,9 +103,9 @@ class Completer:
     ) -> None:
         self.bundle = bundle
         self.camera = camera
-        self.grid = grid = bundle.grid if grid is None else grid
-        self.grid_from_camera = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
+        self.grid = bundle.grid if grid is None else grid
         self.threads = threads
+        self._extrapolate = extrapolate
         canonical = bundle.canonical
         self._resampler = Resampler(camera, canonical)
         covered: NDArray[np.bool_] = self._resampler.validity
@@ -119,18 +120,35 @@ class Completer:
         stride = max(1, round(canonical.fx / RAY_FOCAL))
         self.depth_camera = canonical.resized(canonical.width // stride, canonical.height // stride)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
-        camera_from_grid = self.grid_from_camera.inverse()
         self._encoder = make_encoder(bundle, engine, threads=threads)
         self.engine = self._encoder.name
+        self._place(bundle.grid_from_camera if grid_from_camera is None else grid_from_camera)
+        self.complete(np.zeros((camera.height, camera.width, 3), dtype=np.uint8))
+
+    def placed(self, grid_from_camera: RigidTransform) -> Completer:
+        """The completer of the same camera elsewhere in the grid; it shares the encoder with this one.
+
+        Args:
+            grid_from_camera: Pose of the camera's optical frame in the grid.
+        """
+        moved = copy.copy(self)
+        moved._place(grid_from_camera)
+        return moved
+
+    def _place(self, grid_from_camera: RigidTransform) -> None:
+        """Prepare all that depends on the pose."""
+        bundle, grid = self.bundle, self.grid
+        self.grid_from_camera = grid_from_camera
+        camera_from_grid = grid_from_camera.inverse()
         self._query = VoxelQuery(
             bundle.head,
             bundle.point_code,
-            canonical,
+            bundle.canonical,
             bundle.feature_size,
             grid,
             camera_from_grid,
-            extrapolate=extrapolate,
-            coverage=covered,
+            extrapolate=self._extrapolate,
+            coverage=self._resampler.validity,
         )
         self._label = (
             LabelQuery(self._query.field, self._query.samples, self._query.in_view.size)
@@ -142,7 +160,6 @@ class Completer:
         self._classify = VoxelClassifier(
             grid, camera_from_grid, self.depth_camera, self._query.in_view, bundle.calibration, bundle.threshold
         )
-        self.complete(np.zeros((camera.height, camera.width, 3), dtype=np.uint8))
 
     @property
     def in_view(self) -> NDArray[np.bool_]:

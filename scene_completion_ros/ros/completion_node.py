@@ -14,17 +14,19 @@ from rclpy.lifecycle import ManagedEntity, TransitionCallbackReturn
 from scene_completion_ros.bags.stamp_order import StampOrder
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.mapping.ground_map import ignored_labels
-from scene_completion_ros.ros.camera_input import CameraInput
-from scene_completion_ros.ros.completion_thread import CompletionThread
+from scene_completion_ros.ros.completion_thread import DISABLED, RESET, CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.diagnostics import Diagnostics
 from scene_completion_ros.ros.inference_record import InferenceRecord, Result
 from scene_completion_ros.ros.input_record import InputRecord
+from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.outputs import Outputs
 from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.placements import check_frames
 from scene_completion_ros.ros.services import Services
 
 
@@ -45,7 +47,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     Attributes:
         counters: What became of the images, in all activations together.
-        input: The subscriptions; None unless active.
+        inputs: The subscriptions; None unless active.
 
     Raises:
         SceneCompletionError: A parameter was given with a value that a node cannot hold.
@@ -55,13 +57,14 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         super().__init__()
         self._node = node
         self._logger = node.get_logger()
-        self.input: CameraInput | None = None
+        self.inputs: Inputs | None = None
         self.counters = FrameCounters(self._logger)
         self._parameters = DeclaredParameters(node, self._check_change)
         self._thread: CompletionThread | None = None
         self._outputs: Outputs | None = None
         self._save_folder = ""
-        self._order = StampOrder()
+        self._orders: dict[str, StampOrder] = {}
+        self._grid_from_camera = RigidTransform.identity()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
         self._class_names: tuple[str, ...] = ()
         self._problem: SceneCompletionError | None = None
@@ -95,7 +98,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             return "finalized"
         if self._thread is None:
             return "unconfigured"
-        return "inactive" if self.input is None else "active"
+        return "inactive" if self.inputs is None else "active"
 
     @property
     def problem(self) -> str:
@@ -110,7 +113,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     @property
     def input_records(self) -> Mapping[str, InputRecord]:
         """What arrived, by the name of the camera, which is empty where there is only one; nothing unless active."""
-        return {} if self.input is None else {"": self.input.record}
+        return {} if self.inputs is None else self.inputs.records
 
     @property
     def inference_record(self) -> InferenceRecord | None:
@@ -147,7 +150,10 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             SceneCompletionError: The node is not configured.
         """
         self._configured_thread().reset()
-        self._order.forget()
+        for order in self._orders.values():
+            order.forget()
+        if self.inputs is not None:
+            self.inputs.give_up(RESET)
 
     def set_enabled(self, enabled: bool) -> None:
         """Complete images, or drop them until this is called again or the node is cleaned up.
@@ -156,6 +162,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             SceneCompletionError: The node is not configured.
         """
         self._configured_thread().set_enabled(enabled)
+        if self.inputs is not None and not enabled:
+            self.inputs.give_up(DISABLED)
 
     def on_configure(self, state: Any) -> Any:
         """Check the parameters, load the bundle, create publishers and inference thread."""
@@ -210,31 +218,41 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             grid, grid_from_camera = read_grid(Path(parameters.grid_file))
         self._class_names = bundle.class_names
         self._check_map(parameters)
+        check_frames(parameters)
+        self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         self._save_folder = parameters.save_folder
         outputs = self._outputs = Outputs(
             self._node,
             bundle,
             grid,
-            grid_from_camera,
+            None if parameters.grid_frame else grid_from_camera,
             self.counters,
             self._while_configured,
             markers=parameters.publish_markers,
         )
-        self._thread = CompletionThread(bundle, grid, grid_from_camera, outputs, self.counters, self._logger)
+        self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger)
         self._while_configured.callback(self._thread.close)
-        self._order = StampOrder()
+        self._orders = {}
         self._problem = None
         self._logger.info("inactive: configured")
 
     def _activate(self) -> None:
         thread = self._configured_thread()
         self._while_active.callback(thread.end_activation)
-        self.input = CameraInput(self._node, self._parameters, thread, self.counters, self._order, self._while_active)
+        self.inputs = Inputs(
+            self._node,
+            self._parameters,
+            thread,
+            self.counters,
+            self._orders,
+            self._grid_from_camera,
+            self._while_active,
+        )
         self._problem = None
 
     def _deactivate(self) -> None:
-        self.input = None
+        self.inputs = None
         self._while_active.close()
         self._logger.info(f"inactive: {self.counters.summary()}")
 
@@ -243,7 +261,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._logger.info("unconfigured: everything is released, configure again to go on")
 
     def _release(self) -> None:
-        self.input, self._thread, self._outputs = None, None, None
+        self.inputs, self._thread, self._outputs = None, None, None
         self._services.close()
         try:
             self._while_active.close()
@@ -260,8 +278,9 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
         if self._thread is not None:
             self._check_map(parameters)
-        if self.input is not None:
-            self.input.check(parameters)
+            check_frames(parameters)
+        if self.inputs is not None:
+            self.inputs.check(parameters)
 
     def _check_map(self, parameters: NodeParameters) -> None:
         if parameters.obstacle_min_height > parameters.obstacle_max_height:

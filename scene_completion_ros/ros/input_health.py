@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scene_completion_ros.errors import CameraError
 from scene_completion_ros.ros.dds import profile_path, profile_variable
 from scene_completion_ros.ros.health import BAD_CAMERA_INFO, Drops, Level, Status
 from scene_completion_ros.ros.input_record import InputRecord, Publishers
@@ -94,12 +95,12 @@ def calibration_status(
     if problems:
         message = f"dropped in the last {drops.recent_s:.0f} s: {problems}; the last usable CameraInfo stays in use"
         return Status(name, Level.WARN, message, values)
-    shape = record.shape
     size = record.camera.width, record.camera.height
-    if shape is not None and shape.width and (shape.width, shape.height) != size:
+    shape = record.shape
+    if shape is not None and not _proportions_fit(record):
         message = (
             f"images are {shape.width}x{shape.height}, but {topic} is for {size[0]}x{size[1]}: scale both or neither, "
-            "or remap camera_info to the calibration of this image"
+            "write a crop into its roi, or remap camera_info to the calibration of this image"
         )
         return Status(name, Level.ERROR, message, values)
     image_silent_s = camera.silent_s(record.images.last_s)
@@ -110,6 +111,17 @@ def calibration_status(
         return Status(name, Level.WARN, "; ".join(warnings), values)
     fx = record.camera.fx
     return Status(name, Level.OK, f"{size[0]}x{size[1]}, fx {fx:.1f} px, within what the student knows", values)
+
+
+def _proportions_fit(record: InputRecord) -> bool:
+    """Whether the newest image is of the calibrated size or was resized from it, as far as is known."""
+    if record.camera is None or record.shape is None or not record.shape.width:
+        return True
+    try:
+        record.camera.of_resized_image(record.shape.width, record.shape.height)
+    except CameraError:
+        return False
+    return True
 
 
 def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], name: str) -> Status:

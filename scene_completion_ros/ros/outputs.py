@@ -12,12 +12,12 @@ from std_msgs.msg import Float64, String
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.messages import camera_info_message, depth_message, legend_message, voxels_message
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.planner_outputs import PlannerOutputs
 from scene_completion_ros.ros.publishing import LATCHED_QOS, creator, subscribed
+from scene_completion_ros.ros.scene import Scene
 from scene_completion_ros.ros.topics import DEPTH, DEPTH_CAMERA_INFO, LEGEND, STAGES, VOXELS, stage_topic
 
 
@@ -28,7 +28,7 @@ class Outputs:
         node: The rclpy node to put them on.
         bundle: The student.
         grid: Grid of the voxels.
-        grid_from_camera: Pose of the camera's optical frame in it.
+        grid_from_camera: Pose of the camera's optical frame in it; None where the grid is attached to another frame.
         counters: Warn of what cannot be published.
         resources: Closing it destroys the publishers.
         markers: Publish markers as well.
@@ -39,7 +39,7 @@ class Outputs:
         node: Any,
         bundle: StudentBundle,
         grid: VoxelGrid,
-        grid_from_camera: RigidTransform,
+        grid_from_camera: RigidTransform | None,
         counters: FrameCounters,
         resources: ExitStack,
         *,
@@ -63,22 +63,24 @@ class Outputs:
         made = (self._voxels, self._depth, self._depth_camera_info, *self._planner.publishers())
         return {publisher.topic_name: int(publisher.get_subscription_count()) for publisher in made}
 
-    def publish(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> None:
+    def publish(self, scene: Scene, parameters: NodeParameters) -> None:
         """Publish voxels, depth and what planners take, with the stamp of their image.
 
         Args:
-            completion: What the image became.
-            frame_id: Frame of the image.
+            scene: What the image became.
             parameters: Those of when it arrived.
         """
-        voxels = completion.voxels
         if subscribed(self._voxels):
-            self._voxels.publish(voxels_message(voxels, frame_id))
-        if subscribed(self._depth):
-            self._depth.publish(depth_message(completion.shown_depth, voxels.stamp_ns, frame_id))
-        if subscribed(self._depth_camera_info):
-            self._depth_camera_info.publish(camera_info_message(completion.depth_camera, voxels.stamp_ns, frame_id))
-        self._planner.publish(completion, frame_id, parameters)
+            placement = scene.placement
+            self._voxels.publish(voxels_message(scene.voxels, placement.frame_id, placement.frame_from_grid))
+        for view in scene.views:
+            completion, stamp_ns = view.completion, view.completion.voxels.stamp_ns
+            if subscribed(self._depth):
+                self._depth.publish(depth_message(completion.shown_depth, stamp_ns, view.frame_id))
+            if subscribed(self._depth_camera_info):
+                camera_info = camera_info_message(completion.depth_camera, stamp_ns, view.frame_id)
+                self._depth_camera_info.publish(camera_info)
+        self._planner.publish(scene, parameters)
 
     def publish_times(self, times_ms: Mapping[str, float]) -> None:
         """Publish the processing time of every stage, in milliseconds."""

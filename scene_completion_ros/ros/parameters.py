@@ -18,7 +18,9 @@ from scene_completion_ros.inference.encoder import EngineName
 
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
-ImageQos = Literal["sensor_data", "reliable"]
+ImageQos = Literal["auto", "sensor_data", "reliable"]
+CameraInfoSync = Literal["latest", "exact", "approximate"]
+TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "writable folder"]
 ParameterValue = bool | int | float | str
 
@@ -137,7 +139,7 @@ class NodeParameters:
     image_qos: ImageQos = _parameter(
         "sensor_data",
         "Reliability asked of the image publisher: `sensor_data` (best effort) hears every publisher, `reliable` only "
-        "reliable ones, but loses nothing to them.",
+        "reliable ones, but loses nothing to them; `auto` is reliable while all publishers are.",
         choices=ImageQos,
     )
     rectified: bool = _parameter(
@@ -145,17 +147,78 @@ class NodeParameters:
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
         live=True,
     )
+    camera_info_sync: CameraInfoSync = _parameter(
+        "latest",
+        "Which CameraInfo belongs to an image: the `latest` one, the one of its `exact` stamp, or the nearest within "
+        "`camera_info_tolerance` (`approximate`), for both of which the image waits up to `camera_info_tolerance`.",
+        choices=CameraInfoSync,
+        live=True,
+    )
+    camera_info_tolerance: float = _parameter(
+        0.1, "See `camera_info_sync`: seconds, of stamps and of waiting.", bounds=(0.0, 10.0), live=True
+    )
     grid_file: str = _parameter(
         "",
-        "YAML of another voxel grid (`origin`, `voxel_size`, `shape`, `grid_from_camera`); "
-        "empty takes the grid of the bundle.",
+        "YAML of another voxel grid (`origin`, `voxel_size`, `shape`, `grid_from_camera`, which has no meaning with "
+        "`grid_frame`); empty takes the grid of the bundle.",
         path="file",
+    )
+    grid_frame: str = _parameter(
+        "",
+        "Frame that the voxel grid is attached to, axes and origin, such as `base_link`; voxels are completed and "
+        "published in it. Empty: the grid looks where the camera looks, and voxels are published in the frame of the "
+        "image.",
+    )
+    grid_frame_tolerance: float = _parameter(
+        0.05,
+        "The model is prepared for a pose of the camera in `grid_frame`, and prepared anew once any corner of the grid "
+        "would be wrong by more than this, metres.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    transform_source: TransformSourceName = _parameter(
+        "parameters",
+        "What says where the camera is in `grid_frame` and `base_frame`: `parameters` (`extrinsics_file`, or where "
+        "that is empty `camera_x` to `camera_yaw`), `topics` (`transform_topics`, `odometry_topics` and "
+        "`extrinsics_file`), `tf2` (and `extrinsics_file`), or `auto`: tf2 where it is installed, else topics where "
+        "some are named.",
+        choices=TransformSourceName,
+    )
+    transform_topics: str = _parameter(
+        "",
+        "Topics of geometry_msgs/TransformStamped, with commas between them. What comes latched (transient local) is "
+        "fixed.",
+    )
+    odometry_topics: str = _parameter("", "Topics of nav_msgs/Odometry, with commas between them.")
+    extrinsics_file: str = _parameter(
+        "",
+        "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
+        path="file",
+    )
+    transform_timeout: float = _parameter(
+        0.2,
+        "Seconds that an image waits for transforms of its stamp; then it is dropped.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    transform_tolerance: float = _parameter(
+        0.0,
+        "Seconds for which the last transform still holds; nothing else is extrapolated.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    transform_max_gap: float = _parameter(
+        0.5,
+        "Largest distance of two transforms, seconds, between which is interpolated. Not with tf2, which takes any.",
+        bounds=(0.0, 60.0),
+        live=True,
     )
     extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.", live=True)
     base_frame: str = _parameter(
         "",
-        "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `camera_x` to "
-        "`camera_yaw` say where the camera is in it. Empty: the frame of the image, for RViz; not for Nav2.",
+        "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `transform_source`, by "
+        "default `camera_x` to `camera_yaw`, says where the camera is in it. Empty: `grid_frame`, or without one the "
+        "frame of the image, for RViz; not for Nav2.",
         live=True,
     )
     camera_x: float = _parameter(
@@ -232,6 +295,11 @@ SCHEMA: tuple[ParameterSpec, ...] = tuple(
     for entry in fields(NodeParameters)
 )
 """All parameters of the node, in the order in which they are declared and documented."""
+
+
+def names_in(value: str) -> tuple[str, ...]:
+    """The names in a string with commas between them."""
+    return tuple(name for part in value.split(",") if (name := part.strip()))
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

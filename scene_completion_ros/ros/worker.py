@@ -57,15 +57,15 @@ class NewestWorker(Generic[Item]):
             self._preparation = preparation
             self._condition.notify()
 
-    def give_up(self) -> bool:
+    def give_up(self) -> Item | None:
         """Forget what is waiting; what is being done now goes on.
 
         Returns:
-            Whether an item was waiting.
+            The item that was waiting; None if none was.
         """
         with self._condition:
             given_up, self._newest, self._preparation = self._newest, None, None
-        return given_up is not None
+        return given_up
 
     def close(self, timeout_s: float) -> bool:
         """End the thread after what it is doing now; waiting ones are given up.

@@ -27,7 +27,7 @@ from std_msgs.msg import Float64
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.ros import completion_node, completion_thread, messages, outputs, topics
+from scene_completion_ros.ros import completion_node, messages, outputs, topics, view_completers
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.declared_parameters import ExplainingNode
 from tests.ros.graph import Graph
@@ -82,7 +82,7 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
-    monkeypatch.setattr(completion_thread, "Completer", model)
+    monkeypatch.setattr(view_completers, "Completer", model)
     return model
 
 
@@ -128,13 +128,13 @@ def projection(fx: float) -> list[float]:
 def calibrate(node: CompletionNode, camera: Camera, projection: list[float] | None = None) -> None:
     message = messages.camera_info_message(camera, 0, "front")
     message.p = projection or message.p
-    assert node.input is not None
-    node.input._on_camera_info(message)
+    assert node.inputs is not None
+    node.inputs.cameras[0]._on_camera_info(message)
 
 
 def show(node: CompletionNode, stamp_ns: int) -> None:
-    assert node.input is not None
-    node.input._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
+    assert node.inputs is not None
+    node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -304,7 +304,9 @@ def test_depth_alone_is_published_alone(
     own: Any, graph: Graph, node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    monkeypatch.setattr(outputs, "voxels_message", lambda voxels, frame_id: made.append(voxels.stamp_ns))
+    monkeypatch.setattr(
+        outputs, "voxels_message", lambda voxels, frame_id, frame_from_grid: made.append(voxels.stamp_ns)
+    )
     (voxels,) = (found for found in graph.node.subscriptions if found.msg_type is PointCloud2)
     graph.node.destroy_subscription(voxels)
     assert graph.until(lambda: not wanted(node))
@@ -337,7 +339,7 @@ def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
     assert not model.released_in
     own.trigger_cleanup()
     assert model.released_in == ["inference"]
-    assert thread() is bundle() is node.input is None
+    assert thread() is bundle() is node.inputs is None
     assert len(list(own.publishers)) < publishers
     own.trigger_configure()
     own.trigger_activate()

@@ -1,0 +1,148 @@
+"""All that the active node hears: cameras and transforms, brought together for the inference thread."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import ExitStack
+from typing import Any
+
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+
+from scene_completion_ros.bags.stamp_order import StampOrder
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.ros.camera_input import CalibratedImage, CameraInput
+from scene_completion_ros.ros.completion_thread import DEACTIVATED, ArrivedImage, CompletionThread
+from scene_completion_ros.ros.counters import FrameCounters
+from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.input_record import InputRecord
+from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.placements import Placements
+from scene_completion_ros.ros.polling import polled_room
+from scene_completion_ros.ros.transform_source import make_transform_source
+from scene_completion_ros.ros.waiting_room import NotYetError
+
+NO_TRANSFORM = "no transform"  # reason under which images are counted
+TIME_WENT_BACK = "waited while time went back"
+
+
+class Inputs:
+    """Hears images, CameraInfo and transforms as long as the node is active.
+
+    All of it runs in the executor's thread, and nothing there blocks: an image whose transforms are not there yet waits
+    in a queue while the inference thread goes on with what it has. Where time goes back (stamps of images or the clock,
+    in a recording that begins anew), whatever is remembered of the time before is forgotten.
+
+    Args:
+        node: The rclpy node.
+        parameters: Its parameters.
+        thread: Where images go.
+        counters: Count what becomes of them.
+        orders: Stamps of the images so far, by camera.
+        grid_from_camera: Pose of the camera's optical frame in a grid that is attached to it.
+        resources: Closing it ends it all.
+
+    Raises:
+        SceneCompletionError: The source of transforms cannot be had.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        parameters: DeclaredParameters,
+        thread: CompletionThread,
+        counters: FrameCounters,
+        orders: dict[str, StampOrder],
+        grid_from_camera: RigidTransform,
+        resources: ExitStack,
+    ) -> None:
+        at_start = parameters.snapshot()
+        self._thread = thread
+        self._counters = counters
+        self._orders = orders
+        self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
+        resources.callback(self._give_up, DEACTIVATED)
+        self._source = make_transform_source(node, at_start, self._room.look, resources)
+        self._placements = Placements(self._source, grid_from_camera)
+        backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
+        jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
+        resources.callback(jumps.unregister)
+        self.cameras = [
+            CameraInput(
+                node,
+                parameters,
+                name,
+                self._on_image,
+                functools.partial(self._prepare, name),
+                self._restart,
+                counters,
+                orders.setdefault(name, StampOrder()),
+                resources,
+            )
+            for name in ("",)
+        ]
+
+    def check(self, parameters: NodeParameters) -> None:
+        """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
+        for camera in self.cameras:
+            camera.check(parameters)
+
+    @property
+    def records(self) -> dict[str, InputRecord]:
+        """What arrived, by the name of the camera."""
+        return {camera.name: camera.record for camera in self.cameras}
+
+    def give_up(self, reason: str) -> None:
+        """Count all images that wait here as dropped."""
+        self._give_up(reason)
+        for camera in self.cameras:
+            camera.give_up(reason)
+
+    def _prepare(self, name: str, camera: Camera, parameters: NodeParameters) -> None:
+        self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
+
+    def _on_image(self, image: CalibratedImage) -> None:
+        self._room.enter((image,), image.parameters.transform_timeout)
+
+    def _admit(self, images: tuple[CalibratedImage, ...]) -> None:
+        self._submit([self._placed(image) for image in images], images[-1].parameters)
+
+    def _turn_away(self, images: tuple[CalibratedImage, ...], error: NotYetError) -> None:
+        """Go on with those images that have their transforms."""
+        placed = []
+        for image in images:
+            try:
+                placed.append(self._placed(image))
+            except NotYetError as missing:  # of each image its own, not only of the first
+                self._counters.drop(NO_TRANSFORM, f"{image.topic}: {missing}")
+        if placed:
+            self._submit(placed, images[-1].parameters)
+
+    def _refuse(self, images: tuple[CalibratedImage, ...]) -> None:
+        for image in images:
+            self._counters.drop(NO_TRANSFORM, f"{image.topic}: too many images wait for transforms already")
+
+    def _placed(self, image: CalibratedImage) -> ArrivedImage:
+        placement = self._placements.place(image.message.header.frame_id, image.stamp_ns, image.parameters)
+        return ArrivedImage(image.name, image.message, image.camera, placement, image.arrived_s, image.topic)
+
+    def _submit(self, images: list[ArrivedImage], parameters: NodeParameters) -> None:
+        self._thread.submit(tuple(images), parameters)
+
+    def _on_clock_jump(self, jump: Any) -> None:
+        self._counters.warn("clock jump", "the clock jumped back: a restarted recording?")
+        for order in self._orders.values():
+            order.forget()
+        self._restart()
+
+    def _restart(self) -> None:
+        """Time began anew."""
+        self.give_up(TIME_WENT_BACK)
+        if self._source is not None:
+            self._source.forget()
+
+    def _give_up(self, reason: str) -> None:
+        for images in self._room.empty():
+            for _ in images:
+                self._counters.drop(reason)
