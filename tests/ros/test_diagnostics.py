@@ -26,7 +26,7 @@ from tests.ros.camera_to_voxels import CAMERA, FRAME, CameraToVoxels, some_image
 from tests.ros.diagnosed import ERROR, OK, WARN, Diagnosed, values
 from tests.ros.graph import REPOSITORY, start_completion_node
 
-LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 95.5, 640, 192)
+LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 99.5, 640, 200)
 PARTS = {"lifecycle", "input", "calibration", "inference", "outputs", "memory"}
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -114,7 +114,7 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     assert float(values(told.newest["calibration"])["seconds by which its stamp is behind the image's"]) == 0
 
     told.until("calibration", WARN, "CameraInfo stopped", "images go on", meanwhile=stream.images)
-    message = told.until("calibration", ERROR, "images are 640x192", meanwhile=lambda: stream.images(LARGER_CAMERA))
+    message = told.until("calibration", ERROR, "images are 640x200", meanwhile=lambda: stream.images(LARGER_CAMERA))
     assert "is for 320x96" in message.message
     told.until("input", WARN, "bad image", meanwhile=stream.broken)
 

@@ -138,7 +138,7 @@ def unusable_info(made: InputRecord) -> None:
 
 
 def other_size(made: InputRecord) -> None:
-    made.camera = replace(CAMERA, width=640, height=360)
+    made.camera = replace(CAMERA, width=640, height=480)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def other_size(made: InputRecord) -> None:
         (silent_info, Publishers(), ["nobody publishes on /camera_info", "-r camera_info:=<topic>"]),
         (silent_info, INFO, ["1 publisher exists", "must be latched"]),
         (unusable_info, INFO, ["no message on /camera_info was usable", "calibrate"]),
-        (other_size, INFO, ["images are 1280x720", "is for 640x360", "scale both or neither"]),
+        (other_size, INFO, ["images are 1280x720", "is for 640x480", "scale both or neither"]),
     ],
 )
 def test_faults_of_the_calibration(spoil: Callable[[InputRecord], None], infos: Publishers, words: list[str]) -> None:
