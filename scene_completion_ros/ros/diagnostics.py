@@ -100,7 +100,8 @@ class Diagnostics:
         """Publish the statuses of now, and log faults that have just begun or ended."""
         statuses = self.statuses()
         self._log_changes(statuses)
-        array = DiagnosticArray(status=[self._message(status) for status in statuses])
+        hardware_id = self._hardware_id()
+        array = DiagnosticArray(status=[self._message(status, hardware_id) for status in statuses])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
@@ -161,11 +162,11 @@ class Diagnostics:
         frames = [record.shape.frame_id for record in self._observed.input_records.values() if record.shape is not None]
         return self._observed.parameters().hardware_id or ", ".join(filter(None, frames)) or "camera"
 
-    def _message(self, status: Status) -> Any:
+    def _message(self, status: Status, hardware_id: str) -> Any:
         return DiagnosticStatus(
             level=bytes([status.level]),
             name=f"{self._prefix}: {status.name}",
             message=status.message,
-            hardware_id=self._hardware_id(),
+            hardware_id=hardware_id,
             values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
         )
