@@ -84,7 +84,7 @@ class Diagnostics:
         self._observed = observed
         self._prefix = node.get_fully_qualified_name().lstrip("/")
         self._middleware = get_rmw_implementation_identifier()
-        self._levels: dict[str, Level] = {}
+        self._faults: dict[str, str] = {}
         self._drops: deque[tuple[float, Counter[str]]] = deque()
         self._publisher = node.create_publisher(DiagnosticArray, DIAGNOSTICS, 1)
         self._timer = node.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -150,12 +150,14 @@ class Diagnostics:
 
     def _log_changes(self, statuses: list[Status]) -> None:
         for status in statuses:
-            before, self._levels[status.name] = self._levels.get(status.name, Level.OK), status.level
-            if not status.name.startswith(LOGGED) or (before == Level.ERROR) == (status.level == Level.ERROR):
+            if not status.name.startswith(LOGGED):
                 continue
+            before = self._faults.pop(status.name, None)
             if status.level == Level.ERROR:
-                self._observed.counters.warn(status.name, f"{status.name}: {status.message}")
-            else:
+                fault = self._faults[status.name] = status.cause or status.message
+                if fault != before:
+                    self._node.get_logger().error(f"{status.name}: {status.message}")
+            elif before is not None:
                 self._node.get_logger().info(f"{status.name}: in order again: {status.message}")
 
     def _hardware_id(self) -> str:

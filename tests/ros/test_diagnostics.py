@@ -179,4 +179,4 @@ def test_large_images_that_are_lost_without_a_word_are_told_with_the_cure(start:
         assert words in status.message
     assert "image_qos:=reliable" not in status.message  # the publisher offers best effort only
     assert values(status)["best-effort publishers"] == "1"
-    assert cure in running.node.log
+    running.until_logged(cure)
