@@ -134,14 +134,14 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         Raises:
             SceneCompletionError: There is none of one of them.
         """
-        thread = self._configured_thread()
+        result = self._configured_thread().record.result
         if not self._save_folder:
             cure = "Start the node with a folder as parameter save_folder"
             raise SceneCompletionError("no folder to save in was given", where="parameter save_folder", cure=cure)
-        if thread.record.result is None:
+        if result is None:
             cure = "Subscribe to ~/voxels, without which images are not completed, and wait for an image"
             raise SceneCompletionError("no image has been completed yet", cure=cure)
-        return Path(self._save_folder), thread.record.result
+        return Path(self._save_folder), result
 
     def reset(self) -> None:
         """Forget what the images so far have left behind; parameters, model, calibration and counts stay.

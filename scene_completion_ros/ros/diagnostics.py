@@ -84,7 +84,7 @@ class Diagnostics:
         self._observed = observed
         self._prefix = node.get_fully_qualified_name().lstrip("/")
         self._middleware = get_rmw_implementation_identifier()
-        self._levels: dict[str, Level] = {}
+        self._faults: dict[str, str] = {}
         self._drops: deque[tuple[float, Counter[str]]] = deque()
         self._publisher = node.create_publisher(DiagnosticArray, DIAGNOSTICS, 1)
         self._timer = node.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -100,7 +100,8 @@ class Diagnostics:
         """Publish the statuses of now, and log faults that have just begun or ended."""
         statuses = self.statuses()
         self._log_changes(statuses)
-        array = DiagnosticArray(status=[self._message(status) for status in statuses])
+        hardware_id = self._hardware_id()
+        array = DiagnosticArray(status=[self._message(status, hardware_id) for status in statuses])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
@@ -149,23 +150,25 @@ class Diagnostics:
 
     def _log_changes(self, statuses: list[Status]) -> None:
         for status in statuses:
-            before, self._levels[status.name] = self._levels.get(status.name, Level.OK), status.level
-            if not status.name.startswith(LOGGED) or (before == Level.ERROR) == (status.level == Level.ERROR):
+            if not status.name.startswith(LOGGED):
                 continue
+            before = self._faults.pop(status.name, None)
             if status.level == Level.ERROR:
-                self._observed.counters.warn(status.name, f"{status.name}: {status.message}")
-            else:
+                fault = self._faults[status.name] = status.cause or status.message
+                if fault != before:
+                    self._node.get_logger().error(f"{status.name}: {status.message}")
+            elif before is not None:
                 self._node.get_logger().info(f"{status.name}: in order again: {status.message}")
 
     def _hardware_id(self) -> str:
         frames = [record.shape.frame_id for record in self._observed.input_records.values() if record.shape is not None]
         return self._observed.parameters().hardware_id or ", ".join(filter(None, frames)) or "camera"
 
-    def _message(self, status: Status) -> Any:
+    def _message(self, status: Status, hardware_id: str) -> Any:
         return DiagnosticStatus(
             level=bytes([status.level]),
             name=f"{self._prefix}: {status.name}",
             message=status.message,
-            hardware_id=self._hardware_id(),
+            hardware_id=hardware_id,
             values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
         )

@@ -41,12 +41,14 @@ class Status:
         level: How bad it is.
         message: One sentence or two: what is so, and what to do about it.
         values: The numbers behind it.
+        cause: The part of the message that stays the same as long as the fault does; a new one is logged.
     """
 
     name: str
     level: Level
     message: str
     values: Mapping[str, str] = field(default_factory=dict)
+    cause: str = ""
 
 
 @dataclass(frozen=True)

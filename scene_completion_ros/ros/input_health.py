@@ -61,7 +61,8 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
     values = _input_values(camera, received, drops)
     silent_s = camera.silent_s(record.images.last_s)
     if silent_s > camera.timeout_s:
-        return Status(name, Level.ERROR, f"no image for {silent_s:.1f} s: {_cure_of_silence(camera)}", values)
+        cause = _cause_of_silence(camera)
+        return Status(name, Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
     if record.images.last_s is None:
         return Status(name, Level.OK, f"waiting for the first image on {record.image_topic}", values)
     problems = drops.problems(drops.of_input)
@@ -139,10 +140,10 @@ def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], nam
     else:
         cure = f"{_publishers(count)} on {topic}, but nothing arrives: what is sent only once must be latched"
     message = f"CameraInfo is missing for {silent_s:.1f} s, without which no image is completed: {cure}"
-    return Status(name, Level.ERROR, message, values)
+    return Status(name, Level.ERROR, message, values, cure)
 
 
-def _cure_of_silence(camera: CameraFacts) -> str:
+def _cause_of_silence(camera: CameraFacts) -> str:
     record, publishers = camera.record, camera.image_publishers
     topic = record.image_topic
     if not publishers.types:

@@ -416,3 +416,29 @@ def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: Compl
     assert [stamp_ns for _, stamp_ns in model.completed] == [2]
     assert node.counters.dropped == {"deactivated": 1}
     assert len(model.built) == 1
+
+
+def test_nothing_is_saved_without_a_folder(node: CompletionNode) -> None:
+    with pytest.raises(SceneCompletionError, match="Start the node with a folder as parameter save_folder"):
+        node.to_save()
+
+
+def test_a_fault_in_diagnostics_does_not_end_the_node(
+    node: CompletionNode, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("of the developers")
+
+    monkeypatch.setattr(node._diagnostics, "publish", fail)
+    assert graph.until(lambda: node.counters.warned["diagnostics"] > 0)
+
+
+def test_diagnostics_hold_every_drop(node: CompletionNode) -> None:
+    show(node, 1)
+    assert node.input is not None
+    node.input._on_camera_info(CameraInfo(width=32, height=24))  # uncalibrated
+    statuses = {status.name: status for status in node._diagnostics.statuses()}
+    assert node.counters.dropped == {"no CameraInfo": 1, "bad CameraInfo": 1}
+    for reason, count in node.counters.dropped.items():
+        assert statuses["input"].values[f"dropped: {reason}"] == str(count)
+    assert statuses["input"].values["dropped"] == "2"

@@ -78,8 +78,8 @@ def folder(tmp_path: Path) -> Path:
 def start(bundle_folder: Path, grid_file: Path, folder: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[Served] = []
 
-    def start(*arguments: str, bundle: Path = bundle_folder, script: str | None = None, save: bool = True) -> Served:
-        given = (*arguments, *(("-p", f"save_folder:={folder}") if save else ()))
+    def start(*arguments: str, bundle: Path = bundle_folder, script: str | None = None) -> Served:
+        given = (*arguments, "-p", f"save_folder:={folder}")
 
         def launch(graph: Any) -> NodeUnderTest:
             module = Path(script) if script else None
@@ -135,15 +135,6 @@ def test_save_writes_what_was_published_and_nothing_over_anything(start: Start, 
     assert names(folder) == {npz.name, ply.name, "voxels_13_000000000.ply"}
 
 
-def test_save_refuses_without_a_folder_or_while_unconfigured(start: Start) -> None:
-    served = start("-p", "autostart:=false", save=False)
-    for service in (topics.SAVE, topics.RESET):
-        assert "the node is not configured" in served.refused(service)
-    assert "the node is not configured" in served.set_enabled(False).message
-    served.change(Transition.TRANSITION_CONFIGURE)
-    assert served.refused(topics.SAVE).endswith("Start the node with a folder as parameter save_folder")
-
-
 def test_a_full_disk_or_a_lost_folder_leaves_no_half_files_and_the_node_goes_on(start: Start, folder: Path) -> None:
     served = start()
     served.start(CAMERA)
@@ -172,10 +163,13 @@ def test_a_full_disk_or_a_lost_folder_leaves_no_half_files_and_the_node_goes_on(
     assert "Traceback" not in served.node.log
 
 
-def test_a_save_folder_that_cannot_be_written_to_is_refused_when_configuring(start: Start, folder: Path) -> None:
+def test_a_save_folder_is_checked_when_configuring_before_which_services_refuse(start: Start, folder: Path) -> None:
     folder.rmdir()
     served = start("-p", "autostart:=false")
     told = Diagnosed(served.graph, served.node)
+    for service in (topics.SAVE, topics.RESET):
+        assert "the node is not configured" in served.refused(service)
+    assert "the node is not configured" in served.set_enabled(False).message
     assert not served.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
     told.until("lifecycle", ERROR, f"parameter save_folder: there is no folder {folder}; name a writable folder")
     folder.mkdir()
@@ -223,9 +217,15 @@ def test_reset_forgets_stamps_and_results(start: Start) -> None:
     served.until_logged("stamp went back, 1 so far", lambda: served.images.publish(late))
     assert served.trigger(topics.RESET).message == "forgot stamps, times and the last result"
     assert "no image has been completed yet" in served.refused(topics.SAVE)
-    told.until("outputs", OK)
-    assert served.graph.until(lambda: values(told.newest["outputs"])["seconds since the last result"] == "none yet")
-    assert int(values(told.newest["inference"])["images completed"]) >= 2  # counts go on
+
+    def forgot() -> bool:
+        parts = {name: values(status) for name, status in told.newest.items()}
+        return (
+            parts["outputs"].get("seconds since the last result") == "none yet"
+            and int(parts["inference"].get("images completed", 0)) >= 2  # counts go on
+        )
+
+    assert served.graph.until(lambda: bool(told.newest) and forgot()), served.node.log
     served.answer(late)
     served.save()
 
