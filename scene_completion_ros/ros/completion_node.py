@@ -22,7 +22,7 @@ from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.outputs import Outputs
-from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.placements import check_frames
 
 
@@ -147,6 +147,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self.counters,
             self._while_configured,
             markers=parameters.publish_markers,
+            cameras=names_in(parameters.cameras),
         )
         self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger)
         self._while_configured.callback(self._thread.close)

@@ -18,6 +18,8 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.outputs import Outputs
@@ -26,6 +28,7 @@ from scene_completion_ros.ros.placements import Placement
 from scene_completion_ros.ros.scene import Scene, View
 from scene_completion_ros.ros.view_completers import ViewCompleters
 from scene_completion_ros.ros.worker import NewestWorker
+from scene_completion_ros.semantic_voxels import SemanticVoxels
 
 CLOSE_TIMEOUT_S = 5.0
 DEACTIVATED = "deactivated"  # reason under which images are counted that a deactivation overtook
@@ -160,7 +163,9 @@ class CompletionThread:
         if not done:
             return
         views = tuple(View(image.name, image.message.header.frame_id, completion) for image, completion, _ in done)
-        scene = Scene(views[0].completion.voxels, done[0][0].placement, views)
+        fusing_s = time.perf_counter()
+        scene = Scene(self._fused(views, images.parameters), done[0][0].placement, views)
+        fuse_ms = 1e3 * (time.perf_counter() - fusing_s)
         completed_s = time.perf_counter()
         with self._publishing:
             if images.activation != self._activation:
@@ -171,12 +176,25 @@ class CompletionThread:
             published_s = time.perf_counter()
             for _ in done:
                 self._counters.count_processed()
+            times = _summed([{**completion.timings_ms, "decode": decode_ms} for _, completion, decode_ms in done])
             self._outputs.publish_times(
                 {
-                    **_summed([{**completion.timings_ms, "decode": decode_ms} for _, completion, decode_ms in done]),
+                    **times,
+                    "assemble": times["assemble"] + fuse_ms,
+                    "total": times["total"] + fuse_ms,
                     "publish": 1e3 * (published_s - completed_s),
                     "latency": 1e3 * (published_s - min(image.arrived_s for image, *_ in done)),
                 }
+            )
+
+    def _fused(self, views: tuple[View, ...], parameters: NodeParameters) -> SemanticVoxels:
+        if len(views) == 1:
+            return views[0].completion.voxels
+        with kernel_threads(parameters.threads or None):
+            return fuse_views(
+                [view.completion.voxels for view in views],
+                [view.completion.probability for view in views],
+                self._bundle.threshold,
             )
 
     def _complete_view(self, image: ArrivedImage, parameters: NodeParameters) -> tuple[Completion, float] | None:

@@ -25,6 +25,7 @@ class FrameCounters:
         self.processed = 0
         self.unwanted = 0
         self.dropped: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
 
     def count_received(self) -> None:
         """An image arrived."""
@@ -54,6 +55,13 @@ class FrameCounters:
         if warning:
             self.warn(reason, f"dropped ({reason}, {count} so far): {warning}")
 
+    def count_missing(self, camera: str) -> None:
+        """Images of other cameras went on without one of this camera."""
+        with self._lock:
+            self.missing[camera] += 1
+            count = self.missing[camera]
+        self.warn(f"missing {camera}", f"no image of camera {camera} at the time of the others, {count} so far")
+
     def warn(self, key: str, text: str) -> None:
         """Log a warning, at most every `WARNING_PERIOD_S` for each key."""
         now = time.monotonic()
@@ -71,4 +79,7 @@ class FrameCounters:
             counts = (
                 f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
             )
+            if self.missing:
+                cameras = ", ".join(f"{name} {count} times" for name, count in sorted(self.missing.items()))
+                counts = f"{counts}, missing {cameras}"
             return f"{counts}, nobody subscribed to {self.unwanted}" if self.unwanted else counts
