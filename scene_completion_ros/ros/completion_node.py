@@ -25,7 +25,7 @@ from scene_completion_ros.ros.inference_record import InferenceRecord, Result
 from scene_completion_ros.ros.input_record import InputRecord
 from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.outputs import Outputs
-from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.placements import check_frames
 from scene_completion_ros.ros.services import Services
 
@@ -230,6 +230,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self.counters,
             self._while_configured,
             markers=parameters.publish_markers,
+            cameras=names_in(parameters.cameras),
         )
         self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger)
         self._while_configured.callback(self._thread.close)

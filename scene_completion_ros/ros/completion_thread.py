@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.inference_record import InferenceRecord, Result
 from scene_completion_ros.ros.messages import stamp_nanoseconds
@@ -27,6 +29,7 @@ from scene_completion_ros.ros.placements import Placement
 from scene_completion_ros.ros.scene import Scene, View
 from scene_completion_ros.ros.view_completers import ViewCompleters
 from scene_completion_ros.ros.worker import NewestWorker
+from scene_completion_ros.semantic_voxels import SemanticVoxels
 
 CLOSE_TIMEOUT_S = 5.0
 # Reasons under which images are counted that were overtaken by a deactivation, by ~/set_enabled or by ~/reset.
@@ -192,7 +195,9 @@ class CompletionThread:
         if not done:
             return
         views = tuple(View(image.name, image.message.header.frame_id, completion) for image, completion, _ in done)
-        scene = Scene(views[0].completion.voxels, done[0][0].placement, views)
+        fusing_s = time.perf_counter()
+        scene = Scene(self._fused(views, images.parameters), done[0][0].placement, views)
+        fuse_ms = 1e3 * (time.perf_counter() - fusing_s)
         completed_s = time.perf_counter()
         with self._publishing:
             if images.activation != self._activation:
@@ -203,13 +208,26 @@ class CompletionThread:
             published_s = time.perf_counter()
             for _ in done:
                 self._counters.count_processed()
+            times = _summed([{**completion.timings_ms, "decode": decode_ms} for _, completion, decode_ms in done])
             times_ms = {
-                **_summed([{**completion.timings_ms, "decode": decode_ms} for _, completion, decode_ms in done]),
+                **times,
+                "assemble": times["assemble"] + fuse_ms,
+                "total": times["total"] + fuse_ms,
                 "publish": 1e3 * (published_s - completed_s),
                 "latency": 1e3 * (published_s - min(image.arrived_s for image, *_ in done)),
             }
-            self.record.completed(Result(scene.voxels, views[0].frame_id), times_ms)
+            self.record.completed(_result(scene, images.parameters), times_ms)
             self._outputs.publish_times(times_ms)
+
+    def _fused(self, views: tuple[View, ...], parameters: NodeParameters) -> SemanticVoxels:
+        if len(views) == 1:
+            return views[0].completion.voxels
+        with kernel_threads(parameters.threads or None):
+            return fuse_views(
+                [view.completion.voxels for view in views],
+                [view.completion.probability for view in views],
+                self._bundle.threshold,
+            )
 
     def _complete_view(self, image: ArrivedImage, parameters: NodeParameters) -> tuple[Completion, float] | None:
         """The completion of one image, and the milliseconds of decoding it; None where it was dropped."""
@@ -243,6 +261,12 @@ class CompletionThread:
 
     def _on_inference_error(self, error: Exception) -> None:
         self._counters.drop("internal error", f"{type(error).__name__}: {error}; please report this")
+
+
+def _result(scene: Scene, parameters: NodeParameters) -> Result:
+    """What is kept of a scene; the grid then has the name of the frame that it is attached to."""
+    grid = replace(scene.voxels.grid, frame=parameters.grid_frame or scene.voxels.grid.frame)
+    return Result(replace(scene.voxels, grid=grid), scene.views[0].frame_id)
 
 
 def _summed(times: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -22,6 +22,7 @@ class Counts:
         unwanted: Images that nobody subscribed to the results of.
         dropped: Messages that came to nothing, by reason.
         warned: Warnings by key, those that were not logged included.
+        missing: How often images of the other cameras were completed without that of a camera, by its name.
     """
 
     received: int
@@ -29,6 +30,7 @@ class Counts:
     unwanted: int
     dropped: Mapping[str, int]
     warned: Mapping[str, int]
+    missing: Mapping[str, int]
 
 
 class FrameCounters:
@@ -47,11 +49,19 @@ class FrameCounters:
         self.unwanted = 0
         self.dropped: Counter[str] = Counter()
         self.warned: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
 
     def counts(self) -> Counts:
         """What was counted until now."""
         with self._lock:
-            return Counts(self.received, self.processed, self.unwanted, dict(self.dropped), dict(self.warned))
+            return Counts(
+                self.received,
+                self.processed,
+                self.unwanted,
+                dict(self.dropped),
+                dict(self.warned),
+                dict(self.missing),
+            )
 
     def count_received(self) -> None:
         """An image arrived."""
@@ -81,6 +91,13 @@ class FrameCounters:
         if warning:
             self.warn(reason, f"dropped ({reason}, {count} so far): {warning}")
 
+    def count_missing(self, camera: str) -> None:
+        """Images of other cameras went on without one of this camera."""
+        with self._lock:
+            self.missing[camera] += 1
+            count = self.missing[camera]
+        self.warn(f"missing {camera}", f"no image of camera {camera} at the time of the others, {count} so far")
+
     def warn(self, key: str, text: str) -> None:
         """Log a warning, at most every `WARNING_PERIOD_S` for each key."""
         now = time.monotonic()
@@ -99,4 +116,7 @@ class FrameCounters:
             counts = (
                 f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
             )
+            if self.missing:
+                cameras = ", ".join(f"{name} {count} times" for name, count in sorted(self.missing.items()))
+                counts = f"{counts}, missing {cameras}"
             return f"{counts}, nobody subscribed to {self.unwanted}" if self.unwanted else counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -131,7 +132,11 @@ class Diagnostics:
             image, info = self._publishers(record.image_topic), self._publishers(record.camera_info_topic)
             camera = CameraFacts(record, image, info, now_s, timeout_s, self._middleware)
             warnings = inference.model(name).warnings
-            found.append(input_status(camera, counts.received, drops, of_camera("input", name)))
+            status = input_status(camera, counts.received, drops, of_camera("input", name))
+            if name:
+                missing = str(counts.missing.get(name, 0))
+                status = replace(status, values={**status.values, "sets completed without it": missing})
+            found.append(status)
             found.append(calibration_status(camera, drops, warnings, of_camera("calibration", name)))
         return found
 

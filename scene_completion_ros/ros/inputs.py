@@ -16,14 +16,17 @@ from scene_completion_ros.ros.camera_input import CalibratedImage, CameraInput
 from scene_completion_ros.ros.completion_thread import DEACTIVATED, ArrivedImage, CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.image_sets import ImageSets
 from scene_completion_ros.ros.input_record import InputRecord
-from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.placements import Placements
-from scene_completion_ros.ros.polling import polled_room
+from scene_completion_ros.ros.polling import Poll, polled_room
 from scene_completion_ros.ros.transform_source import make_transform_source
 from scene_completion_ros.ros.waiting_room import NotYetError
 
-NO_TRANSFORM = "no transform"  # reason under which images are counted
+# Reasons under which images are counted.
+NOT_TOGETHER = "no image of the other cameras at its time"
+NO_TRANSFORM = "no transform"
 TIME_WENT_BACK = "waited while time went back"
 
 
@@ -31,8 +34,9 @@ class Inputs:
     """Hears images, CameraInfo and transforms as long as the node is active.
 
     All of it runs in the executor's thread, and nothing there blocks: an image whose transforms are not there yet waits
-    in a queue while the inference thread goes on with what it has. Where time goes back (stamps of images or the clock,
-    in a recording that begins anew), whatever is remembered of the time before is forgotten.
+    in a queue while the inference thread goes on with what it has. Of several cameras, images of one moment are brought
+    together first; one whose transforms do not come does not keep the others back. Where time goes back (stamps of
+    images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
 
     Args:
         node: The rclpy node.
@@ -63,6 +67,11 @@ class Inputs:
         self._orders = orders
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
         resources.callback(self._give_up, DEACTIVATED)
+        self._names = names_in(at_start.cameras)
+        self._sets: ImageSets[CalibratedImage] = ImageSets(
+            self._names, self._on_set, self._on_unused, on_waiting=lambda: self._poll_sets.start()
+        )
+        self._poll_sets = Poll(node, self._look_for_sets, resources)
         self._source = make_transform_source(node, at_start, self._room.look, resources)
         self._placements = Placements(self._source, grid_from_camera)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
@@ -80,7 +89,7 @@ class Inputs:
                 orders.setdefault(name, StampOrder()),
                 resources,
             )
-            for name in ("",)
+            for name in self._names or ("",)
         ]
 
     def check(self, parameters: NodeParameters) -> None:
@@ -103,7 +112,25 @@ class Inputs:
         self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
 
     def _on_image(self, image: CalibratedImage) -> None:
-        self._room.enter((image,), image.parameters.transform_timeout)
+        if self._names:
+            tolerance_ns = round(1e9 * image.parameters.camera_sync_tolerance)
+            timeout_s = image.parameters.camera_timeout
+            self._sets.add(image.name, image.stamp_ns, image, tolerance_ns=tolerance_ns, timeout_s=timeout_s)
+        else:
+            self._room.enter((image,), image.parameters.transform_timeout)
+
+    def _on_set(self, images: list[CalibratedImage], missing: list[str]) -> None:
+        for name in missing:
+            self._counters.count_missing(name)
+        newest = max(images, key=lambda image: image.arrived_s)
+        self._room.enter(tuple(images), newest.parameters.transform_timeout)
+
+    def _on_unused(self, image: CalibratedImage) -> None:
+        self._counters.drop(NOT_TOGETHER)
+
+    def _look_for_sets(self) -> bool:
+        self._sets.look()
+        return bool(len(self._sets))
 
     def _admit(self, images: tuple[CalibratedImage, ...]) -> None:
         self._submit([self._placed(image) for image in images], images[-1].parameters)
@@ -132,17 +159,19 @@ class Inputs:
 
     def _on_clock_jump(self, jump: Any) -> None:
         self._counters.warn("clock jump", "the clock jumped back: a restarted recording?")
-        for order in self._orders.values():
-            order.forget()
         self._restart()
 
     def _restart(self) -> None:
-        """Time began anew."""
+        """Time began anew, for all cameras: one that is heard a little later must not begin it once more."""
+        for order in self._orders.values():
+            order.forget()
         self.give_up(TIME_WENT_BACK)
         if self._source is not None:
             self._source.forget()
 
     def _give_up(self, reason: str) -> None:
+        for _ in self._sets.empty():
+            self._counters.drop(reason)
         for images in self._room.empty():
             for _ in images:
                 self._counters.drop(reason)

@@ -157,6 +157,24 @@ class NodeParameters:
     camera_info_tolerance: float = _parameter(
         0.1, "See `camera_info_sync`: seconds, of stamps and of waiting.", bounds=(0.0, 10.0), live=True
     )
+    cameras: str = _parameter(
+        "",
+        "Names of several cameras, with commas between them, whose voxels are fused into one grid; each has the topics "
+        "`<name>/image` and `<name>/camera_info`. Needs `grid_frame`. Empty: one camera, `image` and `camera_info`.",
+    )
+    camera_sync_tolerance: float = _parameter(
+        0.02,
+        "Largest difference of the stamps of images, seconds, that are fused.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    camera_timeout: float = _parameter(
+        0.2,
+        "Seconds that images wait for those of the other cameras. A camera that was waited for in vain is left out "
+        "until an image of it comes.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
     grid_file: str = _parameter(
         "",
         "YAML of another voxel grid (`origin`, `voxel_size`, `shape`, `grid_from_camera`, which has no meaning with "

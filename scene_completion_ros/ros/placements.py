@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.transform_source import LookUpLimits, TransformSource, fixed_transforms, source_kind
+
+_CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,8 @@ def check_frames(parameters: NodeParameters) -> None:
         SceneCompletionError: They do not: names them.
     """
     kind = source_kind(parameters)
+    cameras = names_in(parameters.cameras)
+    _check_cameras(cameras, parameters.grid_frame)
     fixed = fixed_transforms(parameters)
     if kind == "topics" and not (fixed or parameters.transform_topics or parameters.odometry_topics):
         raise SceneCompletionError(
@@ -103,12 +108,34 @@ def check_frames(parameters: NodeParameters) -> None:
         )
     if kind != "parameters" or fixed:
         return
+    if cameras:
+        raise SceneCompletionError(
+            "camera_x to camera_yaw are those of one camera",
+            where="parameters cameras, transform_source",
+            cure="Name an extrinsics_file, or let topics or tf2 say where the cameras are",
+        )
     if parameters.base_frame and parameters.grid_frame and parameters.base_frame != parameters.grid_frame:
         raise SceneCompletionError(
             f"camera_x to camera_yaw say where the camera is in {parameters.base_frame}, not in "
             f"{parameters.grid_frame}",
             where="parameters base_frame, grid_frame",
             cure="Take one frame for both, or let an extrinsics_file, topics or tf2 say where the camera is",
+        )
+
+
+def _check_cameras(names: tuple[str, ...], grid_frame: str) -> None:
+    wrong = [name for name in names if not _CAMERA_NAME.fullmatch(name)]
+    if wrong or len(set(names)) < len(names):
+        raise SceneCompletionError(
+            f"{', '.join(map(repr, wrong or names))} cannot be names of cameras",
+            where="parameter cameras",
+            cure="Give each a name of its own, of letters, digits and _, such as: front, left",
+        )
+    if names and not grid_frame:
+        raise SceneCompletionError(
+            "several cameras share one grid, which must be attached to a frame",
+            where="parameters cameras, grid_frame",
+            cure="Name the frame of the robot, such as base_link, in grid_frame",
         )
 
 

@@ -30,6 +30,11 @@ STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label",
 arrival of the image message to publication of its voxels, waiting included."""
 
 
+def depth_topics(camera: str = "") -> tuple[str, str]:
+    """Topics of depth and of its CameraInfo; with several cameras each has its own."""
+    return (f"~/depth/{camera}/image", f"~/depth/{camera}/camera_info") if camera else (DEPTH, DEPTH_CAMERA_INFO)
+
+
 def stage_topic(stage: str) -> str:
     """Topic of one stage's processing time (std_msgs/Float64, milliseconds)."""
     return f"~/debug/processing_time_ms/{stage}"

@@ -435,8 +435,8 @@ def test_a_fault_in_diagnostics_does_not_end_the_node(
 
 def test_diagnostics_hold_every_drop(node: CompletionNode) -> None:
     show(node, 1)
-    assert node.input is not None
-    node.input._on_camera_info(CameraInfo(width=32, height=24))  # uncalibrated
+    assert node.inputs is not None
+    node.inputs.cameras[0]._on_camera_info(CameraInfo(width=32, height=24))  # uncalibrated
     statuses = {status.name: status for status in node._diagnostics.statuses()}
     assert node.counters.dropped == {"no CameraInfo": 1, "bad CameraInfo": 1}
     for reason, count in node.counters.dropped.items():
