@@ -28,6 +28,7 @@ from scene_completion_ros.ros.outputs import Outputs
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.placements import check_frames
 from scene_completion_ros.ros.services import Services
+from scene_completion_ros.ros.transform_source import fixed_transforms
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -219,6 +220,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._class_names = bundle.class_names
         self._check_map(parameters)
         check_frames(parameters)
+        fixed_transforms(parameters)
         self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         self._save_folder = parameters.save_folder
@@ -241,15 +243,19 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def _activate(self) -> None:
         thread = self._configured_thread()
         self._while_active.callback(thread.end_activation)
-        self.inputs = Inputs(
-            self._node,
-            self._parameters,
-            thread,
-            self.counters,
-            self._orders,
-            self._grid_from_camera,
-            self._while_active,
-        )
+        try:
+            self.inputs = Inputs(
+                self._node,
+                self._parameters,
+                thread,
+                self.counters,
+                self._orders,
+                self._grid_from_camera,
+                self._while_active,
+            )
+        except SceneCompletionError:
+            self._while_active.close()
+            raise
         self._problem = None
 
     def _deactivate(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -119,7 +120,7 @@ class CompletionThread:
 
     def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Have the completer built before an image needs it; never for something older than a waiting image has."""
-        self._to_prepare[name] = lambda: self._completers.get(name, camera, grid_from_camera, parameters)
+        self._to_prepare[name] = functools.partial(self._completers.prepare, name, camera, grid_from_camera, parameters)
         self._worker.prepare(self._prepare)
 
     def submit(self, views: tuple[ArrivedImage, ...], parameters: NodeParameters) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -122,8 +123,7 @@ class Inputs:
     def _on_set(self, images: list[CalibratedImage], missing: list[str]) -> None:
         for name in missing:
             self._counters.count_missing(name)
-        newest = max(images, key=lambda image: image.arrived_s)
-        self._room.enter(tuple(images), newest.parameters.transform_timeout)
+        self._room.enter(tuple(images), _newest(images).transform_timeout)
 
     def _on_unused(self, image: CalibratedImage) -> None:
         self._counters.drop(NOT_TOGETHER)
@@ -133,7 +133,7 @@ class Inputs:
         return bool(len(self._sets))
 
     def _admit(self, images: tuple[CalibratedImage, ...]) -> None:
-        self._submit([self._placed(image) for image in images], images[-1].parameters)
+        self._submit([self._placed(image) for image in images], _newest(images))
 
     def _turn_away(self, images: tuple[CalibratedImage, ...], error: NotYetError) -> None:
         """Go on with those images that have their transforms."""
@@ -144,7 +144,7 @@ class Inputs:
             except NotYetError as missing:  # of each image its own, not only of the first
                 self._counters.drop(NO_TRANSFORM, f"{image.topic}: {missing}")
         if placed:
-            self._submit(placed, images[-1].parameters)
+            self._submit(placed, _newest(images))
 
     def _refuse(self, images: tuple[CalibratedImage, ...]) -> None:
         for image in images:
@@ -175,3 +175,8 @@ class Inputs:
         for images in self._room.empty():
             for _ in images:
                 self._counters.drop(reason)
+
+
+def _newest(images: Sequence[CalibratedImage]) -> NodeParameters:
+    """The parameters of when the last one arrived."""
+    return max(images, key=lambda image: image.arrived_s).parameters

@@ -12,7 +12,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
-from scene_completion_ros.ros.transform_source import LookUpLimits, TransformSource, fixed_transforms, source_kind
+from scene_completion_ros.ros.transform_source import LookUpLimits, TransformSource, source_kind
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -99,7 +99,7 @@ def check_frames(parameters: NodeParameters) -> None:
     kind = source_kind(parameters)
     cameras = names_in(parameters.cameras)
     _check_cameras(cameras, parameters.grid_frame)
-    fixed = fixed_transforms(parameters)
+    fixed = bool(parameters.extrinsics_file)  # which holds at least one
     if kind == "topics" and not (fixed or parameters.transform_topics or parameters.odometry_topics):
         raise SceneCompletionError(
             "transforms are to come from topics, but none is named",

@@ -171,6 +171,8 @@ class Tf2Transforms:
     def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
         """See `TransformSource`."""
         target, source = target.strip("/"), source.strip("/")
+        if stamp_ns == 0:  # which tf2 takes for "whenever"
+            raise self._missing(target, source, "the image has no stamp", may_come=False)
         latest_ns = 0
         try:
             latest_ns = self._buffer.get_latest_common_time(target, source).nanoseconds  # 0 where all is fixed
@@ -193,7 +195,7 @@ class Tf2Transforms:
         )
 
     @staticmethod
-    def _missing(target: str, source: str, error: Exception, *, may_come: bool) -> NotYetError:
+    def _missing(target: str, source: str, error: object, *, may_come: bool) -> NotYetError:
         return NotYetError(
             f"no transform from {source!r} to {target!r} ({error})",
             where="tf2",

@@ -46,6 +46,18 @@ class ViewCompleters:
         """Release them all."""
         self._made.clear()
 
+    def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
+        """Build the completer of a camera before an image needs it, at a pose that is a guess: it moves none.
+
+        Args:
+            name: Name of the camera.
+            camera: Its calibration.
+            grid_from_camera: The guess, unless a better one is known from images.
+            parameters: Those that images will have.
+        """
+        made = self._made.get(name)
+        self.get(name, camera, made.grid_from_camera if made else grid_from_camera, parameters)
+
     def get(
         self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
     ) -> Completer | None:

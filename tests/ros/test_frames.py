@@ -32,7 +32,7 @@ from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.graph import start_completion_node
+from tests.ros.graph import PATIENCE_S, Graph, start_completion_node
 from tests.ros.moving_robot import ARGUMENTS, BASE, LATCHED, MOUNT, ODOM, SOURCES, MovingRobot, pose
 
 TENTH_NS = SECOND_NS // 10
@@ -227,14 +227,25 @@ def test_a_clock_that_jumps_back_makes_older_stamps_count_again(mounted: CameraT
     [
         ({"transform_source": "topics"}, "transforms are to come from topics, but none is named"),
         ({"base_frame": "map", "grid_frame": BASE}, "Take one frame for both"),
-        ({"extrinsics_file": "{empty}"}, "parameter extrinsics_file, {empty}: is no list of transforms"),
     ],
 )
-def test_frames_that_do_not_fit_are_refused_at_the_start(
-    arguments: dict[str, str], complaint: str, bundle_folder: Path, grid_file: Path, tmp_path: Path
+def test_frames_that_do_not_fit_are_refused(arguments: dict[str, str], complaint: str) -> None:
+    with pytest.raises(SceneCompletionError, match=re.escape(complaint)):
+        check_frames(NodeParameters(**arguments))  # type: ignore[arg-type]
+
+
+def test_a_broken_file_of_transforms_keeps_the_node_from_starting(
+    bundle_folder: Path, grid_file: Path, tmp_path: Path
 ) -> None:
     empty = tmp_path / "empty.yaml"
     empty.touch()
-    given = {name: value.format(empty=empty) for name, value in arguments.items()}
-    with pytest.raises(SceneCompletionError, match=re.escape(complaint.format(empty=empty))):
-        check_frames(NodeParameters(**given))  # type: ignore[arg-type]
+    graph = Graph()
+    arguments = ("-p", f"extrinsics_file:={empty}")
+    node = start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *arguments)
+    try:
+        assert node.process.wait(PATIENCE_S) == 1
+        assert f"cannot start: parameter extrinsics_file, {empty}: is no list of transforms" in node.log
+        assert "Traceback" not in node.log
+    finally:
+        node.kill()
+        graph.close()
