@@ -163,6 +163,9 @@ class CompletionThread:
             self.record.failed(str(error))
             self._logger.error(f"images of this camera cannot be completed: {error}")
             return
+        except Exception as error:
+            self.record.failed(f"{type(error).__name__}: {error}")
+            raise
         for warning in completer.warnings:
             self._logger.warning(warning)
         self._completer = completer

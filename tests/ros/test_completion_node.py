@@ -440,3 +440,17 @@ def test_diagnostics_hold_every_drop(node: CompletionNode) -> None:
     for reason, count in node.counters.dropped.items():
         assert statuses["input"].values[f"dropped: {reason}"] == str(count)
     assert statuses["input"].values["dropped"] == "2"
+
+
+def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_for_ever(
+    node: CompletionNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **settings: Any) -> Any:
+        raise RuntimeError("of the developers")
+
+    record = node.inference_record
+    assert record is not None
+    monkeypatch.setattr(completion_thread, "Completer", fail)
+    calibrate(node, CAMERA)
+    wait_for(lambda: record.model().state == "unusable")
+    assert record.model().error == "RuntimeError: of the developers"
