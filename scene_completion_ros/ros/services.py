@@ -63,8 +63,13 @@ class Services:
             return self._answer(response, "saved", error)
         done = Future(executor=self._node.executor)
         done.add_done_callback(lambda _: None)  # which wakes the executor
-        self._saving = threading.Thread(target=self._write, args=(folder, result, done), name="saving", daemon=True)
-        self._saving.start()
+        saving = threading.Thread(target=self._write, args=(folder, result, done), name="saving", daemon=True)
+        try:
+            saving.start()
+        except RuntimeError as error:  # what a service lets through would end the node
+            cure = "Too many threads may be running (ulimit -u)"
+            return self._answer(response, "saved", SceneCompletionError(str(error), cure=cure))
+        self._saving = saving
         return self._answer(response, "saved", await done)
 
     def _write(self, folder: Path, result: Result, done: Any) -> None:

@@ -109,6 +109,9 @@ class ViewCompleters:
             self._record.failed(str(error), name)
             self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {error}")
             return None
+        except Exception as error:
+            self._record.failed(f"{type(error).__name__}: {error}", name)
+            raise
         for warning in completer.warnings:
             self._logger.warning(f"{name}: {warning}" if name else warning)
         self._record.ready(completer.engine, completer.warnings, name)

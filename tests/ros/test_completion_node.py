@@ -387,6 +387,7 @@ def test_live_parameters_changed_while_inactive_hold_for_the_next_activation(
     graph: Graph, own: Any, node: CompletionNode, model: Model
 ) -> None:
     calibrate(node, CAMERA, [0.0] * 12)
+    wait_for(lambda: bool(model.built))  # a deactivation gives up what still waits to be built
     assert not graph.set_parameters(topics.NODE_NAME, rectified=True).successful
     own.trigger_deactivate()
     assert graph.set_parameters(topics.NODE_NAME, rectified=True, threads=3).successful  # no calibration to refuse it
@@ -442,3 +443,17 @@ def test_diagnostics_hold_every_drop(node: CompletionNode) -> None:
     for reason, count in node.counters.dropped.items():
         assert statuses["input"].values[f"dropped: {reason}"] == str(count)
     assert statuses["input"].values["dropped"] == "2"
+
+
+def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_for_ever(
+    node: CompletionNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **settings: Any) -> Any:
+        raise RuntimeError("of the developers")
+
+    record = node.inference_record
+    assert record is not None
+    monkeypatch.setattr(view_completers, "Completer", fail)
+    calibrate(node, CAMERA)
+    wait_for(lambda: record.model().state == "unusable")
+    assert record.model().error == "RuntimeError: of the developers"
