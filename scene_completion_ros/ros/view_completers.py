@@ -91,6 +91,7 @@ class ViewCompleters:
     ) -> Completer | None:
         of_which = f"of {name} " if name else ""
         started_s = time.perf_counter()
+        alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
         try:
             completer = Completer(
                 self._bundle,
@@ -100,6 +101,7 @@ class ViewCompleters:
                 engine=parameters.engine,
                 threads=parameters.threads or None,
                 extrapolate=parameters.extrapolate,
+                encoder_of=next(filter(None, alike), None),  # of another camera: images are completed one by one
             )
         except SceneCompletionError as error:
             self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {error}")

@@ -386,6 +386,7 @@ def test_live_parameters_changed_while_inactive_hold_for_the_next_activation(
     graph: Graph, own: Any, node: CompletionNode, model: Model
 ) -> None:
     calibrate(node, CAMERA, [0.0] * 12)
+    wait_for(lambda: len(model.built) == 1)  # a deactivation would give it up
     assert not graph.set_parameters(topics.NODE_NAME, rectified=True).successful
     own.trigger_deactivate()
     assert graph.set_parameters(topics.NODE_NAME, rectified=True, threads=3).successful  # no calibration to refuse it
