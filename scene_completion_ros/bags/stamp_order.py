@@ -25,8 +25,8 @@ class StampOrder:
         self.behind_ns = 0
 
     def forget(self) -> None:
-        """Time began anew: the next image is in order, whatever its stamp."""
-        self._newest_ns = None
+        """Take the next image as the first one."""
+        self._newest_ns, self.behind_ns = None, 0
 
     def arrived(self, stamp_ns: int) -> Arrival:
         """Take note of an image's stamp; only a ``late`` image is to be dropped."""

@@ -416,3 +416,32 @@ def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: Compl
     assert [stamp_ns for _, stamp_ns in model.completed] == [2]
     assert node.counters.dropped == {"deactivated": 1}
     assert len(model.built) == 1
+
+
+def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: CompletionNode, model: Model) -> None:
+    told: list[tuple[str, int]] = []
+    node.counters.on_dropped_image = lambda reason, header: told.append(
+        (reason, messages.stamp_nanoseconds(header.stamp))
+    )
+    show(node, 1)
+    model.go_on.clear()
+    calibrate(node, CAMERA)
+    assert model.building.wait(10)
+    for stamp_ns in (10, 20, 15, 30):
+        show(node, stamp_ns)
+    own.trigger_deactivate()
+    own.trigger_activate()
+    model.go_on.set()
+    model.unusable = replace(CAMERA, fx=30.0)
+    calibrate(node, model.unusable)
+    show(node, 40)
+    wait_for(lambda: all_accounted_for(node))
+    assert sorted(told, key=lambda drop: drop[1]) == [
+        ("no CameraInfo", 1),
+        ("newer image arrived", 10),
+        ("stamp went back", 15),
+        ("newer image arrived", 20),
+        ("deactivated", 30),
+        ("unusable camera", 40),
+    ]
+    assert sum(node.counters.dropped.values()) == len(told)
