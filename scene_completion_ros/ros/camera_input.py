@@ -167,8 +167,8 @@ class CameraInput:
 
     def give_up(self, reason: str) -> None:
         """Count images that wait for their CameraInfo as dropped."""
-        for _ in self._room.empty():
-            self._counters.drop(reason)
+        for image in self._room.empty():
+            self._counters.drop(reason, header=image.message.header)
 
     def _on_camera_info(self, message: Any) -> None:
         self.record.camera_info_arrived(message, time.perf_counter())
@@ -226,10 +226,10 @@ class CameraInput:
             self._look_for_latched_camera_info()
         synchronised = parameters.camera_info_sync != "latest"
         if camera is None and not synchronised:
-            self._counters.drop(NO_CAMERA_INFO, self._no_camera_info)
+            self._counters.drop(NO_CAMERA_INFO, self._no_camera_info, header=message.header)
             return
         stamp_ns = stamp_nanoseconds(message.header.stamp)
-        if not self._is_in_order(stamp_ns):
+        if not self._is_in_order(message.header, stamp_ns):
             return
         image = _Image(message, parameters, stamp_ns, arrived_s)
         if synchronised:
@@ -241,12 +241,13 @@ class CameraInput:
     def _no_camera_info(self) -> str:
         return f"no usable CameraInfo on {self._camera_info_topic} yet; check the topic and its remapping"
 
-    def _is_in_order(self, stamp_ns: int) -> bool:
+    def _is_in_order(self, header: Any, stamp_ns: int) -> bool:
         arrival, behind_ns = self._order.arrived(stamp_ns), self._order.behind_ns
         if arrival == "late":
             self._counters.drop(
                 WENT_BACK,
                 f"{self._image_topic}: stamp {stamp_ns} ns is {behind_ns / 1e6:.1f} ms before the last one",
+                header=header,
             )
             return False
         if arrival == "restarted":
@@ -262,10 +263,12 @@ class CameraInput:
         try:
             self._pass_on(image, self._matching_camera(image, final=True))
         except NotYetError as missing:
-            self._counters.drop(NO_CAMERA_INFO, self._no_camera_info if self._camera is None else str(missing))
+            why = self._no_camera_info if self._camera is None else str(missing)
+            self._counters.drop(NO_CAMERA_INFO, why, header=image.message.header)
 
     def _refuse(self, image: _Image) -> None:
-        self._counters.drop(NO_CAMERA_INFO, f"{self._image_topic}: too many images wait for their CameraInfo already")
+        why = f"{self._image_topic}: too many images wait for their CameraInfo already"
+        self._counters.drop(NO_CAMERA_INFO, why, header=image.message.header)
 
     def _matching_camera(self, image: _Image, *, final: bool) -> Camera:
         parameters = image.parameters

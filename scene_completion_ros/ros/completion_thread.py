@@ -170,9 +170,9 @@ class CompletionThread:
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
 
-    def _drop(self, images: ArrivedSet, reason: str, warning: str = "") -> None:
-        for _ in images.views:
-            self._counters.drop(reason, warning)
+    def _drop(self, images: ArrivedSet, reason: str) -> None:
+        for image in images.views:
+            self._counters.drop(reason, header=image.message.header)
 
     def _is_wanted(self) -> bool:
         """Whether anybody wants a result; a change is logged, for an idle node looks like a broken one."""
@@ -202,8 +202,8 @@ class CompletionThread:
         completed_s = time.perf_counter()
         with self._publishing:
             if images.activation != self._activation:
-                for _ in done:
-                    self._counters.drop(self._overtaken_by)
+                for image, *_ in done:
+                    self._counters.drop(self._overtaken_by, header=image.message.header)
                 return
             self._outputs.publish(scene, images.parameters)
             published_s = time.perf_counter()
@@ -232,20 +232,20 @@ class CompletionThread:
 
     def _complete_view(self, image: ArrivedImage, parameters: NodeParameters) -> tuple[Completion, float] | None:
         """The completion of one image, and the milliseconds of decoding it; None where it was dropped."""
-        started_s = time.perf_counter()
+        started_s, header = time.perf_counter(), image.message.header
         try:
             pixels = decode_image(image.message)
             decode_ms = 1e3 * (time.perf_counter() - started_s)
             camera = self._camera_of(pixels, image)
             completer = self._completers.get(image.name, camera, image.placement.grid_from_camera, parameters)
             if completer is None:
-                self._counters.drop("unusable camera", "see the error about the camera of these images")
+                self._counters.drop("unusable camera", "see the error about the camera of these images", header=header)
                 return None
-            return completer.complete(pixels, stamp_nanoseconds(image.message.header.stamp)), decode_ms
+            return completer.complete(pixels, stamp_nanoseconds(header.stamp)), decode_ms
         except (ImageError, CameraError) as error:
-            self._counters.drop("bad image", f"{image.topic}: {error}")
+            self._counters.drop("bad image", f"{image.topic}: {error}", header=header)
         except Exception as error:  # it must not keep the images of other cameras from being completed
-            self._on_inference_error(error)
+            self._on_inference_error(error, header)
         return None
 
     def _camera_of(self, pixels: NDArray[np.uint8], image: ArrivedImage) -> Camera:
@@ -260,8 +260,9 @@ class CompletionThread:
             )
         return camera
 
-    def _on_inference_error(self, error: Exception) -> None:
-        self._counters.drop("internal error", f"{type(error).__name__}: {error}; please report this")
+    def _on_inference_error(self, error: Exception, header: Any = None) -> None:
+        why = f"{type(error).__name__}: {error}; please report this"
+        self._counters.drop("internal error", why, header=header)
 
 
 def _result(scene: Scene, parameters: NodeParameters) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,9 @@ class FrameCounters:
 
     Args:
         logger: The rclpy logger that warnings go to.
+
+    Attributes:
+        on_dropped_image: Called with the reason and the header of every image dropped, in the thread that drops it.
     """
 
     def __init__(self, logger: Any) -> None:
@@ -50,6 +53,7 @@ class FrameCounters:
         self.dropped: Counter[str] = Counter()
         self.warned: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
+        self.on_dropped_image: Callable[[str, Any], None] | None = None
 
     def counts(self) -> Counts:
         """What was counted until now."""
@@ -78,18 +82,21 @@ class FrameCounters:
         with self._lock:
             self.unwanted += 1
 
-    def drop(self, reason: str, warning: str = "") -> None:
+    def drop(self, reason: str, warning: str = "", *, header: Any = None) -> None:
         """Count a message that came to nothing.
 
         Args:
             reason: Short name of the reason, under which it is counted.
             warning: What to tell the user, at most every `WARNING_PERIOD_S` for each reason; empty stays silent.
+            header: Header of the message, where it is an image.
         """
         with self._lock:
             self.dropped[reason] += 1
             count = self.dropped[reason]
         if warning:
             self.warn(reason, f"dropped ({reason}, {count} so far): {warning}")
+        if header is not None and (on_dropped := self.on_dropped_image) is not None:
+            on_dropped(reason, header)
 
     def count_missing(self, camera: str) -> None:
         """Images of other cameras went on without one of this camera."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 from rclpy.clock import JumpThreshold
@@ -126,7 +127,7 @@ class Inputs:
         self._room.enter(tuple(images), _newest(images).transform_timeout)
 
     def _on_unused(self, image: CalibratedImage) -> None:
-        self._counters.drop(NOT_TOGETHER)
+        self._counters.drop(NOT_TOGETHER, header=image.message.header)
 
     def _look_for_sets(self) -> bool:
         self._sets.look()
@@ -142,13 +143,14 @@ class Inputs:
             try:
                 placed.append(self._placed(image))
             except NotYetError as missing:  # of each image its own, not only of the first
-                self._counters.drop(NO_TRANSFORM, f"{image.topic}: {missing}")
+                self._counters.drop(NO_TRANSFORM, f"{image.topic}: {missing}", header=image.message.header)
         if placed:
             self._submit(placed, _newest(images))
 
     def _refuse(self, images: tuple[CalibratedImage, ...]) -> None:
         for image in images:
-            self._counters.drop(NO_TRANSFORM, f"{image.topic}: too many images wait for transforms already")
+            why = f"{image.topic}: too many images wait for transforms already"
+            self._counters.drop(NO_TRANSFORM, why, header=image.message.header)
 
     def _placed(self, image: CalibratedImage) -> ArrivedImage:
         placement = self._placements.place(image.message.header.frame_id, image.stamp_ns, image.parameters)
@@ -170,11 +172,8 @@ class Inputs:
             self._source.forget()
 
     def _give_up(self, reason: str) -> None:
-        for _ in self._sets.empty():
-            self._counters.drop(reason)
-        for images in self._room.empty():
-            for _ in images:
-                self._counters.drop(reason)
+        for image in chain(self._sets.empty(), *self._room.empty()):
+            self._counters.drop(reason, header=image.message.header)
 
 
 def _newest(images: Sequence[CalibratedImage]) -> NodeParameters:

@@ -171,7 +171,7 @@ class Tf2Transforms:
     def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
         """See `TransformSource`."""
         target, source = target.strip("/"), source.strip("/")
-        if stamp_ns == 0:  # which tf2 takes for "whenever"
+        if stamp_ns <= 0:  # tf2 takes 0 for "whenever", and rclpy has no time before it
             raise self._missing(target, source, "the image has no stamp", may_come=False)
         latest_ns = 0
         try:

@@ -95,6 +95,7 @@ class ViewCompleters:
         of_which = f"of {name} " if name else ""
         self._record.building(name)
         started_s = time.perf_counter()
+        alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
         try:
             completer = Completer(
                 self._bundle,
@@ -104,6 +105,7 @@ class ViewCompleters:
                 engine=parameters.engine,
                 threads=parameters.threads or None,
                 extrapolate=parameters.extrapolate,
+                encoder_of=next(filter(None, alike), None),  # of another camera: images are completed one by one
             )
         except SceneCompletionError as error:
             self._record.failed(str(error), name)

@@ -61,7 +61,7 @@ class NewestWorker(Generic[Item]):
         """Forget what is waiting; what is being done now goes on.
 
         Returns:
-            The item that was waiting; None if none was.
+            The item that was waiting, if there was one.
         """
         with self._condition:
             given_up, self._newest, self._preparation = self._newest, None, None

@@ -387,7 +387,7 @@ def test_live_parameters_changed_while_inactive_hold_for_the_next_activation(
     graph: Graph, own: Any, node: CompletionNode, model: Model
 ) -> None:
     calibrate(node, CAMERA, [0.0] * 12)
-    wait_for(lambda: bool(model.built))  # a deactivation gives up what still waits to be built
+    wait_for(lambda: len(model.built) == 1)  # a deactivation would give it up
     assert not graph.set_parameters(topics.NODE_NAME, rectified=True).successful
     own.trigger_deactivate()
     assert graph.set_parameters(topics.NODE_NAME, rectified=True, threads=3).successful  # no calibration to refuse it
@@ -457,3 +457,32 @@ def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_fo
     calibrate(node, CAMERA)
     wait_for(lambda: record.model().state == "unusable")
     assert record.model().error == "RuntimeError: of the developers"
+
+
+def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: CompletionNode, model: Model) -> None:
+    told: list[tuple[str, int]] = []
+    node.counters.on_dropped_image = lambda reason, header: told.append(
+        (reason, messages.stamp_nanoseconds(header.stamp))
+    )
+    show(node, 1)
+    model.go_on.clear()
+    calibrate(node, CAMERA)
+    assert model.building.wait(10)
+    for stamp_ns in (10, 20, 15, 30):
+        show(node, stamp_ns)
+    own.trigger_deactivate()
+    own.trigger_activate()
+    model.go_on.set()
+    model.unusable = replace(CAMERA, fx=30.0)
+    calibrate(node, model.unusable)
+    show(node, 40)
+    wait_for(lambda: all_accounted_for(node))
+    assert sorted(told, key=lambda drop: drop[1]) == [
+        ("no CameraInfo", 1),
+        ("newer image arrived", 10),
+        ("stamp went back", 15),
+        ("newer image arrived", 20),
+        ("deactivated", 30),
+        ("unusable camera", 40),
+    ]
+    assert sum(node.counters.dropped.values()) == len(told)

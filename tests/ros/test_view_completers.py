@@ -19,7 +19,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.view_completers import ViewCompleters, largest_shift
-from tests.ros.camera_to_voxels import CAMERA
+from tests.ros.camera_to_voxels import CAMERA, some_image
 
 PARAMETERS = NodeParameters(threads=1, grid_frame_tolerance=0.05)
 
@@ -55,7 +55,12 @@ def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: P
 
     other = completers.get("left", CAMERA, at(5.0), PARAMETERS)
     assert other is not None
+    assert other._encoder is moved._encoder  # images are completed one by one
+    image = some_image(1)
+    before = moved.complete(image)
+    assert (other.complete(some_image(2)).alpha != before.alpha).any()
+    np.testing.assert_array_equal(moved.complete(image).alpha, before.alpha)
     assert completers.get("front", CAMERA, at(0.06), PARAMETERS) is moved
     extrapolating = completers.get("front", CAMERA, at(0.06), NodeParameters(threads=1, extrapolate=True))
     assert extrapolating is not None
-    assert extrapolating._encoder is not moved._encoder
+    assert extrapolating is not moved
