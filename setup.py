@@ -102,6 +102,7 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         (f"share/{PACKAGE}/launch", sorted(glob("launch/*.py"))),
         (f"share/{PACKAGE}/config", sorted(glob("config/*.yaml") + glob("config/*.xml") + glob("config/*.rviz"))),
+        (f"share/{PACKAGE}/config/security", sorted(glob("config/security/*.xml"))),
     ],
     zip_safe=False,
     install_requires=RUNTIME,

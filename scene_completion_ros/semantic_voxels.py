@@ -94,7 +94,10 @@ class SemanticVoxels:
 
     def points_camera(self) -> NDArray[np.float32]:
         """Centres of the occupied voxels in the camera's optical frame, metres, float32 [N, 3]."""
-        camera_from_grid = self.grid_from_camera.inverse()
-        rotation = camera_from_grid.rotation.astype(np.float32)
-        points: NDArray[np.float32] = self.points_grid() @ rotation.T + camera_from_grid.translation.astype(np.float32)
+        return self.points_in(self.grid_from_camera.inverse())
+
+    def points_in(self, frame_from_grid: RigidTransform) -> NDArray[np.float32]:
+        """Centres of the occupied voxels in a frame in which the grid has a pose, metres, float32 [N, 3]."""
+        rotation = frame_from_grid.rotation.astype(np.float32)
+        points: NDArray[np.float32] = self.points_grid() @ rotation.T + frame_from_grid.translation.astype(np.float32)
         return points

@@ -57,21 +57,22 @@ def legend_json(class_names: Sequence[str], class_colours: Sequence[tuple[int, i
     return json.dumps({"class_names": list(class_names), "class_colours": [list(colour) for colour in class_colours]})
 
 
-def voxels_to_cloud_array(voxels: SemanticVoxels) -> NDArray[np.void]:
-    """Occupied voxels as points in the camera's optical frame.
+def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None) -> NDArray[np.void]:
+    """Occupied voxels as points in the camera's optical frame, or in another one.
 
     Args:
         voxels: Completed voxels with N occupied ones.
+        frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
 
     Returns:
-        Structured array [N] of ``VOXEL_CLOUD_DTYPE``: voxel centres in metres (x right, y down, z forward), colour
-        of the class (of the height where there is only one class), probability, label, state, and confidence scaled
-        to 0..255.
+        Structured array [N] of ``VOXEL_CLOUD_DTYPE``: voxel centres in metres (x right, y down, z forward, if in the
+        optical frame), colour of the class (of the height where there is only one class), probability, label, state,
+        and confidence scaled to 0..255.
     """
     points_grid = voxels.points_grid()
-    points_camera = np.asarray(voxels.points_camera(), dtype=np.float32)
+    points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
     cloud = np.zeros(len(points_grid), dtype=VOXEL_CLOUD_DTYPE)
-    cloud["x"], cloud["y"], cloud["z"] = points_camera.T
+    cloud["x"], cloud["y"], cloud["z"] = points.T
     rgb = voxel_colours(voxels.label, points_grid[:, 2], voxels.class_colours).astype(np.uint32)
     cloud["rgb"] = (rgb[:, 0] << 16) | (rgb[:, 1] << 8) | rgb[:, 2]
     cloud["probability"] = voxels.probability

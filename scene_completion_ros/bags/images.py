@@ -226,7 +226,10 @@ def _decode_compressed(message: Any) -> NDArray[np.uint8]:
     data = _bytes(message)
     _check_compressed(data, str(message.format))
     # UNCHANGED: no rotation by an EXIF tag, 16 bits stay 16 bits
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    try:
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # more pixels than OpenCV is willing to allocate
+        pixels = None
     if pixels is None:
         raise ImageError(
             f"{data.size} bytes of format {message.format!r} cannot be decoded",

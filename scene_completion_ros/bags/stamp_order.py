@@ -24,6 +24,10 @@ class StampOrder:
         self._newest_ns: int | None = None
         self.behind_ns = 0
 
+    def forget(self) -> None:
+        """Time began anew: the next image is in order, whatever its stamp."""
+        self._newest_ns, self.behind_ns = None, 0
+
     def arrived(self, stamp_ns: int) -> Arrival:
         """Take note of an image's stamp; only a ``late`` image is to be dropped."""
         self.behind_ns = 0 if self._newest_ns is None else max(self._newest_ns - stamp_ns, 0)

@@ -23,6 +23,7 @@ _MODEL_NAMES: dict[str, DistortionModel] = {
     "kannala_brandt": "equidistant",
 }
 _SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
+_LARGEST_IMAGE = 2**27  # pixels: no camera has as many, and their memory could not be had
 _UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
 _ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
 
@@ -48,6 +49,12 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
     if width <= 0 or height <= 0:
         raise CameraError(
             f"image size {width}x{height} is empty", where=at["size"], cure="Set the calibrated image size"
+        )
+    if width * height > _LARGEST_IMAGE:
+        raise CameraError(
+            f"an image of {width}x{height} is more than {_LARGEST_IMAGE / 1e6:.0f} million pixels",
+            where=at["size"],
+            cure="Set the calibrated image size; the message may be damaged",
         )
     has_projection = bool(calibration.projection.any())
     if rectified:

@@ -198,6 +198,25 @@ class Camera:
             height=height,
         )
 
+    def of_resized_image(self, width: int, height: int) -> Camera:
+        """Return the camera of images that were published in another size than they were calibrated in.
+
+        Raises:
+            CameraError: They do not have exactly the proportions of the calibrated ones: not resized alone, but cropped
+                or stretched, which no size tells.
+        """
+        if (width, height) == (self.width, self.height):
+            return self
+        if width <= 0 or height <= 0 or width * self.height != height * self.width:
+            raise CameraError(
+                f"the image is {width}x{height}, the calibration is that of {self.width}x{self.height}: other "
+                "proportions",
+                where="width, height",
+                cure="Publish the CameraInfo of this size; a crop belongs into its field roi, binning into binning_x "
+                "and binning_y",
+            )
+        return self.resized(width, height)
+
     def cropped(self, left: int, top: int, width: int, height: int) -> Camera:
         """Return the camera of the part that starts at pixel (left, top); it may reach beyond the image."""
         return dataclasses.replace(self, cx=self.cx - left, cy=self.cy - top, width=width, height=height)

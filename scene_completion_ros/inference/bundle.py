@@ -119,6 +119,14 @@ class StudentBundle:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
         return self.folder / ENCODER
 
+    def read_encoder(self) -> bytes:
+        """The ONNX encoder, as it was when the bundle was loaded; a later one would not fit the head in memory.
+
+        Raises:
+            BundleError: The file is gone or was replaced since.
+        """
+        return _read_checked(self.encoder_path, self.sha256[ENCODER])
+
     @classmethod
     def load(cls, folder: str | Path) -> StudentBundle:
         """Reads a bundle and checks it: schema, hashes, fields, tensors.
@@ -180,8 +188,7 @@ class StudentBundle:
         where = str(self.folder / WEIGHTS) if self.folder else f"bundle {self.name}"
         if self.folder is None or WEIGHTS not in self.sha256 or not (self.folder / WEIGHTS).is_file():
             raise BundleError("is missing", where=where, cure="Take the bundle with its weights beside it.")
-        _check_hash(self.folder / WEIGHTS, self.sha256[WEIGHTS])
-        return safetensors.numpy.load_file(self.folder / WEIGHTS)
+        return safetensors.numpy.load(_read_checked(self.folder / WEIGHTS, self.sha256[WEIGHTS]))
 
     def _schema_version(self) -> int:
         if self.head.prior is not None:
@@ -229,17 +236,19 @@ def load_default_bundle() -> StudentBundle:
     return StudentBundle.load(DEFAULT_BUNDLE)
 
 
-def _check_hash(file: Path, expected: str) -> None:
+def _read_checked(file: Path, expected: str) -> bytes:
     try:
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        content = file.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot be read ({error.strerror})", where=str(file), cure=CURE) from error
+    found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise BundleError(
             f"sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…: the file is damaged or was replaced",
             where=str(file),
-            cure="Fetch or export the bundle again.",
+            cure="Fetch or export the bundle again, then load it anew (clean up and configure a running node).",
         )
+    return content
 
 
 def _check_files(fields: Fields, folder: Path) -> dict[str, str]:
@@ -248,7 +257,7 @@ def _check_files(fields: Fields, folder: Path) -> dict[str, str]:
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)
-        _check_hash(folder / name, expected)
+        _read_checked(folder / name, expected)
     return {name: hashes.text(name) for name in hashes.values}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.encoder import Encoder, make_encoder
 from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
@@ -80,6 +81,8 @@ class Completer:
         engine: Encoder engine, see `encoder.make_encoder`.
         threads: CPU threads of encoder and kernels; None for all that this process may use.
         extrapolate: Predict opacity outside the view too (it stays unobserved).
+        encoder_of: A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong
+            to one thread.
 
     Attributes:
         warnings: What about the camera lies outside of what the student was trained for, with numbers.
@@ -99,12 +102,13 @@ class Completer:
         engine: str = "auto",
         threads: int | None = None,
         extrapolate: bool = False,
+        encoder_of: Completer | None = None,
     ) -> None:
         self.bundle = bundle
         self.camera = camera
-        self.grid = grid = bundle.grid if grid is None else grid
-        self.grid_from_camera = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
+        self.grid = bundle.grid if grid is None else grid
         self.threads = threads
+        self._extrapolate = extrapolate
         canonical = bundle.canonical
         self._resampler = Resampler(camera, canonical)
         covered: NDArray[np.bool_] = self._resampler.validity
@@ -119,18 +123,35 @@ class Completer:
         stride = max(1, round(canonical.fx / RAY_FOCAL))
         self.depth_camera = canonical.resized(canonical.width // stride, canonical.height // stride)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
-        camera_from_grid = self.grid_from_camera.inverse()
-        self._encoder = make_encoder(bundle, engine, threads=threads)
+        self._encoder: Encoder = encoder_of._encoder if encoder_of else make_encoder(bundle, engine, threads=threads)
         self.engine = self._encoder.name
+        self._place(bundle.grid_from_camera if grid_from_camera is None else grid_from_camera)
+        self.complete(np.zeros((camera.height, camera.width, 3), dtype=np.uint8))
+
+    def placed(self, grid_from_camera: RigidTransform) -> Completer:
+        """The completer of the same camera elsewhere in the grid; it shares the encoder with this one.
+
+        Args:
+            grid_from_camera: Pose of the camera's optical frame in the grid.
+        """
+        moved = copy.copy(self)
+        moved._place(grid_from_camera)
+        return moved
+
+    def _place(self, grid_from_camera: RigidTransform) -> None:
+        """Prepare all that depends on the pose."""
+        bundle, grid = self.bundle, self.grid
+        self.grid_from_camera = grid_from_camera
+        camera_from_grid = grid_from_camera.inverse()
         self._query = VoxelQuery(
             bundle.head,
             bundle.point_code,
-            canonical,
+            bundle.canonical,
             bundle.feature_size,
             grid,
             camera_from_grid,
-            extrapolate=extrapolate,
-            coverage=covered,
+            extrapolate=self._extrapolate,
+            coverage=self._resampler.validity,
         )
         self._label = (
             LabelQuery(self._query.field, self._query.samples, self._query.in_view.size)
@@ -142,7 +163,6 @@ class Completer:
         self._classify = VoxelClassifier(
             grid, camera_from_grid, self.depth_camera, self._query.in_view, bundle.calibration, bundle.threshold
         )
-        self.complete(np.zeros((camera.height, camera.width, 3), dtype=np.uint8))
 
     @property
     def in_view(self) -> NDArray[np.bool_]:

@@ -59,7 +59,7 @@ class OpenVinoEncoder:
         self._bundle = bundle
         core = openvino.Core()
         try:
-            model = core.read_model(bundle.encoder_path)
+            model = core.read_model(bundle.read_encoder())
             inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
             _check_ports(bundle, inputs, outputs)
@@ -117,10 +117,9 @@ class OnnxRuntimeEncoder:
         options.intra_op_num_threads = threads or 0
         # Idle workers would spin on the cores that the voxel query needs next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        model = bundle.read_encoder()
         try:
-            self._session = onnxruntime.InferenceSession(
-                bundle.encoder_path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise BundleError(
                 f"ONNX Runtime cannot run it ({_first_line(error)})", where=str(bundle.encoder_path), cure=CURE

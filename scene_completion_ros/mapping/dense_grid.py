@@ -54,19 +54,22 @@ def bytes_to_state_and_label(dense: NDArray[np.uint8]) -> tuple[NDArray[np.uint8
     return np.where(occupied, VoxelState.SURFACE + above % 2, dense).astype(np.uint8), above // 2
 
 
-def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform) -> str:
+def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) -> str:
     """How to decode the bytes and where their voxels lie, as JSON.
 
     Args:
         grid: The voxel grid.
-        grid_from_camera: Pose of the camera's optical frame in it.
+        grid_from_camera: Pose of the camera's optical frame in it; None where the bytes are published in the frame of
+            the grid itself, in which cameras may move.
 
     Returns:
         ``shape``, ``layout`` and ``values``; ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and z),
-        which give the centre of a voxel in the optical frame as first_centre + x steps[0] + y steps[1] + z steps[2];
-        and the grid as its own file has it: ``origin``, ``voxel_size``, ``frame``, ``grid_from_camera``.
+        which give the centre of a voxel in the optical frame (without a pose of the camera: in that of the grid) as
+        first_centre + x steps[0] + y steps[1] + z steps[2]; and the grid as its own file has it: ``origin``,
+        ``voxel_size``, ``frame``, and, if there is one, ``grid_from_camera``.
     """
-    camera_from_grid = grid_from_camera.inverse()
+    camera_from_grid = grid_from_camera.inverse() if grid_from_camera else RigidTransform.identity()
+    pose = {"grid_from_camera": (grid_from_camera.matrix.reshape(-1) + 0.0).tolist()} if grid_from_camera else {}
     first = np.asarray(grid.origin) + 0.5 * grid.voxel_size
     # Adding 0 turns the negative zeros of rotations into zeros.
     return json.dumps(
@@ -79,6 +82,6 @@ def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform) -> str:
             "origin": list(grid.origin),
             "voxel_size": grid.voxel_size,
             "frame": grid.frame,
-            "grid_from_camera": (grid_from_camera.matrix.reshape(-1) + 0.0).tolist(),
+            **pose,
         }
     )

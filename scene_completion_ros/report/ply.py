@@ -47,12 +47,19 @@ def exposed_faces(voxels: SemanticVoxels) -> tuple[NDArray[np.float32], NDArray[
 
 
 def write_ply(path: str | Path, voxels: SemanticVoxels) -> None:
-    """Write the occupied voxels as cubes, of which only faces towards unoccupied voxels are kept.
+    """Write the occupied voxels to a file, as `ply_bytes` makes them."""
+    Path(path).write_bytes(ply_bytes(voxels))
+
+
+def ply_bytes(voxels: SemanticVoxels) -> bytes:
+    """The occupied voxels as cubes, of which only faces towards unoccupied voxels are kept.
 
     Args:
-        path: File to write. Vertices are in the grid frame (x forward, y left, z up) in metres, with colours of the
-            class (of the height where there is only one class).
         voxels: Completed voxels.
+
+    Returns:
+        A PLY file. Vertices are in the grid frame (x forward, y left, z up) in metres, with colours of the class (of
+        the height where there is only one class).
     """
     corners, owners = exposed_faces(voxels)
     colours = voxel_colours(voxels.label, voxels.points_grid()[:, 2], voxels.class_colours)
@@ -71,7 +78,4 @@ def write_ply(path: str | Path, voxels: SemanticVoxels) -> None:
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
         f"element face {len(triangles)}\nproperty list uchar int vertex_indices\nend_header\n"
     )
-    with Path(path).open("wb") as file:
-        file.write(header.encode("ascii"))
-        file.write(vertices.tobytes())
-        file.write(triangles.tobytes())
+    return header.encode("ascii") + vertices.tobytes() + triangles.tobytes()

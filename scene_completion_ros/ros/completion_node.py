@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,21 @@ from rclpy.lifecycle import ManagedEntity, TransitionCallbackReturn
 from scene_completion_ros.bags.stamp_order import StampOrder
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.mapping.ground_map import ignored_labels
-from scene_completion_ros.ros.camera_input import CameraInput
-from scene_completion_ros.ros.completion_thread import CompletionThread
+from scene_completion_ros.ros.completion_thread import DISABLED, RESET, CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.diagnostics import Diagnostics
+from scene_completion_ros.ros.inference_record import InferenceRecord, Result
+from scene_completion_ros.ros.input_record import InputRecord
+from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.outputs import Outputs
-from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters, names_in
+from scene_completion_ros.ros.placements import check_frames
+from scene_completion_ros.ros.services import Services
+from scene_completion_ros.ros.transform_source import fixed_transforms
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -29,7 +36,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     | state | held |
     |---|---|
-    | unconfigured | parameters, counters |
+    | unconfigured | parameters, counters, diagnostics, services |
     | inactive | and the bundle, the publishers, the latched legend, the inference thread with the model of a camera |
     | active | and the subscriptions to the image and its CameraInfo, and the calibration |
 
@@ -41,7 +48,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     Attributes:
         counters: What became of the images, in all activations together.
-        input: The subscriptions; None unless active.
+        inputs: The subscriptions; None unless active.
 
     Raises:
         SceneCompletionError: A parameter was given with a value that a node cannot hold.
@@ -51,15 +58,20 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         super().__init__()
         self._node = node
         self._logger = node.get_logger()
-        self.input: CameraInput | None = None
+        self.inputs: Inputs | None = None
         self.counters = FrameCounters(self._logger)
         self._parameters = DeclaredParameters(node, self._check_change)
         self._thread: CompletionThread | None = None
-        self._order = StampOrder()
+        self._outputs: Outputs | None = None
+        self._save_folder = ""
+        self._orders: dict[str, StampOrder] = {}
+        self._grid_from_camera = RigidTransform.identity()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
         self._class_names: tuple[str, ...] = ()
         self._problem: SceneCompletionError | None = None
         self._finalized = False
+        self._diagnostics = Diagnostics(node, self)
+        self._services = Services(node, self)
         node.add_managed_entity(self)
 
     def start(self) -> None:
@@ -79,6 +91,80 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """Shut down, whatever the state; everything but the node itself is released."""
         if not self._finalized:
             self._node.trigger_shutdown()
+
+    @property
+    def state(self) -> str:
+        """Label of the node's state."""
+        if self._finalized:
+            return "finalized"
+        if self._thread is None:
+            return "unconfigured"
+        return "inactive" if self.inputs is None else "active"
+
+    @property
+    def problem(self) -> str:
+        """Why the last transition failed; empty where it did not."""
+        return "" if self._problem is None else str(self._problem)
+
+    @property
+    def enabled(self) -> bool:
+        """Images are completed, as far as `~/set_enabled` is concerned."""
+        return self._thread is None or self._thread.enabled
+
+    @property
+    def input_records(self) -> Mapping[str, InputRecord]:
+        """What arrived, by the name of the camera, which is empty where there is only one; nothing unless active."""
+        return {} if self.inputs is None else self.inputs.records
+
+    @property
+    def inference_record(self) -> InferenceRecord | None:
+        """What the inference thread did; None while unconfigured."""
+        return None if self._thread is None else self._thread.record
+
+    def parameters(self) -> NodeParameters:
+        """The values of now."""
+        return self._parameters.snapshot()
+
+    def subscribers(self) -> Mapping[str, int]:
+        """Number of subscribers of each result, by topic."""
+        return {} if self._outputs is None else self._outputs.subscribers()
+
+    def to_save(self) -> tuple[Path, Result]:
+        """The folder to save in, and the last result.
+
+        Raises:
+            SceneCompletionError: There is none of one of them.
+        """
+        result = self._configured_thread().record.result
+        if not self._save_folder:
+            cure = "Start the node with a folder as parameter save_folder"
+            raise SceneCompletionError("no folder to save in was given", where="parameter save_folder", cure=cure)
+        if result is None:
+            cure = "Subscribe to ~/voxels, without which images are not completed, and wait for an image"
+            raise SceneCompletionError("no image has been completed yet", cure=cure)
+        return Path(self._save_folder), result
+
+    def reset(self) -> None:
+        """Forget what the images so far have left behind; parameters, model, calibration and counts stay.
+
+        Raises:
+            SceneCompletionError: The node is not configured.
+        """
+        self._configured_thread().reset()
+        for order in self._orders.values():
+            order.forget()
+        if self.inputs is not None:
+            self.inputs.give_up(RESET)
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Complete images, or drop them until this is called again or the node is cleaned up.
+
+        Raises:
+            SceneCompletionError: The node is not configured.
+        """
+        self._configured_thread().set_enabled(enabled)
+        if self.inputs is not None and not enabled:
+            self.inputs.give_up(DISABLED)
 
     def on_configure(self, state: Any) -> Any:
         """Check the parameters, load the bundle, create publishers and inference thread."""
@@ -133,31 +219,47 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             grid, grid_from_camera = read_grid(Path(parameters.grid_file))
         self._class_names = bundle.class_names
         self._check_map(parameters)
+        check_frames(parameters)
+        fixed_transforms(parameters)
+        self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
-        outputs = Outputs(
+        self._save_folder = parameters.save_folder
+        outputs = self._outputs = Outputs(
             self._node,
             bundle,
             grid,
-            grid_from_camera,
+            None if parameters.grid_frame else grid_from_camera,
             self.counters,
             self._while_configured,
             markers=parameters.publish_markers,
+            cameras=names_in(parameters.cameras),
         )
-        self._thread = CompletionThread(bundle, grid, grid_from_camera, outputs, self.counters, self._logger)
+        self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger)
         self._while_configured.callback(self._thread.close)
-        self._order = StampOrder()
+        self._orders = {}
+        self._problem = None
         self._logger.info("inactive: configured")
 
     def _activate(self) -> None:
-        if self._thread is None:
-            raise SceneCompletionError("the node is not configured", cure="Configure it first.")
-        self._while_active.callback(self._thread.end_activation)
-        self.input = CameraInput(
-            self._node, self._parameters, self._thread, self.counters, self._order, self._while_active
-        )
+        thread = self._configured_thread()
+        self._while_active.callback(thread.end_activation)
+        try:
+            self.inputs = Inputs(
+                self._node,
+                self._parameters,
+                thread,
+                self.counters,
+                self._orders,
+                self._grid_from_camera,
+                self._while_active,
+            )
+        except SceneCompletionError:
+            self._while_active.close()
+            raise
+        self._problem = None
 
     def _deactivate(self) -> None:
-        self.input = None
+        self.inputs = None
         self._while_active.close()
         self._logger.info(f"inactive: {self.counters.summary()}")
 
@@ -166,19 +268,26 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._logger.info("unconfigured: everything is released, configure again to go on")
 
     def _release(self) -> None:
-        self.input, self._thread = None, None
+        self.inputs, self._thread, self._outputs = None, None, None
+        self._services.close()
         try:
             self._while_active.close()
         finally:
             self._while_configured.close()
         gc.collect()  # the thread and its worker refer to each other, and what they held is large
 
+    def _configured_thread(self) -> CompletionThread:
+        if self._thread is None:
+            raise SceneCompletionError("the node is not configured", cure="Configure it first")
+        return self._thread
+
     def _check_change(self, parameters: NodeParameters) -> None:
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
         if self._thread is not None:
             self._check_map(parameters)
-        if self.input is not None:
-            self.input.check(parameters)
+            check_frames(parameters)
+        if self.inputs is not None:
+            self.inputs.check(parameters)
 
     def _check_map(self, parameters: NodeParameters) -> None:
         if parameters.obstacle_min_height > parameters.obstacle_max_height:

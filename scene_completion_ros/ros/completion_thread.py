@@ -2,103 +2,162 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scene_completion_ros.bags.images import decode_image
-from scene_completion_ros.errors import CameraError, ImageError, SceneCompletionError
+from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.ros.counters import FrameCounters
+from scene_completion_ros.ros.inference_record import InferenceRecord, Result
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.outputs import Outputs
 from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.placements import Placement
+from scene_completion_ros.ros.scene import Scene, View
+from scene_completion_ros.ros.view_completers import ViewCompleters
 from scene_completion_ros.ros.worker import NewestWorker
+from scene_completion_ros.semantic_voxels import SemanticVoxels
 
 CLOSE_TIMEOUT_S = 5.0
-DEACTIVATED = "deactivated"  # reason under which images are counted that a deactivation overtook
+# Reasons under which images are counted that were overtaken by a deactivation, by ~/set_enabled or by ~/reset.
+DEACTIVATED, DISABLED, RESET = "deactivated", "disabled", "reset"
 
 
 @dataclass(frozen=True)
 class ArrivedImage:
-    """An image message, calibration and parameters of that moment, and when it was (`time.perf_counter`).
+    """An image message, where its voxels lie, and the calibration of when it arrived.
 
     Attributes:
+        name: Name of its camera; empty where there is one camera only.
+        arrived_s: When it arrived (`time.perf_counter`).
         topic: Where it came from, for warnings.
-        activation: Number of the node's activation in which it arrived.
     """
 
+    name: str
     message: Any
     camera: Camera
-    parameters: NodeParameters
+    placement: Placement
     arrived_s: float
     topic: str
+
+
+@dataclass(frozen=True)
+class ArrivedSet:
+    """The image of the one camera, or images of several that belong together.
+
+    Attributes:
+        views: At least one.
+        parameters: Those of when the last one arrived.
+        activation: Number of the node's activation in which they arrived.
+    """
+
+    views: tuple[ArrivedImage, ...]
+    parameters: NodeParameters
     activation: int
 
 
 class CompletionThread:
     """Completes the newest image and publishes what became of it, in a thread of its own.
 
-    It takes calibration and parameters from the image, which got them when it arrived. An image that cannot be used is
-    dropped, counted and warned about; one that nobody subscribed to the results of is only counted.
+    It takes calibration, pose and parameters from the image, which got them when it arrived. An image that cannot be
+    used is dropped, counted and warned about; one that nobody subscribed to the results of is only counted.
 
     Args:
         bundle: The student.
         grid: Where voxels are wanted.
-        grid_from_camera: Pose of the camera's optical frame in the grid.
         outputs: Where results go; they must outlive this thread.
         counters: Count what becomes of the images.
         logger: The rclpy logger.
+
+    Attributes:
+        enabled: Images are completed; otherwise they are dropped as they come.
+        record: What became of the model and of the last images.
     """
 
     def __init__(
         self,
         bundle: StudentBundle,
         grid: VoxelGrid,
-        grid_from_camera: RigidTransform,
         outputs: Outputs,
         counters: FrameCounters,
         logger: Any,
     ) -> None:
         self._bundle = bundle
-        self._grid, self._grid_from_camera = grid, grid_from_camera
         self._outputs = outputs
         self._counters = counters
         self._logger = logger
         # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.
         self._publishing = threading.Lock()
         self._activation = 0
-        # These four belong to the inference thread; there is no completer for a camera that cannot be used.
-        self._completer: Completer | None = None
-        self._completer_made_for: tuple[Camera, int, bool] | None = None
+        self._overtaken_by = DEACTIVATED
+        self.enabled = True
+        self.record = InferenceRecord()
+        self._to_prepare: dict[str, Callable[[], object]] = {}
+        # These four belong to the inference thread.
+        self._in_hand: tuple[ArrivedImage, ...] = ()
+        self._resized: dict[str, Camera] = {}
+        self._completers = ViewCompleters(bundle, grid, logger, self.record)
         self._wanted = True
-        self._in_hand: ArrivedImage | None = None
-        self._worker: NewestWorker[ArrivedImage] = NewestWorker(
+        self._worker: NewestWorker[ArrivedSet] = NewestWorker(
             self._take_in_hand,
-            on_replaced=lambda image: counters.drop("newer image arrived", header=image.message.header),
+            on_replaced=lambda replaced: self._drop(replaced, "newer image arrived"),
             on_error=self._on_inference_error,
-            on_end=self._release,
+            on_end=self._completers.release,
         )
 
-    def prepare(self, camera: Camera, parameters: NodeParameters) -> None:
+    def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Have the completer built before an image needs it; never for something older than a waiting image has."""
-        self._worker.prepare(lambda: self._use_camera(camera, parameters))
+        self._to_prepare[name] = functools.partial(self._completers.prepare, name, camera, grid_from_camera, parameters)
+        self._worker.prepare(self._prepare)
 
-    def submit(self, message: Any, camera: Camera, parameters: NodeParameters, arrived_s: float, topic: str) -> None:
-        """Complete an image, unless a newer one comes before its turn (see `ArrivedImage`)."""
-        self._worker.submit(ArrivedImage(message, camera, parameters, arrived_s, topic, self._activation))
+    def submit(self, views: tuple[ArrivedImage, ...], parameters: NodeParameters) -> None:
+        """Complete images that belong together, unless newer ones come before their turn (see `ArrivedSet`)."""
+        arrived = ArrivedSet(views, parameters, self._activation)
+        if self.enabled:
+            self._worker.submit(arrived)
+        else:
+            self._drop(arrived, DISABLED)
 
-    def end_activation(self) -> None:
-        """Publish nothing any more of the images submitted so far; the completer stays."""
+    def end_activation(self, reason: str = DEACTIVATED) -> None:
+        """Publish nothing any more of the images submitted so far, which are counted under a reason.
+
+        The completer stays.
+        """
         with self._publishing:
             self._activation += 1
-        if (waiting := self._worker.give_up()) is not None:
-            self._counters.drop(DEACTIVATED, header=waiting.message.header)
+            self._overtaken_by = reason
+        given_up = self._worker.give_up()
+        if given_up is not None:
+            self._drop(given_up, reason)
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
+        self.enabled = enabled
+        if not enabled:
+            self.end_activation(DISABLED)
+
+    def reset(self) -> None:
+        """Forget what the images so far have left behind, and publish nothing more of them.
+
+        Whatever is kept from one image to the next is to be forgotten where the inference thread meets an image of
+        another activation than the last one.
+        """
+        self.end_activation(RESET)
+        self.record.forget()
 
     def close(self) -> None:
         """End the thread and release the completer; both later, where the thread is busy for long."""
@@ -108,36 +167,13 @@ class CompletionThread:
                 f"the inference thread did not end within {CLOSE_TIMEOUT_S:.0f} s; it ends after what it is doing now"
             )
 
-    def _release(self) -> None:
-        self._completer, self._completer_made_for = None, None
+    def _prepare(self) -> None:
+        for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
+            self._to_prepare.pop(name)()
 
-    def _use_camera(self, camera: Camera, parameters: NodeParameters) -> None:
-        """Build the completer for a camera, unless the last one was built for the same."""
-        wanted = (camera, parameters.threads, parameters.extrapolate)
-        if wanted == self._completer_made_for:
-            return
-        self._completer, self._completer_made_for = None, wanted
-        started_s = time.perf_counter()
-        try:
-            completer = Completer(
-                self._bundle,
-                camera,
-                grid=self._grid,
-                grid_from_camera=self._grid_from_camera,
-                engine=parameters.engine,
-                threads=parameters.threads or None,
-                extrapolate=parameters.extrapolate,
-            )
-        except SceneCompletionError as error:
-            self._logger.error(f"images of this camera cannot be completed: {error}")
-            return
-        for warning in completer.warnings:
-            self._logger.warning(warning)
-        self._completer = completer
-        self._logger.info(
-            f"ready for {camera.width}x{camera.height} images, fx {camera.fx:.1f} px, "
-            f"{camera.distortion_model} distortion, after {time.perf_counter() - started_s:.1f} s"
-        )
+    def _drop(self, images: ArrivedSet, reason: str) -> None:
+        for image in images.views:
+            self._counters.drop(reason, header=image.message.header)
 
     def _is_wanted(self) -> bool:
         """Whether anybody wants a result; a change is logged, for an idle node looks like a broken one."""
@@ -151,49 +187,101 @@ class CompletionThread:
             )
         return wanted
 
-    def _take_in_hand(self, image: ArrivedImage) -> None:
-        self._in_hand = image
-        self._complete(image)
-        self._in_hand = None
+    def _take_in_hand(self, images: ArrivedSet) -> None:
+        self._in_hand = images.views
+        self._complete(images)
+        self._in_hand = ()
 
-    def _complete(self, image: ArrivedImage) -> None:
+    def _complete(self, images: ArrivedSet) -> None:
         if not self._is_wanted():
-            self._counters.count_unwanted()
+            for _ in images.views:
+                self._counters.count_unwanted()
             return
-        self._use_camera(image.camera, image.parameters)
-        header = image.message.header
-        if self._completer is None:
-            self._counters.drop("unusable camera", "see the error about the camera of these images", header=header)
+        started = [self._complete_view(image, images.parameters) for image in images.views]
+        done = [(image, *result) for image, result in zip(images.views, started, strict=True) if result is not None]
+        self._in_hand = tuple(image for image, *_ in done)
+        if not done:
             return
-        started_s = time.perf_counter()
-        try:
-            pixels = decode_image(image.message)
-            decoded_s = time.perf_counter()
-            completion = self._completer.complete(pixels, stamp_nanoseconds(header.stamp))
-        except (ImageError, CameraError) as error:
-            self._counters.drop("bad image", f"{image.topic}: {error}", header=header)
-            return
+        views = tuple(View(image.name, image.message.header.frame_id, completion) for image, completion, _ in done)
+        fusing_s = time.perf_counter()
+        scene = Scene(self._fused(views, images.parameters), done[0][0].placement, views)
+        fuse_ms = 1e3 * (time.perf_counter() - fusing_s)
         completed_s = time.perf_counter()
         with self._publishing:
-            if image.activation != self._activation:
-                self._counters.drop(DEACTIVATED, header=header)
+            if images.activation != self._activation:
+                for image, *_ in done:
+                    self._counters.drop(self._overtaken_by, header=image.message.header)
                 return
-            self._outputs.publish(completion, header.frame_id, image.parameters)
+            self._outputs.publish(scene, images.parameters)
             published_s = time.perf_counter()
-            self._counters.count_processed()
-            self._outputs.publish_times(
-                {
-                    **completion.timings_ms,
-                    "decode": 1e3 * (decoded_s - started_s),
-                    "publish": 1e3 * (published_s - completed_s),
-                    "latency": 1e3 * (published_s - image.arrived_s),
-                }
+            for _ in done:
+                self._counters.count_processed()
+            times = _summed([{**completion.timings_ms, "decode": decode_ms} for _, completion, decode_ms in done])
+            times_ms = {
+                **times,
+                "assemble": times["assemble"] + fuse_ms,
+                "total": times["total"] + fuse_ms,
+                "publish": 1e3 * (published_s - completed_s),
+                "latency": 1e3 * (published_s - min(image.arrived_s for image, *_ in done)),
+            }
+            self.record.completed(_result(scene, images.parameters), times_ms)
+            self._outputs.publish_times(times_ms)
+
+    def _fused(self, views: tuple[View, ...], parameters: NodeParameters) -> SemanticVoxels:
+        if len(views) == 1:
+            return views[0].completion.voxels
+        with kernel_threads(parameters.threads or None):
+            return fuse_views(
+                [view.completion.voxels for view in views],
+                [view.completion.probability for view in views],
+                self._bundle.threshold,
             )
 
+    def _complete_view(self, image: ArrivedImage, parameters: NodeParameters) -> tuple[Completion, float] | None:
+        """The completion of one image, and the milliseconds of decoding it; None where it was dropped."""
+        started_s, header = time.perf_counter(), image.message.header
+        try:
+            pixels = decode_image(image.message)
+            decode_ms = 1e3 * (time.perf_counter() - started_s)
+            camera = self._camera_of(pixels, image)
+            completer = self._completers.get(image.name, camera, image.placement.grid_from_camera, parameters)
+            if completer is None:
+                self._counters.drop("unusable camera", "see the error about the camera of these images", header=header)
+                return None
+            return completer.complete(pixels, stamp_nanoseconds(header.stamp)), decode_ms
+        except (ImageError, CameraError) as error:
+            self._counters.drop("bad image", f"{image.topic}: {error}", header=header)
+        except Exception as error:  # it must not keep the images of other cameras from being completed
+            self._drop_after(error, header)
+        return None
+
+    def _camera_of(self, pixels: NDArray[np.uint8], image: ArrivedImage) -> Camera:
+        height, width = pixels.shape[:2]
+        camera = image.camera.of_resized_image(width, height)
+        if camera is not image.camera and self._resized.get(image.name) != camera:
+            self._resized[image.name] = camera
+            self._logger.warning(
+                f"{image.topic}: images are {width}x{height}, calibrated for {image.camera.width}x"
+                f"{image.camera.height}: the calibration is scaled, as for resized images. If they are cropped "
+                "instead, publish roi in the CameraInfo"
+            )
+        return camera
+
     def _on_inference_error(self, error: Exception) -> None:
-        image, self._in_hand = self._in_hand, None  # none where it was a preparation
-        self._counters.drop(
-            "internal error",
-            f"{type(error).__name__}: {error}; please report this",
-            header=None if image is None else image.message.header,
-        )
+        views, self._in_hand = self._in_hand, ()  # none where it was a preparation
+        for header in [image.message.header for image in views] or [None]:
+            self._drop_after(error, header)
+
+    def _drop_after(self, error: Exception, header: Any) -> None:
+        why = f"{type(error).__name__}: {error}; please report this"
+        self._counters.drop("internal error", why, header=header)
+
+
+def _result(scene: Scene, parameters: NodeParameters) -> Result:
+    """What is kept of a scene; the grid then has the name of the frame that it is attached to."""
+    grid = replace(scene.voxels.grid, frame=parameters.grid_frame or scene.voxels.grid.frame)
+    return Result(replace(scene.voxels, grid=grid), scene.views[0].frame_id)
+
+
+def _summed(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {stage: sum(part[stage] for part in times) for stage in times[0]}

@@ -5,10 +5,32 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 WARNING_PERIOD_S = 5.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All counts of one moment.
+
+    Attributes:
+        received: Images that arrived.
+        processed: Images that were completed and published.
+        unwanted: Images that nobody subscribed to the results of.
+        dropped: Messages that came to nothing, by reason.
+        warned: Warnings by key, those that were not logged included.
+        missing: How often images of the other cameras were completed without that of a camera, by its name.
+    """
+
+    received: int
+    processed: int
+    unwanted: int
+    dropped: Mapping[str, int]
+    warned: Mapping[str, int]
+    missing: Mapping[str, int]
 
 
 class FrameCounters:
@@ -29,7 +51,21 @@ class FrameCounters:
         self.processed = 0
         self.unwanted = 0
         self.dropped: Counter[str] = Counter()
+        self.warned: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
         self.on_dropped_image: Callable[[str, Any], None] | None = None
+
+    def counts(self) -> Counts:
+        """What was counted until now."""
+        with self._lock:
+            return Counts(
+                self.received,
+                self.processed,
+                self.unwanted,
+                dict(self.dropped),
+                dict(self.warned),
+                dict(self.missing),
+            )
 
     def count_received(self) -> None:
         """An image arrived."""
@@ -62,10 +98,18 @@ class FrameCounters:
         if header is not None and (on_dropped := self.on_dropped_image) is not None:
             on_dropped(reason, header)
 
+    def count_missing(self, camera: str) -> None:
+        """Images of other cameras went on without one of this camera."""
+        with self._lock:
+            self.missing[camera] += 1
+            count = self.missing[camera]
+        self.warn(f"missing {camera}", f"no image of camera {camera} at the time of the others, {count} so far")
+
     def warn(self, key: str, text: str) -> None:
         """Log a warning, at most every `WARNING_PERIOD_S` for each key."""
         now = time.monotonic()
         with self._lock:
+            self.warned[key] += 1
             if now - self._last_warning.get(key, -WARNING_PERIOD_S) < WARNING_PERIOD_S:
                 return
             self._last_warning[key] = now
@@ -79,4 +123,7 @@ class FrameCounters:
             counts = (
                 f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
             )
+            if self.missing:
+                cameras = ", ".join(f"{name} {count} times" for name, count in sorted(self.missing.items()))
+                counts = f"{counts}, missing {cameras}"
             return f"{counts}, nobody subscribed to {self.unwanted}" if self.unwanted else counts

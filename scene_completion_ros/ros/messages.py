@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import Header, String
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 from scene_completion_ros.voxel_cloud import (
     VOXEL_CLOUD_DTYPE,
@@ -44,19 +45,20 @@ def byte_array(values: NDArray[Any]) -> array[int]:
     return data
 
 
-def voxels_message(voxels: SemanticVoxels, frame_id: str) -> Any:
+def voxels_message(voxels: SemanticVoxels, frame_id: str, frame_from_grid: RigidTransform | None = None) -> Any:
     """Occupied voxels as a PointCloud2 of 24-byte points (see `voxel_cloud`).
 
     The colour is that of the class, or of the height where there is only one class.
 
     Args:
         voxels: Completed voxels, N of them occupied; their stamp becomes the message's.
-        frame_id: The optical frame of the image they come from.
+        frame_id: Frame of the points.
+        frame_from_grid: Pose of the grid in it; None where it is the optical frame of the image.
 
     Returns:
-        sensor_msgs/PointCloud2 with N points in the optical frame.
+        sensor_msgs/PointCloud2 with N points.
     """
-    points = voxels_to_cloud_array(voxels)
+    points = voxels_to_cloud_array(voxels, frame_from_grid)
     return PointCloud2(
         header=Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id),
         height=1,

@@ -31,7 +31,7 @@ def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
 
     Args:
         voxels: Completed voxels; their stamp becomes the message's.
-        frame_id: The optical frame of the image they come from.
+        frame_id: The frame in which `voxel_grid_info_message` places them.
 
     Returns:
         sensor_msgs/Image, mono8.
@@ -51,7 +51,7 @@ def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     )
 
 
-def voxel_grid_info_message(grid: VoxelGrid, grid_from_camera: RigidTransform) -> Any:
+def voxel_grid_info_message(grid: VoxelGrid, grid_from_camera: RigidTransform | None) -> Any:
     """What the bytes of `voxel_grid_message` mean and where they lie: std_msgs/String with JSON (`dense_grid_json`)."""
     return String(data=dense_grid_json(grid, grid_from_camera))
 
@@ -108,13 +108,16 @@ def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) ->
     )
 
 
-def voxels_marker(voxels: SemanticVoxels, frame_id: str, limit: int) -> Any:
+def voxels_marker(
+    voxels: SemanticVoxels, frame_id: str, limit: int, frame_from_grid: RigidTransform | None = None
+) -> Any:
     """Occupied voxels as cubes in the colours of their classes (of heights where there is one class only).
 
     Args:
         voxels: Completed voxels; their stamp becomes the message's.
-        frame_id: The optical frame of the image they come from.
+        frame_id: Frame that they are placed in.
         limit: Cubes at most: those nearest to the camera.
+        frame_from_grid: Pose of the grid in that frame; None where it is the optical frame of the image.
 
     Returns:
         visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its
@@ -139,7 +142,7 @@ def voxels_marker(voxels: SemanticVoxels, frame_id: str, limit: int) -> Any:
         id=0,
         type=Marker.CUBE_LIST,
         action=Marker.ADD,
-        pose=_pose_message(voxels.grid_from_camera.inverse()),
+        pose=_pose_message(frame_from_grid or voxels.grid_from_camera.inverse()),
         scale=Vector3(x=edge, y=edge, z=edge),
         color=ColorRGBA(a=1.0),
         lifetime=Duration(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -12,14 +13,14 @@ from std_msgs.msg import Float64, String
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.drop_notices import announce_drops
 from scene_completion_ros.ros.messages import camera_info_message, depth_message, legend_message, voxels_message
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.planner_outputs import PlannerOutputs
 from scene_completion_ros.ros.publishing import LATCHED_QOS, creator, subscribed
-from scene_completion_ros.ros.topics import DEPTH, DEPTH_CAMERA_INFO, LEGEND, STAGES, VOXELS, stage_topic
+from scene_completion_ros.ros.scene import Scene
+from scene_completion_ros.ros.topics import LEGEND, STAGES, VOXELS, depth_topics, stage_topic
 
 
 class Outputs:
@@ -29,10 +30,11 @@ class Outputs:
         node: The rclpy node to put them on.
         bundle: The student.
         grid: Grid of the voxels.
-        grid_from_camera: Pose of the camera's optical frame in it.
+        grid_from_camera: Pose of the camera's optical frame in it; None where the grid is attached to another frame.
         counters: Warn of what cannot be published.
         resources: Closing it destroys the publishers.
         markers: Publish markers as well.
+        cameras: Names of several cameras, which have depth topics of their own; empty for the one.
     """
 
     def __init__(
@@ -40,16 +42,19 @@ class Outputs:
         node: Any,
         bundle: StudentBundle,
         grid: VoxelGrid,
-        grid_from_camera: RigidTransform,
+        grid_from_camera: RigidTransform | None,
         counters: FrameCounters,
         resources: ExitStack,
         *,
         markers: bool,
+        cameras: Sequence[str] = (),
     ) -> None:
         create = creator(node, resources)
         self._voxels = create(PointCloud2, VOXELS)
-        self._depth = create(Image, DEPTH)
-        self._depth_camera_info = create(CameraInfo, DEPTH_CAMERA_INFO)
+        self._depth: dict[str, tuple[Any, Any]] = {}
+        for name in cameras or ("",):
+            depth, camera_info = depth_topics(name)
+            self._depth[name] = create(Image, depth), create(CameraInfo, camera_info)
         self._stage_times = {stage: create(Float64, stage_topic(stage)) for stage in STAGES}
         self._legend = create(String, LEGEND, LATCHED_QOS)
         self._legend.publish(legend_message(bundle.class_names, bundle.class_colours))
@@ -58,24 +63,34 @@ class Outputs:
 
     def wanted(self) -> bool:
         """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
-        return self._planner.wanted() or any(map(subscribed, (self._voxels, self._depth, self._depth_camera_info)))
+        return self._planner.wanted() or any(
+            map(subscribed, (self._voxels, *chain.from_iterable(self._depth.values())))
+        )
 
-    def publish(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> None:
+    def subscribers(self) -> dict[str, int]:
+        """Number of subscribers of each result, by topic."""
+        made = (self._voxels, *chain.from_iterable(self._depth.values()), *self._planner.publishers())
+        return {publisher.topic_name: int(publisher.get_subscription_count()) for publisher in made}
+
+    def publish(self, scene: Scene, parameters: NodeParameters) -> None:
         """Publish voxels, depth and what planners take, with the stamp of their image.
 
         Args:
-            completion: What the image became.
-            frame_id: Frame of the image.
+            scene: What the image became.
             parameters: Those of when it arrived.
         """
-        voxels = completion.voxels
         if subscribed(self._voxels):
-            self._voxels.publish(voxels_message(voxels, frame_id))
-        if subscribed(self._depth):
-            self._depth.publish(depth_message(completion.shown_depth, voxels.stamp_ns, frame_id))
-        if subscribed(self._depth_camera_info):
-            self._depth_camera_info.publish(camera_info_message(completion.depth_camera, voxels.stamp_ns, frame_id))
-        self._planner.publish(completion, frame_id, parameters)
+            placement = scene.placement
+            self._voxels.publish(voxels_message(scene.voxels, placement.frame_id, placement.frame_from_grid))
+        for view in scene.views:
+            completion, stamp_ns = view.completion, view.completion.voxels.stamp_ns
+            depth, depth_camera_info = self._depth[view.name]
+            if subscribed(depth):
+                depth.publish(depth_message(completion.shown_depth, stamp_ns, view.frame_id))
+            if subscribed(depth_camera_info):
+                camera_info = camera_info_message(completion.depth_camera, stamp_ns, view.frame_id)
+                depth_camera_info.publish(camera_info)
+        self._planner.publish(scene, parameters)
 
     def publish_times(self, times_ms: Mapping[str, float]) -> None:
         """Publish the processing time of every stage, in milliseconds."""

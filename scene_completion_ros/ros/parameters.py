@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,8 +18,10 @@ from scene_completion_ros.inference.encoder import EngineName
 
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
-ImageQos = Literal["sensor_data", "reliable"]
-PathKind = Literal["folder", "file"]
+ImageQos = Literal["auto", "sensor_data", "reliable"]
+CameraInfoSync = Literal["latest", "exact", "approximate"]
+TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
+PathKind = Literal["folder", "file", "writable folder"]
 ParameterValue = bool | int | float | str
 
 TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
@@ -60,7 +63,8 @@ class ParameterSpec:
         if self.bounds:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path:
-            return f"an existing {self.path}" + (", or empty" if self.default == "" else "")
+            article = "a" if self.path == "writable folder" else "an existing"
+            return f"{article} {self.path}" + (", or empty" if self.default == "" else "")
         return "true or false" if isinstance(self.default, bool) else "any"
 
     def problem(self, value: object) -> str | None:
@@ -80,16 +84,24 @@ class ParameterSpec:
     def _text_problem(self, value: str) -> str | None:
         if self.choices and value not in self.choices:
             return f"{value!r} is not allowed; choose {self.allowed}"
-        if self.path and value != self.default and not _exists(Path(value), self.path):
-            return f"there is no {self.path} {Path(value).absolute()}; name {self.allowed}"
-        return None
+        problem = _path_problem(Path(value), self.path) if self.path and value != self.default else None
+        return f"{problem}; name {self.allowed}" if problem else None
 
 
-def _exists(path: Path, kind: PathKind) -> bool:
+def _path_problem(path: Path, kind: PathKind) -> str | None:
+    """What keeps a path from being used, or None."""
+    noun = "file" if kind == "file" else "folder"
     try:
-        return path.is_dir() if kind == "folder" else path.is_file()
-    except OSError:  # a folder above it may not be entered
-        return False
+        exists = path.is_file() if kind == "file" else path.is_dir()
+    except (OSError, ValueError):  # a folder above it may not be entered, or it is none
+        exists = False
+    if not exists:
+        return f"there is no {noun} {path.absolute()}"
+    if not os.access(path, os.R_OK if kind == "file" else os.R_OK | os.X_OK):
+        return f"the {noun} {path.absolute()} may not be read by this user"
+    if kind == "writable folder" and not os.access(path, os.W_OK | os.X_OK):
+        return f"the folder {path.absolute()} may not be written to, or is on a read-only file system"
+    return None
 
 
 def _parameter(
@@ -127,7 +139,7 @@ class NodeParameters:
     image_qos: ImageQos = _parameter(
         "sensor_data",
         "Reliability asked of the image publisher: `sensor_data` (best effort) hears every publisher, `reliable` only "
-        "reliable ones, but loses nothing to them.",
+        "reliable ones, but loses nothing to them; `auto` is reliable while all publishers are.",
         choices=ImageQos,
     )
     rectified: bool = _parameter(
@@ -135,17 +147,96 @@ class NodeParameters:
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
         live=True,
     )
+    camera_info_sync: CameraInfoSync = _parameter(
+        "latest",
+        "Which CameraInfo belongs to an image: the `latest` one, the one of its `exact` stamp, or the nearest within "
+        "`camera_info_tolerance` (`approximate`), for both of which the image waits up to `camera_info_tolerance`.",
+        choices=CameraInfoSync,
+        live=True,
+    )
+    camera_info_tolerance: float = _parameter(
+        0.1, "See `camera_info_sync`: seconds, of stamps and of waiting.", bounds=(0.0, 10.0), live=True
+    )
+    cameras: str = _parameter(
+        "",
+        "Names of several cameras, with commas between them, whose voxels are fused into one grid; each has the topics "
+        "`<name>/image` and `<name>/camera_info`. Needs `grid_frame`. Empty: one camera, `image` and `camera_info`.",
+    )
+    camera_sync_tolerance: float = _parameter(
+        0.02,
+        "Largest difference of the stamps of images, seconds, that are fused.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    camera_timeout: float = _parameter(
+        0.2,
+        "Seconds that images wait for those of the other cameras. A camera that was waited for in vain is left out "
+        "until an image of it comes.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
     grid_file: str = _parameter(
         "",
-        "YAML of another voxel grid (`origin`, `voxel_size`, `shape`, `grid_from_camera`); "
-        "empty takes the grid of the bundle.",
+        "YAML of another voxel grid (`origin`, `voxel_size`, `shape`, `grid_from_camera`, which has no meaning with "
+        "`grid_frame`); empty takes the grid of the bundle.",
         path="file",
+    )
+    grid_frame: str = _parameter(
+        "",
+        "Frame that the voxel grid is attached to, axes and origin, such as `base_link`; voxels are completed and "
+        "published in it. Empty: the grid looks where the camera looks, and voxels are published in the frame of the "
+        "image.",
+    )
+    grid_frame_tolerance: float = _parameter(
+        0.05,
+        "The model is prepared for a pose of the camera in `grid_frame`, and prepared anew once any corner of the grid "
+        "would be wrong by more than this, metres.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    transform_source: TransformSourceName = _parameter(
+        "parameters",
+        "What says where the camera is in `grid_frame` and `base_frame`: `parameters` (`extrinsics_file`, or where "
+        "that is empty `camera_x` to `camera_yaw`), `topics` (`transform_topics`, `odometry_topics` and "
+        "`extrinsics_file`), `tf2` (and `extrinsics_file`), or `auto`: tf2 where it is installed, else topics where "
+        "some are named.",
+        choices=TransformSourceName,
+    )
+    transform_topics: str = _parameter(
+        "",
+        "Topics of geometry_msgs/TransformStamped, with commas between them. What comes latched (transient local) is "
+        "fixed.",
+    )
+    odometry_topics: str = _parameter("", "Topics of nav_msgs/Odometry, with commas between them.")
+    extrinsics_file: str = _parameter(
+        "",
+        "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
+        path="file",
+    )
+    transform_timeout: float = _parameter(
+        0.2,
+        "Seconds that an image waits for transforms of its stamp; then it is dropped.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    transform_tolerance: float = _parameter(
+        0.0,
+        "Seconds for which the last transform still holds; nothing else is extrapolated.",
+        bounds=(0.0, 10.0),
+        live=True,
+    )
+    transform_max_gap: float = _parameter(
+        0.5,
+        "Largest distance of two transforms, seconds, between which is interpolated. Not with tf2, which takes any.",
+        bounds=(0.0, 60.0),
+        live=True,
     )
     extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.", live=True)
     base_frame: str = _parameter(
         "",
-        "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `camera_x` to "
-        "`camera_yaw` say where the camera is in it. Empty: the frame of the image, for RViz; not for Nav2.",
+        "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `transform_source`, by "
+        "default `camera_x` to `camera_yaw`, says where the camera is in it. Empty: `grid_frame`, or without one the "
+        "frame of the image, for RViz; not for Nav2.",
         live=True,
     )
     camera_x: float = _parameter(
@@ -198,6 +289,18 @@ class NodeParameters:
     )
     publish_markers: bool = _parameter(False, "Publish `~/markers`.")
     marker_limit: int = _parameter(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000), live=True)
+    save_folder: str = _parameter(
+        "",
+        "Folder in which `~/save` writes the last result; empty: it refuses to. Nothing is ever written elsewhere.",
+        path="writable folder",
+    )
+    image_timeout: float = _parameter(
+        2.0,
+        "Seconds without an image, or without CameraInfo, after which `/diagnostics` reports an error.",
+        bounds=(0.1, 3600.0),
+        live=True,
+    )
+    hardware_id: str = _parameter("", "`hardware_id` in `/diagnostics`; empty takes the frame of the images.")
     autostart: bool = _parameter(
         True,
         "Configure and activate the node when it starts. With `false` it waits in the state `unconfigured` for whoever "
@@ -210,6 +313,11 @@ SCHEMA: tuple[ParameterSpec, ...] = tuple(
     for entry in fields(NodeParameters)
 )
 """All parameters of the node, in the order in which they are declared and documented."""
+
+
+def names_in(value: str) -> tuple[str, ...]:
+    """The names in a string with commas between them."""
+    return tuple(name for part in value.split(",") if (name := part.strip()))
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
 from nav_msgs.msg import OccupancyGrid
-from numpy.typing import NDArray
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import Marker
@@ -16,8 +13,7 @@ from visualization_msgs.msg import Marker
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.clearing_kernel import ClearingRays
 from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_labels
 from scene_completion_ros.mapping.points import obstacle_points, seen_free_cubes
@@ -31,6 +27,7 @@ from scene_completion_ros.ros.output_messages import (
 )
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishing import LATCHED_QOS, Create, subscribed
+from scene_completion_ros.ros.scene import Scene, View
 from scene_completion_ros.ros.topics import (
     CLEARING,
     FREE_SPACE,
@@ -41,7 +38,7 @@ from scene_completion_ros.ros.topics import (
     VOXEL_GRID_INFO,
 )
 
-_Make: TypeAlias = Callable[[Completion, str, NodeParameters], Any]
+_Make: TypeAlias = Callable[[Scene, NodeParameters], list[Any]]
 
 
 class PlannerOutputs:
@@ -50,7 +47,7 @@ class PlannerOutputs:
     Args:
         create: Creates a publisher.
         grid: Grid of the voxels, described once in `~/voxel_grid/info`.
-        grid_from_camera: Pose of the camera's optical frame in it.
+        grid_from_camera: Pose of the camera's optical frame in it; None where the grid is attached to another frame.
         class_names: Names of the classes, by label.
         counters: Warn of what cannot be published.
         markers: Publish `~/markers` as well.
@@ -60,7 +57,7 @@ class PlannerOutputs:
         self,
         create: Create,
         grid: VoxelGrid,
-        grid_from_camera: RigidTransform,
+        grid_from_camera: RigidTransform | None,
         class_names: tuple[str, ...],
         counters: FrameCounters,
         *,
@@ -68,8 +65,7 @@ class PlannerOutputs:
     ) -> None:
         self._class_names = class_names
         self._counters = counters
-        self._rays: ClearingRays | None = None
-        self._rays_made_for: tuple[Camera, float, int] | None = None
+        self._rays: dict[str, tuple[tuple[Camera, RigidTransform, float, int], ClearingRays]] = {}
         self._ground: GroundProjection | None = None
         self._ground_made_for: tuple[float, ...] | None = None
         self._made: dict[str, tuple[Any, _Make]] = {
@@ -88,101 +84,83 @@ class PlannerOutputs:
         """Whether anybody subscribed to any of them but the description of the grid."""
         return any(subscribed(publisher) for publisher, _ in self._made.values())
 
-    def publish(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> None:
+    def publishers(self) -> list[Any]:
+        """All of them but that of the description of the grid."""
+        return [publisher for publisher, _ in self._made.values()]
+
+    def publish(self, scene: Scene, parameters: NodeParameters) -> None:
         """Publish what somebody subscribed to, with the stamp of the image.
 
         Args:
-            completion: What the image became.
-            frame_id: Frame of the image.
+            scene: What the image became.
             parameters: Those of when it arrived.
         """
         for topic, (publisher, make) in self._made.items():
             if subscribed(publisher):
                 try:
-                    publisher.publish(make(completion, frame_id, parameters))
+                    for message in make(scene, parameters):
+                        publisher.publish(message)
                 except GridError as error:
                     self._counters.warn(topic, f"{topic} is not published: {error}")
 
-    def _voxel_grid(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> Any:
-        return voxel_grid_message(completion.voxels, frame_id)
+    def _voxel_grid(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        return [voxel_grid_message(scene.voxels, scene.placement.frame_id)]
 
-    def _occupancy_grid(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> Any:
-        voxels = completion.voxels
-        upright_from_camera = camera_pose(parameters)
-        wanted = (
-            *upright_from_camera.matrix.ravel(),
-            *voxels.grid_from_camera.matrix.ravel(),
-            parameters.obstacle_min_height,
-            parameters.obstacle_max_height,
-        )
+    def _occupancy_grid(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        voxels, placement = scene.voxels, scene.placement
+        band = parameters.obstacle_min_height, parameters.obstacle_max_height
+        wanted = (*placement.map_from_grid.matrix.ravel(), *band)
         if self._ground is None or wanted != self._ground_made_for or self._ground.grid != voxels.grid:
-            upright_from_grid = upright_from_camera @ voxels.grid_from_camera.inverse()
-            band = parameters.obstacle_min_height, parameters.obstacle_max_height
-            self._ground, self._ground_made_for = GroundProjection(voxels.grid, upright_from_grid, *band), wanted
+            self._ground, self._ground_made_for = GroundProjection(voxels.grid, placement.map_from_grid, *band), wanted
         ground = self._ground(
             voxels,
             ignored=self._ignored(parameters),
             inferred_is_free=parameters.inferred_is_free,
             graded=parameters.occupancy_values == "probability",
         )
-        if parameters.base_frame:
-            return occupancy_grid_message(ground, voxels.stamp_ns, parameters.base_frame)
-        return occupancy_grid_message(ground, voxels.stamp_ns, frame_id, upright_from_camera.inverse())
+        return [occupancy_grid_message(ground, voxels.stamp_ns, placement.map_frame_id, placement.frame_from_map)]
 
-    def _obstacles(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> Any:
-        points = obstacle_points(completion.voxels, ignored=self._ignored(parameters))
-        return points_message(points, completion.voxels.stamp_ns, frame_id)
+    def _obstacles(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        voxels, placement = scene.voxels, scene.placement
+        points = obstacle_points(voxels, placement.frame_from_grid, ignored=self._ignored(parameters))
+        return [points_message(points, voxels.stamp_ns, placement.frame_id)]
 
-    def _clearing(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> Any:
-        voxels = completion.voxels
-        wanted = completion.depth_camera, parameters.clearing_blind_zone, parameters.threads
-        if self._rays is None or wanted != self._rays_made_for:
-            self._rays_made_for = wanted
-            self._rays = ClearingRays(
-                voxels.grid,
-                voxels.grid_from_camera,
+    def _clearing(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        """Rays of every camera in its own frame, whose origin readers take for that of the rays."""
+        return [
+            points_message(
+                self._rays_of(view, parameters)(scene.voxels), view.completion.voxels.stamp_ns, view.frame_id
+            )
+            for view in scene.views
+        ]
+
+    def _rays_of(self, view: View, parameters: NodeParameters) -> ClearingRays:
+        completion, blind_zone = view.completion, parameters.clearing_blind_zone
+        grid_from_camera = completion.voxels.grid_from_camera
+        wanted = completion.depth_camera, grid_from_camera, blind_zone, parameters.threads
+        made_for, rays = self._rays.get(view.name, (None, None))
+        if rays is None or wanted != made_for:
+            rays = ClearingRays(
+                completion.voxels.grid,
+                grid_from_camera,
                 completion.depth_camera,
-                blind_zone=parameters.clearing_blind_zone,
+                blind_zone=blind_zone,
                 threads=parameters.threads or None,
             )
-        return points_message(self._rays(voxels), voxels.stamp_ns, frame_id)
+            self._rays[view.name] = wanted, rays
+        return rays
 
-    def _free_space(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> Any:
-        points = seen_free_cubes(completion.voxels, parameters.free_space_edge)
-        return points_message(points, completion.voxels.stamp_ns, frame_id)
+    def _free_space(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        placement = scene.placement
+        points = seen_free_cubes(scene.voxels, parameters.free_space_edge, placement.frame_from_grid)
+        return [points_message(points, scene.voxels.stamp_ns, placement.frame_id)]
 
-    def _markers(self, completion: Completion, frame_id: str, parameters: NodeParameters) -> Any:
-        marker = voxels_marker(completion.voxels, frame_id, parameters.marker_limit)
+    def _markers(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        placement = scene.placement
+        marker = voxels_marker(scene.voxels, placement.frame_id, parameters.marker_limit, placement.frame_from_grid)
         if marker.text:
             self._counters.warn(MARKERS, f"{MARKERS}: {marker.text}, marker_limit")
-        return marker
+        return [marker]
 
     def _ignored(self, parameters: NodeParameters) -> list[int]:
         return ignored_labels(parameters.ignored_classes, self._class_names, where="parameter ignored_classes")
-
-
-def camera_pose(parameters: NodeParameters) -> RigidTransform:
-    """Pose of the camera's optical frame in the upright frame of the map.
-
-    That is `base_frame`. Without one it is the frame on the ground below the camera that looks where the camera looks:
-    place and heading then say nothing.
-    """
-    roll, pitch, yaw = (
-        math.radians(angle) for angle in (parameters.camera_roll, parameters.camera_pitch, parameters.camera_yaw)
-    )
-    x, y = parameters.camera_x, parameters.camera_y
-    if not parameters.base_frame:
-        x = y = yaw = 0.0
-    turn = _about(2, yaw) @ _about(1, pitch) @ _about(0, roll)
-    forward = RigidTransform(turn, np.array([x, y, parameters.camera_height]))
-    return forward @ OPTICAL_FROM_FORWARD.inverse()
-
-
-def _about(axis: int, angle: float) -> NDArray[np.float64]:
-    """Rotation [3, 3] about an axis by the right-hand rule."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    turn = np.eye(3)
-    turn[first, first], turn[first, second] = cos, -sin
-    turn[second, first], turn[second, second] = sin, cos
-    return turn

@@ -20,9 +20,20 @@ FREE_SPACE = "~/free_space"
 MARKERS = "~/markers"
 DROPPED = "~/debug/dropped"
 
+DIAGNOSTICS = "/diagnostics"
+
+SAVE = "~/save"
+RESET = "~/reset"
+SET_ENABLED = "~/set_enabled"
+
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
 """What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `total` is image array to voxels, `latency` is
 arrival of the image message to publication of its voxels, waiting included."""
+
+
+def depth_topics(camera: str = "") -> tuple[str, str]:
+    """Topics of depth and of its CameraInfo; with several cameras each has its own."""
+    return (f"~/depth/{camera}/image", f"~/depth/{camera}/camera_info") if camera else (DEPTH, DEPTH_CAMERA_INFO)
 
 
 def stage_topic(stage: str) -> str:

@@ -201,3 +201,20 @@ def test_impossible_cameras_are_refused(change: dict[str, object], where: str, m
         dataclasses.replace(SMALL, **change)
     assert where in caught.value.where
     assert caught.value.cure or "whole number" in caught.value.what
+
+
+def test_a_resized_image_keeps_the_places_of_its_pixel_edges() -> None:
+    camera = Camera(400.0, 400.0, 319.5, 100.0, 640, 192, "plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0))
+    half = camera.of_resized_image(320, 96)
+    assert (half.fx, half.fy, half.cx, half.cy) == (200.0, 200.0, 159.5, 49.75)
+    assert half.distortion == camera.distortion
+    assert camera.of_resized_image(640, 192) is camera
+    edges = np.array([[-0.5, -0.5], [639.5, 191.5]])
+    np.testing.assert_allclose(half.unproject((edges + 0.5) / 2 - 0.5), camera.unproject(edges), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(320, 95), (639, 192), (0, 0), (192, 640)])
+def test_other_proportions_are_no_resized_image(size: tuple[int, int]) -> None:
+    camera = Camera(400.0, 400.0, 319.5, 100.0, 640, 192)
+    with pytest.raises(CameraError, match=r"calibration is that of 640x192.*roi"):
+        camera.of_resized_image(*size)

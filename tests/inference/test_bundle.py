@@ -257,6 +257,17 @@ def test_a_changed_file_is_refused(tmp_path: Path, name: str) -> None:
     assert "sha256" in error.what
 
 
+def test_an_encoder_that_was_replaced_after_loading_is_refused(tmp_path: Path) -> None:
+    loaded = make_small_bundle(tmp_path)
+    assert loaded.read_encoder() == (tmp_path / ENCODER).read_bytes()
+    (tmp_path / ENCODER).write_bytes(tiny_encoder() + b"of another student")
+    with pytest.raises(BundleError, match="was replaced"):
+        loaded.read_encoder()
+    (tmp_path / ENCODER).unlink()
+    with pytest.raises(BundleError, match="cannot be read"):
+        loaded.read_encoder()
+
+
 @pytest.mark.parametrize("name", [ENCODER, HEAD])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     make_small_bundle(tmp_path)

@@ -251,3 +251,17 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.Monke
         return 2.0 * x
 
     assert double(4.0) == 8.0
+
+
+def test_placed_elsewhere_it_is_as_if_it_had_been_built_there(bundle: StudentBundle) -> None:
+    grid = VoxelGrid((2.0, -3.2, -1.6), 0.2, (32, 32, 16))
+    here = Completer(bundle, CAMERA, grid=grid, threads=1)
+    there = RigidTransform(np.eye(3), np.array([0.7, -0.4, 0.2])) @ DEFAULT_GRID_FROM_CAMERA
+    before = here.complete(picture())
+    moved = here.placed(there).complete(picture())
+    built = Completer(bundle, CAMERA, grid=grid, grid_from_camera=there, threads=1).complete(picture())
+    np.testing.assert_array_equal(moved.voxels.state, built.voxels.state)
+    np.testing.assert_array_equal(moved.probability, built.probability)
+    assert moved.voxels.grid_from_camera is there
+    assert (moved.voxels.state != before.voxels.state).any()
+    np.testing.assert_array_equal(here.complete(picture()).voxels.state, before.voxels.state)  # it stays where it was

@@ -27,7 +27,7 @@ from std_msgs.msg import Float64
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.ros import completion_node, completion_thread, messages, outputs, topics
+from scene_completion_ros.ros import completion_node, messages, outputs, topics, view_completers
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.declared_parameters import ExplainingNode
 from tests.ros.graph import Graph
@@ -42,6 +42,7 @@ class Built:
     def __init__(self, complete: Callable[[NDArray[np.uint8], int], Completion]) -> None:
         self.complete = complete
         self.warnings: list[str] = []
+        self.engine = "made up"
 
 
 class Model:
@@ -81,7 +82,7 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
-    monkeypatch.setattr(completion_thread, "Completer", model)
+    monkeypatch.setattr(view_completers, "Completer", model)
     return model
 
 
@@ -127,13 +128,13 @@ def projection(fx: float) -> list[float]:
 def calibrate(node: CompletionNode, camera: Camera, projection: list[float] | None = None) -> None:
     message = messages.camera_info_message(camera, 0, "front")
     message.p = projection or message.p
-    assert node.input is not None
-    node.input._on_camera_info(message)
+    assert node.inputs is not None
+    node.inputs.cameras[0]._on_camera_info(message)
 
 
 def show(node: CompletionNode, stamp_ns: int) -> None:
-    assert node.input is not None
-    node.input._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
+    assert node.inputs is not None
+    node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -303,7 +304,9 @@ def test_depth_alone_is_published_alone(
     own: Any, graph: Graph, node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    monkeypatch.setattr(outputs, "voxels_message", lambda voxels, frame_id: made.append(voxels.stamp_ns))
+    monkeypatch.setattr(
+        outputs, "voxels_message", lambda voxels, frame_id, frame_from_grid: made.append(voxels.stamp_ns)
+    )
     (voxels,) = (found for found in graph.node.subscriptions if found.msg_type is PointCloud2)
     graph.node.destroy_subscription(voxels)
     assert graph.until(lambda: not wanted(node))
@@ -336,7 +339,7 @@ def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
     assert not model.released_in
     own.trigger_cleanup()
     assert model.released_in == ["inference"]
-    assert thread() is bundle() is node.input is None
+    assert thread() is bundle() is node.inputs is None
     assert len(list(own.publishers)) < publishers
     own.trigger_configure()
     own.trigger_activate()
@@ -384,6 +387,7 @@ def test_live_parameters_changed_while_inactive_hold_for_the_next_activation(
     graph: Graph, own: Any, node: CompletionNode, model: Model
 ) -> None:
     calibrate(node, CAMERA, [0.0] * 12)
+    wait_for(lambda: len(model.built) == 1)  # a deactivation would give it up
     assert not graph.set_parameters(topics.NODE_NAME, rectified=True).successful
     own.trigger_deactivate()
     assert graph.set_parameters(topics.NODE_NAME, rectified=True, threads=3).successful  # no calibration to refuse it
@@ -413,3 +417,72 @@ def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: Compl
     assert [stamp_ns for _, stamp_ns in model.completed] == [2]
     assert node.counters.dropped == {"deactivated": 1}
     assert len(model.built) == 1
+
+
+def test_nothing_is_saved_without_a_folder(node: CompletionNode) -> None:
+    with pytest.raises(SceneCompletionError, match="Start the node with a folder as parameter save_folder"):
+        node.to_save()
+
+
+def test_a_fault_in_diagnostics_does_not_end_the_node(
+    node: CompletionNode, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("of the developers")
+
+    monkeypatch.setattr(node._diagnostics, "publish", fail)
+    assert graph.until(lambda: node.counters.warned["diagnostics"] > 0)
+
+
+def test_diagnostics_hold_every_drop(node: CompletionNode) -> None:
+    show(node, 1)
+    assert node.inputs is not None
+    node.inputs.cameras[0]._on_camera_info(CameraInfo(width=32, height=24))  # uncalibrated
+    statuses = {status.name: status for status in node._diagnostics.statuses()}
+    assert node.counters.dropped == {"no CameraInfo": 1, "bad CameraInfo": 1}
+    for reason, count in node.counters.dropped.items():
+        assert statuses["input"].values[f"dropped: {reason}"] == str(count)
+    assert statuses["input"].values["dropped"] == "2"
+
+
+def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_for_ever(
+    node: CompletionNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **settings: Any) -> Any:
+        raise RuntimeError("of the developers")
+
+    record = node.inference_record
+    assert record is not None
+    monkeypatch.setattr(view_completers, "Completer", fail)
+    calibrate(node, CAMERA)
+    wait_for(lambda: record.model().state == "unusable")
+    assert record.model().error == "RuntimeError: of the developers"
+
+
+def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: CompletionNode, model: Model) -> None:
+    told: list[tuple[str, int]] = []
+    node.counters.on_dropped_image = lambda reason, header: told.append(
+        (reason, messages.stamp_nanoseconds(header.stamp))
+    )
+    show(node, 1)
+    model.go_on.clear()
+    calibrate(node, CAMERA)
+    assert model.building.wait(10)
+    for stamp_ns in (10, 20, 15, 30):
+        show(node, stamp_ns)
+    own.trigger_deactivate()
+    own.trigger_activate()
+    model.go_on.set()
+    model.unusable = replace(CAMERA, fx=30.0)
+    calibrate(node, model.unusable)
+    show(node, 40)
+    wait_for(lambda: all_accounted_for(node))
+    assert sorted(told, key=lambda drop: drop[1]) == [
+        ("no CameraInfo", 1),
+        ("newer image arrived", 10),
+        ("stamp went back", 15),
+        ("newer image arrived", 20),
+        ("deactivated", 30),
+        ("unusable camera", 40),
+    ]
+    assert sum(node.counters.dropped.values()) == len(told)

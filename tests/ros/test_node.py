@@ -121,7 +121,8 @@ def test_bad_messages_are_dropped_and_the_node_lives_on(running: CameraToVoxels)
     unknown.encoding = "holographic8"
     truncated = messages.image_message(good, start_ns + 2, FRAME)
     truncated.data = truncated.data[:1000]
-    for bad in (messages.image_message(some_image(2, LARGER_CAMERA), start_ns + 3, FRAME), unknown, truncated):
+    cropped = messages.image_message(some_image(2, replace(CAMERA, width=318)), start_ns + 3, FRAME)
+    for bad in (cropped, unknown, truncated):
         bad.header.stamp = messages.stamp_message(start_ns)
         running.images.publish(bad)
         running.graph.spin(0.3)
@@ -265,7 +266,7 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
             ["-p", "bundle:=/nowhere"],
             "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere",
         ),
-        (["-p", "image_qos:=telepathy"], "choose one of sensor_data, reliable"),
+        (["-p", "image_qos:=telepathy"], "choose one of auto, sensor_data, reliable"),
     ],
 )
 def test_node_says_why_it_cannot_start(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import astuple
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, ParameterSpec, nearest_name
+from tests.unprivileged import unprivileged
 
 FRACTION = ParameterSpec("fraction", 0.5, "A fraction.", bounds=(0.0, 1.0))
 COUNT = ParameterSpec("count", 3, "A count.", bounds=(0, 8))
@@ -17,6 +19,7 @@ MODE = ParameterSpec("mode", "fast", "A mode.", choices=("fast", "exact"))
 SWITCH = ParameterSpec("switch", False, "A switch.")
 FOLDER = ParameterSpec("folder", "", "A folder.", path="folder")
 FILE = ParameterSpec("file", "", "A file.", path="file")
+WRITABLE = ParameterSpec("writable", "", "A folder to write to.", path="writable folder")
 
 
 def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
@@ -30,6 +33,8 @@ def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
 def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only() -> None:
     assert {spec.name for spec in SCHEMA if not spec.live} == {
         "bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers", "autostart",
+        "cameras", "grid_frame", "transform_source", "transform_topics", "odometry_topics", "extrinsics_file",
+        "save_folder", "hardware_id",
     }  # fmt: skip
 
 
@@ -56,6 +61,10 @@ def test_allowed_values(spec: ParameterSpec, value: Any) -> None:
         (SWITCH, 1, ["integer", "boolean", "true or false"]),
         (FOLDER, "/nowhere/at/all", ["/nowhere/at/all", "an existing folder, or empty"]),
         (FILE, "/", ["no file /", "an existing file, or empty"]),
+        (FOLDER, "nul\0byte", ["no folder"]),
+        (WRITABLE, "/nowhere/at/all", ["no folder /nowhere/at/all", "a writable folder, or empty"]),
+        (WRITABLE, __file__, ["no folder", "a writable folder, or empty"]),
+        (WRITABLE, "/proc/self", ["the folder /proc/self may not be written to", "a writable folder, or empty"]),
     ],
 )
 def test_refused_values_say_what_is_wrong_and_what_is_allowed(
@@ -73,6 +82,26 @@ def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
     monkeypatch.chdir(tmp_path)
     assert FOLDER.problem("there") is None
     assert str(tmp_path / "missing") in str(FOLDER.problem("missing"))
+
+
+def test_no_path_can_be_changed_by_another_node() -> None:
+    """A parameter that is set over DDS is a message, and no path comes from a message."""
+    paths = [spec for spec in SCHEMA if spec.path]
+    assert {spec.name for spec in paths} >= {"bundle", "grid_file", "save_folder"}
+    assert not any(spec.live for spec in paths)
+
+
+def test_folders_and_files_have_to_be_open_to_this_user() -> None:
+    with TemporaryDirectory() as name:
+        folder, file = Path(name), Path(name) / "file"
+        file.touch(mode=0o200)
+        folder.chmod(0o555)
+        with unprivileged():
+            assert "may not be written to" in str(WRITABLE.problem(name))
+            assert FOLDER.problem(name) is None
+            assert f"the file {file} may not be read by this user" in str(FILE.problem(str(file)))
+        folder.chmod(0o755)
+        assert WRITABLE.problem(name) is None
 
 
 @pytest.mark.parametrize(

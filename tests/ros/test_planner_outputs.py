@@ -30,7 +30,7 @@ from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.points import seen_free_cubes
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.planner_outputs import camera_pose
+from scene_completion_ros.ros.placements import camera_pose
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import start_completion_node
 

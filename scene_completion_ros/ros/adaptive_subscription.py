@@ -1,0 +1,98 @@
+"""A subscription whose QoS follows that of the publishers, as recorders and RViz do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+LOOK_PERIOD_S = 0.5
+
+
+class AdaptiveSubscription:
+    """Subscribes best effort, which hears everybody, and better where all publishers offer better.
+
+    With publishers that are all reliable it is reliable, so that nothing is lost; with `latched` and publishers that
+    are all transient local it is that too, so that what was published before is heard. The graph is looked at twice a
+    second (by a steady clock: simulated time may stand still); for a change the subscription is made anew.
+
+    Args:
+        node: The rclpy node.
+        message_type: Type of the messages.
+        topic: The topic.
+        callback: Called with each message, and whether it came over a latched topic.
+        depth: Messages kept.
+        resources: Closing it destroys the subscription.
+        latched: Follow the durability as well.
+        subscribe: Makes a subscription of a type, a topic, a callback and a QoS; by default `node.create_subscription`.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        message_type: Any,
+        topic: str,
+        callback: Callable[[Any, bool], None],
+        *,
+        depth: int,
+        resources: ExitStack,
+        latched: bool = False,
+        subscribe: Callable[[Any, str, Any, QoSProfile], Any] | None = None,
+    ) -> None:
+        self._node = node
+        self._create = subscribe or node.create_subscription
+        self._type = message_type
+        self.topic = node.resolve_topic_name(topic)
+        self._callback = callback
+        self._depth = depth
+        self._follows_durability = latched
+        self._subscription: Any = None
+        self._offered = ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE
+        self._subscribe()
+        resources.callback(self._unsubscribe)
+        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        resources.callback(node.destroy_timer, timer)
+        self._look()
+
+    def _look(self) -> None:
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        if not publishers:
+            return  # as before: it may come back
+        offered = common_offer([publisher.qos_profile for publisher in publishers])
+        if not self._follows_durability:
+            offered = offered[0], DurabilityPolicy.VOLATILE
+        if offered != self._offered:
+            self._offered = offered
+            self._unsubscribe()
+            self._subscribe()
+            reliable = "reliable" if offered[0] == ReliabilityPolicy.RELIABLE else "best effort"
+            latched = ", latched" if offered[1] == DurabilityPolicy.TRANSIENT_LOCAL else ""
+            self._node.get_logger().info(f"{self.topic}: subscribed as its publishers offer it: {reliable}{latched}")
+
+    def _subscribe(self) -> None:
+        reliability, durability = self._offered
+        latched = durability == DurabilityPolicy.TRANSIENT_LOCAL
+        qos = QoSProfile(depth=self._depth, reliability=reliability, durability=durability)
+        self._subscription = self._create(self._type, self.topic, lambda message: self._callback(message, latched), qos)
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+
+def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
+    """The strictest reliability and durability that match all offered ones.
+
+    Args:
+        offers: QoS profiles of the publishers, at least one.
+    """
+    reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
+    latched = reliable and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
+    return (
+        ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )

@@ -1,0 +1,39 @@
+"""What became of the image of one camera, or of the images of several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.ros.placements import Placement
+from scene_completion_ros.semantic_voxels import SemanticVoxels
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What became of one image.
+
+    Attributes:
+        name: Name of its camera; empty where there is one camera only.
+        frame_id: Frame of the image.
+        completion: The result.
+    """
+
+    name: str
+    frame_id: str
+    completion: Completion
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What is published.
+
+    Attributes:
+        voxels: Those of the one image, or of several fused.
+        placement: Where they lie; where there are several cameras, that of the first view.
+        views: At least one.
+    """
+
+    voxels: SemanticVoxels
+    placement: Placement
+    views: tuple[View, ...]

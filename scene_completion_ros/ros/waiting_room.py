@@ -1,0 +1,96 @@
+"""Where images wait, without blocking a thread, for what they need and may still come: transforms, calibration."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from scene_completion_ros.errors import SceneCompletionError
+
+Item = TypeVar("Item")
+CAPACITY = 30
+
+
+class NotYetError(SceneCompletionError):
+    """Something that is needed is not there.
+
+    Attributes:
+        may_come: Whether it is worth waiting for.
+    """
+
+    def __init__(self, what: str, *, where: str = "", cure: str = "", may_come: bool) -> None:
+        self.may_come = may_come
+        super().__init__(what, where=where, cure=cure)
+
+
+class WaitingRoom(Generic[Item]):
+    """Lets items through in the order in which they came, each once it has what it needs or its time is over.
+
+    Args:
+        admit: Called with an item; raises NotYetError to let it wait.
+        turn_away: Called with an item that waited in vain, or for what cannot come any more, and why.
+        refuse: Called with an item for which there is no room.
+        on_waiting: Called when the first one begins to wait: from then on `look` has to be called now and then.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        admit: Callable[[Item], None],
+        turn_away: Callable[[Item, NotYetError], None],
+        refuse: Callable[[Item], None],
+        *,
+        on_waiting: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._admit = admit
+        self._turn_away = turn_away
+        self._refuse = refuse
+        self._on_waiting = on_waiting
+        self._clock = clock
+        self._waiting: deque[tuple[Item, float]] = deque()
+
+    def __len__(self) -> int:
+        """Number of items that wait."""
+        return len(self._waiting)
+
+    def enter(self, item: Item, timeout_s: float) -> None:
+        """Let an item through, at once if it needs nothing and none waits before it.
+
+        Args:
+            item: The item.
+            timeout_s: How long it may wait. Beyond `CAPACITY` waiting ones the newest is refused: were it the oldest,
+                none might ever live to see what it waits for.
+        """
+        deadline_s = self._clock() + timeout_s
+        if self._waiting:
+            if len(self._waiting) >= CAPACITY:
+                self._refuse(item)
+                return
+            self._waiting.append((item, deadline_s))
+            self.look()
+        elif not self._passes(item, deadline_s):
+            self._waiting.append((item, deadline_s))
+            self._on_waiting()
+
+    def look(self) -> None:
+        """Let through, in order, those that have what they need, and turn away those whose time is over."""
+        while self._waiting and self._passes(*self._waiting[0]):
+            self._waiting.popleft()
+
+    def empty(self) -> list[Item]:
+        """Send all away; who they were."""
+        items = [item for item, _ in self._waiting]
+        self._waiting.clear()
+        return items
+
+    def _passes(self, item: Item, deadline_s: float) -> bool:
+        try:
+            self._admit(item)
+        except NotYetError as error:
+            if error.may_come and self._clock() < deadline_s:
+                return False
+            self._turn_away(item, error)
+        return True

@@ -1,0 +1,147 @@
+"""Voxels of several cameras: by hand, by the readable rule, and by the kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.mapping.camera_fusion import DenseViews, FusedVoxels, fuse_dense_reference, fuse_views
+from scene_completion_ros.mapping.camera_fusion_kernel import fuse_dense
+from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+
+U, FS, FI, S, C = (int(state) for state in VoxelState)
+THRESHOLD = 0.5
+
+# One voxel a row: (state, probability, label, confidence) of each view, and of the result.
+Say = tuple[int, float, int, float]
+NOTHING: Say = (U, 0.0, 0, 0.0)
+BY_HAND: list[tuple[str, list[Say], Say]] = [
+    ("nobody observes it", [NOTHING, NOTHING], NOTHING),
+    ("one view alone stays as it is", [NOTHING, (C, 0.7, 3, 0.6)], (C, 0.7, 3, 0.6)),
+    ("seen free beats completed", [(C, 0.9, 2, 0.9), (FS, 0.1, 0, 0.0)], (FS, 0.1, 0, 0.0)),
+    ("seen occupied beats inferred free", [(FI, 0.1, 0, 0.0), (S, 0.8, 2, 0.5)], (S, 0.8, 2, 0.5)),
+    ("two who see are averaged, occupied", [(S, 0.9, 1, 0.8), (FS, 0.3, 0, 0.0)], (S, 0.6, 1, 0.8)),
+    ("two who see are averaged, free", [(S, 0.6, 1, 0.8), (FS, 0.2, 0, 0.0)], (FS, 0.4, 0, 0.0)),
+    ("two who infer are averaged", [(C, 0.8, 4, 0.5), (FI, 0.4, 0, 0.0)], (C, 0.6, 4, 0.5)),
+    ("and may be free", [(C, 0.5, 4, 0.5), (FI, 0.3, 0, 0.0)], (FI, 0.4, 0, 0.0)),
+    # 0.9 * 0.5 = 0.45 for 1, against 0.6 * 0.7 = 0.42 for 2: 0.45 / (0.9 + 0.6) = 0.3.
+    ("the label of more weight", [(S, 0.9, 1, 0.5), (S, 0.6, 2, 0.7)], (S, 0.75, 1, 0.3)),
+    # 0.6 * 0.5 + 0.7 * 0.5 = 0.65 for 2, against 0.8 * 0.75 = 0.6 for 1: 0.65 / 2.1.
+    ("many small votes", [(S, 0.8, 1, 0.75), (S, 0.6, 2, 0.5), (S, 0.7, 2, 0.5)], (S, 0.7, 2, 0.65 / 2.1)),
+    ("equal votes go to the lower label", [(S, 0.6, 5, 0.5), (S, 0.6, 3, 0.5)], (S, 0.6, 3, 0.25)),
+    ("who only infers has no vote", [(S, 0.6, 5, 0.5), (C, 0.9, 3, 0.9), (C, 0.9, 3, 0.9)], (S, 0.6, 5, 0.5)),
+    ("no confidence at all", [(S, 0.6, 5, 0.0), (S, 0.6, 6, 0.0)], (S, 0.6, 5, 0.0)),
+]
+
+
+def dense(voxels: list[list[Say]]) -> DenseViews:
+    views = max(map(len, voxels))
+    says = np.array([says + [NOTHING] * (views - len(says)) for says in voxels]).transpose(2, 1, 0)
+    state, probability, label, confidence = (np.ascontiguousarray(says[number]) for number in range(4))
+    return DenseViews(
+        state.astype(np.uint8), probability.astype(np.float32), label.astype(np.uint8), confidence.astype(np.float32)
+    )
+
+
+def compiled(views: DenseViews, threshold: float) -> FusedVoxels:
+    return FusedVoxels(*fuse_dense(views.state, views.probability, views.label, views.confidence, threshold))
+
+
+def some_views(seed: int, views: int = 3, voxels: int = 20_000) -> DenseViews:
+    """States that fit the probabilities, as the classifier makes them."""
+    random = np.random.default_rng(seed)
+    probability = random.integers(0, 65, (views, voxels)).astype(np.float32) / 64  # equal ones, and exact sums
+    seen, observed = random.random((2, views, voxels)) < 0.6
+    state = np.where(probability >= THRESHOLD, np.where(seen, S, C), np.where(seen, FS, FI))
+    state = np.where(observed, state, U).astype(np.uint8)
+    confidence = (random.integers(0, 9, (views, voxels)) / 8).astype(np.float32)
+    label = random.integers(0, 4, (views, voxels)).astype(np.uint8)
+    occupied = state >= S
+    return DenseViews(
+        state,
+        np.where(observed, probability, 0).astype(np.float32),
+        np.where(occupied, label, 0).astype(np.uint8),
+        np.where(occupied, confidence, 0).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("fuse", [fuse_dense_reference, compiled])
+def test_by_hand(fuse: object) -> None:
+    result = fuse(dense([says for _, says, _ in BY_HAND]), THRESHOLD)  # type: ignore[operator]
+    for number, (name, _, (state, probability, label, confidence)) in enumerate(BY_HAND):
+        assert result.state[number] == state, name
+        assert result.probability[number] == pytest.approx(probability, abs=1e-6), name
+        assert result.label[number] == label, name
+        assert result.confidence[number] == pytest.approx(confidence, abs=1e-6), name
+
+
+@pytest.mark.parametrize("views", [1, 2, 5])
+def test_the_kernel_does_what_the_rule_says(views: int) -> None:
+    said = some_views(views, views)
+    expected, result = fuse_dense_reference(said, THRESHOLD), compiled(said, THRESHOLD)
+    assert len(np.unique(expected.state)) == 5
+    np.testing.assert_array_equal(result.state, expected.state)
+    np.testing.assert_allclose(result.probability, expected.probability, atol=1e-6)
+    np.testing.assert_array_equal(result.label, expected.label)
+    np.testing.assert_allclose(result.confidence, expected.confidence, atol=1e-6)
+
+
+def test_order_does_not_matter_and_one_view_stays_as_it_is() -> None:
+    said = some_views(7, 4)
+    turned = DenseViews(said.state[::-1], said.probability[::-1], said.label[::-1], said.confidence[::-1])
+    one, other = compiled(said, THRESHOLD), compiled(turned, THRESHOLD)
+    np.testing.assert_array_equal(one.state, other.state)
+    np.testing.assert_array_equal(one.label, other.label)
+    np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-6)
+    alone = some_views(8, 1)
+    same = compiled(alone, THRESHOLD)
+    np.testing.assert_array_equal(same.state, alone.state[0])
+    np.testing.assert_array_equal(same.probability, alone.probability[0])
+    np.testing.assert_array_equal(same.label, alone.label[0])
+
+
+GRID = VoxelGrid((0.0, 0.0, 0.0), 0.5, (4, 3, 2))
+
+
+def sparse(said: DenseViews, view: int, stamp_ns: int) -> tuple[SemanticVoxels, np.ndarray]:
+    state = said.state[view].reshape(GRID.shape)
+    occupied = np.flatnonzero(said.state[view] >= S)
+    voxels = SemanticVoxels(
+        grid=GRID,
+        grid_from_camera=RigidTransform(np.eye(3), np.full(3, float(view))),
+        stamp_ns=stamp_ns,
+        state=state,
+        index=np.argwhere(state >= S).astype(np.int32),
+        probability=said.probability[view][occupied],
+        label=said.label[view][occupied],
+        confidence=said.confidence[view][occupied],
+        class_names=("a", "b", "c", "d"),
+        class_colours=((0, 0, 0),) * 4,
+    )
+    return voxels, said.probability[view].reshape(GRID.shape)
+
+
+def test_sparse_voxels_are_fused_as_dense_ones() -> None:
+    said = some_views(3, 3, 24)
+    voxels, probabilities = zip(*(sparse(said, view, 100 - view) for view in range(3)), strict=True)
+    fused, expected = fuse_views(voxels, probabilities, THRESHOLD), fuse_dense_reference(said, THRESHOLD)
+    occupied = np.flatnonzero(expected.state >= S)
+    assert 0 < len(occupied) < 24
+    np.testing.assert_array_equal(fused.state.reshape(-1), expected.state)
+    np.testing.assert_array_equal(np.ravel_multi_index(tuple(fused.index.T), GRID.shape), occupied)
+    np.testing.assert_array_equal(fused.label, expected.label[occupied])
+    np.testing.assert_allclose(fused.probability, expected.probability[occupied], atol=1e-6)
+    np.testing.assert_allclose(fused.confidence, expected.confidence[occupied], atol=1e-6)
+    assert fused.stamp_ns == 98
+    assert fuse_views(voxels[:1], probabilities[:1], THRESHOLD) is voxels[0]
+
+
+def test_other_grids_are_refused() -> None:
+    said = some_views(3, 2, 24)
+    (one, probability), (other, _) = (sparse(said, view, 0) for view in range(2))
+    elsewhere = SemanticVoxels(**{**vars(other), "grid": VoxelGrid((1.0, 0.0, 0.0), 0.5, (4, 3, 2))})
+    with pytest.raises(GridError, match="different grids"):
+        fuse_views([one, elsewhere], [probability, probability], THRESHOLD)

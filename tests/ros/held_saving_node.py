@@ -1,0 +1,25 @@
+"""The completion node that waits before it writes what is to be saved, as long as a file exists."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from scene_completion_ros.ros import services
+from scene_completion_ros.ros.inference_record import Result
+from scene_completion_ros.ros.node import main
+from scene_completion_ros.ros.saving import save_result
+from tests.ros.held_node import HELD_WHILE, REACHED
+
+
+def held(folder: Path, result: Result) -> list[Path]:
+    while Path(os.environ[HELD_WHILE]).exists():
+        Path(os.environ[REACHED]).touch()
+        time.sleep(0.01)
+    return save_result(folder, result)
+
+
+if __name__ == "__main__":
+    services.save_result = held
+    main()

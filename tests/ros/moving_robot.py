@@ -1,0 +1,72 @@
+"""A robot that says where it is, over topics or over tf2, and images of its camera."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from scene_completion_ros.geometry.extrinsics import Extrinsic, rotation_of_angles
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.ros.transform_source import transform_message
+from tests.ros.camera_to_voxels import FRAME
+from tests.ros.graph import Graph
+
+ODOM, BASE = "odom", "base_link"
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+MOUNT = RigidTransform(rotation_of_angles(0.0, 0.05, 0.02), np.array([0.3, -0.1, 0.4])) @ OPTICAL_FROM_FORWARD.inverse()
+ARGUMENTS = {
+    "topics": ("-p", "transform_source:=topics", "-p", "transform_topics:=mounts", "-p", "odometry_topics:=odometry"),
+    "tf2": ("-p", "transform_source:=tf2"),
+}
+TF2 = importlib.util.find_spec("tf2_ros") is not None and importlib.util.find_spec("tf2_msgs") is not None
+SOURCES = ["topics", pytest.param("tf2", marks=pytest.mark.skipif(not TF2, reason="tf2_ros is not installed"))]
+
+
+def pose(x: float, yaw: float = 0.0) -> RigidTransform:
+    """Pose of the base in the odometry frame: metres forward, radians to the left."""
+    return RigidTransform(rotation_of_angles(0.0, 0.0, yaw), np.array([x, 0.0, 0.0]))
+
+
+class MovingRobot:
+    """Publishes where its base is, and how its camera is mounted, for one kind of source.
+
+    Args:
+        graph: Where to publish.
+        kind: "topics" or "tf2".
+    """
+
+    def __init__(self, graph: Graph, kind: str) -> None:
+        self._kind = kind
+        node = graph.node
+        if kind == "tf2":
+            from tf2_msgs.msg import TFMessage
+
+            self._tf_message: Any = TFMessage
+            self._moving = node.create_publisher(TFMessage, "/tf", 100)
+            self._fixed = node.create_publisher(TFMessage, "/tf_static", LATCHED)
+        else:
+            self._moving = node.create_publisher(Odometry, "odometry", 100)
+            self._fixed = node.create_publisher(TransformStamped, "mounts", LATCHED)
+
+    def say_mount(self) -> None:
+        """Publish how the camera is mounted, once and latched."""
+        message = transform_message(Extrinsic(BASE, FRAME, MOUNT))
+        self._fixed.publish(self._tf_message(transforms=[message]) if self._kind == "tf2" else message)
+
+    def say_pose(self, stamp_ns: int, odom_from_base: RigidTransform) -> None:
+        """Publish where the base is."""
+        stamped = transform_message(Extrinsic(ODOM, BASE, odom_from_base), stamp_ns)
+        if self._kind == "tf2":
+            self._moving.publish(self._tf_message(transforms=[stamped]))
+            return
+        message = Odometry(header=stamped.header, child_frame_id=BASE)
+        position, orientation = message.pose.pose.position, message.pose.pose.orientation
+        position.x, position.y, position.z = odom_from_base.translation.tolist()
+        orientation.x, orientation.y, orientation.z, orientation.w = odom_from_base.quaternion.tolist()
+        self._moving.publish(message)

@@ -1,0 +1,182 @@
+"""/diagnostics of the running node, in all its states and with the faults that users meet."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.ros import dds, messages, topics
+from tests.ros import publish_images
+from tests.ros.camera_to_voxels import CAMERA, FRAME, CameraToVoxels, some_image
+from tests.ros.diagnosed import ERROR, OK, WARN, Diagnosed, values
+from tests.ros.graph import REPOSITORY, start_completion_node
+
+LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 99.5, 640, 200)
+PARTS = {"lifecycle", "input", "calibration", "inference", "outputs", "memory"}
+BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+Start = Callable[..., tuple[CameraToVoxels, Diagnosed]]
+
+
+@pytest.fixture
+def start(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> Iterator[Start]:
+    started: list[CameraToVoxels] = []
+
+    def start(
+        *arguments: str, bundle: Path = bundle_folder, timeout_s: float = 1.5
+    ) -> tuple[CameraToVoxels, Diagnosed]:
+        given = (*arguments, "-p", f"image_timeout:={timeout_s}")
+        running = CameraToVoxels(
+            lambda graph: start_completion_node(graph, tmp_path / "log", bundle, grid_file, *given)
+        )
+        started.append(running)
+        return running, Diagnosed(running.graph, running.node)
+
+    yield start
+    for running in started:
+        running.close()
+
+
+class Stream:
+    """Images, and CameraInfo if wanted, with stamps that grow."""
+
+    def __init__(self, running: CameraToVoxels) -> None:
+        self._running = running
+        self._stamp_ns = 0
+
+    def images(self, camera: Camera = CAMERA) -> None:
+        self._stamp_ns += 100_000_000
+        self._running.images.publish(self._running.make_image(some_image(1, camera), self._stamp_ns, FRAME))
+
+    def both(self) -> None:
+        info = messages.camera_info_message(CAMERA, self._stamp_ns + 100_000_000, FRAME)
+        self._running.camera_infos.publish(info)
+        self.images()
+
+    def broken(self) -> None:
+        message: Any = self._running.make_image(some_image(1), self._stamp_ns, FRAME)
+        message.encoding = "holographic8"
+        self._running.images.publish(message)
+
+
+def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
+    running, told = start("-p", "autostart:=false", "-p", "hardware_id:=front camera")
+    stream = Stream(running)
+    told.until("lifecycle", OK, "unconfigured: nothing is loaded; configure")
+    assert set(told.newest) == PARTS
+    for part in ("input", "calibration", "inference", "outputs"):
+        assert told.newest[part].level == OK
+        assert "the node is unconfigured" in told.newest[part].message
+    assert {status.hardware_id for status in told.newest.values()} == {"front camera"}
+
+    assert running.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
+    told.until("lifecycle", OK, "inactive: nothing is subscribed")
+    told.until("input", OK, "the node is inactive")
+    told.until("inference", OK, "waiting for a calibration")
+
+    assert running.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_ACTIVATE)
+    told.until("lifecycle", OK, "active")
+    told.until("input", ERROR, "no image for", "1 publisher exists")
+    told.until("calibration", ERROR, "CameraInfo is missing for", "1 publisher exists", "must be latched")
+    assert "input: no image for" in running.node.log
+
+    status = told.until("input", OK, "images/s", meanwhile=stream.images)
+    assert int(values(status)["dropped: no CameraInfo"]) >= 1
+    assert told.newest["calibration"].level == ERROR
+    assert "input: in order again" in running.node.log
+
+    told.until("inference", OK, "ready", "latency", meanwhile=stream.both)
+    told.until("calibration", WARN, "the image is enlarged 2.00 times", meanwhile=stream.both)
+    inference = values(told.newest["inference"])
+    assert inference["engine"] in {"openvino", "openvino_bf16", "onnxruntime"}
+    for stage in topics.STAGES:
+        mean, p95, largest = (float(part.split()[1]) for part in inference[f"{stage} ms"].split(", "))
+        assert 0 <= mean <= largest, stage
+        assert 0 <= p95 <= largest, stage
+    received = values(told.newest["input"])
+    assert float(received["images/s"]) > 0
+    assert received["image"] == f"320x96 rgb8, {320 * 96 * 3} bytes, frame {FRAME}"
+    assert float(values(told.newest["calibration"])["seconds by which its stamp is behind the image's"]) == 0
+
+    told.until("calibration", WARN, "CameraInfo stopped", "images go on", meanwhile=stream.images)
+    message = told.until("calibration", ERROR, "images are 640x200", meanwhile=lambda: stream.images(LARGER_CAMERA))
+    assert "is for 320x96" in message.message
+    told.until("input", WARN, "bad image", meanwhile=stream.broken)
+
+    memory = values(told.newest["memory"])
+    status_of_process = Path(f"/proc/{running.node.process.pid}/status").read_text(encoding="utf-8")
+    resident_kb = int(status_of_process.split("VmRSS:")[1].split()[0])
+    assert float(memory["resident MB"]) == pytest.approx(resident_kb * 1024 / 1e6, rel=0.2)
+    assert int(memory["threads"]) > 1 < int(memory["open files"]) < int(memory["open files allowed"])
+    assert "Traceback" not in running.node.log
+
+
+def test_it_goes_on_while_simulated_time_stands_still_and_tells_what_failed(start: Start, tmp_path: Path) -> None:
+    missing = tmp_path / "bundle"
+    running, told = start("-p", "use_sim_time:=true", "-p", "autostart:=false", bundle=missing)
+    assert not running.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
+    told.until("lifecycle", ERROR, "unconfigured: the last transition failed", f"there is no folder {missing}")
+    heard = len(told.arrays)
+    assert running.graph.until(lambda: len(told.arrays) >= heard + 2)
+    assert all(array.header.stamp.sec == 0 for array in told.arrays)  # nobody publishes /clock
+
+
+def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start) -> None:
+    running, told = start("-p", "image_qos:=reliable")
+    running.graph.node.destroy_publisher(running.images)
+    running.graph.node.destroy_publisher(running.camera_infos)
+    told.until("input", ERROR, f"nobody publishes on {running.graph.namespace}/image", "-r image:=<topic>")
+    told.until("calibration", ERROR, "nobody publishes on", "-r camera_info:=<topic>")
+    listening = told.until("outputs", OK, "have subscribers")
+    assert values(listening)[f"subscribers of {running.output}/voxels"] == "1"
+
+    images = running.graph.node.create_publisher(Image, "image", BEST_EFFORT)
+    image = messages.image_message(some_image(1), 0, FRAME)
+    told.until(
+        "input", ERROR, "does not match the reliable subscription", "RELIABILITY", "set image_qos:=sensor_data",
+        meanwhile=lambda: images.publish(image),
+    )  # fmt: skip
+    assert "see parameter image_qos" in running.node.log
+
+
+def test_large_images_that_are_lost_without_a_word_are_told_with_the_cure(start: Start) -> None:
+    """The publishing process lacks the profile, as a camera driver does by default."""
+    running, told = start(timeout_s=0.5)
+    running.graph.node.destroy_publisher(running.images)
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("DEFAULT_PROFILES_FILE")}
+    driver = subprocess.Popen(
+        [sys.executable, publish_images.__file__, f"{running.graph.namespace}/image"],
+        stdin=subprocess.PIPE,
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+    )
+    info = messages.camera_info_message(
+        Camera(700.0, 700.0, 639.5, 359.5, publish_images.WIDTH, publish_images.HEIGHT), 0, FRAME
+    )
+    try:
+        status = told.until(
+            "input", ERROR, "1 publisher exists", "loses best-effort messages above 0.5 MB (these have 2.8 MB)",
+            meanwhile=lambda: running.camera_infos.publish(info),
+        )  # fmt: skip
+    finally:
+        driver.communicate()
+    cure = f"{dds.profile_variable()}={dds.profile_path()}"
+    for words in (cure, "image_transport:=compressed", "net.core.rmem_max"):
+        assert words in status.message
+    assert "image_qos:=reliable" not in status.message  # the publisher offers best effort only
+    assert values(status)["best-effort publishers"] == "1"
+    running.until_logged(cure)

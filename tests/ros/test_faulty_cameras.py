@@ -1,0 +1,267 @@
+"""Cameras that stop, change, lie or send rubbish: nothing of that ends the node or comes out as if it were new."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.ros import messages
+from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.graph import start_completion_node
+
+SENSOR = Camera(371.2, 371.2, 329.5, 120.0, 700, 240)  # twice as fine as CAMERA, and larger
+
+
+class Faulty(CameraToVoxels):
+    """Stamps that only grow, and what came back under which."""
+
+    _stamp_ns = SECOND_NS
+
+    def stamp(self) -> int:
+        self._stamp_ns += SECOND_NS
+        return self._stamp_ns
+
+    def good(self, image: NDArray[np.uint8]) -> Any:
+        """Send an image that can be used, and wait for its voxels."""
+        return self.answer(self.make_image(image, self.stamp(), FRAME))
+
+    def bad(self, message: Any) -> None:
+        """Send something that cannot be used."""
+        message.header.stamp = messages.stamp_message(self.stamp())
+        self.images.publish(message)
+        self.graph.spin(0.3)
+
+    @property
+    def stamps_ns(self) -> set[int]:
+        return {messages.stamp_nanoseconds(message.header.stamp) for message in self.voxels}
+
+    def ended(self) -> tuple[int, int, Counter[str]]:
+        """End the node: images received, processed, and messages dropped by reason."""
+        assert self.node.end() == 0
+        assert "Traceback" not in self.node.log
+        assert "please report" not in self.node.log
+        counts = re.findall(r"received (\d+) images, processed (\d+), dropped \d+ \((.*)\)", self.node.log)[-1]
+        reasons = Counter({name: int(count) for count, name in re.findall(r"(\d+) ([^,]+)", counts[2])})
+        return int(counts[0]), int(counts[1]), reasons
+
+
+@pytest.fixture
+def start(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> Iterator[Any]:
+    started: list[Faulty] = []
+
+    def start(*arguments: str, transport: str = "raw") -> Faulty:
+        given = [text for argument in arguments for text in ("-p", argument)]
+        started.append(
+            Faulty(
+                lambda graph: start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *given),
+                transport,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for faulty in started:
+        faulty.close()
+
+
+@pytest.fixture(scope="module")
+def student(bundle_folder: Path) -> StudentBundle:
+    return StudentBundle.load(bundle_folder)
+
+
+def assert_taken_with(
+    message: Any, camera: Camera, image: NDArray[np.uint8], student: StudentBundle, grid_file: Path
+) -> None:
+    grid, grid_from_camera = read_grid(grid_file)
+    wanted = Completer(student, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1).complete(image).voxels
+    points = cloud_array_from_message(message)
+    assert len(wanted) > 50
+    np.testing.assert_allclose(np.stack([points[axis] for axis in "xyz"], axis=-1), wanted.points_camera(), atol=1e-5)
+
+
+def test_rubbish_among_images(start: Any) -> None:
+    faulty = start("image_qos:=reliable")
+    faulty.start(CAMERA)
+    picture = some_image(1)
+    first = faulty.good(picture)
+
+    def made(**changed: Any) -> Any:
+        message = messages.image_message(picture, 0, FRAME)
+        for name, value in changed.items():
+            setattr(message, name, value)
+        return message
+
+    rubbish = [
+        Image(),
+        made(width=0),
+        made(height=0),
+        made(step=CAMERA.width),
+        made(step=2**32 - 1),
+        made(width=2**32 - 1, height=2**32 - 1, step=0),
+        made(height=2**31),
+        made(encoding="holographic8"),
+        made(encoding=""),
+        made(encoding="32FC1"),
+        made(data=[]),
+        made(data=made().data[:-1]),
+    ]
+    before = faulty.stamps_ns
+    for message in rubbish:
+        faulty.bad(message)
+    again = faulty.good(picture)
+    assert again.data == first.data
+    assert faulty.stamps_ns - before == {messages.stamp_nanoseconds(again.header.stamp)}
+    for shade in (0, 255):
+        answer = faulty.good(np.full_like(picture, shade))  # dull, but no rubbish
+        assert answer.width * answer.point_step == len(answer.data)
+
+    heard = len(faulty.voxels)
+    for bad_value in (math.nan, math.inf, 0.0, -1.0):
+        camera_info = messages.camera_info_message(CAMERA, 0, FRAME)
+        camera_info.k[0] = bad_value
+        faulty.camera_infos.publish(camera_info)
+        faulty.graph.spin(0.05)
+    absurd = messages.camera_info_message(CAMERA, 0, FRAME)
+    absurd.width, absurd.height = 2**32 - 1, 2**32 - 1
+    faulty.camera_infos.publish(absurd)
+    empty = messages.camera_info_message(CAMERA, 0, FRAME)
+    empty.width = 0
+    faulty.camera_infos.publish(empty)
+    faulty.until_logged("bad CameraInfo, 1 so far")
+    assert faulty.good(picture).data == first.data  # by the last usable calibration
+    assert len(faulty.voxels) == heard + 1
+
+    received, processed, dropped = faulty.ended()
+    assert dropped.pop("bad CameraInfo") >= 4  # of six, best effort
+    assert received == processed + sum(dropped.values())
+    assert dropped.pop("no CameraInfo") >= 1  # before the calibration came
+    assert dropped["bad image"] >= 1
+    assert dropped.keys() <= {"bad image", "newer image arrived"}  # a busy machine replaces some before it looks
+    assert sum(dropped.values()) >= len(rubbish)
+
+
+def test_rubbish_among_compressed_images(start: Any) -> None:
+    faulty = start("image_transport:=compressed", transport="compressed")
+    faulty.start(CAMERA)
+    picture = some_image(2)
+    first = faulty.good(picture)
+    whole = faulty.make_image(picture, 0, FRAME)
+    head = len(whole.data) // 2
+    for data in ([], whole.data[:2], whole.data[:head], whole.data[head:], whole.data[:head] + whole.data[-2:]):
+        message = faulty.make_image(picture, 0, FRAME)
+        message.data = data
+        faulty.bad(message)
+    before = faulty.stamps_ns
+    again = faulty.good(picture)
+    assert again.data == first.data
+    received, processed, dropped = faulty.ended()
+    assert received == processed + sum(dropped.values())
+    assert dropped["bad image"] >= 1
+    assert len(before) <= 3  # at most the last of them, which no marker tells from a whole one
+
+
+def test_a_camera_that_stops_returns_and_changes(start: Any, student: StudentBundle, grid_file: Path) -> None:
+    faulty = start("image_qos:=auto")
+    faulty.start(CAMERA)
+    assert "subscribed as its publishers offer it: reliable" in faulty.node.log
+    before = faulty.good(some_image(3))
+
+    # It stops: its publisher goes, nothing comes out any more; it returns, best effort this time.
+    faulty.graph.node.destroy_publisher(faulty.images)
+    heard = len(faulty.voxels)
+    faulty.graph.spin(1.5)
+    assert len(faulty.voxels) == heard
+    best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+    faulty.images = faulty.graph.node.create_publisher(Image, "image", best_effort)
+    returned = faulty.stamp()
+
+    def answered() -> bool:
+        faulty.images.publish(messages.image_message(some_image(3), returned, FRAME))
+        return faulty.graph.until(lambda: returned in faulty.stamps_ns, 0.5)
+
+    assert faulty.graph.until(answered), faulty.node.log
+    assert "subscribed as its publishers offer it: best effort" in faulty.node.log
+    assert faulty.voxels[-1].data == before.data
+    faulty.graph.spin(0.5)
+
+    # Other resolutions of the same picture need no other CameraInfo; what was cropped does.
+    half = some_image(4, replace(CAMERA, width=160, height=48))
+    answer = faulty.good(half)
+    by_hand = Camera(92.8, 92.8, 79.5, 22.125, 160, 48)  # (159.5 + 0.5) / 2 - 0.5 and (44.75 + 0.5) / 2 - 0.5
+    assert_taken_with(answer, by_hand, half, student, grid_file)
+    faulty.until_logged("images are 160x48, calibrated for 320x96")
+    cropped = some_image(4, replace(CAMERA, width=300))
+    faulty.bad(messages.image_message(cropped, 0, FRAME))
+    faulty.until_logged("the image is 300x96, the calibration is that of 320x96: other proportions")
+    assert faulty.good(some_image(3)).data == before.data
+
+    # Part of a sensor, binned: the CameraInfo is that of the whole sensor.
+    camera_info = messages.camera_info_message(SENSOR, 0, FRAME)
+    camera_info.roi.x_offset, camera_info.roi.y_offset, camera_info.roi.width, camera_info.roi.height = 20, 30, 640, 192
+    camera_info.binning_x = camera_info.binning_y = 2
+    faulty.send_camera(camera_info, "ready for 320x96 images, fx 185.6 px, none distortion")
+    by_hand = Camera(185.6, 185.6, 154.5, 44.75, 320, 96)  # (329.5 - 20 + 0.5) / 2 - 0.5, (120 - 30 + 0.5) / 2 - 0.5
+    message = messages.image_message(some_image(5), 0, FRAME)
+    wanted = faulty.stamp()
+    message.header.stamp = messages.stamp_message(wanted)
+    assert_taken_with(faulty.answer(message), by_hand, some_image(5), student, grid_file)
+    received, processed, dropped = faulty.ended()
+    assert received == processed + sum(dropped.values())
+
+
+def test_every_image_with_the_camera_info_of_its_stamp(start: Any, student: StudentBundle, grid_file: Path) -> None:
+    """A zoom lens: the calibration of every image is another one, and may come after it."""
+    faulty = start("camera_info_sync:=exact", "camera_info_tolerance:=2.0")
+    first = messages.image_message(some_image(0), 0, FRAME)
+    faulty.until_logged("no CameraInfo", lambda: faulty.images.publish(first))
+    faulty.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for")
+
+    def answered() -> bool:
+        faulty.images.publish(first)
+        faulty.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
+        return faulty.graph.until(lambda: bool(faulty.voxels), 0.5)
+
+    assert faulty.graph.until(answered), faulty.node.log
+    zoomed = replace(CAMERA, fx=200.0, fy=200.0)
+    wide, tele = faulty.stamp(), faulty.stamp()
+    faulty.images.publish(messages.image_message(some_image(6), wide, FRAME))
+    faulty.images.publish(messages.image_message(some_image(7), tele, FRAME))
+    faulty.graph.spin(0.3)
+    assert not {wide, tele} & faulty.stamps_ns
+    faulty.camera_infos.publish(messages.camera_info_message(CAMERA, wide, FRAME))
+    assert faulty.graph.until(lambda: wide in faulty.stamps_ns), faulty.node.log
+    faulty.camera_infos.publish(messages.camera_info_message(zoomed, tele, FRAME))
+    assert faulty.graph.until(lambda: tele in faulty.stamps_ns), faulty.node.log
+    assert_taken_with(faulty.voxels[-1], zoomed, some_image(7), student, grid_file)
+    assert "the calibration has changed" not in faulty.node.log
+
+    lost, last = faulty.stamp(), faulty.stamp()
+    faulty.images.publish(messages.image_message(some_image(8), lost, FRAME))
+    faulty.images.publish(messages.image_message(some_image(8), last, FRAME))
+    faulty.graph.spin(0.2)
+    faulty.camera_infos.publish(messages.camera_info_message(CAMERA, last, FRAME))
+    assert faulty.graph.until(lambda: last in faulty.stamps_ns), faulty.node.log
+    assert lost not in faulty.stamps_ns
+    received, processed, dropped = faulty.ended()
+    assert received == processed + sum(dropped.values())

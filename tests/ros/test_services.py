@@ -1,0 +1,281 @@
+"""~/save, ~/reset and ~/set_enabled of the running node, and what happens to files below it."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import Transition
+from std_srvs.srv import SetBool, Trigger
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from scene_completion_ros.voxel_files import read_npz
+from tests.ros import held_node, held_saving_node
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
+from tests.ros.graph import NodeUnderTest, start_completion_node
+
+OTHER_CAMERA = Camera(200.0, 200.0, 159.5, 44.75, 320, 96)
+
+Start = Callable[..., "Served"]
+
+
+class Served(CameraToVoxels):
+    """A running node and its services."""
+
+    def trigger(self, service: str) -> Any:
+        return self.graph.call(Trigger, service.replace("~", topics.NODE_NAME), Trigger.Request())
+
+    def refused(self, service: str) -> str:
+        answer = self.trigger(service)
+        assert not answer.success, answer.message
+        assert answer.message in self.node.log
+        return str(answer.message)
+
+    def save(self) -> str:
+        answer = self.trigger(topics.SAVE)
+        assert answer.success, answer.message
+        return str(answer.message)
+
+    def set_enabled(self, enabled: bool) -> Any:
+        request = SetBool.Request(data=enabled)
+        return self.graph.call(SetBool, topics.SET_ENABLED.replace("~", topics.NODE_NAME), request)
+
+    def image(self, seed: int, stamp_ns: int) -> Any:
+        return self.make_image(some_image(seed), stamp_ns, FRAME)
+
+    def change(self, *transitions: int) -> None:
+        for transition in transitions:
+            assert self.graph.change_state(topics.NODE_NAME, transition), self.node.log
+
+    @property
+    def stamps_ns(self) -> set[int]:
+        return {messages.stamp_nanoseconds(message.header.stamp) for message in self.voxels}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the node may save."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def start(bundle_folder: Path, grid_file: Path, folder: Path, tmp_path: Path) -> Iterator[Start]:
+    started: list[Served] = []
+
+    def start(*arguments: str, bundle: Path = bundle_folder, script: str | None = None) -> Served:
+        given = (*arguments, "-p", f"save_folder:={folder}")
+
+        def launch(graph: Any) -> NodeUnderTest:
+            module = Path(script) if script else None
+            return start_completion_node(graph, tmp_path / "log", bundle, grid_file, *given, script=module)
+
+        started.append(Served(launch))
+        return started[-1]
+
+    yield start
+    for served in started:
+        served.close()
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """While the first file exists, a held node waits; the second one is there once it does."""
+    held_while, reached = tmp_path / "hold", tmp_path / "reached"
+    monkeypatch.setenv(held_node.HELD_WHILE, str(held_while))
+    monkeypatch.setenv(held_node.REACHED, str(reached))
+    return held_while, reached
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_save_writes_what_was_published_and_nothing_over_anything(start: Start, folder: Path, tmp_path: Path) -> None:
+    served = start()
+    assert "no image has been completed yet" in served.refused(topics.SAVE)
+    served.start(CAMERA)
+    cloud = cloud_array_from_message(served.answer(served.image(1, 12 * SECOND_NS + 34)))
+    message = served.save()
+    npz, ply = folder / "voxels_12_000000034.npz", folder / "voxels_12_000000034.ply"
+    assert message == f"saved {len(cloud)} occupied voxels as {npz} and {ply}"
+    assert names(folder) == {npz.name, ply.name}
+    voxels, frame_id = read_npz(npz)
+    assert (voxels.stamp_ns, frame_id) == (12 * SECOND_NS + 34, FRAME)
+    np.testing.assert_array_equal(voxels.points_camera(), np.stack([cloud[axis] for axis in "xyz"], axis=-1))
+    np.testing.assert_array_equal(voxels.probability, cloud["probability"])
+    np.testing.assert_array_equal(voxels.label, cloud["label"])
+    np.testing.assert_array_equal(voxels.state[tuple(voxels.index.T)], cloud["state"])
+    assert f"comment {len(cloud)} occupied voxels" in ply.read_bytes()[:200].decode("ascii")
+
+    before = {path: path.read_bytes() for path in (npz, ply)}
+    assert f"{npz}: is there already. Move it away" in served.refused(topics.SAVE)
+    assert {path: path.read_bytes() for path in before} == before
+
+    target = tmp_path / "elsewhere"
+    (folder / "voxels_13_000000000.ply").symlink_to(target)  # somebody hopes that it is followed
+    served.answer(served.image(2, 13 * SECOND_NS))
+    assert "is there already" in served.refused(topics.SAVE)
+    assert not target.exists()
+    assert names(folder) == {npz.name, ply.name, "voxels_13_000000000.ply"}
+
+
+def test_a_full_disk_or_a_lost_folder_leaves_no_half_files_and_the_node_goes_on(start: Start, folder: Path) -> None:
+    served = start()
+    served.start(CAMERA)
+    served.answer(served.image(1, 10 * SECOND_NS))
+    served.save()
+    sizes = {path.suffix: path.stat().st_size for path in folder.iterdir()}
+    assert sizes[".npz"] < sizes[".ply"]
+    served.answer(served.image(2, 11 * SECOND_NS))
+    before = names(folder)
+    # No file of the node may be larger than this, as on a disk that fills up between the two files.
+    limits = resource.prlimit(served.node.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(served.node.process.pid, resource.RLIMIT_FSIZE, ((sizes[".npz"] + sizes[".ply"]) // 2, limits[1]))
+    answer = served.trigger(topics.SAVE)
+    resource.prlimit(served.node.process.pid, resource.RLIMIT_FSIZE, limits)
+    assert not answer.success
+    assert f"{folder}: nothing was saved: File too large. The largest size of a file is limited" in answer.message
+    assert names(folder) == before
+
+    moved = folder.rename(folder.with_name("moved"))
+    assert "The folder was removed: make it again" in served.refused(topics.SAVE)
+    moved.rename(folder)
+    served.save()
+    assert len(names(folder)) == 4
+    served.answer(served.image(3, 12 * SECOND_NS))
+    assert served.node.end() == 0
+    assert "Traceback" not in served.node.log
+
+
+def test_a_save_folder_is_checked_when_configuring_before_which_services_refuse(start: Start, folder: Path) -> None:
+    folder.rmdir()
+    served = start("-p", "autostart:=false")
+    told = Diagnosed(served.graph, served.node)
+    for service in (topics.SAVE, topics.RESET):
+        assert "the node is not configured" in served.refused(service)
+    assert "the node is not configured" in served.set_enabled(False).message
+    assert not served.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
+    told.until("lifecycle", ERROR, f"parameter save_folder: there is no folder {folder}; name a writable folder")
+    folder.mkdir()
+    served.change(Transition.TRANSITION_CONFIGURE)
+    told.until("lifecycle", OK, "inactive")
+
+
+def test_saving_keeps_neither_images_nor_other_services_waiting(
+    start: Start, folder: Path, hold: tuple[Path, Path]
+) -> None:
+    held_while, reached = hold
+    served = start(script=held_saving_node.__file__)
+    served.start(CAMERA)
+    served.answer(served.image(1, 10 * SECOND_NS))
+    held_while.touch()
+    client = served.graph.node.create_client(Trigger, topics.SAVE.replace("~", served.output))
+    assert served.graph.until(client.service_is_ready)
+    first = client.call_async(Trigger.Request())
+    assert served.graph.until(reached.exists), served.node.log
+    second = client.call_async(Trigger.Request())
+    served.answer(served.image(2, 11 * SECOND_NS))
+    assert served.trigger(topics.RESET).success
+    assert not first.done() and not names(folder)
+    held_while.unlink()
+    assert served.graph.until(lambda: first.done() and second.done()), served.node.log
+    assert first.result().success, first.result().message  # what was the last result when it was asked for
+    assert names(folder) == {"voxels_10_000000000.npz", "voxels_10_000000000.ply"}
+    assert "no image has been completed yet" in second.result().message  # asked again only after the reset
+    held_while.touch()
+    served.answer(served.image(3, 12 * SECOND_NS))
+    reached.unlink()
+    client.call_async(Trigger.Request())
+    assert served.graph.until(reached.exists), served.node.log
+    assert served.node.end(timeout_s=60.0) == 0  # does not wait for ever, nor raise
+    assert "Traceback" not in served.node.log
+    assert not [name for name in names(folder) if name.startswith("voxels_12")]
+
+
+def test_reset_forgets_stamps_and_results(start: Start) -> None:
+    served = start()
+    told = Diagnosed(served.graph, served.node)
+    served.start(CAMERA)
+    served.answer(served.image(1, 100 * SECOND_NS))
+    late = served.image(2, 100 * SECOND_NS - SECOND_NS // 2)
+    served.until_logged("stamp went back, 1 so far", lambda: served.images.publish(late))
+    assert served.trigger(topics.RESET).message == "forgot stamps, times and the last result"
+    assert "no image has been completed yet" in served.refused(topics.SAVE)
+
+    def forgot() -> bool:
+        parts = {name: values(status) for name, status in told.newest.items()}
+        return (
+            parts["outputs"].get("seconds since the last result") == "none yet"
+            and int(parts["inference"].get("images completed", 0)) >= 2  # counts go on
+        )
+
+    assert served.graph.until(lambda: bool(told.newest) and forgot()), served.node.log
+    served.answer(late)
+    served.save()
+
+
+def test_while_disabled_nothing_is_published_and_everything_counted(start: Start, hold: tuple[Path, Path]) -> None:
+    held_while, reached = hold
+    served = start("-p", "image_qos:=reliable", script=held_node.__file__)
+    told = Diagnosed(served.graph, served.node)
+    served.start(CAMERA)
+    held_while.touch()
+    served.images.publish(served.image(1, 10 * SECOND_NS))
+    assert served.graph.until(reached.exists), served.node.log
+    answer = served.set_enabled(False)
+    assert answer.success and "until ~/set_enabled is called with true" in answer.message
+    held_while.unlink()
+    told.until("lifecycle", OK, "active, but disabled by ~/set_enabled: call ~/set_enabled with data: true to go on")
+    served.images.publish(served.image(2, 11 * SECOND_NS))
+    assert served.graph.until(lambda: values(told.newest["input"]).get("dropped: disabled") == "2")
+    assert served.set_enabled(True).success
+    served.answer(served.image(3, 12 * SECOND_NS))
+    assert not served.stamps_ns & {10 * SECOND_NS, 11 * SECOND_NS}
+    told.until("lifecycle", OK)
+    assert served.graph.until(lambda: values(told.newest["lifecycle"])["enabled"] == "true")
+    assert served.node.end() == 0
+    counts = re.findall(r"received (\d+) images, processed (\d+), dropped (\d+)", served.node.log)
+    received, processed, dropped = map(int, counts[-1])
+    assert received == processed + dropped
+
+
+def test_a_bundle_that_is_spoilt_on_disk_does_not_harm_the_running_node(
+    start: Start, bundle_folder: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+    served = start(bundle=bundle)
+    served.start(CAMERA)
+    before = served.answer(served.image(1, 10 * SECOND_NS))
+    for path in bundle.iterdir():
+        path.write_bytes(b"spoilt")  # in place: what had mapped the file would be killed
+    assert served.answer(served.image(1, 11 * SECOND_NS)).data == before.data
+    told = Diagnosed(served.graph, served.node)
+    info = messages.camera_info_message(OTHER_CAMERA, 0, FRAME)  # another camera needs another model
+    served.send_camera(info, "images of this camera cannot be completed")
+    told.until("inference", ERROR, "encoder.onnx", "was replaced", "clean up and configure a running node")
+    served.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "the calibration has changed")
+
+    served.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
+    assert not served.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
+    told.until("lifecycle", ERROR, str(bundle))
+    shutil.copytree(bundle_folder, bundle, dirs_exist_ok=True)
+    served.change(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+    told.until("lifecycle", OK, "active")
+    served.send_camera(info, "ready for 320x96 images, fx 200.0 px")
+    assert "Traceback" not in served.node.log

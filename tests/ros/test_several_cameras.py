@@ -1,0 +1,260 @@
+"""Several cameras of a robot, whose voxels the running node fuses into one grid."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import String
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.extrinsics import read_extrinsics
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.mapping.camera_fusion import fuse_views
+from scene_completion_ros.mapping.clearing_kernel import ClearingRays
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.placements import check_frames
+from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
+from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
+from tests.ros.graph import Graph, start_completion_node
+
+MILLISECOND_NS = SECOND_NS // 1000
+NAMES = ("front", "left")
+EXTRINSICS = """
+- {parent: base_link, child: front_optical, translation: [0.4, 0.0, 0.1], angles: [0, 0, 0], optical: true}
+- {parent: base_link, child: left_optical, translation: [0.3, 0.2, 0.0], angles: [0, 3, 12], optical: true}
+"""
+
+
+class Rig:
+    """Two cameras that look past each other a little, and the node that fuses what they see."""
+
+    def __init__(self, bundle: Path, grid: Path, folder: Path) -> None:
+        extrinsics = folder / "extrinsics.yaml"
+        extrinsics.write_text(EXTRINSICS, encoding="utf-8")
+        given = {
+            "cameras": "front, left", "grid_frame": "base_link", "extrinsics_file": extrinsics,
+            "camera_timeout": "2.0", "image_qos": "reliable",
+        }  # fmt: skip
+        arguments = [text for name, value in given.items() for text in ("-p", f"{name}:={value}")]
+        self.graph = Graph()
+        self.node = start_completion_node(self.graph, folder / "log", bundle, grid, *arguments)
+        self.output = f"{self.graph.namespace}/{topics.NODE_NAME}"
+        self.bundle = StudentBundle.load(bundle)
+        self.grid, _ = read_grid(grid)
+        self.completers = {
+            name: Completer(self.bundle, CAMERA, grid=self.grid, grid_from_camera=mount.parent_from_child, threads=1)
+            for name, mount in zip(NAMES, read_extrinsics(extrinsics), strict=True)
+        }
+        create = self.graph.node.create_publisher
+        self.images = {name: create(Image, f"{name}/image", 10) for name in NAMES}
+        self.camera_infos = {name: create(CameraInfo, f"{name}/camera_info", 10) for name in NAMES}
+        self.voxels = self.graph.collect(PointCloud2, f"{self.output}/voxels")
+        self.clearing = self.graph.collect(PointCloud2, f"{self.output}/clearing")
+        self.depths = {name: self.graph.collect(Image, f"{self.output}/depth/{name}/image") for name in NAMES}
+
+    def start(self) -> None:
+        def ready() -> bool:
+            for name in NAMES:
+                self.camera_infos[name].publish(messages.camera_info_message(CAMERA, 0, f"{name}_optical"))
+            return self.graph.until(lambda: self.node.log.count("ready for 320x96 images of") == 2, 0.5)
+
+        assert self.graph.until(ready), self.node.log
+        stamp_ns = SECOND_NS
+
+        def answered() -> bool:
+            nonlocal stamp_ns
+            stamp_ns += MILLISECOND_NS
+            for name in NAMES:
+                self.send(name, 0, stamp_ns)
+            return self.graph.until(lambda: bool(self.voxels and self.clearing and all(self.depths.values())), 0.5)
+
+        assert self.graph.until(answered), self.node.log
+        self.graph.spin(0.5)
+
+    def send(self, name: str, seed: int, stamp_ns: int, *, frame: str = "") -> None:
+        image = messages.image_message(some_image(seed), stamp_ns, frame or f"{name}_optical")
+        self.images[name].publish(image)
+
+    def view(self, name: str, seed: int, stamp_ns: int = 0) -> Completion:
+        return self.completers[name].complete(some_image(seed), stamp_ns)
+
+    def fused(self, **seeds: int) -> SemanticVoxels:
+        views = [self.view(name, seed) for name, seed in seeds.items()]
+        return fuse_views([view.voxels for view in views], [view.probability for view in views], self.bundle.threshold)
+
+    def stamped(self, heard: list[Any], stamp_ns: int) -> list[Any]:
+        return [message for message in heard if messages.stamp_nanoseconds(message.header.stamp) == stamp_ns]
+
+    def answer(self, stamp_ns: int) -> Any:
+        assert self.graph.until(lambda: bool(self.stamped(self.voxels, stamp_ns))), self.node.log
+        (message,) = self.stamped(self.voxels, stamp_ns)
+        return message
+
+    def close(self) -> None:
+        self.graph.close()
+        self.node.kill()
+
+
+def assert_same(message: Any, voxels: SemanticVoxels) -> None:
+    points = cloud_array_from_message(message)
+    assert message.header.frame_id == "base_link"
+    np.testing.assert_allclose(np.stack([points[axis] for axis in "xyz"], -1), voxels.points_grid(), atol=1e-5)
+    np.testing.assert_array_equal(points["state"], voxels.state[tuple(voxels.index.T)])
+    np.testing.assert_array_equal(points["label"], voxels.label)
+    np.testing.assert_allclose(points["probability"], voxels.probability, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def rig(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    rig = Rig(bundle_folder, grid_file, tmp_path_factory.mktemp("rig"))
+    try:
+        rig.start()
+        yield rig
+    finally:
+        rig.close()
+
+
+def points_of(cloud: Any) -> NDArray[np.float32]:
+    return np.frombuffer(bytes(cloud.data), np.float32).reshape(-1, 3)
+
+
+def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
+    stamp_ns = 10 * SECOND_NS
+    rig.send("left", 2, stamp_ns + 3 * MILLISECOND_NS)
+    rig.send("front", 1, stamp_ns)
+    expected = rig.fused(front=1, left=2)
+    front, left = rig.view("front", 1), rig.view("left", 2)
+    both = (front.voxels.state != VoxelState.UNOBSERVED) & (left.voxels.state != VoxelState.UNOBSERVED)
+    assert both.any()
+    assert (expected.state != front.voxels.state).any()
+    assert (expected.state != left.voxels.state).any()
+    assert_same(rig.answer(stamp_ns), expected)
+
+    for name, view, view_ns in (("front", front, stamp_ns), ("left", left, stamp_ns + 3 * MILLISECOND_NS)):
+        rays = ClearingRays(rig.grid, view.voxels.grid_from_camera, view.depth_camera, threads=1)
+        assert rig.graph.until(lambda at=view_ns, name=name: bool(  # type: ignore[misc]
+            rig.stamped(rig.clearing, at) and rig.stamped(rig.depths[name], at)
+        ))  # fmt: skip
+        (clearing,), (depth,) = rig.stamped(rig.clearing, view_ns), rig.stamped(rig.depths[name], view_ns)
+        assert clearing.header.frame_id == depth.header.frame_id == f"{name}_optical"
+        np.testing.assert_allclose(points_of(clearing), rays(expected), atol=1e-4)
+        shown = np.frombuffer(bytes(depth.data), np.float32).reshape(view.shown_depth.shape)
+        np.testing.assert_allclose(shown, view.shown_depth, rtol=1e-5)
+
+
+def test_the_grid_is_described_in_its_own_frame(rig: Rig) -> None:
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    found = rig.graph.collect(String, f"{rig.output}/voxel_grid/info", latched)
+    assert rig.graph.until(lambda: bool(found)), rig.node.log
+    described = json.loads(found[0].data)
+    np.testing.assert_allclose(described["first_centre"], np.array(rig.grid.origin) + 0.1)
+    np.testing.assert_allclose(described["steps"], 0.2 * np.eye(3))
+    assert "grid_from_camera" not in described
+
+
+def test_diagnostics_tell_which_camera_is_missing(rig: Rig) -> None:
+    told = Diagnosed(rig.graph, rig.node)
+    stamp_ns = 15 * SECOND_NS
+
+    def front_alone() -> None:
+        nonlocal stamp_ns
+        stamp_ns += 20 * MILLISECOND_NS
+        rig.camera_infos["front"].publish(messages.camera_info_message(CAMERA, stamp_ns, "front_optical"))
+        rig.send("front", 1, stamp_ns)
+
+    left = told.until("input left", ERROR, "no image for", meanwhile=front_alone)
+    assert values(left)["topic"] == f"{rig.graph.namespace}/left/image"
+    told.until("input front", OK, "images/s", meanwhile=front_alone)
+    told.until("inference", OK, "front ready, left ready")
+    assert rig.graph.until(lambda: int(values(told.newest["input left"])["sets completed without it"]) > 0)
+    assert values(told.newest["input front"])["sets completed without it"] == "0"
+    assert {"calibration front", "calibration left"} <= set(told.newest)
+
+
+def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
+    # No image at all: it is waited for once, and from then on left out at once.
+    stamp_ns = 20 * SECOND_NS
+    rig.send("front", 3, stamp_ns)
+    assert_same(rig.answer(stamp_ns), rig.fused(front=3))
+    assert "no image of camera left at the time of the others, 1 so far" in rig.node.log
+
+    # It returns: nobody waits for its first image, if that is heard after the one of the other camera.
+    both = rig.fused(front=4, left=5)
+    stamp_ns = 30 * SECOND_NS
+
+    def returned() -> bool:
+        nonlocal stamp_ns
+        stamp_ns += SECOND_NS // 10
+        rig.send("left", 5, stamp_ns)
+        rig.send("front", 4, stamp_ns)
+        return bool(rig.answer(stamp_ns).width == len(both))
+
+    assert rig.graph.until(returned), rig.node.log
+    assert_same(rig.answer(stamp_ns), both)
+
+    # An image of nowhere, and one that cannot be decoded.
+    stamp_ns = 40 * SECOND_NS
+    rig.send("left", 6, stamp_ns, frame="nowhere")
+    rig.send("front", 6, stamp_ns)
+    assert_same(rig.answer(stamp_ns), rig.fused(front=6))
+    assert "/left/image: " in rig.node.log
+    assert "no transform from 'nowhere' to 'base_link'" in rig.node.log
+    stamp_ns = 50 * SECOND_NS
+    broken = messages.image_message(some_image(0), stamp_ns, "left_optical")
+    broken.encoding = "holographic8"
+    rig.images["left"].publish(broken)
+    rig.send("front", 7, stamp_ns)
+    assert_same(rig.answer(stamp_ns), rig.fused(front=7))
+
+    # Images of other moments are not fused.
+    rig.send("left", 8, 60 * SECOND_NS - 40 * MILLISECOND_NS)
+    rig.send("left", 8, 60 * SECOND_NS)
+    rig.send("front", 8, 60 * SECOND_NS)
+    assert_same(rig.answer(60 * SECOND_NS), rig.fused(front=8, left=8))
+
+    # A recording that begins anew.
+    rig.send("front", 9, 5 * SECOND_NS)
+    rig.send("left", 9, 5 * SECOND_NS)
+    assert_same(rig.answer(5 * SECOND_NS), rig.fused(front=9, left=9))
+
+    assert rig.node.end() == 0
+    assert "Traceback" not in rig.node.log
+    counts = re.search(r"received (\d+) images, processed (\d+), dropped (\d+) \((.*)\), missing left", rig.node.log)
+    assert counts is not None, rig.node.log
+    received, processed, dropped = map(int, counts.groups()[:3])
+    assert received == processed + dropped
+    assert "1 bad image" in counts[4]
+    assert "1 no transform" in counts[4]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cameras": "front, left"}, "must be attached to a frame"),
+        ({"cameras": "front, left", "grid_frame": "base_link"}, "are those of one camera"),
+        ({"cameras": "front, front", "grid_frame": "base_link"}, "cannot be names of cameras"),
+        ({"cameras": "../front", "grid_frame": "base_link"}, "'../front' cannot be names of cameras"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given: dict[str, str], words: str) -> None:
+    with pytest.raises(SceneCompletionError, match=re.escape(words)):
+        check_frames(NodeParameters(**given))  # type: ignore[arg-type]
