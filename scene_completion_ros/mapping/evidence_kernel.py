@@ -161,7 +161,7 @@ def _recall_kernel() -> Callable[..., None]:
                     if total > 0.0:
                         mean /= total
                     fade = float(rules.fades[age])
-                sees = now_state == FREE_SEEN or now_state == SURFACE
+                sees = now_state in (FREE_SEEN, SURFACE)
                 new = 1.0 if sees else rules.inferred_weight
                 if in_view:
                     limit = nearness[i, j, k] * (rules.seen_limit if sees else rules.inferred_limit)
@@ -239,7 +239,7 @@ def _integrate_kernel() -> Callable[..., None]:
                         continue
                     changed += 1
                     s_z = c + start_z if c + start_z < size_z else c + start_z - size_z
-                    sees = now_state == FREE_SEEN or now_state == SURFACE
+                    sees = now_state in (FREE_SEEN, SURFACE)
                     new = 1.0 if sees else rules.inferred_weight
                     age = now - observed[s_x, s_y, s_z]
                     old = 0.0

@@ -1,15 +1,16 @@
 """Fusion of the completed voxels of successive images into one map that follows the robot.
 
-Off unless somebody asks for it. A map in an odometry frame remembers what was seen before; each new image is joined with
-it (`evidence` says how) and answered on the image's own grid, so that whoever reads voxels of one image reads fused ones
-as well. Work and traffic of a frame grow with the voxels that it is about and with those that enter the box, not with
-the box.
+Off unless somebody asks for it. A map in an odometry frame remembers what was seen before; each new image is joined
+with it (`evidence` says how) and answered on the image's own grid, so that whoever reads voxels of one image reads
+fused ones as well. Work and traffic of a frame grow with the voxels that it is about and with those that enter the
+box, not with the box.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -271,10 +272,11 @@ def empty_memory(shape: tuple[int, int, int]) -> VoxelMemory:
     return memory
 
 
-def _clear(memory: VoxelMemory, places: object) -> None:
+def _clear(memory: VoxelMemory, places: tuple[slice, slice, slice] | EllipsisType) -> None:
     for array in memory:
-        array[places] = 0  # type: ignore[index]  # a box, or the ellipsis
-    memory.observed[places] = memory.seen[places] = NEVER  # type: ignore[index]
+        array[places] = 0
+    memory.observed[places] = NEVER
+    memory.seen[places] = NEVER
 
 
 def _log_odds(probability: float) -> float:
