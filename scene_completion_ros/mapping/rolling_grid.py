@@ -20,7 +20,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 LARGEST_TILT = math.radians(3.0)
-"""Tilt of a voxel grid against the odometry frame up to which a box of `covering_shape` holds all of it."""
+"""How much the tilt of a grid may change while driving, radians: slopes, and a vehicle that nods."""
 
 
 class RollingGrid:
@@ -78,7 +78,7 @@ def covering_shape(grid: VoxelGrid, margin: float = 0.0, tilt: float = LARGEST_T
         grid: The voxel grid; its z axis is up.
         margin: What the box holds on all four sides besides, metres.
         tilt: Angle up to which its z axis may differ from that of the odometry frame, radians. Of grids that are tilted
-            more, the outermost voxels lie outside of the box.
+            more, the outermost voxels lie outside of the box: nothing is remembered there.
     """
     x, y, z = grid.shape
     across = math.hypot(x, y)

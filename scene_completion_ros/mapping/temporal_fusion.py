@@ -21,7 +21,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused, Rules, VoxelMemory
 from scene_completion_ros.mapping.evidence_kernel import integrate, recall
-from scene_completion_ros.mapping.rolling_grid import RollingGrid, covering_shape, lower_around, places_of
+from scene_completion_ros.mapping.rolling_grid import LARGEST_TILT, RollingGrid, covering_shape, lower_around, places_of
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 
 _LARGEST_CLOCK = 2**30  # milliseconds from the first frame: 12 days, far from where int32 ends
@@ -34,11 +34,12 @@ class FusionSettings:
     """How much memory counts, and for how long. Chosen on validation towns of the street world.
 
     Attributes:
-        seen_frames: Largest weight of memory against a frame that sees a voxel, in such frames, within reach. After a
-            change, the log odds of a voxel are a mean in which what was before has the part (n / (n + 1)) ** k after k
-            frames: with 3 frames, a half after 2.4 frames and a tenth after 8.
-        inferred_weight: Weight of a frame where it infers a voxel, relative to one that sees it.
-        inferred_frames: Largest weight of memory against a frame that infers a voxel, in frames that see it.
+        seen_frames: Largest weight n of memory against a frame that sees a voxel, in such frames, within reach. After a
+            change, what was before has the part (n / (n + 1)) ** k of the log odds after k frames: with 1, a half after
+            one frame and an eighth after three.
+        inferred_weight: Weight w of a frame where it infers a voxel, relative to one that sees it.
+        inferred_frames: Largest weight n of memory against a frame that infers a voxel, in frames that see it. What was
+            before has the part (n / (n + w)) ** k after k such frames: with 2 and 0.3, a half after five.
         reach: Distance from the camera up to which memory counts fully, metres. Beyond it the two largest weights fall
             with the third power of the distance.
         largest_log_odds: Evidence of one frame is cut here: no frame is certain.
@@ -57,9 +58,9 @@ class FusionSettings:
         GridError: A value is out of its range.
     """
 
-    seen_frames: float = 3.0
-    inferred_weight: float = 0.1
-    inferred_frames: float = 1.0
+    seen_frames: float = 1.0
+    inferred_weight: float = 0.3
+    inferred_frames: float = 2.0
     reach: float = 20.0
     largest_log_odds: float = 4.0
     prior: float = 0.08
@@ -115,8 +116,9 @@ class FusedFrame:
 class TemporalFusion:
     """A map of what was seen, and what comes of joining images with it.
 
-    Memory is allocated once: 22 bytes a voxel of a box that holds the grid at any heading, 142 MB for the default grid.
-    One image at a time; any thread.
+    Memory is allocated once: 22 bytes a voxel of a box that holds the grid at any heading, 155 MB for the default grid.
+    Where the first frame, or the first after a reset, shows the grid tilted (a camera that looks down), the box becomes
+    higher. One image at a time; any thread.
 
     Args:
         grid: The grid of the voxels, z up.
@@ -182,15 +184,14 @@ class TemporalFusion:
             raise GridError(
                 f"probability has shape {probability.shape}, the grid {self.grid.shape}", where="TemporalFusion"
             )
-        lower = lower_around(self.grid, odometry_from_grid, self.box.shape)
-        reason = self._reason_for_reset(voxels.stamp_ns, odometry_from_grid, lower)
+        reason = self._reason_for_reset(voxels.stamp_ns, odometry_from_grid)
         if reason:
             self.reset()
         if self._last is None:
             self._first_ns = voxels.stamp_ns
-            self.box.lower = lower
+            self._begin(odometry_from_grid)
         self._last = voxels.stamp_ns, odometry_from_grid
-        entered = self.box.move_to(lower)
+        entered = self.box.move_to(lower_around(self.grid, odometry_from_grid, self.box.shape))
         for places in entered:
             _clear(self.memory, places)
 
@@ -219,7 +220,16 @@ class TemporalFusion:
         evidence = np.clip(log_odds, -limit, limit).astype(np.float32, copy=False)
         return FrameEvidence(evidence, voxels.state, self._label, self._confidence, self._nearness)
 
-    def _reason_for_reset(self, stamp_ns: int, pose: RigidTransform, lower: NDArray[np.int64]) -> str:
+    def _begin(self, pose: RigidTransform) -> None:
+        """Put the empty box around a grid, and make it high enough for one that is tilted, as its camera may be."""
+        tilt = math.acos(min(max(float(pose.rotation[2, 2]), -1.0), 1.0)) + LARGEST_TILT
+        shape = covering_shape(self.grid, self.settings.margin, tilt)
+        if (np.array(shape) > self.box.shape).any():
+            self.box = RollingGrid(shape)
+            self.memory = empty_memory(shape)
+        self.box.lower = lower_around(self.grid, pose, self.box.shape)
+
+    def _reason_for_reset(self, stamp_ns: int, pose: RigidTransform) -> str:
         """Why what is remembered has nothing to do with a frame; empty where it has."""
         if self._last is None:
             return ""
@@ -238,6 +248,7 @@ class TemporalFusion:
         turned = math.acos(min(max((float(np.trace(step.rotation)) - 1.0) / 2.0, -1.0), 1.0))
         if turned > settings.largest_turn * seconds + _TURN_SLACK:
             return f"the pose turned by {turned:.2f} rad in {seconds:.3f} s, more than {settings.largest_turn:g} rad/s"
+        lower = lower_around(self.grid, pose, self.box.shape)
         if (np.abs(lower - self.box.lower) >= self.box.shape).any():
             return f"the pose lies outside of the map, {driven:.1f} m from the last one"
         return ""

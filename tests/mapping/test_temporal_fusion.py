@@ -85,19 +85,19 @@ def test_the_first_frame_comes_back_as_it_was() -> None:
     assert result.reset == ""
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
     """Any drive, joined by the readable twin in one array that holds all of it, of which the box is cut out."""
     rng = np.random.default_rng(seed)
     settings = FusionSettings(seen_frames=4.0, reach=1.5, margin=0.4)
     fusion = TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLD, settings, threads=2)
-    size = np.array([150, 150, 40])
+    size = np.array([90, 90, 24])
     low = -size // 2
     whole = empty_memory(tuple(size))
     nearness = np.minimum(1.0, settings.reach / np.linalg.norm(GRID.centres(), axis=-1)).astype(np.float32) ** 3
     x = y = z = yaw = 0.0
     recalled = 0
-    for step in range(25):
+    for step in range(15):
         x, y, z, yaw = x + rng.uniform(-0.7, 1.0), y + rng.uniform(-0.7, 0.7), z + rng.uniform(-0.1, 0.1), yaw + 0.3
         pose, probability = at(x, y, z, yaw), random_probability(rng)
         hidden, label = rng.random(GRID.shape) < 0.5, rng.integers(0, 3, GRID.shape)
@@ -105,6 +105,7 @@ def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
         assert result.reset == ""
 
         local = np.moveaxis(np.indices(tuple(size)), 0, -1) + low - fusion.box.lower
+        assert (fusion.box.lower >= low).all() and (fusion.box.lower + fusion.box.shape <= low + size).all()
         left = ((local < 0) | (local >= fusion.box.shape)).any(axis=-1)
         for array in whole:
             array[left] = 0
@@ -129,7 +130,7 @@ def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
         certain = np.abs(expected.log_odds - rules.threshold) > 1e-3
         np.testing.assert_array_equal(result.voxels.state[certain], expected.state[certain])
         recalled += int(((voxels.state == UNOBSERVED) & (result.voxels.state != UNOBSERVED)).sum())
-    assert recalled > 500  # memory did answer for what was out of view
+    assert recalled > 300  # memory did answer for what was out of view
 
 
 def test_a_voxel_that_leaves_the_image_is_remembered_where_it_was() -> None:
@@ -240,6 +241,18 @@ def test_memory_stays_as_it_is_and_work_grows_with_what_is_seen_alone() -> None:
         assert result.updated == count
         assert result.entered == (fusion.box.shape[1] * fusion.box.shape[2] if step else 0)
     assert [id(array) for array in fusion.memory] == arrays
+
+
+def test_a_grid_that_is_tilted_is_remembered_as_well() -> None:
+    """That of a camera which looks 50 degrees down."""
+    cos, sin = math.cos(math.radians(50.0)), math.sin(math.radians(50.0))
+    pose = RigidTransform(np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]]), np.array([3.0, 1.0, 2.0]))
+    fusion = make(forget_after=2.0)
+    level = fusion.box.shape.copy()
+    fuse(fusion, np.full(GRID.shape, 0.9), 0, pose)
+    assert fusion.box.shape[2] > level[2]
+    result = fuse(fusion, np.full(GRID.shape, np.nan), TENTH, pose)
+    assert (result.voxels.state == SURFACE).mean() > 0.95  # all but voxels at the border of the grid
 
 
 def test_reset_forgets() -> None:
