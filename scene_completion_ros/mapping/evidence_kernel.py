@@ -75,6 +75,28 @@ def cell(place: Any) -> Any:
     return np.int64(math.floor(place))
 
 
+@inlined
+def neighbours(place: Any, size: Any, start: Any) -> Any:
+    """Where in memory the two voxels around a place are, and their shares; a share is 0 where the box has no voxel."""
+    first = cell(place - 0.5)
+    share = place - 0.5 - first
+    inside = 0 <= first < size
+    follows = 0 <= first + 1 < size
+    slot = first + start if inside else start
+    following = first + 1 + start if follows else start
+    slot = slot if slot < size else slot - size
+    following = following if following < size else following - size
+    return slot, following, (1.0 - share if inside else 0.0, share if follows else 0.0)
+
+
+@inlined
+def between(weight: Any, log_odds: Any, pair: Any) -> Any:
+    """Weight between two voxels of a column, and their log odds times their weights."""
+    first, second, share = pair
+    below, above = share[0] * weight[first], share[1] * weight[second]
+    return below + above, below * log_odds[first] + above * log_odds[second]
+
+
 @functools.cache
 def _recall_kernel() -> Callable[..., None]:
     @kernel()
@@ -132,32 +154,19 @@ def _recall_kernel() -> Callable[..., None]:
                     out_log_odds[i, j, k], out_state[i, j, k] = NOTHING, UNOBSERVED
                     continue
 
-                total, mean, best = 0.0, 0.0, 0.0
-                agreed, agreeing = NO_LABEL, ZERO
-                old, fade = 0.0, 0.0
+                total, mean, old, fade = 0.0, 0.0, 0.0, 0.0
+                x_0, x_1, share_x = neighbours(x, size_x, start_x)
+                y_0, y_1, share_y = neighbours(y, size_y, start_y)
+                z_pair = neighbours(z, size_z, start_z)
                 if known:
-                    c_x, c_y, c_z = cell(x - 0.5), cell(y - 0.5), cell(z - 0.5)
-                    for n_x in range(c_x, c_x + 2):
-                        if n_x < 0 or n_x >= size_x:
-                            continue
-                        s_x = n_x + start_x if n_x + start_x < size_x else n_x + start_x - size_x
-                        share_x = 1.0 - abs(x - 0.5 - n_x)
-                        for n_y in range(c_y, c_y + 2):
-                            if n_y < 0 or n_y >= size_y:
-                                continue
-                            s_y = n_y + start_y if n_y + start_y < size_y else n_y + start_y - size_y
-                            share_y = share_x * (1.0 - abs(y - 0.5 - n_y))
-                            for n_z in range(c_z, c_z + 2):
-                                if n_z < 0 or n_z >= size_z:
-                                    continue
-                                s_z = n_z + start_z if n_z + start_z < size_z else n_z + start_z - size_z
-                                share = share_y * (1.0 - abs(z - 0.5 - n_z)) * weight[s_x, s_y, s_z]
-                                total += share
-                                mean += share * log_odds[s_x, s_y, s_z]
-                                vote = share * agreement[s_x, s_y, s_z]
-                                if vote > best:
-                                    best = vote
-                                    agreed, agreeing = label[s_x, s_y, s_z], agreement[s_x, s_y, s_z]
+                    t_0, m_0 = between(weight[x_0, y_0], log_odds[x_0, y_0], z_pair)
+                    t_1, m_1 = between(weight[x_0, y_1], log_odds[x_0, y_1], z_pair)
+                    t_2, m_2 = between(weight[x_1, y_0], log_odds[x_1, y_0], z_pair)
+                    t_3, m_3 = between(weight[x_1, y_1], log_odds[x_1, y_1], z_pair)
+                    total = share_x[0] * (share_y[0] * t_0 + share_y[1] * t_1)
+                    total += share_x[1] * (share_y[0] * t_2 + share_y[1] * t_3)
+                    mean = share_x[0] * (share_y[0] * m_0 + share_y[1] * m_1)
+                    mean += share_x[1] * (share_y[0] * m_2 + share_y[1] * m_3)
                     if total > 0.0:
                         mean /= total
                     fade = float(rules.fades[age])
@@ -178,6 +187,17 @@ def _recall_kernel() -> Callable[..., None]:
                 out_log_odds[i, j, k] = joined
                 if occupied:
                     out_state[i, j, k] = SURFACE if sees or was_seen else COMPLETED
+                    agreed, agreeing, best = NO_LABEL, ZERO, 0.0
+                    for side in range(8):
+                        s_x, share = (x_0, share_x[0]) if side < 4 else (x_1, share_x[1])
+                        s_y, share = (y_0, share * share_y[0]) if side % 4 < 2 else (y_1, share * share_y[1])
+                        s_z, share = (
+                            (z_pair[0], share * z_pair[2][0]) if side % 2 < 1 else (z_pair[1], share * z_pair[2][1])
+                        )
+                        vote = share * weight[s_x, s_y, s_z] * agreement[s_x, s_y, s_z]
+                        if known and vote > best:
+                            best = vote
+                            agreed, agreeing = label[s_x, s_y, s_z], agreement[s_x, s_y, s_z]
                     votes = new if now_state >= SURFACE else 0.0
                     out_label[i, j, k], out_confidence[i, j, k] = voted(
                         agreed, agreeing, old, said_label[i, j, k], said_confidence[i, j, k], votes
