@@ -171,7 +171,7 @@ class TemporalFusion:
 
         Args:
             voxels: What one image became.
-            probability: float32 [X, Y, Z], `Completion.probability`, calibrated.
+            probability: float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
             odometry_from_grid: Pose of the grid at the stamp of the image, in a frame with z up that is continuous:
                 odometry, not a map that jumps when a loop is closed.
 
@@ -213,18 +213,19 @@ class TemporalFusion:
 
     def _evidence(self, voxels: SemanticVoxels, probability: NDArray[np.float32]) -> FrameEvidence:
         limit = np.float32(self.settings.largest_log_odds)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             log_odds = np.log(probability / (1.0 - probability))
         occupied = tuple(voxels.index.T)
         self._label[occupied], self._confidence[occupied] = voxels.label, voxels.confidence
         evidence = np.clip(log_odds, -limit, limit).astype(np.float32, copy=False)
+        evidence[np.isnan(evidence)] = self._rules.prior  # a frame that knows nothing must not stay in memory
         return FrameEvidence(evidence, voxels.state, self._label, self._confidence, self._nearness)
 
     def _begin(self, pose: RigidTransform) -> None:
         """Put the empty box around a grid, and make it high enough for one that is tilted, as its camera may be."""
-        tilt = math.acos(min(max(float(pose.rotation[2, 2]), -1.0), 1.0)) + LARGEST_TILT
-        shape = covering_shape(self.grid, self.settings.margin, tilt)
-        if (np.array(shape) > self.box.shape).any():
+        tilt = math.acos(min(max(float(pose.rotation[2, 2]), -1.0), 1.0))
+        shape = covering_shape(self.grid, self.settings.margin, tilt + LARGEST_TILT)
+        if tilt > 0.5 * LARGEST_TILT and (np.array(shape) > self.box.shape).any():
             self.box = RollingGrid(shape)
             self.memory = empty_memory(shape)
         self.box.lower = lower_around(self.grid, pose, self.box.shape)

@@ -255,6 +255,16 @@ def test_a_grid_that_is_tilted_is_remembered_as_well() -> None:
     assert (result.voxels.state == SURFACE).mean() > 0.95  # all but voxels at the border of the grid
 
 
+def test_what_is_no_number_does_not_stay_in_memory() -> None:
+    fusion = make()
+    broken = np.full(GRID.shape, np.nan, dtype=np.float32)
+    broken[0, 0, 0], broken[0, 0, 1] = 0.0, 1.0  # nor does certainty
+    fusion.fuse(frame(np.full(GRID.shape, 0.1)), broken, at())
+    result = fuse(fusion, np.full(GRID.shape, 0.9), TENTH, at())
+    assert np.isfinite(result.log_odds).all()
+    assert (result.voxels.state == SURFACE).mean() > 0.99
+
+
 def test_reset_forgets() -> None:
     fusion = make()
     fuse(fusion, np.full(GRID.shape, 0.9), 0, at())
