@@ -16,6 +16,8 @@ from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 
 WIDE = 30.0
 """Margin of the larger map, metres."""
+WINDOW = 10
+"""Frames that are fused anew where no map is kept."""
 
 
 class WholeMap(TemporalFusion):
@@ -31,11 +33,21 @@ class WholeMap(TemporalFusion):
         return result
 
 
+class Anew(TemporalFusion):
+    """What is paid where nothing is kept but frames: the last ones are fused again with every new one."""
+
+    def fuse(self, *arguments: Any) -> FusedFrame:
+        """Fuses the last frames, this one included, into an empty map."""
+        self._frames = [*getattr(self, "_frames", [])[1 - WINDOW :], arguments]
+        self.reset()
+        return [super(Anew, self).fuse(*frame) for frame in self._frames][-1]
+
+
 def speed_table(frames: Sequence[DrivenFrame], threshold: float, threads: int) -> tuple[str, dict[str, Any]]:
     """Time of a frame, in turn for all maps, as a table and as plain values.
 
     Args:
-        frames: A drive, of which the first frame does not count.
+        frames: A drive, of which the first frames, as many as are fused anew, do not count.
         threshold: Of the student.
         threads: CPU threads.
     """
@@ -52,6 +64,7 @@ def speed_table(frames: Sequence[DrivenFrame], threshold: float, threads: int) -
             WholeMap(grid, pose, threshold, plain, threads=threads),
             lambda voxels: voxels,
         ),
+        f"the last {WINDOW} frames anew": (Anew(grid, pose, threshold, plain, threads=threads), lambda voxels: voxels),
     }
     seconds: dict[str, list[float]] = {name: [] for name in maps}
     updated: dict[str, list[int]] = {name: [] for name in maps}
@@ -65,13 +78,13 @@ def speed_table(frames: Sequence[DrivenFrame], threshold: float, threads: int) -
             updated[name].append(result.updated)
             entered[name].append(result.entered)
     rows, values = [], {}
-    base = np.array(seconds["fused"][1:])
+    base = np.array(seconds["fused"][WINDOW:])
     for name, (fusion, _) in maps.items():
-        found = np.array(seconds[name][1:])
+        found = np.array(seconds[name][WINDOW:])
         values[name] = {
             "box_voxels": int(np.prod(fusion.box.shape)),
-            "updated": float(np.median(updated[name][1:])),
-            "entered": float(np.median(entered[name][1:])),
+            "updated": float(np.median(updated[name][WINDOW:])),
+            "entered": float(np.median(entered[name][WINDOW:])),
             "p50_ms": 1e3 * float(np.median(found)),
             "ratio": float(np.median(found / base)),
             "memory_mb": sum(array.nbytes for array in fusion.memory) / 1e6,

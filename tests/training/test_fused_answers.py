@@ -16,6 +16,7 @@ from benchmarks.fused_answers import (
     common_voxels,
     moved,
 )
+from benchmarks.fusion_speed import speed_table
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -113,3 +114,15 @@ def test_drifting_odometry_is_what_it_says() -> None:
     pose = fusion._measured(RigidTransform(np.eye(3), np.array([2.0, 0.0, 1.0])), 1.0)
     np.testing.assert_allclose(pose.translation, [3.0, 0.0, 1.5])
     np.testing.assert_allclose(pose.rotation[:, 0], [0.0, 1.0, 0.0], atol=1e-12)
+
+
+def test_the_table_of_costs_counts_what_each_map_does() -> None:
+    frames = [driven(np.full(GRID.shape, 0.1), x=0.5 * step, stamp_ns=step * 100_000_000) for step in range(12)]
+    text, values = speed_table(frames, 0.5, 1)
+    assert values["fused"]["updated"] == 6 * 4 * 2 == 4 * values["a frame of the middle quarter"]["updated"]
+    small, large = values["fused"], values["a map 30 m larger on all sides"]
+    assert large["updated"] == small["updated"]
+    assert large["box_voxels"] > 10 * small["box_voxels"]
+    side = round(large["box_voxels"] / large["entered"])
+    assert large["entered"] * side == large["box_voxels"]  # one layer enters where the grid moves by one voxel
+    assert len(text.splitlines()) == 2 + 5 + 2
