@@ -4,8 +4,8 @@
     python -m benchmarks.temporal_fusion TOWN... --settings             settings side by side, on validation towns
 
 Towns are those of ``scene-completion street-world --seed N --frames 22 --size 928 280 --assets lidar voxels depth``.
-Weights were chosen on 1101 and 1102 with ``--settings``: largest mean average precision of occluded and visible voxels
-at the three ranges, which no threshold touches; of equals, the one that flickers less.
+Weights were chosen on 1101 and 1102 with ``--settings``: by the mean average precision of occluded and visible voxels at
+the three ranges, which no threshold touches, and among those within 0.2 points of the largest, by flicker.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from scene_completion_ros.evaluation.calibration import CalibrationMetric
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, OccupancyByRange
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.mapping.temporal_fusion import FusionSettings
+from scene_completion_ros.mapping.fusion_settings import FusionSettings
 from training.evaluation.density_model import reference_camera
 from training.evaluation.occupancy_run import open_recording
 from training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE, VoxelTruth, voxel_truth
