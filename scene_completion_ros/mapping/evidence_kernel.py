@@ -1,0 +1,289 @@
+"""The joining of frames of ``evidence``, compiled and run in parallel."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from scene_completion_ros.inference.jit import inlined, kernel
+from scene_completion_ros.mapping.evidence import FrameEvidence, Fused, Rules, VoxelMemory
+from scene_completion_ros.semantic_voxels import VoxelState
+
+UNOBSERVED = np.uint8(VoxelState.UNOBSERVED)
+FREE_SEEN, FREE_INFERRED = np.uint8(VoxelState.FREE_SEEN), np.uint8(VoxelState.FREE_INFERRED)
+SURFACE, COMPLETED = np.uint8(VoxelState.SURFACE), np.uint8(VoxelState.COMPLETED)
+ZERO, ONE, NO_LABEL = np.float32(0.0), np.float32(1.0), np.uint8(0)
+NOTHING = np.float32(-np.inf)
+
+
+def recall(
+    memory: VoxelMemory,
+    lower: NDArray[np.int64],
+    turn: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    frame: FrameEvidence,
+    rules: Rules,
+    now: int,
+    fused: Fused,
+) -> None:
+    """Join a frame with what was remembered before it; see `evidence.recall`."""
+    _recall_kernel()(*memory, lower, turn, shift, *frame, rules, now, *fused)
+
+
+def integrate(
+    memory: VoxelMemory,
+    lower: NDArray[np.int64],
+    turn: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    frame: FrameEvidence,
+    rules: Rules,
+    now: int,
+) -> int:
+    """Remember a frame; see `evidence.integrate`."""
+    x, y, z = frame.state.shape
+    corners = np.array([(a, b, c) for a in (0, x) for b in (0, y) for c in (0, z)]) @ turn.T + shift
+    sizes = np.array(memory.weight.shape)
+    first = np.clip(np.floor(corners.min(axis=0)).astype(np.int64), 0, sizes)
+    stop = np.clip(np.ceil(corners.max(axis=0)).astype(np.int64), 0, sizes)
+    counts = np.zeros(max(int(stop[0] - first[0]), 0), dtype=np.int64)
+    _integrate_kernel()(*memory, lower, turn, shift, *frame, rules, now, first, stop, counts)
+    return int(counts.sum())
+
+
+@inlined
+def voted(label: Any, agreement: Any, old: Any, new_label: Any, confidence: Any, new: Any) -> Any:
+    """Label and agreement after a vote."""
+    if not new > 0.0:
+        return label, agreement
+    if old == 0.0:
+        return new_label, confidence
+    joined = (old * agreement + (new if label == new_label else -new) * confidence) / (old + new)
+    if joined < 0.0:
+        return new_label, np.float32(-joined)
+    return label, np.float32(joined)
+
+
+@inlined
+def cell(place: Any) -> Any:
+    """The whole number below."""
+    return np.int64(math.floor(place))
+
+
+@inlined
+def neighbours(place: Any, size: Any, start: Any) -> Any:
+    """Where in memory the two voxels around a place are, and their shares; a share is 0 where the box has no voxel."""
+    first = cell(place - 0.5)
+    share = place - 0.5 - first
+    inside = 0 <= first < size
+    follows = 0 <= first + 1 < size
+    slot = first + start if inside else start
+    following = first + 1 + start if follows else start
+    slot = slot if slot < size else slot - size
+    following = following if following < size else following - size
+    return slot, following, (1.0 - share if inside else 0.0, share if follows else 0.0)
+
+
+@inlined
+def between(weight: Any, log_odds: Any, pair: Any) -> Any:
+    """Weight between two voxels of a column, and their log odds times their weights."""
+    first, second, share = pair
+    below, above = share[0] * weight[first], share[1] * weight[second]
+    return below + above, below * log_odds[first] + above * log_odds[second]
+
+
+@functools.cache
+def _recall_kernel() -> Callable[..., None]:
+    @kernel()
+    def join(
+        log_odds: Any,
+        weight: Any,
+        observed: Any,
+        seen: Any,
+        seen_free: Any,
+        label: Any,
+        agreement: Any,
+        lower: Any,
+        turn: Any,
+        shift: Any,
+        said: Any,
+        state: Any,
+        said_label: Any,
+        said_confidence: Any,
+        nearness: Any,
+        rules: Any,
+        now: Any,
+        out_log_odds: Any,
+        out_state: Any,
+        out_label: Any,
+        out_confidence: Any,
+    ) -> None:
+        count_x, count_y, count_z = state.shape
+        size_x, size_y, size_z = weight.shape
+        start_x, start_y, start_z = lower[0] % size_x, lower[1] % size_y, lower[2] % size_z
+        for column in prange(count_x * count_y):
+            i, j = column // count_y, column % count_y
+            base_x = turn[0, 0] * (i + 0.5) + turn[0, 1] * (j + 0.5) + shift[0]
+            base_y = turn[1, 0] * (i + 0.5) + turn[1, 1] * (j + 0.5) + shift[1]
+            base_z = turn[2, 0] * (i + 0.5) + turn[2, 1] * (j + 0.5) + shift[2]
+            for k in range(count_z):
+                x = base_x + turn[0, 2] * (k + 0.5)
+                y = base_y + turn[1, 2] * (k + 0.5)
+                z = base_z + turn[2, 2] * (k + 0.5)
+                now_state, l_new = state[i, j, k], said[i, j, k]
+                in_view = now_state != UNOBSERVED
+                a, b, c = cell(x), cell(y), cell(z)
+                known = 0 <= a < size_x and 0 <= b < size_y and 0 <= c < size_z
+                was_seen, was_free, age = False, False, 0
+                if known:
+                    a, b, c = a + start_x, b + start_y, c + start_z
+                    a = a if a < size_x else a - size_x
+                    b = b if b < size_y else b - size_y
+                    c = c if c < size_z else c - size_z
+                    age = now - observed[a, b, c]
+                    known = weight[a, b, c] > ZERO and age < rules.fades.size
+                    was_seen = known and now - seen[a, b, c] <= rules.seen_for
+                    was_free = was_seen and seen_free[a, b, c] > 0
+                out_label[i, j, k], out_confidence[i, j, k] = NO_LABEL, ZERO
+                if not known and not in_view:
+                    out_log_odds[i, j, k], out_state[i, j, k] = NOTHING, UNOBSERVED
+                    continue
+
+                total, mean, old, fade = 0.0, 0.0, 0.0, 0.0
+                x_0, x_1, share_x = neighbours(x, size_x, start_x)
+                y_0, y_1, share_y = neighbours(y, size_y, start_y)
+                z_pair = neighbours(z, size_z, start_z)
+                if known:
+                    t_0, m_0 = between(weight[x_0, y_0], log_odds[x_0, y_0], z_pair)
+                    t_1, m_1 = between(weight[x_0, y_1], log_odds[x_0, y_1], z_pair)
+                    t_2, m_2 = between(weight[x_1, y_0], log_odds[x_1, y_0], z_pair)
+                    t_3, m_3 = between(weight[x_1, y_1], log_odds[x_1, y_1], z_pair)
+                    total = share_x[0] * (share_y[0] * t_0 + share_y[1] * t_1)
+                    total += share_x[1] * (share_y[0] * t_2 + share_y[1] * t_3)
+                    mean = share_x[0] * (share_y[0] * m_0 + share_y[1] * m_1)
+                    mean += share_x[1] * (share_y[0] * m_2 + share_y[1] * m_3)
+                    if total > 0.0:
+                        mean /= total
+                    fade = float(rules.fades[age])
+                sees = now_state in (FREE_SEEN, SURFACE)
+                new = 1.0 if sees else rules.inferred_weight
+                if in_view:
+                    limit = nearness[i, j, k] * (rules.seen_limit if sees else rules.inferred_limit)
+                    old = min(total * fade, limit)
+                    joined = l_new
+                    if old > 0.0:
+                        joined = np.float32((old * mean + new * l_new) / (old + new))
+                else:
+                    old = 1.0
+                    joined = np.float32(rules.prior + (mean - rules.prior) * fade)
+                occupied = joined >= rules.threshold
+                if in_view and old == 0.0:
+                    occupied = now_state >= SURFACE
+                out_log_odds[i, j, k] = joined
+                if occupied:
+                    out_state[i, j, k] = SURFACE if sees or was_seen else COMPLETED
+                    agreed, agreeing, best = NO_LABEL, ZERO, 0.0
+                    for side in range(8):
+                        s_x, share = (x_0, share_x[0]) if side < 4 else (x_1, share_x[1])
+                        s_y, share = (y_0, share * share_y[0]) if side % 4 < 2 else (y_1, share * share_y[1])
+                        s_z, share = (
+                            (z_pair[0], share * z_pair[2][0]) if side % 2 < 1 else (z_pair[1], share * z_pair[2][1])
+                        )
+                        vote = share * weight[s_x, s_y, s_z] * agreement[s_x, s_y, s_z]
+                        if known and vote > best:
+                            best = vote
+                            agreed, agreeing = label[s_x, s_y, s_z], agreement[s_x, s_y, s_z]
+                    votes = new if now_state >= SURFACE else 0.0
+                    out_label[i, j, k], out_confidence[i, j, k] = voted(
+                        agreed, agreeing, old, said_label[i, j, k], said_confidence[i, j, k], votes
+                    )
+                else:
+                    free = now_state == FREE_SEEN or (was_free and now_state < SURFACE)
+                    out_state[i, j, k] = FREE_SEEN if free else FREE_INFERRED
+
+    return join
+
+
+@functools.cache
+def _integrate_kernel() -> Callable[..., None]:
+    @kernel()
+    def remember(
+        log_odds: Any,
+        weight: Any,
+        observed: Any,
+        seen: Any,
+        seen_free: Any,
+        label: Any,
+        agreement: Any,
+        lower: Any,
+        turn: Any,
+        shift: Any,
+        said: Any,
+        state: Any,
+        said_label: Any,
+        said_confidence: Any,
+        nearness: Any,
+        rules: Any,
+        now: Any,
+        first: Any,
+        stop: Any,
+        counts: Any,
+    ) -> None:
+        count_x, count_y, count_z = state.shape
+        size_x, size_y, size_z = weight.shape
+        start_x, start_y, start_z = lower[0] % size_x, lower[1] % size_y, lower[2] % size_z
+        for row in prange(counts.size):
+            a = first[0] + row
+            s_x = a + start_x if a + start_x < size_x else a + start_x - size_x
+            changed = 0
+            for b in range(first[1], stop[1]):
+                s_y = b + start_y if b + start_y < size_y else b + start_y - size_y
+                p_x, p_y = a + 0.5 - shift[0], b + 0.5 - shift[1]
+                base_x = turn[0, 0] * p_x + turn[1, 0] * p_y
+                base_y = turn[0, 1] * p_x + turn[1, 1] * p_y
+                base_z = turn[0, 2] * p_x + turn[1, 2] * p_y
+                for c in range(first[2], stop[2]):
+                    p_z = c + 0.5 - shift[2]
+                    i = cell(base_x + turn[2, 0] * p_z)
+                    j = cell(base_y + turn[2, 1] * p_z)
+                    k = cell(base_z + turn[2, 2] * p_z)
+                    if not (0 <= i < count_x and 0 <= j < count_y and 0 <= k < count_z):
+                        continue
+                    now_state = state[i, j, k]
+                    if now_state == UNOBSERVED:
+                        continue
+                    changed += 1
+                    s_z = c + start_z if c + start_z < size_z else c + start_z - size_z
+                    sees = now_state in (FREE_SEEN, SURFACE)
+                    new = 1.0 if sees else rules.inferred_weight
+                    age = now - observed[s_x, s_y, s_z]
+                    old = 0.0
+                    if age < rules.fades.size:
+                        limit = nearness[i, j, k] * (rules.seen_limit if sees else rules.inferred_limit)
+                        old = min(float(weight[s_x, s_y, s_z]) * rules.fades[age], limit)
+                    total = old + new
+                    log_odds[s_x, s_y, s_z] = (old * log_odds[s_x, s_y, s_z] + new * said[i, j, k]) / total
+                    weight[s_x, s_y, s_z] = total
+                    observed[s_x, s_y, s_z] = now
+                    if sees:
+                        seen[s_x, s_y, s_z] = now
+                    if now_state == FREE_SEEN:
+                        seen_free[s_x, s_y, s_z] = 1
+                    elif now_state >= SURFACE:
+                        seen_free[s_x, s_y, s_z] = 0
+                        label[s_x, s_y, s_z], agreement[s_x, s_y, s_z] = voted(
+                            label[s_x, s_y, s_z],
+                            agreement[s_x, s_y, s_z],
+                            old,
+                            said_label[i, j, k],
+                            said_confidence[i, j, k],
+                            new,
+                        )
+            counts[row] = changed
+
+    return remember

@@ -1,0 +1,231 @@
+"""Fusion of the completed voxels of successive images into one map that follows the robot.
+
+Off unless somebody asks for it. A map in an odometry frame remembers what was seen before; each new image is joined
+with it (`evidence` says how) and answered on the image's own grid, so that whoever reads voxels of one image reads
+fused ones as well. Work and traffic of a frame grow with the voxels that it is about and with those that enter the
+box, not with the box.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import EllipsisType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused, VoxelMemory
+from scene_completion_ros.mapping.evidence_kernel import integrate, recall
+from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of
+from scene_completion_ros.mapping.rolling_grid import LARGEST_TILT, RollingGrid, covering_shape, lower_around, places_of
+from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+
+_LARGEST_CLOCK = 2**30  # milliseconds from the first frame: 12 days, far from where int32 ends
+_TURN_SLACK = 0.02  # radians that poses of one instant may differ
+_FALL = 3  # power of the distance with which memory counts less beyond reach
+
+
+@dataclass(frozen=True, eq=False)
+class FusedFrame:
+    """A frame joined with the map.
+
+    Attributes:
+        voxels: On the grid of the frame, with its stamp. Voxels beside the image are those remembered. The probability
+            is that of the mean log odds; a calibration that was fitted to single frames holds for it only roughly.
+        log_odds: float32 [X, Y, Z], of every voxel; minus infinity where unobserved.
+        reset: Why the map was started anew before this frame; empty where it was not.
+        updated: Voxels of the map that the frame had something to say about.
+        entered: Voxels of the map that were cleared because the box moved there.
+    """
+
+    voxels: SemanticVoxels
+    log_odds: NDArray[np.float32]
+    reset: str
+    updated: int
+    entered: int
+
+
+class TemporalFusion:
+    """A map of what was seen, and what comes of joining images with it.
+
+    Memory is allocated once: 22 bytes a voxel of a box that holds the grid at any heading, 155 MB for the default grid.
+    Where the first frame, or the first after a reset, shows the grid tilted (a camera that looks down), the box becomes
+    higher. One image at a time; any thread.
+
+    Args:
+        grid: The grid of the voxels, z up.
+        grid_from_camera: Pose of the camera in it: memory counts less the farther away a voxel is.
+        threshold: Calibrated probability from which a voxel counts as occupied, that of the student bundle.
+        settings: How much memory counts.
+        threads: CPU threads; None for all that this process may use.
+
+    Attributes:
+        box: Where in the odometry frame the map is.
+        memory: What it holds.
+    """
+
+    def __init__(
+        self,
+        grid: VoxelGrid,
+        grid_from_camera: RigidTransform,
+        threshold: float,
+        settings: FusionSettings | None = None,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        self.grid = grid
+        self.settings = settings = FusionSettings() if settings is None else settings
+        self.threads = threads
+        self.box = RollingGrid(covering_shape(grid, settings.margin))
+        self.memory = empty_memory(tuple(self.box.shape))  # type: ignore[arg-type]  # three axes
+        self._rules = rules_of(settings, threshold)
+        self._camera = np.array(grid_from_camera.translation)
+        distance = np.linalg.norm(grid.centres() - self._camera.astype(np.float32), axis=-1)
+        nearness = np.minimum(1.0, settings.reach / np.maximum(distance, 1e-3)) ** _FALL
+        self._nearness = nearness.astype(np.float32)
+        self._label = np.zeros(grid.shape, dtype=np.uint8)
+        self._confidence = np.zeros(grid.shape, dtype=np.float32)
+        self._first_ns = 0
+        self._last: tuple[int, RigidTransform] | None = None
+
+    def reset(self) -> None:
+        """Forget everything."""
+        _clear(self.memory, ...)
+        self._last = None
+
+    def fuse(
+        self, voxels: SemanticVoxels, probability: NDArray[np.float32], odometry_from_grid: RigidTransform
+    ) -> FusedFrame:
+        """Join a frame with the map, and remember it.
+
+        The map is started anew, and the result says why, where stamps go back or stay away for too long, and where the
+        pose is farther from the last one than the robot can drive.
+
+        Args:
+            voxels: What one image became.
+            probability: float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
+            odometry_from_grid: Pose of the grid at the stamp of the image, in a frame with z up that is continuous:
+                odometry, not a map that jumps when a loop is closed.
+
+        Raises:
+            GridError: The voxels are on another grid, or the probability has another shape.
+        """
+        if voxels.grid != self.grid:
+            raise GridError("the voxels are on another grid than the map", where="TemporalFusion")
+        if probability.shape != self.grid.shape:
+            raise GridError(
+                f"probability has shape {probability.shape}, the grid {self.grid.shape}", where="TemporalFusion"
+            )
+        reason = self._reason_for_reset(voxels.stamp_ns, odometry_from_grid)
+        if reason:
+            self.reset()
+        if self._last is None:
+            self._first_ns = voxels.stamp_ns
+            self._begin(odometry_from_grid)
+        self._last = voxels.stamp_ns, odometry_from_grid
+        entered = self.box.move_to(lower_around(self.grid, odometry_from_grid, self.box.shape))
+        for places in entered:
+            _clear(self.memory, places)
+
+        turn = np.ascontiguousarray(odometry_from_grid.rotation)
+        corner = odometry_from_grid.apply(np.asarray(self.grid.origin))
+        shift = corner / self.grid.voxel_size - self.box.lower
+        now = (voxels.stamp_ns - self._first_ns) // 1_000_000
+        frame = self._evidence(voxels, probability)
+        fused = Fused(
+            np.empty(self.grid.shape, dtype=np.float32),
+            np.empty(self.grid.shape, dtype=np.uint8),
+            np.empty(self.grid.shape, dtype=np.uint8),
+            np.empty(self.grid.shape, dtype=np.float32),
+        )
+        with kernel_threads(self.threads):
+            recall(self.memory, self.box.lower, turn, shift, frame, self._rules, now, fused)
+            updated = integrate(self.memory, self.box.lower, turn, shift, frame, self._rules, now)
+        return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason, updated, places_of(entered))
+
+    def _evidence(self, voxels: SemanticVoxels, probability: NDArray[np.float32]) -> FrameEvidence:
+        limit = np.float32(self.settings.largest_log_odds)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_odds = np.log(probability / (1.0 - probability))
+        occupied = tuple(voxels.index.T)
+        self._label[occupied], self._confidence[occupied] = voxels.label, voxels.confidence
+        evidence = np.clip(log_odds, -limit, limit).astype(np.float32, copy=False)
+        evidence[np.isnan(evidence)] = self._rules.prior  # a frame that knows nothing must not stay in memory
+        return FrameEvidence(evidence, voxels.state, self._label, self._confidence, self._nearness)
+
+    def _begin(self, pose: RigidTransform) -> None:
+        """Put the empty box around a grid, and make it high enough for one that is tilted, as its camera may be."""
+        tilt = math.acos(min(max(float(pose.rotation[2, 2]), -1.0), 1.0))
+        shape = covering_shape(self.grid, self.settings.margin, tilt + LARGEST_TILT)
+        if tilt > 0.5 * LARGEST_TILT and (np.array(shape) > self.box.shape).any():
+            self.box = RollingGrid(shape)
+            self.memory = empty_memory(shape)
+        self.box.lower = lower_around(self.grid, pose, self.box.shape)
+
+    def _reason_for_reset(self, stamp_ns: int, pose: RigidTransform) -> str:
+        """Why what is remembered has nothing to do with a frame; empty where it has."""
+        if self._last is None:
+            return ""
+        settings, (last_ns, last_pose) = self.settings, self._last
+        seconds = (stamp_ns - last_ns) / 1e9
+        if seconds < 0.0:
+            return f"the clock went back by {-seconds:.3f} s"
+        if seconds > settings.largest_gap:
+            return f"no frame for {seconds:.1f} s, more than {settings.largest_gap:g} s"
+        if stamp_ns - self._first_ns > _LARGEST_CLOCK * 1_000_000:
+            return f"the map is {(stamp_ns - self._first_ns) / 86400e9:.0f} days old"
+        step = last_pose.inverse() @ pose
+        driven = float(np.linalg.norm(step.apply(self._camera) - self._camera))
+        if driven > settings.largest_speed * seconds + self.grid.voxel_size:
+            return f"the pose jumped by {driven:.2f} m in {seconds:.3f} s, more than {settings.largest_speed:g} m/s"
+        turned = math.acos(min(max((float(np.trace(step.rotation)) - 1.0) / 2.0, -1.0), 1.0))
+        if turned > settings.largest_turn * seconds + _TURN_SLACK:
+            return f"the pose turned by {turned:.2f} rad in {seconds:.3f} s, more than {settings.largest_turn:g} rad/s"
+        lower = lower_around(self.grid, pose, self.box.shape)
+        if (np.abs(lower - self.box.lower) >= self.box.shape).any():
+            return f"the pose lies outside of the map, {driven:.1f} m from the last one"
+        return ""
+
+
+def empty_memory(shape: tuple[int, int, int]) -> VoxelMemory:
+    """Memory of voxels of which nothing is known."""
+    memory = VoxelMemory(
+        log_odds=np.empty(shape, dtype=np.float32),
+        weight=np.empty(shape, dtype=np.float32),
+        observed=np.empty(shape, dtype=np.int32),
+        seen=np.empty(shape, dtype=np.int32),
+        seen_free=np.empty(shape, dtype=np.uint8),
+        label=np.empty(shape, dtype=np.uint8),
+        agreement=np.empty(shape, dtype=np.float32),
+    )
+    _clear(memory, ...)
+    return memory
+
+
+def _clear(memory: VoxelMemory, places: tuple[slice, slice, slice] | EllipsisType) -> None:
+    for array in memory:
+        array[places] = 0
+    memory.observed[places] = NEVER
+    memory.seen[places] = NEVER
+
+
+def _voxels_of(fused: Fused, frame: SemanticVoxels) -> SemanticVoxels:
+    occupied = np.flatnonzero(fused.state.reshape(-1) >= VoxelState.SURFACE)
+    log_odds = fused.log_odds.reshape(-1)[occupied]
+    return SemanticVoxels(
+        grid=frame.grid,
+        grid_from_camera=frame.grid_from_camera,
+        stamp_ns=frame.stamp_ns,
+        state=fused.state,
+        index=np.stack(np.unravel_index(occupied, fused.state.shape), axis=-1).astype(np.int32),
+        probability=(1.0 / (1.0 + np.exp(-log_odds))).astype(np.float32),
+        label=fused.label.reshape(-1)[occupied],
+        confidence=fused.confidence.reshape(-1)[occupied],
+        class_names=frame.class_names,
+        class_colours=frame.class_colours,
+    )

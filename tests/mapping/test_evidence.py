@@ -1,0 +1,183 @@
+"""Joining frames with memory: cases by hand, and the kernel against its readable twin."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.mapping import evidence, evidence_kernel
+from scene_completion_ros.mapping.evidence import FrameEvidence, Fused, Rules, VoxelMemory
+from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of
+from scene_completion_ros.mapping.temporal_fusion import empty_memory
+from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED
+
+TWINS = pytest.mark.parametrize("twin", [evidence, evidence_kernel], ids=["reference", "kernel"])
+RULES = rules_of(
+    FusionSettings(seen_frames=2.0, inferred_weight=0.25, inferred_frames=0.5, half_life=1.0, forget_after=4.0), 0.5
+)
+
+
+def one_voxel(log_odds: float, state: int, label: int = 0, confidence: float = 1.0, near: float = 1.0) -> FrameEvidence:
+    return FrameEvidence(
+        np.full((1, 1, 1), log_odds, dtype=np.float32),
+        np.full((1, 1, 1), state, dtype=np.uint8),
+        np.full((1, 1, 1), label, dtype=np.uint8),
+        np.full((1, 1, 1), confidence, dtype=np.float32),
+        np.full((1, 1, 1), near, dtype=np.float32),
+    )
+
+
+class OneVoxel:
+    """A map of one voxel under a frame of one voxel."""
+
+    def __init__(self, twin, rules: Rules = RULES) -> None:
+        self.twin, self.rules, self.memory = twin, rules, empty_memory((1, 1, 1))
+
+    def __call__(self, frame: FrameEvidence, now: int) -> tuple[float, int, int, float]:
+        fused = blank((1, 1, 1))
+        place = (np.zeros(3, dtype=np.int64), np.eye(3), np.zeros(3))
+        self.twin.recall(self.memory, *place, frame, self.rules, now, fused)
+        self.twin.integrate(self.memory, *place, frame, self.rules, now)
+        return tuple(array.item() for array in fused)  # type: ignore[return-value]
+
+
+def blank(shape: tuple[int, ...]) -> Fused:
+    return Fused(
+        np.empty(shape, np.float32), np.empty(shape, np.uint8), np.empty(shape, np.uint8), np.empty(shape, np.float32)
+    )
+
+
+@TWINS
+def test_the_first_frame_is_taken_as_it_is(twin) -> None:
+    assert OneVoxel(twin)(one_voxel(0.75, COMPLETED, 2, 0.5), 0) == (0.75, COMPLETED, 2, 0.5)
+    assert OneVoxel(twin)(one_voxel(-0.75, INFERRED), 0) == (-0.75, INFERRED, 0, 0.0)
+    # Rounding of log odds decides nothing where there is nothing to join.
+    assert OneVoxel(twin)(one_voxel(-1e-7, SURFACE, 1), 0) == (np.float32(-1e-7), SURFACE, 1, 1.0)
+    assert OneVoxel(twin)(one_voxel(3.0, UNOBSERVED), 0) == (-math.inf, UNOBSERVED, 0, 0.0)
+
+
+@TWINS
+def test_means_by_hand(twin) -> None:
+    voxel = OneVoxel(twin)
+    voxel(one_voxel(2.0, SURFACE, 1), 0)  # memory: 2 of weight 1
+    assert voxel(one_voxel(-1.0, FREE), 0)[0] == pytest.approx((2.0 - 1.0) / 2)  # memory: 0.5 of weight 2
+    assert voxel(one_voxel(-1.0, FREE), 0)[0] == pytest.approx(
+        (2 * 0.5 - 1.0) / 3
+    )  # memory: 0 of weight 3, limited to 2
+    assert voxel(one_voxel(-1.0, FREE), 0)[0] == pytest.approx(-1.0 / 3)
+    # An inferring frame weighs 0.25 and lets memory count 0.5.
+    assert voxel(one_voxel(3.0, COMPLETED), 0)[0] == pytest.approx((0.5 * -1.0 / 3 + 0.25 * 3.0) / 0.75)
+
+
+@TWINS
+def test_memory_fades_with_time_and_counts_less_far_away(twin) -> None:
+    voxel = OneVoxel(twin)
+    voxel(one_voxel(2.0, SURFACE), 0)
+    assert voxel(one_voxel(-1.0, FREE), 1000)[0] == pytest.approx((0.5 * 2.0 - 1.0) / 1.5)  # half-life of 1 s
+    voxel = OneVoxel(twin)
+    voxel(one_voxel(2.0, SURFACE), 0)
+    found = voxel(one_voxel(-1.0, FREE, near=0.125), 0)[0]  # the limit of 2 frames is 0.25 there
+    assert found == pytest.approx((0.25 * 2.0 - 1.0) / 1.25)
+
+
+@TWINS
+def test_out_of_view_a_voxel_fades_to_the_prior_and_is_forgotten(twin) -> None:
+    voxel = OneVoxel(twin)
+    voxel(one_voxel(2.0, SURFACE, 1, 0.5), 0)
+    nothing = one_voxel(9.0, UNOBSERVED)
+    prior = math.log(FusionSettings().prior / (1.0 - FusionSettings().prior))
+    log_odds, state, label, confidence = voxel(nothing, 400)
+    assert log_odds == pytest.approx(prior + (2.0 - prior) * 0.5**0.4)
+    assert (state, label, confidence) == (SURFACE, 1, 0.5)
+    assert voxel(nothing, 600)[1] == COMPLETED  # seen_for is 0.5 s
+    log_odds, state, *_ = voxel(nothing, 4000)
+    assert log_odds == pytest.approx(prior + (2.0 - prior) / 16)
+    assert state == INFERRED  # the log odds are below 0 by now; never "seen free", as it was seen occupied
+    assert voxel(nothing, 4001)[:2] == (-math.inf, UNOBSERVED)
+
+
+@TWINS
+def test_seen_free_lasts_only_for_as_long_as_stated(twin) -> None:
+    voxel = OneVoxel(twin)
+    voxel(one_voxel(-2.0, FREE), 0)
+    hidden = one_voxel(-1.0, INFERRED)
+    assert voxel(hidden, 500)[1] == FREE
+    assert voxel(hidden, 501)[1] == INFERRED
+    assert voxel(one_voxel(-2.0, FREE), 600)[1] == FREE
+    assert voxel(one_voxel(0.1, COMPLETED), 700)[1] == INFERRED  # memory outvotes the frame, but clears nothing
+    assert voxel(hidden, 750)[1] == INFERRED  # nor does it later on
+
+
+@TWINS
+def test_what_is_seen_occupied_stays_a_surface_when_memory_says_so(twin) -> None:
+    voxel = OneVoxel(twin)
+    voxel(one_voxel(3.0, SURFACE, 2), 0)
+    assert voxel(one_voxel(-1.0, FREE), 100)[1:] == (SURFACE, 2, 1.0)
+    assert voxel(one_voxel(3.0, COMPLETED, 2), 200)[1] == SURFACE
+    assert voxel(one_voxel(3.0, COMPLETED, 2), 600)[1] == SURFACE  # the free frame at 100 has seen it
+    assert voxel(one_voxel(3.0, COMPLETED, 2), 601)[1] == COMPLETED
+
+
+@TWINS
+def test_labels_are_a_weighted_vote(twin) -> None:
+    voxel = OneVoxel(twin)
+    assert voxel(one_voxel(2.0, SURFACE, 1, 0.8), 0)[2:] == (1, pytest.approx(0.8))
+    assert voxel(one_voxel(2.0, SURFACE, 2, 0.4), 0)[2:] == (1, pytest.approx((0.8 - 0.4) / 2))
+    assert voxel(one_voxel(2.0, SURFACE, 2, 0.9), 0)[2:] == (2, pytest.approx((0.9 - 2 * 0.2) / 3, abs=1e-6))
+
+
+def random_case(rng: np.random.Generator) -> tuple[VoxelMemory, tuple, FrameEvidence, Rules, int]:
+    size, shape = tuple(rng.integers(3, 14, 3)), tuple(rng.integers(2, 12, 3))
+    memory = VoxelMemory(
+        rng.normal(0.0, 2.0, size).astype(np.float32),
+        (rng.uniform(0.0, 4.0, size) * (rng.random(size) < 0.8)).astype(np.float32),
+        rng.integers(-2000, 1000, size).astype(np.int32),
+        rng.integers(-2000, 1000, size).astype(np.int32),
+        rng.integers(0, 2, size).astype(np.uint8),
+        rng.integers(0, 4, size).astype(np.uint8),
+        rng.random(size).astype(np.float32),
+    )
+    frame = FrameEvidence(
+        rng.normal(0.0, 2.0, shape).astype(np.float32),
+        rng.choice([UNOBSERVED, FREE, INFERRED, SURFACE, COMPLETED], shape).astype(np.uint8),
+        rng.integers(0, 4, shape).astype(np.uint8),
+        rng.random(shape).astype(np.float32),
+        rng.random(shape).astype(np.float32),
+    )
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn))
+    place = (rng.integers(-50, 50, 3), turn, rng.uniform(-3.0, 8.0, 3))
+    settings = FusionSettings(
+        seen_frames=rng.uniform(0.5, 6.0), half_life=rng.uniform(0.2, 2.0), forget_after=rng.uniform(0.5, 3.0)
+    )
+    return memory, place, frame, rules_of(settings, rng.uniform(0.2, 0.7)), 1000
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_twins_agree(seed: int) -> None:
+    memory, place, frame, rules, now = random_case(np.random.default_rng(seed))
+    fused = [blank(frame.state.shape) for _ in range(2)]
+    memories = [VoxelMemory(*(array.copy() for array in memory)) for _ in range(2)]
+    counts = []
+    for twin, out, kept in zip((evidence, evidence_kernel), fused, memories, strict=True):
+        twin.recall(kept, *place, frame, rules, now, out)
+        counts.append(twin.integrate(kept, *place, frame, rules, now))
+    assert counts[0] == counts[1]
+    for expected, found in zip((*fused[0], *memories[0]), (*fused[1], *memories[1]), strict=True):
+        if expected.dtype == np.float32:
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_random_cases_reach_every_answer() -> None:
+    states, updated = np.zeros(5, dtype=int), 0
+    for seed in range(40):
+        memory, place, frame, rules, now = random_case(np.random.default_rng(seed))
+        fused = blank(frame.state.shape)
+        evidence_kernel.recall(memory, *place, frame, rules, now, fused)
+        states += np.bincount(fused.state.ravel(), minlength=5)
+        updated += evidence_kernel.integrate(memory, *place, frame, rules, now)
+    assert states.min() > 100 and updated > 300

@@ -1,0 +1,281 @@
+"""The rolling map as a whole: against a map that never moves, on scenes that stand still and scenes that do not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.mapping import evidence
+from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
+from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of
+from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion, empty_memory
+from scene_completion_ros.semantic_voxels import SemanticVoxels
+from tests.mapping.small_voxels import COLOURS, COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED
+
+GRID = VoxelGrid((0.0, -1.2, -0.6), 0.2, (14, 12, 6))
+THRESHOLD = 0.4
+TENTH = 100_000_000  # nanoseconds
+
+
+def frame(
+    probability: np.ndarray, stamp_ns: int = 0, *, hidden: np.ndarray | None = None, label: np.ndarray | None = None
+) -> SemanticVoxels:
+    """Voxels of a probability; NaN is out of view, what is hidden was inferred."""
+    hidden = np.zeros(probability.shape, dtype=bool) if hidden is None else hidden
+    with np.errstate(invalid="ignore"):
+        occupied = probability >= THRESHOLD
+    state = np.where(occupied, np.where(hidden, COMPLETED, SURFACE), np.where(hidden, INFERRED, FREE))
+    state = np.where(np.isnan(probability), UNOBSERVED, state).astype(np.uint8)
+    index = np.argwhere(state >= SURFACE).astype(np.int32)
+    found = tuple(index.T)
+    return SemanticVoxels(
+        grid=GRID,
+        grid_from_camera=DEFAULT_GRID_FROM_CAMERA,
+        stamp_ns=stamp_ns,
+        state=state,
+        index=index,
+        probability=probability[found].astype(np.float32),
+        label=np.ones(len(index), dtype=np.uint8) if label is None else label[found].astype(np.uint8),
+        confidence=np.full(len(index), 0.75, dtype=np.float32),
+        class_names=NAMES,
+        class_colours=COLOURS,
+    )
+
+
+def fuse(fusion: TemporalFusion, probability: np.ndarray, stamp_ns: int, pose: RigidTransform, **kinds) -> FusedFrame:
+    dense = np.nan_to_num(probability).astype(np.float32)
+    return fusion.fuse(frame(probability, stamp_ns, **kinds), dense, pose)
+
+
+def make(**settings: float) -> TemporalFusion:
+    return TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLD, FusionSettings(**settings))
+
+
+def at(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> RigidTransform:
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    return RigidTransform(np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]), np.array([x, y, z]))
+
+
+def random_probability(rng: np.random.Generator) -> np.ndarray:
+    probability = rng.uniform(0.02, 0.98, GRID.shape)
+    probability[rng.random(GRID.shape) < 0.2] = np.nan
+    return probability
+
+
+def test_the_first_frame_comes_back_as_it_was() -> None:
+    rng = np.random.default_rng(0)
+    probability = random_probability(rng)
+    label, hidden = rng.integers(0, 3, GRID.shape), rng.random(GRID.shape) < 0.5
+    voxels = frame(probability, 5, hidden=hidden, label=label)
+    result = make().fuse(voxels, np.nan_to_num(probability).astype(np.float32), at(3.0, -7.0, 0.3, 0.7))
+    for name in ("state", "index", "label", "confidence"):
+        np.testing.assert_array_equal(getattr(result.voxels, name), getattr(voxels, name))
+    np.testing.assert_allclose(result.voxels.probability, voxels.probability, atol=1e-6)
+    assert (result.voxels.grid, result.voxels.stamp_ns, result.voxels.class_names) == (GRID, 5, NAMES)
+    assert result.reset == ""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
+    """Any drive, joined by the readable twin in one array that holds all of it, of which the box is cut out."""
+    rng = np.random.default_rng(seed)
+    settings = FusionSettings(seen_frames=4.0, reach=1.5, margin=0.4)
+    fusion = TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLD, settings, threads=2)
+    size = np.array([90, 90, 24])
+    low = -size // 2
+    whole = empty_memory(tuple(size))
+    nearness = np.minimum(1.0, settings.reach / np.linalg.norm(GRID.centres(), axis=-1)).astype(np.float32) ** 3
+    x = y = z = yaw = 0.0
+    recalled = 0
+    for step in range(15):
+        x, y, z, yaw = x + rng.uniform(-0.7, 1.0), y + rng.uniform(-0.7, 0.7), z + rng.uniform(-0.1, 0.1), yaw + 0.3
+        pose, probability = at(x, y, z, yaw), random_probability(rng)
+        hidden, label = rng.random(GRID.shape) < 0.5, rng.integers(0, 3, GRID.shape)
+        result = fuse(fusion, probability, step * TENTH, pose, hidden=hidden, label=label)
+        assert result.reset == ""
+
+        local = np.moveaxis(np.indices(tuple(size)), 0, -1) + low - fusion.box.lower
+        assert (fusion.box.lower >= low).all() and (fusion.box.lower + fusion.box.shape <= low + size).all()
+        left = ((local < 0) | (local >= fusion.box.shape)).any(axis=-1)
+        for array in whole:
+            array[left] = 0
+        whole.observed[left] = whole.seen[left] = NEVER
+        voxels = frame(probability, hidden=hidden, label=label)
+        dense = np.nan_to_num(probability, nan=0.5).astype(np.float32)
+        said = FrameEvidence(
+            np.clip(np.log(dense / (1 - dense)), -settings.largest_log_odds, settings.largest_log_odds),
+            voxels.state,
+            label.astype(np.uint8),
+            np.full(GRID.shape, 0.75, dtype=np.float32),
+            nearness,
+        )
+        # The array's slot 0 is voxel `low`: as a ring it begins at a multiple of its size.
+        shift = pose.apply(np.asarray(GRID.origin)) / GRID.voxel_size - low
+        place = np.zeros(3, dtype=np.int64), pose.rotation, shift
+        expected = Fused(*(np.empty(GRID.shape, dtype=kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
+        rules = rules_of(settings, THRESHOLD)
+        evidence.recall(whole, *place, said, rules, 100 * step, expected)
+        assert evidence.integrate(whole, *place, said, rules, 100 * step) == result.updated
+        np.testing.assert_allclose(result.log_odds, expected.log_odds, atol=1e-3)
+        certain = np.abs(expected.log_odds - rules.threshold) > 1e-3
+        np.testing.assert_array_equal(result.voxels.state[certain], expected.state[certain])
+        recalled += int(((voxels.state == UNOBSERVED) & (result.voxels.state != UNOBSERVED)).sum())
+    assert recalled > 300  # memory did answer for what was out of view
+
+
+def test_a_voxel_that_leaves_the_image_is_remembered_where_it_was() -> None:
+    fusion = make()
+    wall = np.full(GRID.shape, 0.05)
+    wall[2, 3, 1] = 0.9
+    fuse(fusion, wall, 0, at())
+    ahead = np.full(GRID.shape, 0.05)
+    ahead[:4] = np.nan  # the blind zone of the next image
+    result = fuse(fusion, ahead, TENTH, at(x=0.2))
+    assert result.voxels.index.tolist() == [[1, 3, 1]]
+    assert result.voxels.label.tolist() == [1]
+    assert result.voxels.state[0, 3, 1] == FREE
+
+
+def test_a_scene_that_stands_still_is_answered_better_than_by_one_frame_and_never_with_more_certainty() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.random(GRID.shape) < 0.2
+    fusion = make(seen_frames=30.0, largest_log_odds=3.0)
+    single, fused = [], []
+    for step in range(40):
+        value = np.where(truth, 1.0, -1.5) + rng.normal(0.0, 1.5, GRID.shape)
+        result = fuse(fusion, 1.0 / (1.0 + np.exp(-value)), step * TENTH, at())
+        single.append(float(((1.0 / (1.0 + np.exp(-value)) >= THRESHOLD) != truth).mean()))
+        fused.append(float(((result.voxels.state >= SURFACE) != truth).mean()))
+    assert min(single) > 0.1
+    assert fused[-1] < 0.01
+    assert np.abs(result.log_odds).max() <= 3.0
+    # The same frame over and over adds nothing: its evidence is not new.
+    fusion = make()
+    for step in range(20):
+        result = fuse(fusion, np.full(GRID.shape, 0.7), step * TENTH, at(0.0, 0.0))
+    np.testing.assert_allclose(result.log_odds, math.log(0.7 / 0.3), atol=1e-5)
+
+
+@pytest.mark.parametrize(("seen_frames", "within"), [(1.0, 1), (3.0, 3), (6.0, 5)])
+def test_what_moves_away_and_what_appears_is_believed_within_the_stated_frames(seen_frames: float, within: int) -> None:
+    """Equal evidence for and against at a threshold of one half: (n / (n + 1)) ** k falls below a half."""
+    assert within == math.floor(math.log(0.5) / math.log(seen_frames / (seen_frames + 1.0))) + (seen_frames != 1.0)
+    for before, after in ((0.9, 0.1), (0.1, 0.9)):
+        fusion = TemporalFusion(
+            GRID, DEFAULT_GRID_FROM_CAMERA, 0.499999, FusionSettings(seen_frames=seen_frames, half_life=600.0)
+        )
+        for step in range(20):
+            fuse(fusion, np.full(GRID.shape, before), step * TENTH, at())
+        answers = []
+        for step in range(20, 20 + within):
+            result = fuse(fusion, np.full(GRID.shape, after), step * TENTH, at())
+            answers.append(bool(result.voxels.state[3, 6, 3] >= SURFACE))
+        was = before > after
+        assert answers[:-1] == [was] * (within - 1)
+        if (seen_frames, was) != (1.0, True):  # an exact tie, which counts as occupied
+            assert answers[-1] is not was
+
+
+def test_a_thing_that_was_left_behind_fades_by_half_lives_and_is_forgotten() -> None:
+    fusion = make(half_life=0.4, forget_after=1.0, largest_gap=60.0)
+    fuse(fusion, np.full(GRID.shape, 0.95), 0, at())
+    nothing = np.full(GRID.shape, np.nan)
+    prior = math.log(FusionSettings().prior / (1.0 - FusionSettings().prior))
+    start = math.log(0.95 / 0.05) - prior
+    for tenth in range(1, 11):
+        result = fuse(fusion, nothing, tenth * TENTH, at())
+        np.testing.assert_allclose(result.log_odds, prior + start * 0.5 ** (tenth / 4), rtol=1e-4)
+    assert (result.voxels.state == INFERRED).all()
+    assert (fuse(fusion, nothing, 11 * TENTH, at()).voxels.state == UNOBSERVED).all()
+
+
+@pytest.mark.parametrize(
+    ("stamp_ns", "pose", "reason"),
+    [
+        (-TENTH, at(), "the clock went back by 0.100 s"),
+        (30 * TENTH, at(), "no frame for 3.0 s, more than 2 s"),
+        (TENTH, at(x=7.0), "the pose jumped by 7.00 m in 0.100 s"),
+        (TENTH, at(yaw=1.5), "the pose turned by 1.50 rad"),
+        (10 * TENTH, at(x=20.0), "the pose lies outside of the map, 20.0 m"),
+    ],
+)
+def test_what_has_nothing_to_do_with_the_map_starts_it_anew(stamp_ns: int, pose: RigidTransform, reason: str) -> None:
+    fusion = make()
+    for step in range(5):
+        fuse(fusion, np.full(GRID.shape, 0.9), step * TENTH, at())
+    empty = np.full(GRID.shape, 0.1)
+    result = fuse(fusion, empty, 4 * TENTH + stamp_ns, pose)
+    assert result.reset.startswith(reason)
+    np.testing.assert_array_equal(result.voxels.state, frame(empty).state)
+    following = fuse(fusion, empty, 5 * TENTH + stamp_ns, pose)
+    assert following.reset == "" and not len(following.voxels)
+
+
+def test_driving_and_turning_as_robots_do_resets_nothing() -> None:
+    fusion = make()
+    for step in range(100):
+        pose = at(x=0.4 * step, y=0.1 * step, z=0.01 * step, yaw=0.2 * step)
+        result = fuse(fusion, np.full(GRID.shape, 0.9), step * TENTH, pose)
+        assert result.reset == ""
+        assert result.entered < 0.3 * np.prod(fusion.box.shape)
+
+
+def test_memory_stays_as_it_is_and_work_grows_with_what_is_seen_alone() -> None:
+    fusion = make()
+    arrays = [id(array) for array in fusion.memory]
+    narrow = np.full(GRID.shape, np.nan)
+    narrow[:, 5:7] = 0.1
+    for step, (probability, count) in enumerate(((narrow, 14 * 2 * 6), (np.full(GRID.shape, 0.1), 14 * 12 * 6)) * 3):
+        # On the lattice of the map, so that every voxel of the grid is one of the map.
+        result = fuse(fusion, probability, step * TENTH, at(x=0.2 * step))
+        assert result.updated == count
+        assert result.entered == (fusion.box.shape[1] * fusion.box.shape[2] if step else 0)
+    assert [id(array) for array in fusion.memory] == arrays
+
+
+def test_a_grid_that_is_tilted_is_remembered_as_well() -> None:
+    """That of a camera which looks 50 degrees down."""
+    cos, sin = math.cos(math.radians(50.0)), math.sin(math.radians(50.0))
+    pose = RigidTransform(np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]]), np.array([3.0, 1.0, 2.0]))
+    fusion = make(forget_after=2.0)
+    level = fusion.box.shape.copy()
+    fuse(fusion, np.full(GRID.shape, 0.9), 0, pose)
+    assert fusion.box.shape[2] > level[2]
+    result = fuse(fusion, np.full(GRID.shape, np.nan), TENTH, pose)
+    assert (result.voxels.state == SURFACE).mean() > 0.95  # all but voxels at the border of the grid
+
+
+def test_what_is_no_number_does_not_stay_in_memory() -> None:
+    fusion = make()
+    broken = np.full(GRID.shape, np.nan, dtype=np.float32)
+    broken[0, 0, 0], broken[0, 0, 1] = 0.0, 1.0  # nor does certainty
+    fusion.fuse(frame(np.full(GRID.shape, 0.1)), broken, at())
+    result = fuse(fusion, np.full(GRID.shape, 0.9), TENTH, at())
+    assert np.isfinite(result.log_odds).all()
+    assert (result.voxels.state == SURFACE).mean() > 0.99
+
+
+def test_reset_forgets() -> None:
+    fusion = make()
+    fuse(fusion, np.full(GRID.shape, 0.9), 0, at())
+    fusion.reset()
+    result = fuse(fusion, np.full(GRID.shape, np.nan), TENTH, at())
+    assert (result.voxels.state == UNOBSERVED).all() and result.reset == ""
+
+
+def test_what_cannot_be_fused_is_refused() -> None:
+    fusion, voxels = make(), frame(np.full(GRID.shape, 0.9))
+    with pytest.raises(GridError, match="probability has shape"):
+        fusion.fuse(voxels, np.zeros((2, 2, 2), dtype=np.float32), at())
+    other = VoxelGrid(GRID.origin, 0.1, GRID.shape)
+    with pytest.raises(GridError, match="another grid"):
+        TemporalFusion(other, DEFAULT_GRID_FROM_CAMERA, THRESHOLD).fuse(voxels, np.zeros(GRID.shape, np.float32), at())
+    with pytest.raises(GridError, match=r"inferred_weight is 2.0"):
+        FusionSettings(inferred_weight=2.0)
+    with pytest.raises(GridError, match="half_life is nan"):
+        FusionSettings(half_life=math.nan)
