@@ -88,6 +88,26 @@ def test_a_running_node_survives_the_restart_of_recording_and_clock(
         graph.close()
 
 
+def test_voxels_in_another_frame_than_the_images_are_refused(
+    tmp_path: Path, bundle_folder: Path, grid_file: Path
+) -> None:
+    write_bag(tmp_path / "drive", frames=1)
+    graph = Graph()
+    arguments = ["-r", f"image:={TOPIC}", "-r", f"camera_info:={INFO}", "-p", "image_qos:=reliable"]
+    node = start_completion_node(
+        graph, tmp_path / "node.log", bundle_folder, grid_file, *arguments, "-p", "grid_frame:=base_link"
+    )
+    try:
+        playback = Playback(node=f"{graph.namespace}/scene_completion")
+        with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
+            replay_over_dds(reader, TOPIC, playback=playback)
+        assert "voxels in the frame 'base_link', not in that of the images" in str(caught.value)
+        assert "without the parameters grid_frame and cameras" in str(caught.value)
+    finally:
+        node.kill()
+        graph.close()
+
+
 def test_a_missing_node_is_reported_with_what_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bag(tmp_path / "drive", frames=1)
     monkeypatch.setattr("scene_completion_ros.ros.replay_player.STARTUP_TIMEOUT_S", 1.0)
