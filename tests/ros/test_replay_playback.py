@@ -81,7 +81,7 @@ def test_a_running_node_survives_the_restart_of_recording_and_clock(
         assert graph.until(lambda: len(notes) >= 2 * FRAMES)
         assert [note.data for note in notes] == 2 * [str(number) for number in range(FRAMES)]
         assert node.process.poll() is None
-        assert "stamps jumped back by 1.1 s" in node.log
+        assert "jumped back" in node.log  # the clock or the stamps, whichever the node hears first
         assert node.end() == 0
     finally:
         node.kill()
