@@ -155,6 +155,7 @@ class CameraInput:
 
     def _subscribe_as_offered(self, message_type: Any, topic: str, callback: Any, qos: QoSProfile) -> Any:
         self.record.reliable = qos.reliability == ReliabilityPolicy.RELIABLE
+        self.record.incompatible.pop(topic, None)  # that was with the subscription before
         return noted_subscription(self._node, message_type, topic, callback, qos, self.record)
 
     def _subscribe(self, message_type: Any, topic: str, callback: Any, qos: QoSProfile) -> Any:

@@ -154,7 +154,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         for order in self._orders.values():
             order.forget()
         if self.inputs is not None:
-            self.inputs.give_up(RESET)
+            self.inputs.restart(RESET)
 
     def set_enabled(self, enabled: bool) -> None:
         """Complete images, or drop them until this is called again or the node is cleaned up.

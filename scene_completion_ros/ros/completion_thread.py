@@ -213,6 +213,7 @@ class CompletionThread:
                     self._counters.drop(self._overtaken_by, header=image.message.header)
                 return
             self._outputs.publish(scene, images.parameters)
+            self._in_hand = ()  # whatever fails from here on, they were published
             published_s = time.perf_counter()
             for _ in done:
                 self._counters.count_processed()

@@ -86,7 +86,7 @@ class Inputs:
                 name,
                 self._on_image,
                 functools.partial(self._prepare, name),
-                self._restart,
+                self.restart,
                 counters,
                 orders.setdefault(name, StampOrder()),
                 resources,
@@ -109,6 +109,18 @@ class Inputs:
         self._give_up(reason)
         for camera in self.cameras:
             camera.give_up(reason)
+
+    def restart(self, reason: str = TIME_WENT_BACK) -> None:
+        """Time begins anew, for all cameras: one that is heard a little later must not begin it once more.
+
+        Args:
+            reason: That images which wait are dropped for.
+        """
+        for order in self._orders.values():
+            order.forget()
+        self.give_up(reason)
+        if self._source is not None:
+            self._source.forget()
 
     def _prepare(self, name: str, camera: Camera, parameters: NodeParameters) -> None:
         self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
@@ -161,15 +173,7 @@ class Inputs:
 
     def _on_clock_jump(self, jump: Any) -> None:
         self._counters.warn("clock jump", "the clock jumped back: a restarted recording?")
-        self._restart()
-
-    def _restart(self) -> None:
-        """Time began anew, for all cameras: one that is heard a little later must not begin it once more."""
-        for order in self._orders.values():
-            order.forget()
-        self.give_up(TIME_WENT_BACK)
-        if self._source is not None:
-            self._source.forget()
+        self.restart()
 
     def _give_up(self, reason: str) -> None:
         for image in chain(self._sets.empty(), *self._room.empty()):

@@ -56,7 +56,8 @@ def replay_over_dds(
             played several times it holds the first pass.
         on_result: Called between frames with every result of the first pass, in the order of the node.
         playback: How to play; in lock step, once, to a node of its own, by default.
-        node_parameters: Parameters of the node, by name; none for a running node, which has its own.
+        node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid_frame` and
+            `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
 
     Returns:
@@ -64,8 +65,9 @@ def replay_over_dds(
 
     Raises:
         BagError: There is no such image topic, or no usable CameraInfo and no camera was given.
-        SceneCompletionError: The node did not start, ended, or stopped answering in lock step, or the playback does not
-            fit the recording; what came before is in the output bag.
+        SceneCompletionError: The node did not start, ended, stopped answering in lock step, or publishes voxels in
+            another frame than that of the images, or the playback does not fit the recording; what came before is in
+            the output bag.
     """
     playback = playback or Playback()
     dds.use_shipped_profile()
@@ -94,6 +96,7 @@ def replay_over_dds(
             node = stack.enter_context(RunningNode(playback.node))
         else:
             parameters = {"image_qos": "reliable", **(node_parameters or {})}
+            parameters |= {"grid_frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
             parameters["image_transport"] = "compressed" if source.compressed else "raw"
             if playback.clock_hz:
                 parameters["use_sim_time"] = True

@@ -43,6 +43,9 @@ class Answers:
 
     Args:
         wanted: Topics of the answers that make an image complete, `topics.VOXELS` among them.
+
+    Attributes:
+        other_frame: Frame of voxels that had the stamp of an image, but not its frame; empty as long as there are none.
     """
 
     def __init__(self, wanted: Collection[str]) -> None:
@@ -50,6 +53,7 @@ class Answers:
         self._published_ns: list[int] = []  # of all voxel messages, ascending
         self._times: dict[str, list[tuple[int, float]]] = {stage: [] for stage in topics.STAGES}
         self.waiting: list[SentImage] = []
+        self.other_frame = ""
         self._handed_over_ns = -1  # when the last image that was handed over was published
 
     @property
@@ -73,12 +77,19 @@ class Answers:
             if (sent.stamp_ns, sent.frame_id) == (stamp_ns, frame_id) and topic not in sent.answers:
                 break
         else:
+            if topic == topics.VOXELS:
+                self._note_frame(stamp_ns, frame_id)
             return
         sent.answers[topic] = message
         sent.answered_s = arrived_s
         if topic == topics.VOXELS:
             sent.published_ns = published_ns
             sent.latency_ms = 1e3 * (arrived_s - sent.sent_s)
+
+    def _note_frame(self, stamp_ns: int, frame_id: str) -> None:
+        frames = {sent.frame_id for sent in self.waiting if sent.stamp_ns == stamp_ns}
+        if frames and frame_id not in frames:
+            self.other_frame = frame_id
 
     def take_time(self, stage: str, milliseconds: float, published_ns: int) -> None:
         """Take note of a stage time."""

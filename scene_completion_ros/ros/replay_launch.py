@@ -91,6 +91,8 @@ def node_parameters(camera: RecordedCamera, bundle: str, grid: str = "") -> dict
         "autostart": True,
         "image_transport": camera.image_transport,
         "image_qos": "reliable",  # nothing is to be lost between player and node
+        "grid_frame": "",  # the player takes voxels to be those of one image, in its frame
+        "cameras": "",
     }
     if camera.rectified:
         parameters["rectified"] = True

@@ -153,6 +153,7 @@ class Player:
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
             sent = SentImage(-1, frame_id, 0, time.perf_counter())
             self._answers.waiting = [sent]
+            self._answers.other_frame = ""
             self._inputs.image(make(grey, 0, frame_id))
             self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm_or_dropped, sent))
             if self._warm(sent):
@@ -244,7 +245,18 @@ class Player:
             self._show_time()
             self._executor.spin_once(timeout_sec=min(remaining_s, longest_s))
             self._process.check()
+            self._check_frame()
             self._hand_over()
+
+    def _check_frame(self) -> None:
+        frame_id = self._answers.other_frame
+        if frame_id and not frame_id.startswith(WARM_UP_FRAME):  # a late answer of an earlier attempt
+            raise SceneCompletionError(
+                f"the node publishes voxels in the frame {frame_id!r}, not in that of the images",
+                where=self._process.full_name,
+                cure="Start it without the parameters grid_frame and cameras: a replay takes voxels to be in the "
+                "optical frame",
+            )
 
     def _await_all(self) -> None:
         """Wait for the newest image sent: the node answers in order, so what is then still missing is lost.

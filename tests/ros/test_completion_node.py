@@ -27,8 +27,16 @@ from std_msgs.msg import Float64
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.ros import completion_node, messages, outputs, topics, view_completers
+from scene_completion_ros.ros import (
+    completion_node,
+    completion_thread,
+    messages,
+    outputs,
+    topics,
+    view_completers,
+)
 from scene_completion_ros.ros.completion_node import CompletionNode
+from scene_completion_ros.ros.completion_thread import ArrivedImage
 from scene_completion_ros.ros.declared_parameters import ExplainingNode
 from tests.ros.graph import Graph
 from tests.ros.voxel_samples import some_voxels
@@ -486,3 +494,39 @@ def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: Complet
         ("unusable camera", 40),
     ]
     assert sum(node.counters.dropped.values()) == len(told)
+
+
+def test_an_error_beyond_one_view_names_all_images_in_hand(
+    node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("of the developers")
+
+    told: list[tuple[str, int]] = []
+    node.counters.on_dropped_image = lambda reason, header: told.append(
+        (reason, messages.stamp_nanoseconds(header.stamp))
+    )
+    monkeypatch.setattr(completion_thread, "fuse_views", fail)
+    assert node._thread is not None
+    assert node.inputs is not None
+    parameters = node.parameters()
+    placement = node.inputs._placements.place("front", 1, parameters)
+    image = messages.image_message
+    views = tuple(
+        ArrivedImage(name, image(np.zeros((rows, 32, 3), np.uint8), stamp_ns, name), CAMERA, placement, 0.0, name)
+        for name, rows, stamp_ns in (("front", 24, 7), ("left", 24, 8), ("rear", 5, 9))  # the last one is cropped
+    )
+    node._thread.submit(views, parameters)
+    wait_for(lambda: len(told) == 3)
+    assert sorted(told) == [("bad image", 9), ("internal error", 7), ("internal error", 8)]
+    assert node.counters.dropped == {"bad image": 1, "internal error": 2}
+
+    monkeypatch.setattr(node._thread._outputs, "publish", fail)
+    calibrate(node, CAMERA)
+    show(node, 10)
+    wait_for(lambda: len(told) == 4)
+    assert told[-1] == ("internal error", 10)
+    node.set_enabled(False)
+    show(node, 11)
+    assert told[-1] == ("disabled", 11)
+    assert node.counters.processed == 0

@@ -104,6 +104,7 @@ def test_what_is_started_follows_the_recording(entities: list[Any], tmp_path: Pa
     assert file.arguments == ("params_file",)
     assert overrides["use_sim_time"] is True
     assert overrides["image_transport"] == "compressed"
+    assert (overrides["grid_frame"], overrides["cameras"]) == ("", "")  # whatever params_file says
     assert "bundle" not in overrides
     command = player.settings["cmd"]
     parser = replay_command.argparse.ArgumentParser()

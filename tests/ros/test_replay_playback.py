@@ -81,8 +81,28 @@ def test_a_running_node_survives_the_restart_of_recording_and_clock(
         assert graph.until(lambda: len(notes) >= 2 * FRAMES)
         assert [note.data for note in notes] == 2 * [str(number) for number in range(FRAMES)]
         assert node.process.poll() is None
-        assert "stamps jumped back by 1.1 s" in node.log
+        assert "jumped back" in node.log  # the clock or the stamps, whichever the node hears first
         assert node.end() == 0
+    finally:
+        node.kill()
+        graph.close()
+
+
+def test_voxels_in_another_frame_than_the_images_are_refused(
+    tmp_path: Path, bundle_folder: Path, grid_file: Path
+) -> None:
+    write_bag(tmp_path / "drive", frames=1)
+    graph = Graph()
+    arguments = ["-r", f"image:={TOPIC}", "-r", f"camera_info:={INFO}", "-p", "image_qos:=reliable"]
+    node = start_completion_node(
+        graph, tmp_path / "node.log", bundle_folder, grid_file, *arguments, "-p", "grid_frame:=base_link"
+    )
+    try:
+        playback = Playback(node=f"{graph.namespace}/scene_completion")
+        with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
+            replay_over_dds(reader, TOPIC, playback=playback)
+        assert "voxels in the frame 'base_link', not in that of the images" in str(caught.value)
+        assert "without the parameters grid_frame and cameras" in str(caught.value)
     finally:
         node.kill()
         graph.close()

@@ -17,6 +17,7 @@ from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.ros.inference_record import InferenceRecord
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.view_completers import ViewCompleters, largest_shift
 from tests.ros.camera_to_voxels import CAMERA, some_image
@@ -36,7 +37,7 @@ def test_the_corner_that_moves_most() -> None:
 
 def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: Path) -> None:
     grid, pose = read_grid(grid_file)
-    completers = ViewCompleters(StudentBundle.load(bundle_folder), grid, get_logger("test"))
+    completers = ViewCompleters(StudentBundle.load(bundle_folder), grid, get_logger("test"), InferenceRecord())
 
     def at(x: float) -> RigidTransform:
         return RigidTransform(np.eye(3), np.array([x, 0.0, 0.0])) @ pose
