@@ -269,7 +269,7 @@ def test_what_nobody_subscribed_to_is_not_computed(start: Start) -> None:
     assert "nobody subscribed, " not in managed.node.log  # as dropped images are warned about
     managed.listen()
     managed.until_answered(2 * SECOND_NS)
-    assert managed.graph.until(lambda: bool(times))
+    assert managed.graph.until(lambda: bool(times)), managed.node.log
     assert managed.node.log.count("images are completed again") == 1
     assert managed.node.end() == 0
     counts = re.search(r"received (\d+) images, processed (\d+).* nobody subscribed to (\d+)", managed.node.log)
