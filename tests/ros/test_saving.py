@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,13 +25,16 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def limit_sizes() -> Iterator[Callable[[int], None]]:
-    """Let files of this process grow no further, as on a full disk."""
+@contextmanager
+def sizes_limited_to(size: int) -> Iterator[None]:
+    """Let files of this process grow no further, as on a full disk; no longer than needed, for its output may be one."""
     before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_both_files_are_written(folder: Path) -> None:
@@ -67,9 +71,11 @@ def test_only_plain_names(folder: Path, name: str) -> None:
     assert not list(folder.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(folder: Path, limit_sizes: Callable[[int], None]) -> None:
-    limit_sizes(1000)  # between the two sizes
-    with pytest.raises(SceneCompletionError, match="nothing was saved: File too large") as caught:
+def test_a_full_disk_leaves_nothing(folder: Path) -> None:
+    with (
+        pytest.raises(SceneCompletionError, match="nothing was saved: File too large") as caught,
+        sizes_limited_to(1000),  # between the two sizes
+    ):
         write_together(folder, CONTENTS)
     assert "ulimit -f" in caught.value.cure
     assert not list(folder.iterdir())
