@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def sizes_limited_to(size: int) -> Iterator[None]:
-    """Let files of this process grow no further, as on a full disk; no longer than needed, for its output may be one."""
+    """Let files of this process grow no further, as on a full disk; no longer than needed: its output may be one."""
     before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
