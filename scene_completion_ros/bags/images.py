@@ -108,6 +108,11 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
     return _to_rgb(_to_8_bit(pixels), encoding.layout)
 
 
+def decode_published_depth(message: Any) -> NDArray[np.float32]:
+    """Decode a depth image of the node, 32FC1, float32 [H, W] in metres: +inf is too far, NaN unknown (REP 118)."""
+    return np.asarray(_pixels(message, 1, DEPTH_ENCODINGS["32fc1"]), dtype=np.float32)
+
+
 def decode_depth(message: Any) -> NDArray[np.float32]:
     """Decode a depth image: 16UC1 (millimetres), 32FC1 (metres) or compressedDepth of either.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
 
-from scene_completion_ros.bags.images import decode_depth
+from scene_completion_ros.bags.images import decode_published_depth
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
@@ -81,7 +81,7 @@ class ResultCollector:
                     frame_id=sent.answers[topics.VOXELS].header.frame_id,
                     image_message=source.message,
                     voxels=voxels,
-                    depth=decode_depth(sent.answers[topics.DEPTH]),
+                    depth=decode_published_depth(sent.answers[topics.DEPTH]),
                     depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
                     latency_ms=sent.latency_ms,
                     stages_ms=dict(stages_ms),

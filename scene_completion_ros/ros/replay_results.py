@@ -30,7 +30,7 @@ class ReplayResult:
     voxels: NDArray[np.void]
     """Occupied voxels [N] in the optical frame, of `voxel_cloud.VOXEL_CLOUD_DTYPE`."""
     depth: NDArray[np.float32]
-    """Metres along the optical axis [h, w], as `depth_camera` sees it."""
+    """Metres along the optical axis [h, w], as `depth_camera` sees it; +inf too far, NaN unknown."""
     depth_camera: Camera
     latency_ms: float
     """From sending the image to receiving its voxels."""

@@ -15,7 +15,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 from std_msgs.msg import String
 
-from scene_completion_ros.bags.images import decode_depth, decode_image
+from scene_completion_ros.bags.images import decode_depth, decode_image, decode_published_depth
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages
@@ -74,6 +74,8 @@ def test_images_come_back() -> None:
     np.testing.assert_allclose(decode_image(messages.compressed_image_message(flat, 5, "c")), flat, atol=4)
     depth = np.linspace(1, 80, 60, dtype=np.float32).reshape(6, 10)
     np.testing.assert_array_equal(decode_depth(messages.depth_message(depth, 5, "c")), depth)
+    depth[0, :2] = np.inf, np.nan  # too far, and unknown, are no depth of 0
+    np.testing.assert_array_equal(decode_published_depth(messages.depth_message(depth, 5, "c")), depth)
 
 
 @pytest.mark.parametrize(

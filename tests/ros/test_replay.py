@@ -119,6 +119,10 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
         for cloud, result in zip(clouds, results, strict=True):
             assert cloud.stamp_ns == result.stamp_ns + 5_000_000  # beside its image when both bags are played
             np.testing.assert_array_equal(cloud_array_from_message(cloud.message), result.voxels)
+        for recorded, result in zip(written.messages(["/scene_completion/depth/image"]), results, strict=True):
+            published = np.frombuffer(bytes(recorded.message.data), np.float32).reshape(result.depth.shape)
+            np.testing.assert_array_equal(result.depth, published)
+        assert not np.isfinite(first.depth).all()  # what is too far or unknown stays so
 
 
 def test_a_recording_without_stamps_is_completed_and_lost_stage_times_do_not_matter(

@@ -13,6 +13,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from tests.inference.small_bundle import make_small_bundle, road_head
@@ -78,18 +79,18 @@ def test_groups_count_equally_however_many_frames_they_have() -> None:
     assert fit_place_prior([[believed, doubted, doubted, doubted]], flat_prior()).gain.mean() < 0.8 * equal.mean()
 
 
-def test_stretch_moves_the_prior_with_the_density(tmp_path: Path) -> None:
-    bundle = make_small_bundle(tmp_path, head=dataclasses.replace(road_head(), prior=flat_prior(-1.5)))
+def test_stretch_moves_the_prior_with_the_density() -> None:
+    halved = dataclasses.replace(flat_prior(-1.5), gain=np.full_like(flat_prior().gain, 0.5))
+    head = dataclasses.replace(road_head(), prior=halved)
     stretch = DensityStretch(1.4, -0.6)
-    units = np.abs(np.random.default_rng(0).normal(size=(50, bundle.head.hidden)))
+    units = np.abs(np.random.default_rng(0).normal(size=(50, head.hidden)))
     point = np.array([[0.0, 0.0, 20.0]])
 
-    def logit(head: object) -> np.ndarray:
-        gain, prior = head.prior.at(point)[0]  # type: ignore[attr-defined]
-        return np.asarray(gain * (units @ head.density_weight + head.density_bias) + prior)  # type: ignore[attr-defined]
+    def logit(head: HeadWeights) -> np.ndarray:
+        assert head.prior is not None
+        gain, prior = head.prior.at(point)[0]
+        return np.asarray(gain * (units @ head.density_weight + head.density_bias) + prior)
 
-    halved = dataclasses.replace(flat_prior(-1.5), gain=np.full_like(flat_prior().gain, 0.5))
-    head = dataclasses.replace(bundle.head, prior=halved)
     np.testing.assert_allclose(logit(stretch.of_head(head)), 1.4 * logit(head) - 0.6, rtol=1e-4, atol=1e-4)
     weights = {
         "density_layer.weight": head.density_weight[None],
