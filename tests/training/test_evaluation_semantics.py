@@ -18,7 +18,10 @@ import torch
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.semantic_voxels import VoxelState
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests.training.test_evaluation_occupancy import (
     CAMERA,
@@ -37,6 +40,7 @@ from training.commands import evaluate as command
 from training.data.prepared import CANONICAL_CAMERA
 from training.evaluation.classified_models import ClassifiedModel, fit_probes, labelled_points
 from training.evaluation.density_model import IDENTITY, Observation, RememberedDensity
+from training.evaluation.deployed_labels import DeployedLabels
 from training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
@@ -294,6 +298,26 @@ def test_tokens_are_looked_up_where_points_project_to() -> None:
     assert found.tolist() == pytest.approx(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), abs=1e-3)
 
 
+def test_a_deployed_student_is_scored_by_its_own_names(street: PosedSequence) -> None:
+    shipped = StudentBundle.load(DEFAULT_BUNDLE)
+    first, others = shipped.class_names[0], shipped.class_names[1:]
+    bundle = dataclasses.replace(shipped, class_names=(first, "cluster_07", *others[1:]))
+    model = DeployedLabels(bundle, threads=1)
+    assert model.labels == 1 + len(bundle.class_names)
+    for naming in model.namings:
+        assert model.names(naming)[:3].tolist() == [0, COMMON_CLASSES.index(first), -1]
+    (_, _, truth), *_ = truths([street])
+    volume = model.predict(street, 0, truth)
+    completer = Completer(bundle, CAMERA, grid=truth.grid, grid_from_camera=truth.grid_from_camera, threads=1)
+    voxels = completer.complete(street.image(0, "camera_left")).voxels
+    assert np.array_equal(volume > 0, voxels.state >= VoxelState.SURFACE) and (volume > 0).any()
+    assert [volume[tuple(place)] for place in voxels.index] == (1 + voxels.label).tolist()
+    (metric,) = score([model], [street])
+    assert metric.compute(model.names("hungarian"))[51.2].voxels > 0
+    with pytest.raises(ConfigurationError, match="cluster_01"):
+        DeployedLabels(dataclasses.replace(shipped, class_names=tuple(f"cluster_0{n}" for n in range(1, 8))))
+
+
 @pytest.fixture(scope="module")
 def field() -> FeatureField:
     torch.manual_seed(0)
@@ -344,7 +368,7 @@ def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel
 
 def _asked(**changes: object) -> argparse.Namespace:
     values: dict[str, object] = {
-        "data": [], "windows": [], "checkpoint": [], "foundation": None, "prior": False, "probe": False,
+        "data": [], "windows": [], "bundle": [], "checkpoint": [], "foundation": None, "prior": False, "probe": False,
         "cluster_on": [], "name_on": [],
         "student": Path("x"), "layer": -1, "clusters": 2, "seed": 0, "every": 1, "output": Path("y"),
     }  # fmt: skip
@@ -362,8 +386,13 @@ def test_the_command_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(ConfigurationError, match="nothing to score"):
         run(_asked(data=[tmp_path]))
     same = [tmp_path / group / "run" / "checkpoints" / "last.ckpt" for group in ("a", "b")]
-    with pytest.raises(ConfigurationError, match="several runs are called run"):
+    with pytest.raises(ConfigurationError, match="several are called run"):
         run(_asked(data=[tmp_path], checkpoint=same))
+    with pytest.raises(ConfigurationError, match="several are called run"):
+        run(_asked(data=[tmp_path], checkpoint=same[:1], bundle=[tmp_path / "run"]))
+    for without in (_asked(data=[tmp_path], prior=True, student=None), _asked(data=[tmp_path], bundle=[tmp_path])):
+        with pytest.raises(ConfigurationError, match="--student"):
+            run(without)
     monkeypatch.delenv("SCENE_COMPLETION_DATA", raising=False)
     with pytest.raises(ConfigurationError, match="its folder is not known"):
         run(_asked(windows=["06"], prior=True))

@@ -7,7 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.commands.evaluated_models import SHARED_DATA, asked, check_recordings, refuse_scored, write_results
+from training.commands.evaluated_models import (
+    SHARED_DATA,
+    add_engine,
+    asked,
+    check_recordings,
+    refuse_scored,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -27,7 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoints of feature_field or semantics, or of supervised, which needs no clusters and no names",
     )
     parser.add_argument(
-        "--student", type=Path, required=True, metavar="DIR", help="bundle whose density says what is occupied"
+        "--bundle",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="students as they are deployed, with their own threshold and names of classes",
+    )
+    parser.add_argument(
+        "--student", type=Path, metavar="DIR", help="bundle whose density says what is occupied for all others"
     )
     parser.add_argument(
         "--foundation",
@@ -62,32 +77,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json and .md")
+    add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Cluster, name, score, print and write."""
-    from training.evaluation.classified_models import fit_probes, open_supervised
+    from training.evaluation.deployed_labels import DeployedLabels
     from training.evaluation.occupancy_run import open_recording
-    from training.evaluation.semantic_evaluation import ClassPrior, fit_models, score
-    from training.evaluation.semantic_models import student_density
+    from training.evaluation.semantic_evaluation import score
     from training.evaluation.semantic_tables import as_json, markdown
 
     _check(args)
     windows = [Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences" / name for name in args.windows]
     groups = {"towns": args.data, "windows": windows}
-    density, cutoff = student_density(args.student)
-    cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
-    supervised = _supervised(args.checkpoint)
-    _check_recordings(args, bool(args.foundation or len(supervised) < len(args.checkpoint)))
-    models = _models(args, supervised, density, cluster_on)
-    fitted: list[ScoredModel] = []
-    if models:
-        fitted += fit_models(models, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed)
-    if models and args.probe:
-        fitted += fit_probes(models, cutoff, name_on, seed=args.seed)
-    fitted += [open_supervised(file, density, cutoff) for file in supervised]
-    if args.prior:
-        fitted.append(ClassPrior(density, cutoff, name_on))
+    fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
+    fitted += [DeployedLabels.open(folder, engine=args.engine, threads=args.threads) for folder in args.bundle]
     results = {
         (group, model.name): (model, metric)
         for group, folders in groups.items()
@@ -101,6 +105,29 @@ def run(args: argparse.Namespace) -> int:
     print(text)
     write_results(args.output, as_json(results, asked(args)), text)
     return 0
+
+
+def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
+    """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
+    from training.evaluation.classified_models import fit_probes, open_supervised
+    from training.evaluation.occupancy_run import open_recording
+    from training.evaluation.semantic_evaluation import ClassPrior, fit_models
+    from training.evaluation.semantic_models import student_density
+
+    density, cutoff = student_density(student)
+    cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
+    supervised = _supervised(args.checkpoint)
+    _check_recordings(args, bool(args.foundation or len(supervised) < len(args.checkpoint)))
+    models = _models(args, supervised, density, cluster_on)
+    fitted: list[ScoredModel] = []
+    if models:
+        fitted += fit_models(models, cutoff, cluster_on, name_on, clusters=args.clusters, seed=args.seed)
+    if models and args.probe:
+        fitted += fit_probes(models, cutoff, name_on, seed=args.seed)
+    fitted += [open_supervised(file, density, cutoff) for file in supervised]
+    if args.prior:
+        fitted.append(ClassPrior(density, cutoff, name_on))
+    return fitted
 
 
 def _supervised(files: list[Path]) -> list[Path]:
@@ -144,16 +171,24 @@ def _check(args: argparse.Namespace) -> None:
     from scene_completion_ros.errors import ConfigurationError
 
     check_recordings(args, "semantics")
-    if not (args.checkpoint or args.foundation or args.prior):
+    undeployed = bool(args.checkpoint or args.foundation or args.prior)
+    if not (undeployed or args.bundle):
         raise ConfigurationError(
-            "nothing to score", where="evaluate semantics", cure="Give --checkpoint, --foundation or --prior"
+            "nothing to score", where="evaluate semantics", cure="Give --bundle, --checkpoint, --foundation or --prior"
+        )
+    if undeployed != (args.student is not None):
+        raise ConfigurationError(
+            "only --checkpoint, --foundation and --prior need it, and all of them do",
+            where="--student",
+            cure="Give the bundle whose density they have, and leave it out where --bundle alone is scored",
         )
     runs = [file.resolve().parent.parent.name for file in args.checkpoint]
+    runs += [folder.resolve().name for folder in args.bundle]
     twice = sorted({name for name in runs if runs.count(name) > 1})
     if twice:
         raise ConfigurationError(
-            f"several runs are called {', '.join(twice)}",
-            where="--checkpoint",
-            cure="A model is called like the folder of its run in the tables: give the folders different names",
+            f"several are called {', '.join(twice)}",
+            where="--checkpoint, --bundle",
+            cure="A model is called like its bundle or the folder of its run: give the folders different names",
         )
     refuse_scored(args.data, {"--cluster-on": args.cluster_on, "--name-on": args.name_on})
