@@ -29,6 +29,11 @@ class LabelQuery:
         samples: Prepared points, those of `VoxelQuery` for a grid.
         size: Number of targets, X * Y * Z for a grid: each is at most that of one sample.
 
+    Attributes:
+        tables: Positional tables of the units.
+        weight, bias: float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
+        sample_of: int32 [size], the sample of each target; -1 where it has none.
+
     Raises:
         ValueError: The head has no labels.
     """
@@ -39,9 +44,9 @@ class LabelQuery:
         self.tables = field.positional_tables(positional_weight, hidden_bias)
         self.samples = samples
         # 8 MB for the default grid. Filtering all samples by whether they are occupied would take 3 ms a frame.
-        self._sample_of = np.full(size, -1, dtype=np.int32)
-        self._sample_of[samples.target] = np.arange(len(samples.target), dtype=np.int32)
-        self._weight, self._bias = _padded(weight), _padded(bias)
+        self.sample_of = np.full(size, -1, dtype=np.int32)
+        self.sample_of[samples.target] = np.arange(len(samples.target), dtype=np.int32)
+        self.weight, self.bias = _padded(weight), _padded(bias)
         self.classes = field.head.classes
         self._kernel = label_kernel(field.head.hidden, field.head.label_hidden, self.classes)
 
@@ -68,7 +73,7 @@ class LabelQuery:
     def _run(
         self, features: NDArray[np.float32], targets: NDArray[np.integer], logits: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        chosen = self._sample_of[targets]
+        chosen = self.sample_of[targets]
         if (chosen < 0).any():
             raise ValueError(f"{np.count_nonzero(chosen < 0)} of {len(targets)} voxels are out of view")
         # Samples are ordered by cell. Sorting them and their places as one number takes half the time of argsort.
@@ -80,8 +85,8 @@ class LabelQuery:
             self.tables.x,
             self.tables.y,
             self.tables.z,
-            self._weight,
-            self._bias,
+            self.weight,
+            self.bias,
             chosen >> 32,
             chosen & 0xFFFFFFFF,
             self.samples.cell,

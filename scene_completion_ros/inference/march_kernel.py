@@ -36,6 +36,10 @@ class March:
         camera_from_grid: Its pose.
         camera: The ray camera.
         occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
+
+    Attributes:
+        rays: `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and
+            leave [R] (metres), float32 and int32.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class March:
         self.grid = grid
         self.camera = camera
         self.occupied_from = np.float32(occupied_from)
-        self._rays = (
+        self.rays = (
             rays.origin.astype(np.float32),
             rays.direction.astype(np.float32),
             rays.cosine.astype(np.float32),
@@ -60,7 +64,7 @@ class March:
         shape = (self.camera.height, self.camera.width)
         out = tuple(np.empty(shape, dtype=np.float32) for _ in range(3))
         step_length = np.float32(self.grid.voxel_size)
-        self._kernel(alpha, self.occupied_from, step_length, *self._rays, *(part.reshape(-1) for part in out))
+        self._kernel(alpha, self.occupied_from, step_length, *self.rays, *(part.reshape(-1) for part in out))
         return MarchResult(*out)
 
 
@@ -74,6 +78,12 @@ class VoxelClassifier:
         in_view: bool [X, Y, Z]; everything else stays unobserved, with probability 0.
         calibration: alpha -> probability.
         threshold: Probability from which a voxel counts as occupied.
+
+    Attributes:
+        pose: float32 [12], the camera from voxel coordinates: rotation times voxel edge, row by row, and translation.
+        camera_voxel: float32 [3], the camera's centre in voxel coordinates.
+        knots: float32 [K] alpha, float32 [K] probability, and int32 [BINS] the first interval that an alpha of each bin
+            can lie in.
     """
 
     def __init__(
@@ -88,20 +98,20 @@ class VoxelClassifier:
         self.grid = grid
         self.threshold = threshold
         self._in_view = in_view
-        self._pose = np.concatenate(
+        self.pose = np.concatenate(
             [
                 camera_from_grid.rotation.reshape(-1) * grid.voxel_size,
                 camera_from_grid.apply(np.asarray(grid.origin, dtype=np.float64)),
             ]
         ).astype(np.float32)
         camera_in_grid = camera_from_grid.inverse().translation
-        self._camera_voxel = ((camera_in_grid - np.asarray(grid.origin)) / grid.voxel_size).astype(np.float32)
+        self.camera_voxel = ((camera_in_grid - np.asarray(grid.origin)) / grid.voxel_size).astype(np.float32)
         self._intrinsics = np.array([camera.fx, camera.fy, camera.cx, camera.cy], dtype=np.float32)
         alpha, probability = calibration.knots()
-        self._knots = (alpha.astype(np.float32), probability.astype(np.float32))
         # The first knot interval that an alpha of each bin can lie in: a search for every voxel would cost more.
         bins = np.searchsorted(alpha, np.arange(BINS) / BINS, side="right") - 1
-        self._bins = np.clip(bins, 0, len(alpha) - 2).astype(np.int32)
+        interval = np.clip(bins, 0, len(alpha) - 2).astype(np.int32)
+        self.knots = (alpha.astype(np.float32), probability.astype(np.float32), interval)
         self._kernel = _classify_kernel()
 
     def __call__(
@@ -119,12 +129,11 @@ class VoxelClassifier:
             alpha,
             self._in_view,
             half_distance,
-            self._pose,
-            self._camera_voxel,
+            self.pose,
+            self.camera_voxel,
             self._intrinsics,
             np.float32(0.5 * self.grid.voxel_size),
-            *self._knots,
-            self._bins,
+            *self.knots,
             np.float32(self.threshold),
             probability,
             state,

@@ -1,0 +1,212 @@
+"""Compiles ``voxel_query.cu`` for one student and one GPU: NVRTC where it is installed, else nvcc.
+
+Neither needs a GPU or its driver. NVRTC is a library (the package nvidia-cuda-nvrtc, or a CUDA toolkit) and compiles in
+this process; nvcc is the compiler of a toolkit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.inference.head import HeadWeights
+
+SOURCE = Path(__file__).with_name("voxel_query.cu")
+KERNELS = ("query_density", "march_rays", "classify", "offsets", "compact", "query_labels")
+STANDARD = "--std=c++17"
+CHANNEL_TILE = 32
+"""Units that a warp's threads take at a time; their number must be a multiple of it."""
+CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
+
+_USED = re.compile(r"Used (\d+) registers")
+_SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+_ENTRY = re.compile(r"Compiling entry function '(\w+)'")
+
+
+@dataclass(frozen=True)
+class KernelSizes:
+    """For which student kernels are compiled.
+
+    Attributes:
+        channels: Hidden units of the density.
+        units: Hidden units of the labels, 0 for none.
+        classes: Number of classes.
+        half_features: The encoder's map is float16, not float32.
+
+    Raises:
+        SceneCompletionError: The kernels cannot have so many units.
+    """
+
+    channels: int
+    units: int
+    classes: int
+    half_features: bool
+
+    def __post_init__(self) -> None:
+        if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
+            raise SceneCompletionError(
+                f"{self.channels} hidden units and {self.units} of labels are no multiples of {CHANNEL_TILE}",
+                where="GPU kernels",
+                cure="Train a student with such sizes, or use an engine of the CPU.",
+            )
+
+    @staticmethod
+    def of(head: HeadWeights, *, half_features: bool) -> KernelSizes:
+        """The sizes of a student's head."""
+        return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features)
+
+    def definitions(self) -> tuple[str, ...]:
+        """Options of the compiler."""
+        values = {
+            "CHANNELS": self.channels,
+            "UNITS": self.units,
+            "CLASSES": self.classes,
+            "HALF_FEATURES": int(self.half_features),
+        }
+        return tuple(f"-D{name}={value}" for name, value in values.items())
+
+
+@dataclass(frozen=True)
+class KernelResources:
+    """What one kernel takes on the GPU.
+
+    Attributes:
+        registers: A thread.
+        spilled: Bytes a thread that are stored to or loaded from memory for want of registers.
+    """
+
+    registers: int
+    spilled: int
+
+
+@dataclass(frozen=True)
+class CompiledKernels:
+    """Machine code for one architecture.
+
+    Attributes:
+        cubin: The code, for ``cuModuleLoadData``.
+        resources: Of each kernel.
+        compiler: What compiled it.
+    """
+
+    cubin: bytes
+    resources: dict[str, KernelResources]
+    compiler: str
+
+
+def compile_kernels(sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
+    """Compiles the kernels with whichever compiler there is.
+
+    Args:
+        sizes: The student's sizes.
+        compute_capability: Of the GPU, e.g. (8, 7).
+
+    Raises:
+        SceneCompletionError: There is no compiler, or it fails.
+    """
+    library = find_nvrtc()
+    if library is not None:
+        return compile_with_nvrtc(library, sizes, compute_capability)
+    nvcc = shutil.which("nvcc")
+    if nvcc is not None:
+        return compile_with_nvcc(nvcc, sizes, compute_capability)
+    raise SceneCompletionError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=CURE)
+
+
+def compile_with_nvcc(nvcc: str, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
+    """Compiles with the nvcc of a toolkit, see `compile_kernels`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "voxel_query.cubin"
+        command = [
+            nvcc,
+            "-cubin",
+            f"-arch={_name(compute_capability)}",
+            STANDARD,
+            "-Xptxas",
+            "-v",
+            "-Werror=all-warnings",
+        ]
+        done = subprocess.run(
+            [*command, *sizes.definitions(), "-o", str(file), str(SOURCE)], capture_output=True, text=True, check=False
+        )
+        log = done.stdout + done.stderr
+        if done.returncode or not file.exists():
+            raise _failed("nvcc", compute_capability, log)
+        return CompiledKernels(file.read_bytes(), _resources(log), "nvcc")
+
+
+def compile_with_nvrtc(library: Path, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
+    """Compiles with the library NVRTC, see `compile_kernels`."""
+    nvrtc = ctypes.CDLL(str(library))
+    options = [f"--gpu-architecture={_name(compute_capability)}", STANDARD, "--ptxas-options=-v", *sizes.definitions()]
+    program = ctypes.c_void_p()
+    source = SOURCE.read_bytes()
+    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, SOURCE.name.encode(), 0, None, None):
+        raise _failed("NVRTC", compute_capability, "no program could be made")
+    try:
+        encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        status = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
+        log = _text(nvrtc, "ProgramLog", program).decode(errors="replace").rstrip("\0")
+        if status:
+            raise _failed("NVRTC", compute_capability, log)
+        return CompiledKernels(_text(nvrtc, "CUBIN", program), _resources(log), "NVRTC")
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def find_nvrtc() -> Path | None:
+    """The library of the package nvidia-cuda-nvrtc, else the one that the system's linker finds, else None."""
+    for package in ("nvidia.cu13", "nvidia.cuda_nvrtc"):
+        try:
+            found = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            continue
+        for folder in found.submodule_search_locations or () if found else ():
+            libraries = sorted(Path(folder).glob("lib/libnvrtc.so.*[0-9]"))
+            if libraries:
+                return libraries[-1]
+    name = ctypes.util.find_library("nvrtc")
+    return Path(name) if name else None
+
+
+def _text(nvrtc: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
+    size = ctypes.c_size_t()
+    getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    getattr(nvrtc, f"nvrtcGet{what}")(program, text)
+    return text.raw
+
+
+def _name(compute_capability: tuple[int, int]) -> str:
+    return f"sm_{compute_capability[0]}{compute_capability[1]}"
+
+
+def _failed(compiler: str, compute_capability: tuple[int, int], log: str) -> SceneCompletionError:
+    lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
+    return SceneCompletionError(
+        f"{compiler} failed for {_name(compute_capability)} ({'; '.join(lines[:3])[:300]})",
+        where="GPU kernels",
+        cure="The compiler may be older than the GPU, or newer than what it still supports: " + CURE,
+    )
+
+
+def _resources(log: str) -> dict[str, KernelResources]:
+    """Registers and spills by kernel, from what ptxas says."""
+    resources: dict[str, KernelResources] = {}
+    kernel, spilled = "", 0
+    for line in log.splitlines():
+        if entry := _ENTRY.search(line):
+            kernel, spilled = entry[1], 0
+        elif spills := _SPILLS.search(line):
+            spilled = int(spills[1]) + int(spills[2])
+        elif used := _USED.search(line):
+            resources[kernel] = KernelResources(int(used[1]), spilled)
+    return resources

@@ -1,0 +1,223 @@
+"""From the encoder's map on the device to occupied voxels on the host: density, march, states, compaction, labels.
+
+All that depends on camera and grid is uploaded once. A frame allocates nothing, is one sequence of launches on one
+stream, and is waited for once. Over the bus go the state of every voxel, the depth image, and index, probability,
+label and confidence of the occupied voxels; opacity and probability of all voxels stay on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice, SharedBuffer
+from scene_completion_ros.inference.label_query import LabelQuery
+from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
+from scene_completion_ros.inference.positional_tables import PositionalTables
+from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
+
+# As in voxel_query.cu; a test compares them.
+LANES, RUN, SPAN, THREADS = 8, 8, 1024, 256
+# Blocks that label the voxels between them, at most: how many voxels there are, only the device knows.
+LABEL_BLOCKS = 1024
+
+SCENE = np.dtype(
+    [
+        ("size", np.int32, 3),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("edge", np.float32),
+        ("intrinsics", np.float32, 4),
+        ("pose", np.float32, 12),
+        ("camera", np.float32, 3),
+    ]
+)
+"""``struct Scene``: numbers of four bytes each, without gaps."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceVoxels:
+    """What one frame brought to the host. The arrays are overwritten by the next frame.
+
+    Attributes:
+        index: int32 [N], flat indices of the occupied voxels, in order.
+        probability: float32 [N].
+        label: uint8 [N]; 0 where the student knows no classes.
+        confidence: float32 [N]; 1 where the student knows no classes.
+        state: uint8 [X, Y, Z], see `VoxelState`.
+        depth: float32 [h, w], see `MarchResult`.
+        transmittance: float32 [h, w].
+    """
+
+    index: NDArray[np.int32]
+    probability: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    state: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    transmittance: NDArray[np.float32]
+
+
+class VoxelPipeline:
+    """Runs the kernels of one camera and grid on a device.
+
+    Args:
+        device: The device, its kernels compiled for the student.
+        query: The prepared field on the grid.
+        march: The prepared rays.
+        classifier: The prepared states.
+        labels: The prepared labels; None where the student knows no classes.
+    """
+
+    def __init__(
+        self,
+        device: KernelDevice,
+        query: VoxelQuery,
+        march: March,
+        classifier: VoxelClassifier,
+        labels: LabelQuery | None,
+    ) -> None:
+        self._device = device
+        head, grid = query.field.head, query.grid
+        voxels = int(np.prod(grid.shape))
+        self._width = np.int32(query.field.feature_size[1])
+        self._samples = _Samples(device, query.samples, with_place=head.prior is not None)
+        self._tables = _tables(device, query.field.tables)
+        self._weight, self._bias = device.upload(head.density_weight), np.float32(head.density_bias[0])
+        self._edge = np.float32(grid.voxel_size)
+        self._march, self._rays = march, tuple(device.upload(part) for part in march.rays[1:])
+        self._ray_count = march.camera.width * march.camera.height
+        self._scene = device.upload(_scene(march, classifier))
+        self._in_view = device.upload(query.in_view.astype(np.uint8))
+        knots, values, bins = classifier.knots
+        self._knots = device.upload(knots), device.upload(values), device.upload(bins)
+        self._last_interval, self._threshold = np.int32(len(knots) - 2), np.float32(classifier.threshold)
+        self._voxels, self._blocks = voxels, -(-voxels // SPAN)
+        capacity = max(1, int(np.count_nonzero(query.in_view)))
+        self._capacity = np.int32(capacity)
+
+        self.alpha = device.empty(grid.shape, np.float32)
+        self.probability = device.empty(grid.shape, np.float32)
+        device.clear(self.alpha)  # what is out of view is never written
+        self._state = device.empty(grid.shape, np.uint8)
+        self._counts, self._total = device.empty((self._blocks,), np.int32), device.empty((1,), np.int32)
+        self._index = device.empty((capacity,), np.int32)
+        image = (march.camera.height, march.camera.width)
+        self._half_distance = device.empty(image, np.float32)
+        self._depth, self._transmittance = device.empty(image, np.float32), device.empty(image, np.float32)
+        self._host = _Host(device, grid.shape, image, capacity)
+        self._labels = None
+        if labels is not None:
+            self._labels = (
+                _tables(device, labels.tables),
+                device.upload(labels.weight),
+                device.upload(labels.bias),
+                device.upload(labels.sample_of),
+            )
+
+    def enqueue(self, features: Buffer) -> None:
+        """Asks for a frame; does not wait.
+
+        Args:
+            features: The encoder's map [h, w, C + E] on the device, of the type that the kernels were compiled for.
+        """
+        device, host = self._device, self._host
+        self._density(features)
+        device.launch(
+            "march_rays", _blocks(self._ray_count), THREADS,
+            self.alpha, self._scene, self._march.occupied_from, *self._rays, np.int32(self._ray_count),
+            self._depth, self._half_distance, self._transmittance,
+        )  # fmt: skip
+        device.launch(
+            "classify", self._blocks, THREADS,
+            self.alpha, self._in_view, self._half_distance, self._scene, *self._knots, self._last_interval,
+            self._threshold, self.probability, self._state, self._counts,
+        )  # fmt: skip
+        device.launch("offsets", 1, THREADS, self._counts, np.int32(self._blocks), self._total, host.total)
+        device.launch(
+            "compact", self._blocks, THREADS,
+            self._state, self.probability, self._counts, np.int32(self._voxels), self._capacity,
+            self._index, host.index, host.probability,
+        )  # fmt: skip
+        if self._labels is not None:
+            tables, weight, bias, sample_of = self._labels
+            device.launch(
+                "query_labels", min(LABEL_BLOCKS, _blocks(int(self._capacity) * LANES)), THREADS,
+                features, self._width, *tables, weight, bias, *self._samples.arguments, sample_of,
+                self._index, self._total, self._capacity, host.label, host.confidence, None,
+            )  # fmt: skip
+        device.copy(self._state, host.state)
+        device.copy(self._depth, host.depth)
+        device.copy(self._transmittance, host.transmittance)
+
+    def wait(self) -> DeviceVoxels:
+        """The frame that was asked for last."""
+        self._device.synchronise()
+        host = self._host
+        count = int(host.total.array[0])
+        return DeviceVoxels(
+            index=host.index.array[:count],
+            probability=host.probability.array[:count],
+            label=host.label.array[:count],
+            confidence=host.confidence.array[:count],
+            state=host.state.array,
+            depth=host.depth.array,
+            transmittance=host.transmittance.array,
+        )
+
+    def _density(self, features: Buffer) -> None:
+        samples = self._samples
+        if not samples.count:
+            return
+        groups = -(-samples.count // RUN)
+        self._device.launch(
+            "query_density", _blocks(groups * LANES), THREADS,
+            features, self._width, *self._tables, self._weight, self._bias, *samples.arguments,
+            np.int32(samples.count), self._edge, self.alpha,
+        )  # fmt: skip
+
+
+class _Samples:
+    """Prepared points on the device."""
+
+    def __init__(self, device: KernelDevice, samples: FieldSamples, *, with_place: bool) -> None:
+        self.count = len(samples.target)
+        parts = (samples.target, samples.cell, samples.share, samples.rows)
+        place = device.upload(samples.place) if with_place else None
+        self.arguments = (*(device.upload(part) for part in parts), place)
+
+
+class _Host:
+    """Where a frame arrives."""
+
+    def __init__(self, device: KernelDevice, grid: tuple[int, int, int], image: tuple[int, int], capacity: int) -> None:
+        self.total = device.shared((1,), np.int32)
+        self.index = device.shared((capacity,), np.int32)
+        self.probability = device.shared((capacity,), np.float32)
+        self.label, self.confidence = device.shared((capacity,), np.uint8), device.shared((capacity,), np.float32)
+        self.label.array[:], self.confidence.array[:] = 0, 1.0  # of a student without classes
+        self.state = device.shared(grid, np.uint8)
+        self.depth, self.transmittance = device.shared(image, np.float32), device.shared(image, np.float32)
+
+
+def _tables(device: KernelDevice, tables: PositionalTables) -> tuple[Buffer | np.int32, ...]:
+    parts = (tables.x, tables.y, tables.z)
+    return (*(device.upload(part) for part in parts), *(np.int32(len(part) - 2) for part in parts))
+
+
+def _scene(march: March, classifier: VoxelClassifier) -> NDArray[np.void]:
+    camera, scene = march.camera, np.zeros(1, dtype=SCENE)
+    scene["size"], scene["edge"] = march.grid.shape, march.grid.voxel_size
+    scene["width"], scene["height"] = camera.width, camera.height
+    scene["intrinsics"] = camera.fx, camera.fy, camera.cx, camera.cy
+    scene["pose"], scene["camera"] = classifier.pose, classifier.camera_voxel
+    return scene
+
+
+def _blocks(threads: int) -> int:
+    return -(-threads // THREADS)
+
+
+__all__ = ["SCENE", "DeviceVoxels", "SharedBuffer", "VoxelPipeline"]

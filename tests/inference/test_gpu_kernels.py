@@ -1,0 +1,381 @@
+"""``voxel_query.cu``: compiled for GPUs without one, and run on the CPU as it is, against the readable twins."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import math
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
+from scene_completion_ros.inference.gpu.kernels import SOURCE, KernelSizes, compile_kernels, compile_with_nvcc
+from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.label_query import LabelQuery
+from scene_completion_ros.inference.label_reference import label_logits_reference, most_likely
+from scene_completion_ros.inference.march import march, states
+from scene_completion_ros.inference.march_kernel import BINS, March, VoxelClassifier
+from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.semantic_voxels import VoxelState
+from tests.inference.cuda_cpu_device import CpuDevice, compiled, content
+from tests.inference.small_bundle import random_head, with_labels
+
+CODE = PointCodeSpec()
+CANONICAL = Camera(fx=185.0, fy=185.0, cx=159.5, cy=45.75, width=320, height=96)
+FEATURE_SIZE = (48, 160)
+RAYS = CANONICAL.resized(160, 48)
+FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
+GRID = VoxelGrid((0.0, -6.4, -2.2), 0.4, (48, 32, 11))  # 11 layers: no multiple of anything
+ARCHITECTURES = ((7, 5), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0))
+CALIBRATION = Calibration("piecewise_linear", (0.0, 0.02, 0.1, 0.4, 1.0), (0.0, 0.1, 0.4, 0.9, 0.99))
+THRESHOLD = 0.5
+# Two blocks of 256 threads fit on a processor with 65536 registers where a thread takes 128, four where it takes 64.
+REGISTERS = {
+    "query_density": 128,
+    **dict.fromkeys(("march_rays", "classify", "offsets", "compact", "query_labels"), 64),
+}
+
+needs_compiler = pytest.mark.skipif(
+    kernels.find_nvrtc() is None and shutil.which("nvcc") is None,
+    reason="neither nvidia-cuda-nvrtc nor nvcc is installed",
+)
+needs_cpp = pytest.mark.skipif(
+    shutil.which("g++") is None or not sys.platform.startswith("linux"), reason="no g++ on Linux"
+)
+
+
+def rotated(pitch: float, roll: float, yaw: float, shift: tuple[float, float, float]) -> RigidTransform:
+    """The grid's pose in a camera that is turned by degrees about x (pitch), z (roll) and y (yaw)."""
+    turned = FORWARD
+    for axis, degrees in ((0, pitch), (2, roll), (1, yaw)):
+        quaternion = [0.0, 0.0, 0.0, math.cos(math.radians(degrees) / 2.0)]
+        quaternion[axis] = math.sin(math.radians(degrees) / 2.0)
+        turned = RigidTransform.from_quaternion(quaternion, (0.0, 0.0, 0.0)) @ turned
+    return turned @ RigidTransform(np.eye(3), np.array(shift))
+
+
+def rounded(features: np.ndarray) -> np.ndarray:
+    return features.astype(np.float16).astype(np.float32)
+
+
+def feature_map(head: HeadWeights, seed: int = 0) -> np.ndarray:
+    scale = 0.7 if seed else 0.3
+    return np.random.default_rng(seed).normal(0.0, scale, (*FEATURE_SIZE, head.channels)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CpuDevice]:
+    folder = tmp_path_factory.mktemp("kernels")
+    libraries: dict[KernelSizes, ctypes.CDLL] = {}
+
+    def made(head: HeadWeights, *, half: bool = True) -> CpuDevice:
+        sizes = KernelSizes.of(head, half_features=half)
+        if sizes not in libraries:
+            libraries[sizes] = compiled(sizes, folder)
+        return CpuDevice(libraries[sizes])
+
+    return made
+
+
+@dataclasses.dataclass
+class Run:
+    """One student, camera and grid: the twins' parts, and what the kernels make of a map."""
+
+    head: HeadWeights
+    query: VoxelQuery
+    march: March
+    classifier: VoxelClassifier
+    labels: LabelQuery | None
+    device: CpuDevice
+    pipeline: VoxelPipeline
+
+    def frame(self, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
+        self.pipeline.enqueue(self.device.upload(features.astype(np.float16 if half else np.float32)))
+        return self.pipeline.wait()
+
+
+def run_of(
+    device: CpuDevice,
+    head: HeadWeights,
+    *,
+    grid: VoxelGrid = GRID,
+    pose: RigidTransform = FORWARD,
+    rays: Camera = RAYS,
+    extrapolate: bool = False,
+    threshold: float = THRESHOLD,
+) -> Run:
+    query = VoxelQuery(head, CODE, CANONICAL, FEATURE_SIZE, grid, pose, extrapolate=extrapolate)
+    marched = March(grid, pose, rays, CALIBRATION.occupied_from(threshold))
+    classifier = VoxelClassifier(grid, pose, rays, query.in_view, CALIBRATION, threshold)
+    labels = LabelQuery(query.field, query.samples, query.in_view.size) if head.label_hidden else None
+    pipeline = VoxelPipeline(device, query, marched, classifier, labels)
+    return Run(head, query, marched, classifier, labels, device, pipeline)
+
+
+def centres(grid: VoxelGrid, pose: RigidTransform, flat: np.ndarray) -> np.ndarray:
+    index = np.stack(np.unravel_index(flat, grid.shape), axis=-1)
+    return pose.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
+
+
+def check(run: Run, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
+    """Compares a frame with the twins, each stage given what the stages before it made."""
+    found = run.frame(features, half=half)
+    grid, query = run.query.grid, run.query
+    pose = run_pose(run)
+    given = rounded(features) if half else features
+
+    alpha = content(run.pipeline.alpha)
+    evaluated = np.sort(query.samples.target)
+    density = density_reference(given, centres(grid, pose, evaluated), run.head, CODE, CANONICAL)
+    expected_alpha = np.zeros(alpha.size)
+    expected_alpha[evaluated] = -np.expm1(-density * grid.voxel_size)
+    np.testing.assert_allclose(alpha.reshape(-1), expected_alpha, atol=1e-4)
+
+    occupied_from = run.march.occupied_from
+    expected = march(alpha, alpha >= occupied_from, grid, pose, run.march.camera)
+    # Where float32 puts a step into the voxel beside it, a ray differs: less than one in a hundred.
+    for ours, twin in ((found.depth, expected.depth), (found.transmittance, expected.transmittance)):
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(twin))
+        there = ~np.isnan(twin)
+        assert np.count_nonzero(np.abs(ours[there] - twin[there]) > 2e-3) <= 0.01 * ours.size
+
+    probability = content(run.pipeline.probability)
+    np.testing.assert_allclose(probability, np.where(query.in_view, CALIBRATION.apply(alpha), 0.0), atol=1e-5)
+    twin_state = states(
+        probability >= np.float32(run.classifier.threshold), query.in_view, expected.half_distance, grid, pose,
+        run.march.camera,
+    )  # fmt: skip
+    assert np.mean(found.state != twin_state) < 2e-3
+    np.testing.assert_array_equal(found.state >= VoxelState.SURFACE, twin_state >= VoxelState.SURFACE)
+
+    occupied = np.flatnonzero(found.state >= VoxelState.SURFACE)
+    np.testing.assert_array_equal(found.index, occupied)
+    np.testing.assert_array_equal(found.probability, probability.reshape(-1)[occupied])
+    if run.labels is None:
+        assert (found.label == 0).all() and (found.confidence == 1.0).all()
+    else:
+        logits = label_logits_reference(given, centres(grid, pose, occupied), run.head, CODE, CANONICAL)
+        label, confidence = most_likely(logits)
+        np.testing.assert_allclose(found.confidence, confidence, atol=1e-4)
+        first, second = np.sort(logits, axis=1)[:, -1:-3:-1].T
+        clear = first - second > 2e-4
+        np.testing.assert_array_equal(found.label[clear], label[clear])
+    return found
+
+
+def run_pose(run: Run) -> RigidTransform:
+    """The pose that the classifier was given, from its own numbers."""
+    edge, origin = run.query.grid.voxel_size, np.asarray(run.query.grid.origin)
+    rotation = run.classifier.pose[:9].astype(np.float64).reshape(3, 3) / edge
+    left, _, right = np.linalg.svd(rotation)
+    exact = left @ right
+    return RigidTransform(exact, run.classifier.pose[9:].astype(np.float64) - exact @ origin)
+
+
+@needs_compiler
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
+def test_no_kernel_spills_on_any_gpu(capability: tuple[int, int], half: bool) -> None:
+    head = StudentBundle.load(DEFAULT_BUNDLE).head
+    made = compile_kernels(KernelSizes.of(head, half_features=half), capability)
+    assert made.cubin[:4] == b"\x7fELF"
+    assert set(made.resources) == set(kernels.KERNELS)
+    for name, found in made.resources.items():
+        assert found.spilled == 0, name
+        assert 0 < found.registers <= REGISTERS[name], name
+
+
+@needs_compiler
+def test_a_student_without_classes_has_no_kernel_for_them() -> None:
+    made = compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
+    assert set(made.resources) == {*kernels.KERNELS} - {"query_labels"}
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_nvcc_takes_the_same_source() -> None:
+    nvcc = shutil.which("nvcc")
+    assert nvcc is not None
+    made = compile_with_nvcc(nvcc, KernelSizes(64, 32, 19, True), (8, 6))
+    assert made.compiler == "nvcc" and {found.spilled for found in made.resources.values()} == {0}
+
+
+@needs_compiler
+def test_a_gpu_that_the_compiler_does_not_know_is_named() -> None:
+    with pytest.raises(SceneCompletionError, match="sm_31"):
+        compile_kernels(KernelSizes(64, 0, 1, True), (3, 1))
+
+
+def test_without_a_compiler_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "find_nvrtc", lambda: None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SceneCompletionError, match="neither NVRTC nor nvcc.*nvidia-cuda-nvrtc"):
+        compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
+
+
+@pytest.mark.parametrize("sizes", [(48, 0), (0, 0), (64, 40)])
+def test_sizes_that_the_threads_cannot_share_are_refused(sizes: tuple[int, int]) -> None:
+    with pytest.raises(SceneCompletionError, match="multiples of 32"):
+        KernelSizes(*sizes, classes=1, half_features=True)
+
+
+def test_both_sides_divide_the_work_alike() -> None:
+    text = SOURCE.read_text(encoding="utf-8")
+    defined = dict(re.findall(r"^#define (\w+) (\d+)$", text, re.MULTILINE))
+    for name in ("LANES", "RUN", "SPAN", "THREADS"):
+        assert int(defined[name]) == getattr(voxel_pipeline, name)
+    assert int(defined["BINS"]) == BINS
+    for name in ("FREE_SEEN", "FREE_INFERRED", "SURFACE", "COMPLETED"):
+        assert int(defined[name]) == VoxelState[name]
+    kernels_there = re.findall(r'^extern "C" __global__ void __launch_bounds__\([^)]*\) (\w+)\(', text, re.MULTILINE)
+    assert tuple(kernels_there) == kernels.KERNELS
+
+
+POSES = {
+    "default": (FORWARD, GRID),
+    "pitch, roll and shift": (rotated(3.0, 2.0, 0.0, (0.4, -1.1, 0.7)), GRID),
+    "yaw 90, reaching behind the camera": (
+        rotated(2.0, -1.0, 90.0, (0.0, 0.0, 0.0)),
+        VoxelGrid((-8.0, -8.0, -3.0), 0.5, (32, 33, 9)),
+    ),
+}
+
+
+@needs_cpp
+@pytest.mark.parametrize("pose", POSES)
+def test_every_stage_is_that_of_its_twin(pose: str, device: Callable[..., CpuDevice]) -> None:
+    head = with_labels(random_head(channels=64, density_bias=-1.0))
+    run = run_of(device(head), head, pose=POSES[pose][0], grid=POSES[pose][1])
+    found = check(run, feature_map(head, seed=1))
+    assert np.unique(found.state).size >= 4 and len(np.unique(found.label)) > 3
+
+
+@needs_cpp
+@pytest.mark.parametrize("seed", range(6))
+def test_random_cameras_grids_and_maps(seed: int, device: Callable[..., CpuDevice]) -> None:
+    rng = np.random.default_rng(seed)
+    head = with_labels(random_head(seed, channels=64, density_bias=float(rng.uniform(-4.0, 1.0))), seed=seed)
+    shape = tuple(int(size) for size in rng.integers(3, 40, 3))
+    grid = VoxelGrid((*(float(o) for o in rng.uniform(-8.0, 4.0, 3)),), float(rng.uniform(0.1, 1.5)), shape)
+    shift = tuple(float(value) for value in rng.uniform(-3.0, 3.0, 3))
+    pose = rotated(*(float(angle) for angle in rng.uniform(-60.0, 60.0, 3)), shift)
+    rays = CANONICAL.resized(*(int(size) for size in rng.integers(1, 200, 2)))
+    run = run_of(device(head), head, grid=grid, pose=pose, rays=rays, extrapolate=bool(seed % 2))
+    check(run, feature_map(head, seed=seed + 1))
+
+
+@needs_cpp
+def test_the_shipped_student_in_both_precisions(device: Callable[..., CpuDevice]) -> None:
+    head = StudentBundle.load(DEFAULT_BUNDLE).head
+    for half in (True, False):
+        run = run_of(device(head, half=half), head, threshold=0.3)
+        found = check(run, feature_map(head), half=half)
+        assert len(found.index) > 10
+
+
+@needs_cpp
+def test_a_place_prior_counts(device: Callable[..., CpuDevice]) -> None:
+    knots = np.random.default_rng(3)
+    prior = PlacePrior(
+        knots.uniform(0.2, 1.0, (4, 5, 3)).astype(np.float32),
+        knots.normal(0.0, 1.0, (4, 5, 3)).astype(np.float32),
+        np.array([[0.0, -6.0, -2.0], [6.0, 3.0, 2.0]], dtype=np.float32),
+    )
+    plain = random_head(channels=64)
+    head = dataclasses.replace(plain, prior=prior)
+    with_prior, without = (run_of(device(one), one) for one in (head, plain))
+    features = feature_map(head, seed=1)
+    check(with_prior, features)
+    check(without, features)
+    assert np.abs(content(with_prior.pipeline.alpha) - content(without.pipeline.alpha)).max() > 0.05
+
+
+@needs_cpp
+def test_a_frame_allocates_nothing_and_brings_little(device: Callable[..., CpuDevice]) -> None:
+    head = with_labels(random_head(channels=64))
+    run = run_of(device(head), head)
+    features = run.device.upload(feature_map(head).astype(np.float16))
+    allocated = run.device.allocated
+    run.pipeline.enqueue(features)
+    first = run.pipeline.wait()
+    kept = first.index.copy(), first.label.copy(), first.state.copy()
+    run.pipeline.enqueue(features)
+    second = run.pipeline.wait()
+    assert run.device.allocated == allocated
+    assert run.device.launched == 2 * list(kernels.KERNELS)
+    rays = RAYS.width * RAYS.height
+    assert run.device.copied == 2 * (first.state.nbytes + 2 * 4 * rays)
+    for before, after in zip(kept, (second.index, second.label, second.state), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@needs_cpp
+def test_a_grid_out_of_view_is_empty(device: Callable[..., CpuDevice]) -> None:
+    head = with_labels(random_head(channels=64))
+    run = run_of(device(head), head, grid=VoxelGrid((-30.0, -2.0, -2.0), 0.5, (8, 8, 8)))
+    found = run.frame(feature_map(head))
+    assert len(found.index) == 0 and (found.state == VoxelState.UNOBSERVED).all()
+    assert (content(run.pipeline.alpha) == 0.0).all()
+
+
+@needs_cpp
+@pytest.mark.parametrize("full", [True, False])
+def test_all_and_nothing_occupied(full: bool, device: Callable[..., CpuDevice]) -> None:
+    head = with_labels(random_head(channels=64, density_bias=60.0 if full else -60.0))
+    run = run_of(device(head), head)
+    found = check(run, feature_map(head))
+    assert len(found.index) == (np.count_nonzero(run.query.in_view) if full else 0)
+
+
+@needs_cpp
+def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Callable[..., CpuDevice]) -> None:
+    head = with_labels(random_head(channels=64, density_bias=-60.0))
+    run = run_of(device(head), head)
+    features = feature_map(head)
+    features[10:20, 70:80] = np.nan
+    found = check(run, features)
+    alpha = content(run.pipeline.alpha)
+    assert 0 < np.isnan(alpha).sum() < alpha.size / 4
+    assert (found.state < VoxelState.SURFACE).all()
+    behind = np.isnan(alpha[10:]).any(axis=0) & (found.state[-1] > 0)
+    assert behind.any() and (found.state[-1][behind] == VoxelState.FREE_INFERRED).any()
+
+
+@needs_cpp
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("if (threadIdx.x < 40) __syncthreads();", "left before a barrier|different operations"),
+        ("if (threadIdx.x % 2) __shfl_xor_sync(~0u, 1.0f, 1);", "not here|different operations"),
+        ("if (threadIdx.x < 8) __ballot_sync(~0u, true); else __shfl_xor_sync(~0u, 1.0f, 1);", "not here|different"),
+    ],
+)
+def test_the_stand_in_catches_threads_that_do_not_meet(body: str, message: str, tmp_path: Path) -> None:
+    header = Path(__file__).with_name("cuda_on_cpu.h")
+    source, program = tmp_path / "wrong.cpp", tmp_path / "wrong"
+    text = f"""
+        #include "{header}"
+        static void right() {{ __syncthreads(); __ballot_sync(~0u, true); }}
+        static void wrong() {{ {body} }}
+        int main(int count, char**) {{ on_cpu::launch(count > 1 ? wrong : right, 2, 64, nullptr); }}
+    """
+    source.write_text(textwrap.dedent(text), encoding="utf-8")
+    subprocess.run(["g++", "-std=c++17", "-o", str(program), str(source)], check=True)
+    assert subprocess.run([program], check=False).returncode == 0
+    done = subprocess.run([program, "wrong"], capture_output=True, text=True, check=False)
+    assert done.returncode < 0 and re.search(message, done.stderr)
