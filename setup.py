@@ -45,13 +45,15 @@ EXTRAS = {
         "transformers>=5",  # ResNet-50, the trunk of the full-size configurations; foundation models
     ],
     # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).
-    "gpu": ["pycuda", "tensorrt>=10.3"],
+    # NVRTC compiles the kernels for the GPU that is there.
+    "gpu": ["nvidia-cuda-nvrtc", "pycuda", "tensorrt>=10.3"],
     # The other engine for the encoder, for machines without OpenVINO.
     "onnxruntime": ["onnxruntime>=1.16"],
     "rerun": ["rerun-sdk"],
     "test": [
         "catkin-pkg",
         "colcon-common-extensions",
+        "nvidia-cuda-nvrtc; platform_system == 'Linux'",  # compiles the GPU's kernels, without a GPU
         "onnxruntime>=1.16",
         "packaging",
         "pytest<9",  # launch_testing's pytest plugin, present where a ROS 2 distribution is sourced, breaks with 9
@@ -93,6 +95,7 @@ setup(
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*", "training", "training.*"]),
     package_data={
         PACKAGE: ["py.typed", "models/**/*", "demo_drive/**/*"],
+        f"{PACKAGE}.inference.gpu": ["*.cu"],
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
         "training": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],

@@ -150,6 +150,7 @@ def test_wheel_holds_model_and_demo_drive(sources: Path, tmp_path: Path) -> None
         "py.typed",
         "models/kitti_student/student.json",
         "models/kitti_student/encoder.onnx",
+        "inference/gpu/voxel_query.cu",
         "ros/fastdds_shm.xml",
     ):
         assert file in held
