@@ -65,8 +65,13 @@ class MovingRobot:
         if self._kind == "tf2":
             self._moving.publish(self._tf_message(transforms=[stamped]))
             return
-        message = Odometry(header=stamped.header, child_frame_id=BASE)
-        position, orientation = message.pose.pose.position, message.pose.pose.orientation
-        position.x, position.y, position.z = odom_from_base.translation.tolist()
-        orientation.x, orientation.y, orientation.z, orientation.w = odom_from_base.quaternion.tolist()
-        self._moving.publish(message)
+        self._moving.publish(odometry_message(stamped))
+
+
+def odometry_message(stamped: Any) -> Any:
+    """A geometry_msgs/TransformStamped as nav_msgs/Odometry."""
+    message = Odometry(header=stamped.header, child_frame_id=stamped.child_frame_id)
+    position, moved = message.pose.pose.position, stamped.transform.translation
+    position.x, position.y, position.z = moved.x, moved.y, moved.z
+    message.pose.pose.orientation = stamped.transform.rotation
+    return message
