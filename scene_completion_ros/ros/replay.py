@@ -15,6 +15,7 @@ from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.playback import (
     CLOCK,
     Playback,
+    check_fusion_topics,
     check_loops,
     check_remappings,
     check_topics,
@@ -99,6 +100,7 @@ def replay_over_dds(
         else:
             parameters = {"image_qos": "reliable", **(node_parameters or {})}
             parameters |= {"grid_frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
+            check_fusion_topics(playback, parameters)
             if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
                 given = parameters.get("transform_timeout")
                 patience_s = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
