@@ -29,7 +29,7 @@ __all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "repla
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 RECTIFIED_TOPIC = "image_rect"
-LOCK_STEP_PATIENCE_S = 1.0  # with transforms that are late
+LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
 
 
 def replay_over_dds(
@@ -60,7 +60,7 @@ def replay_over_dds(
         playback: How to play; in lock step, once, to a node of its own, by default.
         node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid_frame` and
             `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image. In lock step
-            `transform_timeout` is at least a second.
+            `transform_timeout` is at least 3 s.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
 
     Returns:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2
 from std_srvs.srv import Trigger
 
@@ -21,7 +24,7 @@ from scene_completion_ros.semantic_voxels import SemanticVoxels
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.diagnosed import Diagnosed, values
-from tests.ros.graph import start_completion_node
+from tests.ros.graph import PATIENCE_S, start_completion_node
 from tests.ros.moving_robot import ARGUMENTS, MOUNT, MovingRobot, pose
 
 TENTH_NS = SECOND_NS // 10
@@ -51,6 +54,32 @@ class FusingDrive(CameraToVoxels):
             return self.joined > 0 and all((self.states, self.clearing, self.depths))
 
         assert self.graph.until(joined), self.node.log
+        self.wait_for_transforms(PATIENCE_S / 9.0)
+
+    def wait_for_transforms(self, seconds: float) -> None:
+        """How long images do, from now on."""
+        assert self.graph.set_parameters(NODE_NAME, transform_timeout=seconds).successful
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Images without a pose do not hold up those after them for long."""
+        self.wait_for_transforms(0.2)
+        try:
+            yield
+        finally:
+            self.wait_for_transforms(PATIENCE_S / 9.0)
+
+    def hears_all(self) -> bool:
+        """Whether the node has found the publishers of transforms, and is about to lose nothing of them."""
+        for publisher in self.robot.publishers:
+            found = [
+                info
+                for info in self.graph.node.get_subscriptions_info_by_topic(publisher.topic_name)
+                if info.node_name == NODE_NAME
+            ]
+            if not found or any(info.qos_profile.reliability != ReliabilityPolicy.RELIABLE for info in found):
+                return False
+        return True
 
     def begin_anew(self) -> None:
         """Forget what other tests have left behind."""

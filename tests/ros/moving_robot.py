@@ -54,6 +54,11 @@ class MovingRobot:
             self._moving = node.create_publisher(Odometry, "odometry", 100)
             self._fixed = node.create_publisher(TransformStamped, "mounts", LATCHED)
 
+    @property
+    def publishers(self) -> tuple[Any, Any]:
+        """Of where the base is, and of how the camera is mounted."""
+        return self._moving, self._fixed
+
     def say_mount(self) -> None:
         """Publish how the camera is mounted, once and latched."""
         message = transform_message(Extrinsic(BASE, FRAME, MOUNT))

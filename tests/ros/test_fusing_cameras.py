@@ -12,6 +12,7 @@ require_rclpy()
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.camera_fusion import fuse_views_and_probability
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion
+from scene_completion_ros.ros.topics import NODE_NAME
 from tests.ros.camera_to_voxels import SECOND_NS
 from tests.ros.fusing_drive import SETTINGS, is_cloud_of
 from tests.ros.moving_robot import MovingRobot, pose
@@ -39,6 +40,7 @@ def test_the_fused_grid_of_a_moment_is_joined_with_those_before(
             )
             return fusion.fuse(voxels, probability, pose(x))  # the grid is attached to the base
 
+        assert rig.graph.set_parameters(NODE_NAME, transform_timeout=10.0).successful
         start_ns, later_ns = 20 * SECOND_NS, 5 * MILLISECOND_NS
         robot.say_pose(start_ns - SECOND_NS // 10, pose(-0.4))
         for number in range(1, 4):
