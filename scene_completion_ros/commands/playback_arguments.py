@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scene_completion_ros.ros.playback import Playback
 
-_ONLY_THROUGH_THE_NODE = ("rate", "loop", "clock", "timeout", "node", "also", "remap", "lock_step")
+_ONLY_THROUGH_THE_NODE = ("rate", "loop", "clock", "timeout", "node", "also", "remap", "lock_step", "params_file")
 
 
 def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,13 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="play to this running node, such as /scene_completion, under the recorded topic names, instead of "
         "starting one; bundle and grid are then only what the report is drawn with, and have to be the node's",
+    )
+    group.add_argument(
+        "--params-file",
+        type=Path,
+        metavar="FILE",
+        help="parameters of the node that is started, as a robot has them (/** and scene_completion of any namespace); "
+        "bundle, engine, grid and what a replay needs are left out",
     )
     group.add_argument(
         "--also", action="append", metavar="TOPIC", help="publish this recorded topic as well; may be repeated"

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from scene_completion_ros.ros.replay_results import ReplayStatistics
     from scene_completion_ros.scoring.scores import ReplayScores
 
-_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "publish")
+_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
+# Parameters that a replay decides about itself.
+_OWN = ("bundle", "grid_file", "engine", "autostart", "image_transport", "image_qos", "grid_frame", "cameras")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +91,10 @@ def run(args: argparse.Namespace) -> int:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
     if args.offline:
         refuse_offline(args)
+    if args.node and args.params_file:
+        raise SceneCompletionError(
+            "a running node has its parameters already", where="--params-file", cure="Leave out --params-file or --node"
+        )
     playback = playback_of(args)
     if (args.output / "bag").exists():  # before an older report beside it is replaced
         raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
@@ -201,10 +207,12 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
             where="replay",
             cure="Source a ROS 2 distribution, install the extra 'ros', or add --offline",
         )
+    from scene_completion_ros.ros.parameter_reading import read_parameters
     from scene_completion_ros.ros.replay import replay_over_dds
 
     args = setup.args
-    parameters: dict[str, object] = {"engine": args.engine}
+    parameters: dict[str, object] = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
+    parameters["engine"] = args.engine
     if args.bundle:
         parameters["bundle"] = str(args.bundle.resolve())
     if args.grid:

@@ -112,6 +112,13 @@ def fuse_views(
     Raises:
         GridError: The views are on different grids, or of different classes.
     """
+    return fuse_views_and_probability(views, probabilities, threshold)[0]
+
+
+def fuse_views_and_probability(
+    views: Sequence[SemanticVoxels], probabilities: Sequence[NDArray[np.float32]], threshold: float
+) -> tuple[SemanticVoxels, NDArray[np.float32]]:
+    """As `fuse_views`; also the fused probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones."""
     first = views[0]
     for view in views[1:]:
         if view.grid != first.grid or view.class_names != first.class_names:
@@ -122,7 +129,7 @@ def fuse_views(
             )
     stamp_ns = min(view.stamp_ns for view in views)
     if len(views) == 1:
-        return first
+        return first, probabilities[0]
     dense = DenseViews(
         np.stack([view.state.reshape(-1) for view in views]),
         np.stack([probability.reshape(-1) for probability in probabilities]),
@@ -132,7 +139,7 @@ def fuse_views(
         dense.state, dense.probability, dense.label, dense.confidence, threshold
     )
     occupied = np.flatnonzero(state >= VoxelState.SURFACE)
-    return replace(
+    fused = replace(
         first,
         stamp_ns=stamp_ns,
         state=state.reshape(first.grid.shape),
@@ -141,6 +148,7 @@ def fuse_views(
         label=label[occupied],
         confidence=confidence[occupied],
     )
+    return fused, probability.reshape(first.grid.shape)
 
 
 def _labels(views: Sequence[SemanticVoxels]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

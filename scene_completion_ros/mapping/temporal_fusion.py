@@ -28,6 +28,7 @@ from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 _LARGEST_CLOCK = 2**30  # milliseconds from the first frame: 12 days, far from where int32 ends
 _TURN_SLACK = 0.02  # radians that poses of one instant may differ
 _FALL = 3  # power of the distance with which memory counts less beyond reach
+_CAMERA_SLACK = 0.5  # metres that a camera may move in its grid before distances from it are computed anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,8 @@ class TemporalFusion:
 
     Args:
         grid: The grid of the voxels, z up.
-        grid_from_camera: Pose of the camera in it: memory counts less the farther away a voxel is.
+        grid_from_camera: Pose of the camera in it: memory counts less the farther away a voxel is. It is followed
+            where frames have another one.
         threshold: Calibrated probability from which a voxel counts as occupied, that of the student bundle.
         settings: How much memory counts.
         threads: CPU threads; None for all that this process may use.
@@ -84,14 +86,21 @@ class TemporalFusion:
         self.box = RollingGrid(covering_shape(grid, settings.margin))
         self.memory = empty_memory(tuple(self.box.shape))  # type: ignore[arg-type]  # three axes
         self._rules = rules_of(settings, threshold)
-        self._camera = np.array(grid_from_camera.translation)
-        distance = np.linalg.norm(grid.centres() - self._camera.astype(np.float32), axis=-1)
-        nearness = np.minimum(1.0, settings.reach / np.maximum(distance, 1e-3)) ** _FALL
-        self._nearness = nearness.astype(np.float32)
+        self._look_from(grid_from_camera)
         self._label = np.zeros(grid.shape, dtype=np.uint8)
         self._confidence = np.zeros(grid.shape, dtype=np.float32)
         self._first_ns = 0
         self._last: tuple[int, RigidTransform] | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds between the first and the last frame that it remembers, by their stamps; 0 where there is none."""
+        return 0.0 if self._last is None else (self._last[0] - self._first_ns) / 1e9
+
+    @property
+    def megabytes(self) -> float:
+        """What it takes, 10^6 bytes."""
+        return sum(array.nbytes for array in self.memory) / 1e6
 
     def reset(self) -> None:
         """Forget everything."""
@@ -121,6 +130,8 @@ class TemporalFusion:
             raise GridError(
                 f"probability has shape {probability.shape}, the grid {self.grid.shape}", where="TemporalFusion"
             )
+        if np.linalg.norm(voxels.grid_from_camera.translation - self._camera) > _CAMERA_SLACK:
+            self._look_from(voxels.grid_from_camera)
         reason = self._reason_for_reset(voxels.stamp_ns, odometry_from_grid)
         if reason:
             self.reset()
@@ -147,6 +158,12 @@ class TemporalFusion:
             recall(self.memory, self.box.lower, turn, shift, frame, self._rules, now, fused)
             updated = integrate(self.memory, self.box.lower, turn, shift, frame, self._rules, now)
         return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason, updated, places_of(entered))
+
+    def _look_from(self, grid_from_camera: RigidTransform) -> None:
+        self._camera = np.array(grid_from_camera.translation)
+        distance = np.linalg.norm(self.grid.centres() - self._camera.astype(np.float32), axis=-1)
+        nearness = np.minimum(1.0, self.settings.reach / np.maximum(distance, 1e-3)) ** _FALL
+        self._nearness: NDArray[np.float32] = nearness.astype(np.float32)
 
     def _evidence(self, voxels: SemanticVoxels, probability: NDArray[np.float32]) -> FrameEvidence:
         limit = np.float32(self.settings.largest_log_odds)
@@ -190,6 +207,22 @@ class TemporalFusion:
         if (np.abs(lower - self.box.lower) >= self.box.shape).any():
             return f"the pose lies outside of the map, {driven:.1f} m from the last one"
         return ""
+
+
+def compile_fusion() -> None:
+    """Have the kernels compiled, which takes seconds where they are in no cache, before a frame needs them."""
+    grid, nowhere = VoxelGrid((0.0, 0.0, 0.0), 1.0, (2, 2, 2)), RigidTransform.identity()
+    nothing = SemanticVoxels(
+        grid=grid,
+        grid_from_camera=nowhere,
+        stamp_ns=0,
+        state=np.zeros(grid.shape, dtype=np.uint8),
+        index=np.zeros((0, 3), dtype=np.int32),
+        probability=np.zeros(0, dtype=np.float32),
+        label=np.zeros(0, dtype=np.uint8),
+        confidence=np.zeros(0, dtype=np.float32),
+    )
+    TemporalFusion(grid, nowhere, 0.5, threads=1).fuse(nothing, np.zeros(grid.shape, dtype=np.float32), nowhere)
 
 
 def empty_memory(shape: tuple[int, int, int]) -> VoxelMemory:

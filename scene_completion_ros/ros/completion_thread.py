@@ -20,7 +20,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.jit import kernel_threads
-from scene_completion_ros.mapping.camera_fusion import fuse_views
+from scene_completion_ros.mapping.camera_fusion import fuse_views_and_probability
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.inference_record import InferenceRecord, Result
 from scene_completion_ros.ros.messages import stamp_nanoseconds
@@ -28,11 +28,13 @@ from scene_completion_ros.ros.outputs import Outputs
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import Placement
 from scene_completion_ros.ros.scene import Scene, View
+from scene_completion_ros.ros.scene_memory import Life, SceneMemory
 from scene_completion_ros.ros.view_completers import ViewCompleters
 from scene_completion_ros.ros.worker import NewestWorker
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 
 CLOSE_TIMEOUT_S = 5.0
+_MEMORY = "/memory"  # no name of a camera
 # Reasons under which images are counted that were overtaken by a deactivation, by ~/set_enabled or by ~/reset.
 DEACTIVATED, DISABLED, RESET = "deactivated", "disabled", "reset"
 
@@ -63,11 +65,18 @@ class ArrivedSet:
         views: At least one.
         parameters: Those of when the last one arrived.
         activation: Number of the node's activation in which they arrived.
+        era: How often time had begun anew when they arrived.
     """
 
     views: tuple[ArrivedImage, ...]
     parameters: NodeParameters
     activation: int
+    era: int
+
+    @property
+    def life(self) -> Life:
+        """What is remembered of images of another life is of no use to these."""
+        return self.activation, self.era
 
 
 class CompletionThread:
@@ -102,15 +111,16 @@ class CompletionThread:
         self._logger = logger
         # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.
         self._publishing = threading.Lock()
-        self._activation = 0
+        self._activation = self._era = 0
         self._overtaken_by = DEACTIVATED
         self.enabled = True
         self.record = InferenceRecord()
         self._to_prepare: dict[str, Callable[[], object]] = {}
-        # These four belong to the inference thread.
+        # These five belong to the inference thread.
         self._in_hand: tuple[ArrivedImage, ...] = ()
         self._resized: dict[str, Camera] = {}
         self._completers = ViewCompleters(bundle, grid, logger, self.record)
+        self._memory = SceneMemory(grid, bundle.threshold, counters, self.record.fusion)
         self._wanted = True
         self._worker: NewestWorker[ArrivedSet] = NewestWorker(
             self._take_in_hand,
@@ -122,11 +132,12 @@ class CompletionThread:
     def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Have the completer built before an image needs it; never for something older than a waiting image has."""
         self._to_prepare[name] = functools.partial(self._completers.prepare, name, camera, grid_from_camera, parameters)
+        self._to_prepare[_MEMORY] = functools.partial(self._memory.prepare, grid_from_camera, parameters)
         self._worker.prepare(self._prepare)
 
     def submit(self, views: tuple[ArrivedImage, ...], parameters: NodeParameters) -> None:
         """Complete images that belong together, unless newer ones come before their turn (see `ArrivedSet`)."""
-        arrived = ArrivedSet(views, parameters, self._activation)
+        arrived = ArrivedSet(views, parameters, self._activation, self._era)
         if self.enabled:
             self._worker.submit(arrived)
         else:
@@ -153,11 +164,15 @@ class CompletionThread:
     def reset(self) -> None:
         """Forget what the images so far have left behind, and publish nothing more of them.
 
-        Whatever is kept from one image to the next is to be forgotten where the inference thread meets an image of
-        another activation than the last one.
+        Whatever is kept from one image to the next is forgotten where the inference thread meets an image of another
+        life than the last one.
         """
         self.end_activation(RESET)
         self.record.forget()
+
+    def forget(self) -> None:
+        """Join no image that is submitted from now on with those before it: time began anew."""
+        self._era += 1
 
     def close(self) -> None:
         """End the thread and release the completer; both later, where the thread is busy for long."""
@@ -204,8 +219,16 @@ class CompletionThread:
             return
         views = tuple(View(image.name, image.message.header.frame_id, completion) for image, completion, _ in done)
         fusing_s = time.perf_counter()
-        scene = Scene(self._fused(views, images.parameters), done[0][0].placement, views)
-        fuse_ms = 1e3 * (time.perf_counter() - fusing_s)
+        voxels, probability = self._fused(views, images.parameters)
+        remembering_s = time.perf_counter()
+        oldest = min((image for image, *_ in done), key=lambda image: stamp_nanoseconds(image.message.header.stamp))
+        scene = self._memory.join(
+            Scene(voxels, done[0][0].placement, views),
+            probability,
+            oldest.placement.odometry_from_grid,
+            images.life,
+            images.parameters,
+        )
         completed_s = time.perf_counter()
         with self._publishing:
             if images.activation != self._activation:
@@ -220,19 +243,21 @@ class CompletionThread:
             times = _summed([{**completion.timings_ms, "decode": decode_ms} for _, completion, decode_ms in done])
             times_ms = {
                 **times,
-                "assemble": times["assemble"] + fuse_ms,
-                "total": times["total"] + fuse_ms,
+                "assemble": times["assemble"] + 1e3 * (remembering_s - fusing_s),
+                "fuse": 1e3 * (completed_s - remembering_s),
+                "total": times["total"] + 1e3 * (completed_s - fusing_s),
                 "publish": 1e3 * (published_s - completed_s),
                 "latency": 1e3 * (published_s - min(image.arrived_s for image, *_ in done)),
             }
             self.record.completed(_result(scene, images.parameters), times_ms)
             self._outputs.publish_times(times_ms)
 
-    def _fused(self, views: tuple[View, ...], parameters: NodeParameters) -> SemanticVoxels:
+    def _fused(self, views: tuple[View, ...], parameters: NodeParameters) -> tuple[SemanticVoxels, NDArray[np.float32]]:
+        """The voxels of all views together, and the probability of each."""
         if len(views) == 1:
-            return views[0].completion.voxels
+            return views[0].completion.voxels, views[0].completion.probability
         with kernel_threads(parameters.threads or None):
-            return fuse_views(
+            return fuse_views_and_probability(
                 [view.completion.voxels for view in views],
                 [view.completion.probability for view in views],
                 self._bundle.threshold,

@@ -14,6 +14,9 @@ from rclpy.qos import ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from scene_completion_ros.ros.counters import Counts, FrameCounters
+from scene_completion_ros.ros.fusion_health import NAME as FUSION
+from scene_completion_ros.ros.fusion_health import fusion_status
+from scene_completion_ros.ros.fusion_record import FusionReport
 from scene_completion_ros.ros.health import (
     Drops,
     Level,
@@ -119,7 +122,18 @@ class Diagnostics:
         else:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
             found.append(outputs_status(observed.subscribers(), counts.warned, record.result_age_s(now_s)))
+        found += self._of_fusion(record, now_s)
         return [*found, memory_status(process_facts())]
+
+    def _of_fusion(self, record: InferenceRecord | None, now_s: float) -> list[Status]:
+        """Nothing where nobody ever wanted it."""
+        wanted = self._observed.parameters().temporal_fusion
+        if record is None:
+            return [idle_status(FUSION, self._observed.state)] if wanted else []
+        report = record.fusion.report
+        if not wanted and report == FusionReport():
+            return []
+        return [fusion_status(report, now_s, DROPS_WINDOW_S, wanted=wanted)]
 
     def _of_input(self, counts: Counts, drops: Drops, now_s: float) -> list[Status]:
         observed = self._observed

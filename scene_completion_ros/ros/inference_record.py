@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from scene_completion_ros.ros.fusion_record import FusionRecord
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 
 TIMES_KEPT = 100  # images over which times are summed up
@@ -58,9 +59,14 @@ class ModelReport:
 
 
 class InferenceRecord:
-    """Written by the inference thread, read by others."""
+    """Written by the inference thread, read by others.
+
+    Attributes:
+        fusion: What became of the map of earlier images.
+    """
 
     def __init__(self) -> None:
+        self.fusion = FusionRecord()
         self._lock = threading.Lock()
         self._models: dict[str, ModelReport] = {}
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)

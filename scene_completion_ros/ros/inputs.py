@@ -121,6 +121,7 @@ class Inputs:
         self.give_up(reason)
         if self._source is not None:
             self._source.forget()
+        self._thread.forget()
 
     def _prepare(self, name: str, camera: Camera, parameters: NodeParameters) -> None:
         self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
@@ -146,7 +147,11 @@ class Inputs:
         return bool(len(self._sets))
 
     def _admit(self, images: tuple[CalibratedImage, ...]) -> None:
-        self._submit([self._placed(image) for image in images], _newest(images))
+        placed = [self._placed(image) for image in images]
+        for image in placed:
+            if isinstance(missing := image.placement.odometry_from_grid, NotYetError):
+                raise missing  # it is waited for, but not in vain: `_turn_away` goes on without it
+        self._submit(placed, _newest(images))
 
     def _turn_away(self, images: tuple[CalibratedImage, ...], error: NotYetError) -> None:
         """Go on with those images that have their transforms."""

@@ -231,6 +231,58 @@ class NodeParameters:
         bounds=(0.0, 60.0),
         live=True,
     )
+    temporal_fusion: bool = _parameter(
+        False,
+        "Join the voxels of each image with those of the images before it, in a map that stands still in "
+        "`odometry_frame`. `transform_source` has to say where the grid is in it; an image without that is published "
+        "alone, and `/diagnostics` says so. Depth stays that of one image.",
+        live=True,
+    )
+    odometry_frame: str = _parameter(
+        "odom",
+        "Frame with z up in which the world stands still for `temporal_fusion`, and in which the robot moves without "
+        "jumps: `odom` of REP 105, not `map`.",
+    )
+    fusion_seen_frames: float = _parameter(
+        1.0,
+        "Largest weight of what is remembered of a voxel against an image that sees it, in such images. With 1, a half "
+        "of what was before is left after one image, an eighth after three. A change of any of these starts the map "
+        "anew.",
+        bounds=(0.0, 100.0),
+        live=True,
+    )
+    fusion_inferred_frames: float = _parameter(
+        2.0,
+        "The same against an image that only infers the voxel, in images that see it. With 2, a half is left after "
+        "five images.",
+        bounds=(0.0, 100.0),
+        live=True,
+    )
+    fusion_half_life: float = _parameter(
+        2.0,
+        "Seconds out of view in which what is remembered of a voxel loses half its weight.",
+        bounds=(0.01, 600.0),
+        live=True,
+    )
+    fusion_forget_after: float = _parameter(
+        5.0,
+        "Seconds out of view after which a voxel is unobserved again. Obstacles beside the image stay that long.",
+        bounds=(0.0, 60.0),
+        live=True,
+    )
+    fusion_largest_gap: float = _parameter(
+        2.0,
+        "Seconds between two images that are joined, by their stamps, after which the map starts anew.",
+        bounds=(0.01, 60.0),
+        live=True,
+    )
+    fusion_largest_speed: float = _parameter(
+        60.0,
+        "Metres a second: where the camera is farther from its last place, the odometry has jumped and the map starts "
+        "anew. Take a little more than the robot drives.",
+        bounds=(0.1, 1000.0),
+        live=True,
+    )
     extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.", live=True)
     base_frame: str = _parameter(
         "",

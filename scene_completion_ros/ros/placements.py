@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.ros.fusion_parameters import check_fusion
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.transform_source import LookUpLimits, TransformSource, source_kind
+from scene_completion_ros.ros.waiting_room import NotYetError
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -28,6 +30,8 @@ class Placement:
         map_frame_id: Frame that the map of the ground is published in.
         map_from_grid: Pose of the grid in the upright frame of the map.
         frame_from_map: Pose of the map in its frame: identity, or what lays it on the ground below a camera.
+        odometry_from_grid: Pose of the grid in the odometry frame, at the stamp of the image, or why there is none:
+            images can do without. None where successive images are not fused.
     """
 
     frame_id: str
@@ -36,6 +40,7 @@ class Placement:
     map_frame_id: str
     map_from_grid: RigidTransform
     frame_from_map: RigidTransform = field(default_factory=RigidTransform.identity)
+    odometry_from_grid: RigidTransform | NotYetError | None = None
 
 
 class Placements:
@@ -65,6 +70,25 @@ class Placements:
         Raises:
             NotYetError: There is no transform for that.
         """
+        placement = self._place(frame_id, stamp_ns, parameters)
+        if not parameters.temporal_fusion:
+            return placement
+        return replace(placement, odometry_from_grid=self._in_odometry(frame_id, stamp_ns, parameters))
+
+    def _in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform | NotYetError:
+        """Pose of the grid in the odometry frame, or what is missing."""
+        odometry, grid_frame = parameters.odometry_frame.strip("/"), parameters.grid_frame.strip("/")
+        if odometry == grid_frame:
+            return RigidTransform.identity()
+        if self._source is None:
+            return NotYetError(f"nothing says where the voxel grid is in {odometry!r}", may_come=False)
+        try:
+            found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, LookUpLimits.of(parameters))
+        except NotYetError as error:
+            return error.with_traceback(None)
+        return found if grid_frame else found @ self._default.inverse()
+
+    def _place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         base, grid_frame = parameters.base_frame, parameters.grid_frame
         if not grid_frame:
             return self._place_with_camera(frame_id, stamp_ns, parameters)
@@ -97,6 +121,7 @@ def check_frames(parameters: NodeParameters) -> None:
         SceneCompletionError: They do not: names them.
     """
     kind = source_kind(parameters)
+    check_fusion(parameters)
     cameras = names_in(parameters.cameras)
     _check_cameras(cameras, parameters.grid_frame)
     fixed = bool(parameters.extrinsics_file)  # which holds at least one

@@ -127,10 +127,9 @@ class PlannerOutputs:
 
     def _clearing(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
         """Rays of every camera in its own frame, whose origin readers take for that of the rays."""
+        voxels = scene.clearing_voxels()
         return [
-            points_message(
-                self._rays_of(view, parameters)(scene.voxels), view.completion.voxels.stamp_ns, view.frame_id
-            )
+            points_message(self._rays_of(view, parameters)(voxels), view.completion.voxels.stamp_ns, view.frame_id)
             for view in scene.views
         ]
 

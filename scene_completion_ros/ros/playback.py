@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros.parameters import names_in
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 CLOCK = "/clock"
@@ -149,6 +150,28 @@ def check_topics(playback: Playback, recorded: Collection[str], image_topic: str
         if topic not in recorded or topic == image_topic:
             known = ", ".join(sorted(set(recorded) - {image_topic}))
             raise SceneCompletionError(f"no further topic {topic} is recorded", where="also", cure=f"Known: {known}")
+
+
+def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) -> None:
+    """Refuse to play to a node that is to join successive images, but would not hear where they were taken.
+
+    Args:
+        playback: What is played.
+        parameters: Those of the node.
+
+    Raises:
+        SceneCompletionError: It listens to topics for that, none of which is played: names them.
+    """
+    source = parameters.get("transform_source")
+    names = ",".join(str(parameters.get(name, "")) for name in ("transform_topics", "odometry_topics"))
+    heard = {"topics": names, "tf2": "/tf", "auto": f"/tf,{names}"}.get(str(source), "")
+    wanted, played = names_in(heard), {playback.remappings.get(topic, topic) for topic in playback.also}
+    if parameters.get("temporal_fusion") and wanted and played.isdisjoint(wanted):
+        raise SceneCompletionError(
+            f"images are to be joined by what {', '.join(wanted)} say, and that is not played",
+            where="parameter temporal_fusion",
+            cure="Play the recorded topic too, with --also, under the full name that the parameter has",
+        )
 
 
 def check_loops(playback: Playback, duration_ns: int) -> None:

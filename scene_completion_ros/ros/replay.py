@@ -15,6 +15,7 @@ from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.playback import (
     CLOCK,
     Playback,
+    check_fusion_topics,
     check_loops,
     check_remappings,
     check_topics,
@@ -28,6 +29,7 @@ __all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "repla
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 RECTIFIED_TOPIC = "image_rect"
+LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
 
 
 def replay_over_dds(
@@ -57,7 +59,8 @@ def replay_over_dds(
         on_result: Called between frames with every result of the first pass, in the order of the node.
         playback: How to play; in lock step, once, to a node of its own, by default.
         node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid_frame` and
-            `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image.
+            `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image. In lock step
+            `transform_timeout` is at least 3 s.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
 
     Returns:
@@ -97,6 +100,11 @@ def replay_over_dds(
         else:
             parameters = {"image_qos": "reliable", **(node_parameters or {})}
             parameters |= {"grid_frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
+            check_fusion_topics(playback, parameters)
+            if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
+                given = parameters.get("transform_timeout")
+                patience_s = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
+                parameters["transform_timeout"] = patience_s
             parameters["image_transport"] = "compressed" if source.compressed else "raw"
             if playback.clock_hz:
                 parameters["use_sim_time"] = True

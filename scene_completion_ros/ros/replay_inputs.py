@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from scene_completion_ros.bags.reader import BagMessage
@@ -54,6 +54,7 @@ class InputPublishers:
 
     def __init__(self, node: Any, source: Source, names: InputTopics, playback: Playback) -> None:
         self._source = source
+        self._node = node
         queue = QoSProfile(depth=QUEUE)
         image_type, image_topic = (CompressedImage, names.compressed) if source.compressed else (Image, names.image)
         self._images = node.create_publisher(image_type, image_topic, queue)
@@ -77,6 +78,26 @@ class InputPublishers:
     def heard(self) -> bool:
         """Whether somebody subscribed to both image and CameraInfo."""
         return bool(self._images.get_subscription_count() and self._camera_infos.get_subscription_count())
+
+    def others_heard_by(self, node: str) -> bool:
+        """Whether a node loses nothing of the further topics that it subscribes to.
+
+        It subscribes best effort, and reliably once it has seen that the publishers are: see `AdaptiveSubscription`.
+
+        Args:
+            node: Its full name.
+        """
+        for publisher in self._others.values():
+            subscribed = [
+                info
+                for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name)
+                if f"{info.node_namespace.rstrip('/')}/{info.node_name}" == node
+            ]
+            if any(info.qos_profile.reliability != ReliabilityPolicy.RELIABLE for info in subscribed):
+                return False
+            if publisher.get_subscription_count() < len(subscribed):
+                return False
+        return True
 
     def image(self, message: Any) -> None:
         """Publish an image: a message, or one that is serialised (CDR)."""

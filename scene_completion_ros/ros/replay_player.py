@@ -32,6 +32,7 @@ DISCOVERY_S = 0.2
 WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
 NOTICE_PATIENCE_S = 5.0
+OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher of a topic too, which is best effort
 
 COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
 
@@ -158,6 +159,8 @@ class Player:
             self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm_or_dropped, sent))
             if self._warm(sent):
                 self._answers.waiting.clear()
+                heard = partial(self._inputs.others_heard_by, self._process.full_name)
+                self._spin(time.perf_counter() + OTHERS_TIMEOUT_S, heard)
                 return
             if self._answers.heard:
                 period_s *= 2.0  # the newest is answered at last, however slow the machine

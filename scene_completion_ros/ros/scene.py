@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.mapping.fused_clearing import clearing_voxels
 from scene_completion_ros.ros.placements import Placement
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 
@@ -32,8 +33,14 @@ class Scene:
         voxels: Those of the one image, or of several fused.
         placement: Where they lie; where there are several cameras, that of the first view.
         views: At least one.
+        now: The voxels of this moment alone, where `voxels` are joined with those of earlier images; otherwise None.
     """
 
     voxels: SemanticVoxels
     placement: Placement
     views: tuple[View, ...]
+    now: SemanticVoxels | None = None
+
+    def clearing_voxels(self) -> SemanticVoxels:
+        """The voxels that clearing rays are followed through: what is remembered clears nothing."""
+        return self.voxels if self.now is None else clearing_voxels(self.voxels, self.now)

@@ -26,9 +26,10 @@ SAVE = "~/save"
 RESET = "~/reset"
 SET_ENABLED = "~/set_enabled"
 
-STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
-"""What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `total` is image array to voxels, `latency` is
-arrival of the image message to publication of its voxels, waiting included."""
+STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "total", "publish", "latency")
+"""What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `fuse` joins with earlier images (next to none
+without `temporal_fusion`), `total` is image array to voxels, `latency` is arrival of the image message to publication
+of its voxels, waiting included."""
 
 
 def depth_topics(camera: str = "") -> tuple[str, str]:

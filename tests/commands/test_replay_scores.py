@@ -56,7 +56,15 @@ def test_a_replay_is_scored_against_an_earlier_one(
 
 @pytest.mark.parametrize(
     "options",
-    [["--clock", "10"], ["--loop", "2"], ["--timeout", "5"], ["--node", "/n"], ["--remap", "/a:=/b"], ["--lock-step"]],
+    [
+        ["--clock", "10"],
+        ["--loop", "2"],
+        ["--timeout", "5"],
+        ["--node", "/n"],
+        ["--remap", "/a:=/b"],
+        ["--lock-step"],
+        ["--params-file", "robot.yaml"],
+    ],
 )
 def test_options_of_the_node_are_refused_offline(
     tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], options: list[str]
@@ -65,6 +73,34 @@ def test_options_of_the_node_are_refused_offline(
     assert main(["replay", str(bag), "--offline", "--output", str(output), *options]) == 2
     assert f"{options[0]}: an offline replay has no node" in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "complaint"),
+    [
+        ("threads: 1", ["--node", "/n"], "--params-file: a running node has its parameters already"),
+        ("{threads: 2.5}", [], "robot.yaml: parameter threads: 2.5 is of type double"),
+        (
+            "{temporal_fusion: true, transform_source: topics, odometry_topics: /odom}",
+            ["--also", "/tf_static"],
+            "images are to be joined by what /odom say, and that is not played",
+        ),
+    ],
+)
+def test_parameters_of_a_robot_that_do_not_go_with_a_replay(
+    tmp_path: Path,
+    flat_road: StudentBundle,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    options: list[str],
+    complaint: str,
+) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    bag, robot = record(tmp_path / "drive", frames=1), tmp_path / "robot.yaml"
+    robot.write_text(f"/**: {{ros__parameters: {text}}}\n", encoding="utf-8")
+    given = ["--output", str(tmp_path / "out"), "--params-file", str(robot), *options]
+    assert main(["replay", str(bag), "--bundle", str(flat_road.folder), *given]) == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_lock_step_has_no_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,13 @@ import pytest
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping.camera_fusion import DenseViews, FusedVoxels, fuse_dense_reference, fuse_views
+from scene_completion_ros.mapping.camera_fusion import (
+    DenseViews,
+    FusedVoxels,
+    fuse_dense_reference,
+    fuse_views,
+    fuse_views_and_probability,
+)
 from scene_completion_ros.mapping.camera_fusion_kernel import fuse_dense
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 
@@ -136,6 +142,9 @@ def test_sparse_voxels_are_fused_as_dense_ones() -> None:
     np.testing.assert_allclose(fused.probability, expected.probability[occupied], atol=1e-6)
     np.testing.assert_allclose(fused.confidence, expected.confidence[occupied], atol=1e-6)
     assert fused.stamp_ns == 98
+    again, probability = fuse_views_and_probability(voxels, probabilities, THRESHOLD)
+    np.testing.assert_array_equal(again.state, fused.state)
+    np.testing.assert_allclose(probability.reshape(-1), expected.probability, atol=1e-6)
     assert fuse_views(voxels[:1], probabilities[:1], THRESHOLD) is voxels[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ import pytest
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping import evidence
+from scene_completion_ros.mapping import evidence, evidence_kernel
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
 from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of
-from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion, empty_memory
+from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion, compile_fusion, empty_memory
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 from tests.mapping.small_voxels import COLOURS, COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED
 
@@ -279,3 +280,58 @@ def test_what_cannot_be_fused_is_refused() -> None:
         FusionSettings(inferred_weight=2.0)
     with pytest.raises(GridError, match="half_life is nan"):
         FusionSettings(half_life=math.nan)
+
+
+def test_a_camera_that_moves_in_its_grid_is_followed() -> None:
+    """Memory counts by the distance from where the camera is now; a small step is none."""
+    rng = np.random.default_rng(3)
+    first, second = random_probability(rng), random_probability(rng)
+    settings = FusionSettings(seen_frames=4.0, reach=0.5)
+    moved = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.array([2.0, 0.5, 0.0]))
+
+    def second_frame(start: RigidTransform, camera: RigidTransform) -> np.ndarray:
+        fusion = TemporalFusion(GRID, start, THRESHOLD, settings)
+        for step, probability in enumerate((first, second)):
+            voxels = replace(frame(probability, step * TENTH), grid_from_camera=camera)
+            result = fusion.fuse(voxels, np.nan_to_num(probability).astype(np.float32), at())
+        return result.log_odds
+
+    np.testing.assert_array_equal(second_frame(DEFAULT_GRID_FROM_CAMERA, moved), second_frame(moved, moved))
+    there = second_frame(moved, moved)
+    here = second_frame(DEFAULT_GRID_FROM_CAMERA, DEFAULT_GRID_FROM_CAMERA)
+    said = np.isfinite(here)
+    assert np.abs(there[said] - here[said]).max() > 0.1
+
+
+def test_without_seen_for_nothing_is_free_that_the_frame_itself_does_not_see_free() -> None:
+    rng = np.random.default_rng(4)
+    fusion = make(seen_for=0.0)
+    remembered = 0
+    for step in range(6):
+        probability = random_probability(rng) * 0.6
+        hidden = rng.random(GRID.shape) < 0.5
+        alone = frame(probability, step * TENTH, hidden=hidden)
+        state = fusion.fuse(alone, np.nan_to_num(probability).astype(np.float32), at(0.1 * step)).voxels.state
+        assert set(alone.state[state == FREE]) == {FREE}
+        assert set(alone.state[state == SURFACE]) <= {FREE, SURFACE}
+        remembered += int(((alone.state == UNOBSERVED) & (state == COMPLETED)).sum())
+    assert remembered > 20
+
+
+def test_what_the_map_takes_and_how_old_it_is() -> None:
+    fusion = make()
+    assert fusion.age_s == 0.0
+    for stamp_ns in (TENTH, 4 * TENTH):
+        fuse(fusion, np.full(GRID.shape, 0.1), stamp_ns, at())
+    assert fusion.age_s == pytest.approx(0.3)
+    assert fusion.megabytes == pytest.approx(22e-6 * fusion.memory.weight.size)
+    fusion.reset()
+    assert fusion.age_s == 0.0
+
+
+def test_kernels_are_compiled_by_the_kinds_of_arrays_that_frames_have() -> None:
+    compile_fusion()
+    kernels = evidence_kernel._recall_kernel(), evidence_kernel._integrate_kernel()
+    compiled = [len(kernel.signatures) for kernel in kernels]
+    fuse(make(), np.full(GRID.shape, 0.1), 0, at())
+    assert [len(kernel.signatures) for kernel in kernels] == compiled

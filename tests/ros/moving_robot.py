@@ -54,6 +54,11 @@ class MovingRobot:
             self._moving = node.create_publisher(Odometry, "odometry", 100)
             self._fixed = node.create_publisher(TransformStamped, "mounts", LATCHED)
 
+    @property
+    def publishers(self) -> tuple[Any, Any]:
+        """Of where the base is, and of how the camera is mounted."""
+        return self._moving, self._fixed
+
     def say_mount(self) -> None:
         """Publish how the camera is mounted, once and latched."""
         message = transform_message(Extrinsic(BASE, FRAME, MOUNT))
@@ -65,8 +70,13 @@ class MovingRobot:
         if self._kind == "tf2":
             self._moving.publish(self._tf_message(transforms=[stamped]))
             return
-        message = Odometry(header=stamped.header, child_frame_id=BASE)
-        position, orientation = message.pose.pose.position, message.pose.pose.orientation
-        position.x, position.y, position.z = odom_from_base.translation.tolist()
-        orientation.x, orientation.y, orientation.z, orientation.w = odom_from_base.quaternion.tolist()
-        self._moving.publish(message)
+        self._moving.publish(odometry_message(stamped))
+
+
+def odometry_message(stamped: Any) -> Any:
+    """A geometry_msgs/TransformStamped as nav_msgs/Odometry."""
+    message = Odometry(header=stamped.header, child_frame_id=stamped.child_frame_id)
+    position, moved = message.pose.pose.position, stamped.transform.translation
+    position.x, position.y, position.z = moved.x, moved.y, moved.z
+    message.pose.pose.orientation = stamped.transform.rotation
+    return message

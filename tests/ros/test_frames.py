@@ -202,6 +202,9 @@ def test_a_camera_at_a_fixed_place_needs_no_transforms(mounted: CameraToVoxels, 
     refused = mounted.graph.set_parameters(NODE_NAME, base_frame="base_footprint")
     assert not refused.successful
     assert "camera_x to camera_yaw say where the camera is in base_footprint, not in base_link" in refused.reason
+    refused = mounted.graph.set_parameters(NODE_NAME, temporal_fusion=True)
+    assert not refused.successful
+    assert "nothing says where the voxel grid is in 'odom': there is no source of transforms" in refused.reason
 
 
 def test_a_clock_that_jumps_back_makes_older_stamps_count_again(mounted: CameraToVoxels) -> None:

@@ -34,7 +34,7 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
     assert {spec.name for spec in SCHEMA if not spec.live} == {
         "bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers", "autostart",
         "cameras", "grid_frame", "transform_source", "transform_topics", "odometry_topics", "extrinsics_file",
-        "save_folder", "hardware_id",
+        "save_folder", "hardware_id", "odometry_frame",
     }  # fmt: skip
 
 

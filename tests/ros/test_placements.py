@@ -108,6 +108,28 @@ def test_the_model_is_prepared_where_the_camera_probably_is() -> None:
     assert Placements(None, DEFAULT_GRID_FROM_CAMERA).expected(NodeParameters()) is DEFAULT_GRID_FROM_CAMERA
 
 
+def test_where_the_grid_is_in_the_odometry_frame() -> None:
+    """Ten metres before the camera is twelve from the start, however the grid is attached."""
+    for given in ({}, {"base_frame": BASE}, {"grid_frame": BASE}, {"grid_frame": ODOM}):
+        placement = placed(Known(), temporal_fusion=True, **given)
+        assert isinstance(placement.odometry_from_grid, RigidTransform)
+        ahead = placement.odometry_from_grid.apply(placement.grid_from_camera.apply(np.array([0.0, 0.0, 10.0])))
+        np.testing.assert_allclose(ahead, [2.0, 11.0, 1.5], atol=1e-9)
+    assert placed(Known()).odometry_from_grid is None
+    still = placed(None, temporal_fusion=True, grid_frame="odom").odometry_from_grid
+    assert isinstance(still, RigidTransform)
+    np.testing.assert_array_equal(still.matrix, np.eye(4))
+
+
+def test_images_are_placed_without_odometry_too() -> None:
+    placement = placed(Known(), temporal_fusion=True, odometry_frame="world", grid_frame=BASE)
+    assert ahead(placement) == ahead(placed(Known(), grid_frame=BASE))
+    assert isinstance(placement.odometry_from_grid, NotYetError)
+    assert "to 'world'" in str(placement.odometry_from_grid)
+    assert placement.odometry_from_grid.may_come
+    assert placement.odometry_from_grid.__traceback__ is None  # it is kept for a while
+
+
 def test_frames_that_fit() -> None:
     for given in (
         {},

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from tests.ros.rclpy_required import require_rclpy
 require_rclpy()
 
 import pytest
+from rclpy.serialization import serialize_message
 
 from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -21,7 +25,10 @@ from scene_completion_ros.offline_replay import ThinnedBagReader
 from scene_completion_ros.ros import replay as replay_module
 from scene_completion_ros.ros.replay import Playback, ReplayResult, replay_over_dds
 from scene_completion_ros.ros.replay_node import NodeProcess
-from tests.ros.test_replay import CAMERA, STEP_NS, write_bag
+from scene_completion_ros.ros.transform_source import transform_message
+from tests.ros.fusing_drive import FusedTruth
+from tests.ros.moving_robot import MOUNT, ODOM, odometry_message, pose
+from tests.ros.test_replay import CAMERA, FRAME, START_NS, STEP_NS, write_bag
 
 TOPIC = "/front/image_raw"
 FRAMES = 6
@@ -81,6 +88,54 @@ def test_two_runs_over_a_real_recording_write_the_same(
         with BagReader(tmp_path / run / "completed") as written:
             assert [one.stamp_ns for one in written.messages(["/scene_completion/voxels"])] == sent
         assert min(statistics.occupied) > 100
+    assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
+
+
+ODOMETRY, STEP_M = "/replayed_odometry", 0.4
+
+
+def add_odometry(path: Path, frames: int) -> None:
+    """Where the camera was, between images too, in a recording of `write_bag`; it is written anew for that."""
+    with BagReader(path) as reader:
+        written = [(one.topic, one.type, one.raw, one.stamp_ns) for one in reader.messages()]
+    shutil.rmtree(path)
+    for number in range(2 * frames):
+        stamp_ns = START_NS + number * STEP_NS // 2
+        stamped = transform_message(Extrinsic(ODOM, FRAME, pose(number * STEP_M / 2) @ MOUNT), stamp_ns)
+        message = odometry_message(stamped)
+        written.append((ODOMETRY, "nav_msgs/msg/Odometry", serialize_message(message), stamp_ns))
+    with BagWriter(path) as bag:
+        for one in sorted(written, key=lambda one: one[3]):
+            bag.write(*one)
+
+
+@pytest.mark.usefixtures("kernels_in_the_cache")
+def test_two_runs_of_images_that_are_joined_write_the_same(
+    tmp_path: Path, node_parameters: dict[str, object], bundle_folder: Path, grid_file: Path
+) -> None:
+    truth = FusedTruth(bundle_folder, grid_file)
+    fusion, joined, alone = truth.map(), [], []
+    for number in (0, 1, 2, 4, 5):
+        stamp_ns = START_NS + number * STEP_NS
+        joined.append(len(truth.joined(fusion, number, stamp_ns, number * STEP_M).voxels))
+        alone.append(len(truth.alone(number).voxels))
+    write_bag(tmp_path / "drive", frames=FRAMES, bad=3)
+    add_odometry(tmp_path / "drive", FRAMES)
+    node_parameters |= {"temporal_fusion": True, "transform_source": "topics", "odometry_topics": ODOMETRY}
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        with BagReader(tmp_path / "drive") as reader:
+            statistics = replay_over_dds(
+                reader,
+                TOPIC,
+                output_bag=tmp_path / run / "completed",
+                playback=Playback(also=[ODOMETRY]),
+                node_parameters=node_parameters,
+            )
+        assert (statistics.frames_in, statistics.frames_out) == (FRAMES, FRAMES - 1), statistics.node_log
+        assert statistics.occupied == joined, statistics.node_log
+    assert alone[0] == joined[0]
+    assert all(one != other for one, other in zip(alone[1:], joined[1:], strict=True))
     assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
 
 

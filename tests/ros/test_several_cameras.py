@@ -47,7 +47,7 @@ EXTRINSICS = """
 class Rig:
     """Two cameras that look past each other a little, and the node that fuses what they see."""
 
-    def __init__(self, bundle: Path, grid: Path, folder: Path) -> None:
+    def __init__(self, bundle: Path, grid: Path, folder: Path, *more: str) -> None:
         extrinsics = folder / "extrinsics.yaml"
         extrinsics.write_text(EXTRINSICS, encoding="utf-8")
         given = {
@@ -56,7 +56,7 @@ class Rig:
         }  # fmt: skip
         arguments = [text for name, value in given.items() for text in ("-p", f"{name}:={value}")]
         self.graph = Graph()
-        self.node = start_completion_node(self.graph, folder / "log", bundle, grid, *arguments)
+        self.node = start_completion_node(self.graph, folder / "log", bundle, grid, *arguments, *more)
         self.output = f"{self.graph.namespace}/{topics.NODE_NAME}"
         self.bundle = StudentBundle.load(bundle)
         self.grid, _ = read_grid(grid)

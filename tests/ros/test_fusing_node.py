@@ -1,0 +1,230 @@
+"""Successive images joined by the running node: what it publishes, what it does without odometry, when it forgets."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import Transition
+from std_msgs.msg import Float64
+
+from scene_completion_ros.mapping.clearing_kernel import ClearingRays
+from scene_completion_ros.mapping.fused_clearing import clearing_voxels
+from scene_completion_ros.mapping.fusion_settings import FusionSettings
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.semantic_voxels import VoxelState
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, some_image
+from tests.ros.diagnosed import OK, WARN
+from tests.ros.fusing_drive import TENTH_NS, FusedTruth, FusingDrive, is_cloud_of
+from tests.ros.moving_robot import pose
+
+BLIND_ZONE = 3.0  # the grid begins two metres before the camera
+
+
+@pytest.fixture(scope="module")
+def truth(bundle_folder: Path, grid_file: Path) -> FusedTruth:
+    return FusedTruth(bundle_folder, grid_file)
+
+
+@pytest.fixture(scope="module")
+def running(
+    bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory, truth: FusedTruth
+) -> Iterator[FusingDrive]:
+    truth.joined(truth.map(), 0, 0, 0.0)  # compiled, so that no image of the node comes late for that
+    log = tmp_path_factory.mktemp("fusing") / "log"
+    drive = FusingDrive(bundle_folder, grid_file, log, "-p", f"clearing_blind_zone:={BLIND_ZONE}")
+    try:
+        drive.begin()
+        yield drive
+        assert "Traceback" not in drive.node.log
+    finally:
+        drive.close()
+
+
+@pytest.fixture
+def drive(running: FusingDrive) -> FusingDrive:
+    running.begin_anew()
+    return running
+
+
+def test_images_are_joined_where_the_robot_drives(drive: FusingDrive, truth: FusedTruth) -> None:
+    times = drive.graph.collect(Float64, topics.stage_topic("fuse").replace("~", drive.output))
+    fusion, remembered = truth.map(), 0
+    for number, (x, yaw) in enumerate(((0.0, 0.0), (0.3, 0.02), (0.7, 0.1), (0.9, 0.3)), start=1):
+        cloud = drive.show(number, x, yaw)
+        stamp_ns = drive.now_ns
+        alone, fused = truth.alone(number, stamp_ns), truth.joined(fusion, number, stamp_ns, x, yaw)
+        assert fused.reset == ""
+        assert cloud.header.frame_id == FRAME
+        assert is_cloud_of(cloud, fused.voxels)
+        assert is_cloud_of(cloud, alone.voxels) == (number == 1)  # the first one as it was, no other
+
+        # The same voxels in the dense grid. Free, so that it may clear, is only what this image itself sees free.
+        grid = np.reshape(drive.stamped(drive.states, stamp_ns).data, truth.grid.shape)
+        free_seen = grid == VoxelState.FREE_SEEN
+        np.testing.assert_array_equal(free_seen, fused.voxels.state == VoxelState.FREE_SEEN)
+        assert (alone.voxels.state[free_seen] == VoxelState.FREE_SEEN).all()
+        remembered += int(((alone.voxels.state == VoxelState.UNOBSERVED) & (grid >= VoxelState.SURFACE)).sum())
+
+        rays = ClearingRays(truth.grid, truth.grid_from_camera, alone.depth_camera, blind_zone=BLIND_ZONE, threads=1)
+        wanted = rays(clearing_voxels(fused.voxels, alone.voxels))
+        assert len(wanted) > 1000
+        ends = np.frombuffer(drive.stamped(drive.clearing, stamp_ns).data, np.float32).reshape(-1, 3)
+        np.testing.assert_allclose(ends, wanted, atol=1e-4)
+
+        depth = np.frombuffer(drive.stamped(drive.depths, stamp_ns).data, np.float32).reshape(alone.depth.shape)
+        np.testing.assert_allclose(depth, alone.shown_depth, rtol=1e-4)  # that of one image
+    assert remembered > 20
+    assert drive.graph.until(lambda: any(time.data > 0.0 for time in times)), drive.node.log
+    assert drive.graph.until(lambda: drive.numbers()["map age s"] == "0.3"), drive.numbers()
+    assert float(drive.numbers()["map MB"]) == pytest.approx(fusion.megabytes, abs=0.1)
+    assert int(drive.numbers()["map voxels"]) == fusion.memory.weight.size
+
+
+def test_an_image_without_odometry_is_published_alone_and_counted(drive: FusingDrive, truth: FusedTruth) -> None:
+    fusion = truth.map()
+    drive.show(1, 0.0)
+    truth.joined(fusion, 1, drive.now_ns, 0.0)
+    before = int(drive.numbers()["images published alone"])
+
+    with drive.impatient():
+        lost = drive.show(2, 0.2, posed=False)
+    assert is_cloud_of(lost, truth.alone(2).voxels)
+    status = drive.told.until("fusion", WARN, "without those of earlier ones", "after the last")
+    assert "transforms must reach up to the stamps of images" in status.message  # what to do
+    assert int(drive.numbers()["images published alone"]) == before + 1
+    assert "voxels are those of one image, not joined with earlier ones" in drive.node.log
+
+    # What is remembered is still there, without the image whose place nobody knew.
+    found = drive.show(3, 0.4)
+    assert is_cloud_of(found, truth.joined(fusion, 3, drive.now_ns, 0.4).voxels)
+    assert not is_cloud_of(found, truth.alone(3).voxels)
+
+
+def test_odometry_that_comes_after_its_image_is_waited_for(drive: FusingDrive, truth: FusedTruth) -> None:
+    fusion = truth.map()
+    drive.show(1, 0.0)
+    truth.joined(fusion, 1, drive.now_ns, 0.0)
+    stamp_ns = drive.now_ns = drive.now_ns + TENTH_NS
+    heard = len(drive.voxels)
+    drive.images.publish(messages.image_message(some_image(2), stamp_ns, FRAME))
+    drive.graph.spin(0.5)
+    assert len(drive.voxels) == heard
+    drive.robot.say_pose(stamp_ns, pose(0.3))
+    cloud = drive.stamped(drive.voxels, stamp_ns)
+    assert is_cloud_of(cloud, truth.joined(fusion, 2, stamp_ns, 0.3).voxels)
+
+
+def test_what_lies_out_of_the_image_is_forgotten_after_a_while(drive: FusingDrive, truth: FusedTruth) -> None:
+    assert drive.graph.set_parameters(topics.NODE_NAME, fusion_forget_after=0.15, fusion_half_life=0.5).successful
+    try:
+        fusion = truth.map(FusionSettings(seen_for=0.0, forget_after=0.15, half_life=0.5))
+        for number in (1, 2, 3, 4):
+            cloud = drive.show(number, 0.3 * number)
+            fused = truth.joined(fusion, number, drive.now_ns, 0.3 * number)
+            assert is_cloud_of(cloud, fused.voxels)
+    finally:
+        assert drive.graph.set_parameters(topics.NODE_NAME, fusion_forget_after=5.0, fusion_half_life=2.0).successful
+
+
+def reset(drive: FusingDrive) -> None:
+    drive.begin_anew()
+
+
+def loop(drive: FusingDrive) -> None:
+    """The recording begins anew: an image of before, and odometry of before."""
+    drive.now_ns -= 20 * SECOND_NS
+    heard = len(drive.voxels)
+    with drive.impatient():
+        drive.images.publish(messages.image_message(some_image(9), drive.now_ns, FRAME))
+        assert drive.graph.until(lambda: len(drive.voxels) > heard), drive.node.log  # alone
+    assert "stamps jumped back" in drive.node.log
+
+
+def gap(drive: FusingDrive) -> None:
+    drive.now_ns += 3 * SECOND_NS
+
+
+def activate_again(drive: FusingDrive) -> None:
+    change_state(drive, Transition.TRANSITION_DEACTIVATE)
+    change_state(drive, Transition.TRANSITION_ACTIVATE)
+    until_heard_again(drive)
+
+
+def configure_again(drive: FusingDrive) -> None:
+    change_state(drive, Transition.TRANSITION_DEACTIVATE)
+    change_state(drive, Transition.TRANSITION_CLEANUP)
+    drive.told.until("fusion", OK, "nothing to do: the node is unconfigured")
+    change_state(drive, Transition.TRANSITION_CONFIGURE)
+    drive.told.until("fusion", OK, "waiting for the first image")
+    change_state(drive, Transition.TRANSITION_ACTIVATE)
+    until_heard_again(drive)
+
+
+def change_state(drive: FusingDrive, transition: int) -> None:
+    assert drive.graph.change_state(topics.NODE_NAME, transition), drive.node.log
+
+
+def until_heard_again(drive: FusingDrive) -> None:
+    """Calibrated again, and told how the camera is mounted; images without a pose are published alone."""
+    answered = len(drive.voxels)
+
+    def heard() -> bool:
+        drive.robot.say_mount()
+        drive.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
+        drive.graph.spin(0.2)
+        drive.now_ns += TENTH_NS
+        drive.images.publish(messages.image_message(some_image(9), drive.now_ns, FRAME))
+        return drive.graph.until(lambda: len(drive.voxels) > answered, 1.0)
+
+    with drive.impatient():
+        assert drive.graph.until(heard), drive.node.log
+    assert drive.graph.until(drive.hears_all), drive.node.log
+    drive.graph.spin(0.5)
+
+
+@pytest.mark.parametrize("begin", [reset, loop, gap, activate_again, configure_again])
+def test_earlier_images_are_forgotten(
+    begin: Callable[[FusingDrive], None], drive: FusingDrive, truth: FusedTruth
+) -> None:
+    drive.show(1, 0.0)
+    assert is_cloud_of(drive.show(2, 0.3), truth.joined(_after(truth, 1, drive), 2, drive.now_ns, 0.3).voxels)
+    begin(drive)
+    again = drive.show(3, 0.6)
+    assert is_cloud_of(again, truth.joined(truth.map(), 3, drive.now_ns, 0.6).voxels)
+
+
+def _after(truth: FusedTruth, seed: int, drive: FusingDrive) -> Any:
+    fusion = truth.map()
+    truth.joined(fusion, seed, drive.now_ns - TENTH_NS, 0.0)
+    return fusion
+
+
+def test_odometry_that_jumps_starts_the_map_anew(drive: FusingDrive, truth: FusedTruth) -> None:
+    drive.show(1, 0.0)
+    jumped = drive.show(2, 9.0)  # 90 m/s
+    assert is_cloud_of(jumped, truth.joined(truth.map(), 2, drive.now_ns, 9.0).voxels)
+    assert drive.graph.until(lambda: "the pose jumped by 9.00 m" in drive.numbers().get("last started anew", ""))
+
+
+def test_it_is_turned_off_and_on_while_the_node_runs(drive: FusingDrive, truth: FusedTruth) -> None:
+    drive.show(1, 0.0)
+    assert drive.graph.set_parameters(topics.NODE_NAME, temporal_fusion=False).successful
+    alone = drive.show(2, 0.2)
+    assert is_cloud_of(alone, truth.alone(2).voxels)
+    drive.told.until("fusion", OK, "off (parameter temporal_fusion)")
+    assert drive.numbers()["map voxels"] == "0"
+    assert drive.graph.set_parameters(topics.NODE_NAME, temporal_fusion=True).successful
+    fusion = truth.map()
+    for number in (3, 4):
+        cloud = drive.show(number, 0.1 * number)
+        assert is_cloud_of(cloud, truth.joined(fusion, number, drive.now_ns, 0.1 * number).voxels)
+    assert not is_cloud_of(cloud, truth.alone(4).voxels)
