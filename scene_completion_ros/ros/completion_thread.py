@@ -167,6 +167,7 @@ class CompletionThread:
             )
 
     def _prepare(self) -> None:
+        self._outputs.prepare()
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
 
