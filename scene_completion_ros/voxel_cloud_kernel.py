@@ -40,18 +40,22 @@ def write_cloud(
     by_height = len(voxels.class_colours) == 1
     rgb = height_colours(centres[2]) if by_height else class_colour_table(voxels.class_colours)
     red, green, blue = rgb.astype(np.uint32).T
+    # Contiguous, or the kernel would be compiled once more for arrays that are not.
+    index, state, probability, label, confidence = (
+        np.ascontiguousarray(getattr(voxels, name)) for name in ("index", "state", "probability", "label", "confidence")
+    )
     with kernel_threads(threads):
         _kernel()(
-            voxels.index,
+            index,
             *centres,
             pose.rotation.astype(np.float32),
             pose.translation.astype(np.float32),
             (red << 16) | (green << 8) | blue,
             by_height,
-            voxels.state,
-            voxels.probability,
-            voxels.label,
-            voxels.confidence,
+            state,
+            probability,
+            label,
+            confidence,
             out.view(np.float32).reshape(-1, WORDS),
             out.view(np.uint32).reshape(-1, WORDS),
         )
