@@ -1,7 +1,8 @@
 """The 24-byte point layout of published voxels and the legend of their labels: one definition for DDS, bags, reports.
 
 Knows nothing of ROS: the fields are named and numbered as ``sensor_msgs/PointField`` wants them, and the points are a
-NumPy structured array whose bytes are the message's ``data``.
+NumPy structured array whose bytes are the message's ``data``. ``voxel_cloud_kernel`` is the fast twin of
+`voxels_to_cloud_array`.
 """
 
 from __future__ import annotations

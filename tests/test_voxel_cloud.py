@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.semantic_voxels import SemanticVoxels
 from scene_completion_ros.voxel_cloud import (
     VOXEL_CLOUD_DTYPE,
     VOXEL_CLOUD_FIELDS,
@@ -15,7 +17,9 @@ from scene_completion_ros.voxel_cloud import (
     legend_json,
     voxels_to_cloud_array,
 )
+from scene_completion_ros.voxel_cloud_kernel import write_cloud
 from tests.report.scenes import COLOURS, GRID, NAMES, street
+from tests.ros.voxel_samples import some_voxels
 
 
 def test_fields_and_dtype_say_the_same() -> None:
@@ -33,6 +37,29 @@ def test_the_legend_says_what_labels_mean() -> None:
         "class_names": list(NAMES),
         "class_colours": [*map(list, COLOURS)],
     }
+
+
+def turned(voxels: SemanticVoxels) -> RigidTransform:
+    return RigidTransform.from_quaternion((0.5, -0.5, 0.1, 0.7), (1.0, -2.0, 0.5)) @ voxels.grid_from_camera.inverse()
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("count", [0, 1, 3000])
+@pytest.mark.parametrize("pose", ["as the camera", "another"])
+def test_the_compiled_twin_writes_the_same_points(classes: int, count: int, pose: str) -> None:
+    voxels = some_voxels(count, classes=classes)
+    frame_from_grid = None if pose == "as the camera" else turned(voxels)
+    expected = voxels_to_cloud_array(voxels, frame_from_grid)
+    written = np.full(24 * count, 255, np.uint8)
+    write_cloud(voxels, written, frame_from_grid, threads=1)
+    points = written.view(VOXEL_CLOUD_DTYPE)
+    for name in expected.dtype.names or ():
+        if name in "xyz" and pose == "another":  # sums of three products
+            np.testing.assert_allclose(points[name], expected[name], rtol=0, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(points[name], expected[name])
+    assert not written[23::24].any()  # the padding, too
+    assert count < 2 or len(np.unique(points["rgb"])) > 1
 
 
 def test_points_are_voxel_centres_in_the_optical_frame() -> None:

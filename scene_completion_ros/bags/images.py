@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.bags.picture_files import decode_picture, picture_size
 from scene_completion_ros.errors import ImageError
 
 Layout = Literal["mono", "rgb", "bgr", "rgba", "bgra", "bayer", "yuv422", "nv"]
@@ -75,9 +76,6 @@ _TO_RGB = {
     "rgba": cv2.COLOR_RGBA2RGB,
     "bgra": cv2.COLOR_BGRA2RGB,
 }
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_PNG_START, _PNG_END = b"\x89PNG", b"IEND"
-_TAIL = 4096  # bytes at the end in which an end marker is looked for: some cameras pad their JPEGs
 _COMPRESSED_DEPTH_HEADER = struct.Struct(
     "<iff"
 )  # compression kind and the two parameters of the quantised inverse depth
@@ -141,7 +139,7 @@ def check_image(message: Any) -> None:
         ImageError: As `decode_image`, except for damage inside compressed data.
     """
     if hasattr(message, "format"):
-        _check_compressed(_bytes(message), str(message.format))
+        picture_size(_bytes(message), _picture_format(message))
         return
     encoding = _encoding_of(message)
     if encoding.layout == "nv":
@@ -155,6 +153,18 @@ def image_size(message: Any) -> tuple[int, int]:
     if hasattr(message, "format"):
         height, width = decode_image(message).shape[:2]
         return width, height
+    return announced_size(message)
+
+
+def announced_size(message: Any) -> tuple[int, int]:
+    """Width and height in pixels of an image message, of a compressed one as its header has them: nothing is decoded.
+
+    Raises:
+        ImageError: As `check_image`.
+    """
+    if hasattr(message, "format"):
+        return picture_size(_bytes(message), _picture_format(message))
+    check_image(message)
     if str(message.encoding).lower() in ("nv12", "nv21"):
         planes = _nv_planes(message)
         return planes.shape[1], planes.shape[0] * 2 // 3
@@ -171,6 +181,12 @@ def _encoding_of(message: Any) -> Encoding:
             )
         raise ImageError(
             f"unknown encoding {name!r}", where="image", cure=f"Publish one of {', '.join(sorted(ENCODINGS))}"
+        )
+    if encoding.layout == "yuv422" and int(message.width) % 2:
+        raise ImageError(
+            f"an image of {message.width} pixels in a row, but two of {name} share their colours",
+            where="image",
+            cure="Check the driver that published it",
         )
     return encoding
 
@@ -228,43 +244,19 @@ def _nv_planes(message: Any) -> NDArray[np.uint8]:
 
 
 def _decode_compressed(message: Any) -> NDArray[np.uint8]:
-    data = _bytes(message)
-    _check_compressed(data, str(message.format))
-    # UNCHANGED: no rotation by an EXIF tag, 16 bits stay 16 bits
-    try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # more pixels than OpenCV is willing to allocate
-        pixels = None
-    if pixels is None:
-        raise ImageError(
-            f"{data.size} bytes of format {message.format!r} cannot be decoded",
-            where="image",
-            cure="The data are damaged",
-        )
+    pixels, as_rgb = decode_picture(_bytes(message), _picture_format(message))
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if as_rgb and channels == 3:
+        return np.asarray(pixels, dtype=np.uint8)
     layout: Layout = "mono" if channels == 1 else "bgra" if channels == 4 else "bgr"
     return _to_rgb(_to_8_bit(pixels), layout)
 
 
-def _check_compressed(data: NDArray[np.uint8], name: str) -> None:
-    """OpenCV fills the missing part of a cut JPEG with grey and only prints a warning: look for the end marker."""
+def _picture_format(message: Any) -> str:
+    name = str(message.format)
     if "compresseddepth" in name.lower():
         raise ImageError(f"format {name!r} is depth", where="image", cure="Name the topic of a colour or grey image")
-    head, tail = data[:4].tobytes(), data[-_TAIL:].tobytes()
-    if head.startswith(_JPEG_START):
-        complete = _JPEG_END in tail
-    elif head.startswith(_PNG_START):
-        complete = _PNG_END in tail
-    else:
-        raise ImageError(
-            f"unknown compression: format {name!r}, data start with {head.hex(' ')}",
-            where="image",
-            cure="Publish JPEG or PNG",
-        )
-    if not complete:
-        raise ImageError(
-            f"{name!r} data end early ({data.size} bytes)", where="image", cure="The message was cut short"
-        )
+    return name
 
 
 def _decode_compressed_depth(message: Any) -> NDArray[np.float32]:
@@ -280,8 +272,8 @@ def _decode_compressed_depth(message: Any) -> NDArray[np.float32]:
             "RVL compression is not supported", where="depth image", cure="Set compressedDepth.format: png"
         )
     _, scale, offset = _COMPRESSED_DEPTH_HEADER.unpack(data[: _COMPRESSED_DEPTH_HEADER.size].tobytes())
-    values = cv2.imdecode(data[_COMPRESSED_DEPTH_HEADER.size :], cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 2:
+    values, _ = decode_picture(data[_COMPRESSED_DEPTH_HEADER.size :], name)
+    if values.dtype != np.uint16 or values.ndim != 2:
         raise ImageError("no 16-bit PNG after the header", where="depth image", cure="The data are damaged")
     if not re.match(r"\s*32FC1", name):
         return _metres(values)

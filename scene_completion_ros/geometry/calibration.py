@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
-from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.cameras import FOCAL_LENGTHS, LARGEST_COEFFICIENT, Camera
 from scene_completion_ros.geometry.distortion import COEFFICIENT_COUNTS, DistortionModel
 
 _MODEL_NAMES: dict[str, DistortionModel] = {
@@ -23,7 +23,7 @@ _MODEL_NAMES: dict[str, DistortionModel] = {
     "kannala_brandt": "equidistant",
 }
 _SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
-_LARGEST_IMAGE = 2**27  # pixels: no camera has as many, and their memory could not be had
+LARGEST_IMAGE = 2**27  # pixels: no camera has as many, and their memory could not be had
 _UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
 _ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
 
@@ -50,9 +50,9 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
         raise CameraError(
             f"image size {width}x{height} is empty", where=at["size"], cure="Set the calibrated image size"
         )
-    if width * height > _LARGEST_IMAGE:
+    if width * height > LARGEST_IMAGE:
         raise CameraError(
-            f"an image of {width}x{height} is more than {_LARGEST_IMAGE / 1e6:.0f} million pixels",
+            f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels",
             where=at["size"],
             cure="Set the calibrated image size; the message may be damaged",
         )
@@ -86,6 +86,8 @@ def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, 
     fx, skew, cx, zero_a, fy, cy, zero_b, zero_c, one = matrix.tolist()
     if fx <= 0.0 or fy <= 0.0:
         raise CameraError(f"focal lengths {fx} and {fy} are not positive", where=where, cure=_UNCALIBRATED)
+    if min(fx, fy) < FOCAL_LENGTHS[0] or max(fx, fy) > FOCAL_LENGTHS[1]:
+        raise CameraError(f"focal lengths {fx} and {fy} are those of no lens", where=where, cure=_UNCALIBRATED)
     if any((zero_a, zero_b, zero_c)) or abs(one - 1.0) > 1e-6 or abs(skew) > 1e-6 * fx:
         raise CameraError(
             f"not [fx 0 cx; 0 fy cy; 0 0 1]: {matrix.tolist()}",
@@ -121,9 +123,11 @@ def _check_same_size(
     """Rectifying changes the focal length but keeps the centre about where it was; rescaling changes both alike."""
     if min(intrinsics) <= 0.0 or min(projected) <= 0.0:
         return
-    ratios = np.array(projected) / np.array(intrinsics)
-    ratio = float(ratios.mean())
-    if abs(ratio - 1.0) > 0.2 and np.abs(ratios / ratio - 1.0).max() < _SAME_SCALE:
+    with np.errstate(over="ignore", invalid="ignore"):  # a principal point next to nothing, which scales nothing
+        ratios = np.array(projected) / np.array(intrinsics)
+        ratio = float(ratios.mean())
+        scaled = abs(ratio - 1.0) > 0.2 and np.abs(ratios / ratio - 1.0).max() < _SAME_SCALE
+    if scaled:
         raise CameraError(
             f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes",
             where=where,
@@ -161,5 +165,9 @@ def _distortion(
             f"{model} has {count} coefficients, not {len(values)}: {list(values)}",
             where=where_coefficients,
             cure="Name the model that they were fitted with; thin-prism and tilt terms are not supported",
+        )
+    if np.abs(calibration.coefficients).max() > LARGEST_COEFFICIENT:
+        raise CameraError(
+            f"beyond {LARGEST_COEFFICIENT:g}: {list(values)}", where=where_coefficients, cure=_UNCALIBRATED
         )
     return model, values

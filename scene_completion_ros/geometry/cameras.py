@@ -26,6 +26,8 @@ from scene_completion_ros.geometry.distortion import (
     undistorted_angle,
 )
 
+FOCAL_LENGTHS = 1e-6, 1e9  # pixels: whatever lies outside is no lens, and overflows in what is computed from it
+LARGEST_COEFFICIENT = 1e12  # of a distortion, for the same reason
 _SMALLEST_DEPTH = 1e-6  # metres; nearer points count as behind, so that no division overflows
 
 _CALIBRATE = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
@@ -75,9 +77,16 @@ class Camera:
         for name, value in values.items():
             if not math.isfinite(value):
                 raise CameraError(f"{name} is {value}", where="K", cure=_CALIBRATE)
+        smallest, largest = FOCAL_LENGTHS
         for name in ("fx", "fy"):
             if values[name] <= 0.0:
                 raise CameraError(f"focal length {name} = {values[name]} is not positive", where="K", cure=_CALIBRATE)
+            if not smallest <= values[name] <= largest:
+                raise CameraError(
+                    f"focal length {name} = {values[name]} lies outside of {smallest:g} to {largest:g} pixels",
+                    where="K",
+                    cure=_CALIBRATE,
+                )
         if self.width <= 0 or self.height <= 0:
             raise CameraError(
                 f"image size {self.width}x{self.height} is empty",
@@ -103,6 +112,10 @@ class Camera:
             )
         if not all(math.isfinite(value) for value in self.distortion):
             raise CameraError(f"coefficients are not finite: {self.distortion}", where="distortion", cure=_CALIBRATE)
+        if any(abs(value) > LARGEST_COEFFICIENT for value in self.distortion):
+            raise CameraError(
+                f"coefficients beyond {LARGEST_COEFFICIENT:g}: {self.distortion}", where="distortion", cure=_CALIBRATE
+            )
 
     @property
     def matrix(self) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ mei: xi k1 k2 p1 p2 (unified omnidirectional model, Mei and Rives 2007; the foca
 
 _LARGEST_RADIUS = 1e3  # 89.94° off axis; no lens is described by x/z further out
 _LARGEST_ANGLE = math.atan(_LARGEST_RADIUS)
+_NEGLIGIBLE = 1e-30  # a coefficient below it changes nothing within the largest radius, but its roots overflow
 _RADIAL_ITERATIONS = 40
 _TANGENTIAL_ITERATIONS = 10
 _RESIDUAL_TOLERANCE = 1e-5  # of normalised coordinates: a hundredth of a pixel at fx = 1000
@@ -148,7 +149,7 @@ def _valid_angle(coefficients: tuple[float, ...]) -> float:
 
 
 def _first_positive_root(polynomial: Polynomial) -> float:
-    roots = polynomial.trim().roots()
+    roots = polynomial.trim(_NEGLIGIBLE).roots()
     real = roots[np.abs(roots.imag) <= 1e-9 * np.maximum(1.0, np.abs(roots))].real
     return float(min(real[real > 0.0], default=math.inf))
 

@@ -9,11 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ImageError
+from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 
 _SHRINK_FROM = 0.9
 """Images are averaged down before sampling when the target resolves less than this part of the source."""
+
+_LARGEST_SIDE = 32766
+"""OpenCV's maps count pixels in 16 bits."""
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
@@ -33,6 +36,9 @@ class Resampler:
         source: As given.
         target: As given.
         validity: Where the source covers the target's pixel, bool [H_t, W_t].
+
+    Raises:
+        CameraError: The source has more pixels in a row or a column than can be mapped.
     """
 
     def __init__(
@@ -41,6 +47,13 @@ class Resampler:
         self.source = source
         self.target = target
         self._reduced = _reduced(source, target)
+        if max(self._reduced.width, self._reduced.height) > _LARGEST_SIDE:
+            raise CameraError(
+                f"{self._reduced.width}x{self._reduced.height} pixels cannot be resampled: a side may have "
+                f"{_LARGEST_SIDE} at most",
+                where="width, height",
+                cure="Check the calibrated image size and the focal length",
+            )
         rays = target.unproject(target.pixel_centres())  # [H_t, W_t, 3]
         if source_from_target_rotation is not None:
             rays = rays @ np.asarray(source_from_target_rotation, dtype=np.float64).T

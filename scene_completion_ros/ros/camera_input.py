@@ -17,7 +17,7 @@ from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros.adaptive_subscription import AdaptiveSubscription
 from scene_completion_ros.ros.camera_info_match import CameraInfoMatch
-from scene_completion_ros.ros.completion_thread import DEACTIVATED
+from scene_completion_ros.ros.completion_thread import BAD_IMAGE, DEACTIVATED, INTERNAL_ERROR
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.input_record import InputRecord
@@ -30,6 +30,7 @@ from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 from scene_completion_ros.ros.waiting_room import NotYetError
 
 NO_CAMERA_INFO = "no CameraInfo"  # reason under which images are counted
+SECOND_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,19 @@ class CameraInput:
     def _on_image(self, message: Any) -> None:
         arrived_s = time.perf_counter()
         self._counters.count_received()
+        try:
+            self._receive(message, arrived_s)
+        except Exception as error:  # of a message that nobody thought of: it must not end the node
+            why = f"{self._image_topic}: {type(error).__name__}: {error}; please report this"
+            self._counters.drop(INTERNAL_ERROR, why, header=message.header)
+
+    def _receive(self, message: Any, arrived_s: float) -> None:
         self.record.image_arrived(message, arrived_s)
+        nanoseconds = int(message.header.stamp.nanosec)
+        if nanoseconds >= SECOND_NS:  # which would come out as another stamp, if it is one at all
+            why = f"{self._image_topic}: a stamp with {nanoseconds} nanoseconds to its second; check the driver"
+            self._counters.drop(BAD_IMAGE, why, header=message.header)
+            return
         parameters = self._parameters.snapshot()
         camera = self._camera_for(parameters)
         if camera is None:

@@ -9,10 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scene_completion_ros.bags.images import decode_image
+from scene_completion_ros.bags.images import announced_size, decode_image
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
@@ -37,6 +34,8 @@ CLOSE_TIMEOUT_S = 5.0
 _MEMORY = "/memory"  # no name of a camera
 # Reasons under which images are counted that were overtaken by a deactivation, by ~/set_enabled or by ~/reset.
 DEACTIVATED, DISABLED, RESET = "deactivated", "disabled", "reset"
+# Reasons for those that cannot be used, and for what should not happen.
+BAD_IMAGE, INTERNAL_ERROR = "bad image", "internal error"
 
 
 @dataclass(frozen=True)
@@ -183,6 +182,7 @@ class CompletionThread:
             )
 
     def _prepare(self) -> None:
+        self._outputs.prepare()
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
 
@@ -267,22 +267,22 @@ class CompletionThread:
         """The completion of one image, and the milliseconds of decoding it; None where it was dropped."""
         started_s, header = time.perf_counter(), image.message.header
         try:
+            camera = self._camera_of(image)  # before decoding: the proportions alone refuse most that is damaged
             pixels = decode_image(image.message)
             decode_ms = 1e3 * (time.perf_counter() - started_s)
-            camera = self._camera_of(pixels, image)
             completer = self._completers.get(image.name, camera, image.placement.grid_from_camera, parameters)
             if completer is None:
                 self._counters.drop("unusable camera", "see the error about the camera of these images", header=header)
                 return None
             return completer.complete(pixels, stamp_nanoseconds(header.stamp)), decode_ms
         except (ImageError, CameraError) as error:
-            self._counters.drop("bad image", f"{image.topic}: {error}", header=header)
+            self._counters.drop(BAD_IMAGE, f"{image.topic}: {error}", header=header)
         except Exception as error:  # it must not keep the images of other cameras from being completed
             self._drop_after(error, header)
         return None
 
-    def _camera_of(self, pixels: NDArray[np.uint8], image: ArrivedImage) -> Camera:
-        height, width = pixels.shape[:2]
+    def _camera_of(self, image: ArrivedImage) -> Camera:
+        width, height = announced_size(image.message)
         camera = image.camera.of_resized_image(width, height)
         if camera is not image.camera and self._resized.get(image.name) != camera:
             self._resized[image.name] = camera
@@ -300,7 +300,7 @@ class CompletionThread:
 
     def _drop_after(self, error: Exception, header: Any) -> None:
         why = f"{type(error).__name__}: {error}; please report this"
-        self._counters.drop("internal error", why, header=header)
+        self._counters.drop(INTERNAL_ERROR, why, header=header)
 
 
 def _result(scene: Scene, parameters: NodeParameters) -> Result:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 WARNING_PERIOD_S = 5.0
+LONGEST_WARNING = 1000  # characters: what a message holds is quoted in warnings, and may be of any length
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class FrameCounters:
             if now - self._last_warning.get(key, -WARNING_PERIOD_S) < WARNING_PERIOD_S:
                 return
             self._last_warning[key] = now
-        self._logger.warning(text)
+        shown = text if len(text) <= LONGEST_WARNING else f"{text[:LONGEST_WARNING]} … ({len(text)} characters)"
+        self._logger.warning(shown)
 
     def summary(self) -> str:
         """One line with all counts."""

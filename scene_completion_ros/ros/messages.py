@@ -17,12 +17,8 @@ from std_msgs.msg import Header, String
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.semantic_voxels import SemanticVoxels
-from scene_completion_ros.voxel_cloud import (
-    VOXEL_CLOUD_DTYPE,
-    VOXEL_CLOUD_FIELDS,
-    legend_json,
-    voxels_to_cloud_array,
-)
+from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
+from scene_completion_ros.voxel_cloud_kernel import write_cloud
 
 
 def stamp_nanoseconds(stamp: Any) -> int:
@@ -45,7 +41,13 @@ def byte_array(values: NDArray[Any]) -> array[int]:
     return data
 
 
-def voxels_message(voxels: SemanticVoxels, frame_id: str, frame_from_grid: RigidTransform | None = None) -> Any:
+def voxels_message(
+    voxels: SemanticVoxels,
+    frame_id: str,
+    frame_from_grid: RigidTransform | None = None,
+    *,
+    threads: int | None = None,
+) -> Any:
     """Occupied voxels as a PointCloud2 of 24-byte points (see `voxel_cloud`).
 
     The colour is that of the class, or of the height where there is only one class.
@@ -54,23 +56,26 @@ def voxels_message(voxels: SemanticVoxels, frame_id: str, frame_from_grid: Rigid
         voxels: Completed voxels, N of them occupied; their stamp becomes the message's.
         frame_id: Frame of the points.
         frame_from_grid: Pose of the grid in it; None where it is the optical frame of the image.
+        threads: CPU threads; None for all that this process may use.
 
     Returns:
         sensor_msgs/PointCloud2 with N points.
     """
-    points = voxels_to_cloud_array(voxels, frame_from_grid)
+    count, point_step = len(voxels), VOXEL_CLOUD_DTYPE.itemsize
+    data = array("B", [0]) * (point_step * count)
+    write_cloud(voxels, np.frombuffer(data, np.uint8), frame_from_grid, threads=threads)
     return PointCloud2(
         header=Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id),
         height=1,
-        width=len(points),
+        width=count,
         fields=[
-            PointField(name=name, offset=offset, datatype=datatype, count=count)
-            for name, offset, datatype, count in VOXEL_CLOUD_FIELDS
+            PointField(name=name, offset=offset, datatype=datatype, count=numbers)
+            for name, offset, datatype, numbers in VOXEL_CLOUD_FIELDS
         ],
         is_bigendian=False,
-        point_step=VOXEL_CLOUD_DTYPE.itemsize,
-        row_step=VOXEL_CLOUD_DTYPE.itemsize * len(points),
-        data=byte_array(points),
+        point_step=point_step,
+        row_step=point_step * count,
+        data=data,
         is_dense=True,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import FrameType
@@ -52,6 +53,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from rclpy.executors import SingleThreadedExecutor
 
     from scene_completion_ros.ros.completion_node import CompletionNode
+    from scene_completion_ros.ros.completion_thread import INTERNAL_ERROR
     from scene_completion_ros.ros.declared_parameters import ExplainingNode
 
     context = rclpy.Context()
@@ -72,7 +74,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
             print(f"scene_completion_node cannot start: {error}", file=sys.stderr)
             return 1
         while not stopped:
-            executor.spin_once(timeout_sec=SIGNAL_PERIOD_S)
+            try:
+                executor.spin_once(timeout_sec=SIGNAL_PERIOD_S)
+            except Exception as error:  # of a callback: what called it comes to nothing, the node goes on
+                if not context.ok():
+                    raise
+                trace = "".join(traceback.format_tb(error.__traceback__)[-1:])
+                why = f"{type(error).__name__}: {error}; please report this\n{trace}"
+                completion.counters.drop(INTERNAL_ERROR, why)
     return 0
 
 

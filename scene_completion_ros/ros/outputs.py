@@ -21,6 +21,7 @@ from scene_completion_ros.ros.planner_outputs import PlannerOutputs
 from scene_completion_ros.ros.publishing import LATCHED_QOS, creator, subscribed
 from scene_completion_ros.ros.scene import Scene
 from scene_completion_ros.ros.topics import LEGEND, STAGES, VOXELS, depth_topics, stage_topic
+from scene_completion_ros.voxel_cloud_kernel import compile_kernel
 
 
 class Outputs:
@@ -61,6 +62,10 @@ class Outputs:
         announce_drops(create, counters, resources)
         self._planner = PlannerOutputs(create, grid, grid_from_camera, bundle.class_names, counters, markers=markers)
 
+    def prepare(self) -> None:
+        """Compile what publishing needs, so that the first result is as fast as any."""
+        compile_kernel()
+
     def wanted(self) -> bool:
         """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
         return self._planner.wanted() or any(
@@ -81,7 +86,9 @@ class Outputs:
         """
         if subscribed(self._voxels):
             placement = scene.placement
-            self._voxels.publish(voxels_message(scene.voxels, placement.frame_id, placement.frame_from_grid))
+            threads = parameters.threads or None
+            message = voxels_message(scene.voxels, placement.frame_id, placement.frame_from_grid, threads=threads)
+            self._voxels.publish(message)
         for view in scene.views:
             completion, stamp_ns = view.completion, view.completion.voxels.stamp_ns
             depth, depth_camera_info = self._depth[view.name]

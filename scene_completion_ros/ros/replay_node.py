@@ -65,6 +65,11 @@ class NodeProcess:
         self.stop()
         self._log.close()
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def check(self) -> None:
         """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
         status = self._process.poll()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import struct
+import zlib
 from types import SimpleNamespace
 
 import cv2
@@ -11,7 +12,14 @@ import numpy as np
 import pytest
 from rosbags.image import message_to_cvimage
 
-from scene_completion_ros.bags.images import ENCODINGS, check_image, decode_depth, decode_image, image_size
+from scene_completion_ros.bags.images import (
+    ENCODINGS,
+    announced_size,
+    check_image,
+    decode_depth,
+    decode_image,
+    image_size,
+)
 from scene_completion_ros.errors import ImageError
 from tests.bags.recordings import HEIGHT, WIDTH, compressed, image, jpeg, picture
 
@@ -21,6 +29,23 @@ BYTES_PER_PIXEL = {
     if encoding.layout != "nv"
 }
 ROS_NAMES = {"8uc1": "8UC1", "8uc3": "8UC3", "8uc4": "8UC4"}
+
+
+DAMAGED = "bytes of format 'png' cannot be decoded"
+
+
+def jpeg_of_size(width: int, height: int) -> bytes:
+    """A JPEG that claims another size."""
+    content = jpeg()
+    frame_header = content.index(b"\xff\xc0")
+    return content[: frame_header + 5] + struct.pack(">HH", height, width) + content[frame_header + 9 :]
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that claims another size."""
+    content = cv2.imencode(".png", picture())[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
 
 def pixels_for(name: str) -> np.ndarray:
@@ -139,6 +164,44 @@ def test_png_is_exact_with_colour_grey_alpha_and_16_bits() -> None:
         np.testing.assert_array_equal(decode_image(message), expected)
 
 
+def jpegs() -> list[bytes]:
+    """JPEGs in the forms that encoders write, with comments, thumbnails and padding before the size."""
+    rgb = picture(2)
+    plain, grey = jpeg(2), cv2.imencode(".jpg", rgb[..., 0])[1].tobytes()
+    progressive = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[
+        1
+    ].tobytes()
+    turned = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # EXIF: to be shown turned
+    inserts = [
+        b"",
+        segment(0xFE, b"\xff\xc0\0\x11\x08\0\x01\0\x01"),
+        segment(0xE1, plain),
+        segment(0xE1, turned),
+        b"\xff" * 3,
+    ]
+    return [file[:2] + insert + file[2:] for file in (plain, grey, progressive) for insert in inserts]
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+@pytest.mark.parametrize("content", jpegs())
+def test_jpegs_of_any_form_have_the_size_and_the_pixels_that_opencv_finds(content: bytes) -> None:
+    message = compressed(content, "jpeg")
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert expected.shape[:2] == (HEIGHT, WIDTH)
+    assert announced_size(message) == (WIDTH, HEIGHT)
+    code = cv2.COLOR_GRAY2RGB if expected.ndim == 2 else cv2.COLOR_BGR2RGB
+    np.testing.assert_array_equal(decode_image(message), cv2.cvtColor(expected, code))
+
+
+def test_depth_is_not_decoded_where_its_header_claims_too_much() -> None:
+    content = struct.pack("<iff", 0, 0.0, 0.0) + png_of_size(100_000, 2000)
+    with pytest.raises(ImageError, match="million pixels"):
+        decode_depth(compressed(content, "16UC1; compressedDepth png"))
+
+
 def test_grey_jpeg_becomes_rgb() -> None:
     message = compressed(cv2.imencode(".jpg", picture(2)[..., 0])[1].tobytes(), "mono8; jpeg compressed ")
     decoded = decode_image(message)
@@ -191,18 +254,25 @@ def test_compressed_depth_of_both_kinds() -> None:
         (image(np.zeros((HEIGHT, WIDTH * 3 - 1), np.uint8), "rgb8"), "step"),
         (image(np.zeros((HEIGHT // 2, WIDTH * 3), np.uint8), "rgb8", step=WIDTH * 3), "bytes of data"),
         (image(np.zeros((HEIGHT - 1, WIDTH), np.uint8), "nv12", step=WIDTH), "nv12"),
+        (image(np.zeros((HEIGHT, 126), np.uint8), "uyvy", width=63), "63 pixels in a row"),
         (image(np.zeros(0, np.uint8), "rgb8", width=0, step=0), "size is 0x"),
         (compressed(jpeg()[:-300], "jpeg"), "end early"),
         (compressed(b"", "jpeg"), "unknown compression"),
         (compressed(b"GIF89a-and-so-on", "gif"), "unknown compression"),
         (compressed(b"\xff\xd8" + bytes(200) + b"\xff\xd9", "jpeg"), "cannot be decoded"),
+        (compressed(jpeg_of_size(0, 64), "jpeg"), "cannot be decoded"),
+        (compressed(jpeg_of_size(65535, 65535), "jpeg"), "65535x65535 is more than 134 million pixels"),
+        (compressed(png_of_size(100_000, 2000), "png"), "100000x2000 is more than 134 million pixels"),
+        (compressed(png_of_size(2**31 - 1, 2**31 - 1), "png"), "million pixels"),
+        (compressed(png_of_size(3, 3)[:16] + b"IEND", "png"), "cannot be decoded"),
+        (compressed(png_of_size(WIDTH, HEIGHT)[:200] + b"IEND", "png"), DAMAGED),
         (compressed(bytes(12) + b"\x89PNG", "16UC1; compressedDepth png"), "depth"),
     ],
 )
 def test_what_cannot_be_decoded_says_why(message: object, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         decode_image(message)
-    if words != "cannot be decoded":  # damage inside is only found by decoding
+    if words != DAMAGED:  # what is only found by decoding
         with pytest.raises(ImageError, match=words):
             check_image(message)
 

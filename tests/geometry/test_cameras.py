@@ -185,6 +185,8 @@ def test_numpy_numbers_become_plain_ones() -> None:
         ({"fy": -4.0}, "K", "fy = -4.0 is not positive"),
         ({"cx": math.nan}, "K", "cx is nan"),
         ({"fx": math.inf}, "K", "fx is inf"),
+        ({"fx": 1e-300}, "K", "fx = 1e-300 lies outside of 1e-06 to 1e"),
+        ({"fy": 1e300}, "K", "fy = 1e.300 lies outside"),
         ({"width": 0}, "width", "8x4|0x4"),
         ({"height": -1}, "height", "8x-1"),
         ({"width": 8.5}, "width", "whole number"),
@@ -194,6 +196,7 @@ def test_numpy_numbers_become_plain_ones() -> None:
         ({"distortion_model": "rational_polynomial", "distortion": (0.1,) * 5}, "distortion", "8 coefficients, not 5"),
         ({"distortion_model": "equidistant", "distortion": ()}, "distortion", "4 coefficients, not 0"),
         ({"distortion_model": "equidistant", "distortion": (0, 0, math.nan, 0)}, "distortion", "not finite"),
+        ({"distortion_model": "equidistant", "distortion": (0, 0, -1e13, 0)}, "distortion", "beyond 1e.12"),
     ],
 )
 def test_impossible_cameras_are_refused(change: dict[str, object], where: str, message: str) -> None:

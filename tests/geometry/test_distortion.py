@@ -116,6 +116,18 @@ def test_fisheye_looks_beyond_90_degrees_but_has_no_ray_there() -> None:
     np.testing.assert_allclose(ideal[:2, 0], np.tan(radius[:2]), rtol=1e-10)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("tiny", [5e-324, -1e-300, 1e-31])
+def test_coefficients_next_to_nothing_are_as_good_as_none(tiny: float) -> None:
+    for model, coefficients, place in (
+        ("plumb_bob", (-0.2, 0.1, 0.0, 0.0, 0.0), 4),
+        ("rational_polynomial", (-0.2, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 7),
+        ("equidistant", (-0.02, 0.0, 0.0, 0.0), 3),
+    ):
+        with_tiny = (*coefficients[:place], tiny, *coefficients[place + 1 :])
+        assert valid_radius(model, with_tiny) == pytest.approx(valid_radius(model, coefficients), rel=1e-9)
+
+
 def test_not_a_number_is_never_valid(camera: Camera) -> None:
     nan = np.array([[math.nan, 0.1]])
     assert not distort(camera.distortion_model, camera.distortion, nan)[1].any()

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import ImageError
+from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry import Camera, Resampler, view_rotation, virtual_pinhole
 
 
@@ -210,3 +210,14 @@ def test_other_images_are_refused(image: np.ndarray, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         Resampler(SOURCE, SHAPES["a third"])(image)
     assert caught.value.cure
+
+
+def test_a_camera_of_more_pixels_than_a_map_can_count_is_refused() -> None:
+    seen = Camera(92.8, 92.8, 79.5, 22.125, 160, 48)
+    with pytest.raises(CameraError, match="32767x48 pixels cannot be resampled") as caught:
+        Resampler(Camera(92.8, 92.8, 159.5, 22.125, 32767, 48), seen)
+    assert caught.value.cure
+    widest = Camera(92.8, 92.8, 159.5, 22.125, 32766, 48)
+    assert Resampler(widest, seen)(np.full((48, 32766, 3), 7, np.uint8)).min() == 7
+    far = Camera(92.8 * 400, 92.8, 200.0 * 159.5, 22.125, 64000, 48)  # shrunk before it is mapped
+    assert Resampler(far, seen).validity.any()

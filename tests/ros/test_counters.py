@@ -32,6 +32,9 @@ def test_every_drop_is_counted_and_each_reason_warned_about_once_a_period(monkey
     now_s += counters.WARNING_PERIOD_S
     count.drop("bad image", "4 bytes missing")
     assert logger.lines[-1] == "dropped (bad image, 4 so far): 4 bytes missing"
+    count.warn("long", "x" * 20_000)  # what messages hold is quoted
+    assert len(logger.lines[-1]) < 1100
+    assert logger.lines[-1].endswith("x … (20000 characters)")
     count.count_received()
     count.count_processed()
     counts = "received 1 images, processed 1, dropped 6 (4 bad image, 1 newer image arrived, 1 no CameraInfo)"

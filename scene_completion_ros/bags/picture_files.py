@@ -1,0 +1,122 @@
+"""JPEG and PNG files in memory: whether they are whole, how large their picture is, and its pixels.
+
+The size is read before anything is decoded: a file of some kilobytes can hold a picture whose pixels take gigabytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.geometry.calibration import LARGEST_IMAGE
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG_START, _PNG_END = b"\x89PNG", b"IEND"
+_TAIL = 4096  # bytes at the end in which an end marker is looked for: some cameras pad their JPEGs
+# JPEGs are always of 8 bits: RGB can be made of all of them while they are decoded. Older versions of OpenCV cannot.
+_AS_RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
+
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
+_WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, RST0 to RST7, SOI
+_BEFORE_NO_SIZE = frozenset({0xD9, 0xDA})  # EOI, SOS
+
+
+def picture_size(data: NDArray[np.uint8], name: str) -> tuple[int, int]:
+    """Width and height of a file's picture by its header, after cheap checks that need no decoding.
+
+    OpenCV fills the missing part of a cut JPEG with grey and only prints a warning: the end marker is looked for.
+
+    Args:
+        data: The file, uint8 [N].
+        name: Its format as the message has it, for errors.
+
+    Raises:
+        ImageError: Neither JPEG nor PNG, cut short, without a size or of more pixels than can be had.
+    """
+    head, tail = data[:4].tobytes(), data[-_TAIL:].tobytes()
+    if head.startswith(_JPEG_START):
+        complete = _JPEG_END in tail
+    elif head.startswith(_PNG_START):
+        complete = _PNG_END in tail
+    else:
+        raise ImageError(
+            f"unknown compression: format {name!r}, data start with {head.hex(' ')}",
+            where="image",
+            cure="Publish JPEG or PNG",
+        )
+    if not complete:
+        raise ImageError(
+            f"{name!r} data end early ({data.size} bytes)", where="image", cure="The message was cut short"
+        )
+    width, height = _jpeg_size(data.tobytes()) if head.startswith(_JPEG_START) else _png_size(data[:24].tobytes())
+    if min(width, height) <= 0:
+        raise _damaged(data, name)
+    if width * height > LARGEST_IMAGE:
+        raise ImageError(
+            f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels",
+            where="image",
+            cure="The data are damaged, or made to fill the memory",
+        )
+    return width, height
+
+
+def decode_picture(data: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], bool]:
+    """Decode a file after the checks of `picture_size`: no rotation by an EXIF tag, 16 bits stay 16 bits.
+
+    Args:
+        data: The file, uint8 [N].
+        name: Its format as the message has it, for errors.
+
+    Returns:
+        The pixels [H, W] or [H, W, C], uint8 or uint16, and whether their channels are RGB instead of OpenCV's BGR.
+
+    Raises:
+        ImageError: As of `picture_size`, or it cannot be decoded.
+    """
+    picture_size(data, name)
+    as_rgb = _AS_RGB != 0 and data[:2].tobytes() == _JPEG_START
+    flags = _AS_RGB | cv2.IMREAD_IGNORE_ORIENTATION if as_rgb else cv2.IMREAD_UNCHANGED
+    try:
+        pixels = cv2.imdecode(data, flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise _damaged(data, name)
+    return np.asarray(pixels), as_rgb
+
+
+def _png_size(head: bytes) -> tuple[int, int]:
+    if len(head) < 24 or head[12:16] != b"IHDR":
+        return 0, 0
+    width, height = struct.unpack(">II", head[16:24])
+    return int(width), int(height)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the first frame header, found as libjpeg does, which skips what is no marker; else zeros."""
+    place = 2
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 9:
+        marker = data[place + 1]
+        if marker in _FRAME_HEADERS:
+            height, width = struct.unpack_from(">HH", data, place + 5)
+            return int(width), int(height)
+        if marker in _BEFORE_NO_SIZE:
+            break
+        if marker == 0xFF:
+            place += 1
+        elif marker in _WITHOUT_LENGTH:
+            place += 2
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return 0, 0
+
+
+def _damaged(data: NDArray[np.uint8], name: str) -> ImageError:
+    return ImageError(
+        f"{data.size} bytes of format {name!r} cannot be decoded", where="image", cure="The data are damaged"
+    )

@@ -1,0 +1,238 @@
+"""Ten thousand messages with whatever can be wrong in them: refused with a reason, counted, never the node's end."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import numpy as np
+import pytest
+from std_msgs.msg import String
+
+from scene_completion_ros.bags.images import announced_size, check_image, decode_image
+from scene_completion_ros.errors import CameraError, ImageError
+from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.drop_notices import read_drop_notice
+from tests.ros import failing_node
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.diagnosed import ERROR, Diagnosed, values
+from tests.ros.fuzzed_messages import MessageFuzzer
+from tests.ros.graph import NodeUnderTest, start_completion_node
+
+SEEN = Camera(92.8, 92.8, 79.5, 22.125, 160, 48)  # what cameras are resampled to
+LARGEST_GROWTH_KB = 600_000  # of memory: a picture of a gigapixel takes more
+AT_ONCE = 4  # images on their way to the node: as many as its subscription keeps
+
+Image = tuple[int, str]  # an image by its stamp in nanoseconds and its frame
+
+
+def peak_kb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.parametrize(("kind", "count"), [("image", 4000), ("compressed_image", 3000)])
+def test_images_are_decoded_or_refused_with_a_reason(kind: str, count: int) -> None:
+    fuzzer = MessageFuzzer(1, CAMERA)
+    outcome: Counter[str] = Counter()
+    errors: list[ImageError] = []
+    before_kb = peak_kb()
+    for _ in range(count):
+        message = getattr(fuzzer, kind)()
+        try:
+            width, height = announced_size(message)
+            check_image(message)
+        except ImageError as error:
+            outcome["refused at once"] += 1
+            errors.append(error)
+            with pytest.raises(ImageError):
+                decode_image(message)
+            continue
+        try:
+            pixels = decode_image(message)
+        except ImageError as error:
+            outcome["refused"] += 1
+            errors.append(error)
+            continue
+        outcome["decoded"] += 1
+        assert pixels.shape == (height, width, 3)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+    assert all(error.what and error.cure for error in errors)
+    assert min(outcome["decoded"], outcome["refused at once"]) > count / 10, outcome
+    assert ("refused" in outcome) == (kind == "compressed_image")  # of raw images, the header tells all
+    assert peak_kb() - before_kb < LARGEST_GROWTH_KB
+
+
+@pytest.mark.filterwarnings("error")
+def test_calibrations_are_usable_or_refused_with_a_reason() -> None:
+    fuzzer = MessageFuzzer(2, CAMERA)
+    outcome: Counter[str] = Counter()
+    errors: list[CameraError] = []
+    for _ in range(3000):
+        message = fuzzer.camera_info()
+        for rectified in (False, True):
+            try:
+                camera = camera_from_camera_info(message, rectified=rectified, where="/camera_info")
+                resampler = Resampler(camera, SEEN)
+                image = np.full((min(camera.height, 64), min(camera.width, 64), 3), 9, np.uint8)
+                if camera == CAMERA or image.shape[:2] == (camera.height, camera.width):
+                    resampler(np.full((camera.height, camera.width, 3), 9, np.uint8))
+            except CameraError as error:
+                outcome["refused"] += 1
+                errors.append(error)
+            else:
+                outcome["usable"] += 1
+                assert resampler.validity.shape == (SEEN.height, SEEN.width)
+    assert all(error.what and error.where for error in errors)
+    assert min(outcome["refused"], outcome["usable"]) > 300, outcome
+
+
+class Fuzzed(CameraToVoxels):
+    """A running node and what it said of every image."""
+
+    def __init__(self, log_file: Path, bundle: Path, grid: Path, transport: str) -> None:
+        given = ["-p", f"image_transport:={transport}", "-p", "image_qos:=reliable"]
+        super().__init__(lambda graph: start_completion_node(graph, log_file, bundle, grid, *given), transport)
+        self.diagnosed = Diagnosed(self.graph, self.node)
+        self.notices = self.graph.collect(String, topics.DROPPED.replace("~", self.output), 1000)
+
+    @property
+    def completed(self) -> Counter[Image]:
+        """Images whose voxels came."""
+        return Counter((messages.stamp_nanoseconds(one.header.stamp), one.header.frame_id) for one in self.voxels)
+
+    @property
+    def dropped(self) -> Counter[Image]:
+        """Images of which the node said that they were dropped."""
+        return Counter(read_drop_notice(notice.data)[:2] for notice in self.notices)
+
+    def counted(self) -> tuple[int, int, Counter[str]]:
+        """Images received and completed, and what was dropped by reason, as diagnostics of from now on have it."""
+        self.diagnosed.arrays.clear()
+        assert self.graph.until(lambda: {"input", "inference"} <= self.diagnosed.newest.keys()), self.node.log
+        arrived, inference = (values(self.diagnosed.newest[part]) for part in ("input", "inference"))
+        reasons = {name.removeprefix("dropped: "): int(count) for name, count in arrived.items() if "dropped: " in name}
+        return int(arrived["images received"]), int(inference["images completed"]), Counter(reasons)
+
+    def until_as_before(self, seed: int, data: Any) -> None:
+        """Send the right calibration and an image until what comes of it is what came before."""
+        stamps_ns = iter(range(5000 * SECOND_NS, 6000 * SECOND_NS, SECOND_NS))
+
+        def same() -> bool:
+            self.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
+            self.graph.spin(0.1)
+            return bool(self.answer(self.make_image(some_image(seed), next(stamps_ns), FRAME)).data == data)
+
+        assert self.graph.until(same), self.node.log
+
+
+def decodable(message: Any) -> bool:
+    """Whether voxels of a message may come out."""
+    try:
+        decode_image(message)
+    except ImageError:
+        return False
+    return True
+
+
+@pytest.fixture(params=["raw", "compressed"])
+def fuzzed(
+    request: pytest.FixtureRequest, bundle_folder: Path, grid_file: Path, tmp_path: Path
+) -> Iterator[tuple[Fuzzed, str]]:
+    fuzzed = Fuzzed(tmp_path / "log", bundle_folder, grid_file, request.param)
+    yield fuzzed, request.param
+    fuzzed.close()
+
+
+def test_the_running_node_accounts_for_every_message_and_goes_on(fuzzed: tuple[Fuzzed, str]) -> None:
+    running, transport = fuzzed
+    fuzzer = MessageFuzzer(3, CAMERA)
+    draw = fuzzer.image if transport == "raw" else fuzzer.compressed_image
+    running.start(CAMERA)
+    before = running.answer(running.make_image(some_image(1), 900 * SECOND_NS, FRAME))
+    received, processed, reasons = running.counted()
+    heard, told = len(running.voxels), len(running.notices)
+    memory = values(running.diagnosed.newest["memory"])
+
+    sent: dict[Image, bool] = {}
+    for batch in range(250):
+        if batch % 10 == 5:
+            running.camera_infos.publish(fuzzer.camera_info())
+        if batch % 10 == 7:
+            running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
+        drawn = [draw() for _ in range(AT_ONCE)]
+        names = [(messages.stamp_nanoseconds(one.header.stamp), one.header.frame_id) for one in drawn]
+        sent |= dict(zip(names, map(decodable, drawn), strict=True))
+        for message in drawn:
+            running.images.publish(message)
+        said = running.graph.until(lambda names=names: set(names) <= running.completed.keys() | running.dropped.keys())
+        assert said, f"{names}; {running.node.log}"
+
+    del running.voxels[:heard], running.notices[:told]
+    completed, dropped = running.completed, running.dropped
+    assert completed + dropped == Counter(sent.keys())  # of each message one thing, once
+    assert all(sent[image] for image in completed)
+    assert len(completed) > 20 < len(dropped)
+    received_now, processed_now, reasons_now = running.counted()
+    of_camera_info = reasons_now.pop("bad CameraInfo", 0)
+    assert received_now - received == len(sent)
+    assert processed_now - processed == len(completed)
+    assert (reasons_now - reasons).total() == len(dropped)
+    assert of_camera_info > 0
+
+    running.until_as_before(1, before.data)
+    running.counted()
+    memory_now = values(running.diagnosed.newest["memory"])
+    grown_mb = {name: float(memory_now[name]) - float(memory[name]) for name in ("peak resident MB", "open files")}
+    assert grown_mb["peak resident MB"] < LARGEST_GROWTH_KB / 1e3, memory_now
+    assert grown_mb["open files"] <= 0, memory_now
+    assert running.node.end() == 0
+    assert "Traceback" not in running.node.log
+    assert "please report" not in running.node.log
+
+
+def test_an_error_that_nobody_thought_of_is_counted_and_the_node_goes_on(
+    bundle_folder: Path, grid_file: Path, tmp_path: Path
+) -> None:
+    script = Path(failing_node.__file__)
+
+    def launch(graph: Any) -> NodeUnderTest:
+        return start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, script=script)
+
+    running = CameraToVoxels(launch)
+    try:
+        running.start(CAMERA)
+        notices = running.graph.collect(String, topics.DROPPED.replace("~", running.output), 100)
+        diagnosed = Diagnosed(running.graph, running.node)
+        faulty = running.make_image(some_image(1), 10 * SECOND_NS, failing_node.FAULTY)
+
+        def told() -> bool:
+            running.images.publish(faulty)
+            running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, failing_node.FAULTY))
+            return running.graph.until(lambda: bool(notices), 0.5)
+
+        assert running.graph.until(told), running.node.log
+        assert read_drop_notice(notices[0].data) == (10 * SECOND_NS, failing_node.FAULTY, "internal error")
+        status = diagnosed.until("inference", ERROR, "internal error", "report internal errors")
+        assert status.message
+        assert "ZeroDivisionError: nobody thought of it; please report this" in running.node.log
+        running.until_logged("in arrived", lambda: running.camera_infos.publish(faulty_info()))  # where it was
+        running.answer(running.make_image(some_image(1), 20 * SECOND_NS, FRAME))
+        assert running.node.end() == 0
+    finally:
+        running.close()
+
+
+def faulty_info() -> Any:
+    return messages.camera_info_message(CAMERA, 0, failing_node.FAULTY)
