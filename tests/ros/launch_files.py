@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import ItemsView, KeysView, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH = REPOSITORY / "launch"
+SUBSTITUTIONS = ("LaunchConfiguration", "PathJoinSubstitution", "FindPackageShare")
 
 
 class Recorded:
@@ -75,6 +76,21 @@ class LaunchFile:
         (opaque,) = self.of_kind("OpaqueFunction")
         found: list[Recorded] = opaque.settings["function"](self.context(**given))
         return found
+
+
+def as_text(value: Any, context: Mapping[str, str]) -> Any:
+    """All that an entity, or a setting of one, was made with, in a form that can be compared; RViz files are read."""
+    if isinstance(value, Recorded) and value.kind in SUBSTITUTIONS:
+        return value.perform(context)
+    if isinstance(value, Recorded):
+        return value.kind, as_text(value.arguments, context), as_text(value.settings, context)
+    if isinstance(value, Mapping):
+        return [(name, as_text(part, context)) for name, part in value.items()]
+    if isinstance(value, list | tuple | KeysView | ItemsView):
+        return [as_text(part, context) for part in value]
+    if isinstance(value, str) and value.endswith(".rviz") and Path(value).is_file():
+        return Path(value).read_text(encoding="utf-8")
+    return value
 
 
 def resolved(value: Any, context: Mapping[str, str]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -26,8 +25,8 @@ from scene_completion_ros.ros.replay_launch import recorded_camera  # noqa: E402
 from scene_completion_ros.ros.rviz_config import LIVE, Shown, adapted  # noqa: E402
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence  # noqa: E402
 from scene_completion_ros.voxel_cloud import cloud_array_from_message  # noqa: E402
-from tests.ros.graph import REPOSITORY, NodeUnderTest  # noqa: E402
-from tests.ros.launch_files import LAUNCH, LaunchFile, launch_can_run, node_arguments  # noqa: E402
+from tests.ros.graph import REPOSITORY, NodeUnderTest, with_this_checkout  # noqa: E402
+from tests.ros.launch_files import LaunchFile, node_arguments  # noqa: E402
 from tests.ros.test_replay import CAMERA, FRAME, START_NS, STEP_NS, rough_image, write_bag  # noqa: E402
 
 FRAMES = 3
@@ -129,9 +128,8 @@ def test_node_and_player_as_launched_complete_and_score_every_image(
     arguments = node_arguments(node, replay.context(**given))
     running = NodeUnderTest(["-m", "scene_completion_ros.ros.node", *arguments], tmp_path / "node.log")
     try:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(
-            player.settings["cmd"], env=environment, timeout=240, capture_output=True, text=True, check=False
+            player.settings["cmd"], env=with_this_checkout(), timeout=240, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{done.stderr}\n{running.log}"
         assert running.end() == 0
@@ -154,22 +152,3 @@ def test_a_recording_without_calibration_is_refused(tmp_path: Path) -> None:
     write_bag(tmp_path / "drive", frames=1, camera_info=False)
     with pytest.raises(BagError, match="camera_info_topic"):
         recorded_camera(tmp_path / "drive")
-
-
-@pytest.mark.skipif(not launch_can_run(), reason="launch and launch_ros are not installed, or not this package")
-def test_launch_plays_a_recording(tmp_path: Path, bundle_folder: Path) -> None:
-    from launch import LaunchDescription, LaunchService
-    from launch.actions import IncludeLaunchDescription
-    from launch.launch_description_sources import PythonLaunchDescriptionSource
-
-    write_bag(tmp_path / "drive", frames=FRAMES)
-    arguments = {"bag": tmp_path / "drive", "bundle": bundle_folder, "output": tmp_path / "out"}
-    included = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(LAUNCH / "replay.launch.py")),
-        launch_arguments=[(name, str(value)) for name, value in arguments.items()],
-    )
-    service = LaunchService()
-    service.include_launch_description(LaunchDescription([included]))
-    assert service.run() == 0
-    statistics = json.loads((tmp_path / "out" / "statistics.json").read_text(encoding="utf-8"))
-    assert (statistics["frames_in"], statistics["frames_out"]) == (FRAMES, FRAMES)
