@@ -33,7 +33,8 @@ def tables() -> str:
         default = "empty" if parameter.default == "" else f"`{json.dumps(parameter.default)}`".replace('"', "")
         change = "live" if parameter.live else ""
         parameters.append(_row(f"`{parameter.name}`", default, change, _first_sentence(parameter.meaning)))
-    managed = ", ".join(f"`{spec.name}`" for spec in (*TOPICS, *SERVICES) if not spec.meaning)
+    common = [spec.name for spec in TOPICS if not spec.meaning] + [spec.name for spec in SERVICES if not spec.meaning]
+    managed = ", ".join(f"`{name}`" for name in common)
     return "\n".join(
         (
             *topics,

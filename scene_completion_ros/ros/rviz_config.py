@@ -116,32 +116,34 @@ def _adapted_displays(display: dict[str, Any], shown: Shown) -> Iterator[dict[st
         display = {**display, "Plane": "XY", "Offset": {"X": 0, "Y": 0, "Z": 0}}
     if display.get("Style") == "Boxes":
         display = {**display, "Size (m)": shown.voxel_size}
-    topic = display["Topic"]["Value"] if "Topic" in display else ""
-    for_camera = {
-        f"/{IMAGE}": (lambda name: shown.image_topics[name], not shown.compressed),
-        f"/{IMAGE}/compressed": (lambda name: f"{shown.image_topics[name]}/compressed", shown.compressed),
-        _public(depth_topics()[0]): (lambda name: _of(depth_topics(name)[0], shown), display["Enabled"]),
-    }
-    if topic not in for_camera:
-        yield _with_topic(display, topic.replace(f"/{NODE_NAME}/", f"{shown.node}/", 1)) if topic else display
+    if "Topic" not in display:
+        yield display
         return
-    topic_of, enabled = for_camera[topic]
-    for name in shown.image_topics:
-        title = f"{display['Name']} {name}".strip()
-        yield _with_topic({**display, "Name": title, "Enabled": enabled, "Value": enabled}, topic_of(name))
+    topic = display["Topic"]["Value"]
+    of_camera = _topics_of_cameras(topic, shown)
+    if of_camera is None:
+        yield _with_topic(display, topic.replace(f"/{NODE_NAME}/", f"{shown.node}/", 1))
+        return
+    enabled = display["Enabled"]
+    if topic.startswith(f"/{IMAGE}"):
+        enabled = shown.compressed == topic.endswith("/compressed")
+    for camera, its_topic in of_camera.items():
+        name = f"{display['Name']} {camera}".strip()
+        yield _with_topic({**display, "Name": name, "Enabled": enabled, "Value": enabled}, its_topic)
+
+
+def _topics_of_cameras(topic: str, shown: Shown) -> dict[str, str] | None:
+    """What a topic of the shipped configuration is for each camera; None where it is one for all of them."""
+    if topic in (f"/{IMAGE}", f"/{IMAGE}/compressed"):
+        transport = topic.removeprefix(f"/{IMAGE}")
+        return {camera: f"{image}{transport}" for camera, image in shown.image_topics.items()}
+    if topic == depth_topics()[0].replace("~", f"/{NODE_NAME}"):
+        return {camera: depth_topics(camera)[0].replace("~", shown.node) for camera in shown.image_topics}
+    return None
 
 
 def _with_topic(display: dict[str, Any], topic: str) -> dict[str, Any]:
     return {**display, "Topic": {**display["Topic"], "Value": topic}}
-
-
-def _public(topic: str) -> str:
-    """A private topic of the node as the shipped configuration has it."""
-    return topic.replace("~", f"/{NODE_NAME}")
-
-
-def _of(topic: str, shown: Shown) -> str:
-    return topic.replace("~", shown.node)
 
 
 def _named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
