@@ -1,21 +1,16 @@
 """Play a recording through the completion node, with its time on /clock, and RViz beside it if wanted."""
 
-import os
-
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable, Shutdown
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from scene_completion_ros.ros.dds import OLD_PROFILE_VARIABLE, PROFILE_VARIABLE, use_shipped_profile
-from scene_completion_ros.ros.replay_launch import (
-    full_node_name,
-    node_parameters,
-    player_command,
-    recorded_camera,
-)
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.ros.dds import missing_profile
+from scene_completion_ros.ros.launch_settings import full_node_name, rviz_arguments
+from scene_completion_ros.ros.replay_launch import node_parameters, player_command, recorded_camera
+from scene_completion_ros.ros.rviz_config import Shown, is_optical
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME
 
 PACKAGE = "scene_completion_ros"
@@ -39,6 +34,11 @@ ARGUMENTS = {
     "output": ("replay", "Folder for voxels, report and scores; there must be no recording in it"),
     "ground_truth": ("", "Folder to score voxels and depth against"),
     "ground_truth_offset": ("", "Seconds added to the stamps of that folder"),
+    "rviz": ("false", "Start RViz as well"),
+    "rviz_config": (
+        "",
+        "Configuration of RViz, as it is; empty: the shipped one, with the recording's topics",
+    ),
     "fixed_frame": ("", "Fixed frame of RViz; empty takes the frame of the images"),
 }
 
@@ -47,7 +47,6 @@ def processes(context: LaunchContext) -> list[Node | ExecuteProcess]:
     """Node, player and RViz for what the recording holds."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     camera = recorded_camera(given["bag"], given["image_topic"], given["camera_info_topic"])
-    name = full_node_name(given["namespace"])
     node = Node(
         package=PACKAGE,
         executable="scene_completion_node",
@@ -65,20 +64,24 @@ def processes(context: LaunchContext) -> list[Node | ExecuteProcess]:
         output="screen",
         on_exit=Shutdown(reason="the recording has been played"),
     )
-    config = PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "scene_completion.rviz"])
+    if given["rviz"] != "true":
+        return [node, player]
+    frame = given["fixed_frame"] or camera.frame_id
+    shown = Shown(
+        fixed_frame=frame,
+        optical=frame == camera.frame_id or is_optical(frame),
+        node=full_node_name(given["namespace"]),
+        image_topics={"": camera.image_topic},
+        compressed=camera.image_transport == "compressed",
+        **({"voxel_size": read_grid(given["grid"])[0].voxel_size} if given["grid"] else {}),
+    )
     rviz = Node(
         package="rviz2",
         executable="rviz2",
         name="scene_completion_rviz",
         output="screen",
-        arguments=["-d", config, "-f", given["fixed_frame"] or camera.frame_id],
+        arguments=rviz_arguments(given["rviz_config"], FindPackageShare(PACKAGE).perform(context), shown),
         parameters=[{"use_sim_time": True}],
-        remappings=[
-            (f"/{IMAGE}", camera.image_topic),
-            (f"/{NODE_NAME}/voxels", f"{name}/voxels"),
-            (f"/{NODE_NAME}/depth/image", f"{name}/depth/image"),
-        ],
-        condition=IfCondition(LaunchConfiguration("rviz")),
     )
     return [node, player, rviz]
 
@@ -86,7 +89,12 @@ def processes(context: LaunchContext) -> list[Node | ExecuteProcess]:
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments and the processes."""
     arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=description)
+        DeclareLaunchArgument(
+            name,
+            default_value=default,
+            description=description,
+            choices=["true", "false"] if name == "rviz" else None,
+        )
         for name, (default, description) in ARGUMENTS.items()
     ]
     arguments += [
@@ -96,17 +104,11 @@ def generate_launch_description() -> LaunchDescription:
             description="Parameters of the node",
         ),
         DeclareLaunchArgument(
-            "rviz", default_value="false", choices=["true", "false"], description="Start RViz as well"
-        ),
-        DeclareLaunchArgument(
             "log_level",
             default_value="info",
             description="debug, info, warn or error",
             choices=["debug", "info", "warn", "error"],
         ),
     ]
-    profile: dict[str, str] = {}
-    if not (os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE)):
-        use_shipped_profile(profile)
-    environment = [SetEnvironmentVariable(name, value) for name, value in profile.items()]
+    environment = [SetEnvironmentVariable(name, value) for name, value in missing_profile().items()]
     return LaunchDescription([*arguments, *environment, OpaqueFunction(function=processes)])

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.colours import STATE_COLOURS, STATE_NAMES
+from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import (
-    Picture,
     beside_map,
     class_legend,
     encode_picture,

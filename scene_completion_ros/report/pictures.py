@@ -23,29 +23,26 @@ from scene_completion_ros.report.colours import (
     height_colours,
     voxel_colours,
 )
+from scene_completion_ros.report.map_axes import (
+    FONT,
+    INK,
+    MARGIN,
+    TEXT_SCALE,
+    MapScale,
+    Picture,
+    draw_axes,
+    draw_camera,
+    draw_text,
+    map_picture,
+)
 from scene_completion_ros.report.rays import voxel_rays
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 
-Picture = NDArray[np.uint8]  # RGB [H, W, 3]
-
-_INK = (40, 40, 40)
 _FRAME = (150, 150, 150)
-_TEXT_SCALE = 0.42
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _PANEL_WIDTH, _GAP = 640, 12  # pixels: of the pictures on the left of a panel, between pictures
-_MARGIN = 46  # pixels around the map for tick labels
 _NO_VOXEL = (225, 225, 225)
 _FACE_LIGHT = np.array([0.7, 0.85, 1.0])  # of faces across x, y and z
 _GROUND_CLEARANCE = 0.3  # LiDAR returns closer to the ground would hide the voxels; metres
-
-
-def _text(
-    picture: Picture, words: str, at: tuple[int, int], *, scale: float = _TEXT_SCALE, centred: bool = False
-) -> None:
-    if centred:
-        (width, _), _ = cv2.getTextSize(words, _FONT, scale, 1)
-        at = (at[0] - width // 2, at[1])
-    cv2.putText(picture, words, at, _FONT, scale, _INK, 1, cv2.LINE_AA)
 
 
 def fit_width(picture: Picture, width: int, interpolation: int = cv2.INTER_AREA) -> Picture:
@@ -87,8 +84,8 @@ def _scale_bar(colours: NDArray[np.uint8], ticks: Mapping[int, float]) -> Pictur
     bar[4:16, 20:-20] = colours
     for metres, fraction in ticks.items():
         column = 20 + round(fraction * (length - 1))
-        cv2.line(bar, (column, 16), (column, 19), _INK, 1)
-        _text(bar, f"{metres} m", (column, 31), scale=0.38, centred=True)
+        cv2.line(bar, (column, 16), (column, 19), INK, 1)
+        draw_text(bar, f"{metres} m", (column, 31), scale=0.38, centred=True)
     return bar
 
 
@@ -99,20 +96,9 @@ def height_legend(width: int) -> Picture:
     return _scale_bar(height_colours(np.linspace(low, high, width - 40)), ticks)
 
 
-class _MapScale:
-    """Pixel of a point on the ground: x (forward) points up in the picture, y (left) points left."""
-
-    def __init__(self, voxels: SemanticVoxels, cell: int) -> None:
-        grid = voxels.grid
-        self.pixels_per_metre = cell / grid.voxel_size
-        self.x_range = (grid.origin[0], grid.origin[0] + grid.shape[0] * grid.voxel_size)
-        self.y_range = (grid.origin[1], grid.origin[1] + grid.shape[1] * grid.voxel_size)
-        self.size = (grid.shape[0] * cell, grid.shape[1] * cell)  # rows, columns of the map
-
-    def pixel(self, x: float, y: float) -> tuple[int, int]:
-        column = _MARGIN + (self.y_range[1] - y) * self.pixels_per_metre
-        row = _MARGIN + (self.x_range[1] - x) * self.pixels_per_metre
-        return int(np.clip(round(column), -20000, 20000)), int(np.clip(round(row), -20000, 20000))
+def _scale_of(voxels: SemanticVoxels, pixels: int) -> MapScale:
+    grid = voxels.grid
+    return MapScale((grid.origin[0], grid.origin[1]), (grid.shape[0], grid.shape[1]), grid.voxel_size, pixels)
 
 
 def _map_cells(voxels: SemanticVoxels) -> Picture:
@@ -129,61 +115,6 @@ def _map_cells(voxels: SemanticVoxels) -> Picture:
     return cells
 
 
-def _tick_values(low: float, high: float, step: float) -> list[float]:
-    return [step * i for i in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
-
-
-def _draw_axes(picture: Picture, scale: _MapScale) -> None:
-    longest = max(scale.x_range[1] - scale.x_range[0], scale.y_range[1] - scale.y_range[0])
-    step = next((step for step in (1.0, 2.0, 5.0, 10.0, 20.0, 50.0) if longest / step <= 12), 100.0)
-    top_left, bottom_right = (
-        scale.pixel(scale.x_range[1], scale.y_range[1]),
-        scale.pixel(scale.x_range[0], scale.y_range[0]),
-    )
-    grid_lines = picture.copy()
-    for x in _tick_values(*scale.x_range, step):
-        row = scale.pixel(x, 0.0)[1]
-        cv2.line(grid_lines, (top_left[0], row), (bottom_right[0], row), (150, 150, 150), 1)
-        cv2.line(picture, (top_left[0] - 5, row), (top_left[0], row), _INK, 1)
-        _text(picture, f"{x:g}", (top_left[0] - 22, row + 4), centred=True)
-    for y in _tick_values(*scale.y_range, step):
-        column = scale.pixel(0.0, y)[0]
-        cv2.line(grid_lines, (column, top_left[1]), (column, bottom_right[1]), (150, 150, 150), 1)
-        cv2.line(picture, (column, bottom_right[1]), (column, bottom_right[1] + 5), _INK, 1)
-        _text(picture, f"{y:g}", (column, bottom_right[1] + 19), centred=True)
-    inside = (slice(top_left[1], bottom_right[1]), slice(top_left[0], bottom_right[0]))
-    cv2.addWeighted(grid_lines[inside], 0.35, picture[inside].copy(), 0.65, 0.0, dst=grid_lines[inside])
-    picture[inside] = grid_lines[inside]
-    cv2.rectangle(picture, top_left, (bottom_right[0] - 1, bottom_right[1] - 1), _INK, 1)
-    _text(picture, "x forward [m]", (8, _MARGIN - 14))
-    _text(picture, "y left [m]", ((top_left[0] + bottom_right[0]) // 2, bottom_right[1] + 37), centred=True)
-
-
-def _draw_camera(picture: Picture, scale: _MapScale, voxels: SemanticVoxels, camera: Camera | None) -> None:
-    """The camera's place and, where its intrinsics are known, the left and right edges of its view."""
-    position = voxels.grid_from_camera.translation
-    at = scale.pixel(float(position[0]), float(position[1]))
-    if camera is not None:
-        row = 0.5 * (camera.height - 1)
-        edges = camera.unproject(np.array([[-0.5, row], [camera.width - 0.5, row]]))
-        for ray in np.asarray(edges, dtype=np.float64) @ voxels.grid_from_camera.rotation.T:
-            horizontal = math.hypot(float(ray[0]), float(ray[1]))
-            if horizontal < 1e-6:
-                continue
-            end = position[:2] + ray[:2] / horizontal * 200.0
-            frame = (_MARGIN, _MARGIN, scale.size[1], scale.size[0])
-            visible, first, last = cv2.clipLine(frame, at, scale.pixel(float(end[0]), float(end[1])))
-            if visible:
-                cv2.line(picture, first, last, (200, 30, 30), 1, cv2.LINE_AA)
-    forward = voxels.grid_from_camera.rotation @ np.array([0.0, 0.0, 1.0])
-    heading = math.atan2(float(forward[1]), float(forward[0]))
-    corners = [
-        scale.pixel(float(position[0]) + r * math.cos(heading + a), float(position[1]) + r * math.sin(heading + a))
-        for r, a in ((1.4, 0.0), (1.0, 2.5), (1.0, -2.5))
-    ]
-    cv2.fillPoly(picture, [np.asarray(corners, dtype=np.int32)], (200, 30, 30), cv2.LINE_AA)
-
-
 def _above_ground(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which points [N, 3] lie clearly above the lowest point of their square metre: walls and cars, not the road."""
     cell = np.floor(points[:, :2]).astype(np.int64)
@@ -194,15 +125,15 @@ def _above_ground(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(points[:, 2] > lowest[owner] + _GROUND_CLEARANCE)
 
 
-def _draw_lidar(picture: Picture, scale: _MapScale, lidar_grid: NDArray[np.float32]) -> None:
+def _draw_lidar(picture: Picture, scale: MapScale, lidar_grid: NDArray[np.float32]) -> None:
     points = np.asarray(lidar_grid, dtype=np.float64).reshape(-1, 3)
     inside = np.isfinite(points).all(axis=1)
     for axis, (low, high) in enumerate((scale.x_range, scale.y_range)):
         inside &= (points[:, axis] > low) & (points[:, axis] < high)
     points = points[inside]
     points = points[_above_ground(points)]
-    columns = _MARGIN + (scale.y_range[1] - points[:, 1]) * scale.pixels_per_metre
-    rows = _MARGIN + (scale.x_range[1] - points[:, 0]) * scale.pixels_per_metre
+    columns = MARGIN + (scale.y_range[1] - points[:, 1]) * scale.pixels_per_metre
+    rows = MARGIN + (scale.x_range[1] - points[:, 0]) * scale.pixels_per_metre
     for down in (0, 1):  # two by two pixels a point
         for right in (0, 1):
             picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
@@ -224,14 +155,11 @@ def birds_eye_view(
     Returns:
         RGB picture.
     """
-    cell = max(1, (height - 2 * _MARGIN) // max(voxels.grid.shape[:2]))
-    scale = _MapScale(voxels, cell)
-    rows, columns = scale.size
-    picture = np.full((rows + 2 * _MARGIN, columns + 2 * _MARGIN, 3), 255, dtype=np.uint8)
-    cells = _map_cells(voxels)[::-1, ::-1]  # first row: farthest ahead; first column: farthest left
-    picture[_MARGIN : _MARGIN + rows, _MARGIN : _MARGIN + columns] = np.kron(cells, np.ones((cell, cell, 1), np.uint8))
-    _draw_axes(picture, scale)
-    _draw_camera(picture, scale, voxels, camera)
+    cell = max(1, (height - 2 * MARGIN) // max(voxels.grid.shape[:2]))
+    scale = _scale_of(voxels, cell)
+    picture = map_picture(_map_cells(voxels), scale)
+    draw_axes(picture, scale)
+    draw_camera(picture, scale, voxels.grid_from_camera, camera)
     return picture
 
 
@@ -247,7 +175,7 @@ def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[n
         RGB picture, a new one.
     """
     picture = birds_eye.copy()
-    _draw_lidar(picture, _MapScale(voxels, (len(picture) - 2 * _MARGIN) // voxels.grid.shape[0]), lidar_grid)
+    _draw_lidar(picture, _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0]), lidar_grid)
     return picture
 
 
@@ -308,7 +236,7 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
     drawable = [name.encode("ascii", "replace").decode() for name in class_names]
     places, column, row = [], 0, 0
     for name in drawable:
-        (needed, _), _ = cv2.getTextSize(name, _FONT, _TEXT_SCALE, 1)
+        (needed, _), _ = cv2.getTextSize(name, FONT, TEXT_SCALE, 1)
         needed += side + 6
         if column and column + needed > width:
             column, row = 0, row + 1
@@ -319,7 +247,7 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
         corners = (x, y + 4), (x + side, y + 4 + side)
         cv2.rectangle(picture, *corners, tuple(map(int, colour)), cv2.FILLED)
         cv2.rectangle(picture, *corners, _FRAME, 1)
-        _text(picture, name, (x + side + 6, y + 15))
+        draw_text(picture, name, (x + side + 6, y + 15))
     return picture
 
 
@@ -340,10 +268,10 @@ def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title
     column = _GAP + (width + _GAP if left else 0)
     picture = np.full((height, column + birds_eye.shape[1] + _GAP, 3), 255, dtype=np.uint8)
     if title:
-        _text(picture, title, (_GAP, 22), scale=0.55)
+        draw_text(picture, title, (_GAP, 22), scale=0.55)
     row = heading
     for name, tile in left:
-        _text(picture, name, (_GAP, row + 14), scale=0.45)
+        draw_text(picture, name, (_GAP, row + 14), scale=0.45)
         picture[row + 20 : row + 20 + tile.shape[0], _GAP : _GAP + width] = tile
         row += tile.shape[0] + 24
     picture[heading : heading + birds_eye.shape[0], column : column + birds_eye.shape[1]] = birds_eye

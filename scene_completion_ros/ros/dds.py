@@ -45,3 +45,11 @@ def use_shipped_profile(environment: MutableMapping[str, str] | None = None) -> 
     if not chosen:
         chosen = variables[profile_variable()] = str(profile_path())
     return chosen == str(profile_path())
+
+
+def missing_profile() -> dict[str, str]:
+    """The variable that chooses the shipped profile for processes yet to be started; none where the user chose one."""
+    variables: dict[str, str] = {}
+    if not (os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE)):
+        use_shipped_profile(variables)
+    return variables

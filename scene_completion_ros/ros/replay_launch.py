@@ -9,8 +9,9 @@ from pathlib import Path
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError
+from scene_completion_ros.ros.launch_settings import full_node_name
 from scene_completion_ros.ros.playback import base_name
-from scene_completion_ros.ros.topics import CAMERA_INFO, NODE_NAME
+from scene_completion_ros.ros.topics import CAMERA_INFO
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 PASSED_ON = ("bundle", "grid", "rate", "loop", "clock", "output", "ground_truth", "ground_truth_offset")
@@ -70,12 +71,6 @@ def recorded_camera(bag: str | Path, image_topic: str = "", camera_info_topic: s
             frame_id=str(first.header.frame_id),
             rectified="image_rect" in topic,
         )
-
-
-def full_node_name(namespace: str) -> str:
-    """Full name of the completion node in a namespace, which may be empty."""
-    inner = namespace.strip("/")
-    return f"/{inner}/{NODE_NAME}" if inner else f"/{NODE_NAME}"
 
 
 def node_parameters(camera: RecordedCamera, bundle: str, grid: str = "") -> dict[str, str | bool]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from scene_completion_ros.ros import dds
 from tests.inference.small_bundle import make_small_bundle
+from tests.ros.launch_files import LAUNCH, LaunchFile
 
 _modules = itertools.count()
 
@@ -49,3 +50,9 @@ def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoding="utf-8",
     )
     return path
+
+
+@pytest.fixture
+def launch_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LaunchFile]:
+    """Reads a launch file of the package, by its name, without `launch`."""
+    return lambda name: LaunchFile(LAUNCH / name, monkeypatch)

@@ -90,18 +90,23 @@ class Graph:
         return answer.result()
 
 
+def with_this_checkout() -> dict[str, str]:
+    """The environment with this checkout before whatever is on the path, such as a sourced distribution."""
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 class NodeUnderTest:
     """A node in its own process; everything it prints goes to a file."""
 
     def __init__(self, command: Sequence[str], log_file: Path) -> None:
         self._log_file = log_file
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         with log_file.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=with_this_checkout(),
                 # Started in the background, pytest ignores SIGINT, and its children would inherit that.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )

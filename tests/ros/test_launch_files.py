@@ -1,161 +1,150 @@
-"""The launch file and the RViz configuration, as far as they can be checked without ROS 2's launch and RViz."""
+"""The launch files, as far as they can be checked without ROS 2's launch; `test_launch_runs` runs them where it is."""
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-import sys
+import os
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from scene_completion_ros.ros import topics
+from scene_completion_ros.commands.demo import DEMO_DRIVE
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.launch_settings import full_node_name
 from scene_completion_ros.ros.parameters import SCHEMA
+from scene_completion_ros.ros.rviz_config import LIVE, Shown, adapted
+from tests.ros.launch_files import LAUNCH, REPOSITORY, LaunchFile, as_text, resolved
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-LAUNCH_FILE = REPOSITORY / "launch" / "scene_completion.launch.py"
-ARGUMENTS = {
-    "image_topic",
-    "camera_info_topic",
-    "params_file",
-    "image_transport",
-    "autostart",
-    "namespace",
-    "rviz",
-    "fixed_frame",
-    "log_level",
-}
+NAMES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
+SHARED = {"namespace", "params_file", "bundle", "bag", "rviz", "rviz_config", "fixed_frame", "log_level"}
 
 
-def _spec(name: str) -> Any:
-    """The spec of a real package: the folder `launch/` of a checkout looks like one as well."""
-    spec = importlib.util.find_spec(name)
-    return spec if spec is not None and spec.origin is not None else None
+@pytest.fixture
+def live(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
+    return launch_file("scene_completion.launch.py")
 
 
-def _calls(name: str) -> list[ast.Call]:
-    tree = ast.parse(LAUNCH_FILE.read_text(encoding="utf-8"))
-    return [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
-    ]
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_is_described_and_allows_what_the_node_allows(
+    name: str, launch_file: Callable[[str], LaunchFile]
+) -> None:
+    declared = launch_file(name).declared()
+    assert set(declared) >= SHARED
+    parameters = {spec.name: spec for spec in SCHEMA}
+    for argument, settings in declared.items():
+        assert settings["description"], argument
+        if argument in parameters and parameters[argument].choices:
+            assert settings["choices"] == ["", *parameters[argument].choices]
+        if argument in parameters and parameters[argument].type_name == "boolean":
+            assert settings["choices"] == ["", "true", "false"]
 
 
-def _first_text(call: ast.Call) -> str:
-    argument = call.args[0]
-    assert isinstance(argument, ast.Constant)
-    return str(argument.value)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_changes_what_is_started(
+    name: str, launch_file: Callable[[str], LaunchFile], grid_file: Path
+) -> None:
+    file = launch_file(name)
+    base = {"bag": str(DEMO_DRIVE), "rviz": "true"}
+    others = {
+        "rviz": "false",
+        "use_sim_time": "false",
+        "cameras": "north, south",
+        "image_topics": "/{camera}/other",
+        "camera_info_topics": "/{camera}/other",
+        "fuse": "false",
+        "grid": str(grid_file),
+        "grid_file": str(grid_file),
+    }
+
+    def outcome(**given: str) -> Any:
+        try:
+            return [as_text(entity, file.context(**given)) for entity in file.started(**given)]
+        except SceneCompletionError as error:  # such as a bag or a topic that is not there
+            return str(error)
+
+    before = outcome(**base)
+    assert not isinstance(before, str)
+    assert outcome(**base) == before
+    for argument, settings in file.declared().items():
+        choices = [choice for choice in settings.get("choices") or [] if choice not in ("", settings["default_value"])]
+        other = others.get(argument, choices[0] if choices else "other")
+        assert outcome(**{**base, argument: other}) != before, argument
 
 
-def test_every_launch_argument_is_declared_and_used() -> None:
-    declared = {_first_text(call) for call in _calls("DeclareLaunchArgument")}
-    used = {_first_text(call) for call in _calls("LaunchConfiguration")}
-    assert declared == used == ARGUMENTS
-
-
-@pytest.mark.skipif(
-    _spec("launch") is None or _spec("launch_ros") is None, reason="launch and launch_ros are not installed"
-)
-def test_launch_description_can_be_made() -> None:
-    spec = importlib.util.spec_from_file_location("scene_completion_launch", LAUNCH_FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    description = module.generate_launch_description()
-    assert {argument.name for argument in description.get_launch_arguments()} == ARGUMENTS
-
-
-class Recorded:
-    """Stands in for any class of launch and launch_ros: keeps what it was made with."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        self.arguments, self.settings = arguments, settings
-
-    def perform(self, context: dict[str, str]) -> str:
-        return context[self.arguments[0]]
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("chosen", ["", "/my/own.xml"])
+def test_the_profile_is_chosen_only_where_the_user_chose_none(
+    name: str, chosen: str, launch_file: Callable[[str], LaunchFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in (dds.PROFILE_VARIABLE, dds.OLD_PROFILE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    if chosen:
+        monkeypatch.setenv(dds.OLD_PROFILE_VARIABLE, chosen)
+    before = dict(os.environ)
+    found = {entity.arguments for entity in launch_file(name).of_kind("SetEnvironmentVariable")}
+    assert found == (set() if chosen else {(dds.profile_variable(), str(dds.profile_path()))})
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(
     ("given", "overrides"),
     [
-        ({}, []),
-        ({"image_transport": "raw"}, [{"image_transport": "raw"}]),
-        ({"image_transport": "compressed"}, [{"image_transport": "compressed"}]),
-        ({"autostart": "false"}, [{"autostart": False}]),
-        ({"image_transport": "raw", "autostart": "true"}, [{"image_transport": "raw"}, {"autostart": True}]),
+        ({}, {}),
+        ({"image_transport": "raw"}, {"image_transport": "raw"}),
+        ({"image_transport": "compressed"}, {"image_transport": "compressed"}),
+        ({"autostart": "false"}, {"autostart": False}),
+        ({"autostart": "true", "bundle": "/my/bundle"}, {"autostart": True, "bundle": "/my/bundle"}),
+        ({"use_sim_time": "true"}, {"use_sim_time": True}),
+        ({"use_sim_time": "false", "bag": "drive"}, {"use_sim_time": False}),
+        ({"bag": "drive"}, {"use_sim_time": True}),
     ],
 )
-def test_launch_overrides_the_parameter_file_only_with_what_was_given(
-    given: dict[str, str], overrides: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_the_parameter_file_is_overridden_only_with_what_was_given(
+    live: LaunchFile, given: dict[str, str], overrides: dict[str, Any]
 ) -> None:
-    tree = ast.parse(LAUNCH_FILE.read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("launch"):
-            for name in (node.module, node.module.split(".")[0]):
-                if not isinstance(sys.modules.get(name), SimpleNamespace):
-                    monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))  # type: ignore[arg-type]
-            for alias in node.names:
-                setattr(sys.modules[node.module], alias.name, type(alias.name, (Recorded,), {}))
-    module: dict[str, Any] = {"__name__": "launch_file"}
-    exec(compile(tree, str(LAUNCH_FILE), "exec"), module)  # noqa: S102 - our own file
-    (description,) = module["generate_launch_description"]().arguments
-    declared = {
-        entity.arguments[0]: entity.settings
-        for entity in description
-        if type(entity).__name__ == "DeclareLaunchArgument"
-    }
-    assert declared["image_transport"]["default_value"] == declared["autostart"]["default_value"] == ""
-    assert declared["autostart"]["choices"] == ["", "true", "false"]
-    (of_node,) = (spec for spec in SCHEMA if spec.name == "image_transport")
-    assert declared["image_transport"]["choices"] == ["", *of_node.choices]
-    (opaque,) = (entity for entity in description if type(entity).__name__ == "OpaqueFunction")
-    (node,) = opaque.settings["function"]({"image_transport": "", "autostart": "", **given})
-    parameter_file, *others = node.settings["parameters"]
-    assert parameter_file.arguments == ("params_file",)
-    assert others == overrides
+    node, *_ = live.started(**given)
+    file, *others = node.settings["parameters"]
+    assert resolved(file, live.context(**given)) == str(REPOSITORY / "config" / "scene_completion.yaml")
+    assert others == ([overrides] if overrides else [])
 
 
-@pytest.fixture(scope="module")
-def rviz() -> dict[str, Any]:
-    text = (REPOSITORY / "config" / "scene_completion.rviz").read_text(encoding="utf-8")
-    manager = yaml.safe_load(text)["Visualization Manager"]
-    assert isinstance(manager, dict)
-    return manager
+def test_topics_namespace_and_log_level_reach_the_node(live: LaunchFile) -> None:
+    (node,) = live.started(image_topic="/cam/image", camera_info_topic="/cam/info", namespace="a", log_level="warn")
+    assert node.settings["remappings"] == [("image", "/cam/image"), ("camera_info", "/cam/info")]
+    assert (node.settings["namespace"], node.settings["executable"]) == ("a", "scene_completion_node")
+    assert node.settings["ros_arguments"] == ["--log-level", "warn"]
 
 
-def test_rviz_shows_the_topics_of_the_node(rviz: dict[str, Any]) -> None:
-    shown = {
-        display["Name"]: display["Topic"]["Value"]
-        for display in rviz["Displays"]
-        if isinstance(display.get("Topic"), dict)
-    }
-    resolved = {
-        name: topic.replace("~", f"/{topics.NODE_NAME}")
-        for name, topic in vars(topics).items()
-        if name.isupper() and isinstance(topic, str)
-    }
-    assert shown == {"Voxels": resolved["VOXELS"], "Image": f"/{topics.IMAGE}", "Depth": resolved["DEPTH"]}
+def test_a_recording_is_played_with_its_time(live: LaunchFile) -> None:
+    _, player = live.started(bag="my drive", bag_arguments="--loop --rate 0.5")
+    assert player.kind == "ExecuteProcess"
+    command = ["ros2", "bag", "play", "my drive", "--clock", "--loop", "--rate", "0.5"]
+    assert player.settings["cmd"] == command
 
 
-def test_rviz_draws_voxels_as_coloured_boxes_of_their_size(rviz: dict[str, Any]) -> None:
-    voxels = next(display for display in rviz["Displays"] if display["Name"] == "Voxels")
-    assert voxels["Class"] == "rviz_default_plugins/PointCloud2"
-    assert (voxels["Style"], voxels["Size (m)"], voxels["Color Transformer"]) == ("Boxes", 0.2, "RGB8")
-    assert all(display["Class"].startswith("rviz_default_plugins/") for display in rviz["Displays"])
-    assert rviz["Global Options"]["Fixed Frame"]
+def test_rviz_is_told_what_was_launched(live: LaunchFile) -> None:
+    given = {"rviz": "true", "namespace": "robot", "image_topic": "/cam/image_raw", "image_transport": "compressed"}
+    _, rviz = live.started(**given)
+    flag, config, *frame = rviz.settings["arguments"]
+    assert (flag, frame, rviz.settings["parameters"]) == ("-d", ["-f", "camera_optical_frame"], [])
+    shipped = (REPOSITORY / LIVE).read_text(encoding="utf-8")
+    shown = Shown("camera_optical_frame", True, "/robot/scene_completion", {"": "/cam/image_raw"}, compressed=True)
+    assert Path(config).read_text(encoding="utf-8") == adapted(shipped, shown)
+    _, rviz = live.started(rviz="true", fixed_frame="odom", use_sim_time="true")
+    _, config, *frame = rviz.settings["arguments"]
+    assert frame == ["-f", "odom"]
+    assert rviz.settings["parameters"] == [{"use_sim_time": True}]
+    manager = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == "odom"
+    _, rviz = live.started(rviz="true", rviz_config="/my/own.rviz")
+    assert rviz.settings["arguments"] == ["-d", "/my/own.rviz", "-f", "camera_optical_frame"]
 
 
-def test_launch_file_remaps_every_topic_of_the_rviz_file(rviz: dict[str, Any]) -> None:
-    text = LAUNCH_FILE.read_text(encoding="utf-8")
-    for display in rviz["Displays"]:
-        if isinstance(display.get("Topic"), dict):
-            topic = display["Topic"]["Value"]
-            written = topic.replace(f"/{topics.NODE_NAME}", "/{NODE_NAME}").replace(
-                f"/{topics.IMAGE}", "/{IMAGE}", topic == "/image"
-            )
-            assert f'f"{written}"' in text, topic
+@pytest.mark.parametrize(
+    ("namespace", "name"), [("", "/scene_completion"), ("a", "/a/scene_completion"), ("/a/b/", "/a/b/scene_completion")]
+)
+def test_full_names_of_nodes(namespace: str, name: str) -> None:
+    assert full_node_name(namespace) == name

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,65 +22,23 @@ from scene_completion_ros.errors import BagError  # noqa: E402
 from scene_completion_ros.geometry.grids import read_grid  # noqa: E402
 from scene_completion_ros.geometry.transforms import RigidTransform  # noqa: E402
 from scene_completion_ros.ros.replay_launch import recorded_camera  # noqa: E402
+from scene_completion_ros.ros.rviz_config import LIVE, Shown, adapted  # noqa: E402
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence  # noqa: E402
 from scene_completion_ros.voxel_cloud import cloud_array_from_message  # noqa: E402
-from tests.ros.graph import REPOSITORY, NodeUnderTest  # noqa: E402
+from tests.ros.graph import REPOSITORY, NodeUnderTest, with_this_checkout  # noqa: E402
+from tests.ros.launch_files import LaunchFile, node_arguments  # noqa: E402
 from tests.ros.test_replay import CAMERA, FRAME, START_NS, STEP_NS, rough_image, write_bag  # noqa: E402
 
-LAUNCH_FILE = REPOSITORY / "launch" / "replay.launch.py"
 FRAMES = 3
 
 
-class Recorded:
-    """Stands in for any class of launch and launch_ros: keeps what it was made with."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        self.arguments, self.settings = arguments, settings
-
-    def perform(self, context: dict[str, str]) -> str:
-        return context[self.arguments[0]]
-
-
-def resolved(value: Any, context: dict[str, str]) -> Any:
-    """A setting with the launch arguments put in."""
-    return value.perform(context) if type(value).__name__ == "LaunchConfiguration" else value
-
-
 @pytest.fixture
-def entities(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the launch description holds."""
-    tree = ast.parse(LAUNCH_FILE.read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("launch"):
-            for name in (node.module, node.module.split(".")[0]):
-                if not isinstance(sys.modules.get(name), SimpleNamespace):
-                    monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))  # type: ignore[arg-type]
-            for alias in node.names:
-                setattr(sys.modules[node.module], alias.name, type(alias.name, (Recorded,), {}))
-    module: dict[str, Any] = {"__name__": "launch_file"}
-    exec(compile(tree, str(LAUNCH_FILE), "exec"), module)  # noqa: S102 - our own file
-    (found,) = module["generate_launch_description"]().arguments
-    return list(found)
+def replay(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
+    return launch_file("replay.launch.py")
 
 
-def declared(entities: list[Any]) -> dict[str, Any]:
-    """Launch argument -> default."""
-    return {
-        entity.arguments[0]: entity.settings["default_value"]
-        for entity in entities
-        if type(entity).__name__ == "DeclareLaunchArgument"
-    }
-
-
-def started(entities: list[Any], context: dict[str, str]) -> list[Any]:
-    """Node, player and RViz."""
-    (opaque,) = (entity for entity in entities if type(entity).__name__ == "OpaqueFunction")
-    found: list[Any] = opaque.settings["function"](context)
-    return found
-
-
-def test_only_the_recording_has_to_be_named(entities: list[Any]) -> None:
-    defaults = declared(entities)
+def test_only_the_recording_has_to_be_named(replay: LaunchFile) -> None:
+    defaults = {name: settings["default_value"] for name, settings in replay.declared().items()}
     assert [name for name, default in defaults.items() if default is None] == ["bag"]
     assert {"params_file", "rviz", "rate", "loop", "clock", "namespace", "bundle", "ground_truth"} < set(defaults)
     parser = replay_command.argparse.ArgumentParser()
@@ -95,10 +48,10 @@ def test_only_the_recording_has_to_be_named(entities: list[Any]) -> None:
     assert set(passed_on) >= {"bundle", "rate", "loop", "clock", "output", "ground_truth", "also"}
 
 
-def test_what_is_started_follows_the_recording(entities: list[Any], tmp_path: Path) -> None:
+def test_what_is_started_follows_the_recording(replay: LaunchFile, tmp_path: Path, grid_file: Path) -> None:
     write_bag(tmp_path / "drive", frames=1, compressed=True)
-    context = dict.fromkeys(declared(entities), "") | {"bag": str(tmp_path / "drive"), "namespace": "left"}
-    node, player, rviz = started(entities, {**context, "also": "/tf /tf_static", "loop": "3", "clock": "50"})
+    given = {"bag": str(tmp_path / "drive"), "namespace": "left", "also": "/tf /tf_static", "loop": "3", "clock": "50"}
+    node, player, rviz = replay.started(**given, rviz="true", grid=str(grid_file))
     assert node.settings["remappings"] == [("image", "/front/image_raw"), ("camera_info", "/front/camera_info")]
     file, overrides = node.settings["parameters"]
     assert file.arguments == ("params_file",)
@@ -114,8 +67,15 @@ def test_what_is_started_follows_the_recording(entities: list[Any], tmp_path: Pa
     assert (args.node, args.image_topic) == ("/left/scene_completion", "/front/image_raw/compressed")
     assert (args.loop, args.clock, args.rate, args.also) == (3, 50.0, None, ["/tf", "/tf_static"])
     assert type(player.settings["on_exit"]).__name__ == "Shutdown"
-    assert rviz.settings["arguments"][-2:] == ["-f", FRAME]
-    assert ("/scene_completion/voxels", "/left/scene_completion/voxels") in rviz.settings["remappings"]
+    assert rviz.settings["parameters"] == [{"use_sim_time": True}]
+    _, config, *frame = rviz.settings["arguments"]
+    assert frame == ["-f", FRAME]
+    shipped = (REPOSITORY / LIVE).read_text(encoding="utf-8")
+    shown = Shown(FRAME, True, "/left/scene_completion", {"": "/front/image_raw"}, compressed=True, voxel_size=0.2)
+    assert Path(config).read_text(encoding="utf-8") == adapted(shipped, shown)
+    *_, framed = replay.started(**given, rviz="true", fixed_frame="odom", rviz_config="own.rviz")
+    assert framed.settings["arguments"] == ["-d", "own.rviz", "-f", "odom"]
+    assert len(replay.started(**given)) == 2
 
 
 def write_truth(folder: Path, grid_file: Path) -> NDArray[np.bool_]:
@@ -154,29 +114,22 @@ def overlap(bag: Path, grid_file: Path, occupied: NDArray[np.bool_]) -> float:
 
 
 def test_node_and_player_as_launched_complete_and_score_every_image(
-    entities: list[Any], tmp_path: Path, bundle_folder: Path, grid_file: Path
+    replay: LaunchFile, tmp_path: Path, bundle_folder: Path, grid_file: Path
 ) -> None:
     write_bag(tmp_path / "drive", frames=FRAMES)
     occupied = write_truth(tmp_path / "truth", grid_file)
     parameters = tmp_path / "parameters.yaml"
     parameters.write_text("/**:\n  ros__parameters:\n    threads: 1\n", encoding="utf-8")
     output = tmp_path / "out"
-    context = {name: default or "" for name, default in declared(entities).items() if isinstance(default, str | None)}
-    context |= {"bag": str(tmp_path / "drive"), "bundle": str(bundle_folder), "namespace": "launched"}
-    context |= {"grid": str(grid_file), "ground_truth": str(tmp_path / "truth")}
-    context |= {"output": str(output), "params_file": str(parameters), "log_level": "info", "rviz": "false"}
-    node, player, _ = started(entities, context)
-    settings = {name: resolved(value, context) for name, value in node.settings.items()}
-    arguments = ["--ros-args", "-r", f"__ns:=/{settings['namespace']}", "--params-file", str(parameters)]
-    for name, topic in settings["remappings"]:
-        arguments += ["-r", f"{name}:={topic}"]
-    for name, value in settings["parameters"][1].items():
-        arguments += ["-p", f"{name}:={json.dumps(value)}"]
+    given = {"bag": str(tmp_path / "drive"), "bundle": str(bundle_folder), "namespace": "launched"}
+    given |= {"grid": str(grid_file), "ground_truth": str(tmp_path / "truth")}
+    given |= {"output": str(output), "params_file": str(parameters)}
+    node, player = replay.started(**given)
+    arguments = node_arguments(node, replay.context(**given))
     running = NodeUnderTest(["-m", "scene_completion_ros.ros.node", *arguments], tmp_path / "node.log")
     try:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(
-            player.settings["cmd"], env=environment, timeout=240, capture_output=True, text=True, check=False
+            player.settings["cmd"], env=with_this_checkout(), timeout=240, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{done.stderr}\n{running.log}"
         assert running.end() == 0
@@ -199,36 +152,3 @@ def test_a_recording_without_calibration_is_refused(tmp_path: Path) -> None:
     write_bag(tmp_path / "drive", frames=1, camera_info=False)
     with pytest.raises(BagError, match="camera_info_topic"):
         recorded_camera(tmp_path / "drive")
-
-
-def _launch_can_run() -> bool:
-    for name in ("launch", "launch_ros", "ament_index_python"):
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # the folder `launch/` of a checkout looks like a package as well
-            return False
-    from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-
-    try:
-        get_package_share_directory("scene_completion_ros")
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not _launch_can_run(), reason="launch and launch_ros are not installed, or not this package")
-def test_launch_plays_a_recording(tmp_path: Path, bundle_folder: Path) -> None:
-    from launch import LaunchDescription, LaunchService
-    from launch.actions import IncludeLaunchDescription
-    from launch.launch_description_sources import PythonLaunchDescriptionSource
-
-    write_bag(tmp_path / "drive", frames=FRAMES)
-    arguments = {"bag": tmp_path / "drive", "bundle": bundle_folder, "output": tmp_path / "out"}
-    included = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(LAUNCH_FILE)),
-        launch_arguments=[(name, str(value)) for name, value in arguments.items()],
-    )
-    service = LaunchService()
-    service.include_launch_description(LaunchDescription([included]))
-    assert service.run() == 0
-    statistics = json.loads((tmp_path / "out" / "statistics.json").read_text(encoding="utf-8"))
-    assert (statistics["frames_in"], statistics["frames_out"]) == (FRAMES, FRAMES)

@@ -1,4 +1,7 @@
-"""The SROS 2 policy against what the running node has on the graph: nothing is missing, nothing is granted in vain."""
+"""What the running node has on the graph, against the SROS 2 policy and against the table of its topics and services.
+
+Nothing is missing, and nothing is granted or promised in vain.
+"""
 # ruff: noqa: E402
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from tests.ros.rclpy_required import require_rclpy
 require_rclpy()
 
 import pytest
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.interface import SERVICES, TOPICS, TopicSpec
 from tests.ros.graph import REPOSITORY, Graph, NodeUnderTest, start_completion_node
 
 POLICY = REPOSITORY / "config" / "security" / "scene_completion.policy.xml"
@@ -68,16 +73,41 @@ def on_graph(graph: Graph) -> Endpoints:
     }
 
 
-@pytest.fixture(params=list(CONFIGURATIONS))
+def typed_on_graph(graph: Graph) -> dict[tuple[str, str], set[tuple[str, str]]]:
+    """What the running node has, with its types."""
+    return {
+        rule: {
+            (name, type_name)
+            for name, types in getattr(graph.node, question)(topics.NODE_NAME, graph.namespace)
+            for type_name in types
+        }
+        for rule, question in RULES.items()
+    }
+
+
+@pytest.fixture(scope="module", params=list(CONFIGURATIONS))
 def running(
-    request: Any, bundle_folder: Path, grid_file: Path, tmp_path: Path
+    request: Any, bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Graph, NodeUnderTest]]:
     graph = Graph()
     given = [part for value in CONFIGURATIONS[request.param] for part in ("-p", value)]
-    node = start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *given)
-    yield request.param, graph, node
-    graph.close()
-    node.kill()
+    log = tmp_path_factory.mktemp("running") / "log"
+    node = start_completion_node(graph, log, bundle_folder, grid_file, *given)
+    name = topics.NODE_NAME, graph.namespace
+    try:
+        assert graph.until(lambda: name in graph.node.get_node_names_and_namespaces()), node.log
+        yield request.param, graph, node
+    finally:
+        graph.close()
+        node.kill()
+
+
+def there(spec: TopicSpec, configuration: str) -> bool:
+    """Whether a topic is there in a configuration, given what it is only there with."""
+    values = {"image_transport": "raw", "publish_markers": "false", "use_sim_time": "false"}
+    values |= dict(value.split(":=") for value in CONFIGURATIONS[configuration])
+    name, _, needed = spec.only_with.partition(": ")
+    return not name or values[name] == needed
 
 
 def test_the_policy_has_the_form_that_sros2_reads() -> None:
@@ -108,9 +138,43 @@ def test_the_running_node_has_what_the_policy_allows(running: tuple[str, Graph, 
         rule: granted[rule] - {resolved(name, graph.namespace, topics.NODE_NAME) for name in elsewhere.get(rule, set())}
         for rule in RULES
     }
-    name = topics.NODE_NAME, graph.namespace
-    assert graph.until(lambda: name in graph.node.get_node_names_and_namespaces()), node.log
     graph.until(lambda: on_graph(graph) == expected, 45.0)
     graph.spin(1.0)  # what is not allowed may come last
     assert on_graph(graph) == expected, node.log
     assert not expected["services", "request"]  # it asks nobody for anything
+
+
+def test_the_running_node_has_the_topics_and_services_of_the_table(running: tuple[str, Graph, NodeUnderTest]) -> None:
+    configuration, graph, node = running
+    specs = [spec for spec in TOPICS if there(spec, configuration)]
+    expected = {
+        ("topics", "publish"): {(spec.name, spec.type_name) for spec in specs if spec.direction == "out"},
+        ("topics", "subscribe"): {(spec.name, spec.type_name) for spec in specs if spec.direction == "in"},
+        ("services", "reply"): {(spec.name, spec.type_name) for spec in SERVICES},
+        ("services", "request"): set(),
+    }
+    expected = {
+        rule: {(resolved(name, graph.namespace, topics.NODE_NAME), type_name) for name, type_name in endpoints}
+        for rule, endpoints in expected.items()
+    }
+    graph.until(lambda: typed_on_graph(graph) == expected, 45.0)
+    graph.spin(1.0)
+    assert typed_on_graph(graph) == expected, node.log
+
+
+def test_outputs_are_reliable_and_as_latched_as_the_table_says(running: tuple[str, Graph, NodeUnderTest]) -> None:
+    configuration, graph, node = running
+    expected = {spec.name: spec.latched for spec in TOPICS if spec.direction == "out" and there(spec, configuration)}
+
+    def found() -> dict[str, bool]:
+        """Which topics the node publishes reliably, and whether these are latched."""
+        return {
+            name: publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+            for name in expected
+            for publisher in graph.node.get_publishers_info_by_topic(resolved(name, graph.namespace, topics.NODE_NAME))
+            if (publisher.node_name, publisher.node_namespace) == (topics.NODE_NAME, graph.namespace)
+            and publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        }
+
+    graph.until(lambda: found() == expected, 45.0)
+    assert found() == expected, node.log
