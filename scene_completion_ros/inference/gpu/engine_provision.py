@@ -87,6 +87,34 @@ def provide_engine(
         return found or _built(onnx, key, tensorrt, cache, context, reference, say)
 
 
+def build_without_device(bundle: GpuBundle, options: EngineOptions) -> tuple[Path | None, bool]:
+    """Build an engine on a machine without a GPU, which TensorRT-RTX can; it is compared with nothing.
+
+    Its key names no GPU, so that nobody who has one takes it.
+
+    Args:
+        bundle: The student.
+        options: What is asked for.
+
+    Returns:
+        Its file, None where it could not be written; and whether it was built now.
+
+    Raises:
+        BundleError: The graph cannot be used.
+        GpuError: It cannot be built.
+    """
+    tensorrt = load_tensorrt(options.flavour or installed_flavour())
+    onnx = bundle.read_gpu_encoder(options.precision)
+    key = engine_key(bundle, onnx, options, tensorrt)
+    cache = EngineCache(options.cache)
+    cached = cache.load(key)
+    if cached is not None:
+        return cached.path, False
+    with cache.locked():
+        plan, _ = build_plan(onnx, key, tensorrt)
+        return cache.store(key, plan, {"parity": None}), True
+
+
 def measure_parity(engine: TensorRtEngine, context: PrimaryContext, reference: ReferenceEncoder) -> Parity:
     """Compare an engine with the CPU's encoder, with its smallest and its largest batch."""
     key = engine.key

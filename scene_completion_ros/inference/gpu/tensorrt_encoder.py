@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
+
+_log = logging.getLogger(__name__)
 
 
 class TensorRtEncoder:
@@ -74,7 +77,10 @@ class TensorRtEncoder:
 
 
 def _release(context: PrimaryContext, engine: TensorRtEngine, runner: EngineRunner) -> None:
-    with context:
-        runner.close()
-        engine.close()
-    context.close()
+    try:
+        with context:
+            runner.close()
+            engine.close()
+        context.close()
+    except Exception as error:  # of a lost device, of which there is nothing left to release
+        _log.warning("the GPU could not be released: %s", error)
