@@ -5,7 +5,6 @@ A probe takes texts and returns plain values for ``json.dumps``; see `child.run_
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -50,19 +49,10 @@ def messages(count: str) -> dict[str, Any]:
 
 def cuda() -> dict[str, Any]:
     """The devices that the CUDA driver sees; None where there is no driver library."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return {"devices": None, "error": 0}
-    error = library.cuInit(0)
-    count = ctypes.c_int(0)
-    error = error or library.cuDeviceGetCount(ctypes.byref(count))
-    names = []
-    for index in range(count.value):
-        name = ctypes.create_string_buffer(256)
-        library.cuDeviceGetName(name, len(name), index)
-        names.append(name.value.decode(errors="replace"))
-    return {"devices": names, "error": int(error)}
+    from scene_completion_ros.inference.gpu.requirements import cuda_devices
+
+    found = cuda_devices()
+    return {"devices": None if found.names is None else list(found.names), "error": found.error}
 
 
 def kernels() -> dict[str, Any]:

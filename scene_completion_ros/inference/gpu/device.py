@@ -77,7 +77,8 @@ class PrimaryContext:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._cuda.Context.pop()
+        with gpu_errors("leaving the context"):
+            self._cuda.Context.pop()
 
     def stream(self) -> Any:
         """A new stream (`pycuda.driver.Stream`; its ``handle`` is what TensorRT takes)."""
@@ -127,12 +128,16 @@ class PrimaryContext:
             return
         context, self._context = self._context, None
         try:
-            # pycuda forgets the context while it is current, but leaves it current for CUDA.
             context.push()
             context.detach()
-            ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            _pop_released_context()
         except self._cuda.Error as error:  # nothing can be done about a lost device
             _log.warning("the GPU's context could not be given back: %s", error)
+
+
+def _pop_released_context() -> None:
+    """Make a context that was detached while it was current so no more: pycuda forgets it, CUDA does not."""
+    ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
 @contextmanager

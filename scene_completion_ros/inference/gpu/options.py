@@ -119,13 +119,13 @@ def gpu_bundle(bundle: object, precision: str) -> GpuBundle:
     """
     offered = bundle.gpu_precisions if isinstance(bundle, GpuBundle) else ()
     if not isinstance(bundle, GpuBundle) or precision not in offered:
-        name = getattr(bundle, "name", "")
-        has = f"has encoders for GPUs in {', '.join(offered)} only" if offered else "has no encoder for GPUs"
-        cure = f"Choose one of {', '.join(offered)}, or export" if offered else "Export"
+        what = "has no encoder for GPUs"
+        if offered:
+            what = f"has encoders for GPUs in {', '.join(offered)} only, not in {precision}"
         raise BundleError(
-            f"{has}, not in {precision}" if offered else has,
-            where=f"bundle {name}".strip(),
-            cure=f"{cure} the bundle again with scene-completion export, or take a CPU engine.",
+            what,
+            where=f"bundle {getattr(bundle, 'name', '')}".strip(),
+            cure=f"Add one (scene-completion export-gpu BUNDLE --precision {precision}), or take a CPU engine.",
         )
     return bundle
 

@@ -36,11 +36,11 @@ class ParityLimits:
 
 
 LIMITS: Mapping[str, ParityLimits] = {
-    "fp32": ParityLimits(map_error=1e-4, channel_error=1e-3, largest_error=1e-2),
+    "fp32": ParityLimits(map_error=2e-3, channel_error=1e-2, largest_error=0.05),
     "fp16": ParityLimits(map_error=1e-2, channel_error=5e-2, largest_error=0.5),
     "int8": ParityLimits(map_error=0.15, channel_error=0.5, largest_error=5.0),
 }
-"""By precision."""
+"""By precision. That of fp32 has room for weights that are stored in fp16 before folding here, and after it there."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def gpu_encoder(
     size: tuple[int, int] = (CANONICAL.height, CANONICAL.width),
     channels: int = CHANNELS,
     output: str = "features",
+    producer: str = "",
 ) -> bytes:
     """Two convolutions, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels]; serialised.
 
@@ -39,6 +40,7 @@ def gpu_encoder(
         "middle": np.array(127.0, dtype),
         "scale": np.array(1 / 64, dtype),
     }
+    weights["last_weight"][0] = weights["last_bias"][0] = 0.0  # as in tiny_encoder, which computes the same
     nodes = [
         helper.make_node("Cast", ["image"], ["typed"], to=kind),
         helper.make_node("Transpose", ["typed"], ["planes"], perm=[0, 3, 1, 2]),
@@ -68,6 +70,6 @@ def gpu_encoder(
         [helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    model = helper.make_model(graph, producer_name=producer, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
