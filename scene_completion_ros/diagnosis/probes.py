@@ -105,6 +105,7 @@ def self_test(folder: str, drive: str) -> dict[str, Any]:
 
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.inference.completer import Completer
+    from scene_completion_ros.inference.encoder import cpu_engine
 
     try:
         student = _student(folder)
@@ -115,7 +116,7 @@ def self_test(folder: str, drive: str) -> dict[str, Any]:
         camera = reader.camera_for(topic)
         images = [frame.image_rgb for frame in islice(reader.images(topic), DISTINCT_FRAMES)]
     begun_s = time.perf_counter()
-    completer = Completer(student, camera)
+    completer = Completer(student, camera, engine=cpu_engine())  # building one for a GPU would take minutes
     ready_s = time.perf_counter() - begun_s
     timings: list[dict[str, float]] = []
     occupied: list[int] = []

@@ -98,7 +98,6 @@ class ViewCompleters:
         """
         if parameters.engine == "auto":
             self._fall_back(error)
-            self._made.clear()
             return
         for name, made in self._made.items():
             made.completer = None
@@ -107,6 +106,7 @@ class ViewCompleters:
 
     def _fall_back(self, error: GpuError) -> None:
         self._gpu_failed = True
+        self._made.clear()  # the cameras share one encoder
         self._logger.warning(f"from now on the encoder runs on the CPU, because the GPU failed: {error}")
 
     def _build(

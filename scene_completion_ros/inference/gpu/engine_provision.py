@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
@@ -154,7 +155,8 @@ def _built(
     reference: Callable[[], ReferenceEncoder],
     say: Callable[[float, str], None] | None,
 ) -> ProvidedEngine:
-    _log.info(
+    # A warning, for whoever waits for it sees nothing else where nobody listens to the log.
+    _log.warning(
         "building the %s engine with %s %s for %s; this takes minutes, and is done once",
         key.precision,
         key.flavour,
@@ -166,7 +168,12 @@ def _built(
     seconds = time.monotonic() - started_s
     if timings:
         cache.store_timings(key, timings)
-    engine = TensorRtEngine(plan, key, tensorrt)
+    try:
+        engine = TensorRtEngine(plan, key, tensorrt)
+    except UnusablePlanError as error:
+        cure = "It may not know this GPU: take another version, the other flavour, or a CPU engine."
+        where = f"{key.flavour} {key.tensorrt_version} refuses what it built for {key.gpu_name}"
+        raise GpuError(error.what, where=where, cure=cure) from error
     try:
         parity = measure_parity(engine, context, reference())
         parity.require()
