@@ -33,14 +33,16 @@ def gpu_encoder(
     height, width = size
     stem = 8
     weights = {
-        "stem_weight": rng.normal(0.0, 0.25, (stem, 3, 3, 3)).astype(dtype),
-        "stem_bias": rng.normal(0.0, 0.1, stem).astype(dtype),
-        "last_weight": rng.normal(0.0, 0.7, (channels, stem, 1, 1)).astype(dtype),
-        "last_bias": rng.normal(0.0, 0.1, channels).astype(dtype),
-        "middle": np.array(127.0, dtype),
-        "scale": np.array(1 / 64, dtype),
+        "stem_weight": rng.normal(0.0, 0.25, (stem, 3, 3, 3)),
+        "stem_bias": rng.normal(0.0, 0.1, stem),
+        "last_weight": rng.normal(0.0, 0.7, (channels, stem, 1, 1)),
+        "last_bias": rng.normal(0.0, 0.1, channels),
+        "middle": np.array(127.0),
+        "scale": np.array(1 / 64),
     }
-    weights["last_weight"][0] = weights["last_bias"][0] = 0.0  # as in tiny_encoder, which computes the same
+    # The numbers of tiny_encoder, which computes the same.
+    weights["last_weight"][0] = weights["last_bias"][0] = 0.0
+    weights = {name: value.astype(np.float16).astype(dtype) for name, value in weights.items()}
     nodes = [
         helper.make_node("Cast", ["image"], ["typed"], to=kind),
         helper.make_node("Transpose", ["typed"], ["planes"], perm=[0, 3, 1, 2]),
