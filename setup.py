@@ -67,6 +67,7 @@ EXTRAS = {
     "lint": ["import-linter", "mypy", "ruff", "types-PyYAML"],
 }
 COMMANDS = {
+    "build-engine": "scene_completion_ros.commands.build_engine",
     "complete": "scene_completion_ros.commands.complete",
     "demo": "scene_completion_ros.commands.demo",
     "doctor": "scene_completion_ros.commands.doctor",

@@ -16,6 +16,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 # What a checkout that was not installed offers.
 _OWN_COMMANDS = {
+    "build-engine": "scene_completion_ros.commands.build_engine",
     "complete": "scene_completion_ros.commands.complete",
     "demo": "scene_completion_ros.commands.demo",
     "doctor": "scene_completion_ros.commands.doctor",

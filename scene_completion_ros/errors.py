@@ -43,6 +43,10 @@ class BundleError(SceneCompletionError):
     """A student bundle is corrupted, foreign or of another schema."""
 
 
+class GpuError(SceneCompletionError):
+    """A GPU, or an engine on it, cannot be used."""
+
+
 class GridError(SceneCompletionError):
     """A voxel grid description is malformed."""
 

@@ -14,6 +14,7 @@ import scene_completion_ros
 
 PACKAGE = "scene_completion_ros"
 COMMANDS = [
+    "build-engine",
     "classes",
     "complete",
     "demo",

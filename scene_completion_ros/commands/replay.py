@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime (default: %(default)s)",
+        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
     )
     parser.add_argument(
         "--grid",

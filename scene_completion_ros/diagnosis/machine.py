@@ -12,12 +12,14 @@ from typing import Any
 
 from scene_completion_ros.diagnosis.child import ProbeError, run_probe
 from scene_completion_ros.diagnosis.findings import Finding, Status
+from scene_completion_ros.inference.gpu.options import FLAVOURS
+from scene_completion_ros.inference.gpu.requirements import INSTALL, PYCUDA, version_problem
 
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_FREE_BYTES = 4 * 32 * 1024 * 1024  # camera, node, bag player and viewer, with a segment of 32 MiB each
 CPU_ENGINE = "the default engine runs on the CPU"
 NOTHING_MISSING = f"{CPU_ENGINE}, nothing is missing"
-GPU_PACKAGES = ("tensorrt", "pycuda")
+GPU_PACKAGES = (*FLAVOURS, "pycuda")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_WAIT_POLICY")
 CUDA_LIMIT_S, IMPORT_LIMIT_S, COMPILE_LIMIT_S = 30.0, 60.0, 120.0
 
@@ -58,7 +60,8 @@ def check_gpu() -> Finding:
         answer = {"devices": None, "error": error.what}
     details = {"driver": has_driver, **answer}
     if answer["devices"]:
-        return Finding(Status.OK, f"{', '.join(answer['devices'])}; {CPU_ENGINE}", details=details)
+        found = f"{', '.join(answer['devices'])}; engine auto takes it with TensorRT, pycuda and a bundle for GPUs"
+        return Finding(Status.OK, found, details=details)
     if has_driver or answer["error"]:
         found = f"an NVIDIA driver, but CUDA sees no device (error {answer['error']}); {NOTHING_MISSING}"
         cure = "Only if you want it: nvidia-smi must list the GPU; in Docker, docker run --gpus all"
@@ -67,7 +70,7 @@ def check_gpu() -> Finding:
 
 
 def check_gpu_packages() -> Finding:
-    """Are tensorrt and pycuda there, and importable? They are not needed."""
+    """Are TensorRT (or TensorRT-RTX) and pycuda there, importable, and of the right version? They are not needed."""
     installed: dict[str, str] = {}
     for name in GPU_PACKAGES:
         try:
@@ -76,7 +79,7 @@ def check_gpu_packages() -> Finding:
             continue
     details: dict[str, Any] = {name: installed.get(name) for name in GPU_PACKAGES}
     if not installed:
-        found = f"neither {' nor '.join(GPU_PACKAGES)} is installed: {NOTHING_MISSING}"
+        found = f"none of {', '.join(GPU_PACKAGES)} is installed: {NOTHING_MISSING}"
         return Finding(Status.NOT_APPLICABLE, found, details=details)
     for name in installed:
         try:
@@ -84,8 +87,16 @@ def check_gpu_packages() -> Finding:
         except ProbeError as error:
             cure = f"Only if you want it: pip install --force-reinstall {name}"
             return Finding(Status.WARNING, f"{name} cannot be imported: {error.what}; {NOTHING_MISSING}", cure, details)
-    said = ", ".join(f"{name} {installed.get(name, 'is not installed')}" for name in GPU_PACKAGES)
-    return Finding(Status.OK, f"{said}; {CPU_ENGINE}", details=details)
+    for flavour in FLAVOURS:
+        problem = version_problem(flavour, installed[flavour]) if flavour in installed else ""
+        if problem:
+            cure = f"Only if you want it: {INSTALL[flavour]}"
+            return Finding(Status.WARNING, f"{flavour} {problem}; {NOTHING_MISSING}", cure, details)
+    said = ", ".join(f"{name} {number}" for name, number in installed.items())
+    if "pycuda" not in installed:
+        cure = f"Only if you want it: {PYCUDA}"
+        return Finding(Status.OK, f"{said}; engine tensorrt needs pycuda, too; {CPU_ENGINE}", cure, details)
+    return Finding(Status.OK, said, details=details)
 
 
 def check_cpu() -> Finding:

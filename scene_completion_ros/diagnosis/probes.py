@@ -5,7 +5,6 @@ A probe takes texts and returns plain values for ``json.dumps``; see `child.run_
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -50,19 +49,10 @@ def messages(count: str) -> dict[str, Any]:
 
 def cuda() -> dict[str, Any]:
     """The devices that the CUDA driver sees; None where there is no driver library."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return {"devices": None, "error": 0}
-    error = library.cuInit(0)
-    count = ctypes.c_int(0)
-    error = error or library.cuDeviceGetCount(ctypes.byref(count))
-    names = []
-    for index in range(count.value):
-        name = ctypes.create_string_buffer(256)
-        library.cuDeviceGetName(name, len(name), index)
-        names.append(name.value.decode(errors="replace"))
-    return {"devices": names, "error": int(error)}
+    from scene_completion_ros.inference.gpu.requirements import cuda_devices
+
+    found = cuda_devices()
+    return {"devices": None if found.names is None else list(found.names), "error": found.error}
 
 
 def kernels() -> dict[str, Any]:
@@ -115,6 +105,7 @@ def self_test(folder: str, drive: str) -> dict[str, Any]:
 
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.inference.completer import Completer
+    from scene_completion_ros.inference.encoder import cpu_engine
 
     try:
         student = _student(folder)
@@ -125,7 +116,7 @@ def self_test(folder: str, drive: str) -> dict[str, Any]:
         camera = reader.camera_for(topic)
         images = [frame.image_rgb for frame in islice(reader.images(topic), DISTINCT_FRAMES)]
     begun_s = time.perf_counter()
-    completer = Completer(student, camera)
+    completer = Completer(student, camera, engine=cpu_engine())  # building one for a GPU would take minutes
     ready_s = time.perf_counter() - begun_s
     timings: list[dict[str, float]] = []
     occupied: list[int] = []

@@ -16,6 +16,7 @@ from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import Encoder, make_encoder
+from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
@@ -83,6 +84,7 @@ class Completer:
         extrapolate: Predict opacity outside the view too (it stays unobserved).
         encoder_of: A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong
             to one thread.
+        gpu: What TensorRT is asked for, where it runs the encoder.
 
     Attributes:
         warnings: What about the camera lies outside of what the student was trained for, with numbers.
@@ -90,6 +92,7 @@ class Completer:
     Raises:
         CameraError: The camera sees nothing of the canonical image.
         BundleError: The engine cannot run the bundle.
+        GpuError: TensorRT was asked for and cannot run, or failed.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Completer:
         threads: int | None = None,
         extrapolate: bool = False,
         encoder_of: Completer | None = None,
+        gpu: EngineOptions | None = None,
     ) -> None:
         self.bundle = bundle
         self.camera = camera
@@ -123,7 +127,9 @@ class Completer:
         stride = max(1, round(canonical.fx / RAY_FOCAL))
         self.depth_camera = canonical.resized(canonical.width // stride, canonical.height // stride)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
-        self._encoder: Encoder = encoder_of._encoder if encoder_of else make_encoder(bundle, engine, threads=threads)
+        self._encoder: Encoder = (
+            encoder_of._encoder if encoder_of else make_encoder(bundle, engine, threads=threads, gpu=gpu)
+        )
         self.engine = self._encoder.name
         self._place(bundle.grid_from_camera if grid_from_camera is None else grid_from_camera)
         self.complete(np.zeros((camera.height, camera.width, 3), dtype=np.uint8))

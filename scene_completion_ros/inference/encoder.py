@@ -1,13 +1,15 @@
 """Engines that run the encoder: canonical image in, pre-activation map out.
 
-Both take the ONNX graph of the bundle as it is. OpenVINO is the default: it reads the camera's bytes in place
-(conversion and transposition become part of the graph) and is as fast as ONNX Runtime or faster in float32; see
-``docs/benchmarks.md``. bfloat16 is offered, not chosen: it is not exact.
+Those of the CPU take the ONNX graph of the bundle as it is. OpenVINO is the default: it reads the camera's bytes in
+place (conversion and transposition become part of the graph) and is as fast as ONNX Runtime or faster in float32; see
+``docs/benchmarks.md``. bfloat16 is offered, not chosen: it is not exact. TensorRT runs on NVIDIA GPUs and takes graphs
+of its own, see `gpu`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, get_args
@@ -15,13 +17,18 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
+from scene_completion_ros.errors import BundleError, GpuError, ImageError, SceneCompletionError
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
+from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
 
-EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime"]
+EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 CURE = "Export the bundle again."
+
+_log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
@@ -87,7 +94,7 @@ class OpenVinoEncoder:
         """See `Encoder`."""
         import openvino
 
-        _check_image(self._bundle, image_rgb)
+        check_image(self._bundle, image_rgb)
         # The tensor shares the array's memory but does not keep it alive: the name does, until inference is over.
         image = np.ascontiguousarray(image_rgb)[None]
         self._request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
@@ -131,31 +138,43 @@ class OnnxRuntimeEncoder:
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder`."""
-        _check_image(self._bundle, image_rgb)
+        check_image(self._bundle, image_rgb)
         self._input[0] = image_rgb.transpose(2, 0, 1)
         features: NDArray[np.float32] = self._session.run(["features"], {"image": self._input})[0][0]
         return features
 
 
-def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Encoder:
+def make_encoder(
+    bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None, gpu: EngineOptions | None = None
+) -> Encoder:
     """The encoder of a bundle on an engine.
 
     Args:
         bundle: The student.
-        engine: One of `ENGINES`; ``auto`` takes OpenVINO where it is installed, otherwise ONNX Runtime.
+        engine: One of `ENGINES`; ``auto`` takes TensorRT where there is a GPU, all that it needs and a bundle that has
+            an encoder for it, and otherwise the CPU (`cpu_engine`), with a warning where a GPU was there to be used.
         threads: CPU threads; None for all that this process may use.
+        gpu: What TensorRT is asked for.
 
     Raises:
         SceneCompletionError: The engine is unknown or not installed.
         BundleError: It cannot run the graph.
+        GpuError: TensorRT was asked for and cannot run.
     """
     if engine not in ENGINES:
         raise SceneCompletionError(
             f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(ENGINES)}."
         )
+    gpu = gpu or EngineOptions()
+    if engine == "tensorrt" or (engine == "auto" and gpu_is_offered(bundle)):
+        try:
+            return _make_gpu_encoder(bundle, gpu, threads)
+        except (GpuError, BundleError) as error:
+            if engine == "tensorrt":
+                raise
+            _log.warning("the encoder runs on the CPU, because TensorRT cannot: %s", error)
+    engine = cpu_engine() if engine in ("auto", "tensorrt") else engine
     package = {"openvino": "openvino", "openvino_bf16": "openvino", "onnxruntime": "onnxruntime"}
-    if engine == "auto":
-        engine = next((name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)), "openvino")
     if importlib.util.find_spec(package[engine]) is None:
         raise SceneCompletionError(
             f"the package {package[engine]} is not installed", where="engine", cure=f"pip install {package[engine]}"
@@ -167,6 +186,41 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
         "onnxruntime": lambda: OnnxRuntimeEncoder(bundle, threads=threads),
     }
     return make[engine]()
+
+
+def cpu_engine() -> str:
+    """The engine for the CPU: OpenVINO where it is installed, otherwise ONNX Runtime."""
+    return next((name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)), "openvino")
+
+
+def gpu_is_offered(bundle: StudentBundle) -> bool:
+    """Whether the driver sees a GPU, and the bundle has an encoder for one: only then ``auto`` thinks of TensorRT."""
+    return bool(getattr(bundle, "gpu_precisions", ())) and bool(cuda_devices().names)
+
+
+def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: VoxelGrid) -> None:
+    """Refuse an engine that cannot run here, before anything is built. CPU engines are not looked at.
+
+    Args:
+        bundle: The student.
+        engine: One of `ENGINES`.
+        gpu: What TensorRT is asked for.
+        grid: Where voxels are wanted.
+
+    Raises:
+        BundleError: The bundle has no encoder for TensorRT in this precision, or images or features are too large.
+        GpuError: Something is missing that TensorRT needs; it names what, and how to install it.
+        GridError: The grid is too large.
+    """
+    if engine == "tensorrt":
+        require(gpu.flavour or installed_flavour())
+        check_limits(gpu_bundle(bundle, gpu.precision), gpu, grid)
+
+
+def _make_gpu_encoder(bundle: StudentBundle, gpu: EngineOptions, threads: int | None) -> Encoder:
+    from scene_completion_ros.inference.gpu.tensorrt_encoder import TensorRtEncoder
+
+    return TensorRtEncoder(bundle, gpu, lambda: make_encoder(bundle, cpu_engine(), threads=threads))
 
 
 def _static_shape(shape: Any) -> list[Any]:
@@ -189,7 +243,8 @@ def _check_ports(
             )
 
 
-def _check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
+def check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
+    """Raise ImageError unless an image is uint8 [H, W, 3] of the canonical camera's size."""
     expected = (bundle.canonical.height, bundle.canonical.width, 3)
     if image.shape != expected or image.dtype != np.uint8:
         raise ImageError(

@@ -16,11 +16,13 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.ros.completion_thread import DISABLED, RESET, CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.diagnostics import Diagnostics
+from scene_completion_ros.ros.forwarded_log import forwarded_log
 from scene_completion_ros.ros.inference_record import InferenceRecord, Result
 from scene_completion_ros.ros.input_record import InputRecord
 from scene_completion_ros.ros.inputs import Inputs
@@ -221,6 +223,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._check_map(parameters)
         check_frames(parameters)
         fixed_transforms(parameters)
+        check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
         self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         self._save_folder = parameters.save_folder
@@ -234,6 +237,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             markers=parameters.publish_markers,
             cameras=names_in(parameters.cameras),
         )
+        self._while_configured.enter_context(forwarded_log(self._logger))
         self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger)
         self._while_configured.callback(self._thread.close)
         self._orders = {}

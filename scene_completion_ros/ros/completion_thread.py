@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scene_completion_ros.bags.images import announced_size, decode_image
-from scene_completion_ros.errors import CameraError, ImageError
+from scene_completion_ros.errors import CameraError, GpuError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -277,6 +280,9 @@ class CompletionThread:
             return completer.complete(pixels, stamp_nanoseconds(header.stamp)), decode_ms
         except (ImageError, CameraError) as error:
             self._counters.drop(BAD_IMAGE, f"{image.topic}: {error}", header=header)
+        except GpuError as error:
+            self._completers.gpu_failed(error, parameters)
+            self._counters.drop("GPU failed", str(error), header=header)
         except Exception as error:  # it must not keep the images of other cameras from being completed
             self._drop_after(error, header)
         return None

@@ -21,7 +21,7 @@ HARMLESS_DROPS = frozenset({"newer image arrived", "deactivated", "disabled", "r
 # Where the others are reported; those not named here are the input's.
 BAD_CAMERA_INFO = "bad CameraInfo"
 CALIBRATION_DROPS = frozenset({"no CameraInfo", BAD_CAMERA_INFO})
-INFERENCE_DROPS = frozenset({"unusable camera", "internal error"})
+INFERENCE_DROPS = frozenset({"unusable camera", "internal error", "GPU failed"})
 
 
 class Level(IntEnum):

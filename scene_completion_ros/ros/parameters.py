@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.inference.encoder import EngineName
+from scene_completion_ros.inference.gpu.options import WORKSPACE_MIB, EngineOptions, Precision
 
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
@@ -125,7 +126,26 @@ class NodeParameters:
         "", "Folder of the student bundle; empty takes the bundle that comes with the package.", path="folder"
     )
     engine: EngineName = _parameter(
-        "auto", "What runs the encoder; `auto` takes the best one installed.", choices=EngineName
+        "auto",
+        "What runs the encoder; `auto` takes TensorRT where there is a GPU, all that it needs, and a bundle with an "
+        "encoder for it, and otherwise, or when it fails, the best one installed for the CPU. `tensorrt` never falls "
+        "back.",
+        choices=EngineName,
+    )
+    gpu_precision: Precision = _parameter(
+        "fp16", "Precision of the encoder on TensorRT; the bundle must have an encoder for it.", choices=Precision
+    )
+    gpu_workspace: int = _parameter(
+        1024, "Most memory, MiB, that TensorRT may take for intermediate results.", bounds=WORKSPACE_MIB
+    )
+    gpu_dla_core: int = _parameter(
+        -1, "Core of a Jetson's deep learning accelerator to run the encoder on; -1 takes the GPU.", bounds=(-1, 1)
+    )
+    engine_cache: str = _parameter(
+        "",
+        "Folder in which TensorRT engines are kept, which only this user may write to; empty takes "
+        "`$XDG_CACHE_HOME/scene_completion_ros/engines`.",
+        path="writable folder",
     )
     threads: int = _parameter(
         0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256), live=True
@@ -343,7 +363,8 @@ class NodeParameters:
     marker_limit: int = _parameter(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000), live=True)
     save_folder: str = _parameter(
         "",
-        "Folder in which `~/save` writes the last result; empty: it refuses to. Nothing is ever written elsewhere.",
+        "Folder in which `~/save` writes the last result; empty: it refuses to. Nothing is ever written elsewhere, but "
+        "for TensorRT engines (`engine_cache`).",
         path="writable folder",
     )
     image_timeout: float = _parameter(
@@ -358,6 +379,19 @@ class NodeParameters:
         "Configure and activate the node when it starts. With `false` it waits in the state `unconfigured` for whoever "
         "manages it.",
     )
+
+    def engine_options(self) -> EngineOptions:
+        """What TensorRT is asked for.
+
+        Raises:
+            GpuError: The parameters contradict each other.
+        """
+        return EngineOptions(
+            precision=self.gpu_precision,
+            workspace_mib=self.gpu_workspace,
+            dla_core=None if self.gpu_dla_core < 0 else self.gpu_dla_core,
+            cache=Path(self.engine_cache) if self.engine_cache else None,
+        )
 
 
 SCHEMA: tuple[ParameterSpec, ...] = tuple(

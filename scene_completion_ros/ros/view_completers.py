@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.errors import GpuError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.ros.inference_record import InferenceRecord
 from scene_completion_ros.ros.parameters import NodeParameters
 
@@ -41,6 +42,7 @@ class ViewCompleters:
         self._logger = logger
         self._record = record
         self._made: dict[str, _Made] = {}
+        self._gpu_failed = False
 
     def release(self) -> None:
         """Release them all."""
@@ -89,24 +91,38 @@ class ViewCompleters:
             made.grid_from_camera = grid_from_camera
         return made.completer
 
+    def gpu_failed(self, error: GpuError, parameters: NodeParameters) -> None:
+        """The GPU failed while an image was completed: from now on the CPU works, where `engine` is auto.
+
+        Otherwise all cameras are unusable until the node is cleaned up and configured again.
+        """
+        if parameters.engine == "auto":
+            self._fall_back(error)
+            return
+        for name, made in self._made.items():
+            made.completer = None
+            self._record.failed(str(error), name)
+        self._logger.error(f"images cannot be completed any more: {error}")
+
+    def _fall_back(self, error: GpuError) -> None:
+        self._gpu_failed = True
+        self._made.clear()  # the cameras share one encoder
+        self._logger.warning(f"from now on the encoder runs on the CPU, because the GPU failed: {error}")
+
     def _build(
         self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
     ) -> Completer | None:
         of_which = f"of {name} " if name else ""
         self._record.building(name)
         started_s = time.perf_counter()
-        alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
         try:
-            completer = Completer(
-                self._bundle,
-                camera,
-                grid=self._grid,
-                grid_from_camera=grid_from_camera,
-                engine=parameters.engine,
-                threads=parameters.threads or None,
-                extrapolate=parameters.extrapolate,
-                encoder_of=next(filter(None, alike), None),  # of another camera: images are completed one by one
-            )
+            try:
+                completer = self._completer(camera, grid_from_camera, parameters)
+            except GpuError as error:  # the engine could be made, but not run
+                if parameters.engine != "auto":
+                    raise
+                self._fall_back(error)
+                completer = self._completer(camera, grid_from_camera, parameters)
         except SceneCompletionError as error:
             self._record.failed(str(error), name)
             self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {error}")
@@ -123,6 +139,20 @@ class ViewCompleters:
             f"after {time.perf_counter() - started_s:.1f} s"
         )
         return completer
+
+    def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
+        alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
+        return Completer(
+            self._bundle,
+            camera,
+            grid=self._grid,
+            grid_from_camera=grid_from_camera,
+            engine=cpu_engine() if self._gpu_failed else parameters.engine,
+            threads=parameters.threads or None,
+            extrapolate=parameters.extrapolate,
+            encoder_of=next(filter(None, alike), None),  # of another camera: images are completed one by one
+            gpu=parameters.engine_options(),
+        )
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:

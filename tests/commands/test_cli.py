@@ -91,9 +91,10 @@ def test_installed_packages_add_commands_and_broken_ones_do_not_harm(
     assert "no_such_package" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["complete", "replay"])
+@pytest.mark.parametrize("name", ["build-engine", "complete", "replay"])
 def test_help_needs_neither_torch_nor_ros_nor_an_engine(name: str) -> None:
     heavy = ("torch", "rclpy", "numba", "openvino", "onnxruntime", "cv2", "rosbags", "rerun")
+    heavy += ("pycuda", "tensorrt", "tensorrt_rtx")
     code = (
         "import sys\n"
         f"for name in {heavy!r}: sys.modules[name] = None\n"

@@ -485,7 +485,7 @@ def test_what_the_cuda_driver_says(
     finding = machine.check_gpu()
     assert finding.status is status
     assert said in finding.found
-    assert "the default engine runs on the CPU" in finding.found
+    assert ("engine auto takes it" if status is Status.OK else "the default engine runs on the CPU") in finding.found
 
 
 def test_gpu_packages_that_cannot_be_imported_do_no_harm(
@@ -500,6 +500,17 @@ def test_gpu_packages_that_cannot_be_imported_do_no_harm(
     extra_modules(tensorrt="")
     finding = machine.check_gpu_packages()
     assert (finding.status, finding.details["tensorrt"]) == (Status.OK, "10.3.0")
+    assert "needs pycuda, too" in finding.found
+
+
+def test_another_version_of_tensorrt_is_warned_about(
+    distribution_in_front: Callable[..., None], extra_modules: Callable[..., None]
+) -> None:
+    distribution_in_front("tensorrt", "8.6.1")
+    extra_modules(tensorrt="")
+    finding = machine.check_gpu_packages()
+    assert finding.status is Status.WARNING
+    assert "tensorrt is version 8.6.1, needed is 10.3 to 11.4" in finding.found
 
 
 def test_more_programs_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
         "bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers", "autostart",
         "cameras", "grid_frame", "transform_source", "transform_topics", "odometry_topics", "extrinsics_file",
         "save_folder", "hardware_id", "odometry_frame",
+        "gpu_precision", "gpu_workspace", "gpu_dla_core", "engine_cache",
     }  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
 def test_no_path_can_be_changed_by_another_node() -> None:
     """A parameter that is set over DDS is a message, and no path comes from a message."""
     paths = [spec for spec in SCHEMA if spec.path]
-    assert {spec.name for spec in paths} >= {"bundle", "grid_file", "save_folder"}
+    assert {spec.name for spec in paths} >= {"bundle", "engine_cache", "grid_file", "save_folder"}
     assert not any(spec.live for spec in paths)
 
 

@@ -31,7 +31,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime (default: %(default)s)",
+        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, help="threads of the encoder (default: all)")
 

@@ -1,1 +1,21 @@
-"""The robot's GPU: kernels for the voxel query and the march. Nothing here is imported where there is no GPU."""
+"""NVIDIA GPUs: TensorRT engines of the encoder, their cache, kernels for the voxel query and the march, the context.
+
+Importing any module of this package imports neither pycuda nor TensorRT and starts no CUDA context: both are imported
+inside functions, once somebody asks for a GPU. What can be decided without a device (cache, parity, options, what is
+missing) is in modules that never import them.
+
+| module | what | needs |
+|---|---|---|
+| `options` | what an engine is asked for, and its limits | nothing |
+| `requirements` | what is missing for it, and how to install that | nothing; looks for driver and packages |
+| `sealed_file`, `engine_cache` | files of engines, checked before anything is deserialised | nothing |
+| `parity` | is what the GPU computes what the CPU computes | nothing |
+| `progress` | how far a build is | nothing |
+| `tensorrt_api` | the one place that imports TensorRT | TensorRT |
+| `tensorrt_build` | ONNX -> plan | TensorRT; a device, but for TensorRT-RTX |
+| `device` | primary context, stream, memory | pycuda, a device |
+| `tensorrt_runtime` | plan -> features, on device pointers | TensorRT, a device |
+| `voxel_query.cu`, `kernels` | what follows the encoder, and its compilation for a GPU | NVRTC or nvcc |
+| `kernel_device`, `voxel_pipeline` | the order of its launches, on whatever runs kernels | nothing |
+| `tensorrt_encoder` | engines found or built, the parity gate, and the encoder of a bundle | all of it |
+"""

@@ -1,0 +1,185 @@
+"""The engine of a bundle: from the cache, or built, compared with the CPU's and kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey
+from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
+from scene_completion_ros.inference.gpu.options import EngineOptions, GpuBundle
+from scene_completion_ros.inference.gpu.parity import Parity, compare, gate_images
+from scene_completion_ros.inference.gpu.requirements import installed_flavour
+from scene_completion_ros.inference.gpu.tensorrt_api import TensorRt, load_tensorrt
+from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
+from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine, UnusablePlanError
+
+ReferenceEncoder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""The CPU's encoder of the same bundle: uint8 [H, W, 3] -> float32 [h, w, C + E], overwritten by the next call."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ProvidedEngine:
+    """An engine that is ready to run.
+
+    Attributes:
+        engine: The engine.
+        record: What was noted when it was built.
+        path: Its file; None where it could not be written.
+        built: Whether it was built now.
+    """
+
+    engine: TensorRtEngine
+    record: Mapping[str, Any]
+    path: Path | None
+    built: bool
+
+
+def provide_engine(
+    bundle: GpuBundle,
+    options: EngineOptions,
+    context: PrimaryContext,
+    reference: Callable[[], ReferenceEncoder],
+    *,
+    say: Callable[[float, str], None] | None = None,
+) -> ProvidedEngine:
+    """The engine of a bundle for this GPU; with the context current.
+
+    Args:
+        bundle: The student.
+        options: What is asked for.
+        context: The GPU.
+        reference: Makes the CPU's encoder, which an engine is compared with when it is built.
+        say: Called now and then with the fraction that is built, and the phase; None logs it.
+
+    Raises:
+        BundleError: The graph cannot be used.
+        GpuError: It cannot be built, misses the parity gate, or cannot be run.
+    """
+    tensorrt = load_tensorrt(options.flavour or installed_flavour())
+    onnx = bundle.read_gpu_encoder(options.precision)
+    facts = context.facts
+    key = engine_key(
+        bundle,
+        onnx,
+        options,
+        tensorrt,
+        gpu_name=facts.name,
+        compute_capability=facts.compute_capability,
+        multiprocessors=facts.multiprocessors,
+    )
+    cache = EngineCache(options.cache)
+    found = _cached(cache, key, tensorrt, explain=True)
+    if found is not None:
+        return found
+    with cache.locked():
+        found = _cached(cache, key, tensorrt, explain=False)  # another process may just have built it
+        return found or _built(onnx, key, tensorrt, cache, context, reference, say)
+
+
+def build_without_device(bundle: GpuBundle, options: EngineOptions) -> tuple[Path | None, bool]:
+    """Build an engine on a machine without a GPU, which TensorRT-RTX can; it is compared with nothing.
+
+    Its key names no GPU, so that nobody who has one takes it.
+
+    Args:
+        bundle: The student.
+        options: What is asked for.
+
+    Returns:
+        Its file, None where it could not be written; and whether it was built now.
+
+    Raises:
+        BundleError: The graph cannot be used.
+        GpuError: It cannot be built.
+    """
+    tensorrt = load_tensorrt(options.flavour or installed_flavour())
+    onnx = bundle.read_gpu_encoder(options.precision)
+    key = engine_key(bundle, onnx, options, tensorrt)
+    cache = EngineCache(options.cache)
+    cached = cache.load(key)
+    if cached is not None:
+        return cached.path, False
+    with cache.locked():
+        plan, _ = build_plan(onnx, key, tensorrt)
+        return cache.store(key, plan, {"parity": None}), True
+
+
+def measure_parity(engine: TensorRtEngine, context: PrimaryContext, reference: ReferenceEncoder) -> Parity:
+    """Compare an engine with the CPU's encoder, with its smallest and its largest batch."""
+    key = engine.key
+    images = gate_images(*key.image)
+    expected = [reference(image).copy() for image in images]
+    runner = EngineRunner(engine, context)
+    found: list[NDArray[Any]] = []
+    try:
+        for batch in sorted(set(key.batch)):
+            for start in range(0, len(images), batch):
+                # The last batch is filled up with the last image.
+                group = [images[min(start + i, len(images) - 1)] for i in range(batch)]
+                found += list(runner(np.stack(group)).copy())[: len(images) - start]
+    finally:
+        runner.close()
+    return compare(expected * len(set(key.batch)), found, key.precision)
+
+
+def _cached(cache: EngineCache, key: EngineKey, tensorrt: TensorRt, *, explain: bool) -> ProvidedEngine | None:
+    cached = cache.load(key, explain=explain)
+    if cached is None:
+        return None
+    try:
+        engine = TensorRtEngine(cached.plan, key, tensorrt)
+    except UnusablePlanError as error:
+        _log.warning("%s is not used: %s; it is built again", cached.path, error.what)
+        return None
+    return ProvidedEngine(engine, cached.record, cached.path, built=False)
+
+
+def _built(
+    onnx: bytes,
+    key: EngineKey,
+    tensorrt: TensorRt,
+    cache: EngineCache,
+    context: PrimaryContext,
+    reference: Callable[[], ReferenceEncoder],
+    say: Callable[[float, str], None] | None,
+) -> ProvidedEngine:
+    # A warning, for whoever waits for it sees nothing else where nobody listens to the log.
+    _log.warning(
+        "building the %s engine with %s %s for %s; this takes minutes, and is done once",
+        key.precision,
+        key.flavour,
+        key.tensorrt_version,
+        key.gpu_name,
+    )
+    started_s = time.monotonic()
+    plan, timings = build_plan(onnx, key, tensorrt, timings=cache.load_timings(key), say=say)
+    seconds = time.monotonic() - started_s
+    if timings:
+        cache.store_timings(key, timings)
+    try:
+        engine = TensorRtEngine(plan, key, tensorrt)
+    except UnusablePlanError as error:
+        cure = "It may not know this GPU: take another version, the other flavour, or a CPU engine."
+        where = f"{key.flavour} {key.tensorrt_version} refuses what it built for {key.gpu_name}"
+        raise GpuError(error.what, where=where, cure=cure) from error
+    try:
+        parity = measure_parity(engine, context, reference())
+        parity.require()
+    except BaseException:
+        engine.close()
+        raise
+    _log.info("built after %.0f s; against the CPU's encoder: %s", seconds, parity)
+    record = {"build_seconds": round(seconds, 1), "parity": parity.as_record()}
+    return ProvidedEngine(engine, record, cache.store(key, plan, record), built=True)

@@ -1,0 +1,167 @@
+"""Does a GPU engine compute what the CPU engine computes? The gate that every engine passes before it is kept.
+
+Three numbers are compared with limits, each the worst of all images: the error of the whole map, that of the worst
+channel (a channel that is wrong alone would hide in the map's), and the largest error of one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GpuError
+
+IMAGES = 4  # of structure, beside a black and a white one
+# A channel that is almost zero everywhere is measured as if it had this part of the map's root mean square.
+QUIET_CHANNEL = 0.05
+
+
+@dataclass(frozen=True)
+class ParityLimits:
+    """Largest errors that pass, in units of the reference's root mean square.
+
+    Attributes:
+        map_error: Root mean square error of a map.
+        channel_error: That of its worst channel, in units of that channel's root mean square.
+        largest_error: Largest error of a value.
+    """
+
+    map_error: float
+    channel_error: float
+    largest_error: float
+
+
+LIMITS: Mapping[str, ParityLimits] = {
+    "fp32": ParityLimits(map_error=2e-3, channel_error=1e-2, largest_error=0.05),
+    "fp16": ParityLimits(map_error=1e-2, channel_error=5e-2, largest_error=0.5),
+    "int8": ParityLimits(map_error=0.15, channel_error=0.5, largest_error=5.0),
+}
+"""By precision. That of fp32 has room for weights that are stored in fp16 before folding here, and after it there."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two engines are apart.
+
+    Attributes:
+        precision: That of the GPU engine.
+        images: How many were compared.
+        map_error: See `ParityLimits`.
+        channel_error: See `ParityLimits`.
+        largest_error: See `ParityLimits`.
+        not_finite: Values of the GPU engine that are no finite numbers.
+    """
+
+    precision: str
+    images: int
+    map_error: float
+    channel_error: float
+    largest_error: float
+    not_finite: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether all of them are within the limits of the precision."""
+        return not self.misses
+
+    @property
+    def misses(self) -> list[str]:
+        """What is beyond its limit, with both numbers."""
+        limits = LIMITS[self.precision]
+        found = [f"{self.not_finite} values are not finite"] if self.not_finite else []
+        for name, limit in vars(limits).items():
+            value = getattr(self, name)
+            if not value <= limit:
+                found.append(f"{name.replace('_', ' ')} is {value:.3g} where {limit:.3g} is allowed")
+        return found
+
+    def __str__(self) -> str:
+        return (
+            f"map error {self.map_error:.2e}, channel error {self.channel_error:.2e}, largest error "
+            f"{self.largest_error:.2e} of the root mean square over {self.images} images"
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain values for a header."""
+        return {**vars(self), "limits": dict(vars(LIMITS[self.precision]))}
+
+    def require(self) -> None:
+        """Refuse an engine that missed.
+
+        Raises:
+            GpuError: With the numbers.
+        """
+        if self.misses:
+            raise GpuError(
+                f"the {self.precision} engine does not compute what the CPU computes: {'; '.join(self.misses)}",
+                where="parity gate",
+                cure="It is not kept. Take another precision, or a CPU engine, and report this with the versions.",
+            )
+
+
+def compare(
+    reference: Sequence[NDArray[np.floating[Any]]], found: Sequence[NDArray[np.floating[Any]]], precision: str
+) -> Parity:
+    """Compare the features of the same images.
+
+    Args:
+        reference: Of the CPU engine in fp32, [h, w, C] each.
+        found: Of the GPU engine, likewise.
+        precision: That of the GPU engine.
+
+    Raises:
+        ValueError: There are no images, not as many, or features of another shape.
+    """
+    if not reference or len(reference) != len(found) or precision not in LIMITS:
+        raise ValueError(f"{len(reference)} maps cannot be compared with {len(found)} in {precision}")
+    maps = zip(reference, found, strict=True)
+    errors = [_errors(np.asarray(one, np.float64), np.asarray(other, np.float64)) for one, other in maps]
+    return Parity(
+        precision=precision,
+        images=len(reference),
+        map_error=max(error[0] for error in errors),
+        channel_error=max(error[1] for error in errors),
+        largest_error=max(error[2] for error in errors),
+        not_finite=sum(error[3] for error in errors),
+    )
+
+
+def _errors(reference: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[float, float, float, int]:
+    """The three errors of one map [h, w, C], and how many values are not finite; those count as zero."""
+    if reference.shape != found.shape:
+        raise ValueError(f"features {found.shape} cannot be compared with {reference.shape}")
+    finite = np.isfinite(found)
+    difference = np.where(finite, found, 0.0) - reference
+    scale = max(float(np.sqrt(np.mean(reference**2))), float(np.finfo(np.float32).tiny))
+    channel_scale = np.maximum(np.sqrt(np.mean(reference**2, axis=(0, 1))), QUIET_CHANNEL * scale)
+    channel_error = np.sqrt(np.mean(difference**2, axis=(0, 1))) / channel_scale
+    map_error = float(np.sqrt(np.mean(difference**2)) / scale)
+    return map_error, float(channel_error.max()), float(np.abs(difference).max() / scale), int((~finite).sum())
+
+
+def gate_images(height: int, width: int, count: int = IMAGES) -> list[NDArray[np.uint8]]:
+    """Images for the gate, the same ones every time: structure at all scales as photographs have it, black, and white.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        count: Images with structure; their spectrum falls with the frequency.
+
+    Returns:
+        uint8 [height, width, 3] each.
+    """
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    images = []
+    for _ in range(count):
+        spectrum = np.fft.rfft2(rng.normal(size=(height, width, 3)), axes=(0, 1)) / frequency[..., None]
+        structure = np.fft.irfft2(spectrum, s=(height, width), axes=(0, 1))
+        level, contrast = rng.uniform(80.0, 160.0), rng.uniform(30.0, 70.0)
+        pixels = level + contrast * structure / structure.std()
+        images.append(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+    return [*images, *(np.full((height, width, 3), value, np.uint8) for value in (0, 255))]

@@ -1,0 +1,162 @@
+"""What a GPU engine needs, what of it is missing here, and how to install that. Starts no CUDA context."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import re
+from dataclasses import dataclass
+
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.gpu.options import FLAVOURS, Flavour
+
+VERSIONS: dict[Flavour, tuple[tuple[int, int], tuple[int, int]]] = {
+    "tensorrt": ((10, 3), (11, 4)),
+    "tensorrt_rtx": ((1, 0), (1, 7)),
+}
+"""Oldest and newest version of each flavour that the code is written for; newer ones of the same generation may do."""
+
+DRIVER = (
+    "Install NVIDIA's driver (Ubuntu: sudo ubuntu-drivers install; a Jetson: JetPack); in a container, start it with "
+    "docker run --gpus all, on a Jetson with --runtime nvidia"
+)
+DEVICE = (
+    "nvidia-smi must list the GPU, and CUDA_VISIBLE_DEVICES must not hide it; in a container: docker run --gpus all"
+)
+PYCUDA = "pip install pycuda; it compiles, with a C++ compiler and the CUDA toolkit (nvcc on the PATH)"
+INSTALL: dict[Flavour, str] = {
+    "tensorrt": (
+        "pip install tensorrt --extra-index-url https://pypi.nvidia.com; on a Jetson it comes with JetPack (sudo apt "
+        "install nvidia-jetpack), and the environment has to see it (python3 -m venv --system-site-packages)"
+    ),
+    "tensorrt_rtx": "pip install tensorrt_rtx; x86-64 only",
+}
+
+
+@dataclass(frozen=True)
+class CudaDevices:
+    """What the CUDA driver sees.
+
+    Attributes:
+        names: Names of the devices; None where there is no driver library.
+        error: Error number of the driver; 0 where there is none.
+    """
+
+    names: tuple[str, ...] | None
+    error: int = 0
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part that is missing.
+
+    Attributes:
+        part: Its name.
+        what: What is wrong with it.
+        cure: How to install it.
+    """
+
+    part: str
+    what: str
+    cure: str
+
+
+def cuda_devices() -> CudaDevices:
+    """Ask the CUDA driver for its devices."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return CudaDevices(None)
+    error = library.cuInit(0)
+    count = ctypes.c_int(0)
+    error = error or library.cuDeviceGetCount(ctypes.byref(count))
+    names = []
+    for index in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        library.cuDeviceGetName(name, len(name), index)
+        names.append(name.value.decode(errors="replace"))
+    return CudaDevices(tuple(names), int(error))
+
+
+def installed_flavour() -> Flavour:
+    """The flavour to take where none is asked for: TensorRT, unless only TensorRT-RTX is installed."""
+    return next((flavour for flavour in FLAVOURS if importlib.util.find_spec(flavour)), "tensorrt")
+
+
+def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
+    """What of driver, GPU, pycuda and TensorRT is missing; packages are imported where the driver sees a GPU.
+
+    Args:
+        flavour: The TensorRT that is wanted.
+        device: Whether a GPU is needed, or the builder alone.
+    """
+    missing = _missing_device() if device else []
+    # Without the driver's library pycuda cannot be imported whether or not it is installed right.
+    importable = not missing
+    if device:
+        missing += _missing_package("pycuda", "pycuda.driver", PYCUDA, importable=importable)
+    missing += _missing_package(flavour, flavour, INSTALL[flavour], importable=importable)
+    if importable and not missing:
+        missing += _wrong_version(flavour)
+    return missing
+
+
+def require(flavour: Flavour, *, device: bool = True) -> None:
+    """Raise where something is missing.
+
+    Raises:
+        GpuError: It names all that is missing, and how to install it.
+    """
+    missing = missing_parts(flavour, device=device)
+    if missing:
+        raise GpuError(
+            "; ".join(f"{part.part} {part.what}" for part in missing),
+            where=f"engine {flavour}",
+            cure="; ".join(f"{part.part}: {part.cure}" for part in missing) + ".",
+        )
+
+
+def version_problem(flavour: Flavour, version: str) -> str:
+    """Why a version cannot be used; empty where it can, or may be able to.
+
+    Args:
+        flavour: TensorRT or TensorRT-RTX.
+        version: Its ``__version__``.
+    """
+    oldest, newest = VERSIONS[flavour]
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    if oldest <= found < (newest[0] + 1, 0):
+        return ""
+    return f"is version {version or 'unknown'}, needed is {_dotted(oldest)} to {_dotted(newest)}"
+
+
+def _missing_device() -> list[Missing]:
+    devices = cuda_devices()
+    if devices.names is None:
+        return [Missing("the NVIDIA driver", "is missing (no libcuda.so.1)", DRIVER)]
+    if not devices.names:
+        return [Missing("a GPU", f"is not seen by the NVIDIA driver (CUDA error {devices.error})", DEVICE)]
+    return []
+
+
+def _missing_package(package: str, module: str, cure: str, *, importable: bool) -> list[Missing]:
+    if importlib.util.find_spec(package) is None:
+        return [Missing(package, "is not installed", cure)]
+    if importable:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a damaged installation may raise anything
+            said = " ".join(str(error).split())
+            return [Missing(package, f"cannot be imported ({type(error).__name__}: {said})", cure)]
+    return []
+
+
+def _wrong_version(flavour: Flavour) -> list[Missing]:
+    problem = version_problem(flavour, str(getattr(importlib.import_module(flavour), "__version__", "")))
+    return [Missing(flavour, problem, INSTALL[flavour])] if problem else []
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

@@ -1,0 +1,86 @@
+"""The encoder of a bundle on TensorRT, with the interface of the CPU engines: features come back to the host."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.inference.aligned import aligned_empty
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import check_image
+from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.engine_provision import ReferenceEncoder, provide_engine
+from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
+from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
+from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
+from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
+
+_log = logging.getLogger(__name__)
+
+
+class TensorRtEncoder:
+    """The encoder on an NVIDIA GPU.
+
+    Belongs to the thread that makes it, which holds the GPU's primary context; the last reference to it is to go there,
+    too.
+
+    Args:
+        bundle: The student.
+        options: What its engine is asked for; the batch has to allow one image.
+        reference: Makes the CPU's encoder of the same bundle, for the parity gate of an engine that is built.
+
+    Raises:
+        BundleError: The bundle has no encoder for GPUs in this precision, or one that cannot be used.
+        GpuError: Something is missing, or the engine cannot be built, misses the gate or cannot be run.
+    """
+
+    def __init__(
+        self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], ReferenceEncoder]
+    ) -> None:
+        flavour = options.flavour or installed_flavour()
+        require(flavour)
+        offered = gpu_bundle(bundle, options.precision)
+        check_limits(offered, options)
+        self.name = f"{flavour}_{options.precision}"
+        self._bundle = bundle
+        self._context = PrimaryContext()
+        try:
+            with self._context:
+                engine = provide_engine(offered, options, self._context, reference).engine
+                try:
+                    self._runner = EngineRunner(engine, self._context)
+                except BaseException:
+                    engine.close()
+                    raise
+        except BaseException:
+            self._context.close()
+            raise
+        self._features = aligned_empty(1, *bundle.feature_size, bundle.head.channels)
+        finalizer = weakref.finalize(self, _release, self._context, engine, self._runner)
+        finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`.
+
+        Raises:
+            GpuError: The GPU failed; after the loss of the device nothing on it works any more in this process.
+        """
+        check_image(self._bundle, image_rgb)
+        with self._context:
+            self._features[0] = self._runner(image_rgb[None])[0]
+        features: NDArray[np.float32] = self._features[0]
+        return features
+
+
+def _release(context: PrimaryContext, engine: TensorRtEngine, runner: EngineRunner) -> None:
+    try:
+        with context:
+            runner.close()
+            engine.close()
+        context.close()
+    except Exception as error:  # of a lost device, of which there is nothing left to release
+        _log.warning("the GPU could not be released: %s", error)

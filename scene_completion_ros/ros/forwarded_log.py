@@ -1,0 +1,44 @@
+"""What the package logs without ROS, in the node's log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PACKAGE = "scene_completion_ros"
+
+
+class _Forwarder(logging.Handler):
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        # One line each: rclpy knows a place that logs by its line, and allows it one severity.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
+@contextmanager
+def forwarded_log(logger: Any) -> Iterator[None]:
+    """Hand what the package logs through `logging`, from its info on, to an rclpy logger.
+
+    Args:
+        logger: The rclpy logger.
+    """
+    source, handler = logging.getLogger(PACKAGE), _Forwarder(logger)
+    level = source.level
+    source.addHandler(handler)
+    source.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        source.setLevel(level)
+        source.removeHandler(handler)

@@ -1,0 +1,77 @@
+"""A tiny ONNX encoder with the ports of the GPU exports, for tests that need some graph to build."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.inference.small_bundle import CANONICAL, CHANNELS
+
+TYPES = {
+    "fp32": (TensorProto.FLOAT, np.float32),
+    "fp16": (TensorProto.FLOAT16, np.float16),
+    "int8": (TensorProto.FLOAT16, np.float16),
+}
+
+
+def gpu_encoder(
+    precision: str = "fp16",
+    *,
+    seed: int = 0,
+    size: tuple[int, int] = (CANONICAL.height, CANONICAL.width),
+    channels: int = CHANNELS,
+    output: str = "features",
+    producer: str = "",
+) -> bytes:
+    """Two convolutions, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels]; serialised.
+
+    For int8 the second one has quantised weights and inputs, symmetric, as TensorRT wants them.
+    """
+    kind, dtype = TYPES[precision]
+    rng = np.random.default_rng(seed)
+    height, width = size
+    stem = 8
+    weights = {
+        "stem_weight": rng.normal(0.0, 0.25, (stem, 3, 3, 3)),
+        "stem_bias": rng.normal(0.0, 0.1, stem),
+        "last_weight": rng.normal(0.0, 0.7, (channels, stem, 1, 1)),
+        "last_bias": rng.normal(0.0, 0.1, channels),
+        "middle": np.array(127.0),
+        "scale": np.array(1 / 64),
+    }
+    # The numbers of tiny_encoder, which computes the same.
+    weights["last_weight"][0] = weights["last_bias"][0] = 0.0
+    weights = {name: value.astype(np.float16).astype(dtype) for name, value in weights.items()}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["typed"], to=kind),
+        helper.make_node("Transpose", ["typed"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", ["planes", "middle"], ["shifted"]),
+        helper.make_node("Mul", ["shifted", "scale"], ["normal"]),
+        helper.make_node("Conv", ["normal", "stem_weight", "stem_bias"], ["stem"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["stem"], ["active"]),
+    ]
+    features, weight = "active", "last_weight"
+    if precision == "int8":
+        largest = float(np.abs(weights["last_weight"]).max())
+        weights["active_scale"], weights["weight_scale"] = np.array(8 / 127, dtype), np.array(largest / 127, dtype)
+        weights["zero"] = np.array(0, np.int8)
+        features, weight = "active_back", "weight_back"
+        for name, scale in (("active", "active_scale"), ("last_weight", "weight_scale")):
+            back = features if name == "active" else weight
+            nodes.append(helper.make_node("QuantizeLinear", [name, scale, "zero"], [f"{name}_int8"]))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_int8", scale, "zero"], [back]))
+    nodes += [
+        helper.make_node("Conv", [features, weight, "last_bias"], ["last"]),
+        helper.make_node("Transpose", ["last"], [output], perm=[0, 2, 3, 1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny_gpu_encoder",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])],
+        [helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, producer_name=producer, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())

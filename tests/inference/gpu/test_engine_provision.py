@@ -1,0 +1,191 @@
+"""Engines found, built, compared and kept, and the encoder around them, on the stand-in of `host_cuda`.
+
+What only a GPU can show is not shown here: that TensorRT runs them.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import GpuError, ImageError
+from scene_completion_ros.inference import encoder
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.gpu import engine_provision, tensorrt_encoder
+from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.engine_provision import provide_engine
+from scene_completion_ros.inference.gpu.options import EngineOptions
+from tests.inference.gpu.host_cuda import HostCuda, HostEngine
+from tests.inference.gpu.small_gpu_bundle import GpuStudent, make_gpu_bundle
+from tests.inference.gpu.small_gpu_encoder import gpu_encoder
+from tests.inference.small_bundle import CANONICAL
+
+SMALL = CANONICAL.resized(160, 48)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
+    """A student whose encoder for the CPU and encoders for GPUs compute the same."""
+    return make_gpu_bundle(tmp_path_factory.mktemp("bundle"), canonical=SMALL, feature_size=(24, 80))
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[HostCuda]:
+    """The stand-in; whatever was allocated must have been freed, and every context popped."""
+    caplog.set_level(logging.INFO, logger="scene_completion_ros")
+    host = HostCuda()
+    host.install(monkeypatch)
+    tensorrt = SimpleNamespace(flavour="tensorrt", version="10.3.0")
+    monkeypatch.setattr(engine_provision, "load_tensorrt", lambda flavour: tensorrt)
+    monkeypatch.setattr(engine_provision, "TensorRtEngine", HostEngine)
+    monkeypatch.setattr(tensorrt_encoder, "require", lambda flavour: None)
+    monkeypatch.setattr(HostEngine, "offset", 0.0)
+    monkeypatch.setattr(HostEngine, "refused", set())
+    monkeypatch.setattr(HostEngine, "opened", [])
+    builds: list[bytes] = []
+
+    def build_plan(onnx: bytes, key: Any, tensorrt: Any, *, timings: bytes, say: Any) -> tuple[bytes, bytes]:
+        builds.append(timings)
+        return onnx, b"timings"
+
+    monkeypatch.setattr(engine_provision, "build_plan", build_plan)
+    host.builds = builds  # type: ignore[attr-defined]
+    yield host
+    gc.collect()
+    assert host.stack == []
+    assert (host.allocated, host.pinned, host.retained) == (0, 0, 0)
+    assert all(engine.closed for engine in HostEngine.opened)
+
+
+def provide(bundle: GpuStudent, options: EngineOptions) -> engine_provision.ProvidedEngine:
+    context = PrimaryContext()
+    try:
+        with context:
+            provided = provide_engine(bundle, options, context, lambda: make_encoder(bundle, encoder.cpu_engine()))
+            provided.engine.close()
+    finally:
+        context.close()
+    return provided
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_is_built_compared_and_then_found(
+    bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = EngineOptions(precision=precision, batch=(1, 4), cache=tmp_path / "engines")
+    first = provide(bundle, options)
+    assert first.built
+    assert first.path is not None
+    assert sorted(set(HostEngine.opened[0].batches)) == [1, 4]
+    parity = first.record["parity"]
+    assert parity["images"] == 12
+    assert 0.0 < parity["map_error"] < parity["limits"]["map_error"]
+    assert "built after" in caplog.text and "map error" in caplog.text
+    second = provide(bundle, options)
+    assert not second.built
+    assert second.record["parity"] == parity
+    assert cuda.builds == [b""]  # type: ignore[attr-defined]
+    assert cuda.popped_at_the_end == 2
+
+
+def test_timings_of_one_build_help_the_next(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
+    for precision in ("fp32", "fp16"):
+        assert provide(bundle, EngineOptions(precision=precision, cache=tmp_path / "engines")).built
+    assert cuda.builds == [b"", b"timings"]  # type: ignore[attr-defined]
+
+
+def test_an_engine_that_misses_the_gate_is_refused_with_the_numbers_and_not_kept(
+    bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostEngine, "offset", 1.0)
+    with pytest.raises(GpuError, match=r"parity gate: .* map error is .* where 0.01 is allowed"):
+        provide(bundle, EngineOptions(cache=tmp_path / "engines"))
+    assert not list((tmp_path / "engines").glob("*.engine"))
+    monkeypatch.setattr(HostEngine, "offset", float("nan"))
+    with pytest.raises(GpuError, match="not finite"):
+        provide(bundle, EngineOptions(cache=tmp_path / "engines"))
+
+
+def test_a_plan_that_tensorrt_refuses_is_built_again(
+    bundle: GpuStudent,
+    cuda: HostCuda,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = EngineOptions(precision="fp32", cache=tmp_path / "engines")
+    assert provide(bundle, options).built
+    monkeypatch.setattr(HostEngine, "refused", {bundle.read_gpu_encoder("fp32")})
+
+    def build_another(onnx: bytes, *_: Any, **__: Any) -> tuple[bytes, bytes]:
+        return gpu_encoder("fp32", size=(48, 160), seed=0, producer="another builder"), b""
+
+    monkeypatch.setattr(engine_provision, "build_plan", build_another)
+    assert provide(bundle, options).built
+    assert "is not used: deserialising the engine failed; it is built again" in caplog.text
+    assert not provide(bundle, options).built
+
+
+def test_features_come_back_as_from_the_cpu(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
+    options = EngineOptions(precision="fp32", cache=tmp_path / "engines")
+    image = np.random.default_rng(0).integers(0, 256, (48, 160, 3), dtype=np.uint8)
+    on_cpu = make_encoder(bundle, encoder.cpu_engine(), threads=1)
+    on_gpu = make_encoder(bundle, "tensorrt", threads=1, gpu=options)
+    assert on_gpu.name == "tensorrt_fp32"
+    expected = on_cpu(image).copy()
+    found = on_gpu(image)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_array_equal(on_gpu(image[:, ::-1][:, ::-1]), found)
+    assert not np.array_equal(on_gpu(255 - image), expected)
+    with pytest.raises(ImageError, match="canonical image"):
+        on_gpu(image[:-1])
+    assert cuda.stack == []  # nobody else's context is disturbed between images
+
+
+def test_a_lost_device_is_said_and_the_context_left(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
+    on_gpu = make_encoder(bundle, "tensorrt", gpu=EngineOptions(cache=tmp_path / "engines"))
+    image = np.zeros((48, 160, 3), np.uint8)
+    cuda.broken = "cuStreamSynchronize failed: unspecified launch failure"
+    with pytest.raises(GpuError, match="the device was lost while running the encoder.*Restart"):
+        on_gpu(image)
+    assert cuda.stack == []
+    cuda.broken = ""
+    on_gpu(image)
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "auto"])
+def test_too_little_memory(
+    bundle: GpuStudent,
+    cuda: HostCuda,
+    tmp_path: Path,
+    engine: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
+    cuda.free = 100_000
+    options = EngineOptions(cache=tmp_path / "engines")
+    if engine == "auto":
+        assert make_encoder(bundle, "auto", gpu=options).name in ("openvino", "onnxruntime")
+        assert "the encoder runs on the CPU, because TensorRT cannot: GPU: out of memory" in caplog.text
+    else:
+        with pytest.raises(GpuError, match="out of memory while allocating 0 MiB for features.*nvidia-smi"):
+            make_encoder(bundle, engine, gpu=options)
+
+
+def test_auto_takes_the_gpu_where_all_is_there(
+    bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "cuda_devices", lambda: SimpleNamespace(names=("Host",), error=0))
+    options = EngineOptions(cache=tmp_path / "engines")
+    assert make_encoder(bundle, "auto", gpu=options).name == "tensorrt_fp16"
+    monkeypatch.setattr(encoder, "cuda_devices", lambda: SimpleNamespace(names=(), error=100))
+    assert make_encoder(bundle, "auto", gpu=options).name in ("openvino", "onnxruntime")

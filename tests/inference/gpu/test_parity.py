@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.gpu.parity import LIMITS, compare, gate_images
+
+
+@pytest.fixture
+def features() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    scales = np.geomspace(20.0, 0.5, 8)
+    return [(rng.normal(size=(24, 80, 8)) * scales).astype(np.float32) for _ in range(3)]
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_equal_features_pass(features: list[np.ndarray], precision: str) -> None:
+    parity = compare(features, [array.copy() for array in features], precision)
+    assert (parity.map_error, parity.channel_error, parity.largest_error, parity.images) == (0.0, 0.0, 0.0, 3)
+    assert parity.passed
+    parity.require()
+
+
+def test_rounding_to_fp16_passes_as_fp16_and_not_as_fp32(features: list[np.ndarray]) -> None:
+    rounded = [array.astype(np.float16) for array in features]
+    assert compare(features, rounded, "fp16").passed
+    parity = compare(features, rounded, "fp32")
+    assert parity.misses
+    assert 1e-4 < parity.map_error < 1e-3
+
+
+def test_the_numbers_are_those_of_the_definition(features: list[np.ndarray]) -> None:
+    wrong = [features[0] * 1.01, features[1], features[2]]
+    wrong[0] = wrong[0].copy()
+    parity = compare(features, wrong, "fp16")
+    assert parity.map_error == pytest.approx(0.01, rel=1e-3)
+    assert parity.channel_error == pytest.approx(0.01, rel=1e-3)
+    scale = float(np.sqrt(np.mean(features[0].astype(np.float64) ** 2)))
+    assert parity.largest_error == pytest.approx(0.01 * np.abs(features[0]).max() / scale, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_a_wrong_channel_does_not_hide_among_right_ones(features: list[np.ndarray], precision: str) -> None:
+    wrong = [array.copy() for array in features]
+    wrong[2][..., 7] = -wrong[2][..., 7]  # the quietest one, of one image
+    parity = compare(features, wrong, precision)
+    assert parity.map_error < LIMITS["int8"].map_error
+    with pytest.raises(GpuError, match=r"channel error is .* where .* is allowed.*not kept"):
+        parity.require()
+
+
+def test_one_wrong_value_is_seen(features: list[np.ndarray]) -> None:
+    wrong = [array.copy() for array in features]
+    wrong[1][3, 4, 0] += 200.0
+    with pytest.raises(GpuError, match="largest error is"):
+        compare(features, wrong, "fp16").require()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_never_passes(features: list[np.ndarray], value: float) -> None:
+    wrong = [array.copy() for array in features]
+    wrong[0][0, 0, 7] = value
+    parity = compare(features, wrong, "int8")
+    assert parity.not_finite == 1
+    with pytest.raises(GpuError, match="1 values are not finite"):
+        parity.require()
+
+
+def test_swapped_images_and_channels_miss(features: list[np.ndarray]) -> None:
+    assert not compare(features, features[::-1], "int8").passed
+    assert not compare(features, [array[..., ::-1] for array in features], "int8").passed
+    assert not compare(features, [np.zeros_like(array) for array in features], "int8").passed
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_other_numbers_of_maps_are_a_mistake(features: list[np.ndarray], count: int) -> None:
+    with pytest.raises(ValueError, match="cannot be compared"):
+        compare(features[:count], features, "fp16")
+    with pytest.raises(ValueError, match="cannot be compared"):
+        compare(features, [array[1:] for array in features], "fp16")
+
+
+def test_the_record_has_the_numbers_and_the_limits(features: list[np.ndarray]) -> None:
+    record = compare(features, features, "fp16").as_record()
+    assert record["limits"]["map_error"] == LIMITS["fp16"].map_error
+    assert record["map_error"] == 0.0
+
+
+def test_gate_images_are_the_same_every_time_and_use_the_range() -> None:
+    images, again = gate_images(48, 160), gate_images(48, 160)
+    for image, other in zip(images, again, strict=True):
+        assert image.shape == (48, 160, 3) and image.dtype == np.uint8
+        np.testing.assert_array_equal(image, other)
+    structured = np.stack(images[:-2])
+    assert structured.std(axis=(1, 2)).min() > 15.0
+    assert not np.array_equal(structured[0], structured[1])
+    # Neighbours are alike, as in photographs.
+    steps = np.abs(np.diff(structured.astype(float), axis=2)).mean()
+    assert steps < 0.5 * structured.std()
+    assert [image.max() for image in images[-2:]] == [0, 255]

@@ -1,0 +1,48 @@
+"""The completion node with a bundle that has encoders for GPUs, and, where asked for, a GPU that fails.
+
+The failing GPU is an engine for the CPU that raises, from its third image on, what a lost device makes TensorRT raise.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.inference import encoder
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu.failures import explain_failure
+from scene_completion_ros.ros import completion_node
+from scene_completion_ros.ros.node import main
+from tests.inference.gpu.small_gpu_encoder import gpu_encoder
+
+FAILS = "GPU_FAILS"  # environment variable: the node believes that it has a GPU, and that fails
+IMAGES_BEFORE = 2  # one is the completer's own
+
+
+class FailingEncoder:
+    """Runs on the CPU, until it fails."""
+
+    name = "tensorrt_fp16"
+
+    def __init__(self, bundle: StudentBundle, *_: Any) -> None:
+        self._encoder = encoder.make_encoder(bundle, encoder.cpu_engine(), threads=1)
+        self._images = 0
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self._images += 1
+        if self._images > IMAGES_BEFORE:
+            raise explain_failure("cuStreamSynchronize failed: GPU is lost", "running the encoder")
+        return self._encoder(image_rgb)
+
+
+if __name__ == "__main__":
+    StudentBundle.gpu_precisions = ("fp16",)  # type: ignore[attr-defined]
+    StudentBundle.read_gpu_encoder = lambda self, precision: gpu_encoder(precision)  # type: ignore[attr-defined]
+    if os.environ.get(FAILS):
+        encoder._make_gpu_encoder = FailingEncoder  # type: ignore[assignment]
+        encoder.gpu_is_offered = lambda bundle: True
+        completion_node.check_engine = lambda *_: None
+    main()

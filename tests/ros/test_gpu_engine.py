@@ -1,0 +1,152 @@
+"""The node where TensorRT is asked for: refused when configured, or not used, or lost while it works."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import pytest
+from lifecycle_msgs.msg import Transition
+
+from scene_completion_ros.inference.gpu.requirements import cuda_devices
+from scene_completion_ros.ros import topics
+from tests.ros import gpu_node
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
+from tests.ros.graph import Graph, NodeUnderTest, start_completion_node
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+no_driver = pytest.mark.skipif(cuda_devices().names is not None, reason="there is an NVIDIA driver here")
+CONFIGURE = Transition.TRANSITION_CONFIGURE
+GPU_NODE = Path(gpu_node.__file__)
+
+Start = Callable[..., CameraToVoxels]
+
+
+@pytest.fixture
+def start(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> Iterator[Start]:
+    started: list[CameraToVoxels] = []
+
+    def start(*arguments: str, script: Path | None = None) -> CameraToVoxels:
+        def launch(graph: Graph) -> NodeUnderTest:
+            return start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *arguments, script=script)
+
+        started.append(CameraToVoxels(launch))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture
+def one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver library that sees a GPU, on which nothing can be run."""
+    source = tmp_path / "cuda.c"
+    source.write_text(
+        "int cuInit(unsigned flags) { return 0; }\n"
+        "int cuDeviceGetCount(int *count) { *count = 1; return 0; }\n"
+        "int cuDeviceGetName(char *name, int size, int device) { name[0] = 'G'; name[1] = 0; return 0; }\n",
+        encoding="utf-8",
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
+    libraries = os.environ.get("LD_LIBRARY_PATH", "")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}:{libraries}")
+
+
+@no_driver
+def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Start) -> None:
+    running = start("-p", "engine:=tensorrt", "-p", "autostart:=false")
+    assert not running.graph.change_state(topics.NODE_NAME, CONFIGURE), running.node.log
+    assert running.graph.state(topics.NODE_NAME) == "unconfigured"
+    (line,) = [line for line in running.node.log.splitlines() if "cannot configure: " in line]
+    for words in ("the NVIDIA driver is missing", "pycuda: pip install pycuda", "tensorrt: pip install tensorrt"):
+        assert words in line
+    diagnosed = Diagnosed(running.graph, running.node)
+    diagnosed.until("lifecycle", ERROR, "the NVIDIA driver is missing")
+    assert "Traceback" not in running.node.log
+
+
+@no_driver
+def test_on_its_own_the_node_ends_with_what_is_missing(start: Start) -> None:
+    running = start("-p", "engine:=tensorrt")
+    assert running.graph.until(lambda: running.node.process.poll() is not None), running.node.log
+    assert running.node.process.returncode != 0
+    assert "the NVIDIA driver is missing" in running.node.log
+    assert "Traceback" not in running.node.log
+
+
+@no_driver
+@pytest.mark.parametrize("options", [("gpu_dla_core:=0", "gpu_precision:=fp32"), ("gpu_precision:=fp8",)])
+def test_gpu_parameters_that_cannot_be_are_refused(start: Start, options: tuple[str, ...]) -> None:
+    arguments = [part for option in options for part in ("-p", option)]
+    running = start("-p", "autostart:=false", *arguments)
+
+    def ended_or_refused() -> bool:
+        return running.node.process.poll() is not None or not running.graph.change_state(topics.NODE_NAME, CONFIGURE)
+
+    assert ended_or_refused(), running.node.log
+    assert "fp16" in running.node.log
+    assert "Traceback" not in running.node.log
+
+
+@no_driver
+def test_without_a_gpu_auto_is_the_cpu_and_says_nothing_of_gpus(start: Start) -> None:
+    running = start(script=GPU_NODE)
+    running.start(CAMERA)
+    assert "TensorRT" not in running.node.log
+    assert "GPU" not in running.node.log
+
+
+@needs_compiler
+@no_driver
+def test_with_a_gpu_auto_says_why_it_is_not_used(start: Start, one_gpu: None) -> None:
+    running = start(script=GPU_NODE)
+    running.start(CAMERA)
+    (line,) = [line for line in running.node.log.splitlines() if "the encoder runs on the CPU" in line]
+    assert "WARN" in line
+    assert "because TensorRT cannot: engine tensorrt" in line
+    assert "pip install pycuda" in line
+    running.answer(running.make_image(some_image(1), SECOND_NS, FRAME))
+
+
+def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpu_node.FAILS, "1")
+    running = start("-p", "image_qos:=reliable", script=GPU_NODE)
+    diagnosed = Diagnosed(running.graph, running.node)
+    running.start(CAMERA)
+    image = running.make_image(some_image(1), SECOND_NS, FRAME)
+    running.until_logged("from now on the encoder runs on the CPU", lambda: running.images.publish(image))
+    assert "the device was lost while running the encoder" in running.node.log
+    assert "Xid" in running.node.log
+    running.answer(running.make_image(some_image(2), 2 * SECOND_NS, FRAME))
+    status = diagnosed.until("inference", OK, "ready", meanwhile=lambda: running.images.publish(image))
+    assert values(status)["engine"] in ("openvino", "onnxruntime")
+    assert running.node.log.count("ready for 320x96") == 2
+    assert "Traceback" not in running.node.log
+
+
+def test_where_tensorrt_alone_is_asked_for_a_lost_gpu_is_an_error(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(gpu_node.FAILS, "1")
+    running = start("-p", "engine:=tensorrt", "-p", "image_qos:=reliable", script=GPU_NODE)
+    diagnosed = Diagnosed(running.graph, running.node)
+    running.start(CAMERA)
+    image = running.make_image(some_image(1), SECOND_NS, FRAME)
+    running.until_logged("images cannot be completed any more", lambda: running.images.publish(image))
+    diagnosed.until("inference", ERROR, "the device was lost", meanwhile=lambda: running.images.publish(image))
+    heard = len(running.voxels)
+    running.images.publish(image)
+    running.graph.spin(1.0)
+    assert len(running.voxels) == heard
+    assert "Traceback" not in running.node.log
+    assert running.node.process.poll() is None
