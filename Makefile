@@ -1,6 +1,7 @@
 # make demo            install what the robot needs into .venv and complete the bundled drive through the real node
 # make demo BAG=path   the same with a bag of your own
 # make test            install everything into .venv-test; lint, type check and test
+# make test-gpu        the tests of the GPU's kernels on a real one; pycuda is installed beside the rest
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
@@ -16,7 +17,7 @@ PYTEST_ARGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean demo-environment test-environment
+.PHONY: help demo test test-gpu lint format clean demo-environment test-environment
 
 # Idle OpenMP threads sleep instead of spinning: the player, the node and the viewer share the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -64,6 +65,10 @@ demo: $(DEMO_STAMP)
 
 test: lint
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
+
+test-gpu: $(TEST_STAMP)
+	.venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
+	SCENE_COMPLETION_GPU=1 .venv-test/bin/python -m pytest tests/inference/test_gpu_kernels.py $(PYTEST_ARGS)
 
 lint: $(TEST_STAMP)
 	.venv-test/bin/ruff check .

@@ -80,6 +80,9 @@ class CpuDevice:
     def synchronise(self) -> None:
         pass
 
+    def download(self, buffer: Buffer) -> NDArray[Any]:
+        return content(buffer).copy()
+
 
 def content(buffer: Buffer) -> NDArray[Any]:
     """What lies in a buffer of this device."""

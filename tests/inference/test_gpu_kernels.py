@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import math
+import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
+from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.kernels import SOURCE, KernelSizes, compile_kernels, compile_with_nvcc
+from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.label_query import LabelQuery
@@ -33,9 +37,10 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.semantic_voxels import VoxelState
-from tests.inference.cuda_cpu_device import CpuDevice, compiled, content
+from tests.inference.cuda_cpu_device import CpuDevice, compiled
 from tests.inference.small_bundle import random_head, with_labels
 
+AnyDevice: TypeAlias = CpuDevice | PyCudaDevice
 CODE = PointCodeSpec()
 CANONICAL = Camera(fx=185.0, fy=185.0, cx=159.5, cy=45.75, width=320, height=96)
 FEATURE_SIZE = (48, 160)
@@ -51,12 +56,15 @@ REGISTERS = {
     **dict.fromkeys(("march_rays", "classify", "offsets", "compact", "query_labels"), 64),
 }
 
+ON_GPU = os.environ.get("SCENE_COMPLETION_GPU") == "1"
+"""The same tests on a real GPU, through pycuda: ``make test-gpu``."""
+
 needs_compiler = pytest.mark.skipif(
     kernels.find_nvrtc() is None and shutil.which("nvcc") is None,
     reason="neither nvidia-cuda-nvrtc nor nvcc is installed",
 )
 needs_cpp = pytest.mark.skipif(
-    shutil.which("g++") is None or not sys.platform.startswith("linux"), reason="no g++ on Linux"
+    not ON_GPU and (shutil.which("g++") is None or not sys.platform.startswith("linux")), reason="no g++ on Linux"
 )
 
 
@@ -80,8 +88,12 @@ def feature_map(head: HeadWeights, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CpuDevice]:
-    folder = tmp_path_factory.mktemp("kernels")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., AnyDevice]]:
+    """Makes a device with the kernels of a head: the CPU's stand-in, or the GPU."""
+    yield from _on_gpu() if ON_GPU else _on_cpu(tmp_path_factory.mktemp("kernels"))
+
+
+def _on_cpu(folder: Path) -> Iterator[Callable[..., AnyDevice]]:
     libraries: dict[KernelSizes, ctypes.CDLL] = {}
 
     def made(head: HeadWeights, *, half: bool = True) -> CpuDevice:
@@ -90,7 +102,24 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CpuDevice]
             libraries[sizes] = compiled(sizes, folder)
         return CpuDevice(libraries[sizes])
 
-    return made
+    yield made
+
+
+def _on_gpu() -> Iterator[Callable[..., AnyDevice]]:
+    context = PrimaryContext()
+    major, minor = (int(part) for part in context.facts.compute_capability.split("."))
+    devices: list[PyCudaDevice] = []
+
+    def made(head: HeadWeights, *, half: bool = True) -> PyCudaDevice:
+        sizes = KernelSizes.of(head, half_features=half)
+        devices.append(PyCudaDevice(context, compile_kernels(sizes, (major, minor))))
+        return devices[-1]
+
+    with context:
+        yield made
+        for one in devices:
+            one.close()
+    context.close()
 
 
 @dataclasses.dataclass
@@ -102,7 +131,7 @@ class Run:
     march: March
     classifier: VoxelClassifier
     labels: LabelQuery | None
-    device: CpuDevice
+    device: AnyDevice
     pipeline: VoxelPipeline
 
     def frame(self, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
@@ -111,7 +140,7 @@ class Run:
 
 
 def run_of(
-    device: CpuDevice,
+    device: AnyDevice,
     head: HeadWeights,
     *,
     grid: VoxelGrid = GRID,
@@ -140,7 +169,7 @@ def check(run: Run, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
     pose = run_pose(run)
     given = rounded(features) if half else features
 
-    alpha = content(run.pipeline.alpha)
+    alpha = run.device.download(run.pipeline.alpha)
     evaluated = np.sort(query.samples.target)
     density = density_reference(given, centres(grid, pose, evaluated), run.head, CODE, CANONICAL)
     expected_alpha = np.zeros(alpha.size)
@@ -155,7 +184,7 @@ def check(run: Run, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
         there = ~np.isnan(twin)
         assert np.count_nonzero(np.abs(ours[there] - twin[there]) > 2e-3) <= 0.01 * ours.size
 
-    probability = content(run.pipeline.probability)
+    probability = run.device.download(run.pipeline.probability)
     np.testing.assert_allclose(probability, np.where(query.in_view, CALIBRATION.apply(alpha), 0.0), atol=1e-5)
     twin_state = states(
         probability >= np.float32(run.classifier.threshold), query.in_view, expected.half_distance, grid, pose,
@@ -258,7 +287,7 @@ POSES = {
 
 @needs_cpp
 @pytest.mark.parametrize("pose", POSES)
-def test_every_stage_is_that_of_its_twin(pose: str, device: Callable[..., CpuDevice]) -> None:
+def test_every_stage_is_that_of_its_twin(pose: str, device: Callable[..., AnyDevice]) -> None:
     head = with_labels(random_head(channels=64, density_bias=-1.0))
     run = run_of(device(head), head, pose=POSES[pose][0], grid=POSES[pose][1])
     found = check(run, feature_map(head, seed=1))
@@ -267,7 +296,7 @@ def test_every_stage_is_that_of_its_twin(pose: str, device: Callable[..., CpuDev
 
 @needs_cpp
 @pytest.mark.parametrize("seed", range(6))
-def test_random_cameras_grids_and_maps(seed: int, device: Callable[..., CpuDevice]) -> None:
+def test_random_cameras_grids_and_maps(seed: int, device: Callable[..., AnyDevice]) -> None:
     rng = np.random.default_rng(seed)
     head = with_labels(random_head(seed, channels=64, density_bias=float(rng.uniform(-4.0, 1.0))), seed=seed)
     shape = tuple(int(size) for size in rng.integers(3, 40, 3))
@@ -280,7 +309,7 @@ def test_random_cameras_grids_and_maps(seed: int, device: Callable[..., CpuDevic
 
 
 @needs_cpp
-def test_the_shipped_student_in_both_precisions(device: Callable[..., CpuDevice]) -> None:
+def test_the_shipped_student_in_both_precisions(device: Callable[..., AnyDevice]) -> None:
     head = StudentBundle.load(DEFAULT_BUNDLE).head
     for half in (True, False):
         run = run_of(device(head, half=half), head, threshold=0.3)
@@ -289,7 +318,7 @@ def test_the_shipped_student_in_both_precisions(device: Callable[..., CpuDevice]
 
 
 @needs_cpp
-def test_a_place_prior_counts(device: Callable[..., CpuDevice]) -> None:
+def test_a_place_prior_counts(device: Callable[..., AnyDevice]) -> None:
     knots = np.random.default_rng(3)
     prior = PlacePrior(
         knots.uniform(0.2, 1.0, (4, 5, 3)).astype(np.float32),
@@ -302,14 +331,17 @@ def test_a_place_prior_counts(device: Callable[..., CpuDevice]) -> None:
     features = feature_map(head, seed=1)
     check(with_prior, features)
     check(without, features)
-    assert np.abs(content(with_prior.pipeline.alpha) - content(without.pipeline.alpha)).max() > 0.05
+    opacity = [run.device.download(run.pipeline.alpha) for run in (with_prior, without)]
+    assert np.abs(opacity[0] - opacity[1]).max() > 0.05
 
 
 @needs_cpp
-def test_a_frame_allocates_nothing_and_brings_little(device: Callable[..., CpuDevice]) -> None:
+def test_a_frame_allocates_nothing_and_brings_little(device: Callable[..., AnyDevice]) -> None:
     head = with_labels(random_head(channels=64))
     run = run_of(device(head), head)
     features = run.device.upload(feature_map(head).astype(np.float16))
+    if not isinstance(run.device, CpuDevice):
+        pytest.skip("a GPU does not count allocations and copies")
     allocated = run.device.allocated
     run.pipeline.enqueue(features)
     first = run.pipeline.wait()
@@ -325,17 +357,17 @@ def test_a_frame_allocates_nothing_and_brings_little(device: Callable[..., CpuDe
 
 
 @needs_cpp
-def test_a_grid_out_of_view_is_empty(device: Callable[..., CpuDevice]) -> None:
+def test_a_grid_out_of_view_is_empty(device: Callable[..., AnyDevice]) -> None:
     head = with_labels(random_head(channels=64))
     run = run_of(device(head), head, grid=VoxelGrid((-30.0, -2.0, -2.0), 0.5, (8, 8, 8)))
     found = run.frame(feature_map(head))
     assert len(found.index) == 0 and (found.state == VoxelState.UNOBSERVED).all()
-    assert (content(run.pipeline.alpha) == 0.0).all()
+    assert (run.device.download(run.pipeline.alpha) == 0.0).all()
 
 
 @needs_cpp
 @pytest.mark.parametrize("full", [True, False])
-def test_all_and_nothing_occupied(full: bool, device: Callable[..., CpuDevice]) -> None:
+def test_all_and_nothing_occupied(full: bool, device: Callable[..., AnyDevice]) -> None:
     head = with_labels(random_head(channels=64, density_bias=60.0 if full else -60.0))
     run = run_of(device(head), head)
     found = check(run, feature_map(head))
@@ -343,13 +375,13 @@ def test_all_and_nothing_occupied(full: bool, device: Callable[..., CpuDevice]) 
 
 
 @needs_cpp
-def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Callable[..., CpuDevice]) -> None:
+def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Callable[..., AnyDevice]) -> None:
     head = with_labels(random_head(channels=64, density_bias=-60.0))
     run = run_of(device(head), head)
     features = feature_map(head)
     features[10:20, 70:80] = np.nan
     found = check(run, features)
-    alpha = content(run.pipeline.alpha)
+    alpha = run.device.download(run.pipeline.alpha)
     assert 0 < np.isnan(alpha).sum() < alpha.size / 4
     assert (found.state < VoxelState.SURFACE).all()
     behind = np.isnan(alpha[10:]).any(axis=0) & (found.state[-1] > 0)

@@ -1,0 +1,118 @@
+"""The kernels on a GPU, through pycuda: `KernelDevice` in the primary context, on one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.inference.gpu.device import PrimaryContext, gpu_errors
+from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, SharedBuffer
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels
+
+
+class PyCudaDevice:
+    """Runs kernels on a GPU.
+
+    Made, used and closed with the context current, in one thread.
+
+    Args:
+        context: The GPU.
+        kernels: Compiled for it.
+        stream: What all is done on (`pycuda.driver.Stream`), for example an encoder's; a new one by default.
+
+    Attributes:
+        stream: That stream.
+
+    Raises:
+        GpuError: The kernels cannot be loaded, or there is not enough memory.
+    """
+
+    def __init__(self, context: PrimaryContext, kernels: CompiledKernels, stream: Any = None) -> None:
+        import pycuda.driver as cuda
+
+        self._cuda: Any = cuda
+        self._context = context
+        self.stream: Any = context.stream() if stream is None else stream
+        self._owned: list[Any] = []
+        with gpu_errors("loading the kernels", context):
+            self._module: Any = cuda.module_from_buffer(kernels.cubin)
+            self._functions = {name: self._module.get_function(name) for name in kernels.resources}
+
+    def upload(self, array: NDArray[Any]) -> Buffer:
+        """See `KernelDevice`; returns when it is done."""
+        contiguous = np.ascontiguousarray(array)
+        buffer = self._allocated(contiguous.shape, contiguous.dtype)
+        if contiguous.size:
+            with gpu_errors("copying to the GPU", self._context):
+                self._cuda.memcpy_htod(buffer.pointer, contiguous)
+        return buffer
+
+    def empty(self, shape: Sequence[int], dtype: type[np.generic]) -> Buffer:
+        """See `KernelDevice`."""
+        return self._allocated(tuple(shape), np.dtype(dtype))
+
+    def shared(self, shape: Sequence[int], dtype: type[np.generic]) -> SharedBuffer:
+        """See `KernelDevice`."""
+        with gpu_errors("allocating memory of the host that the GPU writes to", self._context):
+            flags = self._cuda.host_alloc_flags.DEVICEMAP
+            array: NDArray[Any] = self._cuda.pagelocked_zeros(tuple(shape), np.dtype(dtype), mem_flags=flags)
+            owner: Any = array.base
+            self._owned.append(owner)
+            return SharedBuffer(int(owner.get_device_pointer()), array.shape, array.dtype, owner, array)
+
+    def clear(self, buffer: Buffer) -> None:
+        """See `KernelDevice`."""
+        size = int(np.prod(buffer.shape)) * buffer.dtype.itemsize
+        with gpu_errors("clearing memory", self._context):
+            self._cuda.memset_d8_async(buffer.pointer, 0, size, self.stream)
+
+    def launch(self, kernel: str, blocks: int, threads: int, *arguments: Argument) -> None:
+        """See `KernelDevice`."""
+        values = [_value(argument) for argument in arguments]
+        with gpu_errors(f"launching {kernel}", self._context):
+            self._functions[kernel](*values, grid=(blocks, 1, 1), block=(threads, 1, 1), stream=self.stream)
+
+    def copy(self, source: Buffer, target: SharedBuffer) -> None:
+        """See `KernelDevice`."""
+        with gpu_errors("copying to the host", self._context):
+            self._cuda.memcpy_dtoh_async(target.array, source.pointer, self.stream)
+
+    def synchronise(self) -> None:
+        """See `KernelDevice`.
+
+        Raises:
+            GpuError: Something of what was asked for failed.
+        """
+        with gpu_errors("running the kernels", self._context):
+            self.stream.synchronize()
+
+    def download(self, buffer: Buffer) -> NDArray[Any]:
+        """A copy of what lies in a buffer, after all that was asked for."""
+        array = np.empty(buffer.shape, buffer.dtype)
+        with gpu_errors("copying to the host", self._context):
+            self.stream.synchronize()
+            if array.size:
+                self._cuda.memcpy_dtoh(array, buffer.pointer)
+        return array
+
+    def close(self) -> None:
+        """Free all memory; nothing of it may be touched any more."""
+        while self._owned:
+            self._owned.pop().free()
+        self._functions.clear()
+        self._module = None
+
+    def _allocated(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
+        size = int(np.prod(shape)) * dtype.itemsize
+        allocation = self._context.allocate(max(size, 1), "the voxel query")
+        self._owned.append(allocation)
+        return Buffer(int(allocation), shape, dtype, allocation)
+
+
+def _value(argument: Argument) -> np.number[Any]:
+    if argument is None:
+        return np.uint64(0)
+    return np.uint64(argument.pointer) if isinstance(argument, Buffer) else argument
