@@ -3,6 +3,7 @@
 ``python -m benchmarks.node_load`` runs the node in a process of its own, with a camera of 1280x720 pixels before it and
 a reader behind it, and prints Markdown tables:
 
+- conversions alone, in this process, each beside what it replaces;
 - one image at a time, raw and JPEG: all that lies between the arrival of an image and its published voxels and is no
   inference (decoding, waiting, conversion, publishing), from the node's own processing times;
 - images at 60 Hz: how old published results are, what becomes of the other images, and whether memory grows.
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +24,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.completion import demo_drive, hardware, table
+from benchmarks.completion import demo_drive, hardware, table, timed
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.ros import dds
+from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, voxels_to_cloud_array
+from scene_completion_ros.voxel_cloud_kernel import write_cloud
 
 if TYPE_CHECKING:  # at run time only once the middleware is configured
     from benchmarks.running_node import RunningNode
 
 WIDTH, HEIGHT = 1280, 720
+OCCUPIED = 200_000  # voxels: a street, and the insides of its things
 PAUSE_S = 0.05  # between the result of an image and the next one, where images come one at a time
 WARM_UP_S = 10.0  # before the measurement at a rate
 WAIT_S = 60.0
@@ -97,12 +103,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long images are published at a rate")
     parser.add_argument("--rate", type=float, default=60.0, help="images a second")
     parser.add_argument("--threads", type=int, default=0, help="parameter threads of the node; 0 for all")
+    parser.add_argument("--repeats", type=int, default=20, help="runs of a conversion")
+    parser.add_argument("--conversions", action="store_true", help="print the first table only")
     parser.add_argument("--json", type=Path, help="where to write the numbers as well")
     arguments = parser.parse_args()
     prepare_middleware()
     bundle = StudentBundle.load(arguments.bundle)
     print(hardware(arguments.threads or os.cpu_count() or 1), flush=True)
     camera, picture = large_camera()
+    print("\n" + conversion_table(bundle, picture, arguments.repeats), flush=True)
+    if arguments.conversions:
+        return
     numbers: dict[str, Any] = {"overhead": {}, "load": {}}
     given = {"bundle": str(arguments.bundle), "threads": arguments.threads}
     with tempfile.TemporaryDirectory() as folder:
@@ -163,6 +174,48 @@ def write_grid(path: Path, grid: VoxelGrid, bundle: StudentBundle) -> Path:
 def shape_of(grid: VoxelGrid) -> str:
     """Such as 256x256x32."""
     return "x".join(map(str, grid.shape))
+
+
+def conversion_table(bundle: StudentBundle, picture: NDArray[np.uint8], repeats: int) -> str:
+    """Decoding and the making of the cloud, in one thread, by the CPU's clock: other processes may run meanwhile."""
+    from scene_completion_ros.bags.images import decode_image
+    from scene_completion_ros.ros import messages
+
+    voxels = random_voxels(bundle)
+    raw, jpeg = messages.image_message(picture, 0, ""), messages.compressed_image_message(picture, 0, "")
+    file = np.frombuffer(jpeg.data, np.uint8)
+    points = np.zeros(VOXEL_CLOUD_DTYPE.itemsize * len(voxels), np.uint8)
+    runs: dict[str, Callable[[], object]] = {
+        f"decode raw, {WIDTH}x{HEIGHT}": lambda: decode_image(raw),
+        f"decode JPEG, {file.size // 1000} kB, by way of BGR": lambda: cv2.cvtColor(
+            np.asarray(cv2.imdecode(file, cv2.IMREAD_UNCHANGED)), cv2.COLOR_BGR2RGB
+        ),
+        "decode JPEG, to RGB at once": lambda: decode_image(jpeg),
+        f"cloud of {len(voxels)} voxels, NumPy": lambda: messages.byte_array(voxels_to_cloud_array(voxels)),
+        "cloud, compiled": lambda: write_cloud(voxels, points, threads=1),
+    }
+    rows = [(name, f"{1e3 * timed(run, repeats)[1]:.2f}") for name, run in runs.items()]
+    return table(("conversion", "CPU ms"), rows)
+
+
+def random_voxels(bundle: StudentBundle) -> SemanticVoxels:
+    """As many occupied voxels as an image of the bundled drive has, anywhere in the grid."""
+    rng, grid = np.random.default_rng(0), bundle.grid
+    flat = np.sort(rng.choice(int(np.prod(grid.shape)), OCCUPIED, replace=False))
+    state = np.full(grid.shape, VoxelState.FREE_SEEN, np.uint8)
+    state.reshape(-1)[flat] = VoxelState.SURFACE
+    return SemanticVoxels(
+        grid=grid,
+        grid_from_camera=bundle.grid_from_camera,
+        stamp_ns=0,
+        state=state,
+        index=np.stack(np.unravel_index(flat, grid.shape), axis=-1).astype(np.int32),
+        probability=rng.uniform(0.5, 1.0, OCCUPIED).astype(np.float32),
+        label=rng.integers(0, len(bundle.class_names), OCCUPIED).astype(np.uint8),
+        confidence=rng.uniform(0.0, 1.0, OCCUPIED).astype(np.float32),
+        class_names=bundle.class_names,
+        class_colours=bundle.class_colours,
+    )
 
 
 def measure_overhead(node: RunningNode, images: int) -> Overhead:

@@ -31,7 +31,7 @@ from scene_completion_ros.ros.process_facts import ProcessFacts, process_facts
 from scene_completion_ros.ros.replay_node import NodeProcess
 
 FRAME = "camera_optical"
-PATIENCE_S = 180.0  # kernels may have to be compiled first, on a busy machine
+PATIENCE_S = 600.0  # kernels may have to be compiled first, on a busy machine
 QUIET_S = 1.0
 SETTLE_S = 60.0
 KEPT_RESULTS = 200_000  # about ten hours at 6 Hz
