@@ -43,6 +43,7 @@ from scene_completion_ros.report.pictures import beside_map, class_legend, encod
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.playback import Playback
 from scene_completion_ros.ros.rviz_config import BUNDLED_DRIVE, REPLAY
+from scene_completion_ros.semantic_voxels import VoxelState
 
 PICTURES = Path("docs/pictures")
 IMAGE = 20  # of the drive, from 0
@@ -142,7 +143,9 @@ def replayed(index: int, parameters: Mapping[str, object]) -> Completed:
     ):
         listener = Listener(node.full_name)
         try:
-            replay_over_dds(reader, topic, on_result=results.append, playback=Playback(node=node.full_name))
+            replay_over_dds(
+                reader, topic, on_result=results.append, playback=Playback(node=node.full_name, timeout_s=PATIENCE_S)
+            )
             result = results[min(index, 1)]
             ground = listener.of("occupancy_grid", result.stamp_ns)
             clearing = listener.of("clearing", result.stamp_ns)
@@ -176,14 +179,14 @@ def configured_view() -> OrbitView:
     return OrbitView(view["Yaw"], view["Pitch"], view["Distance"], (focal["X"], focal["Y"], focal["Z"]))
 
 
-def boxes(done: Completed, colours: NDArray[np.uint8], edge: float, *, with_map: bool) -> Picture:
-    """The window of RViz: ground, map if wanted, and voxels in given colours [N, 3]."""
+def boxes(done: Completed, colours: NDArray[np.uint8] | None, edge: float) -> Picture:
+    """The scene in RViz's window: the ground, and voxels in given colours [N, 3], or the map where there are none."""
     drawing = BoxPicture(configured_view(), WIDTH, HEIGHT)
     across = np.arange(-50.0, 51.0, 5.0)  # as the display "Ground" has them: 20 cells of 5 m, 1.65 m below the camera
     ends = np.array([(x, 1.65, z) for x in across for z in (-50.0, 50.0)]).reshape(-1, 2, 3)
-    for lines in (ends, np.stack([ends[..., 2], ends[..., 1], ends[..., 0]], axis=-1)):
+    for lines in (ends, ends[..., ::-1]):
         drawing.draw_lines(lines[:, 0], lines[:, 1])
-    if with_map:
+    if colours is None:
         drawing.draw_map(map_colours(done.cells), done.optical_from_map, done.resolution, 0.6)
     else:
         centres = np.stack([done.cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64)
@@ -203,42 +206,41 @@ def grey_depth(depth: NDArray[np.float32]) -> Picture:
     return np.repeat(np.rint(255.0 * value).astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def legend(entries: Mapping[str, tuple[int, int, int]], width: int) -> Picture:
-    """Names of colours, in a white margin."""
-    drawn = class_legend(list(entries), list(entries.values()), width=width - 24)
-    return np.pad(drawn, ((6, 6), (12, 12), (0, 0)), constant_values=255)
+def with_legend(picture: Picture, entries: Mapping[str, tuple[int, int, int]]) -> Picture:
+    """A picture and, below it, the names of colours."""
+    drawn = class_legend(list(entries), list(entries.values()), width=picture.shape[1] - 24)
+    return np.concatenate([picture, np.pad(drawn, ((6, 6), (12, 12), (0, 0)), constant_values=255)])
 
 
-def pictures(done: Completed, bundle: StudentBundle, edge: float) -> dict[str, Picture]:
-    """All pictures, by the names of their files."""
-    classes = dict(zip(bundle.class_names, bundle.class_colours, strict=True))
-    states = {STATE_NAMES[state]: STATE_COLOURS[state] for state in (3, 4)}
-    seen = state_colours(done.cloud["state"])
-    upright_from_optical = RigidTransform(OPTICAL_FROM_FORWARD.T, np.zeros(3))
+def map_and_clearing(done: Completed) -> Picture:
+    """The map of the ground from above, with the ends of the clearing rays."""
+    upright_from_optical = OPTICAL_FROM_FORWARD.inverse()
     corner = upright_from_optical.apply(done.optical_from_map.translation[None])[0]
-    ground = ground_view(
+    return ground_view(
         GroundMap((float(corner[0]), float(corner[1])), done.resolution, done.cells),
         upright_from_camera=upright_from_optical,
         camera=done.camera,
         clearing=upright_from_optical.apply(done.clearing.astype(np.float64)),
     )
-    images = np.concatenate([fit_width(done.image_rgb, WIDTH // 2), fit_width(_depth_like(done), WIDTH // 2)], axis=1)
-    named = {
-        "free": FREE_COLOUR, "occupied": OCCUPIED_COLOUR, "unknown": UNKNOWN_COLOUR,
-        "end of a clearing ray": CLEARING_COLOUR,
-    }  # fmt: skip
-    tiles = [("camera", fit_width(done.image_rgb, 560)), ("~/voxels", fit_width(boxes(
-        done, cloud_colours(done.cloud), edge, with_map=False), 560))]  # fmt: skip
-    beside = beside_map(tiles, ground, title="", width=560)
+
+
+def pictures(done: Completed, bundle: StudentBundle, edge: float) -> dict[str, Picture]:
+    """All pictures, by the names of their files."""
+    classes = dict(zip(bundle.class_names, bundle.class_colours, strict=True))
+    states = {STATE_NAMES[state]: STATE_COLOURS[state] for state in (VoxelState.SURFACE, VoxelState.COMPLETED)}
+    cells = {"free": FREE_COLOUR, "occupied": OCCUPIED_COLOUR, "unknown": UNKNOWN_COLOUR}
+    voxels = boxes(done, cloud_colours(done.cloud), edge)
+    side = WIDTH // 2
+    tiles = [("camera", fit_width(done.image_rgb, side)), ("~/voxels", fit_width(voxels, side))]
+    beside = beside_map(tiles, map_and_clearing(done), title="", width=side)
     return {
-        "rviz_voxels.webp": np.concatenate(
-            [boxes(done, cloud_colours(done.cloud), edge, with_map=False), legend(classes, WIDTH)]
+        "rviz_voxels.webp": with_legend(voxels, classes),
+        "rviz_states.webp": with_legend(boxes(done, state_colours(done.cloud["state"]), edge), states),
+        "rviz_map.webp": with_legend(boxes(done, None, edge), cells),
+        "rviz_images.webp": np.concatenate(
+            [fit_width(done.image_rgb, side), fit_width(_depth_like(done), side)], axis=1
         ),
-        "rviz_states.webp": np.concatenate([boxes(done, seen, edge, with_map=False), legend(states, WIDTH)]),
-        "rviz_map.webp": np.concatenate([boxes(done, seen, edge, with_map=True), legend(
-            {name: colour for name, colour in named.items() if colour != CLEARING_COLOUR}, WIDTH)]),  # fmt: skip
-        "rviz_images.webp": images,
-        "nav2_map.webp": np.concatenate([beside, legend(named, beside.shape[1])]),
+        "nav2_map.webp": with_legend(beside, cells | {"end of a clearing ray": CLEARING_COLOUR}),
     }
 
 
