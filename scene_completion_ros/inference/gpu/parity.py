@@ -42,8 +42,8 @@ LIMITS: Mapping[str, ParityLimits] = {
     "fp16": ParityLimits(map_error=5e-3, channel_error=3e-2, largest_error=0.2),
     "int8": ParityLimits(map_error=0.1, channel_error=0.5, largest_error=3.0),
 }
-"""By precision: about ten times what the graphs of the shipped student are off where a CPU rounds as they are typed; for
-fp32, which is off by 1e-7, a thousand times."""
+"""By precision: about ten times what the graphs of the shipped student are off where a CPU rounds as they are typed. In
+fp32 that is 1e-7, and the limit a thousand times."""
 
 
 @dataclass(frozen=True)
