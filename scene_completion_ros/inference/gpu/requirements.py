@@ -18,15 +18,15 @@ VERSIONS: dict[Flavour, tuple[tuple[int, int], tuple[int, int]]] = {
 """Oldest and newest version of each flavour that the code is written for; newer ones of the same generation may do."""
 
 DRIVER = (
-    "Ubuntu: sudo ubuntu-drivers install; a Jetson has it from JetPack; in a container: docker run --gpus all, on a Jetson "
-    "--runtime nvidia"
+    "Ubuntu: sudo ubuntu-drivers install; a Jetson has it from JetPack; in a container: docker run --gpus all, on a "
+    "Jetson --runtime nvidia"
 )
 DEVICE = "nvidia-smi must list it, and CUDA_VISIBLE_DEVICES must not hide it; in a container: docker run --gpus all"
 PYCUDA = "pip install pycuda (it compiles, with a C++ compiler and the CUDA toolkit, nvcc on the PATH)"
 INSTALL: dict[Flavour, str] = {
     "tensorrt": (
-        "pip install tensorrt --extra-index-url https://pypi.nvidia.com (a Jetson has it from JetPack, sudo apt install "
-        "nvidia-jetpack, and a virtual environment sees it with --system-site-packages)"
+        "pip install tensorrt --extra-index-url https://pypi.nvidia.com (a Jetson has it from JetPack, sudo apt "
+        "install nvidia-jetpack, and a virtual environment sees it with --system-site-packages)"
     ),
     "tensorrt_rtx": "pip install tensorrt_rtx (x86-64 only)",
 }
