@@ -96,7 +96,7 @@ setup(
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*", "training", "training.*"]),
     package_data={
         PACKAGE: ["py.typed", "models/**/*", "demo_drive/**/*"],
-        f"{PACKAGE}.inference.gpu": ["*.cu"],
+        f"{PACKAGE}.inference.gpu": ["*.cu", "gate_images/*"],
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
         "training": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],

@@ -68,7 +68,7 @@ def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Sta
     assert not running.graph.change_state(topics.NODE_NAME, CONFIGURE), running.node.log
     assert running.graph.state(topics.NODE_NAME) == "unconfigured"
     (line,) = [line for line in running.node.log.splitlines() if "cannot configure: " in line]
-    for words in ("the NVIDIA driver is missing", "pycuda: pip install pycuda", "tensorrt: pip install tensorrt"):
+    for words in ("the NVIDIA driver is missing", "To get pycuda: pip install", "To get tensorrt: pip install"):
         assert words in line
     diagnosed = Diagnosed(running.graph, running.node)
     diagnosed.until("lifecycle", ERROR, "the NVIDIA driver is missing")

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 
-IMAGES = 4  # of structure, beside a black and a white one
+GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
 # A channel that is almost zero everywhere is measured as if it had this part of the map's root mean square.
 QUIET_CHANNEL = 0.05
 
@@ -36,11 +38,12 @@ class ParityLimits:
 
 
 LIMITS: Mapping[str, ParityLimits] = {
-    "fp32": ParityLimits(map_error=2e-3, channel_error=1e-2, largest_error=0.05),
-    "fp16": ParityLimits(map_error=1e-2, channel_error=5e-2, largest_error=0.5),
-    "int8": ParityLimits(map_error=0.15, channel_error=0.5, largest_error=5.0),
+    "fp32": ParityLimits(map_error=1e-4, channel_error=1e-3, largest_error=5e-3),
+    "fp16": ParityLimits(map_error=5e-3, channel_error=3e-2, largest_error=0.2),
+    "int8": ParityLimits(map_error=0.1, channel_error=0.5, largest_error=3.0),
 }
-"""By precision. That of fp32 has room for weights that are stored in fp16 before folding here, and after it there."""
+"""By precision: about ten times what the graphs of the shipped student are off where a CPU rounds as they are typed. In
+fp32 that is 1e-7, and the limit a thousand times."""
 
 
 @dataclass(frozen=True)
@@ -143,25 +146,36 @@ def _errors(reference: NDArray[np.float64], found: NDArray[np.float64]) -> tuple
     return map_error, float(channel_error.max()), float(np.abs(difference).max() / scale), int((~finite).sum())
 
 
-def gate_images(height: int, width: int, count: int = IMAGES) -> list[NDArray[np.uint8]]:
-    """Images for the gate, the same ones every time: structure at all scales as photographs have it, black, and white.
+def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
+    """Images for the gate: streets, cut to the proportions that are wanted, and scaled.
+
+    Photographs, because the steps of int8 are fitted to photographs: on noise of the same spectrum its error was thirty
+    times as large, and that of fp16 ten times.
 
     Args:
         height: Pixels.
         width: Pixels.
-        count: Images with structure; their spectrum falls with the frequency.
 
     Returns:
-        uint8 [height, width, 3] each.
+        uint8 [height, width, 3] RGB each.
+
+    Raises:
+        GpuError: They are missing from the installation.
     """
-    rng = np.random.default_rng(0)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = np.inf
     images = []
-    for _ in range(count):
-        spectrum = np.fft.rfft2(rng.normal(size=(height, width, 3)), axes=(0, 1)) / frequency[..., None]
-        structure = np.fft.irfft2(spectrum, s=(height, width), axes=(0, 1))
-        level, contrast = rng.uniform(80.0, 160.0), rng.uniform(30.0, 70.0)
-        pixels = level + contrast * structure / structure.std()
-        images.append(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
-    return [*images, *(np.full((height, width, 3), value, np.uint8) for value in (0, 255))]
+    for path in sorted(GATE_IMAGES.glob("*.jpg")):
+        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise GpuError("is no image", where=str(path), cure="Install the package again.")
+        rows, columns = pixels.shape[:2]
+        rows = min(rows, max(round(columns * height / width), 1))
+        columns = min(columns, max(round(rows * width / height), 1))
+        top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
+        cut = pixels[top : top + rows, left : left + columns, ::-1]
+        scaled = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
+        images.append(np.ascontiguousarray(scaled, dtype=np.uint8))
+    if not images:
+        raise GpuError(
+            "there are no images for the parity gate", where=str(GATE_IMAGES), cure="Install the package again."
+        )
+    return images

@@ -18,19 +18,17 @@ VERSIONS: dict[Flavour, tuple[tuple[int, int], tuple[int, int]]] = {
 """Oldest and newest version of each flavour that the code is written for; newer ones of the same generation may do."""
 
 DRIVER = (
-    "Install NVIDIA's driver (Ubuntu: sudo ubuntu-drivers install; a Jetson: JetPack); in a container, start it with "
-    "docker run --gpus all, on a Jetson with --runtime nvidia"
+    "Ubuntu: sudo ubuntu-drivers install; a Jetson has it from JetPack; in a container: docker run --gpus all, on a "
+    "Jetson --runtime nvidia"
 )
-DEVICE = (
-    "nvidia-smi must list the GPU, and CUDA_VISIBLE_DEVICES must not hide it; in a container: docker run --gpus all"
-)
-PYCUDA = "pip install pycuda; it compiles, with a C++ compiler and the CUDA toolkit (nvcc on the PATH)"
+DEVICE = "nvidia-smi must list it, and CUDA_VISIBLE_DEVICES must not hide it; in a container: docker run --gpus all"
+PYCUDA = "pip install pycuda (it compiles, with a C++ compiler and the CUDA toolkit, nvcc on the PATH)"
 INSTALL: dict[Flavour, str] = {
     "tensorrt": (
-        "pip install tensorrt --extra-index-url https://pypi.nvidia.com; on a Jetson it comes with JetPack (sudo apt "
-        "install nvidia-jetpack), and the environment has to see it (python3 -m venv --system-site-packages)"
+        "pip install tensorrt --extra-index-url https://pypi.nvidia.com (a Jetson has it from JetPack, sudo apt "
+        "install nvidia-jetpack, and a virtual environment sees it with --system-site-packages)"
     ),
-    "tensorrt_rtx": "pip install tensorrt_rtx; x86-64 only",
+    "tensorrt_rtx": "pip install tensorrt_rtx (x86-64 only)",
 }
 
 
@@ -113,7 +111,7 @@ def require(flavour: Flavour, *, device: bool = True) -> None:
         raise GpuError(
             "; ".join(f"{part.part} {part.what}" for part in missing),
             where=f"engine {flavour}",
-            cure="; ".join(f"{part.part}: {part.cure}" for part in missing) + ".",
+            cure=". ".join(f"To get {part.part}: {part.cure}" for part in missing) + ".",
         )
 
 

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from scene_completion_ros.inference.gpu.requirements import version_problem
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.encoder import check_engine, make_encoder
+from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.gpu.requirements import cuda_devices, version_problem
+from tests.inference.small_bundle import make_small_bundle
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
@@ -139,3 +143,14 @@ def test_versions_that_are_taken(version: str) -> None:
 def test_versions_of_tensorrt_rtx(version: str) -> None:
     assert "1.0 to 1.7" in version_problem("tensorrt_rtx", version)
     assert not version_problem("tensorrt_rtx", "1.7.1.116")
+
+
+@pytest.mark.skipif(cuda_devices().names is not None, reason="there is an NVIDIA driver here")
+def test_tensorrt_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    bundle = make_small_bundle(tmp_path)
+    with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
+        check_engine(bundle, "tensorrt", EngineOptions(flavour="tensorrt"), bundle.grid)
+    with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
+        make_encoder(bundle, "tensorrt", gpu=EngineOptions(flavour="tensorrt"))
+    for engine in ("auto", "openvino", "onnxruntime"):
+        check_engine(bundle, engine, EngineOptions(), bundle.grid)
