@@ -20,6 +20,7 @@ COMMANDS = [
     "doctor",
     "evaluate",
     "export",
+    "export-gpu",
     "features",
     "replay",
     "street-world",
