@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
 from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu_graph_encoder import PRECISION_OF_ENGINE, GpuGraphEncoder
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
@@ -142,13 +143,16 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
 
     Args:
         bundle: The student.
-        engine: One of `ENGINES`; ``auto`` takes OpenVINO where it is installed, otherwise ONNX Runtime.
+        engine: One of `ENGINES`; ``auto`` takes OpenVINO where it is installed, otherwise ONNX Runtime. For
+            measurements also one of `PRECISION_OF_ENGINE`.
         threads: CPU threads; None for all that this process may use.
 
     Raises:
         SceneCompletionError: The engine is unknown or not installed.
         BundleError: It cannot run the graph.
     """
+    if engine in PRECISION_OF_ENGINE:
+        return GpuGraphEncoder(bundle, PRECISION_OF_ENGINE[engine], threads=threads)
     if engine not in ENGINES:
         raise SceneCompletionError(
             f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(ENGINES)}."

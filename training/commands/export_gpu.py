@@ -84,8 +84,8 @@ def _print(precision: str, size: int, parity: Parity) -> None:
     print(
         f"{precision}: {size / 1e6:.1f} MB; map off by {parity.features_mean:.4g} on average "
         f"({100 * parity.features_relative:.3g} %), {parity.features_max:.4g} at most; density by "
-        f"{100 * parity.density_relative:.3g} %; {100 * parity.occupied_agreement:.3f} % of the decisions agree, IoU of "
-        f"the occupied voxels {parity.occupied_iou:.4f}; {100 * parity.labels_agreement:.2f} % of the labels agree "
+        f"{100 * parity.density_relative:.3g} %; {100 * parity.occupied_agreement:.3f} % of the decisions agree, IoU "
+        f"of the occupied voxels {parity.occupied_iou:.4f}; {100 * parity.labels_agreement:.2f} % of the labels agree "
         f"({parity.images} images)",
         flush=True,
     )

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
@@ -28,7 +27,7 @@ def export_for_gpus(
     parity_images: int = 8,
     gates: Mapping[str, Gate] = GATES,
     threads: int | None = None,
-    report: Callable[[str, int, Parity], None] = lambda precision, size, parity: None,
+    report: Callable[[str, int, Parity], None] = lambda *_: None,
 ) -> StudentBundle:
     """Adds encoders for GPUs to a bundle, all of them or none.
 

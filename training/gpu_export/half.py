@@ -50,9 +50,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
             elif node.op_type != "Cast" and types[name] != wanted:
                 if (name, wanted) not in cast:
                     cast[name, wanted] = f"{name}/{'half' if wanted == TensorProto.FLOAT16 else 'single'}"
-                    nodes.append(
-                        helper.make_node("Cast", [name], [cast[name, wanted]], cast[name, wanted], to=wanted)
-                    )
+                    nodes.append(helper.make_node("Cast", [name], [cast[name, wanted]], cast[name, wanted], to=wanted))
                 node.input[position] = cast[name, wanted]
         types |= dict.fromkeys(node.output, TensorProto.INT8 if node.op_type == "QuantizeLinear" else wanted)
         nodes.append(node)

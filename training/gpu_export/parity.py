@@ -1,4 +1,4 @@
-"""Parity of a variant with the student: how far its map, densities, decisions and labels are off, and what is allowed."""
+"""Parity of a variant with the student: how far map, densities, decisions and labels are off, and what is allowed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Gate:
         density: Largest mean difference of the density, as a share of its mean.
         occupied_iou: Smallest intersection over union of the occupied voxels.
         labels: Smallest share of voxels, occupied in both, with the same label.
-        batch: Largest difference of a map between an image in a batch and the same alone, as a share of its largest value.
+        batch: Largest difference of a map between an image in a batch and the same alone, as a share of its
+            largest value.
     """
 
     features: float
@@ -63,7 +64,8 @@ class Parity:
         occupied_agreement: Share of the voxels in view with the same decision.
         occupied_iou: Intersection over union of the occupied voxels; 1 where there are none.
         labels_agreement: Share of voxels, occupied in both, with the same label; 1 without labels.
-        batch_relative: Largest difference of the first image's map in a batch and alone, as a share of its largest value.
+        batch_relative: Largest difference of the first image's map in a batch and alone, as a share of its largest
+            value.
     """
 
     images: int
