@@ -17,10 +17,11 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError, SequenceError
 from scene_completion_ros.inference.bundle import MANIFEST, WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.gpu_encoders import PRECISIONS
+from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.small_students import CAMERA, make_small_student, street_images
+from training.commands.evaluated_models import say_dropped
 from training.gpu_export.export import export_for_gpus
 from training.gpu_export.graph import gpu_graph, simplified
 from training.gpu_export.half import to_half
@@ -249,9 +250,7 @@ def test_one_variant_that_fails_keeps_all_out(copied: StudentBundle, places: tup
     before = contents(copied.folder)
     exact = Gate(features=0.0, density=1.0, occupied_iou=0.0, labels=0.0, batch=1.0)
     with pytest.raises(BundleError, match="^parity with .*: fp16: mean difference of the map is [0-9.e-]+ where"):
-        export_for_gpus(
-            copied, ["fp32", "fp16"], parity=[places[1]], gates={**LOOSE, "fp16": exact}, threads=1
-        )
+        export_for_gpus(copied, ["fp32", "fp16"], parity=[places[1]], gates={**LOOSE, "fp16": exact}, threads=1)
     assert contents(copied.folder) == before
 
 
@@ -291,7 +290,7 @@ def test_the_reference_itself_passes_every_gate(check: ParityCheck, exact: Encod
 def test_noise_in_the_map_fails(check: ParityCheck, exact: Encode) -> None:
     parity = check(lambda batch: exact(batch) * np.float32(1.002))
     assert parity.features_relative == pytest.approx(0.002, rel=1e-3)
-    assert [f.split(" is ")[0] for f in parity.failures(GATES["fp32"])][0] == "mean difference of the map"
+    assert next(iter(parity.failures(GATES["fp32"]))).startswith("mean difference of the map is 0.002")
 
 
 def test_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
@@ -379,6 +378,18 @@ def test_images_come_from_folders_drives_and_bags(places: tuple[Path, Path], syn
     assert all(image.std() > 5.0 for image in images)
     with pytest.raises(SequenceError, match="is no recording"):
         canonical_images([places[0].parent], CAMERA, 6)
+
+
+def test_a_new_calibration_says_which_encoders_it_costs(
+    copied: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = copied.add_gpu_encoders({"fp16": (b"graph", GpuEncoder("fp16", "", {}, {}, "test"))})
+    stretched = dataclasses.replace(made.head, density_bias=made.head.density_bias + np.float32(0.5))
+    assert made.folder is not None
+    say_dropped(made, dataclasses.replace(made, head=stretched).save(made.folder, made.read_encoder()))
+    assert "(fp16) were those of the head before and are gone; make them anew with" in capsys.readouterr().out
+    say_dropped(copied, copied)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_command_adds_the_encoders(

@@ -69,6 +69,7 @@ def to_int8(model: onnx.ModelProto, images: NDArray[np.uint8], where: str) -> on
                 "QuantizeBias": False,
                 # TensorRT moves the steps through what lies between two convolutions by itself.
                 "OpTypesToExcludeOutputQuantization": ["Conv"],
+                "CalibTensorRangeSymmetric": True,
                 "CalibPercentile": PERCENTILE,
             },
         )
