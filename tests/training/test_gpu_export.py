@@ -151,11 +151,10 @@ def test_integers_are_symmetric_and_stay_away_from_first_and_last(graphs: dict[s
     integers = []
     for node in model.graph.node:
         if node.op_type != "Conv":
-            assert not any(makers[name].op_type == "DequantizeLinear" for name in node.input if name in makers)
             continue
         made = [makers[name].op_type if name in makers else None for name in node.input[:2]]
         if node.name in kept:
-            assert "DequantizeLinear" not in made
+            assert made[1] is None
             continue
         assert made == ["DequantizeLinear", "DequantizeLinear"]
         weight, scale = (values[name] for name in makers[node.input[1]].input[:2])
@@ -174,7 +173,7 @@ def test_integers_hold_the_weights(student: StudentBundle, graphs: dict[str, onn
         weight = weights[name.removesuffix("_quantized")]
         (scale,) = (values[other] for other in values if other.startswith(name.replace("_quantized", "_scale")))
         steps = scale.astype(np.float32).reshape(-1, 1, 1, 1)
-        assert np.abs(values[name] * steps - weight).max(axis=(1, 2, 3), initial=0.0).max() <= 0.51 * steps.max()
+        assert np.all(np.abs(values[name] * steps - weight) <= 0.501 * steps)
 
 
 def test_an_export_is_the_same_again(
@@ -295,7 +294,7 @@ def test_noise_in_the_map_fails(check: ParityCheck, exact: Encode) -> None:
 
 def test_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
     """One unit is off: hardly seen in the map's mean, but in what it is for."""
-    unit = int(np.abs(student.head.density_weight).argmax())
+    unit = int(student.head.density_weight.argmax())
 
     def shifted(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         features = exact(batch)

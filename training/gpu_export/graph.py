@@ -67,7 +67,8 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    for node in result.graph.node:
+    for index, node in enumerate(result.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
         node.doc_string = ""
         del node.metadata_props[:]
     onnx.checker.check_model(result, full_check=True)

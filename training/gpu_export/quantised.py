@@ -1,7 +1,8 @@
 """A float32 graph in 8-bit integers, symmetric, as TensorRT wants it; what is not quantised is float16.
 
-ONNX Runtime's quantiser looks at real images and puts a pair of QuantizeLinear and DequantizeLinear in front of every
-convolution, and one DequantizeLinear behind its weights, with a scale for each output channel. All zero points are 0.
+ONNX Runtime's quantiser looks at real images and puts a pair of QuantizeLinear and DequantizeLinear behind every tensor
+that a convolution reads, so that whatever else reads it reads the same integers, and a DequantizeLinear behind the
+weights, with a scale for each output channel. All zero points are 0.
 """
 
 from __future__ import annotations
