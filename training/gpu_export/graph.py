@@ -22,6 +22,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 
 INPUT, OUTPUT = "image", "features"
 OPSET, IR_VERSION = 19, 9  # from opset 19 on, the scale of a quantised tensor may be float16
+OLDEST_OPSET = 17  # what encoders hold means the same in these
 BATCH = "N"
 _CURE = "Only encoders of convolutions are exported for GPUs; report the bundle's encoder and how it was made."
 
@@ -94,8 +95,8 @@ def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
     if foreign := sorted({node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
         raise BundleError(f"has operators that are not standard: {', '.join(foreign)}", where=where, cure=_CURE)
     version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if not 13 <= version <= OPSET:
-        raise BundleError(f"is of opset {version} where 13 to {OPSET} is needed", where=where, cure=_CURE)
+    if not OLDEST_OPSET <= version <= OPSET:
+        raise BundleError(f"is of opset {version} where {OLDEST_OPSET} to {OPSET} is needed", where=where, cure=_CURE)
     return model
 
 
@@ -179,8 +180,9 @@ def _split(
         )
     )
     gone = np.ascontiguousarray(weight[:, -constant.shape[1] :])
-    (added,) = evaluator.run(None, {"constant": constant, "weight": gone, "bias": bias})
-    for suffix, value in (("weight", np.ascontiguousarray(weight[:, kept])), ("constant", added)):
+    results = evaluator.run(None, {"constant": constant, "weight": gone, "bias": bias})
+    assert isinstance(results, list)
+    for suffix, value in (("weight", np.ascontiguousarray(weight[:, kept])), ("constant", results[0])):
         graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), f"{name}/{suffix}"))
     convolution = onnx.NodeProto()
     convolution.CopyFrom(node)

@@ -60,8 +60,10 @@ def density_field(bundle: StudentBundle) -> DensityField:
     """
     weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
     where = f"{bundle.folder}/{WEIGHTS}"
-    trunk = bundle.provenance.get("configuration", {}).get("encoder", "efficientnet_lite0")
+    configuration = bundle.provenance.get("configuration")
+    trunk = configuration.get("encoder") if isinstance(configuration, dict) else None
     cure = "Export the bundle again, or take it without this file: then encoder.onnx is the reference."
+    trunk = trunk or "efficientnet_lite0"
     if trunk not in get_args(TrunkName):
         raise BundleError(f"belongs to an encoder {trunk!r} that is not known", where=where, cure=cure)
     camera = bundle.canonical
