@@ -232,7 +232,7 @@ def test_weights_of_another_training_fail(copied: StudentBundle, places: tuple[P
     other = make_small_student(tmp_path / "other", seed=1)
     mixed = copied.save(tmp_path / "student", copied.read_encoder(), other.load_weights())
     before = contents(mixed.folder)
-    with pytest.raises(BundleError, match="fp32: mean difference of the map is .* where at most 0.001 is allowed"):
+    with pytest.raises(BundleError, match="fp32: mean difference of the map is .* where at most 0.003 is allowed"):
         export_for_gpus(mixed, ["fp32"], parity=[places[1]], threads=1)
     assert contents(mixed.folder) == before
 
@@ -287,9 +287,9 @@ def test_the_reference_itself_passes_every_gate(check: ParityCheck, exact: Encod
 
 
 def test_noise_in_the_map_fails(check: ParityCheck, exact: Encode) -> None:
-    parity = check(lambda batch: exact(batch) * np.float32(1.002))
-    assert parity.features_relative == pytest.approx(0.002, rel=1e-3)
-    assert next(iter(parity.failures(GATES["fp32"]))).startswith("mean difference of the map is 0.002")
+    parity = check(lambda batch: exact(batch) * np.float32(1.01))
+    assert parity.features_relative == pytest.approx(0.01, rel=1e-3)
+    assert next(iter(parity.failures(GATES["fp32"]))).startswith("mean difference of the map is 0.01 ")
 
 
 def test_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:

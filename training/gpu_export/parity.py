@@ -37,14 +37,15 @@ class Gate:
     batch: float
 
 
-# Measured on the shipped student, see docs/gpu.md; each gate leaves about three times the error seen there.
+# What was seen of the shipped student on four frames of window 04, against encoder.onnx: docs/gpu.md. For float16 and
+# int8 the gates are two to three times that. Against torch comes the rounding of the stored weights, which are float16
+# before and after folding; what it amounts to is estimated, not measured.
 GATES: Mapping[str, Gate] = {
-    # Rounding of the stored weights alone: they are float16 before and after folding.
-    "fp32": Gate(features=1e-3, density=5e-3, occupied_iou=0.995, labels=0.999, batch=1e-5),
+    "fp32": Gate(features=3e-3, density=1e-2, occupied_iou=0.99, labels=0.998, batch=1e-5),
     # Every result is rounded to 11 bits.
-    "fp16": Gate(features=2e-3, density=1e-2, occupied_iou=0.99, labels=0.995, batch=1e-3),
-    # 8 bits. The decisions at the threshold move by about a voxel's edge at the rim of surfaces.
-    "int8": Gate(features=0.1, density=0.15, occupied_iou=0.85, labels=0.94, batch=0.05),
+    "fp16": Gate(features=5e-3, density=2e-2, occupied_iou=0.985, labels=0.995, batch=1e-3),
+    # 8 bits: decisions at the rim of surfaces change.
+    "int8": Gate(features=0.03, density=0.1, occupied_iou=0.9, labels=0.95, batch=0.05),
 }
 
 
