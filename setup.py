@@ -76,6 +76,7 @@ COMMANDS = {
     "classes": "training.commands.classes",
     "evaluate": "training.commands.evaluate",
     "export": "training.commands.export",
+    "export-gpu": "training.commands.export_gpu",
     "extract": "training.commands.extract",
     "features": "training.commands.features",
     "street-world": "training.commands.street_world",

@@ -25,6 +25,7 @@ _OWN_COMMANDS = {
     "classes": "training.commands.classes",
     "evaluate": "training.commands.evaluate",
     "export": "training.commands.export",
+    "export-gpu": "training.commands.export_gpu",
     "extract": "training.commands.extract",
     "features": "training.commands.features",
     "street-world": "training.commands.street_world",

@@ -21,6 +21,7 @@ COMMANDS = [
     "doctor",
     "evaluate",
     "export",
+    "export-gpu",
     "features",
     "replay",
     "street-world",

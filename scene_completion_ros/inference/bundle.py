@@ -7,6 +7,7 @@ pickled.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,6 +26,15 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.fields import CURE, Fields
+from scene_completion_ros.inference.gpu_encoders import (
+    FIELD,
+    PRECISIONS,
+    GpuEncoder,
+    export_cure,
+    gpu_encoder_file,
+    missing,
+    parse_gpu_encoders,
+)
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
@@ -37,6 +47,7 @@ MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
+_FETCH = "Fetch or export the bundle again, then load it anew (clean up and configure a running node)."
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "kitti_student"
 
 
@@ -71,6 +82,7 @@ class StudentBundle:
         grid_from_camera: Its pose.
         provenance: What it was trained on and how; any JSON object.
         licence: Licence of the weights.
+        gpu_encoders: Variants of the encoder for GPUs by precision, see `gpu_precisions`.
         folder: Where it was loaded from or saved to.
         sha256: Hash of each file of the folder.
 
@@ -96,6 +108,7 @@ class StudentBundle:
     grid_from_camera: RigidTransform = field(default_factory=lambda: DEFAULT_GRID_FROM_CAMERA)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
+    gpu_encoders: Mapping[str, GpuEncoder] = field(default_factory=dict)
     folder: Path | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,6 +139,62 @@ class StudentBundle:
             BundleError: The file is gone or was replaced since.
         """
         return _read_checked(self.encoder_path, self.sha256[ENCODER])
+
+    @property
+    def gpu_precisions(self) -> tuple[str, ...]:
+        """Precisions, ``fp32``, ``fp16`` or ``int8``, that the encoder is there in for GPUs."""
+        return tuple(precision for precision in PRECISIONS if precision in self.gpu_encoders)
+
+    def read_gpu_encoder(self, precision: str) -> bytes:
+        """The encoder for GPUs, an ONNX graph: ``image`` uint8 [N, H, W, 3] RGB -> ``features`` [N, h, w, C + E].
+
+        Args:
+            precision: One of `gpu_precisions`. ``features`` are float32 for ``fp32``, otherwise float16.
+
+        Raises:
+            BundleError: There is none, it was made from another encoder or head, or its file is gone or was replaced.
+        """
+        where = self.encoder_path.parent
+        if precision not in self.gpu_encoders:
+            raise missing(precision, self.gpu_precisions, str(where))
+        encoder = self.gpu_encoders[precision]
+        if encoder.made_from != self._made_from():
+            raise BundleError(
+                "was made from another encoder or head than the bundle has",
+                where=str(where / encoder.file),
+                cure=export_cure(where, precision),
+            )
+        return _read_checked(where / encoder.file, encoder.sha256, export_cure(where, precision))
+
+    def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> StudentBundle:
+        """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
+
+        All else stays as it is, variants of other precisions included. The manifest is replaced last and at once.
+
+        Args:
+            made: Precision -> ONNX graph, and what is known of it; ``sha256`` and ``made_from`` are put in here.
+
+        Raises:
+            BundleError: The bundle was replaced since it was loaded.
+        """
+        folder = self.encoder_path.parent
+        manifest = dict(Fields.read(folder / MANIFEST).values)
+        if manifest.get("sha256") != self.sha256:
+            raise BundleError("was replaced meanwhile", where=str(folder / MANIFEST), cure="Start again.")
+        kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self._made_from()}
+        files = {gpu_encoder_file(precision): graph for precision, (graph, _) in made.items()}
+        added = {
+            precision: dataclasses.replace(
+                encoder, sha256=hashlib.sha256(graph).hexdigest(), made_from=self._made_from()
+            )
+            for precision, (graph, encoder) in made.items()
+        }
+        manifest[FIELD] = {precision: encoder.to_json() for precision, encoder in (kept | added).items()}
+        _write(folder, files | {MANIFEST: _serialised(manifest)})
+        return StudentBundle.load(folder)
+
+    def _made_from(self) -> dict[str, str]:
+        return {name: self.sha256[name] for name in (ENCODER, HEAD)}
 
     @classmethod
     def load(cls, folder: str | Path) -> StudentBundle:
@@ -158,6 +227,9 @@ class StudentBundle:
     ) -> StudentBundle:
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
+        Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
+        they are dropped, with their files.
+
         Args:
             folder: Where to; files of an older bundle are replaced.
             encoder_onnx: The serialised ONNX graph.
@@ -172,12 +244,22 @@ class StudentBundle:
             files[WEIGHTS] = safetensors.numpy.save({n: np.ascontiguousarray(w) for n, w in weights.items()})
         manifest = self._manifest()
         manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        files[MANIFEST] = (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
-        for name, content in files.items():
-            temporary = folder / f".{name}.part"
-            temporary.write_bytes(content)
-            temporary.replace(folder / name)
+        if kept := self._kept_gpu_encoders(manifest["sha256"]):
+            files |= {self.gpu_encoders[precision].file: graph for precision, graph in kept.items()}
+            manifest[FIELD] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
+        _write(folder, files | {MANIFEST: _serialised(manifest)})
+        for name in {gpu_encoder_file(precision) for precision in PRECISIONS} - files.keys():
+            (folder / name).unlink(missing_ok=True)
         return StudentBundle.load(folder)
+
+    def _kept_gpu_encoders(self, sha256: Mapping[str, str]) -> dict[str, bytes]:
+        """The variants that are still those of a bundle with files of these hashes, and whole."""
+        kept = {}
+        for precision in self.gpu_precisions:
+            if self.folder is not None and all(sha256[name] == self.sha256.get(name) for name in (ENCODER, HEAD)):
+                with contextlib.suppress(BundleError):
+                    kept[precision] = self.read_gpu_encoder(precision)
+        return kept
 
     def load_weights(self) -> dict[str, NDArray[Any]]:
         """The unfolded weights for later training.
@@ -236,17 +318,30 @@ def load_default_bundle() -> StudentBundle:
     return StudentBundle.load(DEFAULT_BUNDLE)
 
 
-def _read_checked(file: Path, expected: str) -> bytes:
+def _serialised(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes each file beside its place and moves it there when it is whole, one after the other."""
+    for name, content in files.items():
+        temporary = folder / f".{name}.part"
+        temporary.write_bytes(content)
+        temporary.replace(folder / name)
+
+
+def _read_checked(file: Path, expected: str, cure: str | None = None) -> bytes:
+    """The content of a file; the cure is another one where the bundle itself is whole without it."""
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise BundleError(f"cannot be read ({error.strerror})", where=str(file), cure=CURE) from error
+        raise BundleError(f"cannot be read ({error.strerror})", where=str(file), cure=cure or CURE) from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise BundleError(
             f"sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…: the file is damaged or was replaced",
             where=str(file),
-            cure="Fetch or export the bundle again, then load it anew (clean up and configure a running node).",
+            cure=cure or _FETCH,
         )
     return content
 
@@ -302,6 +397,7 @@ def _parse(fields: Fields) -> dict[str, Any]:
         "grid_from_camera": grid_from_camera,
         "provenance": dict(fields.object("provenance").values),
         "licence": fields.text("licence"),
+        "gpu_encoders": parse_gpu_encoders(fields),
     }
 
 

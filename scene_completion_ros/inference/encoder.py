@@ -23,6 +23,7 @@ from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
+from scene_completion_ros.inference.gpu_graph_encoder import PRECISION_OF_ENGINE, GpuGraphEncoder
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
@@ -152,7 +153,8 @@ def make_encoder(
     Args:
         bundle: The student.
         engine: One of `ENGINES`; ``auto`` takes TensorRT where there is a GPU, all that it needs and a bundle that has
-            an encoder for it, and otherwise the CPU (`cpu_engine`), with a warning where a GPU was there to be used.
+            an encoder for it, and otherwise the CPU (`cpu_engine`), with a warning where a GPU was there to be used. For
+            measurements also one of `PRECISION_OF_ENGINE`.
         threads: CPU threads; None for all that this process may use.
         gpu: What TensorRT is asked for.
 
@@ -161,6 +163,8 @@ def make_encoder(
         BundleError: It cannot run the graph.
         GpuError: TensorRT was asked for and cannot run.
     """
+    if engine in PRECISION_OF_ENGINE:
+        return GpuGraphEncoder(bundle, PRECISION_OF_ENGINE[engine], threads=threads)
     if engine not in ENGINES:
         raise SceneCompletionError(
             f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(ENGINES)}."

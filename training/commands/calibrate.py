@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.commands.evaluated_models import add_engine
+from training.commands.evaluated_models import add_engine, say_dropped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
             where="--held-out",
             cure="Name drives that took no part in the training",
         )
+    before = StudentBundle.load(args.bundle)
     bundle = calibrate_on_stereo(
-        StudentBundle.load(args.bundle),
+        before,
         [open_recording(folder) for folder in args.prior_from],
         [[open_recording(folder) for folder in group] for group in args.held_out],
         every=args.every,
@@ -70,4 +71,5 @@ def run(args: argparse.Namespace) -> int:
         f"{bundle.folder}: place prior of {knots} knots, densities stretched by {stretch['scale']} and "
         f"{stretch['offset']}, threshold {bundle.threshold:.4f}, IoU {record['iou_there']:.3f} on the held-out drives"
     )
+    say_dropped(before, bundle)
     return 0

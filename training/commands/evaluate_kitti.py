@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from training.commands.evaluated_models import SHARED_DATA, add_engine
+from training.commands.evaluated_models import SHARED_DATA, add_engine, say_dropped
 
 BEGIN, END = "<!-- begin: scene-completion evaluate -->", "<!-- end: scene-completion evaluate -->"
 
@@ -69,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
                     where="--fit-calibration",
                     cure="Fit on a window that is used for nothing else",
                 )
+            before = bundle
             bundle = calibrate(
-                bundle, open_window(data, args.fit_calibration), engine=args.engine, threads=args.threads
+                before, open_window(data, args.fit_calibration), engine=args.engine, threads=args.threads
             )
             knots = len(bundle.calibration.alpha)
             stretch = bundle.provenance["calibration"]["density_stretch"]
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{bundle.folder}: densities stretched by {stretch['scale']} and {stretch['offset']}, calibration with "
                 f"{knots} knots, threshold {bundle.threshold:.4f}"
             )
+            say_dropped(before, bundle)
         methods["student"] = student_method(bundle, engine=args.engine, threads=args.threads)
     if not names:
         return 0

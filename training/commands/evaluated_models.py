@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scene_completion_ros.inference.bundle import StudentBundle
     from training.evaluation.density_model import DensityModel
 
 SHARED_DATA = "SCENE_COMPLETION_DATA"
@@ -31,9 +32,19 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
+        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt, or onnxruntime_fp32, "
+        "onnxruntime_fp16, onnxruntime_int8: the bundle's encoders for GPUs, rounded as there (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, help="threads of the encoder (default: all)")
+
+
+def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
+    """Say which encoders for GPUs a bundle lost, because they belong to its encoder and head of before."""
+    if lost := [precision for precision in before.gpu_precisions if precision not in after.gpu_precisions]:
+        print(
+            f"{after.folder}: its encoders for GPUs ({', '.join(lost)}) were those of the head before and are gone; "
+            f"make them anew with scene-completion export-gpu {after.folder} --precision {' '.join(lost)}"
+        )
 
 
 def open_models(args: argparse.Namespace) -> list[DensityModel]:

@@ -1,0 +1,118 @@
+"""The encoder of a bundle for GPUs: which variants there are, and what was measured of each.
+
+A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [N, H, W, 3] RGB -> ``features``
+[N, h, w, C + E], float32 for ``fp32``, float16 for the others. ``scene-completion export-gpu`` makes them and measures
+each against the student it was made from. What this holds is read from untrusted files: every field is checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference.fields import Fields
+
+PRECISIONS = ("fp32", "fp16", "int8")
+FIELD = "gpu_encoders"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class GpuEncoder:
+    """One variant.
+
+    Attributes:
+        precision: One of `PRECISIONS`.
+        sha256: Hash of its file.
+        made_from: File of the bundle -> its hash when the variant was made and measured.
+        parity: What was measured against the student, numbers by name.
+        reference: What it was measured against, in words.
+        calibrated_on: The images that the steps of its integers come from, in words; None where it has none.
+    """
+
+    precision: str
+    sha256: str
+    made_from: Mapping[str, str]
+    parity: Mapping[str, float]
+    reference: str
+    calibrated_on: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of its file in the bundle's folder."""
+        return gpu_encoder_file(self.precision)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        return {
+            "file": self.file,
+            "sha256": self.sha256,
+            "made_from": dict(self.made_from),
+            "parity": dict(self.parity),
+            "reference": self.reference,
+            "calibrated_on": self.calibrated_on,
+        }
+
+
+def gpu_encoder_file(precision: str) -> str:
+    """Name of a variant's file; no other is read or written."""
+    return f"encoder_{precision}.onnx"
+
+
+def export_cure(folder: object, precision: str = "fp16") -> str:
+    """What to do where a variant is missing or of no use."""
+    images = " --calibration-images FOLDER" if precision == "int8" else ""
+    return f"Run: scene-completion export-gpu {folder} --precision {precision}{images}"
+
+
+def parse_gpu_encoders(manifest: Fields) -> dict[str, GpuEncoder]:
+    """The variants that a manifest names, by precision; none where it has no such field.
+
+    Raises:
+        BundleError: A field is missing or malformed, or a file has another name than its precision gives it.
+    """
+    if FIELD not in manifest.values:
+        return {}
+    entries = manifest.object(FIELD)
+    return {precision: _parse(entries, precision) for precision in entries.values}
+
+
+def _parse(entries: Fields, precision: str) -> GpuEncoder:
+    if precision not in PRECISIONS:
+        raise entries.error(precision, f"is none of the precisions {', '.join(PRECISIONS)}")
+    entry = entries.object(precision)
+    if entry.text("file") != gpu_encoder_file(precision):
+        raise entry.error("file", f"{entry.text('file')!r} where {gpu_encoder_file(precision)!r} is needed")
+    made_from, parity = entry.object("made_from"), entry.object("parity")
+    calibrated_on = None if entry.values.get("calibrated_on") is None else entry.text("calibrated_on")
+    return GpuEncoder(
+        precision=precision,
+        sha256=_hash(entry, "sha256"),
+        made_from={name: _hash(made_from, name) for name in made_from.values},
+        parity={name: parity.number(name) for name in parity.values},
+        reference=entry.text("reference"),
+        calibrated_on=calibrated_on,
+    )
+
+
+def _hash(fields: Fields, name: str) -> str:
+    value = fields.text(name)
+    if not _SHA256.fullmatch(value):
+        raise fields.error(name, f"{value!r} is no sha256")
+    return value
+
+
+def missing(precision: str, present: tuple[str, ...], where: str) -> BundleError:
+    """The error for a variant that a bundle does not have."""
+    if precision not in PRECISIONS:
+        return BundleError(
+            f"there is no precision {precision!r}", where=where, cure=f"Use one of {', '.join(PRECISIONS)}."
+        )
+    return BundleError(
+        f"has no encoder for GPUs in {precision} (it has: {', '.join(present) or 'none'})",
+        where=where,
+        cure=export_cure(where, precision),
+    )

@@ -1,0 +1,115 @@
+"""The encoders for GPUs on the CPU, through ONNX Runtime: to measure what a variant costs in accuracy.
+
+It rounds as a GPU does where a graph is typed float16. ONNX Runtime has no float16 convolution on the CPU; it computes
+in float32 and leaves out all roundings in between. So every result passes through operators that have to store it as
+float16. Sums are accumulated in float32, as tensor cores do. It is slow: no engine for a robot.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
+
+ENGINE_OF_PRECISION = {precision: f"onnxruntime_{precision}" for precision in PRECISIONS}
+PRECISION_OF_ENGINE = {engine: precision for precision, engine in ENGINE_OF_PRECISION.items()}
+
+
+class GpuGraphEncoder:
+    """A variant of a bundle's encoder (an `Encoder`).
+
+    Args:
+        bundle: The student.
+        precision: One of its `gpu_precisions`.
+        threads: CPU threads; None for all.
+
+    Raises:
+        BundleError: The bundle has no such variant, or it cannot be run.
+    """
+
+    def __init__(self, bundle: StudentBundle, precision: str, *, threads: int | None = None) -> None:
+        graph = bundle.read_gpu_encoder(precision)
+        self.name = ENGINE_OF_PRECISION[precision]
+        self._shape = (bundle.canonical.height, bundle.canonical.width, 3)
+        self._graph = GpuGraph(graph, f"{bundle.folder}: {precision}", threads=threads)
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`."""
+        if image_rgb.shape != self._shape or image_rgb.dtype != np.uint8:
+            raise ImageError(
+                f"is {image_rgb.dtype} {image_rgb.shape} where uint8 {self._shape} is needed",
+                where="canonical image",
+                cure="Resample the camera image into the canonical camera first.",
+            )
+        return self._graph(image_rgb[None])[0]
+
+
+class GpuGraph:
+    """An ONNX graph made for GPUs, run as described above.
+
+    Args:
+        graph: The serialised graph.
+        where: What it is, for messages.
+        threads: CPU threads; None for all.
+
+    Raises:
+        BundleError: ONNX Runtime cannot run it.
+        SceneCompletionError: onnx or onnxruntime is not installed.
+    """
+
+    def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:
+        for package in ("onnx", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                raise SceneCompletionError(
+                    f"the package {package} is not installed", where="engine", cure=f"pip install {package}"
+                )
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Optimised, the roundings would be gone.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = onnxruntime.InferenceSession(
+                _with_roundings(graph), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's and onnx's exceptions have no common base class
+            raise BundleError(
+                f"ONNX Runtime cannot run it ({str(error)[:200]})", where=where, cure=export_cure("BUNDLE")
+            ) from error
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features float32 [N, h, w, C + E] of images uint8 [N, H, W, 3] RGB."""
+        features: NDArray[np.float32] = self._session.run(["features"], {"image": images})[0].astype(np.float32)
+        return features
+
+
+def _with_roundings(graph: bytes) -> bytes:
+    """The graph with two Identities behind every node of float16 results.
+
+    What is between the two has to be stored as float16; one alone would be moved to float32 with its neighbours.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph))
+    half = {value.name for value in model.graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type not in ("Cast", "DequantizeLinear") and node.output[0] in half:
+            name = node.output[0]
+            node.output[0] = f"{name}/computed"
+            nodes.append(helper.make_node("Identity", [node.output[0]], [f"{name}/stored"]))
+            nodes.append(helper.make_node("Identity", [f"{name}/stored"], [name]))
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    serialised: bytes = model.SerializeToString()
+    return serialised

@@ -1,0 +1,243 @@
+"""Encoders for GPUs in a bundle: what is read, refused, kept and dropped. What they compute is no matter here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD, MANIFEST, StudentBundle
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.gpu_encoders import GpuEncoder
+from tests.inference.small_bundle import make_small_bundle, random_head, tiny_encoder
+
+HALF, INTEGER = b"a graph in float16", b"a graph in integers"
+
+
+def encoder(precision: str, **fields: Any) -> GpuEncoder:
+    values: dict[str, Any] = {"parity": {"images": 8.0, "occupied_iou": 0.99}, "reference": "torch"}
+    return GpuEncoder(precision, "", {}, **{**values, **fields})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> StudentBundle:
+    saved = make_small_bundle(tmp_path / "student")
+    return saved.add_gpu_encoders(
+        {"int8": (INTEGER, encoder("int8", calibrated_on="3 images of a")), "fp16": (HALF, encoder("fp16"))}
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def edit(bundle: StudentBundle, change: Callable[[dict[str, Any]], Any]) -> Path:
+    assert bundle.folder is not None
+    manifest = json.loads((bundle.folder / MANIFEST).read_text())
+    change(manifest)
+    (bundle.folder / MANIFEST).write_text(json.dumps(manifest))
+    return bundle.folder
+
+
+def test_variants_come_back(bundle: StudentBundle) -> None:
+    assert bundle.folder is not None
+    for found in (bundle, StudentBundle.load(bundle.folder)):
+        assert found.gpu_precisions == ("fp16", "int8")
+        assert (found.read_gpu_encoder("fp16"), found.read_gpu_encoder("int8")) == (HALF, INTEGER)
+        assert found.gpu_encoders["int8"].calibrated_on == "3 images of a"
+        assert found.gpu_encoders["fp16"].calibrated_on is None
+        assert found.gpu_encoders["fp16"].parity == {"images": 8.0, "occupied_iou": 0.99}
+        assert found.gpu_encoders["fp16"].sha256 == hashlib.sha256(HALF).hexdigest()
+
+
+def test_all_else_stays_as_it_was(tmp_path: Path) -> None:
+    plain = make_small_bundle(tmp_path)
+    before = contents(tmp_path)
+    plain.add_gpu_encoders({"fp16": (HALF, encoder("fp16"))})
+    after = contents(tmp_path)
+    old, new = (json.loads(files.pop(MANIFEST)) for files in (before, after))
+    assert after == before | {"encoder_fp16.onnx": HALF}
+    assert new.pop("gpu_encoders").keys() == {"fp16"}
+    assert new == old
+
+
+def test_a_bundle_without_variants_says_how_to_make_them(tmp_path: Path) -> None:
+    plain = make_small_bundle(tmp_path)
+    assert plain.gpu_precisions == ()
+    with pytest.raises(BundleError, match=f"it has: none.*export-gpu {tmp_path} --precision fp16") as caught:
+        plain.read_gpu_encoder("fp16")
+    assert caught.value.where == str(tmp_path)
+    with pytest.raises(BundleError, match="--precision int8 --calibration-images"):
+        plain.read_gpu_encoder("int8")
+    with pytest.raises(BundleError, match="fp32, fp16, int8"):
+        plain.read_gpu_encoder("../fp16")
+    with pytest.raises(BundleError, match="export-gpu"):
+        make_encoder(plain, "onnxruntime_fp16")
+
+
+def test_the_shipped_bundle_is_loaded_as_before() -> None:
+    shipped = StudentBundle.load(DEFAULT_BUNDLE)
+    assert set(shipped.gpu_precisions) == set(shipped.gpu_encoders)
+
+
+def test_neither_onnx_nor_torch_is_needed(bundle: StudentBundle) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['onnx', 'onnxruntime', 'torch']))\n"
+        "from scene_completion_ros.inference.bundle import StudentBundle\n"
+        "bundle = StudentBundle.load(sys.argv[1])\n"
+        "print(bundle.gpu_precisions, bundle.read_gpu_encoder('fp16'))\n"
+    )
+    command = [sys.executable, "-c", program, str(bundle.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == f"('fp16', 'int8') {HALF}\n", done.stderr
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_a_damaged_variant_is_refused_when_it_is_read(bundle: StudentBundle, damage: str) -> None:
+    assert bundle.folder is not None
+    file = bundle.folder / "encoder_fp16.onnx"
+    if damage == "changed":
+        file.write_bytes(b"another graph")
+    else:
+        file.unlink()
+    loaded = StudentBundle.load(bundle.folder)  # without a GPU it is as good as ever
+    assert loaded.read_gpu_encoder("int8") == INTEGER
+    with pytest.raises(BundleError, match=r"encoder_fp16\.onnx.*export-gpu") as caught:
+        loaded.read_gpu_encoder("fp16")
+    assert caught.value.where == str(file)
+
+
+def of_half(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda manifest: manifest["gpu_encoders"]["fp16"].update({name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda m: m.update(gpu_encoders=["fp16"]), "gpu_encoders"),
+        (lambda m: m["gpu_encoders"].update(fp8={}), r"gpu_encoders\.fp8"),
+        (lambda m: m["gpu_encoders"].update({"../x": m["gpu_encoders"]["fp16"]}), r"gpu_encoders\.\.\./x"),
+        (lambda m: m["gpu_encoders"].update(fp16=3), r"gpu_encoders\.fp16"),
+        (of_half("file", "../encoder_fp16.onnx"), r"gpu_encoders\.fp16\.file"),
+        (of_half("file", "/etc/passwd"), r"gpu_encoders\.fp16\.file"),
+        (of_half("file", "encoder_int8.onnx"), r"gpu_encoders\.fp16\.file"),
+        (of_half("file", None), r"gpu_encoders\.fp16\.file"),
+        (of_half("sha256", "0" * 63), r"gpu_encoders\.fp16\.sha256"),
+        (of_half("sha256", "0" * 64 + "\n"), r"gpu_encoders\.fp16\.sha256"),
+        (of_half("parity", [1.0]), r"gpu_encoders\.fp16\.parity"),
+        (of_half("parity", {"images": "8"}), r"gpu_encoders\.fp16\.parity\.images"),
+        (of_half("parity", {"images": float("nan")}), r"gpu_encoders\.fp16\.parity\.images"),
+        (of_half("made_from", {ENCODER: 1}), r"gpu_encoders\.fp16\.made_from\.encoder\.onnx"),
+        (of_half("reference", 1), r"gpu_encoders\.fp16\.reference"),
+        (of_half("calibrated_on", 5), r"gpu_encoders\.fp16\.calibrated_on"),
+        (lambda m: m["gpu_encoders"]["fp16"].pop("made_from"), r"gpu_encoders\.fp16\.made_from"),
+    ],
+)
+def test_bad_fields_are_named(bundle: StudentBundle, change: Callable[[dict[str, Any]], Any], field: str) -> None:
+    folder = edit(bundle, change)
+    with pytest.raises(BundleError, match=f"{MANIFEST}: field {field}: ") as caught:
+        StudentBundle.load(folder)
+    assert caught.value.cure
+
+
+def test_a_variant_of_another_head_is_refused(bundle: StudentBundle) -> None:
+    folder = edit(bundle, lambda m: m["gpu_encoders"]["fp16"]["made_from"].update({HEAD: "0" * 64}))
+    loaded = StudentBundle.load(folder)
+    with pytest.raises(BundleError, match="another encoder or head.*export-gpu"):
+        loaded.read_gpu_encoder("fp16")
+    # The next export leaves it out as well.
+    assert loaded.add_gpu_encoders({"fp32": (b"single", encoder("fp32"))}).gpu_precisions == ("fp32", "int8")
+
+
+def test_variants_go_along_with_the_encoder_they_were_made_from(bundle: StudentBundle, tmp_path: Path) -> None:
+    renamed = dataclasses.replace(bundle, name="renamed", threshold=0.7)
+    for folder in (tmp_path / "copy", tmp_path / "student"):
+        saved = renamed.save(folder, bundle.read_encoder())
+        assert (saved.name, saved.threshold) == ("renamed", 0.7)
+        assert saved.gpu_precisions == ("fp16", "int8")
+        assert (saved.read_gpu_encoder("fp16"), saved.read_gpu_encoder("int8")) == (HALF, INTEGER)
+        assert saved.gpu_encoders["int8"] == bundle.gpu_encoders["int8"]
+
+
+def test_a_damaged_variant_does_not_go_along(bundle: StudentBundle, tmp_path: Path) -> None:
+    assert bundle.folder is not None
+    (bundle.folder / "encoder_fp16.onnx").write_bytes(b"another graph")
+    assert bundle.save(tmp_path / "copy", bundle.read_encoder()).gpu_precisions == ("int8",)
+
+
+@pytest.mark.parametrize("changed", ["encoder", "head"])
+def test_variants_are_dropped_with_what_they_were_made_from(bundle: StudentBundle, changed: str) -> None:
+    assert bundle.folder is not None
+    graph = tiny_encoder(seed=1) if changed == "encoder" else bundle.read_encoder()
+    other = bundle if changed == "encoder" else dataclasses.replace(bundle, head=random_head(seed=5))
+    saved = other.save(bundle.folder, graph)
+    assert saved.gpu_precisions == ()
+    assert "gpu_encoders" not in json.loads((bundle.folder / MANIFEST).read_text())
+    assert contents(bundle.folder).keys() == {ENCODER, HEAD, MANIFEST}
+
+
+def test_variants_of_the_bundle_before_are_not_left_behind(bundle: StudentBundle) -> None:
+    assert bundle.folder is not None
+    saved = make_small_bundle(bundle.folder, seed=3)
+    assert saved.gpu_precisions == ()
+    assert contents(bundle.folder).keys() == {ENCODER, HEAD, MANIFEST}
+
+
+def test_other_precisions_stay(bundle: StudentBundle) -> None:
+    again = bundle.add_gpu_encoders({"fp16": (b"another", encoder("fp16")), "fp32": (b"single", encoder("fp32"))})
+    assert again.gpu_precisions == ("fp32", "fp16", "int8")
+    assert [again.read_gpu_encoder(p) for p in again.gpu_precisions] == [b"single", b"another", INTEGER]
+    assert again.folder is not None
+    assert not list(again.folder.glob(".*.part"))
+
+
+def test_a_bundle_that_was_replaced_meanwhile_gets_no_variants(tmp_path: Path) -> None:
+    loaded = make_small_bundle(tmp_path)
+    make_small_bundle(tmp_path, head=random_head(seed=7))
+    before = contents(tmp_path)
+    with pytest.raises(BundleError, match="replaced meanwhile"):
+        loaded.add_gpu_encoders({"fp16": (HALF, encoder("fp16"))})
+    assert contents(tmp_path) == before
+
+
+def test_an_unsaved_bundle_has_none(bundle: StudentBundle) -> None:
+    with pytest.raises(BundleError, match="has not been saved"):
+        dataclasses.replace(bundle, folder=None).read_gpu_encoder("fp16")
+
+
+def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
+    """Without a place that stores it, ONNX Runtime multiplies twice in float32 and rounds once."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
+
+    factors = {"third": np.float16(1 / 3), "three": np.float16(3.0)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
+            helper.make_node("Mul", ["half", "third"], ["less"]),
+            helper.make_node("Mul", ["less", "three"], ["features"]),
+        ],
+        "two_roundings",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 1, 256, 1])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT16, ["N", 1, 256, 1])],
+        [numpy_helper.from_array(np.array(value), name) for name, value in factors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.checker.check_model(model)
+    image = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1)
+    twice = ((image.astype(np.float16) * factors["third"]) * factors["three"]).astype(np.float32)
+    once = (image * factors["third"].astype(np.float32) * np.float32(3.0)).astype(np.float16).astype(np.float32)
+    assert np.count_nonzero(once != twice) > 10
+    np.testing.assert_array_equal(GpuGraph(model.SerializeToString(), "test", threads=1)(image), twice)

@@ -1,0 +1,91 @@
+"""Add encoders for GPUs to a student bundle: ONNX graphs that TensorRT builds engines of, in fp32, fp16 and int8.
+
+Each is compared with the student in torch on real images: its feature map, and density, occupied voxels and labels of
+the default grid. One that misses what is allowed of its precision makes the command fail, and the bundle stays as it
+was. No GPU is needed. int8 is calibrated on images of the drives that the student was trained on:
+
+    scene-completion export-gpu BUNDLE --precision fp32 fp16 int8 --calibration-images drives/train_*
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.gpu_export.parity import Parity
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion export-gpu``."""
+    from scene_completion_ros.inference.gpu_encoders import PRECISIONS
+
+    parser.add_argument("bundle", type=Path, help="student bundle; the encoders are added to it")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["fp16"],
+        help="which encoders to make (default: fp16); others that are there already stay",
+    )
+    parser.add_argument(
+        "--calibration-images",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PLACE",
+        help="for int8: sequence folders, KITTI drives, bags or folders of images that the student was trained on",
+    )
+    parser.add_argument(
+        "--parity-images",
+        type=Path,
+        nargs="+",
+        metavar="PLACE",
+        help="what to compare on, places of the same kinds (default: the bundled drive)",
+    )
+    parser.add_argument("--images", type=int, default=8, metavar="N", help="how many to compare (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make, measure, write."""
+    import importlib.util
+
+    from scene_completion_ros.commands.demo import DEMO_DRIVE
+    from scene_completion_ros.errors import ConfigurationError, SceneCompletionError
+    from scene_completion_ros.inference.bundle import StudentBundle
+
+    if args.images < 1:
+        raise ConfigurationError(f"{args.images} is no number of images", where="--images", cure="Compare 1 or more")
+    for package in ("onnx", "onnxruntime", "torch"):
+        if importlib.util.find_spec(package) is None:
+            raise SceneCompletionError(
+                f"the package {package} is not installed",
+                where="export-gpu",
+                cure="pip install 'scene_completion_ros[train,onnxruntime]'",
+            )
+    from training.gpu_export.export import export_for_gpus
+
+    bundle = export_for_gpus(
+        StudentBundle.load(args.bundle),
+        tuple(dict.fromkeys(args.precision)),
+        calibration=args.calibration_images,
+        parity=args.parity_images or [DEMO_DRIVE],
+        parity_images=args.images,
+        threads=args.threads,
+        report=_print,
+    )
+    print(f"{bundle.folder}: encoders for GPUs in {', '.join(bundle.gpu_precisions)}")
+    return 0
+
+
+def _print(precision: str, size: int, parity: Parity) -> None:
+    print(
+        f"{precision}: {size / 1e6:.1f} MB; map off by {parity.features_mean:.4g} on average "
+        f"({100 * parity.features_relative:.3g} %), {parity.features_max:.4g} at most; density by "
+        f"{100 * parity.density_relative:.3g} %; {100 * parity.occupied_agreement:.3f} % of the decisions agree, IoU "
+        f"of the occupied voxels {parity.occupied_iou:.4f}; {100 * parity.labels_agreement:.2f} % of the labels agree "
+        f"({parity.images} images)",
+        flush=True,
+    )

@@ -1,0 +1,82 @@
+"""Makes the encoders for GPUs of a bundle, measures each, and adds them where all pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu_encoders import GpuEncoder
+from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
+from training.gpu_export.graph import gpu_graph
+from training.gpu_export.half import to_half
+from training.gpu_export.images import canonical_images
+from training.gpu_export.parity import GATES, Gate, Parity, ParityCheck
+from training.gpu_export.quantised import MOST_IMAGES, to_int8
+from training.gpu_export.reference import Reference
+
+
+def export_for_gpus(
+    bundle: StudentBundle,
+    precisions: Sequence[str],
+    *,
+    calibration: Sequence[Path] = (),
+    parity: Sequence[Path],
+    parity_images: int = 8,
+    gates: Mapping[str, Gate] = GATES,
+    threads: int | None = None,
+    report: Callable[[str, int, Parity], None] = lambda *_: None,
+) -> StudentBundle:
+    """Adds encoders for GPUs to a bundle, all of them or none.
+
+    Args:
+        bundle: The student, saved; its folder is written.
+        precisions: Which variants, of `PRECISIONS`.
+        calibration: Places of the images that int8 is calibrated on, those of the training.
+        parity: Places of the images that every variant is compared on.
+        parity_images: How many of these, in all.
+        gates: Precision -> what is allowed of it.
+        threads: CPU threads of ONNX Runtime; None for all.
+        report: Called for every variant with its precision, bytes and parity, also where it fails.
+
+    Returns:
+        The bundle as written.
+
+    Raises:
+        ConfigurationError: int8 is wanted, and no images to calibrate it on are named.
+        BundleError: A variant misses its gate, or cannot be made; the bundle stays as it was.
+    """
+    if "int8" in precisions and not calibration:
+        raise ConfigurationError(
+            "int8 is calibrated on real images, and none are named",
+            where="--calibration-images",
+            cure="Name drives that the student was trained on, not those that it is tested on",
+        )
+    single = gpu_graph(bundle)
+    reference = Reference(bundle, threads=threads)
+    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, parity_images), reference)
+    made: dict[str, tuple[bytes, GpuEncoder]] = {}
+    failures: list[str] = []
+    for precision in precisions:
+        calibrated_on = None
+        if precision == "int8":
+            images = canonical_images(calibration, bundle.canonical, MOST_IMAGES)
+            calibrated_on = f"{len(images)} images of {', '.join(path.resolve().name for path in calibration)}"
+            model = to_int8(single, images, str(bundle.encoder_path))
+        else:
+            model = single if precision == "fp32" else to_half(single)
+        graph: bytes = model.SerializeToString(deterministic=True)
+        measured = check(GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads))
+        report(precision, len(graph), measured)
+        failures += [f"{precision}: {failure}" for failure in measured.failures(gates[precision])]
+        numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}
+        made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, reference.name, calibrated_on))
+    if failures:
+        raise BundleError(
+            "; ".join(failures),
+            where=f"parity with {reference.name}",
+            cure="The bundle stays as it was. Leave this precision out, or calibrate on more and other images.",
+        )
+    return bundle.add_gpu_encoders(made)

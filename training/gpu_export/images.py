@@ -1,0 +1,85 @@
+"""Real images for calibration and parity, resampled into the canonical camera."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.sequences.posed_sequence import read_image_file
+from training.evaluation.density_model import reference_camera
+from training.evaluation.occupancy_run import open_recording
+
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
+
+
+def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> NDArray[np.uint8]:
+    """Images of several places, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
+
+    Args:
+        sources: Sequence folders, drives of KITTI, bags, or folders of images. Those of the first three are resampled
+            by their calibration; an image without one is cut to the canonical camera's shape and scaled.
+        canonical: The bundle's camera.
+        most: How many images to take in all; each place gives its share.
+
+    Raises:
+        SequenceError: A place holds no image, or is none.
+    """
+    share = max(1, most // len(sources))
+    images = [image for source in sources for image in _of(source, canonical, share)]
+    if not images:
+        raise SequenceError(
+            "holds no image that can be read", where=", ".join(map(str, sources)), cure="Name other recordings"
+        )
+    return np.stack(images[:most])
+
+
+def _of(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8]]:
+    if (source / "metadata.yaml").is_file() or source.is_file():
+        yield from _of_bag(source, canonical, most)
+        return
+    files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
+    if files:
+        for index in _spread(len(files), most):
+            yield _cut(read_image_file(files[index]), canonical)
+        return
+    sequence = open_recording(source)
+    camera = reference_camera(sequence)
+    resample = Resampler(sequence.cameras[camera], canonical)
+    for index in _spread(len(sequence), most):
+        yield resample(sequence.image(index, camera))
+
+
+def _of_bag(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8]]:
+    with BagReader(source) as reader:
+        topics = reader.image_topics()
+        if not topics:
+            raise SequenceError("holds no images", where=str(source), cure="Name a bag of a camera")
+        topic = topics[0]
+        resample = Resampler(reader.camera_for(topic), canonical)
+        wanted = set(_spread(reader.counts[topic], most))
+        for index, frame in enumerate(reader.images(topic)):
+            if index in wanted:
+                yield resample(frame.image)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
+
+
+def _cut(image: NDArray[np.uint8], canonical: Camera) -> NDArray[np.uint8]:
+    """The middle of an image of the canonical camera's proportions, scaled to its size."""
+    height, width = image.shape[:2]
+    scale = min(width / canonical.width, height / canonical.height)
+    rows, columns = round(canonical.height * scale), round(canonical.width * scale)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    part = image[top : top + rows, left : left + columns]
+    size = (canonical.width, canonical.height)
+    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -1,0 +1,133 @@
+"""A float32 graph in 8-bit integers, symmetric, as TensorRT wants it; what is not quantised is float16.
+
+ONNX Runtime's quantiser looks at real images and puts a pair of QuantizeLinear and DequantizeLinear behind every tensor
+that a convolution reads, so that whatever else reads it reads the same integers, and a DequantizeLinear behind the
+weights, with a scale for each output channel. All zero points are 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from scene_completion_ros.errors import BundleError
+from training.gpu_export.graph import INPUT, OUTPUT, constants
+from training.gpu_export.half import to_half
+
+MOST_IMAGES = 64
+"""Images that calibration looks at: all that lies between the layers is kept for its histograms, some MB an image."""
+PERCENTILE = 99.999
+"""Share of the values, in percent, that a quantised tensor holds without clipping; see docs/gpu.md for the others."""
+LAST_LAYERS = 3
+"""Convolutions before the output that stay float16, counted along every path."""
+
+
+def to_int8(model: onnx.ModelProto, images: NDArray[np.uint8], where: str) -> onnx.ModelProto:
+    """The graph with its convolutions in int8; the first one and the last `LAST_LAYERS` stay float16.
+
+    Args:
+        model: What `gpu_graph` gives, float32.
+        images: Canonical images uint8 [K, H, W, 3] RGB, those of the training.
+        where: What is quantised, for messages.
+
+    Raises:
+        BundleError: No convolution is left to quantise.
+    """
+    kept = kept_in_half(model.graph)
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    if not set(convolutions) - kept:
+        raise BundleError(
+            f"it has {len(convolutions)} convolutions, and first and last stay float16: none is left for int8",
+            where=where,
+            cure="Use --precision fp16.",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(_marked_as_prepared(model), source)
+        quantize_static(
+            source,
+            target,
+            _Images(images[np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES)).round().astype(int)]),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=sorted(kept),
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                # TensorRT moves the steps through what lies between two convolutions by itself.
+                "OpTypesToExcludeOutputQuantization": ["Conv"],
+                "CalibTensorRangeSymmetric": True,
+                "CalibPercentile": PERCENTILE,
+            },
+        )
+        quantised = onnx.load(target)
+    _round_scales(quantised.graph, constants(model.graph))
+    return to_half(quantised)
+
+
+def kept_in_half(graph: onnx.GraphProto) -> set[str]:
+    """Names of the convolutions that stay float16: the first, and the last `LAST_LAYERS` of every path."""
+    makers = {name: node for node in graph.node for name in node.output}
+    kept = {next(node.name for node in graph.node if node.op_type == "Conv")}
+    reached: dict[str, int] = {}  # tensor -> convolutions between it and the output, the fewest
+    waiting = [(OUTPUT, 0)]
+    while waiting:
+        name, layers = waiting.pop()
+        if name not in makers or layers >= reached.get(name, LAST_LAYERS):
+            continue
+        reached[name] = layers
+        node = makers[name]
+        if node.op_type == "Conv":
+            kept.add(node.name)
+        waiting += [(source, layers + (node.op_type == "Conv")) for source in node.input]
+    return kept
+
+
+def _round_scales(graph: onnx.GraphProto, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Rounds all scales to float16, upwards, and the weights to the steps that these make."""
+    values = constants(graph)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = values[node.input[1]]
+        rounded = scale.astype(np.float16)
+        rounded = np.where(rounded < scale, np.nextafter(rounded, np.float16(np.inf)), rounded)
+        tensors[node.input[1]].CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), node.input[1]))
+        if node.input[0] in tensors:
+            weight = weights[node.input[0].removesuffix("_quantized")]
+            steps = rounded.astype(np.float32).reshape(-1, *[1] * (weight.ndim - 1))
+            integers = np.clip(np.rint(weight / steps), -127, 127).astype(np.int8)
+            tensors[node.input[0]].CopyFrom(numpy_helper.from_array(integers, node.input[0]))
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self._images: Iterator[NDArray[np.uint8]] = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        image = next(self._images, None)
+        return None if image is None else {INPUT: image[None]}
+
+
+def _marked_as_prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the mark of ONNX Runtime's preparation, which `gpu_graph` did."""
+    marked = onnx.ModelProto()
+    marked.CopyFrom(model)
+    onnx.helper.set_model_props(marked, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    logging.getLogger("onnxruntime.quantization").setLevel(logging.ERROR)
+    return marked
