@@ -244,10 +244,8 @@ def _nv_planes(message: Any) -> NDArray[np.uint8]:
 
 
 def _decode_compressed(message: Any) -> NDArray[np.uint8]:
-    pixels, as_rgb = decode_picture(_bytes(message), _picture_format(message))
+    pixels = decode_picture(_bytes(message), _picture_format(message))
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if as_rgb and channels == 3:
-        return np.asarray(pixels, dtype=np.uint8)
     layout: Layout = "mono" if channels == 1 else "bgra" if channels == 4 else "bgr"
     return _to_rgb(_to_8_bit(pixels), layout)
 
@@ -272,7 +270,7 @@ def _decode_compressed_depth(message: Any) -> NDArray[np.float32]:
             "RVL compression is not supported", where="depth image", cure="Set compressedDepth.format: png"
         )
     _, scale, offset = _COMPRESSED_DEPTH_HEADER.unpack(data[: _COMPRESSED_DEPTH_HEADER.size].tobytes())
-    values, _ = decode_picture(data[_COMPRESSED_DEPTH_HEADER.size :], name)
+    values = decode_picture(data[_COMPRESSED_DEPTH_HEADER.size :], name)
     if values.dtype != np.uint16 or values.ndim != 2:
         raise ImageError("no 16-bit PNG after the header", where="depth image", cure="The data are damaged")
     if not re.match(r"\s*32FC1", name):

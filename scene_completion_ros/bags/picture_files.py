@@ -18,8 +18,6 @@ from scene_completion_ros.geometry.calibration import LARGEST_IMAGE
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND"
 _TAIL = 4096  # bytes at the end in which an end marker is looked for: some cameras pad their JPEGs
-# JPEGs are always of 8 bits: RGB can be made of all of them while they are decoded. Older versions of OpenCV cannot.
-_AS_RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, RST0 to RST7, SOI
@@ -65,7 +63,7 @@ def picture_size(data: NDArray[np.uint8], name: str) -> tuple[int, int]:
     return width, height
 
 
-def decode_picture(data: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], bool]:
+def decode_picture(data: NDArray[np.uint8], name: str) -> NDArray[Any]:
     """Decode a file after the checks of `picture_size`: no rotation by an EXIF tag, 16 bits stay 16 bits.
 
     Args:
@@ -73,21 +71,19 @@ def decode_picture(data: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], bo
         name: Its format as the message has it, for errors.
 
     Returns:
-        The pixels [H, W] or [H, W, C], uint8 or uint16, and whether their channels are RGB instead of OpenCV's BGR.
+        The pixels [H, W] or [H, W, C], uint8 or uint16, in OpenCV's order: BGR or BGRA.
 
     Raises:
         ImageError: As of `picture_size`, or it cannot be decoded.
     """
     picture_size(data, name)
-    as_rgb = _AS_RGB != 0 and data[:2].tobytes() == _JPEG_START
-    flags = _AS_RGB | cv2.IMREAD_IGNORE_ORIENTATION if as_rgb else cv2.IMREAD_UNCHANGED
     try:
-        pixels = cv2.imdecode(data, flags)
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
     if pixels is None:
         raise _damaged(data, name)
-    return np.asarray(pixels), as_rgb
+    return np.asarray(pixels)
 
 
 def _png_size(head: bytes) -> tuple[int, int]:

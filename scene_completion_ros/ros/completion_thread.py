@@ -185,9 +185,9 @@ class CompletionThread:
             )
 
     def _prepare(self) -> None:
-        self._outputs.prepare()
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
+        self._outputs.prepare()
 
     def _drop(self, images: ArrivedSet, reason: str) -> None:
         for image in images.views:
