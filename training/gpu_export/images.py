@@ -67,7 +67,7 @@ def _of_bag(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.u
         wanted = set(_spread(reader.counts[topic], most))
         for index, frame in enumerate(reader.images(topic)):
             if index in wanted:
-                yield resample(frame.image)
+                yield resample(frame.image_rgb)
 
 
 def _spread(count: int, most: int) -> list[int]:

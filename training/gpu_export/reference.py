@@ -77,6 +77,7 @@ def density_field(bundle: StudentBundle) -> DensityField:
                 trunk=trunk,
                 pretrained=False,
             ),
+            channels=weights["feature_layer.weight"].shape[1],
             hidden=weights["feature_layer.weight"].shape[0],
         )
         # The map of the mean depth has the size that the training began with; it is scaled where it is used.
