@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.commands.demo import DEMO_DRIVE
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from scene_completion_ros.commands.demo import DEMO_DRIVE
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid

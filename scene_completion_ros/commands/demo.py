@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.ros.replay import ReplayResult, ReplayStatistics
 
-DEMO_DRIVE = Path(__file__).resolve().parents[1] / "demo_drive"
 LOWEST_SHARE_OUT = 0.8
 
 
@@ -47,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Play, report, judge."""
     from importlib.util import find_spec
 
+    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.commands.replay import result_drawer, termination_as_interruption
     from scene_completion_ros.errors import SceneCompletionError

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     import scene_completion_ros
-    from scene_completion_ros.commands.demo import DEMO_DRIVE
+    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
     from scene_completion_ros.diagnosis.checks import checks
     from scene_completion_ros.diagnosis.findings import Status
 

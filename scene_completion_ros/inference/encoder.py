@@ -153,8 +153,8 @@ def make_encoder(
     Args:
         bundle: The student.
         engine: One of `ENGINES`; ``auto`` takes TensorRT where there is a GPU, all that it needs and a bundle that has
-            an encoder for it, and otherwise the CPU (`cpu_engine`), with a warning where a GPU was there to be used. For
-            measurements also one of `PRECISION_OF_ENGINE`.
+            an encoder for it, and otherwise the CPU (`cpu_engine`), with a warning where a GPU was there to be used.
+            For measurements also one of `PRECISION_OF_ENGINE`.
         threads: CPU threads; None for all that this process may use.
         gpu: What TensorRT is asked for.
 

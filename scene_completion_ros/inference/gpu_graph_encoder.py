@@ -46,7 +46,8 @@ class GpuGraphEncoder:
                 where="canonical image",
                 cure="Resample the camera image into the canonical camera first.",
             )
-        return self._graph(image_rgb[None])[0]
+        features: NDArray[np.float32] = self._graph(image_rgb[None])[0]
+        return features
 
 
 class GpuGraph:

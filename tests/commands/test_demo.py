@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.commands import demo
@@ -40,8 +41,8 @@ def outcome(frames_in: int = 10, frames_out: int = 10, **changes: object) -> Rep
 
 
 def test_bundled_drive_is_small_and_complete() -> None:
-    assert sum(file.stat().st_size for file in demo.DEMO_DRIVE.iterdir()) <= 6_000_000
-    with BagReader(demo.DEMO_DRIVE) as reader:
+    assert sum(file.stat().st_size for file in DEMO_DRIVE.iterdir()) <= 6_000_000
+    with BagReader(DEMO_DRIVE) as reader:
         assert not reader.losses
         topic = demo.first_image_topic(reader, None)
         camera = reader.camera_for(topic)
@@ -97,7 +98,7 @@ def test_the_demo_plays_through_the_node(
     flat_road: StudentBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first frames of the bundled drive, with LiDAR, through a node in another process."""
-    with BagReader(demo.DEMO_DRIVE) as reader, BagWriter(tmp_path / "short") as bag:
+    with BagReader(DEMO_DRIVE) as reader, BagWriter(tmp_path / "short") as bag:
         end_ns = reader.start_ns + 250_000_000
         for recorded in reader.messages():
             if recorded.stamp_ns <= end_ns:

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from scene_completion_ros import cli
-from scene_completion_ros.commands.demo import DEMO_DRIVE
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.diagnosis import fast_dds, machine, packages, ros_environment, student
 from scene_completion_ros.diagnosis.checks import checks
 from scene_completion_ros.diagnosis.child import ProbeError, run_probe

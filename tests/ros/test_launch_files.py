@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scene_completion_ros.commands.demo import DEMO_DRIVE
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.launch_settings import full_node_name

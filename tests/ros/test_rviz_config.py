@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.commands.demo import DEMO_DRIVE
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_ros.report.colours import STATE_COLOURS

@@ -369,7 +369,7 @@ def test_what_is_no_encoder_is_refused() -> None:
 
 
 def test_images_come_from_folders_drives_and_bags(places: tuple[Path, Path], synthetic_drive: Path) -> None:
-    from scene_completion_ros.commands.demo import DEMO_DRIVE
+    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 
     images = canonical_images([places[0], synthetic_drive, DEMO_DRIVE], CAMERA, 6)
     assert images.shape == (6, CAMERA.height, CAMERA.width, 3) and images.dtype == np.uint8

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Make, measure, write."""
     import importlib.util
 
-    from scene_completion_ros.commands.demo import DEMO_DRIVE
+    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
     from scene_completion_ros.errors import ConfigurationError, SceneCompletionError
     from scene_completion_ros.inference.bundle import StudentBundle
 

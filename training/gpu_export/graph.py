@@ -52,7 +52,7 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     replace_nodes(graph, [*front, *graph.node])
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [BATCH, camera.height, camera.width, 3]))
-    shape = [BATCH, height, width, bundle.head.channels]
+    shape: list[str | int | None] = [BATCH, height, width, bundle.head.channels]
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
     graph.name = "encoder"
     return finished(model)

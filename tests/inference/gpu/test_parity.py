@@ -91,7 +91,7 @@ def test_the_record_has_the_numbers_and_the_limits(features: list[np.ndarray]) -
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 320), (192, 640), (480, 640), (64, 64), (32, 400)])
-def test_gate_images_are_photographs_of_the_size_that_is_wanted(height: int, width: int) -> None:
+def test_gate_images_are_pictures_of_the_size_that_is_wanted(height: int, width: int) -> None:
     images = gate_images(height, width)
     assert len(images) == 4
     for image in images:
