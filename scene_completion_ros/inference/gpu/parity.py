@@ -149,7 +149,7 @@ def _errors(reference: NDArray[np.float64], found: NDArray[np.float64]) -> tuple
 def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
     """Images for the gate: streets, cut to the proportions that are wanted, and scaled.
 
-    Pictures of streets, because the steps of int8 are fitted to such: on noise of the same spectrum its error was thirty
+    Streets, because the steps of int8 are fitted to such pictures: on noise of the same spectrum its error was thirty
     times as large, and that of fp16 ten times.
 
     Args:
