@@ -80,7 +80,7 @@ def test_the_single_graph_is_the_encoder_channels_last(
 ) -> None:
     encoder = make_encoder(student, "onnxruntime", threads=1)
     wanted = np.stack([encoder(image).copy() for image in images])
-    assert wanted.std() > 0.1 and np.abs(wanted[0] - wanted[1]).max() > 0.1
+    assert wanted.std() > 0.1 and np.abs(wanted[0] - wanted[1]).max() > 0.02
     found = GpuGraph(graphs["fp32"].SerializeToString(), "test", threads=1)(images)
     np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
 
