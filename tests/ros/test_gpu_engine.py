@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.ros.rclpy_required import require_rclpy
@@ -68,8 +69,10 @@ def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Sta
     assert not running.graph.change_state(topics.NODE_NAME, CONFIGURE), running.node.log
     assert running.graph.state(topics.NODE_NAME) == "unconfigured"
     (line,) = [line for line in running.node.log.splitlines() if "cannot configure: " in line]
-    for words in ("the NVIDIA driver is missing", "To get pycuda: pip install", "To get tensorrt: pip install"):
-        assert words in line
+    assert "the NVIDIA driver is missing" in line
+    absent = {package for package in ("pycuda", "tensorrt", "tensorrt_rtx") if find_spec(package) is None}
+    assert ("To get pycuda: pip install" in line) == ("pycuda" in absent)
+    assert ("To get tensorrt: pip install" in line) == (absent >= {"tensorrt", "tensorrt_rtx"})  # one of them will do
     diagnosed = Diagnosed(running.graph, running.node)
     diagnosed.until("lifecycle", ERROR, "the NVIDIA driver is missing")
     assert "Traceback" not in running.node.log
