@@ -46,6 +46,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> I
     monkeypatch.setattr(engine_provision, "load_tensorrt", lambda flavour: tensorrt)
     monkeypatch.setattr(engine_provision, "TensorRtEngine", HostEngine)
     monkeypatch.setattr(tensorrt_encoder, "require", lambda flavour: None)
+    for module in (engine_provision, tensorrt_encoder, encoder):  # whatever is installed here
+        monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
     monkeypatch.setattr(HostEngine, "offset", 0.0)
     monkeypatch.setattr(HostEngine, "refused", set())
     monkeypatch.setattr(HostEngine, "opened", [])
