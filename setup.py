@@ -62,7 +62,7 @@ EXTRAS = {
         "scikit-learn",
         "scipy",
         "setuptools<80",  # colcon
-        # Its builder needs no GPU: it takes the encoders for GPUs apart as TensorRT does. Elsewhere these tests are skipped.
+        # Its builder needs no GPU and takes graphs as TensorRT does. Elsewhere these tests are skipped.
         "tensorrt_rtx; sys_platform == 'linux' and platform_machine == 'x86_64' and python_version in '3.11, 3.12'",
         "trimesh",
     ],

@@ -32,8 +32,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         default="auto",
-        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt, or onnxruntime_fp32, "
-        "onnxruntime_fp16, onnxruntime_int8: the bundle's encoders for GPUs, rounded as there (default: %(default)s)",
+        help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
+        "onnxruntime_fp32, onnxruntime_fp16, onnxruntime_int8: the bundle's encoders for GPUs, rounded as there",
     )
     parser.add_argument("--threads", type=int, help="threads of the encoder (default: all)")
 

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion export-gpu``."""
-    from scene_completion_ros.inference.gpu_encoders import PRECISIONS
-
     parser.add_argument("bundle", type=Path, help="student bundle; the encoders are added to it")
     parser.add_argument(
         "--precision",
         nargs="+",
-        choices=PRECISIONS,
+        choices=("fp32", "fp16", "int8"),
         default=["fp16"],
         help="which encoders to make (default: fp16); others that are there already stay",
     )

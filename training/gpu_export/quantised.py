@@ -106,7 +106,9 @@ def _round_scales(graph: onnx.GraphProto, weights: Mapping[str, NDArray[Any]]) -
             continue
         scale = values[node.input[1]]
         rounded = scale.astype(np.float16)
-        rounded = np.where(rounded < scale, np.nextafter(rounded, np.float16(np.inf)), rounded)
+        rounded = np.where(
+            rounded.astype(np.float32) < scale.astype(np.float32), np.nextafter(rounded, np.float16(np.inf)), rounded
+        )
         tensors[node.input[1]].CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), node.input[1]))
         if node.input[0] in tensors:
             weight = weights[node.input[0].removesuffix("_quantized")]

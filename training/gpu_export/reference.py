@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def density_field(bundle: StudentBundle) -> DensityField:
             encoder=EncoderDecoder(
                 (camera.height, camera.width),
                 channels=weights["feature_layer.weight"].shape[1],
-                trunk=trunk,
+                trunk=cast(TrunkName, trunk),
                 pretrained=False,
             ),
             channels=weights["feature_layer.weight"].shape[1],
