@@ -63,7 +63,7 @@ EXTRAS = {
         "scipy",
         "setuptools<80",  # colcon
         # Its builder needs no GPU and takes graphs as TensorRT does. Elsewhere these tests are skipped.
-        "tensorrt_rtx; sys_platform == 'linux' and platform_machine == 'x86_64' and python_version in '3.11, 3.12'",
+        "tensorrt_rtx; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "trimesh",
     ],
     "lint": ["import-linter", "mypy", "ruff", "types-PyYAML"],
