@@ -17,10 +17,11 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, GpuError, ImageError, SceneCompletionError
+from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.canonical_image import check_image
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
 from scene_completion_ros.inference.gpu_graph_encoder import PRECISION_OF_ENGINE, GpuGraphEncoder
@@ -199,7 +200,7 @@ def cpu_engine() -> str:
 
 def gpu_is_offered(bundle: StudentBundle) -> bool:
     """Whether the driver sees a GPU, and the bundle has an encoder for one: only then ``auto`` thinks of TensorRT."""
-    return bool(getattr(bundle, "gpu_precisions", ())) and bool(cuda_devices().names)
+    return bool(bundle.gpu_precisions) and bool(cuda_devices().names)
 
 
 def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: VoxelGrid) -> None:
@@ -245,17 +246,6 @@ def _check_ports(
             raise BundleError(
                 f"{kind} is {found} where {[expected]} is needed{note}", where=str(bundle.encoder_path), cure=CURE
             )
-
-
-def check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
-    """Raise ImageError unless an image is uint8 [H, W, 3] of the canonical camera's size."""
-    expected = (bundle.canonical.height, bundle.canonical.width, 3)
-    if image.shape != expected or image.dtype != np.uint8:
-        raise ImageError(
-            f"is {image.dtype} {image.shape} where uint8 {expected} is needed",
-            where="canonical image",
-            cure="Resample the camera image into the canonical camera first.",
-        )
 
 
 def _first_line(error: Exception) -> str:

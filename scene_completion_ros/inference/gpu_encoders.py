@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.fields import Fields
 
-PRECISIONS = ("fp32", "fp16", "int8")
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FIELD = "gpu_encoders"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

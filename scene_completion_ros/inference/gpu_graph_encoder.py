@@ -12,11 +12,12 @@ import importlib.util
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
+from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.canonical_image import check_image
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
 
-ENGINE_OF_PRECISION = {precision: f"onnxruntime_{precision}" for precision in PRECISIONS}
+ENGINE_OF_PRECISION: dict[str, str] = {precision: f"onnxruntime_{precision}" for precision in PRECISIONS}
 PRECISION_OF_ENGINE = {engine: precision for precision, engine in ENGINE_OF_PRECISION.items()}
 
 
@@ -35,17 +36,12 @@ class GpuGraphEncoder:
     def __init__(self, bundle: StudentBundle, precision: str, *, threads: int | None = None) -> None:
         graph = bundle.read_gpu_encoder(precision)
         self.name = ENGINE_OF_PRECISION[precision]
-        self._shape = (bundle.canonical.height, bundle.canonical.width, 3)
+        self._bundle = bundle
         self._graph = GpuGraph(graph, f"{bundle.folder}: {precision}", threads=threads)
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder`."""
-        if image_rgb.shape != self._shape or image_rgb.dtype != np.uint8:
-            raise ImageError(
-                f"is {image_rgb.dtype} {image_rgb.shape} where uint8 {self._shape} is needed",
-                where="canonical image",
-                cure="Resample the camera image into the canonical camera first.",
-            )
+        check_image(self._bundle, image_rgb)
         features: NDArray[np.float32] = self._graph(image_rgb[None])[0]
         return features
 

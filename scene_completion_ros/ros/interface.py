@@ -120,7 +120,11 @@ TOPICS: tuple[TopicSpec, ...] = _NODE_TOPICS + _COMMON_TOPICS
 
 SERVICES: tuple[ServiceSpec, ...] = (
     ServiceSpec(topics.SAVE, "std_srvs/srv/Trigger", "saves the last result as .ply and .npz in `save_folder`"),
-    ServiceSpec(topics.RESET, "std_srvs/srv/Trigger", "forgets stamps, transforms, times and the last result"),
+    ServiceSpec(
+        topics.RESET,
+        "std_srvs/srv/Trigger",
+        "forgets stamps, transforms, times, earlier images and the last result",
+    ),
     ServiceSpec(topics.SET_ENABLED, "std_srvs/srv/SetBool", "stops completing images, and goes on"),
     *(
         ServiceSpec(f"~/{name}", f"lifecycle_msgs/srv/{type_name}")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.inference.encoder import EngineName
-from scene_completion_ros.inference.gpu.options import WORKSPACE_MIB, EngineOptions, Precision
+from scene_completion_ros.inference.gpu.options import WORKSPACE_MIB, EngineOptions
+from scene_completion_ros.inference.gpu_encoders import Precision
 
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]

@@ -14,8 +14,11 @@ missing) is in modules that never import them.
 | `tensorrt_api` | the one place that imports TensorRT | TensorRT |
 | `tensorrt_build` | ONNX -> plan | TensorRT; a device, but for TensorRT-RTX |
 | `device` | primary context, stream, memory | pycuda, a device |
+| `failures` | what errors of CUDA mean | nothing |
 | `tensorrt_runtime` | plan -> features, on device pointers | TensorRT, a device |
 | `voxel_query.cu`, `kernels` | what follows the encoder, and its compilation for a GPU | NVRTC or nvcc |
 | `kernel_device`, `voxel_pipeline` | the order of its launches, on whatever runs kernels | nothing |
-| `tensorrt_encoder` | engines found or built, the parity gate, and the encoder of a bundle | all of it |
+| `pycuda_device` | what runs them on a GPU | pycuda, a device |
+| `engine_runner`, `engine_provision` | images in, features out; engines found, or built and compared | all of it |
+| `tensorrt_encoder` | the encoder of a bundle | all of it |
 """

@@ -9,12 +9,11 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 from scene_completion_ros.errors import BundleError, GpuError, GridError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.inference.gpu_encoders import PRECISIONS
 from scene_completion_ros.inference.head import HeadWeights
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
-Precision = Literal["fp16", "int8", "fp32"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 LARGEST_BATCH = 16
 WORKSPACE_MIB = (16, 65_536)  # smallest, largest

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import check_image
+from scene_completion_ros.inference.canonical_image import check_image
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import ReferenceEncoder, provide_engine
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner

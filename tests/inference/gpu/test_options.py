@@ -22,7 +22,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"precision": "fp8"}, "fp8.*fp16, int8, fp32"),
+        ({"precision": "fp8"}, "fp8.*fp32, fp16, int8"),
         ({"batch": (0, 1)}, "0 to 1"),
         ({"batch": (4, 1)}, "4 to 1"),
         ({"batch": (1, 17)}, "1 to 17"),
