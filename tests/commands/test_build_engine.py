@@ -35,7 +35,7 @@ def test_it_says_all_that_is_missing_and_how_to_install_it(bundle: Path, capsys:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--precision", "fp8"], "'fp8' is no precision. Use one of fp16, int8, fp32"),
+        (["--precision", "fp8"], "'fp8' is no precision. Use one of fp32, fp16, int8"),
         (["--precision", "int8"], "encoders for GPUs in fp16, fp32 only, not in int8"),
         (["--batch", "4", "1"], "4 to 1 is no range of batch sizes"),
         (["--workspace", "1"], "1 MiB lie outside of"),
