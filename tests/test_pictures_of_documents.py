@@ -12,6 +12,7 @@ import cv2
 import pytest
 
 from tests.inference.small_bundle import make_small_bundle
+from tests.ros_domain import next_domain
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = REPOSITORY / "docs"
@@ -50,7 +51,7 @@ def test_the_command_makes_all_of_them_from_a_running_node(tmp_path: Path) -> No
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),
-        "ROS_DOMAIN_ID": str(os.getpid() % 101),
+        "ROS_DOMAIN_ID": next_domain(),
         "ROS_LOG_DIR": str(tmp_path / "log"),
     }
     done = subprocess.run(

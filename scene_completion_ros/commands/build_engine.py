@@ -1,7 +1,7 @@
-"""Build the TensorRT engine of a student bundle, so that the node finds it when it starts.
+"""Build the TensorRT engine and the kernels of a student bundle, so that the node finds them when it starts.
 
-The engine is compared with the CPU's encoder and kept in the engine cache only where it computes the same; the numbers
-are printed. A node finds it where bundle, precision, workspace, DLA core, batch (the node takes 1 1), TensorRT and GPU
+Both are compared with what the CPU computes and kept in the engine cache only where that is the same; the numbers are
+printed. A node finds it where bundle, precision, workspace, DLA core, batch (the node takes 1 1), TensorRT and GPU
 are the same. An engine that is there already is not built again.
 
 With --no-device, TensorRT-RTX builds on a machine without a GPU. Such an engine was compared with nothing, and no node
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +91,9 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
     from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
     from scene_completion_ros.inference.gpu.device import PrimaryContext
     from scene_completion_ros.inference.gpu.engine_provision import provide_engine
+    from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, provide_kernels
     from scene_completion_ros.inference.gpu.options import gpu_bundle
+    from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 
     context = PrimaryContext()
     try:
@@ -99,6 +102,13 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
                 gpu_bundle(bundle, options.precision), options, context, lambda: make_encoder(bundle, cpu_engine())
             )
             provided.engine.close()
+            kernels = provide_kernels(
+                bundle,
+                context.facts.compute_capability,
+                functools.partial(PyCudaDevice, context),
+                half_features=options.precision != "fp32",
+                cache=options.cache,
+            )
     finally:
         context.close()
     _say(provided.path, built=provided.built)
@@ -106,6 +116,10 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
     numbers = parity if isinstance(parity, dict) else {}
     for name, limit in numbers.get("limits", {}).items():
         print(f"{name.replace('_', ' ')} against the CPU's encoder: {numbers[name]:.2e}, allowed is {limit:.2e}")
+    _say(kernels.path, built=kernels.built)
+    for name, limit in vars(KERNEL_LIMITS).items():
+        value = kernels.record["parity"][name]
+        print(f"{name.replace('_', ' ')} against the CPU's voxel query: {value:.2e}, allowed is {limit:.2e}")
 
 
 def _build_only(bundle: StudentBundle, options: EngineOptions) -> None:

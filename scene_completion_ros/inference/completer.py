@@ -15,17 +15,18 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import Encoder, make_encoder
+from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.jit import kernel_threads
-from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
-from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.inference.scene_query import (
+    DenseField,
+    HostSceneQuery,
+    PreparedScene,
+    SceneQuery,
+    StageClock,
+    ray_camera,
+)
+from scene_completion_ros.semantic_voxels import SemanticVoxels
 
-# The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
-# At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.
-RAY_FOCAL = 180.0
 # Rays of which at least this part leaves the grid met nothing in it.
 LARGEST_TRANSMITTANCE = 0.5
 # Less of the canonical image than this makes the network guess from too little.
@@ -40,9 +41,8 @@ class Completion:
 
     Attributes:
         voxels: The result.
-        alpha: float32 [X, Y, Z], opacity over one voxel edge as the network gives it; 0 outside the view unless
-            extrapolated.
-        probability: float32 [X, Y, Z], calibrated; 0 for unobserved voxels.
+        dense: Opacity and probability of all voxels. From a GPU they are fetched when they are asked for, which has to
+            be before the next image, and in its thread.
         depth: float32 [h, w], expected z-depth through the grid, metres; rays that leave the grid end where they
             leave. NaN where the ray misses the grid or the camera's image does not cover the pixel.
         transmittance: float32 [h, w], the part of each ray that left the grid.
@@ -53,13 +53,22 @@ class Completion:
     """
 
     voxels: SemanticVoxels
-    alpha: NDArray[np.float32]
-    probability: NDArray[np.float32]
+    dense: DenseField
     depth: NDArray[np.float32]
     transmittance: NDArray[np.float32]
     depth_camera: Camera
     image: NDArray[np.uint8]
     timings_ms: dict[str, float]
+
+    @property
+    def alpha(self) -> NDArray[np.float32]:
+        """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view unless extrapolated."""
+        return self.dense.alpha
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """Calibrated, [X, Y, Z]; 0 for unobserved voxels."""
+        return self.dense.probability
 
     @property
     def shown_depth(self) -> NDArray[np.float32]:
@@ -88,6 +97,7 @@ class Completer:
 
     Attributes:
         warnings: What about the camera lies outside of what the student was trained for, with numbers.
+        in_view: Voxels, bool [X, Y, Z], that the camera's image covers; all others are unobserved.
 
     Raises:
         CameraError: The camera sees nothing of the canonical image.
@@ -124,8 +134,7 @@ class Completer:
                 cure="Check the calibration: the principal point must lie near the centre of the image.",
             )
         self.warnings = camera_warnings(bundle, camera, float(covered.mean()))
-        stride = max(1, round(canonical.fx / RAY_FOCAL))
-        self.depth_camera = canonical.resized(canonical.width // stride, canonical.height // stride)
+        self.depth_camera = ray_camera(canonical)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
         self._encoder: Encoder = (
             encoder_of._encoder if encoder_of else make_encoder(bundle, engine, threads=threads, gpu=gpu)
@@ -146,34 +155,21 @@ class Completer:
 
     def _place(self, grid_from_camera: RigidTransform) -> None:
         """Prepare all that depends on the pose."""
-        bundle, grid = self.bundle, self.grid
         self.grid_from_camera = grid_from_camera
-        camera_from_grid = grid_from_camera.inverse()
-        self._query = VoxelQuery(
-            bundle.head,
-            bundle.point_code,
-            bundle.canonical,
-            bundle.feature_size,
-            grid,
-            camera_from_grid,
+        prepared = PreparedScene.of(
+            self.bundle,
+            self.grid,
+            grid_from_camera,
+            self.depth_camera,
             extrapolate=self._extrapolate,
             coverage=self._resampler.validity,
         )
-        self._label = (
-            LabelQuery(self._query.field, self._query.samples, self._query.in_view.size)
-            if bundle.head.label_hidden
-            else None
+        self.in_view: NDArray[np.bool_] = prepared.query.in_view
+        self._query: SceneQuery = (
+            self._encoder.scene_query(prepared)
+            if isinstance(self._encoder, DeviceEncoder)
+            else HostSceneQuery(self._encoder, prepared, self.threads)
         )
-        occupied_from = bundle.calibration.occupied_from(bundle.threshold)
-        self._march = March(grid, camera_from_grid, self.depth_camera, occupied_from)
-        self._classify = VoxelClassifier(
-            grid, camera_from_grid, self.depth_camera, self._query.in_view, bundle.calibration, bundle.threshold
-        )
-
-    @property
-    def in_view(self) -> NDArray[np.bool_]:
-        """Voxels, bool [X, Y, Z], that the camera's image covers; all others are unobserved."""
-        return self._query.in_view
 
     def complete(self, image_rgb: NDArray[np.uint8], stamp_ns: int = 0) -> Completion:
         """Completes the scene of one image.
@@ -184,55 +180,38 @@ class Completer:
 
         Raises:
             ImageError: The image has another size than the calibration, or is no RGB image.
+            GpuError: The GPU failed.
         """
-        clock = _Clock()
+        started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)
         clock.lap("resample")
-        features = self._encoder(image)
-        clock.lap("encode")
-        with kernel_threads(self.threads):
-            alpha = self._query.opacity(features)
-            clock.lap("query")
-            rays = self._march(alpha)
-            clock.lap("march")
-            probability, state = self._classify(alpha, rays.half_distance)
-            occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
-            clock.lap("assemble")
-            label, confidence = self._labels(features, occupied)
-            clock.lap("label")
-        depth = rays.depth
-        depth[~self._ray_covered] = np.nan
+        answer = self._query(image)
+        assembling = StageClock()
+        answer.depth[~self._ray_covered] = np.nan
         voxels = SemanticVoxels(
             grid=self.grid,
             grid_from_camera=self.grid_from_camera,
             stamp_ns=stamp_ns,
-            state=state,
-            index=np.stack(np.unravel_index(occupied, state.shape), axis=-1).astype(np.int32),
-            probability=probability.reshape(-1)[occupied],
-            label=label,
-            confidence=confidence,
+            state=answer.state,
+            index=np.stack(np.unravel_index(answer.occupied, answer.state.shape), axis=-1).astype(np.int32),
+            probability=answer.probability,
+            label=answer.label,
+            confidence=answer.confidence,
             class_names=self.bundle.class_names,
             class_colours=self.bundle.class_colours,
         )
-        clock.lap("assemble")
+        assembling.lap("assemble")
+        times_ms = {**clock.laps_ms, **answer.times_ms}
+        times_ms["assemble"] += assembling.laps_ms["assemble"]
         return Completion(
             voxels=voxels,
-            alpha=alpha,
-            probability=probability,
-            depth=depth,
-            transmittance=rays.transmittance,
+            dense=answer.dense,
+            depth=answer.depth,
+            transmittance=answer.transmittance,
             depth_camera=self.depth_camera,
             image=image,
-            timings_ms=clock.total(),
+            timings_ms={**times_ms, "total": 1e3 * (time.perf_counter() - started_s)},
         )
-
-    def _labels(
-        self, features: NDArray[np.float32], occupied: NDArray[np.intp]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        if self._label is not None:
-            return self._label(features, occupied)
-        # Every voxel has the only class, of which there is no doubt.
-        return np.zeros(len(occupied), dtype=np.uint8), np.ones(len(occupied), dtype=np.float32)
 
 
 def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> list[str]:
@@ -262,18 +241,3 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
             f"{bundle.canonical.height}, fx {bundle.canonical.fx:.0f}): voxels behind the rest stay unobserved"
         )
     return warnings
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """The time since the last call was spent on something; it may come in several parts."""
-        now = time.perf_counter()
-        self._laps[name] = self._laps.get(name, 0.0) + 1e3 * (now - self._last)
-        self._last = now
-
-    def total(self) -> dict[str, float]:
-        return {**self._laps, "total": 1e3 * (self._last - self._start)}

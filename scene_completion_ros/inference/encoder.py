@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,11 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.canonical_image import check_image
+from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
 from scene_completion_ros.inference.gpu_graph_encoder import PRECISION_OF_ENGINE, GpuGraphEncoder
+from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
@@ -43,6 +45,19 @@ class Encoder(Protocol):
 
         Raises:
             ImageError: The image has another size or type.
+        """
+        ...
+
+
+@runtime_checkable
+class DeviceEncoder(Encoder, Protocol):
+    """An encoder behind which kernels of the same device go on: features need not come to the host."""
+
+    def scene_query(self, prepared: PreparedScene) -> SceneQuery:
+        """All of it on the device, for one scene.
+
+        Raises:
+            GpuError: There is not enough memory, or the GPU fails.
         """
         ...
 
@@ -214,12 +229,14 @@ def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: V
 
     Raises:
         BundleError: The bundle has no encoder for TensorRT in this precision, or images or features are too large.
-        GpuError: Something is missing that TensorRT needs; it names what, and how to install it.
+        GpuError: Something is missing that TensorRT or the kernels need; it names what, and how to install it. Or the
+            kernels cannot have as many units as the student.
         GridError: The grid is too large.
     """
     if engine == "tensorrt":
         require(gpu.flavour or installed_flavour())
         check_limits(gpu_bundle(bundle, gpu.precision), gpu, grid)
+        KernelSizes.of(bundle.head, half_features=gpu.precision != "fp32")
 
 
 def _make_gpu_encoder(bundle: StudentBundle, gpu: EngineOptions, threads: int | None) -> Encoder:

@@ -255,16 +255,20 @@ class CompletionThread:
             self.record.completed(_result(scene, images.parameters), times_ms)
             self._outputs.publish_times(times_ms)
 
-    def _fused(self, views: tuple[View, ...], parameters: NodeParameters) -> tuple[SemanticVoxels, NDArray[np.float32]]:
-        """The voxels of all views together, and the probability of each."""
+    def _fused(
+        self, views: tuple[View, ...], parameters: NodeParameters
+    ) -> tuple[SemanticVoxels, Callable[[], NDArray[np.float32]]]:
+        """The voxels of all views together; and what gives the probability of each, which may be on a GPU."""
         if len(views) == 1:
-            return views[0].completion.voxels, views[0].completion.probability
+            completion = views[0].completion
+            return completion.voxels, lambda: completion.probability
         with kernel_threads(parameters.threads or None):
-            return fuse_views_and_probability(
+            voxels, probability = fuse_views_and_probability(
                 [view.completion.voxels for view in views],
                 [view.completion.probability for view in views],
                 self._bundle.threshold,
             )
+        return voxels, lambda: probability
 
     def _complete_view(self, image: ArrivedImage, parameters: NodeParameters) -> tuple[Completion, float] | None:
         """The completion of one image, and the milliseconds of decoding it; None where it was dropped."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -54,7 +55,7 @@ class SceneMemory:
     def join(
         self,
         scene: Scene,
-        probability: NDArray[np.float32],
+        probability: Callable[[], NDArray[np.float32]],
         odometry_from_grid: RigidTransform | NotYetError | None,
         life: Life,
         parameters: NodeParameters,
@@ -63,7 +64,7 @@ class SceneMemory:
 
         Args:
             scene: What the images of one moment became.
-            probability: Calibrated probability of all its voxels, float32 [X, Y, Z].
+            probability: Gives the calibrated probability of all its voxels, float32 [X, Y, Z]; called if joined.
             odometry_from_grid: Pose of the grid in the odometry frame at the stamp of the scene, or why there is none;
                 None where the images came before they were to be joined.
             life: See there.
@@ -90,7 +91,7 @@ class SceneMemory:
             self._counters.warn(ALONE, why)
             return scene
         fusion.threads = parameters.threads or None
-        fused = fusion.fuse(scene.voxels, probability, odometry_from_grid)
+        fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
         if fused.reset:
             self._record.started(fused.reset)
             self._counters.warn(STARTED, f"earlier images are forgotten: {fused.reset}")

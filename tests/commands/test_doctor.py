@@ -27,6 +27,7 @@ from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.ros import dds
 from tests.inference.small_bundle import make_small_bundle
+from tests.ros_domain import next_domain
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [check.name for check in checks(None, DEMO_DRIVE)]
@@ -64,7 +65,7 @@ def sound_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
         monkeypatch.delenv(name, raising=False)
     for name in ("ROS_LOCALHOST_ONLY", "RMW_IMPLEMENTATION", "ROS_SECURITY_ENABLE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(os.getpid() % 101))
+    monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_log")))
     monkeypatch.setenv(dds.profile_variable(), str(dds.profile_path()))

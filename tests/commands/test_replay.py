@@ -3,7 +3,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -37,6 +36,7 @@ from scene_completion_ros.voxel_cloud import cloud_array_from_message, voxels_to
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 from tests.report.animations import decoded
+from tests.ros_domain import next_domain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -265,7 +265,7 @@ def test_replay_over_dds_gives_the_same_voxels(
     tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
+    monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
     bag, output = record(tmp_path / "drive", frames=4), tmp_path / "out"
     assert replay(bag, output, labelled_road, "--every", "2") == 0
     assert statistics_of(output)["frames_out"] == 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import subprocess
+import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +20,35 @@ from scene_completion_ros.inference.gpu.kernels import KERNELS, SOURCE, KernelSi
 _SHIM = Path(__file__).with_name("cuda_on_cpu.h")
 
 
-def compiled(sizes: KernelSizes, folder: Path, compiler: str = "g++") -> ctypes.CDLL:
+def compiled(sizes: KernelSizes, folder: Path) -> ctypes.CDLL:
     """The kernels as a shared library."""
+    return ctypes.CDLL(str(compiled_library(sizes, folder)))
+
+
+def compiled_library(sizes: KernelSizes, folder: Path, *changed: tuple[str, str]) -> Path:
+    """File of the kernels as a shared library; parts of the source may be replaced by others."""
     entries = "\n".join(
         f'extern "C" void launch_{name}(int blocks, int threads, void** arguments) '
         f"{{ on_cpu::launch({name}, blocks, threads, arguments); }}"
         for name in KERNELS
         if sizes.units or name != "query_labels"
     )
-    text = f'#include "{_SHIM}"\n#include "{SOURCE}"\n{entries}\n'
+    kernels = SOURCE.read_text(encoding="utf-8")
+    for right, wrong in changed:
+        assert right in kernels
+        kernels = kernels.replace(right, wrong)
+    text = f'#include "{_SHIM}"\n{kernels}\n{entries}\n'
     name = hashlib.sha256((text + repr(sizes)).encode()).hexdigest()[:16]
     source, library = folder / f"{name}.cpp", folder / f"{name}.so"
     source.write_text(text, encoding="utf-8")
     subprocess.run(
         [
-            compiler, "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Werror", "-Wno-unknown-pragmas",
+            "g++", "-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Werror", "-Wno-unknown-pragmas",
             *sizes.definitions(), "-o", str(library), str(source),
         ],
         check=True,
     )  # fmt: skip
-    return ctypes.CDLL(str(library))
+    return library
 
 
 class CpuDevice:
@@ -48,6 +59,9 @@ class CpuDevice:
         self.allocated = 0
         self.copied = 0
         self.launched: list[str] = []
+        self.closed = False
+        self._laps: list[tuple[str, float]] = []
+        self._laps_ms: dict[str, float] = {}
 
     def upload(self, array: NDArray[Any]) -> Buffer:
         self.allocated += 1
@@ -77,8 +91,18 @@ class CpuDevice:
         self.copied += target.array.nbytes
         target.array[...] = content(source)
 
+    def lap(self, name: str) -> None:
+        self._laps.append((name, time.perf_counter()))
+
     def synchronise(self) -> None:
-        pass
+        laps, self._laps = self._laps, []
+        self._laps_ms = {name: 1e3 * (at - before) for (_, before), (name, at) in pairwise(laps)}
+
+    def laps_ms(self) -> dict[str, float]:
+        return self._laps_ms
+
+    def close(self) -> None:
+        self.closed = True
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
         return content(buffer).copy()

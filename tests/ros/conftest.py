@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,15 +10,14 @@ import pytest
 from scene_completion_ros.ros import dds
 from tests.inference.small_bundle import make_small_bundle
 from tests.ros.launch_files import LAUNCH, LaunchFile
-
-_modules = itertools.count()
+from tests.ros_domain import next_domain
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep this module's nodes apart from all others, on this machine and elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", str((os.getpid() + next(_modules)) % 101))
+        patch.setenv("ROS_DOMAIN_ID", next_domain())
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         patch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_log")))
         patch.setenv("ROS_PYTHON_CHECK_FIELDS", "1")  # as strict as Humble

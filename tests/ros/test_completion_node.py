@@ -27,6 +27,7 @@ from std_msgs.msg import Float64
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.ros import (
     completion_node,
     completion_thread,
@@ -80,7 +81,7 @@ class Model:
             voxels = some_voxels(3, stamp_ns)
             nothing = np.zeros(voxels.state.shape, np.float32)
             times = dict.fromkeys(topics.STAGES, 1.0)
-            return Completion(voxels, nothing, nothing, DEPTH, TRANSMITTANCE, CAMERA, image, times)
+            return Completion(voxels, HostField(nothing, nothing), DEPTH, TRANSMITTANCE, CAMERA, image, times)
 
         made = Built(complete)
         weakref.finalize(made, lambda: self.released_in.append(threading.current_thread().name))

@@ -21,6 +21,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.mapping.fusion_settings import FusionSettings
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 
@@ -48,7 +49,7 @@ def driven(probability: np.ndarray, x: float = 0.0, stamp_ns: int = 0) -> Driven
     )
     picture = np.zeros((4, 8), dtype=np.float32)
     completion = Completion(
-        voxels, dense, dense, picture, picture, CAMERA, np.zeros((4, 8, 3), np.uint8), {"total": 1.0}
+        voxels, HostField(dense, dense), picture, picture, CAMERA, np.zeros((4, 8, 3), np.uint8), {"total": 1.0}
     )
     return DrivenFrame(completion, RigidTransform(np.eye(3), np.array([x, 0.0, 0.0])))
 

@@ -40,7 +40,7 @@ class DeviceFacts:
 
 
 class PrimaryContext:
-    """The primary context of a GPU, held until it is closed.
+    """The primary context of a GPU, held until all who hold it have closed it.
 
     Made, used and closed in one thread. With it as a context manager it is current in the thread; so must be whatever
     allocates, launches or frees. May be entered within itself.
@@ -70,6 +70,7 @@ class PrimaryContext:
                 memory_bytes=int(device.total_memory()),
             )
             self._context: Any = device.retain_primary_context()
+        self._holders = 1
 
     def __enter__(self) -> PrimaryContext:
         with gpu_errors("entering the context"):
@@ -79,6 +80,11 @@ class PrimaryContext:
     def __exit__(self, *exception: object) -> None:
         with gpu_errors("leaving the context"):
             self._cuda.Context.pop()
+
+    def hold(self) -> PrimaryContext:
+        """Hold it once more, so that it takes one more `close`: for whoever has memory in it."""
+        self._holders += 1
+        return self
 
     def stream(self) -> Any:
         """A new stream (`pycuda.driver.Stream`; its ``handle`` is what TensorRT takes)."""
@@ -123,8 +129,9 @@ class PrimaryContext:
         return int(free), int(total)
 
     def close(self) -> None:
-        """Give the context back; others who hold it keep it. All that was allocated in it must be freed before."""
-        if self._context is None:
+        """Give the context back, once all have who hold it. All that was allocated in it must be freed before."""
+        self._holders -= 1
+        if self._holders:
             return
         context, self._context = self._context, None
         try:

@@ -1,4 +1,4 @@
-"""Engines and timing caches on disk, each behind the whole of what it was built for.
+"""Engines, kernels and timing caches on disk, each behind the whole of what it was built for.
 
 An engine is used only where all of its key is what is needed now: the ONNX graph, TensorRT, the GPU, and what was asked
 for. Anything else is built again, with a line in the log that says what differs. Nothing is deserialised to find out.
@@ -37,8 +37,38 @@ LOCK = "build.lock"
 _log = logging.getLogger(__name__)
 
 
+class CacheKey:
+    """All that a file of the cache depends on: a dataclass of plain values and tuples of them."""
+
+    @property
+    def stem(self) -> str:
+        """How names of files begin that serve the same purpose elsewhere."""
+        raise NotImplementedError
+
+    @property
+    def what(self) -> str:
+        """What is kept, in words."""
+        raise NotImplementedError
+
+    def fields(self) -> dict[str, Any]:
+        """The key as it stands in a header: plain JSON values."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def differences(self, found: object) -> str:
+        """What in the key of another file is not as in this one, in words; empty where they are equal."""
+        if not isinstance(found, Mapping):
+            return "it has no key"
+        wanted = self.fields()
+        return ", ".join(
+            f"{name} is {found.get(name, 'unknown')}, needed is {value}"
+            for name, value in wanted.items()
+            if name not in found or found[name] != value
+        )
+
+
 @dataclass(frozen=True)
-class EngineKey:
+class EngineKey(CacheKey):
     """All that an engine depends on.
 
     Attributes:
@@ -73,10 +103,15 @@ class EngineKey:
     dla_core: int | None = None
     schema: int = SCHEMA
 
-    def fields(self) -> dict[str, Any]:
-        """The key as it stands in a header: plain JSON values."""
-        values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    @property
+    def stem(self) -> str:
+        """See `CacheKey`."""
+        return f"{self.onnx_sha256[:12]}-{self.precision}"
+
+    @property
+    def what(self) -> str:
+        """See `CacheKey`."""
+        return f"the {self.precision} engine"
 
     @property
     def for_timings(self) -> dict[str, Any]:
@@ -84,24 +119,13 @@ class EngineKey:
         of_the_engine = ("onnx_sha256", "precision", "batch", "image", "features", "workspace_mib", "dla_core")
         return {name: value for name, value in self.fields().items() if name not in of_the_engine}
 
-    def differences(self, found: object) -> str:
-        """What in the key of another engine is not as in this one, in words; empty where they are equal."""
-        if not isinstance(found, Mapping):
-            return "it has no key"
-        wanted = self.fields()
-        return ", ".join(
-            f"{name} is {found.get(name, 'unknown')}, needed is {value}"
-            for name, value in wanted.items()
-            if name not in found or found[name] != value
-        )
-
 
 @dataclass(frozen=True)
 class CachedEngine:
-    """An engine from the cache.
+    """An engine, or kernels, from the cache.
 
     Attributes:
-        plan: The serialised engine.
+        plan: The serialised engine, or the kernels' machine code.
         record: What was noted when it was built, such as the numbers of the parity gate.
         path: Its file.
     """
@@ -134,11 +158,11 @@ class EngineCache:
         if reason:
             raise self._error(f"{reason}; engines are programs")
 
-    def path(self, key: EngineKey) -> Path:
+    def path(self, key: CacheKey) -> Path:
         """File of an engine; another key has another one."""
-        return self.folder / f"{key.onnx_sha256[:12]}-{key.precision}-{_digest(key.fields())}{SUFFIX}"
+        return self.folder / f"{key.stem}-{_digest(key.fields())}{SUFFIX}"
 
-    def load(self, key: EngineKey, *, explain: bool = True) -> CachedEngine | None:
+    def load(self, key: CacheKey, *, explain: bool = True) -> CachedEngine | None:
         """The engine for a key; None where there is none that can be used.
 
         Args:
@@ -164,7 +188,7 @@ class EngineCache:
         record = header.get("record")
         return CachedEngine(plan, record if isinstance(record, dict) else {}, path)
 
-    def store(self, key: EngineKey, plan: bytes, record: Mapping[str, Any]) -> Path | None:
+    def store(self, key: CacheKey, plan: bytes, record: Mapping[str, Any]) -> Path | None:
         """Keep an engine, and remove what was not used for longest where there is too much; only while locked.
 
         Returns:
@@ -219,8 +243,8 @@ class EngineCache:
         finally:
             os.close(descriptor)
 
-    def _explain_absence(self, key: EngineKey) -> None:
-        near = [path for path in self._files() if path.name.startswith(f"{key.onnx_sha256[:12]}-{key.precision}-")]
+    def _explain_absence(self, key: CacheKey) -> None:
+        near = [path for path in self._files() if path.name.startswith(f"{key.stem}-")]
         for path in near:
             try:
                 reason = key.differences(read_header(path).get("key"))
@@ -228,7 +252,7 @@ class EngineCache:
                 reason = str(error)
             _log.info("%s cannot be used: %s", path, reason)
         what = "none of them fits" if near else "there is none"
-        _log.info("the %s engine in %s is built: %s", key.precision, self.folder, what)
+        _log.info("%s is built into %s: %s", key.what, self.folder, what)
 
     def _write(self, path: Path, header: Mapping[str, Any], payload: bytes) -> bool:
         try:

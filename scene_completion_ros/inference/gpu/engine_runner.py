@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference.gpu.device import PrimaryContext, gpu_errors
+from scene_completion_ros.inference.gpu.kernel_device import Buffer
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
 
 
@@ -19,6 +20,9 @@ class EngineRunner:
     Args:
         engine: The engine.
         context: The context that it was made in.
+
+    Attributes:
+        stream: What all is done on (`pycuda.driver.Stream`).
 
     Raises:
         GpuError: There is not enough memory.
@@ -32,7 +36,7 @@ class EngineRunner:
         key = engine.key
         largest = key.batch[1]
         kind = np.float32 if key.precision == "fp32" else np.float16
-        self._stream: Any = context.stream()
+        self.stream: Any = context.stream()
         try:
             for shape, dtype, what in (
                 ((largest, *key.image, 3), np.uint8, "images"),
@@ -56,16 +60,32 @@ class EngineRunner:
         Raises:
             GpuError: The GPU failed.
         """
-        count = len(images)
-        image_pointer, features_pointer = map(int, self._device)
+        features = self.enqueue(images)
+        host_features = self._pinned[1][: len(images)]
+        with gpu_errors("running the encoder", self._context):
+            self._context.copy_to_host(host_features, features.pointer, self.stream)
+            self.stream.synchronize()
+        return host_features
+
+    def enqueue(self, images: NDArray[np.uint8]) -> Buffer:
+        """Ask for the features of images, in the order of the stream; returns before they are there.
+
+        Args:
+            images: uint8 [n, H, W, 3] RGB, n within the engine's batch. The former ones must have been waited for.
+
+        Returns:
+            Where features [n, h, w, C + E] go on the GPU, always the same place.
+
+        Raises:
+            GpuError: The GPU failed.
+        """
+        count, (image, features) = len(images), self._device
         host_images, host_features = (array[:count] for array in self._pinned)
         host_images[:] = images
         with gpu_errors("running the encoder", self._context):
-            self._context.copy_to_device(image_pointer, host_images, self._stream)
-            self._engine.enqueue(image_pointer, features_pointer, int(self._stream.handle), count)
-            self._context.copy_to_host(host_features, features_pointer, self._stream)
-            self._stream.synchronize()
-        return host_features
+            self._context.copy_to_device(int(image), host_images, self.stream)
+            self._engine.enqueue(int(image), int(features), int(self.stream.handle), count)
+        return Buffer(int(features), host_features.shape, host_features.dtype, features)
 
     def close(self) -> None:
         """Free its memory; features that it gave out must not be touched any more."""
@@ -73,4 +93,4 @@ class EngineRunner:
             self._device.pop().free()
         while self._pinned:
             self._context.free_pinned(self._pinned.pop())
-        self._stream = None
+        self.stream = None

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.head import HeadWeights
 
 SOURCE = Path(__file__).with_name("voxel_query.cu")
@@ -24,7 +24,7 @@ KERNELS = ("query_density", "march_rays", "classify", "offsets", "compact", "que
 STANDARD = "--std=c++17"
 CHANNEL_TILE = 32
 """Units that a warp's threads take at a time; their number must be a multiple of it."""
-CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
+COMPILER = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
 
 _USED = re.compile(r"Used (\d+) registers")
 _SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -42,7 +42,7 @@ class KernelSizes:
         half_features: The encoder's map is float16, not float32.
 
     Raises:
-        SceneCompletionError: The kernels cannot have so many units.
+        GpuError: The kernels cannot have so many units.
     """
 
     channels: int
@@ -52,7 +52,7 @@ class KernelSizes:
 
     def __post_init__(self) -> None:
         if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
-            raise SceneCompletionError(
+            raise GpuError(
                 f"{self.channels} hidden units and {self.units} of labels are no multiples of {CHANNEL_TILE}",
                 where="GPU kernels",
                 cure="Train a student with such sizes, or use an engine of the CPU.",
@@ -110,7 +110,7 @@ def compile_kernels(sizes: KernelSizes, compute_capability: tuple[int, int]) -> 
         compute_capability: Of the GPU, e.g. (8, 7).
 
     Raises:
-        SceneCompletionError: There is no compiler, or it fails.
+        GpuError: There is no compiler, or it fails.
     """
     library = find_nvrtc()
     if library is not None:
@@ -118,7 +118,7 @@ def compile_kernels(sizes: KernelSizes, compute_capability: tuple[int, int]) -> 
     nvcc = shutil.which("nvcc")
     if nvcc is not None:
         return compile_with_nvcc(nvcc, sizes, compute_capability)
-    raise SceneCompletionError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=CURE)
+    raise GpuError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=f"{COMPILER}.")
 
 
 def compile_with_nvcc(nvcc: str, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
@@ -189,12 +189,12 @@ def _name(compute_capability: tuple[int, int]) -> str:
     return f"sm_{compute_capability[0]}{compute_capability[1]}"
 
 
-def _failed(compiler: str, compute_capability: tuple[int, int], log: str) -> SceneCompletionError:
+def _failed(compiler: str, compute_capability: tuple[int, int], log: str) -> GpuError:
     lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
-    return SceneCompletionError(
+    return GpuError(
         f"{compiler} failed for {_name(compute_capability)} ({'; '.join(lines[:3])[:300]})",
         where="GPU kernels",
-        cure="The compiler may be older than the GPU, or newer than what it still supports: " + CURE,
+        cure="The compiler may be older than the GPU, or newer than what it still supports: " + COMPILER,
     )
 
 

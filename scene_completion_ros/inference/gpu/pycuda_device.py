@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ class PyCudaDevice:
         self._context = context
         self.stream: Any = context.stream() if stream is None else stream
         self._owned: list[Any] = []
+        self._events: dict[str, Any] = {}
+        self._laps: list[str] = []
+        self._laps_ms: dict[str, float] = {}
         with gpu_errors("loading the kernels", context):
             self._module: Any = cuda.module_from_buffer(kernels.cubin)
             self._functions = {name: self._module.get_function(name) for name in kernels.resources}
@@ -80,17 +84,33 @@ class PyCudaDevice:
         with gpu_errors("copying to the host", self._context):
             self._cuda.memcpy_dtoh_async(target.array, source.pointer, self.stream)
 
+    def lap(self, name: str) -> None:
+        """See `KernelDevice`."""
+        with gpu_errors("taking the time", self._context):
+            if name not in self._events:
+                self._events[name] = self._cuda.Event()
+            self._events[name].record(self.stream)
+        self._laps.append(name)
+
     def synchronise(self) -> None:
         """See `KernelDevice`.
 
         Raises:
             GpuError: Something of what was asked for failed.
         """
+        laps, self._laps = self._laps, []
         with gpu_errors("running the kernels", self._context):
             self.stream.synchronize()
+            events = [self._events[name] for name in laps]
+            times = (later.time_since(former) for former, later in pairwise(events))
+            self._laps_ms = dict(zip(laps[1:], map(float, times), strict=True))
+
+    def laps_ms(self) -> dict[str, float]:
+        """See `KernelDevice`."""
+        return self._laps_ms
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
-        """A copy of what lies in a buffer, after all that was asked for."""
+        """See `KernelDevice`."""
         array = np.empty(buffer.shape, buffer.dtype)
         with gpu_errors("copying to the host", self._context):
             self.stream.synchronize()
@@ -99,10 +119,11 @@ class PyCudaDevice:
         return array
 
     def close(self) -> None:
-        """Free all memory; nothing of it may be touched any more."""
+        """See `KernelDevice`."""
         while self._owned:
             self._owned.pop().free()
         self._functions.clear()
+        self._events.clear()
         self._module = None
 
     def _allocated(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:

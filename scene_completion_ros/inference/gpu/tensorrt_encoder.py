@@ -1,7 +1,8 @@
-"""The encoder of a bundle on TensorRT, with the interface of the CPU engines: features come back to the host."""
+"""The encoder of a bundle on TensorRT: its features stay on the GPU for the kernels, or come back to the host."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Callable
@@ -13,11 +14,17 @@ from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.canonical_image import check_image
 from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.engine_provision import ReferenceEncoder, provide_engine
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
+from scene_completion_ros.inference.gpu.kernel_device import Buffer
+from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
+from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
+from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +42,7 @@ class TensorRtEncoder:
 
     Raises:
         BundleError: The bundle has no encoder for GPUs in this precision, or one that cannot be used.
-        GpuError: Something is missing, or the engine cannot be built, misses the gate or cannot be run.
+        GpuError: Something is missing, or engine or kernels cannot be built, miss the gate or cannot be run.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class TensorRtEncoder:
         self._context = PrimaryContext()
         try:
             with self._context:
+                self._kernels = self._provide_kernels(options)
                 engine = provide_engine(offered, options, self._context, reference).engine
                 try:
                     self._runner = EngineRunner(engine, self._context)
@@ -74,6 +82,26 @@ class TensorRtEncoder:
             self._features[0] = self._runner(image_rgb[None])[0]
         features: NDArray[np.float32] = self._features[0]
         return features
+
+    def enqueue(self, images: NDArray[np.uint8]) -> Buffer:
+        """Ask for the features of images, see `EngineRunner.enqueue`; with the context current."""
+        return self._runner.enqueue(images)
+
+    def scene_query(self, prepared: PreparedScene) -> SceneQuery:
+        """See `DeviceEncoder`."""
+        with self._context:
+            device = PyCudaDevice(self._context, self._kernels, self._runner.stream)
+        check = functools.partial(check_image, self._bundle)
+        return DeviceSceneQuery(self, check, device, self._context, prepared)
+
+    def _provide_kernels(self, options: EngineOptions) -> CompiledKernels:
+        return provide_kernels(
+            self._bundle,
+            self._context.facts.compute_capability,
+            functools.partial(PyCudaDevice, self._context),
+            half_features=options.precision != "fp32",
+            cache=options.cache,
+        ).kernels
 
 
 def _release(context: PrimaryContext, engine: TensorRtEngine, runner: EngineRunner) -> None:

@@ -125,11 +125,13 @@ class VoxelPipeline:
         """
         device, host = self._device, self._host
         self._density(features)
+        device.lap("query")
         device.launch(
             "march_rays", _blocks(self._ray_count), THREADS,
             self.alpha, self._scene, self._march.occupied_from, *self._rays, np.int32(self._ray_count),
             self._depth, self._half_distance, self._transmittance,
         )  # fmt: skip
+        device.lap("march")
         device.launch(
             "classify", self._blocks, THREADS,
             self.alpha, self._in_view, self._half_distance, self._scene, *self._knots, self._last_interval,
@@ -141,6 +143,7 @@ class VoxelPipeline:
             self._state, self.probability, self._counts, np.int32(self._voxels), self._capacity,
             self._index, host.index, host.probability,
         )  # fmt: skip
+        device.lap("assemble")
         if self._labels is not None:
             tables, weight, bias, sample_of = self._labels
             device.launch(
@@ -148,6 +151,7 @@ class VoxelPipeline:
                 features, self._width, *tables, weight, bias, *self._samples.arguments, sample_of,
                 self._index, self._total, self._capacity, host.label, host.confidence, None,
             )  # fmt: skip
+        device.lap("label")
         device.copy(self._state, host.state)
         device.copy(self._depth, host.depth)
         device.copy(self._transmittance, host.transmittance)

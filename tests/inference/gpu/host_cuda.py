@@ -2,7 +2,7 @@
 
 Contexts are kept on a stack a thread, as pycuda keeps them (its ``cuda.hpp``); what is allocated, copied or freed
 without the context being current raises, as there. `HostEngine` stands in for a deserialised engine: it runs the ONNX
-graph on the pointers that it is given.
+graph on the pointers that it is given. Kernels are those of ``voxel_query.cu``, compiled for the CPU.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+import time
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ class HostCuda:
     def __init__(self) -> None:
         self.free = 2**30
         self.allocated = 0
+        self.allocations = 0
         self.pinned = 0
         self.retained = 0
         self.popped_at_the_end = 0
@@ -98,6 +100,7 @@ class HostCuda:
                 self._memory = np.zeros(size, np.uint8)
                 cuda.free -= size
                 cuda.allocated += size
+                cuda.allocations += 1
 
             def __int__(self) -> int:
                 return int(self._memory.ctypes.data)
@@ -116,7 +119,43 @@ class HostCuda:
             cuda.require_context()
             memory = Pinned(int(np.prod(shape)) * np.dtype(dtype).itemsize)
             cuda.pinned += len(memory)
+            cuda.allocations += 1
             return np.ndarray(shape, dtype, buffer=memory)
+
+        def pagelocked_zeros(shape: tuple[int, ...], dtype: Any, mem_flags: int) -> Any:
+            assert mem_flags == 2
+            array = pagelocked_empty(shape, dtype)
+            array[...] = 0
+            array.base.get_device_pointer = lambda: array.ctypes.data
+            return array
+
+        class Event:
+            def record(self, stream: object) -> None:
+                cuda.require_context()
+                self._at = time.perf_counter()
+
+            def time_since(self, event: Event) -> float:
+                return 1e3 * (self._at - event._at)
+
+        class Module:
+            """The machine code is the path of a shared library, see `cuda_cpu_device`."""
+
+            def __init__(self, code: bytes) -> None:
+                cuda.require_context()
+                try:
+                    self._library = ctypes.CDLL(code.decode())
+                except OSError as error:
+                    raise Error("cuModuleLoadDataEx failed: device kernel image is invalid") from error
+
+            def get_function(self, name: str) -> Any:
+                run = getattr(self._library, f"launch_{name}")
+
+                def launch(*values: Any, grid: tuple[int, ...], block: tuple[int, ...], stream: object) -> None:
+                    cuda.require_context()
+                    kept = [np.array([value]) for value in values]
+                    run(grid[0], block[0], (ctypes.c_void_p * len(kept))(*(one.ctypes.data for one in kept)))
+
+                return launch
 
         class Stream:
             handle = 7
@@ -143,6 +182,13 @@ class HostCuda:
             "mem_alloc": Allocation,
             "mem_get_info": lambda: (cuda.free, 2**30),
             "pagelocked_empty": pagelocked_empty,
+            "pagelocked_zeros": pagelocked_zeros,
+            "host_alloc_flags": type("host_alloc_flags", (), {"DEVICEMAP": 2}),
+            "Event": Event,
+            "module_from_buffer": Module,
+            "memset_d8_async": lambda pointer, value, size, stream: ctypes.memset(pointer, value, size),
+            "memcpy_htod": lambda pointer, array: copy(pointer, array.ctypes.data, array.nbytes),
+            "memcpy_dtoh": lambda array, pointer: copy(array.ctypes.data, pointer, array.nbytes),
             "memcpy_htod_async": lambda pointer, array, stream: copy(pointer, array.ctypes.data, array.nbytes),
             "memcpy_dtoh_async": lambda array, pointer, stream: copy(array.ctypes.data, pointer, array.nbytes),
         }

@@ -22,7 +22,8 @@ class GpuStudent(StudentBundle):
         return self.precisions
 
     def read_gpu_encoder(self, precision: str) -> bytes:
-        return gpu_encoder(precision, size=(self.canonical.height, self.canonical.width), channels=self.head.channels)
+        size, head = (self.canonical.height, self.canonical.width), self.head
+        return gpu_encoder(precision, size=size, channels=head.hidden, label_hidden=head.label_hidden)
 
 
 def make_gpu_bundle(folder: Path, precisions: tuple[str, ...] = ("fp16", "int8", "fp32"), **fields: Any) -> GpuStudent:

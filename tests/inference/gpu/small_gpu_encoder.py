@@ -21,10 +21,11 @@ def gpu_encoder(
     seed: int = 0,
     size: tuple[int, int] = (CANONICAL.height, CANONICAL.width),
     channels: int = CHANNELS,
+    label_hidden: int = 0,
     output: str = "features",
     producer: str = "",
 ) -> bytes:
-    """Two convolutions, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels]; serialised.
+    """Two convolutions, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + label_hidden].
 
     For int8 the second one has quantised weights and inputs, symmetric, as TensorRT wants them.
     """
@@ -42,6 +43,9 @@ def gpu_encoder(
     }
     # The numbers of tiny_encoder, which computes the same.
     weights["last_weight"][0] = weights["last_bias"][0] = 0.0
+    for name in ("last_weight", "last_bias"):
+        of_labels = rng.normal(0.0, 0.7, (label_hidden, *weights[name].shape[1:]))
+        weights[name] = np.concatenate([weights[name], of_labels])
     weights = {name: value.astype(np.float16).astype(dtype) for name, value in weights.items()}
     nodes = [
         helper.make_node("Cast", ["image"], ["typed"], to=kind),
@@ -69,7 +73,7 @@ def gpu_encoder(
         nodes,
         "tiny_gpu_encoder",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])],
-        [helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels])],
+        [helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels + label_hidden])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, producer_name=producer, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)

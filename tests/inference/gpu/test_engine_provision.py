@@ -5,9 +5,6 @@ What only a GPU can show is not shown here: that TensorRT runs them.
 
 from __future__ import annotations
 
-import gc
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,52 +15,13 @@ import pytest
 from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.gpu import engine_provision, tensorrt_encoder
+from scene_completion_ros.inference.gpu import engine_provision
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from tests.inference.gpu.host_cuda import HostCuda, HostEngine
-from tests.inference.gpu.small_gpu_bundle import GpuStudent, make_gpu_bundle
+from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.gpu.small_gpu_encoder import gpu_encoder
-from tests.inference.small_bundle import CANONICAL
-
-SMALL = CANONICAL.resized(160, 48)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
-    """A student whose encoder for the CPU and encoders for GPUs compute the same."""
-    return make_gpu_bundle(tmp_path_factory.mktemp("bundle"), canonical=SMALL, feature_size=(24, 80))
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[HostCuda]:
-    """The stand-in; whatever was allocated must have been freed, and every context popped."""
-    caplog.set_level(logging.INFO, logger="scene_completion_ros")
-    host = HostCuda()
-    host.install(monkeypatch)
-    tensorrt = SimpleNamespace(flavour="tensorrt", version="10.3.0")
-    monkeypatch.setattr(engine_provision, "load_tensorrt", lambda flavour: tensorrt)
-    monkeypatch.setattr(engine_provision, "TensorRtEngine", HostEngine)
-    monkeypatch.setattr(tensorrt_encoder, "require", lambda flavour: None)
-    for module in (engine_provision, tensorrt_encoder, encoder):  # whatever is installed here
-        monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
-    monkeypatch.setattr(HostEngine, "offset", 0.0)
-    monkeypatch.setattr(HostEngine, "refused", set())
-    monkeypatch.setattr(HostEngine, "opened", [])
-    builds: list[bytes] = []
-
-    def build_plan(onnx: bytes, key: Any, tensorrt: Any, *, timings: bytes, say: Any) -> tuple[bytes, bytes]:
-        builds.append(timings)
-        return onnx, b"timings"
-
-    monkeypatch.setattr(engine_provision, "build_plan", build_plan)
-    host.builds = builds  # type: ignore[attr-defined]
-    yield host
-    gc.collect()
-    assert host.stack == []
-    assert (host.allocated, host.pinned, host.retained) == (0, 0, 0)
-    assert all(engine.closed for engine in HostEngine.opened)
 
 
 def provide(bundle: GpuStudent, options: EngineOptions) -> engine_provision.ProvidedEngine:
@@ -127,7 +85,8 @@ def test_a_plan_that_tensorrt_refuses_is_built_again(
     monkeypatch.setattr(HostEngine, "refused", {bundle.read_gpu_encoder("fp32")})
 
     def build_another(onnx: bytes, *_: Any, **__: Any) -> tuple[bytes, bytes]:
-        return gpu_encoder("fp32", size=(48, 160), seed=0, producer="another builder"), b""
+        hidden = bundle.head.label_hidden
+        return gpu_encoder("fp32", size=(48, 160), label_hidden=hidden, producer="another builder"), b""
 
     monkeypatch.setattr(engine_provision, "build_plan", build_another)
     assert provide(bundle, options).built
@@ -173,8 +132,9 @@ def test_too_little_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
-    cuda.free = 100_000
     options = EngineOptions(cache=tmp_path / "engines")
+    make_encoder(bundle, "tensorrt", gpu=options)
+    cuda.free = 100_000
     if engine == "auto":
         assert make_encoder(bundle, "auto", gpu=options).name in ("openvino", "onnxruntime")
         assert "the encoder runs on the CPU, because TensorRT cannot: GPU: out of memory" in caplog.text

@@ -1,0 +1,147 @@
+"""`SceneQuery` on a GPU: an image goes there, and nothing comes back but states, depth and occupied voxels."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
+from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
+from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer
+
+_log = logging.getLogger(__name__)
+
+
+class EnqueuedEncoder(Protocol):
+    """An encoder whose features stay on the device."""
+
+    def enqueue(self, images: NDArray[np.uint8]) -> Buffer:
+        """Asks for features [1, h, w, C + E] of images [1, H, W, 3], in the order of the stream of the kernels."""
+        ...
+
+
+class DeviceSceneQuery:
+    """Encoder and kernels on one stream, waited for once.
+
+    Belongs to the thread of the encoder; so does its end, which frees what it has on the device.
+
+    Args:
+        encoder: The encoder.
+        check: Called with each image; raises ImageError where it is none for this encoder.
+        device: What runs the kernels; it becomes this one's, which closes it.
+        context: The context of both.
+        prepared: The scene.
+
+    Raises:
+        GpuError: There is not enough memory.
+    """
+
+    def __init__(
+        self,
+        encoder: EnqueuedEncoder,
+        check: Callable[[NDArray[np.uint8]], None],
+        device: KernelDevice,
+        context: PrimaryContext,
+        prepared: PreparedScene,
+    ) -> None:
+        self._encoder = encoder
+        self._check = check
+        self._device = device
+        self._context = context
+        self._answers = 0
+        with context:
+            try:
+                self._pipeline = VoxelPipeline(
+                    device, prepared.query, prepared.march, prepared.classifier, prepared.labels
+                )
+            except BaseException:
+                device.close()
+                raise
+        finalizer = weakref.finalize(self, _release, device, context.hold())
+        finalizer.atexit = False  # the driver cleans up by itself, and pycuda may be gone
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
+        """See `SceneQuery`."""
+        self._check(image_rgb)
+        started_s, device = time.perf_counter(), self._device
+        with self._context:
+            device.lap("start")
+            features = self._encoder.enqueue(image_rgb[None])
+            device.lap("encode")
+            self._pipeline.enqueue(features)
+            found = self._pipeline.wait()
+        self._answers += 1
+        times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
+        answer = SceneAnswer(
+            occupied=found.index.copy(),
+            probability=found.probability.copy(),
+            label=found.label.copy(),
+            confidence=found.confidence.copy(),
+            state=found.state.copy(),
+            depth=found.depth.copy(),
+            transmittance=found.transmittance.copy(),
+            dense=_FieldOnDevice(self, self._answers),
+            times_ms=times_ms,
+        )
+        # Copies over the bus and in memory, and what the host took to ask for it all.
+        times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))
+        return answer
+
+    def fetch(self, which: str, answer: int) -> NDArray[np.float32]:
+        """Opacity or probability of all voxels.
+
+        Args:
+            which: "alpha" or "probability".
+            answer: Number of the answer that it belongs to.
+
+        Raises:
+            GpuError: It was overwritten by a later answer, or cannot be copied.
+        """
+        if answer != self._answers:
+            raise GpuError(
+                f"the {which} of all voxels was overwritten by the next image",
+                where="GPU",
+                cure="Ask for it before the next image is completed.",
+            )
+        with self._context:
+            values: NDArray[np.float32] = self._device.download(getattr(self._pipeline, which))
+        return values
+
+
+class _FieldOnDevice:
+    """`DenseField` that is copied to the host when it is asked for."""
+
+    def __init__(self, query: DeviceSceneQuery, answer: int) -> None:
+        self._query = query
+        self._answer = answer
+        self._fetched: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def alpha(self) -> NDArray[np.float32]:
+        return self._get("alpha")
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        return self._get("probability")
+
+    def _get(self, which: str) -> NDArray[np.float32]:
+        if which not in self._fetched:
+            self._fetched[which] = self._query.fetch(which, self._answer)
+        return self._fetched[which]
+
+
+def _release(device: KernelDevice, context: PrimaryContext) -> None:
+    try:
+        with context:
+            device.close()
+        context.close()
+    except Exception as error:  # of a lost device, of which there is nothing left to release
+        _log.warning("memory of the GPU could not be freed: %s", error)

@@ -1,0 +1,216 @@
+"""From a canonical image to what is known of every voxel: what is prepared for it, and how the CPU does it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.inference.label_query import LabelQuery
+from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
+from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.semantic_voxels import VoxelState
+
+# The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
+# At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.
+RAY_FOCAL = 180.0
+
+
+def ray_camera(canonical: Camera) -> Camera:
+    """The camera whose pixels are marched along, for a canonical one."""
+    stride = max(1, round(canonical.fx / RAY_FOCAL))
+    return canonical.resized(canonical.width // stride, canonical.height // stride)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScene:
+    """All that depends on a student, a camera, a grid and the pose between them.
+
+    Attributes:
+        query: The field on the grid.
+        march: The rays through it.
+        classifier: The states of its voxels.
+        labels: Their labels; None where the student knows no classes.
+    """
+
+    query: VoxelQuery
+    march: March
+    classifier: VoxelClassifier
+    labels: LabelQuery | None
+
+    @classmethod
+    def of(
+        cls,
+        bundle: StudentBundle,
+        grid: VoxelGrid,
+        grid_from_camera: RigidTransform,
+        ray_camera: Camera,
+        *,
+        extrapolate: bool = False,
+        coverage: NDArray[np.bool_] | None = None,
+    ) -> PreparedScene:
+        """Prepare a grid.
+
+        Args:
+            bundle: The student.
+            grid: Where voxels are wanted.
+            grid_from_camera: Pose of the camera's optical frame in the grid.
+            ray_camera: The camera of the depth image, without distortion.
+            extrapolate: Predict opacity outside the view too.
+            coverage: bool [H, W], the pixels of the canonical image that the camera covers; None for all.
+        """
+        camera_from_grid = grid_from_camera.inverse()
+        query = VoxelQuery(
+            bundle.head,
+            bundle.point_code,
+            bundle.canonical,
+            bundle.feature_size,
+            grid,
+            camera_from_grid,
+            extrapolate=extrapolate,
+            coverage=coverage,
+        )
+        labels = LabelQuery(query.field, query.samples, query.in_view.size) if bundle.head.label_hidden else None
+        occupied_from = bundle.calibration.occupied_from(bundle.threshold)
+        march = March(grid, camera_from_grid, ray_camera, occupied_from)
+        classifier = VoxelClassifier(
+            grid, camera_from_grid, ray_camera, query.in_view, bundle.calibration, bundle.threshold
+        )
+        return cls(query, march, classifier, labels)
+
+
+class DenseField(Protocol):
+    """What is known of all voxels, occupied or not."""
+
+    @property
+    def alpha(self) -> NDArray[np.float32]:
+        """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view unless extrapolated."""
+        ...
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """Calibrated, [X, Y, Z]; 0 for unobserved voxels."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SceneAnswer:
+    """What is known after one image; the arrays are the caller's.
+
+    Attributes:
+        occupied: Flat indices of the N occupied voxels, in order.
+        probability, label, confidence: Of these, float32, uint8 and float32 [N].
+        state: uint8 [X, Y, Z], see `VoxelState`.
+        depth, transmittance: float32 [h, w], see `MarchResult`.
+        dense: What is known of all voxels.
+        times_ms: Milliseconds of encode, query, march, assemble and label.
+    """
+
+    occupied: NDArray[np.integer]
+    probability: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    state: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    transmittance: NDArray[np.float32]
+    dense: DenseField
+    times_ms: dict[str, float]
+
+
+class SceneQuery(Protocol):
+    """Answers for one camera, grid and pose; belongs to the thread of its encoder."""
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
+        """What is known after a canonical image, uint8 [H, W, 3] RGB.
+
+        Raises:
+            ImageError: The image has another size or type.
+        """
+        ...
+
+
+class FeatureEncoder(Protocol):
+    """What `HostSceneQuery` needs of an encoder."""
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features float32 [h, w, C + E] of a canonical image."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class HostField:
+    """`DenseField` in the host's memory."""
+
+    alpha: NDArray[np.float32]
+    probability: NDArray[np.float32]
+
+
+class HostSceneQuery:
+    """The kernels of the CPU behind an encoder that gives its features to the host.
+
+    Args:
+        encoder: The encoder.
+        prepared: The scene.
+        threads: CPU threads of the kernels; None for all that this process may use.
+    """
+
+    def __init__(self, encoder: FeatureEncoder, prepared: PreparedScene, threads: int | None = None) -> None:
+        self._encoder = encoder
+        self._prepared = prepared
+        self._threads = threads
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
+        """See `SceneQuery`."""
+        prepared, clock = self._prepared, StageClock()
+        features = self._encoder(image_rgb)
+        clock.lap("encode")
+        with kernel_threads(self._threads):
+            alpha = prepared.query.opacity(features)
+            clock.lap("query")
+            rays = prepared.march(alpha)
+            clock.lap("march")
+            probability, state = prepared.classifier(alpha, rays.half_distance)
+            occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
+            clock.lap("assemble")
+            if prepared.labels is None:  # every voxel has the only class, of which there is no doubt
+                label, confidence = np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32)
+            else:
+                label, confidence = prepared.labels(features, occupied)
+            clock.lap("label")
+        return SceneAnswer(
+            occupied=occupied,
+            probability=probability.reshape(-1)[occupied],
+            label=label,
+            confidence=confidence,
+            state=state,
+            depth=rays.depth,
+            transmittance=rays.transmittance,
+            dense=HostField(alpha, probability),
+            times_ms=clock.laps_ms,
+        )
+
+
+class StageClock:
+    """Measures stages that come one after the other.
+
+    Attributes:
+        laps_ms: Milliseconds of each stage so far.
+    """
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.laps_ms: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """The time since the last call was spent on a stage, which may come in several parts."""
+        now = time.perf_counter()
+        self.laps_ms[name] = self.laps_ms.get(name, 0.0) + 1e3 * (now - self._last)
+        self._last = now

@@ -1,0 +1,102 @@
+"""A tiny student with encoders for GPUs, and a GPU whose memory and processors are the host's."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.inference import encoder
+from scene_completion_ros.inference.gpu import engine_provision, kernel_provision, tensorrt_encoder
+from scene_completion_ros.inference.gpu.kernels import KERNELS, CompiledKernels, KernelResources, KernelSizes
+from tests.inference.cuda_cpu_device import compiled_library
+from tests.inference.gpu.host_cuda import HostCuda, HostEngine
+from tests.inference.gpu.small_gpu_bundle import GpuStudent, make_gpu_bundle
+from tests.inference.small_bundle import CANONICAL
+
+SMALL = CANONICAL.resized(160, 48)
+GRID = VoxelGrid((2.0, -3.2, -1.6), 0.32, (20, 20, 10))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
+    """A student whose encoder for the CPU and encoders for GPUs compute the same."""
+    return make_gpu_bundle(
+        tmp_path_factory.mktemp("bundle"), canonical=SMALL, feature_size=(24, 80), grid=GRID, classes=5, threshold=0.1
+    )
+
+
+@dataclass
+class HostCompiler:
+    """Stands in for NVRTC: compiles the kernels for the CPU.
+
+    Attributes:
+        changed: Parts of the source, and what to compile in their place.
+        compiled: Sizes of what was compiled so far.
+    """
+
+    folder: Path
+    changed: tuple[tuple[str, str], ...]
+    compiled: list[KernelSizes]
+
+    def __call__(self, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
+        assert compute_capability == (8, 7)
+        self.compiled.append(sizes)
+        library = compiled_library(sizes, self.folder, *self.changed)
+        return CompiledKernels(str(library).encode(), dict.fromkeys(KERNELS, KernelResources(32, 0)), "g++")
+
+
+@pytest.fixture(scope="session")
+def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kernels lie that were compiled once."""
+    return tmp_path_factory.mktemp("libraries")
+
+
+@pytest.fixture
+def compiler(library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> HostCompiler:
+    """What kernels are compiled with."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    made = HostCompiler(library_folder, (), [])
+    monkeypatch.setattr(kernel_provision, "compile_kernels", made)
+    return made
+
+
+@pytest.fixture
+def cuda(
+    compiler: HostCompiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[HostCuda]:
+    """The stand-in; whatever was allocated must have been freed, and every context popped."""
+    caplog.set_level(logging.INFO, logger="scene_completion_ros")
+    host = HostCuda()
+    host.install(monkeypatch)
+    tensorrt = SimpleNamespace(flavour="tensorrt", version="10.3.0")
+    monkeypatch.setattr(engine_provision, "load_tensorrt", lambda flavour: tensorrt)
+    monkeypatch.setattr(engine_provision, "TensorRtEngine", HostEngine)
+    monkeypatch.setattr(tensorrt_encoder, "require", lambda flavour: None)
+    for module in (engine_provision, tensorrt_encoder, encoder):  # whatever is installed here
+        monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
+    monkeypatch.setattr(HostEngine, "offset", 0.0)
+    monkeypatch.setattr(HostEngine, "refused", set())
+    monkeypatch.setattr(HostEngine, "opened", [])
+    builds: list[bytes] = []
+
+    def build_plan(onnx: bytes, key: Any, tensorrt: Any, *, timings: bytes, say: Any) -> tuple[bytes, bytes]:
+        builds.append(timings)
+        return onnx, b"timings"
+
+    monkeypatch.setattr(engine_provision, "build_plan", build_plan)
+    host.builds = builds  # type: ignore[attr-defined]
+    yield host
+    gc.collect()
+    assert host.stack == []
+    assert (host.allocated, host.pinned, host.retained) == (0, 0, 0)
+    assert all(engine.closed for engine in HostEngine.opened)

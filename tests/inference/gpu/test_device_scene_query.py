@@ -1,0 +1,226 @@
+"""Images to voxels without the host between encoder and kernels, on the stand-in of `host_cuda`.
+
+The kernels are those of ``voxel_query.cu``; that a GPU runs them, only `make test-gpu` shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros import cli
+from scene_completion_ros.errors import GpuError, ImageError
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference import encoder
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import check_engine
+from scene_completion_ros.inference.gpu import requirements
+from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from tests.inference.gpu.conftest import SMALL, HostCompiler
+from tests.inference.gpu.host_cuda import HostCuda
+from tests.inference.gpu.small_gpu_bundle import GpuStudent
+from tests.inference.small_bundle import random_head, with_labels
+
+Build = Callable[..., Completer]
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 20, 3), dtype=np.uint8)
+    return np.ascontiguousarray(coarse.repeat(8, axis=0).repeat(8, axis=1))
+
+
+@pytest.fixture
+def build(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
+    """Makes a completer on the GPU."""
+
+    def made(precision: str = "fp16", engine: str = "tensorrt") -> Completer:
+        options = EngineOptions(precision=precision, cache=tmp_path / "engines")
+        return Completer(bundle, SMALL, engine=engine, threads=1, gpu=options)
+
+    return made
+
+
+def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:
+    """The same but for voxels that lie at a threshold."""
+    assert np.mean(found.state != expected.state) < 2e-3
+    shape = expected.grid.shape
+    ours, theirs = (np.ravel_multi_index(tuple(voxels.index.T), shape) for voxels in (found, expected))
+    common, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
+    assert len(common) > 100 and len(common) >= 0.99 * max(len(ours), len(theirs))
+    np.testing.assert_allclose(found.probability[at_ours], expected.probability[at_theirs], atol=5e-3)
+    np.testing.assert_allclose(found.confidence[at_ours], expected.confidence[at_theirs], atol=5e-3)
+    assert np.mean(found.label[at_ours] != expected.label[at_theirs]) < 0.01
+    assert np.unique(expected.label).size > 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_voxels_are_those_of_the_same_graph_on_the_cpu(build: Build, bundle: GpuStudent, precision: str) -> None:
+    on_gpu = build(precision)
+    on_cpu = Completer(bundle, SMALL, engine=f"onnxruntime_{precision}", threads=1)
+    for seed in range(2):
+        found, expected = (one.complete(picture(seed), stamp_ns=seed) for one in (on_gpu, on_cpu))
+        assert found.voxels.stamp_ns == seed
+        assert {VoxelState.SURFACE, VoxelState.COMPLETED} <= set(np.unique(expected.voxels.state))
+        assert_alike(found.voxels, expected.voxels)
+        # In half precision only the one on the CPU rounds between the layers.
+        np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-4 if precision == "fp32" else 5e-3)
+        np.testing.assert_allclose(found.probability, expected.probability, atol=2e-2)
+        close = np.isclose(found.depth, expected.depth, atol=0.02, equal_nan=True)
+        assert close.mean() > 0.98
+        assert found.timings_ms.keys() == expected.timings_ms.keys()
+        parts = sum(time for stage, time in found.timings_ms.items() if stage != "total")
+        assert parts == pytest.approx(found.timings_ms["total"], abs=5.0)
+
+
+def test_what_was_given_out_stays_as_it_was(build: Build) -> None:
+    completer = build()
+    first = completer.complete(picture(0))
+    kept = {name: getattr(first.voxels, name).copy() for name in ("state", "index", "probability", "label")}
+    alpha, depth = first.alpha.copy(), first.depth.copy()
+    second = completer.complete(picture(1))
+    assert (second.voxels.state != kept["state"]).any()
+    for name, values in kept.items():
+        np.testing.assert_array_equal(getattr(first.voxels, name), values)
+    np.testing.assert_array_equal(first.depth, depth)
+    np.testing.assert_array_equal(first.alpha, alpha)  # it had been asked for in time
+    with pytest.raises(GpuError, match="the probability of all voxels was overwritten by the next image"):
+        _ = first.probability
+    assert second.probability.any()
+
+
+def test_a_frame_allocates_nothing_on_the_gpu(build: Build, cuda: HostCuda) -> None:
+    completer = build()
+    before = cuda.allocations
+    for seed in range(3):
+        completer.complete(picture(seed))
+    assert cuda.allocations == before
+
+
+def test_another_pose_has_memory_of_its_own_and_gives_it_back(build: Build, cuda: HostCuda, bundle: GpuStudent) -> None:
+    completer = build()
+    allocated, pinned = cuda.allocated, cuda.pinned
+    here = completer.complete(picture()).voxels
+    there = RigidTransform(np.eye(3), np.array([0.4, 0.2, 0.0])) @ bundle.grid_from_camera
+    moved = completer.placed(there)
+    assert cuda.allocated > allocated
+    expected = Completer(bundle, SMALL, grid_from_camera=there, engine="onnxruntime_fp16", threads=1)
+    assert_alike(moved.complete(picture()).voxels, expected.complete(picture()).voxels)
+    np.testing.assert_array_equal(completer.complete(picture()).voxels.state, here.state)
+    del moved
+    gc.collect()
+    assert (cuda.allocated, cuda.pinned) == (allocated, pinned)
+
+
+def test_two_cameras_share_the_engine(build: Build, cuda: HostCuda, bundle: GpuStudent) -> None:
+    left = build()
+    right = Completer(bundle, SMALL, engine="tensorrt", encoder_of=left)
+    for seed in (0, 1):
+        np.testing.assert_array_equal(
+            left.complete(picture(seed)).voxels.state, right.complete(picture(seed)).voxels.state
+        )
+    assert cuda.retained == 1
+
+
+def test_the_wrong_image_is_refused_before_the_gpu_is_asked(build: Build, cuda: HostCuda) -> None:
+    completer = build()
+    with pytest.raises(ImageError):
+        completer.complete(picture()[:-1])
+    assert cuda.stack == []
+
+
+def test_a_lost_device_is_said_and_the_context_left(build: Build, cuda: HostCuda) -> None:
+    completer = build()
+    cuda.broken = "cuStreamSynchronize failed: an illegal memory access was encountered"
+    with pytest.raises(GpuError, match="the device was lost while running the kernels.*Restart"):
+        completer.complete(picture())
+    assert cuda.stack == []
+    cuda.broken = ""
+    completer.complete(picture())
+
+
+def test_too_little_memory_for_the_kernels(build: Build, cuda: HostCuda) -> None:
+    completer = build()
+    cuda.free = 1_000_000
+    with pytest.raises(GpuError, match="out of memory while allocating .* MiB for the voxel query"):
+        completer.placed(completer.grid_from_camera)
+
+
+def test_kernels_are_compiled_once_for_one_gpu(
+    build: Build, compiler: HostCompiler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        build()
+        gc.collect()
+    assert [sizes.half_features for sizes in compiler.compiled] == [True]
+    build("fp32")
+    assert [sizes.half_features for sizes in compiler.compiled] == [True, False]
+    (kept,) = (
+        path for path in (tmp_path / "engines").glob("kernels-*") if b'"half_features": true' in path.read_bytes()
+    )
+    kept.write_bytes(kept.read_bytes()[:-1])
+    build()
+    assert len(compiler.compiled) == 3
+    assert f"{kept} is not used: it has" in caplog.text
+    caplog.clear()  # a record holds the error, which holds the frames, which hold the encoder
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "auto"])
+def test_kernels_that_miss_the_gate_are_refused_with_the_numbers(
+    build: Build,
+    compiler: HostCompiler,
+    tmp_path: Path,
+    engine: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    compiler.changed = (("log1pf(expf", "(expf"),)
+    said = r"voxel query does not compute what the CPU computes: alpha error is 0\.\d+ where 0.001 is allowed"
+    if engine == "tensorrt":
+        with pytest.raises(GpuError, match=said):
+            build()
+    else:
+        monkeypatch.setattr("scene_completion_ros.inference.encoder.gpu_is_offered", lambda bundle: True)
+        assert build(engine="auto").engine in ("openvino", "onnxruntime")
+        assert "alpha error is" in caplog.text
+    assert not list((tmp_path / "engines").glob("kernels-*"))
+
+
+def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
+    build: Build,
+    bundle: GpuStudent,
+    compiler: HostCompiler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(StudentBundle, "load", lambda folder: bundle)
+    monkeypatch.setattr(requirements, "require", lambda flavour, device: None)
+    monkeypatch.setattr(requirements, "installed_flavour", lambda: "tensorrt")
+    command = ["build-engine", str(tmp_path), "--cache", str(tmp_path / "engines")]
+    for said in ("was built", "is there already"):
+        assert cli.main(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.rsplit(" ", 2)[-2:] == said.split()[-2:] for line in lines if ".engine " in line] == [True, True]
+        (alpha,) = (line for line in lines if line.startswith("alpha error against the CPU's voxel query: "))
+        assert 0.0 < float(alpha.split(": ")[1].split(",")[0]) < 1e-3
+    build()
+    assert len(compiler.compiled) == 1
+
+
+def test_a_student_that_the_kernels_cannot_run_is_refused_when_configured(
+    bundle: GpuStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "require", lambda flavour: None)
+    odd = dataclasses.replace(bundle, head=with_labels(random_head(channels=48), 5))
+    check_engine(bundle, "tensorrt", EngineOptions(), bundle.grid)
+    with pytest.raises(GpuError, match="48 hidden units .* multiples of 32"):
+        check_engine(odd, "tensorrt", EngineOptions(), bundle.grid)
