@@ -1,10 +1,11 @@
 # make demo            install what the robot needs into .venv and complete the bundled drive through the real node
 # make demo BAG=path   the same with a bag of your own
 # make test            install everything into .venv-test; lint, type check and test
-# make test-gpu        the tests of the GPU's kernels on a real one; pycuda is installed beside the rest
+# make test-gpu        the tests of the GPU's kernels on a real one, then under compute-sanitizer; pycuda is installed beside the rest
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
+# WORKERS=1              how many tests run at a time; by default as many as there are cores, at most 8
 # DEMO_ARGS=... PYTEST_ARGS=...   handed on
 # A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
 
@@ -13,6 +14,8 @@ BAG ?=
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+# Tests start nodes and train networks: each worker takes a core and up to two gigabytes.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 8 ? cores : 8)))
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -64,11 +67,15 @@ demo: $(DEMO_STAMP)
 	.venv/bin/scene-completion demo $(if $(BAG),--bag '$(BAG)') $(DEMO_ARGS)
 
 test: lint
-	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-gpu: $(TEST_STAMP)
 	.venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
 	SCENE_COMPLETION_GPU=1 .venv-test/bin/python -m pytest tests/inference/test_gpu_kernels.py $(PYTEST_ARGS)
+	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer was not found: it is part of the CUDA toolkit" >&2; exit 1; }
+	for tool in memcheck racecheck synccheck initcheck; do \
+	  SCENE_COMPLETION_GPU=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
+	    .venv-test/bin/python -m pytest -k random_cameras --timeout 1200 tests/inference/test_gpu_kernels.py; done
 
 lint: $(TEST_STAMP)
 	.venv-test/bin/ruff check .
@@ -94,16 +101,21 @@ define install
 	@$(1)/bin/python -m pip install --quiet --no-compile --constraint $(1)/constraints.txt 'setuptools>=70.1,<80'
 	@$(3)
 	@$(1)/bin/python -m pip install --quiet --no-compile --constraint $(1)/constraints.txt --no-build-isolation --editable '.$(2)'
+	@$(4)
 	@touch $@
 endef
+
+# Tests start many processes. Where Python keeps no bytecode (PYTHONDONTWRITEBYTECODE), each would compile all it imports.
+# Some packages hold files for other versions of Python, which fail.
+COMPILE = .venv-test/bin/python -m compileall -qq -j 0 .venv-test/lib || true
 
 TORCH = $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' setup.py)
 
 $(DEMO_STAMP): $(DECLARED)
-	$(call install,.venv,$(DEMO_EXTRAS),true)
+	$(call install,.venv,$(DEMO_EXTRAS),true,true)
 
 $(TEST_STAMP): $(DECLARED)
-	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true))
+	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true),$(COMPILE))
 
 constraints/py%.txt:
 	@echo 'This Python is not supported: there is no $@. Use 3.10 to 3.13, as in "make demo PYTHON=python3.12".' >&2; exit 1

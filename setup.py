@@ -58,6 +58,7 @@ EXTRAS = {
         "packaging",
         "pytest<9",  # launch_testing's pytest plugin, present where a ROS 2 distribution is sourced, breaks with 9
         "pytest-timeout",
+        "pytest-xdist",  # make test runs tests on several cores
         "rosbags-image",
         "scikit-learn",
         "scipy",

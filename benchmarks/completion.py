@@ -205,7 +205,7 @@ def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     note = "\n\nThe naive PyTorch query was skipped: torch is not installed."
     if importlib.util.find_spec("torch"):
         naive = naive_query(bundle, points.astype(np.float32), threads)
-        difference = float(np.abs(naive(features)[in_view] - density.reshape(-1)[in_view]).max())
+        difference = float(np.abs(naive(features).numpy()[in_view] - density.reshape(-1)[in_view]).max())
         runs = timed(lambda: naive(features), max(3, repeats // 4))
         rows.insert(0, row("naive PyTorch, all voxels", runs, fused, f"{difference:.1e} to fused"))
         note = ""
@@ -234,22 +234,31 @@ def run_reference(
 
 
 def naive_query(
-    bundle: StudentBundle, points: NDArray[np.float32], threads: int
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    bundle: StudentBundle, points: NDArray[np.float32], threads: int, *, device: str = "cpu", chunk: int = NAIVE_CHUNK
+) -> Callable[[Any], Any]:
     """The query as one writes it in PyTorch: every voxel, 64 sampled features and 39 code values, two linear layers.
 
     The folded feature weights are the identity here, which costs what any feature weights cost.
+
+    Args:
+        bundle: The student.
+        points: float32 [N, 3] in the camera's optical frame.
+        threads: CPU threads.
+        device: Where torch computes.
+        chunk: Points at a time.
+
+    Returns:
+        Takes features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there.
     """
     import torch
 
     torch.set_num_threads(threads)
     head, code = bundle.head, bundle.point_code
-    weight = torch.cat([torch.eye(head.hidden), torch.from_numpy(head.positional_weight)], dim=1)
-    hidden_bias, density_bias = torch.from_numpy(head.hidden_bias), torch.from_numpy(head.density_bias)
-    density_weight = torch.from_numpy(head.density_weight)[None]
-    all_points = torch.from_numpy(points)
+    weight = torch.cat([torch.eye(head.hidden), torch.from_numpy(head.positional_weight)], dim=1).to(device)
+    parameters = (head.hidden_bias, head.density_bias, head.density_weight[None], points)
+    hidden_bias, density_bias, density_weight, all_points = (torch.from_numpy(part).to(device) for part in parameters)
 
-    def chunk(features: Any, part: Any) -> Any:
+    def densities(features: Any, part: Any) -> Any:
         coordinates = code.coordinates(part, bundle.canonical)
         sampled = torch.nn.functional.grid_sample(
             features, coordinates[None, None, :, :2], padding_mode="border", align_corners=False
@@ -258,12 +267,10 @@ def naive_query(
         hidden = torch.relu(torch.nn.functional.linear(inputs, weight, hidden_bias))
         return torch.nn.functional.softplus(torch.nn.functional.linear(hidden, density_weight, density_bias))[:, 0]
 
-    def query(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def query(features: Any) -> Any:
         with torch.inference_mode():
-            channels_first = torch.from_numpy(features[..., : head.hidden]).permute(2, 0, 1)[None].contiguous()
-            parts = [chunk(channels_first, part) for part in torch.split(all_points, NAIVE_CHUNK)]
-            density: NDArray[np.float32] = torch.cat(parts).numpy()
-            return density
+            channels_first = torch.as_tensor(features)[..., : head.hidden].permute(2, 0, 1)[None].contiguous()
+            return torch.cat([densities(channels_first, part) for part in torch.split(all_points, chunk)])
 
     return query
 

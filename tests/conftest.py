@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has one core, and so has what it starts; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def shared_data_root() -> Path:
     """Folder of the real recordings: `SCENE_COMPLETION_DATA`, by default `../shared/data` beside the project."""
     return Path(os.environ.get("SCENE_COMPLETION_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))

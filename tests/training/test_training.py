@@ -47,7 +47,7 @@ render: {{patches: 1, samples: 8}}
 pretrained: false
 ema_start: 2
 depth_only_steps: 6
-half_resolution_steps: 9
+half_resolution_steps: 21
 prior_steps: 2
 """
 

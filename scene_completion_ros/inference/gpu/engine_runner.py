@@ -20,15 +20,16 @@ class EngineRunner:
     Args:
         engine: The engine.
         context: The context that it was made in.
+        stream: What all is done on (`pycuda.driver.Stream`); a new one by default.
 
     Attributes:
-        stream: What all is done on (`pycuda.driver.Stream`).
+        stream: That stream.
 
     Raises:
         GpuError: There is not enough memory.
     """
 
-    def __init__(self, engine: TensorRtEngine, context: PrimaryContext) -> None:
+    def __init__(self, engine: TensorRtEngine, context: PrimaryContext, stream: Any = None) -> None:
         self._engine = engine
         self._context = context
         self._device: list[Any] = []
@@ -36,7 +37,7 @@ class EngineRunner:
         key = engine.key
         largest = key.batch[1]
         kind = np.float32 if key.precision == "fp32" else np.float16
-        self.stream: Any = context.stream()
+        self.stream: Any = context.stream() if stream is None else stream
         try:
             for shape, dtype, what in (
                 ((largest, *key.image, 3), np.uint8, "images"),

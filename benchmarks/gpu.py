@@ -1,0 +1,331 @@
+"""The voxel query and the whole way from image to voxels on a GPU, with floors and ratios of the same run.
+
+``python -m benchmarks.gpu`` needs a GPU, pycuda and a CUDA compiler; it prints Markdown tables:
+
+- how far the kernels are from the CPU's on the same features;
+- each kernel on the features of a real image, between events on its stream, beside what moving its data would take at
+  the bandwidths that copies on the same GPU reach;
+- the naive query in PyTorch on the same GPU, where torch sees it;
+- the way from an image on the GPU to sparse voxels on the host. Where TensorRT is missing, torch runs the encoder, and
+  the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.completion import demo_drive, naive_query, table
+from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
+from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.engine_provision import provide_engine
+from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
+from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
+from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, measure_kernel_parity
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
+from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
+from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
+from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
+
+WARM_UP = 20  # frames
+IN_CACHE, IN_MEMORY = 4 * 2**20, 2**29  # bytes of a copy that stays in the second-level cache, and of one that does not
+TAPS = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """Least data that a kernel has to move, in bytes.
+
+    Attributes:
+        gathered: Read from the feature map, which stays in the second-level cache.
+        streamed: Read or written once, in memory.
+    """
+
+    gathered: int
+    streamed: int
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes a second of copies on the GPU, reads and writes counted: within the second-level cache, and in memory."""
+
+    cache: float
+    memory: float
+
+    def floor_ms(self, work: Work) -> float:
+        """What moving the data takes at least: both go on at the same time."""
+        return 1e3 * max(work.gathered / self.cache, work.streamed / self.memory)
+
+
+def main() -> None:
+    """Prints all tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle")
+    parser.add_argument("--precision", default="fp16", help="of the encoder: fp16, int8 or fp32")
+    parser.add_argument("--frames", type=int, default=300, help="frames a row")
+    arguments = parser.parse_args()
+    missing = [part for part in missing_parts(installed_flavour()) if part.part != installed_flavour()]
+    if missing:
+        parser.exit(2, "".join(f"{part.part} {part.what}: {part.cure}\n" for part in missing))
+    bundle, context = StudentBundle.load(arguments.bundle), PrimaryContext()
+    with context:
+        run(bundle, context, arguments.precision, arguments.frames)
+    context.close()
+
+
+def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: int) -> None:
+    """Print all tables; with the context current."""
+    half = precision != "fp32"
+    major, minor = (int(part) for part in context.facts.compute_capability.split("."))
+    kernels = compile_kernels(KernelSizes.of(bundle.head, half_features=half), (major, minor))
+    bandwidth = measure_bandwidth(context)
+    print(
+        f"{context.facts.name}, compute capability {major}.{minor}, {context.facts.multiprocessors} multiprocessors; "
+        f"copies reach {bandwidth.cache / 1e12:.2f} TB/s in the cache and {bandwidth.memory / 1e12:.2f} TB/s in "
+        f"memory; kernels compiled by {kernels.compiler}\n",
+        flush=True,
+    )
+    print(parity_table(bundle, kernels, functools.partial(PyCudaDevice, context), half=half) + "\n", flush=True)
+
+    image = canonical_image(bundle)
+    features = make_encoder(bundle, cpu_engine())(image).astype(np.float16 if half else np.float32)
+    prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
+    device = PyCudaDevice(context, kernels)
+    pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
+    uploaded = device.upload(features)
+    times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames)
+    work = least_work(prepared, features.dtype.itemsize, occupied)
+    naive_ms = measure_naive(bundle, prepared, features)
+    print(kernel_table(prepared, times, occupied, work, bandwidth, naive_ms) + "\n", flush=True)
+    name, encode, close = open_encoder(bundle, context, device, precision)
+    times, _ = measure_kernels(device, pipeline, functools.partial(encode, image[None]), frames, first="encode")
+    print(way_table(name, times), flush=True)
+    close()
+    device.close()
+
+
+def measure_kernels(
+    device: KernelDevice,
+    pipeline: VoxelPipeline,
+    features: Callable[[], Buffer],
+    frames: int,
+    *,
+    first: str | None = None,
+) -> tuple[dict[str, NDArray[np.float64]], int]:
+    """Run frames, one after the other.
+
+    Args:
+        device: What runs them.
+        pipeline: The kernels of one scene on it.
+        features: Gives the features, or asks for them.
+        frames: How many count, after `WARM_UP`.
+        first: Name of the stage that `features` is; None for none.
+
+    Returns:
+        Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host, from before
+        `features` until the voxels are there; and the number of occupied voxels.
+    """
+    rows: list[dict[str, float]] = []
+    occupied = 0
+    for _ in range(WARM_UP + frames):
+        started_s = time.perf_counter()
+        device.lap("start")
+        found = features()
+        if first is not None:
+            device.lap(first)
+        pipeline.enqueue(found)
+        device.lap("copies")
+        occupied = len(pipeline.wait().index)
+        rows.append({**device.laps_ms(), "host": 1e3 * (time.perf_counter() - started_s)})
+    return {stage: np.array([row[stage] for row in rows[WARM_UP:]]) for stage in rows[-1]}, occupied
+
+
+def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> dict[str, Work]:
+    """What each stage has to move at least, given how the kernels are divided.
+
+    The feature map and the positional tables are taken to stay in the cache; neighbours that share a pixel are not
+    taken to share its loads.
+    """
+    samples, head = prepared.query.samples, prepared.query.field.head
+    per_sample = sum(
+        getattr(samples, field.name).nbytes for field in dataclasses.fields(samples) if field.name != "place"
+    )
+    voxels = prepared.query.in_view.size
+    label = TAPS * head.label_hidden * feature_bytes
+    return {
+        "query": Work(len(samples.target) * TAPS * head.hidden * feature_bytes, per_sample + 4 * len(samples.target)),
+        "assemble": Work(0, voxels * (4 + 1 + 4 + 1 + 1) + 12 * occupied),  # alpha, view; probability, state, state
+        "label": Work(occupied * label, 0),
+    }
+
+
+def kernel_table(
+    prepared: PreparedScene,
+    times: Mapping[str, NDArray[np.float64]],
+    occupied: int,
+    work: Mapping[str, Work],
+    bandwidth: Bandwidth,
+    naive_ms: float | None,
+) -> str:
+    """Each kernel beside its floor, and the naive query beside the fused one."""
+    fused = float(np.median(times["query"]))
+    rows = []
+    if naive_ms is None:
+        rows.append(("naive PyTorch, all voxels", "not measured: torch sees no GPU", "", "", ""))
+    else:
+        rows.append(("naive PyTorch, all voxels", f"{naive_ms:.3f}", "", "", f"{naive_ms / fused:.0f} times the query"))
+    names = {"query": "**query**", "march": "march", "assemble": "states, compaction", "label": "labels"}
+    for stage, shown in names.items():
+        middle, late = np.percentile(times[stage], (50, 95))
+        floor = bandwidth.floor_ms(work[stage]) if stage in work else None
+        ratio = f"{middle / floor:.1f} times the floor" if floor else ""
+        rows.append((shown, f"{middle:.3f}", f"{late:.3f}", f"{floor:.3f}" if floor else "–", ratio))
+    middle, late = np.percentile(times["copies"], (50, 95))
+    rows.append(("copies to the host", f"{middle:.3f}", f"{late:.3f}", "–", ""))
+    shape = "x".join(map(str, prepared.query.grid.shape))
+    header = f"{shape} voxels, {len(prepared.query.samples.target)} in view, {occupied} occupied"
+    return table((header, "p50 ms", "p95 ms", "floor ms", ""), rows)
+
+
+def way_table(encoder: str, times: Mapping[str, NDArray[np.float64]]) -> str:
+    """From an image on the host to sparse voxels on the host."""
+    device_ms = sum(stage for name, stage in times.items() if name != "host")
+    rows = [
+        (name, *(f"{np.percentile(values, q):.3f}" for q in (50, 95)))
+        for name, values in (
+            (f"encoder: {encoder}", times["encode"]),
+            ("image to voxels, by the GPU's clock", np.asarray(device_ms)),
+            ("image to voxels, by the host's clock", times["host"]),
+        )
+    ]
+    return table(("the whole way", "p50 ms", "p95 ms"), rows)
+
+
+def parity_table(
+    bundle: StudentBundle,
+    kernels: CompiledKernels,
+    make_device: Callable[[CompiledKernels], KernelDevice],
+    *,
+    half: bool,
+) -> str:
+    """How far the kernels are from the CPU's."""
+    parity = measure_kernel_parity(bundle, kernels, make_device, half_features=half)
+    limits = vars(KERNEL_LIMITS)
+    rows = [(name.replace("_", " "), f"{value:.1e}", f"{limits[name]:.0e}") for name, value in vars(parity).items()]
+    return table(("kernels against the CPU's, on noise", "found", "allowed"), rows)
+
+
+def measure_bandwidth(context: PrimaryContext) -> Bandwidth:
+    """Of copies from the GPU to itself; with the context current."""
+    import pycuda.driver as cuda
+
+    def reached(size: int, repeats: int) -> float:
+        source, target = (context.allocate(size, "a copy") for _ in range(2))
+        started, ended = cuda.Event(), cuda.Event()
+        best = 0.0
+        for _ in range(5):
+            started.record()
+            for _ in range(repeats):
+                cuda.memcpy_dtod_async(int(target), int(source), size)
+            ended.record()
+            ended.synchronize()
+            best = max(best, 2.0 * size * repeats / (1e-3 * ended.time_since(started)))
+        source.free()
+        target.free()
+        return best
+
+    return Bandwidth(cache=reached(IN_CACHE, 200), memory=reached(IN_MEMORY, 5))
+
+
+def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDArray[Any]) -> float | None:
+    """Median milliseconds of the query as one writes it in PyTorch, all of it on the GPU; None without torch there."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    camera_from_grid = bundle.grid_from_camera.inverse()
+    points = camera_from_grid.apply(prepared.query.grid.centres().reshape(-1, 3)).astype(np.float32)
+    query = naive_query(bundle, points, threads=1, device="cuda", chunk=len(points))
+    on_device = torch.from_numpy(features.astype(np.float32)).cuda()
+    times = []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        started_s = time.perf_counter()
+        query(on_device)
+        torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - started_s))
+    return float(np.median(times[2:]))
+
+
+def open_encoder(
+    bundle: StudentBundle, context: PrimaryContext, device: PyCudaDevice, precision: str
+) -> tuple[str, Callable[[NDArray[np.uint8]], Buffer], Callable[[], None]]:
+    """What runs the encoder on the stream of a device: its name, what asks for features, and what ends it."""
+    flavour = installed_flavour()
+    if not missing_parts(flavour) and precision in bundle.gpu_precisions:
+        options = EngineOptions(precision=precision)
+        engine = provide_engine(bundle, options, context, lambda: make_encoder(bundle, cpu_engine())).engine
+        runner = EngineRunner(engine, context, device.stream)
+
+        def close() -> None:
+            runner.close()
+            engine.close()
+
+        return f"{flavour} in {precision}", runner.enqueue, close
+    return torch_encoder(bundle, device, precision)
+
+
+def torch_encoder(
+    bundle: StudentBundle, device: PyCudaDevice, precision: str
+) -> tuple[str, Callable[[NDArray[np.uint8]], Buffer], Callable[[], None]]:
+    """The student's network in torch, in half precision but for fp32, where TensorRT or its graph is missing.
+
+    Bundles hold no unfolded weights of the label units: their channels are zeros.
+    """
+    import torch
+
+    from training.gpu_export.reference import density_field
+
+    kind = torch.float32 if precision == "fp32" else torch.float16
+    network: Any = density_field(bundle)
+    network = network.cuda().to(kind, memory_format=torch.channels_last)
+    labels = (0, bundle.head.label_hidden)
+    stream: Any = torch.cuda.ExternalStream(int(device.stream.handle))  # type: ignore[no-untyped-call]
+    kept: list[Any] = []
+
+    def encode(images: NDArray[np.uint8]) -> Buffer:
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            pixels = torch.from_numpy(images).pin_memory().cuda(non_blocking=True).permute(0, 3, 1, 2)
+            found = network.encode(pixels.to(kind).contiguous(memory_format=torch.channels_last))
+            features = torch.nn.functional.pad(found.permute(0, 2, 3, 1), labels).contiguous()
+        kept[:] = [features]  # until the kernels have read it
+        channels = np.dtype(np.float32 if kind == torch.float32 else np.float16)
+        return Buffer(features.data_ptr(), tuple(features.shape), channels, features)
+
+    return f"torch {torch.__version__} in {str(kind).removeprefix('torch.')}, for want of TensorRT", encode, kept.clear
+
+
+def canonical_image(bundle: StudentBundle) -> NDArray[np.uint8]:
+    """The first image of the bundled drive, as the student sees it."""
+    camera, images = demo_drive()
+    return Resampler(camera, bundle.canonical)(images[0])
+
+
+if __name__ == "__main__":
+    main()

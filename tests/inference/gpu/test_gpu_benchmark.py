@@ -1,0 +1,77 @@
+"""The benchmark of GPUs, as far as it does not need one: what is measured, moved at least, and printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu
+from benchmarks.completion import naive_query
+from benchmarks.gpu import Bandwidth, Work
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu.kernels import KernelSizes
+from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
+from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
+from tests.inference.cuda_cpu_device import CpuDevice, compiled
+from tests.inference.gpu.conftest import HostCompiler
+from tests.inference.gpu.small_gpu_bundle import GpuStudent
+
+
+@pytest.fixture
+def prepared(bundle: GpuStudent) -> PreparedScene:
+    return PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
+
+
+def noise(bundle: StudentBundle) -> np.ndarray:
+    return np.random.default_rng(0).normal(0.0, 1.0, (*bundle.feature_size, bundle.head.channels)).astype(np.float16)
+
+
+def test_every_stage_of_every_frame_is_measured(
+    bundle: GpuStudent, prepared: PreparedScene, compiler: HostCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "WARM_UP", 1)
+    device = CpuDevice(compiled(KernelSizes.of(bundle.head, half_features=True), tmp_path))
+    pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
+    asked: list[int] = []
+
+    def features() -> gpu.Buffer:
+        asked.append(1)
+        return device.upload(noise(bundle))
+
+    times, occupied = gpu.measure_kernels(device, pipeline, features, 2, first="encode")
+    assert len(asked) == 3 and occupied > 20
+    assert set(times) == {"encode", "query", "march", "assemble", "label", "copies", "host"}
+    assert all(len(values) == 2 and (values >= 0.0).all() for values in times.values())
+    on_device = sum(values for name, values in times.items() if name != "host")
+    assert (times["host"] >= on_device).all() and (times["query"] > 0.0).all()
+    work = gpu.least_work(prepared, 2, occupied)
+    printed = gpu.kernel_table(prepared, times, occupied, work, Bandwidth(1e9, 1e9), naive_ms=None)
+    assert f"20x20x10 voxels, {len(prepared.query.samples.target)} in view, {occupied} occupied" in printed
+    assert "not measured: torch sees no GPU" in printed
+    assert "image to voxels, by the GPU's clock" in gpu.way_table("none", times)
+
+
+def test_least_work_by_hand(bundle: GpuStudent, prepared: PreparedScene) -> None:
+    work = gpu.least_work(prepared, 2, occupied=10)
+    count, head = len(prepared.query.samples.target), bundle.head
+    assert work["query"].gathered == count * 4 * head.hidden * 2
+    assert work["label"] == Work(10 * 4 * head.label_hidden * 2, 0)
+    assert work["assemble"].streamed == 20 * 20 * 10 * 11 + 10 * 12
+
+
+def test_the_floor_is_that_of_the_slower_way() -> None:
+    bandwidth = Bandwidth(cache=4e12, memory=1e12)
+    assert bandwidth.floor_ms(Work(gathered=4 * 10**9, streamed=10**8)) == pytest.approx(1.0)
+    assert bandwidth.floor_ms(Work(gathered=4 * 10**8, streamed=10**9)) == pytest.approx(1.0)
+
+
+def test_the_naive_query_computes_the_same(bundle: GpuStudent, prepared: PreparedScene) -> None:
+    features = noise(bundle).astype(np.float32)
+    camera_from_grid = bundle.grid_from_camera.inverse()
+    points = camera_from_grid.apply(bundle.grid.centres().reshape(-1, 3)).astype(np.float32)
+    density = naive_query(bundle, points, threads=1, chunk=len(points))(features).numpy()
+    alpha = -np.expm1(-density * bundle.grid.voxel_size)
+    in_view = prepared.query.in_view.reshape(-1)
+    np.testing.assert_allclose(alpha[in_view], prepared.query.opacity(features).reshape(-1)[in_view], atol=1e-4)
