@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has one core, and so has what it starts; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
