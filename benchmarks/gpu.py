@@ -4,10 +4,10 @@
 
 - how far the kernels are from the CPU's on the same features;
 - each kernel on the features of a real image, between events on its stream, beside what moving its data would take at
-  the bandwidths that copies on the same GPU reach;
+  the bandwidths that are measured of the same GPU;
 - the naive query in PyTorch on the same GPU, where torch sees it;
-- the way from an image on the GPU to sparse voxels on the host. Where TensorRT is missing, torch runs the encoder, and
-  the table says so.
+- the way from a canonical image to sparse voxels, both on the host. Where TensorRT is missing, torch runs the encoder,
+  and the table says so.
 """
 
 from __future__ import annotations
@@ -33,25 +33,37 @@ from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
-from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, measure_kernel_parity
+from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, comparison_maps, measure_kernel_parity
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
-from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
+from scene_completion_ros.inference.gpu.voxel_pipeline import RUN, VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 
 WARM_UP = 20  # frames
-IN_CACHE, IN_MEMORY = 4 * 2**20, 2**29  # bytes of a copy that stays in the second-level cache, and of one that does not
+IN_MEMORY = 2**29  # bytes of a copy that no cache holds
+FILLER_BYTES = 2**30  # of copies that keep the GPU busy while the host asks for a frame
 TAPS = 4
+READ_AGAIN = """
+extern "C" __global__ void read_again(const float4* data, int count, int rounds, float* out) {
+    float sum = 0.0f;
+    for (int round = 0; round < rounds; ++round)
+        for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+            const float4 found = __ldcg(data + (i + round * 8191) % count);  // past the first-level cache
+            sum += found.x + found.y + found.z + found.w;
+        }
+    if (sum == 1.2345f) *out = sum;
+}
+"""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Least data that a kernel has to move, in bytes.
+    """Data that a kernel has to move as it is divided, in bytes.
 
     Attributes:
-        gathered: Read from the feature map, which stays in the second-level cache.
+        gathered: Loads from the feature map, which stays in the second-level cache.
         streamed: Read or written once, in memory.
     """
 
@@ -61,7 +73,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Bytes a second of copies on the GPU, reads and writes counted: within the second-level cache, and in memory."""
+    """Bytes a second: read from the second-level cache, and read and written by copies in memory."""
 
     cache: float
     memory: float
@@ -95,8 +107,8 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     bandwidth = measure_bandwidth(context)
     print(
         f"{context.facts.name}, compute capability {major}.{minor}, {context.facts.multiprocessors} multiprocessors; "
-        f"copies reach {bandwidth.cache / 1e12:.2f} TB/s in the cache and {bandwidth.memory / 1e12:.2f} TB/s in "
-        f"memory; kernels compiled by {kernels.compiler}\n",
+        f"{bandwidth.cache / 1e12:.2f} TB/s are read from the cache, copies in memory reach "
+        f"{bandwidth.memory / 1e12:.2f} TB/s; kernels compiled by {kernels.compiler}\n",
         flush=True,
     )
     print(parity_table(bundle, kernels, functools.partial(PyCudaDevice, context), half=half) + "\n", flush=True)
@@ -107,7 +119,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     device = PyCudaDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
     uploaded = device.upload(features)
-    times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames)
+    times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames, busy=filler(context, device))
     work = least_work(prepared, features.dtype.itemsize, occupied)
     naive_ms = measure_naive(bundle, prepared, features)
     print(kernel_table(prepared, times, occupied, work, bandwidth, naive_ms) + "\n", flush=True)
@@ -125,6 +137,7 @@ def measure_kernels(
     frames: int,
     *,
     first: str | None = None,
+    busy: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
     """Run frames, one after the other.
 
@@ -134,6 +147,8 @@ def measure_kernels(
         features: Gives the features, or asks for them.
         frames: How many count, after `WARM_UP`.
         first: Name of the stage that `features` is; None for none.
+        busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
+            ask for them.
 
     Returns:
         Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host, from before
@@ -142,8 +157,9 @@ def measure_kernels(
     rows: list[dict[str, float]] = []
     occupied = 0
     for _ in range(WARM_UP + frames):
+        busy()
         started_s = time.perf_counter()
-        device.lap("start")
+        device.begin()
         found = features()
         if first is not None:
             device.lap(first)
@@ -157,20 +173,29 @@ def measure_kernels(
 def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> dict[str, Work]:
     """What each stage has to move at least, given how the kernels are divided.
 
-    The feature map and the positional tables are taken to stay in the cache; neighbours that share a pixel are not
-    taken to share its loads.
+    The feature map and the positional tables are taken to stay in the cache. `RUN` samples one after the other are one
+    thread's, which loads a pixel's features anew where the cell changes. What the host is sent is not counted.
     """
     samples, head = prepared.query.samples, prepared.query.field.head
     per_sample = sum(
         getattr(samples, field.name).nbytes for field in dataclasses.fields(samples) if field.name != "place"
     )
-    voxels = prepared.query.in_view.size
+    voxels, in_view = prepared.query.in_view.size, int(np.count_nonzero(prepared.query.in_view))
     label = TAPS * head.label_hidden * feature_bytes
+    cells = cell_loads(samples.cell)
     return {
-        "query": Work(len(samples.target) * TAPS * head.hidden * feature_bytes, per_sample + 4 * len(samples.target)),
-        "assemble": Work(0, voxels * (4 + 1 + 4 + 1 + 1) + 12 * occupied),  # alpha, view; probability, state, state
+        "query": Work(cells * TAPS * head.hidden * feature_bytes, per_sample + 4 * len(samples.target)),
+        "assemble": Work(0, 4 * in_view + voxels * (1 + 4 + 1 + 1) + 4 * occupied),  # alpha; view, probability, state
         "label": Work(occupied * label, 0),
     }
+
+
+def cell_loads(cells: NDArray[np.integer]) -> int:
+    """How often a thread of the density comes to another cell of the feature map, over all of them."""
+    new = np.ones(len(cells), bool)
+    new[1:] = cells[1:] != cells[:-1]
+    new[::RUN] = True
+    return int(np.count_nonzero(new))
 
 
 def kernel_table(
@@ -223,32 +248,48 @@ def parity_table(
     half: bool,
 ) -> str:
     """How far the kernels are from the CPU's."""
-    parity = measure_kernel_parity(bundle, kernels, make_device, half_features=half)
+    maps = comparison_maps(bundle, make_encoder(bundle, cpu_engine()))
+    parity = measure_kernel_parity(bundle, kernels, make_device, maps, half_features=half)
     limits = vars(KERNEL_LIMITS)
     rows = [(name.replace("_", " "), f"{value:.1e}", f"{limits[name]:.0e}") for name, value in vars(parity).items()]
-    return table(("kernels against the CPU's, on noise", "found", "allowed"), rows)
+    return table(("kernels against the CPU's", "found", "allowed"), rows)
+
+
+def filler(context: PrimaryContext, device: PyCudaDevice) -> Callable[[], None]:
+    """Keeps the stream of a device busy for about a millisecond or more."""
+    import pycuda.driver as cuda
+
+    source, target = (context.allocate(FILLER_BYTES, "a copy") for _ in range(2))
+    return lambda: cuda.memcpy_dtod_async(int(target), int(source), FILLER_BYTES, device.stream)
 
 
 def measure_bandwidth(context: PrimaryContext) -> Bandwidth:
-    """Of copies from the GPU to itself; with the context current."""
+    """Of the GPU; with the context current, and nvcc on the PATH."""
     import pycuda.driver as cuda
+    from pycuda.compiler import SourceModule
 
-    def reached(size: int, repeats: int) -> float:
-        source, target = (context.allocate(size, "a copy") for _ in range(2))
-        started, ended = cuda.Event(), cuda.Event()
-        best = 0.0
+    started, ended = cuda.Event(), cuda.Event()
+
+    def seconds(run: Callable[[], None]) -> float:
+        best = np.inf
         for _ in range(5):
             started.record()
-            for _ in range(repeats):
-                cuda.memcpy_dtod_async(int(target), int(source), size)
+            run()
             ended.record()
             ended.synchronize()
-            best = max(best, 2.0 * size * repeats / (1e-3 * ended.time_since(started)))
-        source.free()
-        target.free()
-        return best
+            best = min(best, 1e-3 * ended.time_since(started))
+        return float(best)
 
-    return Bandwidth(cache=reached(IN_CACHE, 200), memory=reached(IN_MEMORY, 5))
+    source, target = (context.allocate(IN_MEMORY, "a copy") for _ in range(2))
+    copied = seconds(lambda: cuda.memcpy_dtod_async(int(target), int(source), IN_MEMORY))
+    size = context.facts.cache_bytes // 4
+    read, rounds = SourceModule(READ_AGAIN, no_extern_c=True).get_function("read_again"), 100
+    arguments = (np.uint64(int(source)), np.int32(size // 16), np.int32(rounds), np.uint64(int(target)))
+    grid = (8 * context.facts.multiprocessors, 1, 1)
+    took = seconds(lambda: read(*arguments, grid=grid, block=(256, 1, 1)))
+    source.free()
+    target.free()
+    return Bandwidth(cache=size * rounds / took, memory=2.0 * IN_MEMORY / copied)
 
 
 def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDArray[Any]) -> float | None:

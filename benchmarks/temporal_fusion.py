@@ -37,6 +37,7 @@ from scene_completion_ros.evaluation.calibration import CalibrationMetric
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, OccupancyByRange
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.mapping.fusion_settings import FusionSettings
 from training.evaluation.density_model import reference_camera
 from training.evaluation.occupancy_run import open_recording
@@ -166,7 +167,7 @@ def driven(bundle: StudentBundle, town: Path, threads: int) -> Iterator[tuple[Dr
     """The frames of a town, completed, and their ground truth."""
     sequence = open_recording(town)
     camera = reference_camera(sequence)
-    completer = Completer(bundle, sequence.cameras[camera], threads=threads)
+    completer = Completer(bundle, sequence.cameras[camera], engine=cpu_engine(), threads=threads)
     for index, frame in enumerate(sequence.frames):
         completion = completer.complete(sequence.image(index, camera), frame.stamp_ns)
         pose = sequence.world_from_camera(index, camera) @ completer.grid_from_camera.inverse()

@@ -106,6 +106,7 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
                 bundle,
                 context.facts.compute_capability,
                 functools.partial(PyCudaDevice, context),
+                lambda: make_encoder(bundle, cpu_engine()),
                 half_features=options.precision != "fp32",
                 cache=options.cache,
             )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import CameraError
+from scene_completion_ros.errors import CameraError, GpuError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, make_encoder
+from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.scene_query import (
     DenseField,
@@ -33,6 +34,8 @@ LARGEST_TRANSMITTANCE = 0.5
 SMALLEST_COVERAGE = 0.7
 # More stretching than this shows the network blurred images, which it was not trained with.
 LARGEST_STRETCH = 1.25
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,8 @@ class Completer:
         camera: The camera that takes the images, distortion included.
         grid: Where voxels are wanted; None for the bundle's grid.
         grid_from_camera: Pose of the camera's optical frame in the grid, any rigid transform; None for the bundle's.
-        engine: Encoder engine, see `encoder.make_encoder`.
+        engine: Encoder engine, see `encoder.make_encoder`; with ``auto`` the CPU also takes over where the GPU has not
+            enough memory for the rest.
         threads: CPU threads of encoder and kernels; None for all that this process may use.
         extrapolate: Predict opacity outside the view too (it stays unobserved).
         encoder_of: A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong
@@ -136,12 +140,25 @@ class Completer:
         self.warnings = camera_warnings(bundle, camera, float(covered.mean()))
         self.depth_camera = ray_camera(canonical)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
-        self._encoder: Encoder = (
-            encoder_of._encoder if encoder_of else make_encoder(bundle, engine, threads=threads, gpu=gpu)
-        )
-        self.engine = self._encoder.name
-        self._place(bundle.grid_from_camera if grid_from_camera is None else grid_from_camera)
-        self.complete(np.zeros((camera.height, camera.width, 3), dtype=np.uint8))
+        pose = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
+        failure = ""
+        try:
+            self._open(
+                encoder_of._encoder if encoder_of else make_encoder(bundle, engine, threads=threads, gpu=gpu), pose
+            )
+        except GpuError as error:
+            if engine != "auto" or encoder_of:
+                raise
+            failure = str(error)
+        if failure:  # not in the handler, where the error would keep what is on the GPU
+            _log.warning("everything runs on the CPU, because the GPU cannot: %s", failure)
+            self._open(make_encoder(bundle, cpu_engine(), threads=threads), pose)
+
+    def _open(self, encoder: Encoder, grid_from_camera: RigidTransform) -> None:
+        """Take an encoder and run everything once."""
+        self._encoder, self.engine = encoder, encoder.name
+        self._place(grid_from_camera)
+        self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
 
     def placed(self, grid_from_camera: RigidTransform) -> Completer:
         """The completer of the same camera elsewhere in the grid; it shares the encoder with this one.

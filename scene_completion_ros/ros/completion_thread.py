@@ -38,7 +38,7 @@ _MEMORY = "/memory"  # no name of a camera
 # Reasons under which images are counted that were overtaken by a deactivation, by ~/set_enabled or by ~/reset.
 DEACTIVATED, DISABLED, RESET = "deactivated", "disabled", "reset"
 # Reasons for those that cannot be used, and for what should not happen.
-BAD_IMAGE, INTERNAL_ERROR = "bad image", "internal error"
+BAD_IMAGE, GPU_FAILED, INTERNAL_ERROR = "bad image", "GPU failed", "internal error"
 
 
 @dataclass(frozen=True)
@@ -222,16 +222,22 @@ class CompletionThread:
             return
         views = tuple(View(image.name, image.message.header.frame_id, completion) for image, completion, _ in done)
         fusing_s = time.perf_counter()
-        voxels, probability = self._fused(views, images.parameters)
-        remembering_s = time.perf_counter()
         oldest = min((image for image, *_ in done), key=lambda image: stamp_nanoseconds(image.message.header.stamp))
-        scene = self._memory.join(
-            Scene(voxels, done[0][0].placement, views),
-            probability,
-            oldest.placement.odometry_from_grid,
-            images.life,
-            images.parameters,
-        )
+        try:
+            voxels, probability = self._fused(views, images.parameters)
+            remembering_s = time.perf_counter()
+            scene = self._memory.join(
+                Scene(voxels, done[0][0].placement, views),
+                probability,
+                oldest.placement.odometry_from_grid,
+                images.life,
+                images.parameters,
+            )
+        except GpuError as error:  # what is known of all voxels is fetched from there
+            self._completers.gpu_failed(error, images.parameters)
+            for image, *_ in done:
+                self._counters.drop(GPU_FAILED, str(error), header=image.message.header)
+            return
         completed_s = time.perf_counter()
         with self._publishing:
             if images.activation != self._activation:
@@ -286,7 +292,7 @@ class CompletionThread:
             self._counters.drop(BAD_IMAGE, f"{image.topic}: {error}", header=header)
         except GpuError as error:
             self._completers.gpu_failed(error, parameters)
-            self._counters.drop("GPU failed", str(error), header=header)
+            self._counters.drop(GPU_FAILED, str(error), header=header)
         except Exception as error:  # it must not keep the images of other cameras from being completed
             self._drop_after(error, header)
         return None

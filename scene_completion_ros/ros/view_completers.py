@@ -57,8 +57,8 @@ class ViewCompleters:
             grid_from_camera: The guess, unless a better one is known from images.
             parameters: Those that images will have.
         """
-        made = self._made.get(name)
-        self.get(name, camera, made.grid_from_camera if made else grid_from_camera, parameters)
+        known = self._made[name].grid_from_camera if name in self._made else grid_from_camera
+        self.get(name, camera, known, parameters)
 
     def get(
         self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
@@ -80,6 +80,7 @@ class ViewCompleters:
         wanted = (camera, parameters.threads, parameters.extrapolate)
         made = self._made.get(name)
         if made is None or made.made_for != wanted:
+            made = None
             self._made.pop(name, None)  # two would need twice the memory
             made = self._made[name] = _Made(
                 wanted, grid_from_camera, self._build(name, camera, grid_from_camera, parameters)
@@ -97,17 +98,17 @@ class ViewCompleters:
         Otherwise all cameras are unusable until the node is cleaned up and configured again.
         """
         if parameters.engine == "auto":
-            self._fall_back(error)
+            self._fall_back(str(error))
             return
         for name, made in self._made.items():
             made.completer = None
             self._record.failed(str(error), name)
         self._logger.error(f"images cannot be completed any more: {error}")
 
-    def _fall_back(self, error: GpuError) -> None:
+    def _fall_back(self, failure: str) -> None:
         self._gpu_failed = True
         self._made.clear()  # the cameras share one encoder
-        self._logger.warning(f"from now on the encoder runs on the CPU, because the GPU failed: {error}")
+        self._logger.warning(f"from now on the encoder runs on the CPU, because the GPU failed: {failure}")
 
     def _build(
         self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
@@ -115,13 +116,16 @@ class ViewCompleters:
         of_which = f"of {name} " if name else ""
         self._record.building(name)
         started_s = time.perf_counter()
+        completer, failure = None, ""
         try:
             try:
                 completer = self._completer(camera, grid_from_camera, parameters)
             except GpuError as error:  # the engine could be made, but not run
                 if parameters.engine != "auto":
                     raise
-                self._fall_back(error)
+                failure = str(error)
+            if completer is None:  # not in the handler, where the error would keep what is on the GPU
+                self._fall_back(failure)
                 completer = self._completer(camera, grid_from_camera, parameters)
         except SceneCompletionError as error:
             self._record.failed(str(error), name)

@@ -91,6 +91,9 @@ class CpuDevice:
         self.copied += target.array.nbytes
         target.array[...] = content(source)
 
+    def begin(self) -> None:
+        self._laps = [("", time.perf_counter())]
+
     def lap(self, name: str) -> None:
         self._laps.append((name, time.perf_counter()))
 

@@ -13,17 +13,19 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.errors import GpuError, SceneCompletionError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
+from scene_completion_ros.inference.gpu.kernel_device import Buffer
 from scene_completion_ros.inference.gpu.kernels import SOURCE, KernelSizes, compile_kernels, compile_with_nvcc
 from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
@@ -36,6 +38,7 @@ from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.inference.scene_query import PreparedScene
 from scene_completion_ros.semantic_voxels import VoxelState
 from tests.inference.cuda_cpu_device import CpuDevice, compiled
 from tests.inference.small_bundle import random_head, with_labels
@@ -115,6 +118,7 @@ def _on_gpu() -> Iterator[Callable[..., AnyDevice]]:
         devices.append(PyCudaDevice(context, compile_kernels(sizes, (major, minor))))
         return devices[-1]
 
+    made.context = context  # type: ignore[attr-defined]
     with context:
         yield made
         for one in devices:
@@ -411,3 +415,61 @@ def test_the_stand_in_catches_threads_that_do_not_meet(body: str, message: str, 
     assert subprocess.run([program], check=False).returncode == 0
     done = subprocess.run([program, "wrong"], capture_output=True, text=True, check=False)
     assert done.returncode < 0 and re.search(message, done.stderr)
+
+
+class NoContext:
+    """Of a device that needs none."""
+
+    def __enter__(self) -> NoContext:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def hold(self) -> NoContext:
+        return self
+
+    def close(self) -> None:
+        pass
+
+
+class GivenMaps:
+    """An encoder that uploads maps instead of computing them."""
+
+    def __init__(self, device: AnyDevice, maps: list[np.ndarray]) -> None:
+        self.device, self.maps, self.kept = device, maps, []
+
+    def enqueue(self, images: np.ndarray) -> Buffer:
+        self.kept = [self.device.upload(self.maps[int(images[0, 0, 0, 0])].astype(np.float16))]
+        return self.kept[0]
+
+
+@needs_cpp
+def test_two_scenes_on_one_device_ended_in_either_order(device: Callable[..., AnyDevice]) -> None:
+    head = with_labels(random_head(channels=64, density_bias=-1.0))
+    maps = [feature_map(head, seed=seed) for seed in (1, 2)]
+    scenes = []
+    for pose in ("default", "pitch, roll and shift"):
+        run = run_of(device(head), head, pose=POSES[pose][0], grid=POSES[pose][1])
+        prepared = PreparedScene(run.query, run.march, run.classifier, run.labels)
+        context: Any = getattr(device, "context", NoContext())
+        own = device(head)
+        scenes.append((run, DeviceSceneQuery(GivenMaps(own, maps), lambda image: None, own, context, prepared)))
+    images = [np.full((1, 1, 3), number, np.uint8) for number in range(2)]
+    answers = []
+    for number in (0, 1):
+        for run, scene in scenes:
+            answer = scene(images[number])
+            expected = run.frame(maps[number])
+            np.testing.assert_array_equal(answer.occupied, expected.index)
+            np.testing.assert_array_equal(answer.state, expected.state)
+            np.testing.assert_array_equal(answer.label, expected.label)
+            np.testing.assert_array_equal(answer.dense.alpha, run.device.download(run.pipeline.alpha))
+            answers.append(answer)
+    with pytest.raises(GpuError, match="overwritten"):
+        _ = answers[0].dense.probability
+    kept = answers[-1].dense.alpha.copy()
+    del scene
+    for place in (1, 0):
+        del scenes[place]
+    np.testing.assert_array_equal(answers[-1].dense.alpha, kept)

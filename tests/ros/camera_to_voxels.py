@@ -89,4 +89,4 @@ class CameraToVoxels:
 
     def close(self) -> None:
         self.graph.close()
-        self.node.kill()
+        self.node.close()

@@ -36,8 +36,13 @@ class Graph:
         self.node = rclpy.create_node("test", namespace=self.namespace, context=self.context)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
+        self._closed = False
 
     def close(self) -> None:
+        """May be called again."""
+        if self._closed:
+            return
+        self._closed = True
         self._executor.shutdown()
         self.node.destroy_node()
         self.context.try_shutdown()
@@ -126,9 +131,14 @@ class NodeUnderTest:
             self.process.kill()
             self.process.wait()
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    def close(self) -> None:
+        """End it if it runs; one that is killed leaves its shared memory behind."""
+        self.process.terminate()
+        try:
+            self.process.wait(15.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def start_completion_node(

@@ -71,7 +71,7 @@ def test_60_000_points_reach_a_best_effort_reader_in_another_process(tmp_path: P
         assert graph.until(lambda: publisher.process.poll() is not None), publisher.log
         graph.spin(0.5)
     finally:
-        publisher.kill()
+        publisher.close()
         graph.close()
     assert len(clouds) >= 10, f"{len(clouds)} of 20 arrived\n{publisher.log}"  # without the profile: none or one
     received = cloud_array_from_message(clouds[-1])

@@ -250,5 +250,5 @@ def test_a_broken_file_of_transforms_keeps_the_node_from_starting(
         assert f"cannot start: parameter extrinsics_file, {empty}: is no list of transforms" in node.log
         assert "Traceback" not in node.log
     finally:
-        node.kill()
+        node.close()
         graph.close()

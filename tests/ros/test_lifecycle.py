@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import signal
@@ -244,6 +245,20 @@ def test_a_signal_during_inference_ends_it(start: Start, hold: tuple[Path, Path]
     assert managed.graph.until(reached.exists), managed.node.log
     assert managed.node.end(timeout_s=60.0) == 0
     assert "the inference thread did not end within 5 s" in managed.node.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_stays_in_shared_memory(start: Start, number: signal.Signals) -> None:
+    managed = start()
+    managed.start(CAMERA)
+    managed.until_answered(SECOND_NS)
+    mapped = Path(f"/proc/{managed.node.process.pid}/maps").read_text(encoding="utf-8")
+    segments = {Path(path) for path in re.findall(r"/dev/shm/fastdds_[0-9a-f]+$", mapped, re.MULTILINE)}
+    large = {path for path in segments if path.stat().st_size > 2**20}  # its own, and that of this process
+    assert len(large) >= 2 and managed.node.end(number) == 0
+    managed.close()
+    gc.collect()
+    assert not [path for path in large if path.exists()]
 
 
 def test_cleaning_up_again_and_again_leaves_no_threads(start: Start) -> None:

@@ -185,4 +185,4 @@ def test_node_as_launched_fuses_three_cameras(launch: LaunchFile, bundle_folder:
         assert "Traceback" not in node.log
     finally:
         graph.close()
-        node.kill()
+        node.close()

@@ -279,5 +279,5 @@ def test_node_says_why_it_cannot_start(
         assert complaint in node.log
         assert "Traceback" not in node.log
     finally:
-        node.kill()
+        node.close()
         graph.close()

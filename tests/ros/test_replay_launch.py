@@ -134,7 +134,7 @@ def test_node_and_player_as_launched_complete_and_score_every_image(
         assert done.returncode == 0, f"{done.stderr}\n{running.log}"
         assert running.end() == 0
     finally:
-        running.kill()
+        running.close()
     statistics = json.loads((output / "statistics.json").read_text(encoding="utf-8"))
     assert (statistics["frames_in"], statistics["frames_out"]) == (FRAMES, FRAMES)
     assert (output / "report" / "index.html").is_file()

@@ -84,7 +84,7 @@ def test_a_running_node_survives_the_restart_of_recording_and_clock(
         assert "jumped back" in node.log  # the clock or the stamps, whichever the node hears first
         assert node.end() == 0
     finally:
-        node.kill()
+        node.close()
         graph.close()
 
 
@@ -104,7 +104,7 @@ def test_voxels_in_another_frame_than_the_images_are_refused(
         assert "voxels in the frame 'base_link', not in that of the images" in str(caught.value)
         assert "without the parameters grid_frame and cameras" in str(caught.value)
     finally:
-        node.kill()
+        node.close()
         graph.close()
 
 

@@ -99,7 +99,7 @@ def running(
         yield request.param, graph, node
     finally:
         graph.close()
-        node.kill()
+        node.close()
 
 
 def there(spec: TopicSpec, configuration: str) -> bool:

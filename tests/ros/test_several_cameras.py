@@ -111,7 +111,7 @@ class Rig:
 
     def close(self) -> None:
         self.graph.close()
-        self.node.kill()
+        self.node.close()
 
 
 def assert_same(message: Any, voxels: SemanticVoxels) -> None:

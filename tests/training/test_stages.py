@@ -116,11 +116,11 @@ def test_the_student_goes_towards_its_teacher(
 ) -> None:
     """Distillation alone, head only: the loss on the same samples falls, and the teacher stays as it was."""
     losses = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0)
-    settings = _common(synthetic_drive, tmp_path, "s", losses=losses, distillation=distillation, learning_rate=5e-3)
-    configuration = StudentConfiguration(teacher=str(teacher), **{**settings, "steps": 60, "checkpoint_every": 60})
+    settings = _common(synthetic_drive, tmp_path, "s", losses=losses, distillation=distillation, learning_rate=1e-2)
+    configuration = StudentConfiguration(teacher=str(teacher), **{**settings, "steps": 24, "checkpoint_every": 24})
     before = make_stage(configuration)
     assert before.renders == distillation.along_rays  # nothing else asks for rays
-    checkpoint = train(dataclasses.replace(configuration, half_resolution_steps=60))
+    checkpoint = train(dataclasses.replace(configuration, half_resolution_steps=24))
     after = make_stage(configuration)
     assert isinstance(before, StudentStage) and isinstance(after, StudentStage)
     load_weights(after, str(checkpoint))
@@ -352,7 +352,7 @@ def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, t
 
 
 def test_mixed_precision_trains(synthetic_drive: Path, tmp_path: Path) -> None:
-    settings = _common(synthetic_drive, tmp_path, "mixed", precision="bf16-mixed")
+    settings = _common(synthetic_drive, tmp_path, "mixed", precision="bf16-mixed", steps=2, half_resolution_steps=2, prior_steps=1)
     state = Checkpoint.read(train(TeacherConfiguration(**settings))).state
     assert all(torch.isfinite(value).all() for value in state.values())
     assert state["fusion.position_layer.weight"].dtype == torch.float32

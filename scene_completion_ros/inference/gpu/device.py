@@ -31,12 +31,14 @@ class DeviceFacts:
         compute_capability: Such as "8.7".
         multiprocessors: How many of them are on; the power mode of a Jetson changes that.
         memory_bytes: Its memory; on a Jetson that of the whole machine.
+        cache_bytes: Its second-level cache.
     """
 
     name: str
     compute_capability: str
     multiprocessors: int
     memory_bytes: int
+    cache_bytes: int
 
 
 class PrimaryContext:
@@ -68,6 +70,7 @@ class PrimaryContext:
                 compute_capability=f"{major}.{minor}",
                 multiprocessors=int(device.get_attribute(cuda.device_attribute.MULTIPROCESSOR_COUNT)),
                 memory_bytes=int(device.total_memory()),
+                cache_bytes=int(device.get_attribute(cuda.device_attribute.L2_CACHE_SIZE)),
             )
             self._context: Any = device.retain_primary_context()
         self._holders = 1

@@ -71,14 +71,14 @@ class DeviceSceneQuery:
     def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
         """See `SceneQuery`."""
         self._check(image_rgb)
+        self._answers += 1  # from here on the former answer may be overwritten, also where this one fails
         started_s, device = time.perf_counter(), self._device
         with self._context:
-            device.lap("start")
+            device.begin()
             features = self._encoder.enqueue(image_rgb[None])
             device.lap("encode")
             self._pipeline.enqueue(features)
             found = self._pipeline.wait()
-        self._answers += 1
         times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
         answer = SceneAnswer(
             occupied=found.index.copy(),

@@ -17,14 +17,11 @@ from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.options import EngineOptions, GpuBundle
-from scene_completion_ros.inference.gpu.parity import Parity, compare, gate_images
+from scene_completion_ros.inference.gpu.parity import Parity, ReferenceEncoder, compare, gate_images
 from scene_completion_ros.inference.gpu.requirements import installed_flavour
 from scene_completion_ros.inference.gpu.tensorrt_api import TensorRt, load_tensorrt
 from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine, UnusablePlanError
-
-ReferenceEncoder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""The CPU's encoder of the same bundle: uint8 [H, W, 3] -> float32 [h, w, C + E], overwritten by the next call."""
 
 _log = logging.getLogger(__name__)
 

@@ -62,14 +62,17 @@ class KernelDevice(Protocol):
     def copy(self, source: Buffer, target: SharedBuffer) -> None:
         """Copies from the device to the host, after all that was asked for before."""
 
+    def begin(self) -> None:
+        """Takes note of when all that was asked for until now is done: the first lap begins there."""
+
     def lap(self, name: str) -> None:
-        """Takes note of when all that was asked for until now is done; each name once between two `synchronise`."""
+        """Takes note of when all that was asked for until now is done; each name once between two `begin`."""
 
     def synchronise(self) -> None:
         """Waits until everything that was asked for is done."""
 
     def laps_ms(self) -> dict[str, float]:
-        """Milliseconds between each lap before the last `synchronise` and the lap before it; the first has none."""
+        """Milliseconds of each lap since the last `begin`; known after `synchronise`."""
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
         """A copy of what lies in a buffer, after all that was asked for."""

@@ -5,32 +5,30 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import CacheKey, EngineCache
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
-from scene_completion_ros.inference.gpu.kernels import (
-    SOURCE,
-    CompiledKernels,
-    KernelResources,
-    KernelSizes,
-    compile_kernels,
-)
+from scene_completion_ros.inference.gpu.kernels import SOURCE, CompiledKernels, KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
+from scene_completion_ros.semantic_voxels import VoxelState
 
-# Raised where other options of the compiler, or another comparison, make former kernels worthless.
-SCHEMA = 1
-# Spread of the features that both sides are compared on: with the shipped student, one voxel in six is occupied.
+# Spread of the noise that both sides are compared on: with the shipped student, one voxel in six is occupied.
 SPREAD = 1.0
-DEPTH_TOLERANCE = 0.02  # metres
+DEPTH_TOLERANCE, TRANSMITTANCE_TOLERANCE = 0.02, 0.02  # metres; part of a ray
+TIE = 0.01  # logits that are nearer than this may be ordered either way
+# What compiles and launches the kernels belongs to them.
+SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "pycuda_device.py", "kernel_provision.py")
 
 _log = logging.getLogger(__name__)
 
@@ -40,21 +38,21 @@ class KernelKey(CacheKey):
     """All that compiled kernels depend on.
 
     Attributes:
-        source_sha256: Hash of ``voxel_query.cu``.
+        source_sha256: Hash of the kernels, and of what compiles, launches and compares them.
+        head_sha256: Hash of the head of the student that they were compared with.
         compute_capability: Of the GPU, such as "8.7".
         channels, units, classes, half_features: See `KernelSizes`.
         machine: Processor architecture of the host, as in ``uname -m``.
-        schema: `SCHEMA` of when they were compiled.
     """
 
     source_sha256: str
+    head_sha256: str
     compute_capability: str
     channels: int
     units: int
     classes: int
     half_features: bool
     machine: str
-    schema: int = SCHEMA
 
     @property
     def stem(self) -> str:
@@ -86,19 +84,28 @@ class ProvidedKernels:
 
 @dataclass(frozen=True)
 class KernelParity:
-    """How far the kernels are from those of the CPU, on the same features.
+    """How far the kernels are from those of the CPU, on the same features; each the worst of all maps.
 
     Attributes:
         alpha_error: Largest difference of an opacity.
-        state_difference: Part of the voxels whose state differs.
+        probability_error: Largest difference of a probability.
+        state_difference: Part of the voxels in view whose state differs.
         depth_difference: Part of the rays whose depth differs by more than `DEPTH_TOLERANCE`.
-        label_difference: Part of the voxels, occupied for both, whose label differs.
+        transmittance_difference: Part of the rays whose transmittance differs by more than `TRANSMITTANCE_TOLERANCE`.
+        confidence_error: Largest difference of a confidence, of voxels that are occupied for both.
+        wrong_labels: Voxels, occupied for both, whose label is not that of the largest logit, nor nearly.
+        wrong_entries: Occupied voxels that are missing from the list, too many in it, or there with another probability
+            than in the grid.
     """
 
     alpha_error: float
+    probability_error: float
     state_difference: float
     depth_difference: float
-    label_difference: float
+    transmittance_difference: float
+    confidence_error: float
+    wrong_labels: float
+    wrong_entries: float
 
     @property
     def misses(self) -> list[str]:
@@ -124,15 +131,25 @@ class KernelParity:
             )
 
 
-KERNEL_LIMITS = KernelParity(alpha_error=1e-3, state_difference=2e-3, depth_difference=0.02, label_difference=1e-3)
-"""Both sides compute in float32, in another order: an opacity is about 1e-5 off, and where it lies at a threshold, or a
-step of a ray at the border of a voxel, the decision may differ."""
+KERNEL_LIMITS = KernelParity(
+    alpha_error=1e-3,
+    probability_error=2e-2,
+    state_difference=5e-3,
+    depth_difference=0.02,
+    transmittance_difference=0.02,
+    confidence_error=5e-3,
+    wrong_labels=0.0,
+    wrong_entries=0.0,
+)
+"""Both sides compute in float32, in another order: an opacity is about 1e-5 off, a probability more where its map is
+steep. Where an opacity lies at a threshold, or a step of a ray at the border of a voxel, the decision may differ."""
 
 
 def provide_kernels(
     bundle: StudentBundle,
     compute_capability: str,
     make_device: Callable[[CompiledKernels], KernelDevice],
+    reference: Callable[[], ReferenceEncoder],
     *,
     half_features: bool,
     cache: Path | None = None,
@@ -142,7 +159,8 @@ def provide_kernels(
     Args:
         bundle: The student.
         compute_capability: Of the GPU, such as "8.7".
-        make_device: Loads kernels onto it, for the comparison.
+        make_device: Loads kernels onto it.
+        reference: Makes the CPU's encoder, for features to compare them on.
         half_features: The encoder's map is float16, not float32.
         cache: Folder of the engine cache; None for the user's.
 
@@ -150,19 +168,25 @@ def provide_kernels(
         GpuError: They cannot be compiled, miss the parity gate, or cannot be run.
     """
     sizes = KernelSizes.of(bundle.head, half_features=half_features)
-    source_hash = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    key = KernelKey(source_hash, compute_capability, **asdict(sizes), machine=platform.machine())
+    key = KernelKey(
+        source_sha256=_source_hash(),
+        head_sha256=bundle.sha256.get(HEAD, ""),
+        compute_capability=compute_capability,
+        **asdict(sizes),
+        machine=platform.machine(),
+    )
     kept = EngineCache(cache)
-    found = _cached(kept, key, explain=True)
+    found = _cached(kept, key, sizes, make_device, explain=True)
     if found is not None:
         return found
     with kept.locked():
-        found = _cached(kept, key, explain=False)  # another process may just have compiled them
+        found = _cached(kept, key, sizes, make_device, explain=False)  # another process may just have compiled them
         if found is not None:
             return found
         major, minor = (int(part) for part in compute_capability.split("."))
         kernels = compile_kernels(sizes, (major, minor))
-        parity = measure_kernel_parity(bundle, kernels, make_device, half_features=half_features)
+        maps = comparison_maps(bundle, reference())
+        parity = measure_kernel_parity(bundle, kernels, make_device, maps, half_features=half_features)
         parity.require()
         record = {
             "compiler": kernels.compiler,
@@ -172,47 +196,101 @@ def provide_kernels(
         return ProvidedKernels(kernels, record, kept.store(key, kernels.cubin, record), built=True)
 
 
+def comparison_maps(bundle: StudentBundle, encoder: ReferenceEncoder) -> list[NDArray[np.float32]]:
+    """Features [h, w, C + E] to compare kernels on: noise, where rays end soon, and what is seen of a street."""
+    height, width = bundle.canonical.height, bundle.canonical.width
+    noise = np.random.default_rng(0).normal(0.0, SPREAD, (*bundle.feature_size, bundle.head.channels))
+    return [noise.astype(np.float32), encoder(gate_images(height, width)[0]).copy()]
+
+
 def measure_kernel_parity(
     bundle: StudentBundle,
     kernels: CompiledKernels,
     make_device: Callable[[CompiledKernels], KernelDevice],
+    maps: Sequence[NDArray[np.float32]],
     *,
     half_features: bool,
 ) -> KernelParity:
-    """Compare kernels with the CPU's, in the grid of a bundle, on features that are nothing but noise."""
+    """Compare kernels with the CPU's, in the grid of a bundle.
+
+    Args:
+        bundle: The student.
+        kernels: The kernels.
+        make_device: Loads them onto a device.
+        maps: Features [h, w, C + E] to compare them on.
+        half_features: The encoder's map is float16, not float32.
+    """
     prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
-    shape = (*bundle.feature_size, bundle.head.channels)
-    noise = np.random.default_rng(0).normal(0.0, SPREAD, shape)
-    features = noise.astype(np.float16 if half_features else np.float32)
-    given = features.astype(np.float32)
-    expected = HostSceneQuery(lambda _: given, prepared)(np.zeros((0, 0, 3), np.uint8))
     device = make_device(kernels)
     try:
         pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-        pipeline.enqueue(device.upload(features))
-        found = pipeline.wait()
-        alpha = device.download(pipeline.alpha)
-        common, ours, theirs = np.intersect1d(found.index, expected.occupied, return_indices=True)
-        wrong_labels = np.count_nonzero(found.label[ours] != expected.label[theirs])
-        rays_alike = np.isclose(found.depth, expected.depth, rtol=0.0, atol=DEPTH_TOLERANCE, equal_nan=True)
-        return KernelParity(
-            alpha_error=float(np.abs(alpha - expected.dense.alpha).max()),
-            state_difference=float(np.mean(found.state != expected.state)),
-            depth_difference=float(1.0 - np.mean(rays_alike)),
-            label_difference=wrong_labels / max(len(common), 1),
-        )
+        kind = np.float16 if half_features else np.float32
+        found = [asdict(_compared(prepared, device, pipeline, features.astype(kind))) for features in maps]
     finally:
         device.close()
+    return KernelParity(**{name: max(one[name] for one in found) for name in found[0]})
 
 
-def _cached(cache: EngineCache, key: KernelKey, *, explain: bool) -> ProvidedKernels | None:
+def _compared(
+    prepared: PreparedScene, device: KernelDevice, pipeline: VoxelPipeline, features: NDArray[np.floating[Any]]
+) -> KernelParity:
+    given = features.astype(np.float32)
+    expected = HostSceneQuery(lambda _: given, prepared)(np.zeros((0, 0, 3), np.uint8))
+    pipeline.enqueue(device.upload(features))
+    found = pipeline.wait()
+    alpha, probability = device.download(pipeline.alpha), device.download(pipeline.probability)
+    in_view = prepared.query.in_view
+    listed = np.flatnonzero(found.state.reshape(-1) >= VoxelState.SURFACE)
+    wrong = len(np.setxor1d(found.index, listed)) + int(np.count_nonzero(np.diff(found.index) <= 0))
+    wrong += int(np.count_nonzero(found.probability != probability.reshape(-1)[found.index]))
+    common, ours, theirs = np.intersect1d(found.index, expected.occupied, return_indices=True)
+    wrong_labels = 0
+    if prepared.labels is not None and len(common):
+        logits = prepared.labels.logits(given, common)
+        chosen = logits[np.arange(len(common)), found.label[ours].clip(max=logits.shape[1] - 1)]
+        wrong_labels = int(np.count_nonzero(~(chosen >= logits.max(axis=1) - TIE)))
+
+    def rays_off(found: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float) -> float:
+        return float(1.0 - np.mean(np.isclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)))
+
+    return KernelParity(
+        alpha_error=_largest(alpha - expected.dense.alpha),
+        probability_error=_largest(probability - expected.dense.probability),
+        state_difference=float(np.mean(found.state[in_view] != expected.state[in_view])) if in_view.any() else 0.0,
+        depth_difference=rays_off(found.depth, expected.depth, DEPTH_TOLERANCE),
+        transmittance_difference=rays_off(found.transmittance, expected.transmittance, TRANSMITTANCE_TOLERANCE),
+        confidence_error=_largest(found.confidence[ours] - expected.confidence[theirs]),
+        wrong_labels=float(wrong_labels),
+        wrong_entries=float(wrong),
+    )
+
+
+def _largest(difference: NDArray[np.float32]) -> float:
+    return float(np.abs(difference).max(initial=0.0))  # NaN stays so
+
+
+def _source_hash() -> str:
+    joined = hashlib.sha256()
+    for name in SOURCES:
+        joined.update(hashlib.sha256(SOURCE.with_name(name).read_bytes()).digest())
+    return joined.hexdigest()
+
+
+def _cached(
+    cache: EngineCache,
+    key: KernelKey,
+    sizes: KernelSizes,
+    make_device: Callable[[CompiledKernels], KernelDevice],
+    *,
+    explain: bool,
+) -> ProvidedKernels | None:
     kept = cache.load(key, explain=explain)
     if kept is None:
         return None
+    kernels = CompiledKernels(kept.plan, sizes.kernels, {}, str(kept.record.get("compiler", "")))
     try:
-        resources = {str(name): KernelResources(**used) for name, used in dict(kept.record["resources"]).items()}
-        kernels = CompiledKernels(kept.plan, resources, str(kept.record["compiler"]))
-    except (KeyError, TypeError, ValueError):
-        _log.warning("%s is not used: its record is damaged; it is built again", kept.path)
+        make_device(kernels).close()
+    except GpuError as error:
+        _log.warning("%s is not used: %s; it is built again", kept.path, str(error))
         return None
     return ProvidedKernels(kernels, kept.record, kept.path, built=False)

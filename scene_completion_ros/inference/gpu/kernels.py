@@ -24,7 +24,7 @@ KERNELS = ("query_density", "march_rays", "classify", "offsets", "compact", "que
 STANDARD = "--std=c++17"
 CHANNEL_TILE = 32
 """Units that a warp's threads take at a time; their number must be a multiple of it."""
-COMPILER = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
+CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
 
 _USED = re.compile(r"Used (\d+) registers")
 _SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -63,6 +63,11 @@ class KernelSizes:
         """The sizes of a student's head."""
         return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features)
 
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that such a student has."""
+        return KERNELS if self.units else tuple(name for name in KERNELS if name != "query_labels")
+
     def definitions(self) -> tuple[str, ...]:
         """Options of the compiler."""
         values = {
@@ -93,11 +98,13 @@ class CompiledKernels:
 
     Attributes:
         cubin: The code, for ``cuModuleLoadData``.
+        names: The kernels in it.
         resources: Of each kernel.
         compiler: What compiled it.
     """
 
     cubin: bytes
+    names: tuple[str, ...]
     resources: dict[str, KernelResources]
     compiler: str
 
@@ -118,7 +125,7 @@ def compile_kernels(sizes: KernelSizes, compute_capability: tuple[int, int]) -> 
     nvcc = shutil.which("nvcc")
     if nvcc is not None:
         return compile_with_nvcc(nvcc, sizes, compute_capability)
-    raise GpuError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=f"{COMPILER}.")
+    raise GpuError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=f"{CURE}.")
 
 
 def compile_with_nvcc(nvcc: str, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
@@ -140,7 +147,7 @@ def compile_with_nvcc(nvcc: str, sizes: KernelSizes, compute_capability: tuple[i
         log = done.stdout + done.stderr
         if done.returncode or not file.exists():
             raise _failed("nvcc", compute_capability, log)
-        return CompiledKernels(file.read_bytes(), _resources(log), "nvcc")
+        return CompiledKernels(file.read_bytes(), sizes.kernels, _resources(log), "nvcc")
 
 
 def compile_with_nvrtc(library: Path, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
@@ -157,7 +164,7 @@ def compile_with_nvrtc(library: Path, sizes: KernelSizes, compute_capability: tu
         log = _text(nvrtc, "ProgramLog", program).decode(errors="replace").rstrip("\0")
         if status:
             raise _failed("NVRTC", compute_capability, log)
-        return CompiledKernels(_text(nvrtc, "CUBIN", program), _resources(log), "NVRTC")
+        return CompiledKernels(_text(nvrtc, "CUBIN", program), sizes.kernels, _resources(log), "NVRTC")
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -194,7 +201,7 @@ def _failed(compiler: str, compute_capability: tuple[int, int], log: str) -> Gpu
     return GpuError(
         f"{compiler} failed for {_name(compute_capability)} ({'; '.join(lines[:3])[:300]})",
         where="GPU kernels",
-        cure="The compiler may be older than the GPU, or newer than what it still supports: " + COMPILER,
+        cure="The compiler may be older than the GPU, or newer than what it still supports: " + CURE,
     )
 
 

@@ -6,7 +6,7 @@ channel (a channel that is wrong alone would hide in the map's), and the largest
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
+
+ReferenceEncoder = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""The CPU's encoder of the same bundle: uint8 [H, W, 3] -> float32 [h, w, C + E], overwritten by the next call."""
 
 GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
 # A channel that is almost zero everywhere is measured as if it had this part of the map's root mean square.

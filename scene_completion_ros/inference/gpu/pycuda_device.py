@@ -43,7 +43,7 @@ class PyCudaDevice:
         self._laps_ms: dict[str, float] = {}
         with gpu_errors("loading the kernels", context):
             self._module: Any = cuda.module_from_buffer(kernels.cubin)
-            self._functions = {name: self._module.get_function(name) for name in kernels.resources}
+            self._functions = {name: self._module.get_function(name) for name in kernels.names}
 
     def upload(self, array: NDArray[Any]) -> Buffer:
         """See `KernelDevice`; returns when it is done."""
@@ -83,6 +83,11 @@ class PyCudaDevice:
         """See `KernelDevice`."""
         with gpu_errors("copying to the host", self._context):
             self._cuda.memcpy_dtoh_async(target.array, source.pointer, self.stream)
+
+    def begin(self) -> None:
+        """See `KernelDevice`."""
+        self._laps.clear()  # of a frame that failed
+        self.lap("")
 
     def lap(self, name: str) -> None:
         """See `KernelDevice`."""
@@ -124,6 +129,7 @@ class PyCudaDevice:
             self._owned.pop().free()
         self._functions.clear()
         self._events.clear()
+        self.stream = None  # with the context current
         self._module = None
 
     def _allocated(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:

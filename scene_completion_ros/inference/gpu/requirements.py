@@ -6,11 +6,9 @@ import ctypes
 import importlib
 import importlib.util
 import re
-import shutil
 from dataclasses import dataclass
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.gpu.kernels import COMPILER, find_nvrtc
 from scene_completion_ros.inference.gpu.options import FLAVOURS, Flavour
 
 VERSIONS: dict[Flavour, tuple[tuple[int, int], tuple[int, int]]] = {
@@ -85,7 +83,7 @@ def installed_flavour() -> Flavour:
 
 
 def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
-    """What of driver, GPU, pycuda, compiler and TensorRT is missing; packages are imported where the driver sees a GPU.
+    """What of driver, GPU, pycuda and TensorRT is missing; packages are imported where the driver sees a GPU.
 
     Args:
         flavour: The TensorRT that is wanted.
@@ -96,7 +94,6 @@ def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
     importable = not missing
     if device:
         missing += _missing_package("pycuda", "pycuda.driver", PYCUDA, importable=importable)
-        missing += _missing_compiler()
     missing += _missing_package(flavour, flavour, INSTALL[flavour], importable=importable)
     if importable and not missing:
         missing += _wrong_version(flavour)
@@ -139,12 +136,6 @@ def _missing_device() -> list[Missing]:
         return [Missing("the NVIDIA driver", "is missing (no libcuda.so.1)", DRIVER)]
     if not devices.names:
         return [Missing("a GPU", f"is not seen by the NVIDIA driver (CUDA error {devices.error})", DEVICE)]
-    return []
-
-
-def _missing_compiler() -> list[Missing]:
-    if find_nvrtc() is None and shutil.which("nvcc") is None:
-        return [Missing("a CUDA compiler", "is missing (neither NVRTC nor nvcc)", COMPILER)]
     return []
 
 

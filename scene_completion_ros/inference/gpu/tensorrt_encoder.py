@@ -15,12 +15,13 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.canonical_image import check_image
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
-from scene_completion_ros.inference.gpu.engine_provision import ReferenceEncoder, provide_engine
+from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.kernel_device import Buffer
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
+from scene_completion_ros.inference.gpu.parity import ReferenceEncoder
 from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
@@ -57,7 +58,7 @@ class TensorRtEncoder:
         self._context = PrimaryContext()
         try:
             with self._context:
-                self._kernels = self._provide_kernels(options)
+                self._kernels = self._provide_kernels(options, reference)
                 engine = provide_engine(offered, options, self._context, reference).engine
                 try:
                     self._runner = EngineRunner(engine, self._context)
@@ -94,11 +95,12 @@ class TensorRtEncoder:
         check = functools.partial(check_image, self._bundle)
         return DeviceSceneQuery(self, check, device, self._context, prepared)
 
-    def _provide_kernels(self, options: EngineOptions) -> CompiledKernels:
+    def _provide_kernels(self, options: EngineOptions, reference: Callable[[], ReferenceEncoder]) -> CompiledKernels:
         return provide_kernels(
             self._bundle,
             self._context.facts.compute_capability,
             functools.partial(PyCudaDevice, self._context),
+            reference,
             half_features=options.precision != "fp32",
             cache=options.cache,
         ).kernels

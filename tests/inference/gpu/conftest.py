@@ -16,7 +16,7 @@ import pytest
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.gpu import engine_provision, kernel_provision, tensorrt_encoder
-from scene_completion_ros.inference.gpu.kernels import KERNELS, CompiledKernels, KernelResources, KernelSizes
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes
 from tests.inference.cuda_cpu_device import compiled_library
 from tests.inference.gpu.host_cuda import HostCuda, HostEngine
 from tests.inference.gpu.small_gpu_bundle import GpuStudent, make_gpu_bundle
@@ -51,7 +51,7 @@ class HostCompiler:
         assert compute_capability == (8, 7)
         self.compiled.append(sizes)
         library = compiled_library(sizes, self.folder, *self.changed)
-        return CompiledKernels(str(library).encode(), dict.fromkeys(KERNELS, KernelResources(32, 0)), "g++")
+        return CompiledKernels(str(library).encode(), sizes.kernels, {}, "g++")
 
 
 @pytest.fixture(scope="session")

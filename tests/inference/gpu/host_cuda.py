@@ -177,7 +177,7 @@ class HostCuda:
             "Context": Context,
             "Device": Device,
             "Stream": Stream,
-            "device_attribute": type("device_attribute", (), {"MULTIPROCESSOR_COUNT": 16}),
+            "device_attribute": type("device_attribute", (), {"MULTIPROCESSOR_COUNT": 16, "L2_CACHE_SIZE": 2**22}),
             "init": lambda: None,
             "mem_alloc": Allocation,
             "mem_get_info": lambda: (cuda.free, 2**30),

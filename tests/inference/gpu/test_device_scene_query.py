@@ -10,6 +10,7 @@ import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,12 @@ from scene_completion_ros import cli
 from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference import encoder
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import check_engine
-from scene_completion_ros.inference.gpu import requirements
+from scene_completion_ros.inference.gpu import kernel_provision, kernels, requirements
 from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.gpu.sealed_file import read_header, write_sealed
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
 from tests.inference.gpu.conftest import SMALL, HostCompiler
 from tests.inference.gpu.host_cuda import HostCuda
@@ -173,25 +175,99 @@ def test_kernels_are_compiled_once_for_one_gpu(
     caplog.clear()  # a record holds the error, which holds the frames, which hold the encoder
 
 
-@pytest.mark.parametrize("engine", ["tensorrt", "auto"])
+MUTANTS = {
+    "density": (("log1pf(expf", "(expf"), "alpha error is 0"),
+    "states": (("what = seen ? SURFACE : COMPLETED", "what = SURFACE"), "state difference is 0"),
+    "list": (("of_host[place] = voxel;", "of_host[place] = voxel + 1;"), "wrong entries is"),
+    "no list": (("*total = *total_of_host =", "*total ="), "wrong entries is"),
+    "labels": (("+ bias[k];", "+ 3.0f * bias[k];"), "wrong labels is"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
 def test_kernels_that_miss_the_gate_are_refused_with_the_numbers(
-    build: Build,
-    compiler: HostCompiler,
-    tmp_path: Path,
-    engine: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    build: Build, compiler: HostCompiler, tmp_path: Path, mutant: str
 ) -> None:
-    compiler.changed = (("log1pf(expf", "(expf"),)
-    said = r"voxel query does not compute what the CPU computes: alpha error is 0\.\d+ where 0.001 is allowed"
-    if engine == "tensorrt":
-        with pytest.raises(GpuError, match=said):
-            build()
-    else:
-        monkeypatch.setattr("scene_completion_ros.inference.encoder.gpu_is_offered", lambda bundle: True)
-        assert build(engine="auto").engine in ("openvino", "onnxruntime")
-        assert "alpha error is" in caplog.text
+    changed, said = MUTANTS[mutant]
+    compiler.changed = (changed,)
+    with pytest.raises(GpuError, match=rf"voxel query does not compute what the CPU computes: .*{said}[ .\d]* where"):
+        build()
     assert not list((tmp_path / "engines").glob("kernels-*"))
+
+
+def test_with_auto_the_cpu_takes_over_from_kernels_that_miss(
+    build: Build, compiler: HostCompiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler.changed = (MUTANTS["density"][0],)
+    monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
+    assert build(engine="auto").engine in ("openvino", "onnxruntime")
+    assert "alpha error is" in caplog.text
+    caplog.clear()
+
+
+def test_with_auto_the_cpu_takes_over_where_the_grid_does_not_fit(
+    build: Build, cuda: HostCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
+    build("fp16")  # engine and kernels are there; what they need:
+    gc.collect()
+    before = cuda.free
+    alone = encoder.make_encoder  # only the encoder
+
+    def without_room(*arguments: Any, **options: Any) -> Any:
+        made = alone(*arguments, **options)
+        if made.name.startswith("tensorrt"):
+            cuda.free = 50_000
+        return made
+
+    monkeypatch.setattr("scene_completion_ros.inference.completer.make_encoder", without_room)
+    completer = build(engine="auto")
+    assert completer.engine in ("openvino", "onnxruntime")
+    assert "everything runs on the CPU, because the GPU cannot: GPU: out of memory" in caplog.text
+    assert completer.complete(picture()).alpha.any()
+    caplog.clear()
+    assert cuda.allocated == 0 and cuda.free <= before
+
+
+def test_kernels_that_do_not_load_are_compiled_again(
+    build: Build, compiler: HostCompiler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build()
+    (kept,) = (tmp_path / "engines").glob("kernels-*")
+    header = read_header(kept)
+    write_sealed(kept, {"key": header["key"], "record": header["record"]}, b"code of another driver")
+    build()
+    assert len(compiler.compiled) == 2
+    assert f"{kept} is not used: GPU: loading the kernels failed" in caplog.text
+
+
+def test_cached_kernels_need_no_compiler(build: Build, compiler: HostCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    build()
+    monkeypatch.setattr(kernel_provision, "compile_kernels", kernels.compile_kernels)
+    monkeypatch.setattr(kernels, "find_nvrtc", lambda: None)
+    monkeypatch.setenv("PATH", "")
+    assert build().complete(picture()).alpha.any()
+
+
+def test_another_head_is_compared_anew(
+    build: Build, bundle: GpuStudent, compiler: HostCompiler, tmp_path: Path
+) -> None:
+    build()
+    other = dataclasses.replace(bundle, sha256={**bundle.sha256, HEAD: "0" * 64})
+    Completer(other, SMALL, engine="tensorrt", threads=1, gpu=EngineOptions(cache=tmp_path / "engines"))
+    assert len(compiler.compiled) == 2
+
+
+def test_what_a_failed_image_may_have_overwritten_is_not_given_out(build: Build, cuda: HostCuda) -> None:
+    completer = build()
+    first = completer.complete(picture())
+    cuda.broken = "cuStreamSynchronize failed: unspecified launch failure"
+    with pytest.raises(GpuError, match="lost"):
+        completer.complete(picture(1))
+    cuda.broken = ""
+    with pytest.raises(GpuError, match="overwritten"):
+        _ = first.alpha
+    assert min(completer.complete(picture()).timings_ms.values()) >= 0.0
 
 
 def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(

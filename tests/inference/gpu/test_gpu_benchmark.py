@@ -55,10 +55,15 @@ def test_every_stage_of_every_frame_is_measured(
 
 def test_least_work_by_hand(bundle: GpuStudent, prepared: PreparedScene) -> None:
     work = gpu.least_work(prepared, 2, occupied=10)
-    count, head = len(prepared.query.samples.target), bundle.head
-    assert work["query"].gathered == count * 4 * head.hidden * 2
+    head, in_view = bundle.head, np.count_nonzero(prepared.query.in_view)
+    assert work["query"].gathered == gpu.cell_loads(prepared.query.samples.cell) * 4 * head.hidden * 2
     assert work["label"] == Work(10 * 4 * head.label_hidden * 2, 0)
-    assert work["assemble"].streamed == 20 * 20 * 10 * 11 + 10 * 12
+    assert work["assemble"].streamed == 20 * 20 * 10 * 7 + 4 * in_view + 10 * 4
+
+
+def test_a_cell_is_loaded_where_it_changes_and_where_a_thread_begins() -> None:
+    cells = np.array([3, 3, 3, 4, 4, 5, 5, 5, 5, 5, 6])  # runs of eight: 3, 4, 5 and again 5, then 6
+    assert gpu.cell_loads(cells) == 5
 
 
 def test_the_floor_is_that_of_the_slower_way() -> None:
