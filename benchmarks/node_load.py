@@ -187,7 +187,7 @@ def conversion_table(bundle: StudentBundle, picture: NDArray[np.uint8], repeats:
     runs: dict[str, Callable[[], object]] = {
         f"decode raw, {WIDTH}x{HEIGHT}": lambda: decode_image(raw),
         f"decode JPEG, {len(jpeg.data) // 1000} kB": lambda: decode_image(jpeg),
-        f"cloud of {len(voxels)} voxels, NumPy": lambda: messages.byte_array(voxels_to_cloud_array(voxels)),
+        f"cloud of {len(voxels)} voxels, NumPy": lambda: voxels_to_cloud_array(voxels),
         "cloud, compiled": lambda: write_cloud(voxels, points, threads=1),
     }
     rows = [(name, f"{1e3 * timed(run, repeats)[1]:.2f}") for name, run in runs.items()]

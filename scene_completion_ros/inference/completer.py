@@ -26,6 +26,7 @@ from scene_completion_ros.inference.scene_query import (
     StageClock,
     ray_camera,
 )
+from scene_completion_ros.inference.voxel_index import axis_indices
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 
 # Rays of which at least this part leaves the grid met nothing in it.
@@ -210,7 +211,7 @@ class Completer:
             grid_from_camera=self.grid_from_camera,
             stamp_ns=stamp_ns,
             state=answer.state,
-            index=np.stack(np.unravel_index(answer.occupied, answer.state.shape), axis=-1).astype(np.int32),
+            index=axis_indices(answer.occupied, self.grid.shape),
             probability=answer.probability,
             label=answer.label,
             confidence=answer.confidence,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from array import array
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.report.colours import voxel_colours
-from scene_completion_ros.ros.messages import byte_array, stamp_message
+from scene_completion_ros.ros.messages import stamp_message, with_data
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 
 MARKER_NAMESPACE = "voxels"
@@ -40,15 +39,15 @@ def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
         GridError: There are more classes than a byte can hold.
     """
     count_x, count_y, count_z = voxels.grid.shape
-    return Image(
+    message = Image(
         header=Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id),
         height=count_x,
         width=count_y * count_z,
         encoding="mono8",
         is_bigendian=0,
         step=count_y * count_z,
-        data=byte_array(voxels_to_bytes(voxels)),
     )
+    return with_data(message, voxels_to_bytes(voxels))
 
 
 def voxel_grid_info_message(grid: VoxelGrid, grid_from_camera: RigidTransform | None) -> Any:
@@ -74,10 +73,8 @@ def occupancy_grid_message(
     stamp = stamp_message(stamp_ns)
     rows, columns = ground.cells.shape
     frame_from_upright = frame_from_upright or RigidTransform.identity()
-    data = array("b")
-    data.frombytes(ground.cells.tobytes())
     corner = RigidTransform(np.eye(3), np.array([*ground.origin, 0.0]))
-    return OccupancyGrid(
+    message = OccupancyGrid(
         header=Header(stamp=stamp, frame_id=frame_id),
         info=MapMetaData(
             map_load_time=stamp,
@@ -86,13 +83,13 @@ def occupancy_grid_message(
             height=rows,
             origin=_pose_message(frame_from_upright @ corner),
         ),
-        data=data,
     )
+    return with_data(message, ground.cells)
 
 
 def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
     """Points [N, 3] in metres as a PointCloud2 of x, y, z (float32)."""
-    return PointCloud2(
+    message = PointCloud2(
         header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
         height=1,
         width=len(points),
@@ -103,9 +100,9 @@ def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) ->
         is_bigendian=sys.byteorder == "big",
         point_step=12,
         row_step=12 * len(points),
-        data=byte_array(points.astype(np.float32, copy=False)),
         is_dense=True,
     )
+    return with_data(message, points.astype(np.float32, copy=False))
 
 
 def voxels_marker(

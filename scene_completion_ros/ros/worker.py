@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+# The submitting thread steps aside for so long where the other one can begin at once: they share the interpreter, and
+# what an executor does between two callbacks would cost the new item a millisecond.
+HAND_OVER_S = 2e-3
 
 
 class NewestWorker(Generic[Item]):
@@ -38,7 +42,7 @@ class NewestWorker(Generic[Item]):
         self._condition = threading.Condition()
         self._newest: Item | None = None
         self._preparation: Callable[[], None] | None = None
-        self._closed = False
+        self._closed = self._idle = False
         # A daemon, so that a build of an engine that takes minutes cannot keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
@@ -47,7 +51,10 @@ class NewestWorker(Generic[Item]):
         """Hand over an item; it replaces one that is still waiting."""
         with self._condition:
             replaced, self._newest = self._newest, item
+            idle = self._idle
             self._condition.notify()
+        if idle:
+            time.sleep(HAND_OVER_S)
         if replaced is not None:
             self._on_replaced(replaced)
 
@@ -92,7 +99,9 @@ class NewestWorker(Generic[Item]):
 
     def _next(self) -> Callable[[], None] | None:
         with self._condition:
+            self._idle = True
             self._condition.wait_for(lambda: self._closed or self._newest is not None or self._preparation is not None)
+            self._idle = False
             if self._closed:
                 return None
             if self._newest is None:

@@ -352,7 +352,8 @@ def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, t
 
 
 def test_mixed_precision_trains(synthetic_drive: Path, tmp_path: Path) -> None:
-    settings = _common(synthetic_drive, tmp_path, "mixed", precision="bf16-mixed", steps=2, half_resolution_steps=2, prior_steps=1)
+    short = {"steps": 2, "half_resolution_steps": 2, "prior_steps": 1}
+    settings = _common(synthetic_drive, tmp_path, "mixed", precision="bf16-mixed", **short)
     state = Checkpoint.read(train(TeacherConfiguration(**settings))).state
     assert all(torch.isfinite(value).all() for value in state.values())
     assert state["fusion.position_layer.weight"].dtype == torch.float32
