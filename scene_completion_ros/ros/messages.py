@@ -42,11 +42,10 @@ def with_data(message: Any, values: NDArray[Any]) -> Any:
 
 
 def data_of_size(message: Any, size: int) -> NDArray[np.uint8]:
-    """The field ``data`` of a message in which it is empty, made so many bytes long: memory to write to."""
+    """The field ``data`` of a message, made so many bytes long: memory to write to, with whatever was there before."""
     data: array[int] = message.data
-    if size:
-        data.append(0)
-        data *= size
+    del data[size:]
+    data.frombytes(bytes(size - len(data)))
     return np.frombuffer(data, np.uint8)
 
 
@@ -56,6 +55,7 @@ def voxels_message(
     frame_from_grid: RigidTransform | None = None,
     *,
     threads: int | None = None,
+    into: Any = None,
 ) -> Any:
     """Occupied voxels as a PointCloud2 of 24-byte points (see `voxel_cloud`).
 
@@ -66,24 +66,25 @@ def voxels_message(
         frame_id: Frame of the points.
         frame_from_grid: Pose of the grid in it; None where it is the optical frame of the image.
         threads: CPU threads; None for all that this process may use.
+        into: An older message of this function that nobody needs any more: its memory is used again, which the system
+            would otherwise have to clear.
 
     Returns:
         sensor_msgs/PointCloud2 with N points.
     """
     count, point_step = len(voxels), VOXEL_CLOUD_DTYPE.itemsize
-    message = PointCloud2(
-        header=Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id),
+    message = into or PointCloud2(
         height=1,
-        width=count,
         fields=[
             PointField(name=name, offset=offset, datatype=datatype, count=numbers)
             for name, offset, datatype, numbers in VOXEL_CLOUD_FIELDS
         ],
         is_bigendian=False,
         point_step=point_step,
-        row_step=point_step * count,
         is_dense=True,
     )
+    message.header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
+    message.width, message.row_step = count, point_step * count
     write_cloud(voxels, data_of_size(message, point_step * count), frame_from_grid, threads=threads)
     return message
 

@@ -52,6 +52,7 @@ class Outputs:
     ) -> None:
         create = creator(node, resources)
         self._voxels = create(PointCloud2, VOXELS)
+        self._cloud: PointCloud2 | None = None  # the last one; publishing has copied it
         self._depth: dict[str, tuple[Any, Any]] = {}
         for name in cameras or ("",):
             depth, camera_info = depth_topics(name)
@@ -87,8 +88,10 @@ class Outputs:
         if subscribed(self._voxels):
             placement = scene.placement
             threads = parameters.threads or None
-            message = voxels_message(scene.voxels, placement.frame_id, placement.frame_from_grid, threads=threads)
-            self._voxels.publish(message)
+            self._cloud = voxels_message(
+                scene.voxels, placement.frame_id, placement.frame_from_grid, threads=threads, into=self._cloud
+            )
+            self._voxels.publish(self._cloud)
         for view in scene.views:
             completion, stamp_ns = view.completion, view.completion.voxels.stamp_ns
             depth, depth_camera_info = self._depth[view.name]

@@ -62,6 +62,17 @@ def test_the_legend_is_json_in_a_standard_message() -> None:
     assert json.loads(received.data) == expected
 
 
+def test_memory_of_an_older_message_is_used_again() -> None:
+    made = None
+    for count in (5, 0, 9, 2, 2):
+        voxels = some_voxels(count)
+        address = made.data.buffer_info()[0] if made else None
+        made = messages.voxels_message(voxels, f"frame {count}", into=made)
+        fresh = messages.voxels_message(voxels, f"frame {count}")
+        assert made == fresh and made.data == fresh.data and len(made.data) == made.row_step == 24 * count
+    assert made is not None and made.data.buffer_info()[0] == address
+
+
 def test_no_voxels_make_an_empty_cloud() -> None:
     message = messages.voxels_message(some_voxels(0), "front_optical")
     assert (message.width, len(message.data), message.row_step) == (0, 0, 0)
