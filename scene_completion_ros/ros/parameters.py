@@ -128,9 +128,9 @@ class NodeParameters:
     )
     engine: EngineName = _parameter(
         "auto",
-        "What runs the encoder; `auto` takes TensorRT where there is a GPU, all that it needs, and a bundle with an "
-        "encoder for it, and otherwise, or when it fails, the best one installed for the CPU. `tensorrt` never falls "
-        "back.",
+        "What runs the encoder, and on a GPU all that follows it; `auto` takes TensorRT where there is a GPU, all that "
+        "it needs, and a bundle with an encoder for it, and otherwise, or when it fails, the best one installed for "
+        "the CPU. `tensorrt` never falls back.",
         choices=EngineName,
     )
     gpu_precision: Precision = _parameter(

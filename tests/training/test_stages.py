@@ -19,6 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.training_step import synthetic_batch
+from scene_completion_ros import cli
 from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
 from scene_completion_ros.inference.bundle import StudentBundle
 from training.checkpoints import Checkpoint
@@ -189,7 +190,7 @@ def test_emptiness_acts_beside_occupancy_alone(synthetic_drive: Path, tmp_path: 
 def test_a_finished_training_stays_as_it_is_and_a_new_one_clears_its_folder(
     synthetic_drive: Path, tmp_path: Path
 ) -> None:
-    settings = _common(synthetic_drive, tmp_path, "run")
+    settings = _common(synthetic_drive, tmp_path, "run", steps=2, half_resolution_steps=2, prior_steps=1)
     last = train(TeacherConfiguration(**settings))
     before = {name: value.clone() for name, value in Checkpoint.read(last).state.items()}
     kept = sorted(file.name for file in last.parent.iterdir())
@@ -302,10 +303,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher
     checkpoints = tmp_path / "run" / "checkpoints"
     assert not list(checkpoints.glob("*.part"))
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 2
-    subprocess.run([sys.executable, "-c", COMMAND, *arguments], timeout=300, check=True, capture_output=True)
+    assert cli.main(arguments) == 0
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == STEPS
     arguments[-1] = f"output={tmp_path / 'whole'}"
-    subprocess.run([sys.executable, "-c", COMMAND, *arguments], timeout=300, check=True, capture_output=True)
+    assert cli.main(arguments) == 0
     whole = Checkpoint.read(tmp_path / "whole" / "checkpoints" / "last.ckpt").state
     for name, value in Checkpoint.read(checkpoints / "last.ckpt").state.items():  # as if nothing had happened
         torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6, msg=name)

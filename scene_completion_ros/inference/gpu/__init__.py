@@ -20,5 +20,7 @@ missing) is in modules that never import them.
 | `kernel_device`, `voxel_pipeline` | the order of its launches, on whatever runs kernels | nothing |
 | `pycuda_device` | what runs them on a GPU | pycuda, a device |
 | `engine_runner`, `engine_provision` | images in, features out; engines found, or built and compared | all of it |
-| `tensorrt_encoder` | the encoder of a bundle | all of it |
+| `kernel_provision` | kernels found, or compiled and compared | NVRTC or nvcc, and whatever runs them |
+| `device_scene_query` | images in, voxels out: an encoder and the kernels behind it | whatever runs them |
+| `tensorrt_encoder` | the encoder of a bundle, and what follows it | all of it |
 """
