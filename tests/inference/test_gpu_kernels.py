@@ -473,3 +473,26 @@ def test_two_scenes_on_one_device_ended_in_either_order(device: Callable[..., An
     for place in (1, 0):
         del scenes[place]
     np.testing.assert_array_equal(answers[-1].dense.alpha, kept)
+
+
+@pytest.mark.skipif(not ON_GPU, reason="no GPU is asked for (make test-gpu)")
+def test_torch_and_another_context_in_the_same_process_are_not_disturbed(device: Callable[..., AnyDevice]) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    head = with_labels(random_head(channels=64, density_bias=-1.0))
+    run, features = run_of(device(head), head), feature_map(head, seed=1)
+    ours = torch.arange(4096.0, device="cuda").reshape(64, 64)
+    product, alone = (ours @ ours).cpu(), run.frame(features)
+    state, index = alone.state.copy(), alone.index.copy()
+    for _ in range(3):
+        busy = [ours @ ours for _ in range(20)]  # on torch's stream, while the kernels run on theirs
+        found = run.frame(features)
+        np.testing.assert_array_equal(found.state, state)
+        np.testing.assert_array_equal(found.index, index)
+        assert all(torch.equal(one.cpu(), product) for one in busy)
+        other = PrimaryContext()
+        with other:
+            assert other.free_memory()[0] > 0
+        other.close()  # ours, and torch's, is the same one and stays
+    assert torch.equal((ours @ ours).cpu(), product)
