@@ -118,8 +118,9 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
     for name, limit in numbers.get("limits", {}).items():
         print(f"{name.replace('_', ' ')} against the CPU's encoder: {numbers[name]:.2e}, allowed is {limit:.2e}")
     _say(kernels.path, built=kernels.built)
-    for name, limit in vars(KERNEL_LIMITS).items():
-        value = kernels.record["parity"][name]
+    parity = kernels.record.get("parity")
+    for name, value in (parity if isinstance(parity, dict) else {}).items():
+        limit = vars(KERNEL_LIMITS)[name]
         print(f"{name.replace('_', ' ')} against the CPU's voxel query: {value:.2e}, allowed is {limit:.2e}")
 
 

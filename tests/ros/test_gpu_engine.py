@@ -131,7 +131,10 @@ def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, monkeypatch: py
     assert "the device was lost while running the encoder" in running.node.log
     assert "Xid" in running.node.log
     running.answer(running.make_image(some_image(2), 2 * SECOND_NS, FRAME))
-    on_cpu = lambda: values(diagnosed.newest["inference"])["engine"] in ("openvino", "onnxruntime")  # noqa: E731
+
+    def on_cpu() -> bool:
+        return values(diagnosed.newest["inference"])["engine"] in ("openvino", "onnxruntime")
+
     diagnosed.until("inference", OK, "ready", meanwhile=lambda: running.images.publish(image))
     assert running.graph.until(on_cpu), running.node.log  # the first "ready" may still be that of the GPU
     assert running.node.log.count("ready for 320x96") == 2

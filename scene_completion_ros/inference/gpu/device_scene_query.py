@@ -142,6 +142,7 @@ def _release(device: KernelDevice, context: PrimaryContext) -> None:
     try:
         with context:
             device.close()
-        context.close()
     except Exception as error:  # of a lost device, of which there is nothing left to release
         _log.warning("memory of the GPU could not be freed: %s", error)
+    finally:
+        context.close()

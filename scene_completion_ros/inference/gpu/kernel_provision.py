@@ -225,10 +225,15 @@ def measure_kernel_parity(
     try:
         pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
         kind = np.float16 if half_features else np.float32
-        found = [asdict(_compared(prepared, device, pipeline, features.astype(kind))) for features in maps]
+        return worst([_compared(prepared, device, pipeline, features.astype(kind)) for features in maps])
     finally:
         device.close()
-    return KernelParity(**{name: max(one[name] for one in found) for name in found[0]})
+
+
+def worst(found: Sequence[KernelParity]) -> KernelParity:
+    """The worst of each number; what is not a number is worse than any."""
+    rows = [asdict(one) for one in found]
+    return KernelParity(**{name: float(np.max([row[name] for row in rows])) for name in rows[0]})
 
 
 def _compared(

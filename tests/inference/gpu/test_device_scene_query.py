@@ -23,6 +23,7 @@ from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.inference.gpu import kernel_provision, kernels, requirements
+from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, worst
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header, write_sealed
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
@@ -193,6 +194,15 @@ def test_kernels_that_miss_the_gate_are_refused_with_the_numbers(
     with pytest.raises(GpuError, match=rf"voxel query does not compute what the CPU computes: .*{said}[ .\d]* where"):
         build()
     assert not list((tmp_path / "engines").glob("kernels-*"))
+
+
+def test_what_is_not_a_number_on_one_map_misses() -> None:
+    good = dataclasses.replace(KERNEL_LIMITS, alpha_error=1e-5)
+    for order in ((good, float("nan")), (float("nan"), good)):
+        found = [one if one is good else dataclasses.replace(good, alpha_error=one) for one in order]
+        (missed,) = worst(found).misses
+        assert missed.startswith("alpha error is nan")
+    assert not worst([good, good]).misses
 
 
 def test_with_auto_the_cpu_takes_over_from_kernels_that_miss(
