@@ -7,6 +7,7 @@ The camera publishes one picture again and again, with the time of a steady cloc
 from __future__ import annotations
 
 import os
+import signal
 import time
 from array import array
 from collections import deque
@@ -120,6 +121,23 @@ class RunningNode:
         self.sent = 0
         for times in self.times_ms.values():
             del times[:]
+
+    def fill_queues(self, rate_hz: float, seconds: float = 1.0) -> None:
+        """Hold the node's process while images come, so that its queue of images fills to the brim.
+
+        The middleware gets memory for a message of the queue when it holds so many for the first time, and keeps it.
+
+        Args:
+            rate_hz: Images a second.
+            seconds: How long it is held.
+        """
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            self.run(rate_hz, seconds)
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+        self.settle()
+        self.forget()
 
     def settle(self) -> None:
         """Send nothing until nothing comes any more and diagnostics tell of every image, or never will."""

@@ -1,7 +1,8 @@
 """Whether memory, threads or open files of the running node grow: images for minutes or hours, measured all the time.
 
-``python -m benchmarks.soak --minutes 30`` runs the node in a process of its own, publishes images at a rate, prints a
-line a minute and a result, writes all of it as JSON, and ends with status 1 where something grew.
+``python -m benchmarks.soak --minutes 30`` runs the node in a process of its own, fills its queue of images once,
+publishes images at a rate, prints a line a minute and a result, writes all of it as JSON, and ends with status 1 where
+something grew.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Sample:
     Attributes:
         seconds: Since the beginning.
         resident_mb: Memory, 10^6 bytes.
+        own_mb: Of it, what is the process's alone.
+        shared_mb: Of it, shared memory.
         threads: Number of threads.
         open_files: Open descriptors, sockets included.
         results: Results read so far.
@@ -44,6 +47,8 @@ class Sample:
 
     seconds: float
     resident_mb: float
+    own_mb: float
+    shared_mb: float
     threads: int
     open_files: int
     results: int
@@ -119,7 +124,8 @@ class Soak:
             f"{self.completed} completed, dropped {dropped}\n"
             f"resident memory {first.resident_mb:.1f} MB after {first.seconds:.0f} s, {last.resident_mb:.1f} MB at the "
             f"end: {self.grown('resident_mb'):+.1f} MB between the medians of the first and the last tenth, "
-            f"{self.slope_mb_an_hour():+.1f} MB an hour\n"
+            f"{self.slope_mb_an_hour():+.1f} MB an hour; of it the process's own {self.grown('own_mb'):+.1f}, "
+            f"shared {self.grown('shared_mb'):+.1f}\n"
             f"threads {first.threads} and {last.threads}, open files {first.open_files} and {last.open_files}; "
             f"load {self.load[0]:.1f} at the beginning, {self.load[1]:.1f} at the end"
         )
@@ -152,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(found.text(), flush=True)
     faults = found.faults(given.largest_growth)
     if given.json:
-        grown = {what: found.grown(what) for what in ("resident_mb", "threads", "open_files")}
+        grown = {what: found.grown(what) for what in ("resident_mb", "own_mb", "shared_mb", "threads", "open_files")}
         content = {**asdict(found), "grown": grown, "slope_mb_an_hour": found.slope_mb_an_hour(), "faults": faults}
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print("\n".join(faults) or "nothing grew", flush=True)
@@ -172,6 +178,7 @@ def soak(
     """
     seconds = 60.0 * minutes
     every_s = min(5.0, seconds / 60.0)
+    node.fill_queues(rate_hz)
     samples: list[Sample] = []
     received, completed, dropped = node.counts()
     start_s = time.monotonic()
@@ -182,7 +189,15 @@ def soak(
             return
         facts = node.facts()
         samples.append(
-            Sample(now_s, facts.resident_mb or 0.0, facts.threads or 0, facts.open_files or 0, len(node.clouds))
+            Sample(
+                seconds=now_s,
+                resident_mb=facts.resident_mb or 0.0,
+                own_mb=facts.own_mb or 0.0,
+                shared_mb=facts.shared_mb or 0.0,
+                threads=facts.threads or 0,
+                open_files=facts.open_files or 0,
+                results=len(node.clouds),
+            )
         )
         on_sample(samples[-1])
 
@@ -211,7 +226,8 @@ def print_every_minute() -> Callable[[Sample], None]:
         if sample.seconds >= printed_s + 60.0:
             printed_s = sample.seconds
             print(
-                f"{sample.seconds / 60.0:5.1f} min: {sample.resident_mb:7.1f} MB, {sample.threads} threads, "
+                f"{sample.seconds / 60.0:5.1f} min: {sample.resident_mb:7.1f} MB (own {sample.own_mb:.1f}, "
+                f"shared {sample.shared_mb:.1f}), {sample.threads} threads, "
                 f"{sample.open_files} open files, {sample.results} results",
                 flush=True,
             )

@@ -23,6 +23,16 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SO
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, RST0 to RST7, SOI
 _BEFORE_NO_SIZE = frozenset({0xD9, 0xDA})  # EOI, SOS
 
+_COLOUR, _GREY = 3, 1  # components of a JPEG
+_SHRUNK = {
+    (2, _COLOUR): cv2.IMREAD_REDUCED_COLOR_2,
+    (4, _COLOUR): cv2.IMREAD_REDUCED_COLOR_4,
+    (8, _COLOUR): cv2.IMREAD_REDUCED_COLOR_8,
+    (2, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    (4, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    (8, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+
 
 def picture_size(data: NDArray[np.uint8], name: str) -> tuple[int, int]:
     """Width and height of a file's picture by its header, after cheap checks that need no decoding.
@@ -36,6 +46,42 @@ def picture_size(data: NDArray[np.uint8], name: str) -> tuple[int, int]:
     Raises:
         ImageError: Neither JPEG nor PNG, cut short, without a size or of more pixels than can be had.
     """
+    return _checked_frame(data, name)[:2]
+
+
+def decode_picture(data: NDArray[np.uint8], name: str, shrink: int = 1) -> NDArray[Any]:
+    """Decode a file after the checks of `picture_size`: no rotation by an EXIF tag, 16 bits stay 16 bits.
+
+    A JPEG can be had smaller for less work, from the lower frequencies of its blocks alone: each pixel is then about
+    the mean of those that it stands for. Where a side is no multiple of `shrink`, or the file is no such JPEG, it comes
+    whole.
+
+    Args:
+        data: The file, uint8 [N].
+        name: Its format as the message has it, for errors.
+        shrink: 1, 2, 4 or 8: a JPEG may come with its sides divided by this.
+
+    Returns:
+        The pixels [H, W] or [H, W, C], uint8 or uint16, in OpenCV's order: BGR or BGRA.
+
+    Raises:
+        ImageError: As of `picture_size`, or it cannot be decoded.
+    """
+    width, height, components = _checked_frame(data, name)
+    flags = cv2.IMREAD_UNCHANGED
+    if (shrink, components) in _SHRUNK and width % shrink == 0 and height % shrink == 0:
+        flags = _SHRUNK[shrink, components] | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(data, flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise _damaged(data, name)
+    return np.asarray(pixels)
+
+
+def _checked_frame(data: NDArray[np.uint8], name: str) -> tuple[int, int, int]:
+    """Width and height of `picture_size`, and of a JPEG the number of components (0 of a PNG)."""
     head, tail = data[:4].tobytes(), data[-_TAIL:].tobytes()
     if head.startswith(_JPEG_START):
         complete = _JPEG_END in tail
@@ -51,7 +97,8 @@ def picture_size(data: NDArray[np.uint8], name: str) -> tuple[int, int]:
         raise ImageError(
             f"{name!r} data end early ({data.size} bytes)", where="image", cure="The message was cut short"
         )
-    width, height = _jpeg_size(data.tobytes()) if head.startswith(_JPEG_START) else _png_size(data[:24].tobytes())
+    jpeg = head.startswith(_JPEG_START)
+    width, height, components = _jpeg_frame(data.tobytes()) if jpeg else (*_png_size(data[:24].tobytes()), 0)
     if min(width, height) <= 0:
         raise _damaged(data, name)
     if width * height > LARGEST_IMAGE:
@@ -60,30 +107,7 @@ def picture_size(data: NDArray[np.uint8], name: str) -> tuple[int, int]:
             where="image",
             cure="The data are damaged, or made to fill the memory",
         )
-    return width, height
-
-
-def decode_picture(data: NDArray[np.uint8], name: str) -> NDArray[Any]:
-    """Decode a file after the checks of `picture_size`: no rotation by an EXIF tag, 16 bits stay 16 bits.
-
-    Args:
-        data: The file, uint8 [N].
-        name: Its format as the message has it, for errors.
-
-    Returns:
-        The pixels [H, W] or [H, W, C], uint8 or uint16, in OpenCV's order: BGR or BGRA.
-
-    Raises:
-        ImageError: As of `picture_size`, or it cannot be decoded.
-    """
-    picture_size(data, name)
-    try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise _damaged(data, name)
-    return np.asarray(pixels)
+    return width, height, components
 
 
 def _png_size(head: bytes) -> tuple[int, int]:
@@ -93,14 +117,17 @@ def _png_size(head: bytes) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the first frame header, found as libjpeg does, which skips what is no marker; else zeros."""
+def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
+    """Width, height and components of the first frame header, found as libjpeg does: skipping what is no marker.
+
+    Zeros where there is none.
+    """
     place = 2
     while 0 <= (place := data.find(b"\xff", place)) < len(data) - 9:
         marker = data[place + 1]
         if marker in _FRAME_HEADERS:
-            height, width = struct.unpack_from(">HH", data, place + 5)
-            return int(width), int(height)
+            height, width, components = struct.unpack_from(">HHB", data, place + 5)
+            return int(width), int(height), int(components)
         if marker in _BEFORE_NO_SIZE:
             break
         if marker == 0xFF:
@@ -109,7 +136,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             place += 2
         else:
             place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return 0, 0
+    return 0, 0, 0
 
 
 def _damaged(data: NDArray[np.uint8], name: str) -> ImageError:

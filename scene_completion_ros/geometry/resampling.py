@@ -18,6 +18,13 @@ _SHRINK_FROM = 0.9
 _LARGEST_SIDE = 32766
 """OpenCV's maps count pixels in 16 bits."""
 
+_SHRINKS = (8, 4, 2)
+"""By what a JPEG decoder can divide the sides of an image for less work than decoding all of it."""
+
+_LARGEST_AFTER_SHRINK = 0.55
+"""The target's resolution over that of a shrunk image, at most. A decoder keeps sharper edges than the mean that the
+network was trained with; averaging what it made once more by about two takes them away."""
+
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
@@ -35,6 +42,7 @@ class Resampler:
     Attributes:
         source: As given.
         target: As given.
+        shrink: Images may also come averaged down already, their sides divided by this (`decoder_shrink`).
         validity: Where the source covers the target's pixel, bool [H_t, W_t].
 
     Raises:
@@ -46,6 +54,8 @@ class Resampler:
     ) -> None:
         self.source = source
         self.target = target
+        self.shrink = decoder_shrink(source, target)
+        self._shrunk = source.height // self.shrink, source.width // self.shrink
         self._reduced = _reduced(source, target)
         if max(self._reduced.width, self._reduced.height) > _LARGEST_SIDE:
             raise CameraError(
@@ -69,7 +79,7 @@ class Resampler:
         """Resample an image.
 
         Args:
-            image: [H, W] or [H, W, C] of the source camera; uint8, uint16 or float32.
+            image: [H, W] or [H, W, C] of the source camera, or [H / shrink, W / shrink, ...]; uint8, uint16 or float32.
 
         Returns:
             [H_t, W_t] or [H_t, W_t, C] of the same dtype; outside `validity` the source's border is repeated.
@@ -79,7 +89,7 @@ class Resampler:
         """
         self._check(image)
         reduced = self._reduced
-        if (reduced.width, reduced.height) != (self.source.width, self.source.height):
+        if image.shape[:2] != (reduced.height, reduced.width):
             image = cv2.resize(image, (reduced.width, reduced.height), interpolation=cv2.INTER_AREA)
         resampled: NDArray[Any] = np.asarray(
             cv2.remap(image, self._map, self._fractions, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -92,13 +102,30 @@ class Resampler:
                 f"cannot resample an image of shape {list(image.shape)} and type {image.dtype}",
                 cure="Decode it to [H, W] or [H, W, 3] of uint8 first",
             )
-        if image.shape[:2] != (self.source.height, self.source.width):
+        if image.shape[:2] not in ((self.source.height, self.source.width), self._shrunk):
             raise ImageError(
                 f"the image is {image.shape[1]}x{image.shape[0]} pixels, but the camera is calibrated for "
                 f"{self.source.width}x{self.source.height}",
                 where="width, height",
                 cure="Use the calibration of this image size, or publish the image unscaled and uncropped",
             )
+
+
+def decoder_shrink(source: Camera, target: Camera) -> int:
+    """By what the sides of an image can be divided while it is decoded, with detail enough left for the target.
+
+    Args:
+        source: Camera that takes the images.
+        target: Camera that they are resampled to.
+
+    Returns:
+        8, 4, 2 or 1, of which both sides are a multiple.
+    """
+    finest = max(_resolution(source, target))
+    for shrink in _SHRINKS:
+        if source.width % shrink == 0 and source.height % shrink == 0 and shrink * finest <= _LARGEST_AFTER_SHRINK:
+            return shrink
+    return 1
 
 
 def virtual_pinhole(
@@ -151,8 +178,13 @@ def _virtual_view(fisheye: Camera, target: Camera, rotation: tuple[float, ...]) 
 def _reduced(source: Camera, target: Camera) -> Camera:
     """Return the source camera scaled down, an axis at a time, to the resolution that the target can show."""
     sizes = []
-    focal_lengths = zip(target.axial_focal_lengths, source.axial_focal_lengths, strict=True)
-    ratio_x, ratio_y = (wanted / given for wanted, given in focal_lengths)
+    ratio_x, ratio_y = _resolution(source, target)
     for size, ratio in ((source.width, ratio_x), (source.height, ratio_y)):
         sizes.append(max(1, round(size * ratio)) if ratio < _SHRINK_FROM else size)
     return source.resized(*sizes)
+
+
+def _resolution(source: Camera, target: Camera) -> tuple[float, float]:
+    """The target's pixels per radian at the axis over those of the source, along x and along y."""
+    (target_x, target_y), (source_x, source_y) = target.axial_focal_lengths, source.axial_focal_lengths
+    return target_x / source_x, target_y / source_y

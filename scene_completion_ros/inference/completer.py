@@ -193,7 +193,8 @@ class Completer:
         """Completes the scene of one image.
 
         Args:
-            image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with.
+            image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as
+                `resampling.decoder_shrink` allows.
             stamp_ns: Its time, nanoseconds.
 
         Raises:

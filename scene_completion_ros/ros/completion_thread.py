@@ -16,6 +16,7 @@ from scene_completion_ros.bags.images import announced_size, decode_image
 from scene_completion_ros.errors import CameraError, GpuError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
@@ -281,7 +282,7 @@ class CompletionThread:
         started_s, header = time.perf_counter(), image.message.header
         try:
             camera = self._camera_of(image)  # before decoding: the proportions alone refuse most that is damaged
-            pixels = decode_image(image.message)
+            pixels = decode_image(image.message, decoder_shrink(camera, self._bundle.canonical))
             decode_ms = 1e3 * (time.perf_counter() - started_s)
             completer = self._completers.get(image.name, camera, image.placement.grid_from_camera, parameters)
             if completer is None:

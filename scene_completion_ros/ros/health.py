@@ -158,6 +158,8 @@ def memory_status(facts: ProcessFacts) -> Status:
     """Memory, threads and open files of the process."""
     found = {
         "resident MB": None if facts.resident_mb is None else f"{facts.resident_mb:.1f}",
+        "own MB": None if facts.own_mb is None else f"{facts.own_mb:.1f}",
+        "shared MB": None if facts.shared_mb is None else f"{facts.shared_mb:.1f}",
         "peak resident MB": None if facts.peak_mb is None else f"{facts.peak_mb:.1f}",
         "threads": facts.threads,
         "open files": facts.open_files,

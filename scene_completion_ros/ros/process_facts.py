@@ -15,7 +15,9 @@ class ProcessFacts:
     """What the process uses; None where the system does not say.
 
     Attributes:
-        resident_mb: Memory in RAM, 10^6 bytes.
+        resident_mb: Memory in RAM, 10^6 bytes: own_mb, shared_mb and pages of files together.
+        own_mb: Of it, what nobody else has (anonymous pages: heaps, stacks).
+        shared_mb: Of it, shared memory (the segments that the middleware hands messages over in).
         peak_mb: The most it ever was.
         threads: Number of threads.
         open_files: Open descriptors, sockets included.
@@ -23,6 +25,8 @@ class ProcessFacts:
     """
 
     resident_mb: float | None = None
+    own_mb: float | None = None
+    shared_mb: float | None = None
     peak_mb: float | None = None
     threads: int | None = None
     open_files: int | None = None
@@ -41,6 +45,8 @@ def process_facts(folder: Path = PROCESS) -> ProcessFacts:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return ProcessFacts(
         resident_mb=_megabytes(lines.get("VmRSS")),
+        own_mb=_megabytes(lines.get("RssAnon")),
+        shared_mb=_megabytes(lines.get("RssShmem")),
         peak_mb=_megabytes(lines.get("VmHWM")),
         threads=int(lines["Threads"]) if "Threads" in lines else None,
         open_files=open_files,

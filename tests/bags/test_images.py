@@ -196,6 +196,32 @@ def test_jpegs_of_any_form_have_the_size_and_the_pixels_that_opencv_finds(conten
     np.testing.assert_array_equal(decode_image(message), cv2.cvtColor(expected, code))
 
 
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+@pytest.mark.parametrize("content", jpegs())
+def test_a_jpeg_that_comes_smaller_is_the_mean_of_its_pixels_at_their_place(content: bytes, shrink: int) -> None:
+    message = compressed(content, "jpeg")
+    whole, shrunk = decode_image(message), decode_image(message, shrink)
+    size = (WIDTH // shrink, HEIGHT // shrink)
+    assert shrunk.shape == (size[1], size[0], 3)
+    mean = cv2.resize(whole, size, interpolation=cv2.INTER_AREA).astype(float)
+    error = np.abs(shrunk - mean).mean()
+    assert error < 6.0
+    for rows, columns in ((0, 1), (1, 0)):  # a mistake of one pixel would be seen
+        assert error < 0.5 * np.abs(shrunk - np.roll(mean, (rows, columns), axis=(0, 1))).mean()
+
+
+def test_what_cannot_come_smaller_comes_whole() -> None:
+    rgb = picture(2)
+    png = compressed(cv2.imencode(".png", rgb)[1].tobytes(), "png")
+    odd = compressed(cv2.imencode(".jpg", rgb[:-1])[1].tobytes(), "jpeg")
+    raw = image(np.ascontiguousarray(rgb.reshape(HEIGHT, WIDTH * 3)), "rgb8")
+    for message in (png, odd, raw):
+        np.testing.assert_array_equal(decode_image(message, 4), decode_image(message))
+    np.testing.assert_array_equal(
+        decode_image(compressed(jpeg(2), "jpeg"), 3), decode_image(compressed(jpeg(2), "jpeg"))
+    )
+
+
 def test_depth_is_not_decoded_where_its_header_claims_too_much() -> None:
     content = struct.pack("<iff", 0, 0.0, 0.0) + png_of_size(100_000, 2000)
     with pytest.raises(ImageError, match="million pixels"):

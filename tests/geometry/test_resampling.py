@@ -8,6 +8,7 @@ import pytest
 
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry import Camera, Resampler, view_rotation, virtual_pinhole
+from scene_completion_ros.geometry.resampling import decoder_shrink
 
 
 def picture(camera: Camera) -> np.ndarray:
@@ -90,6 +91,42 @@ def test_halving_is_exactly_the_mean_of_four() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 80)).astype(np.float32)
     expected = image.reshape(20, 2, 40, 2).mean(axis=(1, 3))
     np.testing.assert_allclose(Resampler(source, source.resized(40, 20))(image), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "focal", "shrink"),
+    [
+        ((80, 40), 100.0, 1),
+        ((80, 40), 27.6, 1),
+        ((80, 40), 27.4, 2),
+        ((80, 40), 13.7, 4),
+        ((80, 40), 1.0, 8),
+        ((84, 40), 1.0, 4),  # 84 is no multiple of 8
+        ((80, 41), 1.0, 1),
+    ],
+)
+def test_a_decoder_may_leave_out_what_the_target_does_not_show(
+    size: tuple[int, int], focal: float, shrink: int
+) -> None:
+    source = Camera(100.0, 100.0, 39.5, 19.5, *size)
+    target = Camera(focal, focal, 9.5, 4.5, 20, 10)
+    assert decoder_shrink(source, target) == Resampler(source, target).shrink == shrink
+
+
+def test_the_finer_axis_decides_what_a_decoder_may_leave_out() -> None:
+    assert decoder_shrink(Camera(100.0, 100.0, 39.5, 19.5, 80, 40), Camera(10.0, 25.0, 9.5, 4.5, 20, 10)) == 2
+
+
+@pytest.mark.parametrize(("focal", "shrink"), [(27.0, 2), (19.0, 2), (13.0, 4), (6.0, 8)])
+def test_an_image_averaged_down_before_gives_the_same_as_a_whole_one(focal: float, shrink: int) -> None:
+    source = Camera(100.0, 100.0, 79.5, 39.5, 160, 80)
+    resampler = Resampler(source, Camera(focal, focal, 19.5, 9.5, 40, 20))
+    image = picture(source)
+    mean = cv2.resize(image, (160 // shrink, 80 // shrink), interpolation=cv2.INTER_AREA)
+    difference = np.abs(resampler(mean).astype(int) - resampler(image).astype(int))
+    assert difference.max() <= 4 and difference.mean() < 1.0  # rounded twice, and weighted in two steps
+    with pytest.raises(ImageError, match="20x20 pixels, but the camera is calibrated for 160x80"):
+        resampler(cv2.resize(image, (20, 20), interpolation=cv2.INTER_AREA))
 
 
 def test_the_same_camera_gives_the_same_image() -> None:

@@ -93,6 +93,8 @@ def test_facts_of_this_process() -> None:
     before = process_facts()
     assert before.resident_mb is not None and before.peak_mb is not None
     assert 0 < before.resident_mb <= before.peak_mb
+    assert before.own_mb is not None and before.shared_mb is not None
+    assert 0 < before.own_mb <= before.own_mb + before.shared_mb < before.resident_mb  # pages of files are the rest
     descriptor = os.open("/", os.O_RDONLY)
     try:
         after = process_facts()

@@ -21,9 +21,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64, String
 
+from scene_completion_ros.bags.images import decode_image
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import messages, topics
@@ -193,6 +195,8 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
 
 
 def test_compressed_images_and_sigint(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> None:
+    """Images of four times the student's resolution are decoded at half their size; the voxels lie where they did."""
+    camera = CAMERA.resized(8 * CAMERA.width, 8 * CAMERA.height)
     log = tmp_path / "log"
     arguments = ("-p", "image_transport:=compressed")
     running = CameraToVoxels(
@@ -200,12 +204,21 @@ def test_compressed_images_and_sigint(bundle_folder: Path, grid_file: Path, tmp_
     )
     node = running.node
     try:
-        running.start(CAMERA)
-        image = running.make_image(some_image(4), SECOND_NS, FRAME)
+        running.start(camera)
+        image = running.make_image(some_image(4, camera), SECOND_NS, FRAME)
         answer = running.answer(image)
         assert answer.header == image.header
         assert answer.width > 100
-        garbage = running.make_image(some_image(4), SECOND_NS, FRAME)
+        grid, grid_from_camera = read_grid(grid_file)
+        bundle = StudentBundle.load(bundle_folder)
+        halved = decode_image(image, decoder_shrink(camera, bundle.canonical))
+        assert halved.shape == (camera.height // 2, camera.width // 2, 3)
+        completer = Completer(bundle, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1)
+        received, wanted = cloud_array_from_message(answer), voxels_to_cloud_array(completer.complete(halved).voxels)
+        for name in "xyz":
+            np.testing.assert_array_equal(received[name], wanted[name])
+        np.testing.assert_allclose(received["probability"], wanted["probability"], atol=1e-5)
+        garbage = running.make_image(some_image(4, camera), SECOND_NS, FRAME)
         garbage.data = garbage.data[:50] + garbage.data[:50]
         running.until_logged("bad image, 1 so far", lambda: running.images.publish(garbage))
         image.header.stamp = messages.stamp_message(3 * SECOND_NS)

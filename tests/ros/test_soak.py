@@ -25,7 +25,18 @@ FLAT = Soak(
     received=1800,
     completed=300,
     dropped={"newer image arrived": 1500},
-    samples=tuple(Sample(float(second), 500.0 + second % 2, 20, 30, 5 * second) for second in range(61)),
+    samples=tuple(
+        Sample(
+            seconds=float(second),
+            resident_mb=500.0 + second % 2,
+            own_mb=400.0,
+            shared_mb=60.0 + second % 2,
+            threads=20,
+            open_files=30,
+            results=5 * second,
+        )
+        for second in range(61)
+    ),
 )
 
 
@@ -52,6 +63,10 @@ def test_nothing_grows_and_every_image_is_accounted_for(
     assert written["faults"] == []
     assert written["grown"]["threads"] == 0
     assert written["grown"]["open_files"] == 0
+    for sample in written["samples"]:
+        assert (
+            0 < sample["shared_mb"] < sample["own_mb"] < sample["own_mb"] + sample["shared_mb"] < sample["resident_mb"]
+        )
     assert written["completed"] + sum(written["dropped"].values()) == written["received"] <= written["sent"]
     assert set(written["dropped"]) <= {"newer image arrived"}
     assert len(written["samples"]) > 20
@@ -84,5 +99,7 @@ def test_what_grows_is_a_fault(found: Soak, words: str) -> None:
 def test_growth_is_told_in_numbers() -> None:
     found = grown("resident_mb", 0.3)  # MB a second, for 48 s
     assert found.grown("resident_mb") == pytest.approx(0.3 * 43, abs=1.1)
+    assert "own +0.0, shared +0.0" in found.text()
+    assert "own +13.2, shared +0.0" in grown("own_mb", 0.3).text()
     assert found.slope_mb_an_hour() == pytest.approx(0.3 * 3600, rel=0.02)
     assert f"{found.slope_mb_an_hour():+.1f} MB an hour" in found.text()
