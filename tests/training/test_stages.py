@@ -35,6 +35,7 @@ from training.settings import DistillationSettings, LossWeights, RenderSettings,
 from training.stages.student import StudentStage
 
 STEPS = 4
+PICTURES = ("image", "inverse_depth")
 
 
 def _common(drive: Path, tmp_path: Path, name: str, **changes: object) -> dict[str, object]:
@@ -53,7 +54,7 @@ def _common(drive: Path, tmp_path: Path, name: str, **changes: object) -> dict[s
         "warmup": 1,
         "half_resolution_steps": STEPS,
         "checkpoint_every": 2,
-        "picture_every": 2,
+        "picture_every": 0,
         "log_every": 1,
         "prior_steps": 2,
         "pretrained": False,
@@ -64,8 +65,17 @@ def _common(drive: Path, tmp_path: Path, name: str, **changes: object) -> dict[s
 
 @pytest.fixture(scope="module")
 def teacher(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint of a teacher of a few steps."""
-    return train(TeacherConfiguration(**_common(synthetic_drive, tmp_path_factory.mktemp("runs"), "teacher")))
+    """Checkpoint of a teacher of a few steps, which drew one picture."""
+    settings = _common(synthetic_drive, tmp_path_factory.mktemp("runs"), "teacher", picture_every=STEPS)
+    return train(TeacherConfiguration(**settings))
+
+
+def test_a_picture_is_drawn_of_an_image_and_its_depth(teacher: Path) -> None:
+    (file,) = (teacher.parents[1] / "curves").glob("events*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    drawn = {name: [(event.step, event.height, event.width) for event in events.Images(name)] for name in PICTURES}
+    assert drawn == {"image": [(STEPS, 192, 640)], "inverse_depth": [(STEPS, 48, 160)]}
 
 
 @pytest.mark.parametrize(

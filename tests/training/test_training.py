@@ -35,7 +35,7 @@ seed: 3
 steps: {steps}
 warmup: 2
 checkpoint_every: 2
-picture_every: 10
+picture_every: 20
 log_every: 1
 data:
   root: {root}
