@@ -47,8 +47,8 @@ def test_images_are_decoded_or_refused_with_a_reason(kind: str, count: int) -> N
     outcome: Counter[str] = Counter()
     errors: list[ImageError] = []
     before_kb = peak_kb()
-    for _ in range(count):
-        message = getattr(fuzzer, kind)()
+    for number in range(count):
+        message, shrink = getattr(fuzzer, kind)(), 2 ** (number % 4)
         try:
             width, height = announced_size(message)
             check_image(message)
@@ -56,21 +56,24 @@ def test_images_are_decoded_or_refused_with_a_reason(kind: str, count: int) -> N
             outcome["refused at once"] += 1
             errors.append(error)
             with pytest.raises(ImageError):
-                decode_image(message)
+                decode_image(message, shrink)
             continue
         try:
-            pixels = decode_image(message)
+            pixels = decode_image(message, shrink)
         except ImageError as error:
             outcome["refused"] += 1
             errors.append(error)
             continue
         outcome["decoded"] += 1
-        assert pixels.shape == (height, width, 3)
+        shrunk = (height // shrink, width // shrink, 3)
+        outcome["shrunk"] += pixels.shape == shrunk != (height, width, 3)
+        assert pixels.shape in (shrunk, (height, width, 3))
         assert pixels.dtype == np.uint8
         assert pixels.flags.c_contiguous
     assert all(error.what and error.cure for error in errors)
     assert min(outcome["decoded"], outcome["refused at once"]) > count / 10, outcome
     assert ("refused" in outcome) == (kind == "compressed_image")  # of raw images, the header tells all
+    assert (outcome["shrunk"] > 100) == (kind == "compressed_image")
     assert peak_kb() - before_kb < LARGEST_GROWTH_KB
 
 

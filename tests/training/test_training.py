@@ -78,7 +78,8 @@ def test_killed_training_resumes_on_the_same_losses(
     """After SIGKILL the next twenty losses agree to 1e-6 with those of a training that was left alone."""
     configuration = _write(tmp_path / "config.yaml", synthetic_drive, tmp_path / "cache")
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    subprocess.run(_command(configuration, tmp_path / "whole"), check=True, env=environment, timeout=300)
+    arguments = ["train", "--config", str(configuration), "--threads", "1"]
+    assert cli.main([*arguments, f"output={tmp_path / 'whole'}"]) == 0
     checkpoints = tmp_path / "killed" / "checkpoints"
     with subprocess.Popen(_command(configuration, tmp_path / "killed"), env=environment) as process:
         deadline = time.monotonic() + 200
@@ -87,7 +88,7 @@ def test_killed_training_resumes_on_the_same_losses(
         process.send_signal(signal.SIGKILL)
     assert not (checkpoints / f"step-{STEPS}.ckpt").exists(), "the training ended before it could be killed"
     stopped = max(_losses(tmp_path / "killed"), default=0)
-    subprocess.run(_command(configuration, tmp_path / "killed"), check=True, env=environment, timeout=300)
+    assert cli.main([*arguments, f"output={tmp_path / 'killed'}"]) == 0
     whole, resumed = _losses(tmp_path / "whole"), _losses(tmp_path / "killed")
     after = [step for step in whole if step >= KILL_AFTER]
     assert stopped < STEPS - 1
@@ -100,8 +101,7 @@ def test_killed_training_resumes_on_the_same_losses(
         if name.endswith("running_mean"):
             assert torch.all(value == 0.0), f"{name} has learned from single images"
 
-    again = ["train", "--config", str(configuration), "--threads", "1", f"output={tmp_path / 'whole'}"]
-    assert cli.main([*again, "learning_rate=0.5"]) != 0
+    assert cli.main([*arguments, f"output={tmp_path / 'whole'}", "learning_rate=0.5"]) != 0
     assert "learning_rate" in capsys.readouterr().err
 
     bundle = export_bundle(
