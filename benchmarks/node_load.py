@@ -242,8 +242,7 @@ def measure_overhead(node: RunningNode, images: int) -> Overhead:
 def measure_load(node: RunningNode, rate_hz: float, seconds: float) -> Load:
     """Publish images at a rate."""
     node.run(rate_hz, WARM_UP_S)
-    node.settle()
-    node.forget()
+    node.fill_queues(rate_hz)
     received, completed, dropped = node.counts()
     memory_mb: list[float] = []
     node.run(rate_hz, seconds, each=lambda: memory_mb.append(node.facts().resident_mb or 0.0))

@@ -20,6 +20,7 @@ from scene_completion_ros.ros.camera_info_match import CameraInfoMatch
 from scene_completion_ros.ros.completion_thread import BAD_IMAGE, DEACTIVATED, INTERNAL_ERROR
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.health import BAD_CAMERA_INFO, NO_CAMERA_INFO, NO_MATCHING_CAMERA_INFO
 from scene_completion_ros.ros.input_record import InputRecord
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters
@@ -29,7 +30,6 @@ from scene_completion_ros.ros.subscription_events import noted_subscription
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 from scene_completion_ros.ros.waiting_room import NotYetError
 
-NO_CAMERA_INFO = "no CameraInfo"  # reason under which images are counted
 SECOND_NS = 1_000_000_000
 
 
@@ -178,7 +178,7 @@ class CameraInput:
         try:
             camera = self._read_camera(message, parameters)
         except SceneCompletionError as error:
-            self._counters.drop("bad CameraInfo", str(error))
+            self._counters.drop(BAD_CAMERA_INFO, str(error))
             return
         synchronised = parameters.camera_info_sync != "latest"
         changed = self._camera is not None and camera != self._camera and parameters.rectified == self._rectified
@@ -277,12 +277,15 @@ class CameraInput:
         try:
             self._pass_on(image, self._matching_camera(image, final=True))
         except NotYetError as missing:
-            why = self._no_camera_info if self._camera is None else str(missing)
-            self._counters.drop(NO_CAMERA_INFO, why, header=image.message.header)
+            if self._camera is None:
+                self._counters.drop(NO_CAMERA_INFO, self._no_camera_info, header=image.message.header)
+            else:
+                self._counters.drop(NO_MATCHING_CAMERA_INFO, str(missing), header=image.message.header)
 
     def _refuse(self, image: _Image) -> None:
         why = f"{self._image_topic}: too many images wait for their CameraInfo already"
-        self._counters.drop(NO_CAMERA_INFO, why, header=image.message.header)
+        reason = NO_CAMERA_INFO if self._camera is None else NO_MATCHING_CAMERA_INFO
+        self._counters.drop(reason, why, header=image.message.header)
 
     def _matching_camera(self, image: _Image, *, final: bool) -> Camera:
         parameters = image.parameters

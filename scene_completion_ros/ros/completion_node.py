@@ -6,6 +6,7 @@ import gc
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         parameters = self._parameters.checked()
         folder = parameters.bundle
         bundle = StudentBundle.load(Path(folder)) if folder else load_default_bundle()
+        if parameters.occupancy_threshold:
+            bundle = replace(bundle, threshold=parameters.occupancy_threshold)
         grid, grid_from_camera = bundle.grid, bundle.grid_from_camera
         if parameters.grid_file:
             grid, grid_from_camera = read_grid(Path(parameters.grid_file))
@@ -235,6 +238,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self.counters,
             self._while_configured,
             markers=parameters.publish_markers,
+            best_effort=parameters.output_qos == "sensor_data",
             cameras=names_in(parameters.cameras),
         )
         self._while_configured.enter_context(forwarded_log(self._logger))

@@ -17,10 +17,13 @@ LARGEST_SHARE_OF_OPEN_FILES = 0.9
 FULL_DETAIL_STAGES = ("latency", "total")  # the stages that the message names
 
 # Reasons under which messages come to nothing in normal work.
-HARMLESS_DROPS = frozenset({"newer image arrived", "deactivated", "disabled", "reset"})
+ABOVE_RATE = "above largest_rate"
+HARMLESS_DROPS = frozenset({"newer image arrived", "deactivated", "disabled", "reset", ABOVE_RATE})
 # Where the others are reported; those not named here are the input's.
 BAD_CAMERA_INFO = "bad CameraInfo"
-CALIBRATION_DROPS = frozenset({"no CameraInfo", BAD_CAMERA_INFO})
+NO_CAMERA_INFO = "no CameraInfo"
+NO_MATCHING_CAMERA_INFO = "no CameraInfo of its time"  # there are others
+CALIBRATION_DROPS = frozenset({NO_CAMERA_INFO, NO_MATCHING_CAMERA_INFO, BAD_CAMERA_INFO})
 INFERENCE_DROPS = frozenset({"unusable camera", "internal error", "GPU failed"})
 
 

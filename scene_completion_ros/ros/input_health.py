@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.ros.dds import profile_path, profile_variable
-from scene_completion_ros.ros.health import BAD_CAMERA_INFO, Drops, Level, Status
+from scene_completion_ros.ros.health import BAD_CAMERA_INFO, NO_MATCHING_CAMERA_INFO, Drops, Level, Status
 from scene_completion_ros.ros.input_record import InputRecord, Publishers
 
 # Fast DDS's default shared-memory segment: larger messages do not reach best-effort readers (docs/node.md).
 SEGMENT_BYTES = 512 * 1024
+STAMP_BEHIND = "seconds by which its stamp is behind the image's"
 RECEIVE_BUFFER_BYTES = 67_108_864  # net.core.rmem_max that holds several large images
 
 
@@ -95,6 +96,14 @@ def calibration_status(
     problems = drops.problems(frozenset({BAD_CAMERA_INFO}))
     if problems:
         message = f"dropped in the last {drops.recent_s:.0f} s: {problems}; the last usable CameraInfo stays in use"
+        return Status(name, Level.WARN, message, values)
+    unmatched = drops.problems(frozenset({NO_MATCHING_CAMERA_INFO}))
+    if unmatched:
+        behind = f"; the last one is {values[STAMP_BEHIND]} s behind the last image" if STAMP_BEHIND in values else ""
+        message = (
+            f"images dropped in the last {drops.recent_s:.0f} s: {unmatched}{behind}: make the driver stamp both "
+            "alike, allow more with camera_info_tolerance, or set camera_info_sync:=latest"
+        )
         return Status(name, Level.WARN, message, values)
     size = record.camera.width, record.camera.height
     shape = record.shape
@@ -241,5 +250,5 @@ def _calibration_values(camera: CameraFacts) -> dict[str, str]:
         )
     if record.images.stamp_ns is not None and record.camera_infos.stamp_ns is not None:
         behind_s = (record.images.stamp_ns - record.camera_infos.stamp_ns) / 1e9
-        values["seconds by which its stamp is behind the image's"] = f"{behind_s:.3f}"
+        values[STAMP_BEHIND] = f"{behind_s:.3f}"
     return values

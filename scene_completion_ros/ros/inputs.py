@@ -18,8 +18,10 @@ from scene_completion_ros.ros.camera_input import CalibratedImage, CameraInput
 from scene_completion_ros.ros.completion_thread import DEACTIVATED, ArrivedImage, CompletionThread
 from scene_completion_ros.ros.counters import FrameCounters
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.health import ABOVE_RATE
 from scene_completion_ros.ros.image_sets import ImageSets
 from scene_completion_ros.ros.input_record import InputRecord
+from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.placements import Placements
 from scene_completion_ros.ros.polling import Poll, polled_room
@@ -29,7 +31,10 @@ from scene_completion_ros.ros.waiting_room import NotYetError
 # Reasons under which images are counted.
 NOT_TOGETHER = "no image of the other cameras at its time"
 NO_TRANSFORM = "no transform"
+BAD_TRANSFORM = "bad transform"  # a message of its own, no image
 TIME_WENT_BACK = "waited while time went back"
+
+_EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
 
 
 class Inputs:
@@ -74,8 +79,9 @@ class Inputs:
             self._names, self._on_set, self._on_unused, on_waiting=lambda: self._poll_sets.start()
         )
         self._poll_sets = Poll(node, self._look_for_sets, resources)
-        self._source = make_transform_source(node, at_start, self._room.look, resources)
+        self._source = make_transform_source(node, at_start, self._room.look, self._on_bad_transform, resources)
         self._placements = Placements(self._source, grid_from_camera)
+        self._last_ns: int | None = None  # stamp of the last images that were handed on
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
         jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
         resources.callback(jumps.unregister)
@@ -122,6 +128,7 @@ class Inputs:
         if self._source is not None:
             self._source.forget()
         self._thread.forget()
+        self._last_ns = None
 
     def _prepare(self, name: str, camera: Camera, parameters: NodeParameters) -> None:
         self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
@@ -174,7 +181,17 @@ class Inputs:
         return ArrivedImage(image.name, image.message, image.camera, placement, image.arrived_s, image.topic)
 
     def _submit(self, images: list[ArrivedImage], parameters: NodeParameters) -> None:
+        stamp_ns = max(stamp_nanoseconds(image.message.header.stamp) for image in images)
+        rate_hz, last_ns = parameters.largest_rate, self._last_ns
+        if rate_hz and last_ns is not None and (stamp_ns - last_ns) * rate_hz < (1.0 - _EARLY) * 1e9:
+            for image in images:
+                self._counters.drop(ABOVE_RATE, header=image.message.header)
+            return
+        self._last_ns = stamp_ns
         self._thread.submit(tuple(images), parameters)
+
+    def _on_bad_transform(self, reason: str) -> None:
+        self._counters.drop(BAD_TRANSFORM, reason)
 
     def _on_clock_jump(self, jump: Any) -> None:
         self._counters.warn("clock jump", "the clock jumped back: a restarted recording?")

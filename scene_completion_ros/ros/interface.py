@@ -80,7 +80,7 @@ _NODE_TOPICS = (
         latched=True,
     ),
     TopicSpec(topics.OBSTACLES, _CLOUD, "out", "occupied voxels without road, pavement and the like"),
-    TopicSpec(topics.CLEARING, _CLOUD, "out", "ends of rays on which all was seen free"),
+    TopicSpec(topics.CLEARING, _CLOUD, "out", "ends of rays on which, beyond `clearing_blind_zone`, all was seen free"),
     TopicSpec(topics.FREE_SPACE, _CLOUD, "out", "cubes that were seen free throughout"),
     TopicSpec(topics.VOXEL_GRID, _IMAGE, "out", "every voxel, one byte each"),
     TopicSpec(

@@ -18,7 +18,7 @@ from scene_completion_ros.ros.drop_notices import announce_drops
 from scene_completion_ros.ros.messages import camera_info_message, depth_message, legend_message, voxels_message
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.planner_outputs import PlannerOutputs
-from scene_completion_ros.ros.publishing import LATCHED_QOS, creator, subscribed
+from scene_completion_ros.ros.publishing import BEST_EFFORT_QOS, LATCHED_QOS, creator, subscribed
 from scene_completion_ros.ros.scene import Scene
 from scene_completion_ros.ros.topics import LEGEND, STAGES, VOXELS, depth_topics, stage_topic
 from scene_completion_ros.voxel_cloud_kernel import compile_kernel
@@ -35,6 +35,7 @@ class Outputs:
         counters: Warn of what cannot be published.
         resources: Closing it destroys the publishers.
         markers: Publish markers as well.
+        best_effort: Offer results with best effort only.
         cameras: Names of several cameras, which have depth topics of their own; empty for the one.
     """
 
@@ -48,20 +49,24 @@ class Outputs:
         resources: ExitStack,
         *,
         markers: bool,
+        best_effort: bool = False,
         cameras: Sequence[str] = (),
     ) -> None:
         create = creator(node, resources)
-        self._voxels = create(PointCloud2, VOXELS)
+        create_result = creator(node, resources, BEST_EFFORT_QOS) if best_effort else create
+        self._voxels = create_result(PointCloud2, VOXELS)
         self._cloud: PointCloud2 | None = None  # the last one; publishing has copied it
         self._depth: dict[str, tuple[Any, Any]] = {}
         for name in cameras or ("",):
             depth, camera_info = depth_topics(name)
-            self._depth[name] = create(Image, depth), create(CameraInfo, camera_info)
+            self._depth[name] = create_result(Image, depth), create_result(CameraInfo, camera_info)
         self._stage_times = {stage: create(Float64, stage_topic(stage)) for stage in STAGES}
         self._legend = create(String, LEGEND, LATCHED_QOS)
         self._legend.publish(legend_message(bundle.class_names, bundle.class_colours))
         announce_drops(create, counters, resources)
-        self._planner = PlannerOutputs(create, grid, grid_from_camera, bundle.class_names, counters, markers=markers)
+        self._planner = PlannerOutputs(
+            create_result, grid, grid_from_camera, bundle.class_names, counters, markers=markers
+        )
 
     def prepare(self) -> None:
         """Compile what publishing needs, so that the first result is as fast as any."""

@@ -21,6 +21,7 @@ from scene_completion_ros.inference.gpu_encoders import Precision
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
 ImageQos = Literal["auto", "sensor_data", "reliable"]
+OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "writable folder"]
@@ -150,6 +151,18 @@ class NodeParameters:
     )
     threads: int = _parameter(
         0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256), live=True
+    )
+    occupancy_threshold: float = _parameter(
+        0.0,
+        "Calibrated probability from which a voxel is occupied; 0 takes that of the bundle. Lower finds more obstacles "
+        "and more that are none.",
+        bounds=(0.0, 1.0),
+    )
+    largest_rate: float = _parameter(
+        0.0,
+        "Most images a second, by their stamps, that are completed; 0 takes as many as the machine can.",
+        bounds=(0.0, 1000.0),
+        live=True,
     )
     image_transport: ImageTransport = _parameter(
         "raw",
@@ -359,6 +372,13 @@ class NodeParameters:
     )
     free_space_edge: int = _parameter(
         2, "Voxels along the edge of a cube of `~/free_space`.", bounds=(1, 64), live=True
+    )
+    output_qos: OutputQos = _parameter(
+        "reliable",
+        "Reliability offered with voxels, depth, and clouds and grids for planners: `reliable` serves every reader; "
+        "`sensor_data` (best effort) waits for none, but readers that ask for reliable ones, as RViz does by default, "
+        "hear nothing. `~/occupancy_grid`, which is latched, stays reliable.",
+        choices=OutputQos,
     )
     publish_markers: bool = _parameter(False, "Publish `~/markers`.")
     marker_limit: int = _parameter(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000), live=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class TopicTransforms:
         odometry_topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
         fixed: Fixed transforms.
         on_arrival: Called after each message.
+        on_rejected: Called with the reason for each transform that is left out.
         resources: Closing it destroys the subscriptions.
     """
 
@@ -88,12 +90,13 @@ class TopicTransforms:
         odometry_topics: tuple[str, ...],
         fixed: list[Extrinsic],
         on_arrival: Callable[[], None],
+        on_rejected: Callable[[str], None],
         resources: ExitStack,
     ) -> None:
-        self._logger = node.get_logger()
         self._on_arrival = on_arrival
+        self._on_rejected = on_rejected
         self._buffer = TransformBuffer(keep_ns=KEEP_NS)
-        self._warned: set[str] = set()
+        self._told: Counter[str] = Counter()
         for extrinsic in fixed:
             self._buffer.add(extrinsic.parent, extrinsic.child, 0, extrinsic.parent_from_child, static=True)
         self._topics = (*transform_topics, *odometry_topics)
@@ -132,9 +135,9 @@ class TopicTransforms:
         self._arrived()
 
     def _arrived(self) -> None:
-        for reason in self._buffer.rejected.keys() - self._warned:
-            self._warned.add(reason)
-            self._logger.warning(f"unusable transforms are left out: {reason}")
+        for reason in (self._buffer.rejected - self._told).elements():
+            self._on_rejected(reason)
+        self._told = self._buffer.rejected.copy()
         self._on_arrival()
 
 
@@ -214,7 +217,11 @@ def source_kind(parameters: NodeParameters) -> SourceKind:
 
 
 def make_transform_source(
-    node: Any, parameters: NodeParameters, on_arrival: Callable[[], None], resources: ExitStack
+    node: Any,
+    parameters: NodeParameters,
+    on_arrival: Callable[[], None],
+    on_rejected: Callable[[str], None],
+    resources: ExitStack,
 ) -> TransformSource | None:
     """The source that the parameters ask for.
 
@@ -222,6 +229,7 @@ def make_transform_source(
         node: The rclpy node.
         parameters: Its parameters.
         on_arrival: Called after new transforms, where the source can tell.
+        on_rejected: Called with the reason for each transform that is left out, where the source can tell.
         resources: Closing it ends the source.
 
     Returns:
@@ -243,6 +251,7 @@ def make_transform_source(
         names_in(parameters.odometry_topics) if topics else (),
         fixed,
         on_arrival,
+        on_rejected,
         resources,
     )
 

@@ -412,6 +412,20 @@ def test_live_parameters_changed_while_inactive_hold_for_the_next_activation(
     ]
 
 
+def test_more_images_than_wanted_are_left_out_by_their_stamps(graph: Graph, node: CompletionNode, model: Model) -> None:
+    calibrate(node, CAMERA)
+    assert graph.set_parameters(topics.NODE_NAME, largest_rate=10.0).successful
+    milliseconds = [5000, 5033, 5067, 5099, 5133, 5185, 5200, 5400, 5450, 1000, 1050]  # the last two of a new recording
+    for stamp_ms in milliseconds:
+        show(node, stamp_ms * 1_000_000)
+        wait_for(lambda: all_accounted_for(node))
+    assert [stamp_ns // 1_000_000 for _, stamp_ns in model.completed] == [5000, 5099, 5200, 5400, 1000]
+    assert node.counters.dropped == {"above largest_rate": 6}
+    assert graph.set_parameters(topics.NODE_NAME, largest_rate=0.0).successful
+    show(node, 1_051_000_000)
+    wait_for(lambda: node.counters.processed == 6)
+
+
 def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: CompletionNode, model: Model) -> None:
     model.go_on.clear()
     calibrate(node, CAMERA)

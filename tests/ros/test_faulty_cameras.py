@@ -28,6 +28,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import messages
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.diagnosed import ERROR, OK, Diagnosed
 from tests.ros.graph import start_completion_node
 
 SENSOR = Camera(371.2, 371.2, 329.5, 120.0, 700, 240)  # twice as fine as CAMERA, and larger
@@ -182,15 +183,16 @@ def test_rubbish_among_compressed_images(start: Any) -> None:
 
 
 def test_a_camera_that_stops_returns_and_changes(start: Any, student: StudentBundle, grid_file: Path) -> None:
-    faulty = start("image_qos:=auto")
+    faulty = start("image_qos:=auto", "image_timeout:=1.0")
     faulty.start(CAMERA)
+    told = Diagnosed(faulty.graph, faulty.node)
     assert "subscribed as its publishers offer it: reliable" in faulty.node.log
     before = faulty.good(some_image(3))
 
     # It stops: its publisher goes, nothing comes out any more; it returns, best effort this time.
     faulty.graph.node.destroy_publisher(faulty.images)
     heard = len(faulty.voxels)
-    faulty.graph.spin(1.5)
+    told.until("input", ERROR, "no image for", "nobody publishes")
     assert len(faulty.voxels) == heard
     best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
     faulty.images = faulty.graph.node.create_publisher(Image, "image", best_effort)
@@ -203,6 +205,12 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, student: StudentBun
     assert faulty.graph.until(answered), faulty.node.log
     assert "subscribed as its publishers offer it: best effort" in faulty.node.log
     assert faulty.voxels[-1].data == before.data
+    again = iter(range(1, 10_000))
+
+    def goes_on() -> None:
+        faulty.images.publish(messages.image_message(some_image(3), returned + next(again), FRAME))
+
+    told.until("input", OK, "images/s", meanwhile=goes_on)
     faulty.graph.spin(0.5)
 
     # Other resolutions of the same picture need no other CameraInfo; what was cropped does.

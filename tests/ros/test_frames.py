@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,13 @@ require_rclpy()
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Quaternion
 from nav_msgs.msg import OccupancyGrid
 from numpy.typing import NDArray
 from rosgraph_msgs.msg import Clock
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -29,11 +32,22 @@ from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import camera_pose, check_frames
 from scene_completion_ros.ros.topics import NODE_NAME
+from scene_completion_ros.ros.transform_source import transform_message
 from scene_completion_ros.semantic_voxels import SemanticVoxels
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import PATIENCE_S, Graph, start_completion_node
-from tests.ros.moving_robot import ARGUMENTS, BASE, LATCHED, MOUNT, ODOM, SOURCES, MovingRobot, pose
+from tests.ros.moving_robot import (
+    ARGUMENTS,
+    BASE,
+    LATCHED,
+    MOUNT,
+    ODOM,
+    SOURCES,
+    MovingRobot,
+    odometry_message,
+    pose,
+)
 
 TENTH_NS = SECOND_NS // 10
 
@@ -93,6 +107,16 @@ def image_message(seed: int, stamp_ns: int, frame: str = FRAME) -> Any:
     return messages.image_message(some_image(seed), stamp_ns, frame)
 
 
+def spoilt_odometry(stamp_ns: int, odom_from_base: RigidTransform) -> list[Any]:
+    """Odometry that is no pose: a place that is no number, a quaternion of length 0, a frame in itself."""
+    stamped = transform_message(Extrinsic(ODOM, BASE, odom_from_base), stamp_ns)
+    nowhere, unturned, own_parent = (odometry_message(stamped) for _ in range(3))
+    nowhere.pose.pose.position.x = math.nan
+    unturned.pose.pose.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)
+    own_parent.child_frame_id = ODOM
+    return [nowhere, unturned, own_parent]
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_robot_that_drives(source: str, bundle_folder: Path, grid_file: Path, tmp_path: Path, truth: Truth) -> None:
     drive = Drive(bundle_folder, grid_file, tmp_path / "log", source)
@@ -138,6 +162,18 @@ def test_a_robot_that_drives(source: str, bundle_folder: Path, grid_file: Path, 
         np.testing.assert_array_equal(np.reshape(ground.data, wanted.cells.shape), wanted.cells)
         assert (wanted.cells == 100).any()
 
+        # What is no transform is left out and counted; those before it still hold.
+        bad = 0
+        if source == "topics":  # tf2 only logs such
+            for spoilt in spoilt_odometry(start_ns + 2 * TENTH_NS, pose(0.8, 0.2)):
+                drive.robot.publishers[0].publish(spoilt)
+                bad += 1
+            drive.graph.spin(0.3)
+            drive.images.publish(image_message(7, later_ns + 1_000_000))
+            drive.robot.say_pose(later_ns + 2_000_000, pose(0.8, 0.2))
+            assert drive.graph.until(lambda: later_ns + 1_000_000 in drive.stamps_ns), drive.node.log
+            truth.assert_same(drive.voxels[-1], some_image(7), pose(0.8, 0.2) @ MOUNT)
+
         # What never comes costs the image, and no more than that: one of an unknown frame, one in a gap of a second.
         lost_ns, next_ns = start_ns + 3 * TENTH_NS, start_ns + 13 * TENTH_NS
         drive.images.publish(image_message(3, lost_ns - 1, "unknown_optical"))
@@ -163,8 +199,9 @@ def test_a_robot_that_drives(source: str, bundle_folder: Path, grid_file: Path, 
         counts = re.search(r"received (\d+) images, processed (\d+), dropped (\d+) \((.*)\)", drive.node.log)
         assert counts is not None, drive.node.log
         received, processed, dropped = map(int, counts.groups()[:3])
-        assert received == processed + dropped
-        assert re.fullmatch(r"\d+ no transform(, 1 waited while time went back)?", counts[4])
+        assert received == processed + dropped - bad  # they are no images
+        assert re.fullmatch(r"(3 bad transform, )?\d+ no transform(, 1 waited while time went back)?", counts[4])
+        assert ("3 bad transform" in counts[4]) == bool(bad)
     finally:
         drive.close()
 

@@ -1,8 +1,13 @@
-"""Ten thousand messages with whatever can be wrong in them: refused with a reason, counted, never the node's end."""
+"""Messages with whatever can be wrong in them: refused with a reason, counted, never the node's end.
+
+Ten thousand go to the functions that read them, and two thousand over DDS to running nodes; `FUZZED_MESSAGES=5000`
+sends so many to each node, and `FUZZED_SEED` draws others.
+"""
 # ruff: noqa: E402
 
 from __future__ import annotations
 
+import os
 import resource
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +37,8 @@ from tests.ros.graph import NodeUnderTest, start_completion_node
 
 SEEN = Camera(92.8, 92.8, 79.5, 22.125, 160, 48)  # what cameras are resampled to
 LARGEST_GROWTH_KB = 600_000  # of memory: a picture of a gigapixel takes more
+TO_A_NODE = int(os.environ.get("FUZZED_MESSAGES", "1000"))
+SEED = int(os.environ.get("FUZZED_SEED", "3"))
 AT_ONCE = 4  # images on their way to the node: as many as its subscription keeps
 
 Image = tuple[int, str]  # an image by its stamp in nanoseconds and its frame
@@ -160,7 +167,7 @@ def fuzzed(
 
 def test_the_running_node_accounts_for_every_message_and_goes_on(fuzzed: tuple[Fuzzed, str]) -> None:
     running, transport = fuzzed
-    fuzzer = MessageFuzzer(3, CAMERA)
+    fuzzer = MessageFuzzer(SEED, CAMERA)
     draw = fuzzer.image if transport == "raw" else fuzzer.compressed_image
     running.start(CAMERA)
     before = running.answer(running.make_image(some_image(1), 900 * SECOND_NS, FRAME))
@@ -169,7 +176,7 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(fuzzed: tuple[F
     memory = values(running.diagnosed.newest["memory"])
 
     sent: dict[Image, bool] = {}
-    for batch in range(250):
+    for batch in range(TO_A_NODE // AT_ONCE):
         if batch % 10 == 5:
             running.camera_infos.publish(fuzzer.camera_info())
         if batch % 10 == 7:

@@ -182,6 +182,19 @@ def test_what_the_student_was_not_trained_for_and_bad_messages_are_warned_about(
     assert input_status(facts, 2, dropped).level == Level.OK  # reported once, where it belongs
 
 
+def test_images_without_a_camera_info_of_their_time_are_warned_about() -> None:
+    """With camera_info_sync exact, a driver that stamps both differently loses every image."""
+    made = working()
+    made.image_arrived(Image(header=header(9), width=1280, height=720), 109.9)
+    dropped = Drops({"no CameraInfo of its time": 30}, {"no CameraInfo of its time": 20}, 10.0)
+    images, calibration = judged(made, drops=dropped)
+    assert (images.level, calibration.level) == (Level.OK, Level.WARN)  # reported once, where it belongs
+    for words in ("20 no CameraInfo of its time", "2.000 s behind the last image", "camera_info_sync:=latest"):
+        assert words in calibration.message
+    before = Drops({"no CameraInfo": 30}, {"no CameraInfo": 20}, 10.0)  # the first came late: now all is well
+    assert judged(made, drops=before)[1].level == Level.OK
+
+
 def test_compressed_images_have_no_size_to_compare() -> None:
     made = record(image_type=COMPRESSED)
     made.image_arrived(CompressedImage(header=header(7), format="jpeg", data=[1, 2, 3]), 109.0)

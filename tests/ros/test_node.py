@@ -17,8 +17,8 @@ require_rclpy()
 
 import numpy as np
 import pytest
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Float64, String
 
 from scene_completion_ros.bags.images import decode_image
@@ -225,6 +225,35 @@ def test_compressed_images_and_sigint(bundle_folder: Path, grid_file: Path, tmp_
         assert running.answer(image).data == answer.data
         assert node.end(signal.SIGINT) == 0
         assert "Traceback" not in node.log
+    finally:
+        running.close()
+
+
+def test_results_with_best_effort_and_another_threshold(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> None:
+    threshold = 0.14
+    log = tmp_path / "log"
+    arguments = ("-p", "output_qos:=sensor_data", "-p", f"occupancy_threshold:={threshold}")
+    running = CameraToVoxels(
+        lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *arguments), listen=False
+    )
+    topic = f"{running.output}/voxels"
+    running.voxels = running.graph.collect(PointCloud2, topic, qos_profile_sensor_data)
+    reliable = running.graph.collect(PointCloud2, topic)
+    try:
+        running.start(CAMERA)
+        answer = running.answer(messages.image_message(some_image(4), SECOND_NS, FRAME))
+        received = cloud_array_from_message(answer)
+        grid, grid_from_camera = read_grid(grid_file)
+        bundle = StudentBundle.load(bundle_folder)
+        counts = []
+        for one in (bundle, replace(bundle, threshold=threshold)):
+            completer = Completer(one, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
+            wanted = voxels_to_cloud_array(completer.complete(some_image(4)).voxels)
+            counts.append(len(wanted))
+        assert 50 < counts[1] == len(received) < 0.9 * counts[0]
+        assert received["probability"].min() >= threshold
+        np.testing.assert_array_equal(received["x"], wanted["x"])
+        assert not reliable  # such a reader does not match
     finally:
         running.close()
 

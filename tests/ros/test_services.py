@@ -23,6 +23,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxel_cloud import cloud_array_from_message
 from scene_completion_ros.voxel_files import read_npz
+from tests.inference.small_bundle import make_small_bundle
 from tests.ros import held_node, held_saving_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
@@ -253,6 +254,32 @@ def test_while_disabled_nothing_is_published_and_everything_counted(start: Start
     counts = re.findall(r"received (\d+) images, processed (\d+), dropped (\d+)", served.node.log)
     received, processed, dropped = map(int, counts[-1])
     assert received == processed + dropped
+
+
+def test_another_valid_bundle_on_disk_is_not_mixed_with_the_running_one(
+    start: Start, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """Whoever writes a new bundle over the old one gets it when the node is configured again, and never half of it."""
+    bundle = Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+    make_small_bundle(tmp_path / "other", seed=1, threshold=0.1, classes=5)
+    served = start(bundle=bundle)
+    served.start(CAMERA)
+    before = served.answer(served.image(1, 10 * SECOND_NS))
+    shutil.copytree(tmp_path / "other", bundle, dirs_exist_ok=True)
+    assert served.answer(served.image(1, 11 * SECOND_NS)).data == before.data
+    told = Diagnosed(served.graph, served.node)
+    served.send_camera(
+        messages.camera_info_message(OTHER_CAMERA, 0, FRAME), "images of this camera cannot be completed"
+    )
+    told.until("inference", ERROR, "encoder.onnx", "was replaced", "clean up and configure a running node")
+
+    served.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
+    served.change(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+    told.until("lifecycle", OK, "active")
+    served.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for 320x96 images, fx 185.6 px")
+    served.graph.spin(0.5)
+    after = served.answer(served.image(1, 12 * SECOND_NS))
+    assert after.width > 20 and after.data != before.data
 
 
 def test_a_bundle_that_is_spoilt_on_disk_does_not_harm_the_running_node(
