@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.completion import demo_drive, naive_query, table
+from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
@@ -34,7 +35,13 @@ from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, comparison_maps, measure_kernel_parity
-from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.kernels import (
+    CompiledKernels,
+    KernelSizes,
+    compile_kernels,
+    find_nvrtc,
+    nvrtc_cubin,
+)
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
@@ -123,7 +130,12 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     work = least_work(prepared, features.dtype.itemsize, occupied)
     naive_ms = measure_naive(bundle, prepared, features)
     print(kernel_table(prepared, times, occupied, work, bandwidth, naive_ms) + "\n", flush=True)
-    name, encode, close = open_encoder(bundle, context, device, precision)
+    try:
+        name, encode, close = open_encoder(bundle, context, device, precision)
+    except GpuError as error:
+        print(f"image to voxels was not measured: {error}", flush=True)
+        device.close()
+        return
     times, _ = measure_kernels(device, pipeline, functools.partial(encode, image[None]), frames, first="encode")
     print(way_table(name, times), flush=True)
     close()
@@ -264,9 +276,8 @@ def filler(context: PrimaryContext, device: PyCudaDevice) -> Callable[[], None]:
 
 
 def measure_bandwidth(context: PrimaryContext) -> Bandwidth:
-    """Of the GPU; with the context current, and nvcc on the PATH."""
+    """Of the GPU; with the context current."""
     import pycuda.driver as cuda
-    from pycuda.compiler import SourceModule
 
     started, ended = cuda.Event(), cuda.Event()
 
@@ -283,13 +294,27 @@ def measure_bandwidth(context: PrimaryContext) -> Bandwidth:
     source, target = (context.allocate(IN_MEMORY, "a copy") for _ in range(2))
     copied = seconds(lambda: cuda.memcpy_dtod_async(int(target), int(source), IN_MEMORY))
     size = context.facts.cache_bytes // 4
-    read, rounds = SourceModule(READ_AGAIN, no_extern_c=True).get_function("read_again"), 100
+    module = reading_module(context.facts.compute_capability)  # whose kernel lives as long as it
+    read, rounds = module.get_function("read_again"), 100
     arguments = (np.uint64(int(source)), np.int32(size // 16), np.int32(rounds), np.uint64(int(target)))
     grid = (8 * context.facts.multiprocessors, 1, 1)
     took = seconds(lambda: read(*arguments, grid=grid, block=(256, 1, 1)))
     source.free()
     target.free()
     return Bandwidth(cache=size * rounds / took, memory=2.0 * IN_MEMORY / copied)
+
+
+def reading_module(compute_capability: str) -> Any:
+    """`READ_AGAIN` (a `pycuda.driver.Module`), compiled by NVRTC where it is installed, else by nvcc."""
+    import pycuda.driver as cuda
+
+    library = find_nvrtc()
+    if library is None:
+        from pycuda.compiler import SourceModule
+
+        return SourceModule(READ_AGAIN, no_extern_c=True)
+    major, minor = (int(part) for part in compute_capability.split("."))
+    return cuda.module_from_buffer(nvrtc_cubin(library, READ_AGAIN.encode(), "read_again.cu", (major, minor))[0])
 
 
 def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDArray[Any]) -> float | None:
@@ -319,47 +344,84 @@ def open_encoder(
 ) -> tuple[str, Callable[[NDArray[np.uint8]], Buffer], Callable[[], None]]:
     """What runs the encoder on the stream of a device: its name, what asks for features, and what ends it."""
     flavour = installed_flavour()
-    if not missing_parts(flavour) and precision in bundle.gpu_precisions:
-        options = EngineOptions(precision=precision)
-        engine = provide_engine(bundle, options, context, lambda: make_encoder(bundle, cpu_engine())).engine
-        runner = EngineRunner(engine, context, device.stream)
+    missing = missing_parts(flavour)
+    if missing:
+        why = "; ".join(f"{part.part} {part.what}" for part in missing)
+    elif precision not in bundle.gpu_precisions:
+        why = f"the bundle has no graph in {precision}"
+    else:
+        try:
+            options = EngineOptions(precision=precision)
+            engine = provide_engine(bundle, options, context, lambda: make_encoder(bundle, cpu_engine())).engine
+        except GpuError as error:
+            why = f"{flavour} cannot: {error}"
+        else:
+            runner = EngineRunner(engine, context, device.stream)
 
-        def close() -> None:
-            runner.close()
-            engine.close()
+            def close() -> None:
+                runner.close()
+                engine.close()
 
-        return f"{flavour} in {precision}", runner.enqueue, close
-    return torch_encoder(bundle, device, precision)
+            return f"{flavour} in {precision}", runner.enqueue, close
+    name, encode, end = torch_encoder(bundle, device, precision)
+    return f"{name} ({why})", encode, end
 
 
 def torch_encoder(
     bundle: StudentBundle, device: PyCudaDevice, precision: str
 ) -> tuple[str, Callable[[NDArray[np.uint8]], Buffer], Callable[[], None]]:
-    """The student's network in torch, in half precision but for fp32, where TensorRT or its graph is missing.
+    """The student's network in torch, in mixed precision but for fp32, where TensorRT or its graph is missing.
+
+    Raises:
+        GpuError: torch is missing, or sees no GPU.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise GpuError("torch is not installed", where="encoder", cure="Install it, or TensorRT and its graph.")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise GpuError("torch sees no GPU", where="encoder", cure="Install one for CUDA, or TensorRT and its graph.")
+    half = precision != "fp32"
+    features_of = torch_features(bundle, "cuda", half=half)
+    stream: Any = torch.cuda.ExternalStream(int(device.stream.handle))  # type: ignore[no-untyped-call]
+    kept: list[Any] = []
+
+    def encode(images: NDArray[np.uint8]) -> Buffer:
+        with torch.cuda.stream(stream):
+            features = features_of(torch.from_numpy(images).pin_memory().cuda(non_blocking=True))
+        kept[:] = [features]  # until the kernels have read it
+        channels = np.dtype(np.float16 if half else np.float32)
+        return Buffer(features.data_ptr(), tuple(features.shape), channels, features)
+
+    return f"torch {torch.__version__} in {'mixed float16' if half else 'float32'}", encode, kept.clear
+
+
+def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], Any]:
+    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3], both tensors of a device of torch.
 
     Bundles hold no unfolded weights of the label units: their channels are zeros.
+
+    Args:
+        bundle: The student.
+        device: Name of the device.
+        half: Convolutions in float16, with sums in float32 where torch has it so, and features in float16.
     """
     import torch
 
     from training.gpu_export.reference import density_field
 
-    kind = torch.float32 if precision == "fp32" else torch.float16
     network: Any = density_field(bundle)
-    network = network.cuda().to(kind, memory_format=torch.channels_last)
+    network = network.to(device, memory_format=torch.channels_last)
+    network.encoder.mixed = torch.float16 if half else None
     labels = (0, bundle.head.label_hidden)
-    stream: Any = torch.cuda.ExternalStream(int(device.stream.handle))  # type: ignore[no-untyped-call]
-    kept: list[Any] = []
 
-    def encode(images: NDArray[np.uint8]) -> Buffer:
-        with torch.inference_mode(), torch.cuda.stream(stream):
-            pixels = torch.from_numpy(images).pin_memory().cuda(non_blocking=True).permute(0, 3, 1, 2)
-            found = network.encode(pixels.to(kind).contiguous(memory_format=torch.channels_last))
-            features = torch.nn.functional.pad(found.permute(0, 2, 3, 1), labels).contiguous()
-        kept[:] = [features]  # until the kernels have read it
-        channels = np.dtype(np.float32 if kind == torch.float32 else np.float16)
-        return Buffer(features.data_ptr(), tuple(features.shape), channels, features)
+    def features_of(images: Any) -> Any:
+        with torch.inference_mode():
+            pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+            found = network.encode(pixels).to(torch.float16 if half else torch.float32)
+            return torch.nn.functional.pad(found.permute(0, 2, 3, 1), labels).contiguous()
 
-    return f"torch {torch.__version__} in {str(kind).removeprefix('torch.')}, for want of TensorRT", encode, kept.clear
+    return features_of
 
 
 def canonical_image(bundle: StudentBundle) -> NDArray[np.uint8]:

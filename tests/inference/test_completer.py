@@ -4,9 +4,11 @@ import dataclasses
 import threading
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from benchmarks.completion import demo_drive
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
@@ -16,7 +18,7 @@ from scene_completion_ros.geometry import (
     RigidTransform,
     VoxelGrid,
 )
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
@@ -66,6 +68,29 @@ def test_a_completion_is_consistent(completer: Completer, bundle: StudentBundle)
     assert result.depth.shape == (96, 320) == (result.depth_camera.height, result.depth_camera.width)
     assert np.nanmin(result.depth) > 0.0
     assert result.image.shape == (192, 640, 3)
+
+
+def test_a_distorted_camera_sees_the_scene_of_an_ideal_one() -> None:
+    """A picture of the bundled drive as a lens with barrel distortion would have taken it."""
+    student = load_default_bundle()
+    ideal, images = demo_drive()
+    lens = dataclasses.replace(ideal, distortion_model="plumb_bob", distortion=(-0.4, 0.12, 0.002, -0.002, 0.0))
+    place, _ = ideal.project(lens.unproject(lens.pixel_centres()))
+    bent = cv2.remap(images[0], *np.moveaxis(place, -1, 0).astype(np.float32), cv2.INTER_CUBIC)
+
+    def occupied(camera: Camera, image: np.ndarray) -> np.ndarray:
+        return (
+            Completer(student, camera, engine="onnxruntime", threads=1).complete(image).voxels.state
+            >= VoxelState.SURFACE
+        )
+
+    def iou(found: np.ndarray) -> float:
+        return float((found & expected).sum() / (found | expected).sum())
+
+    expected = occupied(ideal, images[0])
+    straightened, ignored = iou(occupied(lens, bent)), iou(occupied(ideal, bent))
+    assert straightened > 0.8  # sampled twice, it is a little blurred
+    assert ignored < straightened - 0.1
 
 
 def test_without_classes_every_voxel_has_the_only_one(completer: Completer) -> None:

@@ -26,7 +26,13 @@ from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.kernel_device import Buffer
-from scene_completion_ros.inference.gpu.kernels import SOURCE, KernelSizes, compile_kernels, compile_with_nvcc
+from scene_completion_ros.inference.gpu.kernels import (
+    SOURCE,
+    CompiledKernels,
+    KernelSizes,
+    compile_kernels,
+    compile_with_nvcc,
+)
 from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
 from scene_completion_ros.inference.head import HeadWeights
@@ -259,6 +265,31 @@ def test_without_a_compiler_both_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SceneCompletionError, match="neither NVRTC nor nvcc.*nvidia-cuda-nvrtc"):
         compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
+
+
+def test_what_the_driver_does_not_take_is_compiled_by_the_next_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package's NVRTC may be newer than the driver, and the toolkit's nvcc beside it not."""
+
+    def made_by(name: str) -> CompiledKernels:
+        return CompiledKernels(b"", (), {}, name)
+
+    def takes_none_of(*names: str) -> Callable[[CompiledKernels], None]:
+        def check(made: CompiledKernels) -> None:
+            if made.compiler in names:
+                raise GpuError(f"what {made.compiler} made does not load")
+
+        return check
+
+    monkeypatch.setattr(kernels, "find_nvrtc", lambda: Path("nvrtc"))
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(kernels, "compile_with_nvrtc", lambda *arguments: made_by("NVRTC"))
+    monkeypatch.setattr(kernels, "compile_with_nvcc", lambda *arguments: made_by("nvcc"))
+    sizes = KernelSizes(64, 0, 1, True)
+    assert compile_kernels(sizes, (8, 7)).compiler == "NVRTC"
+    assert compile_kernels(sizes, (8, 7), check=takes_none_of()).compiler == "NVRTC"
+    assert compile_kernels(sizes, (8, 7), check=takes_none_of("NVRTC")).compiler == "nvcc"
+    with pytest.raises(GpuError, match="what NVRTC made does not load; what nvcc made does not load"):
+        compile_kernels(sizes, (8, 7), check=takes_none_of("NVRTC", "nvcc"))
 
 
 @pytest.mark.parametrize("sizes", [(48, 0), (0, 0), (64, 40)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import platform
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import CacheKey, EngineCache
+from scene_completion_ros.inference.gpu.failures import GpuFailureError
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernels import SOURCE, CompiledKernels, KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
@@ -184,7 +186,7 @@ def provide_kernels(
         if found is not None:
             return found
         major, minor = (int(part) for part in compute_capability.split("."))
-        kernels = compile_kernels(sizes, (major, minor))
+        kernels = compile_kernels(sizes, (major, minor), check=functools.partial(_check_loads, make_device))
         maps = comparison_maps(bundle, reference())
         parity = measure_kernel_parity(bundle, kernels, make_device, maps, half_features=half_features)
         parity.require()
@@ -194,6 +196,21 @@ def provide_kernels(
             "parity": asdict(parity),
         }
         return ProvidedKernels(kernels, record, kept.store(key, kernels.cubin, record), built=True)
+
+
+def _check_loads(make_device: Callable[[CompiledKernels], KernelDevice], kernels: CompiledKernels) -> None:
+    """Raise GpuError where the driver does not take kernels."""
+    try:
+        make_device(kernels).close()
+    except GpuFailureError as error:
+        if error.kind != "unknown":
+            raise
+        raise GpuError(
+            f"what {kernels.compiler} made does not load ({error.what})",
+            where="GPU kernels",
+            cure="nvidia-smi shows the newest CUDA version that the driver takes: install a compiler that is no newer "
+            "(pip install 'nvidia-cuda-nvrtc<=VERSION', or a toolkit), or a newer driver",
+        ) from error
 
 
 def comparison_maps(bundle: StudentBundle, encoder: ReferenceEncoder) -> list[NDArray[np.float32]]:

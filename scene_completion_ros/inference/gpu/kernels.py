@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
 import importlib.util
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,23 +111,43 @@ class CompiledKernels:
     compiler: str
 
 
-def compile_kernels(sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
-    """Compiles the kernels with whichever compiler there is.
+def compile_kernels(
+    sizes: KernelSizes,
+    compute_capability: tuple[int, int],
+    *,
+    check: Callable[[CompiledKernels], None] | None = None,
+) -> CompiledKernels:
+    """Compiles the kernels with the first compiler that there is and whose kernels can be used.
 
     Args:
         sizes: The student's sizes.
         compute_capability: Of the GPU, e.g. (8, 7).
+        check: Raises GpuError for kernels that cannot be used: a package's NVRTC may be newer than the driver, which
+            then does not take what it makes, but takes what the nvcc beside it does.
 
     Raises:
-        GpuError: There is no compiler, or it fails.
+        GpuError: There is no compiler, or each one fails.
     """
-    library = find_nvrtc()
+    library, nvcc = find_nvrtc(), shutil.which("nvcc")
+    compilers: list[Callable[[KernelSizes, tuple[int, int]], CompiledKernels]] = []
     if library is not None:
-        return compile_with_nvrtc(library, sizes, compute_capability)
-    nvcc = shutil.which("nvcc")
+        compilers.append(functools.partial(compile_with_nvrtc, library))
     if nvcc is not None:
-        return compile_with_nvcc(nvcc, sizes, compute_capability)
-    raise GpuError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=f"{CURE}.")
+        compilers.append(functools.partial(compile_with_nvcc, nvcc))
+    if not compilers:
+        raise GpuError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=f"{CURE}.")
+    failures: list[GpuError] = []
+    for compiled_by in compilers:
+        try:
+            kernels = compiled_by(sizes, compute_capability)
+            if check is not None:
+                check(kernels)
+        except GpuError as error:
+            failures.append(error)
+        else:
+            return kernels
+    what = "; ".join(error.what for error in failures)
+    raise GpuError(what, where="GPU kernels", cure=failures[-1].cure) from failures[-1]
 
 
 def compile_with_nvcc(nvcc: str, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
@@ -152,11 +174,29 @@ def compile_with_nvcc(nvcc: str, sizes: KernelSizes, compute_capability: tuple[i
 
 def compile_with_nvrtc(library: Path, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
     """Compiles with the library NVRTC, see `compile_kernels`."""
+    cubin, log = nvrtc_cubin(library, SOURCE.read_bytes(), SOURCE.name, compute_capability, sizes.definitions())
+    return CompiledKernels(cubin, sizes.kernels, _resources(log), "NVRTC")
+
+
+def nvrtc_cubin(
+    library: Path, source: bytes, name: str, compute_capability: tuple[int, int], definitions: Sequence[str] = ()
+) -> tuple[bytes, str]:
+    """Machine code of any source, and what the compiler says of it.
+
+    Args:
+        library: NVRTC, see `find_nvrtc`.
+        source: CUDA C++.
+        name: What to call it in messages.
+        compute_capability: Of the GPU, e.g. (8, 7).
+        definitions: More options.
+
+    Raises:
+        GpuError: It does not compile.
+    """
     nvrtc = ctypes.CDLL(str(library))
-    options = [f"--gpu-architecture={_name(compute_capability)}", STANDARD, "--ptxas-options=-v", *sizes.definitions()]
+    options = [f"--gpu-architecture={_name(compute_capability)}", STANDARD, "--ptxas-options=-v", *definitions]
     program = ctypes.c_void_p()
-    source = SOURCE.read_bytes()
-    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, SOURCE.name.encode(), 0, None, None):
+    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, name.encode(), 0, None, None):
         raise _failed("NVRTC", compute_capability, "no program could be made")
     try:
         encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
@@ -164,7 +204,7 @@ def compile_with_nvrtc(library: Path, sizes: KernelSizes, compute_capability: tu
         log = _text(nvrtc, "ProgramLog", program).decode(errors="replace").rstrip("\0")
         if status:
             raise _failed("NVRTC", compute_capability, log)
-        return CompiledKernels(_text(nvrtc, "CUBIN", program), sizes.kernels, _resources(log), "NVRTC")
+        return _text(nvrtc, "CUBIN", program), log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 

@@ -158,10 +158,15 @@ def check_limits(bundle: GpuBundle, options: EngineOptions, grid: VoxelGrid | No
             cure="Take a smaller batch, or a student with fewer channels.",
         )
     if grid is not None:
-        voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
-        if voxels > LARGEST_GRID:
-            raise GridError(
-                f"{'x'.join(map(str, grid.shape))} are {voxels} voxels, at most {LARGEST_GRID} are allowed on a GPU",
-                where="grid",
-                cure="Take larger voxels, a smaller grid, or a CPU engine.",
-            )
+        check_grid(grid)
+
+
+def check_grid(grid: VoxelGrid) -> None:
+    """Raise GridError where a grid has more voxels than the kernels can count."""
+    voxels = grid.shape[0] * grid.shape[1] * grid.shape[2]
+    if voxels > LARGEST_GRID:
+        raise GridError(
+            f"{'x'.join(map(str, grid.shape))} are {voxels} voxels, at most {LARGEST_GRID} are allowed on a GPU",
+            where="grid",
+            cure="Take larger voxels, a smaller grid, or a CPU engine.",
+        )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.errors import GpuError, GridError
 from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.canonical_image import check_image
@@ -20,7 +21,7 @@ from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.kernel_device import Buffer
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
-from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
+from scene_completion_ros.inference.gpu.options import EngineOptions, check_grid, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder
 from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
@@ -89,7 +90,15 @@ class TensorRtEncoder:
         return self._runner.enqueue(images)
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
-        """See `DeviceEncoder`."""
+        """See `DeviceEncoder`.
+
+        Raises:
+            GpuError: The grid is too large for it, or there is not enough memory.
+        """
+        try:
+            check_grid(prepared.query.grid)
+        except GridError as error:
+            raise GpuError(error.what, where=error.where, cure=error.cure) from None
         with self._context:
             device = PyCudaDevice(self._context, self._kernels, self._runner.stream)
         check = functools.partial(check_image, self._bundle)

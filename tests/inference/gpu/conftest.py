@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,11 +47,19 @@ class HostCompiler:
     changed: tuple[tuple[str, str], ...]
     compiled: list[KernelSizes]
 
-    def __call__(self, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
+    def __call__(
+        self,
+        sizes: KernelSizes,
+        compute_capability: tuple[int, int],
+        *,
+        check: Callable[[CompiledKernels], None],
+    ) -> CompiledKernels:
         assert compute_capability == (8, 7)
         self.compiled.append(sizes)
         library = compiled_library(sizes, self.folder, *self.changed)
-        return CompiledKernels(str(library).encode(), sizes.kernels, {}, "g++")
+        made = CompiledKernels(str(library).encode(), sizes.kernels, {}, "g++")
+        check(made)
+        return made
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,10 @@ from scene_completion_ros import cli
 from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference import encoder
-from scene_completion_ros.inference.bundle import HEAD, StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, HEAD, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import check_engine
-from scene_completion_ros.inference.gpu import kernel_provision, kernels, requirements
+from scene_completion_ros.inference.gpu import kernel_provision, kernels, options, requirements
 from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, worst
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header, write_sealed
@@ -45,8 +45,8 @@ def build(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
     """Makes a completer on the GPU."""
 
     def made(precision: str = "fp16", engine: str = "tensorrt") -> Completer:
-        options = EngineOptions(precision=precision, cache=tmp_path / "engines")
-        return Completer(bundle, SMALL, engine=engine, threads=1, gpu=options)
+        gpu = EngineOptions(precision=precision, cache=tmp_path / "engines")
+        return Completer(bundle, SMALL, engine=engine, threads=1, gpu=gpu)
 
     return made
 
@@ -154,6 +154,39 @@ def test_too_little_memory_for_the_kernels(build: Build, cuda: HostCuda) -> None
     cuda.free = 1_000_000
     with pytest.raises(GpuError, match="out of memory while allocating .* MiB for the voxel query"):
         completer.placed(completer.grid_from_camera)
+
+
+def test_a_grid_that_the_kernels_cannot_count_is_for_the_cpu(
+    build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(options, "LARGEST_GRID", 1000)
+    monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
+    with pytest.raises(GpuError, match="voxels, at most 1000 are allowed on a GPU"):
+        build()
+    completer = build(engine="auto")
+    assert completer.engine in ("openvino", "onnxruntime")
+    assert "at most 1000 are allowed on a GPU" in caplog.text
+
+
+def test_kernels_that_the_driver_does_not_take_are_told_with_the_cure(
+    build: Build, compiler: HostCompiler, cuda: HostCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_a_newer_compiler(sizes: Any, compute_capability: Any, *, check: Any) -> Any:
+        check(kernels.CompiledKernels(b"of CUDA 99", sizes.kernels, {}, "NVRTC"))
+
+    monkeypatch.setattr(kernel_provision, "compile_kernels", of_a_newer_compiler)
+    with pytest.raises(GpuError, match="what NVRTC made does not load.*a compiler that is no newer"):
+        build()
+
+
+def test_a_gpu_that_the_bundle_does_not_use_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(encoder, "cuda_devices", lambda: requirements.CudaDevices(("Orin",)))
+    found = encoder.make_encoder(StudentBundle.load(DEFAULT_BUNDLE), "auto", threads=1)
+    assert found.name in ("openvino", "onnxruntime")
+    assert "there is a GPU, but the bundle has no encoder for it" in caplog.text
 
 
 def test_kernels_are_compiled_once_for_one_gpu(
