@@ -29,7 +29,7 @@ CHANNEL_TILE = 32
 CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
 
 _USED = re.compile(r"Used (\d+) registers")
-_SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+_MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 
 
@@ -88,10 +88,12 @@ class KernelResources:
     Attributes:
         registers: A thread.
         spilled: Bytes a thread that are stored to or loaded from memory for want of registers.
+        stack: Bytes a thread of arrays that lie in memory, because an index into them is not known before.
     """
 
     registers: int
     spilled: int
+    stack: int
 
 
 @dataclass(frozen=True)
@@ -248,12 +250,12 @@ def _failed(compiler: str, compute_capability: tuple[int, int], log: str) -> Gpu
 def _resources(log: str) -> dict[str, KernelResources]:
     """Registers and spills by kernel, from what ptxas says."""
     resources: dict[str, KernelResources] = {}
-    kernel, spilled = "", 0
+    kernel, spilled, stack = "", 0, 0
     for line in log.splitlines():
         if entry := _ENTRY.search(line):
-            kernel, spilled = entry[1], 0
-        elif spills := _SPILLS.search(line):
-            spilled = int(spills[1]) + int(spills[2])
+            kernel, spilled, stack = entry[1], 0, 0
+        elif memory := _MEMORY.search(line):
+            stack, spilled = int(memory[1]), int(memory[2]) + int(memory[3])
         elif used := _USED.search(line):
-            resources[kernel] = KernelResources(int(used[1]), spilled)
+            resources[kernel] = KernelResources(int(used[1]), spilled, stack)
     return resources
