@@ -34,7 +34,12 @@ from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
-from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, comparison_maps, measure_kernel_parity
+from scene_completion_ros.inference.gpu.kernel_provision import (
+    KERNEL_LIMITS,
+    check_loads,
+    comparison_maps,
+    measure_kernel_parity,
+)
 from scene_completion_ros.inference.gpu.kernels import (
     CompiledKernels,
     KernelSizes,
@@ -110,15 +115,17 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     """Print all tables; with the context current."""
     half = precision != "fp32"
     major, minor = (int(part) for part in context.facts.compute_capability.split("."))
-    kernels = compile_kernels(KernelSizes.of(bundle.head, half_features=half), (major, minor))
-    bandwidth = measure_bandwidth(context)
+    on_gpu = functools.partial(PyCudaDevice, context)
+    sizes = KernelSizes.of(bundle.head, half_features=half)
+    kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, on_gpu))
+    bandwidth = measure_bandwidth(context, kernels.compiler)
     print(
         f"{context.facts.name}, compute capability {major}.{minor}, {context.facts.multiprocessors} multiprocessors; "
         f"{bandwidth.cache / 1e12:.2f} TB/s are read from the cache, copies in memory reach "
         f"{bandwidth.memory / 1e12:.2f} TB/s; kernels compiled by {kernels.compiler}\n",
         flush=True,
     )
-    print(parity_table(bundle, kernels, functools.partial(PyCudaDevice, context), half=half) + "\n", flush=True)
+    print(parity_table(bundle, kernels, on_gpu, half=half) + "\n", flush=True)
 
     image = canonical_image(bundle)
     features = make_encoder(bundle, cpu_engine())(image).astype(np.float16 if half else np.float32)
@@ -275,8 +282,8 @@ def filler(context: PrimaryContext, device: PyCudaDevice) -> Callable[[], None]:
     return lambda: cuda.memcpy_dtod_async(int(target), int(source), FILLER_BYTES, device.stream)
 
 
-def measure_bandwidth(context: PrimaryContext) -> Bandwidth:
-    """Of the GPU; with the context current."""
+def measure_bandwidth(context: PrimaryContext, compiler: str) -> Bandwidth:
+    """Of the GPU, by a kernel of the compiler whose kernels its driver takes; with the context current."""
     import pycuda.driver as cuda
 
     started, ended = cuda.Event(), cuda.Event()
@@ -294,7 +301,7 @@ def measure_bandwidth(context: PrimaryContext) -> Bandwidth:
     source, target = (context.allocate(IN_MEMORY, "a copy") for _ in range(2))
     copied = seconds(lambda: cuda.memcpy_dtod_async(int(target), int(source), IN_MEMORY))
     size = context.facts.cache_bytes // 4
-    module = reading_module(context.facts.compute_capability)  # whose kernel lives as long as it
+    module = reading_module(context.facts.compute_capability, compiler)  # whose kernel lives as long as it
     read, rounds = module.get_function("read_again"), 100
     arguments = (np.uint64(int(source)), np.int32(size // 16), np.int32(rounds), np.uint64(int(target)))
     grid = (8 * context.facts.multiprocessors, 1, 1)
@@ -304,11 +311,11 @@ def measure_bandwidth(context: PrimaryContext) -> Bandwidth:
     return Bandwidth(cache=size * rounds / took, memory=2.0 * IN_MEMORY / copied)
 
 
-def reading_module(compute_capability: str) -> Any:
-    """`READ_AGAIN` (a `pycuda.driver.Module`), compiled by NVRTC where it is installed, else by nvcc."""
+def reading_module(compute_capability: str, compiler: str) -> Any:
+    """`READ_AGAIN` as a `pycuda.driver.Module`."""
     import pycuda.driver as cuda
 
-    library = find_nvrtc()
+    library = find_nvrtc() if compiler == "NVRTC" else None
     if library is None:
         from pycuda.compiler import SourceModule
 

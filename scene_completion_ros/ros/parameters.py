@@ -377,7 +377,7 @@ class NodeParameters:
         "reliable",
         "Reliability offered with voxels, depth, and clouds and grids for planners: `reliable` serves every reader; "
         "`sensor_data` (best effort) waits for none, but readers that ask for reliable ones, as RViz does by default, "
-        "hear nothing. `~/occupancy_grid`, which is latched, stays reliable.",
+        "hear nothing. What is latched stays reliable.",
         choices=OutputQos,
     )
     publish_markers: bool = _parameter(False, "Publish `~/markers`.")

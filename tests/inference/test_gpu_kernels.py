@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -25,7 +26,9 @@ from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
+from scene_completion_ros.inference.gpu.failures import explain_failure
 from scene_completion_ros.inference.gpu.kernel_device import Buffer
+from scene_completion_ros.inference.gpu.kernel_provision import check_loads
 from scene_completion_ros.inference.gpu.kernels import (
     SOURCE,
     CompiledKernels,
@@ -121,7 +124,8 @@ def _on_gpu() -> Iterator[Callable[..., AnyDevice]]:
 
     def made(head: HeadWeights, *, half: bool = True) -> PyCudaDevice:
         sizes = KernelSizes.of(head, half_features=half)
-        devices.append(PyCudaDevice(context, compile_kernels(sizes, (major, minor))))
+        check = functools.partial(check_loads, functools.partial(PyCudaDevice, context))
+        devices.append(PyCudaDevice(context, compile_kernels(sizes, (major, minor), check=check)))
         return devices[-1]
 
     made.context = context  # type: ignore[attr-defined]
@@ -299,6 +303,12 @@ def test_what_the_driver_does_not_take_is_compiled_by_the_next_compiler(monkeypa
     assert compile_kernels(sizes, (8, 7), check=takes_none_of("NVRTC")).compiler == "nvcc"
     with pytest.raises(GpuError, match="what NVRTC made does not load; what nvcc made does not load"):
         compile_kernels(sizes, (8, 7), check=takes_none_of("NVRTC", "nvcc"))
+
+    def lost(made: CompiledKernels) -> None:
+        raise explain_failure("an illegal memory access was encountered", f"loading what {made.compiler} made")
+
+    with pytest.raises(GpuError, match="the device was lost while loading what NVRTC made"):  # and nvcc is not tried
+        compile_kernels(sizes, (8, 7), check=lost)
 
 
 @pytest.mark.parametrize("sizes", [(48, 0), (0, 0), (64, 40)])

@@ -186,7 +186,7 @@ def provide_kernels(
         if found is not None:
             return found
         major, minor = (int(part) for part in compute_capability.split("."))
-        kernels = compile_kernels(sizes, (major, minor), check=functools.partial(_check_loads, make_device))
+        kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, make_device))
         maps = comparison_maps(bundle, reference())
         parity = measure_kernel_parity(bundle, kernels, make_device, maps, half_features=half_features)
         parity.require()
@@ -198,7 +198,7 @@ def provide_kernels(
         return ProvidedKernels(kernels, record, kept.store(key, kernels.cubin, record), built=True)
 
 
-def _check_loads(make_device: Callable[[CompiledKernels], KernelDevice], kernels: CompiledKernels) -> None:
+def check_loads(make_device: Callable[[CompiledKernels], KernelDevice], kernels: CompiledKernels) -> None:
     """Raise GpuError where the driver does not take kernels."""
     try:
         make_device(kernels).close()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.gpu.failures import GpuFailureError
 from scene_completion_ros.inference.head import HeadWeights
 
 SOURCE = Path(__file__).with_name("voxel_query.cu")
@@ -144,6 +145,8 @@ def compile_kernels(
             kernels = compiled_by(sizes, compute_capability)
             if check is not None:
                 check(kernels)
+        except GpuFailureError:  # of the device itself, for which no compiler is a cure
+            raise
         except GpuError as error:
             failures.append(error)
         else:

@@ -11,7 +11,7 @@ from benchmarks import gpu
 from benchmarks.completion import naive_query
 from benchmarks.gpu import Bandwidth, Work
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu.kernels import KernelSizes
+from scene_completion_ros.inference.gpu.kernels import KernelSizes, find_nvrtc, nvrtc_cubin
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from tests.inference.cuda_cpu_device import CpuDevice, compiled
@@ -80,3 +80,11 @@ def test_the_naive_query_computes_the_same(bundle: GpuStudent, prepared: Prepare
     alpha = -np.expm1(-density * bundle.grid.voxel_size)
     in_view = prepared.query.in_view.reshape(-1)
     np.testing.assert_allclose(alpha[in_view], prepared.query.opacity(features).reshape(-1)[in_view], atol=1e-4)
+
+
+@pytest.mark.skipif(find_nvrtc() is None, reason="no NVRTC")
+def test_what_reads_the_cache_compiles() -> None:
+    library = find_nvrtc()
+    assert library is not None
+    cubin, _ = nvrtc_cubin(library, gpu.READ_AGAIN.encode(), "read_again.cu", (9, 0))
+    assert cubin[:4] == b"\x7fELF" and b"read_again" in cubin
