@@ -1,6 +1,7 @@
 # make demo            install what the robot needs into .venv and complete the bundled drive through the real node
 # make demo BAG=path   the same with a bag of your own
 # make test            install everything into .venv-test; lint, type check and test
+# make test-pycuda     pycuda itself, on a CUDA driver that runs on the host: needs a CUDA toolkit, but no GPU
 # make test-gpu        the tests of the GPU's kernels on a real one, then under compute-sanitizer; pycuda is installed beside the rest
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
@@ -21,7 +22,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format clean demo-environment test-environment
+.PHONY: help demo test test-pycuda test-gpu lint format clean demo-environment test-environment
 
 # Idle OpenMP threads sleep instead of spinning: the player, the node and the viewer share the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -70,8 +71,15 @@ demo: $(DEMO_STAMP)
 test: lint
 	.venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
+PYCUDA = .venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
+
+test-pycuda: $(TEST_STAMP)
+	$(PYCUDA)
+	SCENE_COMPLETION_GPU=driver .venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS) \
+	  tests/inference/test_gpu_kernels.py $(addprefix tests/inference/gpu/test_,$(addsuffix .py,cuda_graph device_scene_query engine_provision))
+
 test-gpu: $(TEST_STAMP)
-	.venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
+	$(PYCUDA)
 	SCENE_COMPLETION_GPU=1 .venv-test/bin/python -m pytest tests/inference/test_gpu_kernels.py $(PYTEST_ARGS)
 	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer was not found: it is part of the CUDA toolkit" >&2; exit 1; }
 	for tool in memcheck racecheck synccheck initcheck; do \
@@ -102,21 +110,16 @@ define install
 	@$(1)/bin/python -m pip install --quiet --no-compile --constraint $(1)/constraints.txt 'setuptools>=70.1,<80'
 	@$(3)
 	@$(1)/bin/python -m pip install --quiet --no-compile --constraint $(1)/constraints.txt --no-build-isolation --editable '.$(2)'
-	@$(4)
 	@touch $@
 endef
-
-# Tests start many processes. Where Python keeps no bytecode (PYTHONDONTWRITEBYTECODE), each would compile all it imports.
-# Some packages hold files for other versions of Python, which fail.
-COMPILE = .venv-test/bin/python -m compileall -qq -j 0 .venv-test/lib || true
 
 TORCH = $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' setup.py)
 
 $(DEMO_STAMP): $(DECLARED)
-	$(call install,.venv,$(DEMO_EXTRAS),true,true)
+	$(call install,.venv,$(DEMO_EXTRAS),true)
 
 $(TEST_STAMP): $(DECLARED)
-	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true),$(COMPILE))
+	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true))
 
 constraints/py%.txt:
 	@echo 'This Python is not supported: there is no $@. Use 3.10 to 3.13, as in "make demo PYTHON=python3.12".' >&2; exit 1

@@ -7,7 +7,7 @@
   the bandwidths that are measured of the same GPU;
 - the naive query in PyTorch on the same GPU, where torch sees it;
 - the way from a canonical image to sparse voxels, both on the host. Where TensorRT is missing, torch runs the encoder,
-  and the table says so.
+  and the table says so. The same once more as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,13 +138,23 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     naive_ms = measure_naive(bundle, prepared, features)
     print(kernel_table(prepared, times, occupied, work, bandwidth, naive_ms) + "\n", flush=True)
     try:
-        name, encode, close = open_encoder(bundle, context, device, precision)
+        opened = open_encoder(bundle, context, device, precision)
     except GpuError as error:
         print(f"image to voxels was not measured: {error}", flush=True)
         device.close()
         return
-    times, _ = measure_kernels(device, pipeline, functools.partial(encode, image[None]), frames, first="encode")
-    print(way_table(name, times), flush=True)
+    name, load, encode, close = opened
+    before = functools.partial(load, image[None])
+    times, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before)
+    print(way_table(name, times) + "\n", flush=True)
+    try:
+        as_graph, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before, graph=True)
+    except (GpuError, RuntimeError) as error:  # torch's own, where it runs the encoder
+        print(f"the same as one CUDA graph was not measured: {error}", flush=True)
+    else:
+        print(way_table(f"{name}, as one CUDA graph with the kernels", as_graph), flush=True)
+        ratio = np.median(times["host"]) / np.median(as_graph["host"])
+        print(f"\nwithout the graph it takes {ratio:.2f} times as long by the host's clock", flush=True)
     close()
     device.close()
 
@@ -156,7 +166,9 @@ def measure_kernels(
     frames: int,
     *,
     first: str | None = None,
+    load: Callable[[], None] = lambda: None,
     busy: Callable[[], None] = lambda: None,
+    graph: bool = False,
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
     """Run frames, one after the other.
 
@@ -166,24 +178,39 @@ def measure_kernels(
         features: Gives the features, or asks for them.
         frames: How many count, after `WARM_UP`.
         first: Name of the stage that `features` is; None for none.
+        load: Gives the host's part of what `features` asks for.
         busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
             ask for them.
+        graph: Capture a frame, and launch that.
+
+    Raises:
+        GpuError: The device failed, or a frame cannot be captured.
 
     Returns:
         Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host, from before
-        `features` until the voxels are there; and the number of occupied voxels.
+        `load` until the voxels are there; and the number of occupied voxels.
     """
-    rows: list[dict[str, float]] = []
-    occupied = 0
-    for _ in range(WARM_UP + frames):
-        busy()
-        started_s = time.perf_counter()
+
+    def ask() -> None:
         device.begin()
         found = features()
         if first is not None:
             device.lap(first)
         pipeline.enqueue(found)
         device.lap("copies")
+
+    rows: list[dict[str, float]] = []
+    occupied = 0
+    if graph:
+        load()
+        ask()
+        pipeline.wait()
+    asked = device.captured(ask) if graph else ask
+    for _ in range(WARM_UP + frames):
+        busy()
+        started_s = time.perf_counter()
+        load()
+        asked()
         occupied = len(pipeline.wait().index)
         rows.append({**device.laps_ms(), "host": 1e3 * (time.perf_counter() - started_s)})
     return {stage: np.array([row[stage] for row in rows[WARM_UP:]]) for stage in rows[-1]}, occupied
@@ -346,10 +373,12 @@ def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDAr
     return float(np.median(times[2:]))
 
 
-def open_encoder(
-    bundle: StudentBundle, context: PrimaryContext, device: PyCudaDevice, precision: str
-) -> tuple[str, Callable[[NDArray[np.uint8]], Buffer], Callable[[], None]]:
-    """What runs the encoder on the stream of a device: its name, what asks for features, and what ends it."""
+OpenedEncoder: TypeAlias = "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], Buffer], Callable[[], None]]"
+"""Its name, what takes images [1, H, W, 3], what asks for their features, and what ends it."""
+
+
+def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: PyCudaDevice, precision: str) -> OpenedEncoder:
+    """What runs the encoder on the stream of a device."""
     flavour = installed_flavour()
     missing = missing_parts(flavour)
     if missing:
@@ -369,14 +398,12 @@ def open_encoder(
                 runner.close()
                 engine.close()
 
-            return f"{flavour} in {precision}", runner.enqueue, close
-    name, encode, end = torch_encoder(bundle, device, precision)
-    return f"{name} ({why})", encode, end
+            return f"{flavour} in {precision}", runner.load, runner.enqueue, close
+    name, load, encode, end = torch_encoder(bundle, device, precision)
+    return f"{name} ({why})", load, encode, end
 
 
-def torch_encoder(
-    bundle: StudentBundle, device: PyCudaDevice, precision: str
-) -> tuple[str, Callable[[NDArray[np.uint8]], Buffer], Callable[[], None]]:
+def torch_encoder(bundle: StudentBundle, device: PyCudaDevice, precision: str) -> OpenedEncoder:
     """The student's network in torch, in mixed precision but for fp32, where TensorRT or its graph is missing.
 
     Raises:
@@ -391,16 +418,22 @@ def torch_encoder(
     half = precision != "fp32"
     features_of = torch_features(bundle, "cuda", half=half)
     stream: Any = torch.cuda.ExternalStream(int(device.stream.handle))  # type: ignore[no-untyped-call]
+    camera = bundle.canonical
+    on_host = torch.empty((1, camera.height, camera.width, 3), dtype=torch.uint8).pin_memory()
     kept: list[Any] = []
 
-    def encode(images: NDArray[np.uint8]) -> Buffer:
+    def load(images: NDArray[np.uint8]) -> None:
+        on_host.copy_(torch.from_numpy(images))
+
+    def encode() -> Buffer:
         with torch.cuda.stream(stream):
-            features = features_of(torch.from_numpy(images).pin_memory().cuda(non_blocking=True))
-        kept[:] = [features]  # until the kernels have read it
+            features = features_of(on_host.cuda(non_blocking=True))
+        kept.append(features)  # until the kernels have read it, as a graph may again
+        del kept[:-2]
         channels = np.dtype(np.float16 if half else np.float32)
         return Buffer(features.data_ptr(), tuple(features.shape), channels, features)
 
-    return f"torch {torch.__version__} in {'mixed float16' if half else 'float32'}", encode, kept.clear
+    return f"torch {torch.__version__} in {'mixed float16' if half else 'float32'}", load, encode, kept.clear
 
 
 def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], Any]:

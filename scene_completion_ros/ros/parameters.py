@@ -143,6 +143,9 @@ class NodeParameters:
     gpu_dla_core: int = _parameter(
         -1, "Core of a Jetson's deep learning accelerator to run the encoder on; -1 takes the GPU.", bounds=(-1, 1)
     )
+    gpu_graphs: bool = _parameter(
+        True, "Have a GPU run encoder and voxel query as one CUDA graph where it is measured to be faster."
+    )
     engine_cache: str = _parameter(
         "",
         "Folder in which TensorRT engines are kept, which only this user may write to; empty takes "
@@ -412,6 +415,7 @@ class NodeParameters:
             workspace_mib=self.gpu_workspace,
             dla_core=None if self.gpu_dla_core < 0 else self.gpu_dla_core,
             cache=Path(self.engine_cache) if self.engine_cache else None,
+            graphs=self.gpu_graphs,
         )
 
 

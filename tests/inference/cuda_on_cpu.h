@@ -154,6 +154,13 @@ void launch(void (*kernel)(Parameters...), int blocks, int threads, void** argum
     launch(kernel, blocks, threads, arguments, std::index_sequence_for<Parameters...>{});
 }
 
+// Sizes of a kernel's parameters, in bytes, and how many there are.
+template <typename... Parameters>
+int layout(void (*)(Parameters...), int* sizes) {
+    ((*sizes++ = sizeof(Parameters)), ...);
+    return sizeof...(Parameters);
+}
+
 }  // namespace on_cpu
 
 static inline void __syncthreads() { on_cpu::meet(on_cpu::BARRIER); }

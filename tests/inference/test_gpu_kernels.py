@@ -27,6 +27,7 @@ from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.failures import explain_failure
+from scene_completion_ros.inference.gpu.graph_trial import GraphTrial
 from scene_completion_ros.inference.gpu.kernel_device import Buffer
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads
 from scene_completion_ros.inference.gpu.kernels import (
@@ -49,7 +50,8 @@ from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
 from scene_completion_ros.semantic_voxels import VoxelState
-from tests.inference.cuda_cpu_device import CpuDevice, compiled
+from tests.inference.cuda_cpu_device import CpuDevice, compiled, compiled_library
+from tests.inference.gpu.driver_cuda import host_driver
 from tests.inference.small_bundle import random_head, with_labels
 
 AnyDevice: TypeAlias = CpuDevice | PyCudaDevice
@@ -70,10 +72,12 @@ REGISTERS = {
 
 ON_GPU = os.environ.get("SCENE_COMPLETION_GPU") == "1"
 """The same tests on a real GPU, through pycuda: ``make test-gpu``."""
+ON_DRIVER = os.environ.get("SCENE_COMPLETION_GPU") == "driver"
+"""The same tests through pycuda on a driver on the host: ``make test-pycuda``."""
 
 needs_compiler = pytest.mark.skipif(
-    kernels.find_nvrtc() is None and shutil.which("nvcc") is None,
-    reason="neither nvidia-cuda-nvrtc nor nvcc is installed",
+    ON_DRIVER or (kernels.find_nvrtc() is None and shutil.which("nvcc") is None),
+    reason="neither nvidia-cuda-nvrtc nor nvcc is installed, or NVRTC would use a driver that is none",
 )
 needs_cpp = pytest.mark.skipif(
     not ON_GPU and (shutil.which("g++") is None or not sys.platform.startswith("linux")), reason="no g++ on Linux"
@@ -102,7 +106,18 @@ def feature_map(head: HeadWeights, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., AnyDevice]]:
     """Makes a device with the kernels of a head: the CPU's stand-in, or the GPU."""
-    yield from _on_gpu() if ON_GPU else _on_cpu(tmp_path_factory.mktemp("kernels"))
+    folder = tmp_path_factory.mktemp("kernels")
+    if ON_GPU:
+        yield from _through_pycuda(compile_kernels)
+    elif ON_DRIVER:
+        host_driver()
+        yield from _through_pycuda(lambda sizes, *_, **__: _for_the_cpu(sizes, folder))
+    else:
+        yield from _on_cpu(folder)
+
+
+def _for_the_cpu(sizes: KernelSizes, folder: Path) -> CompiledKernels:
+    return CompiledKernels(str(compiled_library(sizes, folder)).encode(), sizes.kernels, {}, "g++")
 
 
 def _on_cpu(folder: Path) -> Iterator[Callable[..., AnyDevice]]:
@@ -117,7 +132,7 @@ def _on_cpu(folder: Path) -> Iterator[Callable[..., AnyDevice]]:
     yield made
 
 
-def _on_gpu() -> Iterator[Callable[..., AnyDevice]]:
+def _through_pycuda(compiler: Callable[..., CompiledKernels]) -> Iterator[Callable[..., AnyDevice]]:
     context = PrimaryContext()
     major, minor = (int(part) for part in context.facts.compute_capability.split("."))
     devices: list[PyCudaDevice] = []
@@ -125,7 +140,7 @@ def _on_gpu() -> Iterator[Callable[..., AnyDevice]]:
     def made(head: HeadWeights, *, half: bool = True) -> PyCudaDevice:
         sizes = KernelSizes.of(head, half_features=half)
         check = functools.partial(check_loads, functools.partial(PyCudaDevice, context))
-        devices.append(PyCudaDevice(context, compile_kernels(sizes, (major, minor), check=check)))
+        devices.append(PyCudaDevice(context, compiler(sizes, (major, minor), check=check)))
         return devices[-1]
 
     made.context = context  # type: ignore[attr-defined]
@@ -487,25 +502,30 @@ class GivenMaps:
     """An encoder that uploads maps instead of computing them."""
 
     def __init__(self, device: AnyDevice, maps: list[np.ndarray]) -> None:
-        self.device, self.maps, self.kept = device, maps, []
+        self.device, self.maps = device, [device.upload(one.astype(np.float16)) for one in maps]
+        self.number = 0
 
-    def enqueue(self, images: np.ndarray) -> Buffer:
-        self.kept = [self.device.upload(self.maps[int(images[0, 0, 0, 0])].astype(np.float16))]
-        return self.kept[0]
+    def load(self, images: np.ndarray) -> None:
+        self.number = int(images[0, 0, 0, 0])
+
+    def enqueue(self) -> Buffer:
+        return self.maps[self.number]
 
 
 @needs_cpp
 def test_two_scenes_on_one_device_ended_in_either_order(device: Callable[..., AnyDevice]) -> None:
     head = with_labels(random_head(channels=64, density_bias=-1.0))
     maps = [feature_map(head, seed=seed) for seed in (1, 2)]
+    images = [np.full((1, 1, 3), number, np.uint8) for number in range(2)]
     scenes = []
     for pose in ("default", "pitch, roll and shift"):
         run = run_of(device(head), head, pose=POSES[pose][0], grid=POSES[pose][1])
         prepared = PreparedScene(run.query, run.march, run.classifier, run.labels)
         context: Any = getattr(device, "context", NoContext())
         own = device(head)
-        scenes.append((run, DeviceSceneQuery(GivenMaps(own, maps), lambda image: None, own, context, prepared)))
-    images = [np.full((1, 1, 3), number, np.uint8) for number in range(2)]
+        encoder, graphs = GivenMaps(own, maps), GraphTrial(wanted=False)  # for the maps are not in one place
+        scene = DeviceSceneQuery(encoder, lambda image: None, own, context, prepared, images[0], graphs)
+        scenes.append((run, scene))
     answers = []
     for number in (0, 1):
         for run, scene in scenes:

@@ -19,6 +19,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from scene_completion_ros.inference.gpu.failures import explain_failure
 
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+
 _log = logging.getLogger(__name__)
 
 
@@ -90,9 +92,13 @@ class PrimaryContext:
         return self
 
     def stream(self) -> Any:
-        """A new stream (`pycuda.driver.Stream`; its ``handle`` is what TensorRT takes)."""
+        """A new stream (`pycuda.driver.Stream`; its ``handle`` is what TensorRT takes).
+
+        It waits for nothing that is asked of others, nor they for it: not for the default stream either, on which torch
+        works, and which may not be used at all while work of a stream that waits for it is captured.
+        """
         with gpu_errors("making a stream"):
-            return self._cuda.Stream()
+            return self._cuda.Stream(_NON_BLOCKING)
 
     def allocate(self, size: int, what: str) -> Any:
         """Memory of the GPU (`pycuda.driver.DeviceAllocation`; ``int`` of it is the pointer, ``free`` frees it).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import weakref
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.graph_trial import GraphTrial
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer
@@ -23,8 +25,15 @@ _log = logging.getLogger(__name__)
 class EnqueuedEncoder(Protocol):
     """An encoder whose features stay on the device."""
 
-    def enqueue(self, images: NDArray[np.uint8]) -> Buffer:
-        """Asks for features [1, h, w, C + E] of images [1, H, W, 3], in the order of the stream of the kernels."""
+    def load(self, images: NDArray[np.uint8]) -> None:
+        """Takes images [1, H, W, 3]; what was asked of the former ones must have been waited for."""
+        ...
+
+    def enqueue(self) -> Buffer:
+        """Asks for features [1, h, w, C + E] of what it took, in the order of the stream of the kernels.
+
+        They go to the same place always.
+        """
         ...
 
 
@@ -39,6 +48,8 @@ class DeviceSceneQuery:
         device: What runs the kernels; it becomes this one's, which closes it.
         context: The context of both.
         prepared: The scene.
+        example: An image [H, W, 3] to try frames with.
+        graphs: Decides whether frames are asked for as CUDA graphs.
 
     Raises:
         GpuError: There is not enough memory.
@@ -51,6 +62,8 @@ class DeviceSceneQuery:
         device: KernelDevice,
         context: PrimaryContext,
         prepared: PreparedScene,
+        example: NDArray[np.uint8],
+        graphs: GraphTrial,
     ) -> None:
         self._encoder = encoder
         self._check = check
@@ -61,6 +74,10 @@ class DeviceSceneQuery:
             try:
                 self._pipeline = VoxelPipeline(
                     device, prepared.query, prepared.march, prepared.classifier, prepared.labels
+                )
+                encoder.load(example[None])
+                self._ask = graphs.faster(
+                    device, functools.partial(_ask, device, encoder, self._pipeline), self._pipeline.wait
                 )
             except BaseException:
                 device.close()
@@ -74,10 +91,8 @@ class DeviceSceneQuery:
         self._answers += 1  # from here on the former answer may be overwritten, also where this one fails
         started_s, device = time.perf_counter(), self._device
         with self._context:
-            device.begin()
-            features = self._encoder.enqueue(image_rgb[None])
-            device.lap("encode")
-            self._pipeline.enqueue(features)
+            self._encoder.load(image_rgb[None])
+            self._ask()
             found = self._pipeline.wait()
         times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
         answer = SceneAnswer(
@@ -136,6 +151,14 @@ class _FieldOnDevice:
         if which not in self._fetched:
             self._fetched[which] = self._query.fetch(which, self._answer)
         return self._fetched[which]
+
+
+def _ask(device: KernelDevice, encoder: EnqueuedEncoder, pipeline: VoxelPipeline) -> None:
+    """Ask for a frame of what the encoder took."""
+    device.begin()
+    features = encoder.enqueue()
+    device.lap("encode")
+    pipeline.enqueue(features)
 
 
 def _release(device: KernelDevice, context: PrimaryContext) -> None:

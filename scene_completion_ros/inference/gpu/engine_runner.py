@@ -61,18 +61,23 @@ class EngineRunner:
         Raises:
             GpuError: The GPU failed.
         """
-        features = self.enqueue(images)
+        self.load(images)
+        features = self.enqueue(len(images))
         host_features = self._pinned[1][: len(images)]
         with gpu_errors("running the encoder", self._context):
             self._context.copy_to_host(host_features, features.pointer, self.stream)
             self.stream.synchronize()
         return host_features
 
-    def enqueue(self, images: NDArray[np.uint8]) -> Buffer:
-        """Ask for the features of images, in the order of the stream; returns before they are there.
+    def load(self, images: NDArray[np.uint8]) -> None:
+        """Put images [n, H, W, 3] where they are copied from; features of the former ones must have been waited for."""
+        self._pinned[0][: len(images)] = images
+
+    def enqueue(self, count: int = 1) -> Buffer:
+        """Ask for the features of images that were loaded, in the order of the stream; returns before they are there.
 
         Args:
-            images: uint8 [n, H, W, 3] RGB, n within the engine's batch. The former ones must have been waited for.
+            count: How many images, within the engine's batch.
 
         Returns:
             Where features [n, h, w, C + E] go on the GPU, always the same place.
@@ -80,9 +85,8 @@ class EngineRunner:
         Raises:
             GpuError: The GPU failed.
         """
-        count, (image, features) = len(images), self._device
+        image, features = self._device
         host_images, host_features = (array[:count] for array in self._pinned)
-        host_images[:] = images
         with gpu_errors("running the encoder", self._context):
             self._context.copy_to_device(int(image), host_images, self.stream)
             self._engine.enqueue(int(image), int(features), int(self.stream.handle), count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -67,6 +67,16 @@ class KernelDevice(Protocol):
 
     def lap(self, name: str) -> None:
         """Takes note of when all that was asked for until now is done; each name once between two `begin`."""
+
+    def captured(self, ask: Callable[[], None]) -> Callable[[], None]:
+        """Asks for the same work again, all of it at once, and for its laps.
+
+        Args:
+            ask: Asks for it, from `begin` to the last lap. It must have run before, and must do the same each time.
+
+        Raises:
+            GpuError: It cannot be captured.
+        """
 
     def synchronise(self) -> None:
         """Waits until everything that was asked for is done."""

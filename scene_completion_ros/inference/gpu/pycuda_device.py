@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.inference.gpu.cuda_graph import CudaGraph, TimedEvent
 from scene_completion_ros.inference.gpu.device import PrimaryContext, gpu_errors
 from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, SharedBuffer
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
@@ -38,9 +39,11 @@ class PyCudaDevice:
         self._context = context
         self.stream: Any = context.stream() if stream is None else stream
         self._owned: list[Any] = []
-        self._events: dict[str, Any] = {}
+        self._events: dict[str, TimedEvent] = {}
         self._laps: list[str] = []
         self._laps_ms: dict[str, float] = {}
+        self._graphs: list[CudaGraph] = []
+        self._capturing = False
         with gpu_errors("loading the kernels", context):
             self._module: Any = cuda.module_from_buffer(kernels.cubin)
             self._functions = {name: self._module.get_function(name) for name in kernels.names}
@@ -51,7 +54,8 @@ class PyCudaDevice:
         buffer = self._allocated(contiguous.shape, contiguous.dtype)
         if contiguous.size:
             with gpu_errors("copying to the GPU", self._context):
-                self._cuda.memcpy_htod(buffer.pointer, contiguous)
+                self._cuda.memcpy_htod_async(buffer.pointer, contiguous, self.stream)
+                self.stream.synchronize()
         return buffer
 
     def empty(self, shape: Sequence[int], dtype: type[np.generic]) -> Buffer:
@@ -91,11 +95,26 @@ class PyCudaDevice:
 
     def lap(self, name: str) -> None:
         """See `KernelDevice`."""
-        with gpu_errors("taking the time", self._context):
-            if name not in self._events:
-                self._events[name] = self._cuda.Event()
-            self._events[name].record(self.stream)
+        if name not in self._events:
+            self._events[name] = TimedEvent()
+        self._events[name].record(int(self.stream.handle), captured=self._capturing)
         self._laps.append(name)
+
+    def captured(self, ask: Callable[[], None]) -> Callable[[], None]:
+        """See `KernelDevice`: a CUDA graph."""
+        self._capturing = True
+        try:
+            graph = CudaGraph(int(self.stream.handle), ask)
+        finally:
+            self._capturing = False
+            laps, self._laps = self._laps, []
+        self._graphs.append(graph)
+
+        def ask_again() -> None:
+            self._laps = list(laps)
+            graph.launch(int(self.stream.handle))
+
+        return ask_again
 
     def synchronise(self) -> None:
         """See `KernelDevice`.
@@ -106,9 +125,9 @@ class PyCudaDevice:
         laps, self._laps = self._laps, []
         with gpu_errors("running the kernels", self._context):
             self.stream.synchronize()
-            events = [self._events[name] for name in laps]
-            times = (later.time_since(former) for former, later in pairwise(events))
-            self._laps_ms = dict(zip(laps[1:], map(float, times), strict=True))
+        events = [self._events[name] for name in laps]
+        times = (later.since_ms(former) for former, later in pairwise(events))
+        self._laps_ms = dict(zip(laps[1:], times, strict=True))
 
     def laps_ms(self) -> dict[str, float]:
         """See `KernelDevice`."""
@@ -125,10 +144,13 @@ class PyCudaDevice:
 
     def close(self) -> None:
         """See `KernelDevice`."""
+        while self._graphs:
+            self._graphs.pop().close()
         while self._owned:
             self._owned.pop().free()
         self._functions.clear()
-        self._events.clear()
+        while self._events:
+            self._events.popitem()[1].close()
         self.stream = None  # with the context current
         self._module = None
 

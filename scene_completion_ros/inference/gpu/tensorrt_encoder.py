@@ -18,11 +18,12 @@ from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
+from scene_completion_ros.inference.gpu.graph_trial import GraphTrial
 from scene_completion_ros.inference.gpu.kernel_device import Buffer
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_grid, check_limits, gpu_bundle
-from scene_completion_ros.inference.gpu.parity import ReferenceEncoder
+from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
 from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
@@ -69,6 +70,8 @@ class TensorRtEncoder:
         except BaseException:
             self._context.close()
             raise
+        self._example = gate_images(bundle.canonical.height, bundle.canonical.width)[0]
+        self._graphs = GraphTrial(wanted=options.graphs)
         self._features = aligned_empty(1, *bundle.feature_size, bundle.head.channels)
         finalizer = weakref.finalize(self, _release, self._context, engine, self._runner)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
@@ -85,9 +88,13 @@ class TensorRtEncoder:
         features: NDArray[np.float32] = self._features[0]
         return features
 
-    def enqueue(self, images: NDArray[np.uint8]) -> Buffer:
-        """Ask for the features of images, see `EngineRunner.enqueue`; with the context current."""
-        return self._runner.enqueue(images)
+    def load(self, images: NDArray[np.uint8]) -> None:
+        """Give it images, see `EngineRunner.load`."""
+        self._runner.load(images)
+
+    def enqueue(self) -> Buffer:
+        """Ask for the features of the image that was given, see `EngineRunner.enqueue`; with the context current."""
+        return self._runner.enqueue()
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
         """See `DeviceEncoder`.
@@ -102,7 +109,7 @@ class TensorRtEncoder:
         with self._context:
             device = PyCudaDevice(self._context, self._kernels, self._runner.stream)
         check = functools.partial(check_image, self._bundle)
-        return DeviceSceneQuery(self, check, device, self._context, prepared)
+        return DeviceSceneQuery(self, check, device, self._context, prepared, self._example, self._graphs)
 
     def _provide_kernels(self, options: EngineOptions, reference: Callable[[], ReferenceEncoder]) -> CompiledKernels:
         return provide_kernels(

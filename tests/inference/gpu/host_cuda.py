@@ -1,16 +1,23 @@
 """A stand-in for pycuda and a GPU, whose memory is the host's: for the order of calls, buffers and errors.
 
 Contexts are kept on a stack a thread, as pycuda keeps them (its ``cuda.hpp``); what is allocated, copied or freed
-without the context being current raises, as there. `HostEngine` stands in for a deserialised engine: it runs the ONNX
-graph on the pointers that it is given. Kernels are those of ``voxel_query.cu``, compiled for the CPU.
+without the context being current raises, as there. What is asked of a stream is done when that stream is waited for,
+as late as a GPU may: whoever reads before, or waits for another stream, finds what lay there before, and new memory is
+full of rubbish. With ``at_once`` it is done as early as a GPU may. `HostEngine` stands in for a deserialised engine: it
+runs the ONNX graph on the pointers that it is given. Kernels are those of ``voxel_query.cu``, compiled for the CPU.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import itertools
+import math
 import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -18,9 +25,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from scene_completion_ros.inference.gpu import device
+from scene_completion_ros.inference.gpu import cuda_graph, device
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
 from scene_completion_ros.inference.gpu.tensorrt_runtime import UnusablePlanError
+
+RUBBISH = 0xA5
 
 
 class Error(Exception):
@@ -43,6 +52,13 @@ class HostCuda:
         self.popped_at_the_end = 0
         self.broken = ""
         self._threads = threading.local()
+        self._streams: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._handles = itertools.count(7)
+        self.events: dict[int, float] = {}
+        self.live_graphs: dict[int, list[Callable[[], object]]] = {}
+        self.graphs = 0
+        self.at_once = False
+        self.no_graphs = 0
 
     @property
     def stack(self) -> list[Any]:
@@ -52,6 +68,27 @@ class HostCuda:
     def require_context(self) -> None:
         if not self.stack:
             raise Error("explicit_context_dependent failed: invalid device context - no currently active context?")
+
+    def enqueue(self, stream: Any, work: Callable[[], object]) -> None:
+        """Has work done in the order of a stream, which is given itself or by its handle, once that is waited for."""
+        self.require_context()
+        self._streams[getattr(stream, "handle", stream)].ask(work)
+
+    def driver(self) -> HostDriver:
+        """The functions for graphs and events."""
+        return HostDriver(self)
+
+    def finish(self) -> None:
+        """Waits for all streams, as freeing memory does."""
+        self.forbid_capture()
+        for stream in list(self._streams.values()):
+            stream.run()
+
+    def forbid_capture(self) -> None:
+        """Ends every capture: what follows may not be part of one."""
+        self.require_context()
+        for stream in list(self._streams.values()):
+            stream.forbid_capture()
 
     def module(self) -> ModuleType:
         """`pycuda.driver`."""
@@ -94,10 +131,10 @@ class HostCuda:
 
         class Allocation:
             def __init__(self, size: int) -> None:
-                cuda.require_context()
+                cuda.forbid_capture()
                 if size > cuda.free:
                     raise OutOfMemory("cuMemAlloc failed: out of memory")
-                self._memory = np.zeros(size, np.uint8)
+                self._memory = np.full(size, RUBBISH, np.uint8)
                 cuda.free -= size
                 cuda.allocated += size
                 cuda.allocations += 1
@@ -106,18 +143,19 @@ class HostCuda:
                 return int(self._memory.ctypes.data)
 
             def free(self) -> None:
-                cuda.require_context()
+                cuda.finish()
                 cuda.free += self._memory.nbytes
                 cuda.allocated -= self._memory.nbytes
 
         class Pinned(bytearray):
             def free(self) -> None:
-                cuda.require_context()
+                cuda.finish()
                 cuda.pinned -= len(self)
 
         def pagelocked_empty(shape: tuple[int, ...], dtype: Any) -> Any:
-            cuda.require_context()
+            cuda.forbid_capture()
             memory = Pinned(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+            memory[:] = bytes([RUBBISH]) * len(memory)
             cuda.pinned += len(memory)
             cuda.allocations += 1
             return np.ndarray(shape, dtype, buffer=memory)
@@ -128,14 +166,6 @@ class HostCuda:
             array[...] = 0
             array.base.get_device_pointer = lambda: array.ctypes.data
             return array
-
-        class Event:
-            def record(self, stream: object) -> None:
-                cuda.require_context()
-                self._at = time.perf_counter()
-
-            def time_since(self, event: Event) -> float:
-                return 1e3 * (self._at - event._at)
 
         class Module:
             """The machine code is the path of a shared library, see `cuda_cpu_device`."""
@@ -150,26 +180,69 @@ class HostCuda:
             def get_function(self, name: str) -> Any:
                 run = getattr(self._library, f"launch_{name}")
 
-                def launch(*values: Any, grid: tuple[int, ...], block: tuple[int, ...], stream: object) -> None:
-                    cuda.require_context()
-                    kept = [np.array([value]) for value in values]
-                    run(grid[0], block[0], (ctypes.c_void_p * len(kept))(*(one.ctypes.data for one in kept)))
+                def launch(*values: Any, grid: tuple[int, ...], block: tuple[int, ...], stream: Stream) -> None:
+                    kept = [np.array([value]) for value in values]  # their values now, as a GPU takes them
+
+                    def work() -> None:
+                        run(grid[0], block[0], (ctypes.c_void_p * len(kept))(*(one.ctypes.data for one in kept)))
+
+                    cuda.enqueue(stream, work)
 
                 return launch
 
         class Stream:
-            handle = 7
-
-            def __init__(self) -> None:
+            def __init__(self, flags: int) -> None:
                 cuda.require_context()
+                assert flags == 1  # what has no stream does not wait for it
+                self.handle = next(cuda._handles)
+                self.waiting: list[Callable[[], object]] = []
+                self.captured: list[Callable[[], object]] | None = None
+                self.invalid = False
+                cuda._streams[self.handle] = self
 
             def synchronize(self) -> None:
+                cuda.require_context()
+                self.forbid_capture()
                 if cuda.broken:
+                    self.waiting.clear()
                     raise Error(cuda.broken)
+                self.run()
 
-        def copy(target: int, source: int, size: int) -> None:
-            cuda.require_context()
-            ctypes.memmove(target, source, size)
+            def ask(self, work: Callable[[], object]) -> None:
+                (self.waiting if self.captured is None else self.captured).append(work)
+                if cuda.at_once and self.captured is None:
+                    self.run()
+
+            def begin_capture(self) -> None:
+                assert self.captured is None
+                self.captured, self.invalid = [], False
+
+            def forbid_capture(self) -> None:
+                if self.captured is not None:
+                    self.invalid = True
+                    raise Error("operation not permitted when stream is capturing")
+
+            def end_capture(self) -> tuple[list[Callable[[], object]], int]:
+                assert self.captured is not None
+                captured, self.captured = self.captured, None
+                return captured, 901 if self.invalid else 0
+
+            def run(self) -> None:
+                waiting, self.waiting = self.waiting, []
+                for work in waiting:
+                    work()
+
+        def copy(target: int, source: int, size: int, stream: Stream | None = None) -> None:
+            if stream is None:
+                cuda.forbid_capture()
+                ctypes.memmove(target, source, size)
+            else:
+                cuda.enqueue(stream, lambda: ctypes.memmove(target, source, size))
+
+        def upload(pointer: int, array: Any, stream: Stream) -> None:
+            # What is not page-locked is copied at once to memory that is.
+            source = array if type(array.base) is Pinned or type(array.base) is np.ndarray else array.copy()
+            cuda.enqueue(stream, lambda: ctypes.memmove(pointer, source.ctypes.data, source.nbytes))
 
         module = ModuleType("pycuda.driver")
         contents: dict[str, Any] = {
@@ -184,13 +257,14 @@ class HostCuda:
             "pagelocked_empty": pagelocked_empty,
             "pagelocked_zeros": pagelocked_zeros,
             "host_alloc_flags": type("host_alloc_flags", (), {"DEVICEMAP": 2}),
-            "Event": Event,
             "module_from_buffer": Module,
-            "memset_d8_async": lambda pointer, value, size, stream: ctypes.memset(pointer, value, size),
+            "memset_d8_async": lambda pointer, value, size, stream: cuda.enqueue(
+                stream, lambda: ctypes.memset(pointer, value, size)
+            ),
             "memcpy_htod": lambda pointer, array: copy(pointer, array.ctypes.data, array.nbytes),
             "memcpy_dtoh": lambda array, pointer: copy(array.ctypes.data, pointer, array.nbytes),
-            "memcpy_htod_async": lambda pointer, array, stream: copy(pointer, array.ctypes.data, array.nbytes),
-            "memcpy_dtoh_async": lambda array, pointer, stream: copy(array.ctypes.data, pointer, array.nbytes),
+            "memcpy_htod_async": upload,
+            "memcpy_dtoh_async": lambda array, pointer, stream: copy(array.ctypes.data, pointer, array.nbytes, stream),
         }
         for name, value in contents.items():
             setattr(module, name, value)
@@ -207,11 +281,84 @@ class HostCuda:
             self.popped_at_the_end += 1
 
         patch.setattr(device, "_pop_released_context", popped)
+        patch.setattr(cuda_graph, "_driver", self.driver)
+
+
+class HostDriver:
+    """What `cuda_graph` calls in the driver; `DriverCuda` has the same in C."""
+
+    def __init__(self, cuda: HostCuda) -> None:
+        self._cuda = cuda
+        self._streams = cuda._streams
+
+    def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: ctypes.c_int) -> int:
+        assert mode.value == 1
+        self._stream(stream).begin_capture()
+        return 0
+
+    def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:
+        captured, failed = self._stream(stream).end_capture()
+        graph._obj.value = None if failed else self._keep(captured)
+        return failed
+
+    def cuGraphInstantiateWithFlags(self, made: Any, graph: ctypes.c_void_p, flags: ctypes.c_ulonglong) -> int:
+        assert flags.value == 0
+        if self._cuda.no_graphs:
+            return self._cuda.no_graphs
+        made._obj.value = self._keep(list(self._cuda.live_graphs[int(graph.value or 0)]))
+        return 0
+
+    def cuGraphLaunch(self, graph: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
+        works = self._cuda.live_graphs[int(graph.value or 0)]
+        self._cuda.graphs += 1
+        self._cuda.enqueue(stream.value, lambda: [work() for work in works])
+        return 0
+
+    def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:
+        del self._cuda.live_graphs[int(graph.value or 0)]
+        return 0
+
+    cuGraphExecDestroy = cuGraphDestroy
+
+    def cuEventCreate(self, event: Any, flags: ctypes.c_uint) -> int:
+        assert flags.value == 0
+        self._cuda.require_context()
+        event._obj.value = next(self._cuda._handles)
+        self._cuda.events[event._obj.value] = math.nan
+        return 0
+
+    def cuEventRecordWithFlags(self, event: ctypes.c_void_p, stream: ctypes.c_void_p, flags: ctypes.c_uint) -> int:
+        assert flags.value == (self._stream(stream).captured is not None)  # others would have no time
+        events, handle = self._cuda.events, int(event.value or 0)
+        self._cuda.enqueue(stream.value, lambda: events.__setitem__(handle, 1e3 * time.perf_counter()))
+        return 0
+
+    def cuEventElapsedTime(self, found: Any, earlier: ctypes.c_void_p, later: ctypes.c_void_p) -> int:
+        first, second = (self._cuda.events[int(event.value or 0)] for event in (earlier, later))
+        found._obj.value = second - first
+        return 600 if math.isnan(second - first) else 0
+
+    def cuEventDestroy_v2(self, event: ctypes.c_void_p) -> int:
+        del self._cuda.events[int(event.value or 0)]
+        return 0
+
+    def cuGetErrorString(self, error: ctypes.c_int, text: Any) -> int:
+        text._obj.value = {801: b"operation not supported", 2: b"out of memory"}.get(error.value, b"an error")
+        return 0
+
+    def _stream(self, handle: ctypes.c_void_p) -> Any:
+        return self._streams[int(handle.value or 0)]
+
+    def _keep(self, works: list[Callable[[], object]]) -> int:
+        handle = next(self._cuda._handles)
+        self._cuda.live_graphs[handle] = works
+        return handle
 
 
 class HostEngine:
     """Runs the graph that its plan is; ``offset`` is added to what it computes, and some plans are refused."""
 
+    cuda: ClassVar[HostCuda]
     offset = 0.0
     refused: ClassVar[set[bytes]] = set()
     opened: ClassVar[list[HostEngine]] = []
@@ -225,9 +372,11 @@ class HostEngine:
         self.opened.append(self)
 
     def enqueue(self, image_pointer: int, features_pointer: int, stream_handle: int, batch: int = 1) -> None:
-        assert stream_handle == 7
         assert self.key.batch[0] <= batch <= self.key.batch[1]
         self.batches.append(batch)
+        self.cuda.enqueue(stream_handle, functools.partial(self._run, image_pointer, features_pointer, batch))
+
+    def _run(self, image_pointer: int, features_pointer: int, batch: int) -> None:
         images = _at(image_pointer, (batch, *self.key.image, 3), np.uint8)
         (features,) = self._session.run(["features"], {"image": images})
         _at(features_pointer, features.shape, features.dtype)[:] = features + np.asarray(self.offset, features.dtype)

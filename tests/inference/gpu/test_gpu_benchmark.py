@@ -28,8 +28,14 @@ def noise(bundle: StudentBundle) -> np.ndarray:
     return np.random.default_rng(0).normal(0.0, 1.0, (*bundle.feature_size, bundle.head.channels)).astype(np.float16)
 
 
+@pytest.mark.parametrize("graph", [False, True])
 def test_every_stage_of_every_frame_is_measured(
-    bundle: GpuStudent, prepared: PreparedScene, compiler: HostCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: GpuStudent,
+    prepared: PreparedScene,
+    compiler: HostCompiler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    graph: bool,
 ) -> None:
     monkeypatch.setattr(gpu, "WARM_UP", 1)
     device = CpuDevice(compiled(KernelSizes.of(bundle.head, half_features=True), tmp_path))
@@ -40,8 +46,11 @@ def test_every_stage_of_every_frame_is_measured(
         asked.append(1)
         return device.upload(noise(bundle))
 
-    times, occupied = gpu.measure_kernels(device, pipeline, features, 2, first="encode")
-    assert len(asked) == 3 and occupied > 20
+    loaded: list[int] = []
+    times, occupied = gpu.measure_kernels(
+        device, pipeline, features, 2, first="encode", load=lambda: loaded.append(1), graph=graph
+    )
+    assert len(asked) == len(loaded) == 3 + graph and occupied > 20
     assert set(times) == {"encode", "query", "march", "assemble", "label", "copies", "host"}
     assert all(len(values) == 2 and (values >= 0.0).all() for values in times.values())
     on_device = sum(values for name, values in times.items() if name != "host")
