@@ -13,11 +13,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.util
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -77,22 +79,40 @@ class Work:
     Attributes:
         gathered: Loads from the feature map, which stays in the second-level cache.
         streamed: Read or written once, in memory.
+        sent: Sent to the host.
+        multiplied: Products that are summed; no data.
     """
 
     gathered: int
     streamed: int
+    sent: int = 0
+    multiplied: int = 0
 
 
 @dataclass(frozen=True)
-class Bandwidth:
-    """Bytes a second: read from the second-level cache, and read and written by copies in memory."""
+class Speeds:
+    """What a GPU reaches when it does nothing else.
+
+    Attributes:
+        cache: Bytes a second, read from the second-level cache.
+        memory: Bytes a second, read and written by copies in memory.
+        bus: Bytes a second, copied to page-locked memory of the host.
+        arithmetic: Products a second, summed, of matrices in float16; infinity where torch sees no GPU.
+    """
 
     cache: float
     memory: float
+    bus: float
+    arithmetic: float = float("inf")
 
     def floor_ms(self, work: Work) -> float:
-        """What moving the data takes at least: both go on at the same time."""
-        return 1e3 * max(work.gathered / self.cache, work.streamed / self.memory)
+        """What the work takes at least: all of it goes on at the same time."""
+        return 1e3 * max(
+            work.gathered / self.cache,
+            work.streamed / self.memory,
+            work.sent / self.bus,
+            work.multiplied / self.arithmetic,
+        )
 
 
 def main() -> None:
@@ -118,11 +138,12 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     on_gpu = functools.partial(PyCudaDevice, context)
     sizes = KernelSizes.of(bundle.head, half_features=half)
     kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, on_gpu))
-    bandwidth = measure_bandwidth(context, kernels.compiler)
+    speeds = measure_speeds(context, kernels.compiler)
     print(
         f"{context.facts.name}, compute capability {major}.{minor}, {context.facts.multiprocessors} multiprocessors; "
-        f"{bandwidth.cache / 1e12:.2f} TB/s are read from the cache, copies in memory reach "
-        f"{bandwidth.memory / 1e12:.2f} TB/s; kernels compiled by {kernels.compiler}\n",
+        f"{speeds.cache / 1e12:.2f} TB/s are read from the cache, copies in memory reach "
+        f"{speeds.memory / 1e12:.2f} TB/s, to the host {speeds.bus / 1e9:.1f} GB/s; "
+        f"kernels compiled by {kernels.compiler}\n",
         flush=True,
     )
     print(parity_table(bundle, kernels, on_gpu, half=half) + "\n", flush=True)
@@ -133,10 +154,11 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     device = PyCudaDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
     uploaded = device.upload(features)
-    times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames, busy=filler(context, device))
+    with filler(context, device) as busy:
+        times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames, busy=busy)
     work = least_work(prepared, features.dtype.itemsize, occupied)
     naive_ms = measure_naive(bundle, prepared, features)
-    print(kernel_table(prepared, times, occupied, work, bandwidth, naive_ms) + "\n", flush=True)
+    print(kernel_table(prepared, times, occupied, work, speeds, naive_ms) + "\n", flush=True)
     try:
         opened = open_encoder(bundle, context, device, precision)
     except GpuError as error:
@@ -146,13 +168,14 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     name, load, encode, close = opened
     before = functools.partial(load, image[None])
     times, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before)
-    print(way_table(name, times) + "\n", flush=True)
+    floor_ms = speeds.floor_ms(encoder_work(bundle, precision))
+    print(way_table(name, times, floor_ms) + "\n", flush=True)
     try:
         as_graph, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before, graph=True)
     except (GpuError, RuntimeError) as error:  # torch's own, where it runs the encoder
         print(f"the same as one CUDA graph was not measured: {error}", flush=True)
     else:
-        print(way_table(f"{name}, as one CUDA graph with the kernels", as_graph), flush=True)
+        print(way_table(f"{name}, as one CUDA graph with the kernels", as_graph, floor_ms), flush=True)
         ratio = np.median(times["host"]) / np.median(as_graph["host"])
         print(f"\nwithout the graph it takes {ratio:.2f} times as long by the host's clock", flush=True)
     close()
@@ -220,7 +243,8 @@ def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> di
     """What each stage has to move at least, given how the kernels are divided.
 
     The feature map and the positional tables are taken to stay in the cache. `RUN` samples one after the other are one
-    thread's, which loads a pixel's features anew where the cell changes. What the host is sent is not counted.
+    thread's, which loads a pixel's features anew where the cell changes. Of the march, opacities in view are counted
+    once, however many rays read them.
     """
     samples, head = prepared.query.samples, prepared.query.field.head
     per_sample = sum(
@@ -228,12 +252,40 @@ def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> di
     )
     voxels, in_view = prepared.query.in_view.size, int(np.count_nonzero(prepared.query.in_view))
     label = TAPS * head.label_hidden * feature_bytes
+    rays = sum(part.nbytes for part in prepared.march.rays[1:])
+    pixels = prepared.march.camera.width * prepared.march.camera.height
     cells = cell_loads(samples.cell)
     return {
         "query": Work(cells * TAPS * head.hidden * feature_bytes, per_sample + 4 * len(samples.target)),
-        "assemble": Work(0, 4 * in_view + voxels * (1 + 4 + 1 + 1) + 4 * occupied),  # alpha; view, probability, state
-        "label": Work(occupied * label, 0),
+        "march": Work(0, 4 * in_view + rays + 3 * 4 * pixels),
+        # Opacity; view, probability, state twice; index; and to the host index and probability.
+        "assemble": Work(0, 4 * in_view + voxels * (1 + 4 + 1 + 1) + 4 * occupied, sent=(4 + 4) * occupied),
+        "label": Work(occupied * label, 0, sent=(1 + 4) * occupied),
+        "copies": Work(0, 0, sent=voxels + 2 * 4 * pixels),
     }
+
+
+def encoder_work(bundle: StudentBundle, precision: str) -> Work:
+    """What an encoder has to read and multiply at least: its weights once, and its convolutions.
+
+    A bundle without a graph in this precision is counted by its encoder for the CPU, with the same weights.
+    """
+    import onnx
+
+    offered = precision in bundle.gpu_precisions
+    graph = bundle.read_gpu_encoder(precision) if offered else bundle.encoder_path.read_bytes()
+    model = onnx.load_from_string(graph)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    sizes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in known.value_info}
+    sizes.update({value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in known.output})
+    sizes.update({value.name: list(value.dims) for value in known.initializer})
+    multiplied = 0
+    for node in known.node:
+        if node.op_type == "Conv":
+            output, weight = sizes.get(node.output[0], []), sizes.get(node.input[1], [])
+            multiplied += math.prod(output) * math.prod(weight[1:]) if output and weight else 0
+    return Work(gathered=len(graph), streamed=0, multiplied=multiplied)
 
 
 def cell_loads(cells: NDArray[np.integer]) -> int:
@@ -249,7 +301,7 @@ def kernel_table(
     times: Mapping[str, NDArray[np.float64]],
     occupied: int,
     work: Mapping[str, Work],
-    bandwidth: Bandwidth,
+    speeds: Speeds,
     naive_ms: float | None,
 ) -> str:
     """Each kernel beside its floor, and the naive query beside the fused one."""
@@ -259,31 +311,35 @@ def kernel_table(
         rows.append(("naive PyTorch, all voxels", "not measured: torch sees no GPU", "", "", ""))
     else:
         rows.append(("naive PyTorch, all voxels", f"{naive_ms:.3f}", "", "", f"{naive_ms / fused:.0f} times the query"))
-    names = {"query": "**query**", "march": "march", "assemble": "states, compaction", "label": "labels"}
+    names = {
+        "query": "**query**",
+        "march": "march",
+        "assemble": "states, compaction",
+        "label": "labels",
+        "copies": "copies to the host",
+    }
     for stage, shown in names.items():
         middle, late = np.percentile(times[stage], (50, 95))
-        floor = bandwidth.floor_ms(work[stage]) if stage in work else None
+        floor = speeds.floor_ms(work[stage])
         ratio = f"{middle / floor:.1f} times the floor" if floor else ""
-        rows.append((shown, f"{middle:.3f}", f"{late:.3f}", f"{floor:.3f}" if floor else "–", ratio))
-    middle, late = np.percentile(times["copies"], (50, 95))
-    rows.append(("copies to the host", f"{middle:.3f}", f"{late:.3f}", "–", ""))
+        rows.append((shown, f"{middle:.3f}", f"{late:.3f}", f"{floor:.3f}", ratio))
     shape = "x".join(map(str, prepared.query.grid.shape))
     header = f"{shape} voxels, {len(prepared.query.samples.target)} in view, {occupied} occupied"
     return table((header, "p50 ms", "p95 ms", "floor ms", ""), rows)
 
 
-def way_table(encoder: str, times: Mapping[str, NDArray[np.float64]]) -> str:
+def way_table(encoder: str, times: Mapping[str, NDArray[np.float64]], encoder_floor_ms: float) -> str:
     """From an image on the host to sparse voxels on the host."""
     device_ms = sum(stage for name, stage in times.items() if name != "host")
     rows = [
-        (name, *(f"{np.percentile(values, q):.3f}" for q in (50, 95)))
-        for name, values in (
-            (f"encoder: {encoder}", times["encode"]),
-            ("image to voxels, by the GPU's clock", np.asarray(device_ms)),
-            ("image to voxels, by the host's clock", times["host"]),
+        (name, *(f"{np.percentile(values, q):.3f}" for q in (50, 95)), floor)
+        for name, values, floor in (
+            (f"encoder: {encoder}", times["encode"], f"{encoder_floor_ms:.4f}"),
+            ("image to voxels, by the GPU's clock", np.asarray(device_ms), ""),
+            ("image to voxels, by the host's clock", times["host"], ""),
         )
     ]
-    return table(("the whole way", "p50 ms", "p95 ms"), rows)
+    return table(("the whole way", "p50 ms", "p95 ms", "floor ms"), rows)
 
 
 def parity_table(
@@ -301,15 +357,18 @@ def parity_table(
     return table(("kernels against the CPU's", "found", "allowed"), rows)
 
 
-def filler(context: PrimaryContext, device: PyCudaDevice) -> Callable[[], None]:
+@contextlib.contextmanager
+def filler(context: PrimaryContext, device: PyCudaDevice) -> Iterator[Callable[[], None]]:
     """Keeps the stream of a device busy for about a millisecond or more."""
     import pycuda.driver as cuda
 
     source, target = (context.allocate(FILLER_BYTES, "a copy") for _ in range(2))
-    return lambda: cuda.memcpy_dtod_async(int(target), int(source), FILLER_BYTES, device.stream)
+    yield lambda: cuda.memcpy_dtod_async(int(target), int(source), FILLER_BYTES, device.stream)
+    source.free()
+    target.free()
 
 
-def measure_bandwidth(context: PrimaryContext, compiler: str) -> Bandwidth:
+def measure_speeds(context: PrimaryContext, compiler: str) -> Speeds:
     """Of the GPU, by a kernel of the compiler whose kernels its driver takes; with the context current."""
     import pycuda.driver as cuda
 
@@ -333,9 +392,37 @@ def measure_bandwidth(context: PrimaryContext, compiler: str) -> Bandwidth:
     arguments = (np.uint64(int(source)), np.int32(size // 16), np.int32(rounds), np.uint64(int(target)))
     grid = (8 * context.facts.multiprocessors, 1, 1)
     took = seconds(lambda: read(*arguments, grid=grid, block=(256, 1, 1)))
+    on_host = context.pinned((IN_MEMORY // 8,), np.uint8)
+    sent = seconds(lambda: cuda.memcpy_dtoh_async(on_host, int(source)))
+    context.free_pinned(on_host)
     source.free()
     target.free()
-    return Bandwidth(cache=size * rounds / took, memory=2.0 * IN_MEMORY / copied)
+    return Speeds(
+        cache=size * rounds / took,
+        memory=2.0 * IN_MEMORY / copied,
+        bus=on_host.nbytes / sent,
+        arithmetic=measure_arithmetic(),
+    )
+
+
+def measure_arithmetic() -> float:
+    """Products a second, summed, of matrices in float16; infinity where torch sees no GPU."""
+    if importlib.util.find_spec("torch") is None:
+        return float("inf")
+    import torch
+
+    if not torch.cuda.is_available():
+        return float("inf")
+    size = 8192
+    left, right = (torch.randn(size, size, dtype=torch.float16, device="cuda") for _ in range(2))
+    times = []
+    for _ in range(6):
+        torch.cuda.synchronize()
+        started_s = time.perf_counter()
+        left @ right
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - started_s)
+    return float(size**3 / min(times))
 
 
 def reading_module(compute_capability: str, compiler: str) -> Any:

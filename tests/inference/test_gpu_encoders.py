@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.gpu import canonical_image
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD, MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
@@ -84,9 +85,13 @@ def test_a_bundle_without_variants_says_how_to_make_them(tmp_path: Path) -> None
         make_encoder(plain, "onnxruntime_fp16")
 
 
-def test_the_shipped_bundle_is_loaded_as_before() -> None:
+def test_the_shipped_student_has_an_encoder_for_gpus_that_computes_the_same() -> None:
     shipped = StudentBundle.load(DEFAULT_BUNDLE)
-    assert set(shipped.gpu_precisions) == set(shipped.gpu_encoders)
+    assert shipped.gpu_precisions == ("fp16",)
+    image = canonical_image(shipped)
+    on_cpu, for_gpus = (make_encoder(shipped, engine)(image).copy() for engine in ("onnxruntime", "onnxruntime_fp16"))
+    assert not np.array_equal(on_cpu, for_gpus)
+    assert np.abs(on_cpu - for_gpus).mean() < 0.002 * np.abs(on_cpu).mean()
 
 
 def test_neither_onnx_nor_torch_is_needed(bundle: StudentBundle) -> None:

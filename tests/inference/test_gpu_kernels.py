@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
 from scene_completion_ros.semantic_voxels import VoxelState
 from tests.inference.cuda_cpu_device import CpuDevice, compiled, compiled_library
-from tests.inference.gpu.driver_cuda import host_driver
+from tests.inference.gpu.driver_cuda import ON_DRIVER, host_driver
 from tests.inference.small_bundle import random_head, with_labels
 
 AnyDevice: TypeAlias = CpuDevice | PyCudaDevice
@@ -72,8 +72,6 @@ REGISTERS = {
 
 ON_GPU = os.environ.get("SCENE_COMPLETION_GPU") == "1"
 """The same tests on a real GPU, through pycuda: ``make test-gpu``."""
-ON_DRIVER = os.environ.get("SCENE_COMPLETION_GPU") == "driver"
-"""The same tests through pycuda on a driver on the host: ``make test-pycuda``."""
 
 needs_compiler = pytest.mark.skipif(
     ON_DRIVER or (kernels.find_nvrtc() is None and shutil.which("nvcc") is None),
@@ -98,9 +96,18 @@ def rounded(features: np.ndarray) -> np.ndarray:
     return features.astype(np.float16).astype(np.float32)
 
 
-def feature_map(head: HeadWeights, seed: int = 0) -> np.ndarray:
+def feature_map(head: HeadWeights, seed: int = 0, size: tuple[int, int] = FEATURE_SIZE) -> np.ndarray:
     scale = 0.7 if seed else 0.3
-    return np.random.default_rng(seed).normal(0.0, scale, (*FEATURE_SIZE, head.channels)).astype(np.float32)
+    return np.random.default_rng(seed).normal(0.0, scale, (*size, head.channels)).astype(np.float32)
+
+
+def place_prior(seed: int) -> PlacePrior:
+    knots = np.random.default_rng(seed)
+    return PlacePrior(
+        knots.uniform(0.2, 1.0, (4, 5, 3)).astype(np.float32),
+        knots.normal(0.0, 1.0, (4, 5, 3)).astype(np.float32),
+        np.array([[0.0, -6.0, -2.0], [6.0, 3.0, 2.0]], dtype=np.float32),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +163,8 @@ class Run:
     """One student, camera and grid: the twins' parts, and what the kernels make of a map."""
 
     head: HeadWeights
+    canonical: Camera
+    extrapolate: bool
     query: VoxelQuery
     march: March
     classifier: VoxelClassifier
@@ -177,13 +186,34 @@ def run_of(
     rays: Camera = RAYS,
     extrapolate: bool = False,
     threshold: float = THRESHOLD,
+    canonical: Camera = CANONICAL,
+    feature_size: tuple[int, int] = FEATURE_SIZE,
 ) -> Run:
-    query = VoxelQuery(head, CODE, CANONICAL, FEATURE_SIZE, grid, pose, extrapolate=extrapolate)
+    query = VoxelQuery(head, CODE, canonical, feature_size, grid, pose, extrapolate=extrapolate)
     marched = March(grid, pose, rays, CALIBRATION.occupied_from(threshold))
     classifier = VoxelClassifier(grid, pose, rays, query.in_view, CALIBRATION, threshold)
     labels = LabelQuery(query.field, query.samples, query.in_view.size) if head.label_hidden else None
     pipeline = VoxelPipeline(device, query, marched, classifier, labels)
-    return Run(head, query, marched, classifier, labels, device, pipeline)
+    return Run(head, canonical, extrapolate, query, marched, classifier, labels, device, pipeline)
+
+
+def assert_nothing_in_view_was_left_out(run: Run) -> None:
+    """What is evaluated, and what is taken to be in view, from the camera's own numbers."""
+    query, camera = run.query, run.canonical
+    x, y, z = centres(query.grid, run_pose(run), np.arange(query.in_view.size)).T
+    in_front = z > 1e-6
+    depth = np.where(in_front, z, 1.0)
+    inside, beside = in_front.copy(), np.zeros(len(z), bool)
+    for at, size in (
+        (camera.fx * x / depth + camera.cx, camera.width),
+        (camera.fy * y / depth + camera.cy, camera.height),
+    ):
+        inside &= (at > -0.5) & (at < size - 0.5)
+        beside |= np.minimum(np.abs(at + 0.5), np.abs(at - size + 0.5)) < 1e-3  # either is right
+    in_view = query.in_view.reshape(-1)
+    np.testing.assert_array_equal(in_view[~beside], inside[~beside])
+    expected = np.arange(len(in_view)) if run.extrapolate else np.flatnonzero(in_view)
+    np.testing.assert_array_equal(np.sort(query.samples.target), expected)
 
 
 def centres(grid: VoxelGrid, pose: RigidTransform, flat: np.ndarray) -> np.ndarray:
@@ -196,11 +226,12 @@ def check(run: Run, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
     found = run.frame(features, half=half)
     grid, query = run.query.grid, run.query
     pose = run_pose(run)
+    assert_nothing_in_view_was_left_out(run)
     given = rounded(features) if half else features
 
     alpha = run.device.download(run.pipeline.alpha)
     evaluated = np.sort(query.samples.target)
-    density = density_reference(given, centres(grid, pose, evaluated), run.head, CODE, CANONICAL)
+    density = density_reference(given, centres(grid, pose, evaluated), run.head, CODE, run.canonical)
     expected_alpha = np.zeros(alpha.size)
     expected_alpha[evaluated] = -np.expm1(-density * grid.voxel_size)
     np.testing.assert_allclose(alpha.reshape(-1), expected_alpha, atol=1e-4)
@@ -228,7 +259,7 @@ def check(run: Run, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
     if run.labels is None:
         assert (found.label == 0).all() and (found.confidence == 1.0).all()
     else:
-        logits = label_logits_reference(given, centres(grid, pose, occupied), run.head, CODE, CANONICAL)
+        logits = label_logits_reference(given, centres(grid, pose, occupied), run.head, CODE, run.canonical)
         label, confidence = most_likely(logits)
         np.testing.assert_allclose(found.confidence, confidence, atol=1e-4)
         first, second = np.sort(logits, axis=1)[:, -1:-3:-1].T
@@ -251,7 +282,17 @@ def run_pose(run: Run) -> RigidTransform:
 @pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
 def test_no_kernel_spills_on_any_gpu(capability: tuple[int, int], half: bool) -> None:
     head = StudentBundle.load(DEFAULT_BUNDLE).head
-    made = compile_kernels(KernelSizes.of(head, half_features=half), capability)
+    assert_fits(compile_kernels(KernelSizes.of(head, half_features=half), capability))
+
+
+@needs_compiler
+@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
+@pytest.mark.parametrize(("channels", "units"), [(32, 32), (64, 64), (96, 96)])
+def test_no_kernel_of_a_smaller_student_spills_on_an_orin(channels: int, units: int, half: bool) -> None:
+    assert_fits(compile_kernels(KernelSizes(channels, units, 19, half), (8, 7)))
+
+
+def assert_fits(made: CompiledKernels) -> None:
     assert made.cubin[:4] == b"\x7fELF"
     assert set(made.resources) == set(kernels.KERNELS)
     for name, found in made.resources.items():
@@ -363,18 +404,96 @@ def test_every_stage_is_that_of_its_twin(pose: str, device: Callable[..., AnyDev
     assert np.unique(found.state).size >= 4 and len(np.unique(found.label)) > 3
 
 
+class Student(NamedTuple):
+    """Sizes of a student, and of what it looks at; numbers are those of `KernelSizes`."""
+
+    channels: int = 64
+    units: int = 64
+    classes: int = 19
+    half: bool = True
+    prior: bool = False
+    feature_size: tuple[int, int] = FEATURE_SIZE
+
+
+STUDENTS = (
+    *(Student(),) * 6,
+    Student(half=False),
+    Student(channels=128, half=False),  # the shipped one's sizes, in fp32
+    Student(channels=128, prior=True),
+    Student(channels=192, units=32),  # more than registers hold of the taps
+    Student(channels=32, units=32, classes=2, feature_size=(31, 57)),
+    Student(channels=96, units=96, classes=256, feature_size=(24, 80), prior=True),
+    Student(units=0),
+    Student(channels=32, units=0, half=False, prior=True, feature_size=(2, 2)),
+)
+
+
+def some_camera(rng: np.random.Generator) -> Camera:
+    """The usual camera, or one with other numbers, whose axis may lie far from its middle."""
+    if rng.uniform() < 0.3:
+        return CANONICAL
+    width, height = (int(size) for size in rng.integers(40, 500, 2))
+    fx, fy = (float(focal) for focal in rng.uniform(0.4, 1.5, 2) * width)
+    cx, cy = float(rng.uniform(0.2, 0.8) * width), float(rng.uniform(0.2, 0.8) * height)
+    return Camera(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height)
+
+
 @needs_cpp
-@pytest.mark.parametrize("seed", range(6))
-def test_random_cameras_grids_and_maps(seed: int, device: Callable[..., AnyDevice]) -> None:
+@pytest.mark.parametrize(("seed", "student"), enumerate(STUDENTS))
+def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Callable[..., AnyDevice]) -> None:
     rng = np.random.default_rng(seed)
-    head = with_labels(random_head(seed, channels=64, density_bias=float(rng.uniform(-4.0, 1.0))), seed=seed)
+    head = random_head(seed, channels=student.channels, density_bias=float(rng.uniform(-4.0, 1.0)))
+    if student.units:
+        head = with_labels(head, classes=student.classes, label_hidden=student.units, seed=seed)
+    if student.prior:
+        head = dataclasses.replace(head, prior=place_prior(seed))
     shape = tuple(int(size) for size in rng.integers(3, 40, 3))
     grid = VoxelGrid((*(float(o) for o in rng.uniform(-8.0, 4.0, 3)),), float(rng.uniform(0.1, 1.5)), shape)
     shift = tuple(float(value) for value in rng.uniform(-3.0, 3.0, 3))
     pose = rotated(*(float(angle) for angle in rng.uniform(-60.0, 60.0, 3)), shift)
-    rays = CANONICAL.resized(*(int(size) for size in rng.integers(1, 200, 2)))
-    run = run_of(device(head), head, grid=grid, pose=pose, rays=rays, extrapolate=bool(seed % 2))
-    check(run, feature_map(head, seed=seed + 1))
+    canonical = some_camera(rng)
+    rays = canonical.resized(*(int(size) for size in rng.integers(1, 200, 2)))
+    run = run_of(
+        device(head, half=student.half), head, grid=grid, pose=pose, rays=rays, extrapolate=bool(seed % 2),
+        canonical=canonical, feature_size=student.feature_size,
+    )  # fmt: skip
+    check(run, feature_map(head, seed=seed + 1, size=student.feature_size), half=student.half)
+
+
+@needs_cpp
+def test_densities_and_logits_that_the_pipeline_does_not_ask_for(device: Callable[..., AnyDevice]) -> None:
+    """Without a length the kernel gives densities; where there is room for logits it gives these, too."""
+    head = dataclasses.replace(with_labels(random_head(channels=64, density_bias=-1.0)), prior=place_prior(3))
+    run, features = run_of(device(head), head), feature_map(head, seed=1)
+    given, on_device = rounded(features), run.device.upload(features.astype(np.float16))
+    run.pipeline.enqueue(on_device)
+    occupied = run.pipeline.wait().index.copy()
+    pipeline, samples = run.pipeline, run.query.samples
+    out = run.device.empty(run.query.grid.shape, np.float32)
+    run.device.clear(out)
+    groups = -(-len(samples.target) // voxel_pipeline.RUN)
+    run.device.launch(
+        "query_density", -(-groups * voxel_pipeline.LANES // voxel_pipeline.THREADS), voxel_pipeline.THREADS,
+        on_device, pipeline._width, *pipeline._tables, pipeline._weight, pipeline._bias, *pipeline._samples.arguments,
+        np.int32(len(samples.target)), np.float32(0.0), out,
+    )  # fmt: skip
+    points = centres(run.query.grid, run_pose(run), samples.target)
+    density = density_reference(given, points, head, CODE, CANONICAL)
+    np.testing.assert_allclose(run.device.download(out).reshape(-1)[samples.target], density, rtol=1e-3, atol=1e-4)
+
+    assert pipeline._labels is not None
+    tables, weight, bias, sample_of = pipeline._labels
+    label, confidence = (run.device.empty((len(occupied),), kind) for kind in (np.uint8, np.float32))
+    logits = run.device.empty((len(occupied), len(head.label_layers()[3])), np.float32)
+    run.device.launch(
+        "query_labels", 3, voxel_pipeline.THREADS,  # fewer blocks than there is work for
+        on_device, pipeline._width, *tables, weight, bias, *pipeline._samples.arguments, sample_of, pipeline._index,
+        pipeline._total, pipeline._capacity, label, confidence, logits,
+    )  # fmt: skip
+    expected = label_logits_reference(given, centres(run.query.grid, run_pose(run), occupied), head, CODE, CANONICAL)
+    found = run.device.download(logits)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    np.testing.assert_array_equal(run.device.download(label), found.argmax(axis=1))
 
 
 @needs_cpp
@@ -388,14 +507,8 @@ def test_the_shipped_student_in_both_precisions(device: Callable[..., AnyDevice]
 
 @needs_cpp
 def test_a_place_prior_counts(device: Callable[..., AnyDevice]) -> None:
-    knots = np.random.default_rng(3)
-    prior = PlacePrior(
-        knots.uniform(0.2, 1.0, (4, 5, 3)).astype(np.float32),
-        knots.normal(0.0, 1.0, (4, 5, 3)).astype(np.float32),
-        np.array([[0.0, -6.0, -2.0], [6.0, 3.0, 2.0]], dtype=np.float32),
-    )
     plain = random_head(channels=64)
-    head = dataclasses.replace(plain, prior=prior)
+    head = dataclasses.replace(plain, prior=place_prior(3))
     with_prior, without = (run_of(device(one), one) for one in (head, plain))
     features = feature_map(head, seed=1)
     check(with_prior, features)

@@ -165,12 +165,18 @@ def _configure(builder: Any, key: EngineKey, tensorrt: TensorRt, timings: bytes)
         config.set_flag(api.BuilderFlag.GPU_FALLBACK)
     if key.flavour == "tensorrt_rtx":  # it measures nothing while it builds
         return config, None
-    cache = config.create_timing_cache(timings)
-    if cache is None or not config.set_timing_cache(cache, False):
+    cache = _timing_cache(config, timings)
+    if cache is None and timings:
         _log.warning("the timing cache is of no use to TensorRT: a new one is begun")
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
+        tensorrt.forget_errors()  # they would be given as the reason why the build failed
+        cache = _timing_cache(config, b"")
     return config, cache
+
+
+def _timing_cache(config: Any, timings: bytes) -> Any:
+    """The timing cache that a configuration now has; None where TensorRT takes none of these timings."""
+    cache = config.create_timing_cache(timings)
+    return cache if cache is not None and config.set_timing_cache(cache, False) else None
 
 
 class _Monitor:

@@ -48,7 +48,10 @@ class TensorRtEngine:
     def _open(self, plan: bytes) -> None:
         api, tensorrt, key = self._tensorrt.api, self._tensorrt, self.key
         tensorrt.forget_errors()
-        self._runtime = api.Runtime(tensorrt.logger)
+        try:
+            self._runtime = api.Runtime(tensorrt.logger)
+        except TypeError as error:  # pybind11's answer to a null pointer
+            raise explain_failure(tensorrt.errors(), "starting TensorRT's runtime") from error
         if key.dla_core is not None:
             self._runtime.DLA_core = key.dla_core  # otherwise core 0, whatever it was built for
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -75,18 +78,18 @@ class TensorRtEngine:
         Raises:
             GpuError: The batch is not within the key's, or TensorRT refuses to run.
         """
+        low, high = self.key.batch
+        if not low <= batch <= high:
+            cure = "Build an engine for that batch (scene-completion build-engine --batch)."
+            raise GpuError(f"{batch} images where it takes {low} to {high}", where="engine", cure=cure)
         self._tensorrt.forget_errors()
-        context = self._context
+        # No local variable holds the context: the traceback of an error would keep it alive after `close`.
         if batch != self._batch:
-            low, high = self.key.batch
-            if not low <= batch <= high:
-                cure = "Build an engine for that batch (scene-completion build-engine --batch)."
-                raise GpuError(f"{batch} images where it takes {low} to {high}", where="engine", cure=cure)
-            self._require(context.set_input_shape(INPUT, (batch, *self.key.image, 3)), "setting the batch size")
+            self._require(self._context.set_input_shape(INPUT, (batch, *self.key.image, 3)), "setting the batch size")
             self._batch = batch
-        self._require(context.set_tensor_address(INPUT, image_pointer), "setting the image's address")
-        self._require(context.set_tensor_address(OUTPUT, features_pointer), "setting the features' address")
-        self._require(context.execute_async_v3(stream_handle), "running the engine")
+        self._require(self._context.set_tensor_address(INPUT, image_pointer), "setting the image's address")
+        self._require(self._context.set_tensor_address(OUTPUT, features_pointer), "setting the features' address")
+        self._require(self._context.execute_async_v3(stream_handle), "running the engine")
 
     def close(self) -> None:
         """Release it, in the order that TensorRT wants."""
@@ -100,20 +103,26 @@ class TensorRtEngine:
 
     def _check_ports(self) -> None:
         """A file that was swapped for one of another graph would make TensorRT write behind the buffers."""
-        api, engine, key = self._tensorrt.api, self._engine, self.key
+        api, key = self._tensorrt.api, self.key
         kind = api.DataType.FLOAT if key.precision == "fp32" else api.DataType.HALF
         expected: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
             INPUT: (api.TensorIOMode.INPUT, api.DataType.UINT8, (-1, *key.image, 3)),
             OUTPUT: (api.TensorIOMode.OUTPUT, kind, (-1, *key.features)),
         }
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        found = {
-            name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name)))
-            for name in names
-        }
+        found = _ports(self._engine)
         if key.batch[0] == key.batch[1]:  # one size only: TensorRT may state it, or leave it open
-            expected = {name: (mode, kind, shape[1:]) for name, (mode, kind, shape) in expected.items()}
-            found = {name: (mode, kind, shape[1:]) for name, (mode, kind, shape) in found.items()}
+            found = {
+                name: (mode, kind, (-1, *shape[1:]) if shape[:1] == key.batch[:1] else shape)
+                for name, (mode, kind, shape) in found.items()
+            }
         if found != expected:
             what = f"has the ports {found}, needed are {expected}"
             raise UnusablePlanError(what, where="engine", cure="Build it again.")
+
+
+def _ports(engine: Any) -> dict[str, tuple[Any, Any, tuple[int, ...]]]:
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    return {
+        name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name)))
+        for name in names
+    }

@@ -24,6 +24,9 @@
 #define SPAN 1024
 #define THREADS 256
 
+// Taps of float32, and those of many channels, do not fit into the registers.
+#define TAPS_STAY (HALF_FEATURES && CHANNELS <= 128)
+
 #define FREE_SEEN 1
 #define FREE_INFERRED 2
 #define SURFACE 3
@@ -127,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) query_density(
     for (int i = start; i < start + RUN; ++i) {
         const int sample = min(i, count - 1);  // the last group computes the last point again and writes it once
         const int here = cell[sample];
-        if (here != loaded || !HALF_FEATURES) {  // taps of float32 do not fit into the registers
+        if (here != loaded || !TAPS_STAY) {
             const word stride = CHANNELS + UNITS, first = word(here) * stride + 4 * lane, below = word(width) * stride;
             for (int part = 0; part < PARTS; ++part) {
                 const word at = first + 4 * LANES * part;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.gpu import engine_provision, graph_trial, kernel_provision, tensorrt_encoder
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes
 from tests.inference.cuda_cpu_device import compiled_library
-from tests.inference.gpu.driver_cuda import DriverCuda
+from tests.inference.gpu.driver_cuda import ON_DRIVER, DriverCuda
 from tests.inference.gpu.host_cuda import HostCuda, HostEngine
 from tests.inference.gpu.small_gpu_bundle import GpuStudent, make_gpu_bundle
 from tests.inference.small_bundle import CANONICAL
@@ -86,7 +85,7 @@ def cuda(
 ) -> Iterator[HostCuda]:
     """The stand-in; whatever was allocated must have been freed, and every context popped."""
     caplog.set_level(logging.INFO, logger="scene_completion_ros")
-    host: Any = DriverCuda() if os.environ.get("SCENE_COMPLETION_GPU") == "driver" else HostCuda()
+    host: Any = DriverCuda() if ON_DRIVER else HostCuda()
     host.install(monkeypatch)
     tensorrt = SimpleNamespace(flavour="tensorrt", version="10.3.0")
     monkeypatch.setattr(engine_provision, "load_tensorrt", lambda flavour: tensorrt)

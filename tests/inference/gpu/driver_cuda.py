@@ -21,6 +21,9 @@ import pytest
 
 from scene_completion_ros.inference.gpu import device
 
+ON_DRIVER = os.environ.get("SCENE_COMPLETION_GPU") == "driver"
+"""Tests run through pycuda on the driver on the host: ``make test-pycuda``."""
+
 SOURCE = Path(__file__).with_name("host_driver.cpp")
 ERRORS = {"unspecified launch failure": 719, "an illegal memory access was encountered": 700}
 COUNTS = ("free", "allocated", "pinned", "allocations", "retained", "depth", "launched_graphs", "live_graphs", "events")

@@ -264,6 +264,7 @@ class HostCuda:
             "memcpy_htod": lambda pointer, array: copy(pointer, array.ctypes.data, array.nbytes),
             "memcpy_dtoh": lambda array, pointer: copy(array.ctypes.data, pointer, array.nbytes),
             "memcpy_htod_async": upload,
+            "memcpy_dtod_async": lambda target, source, size, stream: copy(target, source, size, stream),
             "memcpy_dtoh_async": lambda array, pointer, stream: copy(array.ctypes.data, pointer, array.nbytes, stream),
         }
         for name, value in contents.items():

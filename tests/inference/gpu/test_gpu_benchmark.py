@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.completion import naive_query
-from benchmarks.gpu import Bandwidth, Work
+from benchmarks.gpu import Speeds, Work
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.kernels import KernelSizes, find_nvrtc, nvrtc_cubin
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from tests.inference.cuda_cpu_device import CpuDevice, compiled
 from tests.inference.gpu.conftest import HostCompiler
+from tests.inference.gpu.driver_cuda import ON_DRIVER
+from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
 
 
@@ -56,18 +60,65 @@ def test_every_stage_of_every_frame_is_measured(
     on_device = sum(values for name, values in times.items() if name != "host")
     assert (times["host"] >= on_device).all() and (times["query"] > 0.0).all()
     work = gpu.least_work(prepared, 2, occupied)
-    printed = gpu.kernel_table(prepared, times, occupied, work, Bandwidth(1e9, 1e9), naive_ms=None)
+    printed = gpu.kernel_table(prepared, times, occupied, work, Speeds(1e9, 1e9, 1e9), naive_ms=None)
     assert f"20x20x10 voxels, {len(prepared.query.samples.target)} in view, {occupied} occupied" in printed
     assert "not measured: torch sees no GPU" in printed
-    assert "image to voxels, by the GPU's clock" in gpu.way_table("none", times)
+    assert "image to voxels, by the GPU's clock" in gpu.way_table("none", times, 0.5)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_the_whole_benchmark_prints_its_tables(
+    bundle: GpuStudent,
+    cuda: HostCuda,
+    compiler: HostCompiler,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All that `make test-gpu` cannot ask of a machine without a GPU: only the figures mean nothing here."""
+    image = np.random.default_rng(0).integers(0, 256, (48, 160, 3), dtype=np.uint8)
+    for name, value in {
+        "WARM_UP": 1,
+        "FILLER_BYTES": 2**10,
+        "compile_kernels": compiler,
+        "measure_speeds": lambda *_: Speeds(1e12, 1e12, 1e10),
+        "canonical_image": lambda _: image,
+        "installed_flavour": lambda: "tensorrt",
+        "missing_parts": lambda _: [],
+    }.items():
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    context = PrimaryContext()
+    with context:
+        gpu.run(bundle, context, precision, frames=2)
+    context.close()
+    printed = capsys.readouterr().out
+    assert "Host, compute capability 8.7, 16 multiprocessors" in printed
+    assert re.search(r"\| alpha error +\| \d", printed)
+    assert "20x20x10 voxels" in printed and "times the floor" in printed
+    assert printed.count("image to voxels, by the host's clock") == 2
+    assert f"encoder: tensorrt in {precision}, as one CUDA graph with the kernels" in printed
+    assert "without the graph it takes" in printed
 
 
 def test_least_work_by_hand(bundle: GpuStudent, prepared: PreparedScene) -> None:
     work = gpu.least_work(prepared, 2, occupied=10)
     head, in_view = bundle.head, np.count_nonzero(prepared.query.in_view)
     assert work["query"].gathered == gpu.cell_loads(prepared.query.samples.cell) * 4 * head.hidden * 2
-    assert work["label"] == Work(10 * 4 * head.label_hidden * 2, 0)
-    assert work["assemble"].streamed == 20 * 20 * 10 * 7 + 4 * in_view + 10 * 4
+    assert work["label"] == Work(10 * 4 * head.label_hidden * 2, 0, sent=10 * 5)
+    assert work["assemble"] == Work(0, 20 * 20 * 10 * 7 + 4 * in_view + 10 * 4, sent=10 * 8)
+    pixels = prepared.march.camera.width * prepared.march.camera.height
+    # Three numbers of direction, cosine, first and last step, and the way out; depth, half distance and transmittance.
+    assert work["march"] == Work(0, 4 * in_view + pixels * 4 * (3 + 1 + 2 + 1) + pixels * 4 * 3)
+    assert work["copies"] == Work(0, 0, sent=20 * 20 * 10 + 2 * 4 * pixels)
+
+
+def test_the_work_of_an_encoder_by_hand(bundle: GpuStudent) -> None:
+    height, width = bundle.feature_size  # half of the image's sides; eight channels between the two convolutions
+    work = gpu.encoder_work(bundle, "fp16")
+    assert work.multiplied == height * width * (8 * 3 * 3 * 3 + bundle.head.channels * 8)
+    assert work.gathered == len(bundle.read_gpu_encoder("fp16"))
 
 
 def test_a_cell_is_loaded_where_it_changes_and_where_a_thread_begins() -> None:
@@ -76,9 +127,11 @@ def test_a_cell_is_loaded_where_it_changes_and_where_a_thread_begins() -> None:
 
 
 def test_the_floor_is_that_of_the_slower_way() -> None:
-    bandwidth = Bandwidth(cache=4e12, memory=1e12)
-    assert bandwidth.floor_ms(Work(gathered=4 * 10**9, streamed=10**8)) == pytest.approx(1.0)
-    assert bandwidth.floor_ms(Work(gathered=4 * 10**8, streamed=10**9)) == pytest.approx(1.0)
+    speeds = Speeds(cache=4e12, memory=1e12, bus=1e10, arithmetic=1e14)
+    assert speeds.floor_ms(Work(gathered=4 * 10**9, streamed=10**8)) == pytest.approx(1.0)
+    assert speeds.floor_ms(Work(gathered=4 * 10**8, streamed=10**9)) == pytest.approx(1.0)
+    assert speeds.floor_ms(Work(gathered=4 * 10**8, streamed=10**8, sent=10**7)) == pytest.approx(1.0)
+    assert speeds.floor_ms(Work(gathered=0, streamed=0, multiplied=10**11)) == pytest.approx(1.0)
 
 
 def test_the_naive_query_computes_the_same(bundle: GpuStudent, prepared: PreparedScene) -> None:
@@ -91,7 +144,7 @@ def test_the_naive_query_computes_the_same(bundle: GpuStudent, prepared: Prepare
     np.testing.assert_allclose(alpha[in_view], prepared.query.opacity(features).reshape(-1)[in_view], atol=1e-4)
 
 
-@pytest.mark.skipif(find_nvrtc() is None, reason="no NVRTC")
+@pytest.mark.skipif(find_nvrtc() is None or ON_DRIVER, reason="no NVRTC, or it would use a driver that is none")
 def test_what_reads_the_cache_compiles() -> None:
     library = find_nvrtc()
     assert library is not None
