@@ -6,7 +6,7 @@
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
-# WORKERS=1              how many tests run at a time; by default as many as there are cores and memory for, at most 8
+# WORKERS=1              how many tests run at a time; by default one more than there are cores, if memory allows, at most 8
 # DEMO_ARGS=... PYTEST_ARGS=...   handed on
 # A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
 
@@ -15,9 +15,10 @@ BAG ?=
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Tests start nodes and train networks: each worker takes a core and, with what it starts, up to four gigabytes.
+# Tests start nodes and train networks: each worker takes, with what it starts, up to four gigabytes and a core, but those
+# with nodes wait half of their time, in which one more worker computes.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"); \
-  print(max(1, min(8, len(os.sched_getaffinity(0)), memory >> 32)))')
+  print(max(1, min(8, len(os.sched_getaffinity(0)) + 1, memory >> 32)))')
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -68,15 +69,16 @@ help:
 demo: $(DEMO_STAMP)
 	.venv/bin/scene-completion demo $(if $(BAG),--bag '$(BAG)') $(DEMO_ARGS)
 
+# A file stays with one worker, which then makes its fixtures once; tests/conftest.py has the longest files begin first.
 test: lint
-	.venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	.venv-test/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 PYCUDA = .venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
 
 test-pycuda: $(TEST_STAMP)
 	$(PYCUDA)
 	SCENE_COMPLETION_GPU=driver .venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS) \
-	  tests/inference/test_gpu_kernels.py $(addprefix tests/inference/gpu/test_,$(addsuffix .py,cuda_graph device_scene_query engine_provision))
+	  tests/inference/test_gpu_kernels.py $(addprefix tests/inference/gpu/test_,$(addsuffix .py,cuda_graph device_scene_query engine_provision gpu_benchmark))
 
 test-gpu: $(TEST_STAMP)
 	$(PYCUDA)

@@ -3,12 +3,58 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+# Tests start hundreds of processes, each of which would compile all it imports: torch alone takes ten seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has one core, and so has what it starts; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+LONGEST = (
+    "training/test_stages.py",
+    "ros/test_lifecycle.py",
+    "training/test_training.py",
+    "commands/test_doctor.py",
+    "street_world/test_drive_files.py",
+    "ros/test_services.py",
+    "training/test_feature_stages.py",
+    "ros/test_replay_lock_step.py",
+    "street_world/test_town.py",
+    "training/test_supervised.py",
+    "commands/test_replay.py",
+    "ros/test_gpu_engine.py",
+    "training/test_evaluation.py",
+    "ros/test_node.py",
+    "training/test_gpu_export.py",
+    "ros/test_faulty_cameras.py",
+    "training/test_stereo_calibration.py",
+    "ros/test_replay.py",
+    "street_world/test_render.py",
+    "ros/test_diagnostics.py",
+    "ros/test_fuzzed_messages.py",
+    "ros/test_replay_playback.py",
+    "ros/test_frames.py",
+    "commands/test_replay_scores.py",
+    "training/test_gpu_export_builds.py",
+    "training/test_stereo_truth.py",
+    "ros/test_several_cameras.py",
+    "test_packaging.py",
+)
+"""Files whose tests take longest, those that compute between those that wait for other processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no worker is left with it when the others have finished."""
+    gone = [name for name in LONGEST if not (Path(__file__).parent / name).is_file()]
+    if gone:
+        raise pytest.UsageError(f"LONGEST in {__file__} names files that are not there: {', '.join(gone)}")
+    place = {f"tests/{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
 
 
 def shared_data_root() -> Path:

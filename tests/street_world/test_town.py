@@ -129,7 +129,7 @@ def test_nothing_stands_where_the_rig_drives(seed: int) -> None:
 @pytest.mark.parametrize("seed", SWEPT_SEEDS[:3])
 def test_the_rig_drives_on_the_road(seed: int) -> None:
     plan = plan_of(seed)
-    ground = make_ground(plan.ground, -20.0, 160.0, plan.atlas)
+    ground = make_ground(plan.ground, -20.0, 160.0, plan_of(SWEPT_SEEDS[0]).atlas)  # textures change no shape
     rays = RayScene(np.concatenate([part.corners for part in ground]))
     label = np.repeat([part.label for part in ground], [len(part.corners) for part in ground])
     poses = drive_poses(plan.line, plan.profile, 80, seed)

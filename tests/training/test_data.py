@@ -18,6 +18,7 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
+from training.data import prepared
 from training.data.fused_occupancy import DepthView, fuse_occupancy
 from training.data.ground_plane import ground_roll
 from training.data.module import SequenceSource, load_sequence, matching
@@ -166,6 +167,24 @@ def test_preparation_is_cached(
     assert again[1].exists()
     other = prepare_sequence(sequence, tmp_path, settings=FusionSettings(free_samples=1000, views=3), workers=1)
     assert set(other).isdisjoint(again)
+
+
+def test_any_number_of_processes_prepares_the_same(
+    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "_FRAMES_A_PROCESS", 1)
+    started = []
+    pool = prepared.ProcessPoolExecutor
+    monkeypatch.setattr(
+        prepared, "ProcessPoolExecutor", lambda count, **named: started.append(count) or pool(count, **named)
+    )
+    sequence, settings = kitti_odometry(synthetic_drive), FusionSettings(free_samples=1000, views=2)
+    alone, together = (
+        prepare_sequence(sequence, tmp_path / str(workers), settings=settings, workers=workers) for workers in (1, 2)
+    )
+    assert started == [2]
+    assert [file.name for file in alone] == [file.name for file in together] and len(alone) == 4
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(alone, together, strict=True))
 
 
 def test_samples_depend_on_seed_and_number_alone(frames: list[PreparedFrame]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from scene_completion_ros import cli
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from tests.training.synthetic_scene import FOCAL, WIDTH
+from tests.training.training_process import start_command
 from training.checkpoints import load_field
 from training.commands.train import CONFIGS
 from training.configuration import SingleViewConfiguration, TeacherConfiguration
@@ -34,7 +33,7 @@ CONFIGURATION = """
 seed: 3
 steps: {steps}
 warmup: 2
-checkpoint_every: 2
+checkpoint_every: 4
 picture_every: 20
 log_every: 1
 data:
@@ -58,9 +57,12 @@ def _write(path: Path, drive: Path, cache: Path) -> Path:
     return path
 
 
-def _command(configuration: Path, output: Path) -> list[str]:
-    code = "import sys; from scene_completion_ros.cli import main; sys.exit(main())"
-    return [sys.executable, "-c", code, "train", "--config", str(configuration), "--threads", "1", f"output={output}"]
+def _train(arguments: list[str]) -> None:
+    process = start_command(arguments)
+    process.join(280)
+    if process.exitcode is None:
+        process.kill()
+    assert process.exitcode == 0, "the training failed; what it said is above"
 
 
 def _losses(output: Path) -> dict[int, float]:
@@ -77,19 +79,20 @@ def test_killed_training_resumes_on_the_same_losses(
 ) -> None:
     """After SIGKILL the next twenty losses agree to 1e-6 with those of a training that was left alone."""
     configuration = _write(tmp_path / "config.yaml", synthetic_drive, tmp_path / "cache")
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     arguments = ["train", "--config", str(configuration), "--threads", "1"]
     # Each in a process of its own: a loader's worker is forked, of which a process that ran threads of OpenMP may die.
-    subprocess.run(_command(configuration, tmp_path / "whole"), check=True, env=environment, timeout=300)
+    _train([*arguments, f"output={tmp_path / 'whole'}"])
     checkpoints = tmp_path / "killed" / "checkpoints"
-    with subprocess.Popen(_command(configuration, tmp_path / "killed"), env=environment) as process:
-        deadline = time.monotonic() + 200
-        while not list(checkpoints.glob(f"step-{KILL_AFTER}*")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-    assert not (checkpoints / f"step-{STEPS}.ckpt").exists(), "the training ended before it could be killed"
+    process = start_command([*arguments, f"output={tmp_path / 'killed'}"])
+    deadline = time.monotonic() + 200
+    while not list(checkpoints.glob(f"step-{KILL_AFTER}*")) and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the training ended before it could be killed"
+    assert not (checkpoints / f"step-{STEPS}.ckpt").exists()
     stopped = max(_losses(tmp_path / "killed"), default=0)
-    subprocess.run(_command(configuration, tmp_path / "killed"), check=True, env=environment, timeout=300)
+    _train([*arguments, f"output={tmp_path / 'killed'}"])
     whole, resumed = _losses(tmp_path / "whole"), _losses(tmp_path / "killed")
     after = [step for step in whole if step >= KILL_AFTER]
     assert stopped < STEPS - 1

@@ -147,9 +147,10 @@ def fuse_occupancy(
         weights = 1.0 / (1.0 + (depth_deviation(z, view.focal_baseline) / np.float32(grid.voxel_size)) ** 2)
         _splat(points, weights.astype(np.float32), origin, grid.voxel_size, number, last, pixels, hits)
     hit = np.flatnonzero(hits)
-    others = generator.integers(0, hits.size, free_samples)
-    others = np.unique(others[hits.ravel()[others] == 0])
-    chosen = np.concatenate([hit, others])
+    drawn = np.zeros(hits.size, np.bool_)  # a mask sorts millions of numbers in no time; np.unique takes seconds
+    drawn[generator.integers(0, hits.size, free_samples)] = True
+    drawn[hit] = False
+    chosen = np.concatenate([hit, np.flatnonzero(drawn)])
     index = np.stack(np.unravel_index(chosen, grid.shape), axis=-1)
     centres = ((index + 0.5) * grid.voxel_size + origin).astype(np.float32)
     free = np.zeros(len(chosen), np.float32)

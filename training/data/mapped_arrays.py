@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 
 _DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F64": "<f8"}
@@ -23,6 +22,8 @@ def mapped_arrays(file: Path) -> dict[str, NDArray[Any]]:
         ValueError, LookupError, TypeError, AttributeError: The file is damaged.
         OSError: It cannot be read.
     """
+    import torch  # what only writes frames, in processes of its own, does without
+
     content = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
     content.setflags(write=False)
     start = 8 + int(content[:8].view("<u8")[0])

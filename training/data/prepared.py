@@ -31,6 +31,8 @@ CANONICAL_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, heig
 """Canonical camera of the street student: KITTI's field of view at 192×640."""
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
+_FRAMES_A_PROCESS = 8
+"""Fewer are not worth a process of their own, which first imports all that this one has."""
 _VERSION = 5
 _USED_ASSETS = ("validity_", "ego_")
 
@@ -107,7 +109,7 @@ def prepare_sequence(
         settings: Fusion settings; part of the cache key.
         exact: Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth
             of the left camera where it has one.
-        workers: Processes.
+        workers: Processes, if there are enough frames for so many.
 
     Returns:
         One file a frame, in order.
@@ -125,6 +127,7 @@ def prepare_sequence(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]
+    workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
     chunks = [chunk.tolist() for chunk in np.array_split(missing, workers) if len(chunk)]
     if len(chunks) == 1:
         _prepare_frames(sequence, chunks[0], files, settings, exact)

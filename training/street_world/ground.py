@@ -165,40 +165,58 @@ def _half_street(ground: Ground, rows: Floats, sign: int, found: _Quads) -> None
     inner = sorted({0.0, *(strip.outer for strip in side.strips("")), *(side.walk_edge + m for m in BESIDE_M)})
     arms = [street for street in ground.side_streets if street.reach(sign) > 0.0]
     edges = np.array(inner + [inner[-1] + step for step in np.arange(6.0, ARM_M - inner[-1], 6.0)])
-    previous: list[Strip | None] = [None] * (len(edges) - 1)
-    for s in rows:
-        middle = s + CELL_M / 2
-        arm = any(street.covers(middle, sign, street.sidewalk + BESIDE_M[-1]) for street in arms)
-        count = (len(edges) if arm else len(inner)) - 1
-        strips = [ground.strip(middle, sign * (edges[k] + edges[k + 1]) / 2) for k in range(count)]
-        for k, strip in enumerate(strips):
-            corners, metres = _cell(ground, s, sign, (edges[k], edges[k + 1]), strip.height)
-            found.add(strip.texture, strip.label, corners[None], metres[None])
-            _wall(
-                corners[[3, 2]] if sign > 0 else corners[[1, 2]], strip, strips[k + 1] if k + 1 < count else None, found
-            )
-            _wall(corners[[0, 3]] if sign > 0 else corners[[0, 1]], strip, previous[k], found)
-        for k in range(count, len(edges) - 1):
-            if (ended := previous[k]) is not None:
-                corners, _ = _cell(ground, s, sign, (edges[k], edges[k + 1]), ended.height)
-                _wall(corners[[0, 3]] if sign > 0 else corners[[0, 1]], ended, None, found)
-        previous = [*strips, *[None] * (len(edges) - 1 - count)]
+    laid = [_strips_of_row(ground, float(s), sign, edges, len(inner), arms) for s in rows]
+    # An arm that ends leaves strips of the row before without a neighbour: their edge is that of this row.
+    ended = [before[len(row) :] for before, row in zip([[], *laid], laid, strict=False)]
+    drawn = [[*row, *rest] for row, rest in zip(laid, ended, strict=True)]
+    corners, metres = _cells(ground, rows, sign, edges, drawn)
+    at = 0
+    previous: list[Strip] = []
+    near = [0, 3] if sign > 0 else [0, 1]
+    outer = [3, 2] if sign > 0 else [1, 2]
+    for row, rest in zip(laid, ended, strict=True):
+        count = len(row)
+        for k, strip in enumerate(row):
+            cell = corners[at + k]
+            found.add(strip.texture, strip.label, cell[None], metres[at + k, None])
+            _wall(cell[outer], strip, row[k + 1] if k + 1 < count else None, found)
+            _wall(cell[near], strip, previous[k] if k < len(previous) else None, found)
+        for k, strip in enumerate(rest, count):
+            _wall(corners[at + k][near], strip, None, found)
+        at += count + len(rest)
+        previous = row
 
 
-def _cell(ground: Ground, s: float, sign: int, across: tuple[float, float], height: float) -> tuple[Floats, Floats]:
-    """Top face of a cell, counter-clockwise from above: corners [4, 3], texture metres [4, 2]."""
+def _strips_of_row(
+    ground: Ground, s: float, sign: int, edges: Floats, inner: int, arms: Sequence[SideStreet]
+) -> list[Strip]:
+    """Surfaces of a row of cells from the centre line outwards; beyond the inner edges only on the arm of a street."""
+    middle = s + CELL_M / 2
+    arm = any(street.covers(middle, sign, street.sidewalk + BESIDE_M[-1]) for street in arms)
+    count = (len(edges) if arm else inner) - 1
+    return [ground.strip(middle, sign * (edges[k] + edges[k + 1]) / 2) for k in range(count)]
+
+
+def _cells(
+    ground: Ground, rows: Floats, sign: int, edges: Floats, drawn: Sequence[Sequence[Strip]]
+) -> tuple[Floats, Floats]:
+    """Top faces of all cells, counter-clockwise from above: corners [N, 4, 3], texture metres [N, 4, 2]."""
     line = ground.line
-    inner, outer = across
+    s = np.repeat(rows, [len(row) for row in drawn])[:, None]
+    number = np.concatenate([np.arange(len(row)) for row in drawn])
+    inner, outer = edges[number, None], edges[number + 1, None]
+    height = np.array([strip.height for row in drawn for strip in row])
     if sign > 0:
-        along, d = np.array([s, s + CELL_M, s + CELL_M, s]), np.array([inner, inner, outer, outer])
+        along, d = np.hstack([s, s + CELL_M, s + CELL_M, s]), np.hstack([inner, inner, outer, outer])
     else:
-        along, d = np.array([s, s, s + CELL_M, s + CELL_M]), -np.array([inner, outer, outer, inner])
+        along, d = np.hstack([s, s, s + CELL_M, s + CELL_M]), -np.hstack([inner, outer, outer, inner])
     bend = line.curvature_at(along)
     # Inside of a corner the strips end where they would turn over.
     room = np.where(bend * d > 0, 0.9 / np.maximum(np.abs(bend), 1e-6), np.inf)
     xy = line.point(along, np.clip(d, -room, room))
-    z = line.height_at(along) + height + ground.rise(d, xy)
-    return np.concatenate([xy, z[:, None]], axis=-1), np.stack([np.abs(d), along], axis=-1)
+    rise = ground.rise(d.ravel(), xy.reshape(-1, 2)).reshape(d.shape)
+    z = line.height_at(along) + height[:, None] + rise
+    return np.concatenate([xy, z[..., None]], axis=-1), np.stack([np.abs(d), along], axis=-1)
 
 
 def _wall(edge: Floats, strip: Strip, other: Strip | None, found: _Quads) -> None:

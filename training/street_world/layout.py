@@ -78,10 +78,10 @@ class Layout:
 
     def claim(self, s: float, d: float, radius: float) -> bool:
         """Take a round spot if nothing else wants it."""
-        x, y = self.line.point(s, d)
+        x, y = self.line.point(s, d).tolist()
         if any((x - a) ** 2 + (y - b) ** 2 < (radius + r) ** 2 for a, b, r in self.taken):
             return False
-        self.taken.append((float(x), float(y), radius))
+        self.taken.append((x, y, radius))
         return True
 
     def place(self, things: list[Part], s: float, d: float, turn: float = 0.0) -> None:

@@ -13,6 +13,7 @@ from training.street_world.classes import StreetClass
 Floats = NDArray[np.float64]
 Colour = tuple[float, float, float]
 WHITE: Colour = (1.0, 1.0, 1.0)
+_NEXT, _AFTER = np.array([1, 2, 0]), np.array([2, 0, 1])  # axes of a cross product
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +98,10 @@ def quads(
 
 
 def _flat_normals(corners: Floats) -> Floats:
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
+    # By hand: a town has thousands of parts of a few faces, for which np.cross takes ten times as long.
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    normal = a[:, _NEXT] * b[:, _AFTER] - a[:, _AFTER] * b[:, _NEXT]
+    normal /= np.maximum(np.sqrt((normal * normal).sum(axis=-1, keepdims=True)), 1e-12)
     return np.repeat(normal[:, None], 3, axis=1)
 
 

@@ -63,11 +63,13 @@ class TextureAtlas:
                 self._offset[row, column] = start
                 self._size[row, column] = level.shape[:2]
         # Display values of eight bits are as exact as images are, and the gather moves a quarter of the memory.
-        content = np.concatenate(texels)
-        self._texels = np.empty(content.shape, np.uint8)
+        self._texels = np.empty((filled, 4), np.uint8)
         shown = np.rint(255.0 * linear_to_srgb(np.arange(65536) / 65535.0)).astype(np.uint8)
-        self._texels[:, :3] = shown[(content[:, :3] * 65535.0 + 0.5).astype(np.uint16)]
-        self._texels[:, 3] = np.rint(255.0 * content[:, 3])
+        # Level by level, and gloss as if it were a colour: rows of four go through the loops of NumPy as one.
+        for end, level in zip(np.cumsum([len(level) for level in texels]), texels, strict=True):
+            kept = self._texels[end - len(level) : end]
+            np.take(shown, (level * 65535.0 + 0.5).astype(np.uint16), out=kept)
+            kept[:, 3] = np.rint(255.0 * level[:, 3])
         self._linear = srgb_to_linear(np.arange(256, dtype=np.float32) / 255.0)
 
     @property
