@@ -22,6 +22,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.canonical_image import check_image
+from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
@@ -242,6 +243,7 @@ def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: V
         require(gpu.flavour or installed_flavour())
         check_limits(gpu_bundle(bundle, gpu.precision), gpu, grid)
         KernelSizes.of(bundle.head, half_features=gpu.precision != "fp32")
+        require_compiler(gpu.cache)
 
 
 def _make_gpu_encoder(bundle: StudentBundle, gpu: EngineOptions, threads: int | None) -> Encoder:

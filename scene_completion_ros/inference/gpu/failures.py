@@ -8,7 +8,7 @@ from scene_completion_ros.errors import GpuError
 
 FailureKind = Literal["memory", "lost", "unknown"]
 
-_OUT_OF_MEMORY = ("out of memory", "memory allocation")
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "memory allocation", "initialization failure with error: 2")
 # After these nothing works in the process's context any more, whatever is tried.
 _LOST = (
     "illegal memory access",

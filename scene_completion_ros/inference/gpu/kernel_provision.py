@@ -19,7 +19,14 @@ from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import CacheKey, EngineCache
 from scene_completion_ros.inference.gpu.failures import GpuFailureError
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
-from scene_completion_ros.inference.gpu.kernels import SOURCE, CompiledKernels, KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.kernels import (
+    SOURCE,
+    CompiledKernels,
+    KernelSizes,
+    compile_kernels,
+    has_compiler,
+    no_compiler,
+)
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
@@ -59,7 +66,7 @@ class KernelKey(CacheKey):
     @property
     def stem(self) -> str:
         """See `CacheKey`."""
-        return f"kernels-{self.source_sha256[:12]}"
+        return _stem(self.source_sha256)
 
     @property
     def what(self) -> str:
@@ -198,6 +205,20 @@ def provide_kernels(
         return ProvidedKernels(kernels, record, kept.store(key, kernels.cubin, record), built=True)
 
 
+def require_compiler(cache: Path | None = None) -> None:
+    """Refuse a machine on which kernels would have to be compiled, and cannot be.
+
+    Args:
+        cache: Folder of the engine cache; None for the user's. Kernels of this version in it may be those that are
+            needed, on a robot that was given them.
+
+    Raises:
+        GpuError: There is neither a compiler nor such a file; or the folder cannot be used.
+    """
+    if not has_compiler() and not any(EngineCache(cache).folder.glob(f"{_stem(_source_hash())}-*")):
+        raise no_compiler()
+
+
 def check_loads(make_device: Callable[[CompiledKernels], KernelDevice], kernels: CompiledKernels) -> None:
     """Raise GpuError where the driver does not take kernels."""
     try:
@@ -289,6 +310,10 @@ def _compared(
 
 def _largest(difference: NDArray[np.float32]) -> float:
     return float(np.abs(difference).max(initial=0.0))  # NaN stays so
+
+
+def _stem(source_sha256: str) -> str:
+    return f"kernels-{source_sha256[:12]}"
 
 
 def _source_hash() -> str:

@@ -114,6 +114,16 @@ class CompiledKernels:
     compiler: str
 
 
+def has_compiler() -> bool:
+    """Whether `compile_kernels` has something to compile with."""
+    return find_nvrtc() is not None or shutil.which("nvcc") is not None
+
+
+def no_compiler() -> GpuError:
+    """The error for where it has not."""
+    return GpuError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=f"{CURE}.")
+
+
 def compile_kernels(
     sizes: KernelSizes,
     compute_capability: tuple[int, int],
@@ -138,7 +148,7 @@ def compile_kernels(
     if nvcc is not None:
         compilers.append(functools.partial(compile_with_nvcc, nvcc))
     if not compilers:
-        raise GpuError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=f"{CURE}.")
+        raise no_compiler()
     failures: list[GpuError] = []
     for compiled_by in compilers:
         try:

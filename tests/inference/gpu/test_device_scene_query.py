@@ -343,10 +343,24 @@ def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
 
 
 def test_a_student_that_the_kernels_cannot_run_is_refused_when_configured(
-    bundle: GpuStudent, monkeypatch: pytest.MonkeyPatch
+    bundle: GpuStudent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(encoder, "require", lambda flavour: None)
+    monkeypatch.setattr(kernel_provision, "has_compiler", lambda: True)
+    options = EngineOptions(cache=tmp_path)
     odd = dataclasses.replace(bundle, head=with_labels(random_head(channels=48), 5))
-    check_engine(bundle, "tensorrt", EngineOptions(), bundle.grid)
+    check_engine(bundle, "tensorrt", options, bundle.grid)
     with pytest.raises(GpuError, match="48 hidden units .* multiples of 32"):
-        check_engine(odd, "tensorrt", EngineOptions(), bundle.grid)
+        check_engine(odd, "tensorrt", options, bundle.grid)
+
+
+def test_without_a_compiler_kernels_have_to_be_there_when_configured(
+    bundle: GpuStudent, build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(encoder, "require", lambda flavour: None)
+    monkeypatch.setattr(kernel_provision, "has_compiler", lambda: False)
+    options = EngineOptions(cache=tmp_path / "engines")
+    with pytest.raises(GpuError, match="neither NVRTC nor nvcc.*nvidia-cuda-nvrtc"):
+        check_engine(bundle, "tensorrt", options, bundle.grid)
+    build()  # of another machine, say: with a compiler
+    check_engine(bundle, "tensorrt", options, bundle.grid)

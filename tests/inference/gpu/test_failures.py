@@ -8,6 +8,8 @@ from scene_completion_ros.inference.gpu.failures import explain_failure
 SAID = [
     ("cuMemAlloc failed: out of memory", "memory", "lower gpu_workspace"),
     ("Error Code 2: OutOfMemory (Requested size was 1073741824 bytes.) out of memory", "memory", "nvidia-smi"),
+    ("[defaultAllocator.cpp::allocate::57] Error Code 2: OutOfMemory (no further information)", "memory", "nvidia-smi"),
+    ("CUDA initialization failure with error: 2. Please check your CUDA installation", "memory", "nvidia-smi"),
     ("cuStreamSynchronize failed: an illegal memory access was encountered", "lost", "Xid"),
     ("cuStreamSynchronize failed: unspecified launch failure", "lost", "Restart the node"),
     ("cuCtxPushCurrent failed: GPU is lost", "lost", "Restart the node"),

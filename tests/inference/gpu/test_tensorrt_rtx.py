@@ -35,7 +35,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "fp32"])
+def test_every_name_that_is_used_is_there(answers: dict[str, Any]) -> None:
+    assert answers["names"] == {"wrong": []}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp32", "shipped"])
 def test_every_precision_is_parsed_and_built(answers: dict[str, Any], precision: str) -> None:
     answer = answers[precision]
     assert answer["plan"] > 10_000

@@ -1,0 +1,540 @@
+"""Engines on a stand-in for the runtime of TensorRT: what it is told, in which order, and what its answers become.
+
+The stand-in answers as NVIDIA documents it; the names and arguments that it has are those of `rtx_builds`, which
+compares them with TensorRT-RTX. In one thing it is stricter: an engine does not keep its runtime alive, nor a context
+its engine, so that the order shows in which they are given up. That TensorRT computes anything is not shown here.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.gpu.engine_cache import EngineKey
+from scene_completion_ros.inference.gpu.failures import GpuFailureError
+from scene_completion_ros.inference.gpu.tensorrt_api import TensorRt
+from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine, UnusablePlanError
+from tests.inference.gpu.keys import some_key
+from tests.inference.gpu.rtx_builds import RUNTIME_NAMES, disagreements, unlisted
+
+IMAGE, FEATURES, STREAM = 0x7F00_0000_0000, 0x7F00_1000_0000, 0x5500_0000_0100
+
+# As TensorRT says it.
+OUT_OF_MEMORY = (
+    "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
+    "IRuntime::deserializeCudaEngine: Error Code 2: OutOfMemory (no further information)",
+)
+OTHER_VERSION = "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (assertion stdVersionRead failed.)"
+ILLEGAL_ACCESS = "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (an illegal memory access was encountered)"
+NOT_SUPPORTED = "IExecutionContext::enqueueV3: Error Code 1: Cask (Cask convolution execution)"
+NO_CUDA = "[runtime.cpp::isCudaInstalledCorrectly] Error Code 6: CUDA initialization failure with error: 35"
+
+
+class Severity(enum.Enum):
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class DataType(enum.Enum):
+    FLOAT, HALF, BF16, INT8, INT32, INT64, BOOL, UINT8 = range(8)
+
+
+class TensorIOMode(enum.Enum):
+    NONE, INPUT, OUTPUT = range(3)
+
+
+class Dims:
+    """As TensorRT's: a sequence, and no tuple."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self._sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> int:
+        return self._sizes[index]
+
+
+@dataclass(frozen=True)
+class Port:
+    mode: TensorIOMode
+    kind: DataType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a plan holds; ``batches`` are the smallest and the largest of its profile."""
+
+    ports: dict[str, Port]
+    batches: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    addresses: dict[str, int]
+    shape: tuple[int, ...]
+    stream: int
+
+
+@dataclass
+class HostTensorRt:
+    """What stands in for TensorRT.
+
+    Attributes:
+        plans: The plans that it takes.
+        cores: How many accelerators for deep learning there are.
+        failing: Names of what fails, and what TensorRT says then.
+        live: What there is of runtimes, engines and contexts.
+        ended: What there was, in the order in which it went.
+        deserialised: The accelerator that was set whenever a plan was deserialised.
+        shapes: All shapes that were set.
+        asked: How many times a context was asked for anything.
+        runs: What ran.
+    """
+
+    plans: dict[bytes, Graph] = field(default_factory=dict)
+    cores: int = 0
+    failing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    live: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    deserialised: list[int] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    asked: int = 0
+    runs: list[Run] = field(default_factory=list)
+
+    def fails(self, logger: Any, what: str) -> bool:
+        """Whether something is to fail; says why."""
+        for words in self.failing.get(what, ()):
+            logger.log(Severity.ERROR, words)
+        return what in self.failing
+
+    def made(self, thing: object, what: str) -> None:
+        def ended() -> None:
+            self.live.remove(what)
+            self.ended.append(what)
+
+        self.live.append(what)
+        weakref.finalize(thing, ended)
+
+    def module(self) -> Any:
+        """`tensorrt`."""
+        host = self
+
+        class ILogger:
+            def log(self, severity: Severity, msg: str) -> None:
+                raise NotImplementedError
+
+        ILogger.Severity = Severity  # type: ignore[attr-defined]
+
+        class Runtime:
+            def __init__(self, logger: ILogger) -> None:
+                if host.fails(logger, "runtime"):
+                    raise TypeError("pybind11::init(): factory function returned nullptr")
+                host.made(self, "runtime")
+                self._logger = logger
+                self._core = -1
+
+            @property
+            def DLA_core(self) -> int:
+                return self._core
+
+            @DLA_core.setter
+            def DLA_core(self, core: int) -> None:
+                if host.cores:  # without any, it does nothing
+                    self._core = core
+
+            def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+                host.deserialised.append(self._core)
+                if host.fails(self._logger, "engine"):
+                    return None
+                graph = host.plans.get(bytes(memoryview(serialized_engine)))
+                if graph is None:
+                    self._logger.log(Severity.ERROR, OTHER_VERSION)
+                    return None
+                return ICudaEngine(graph, self._logger)
+
+        class ICudaEngine:
+            def __init__(self, graph: Graph, logger: ILogger) -> None:
+                host.made(self, "engine")
+                self._graph = graph
+                self._logger = logger
+
+            @property
+            def num_io_tensors(self) -> int:
+                return len(self._graph.ports)
+
+            def get_tensor_name(self, index: int) -> str:
+                return list(self._graph.ports)[index]
+
+            def get_tensor_mode(self, name: str) -> TensorIOMode:
+                return self._graph.ports[name].mode
+
+            def get_tensor_dtype(self, name: str) -> DataType:
+                return self._graph.ports[name].kind
+
+            def get_tensor_shape(self, name: str) -> Dims:
+                return Dims(self._graph.ports[name].shape)
+
+            def create_execution_context(self) -> IExecutionContext | None:
+                if host.fails(self._logger, "context"):
+                    return None
+                return IExecutionContext(self._graph, self._logger)
+
+        class IExecutionContext:
+            def __init__(self, graph: Graph, logger: ILogger) -> None:
+                host.made(self, "context")
+                self._graph = graph
+                self._logger = logger
+                self._shapes = {
+                    name: port.shape for name, port in graph.ports.items() if port.mode is TensorIOMode.INPUT
+                }
+                self._addresses: dict[str, int] = {}
+
+            def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+                host.asked += 1
+                assert isinstance(shape, (tuple, list))  # or pybind11 raises TypeError
+                host.shapes.append(tuple(shape))
+                if name not in self._shapes:
+                    return self._refuse(f"setInputShape: Error Code 3: API Usage Error (there is no input {name}.)")
+                stated = self._graph.ports[name].shape
+                low, high = self._graph.batches
+                fits = len(shape) == len(stated) and all(
+                    size in (-1, given) for size, given in zip(stated, shape, strict=True)
+                )
+                if not fits or not low <= shape[0] <= high:
+                    return self._refuse(
+                        "setInputShape: Error Code 3: API Usage Error (Parameter check failed, condition: "
+                        "satisfyProfile. Runtime dimension does not satisfy any optimization profile.)"
+                    )
+                self._shapes[name] = tuple(shape)
+                return True
+
+            def set_tensor_address(self, name: str, memory: int) -> bool:
+                host.asked += 1
+                if name not in self._graph.ports or host.fails(self._logger, name):
+                    return self._refuse(f"setTensorAddress: Error Code 3: API Usage Error (no tensor {name}.)")
+                assert type(memory) is int
+                self._addresses[name] = memory
+                return True
+
+            def execute_async_v3(self, stream_handle: int) -> bool:
+                host.asked += 1
+                assert type(stream_handle) is int
+                if any(-1 in shape for shape in self._shapes.values()):
+                    return self._refuse("enqueueV3: Error Code 3: API Usage Error (Input shapes are not all set.)")
+                if self._addresses.keys() != self._graph.ports.keys():
+                    return self._refuse("enqueueV3: Error Code 3: API Usage Error (Address is not set.)")
+                if host.fails(self._logger, "run"):
+                    return False
+                (shape,) = self._shapes.values()
+                host.runs.append(Run(dict(self._addresses), shape, stream_handle))
+                return True
+
+            def _refuse(self, words: str) -> bool:
+                self._logger.log(Severity.ERROR, f"IExecutionContext::{words}")
+                return False
+
+        module = ModuleType("tensorrt")
+        contents: dict[str, Any] = {
+            "__version__": "10.3.0",
+            "DataType": DataType,
+            "ICudaEngine": ICudaEngine,
+            "IExecutionContext": IExecutionContext,
+            "ILogger": ILogger,
+            "Runtime": Runtime,
+            "TensorIOMode": TensorIOMode,
+        }
+        for name, value in contents.items():
+            setattr(module, name, value)
+        return module
+
+
+def graph_for(key: EngineKey, *, stated: int = -1) -> Graph:
+    """What is in a plan for a key; ``stated`` is the batch in its shapes."""
+    kind = DataType.FLOAT if key.precision == "fp32" else DataType.HALF
+    ports = {
+        "image": Port(TensorIOMode.INPUT, DataType.UINT8, (stated, *key.image, 3)),
+        "features": Port(TensorIOMode.OUTPUT, kind, (stated, *key.features)),
+    }
+    return Graph(ports, key.batch)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTensorRt]:
+    """The stand-in; nothing may be left of it, and all must have gone in the order that TensorRT wants."""
+    made = HostTensorRt()
+    monkeypatch.setitem(sys.modules, "tensorrt", made.module())
+    yield made
+    assert made.live == []
+    places = [("context", "engine", "runtime").index(what) for what in made.ended]
+    assert places == sorted(places)
+
+
+@pytest.fixture
+def tensorrt(host: HostTensorRt) -> TensorRt:
+    return TensorRt("tensorrt")
+
+
+KEY = some_key(batch=(1, 4))
+
+
+def open_engine(host: HostTensorRt, tensorrt: TensorRt, key: EngineKey = KEY) -> TensorRtEngine:
+    host.plans[b"plan"] = graph_for(key)
+    return TensorRtEngine(b"plan", key, tensorrt)
+
+
+def test_the_stand_in_has_names_and_arguments_of_tensorrt(tensorrt: TensorRt) -> None:
+    assert disagreements(tensorrt.api, RUNTIME_NAMES) == []
+    assert unlisted(tensorrt.api, RUNTIME_NAMES) == []
+
+
+def test_addresses_shape_and_stream_are_handed_on(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    engine = open_engine(host, tensorrt)
+    engine.enqueue(IMAGE, FEATURES, STREAM)
+    engine.enqueue(IMAGE + 256, FEATURES + 512, STREAM + 1, 3)
+    engine.close()
+    assert host.runs == [
+        Run({"image": IMAGE, "features": FEATURES}, (1, 192, 640, 3), STREAM),
+        Run({"image": IMAGE + 256, "features": FEATURES + 512}, (3, 192, 640, 3), STREAM + 1),
+    ]
+
+
+def test_the_batch_is_set_where_it_changes(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    engine = open_engine(host, tensorrt)
+    for batch in (2, 2, 4, 4, 4, 2):
+        engine.enqueue(IMAGE, FEATURES, STREAM, batch)
+    engine.close()
+    assert [shape[0] for shape in host.shapes] == [2, 4, 2]
+    assert [run.shape[0] for run in host.runs] == [2, 2, 4, 4, 4, 2]
+
+
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_other_batches_are_refused_before_tensorrt_is_asked(host: HostTensorRt, tensorrt: TensorRt, batch: int) -> None:
+    engine = open_engine(host, tensorrt, some_key(batch=(2, 4)))
+    with pytest.raises(GpuError, match=f"{batch} images where it takes 2 to 4"):
+        engine.enqueue(IMAGE, FEATURES, STREAM, batch)
+    assert host.asked == 0
+    engine.close()
+
+
+def test_a_batch_that_tensorrt_refuses_is_no_end(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    engine = open_engine(host, tensorrt)
+    host.plans[b"plan"] = replace(graph_for(KEY), batches=(1, 2))  # of a narrower profile than the key says
+    narrower = TensorRtEngine(b"plan", KEY, tensorrt)
+    for _ in range(2):
+        with pytest.raises(GpuFailureError, match="setting the batch size failed: .* any optimization profile"):
+            narrower.enqueue(IMAGE, FEATURES, STREAM, 3)
+    narrower.enqueue(IMAGE, FEATURES, STREAM, 2)
+    assert [run.shape[0] for run in host.runs] == [2]
+    narrower.close()
+    host.ended.clear()
+    engine.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("stated", [-1, 4])
+def test_one_batch_size_may_be_stated_or_left_open(
+    host: HostTensorRt, tensorrt: TensorRt, stated: int, precision: str
+) -> None:
+    key = some_key(batch=(4, 4), precision=precision)
+    host.plans[b"plan"] = graph_for(key, stated=stated)
+    engine = TensorRtEngine(b"plan", key, tensorrt)
+    engine.enqueue(IMAGE, FEATURES, STREAM, 4)
+    engine.close()
+    assert host.runs[0].shape == (4, 192, 640, 3)
+
+
+def with_port(name: str, **fields: Any) -> Graph:
+    graph = graph_for(KEY)
+    return replace(graph, ports={**graph.ports, name: replace(graph.ports[name], **fields)})
+
+
+def renamed(old: str, new: str) -> Graph:
+    graph = graph_for(KEY)
+    return replace(graph, ports={new if name == old else name: port for name, port in graph.ports.items()})
+
+
+OTHER_GRAPHS = {
+    "name of the input": renamed("image", "images"),
+    "name of the output": renamed("features", "map"),
+    "type of the input": with_port("image", kind=DataType.FLOAT),
+    "type of the output": with_port("features", kind=DataType.FLOAT),
+    "size of the image": with_port("image", shape=(-1, 96, 320, 3)),
+    "order of the image": with_port("image", shape=(-1, 3, 192, 640)),
+    "size of the features": with_port("features", shape=(-1, 96, 320, 128)),
+    "rank of the features": with_port("features", shape=(-1, 96, 320, 64, 1)),
+    "smallest batch alone": graph_for(KEY, stated=1),
+    "largest batch alone": graph_for(KEY, stated=4),
+    "no output": replace(graph_for(KEY), ports={"image": graph_for(KEY).ports["image"]}),
+    "no ports": replace(graph_for(KEY), ports={}),
+    "another output": replace(
+        graph_for(KEY), ports={**graph_for(KEY).ports, "depth": Port(TensorIOMode.OUTPUT, DataType.HALF, (-1, 96, 320))}
+    ),
+    "input and output swapped": replace(
+        graph_for(KEY),
+        ports={
+            name: replace(port, mode=TensorIOMode.OUTPUT if name == "image" else TensorIOMode.INPUT)
+            for name, port in graph_for(KEY).ports.items()
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("graph", OTHER_GRAPHS.values(), ids=OTHER_GRAPHS.keys())
+def test_a_plan_with_other_ports_is_refused(host: HostTensorRt, tensorrt: TensorRt, graph: Graph) -> None:
+    host.plans[b"plan"] = graph
+    with pytest.raises(UnusablePlanError, match="has the ports .* needed are .*(192, 640, 3)"):
+        TensorRtEngine(b"plan", KEY, tensorrt)
+
+
+@pytest.mark.parametrize("stated", [1, 8])
+def test_a_plan_for_another_single_batch_is_refused(host: HostTensorRt, tensorrt: TensorRt, stated: int) -> None:
+    host.plans[b"plan"] = graph_for(some_key(batch=(stated, stated)), stated=stated)
+    with pytest.raises(UnusablePlanError, match=f"has the ports .*({stated}, 192, 640, 3)"):
+        TensorRtEngine(b"plan", some_key(batch=(4, 4)), tensorrt)
+
+
+def test_outputs_for_another_single_batch_are_refused(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    host.plans[b"plan"] = with_port("features", shape=(8, 96, 320, 64))  # more than there is room for
+    with pytest.raises(UnusablePlanError, match="has the ports"):
+        TensorRtEngine(b"plan", some_key(batch=(1, 1)), tensorrt)
+
+
+def test_a_plan_that_tensorrt_refuses_is_to_be_built_again(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    with pytest.raises(UnusablePlanError, match="deserialising the engine failed: .*stdVersionRead") as refused:
+        TensorRtEngine(b"of another version", KEY, tensorrt)
+    assert refused.value.cure == "Build it again."
+
+
+@pytest.mark.parametrize(
+    ("step", "doing"), [("engine", "deserialising the engine"), ("context", "making an execution")]
+)
+@pytest.mark.parametrize(
+    ("words", "kind"), [(OUT_OF_MEMORY, "memory"), ((ILLEGAL_ACCESS,), "lost")], ids=["memory", "lost"]
+)
+def test_what_the_gpu_lacks_does_not_make_a_plan_unusable(
+    host: HostTensorRt, tensorrt: TensorRt, step: str, doing: str, words: tuple[str, ...], kind: str
+) -> None:
+    host.failing[step] = words
+    with pytest.raises(GpuFailureError, match=f"while {doing}") as failure:
+        open_engine(host, tensorrt)
+    assert failure.value.kind == kind
+    assert words[-1] in failure.value.what
+
+
+def test_a_context_that_is_not_made_for_another_reason_is_an_error(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    host.failing["context"] = ()
+    with pytest.raises(GpuError, match="making an execution context failed: TensorRT does not say why"):
+        open_engine(host, tensorrt)
+
+
+def test_no_runtime_is_an_error_of_the_gpu(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    host.failing["runtime"] = (NO_CUDA,)
+    with pytest.raises(GpuError, match="runtime failed: .*CUDA initialization failure with error: 35"):
+        open_engine(host, tensorrt)
+
+
+@pytest.mark.parametrize(
+    "failing", [{"engine": (OTHER_VERSION,)}, {"engine": OUT_OF_MEMORY}, {"context": OUT_OF_MEMORY}]
+)
+def test_nothing_is_left_open_where_opening_fails(
+    host: HostTensorRt, tensorrt: TensorRt, failing: dict[str, tuple[str, ...]]
+) -> None:
+    host.failing.update(failing)
+    with pytest.raises(GpuError) as failure:
+        open_engine(host, tensorrt)
+    assert host.ended and host.live == []
+    del failure
+
+
+def test_nothing_is_left_open_of_a_plan_with_other_ports(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    host.plans[b"plan"] = OTHER_GRAPHS["type of the output"]
+    with pytest.raises(UnusablePlanError) as failure:
+        TensorRtEngine(b"plan", KEY, tensorrt)
+    assert host.ended == ["engine", "runtime"] and host.live == []  # though the error is still there
+    del failure
+
+
+@pytest.mark.parametrize("step", ["engine", "context"])
+def test_nothing_is_left_open_after_ctrl_c(
+    host: HostTensorRt, tensorrt: TensorRt, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupt() -> str:
+        raise KeyboardInterrupt
+
+    host.failing[step] = ()
+    monkeypatch.setattr(tensorrt, "errors", interrupt)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        open_engine(host, tensorrt)
+    assert host.ended and host.live == []
+    del interrupted
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"), [(NOT_SUPPORTED, "unknown"), (ILLEGAL_ACCESS, "lost"), (OUT_OF_MEMORY[0], "memory")]
+)
+def test_a_run_that_fails_says_so_in_the_words_of_tensorrt(
+    host: HostTensorRt, tensorrt: TensorRt, words: str, kind: str
+) -> None:
+    engine = open_engine(host, tensorrt)
+    host.failing["run"] = (words,)
+    with pytest.raises(GpuFailureError, match="running the engine") as failure:
+        engine.enqueue(IMAGE, FEATURES, STREAM)
+    assert words in failure.value.what
+    assert failure.value.kind == kind
+    assert host.runs == []
+    engine.close()
+    assert host.ended == ["context", "engine", "runtime"]  # though the error is still there
+
+
+@pytest.mark.parametrize(("port", "what"), [("image", "the image's address"), ("features", "the features' address")])
+def test_an_address_that_tensorrt_refuses_is_an_error(
+    host: HostTensorRt, tensorrt: TensorRt, port: str, what: str
+) -> None:
+    engine = open_engine(host, tensorrt)
+    host.failing[port] = ("misaligned",)
+    with pytest.raises(GpuError, match=f"setting {what} failed: misaligned"):
+        engine.enqueue(IMAGE, FEATURES, STREAM)
+    assert host.runs == []
+    engine.close()
+
+
+def test_former_errors_are_not_repeated(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    engine = open_engine(host, tensorrt)
+    host.failing["run"] = (ILLEGAL_ACCESS,)
+    with pytest.raises(GpuFailureError, match="illegal memory access"):
+        engine.enqueue(IMAGE, FEATURES, STREAM)
+    host.failing["run"] = (NOT_SUPPORTED,)
+    with pytest.raises(GpuFailureError, match="running the engine failed: IExecutionContext::enqueueV3: .* Cask"):
+        engine.enqueue(IMAGE, FEATURES, STREAM)
+    engine.close()
+    host.ended.clear()
+    host.failing["engine"] = ()
+    with pytest.raises(UnusablePlanError, match="TensorRT does not say why"):
+        open_engine(host, tensorrt)
+
+
+@pytest.mark.parametrize("core", [None, 0, 1])
+def test_the_accelerator_is_chosen_before_the_plan_is_deserialised(
+    host: HostTensorRt, tensorrt: TensorRt, core: int | None
+) -> None:
+    host.cores = 2
+    open_engine(host, tensorrt, some_key(dla_core=core)).close()
+    assert host.deserialised == [-1 if core is None else core]
+
+
+def test_it_is_closed_in_order_and_only_once(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    engine = open_engine(host, tensorrt)
+    assert host.live == ["runtime", "engine", "context"]
+    for _ in range(2):
+        engine.close()
+        assert host.ended == ["context", "engine", "runtime"]
