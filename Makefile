@@ -6,7 +6,7 @@
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
-# WORKERS=1              how many tests run at a time; by default one more than there are cores, if memory allows, at most 8
+# WORKERS=1              how many tests run at a time; by default as many as there are cores and memory for, at most 8
 # DEMO_ARGS=... PYTEST_ARGS=...   handed on
 # A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
 
@@ -15,10 +15,9 @@ BAG ?=
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Tests start nodes and train networks: each worker takes, with what it starts, up to four gigabytes and a core, but those
-# with nodes wait half of their time, in which one more worker computes.
+# Tests start nodes and train networks: each worker takes a core and, with what it starts, up to four gigabytes.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"); \
-  print(max(1, min(8, len(os.sched_getaffinity(0)) + 1, memory >> 32)))')
+  print(max(1, min(8, len(os.sched_getaffinity(0)), memory >> 32)))')
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -55,9 +55,9 @@ from scene_completion_ros.inference.gpu.requirements import installed_flavour, m
 from scene_completion_ros.inference.gpu.voxel_pipeline import RUN, VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 
-WARM_UP = 20  # frames
+WARM_UP_S = 1.0  # of frames, until the clocks of the GPU are up
 IN_MEMORY = 2**29  # bytes of a copy that no cache holds
-FILLER_BYTES = 2**30  # of copies that keep the GPU busy while the host asks for a frame
+FILLER_S, FILLER_BYTES = 2e-3, 2**28  # of copies that keep the GPU busy while the host asks for a frame; one copy
 TAPS = 4
 READ_AGAIN = """
 extern "C" __global__ void read_again(const float4* data, int count, int rounds, float* out) {
@@ -154,7 +154,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     device = PyCudaDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
     uploaded = device.upload(features)
-    with filler(context, device) as busy:
+    with filler(context, device, speeds) as busy:
         times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames, busy=busy)
     work = least_work(prepared, features.dtype.itemsize, occupied)
     naive_ms = measure_naive(bundle, prepared, features)
@@ -199,7 +199,7 @@ def measure_kernels(
         device: What runs them.
         pipeline: The kernels of one scene on it.
         features: Gives the features, or asks for them.
-        frames: How many count, after `WARM_UP`.
+        frames: How many count, after `WARM_UP_S`.
         first: Name of the stage that `features` is; None for none.
         load: Gives the host's part of what `features` asks for.
         busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
@@ -222,21 +222,25 @@ def measure_kernels(
         pipeline.enqueue(found)
         device.lap("copies")
 
-    rows: list[dict[str, float]] = []
-    occupied = 0
-    if graph:
-        load()
-        ask()
-        pipeline.wait()
-    asked = device.captured(ask) if graph else ask
-    for _ in range(WARM_UP + frames):
+    def frame() -> tuple[dict[str, float], int]:
         busy()
         started_s = time.perf_counter()
         load()
         asked()
         occupied = len(pipeline.wait().index)
-        rows.append({**device.laps_ms(), "host": 1e3 * (time.perf_counter() - started_s)})
-    return {stage: np.array([row[stage] for row in rows[WARM_UP:]]) for stage in rows[-1]}, occupied
+        return {**device.laps_ms(), "host": 1e3 * (time.perf_counter() - started_s)}, occupied
+
+    if graph:
+        load()
+        ask()
+        pipeline.wait()
+    asked = device.captured(ask) if graph else ask
+    until_s = time.perf_counter() + WARM_UP_S
+    frame()
+    while time.perf_counter() < until_s:
+        frame()
+    rows = [frame() for _ in range(frames)]
+    return {stage: np.array([row[stage] for row, _ in rows]) for stage in rows[0][0]}, rows[-1][1]
 
 
 def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> dict[str, Work]:
@@ -285,6 +289,8 @@ def encoder_work(bundle: StudentBundle, precision: str) -> Work:
         if node.op_type == "Conv":
             output, weight = sizes.get(node.output[0], []), sizes.get(node.input[1], [])
             multiplied += math.prod(output) * math.prod(weight[1:]) if output and weight else 0
+    if precision == "int8":  # which are twice as fast on a GPU as those in float16, whose speed is measured
+        multiplied //= 2
     return Work(gathered=len(graph), streamed=0, multiplied=multiplied)
 
 
@@ -358,12 +364,18 @@ def parity_table(
 
 
 @contextlib.contextmanager
-def filler(context: PrimaryContext, device: PyCudaDevice) -> Iterator[Callable[[], None]]:
-    """Keeps the stream of a device busy for about a millisecond or more."""
+def filler(context: PrimaryContext, device: PyCudaDevice, speeds: Speeds) -> Iterator[Callable[[], None]]:
+    """Keeps the stream of a device busy for some milliseconds."""
     import pycuda.driver as cuda
 
     source, target = (context.allocate(FILLER_BYTES, "a copy") for _ in range(2))
-    yield lambda: cuda.memcpy_dtod_async(int(target), int(source), FILLER_BYTES, device.stream)
+    copies = math.ceil(FILLER_S * speeds.memory / (2 * FILLER_BYTES))
+
+    def busy() -> None:
+        for _ in range(copies):
+            cuda.memcpy_dtod_async(int(target), int(source), FILLER_BYTES, device.stream)
+
+    yield busy
     source.free()
     target.free()
 
@@ -448,9 +460,17 @@ def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDAr
         return None
     camera_from_grid = bundle.grid_from_camera.inverse()
     points = camera_from_grid.apply(prepared.query.grid.centres().reshape(-1, 3)).astype(np.float32)
-    query = naive_query(bundle, points, threads=1, device="cuda", chunk=len(points))
     on_device = torch.from_numpy(features.astype(np.float32)).cuda()
-    times = []
+    chunk, times = len(points), []
+    while True:
+        query = naive_query(bundle, points, threads=1, device="cuda", chunk=chunk)
+        try:
+            query(on_device)
+            break
+        except torch.OutOfMemoryError:  # of a small GPU: in parts, then
+            if chunk < 10_000:
+                raise
+            chunk //= 4
     for _ in range(10):
         torch.cuda.synchronize()
         started_s = time.perf_counter()
@@ -508,6 +528,7 @@ def torch_encoder(bundle: StudentBundle, device: PyCudaDevice, precision: str) -
     camera = bundle.canonical
     on_host = torch.empty((1, camera.height, camera.width, 3), dtype=torch.uint8).pin_memory()
     kept: list[Any] = []
+    torch.cuda.synchronize()  # weights went there on torch's stream, which the other one does not wait for
 
     def load(images: NDArray[np.uint8]) -> None:
         on_host.copy_(torch.from_numpy(images))

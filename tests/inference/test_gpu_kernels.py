@@ -637,7 +637,7 @@ def test_two_scenes_on_one_device_ended_in_either_order(device: Callable[..., An
         context: Any = getattr(device, "context", NoContext())
         own = device(head)
         encoder, graphs = GivenMaps(own, maps), GraphTrial(wanted=False)  # for the maps are not in one place
-        scene = DeviceSceneQuery(encoder, lambda image: None, own, context, prepared, images[0], graphs)
+        scene = DeviceSceneQuery(encoder, lambda image: None, own, context, prepared, np.stack(images), graphs)
         scenes.append((run, scene))
     answers = []
     for number in (0, 1):

@@ -499,7 +499,7 @@ def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: Complet
     model.unusable = replace(CAMERA, fx=30.0)
     calibrate(node, model.unusable)
     show(node, 40)
-    wait_for(lambda: all_accounted_for(node))
+    wait_for(lambda: all_accounted_for(node) and len(told) == sum(node.counters.dropped.values()))  # counted, then told
     assert sorted(told, key=lambda drop: drop[1]) == [
         ("no CameraInfo", 1),
         ("newer image arrived", 10),

@@ -200,7 +200,8 @@ def test_a_robot_that_drives(source: str, bundle_folder: Path, grid_file: Path, 
         assert counts is not None, drive.node.log
         received, processed, dropped = map(int, counts.groups()[:3])
         assert received == processed + dropped - bad  # they are no images
-        assert re.fullmatch(r"(3 bad transform, )?\d+ no transform(, 1 waited while time went back)?", counts[4])
+        reasons = r"(3 bad transform, )?(\d+ newer image arrived, )?\d+ no transform(, 1 waited while time went back)?"
+        assert re.fullmatch(reasons, counts[4])
         assert ("3 bad transform" in counts[4]) == bool(bad)
     finally:
         drive.close()

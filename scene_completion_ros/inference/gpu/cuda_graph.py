@@ -122,5 +122,6 @@ def _call(function: str, *arguments: Any) -> None:
     if result:
         text = ctypes.c_char_p()
         driver.cuGetErrorString(ctypes.c_int(result), ctypes.byref(text))
-        said = (text.value or b"an unknown error").decode(errors="replace")
-        raise explain_failure(f"{function} failed: {said} ({result})", "running or timing frames")
+        said = (text.value or b"the driver has no words for it").decode(errors="replace")
+        # Not "failed": with this function's name that would read like the words for a lost device.
+        raise explain_failure(f"{function}: {said} ({result})", "running or timing frames")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.graph_trial import GraphTrial
+from scene_completion_ros.inference.gpu.graph_trial import GraphTrial, TrialFrame
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer
@@ -48,7 +48,7 @@ class DeviceSceneQuery:
         device: What runs the kernels; it becomes this one's, which closes it.
         context: The context of both.
         prepared: The scene.
-        example: An image [H, W, 3] to try frames with.
+        examples: Two images [2, H, W, 3], not alike, to try frames with.
         graphs: Decides whether frames are asked for as CUDA graphs.
 
     Raises:
@@ -62,7 +62,7 @@ class DeviceSceneQuery:
         device: KernelDevice,
         context: PrimaryContext,
         prepared: PreparedScene,
-        example: NDArray[np.uint8],
+        examples: NDArray[np.uint8],
         graphs: GraphTrial,
     ) -> None:
         self._encoder = encoder
@@ -75,9 +75,13 @@ class DeviceSceneQuery:
                 self._pipeline = VoxelPipeline(
                     device, prepared.query, prepared.march, prepared.classifier, prepared.labels
                 )
-                encoder.load(example[None])
                 self._ask = graphs.faster(
-                    device, functools.partial(_ask, device, encoder, self._pipeline), self._pipeline.wait
+                    device,
+                    TrialFrame(
+                        show=lambda number: encoder.load(examples[number][None]),
+                        ask=functools.partial(_ask, device, encoder, self._pipeline),
+                        wait=self._pipeline.wait,
+                    ),
                 )
             except BaseException:
                 device.close()

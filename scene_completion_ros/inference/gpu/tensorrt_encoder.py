@@ -70,8 +70,9 @@ class TensorRtEncoder:
         except BaseException:
             self._context.close()
             raise
-        self._example = gate_images(bundle.canonical.height, bundle.canonical.width)[0]
-        self._graphs = GraphTrial(wanted=options.graphs)
+        self._examples = np.stack(gate_images(bundle.canonical.height, bundle.canonical.width)[:2])
+        # TensorRT-RTX has conditions of its own for what may be captured, and changes kernels while it runs.
+        self._graphs = GraphTrial(wanted=options.graphs and flavour == "tensorrt")
         self._features = aligned_empty(1, *bundle.feature_size, bundle.head.channels)
         finalizer = weakref.finalize(self, _release, self._context, engine, self._runner)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
@@ -109,7 +110,7 @@ class TensorRtEncoder:
         with self._context:
             device = PyCudaDevice(self._context, self._kernels, self._runner.stream)
         check = functools.partial(check_image, self._bundle)
-        return DeviceSceneQuery(self, check, device, self._context, prepared, self._example, self._graphs)
+        return DeviceSceneQuery(self, check, device, self._context, prepared, self._examples, self._graphs)
 
     def _provide_kernels(self, options: EngineOptions, reference: Callable[[], ReferenceEncoder]) -> CompiledKernels:
         return provide_kernels(

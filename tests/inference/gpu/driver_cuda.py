@@ -71,6 +71,7 @@ class DriverCuda:
         self._driver.host_driver_leave(ctypes.c_longlong(2**30))
         self.broken = ""
         self.no_graphs = 0
+        self.no_launches = 0
         self.at_once = False
         self.popped_at_the_end = 0
         self._kept: list[Any] = []
@@ -91,6 +92,8 @@ class DriverCuda:
             self._driver.host_driver_break(code)
         if name == "at_once":
             self._driver.host_driver_at_once(int(value))
+        if name == "no_launches":
+            self._driver.host_driver_without_launches(value)
         if name == "no_graphs":
             self._driver.host_driver_without_graphs(value)
         super().__setattr__(name, value)
@@ -104,6 +107,10 @@ class DriverCuda:
     def graphs(self) -> int:
         """Graphs that were launched so far."""
         return self._counts()["launched_graphs"] - self._before
+
+    def capturing(self, stream_handle: int) -> bool:
+        """Whether what is asked of a stream goes into a graph."""
+        return bool(self._driver.host_driver_capturing(ctypes.c_void_p(stream_handle)))
 
     def enqueue(self, stream_handle: int, work: Callable[[], object]) -> None:
         """Has work done in the order of a stream."""

@@ -27,6 +27,7 @@ import pytest
 
 from scene_completion_ros.inference.gpu import cuda_graph, device
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
+from scene_completion_ros.inference.gpu.failures import explain_failure
 from scene_completion_ros.inference.gpu.tensorrt_runtime import UnusablePlanError
 
 RUBBISH = 0xA5
@@ -59,6 +60,7 @@ class HostCuda:
         self.graphs = 0
         self.at_once = False
         self.no_graphs = 0
+        self.no_launches = 0
 
     @property
     def stack(self) -> list[Any]:
@@ -73,6 +75,10 @@ class HostCuda:
         """Has work done in the order of a stream, which is given itself or by its handle, once that is waited for."""
         self.require_context()
         self._streams[getattr(stream, "handle", stream)].ask(work)
+
+    def capturing(self, stream_handle: int) -> bool:
+        """Whether what is asked of a stream goes into a graph."""
+        return self._streams[stream_handle].captured is not None
 
     def driver(self) -> HostDriver:
         """The functions for graphs and events."""
@@ -310,6 +316,8 @@ class HostDriver:
         return 0
 
     def cuGraphLaunch(self, graph: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
+        if self._cuda.no_launches:
+            return self._cuda.no_launches
         works = self._cuda.live_graphs[int(graph.value or 0)]
         self._cuda.graphs += 1
         self._cuda.enqueue(stream.value, lambda: [work() for work in works])
@@ -374,6 +382,8 @@ class HostEngine:
 
     def enqueue(self, image_pointer: int, features_pointer: int, stream_handle: int, batch: int = 1) -> None:
         assert self.key.batch[0] <= batch <= self.key.batch[1]
+        if self.cuda.capturing(stream_handle) and batch not in self.batches[-1:]:
+            raise explain_failure("the first batch of a size may not be captured", "running the engine")
         self.batches.append(batch)
         self.cuda.enqueue(stream_handle, functools.partial(self._run, image_pointer, features_pointer, batch))
 

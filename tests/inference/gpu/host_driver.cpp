@@ -56,7 +56,7 @@ using Graph = std::vector<Work>;
 
 size_t left = TOTAL;
 long long allocated = 0, pinned = 0, allocations = 0, retained = 0, launched_graphs = 0, live_graphs = 0, events = 0;
-CUresult no_graphs = CUDA_SUCCESS;
+CUresult no_graphs = CUDA_SUCCESS, no_launches = CUDA_SUCCESS;
 bool early = false;
 CUresult broken = CUDA_SUCCESS;
 std::map<void*, size_t> on_device, on_host;
@@ -157,6 +157,11 @@ CUresult CUDAAPI cuGetErrorString(CUresult error, const char** text) {
 
 // Every graph that is to be made fails so from now on.
 void host_driver_without_graphs(int how) { no_graphs = CUresult(how); }
+
+// Every graph that is launched fails so from now on.
+void host_driver_without_launches(int how) { no_launches = CUresult(how); }
+
+int host_driver_capturing(void* stream) { return reinterpret_cast<Stream*>(stream)->capturing; }
 
 // Work is done when it is asked for from now on.
 void host_driver_at_once(int yes) { early = yes; }
@@ -384,6 +389,7 @@ CUresult CUDAAPI cuEventDestroy(CUevent event) {
 CUresult CUDAAPI cuEventRecordWithFlags(CUevent handle, CUstream stream, unsigned flags) {
     auto* event = reinterpret_cast<Event*>(handle);
     const bool capturing = streams.count(reinterpret_cast<Stream*>(stream)) && reinterpret_cast<Stream*>(stream)->capturing;
+    if (!capturing && flags == CU_EVENT_RECORD_EXTERNAL) return CUDA_ERROR_INVALID_VALUE;
     event->captured = capturing && flags != CU_EVENT_RECORD_EXTERNAL;
     if (!capturing) event->at_ms = NAN;
     return enqueue(stream, [=] { event->at_ms = now_ms(); });
@@ -404,8 +410,10 @@ CUresult CUDAAPI cuEventElapsedTime(float* ms, CUevent from, CUevent to) {
     return CUDA_SUCCESS;
 }
 
-#undef cuEventElapsedTime  // which the header calls by another name from some version on
+#ifdef cuEventElapsedTime  // the header calls it by another name from some version on, and libcuda has both
+#undef cuEventElapsedTime
 CUresult CUDAAPI cuEventElapsedTime(float* ms, CUevent from, CUevent to) { return cuEventElapsedTime_v2(ms, from, to); }
+#endif
 
 // --- kernels ---
 
@@ -498,6 +506,7 @@ CUresult CUDAAPI cuGraphInstantiateWithFlags(CUgraphExec* made, CUgraph graph, u
 
 CUresult CUDAAPI cuGraphLaunch(CUgraphExec handle, CUstream stream) {
     const auto* graph = reinterpret_cast<Graph*>(handle);
+    if (no_launches) return no_launches;
     ++launched_graphs;
     return enqueue(stream, [=] {
         for (const auto& work : *graph) work();

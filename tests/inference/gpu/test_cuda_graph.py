@@ -30,16 +30,21 @@ def same(first: Completer, second: Completer) -> None:
     np.testing.assert_array_equal(found.voxels.label, expected.voxels.label)
 
 
+@pytest.mark.parametrize(
+    ("fault", "function"), [("no_graphs", "cuGraphInstantiateWithFlags"), ("no_launches", "cuGraphLaunch")]
+)
 def test_a_driver_without_graphs_does_without(
     build: Build,  # noqa: F811
     cuda: HostCuda,
     caplog: pytest.LogCaptureFixture,
+    fault: str,
+    function: str,
 ) -> None:
-    cuda.no_graphs = UNSUPPORTED
+    setattr(cuda, fault, UNSUPPORTED)
     completer = build()
     assert "without a CUDA graph" in caplog.text
-    assert "cuGraphInstantiateWithFlags failed: operation not supported (801)" in caplog.text
-    cuda.no_graphs = 0
+    assert f"{function}: operation not supported (801)" in caplog.text
+    setattr(cuda, fault, 0)
     same(completer, build(graphs=False))
     assert cuda.graphs == 0
 
@@ -54,7 +59,7 @@ def test_what_is_slower_as_a_graph_is_not_one_and_not_tried_again(
     completer = build()
     assert "a frame takes 2.00 ms as a CUDA graph and 1.00 ms without: it is not taken" in caplog.text
     tried = cuda.graphs
-    assert tried == 1
+    assert tried == 2  # once with each of two images
     completer.complete(picture(0))
     assert cuda.graphs == tried
 
@@ -109,26 +114,40 @@ def test_an_error_of_the_driver_is_told_in_its_words(monkeypatch: pytest.MonkeyP
 
     driver = SimpleNamespace(cuStreamBeginCapture_v2=lambda *_: 700, cuGetErrorString=explain)
     monkeypatch.setattr(cuda_graph, "_driver", lambda: driver)
-    with pytest.raises(GpuError, match=r"lost .* cuStreamBeginCapture_v2 failed: an illegal memory access .* \(700\)"):
+    with pytest.raises(GpuError, match=r"lost .* cuStreamBeginCapture_v2: an illegal memory access .* \(700\)"):
         CudaGraph(1, lambda: None)
     driver.cuGetErrorString = lambda error, text: UNSUPPORTED  # older than the error
-    with pytest.raises(GpuError, match=r"failed: an unknown error \(700\)"):
+    with pytest.raises(GpuError, match=r"cuStreamBeginCapture_v2: the driver has no words for it \(700\)"):
         CudaGraph(1, lambda: None)
     assert ctypes.sizeof(ctypes.c_void_p) == 8
 
 
 class Frames:
-    """Gives frames of a number, which `captured` may change."""
+    """Gives frames whose voxels all have the number of an image; what `captured` gives can be wrong.
 
-    def __init__(self, error: GpuError | None = None) -> None:
-        self.number, self.error = 1, error
+    Args:
+        captured: What a graph does: given the number of the image, the one it makes of it; or raises.
+        failing: How many frames fail after something was captured.
+    """
+
+    def __init__(self, captured: Callable[[int], int], failing: int = 0) -> None:
+        self.shown = self.made = 0
+        self._captured, self._failing = captured, failing
+        self.frame = graph_trial.TrialFrame(self.show, self.ask, self.wait)
+        self._tried = False
+
+    def show(self, number: int) -> None:
+        self.shown = number
 
     def ask(self) -> None:
-        self.number = 1
+        if self._tried and self._failing:
+            self._failing -= 1
+            raise GpuError("an error of the capture")
+        self.made = self.shown
 
     def wait(self) -> DeviceVoxels:
         def part(dtype: type) -> Any:
-            return np.full(3, self.number, dtype)
+            return np.full(3, self.made, dtype)
 
         return DeviceVoxels(
             part(np.int32), part(np.float32), part(np.uint8), part(np.float32), part(np.uint8), part(np.float32),
@@ -136,25 +155,62 @@ class Frames:
         )  # fmt: skip
 
     def captured(self, ask: Callable[[], None]) -> Callable[[], None]:
-        if self.error is not None:
-            raise self.error
+        self._tried = True
 
-        def wrong() -> None:
-            self.number = 2
+        def graph() -> None:
+            self.made = self._captured(self.shown)
 
-        return wrong
+        return graph
+
+
+def refused(number: int) -> int:
+    raise explain_failure("operation not supported", "running or timing frames")
+
+
+def ask_of(frames: Any) -> Callable[[], None]:
+    return GraphTrial().faster(frames, frames.frame)
 
 
 def test_a_graph_that_gives_something_else_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
-    frames: Any = Frames()
-    assert GraphTrial().faster(frames, frames.ask, frames.wait) == frames.ask
+    frames = Frames(lambda number: 1 - number)
+    assert ask_of(frames) == frames.ask
     assert "without a CUDA graph: it gives other voxels" in caplog.text
 
 
-def test_a_lost_device_ends_the_trial() -> None:
-    frames: Any = Frames(explain_failure("unspecified launch failure", "running a CUDA graph"))
-    with pytest.raises(GpuError, match="lost"):
-        GraphTrial().faster(frames, frames.ask, frames.wait)
+def test_a_graph_that_does_nothing_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    frames = Frames(lambda number: frames.made)
+    assert ask_of(frames) == frames.ask
+    assert "without a CUDA graph: it gives other voxels" in caplog.text
+
+
+def test_where_all_images_give_the_same_there_is_no_graph() -> None:
+    frames = Frames(lambda number: 0)
+    frames.frame = graph_trial.TrialFrame(lambda number: None, frames.ask, frames.wait)
+    assert ask_of(frames) == frames.ask
+
+
+def test_an_error_that_the_capture_left_is_got_over(caplog: pytest.LogCaptureFixture) -> None:
+    frames = Frames(refused, failing=1)
+    assert ask_of(frames) == frames.ask
+    assert "without a CUDA graph: GPU: running or timing frames failed: operation not supported" in caplog.text
+
+
+def test_a_device_that_fails_without_the_graph_too_is_told_of() -> None:
+    with pytest.raises(GpuError, match="an error of the capture"):
+        ask_of(Frames(refused, failing=2))
+
+
+def test_frames_that_are_others_after_the_trial_are_refused() -> None:
+    frames = Frames(refused)
+    ask = frames.ask
+
+    def ask_wrong() -> None:
+        ask()
+        frames.made += 5 * frames._tried
+
+    frames.frame = graph_trial.TrialFrame(frames.show, ask_wrong, frames.wait)
+    with pytest.raises(GpuError, match="a frame differs after a CUDA graph was tried .*gpu_graphs: false"):
+        ask_of(frames)
 
 
 def test_both_ways_are_measured_in_turn_and_the_middle_counts(monkeypatch: pytest.MonkeyPatch) -> None:

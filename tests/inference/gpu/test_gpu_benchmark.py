@@ -41,7 +41,7 @@ def test_every_stage_of_every_frame_is_measured(
     monkeypatch: pytest.MonkeyPatch,
     graph: bool,
 ) -> None:
-    monkeypatch.setattr(gpu, "WARM_UP", 1)
+    monkeypatch.setattr(gpu, "WARM_UP_S", 0.0)
     device = CpuDevice(compiled(KernelSizes.of(bundle.head, half_features=True), tmp_path))
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
     asked: list[int] = []
@@ -79,8 +79,9 @@ def test_the_whole_benchmark_prints_its_tables(
     """All that `make test-gpu` cannot ask of a machine without a GPU: only the figures mean nothing here."""
     image = np.random.default_rng(0).integers(0, 256, (48, 160, 3), dtype=np.uint8)
     for name, value in {
-        "WARM_UP": 1,
+        "WARM_UP_S": 0.0,
         "FILLER_BYTES": 2**10,
+        "FILLER_S": 1e-9,
         "compile_kernels": compiler,
         "measure_speeds": lambda *_: Speeds(1e12, 1e12, 1e10),
         "canonical_image": lambda _: image,
