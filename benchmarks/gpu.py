@@ -272,23 +272,25 @@ def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> di
 def encoder_work(bundle: StudentBundle, precision: str) -> Work:
     """What an encoder has to read and multiply at least: its weights once, and its convolutions.
 
-    A bundle without a graph in this precision is counted by its encoder for the CPU, with the same weights.
+    A bundle without a graph in this precision is counted by that of another one, which has the same layers, or by its
+    encoder for the CPU. Where the size of a layer cannot be told, as in the latter, only weights are counted.
     """
     import onnx
 
-    offered = precision in bundle.gpu_precisions
-    graph = bundle.read_gpu_encoder(precision) if offered else bundle.encoder_path.read_bytes()
+    counted = precision if precision in bundle.gpu_precisions else next(iter(bundle.gpu_precisions), None)
+    graph = bundle.encoder_path.read_bytes() if counted is None else bundle.read_gpu_encoder(counted)
     model = onnx.load_from_string(graph)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     sizes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in known.value_info}
     sizes.update({value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in known.output})
     sizes.update({value.name: list(value.dims) for value in known.initializer})
-    multiplied = 0
-    for node in known.node:
-        if node.op_type == "Conv":
-            output, weight = sizes.get(node.output[0], []), sizes.get(node.input[1], [])
-            multiplied += math.prod(output) * math.prod(weight[1:]) if output and weight else 0
+    layers = [
+        math.prod(sizes.get(node.output[0], [0])) * math.prod(sizes.get(node.input[1], [0])[1:])
+        for node in known.node
+        if node.op_type == "Conv"
+    ]
+    multiplied = sum(layers) if all(layers) else 0
     if precision == "int8":  # which are twice as fast on a GPU as those in float16, whose speed is measured
         multiplied //= 2
     return Work(gathered=len(graph), streamed=0, multiplied=multiplied)

@@ -11,17 +11,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import encoder
+from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.gpu import engine_provision, graph_trial, kernel_provision, tensorrt_encoder
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes
+from scene_completion_ros.inference.gpu.options import EngineOptions
 from tests.inference.cuda_cpu_device import compiled_library
 from tests.inference.gpu.driver_cuda import ON_DRIVER, DriverCuda
 from tests.inference.gpu.host_cuda import HostCuda, HostEngine
 from tests.inference.gpu.small_gpu_bundle import GpuStudent, make_gpu_bundle
 from tests.inference.small_bundle import CANONICAL
+
+Build = Callable[..., Completer]
 
 SMALL = CANONICAL.resized(160, 48)
 GRID = VoxelGrid((2.0, -3.2, -1.6), 0.32, (20, 20, 10))
@@ -113,3 +118,19 @@ def cuda(
     assert not host.live_graphs and not host.events
     assert (host.allocated, host.pinned, host.retained) == (0, 0, 0)
     assert all(engine.closed for engine in HostEngine.opened)
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 20, 3), dtype=np.uint8)
+    return np.ascontiguousarray(coarse.repeat(8, axis=0).repeat(8, axis=1))
+
+
+@pytest.fixture
+def build(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
+    """Makes a completer on the GPU."""
+
+    def made(precision: str = "fp16", engine: str = "tensorrt", *, graphs: bool = True) -> Completer:
+        gpu = EngineOptions(precision=precision, cache=tmp_path / "engines", graphs=graphs)
+        return Completer(bundle, SMALL, engine=engine, threads=1, gpu=gpu)
+
+    return made

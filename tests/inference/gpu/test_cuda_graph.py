@@ -18,8 +18,8 @@ from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.failures import explain_failure
 from scene_completion_ros.inference.gpu.graph_trial import GraphTrial
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels
+from tests.inference.gpu.conftest import Build, picture
 from tests.inference.gpu.host_cuda import HostCuda
-from tests.inference.gpu.test_device_scene_query import Build, build, picture  # noqa: F401  # a fixture
 
 UNSUPPORTED = 801
 
@@ -34,7 +34,7 @@ def same(first: Completer, second: Completer) -> None:
     ("fault", "function"), [("no_graphs", "cuGraphInstantiateWithFlags"), ("no_launches", "cuGraphLaunch")]
 )
 def test_a_driver_without_graphs_does_without(
-    build: Build,  # noqa: F811
+    build: Build,
     cuda: HostCuda,
     caplog: pytest.LogCaptureFixture,
     fault: str,
@@ -50,7 +50,7 @@ def test_a_driver_without_graphs_does_without(
 
 
 def test_what_is_slower_as_a_graph_is_not_one_and_not_tried_again(
-    build: Build,  # noqa: F811
+    build: Build,
     cuda: HostCuda,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +26,10 @@ from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, w
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header, write_sealed
 from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
-from tests.inference.gpu.conftest import SMALL, HostCompiler
+from tests.inference.gpu.conftest import SMALL, Build, HostCompiler, picture
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.small_bundle import random_head, with_labels
-
-Build = Callable[..., Completer]
-
-
-def picture(seed: int = 0) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 20, 3), dtype=np.uint8)
-    return np.ascontiguousarray(coarse.repeat(8, axis=0).repeat(8, axis=1))
-
-
-@pytest.fixture
-def build(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
-    """Makes a completer on the GPU."""
-
-    def made(precision: str = "fp16", engine: str = "tensorrt", *, graphs: bool = True) -> Completer:
-        gpu = EngineOptions(precision=precision, cache=tmp_path / "engines", graphs=graphs)
-        return Completer(bundle, SMALL, engine=engine, threads=1, gpu=gpu)
-
-    return made
 
 
 def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:

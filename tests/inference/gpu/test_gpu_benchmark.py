@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from benchmarks import gpu
 from benchmarks.completion import naive_query
 from benchmarks.gpu import Speeds, Work
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.kernels import KernelSizes, find_nvrtc, nvrtc_cubin
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
@@ -120,6 +121,14 @@ def test_the_work_of_an_encoder_by_hand(bundle: GpuStudent) -> None:
     work = gpu.encoder_work(bundle, "fp16")
     assert work.multiplied == height * width * (8 * 3 * 3 * 3 + bundle.head.channels * 8)
     assert work.gathered == len(bundle.read_gpu_encoder("fp16"))
+
+
+def test_the_work_of_the_shipped_encoder_is_known_in_every_precision() -> None:
+    shipped = StudentBundle.load(DEFAULT_BUNDLE)
+    half, single, integer = (gpu.encoder_work(shipped, precision) for precision in ("fp16", "fp32", "int8"))
+    assert 1e9 < half.multiplied == single.multiplied == 2 * integer.multiplied  # float16's speed counts twice for int8
+    without = gpu.encoder_work(dataclasses.replace(shipped, gpu_encoders={}), "fp32")
+    assert (without.multiplied, without.gathered) == (0, shipped.encoder_path.stat().st_size)
 
 
 def test_a_cell_is_loaded_where_it_changes_and_where_a_thread_begins() -> None:

@@ -14,7 +14,6 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,24 +21,16 @@ import pytest
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.gpu.tensorrt_api import TensorRt
 from scene_completion_ros.inference.gpu.tensorrt_build import build_plan
+from tests.inference.gpu.host_tensorrt import NO_CUDA, DataType, ILogger, Severity, host_module
 from tests.inference.gpu.keys import some_key
 from tests.inference.gpu.rtx_builds import BUILDER_NAMES, disagreements, unlisted
 
 NODES = ("stem", "blocks", "neck")
-NO_CUDA = "[runtime.cpp::isCudaInstalledCorrectly] Error Code 6: CUDA initialization failure with error: 35"
 NO_IMPLEMENTATION = (
     "IBuilder::buildSerializedNetwork: Error Code 10: Could not find any implementation for node {stem}."
 )
 OTHER_DEVICE = "IBuilderConfig::setTimingCache: Error Code 4: The cache was made on another device."
 NO_CACHE = "IBuilderConfig::createTimingCache: Error Code 1: Serialization (magic tag)"
-
-
-class Severity(enum.Enum):
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-
-
-class DataType(enum.Enum):
-    FLOAT, HALF, BF16, INT8, INT32, INT64, BOOL, UINT8 = range(8)
 
 
 class DeviceType(enum.Enum):
@@ -115,12 +106,6 @@ class HostBuilder:
     def module(self, name: str = "tensorrt") -> Any:
         """`tensorrt`, or `tensorrt_rtx`."""
         host = self
-
-        class ILogger:
-            def log(self, severity: Severity, msg: str) -> None:
-                raise NotImplementedError
-
-        ILogger.Severity = Severity  # type: ignore[attr-defined]
 
         class IProgressMonitor:
             def __init__(self) -> None:
@@ -355,15 +340,12 @@ class HostBuilder:
             def __int__(self) -> int:
                 return int(self.value or 0)
 
-        module = ModuleType(name)
         contents: dict[str, Any] = {
             "__version__": self.version,
             "Builder": Builder,
             "BuilderFlag": BuilderFlag,
-            "DataType": DataType,
             "DeviceType": DeviceType,
             "IBuilderConfig": IBuilderConfig,
-            "ILogger": ILogger,
             "INetworkDefinition": INetworkDefinition,
             "IOptimizationProfile": IOptimizationProfile,
             "IProgressMonitor": IProgressMonitor,
@@ -377,9 +359,7 @@ class HostBuilder:
             contents["NetworkDefinitionCreationFlag"] = NetworkFlag
         if self.parser_flags is not None:
             contents["OnnxParserFlag"] = enum.Enum("OnnxParserFlag", self.parser_flags)
-        for name_, value in contents.items():
-            setattr(module, name_, value)
-        return module
+        return host_module(name, contents)
 
 
 @pytest.fixture

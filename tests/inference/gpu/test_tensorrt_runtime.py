@@ -12,7 +12,6 @@ import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from scene_completion_ros.inference.gpu.engine_cache import EngineKey
 from scene_completion_ros.inference.gpu.failures import GpuFailureError
 from scene_completion_ros.inference.gpu.tensorrt_api import TensorRt
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine, UnusablePlanError
+from tests.inference.gpu.host_tensorrt import NO_CUDA, DataType, ILogger, Severity, host_module
 from tests.inference.gpu.keys import some_key
 from tests.inference.gpu.rtx_builds import RUNTIME_NAMES, disagreements, unlisted
 
@@ -35,15 +35,6 @@ OUT_OF_MEMORY = (
 OTHER_VERSION = "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (assertion stdVersionRead failed.)"
 ILLEGAL_ACCESS = "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (an illegal memory access was encountered)"
 NOT_SUPPORTED = "IExecutionContext::enqueueV3: Error Code 1: Cask (Cask convolution execution)"
-NO_CUDA = "[runtime.cpp::isCudaInstalledCorrectly] Error Code 6: CUDA initialization failure with error: 35"
-
-
-class Severity(enum.Enum):
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-
-
-class DataType(enum.Enum):
-    FLOAT, HALF, BF16, INT8, INT32, INT64, BOOL, UINT8 = range(8)
 
 
 class TensorIOMode(enum.Enum):
@@ -128,12 +119,6 @@ class HostTensorRt:
     def module(self) -> Any:
         """`tensorrt`."""
         host = self
-
-        class ILogger:
-            def log(self, severity: Severity, msg: str) -> None:
-                raise NotImplementedError
-
-        ILogger.Severity = Severity  # type: ignore[attr-defined]
 
         class Runtime:
             def __init__(self, logger: ILogger) -> None:
@@ -243,19 +228,14 @@ class HostTensorRt:
                 self._logger.log(Severity.ERROR, f"IExecutionContext::{words}")
                 return False
 
-        module = ModuleType("tensorrt")
         contents: dict[str, Any] = {
             "__version__": "10.3.0",
-            "DataType": DataType,
             "ICudaEngine": ICudaEngine,
             "IExecutionContext": IExecutionContext,
-            "ILogger": ILogger,
             "Runtime": Runtime,
             "TensorIOMode": TensorIOMode,
         }
-        for name, value in contents.items():
-            setattr(module, name, value)
-        return module
+        return host_module("tensorrt", contents)
 
 
 def graph_for(key: EngineKey, *, stated: int = -1) -> Graph:
