@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from glob import glob
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "scene_completion_ros"
+TRAINING = "scene_completion_training"  # a link to the folder training/, whose name alone would be too common
 HERE = Path(__file__).parent
 VERSION = re.findall(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").read_text(encoding="utf-8"))[0]
 
@@ -69,22 +71,9 @@ EXTRAS = {
     ],
     "lint": ["import-linter", "mypy", "ruff", "types-PyYAML"],
 }
-COMMANDS = {
-    "build-engine": "scene_completion_ros.commands.build_engine",
-    "complete": "scene_completion_ros.commands.complete",
-    "demo": "scene_completion_ros.commands.demo",
-    "doctor": "scene_completion_ros.commands.doctor",
-    "replay": "scene_completion_ros.commands.replay",
-    "calibrate": "training.commands.calibrate",
-    "classes": "training.commands.classes",
-    "evaluate": "training.commands.evaluate",
-    "export": "training.commands.export",
-    "export-gpu": "training.commands.export_gpu",
-    "extract": "training.commands.extract",
-    "features": "training.commands.features",
-    "street-world": "training.commands.street_world",
-    "train": "training.commands.train",
-}
+COMMANDS: dict[str, str] = ast.literal_eval(
+    re.findall(r"^COMMANDS = (\{.*?^\})$", (HERE / PACKAGE / "cli.py").read_text(encoding="utf-8"), re.M | re.S)[0]
+)
 
 setup(
     name=PACKAGE,
@@ -97,13 +86,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*", "training", "training.*"]),
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*", TRAINING, f"{TRAINING}.*"]),
     package_data={
         PACKAGE: ["py.typed", "models/**/*", "demo_drive/**/*"],
         f"{PACKAGE}.inference.gpu": ["*.cu", "gate_images/*"],
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
-        "training": ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
+        TRAINING: ["py.typed", "configs/*.yaml", "configs/*/*.yaml"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

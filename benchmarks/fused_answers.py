@@ -15,7 +15,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.mapping.fusion_settings import FusionSettings
 from scene_completion_ros.mapping.temporal_fusion import TemporalFusion
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 SUM_LIMIT = 6.0
 """Where sums of log odds are cut: without a limit, nothing that changes could ever be taken back."""

@@ -29,9 +29,9 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.ros import dds
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
-from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, voxels_to_cloud_array
-from scene_completion_ros.voxel_cloud_kernel import write_cloud
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, voxels_to_cloud_array
+from scene_completion_ros.voxels.cloud_kernel import write_cloud
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 if TYPE_CHECKING:  # at run time only once the middleware is configured
     from benchmarks.running_node import RunningNode
@@ -178,7 +178,7 @@ def shape_of(grid: VoxelGrid) -> str:
 
 def conversion_table(bundle: StudentBundle, picture: NDArray[np.uint8], repeats: int) -> str:
     """Decoding and the making of the cloud, in one thread, by the CPU's clock: other processes may run meanwhile."""
-    from scene_completion_ros.bags.images import decode_image
+    from scene_completion_ros.messages.images import decode_image
     from scene_completion_ros.ros import messages
 
     voxels = random_voxels(bundle)

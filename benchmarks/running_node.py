@@ -28,8 +28,8 @@ from std_msgs.msg import Float64
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.process_facts import ProcessFacts, process_facts
-from scene_completion_ros.ros.replay_node import NodeProcess
+from scene_completion_ros.ros.health.process_facts import ProcessFacts, process_facts
+from scene_completion_ros.ros.replay.played_node import NodeProcess
 
 FRAME = "camera_optical"
 PATIENCE_S = 600.0  # kernels may have to be compiled first, on a busy machine

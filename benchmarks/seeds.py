@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.evaluation.invisible_empty import SCORE_NAMES
-from training.evaluation.density_model import CALIBRATED_RULE
-from training.evaluation.tables import table
+from scene_completion_training.evaluation.density_model import CALIBRATED_RULE
+from scene_completion_training.evaluation.tables import table
 
 REGIONS = ("occluded", "visible", "all")
 _RUN = re.compile(r"^(?P<name>[^,]+?)-(?P<seed>\d+)(?P<rest>(, | \().+)?$")

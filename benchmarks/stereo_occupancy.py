@@ -16,9 +16,9 @@ import numpy as np
 
 from scene_completion_ros.evaluation.occupancy import OccupancyByRange
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from training.evaluation.controls import measured_depth
-from training.evaluation.kitti import SEMANTIC_KITTI_GRID, open_window
-from training.evaluation.stereo_truth import stereo_evidence
+from scene_completion_training.evaluation.controls import measured_depth
+from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, open_window
+from scene_completion_training.evaluation.stereo_truth import stereo_evidence
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,8 +16,8 @@ from functools import partial
 from multiprocessing import get_context
 
 from benchmarks.completion import hardware, table
-from training.street_world.camera_rig import LEFT, RIGS, make_rig
-from training.street_world.drive import StreetDrive
+from scene_completion_training.street_world.camera_rig import LEFT, RIGS, make_rig
+from scene_completion_training.street_world.drive import StreetDrive
 
 ROWS = ("image", "depth and labels", "voxel truth", "LiDAR")
 WARM_UP_FRAMES = 2

@@ -39,9 +39,9 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.mapping.fusion_settings import FusionSettings
-from training.evaluation.density_model import reference_camera
-from training.evaluation.occupancy_run import open_recording
-from training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE, VoxelTruth, voxel_truth
+from scene_completion_training.evaluation.density_model import reference_camera
+from scene_completion_training.evaluation.occupancy_run import open_recording
+from scene_completion_training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE, VoxelTruth, voxel_truth
 
 REGIONS = (OCCLUDED, VISIBLE, ALL)
 ONE_FRAME_FROM, FUSED_FROM = 0.6, 0.5

@@ -21,17 +21,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.completion import hardware, quantiles, table
-from training.configuration import SingleViewConfiguration, StudentConfiguration, TeacherConfiguration
-from training.data.prepared import CANONICAL_CAMERA
-from training.field_stage import FieldStage
-from training.networks.density_field import DensityField, sample_map
-from training.networks.multi_view_field import MultiViewField
-from training.rendering.rays import sample_patch_rays
-from training.rendering.volume import composite, inverse_depth_samples
-from training.settings import RenderSettings
-from training.stages.single_view import SingleViewStage
-from training.stages.student import StudentStage
-from training.stages.teacher import TeacherStage
+from scene_completion_training.configuration import SingleViewConfiguration, StudentConfiguration, TeacherConfiguration
+from scene_completion_training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.networks.density_field import DensityField, sample_map
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.rendering.rays import sample_patch_rays
+from scene_completion_training.rendering.volume import composite, inverse_depth_samples
+from scene_completion_training.settings import RenderSettings
+from scene_completion_training.stages.single_view import SingleViewStage
+from scene_completion_training.stages.student import StudentStage
+from scene_completion_training.stages.teacher import TeacherStage
 
 RAYS, SAMPLES = 2048, 64
 VIEWS = 8

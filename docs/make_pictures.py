@@ -21,13 +21,13 @@ import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.offline_replay import ThinnedBagReader
 from scene_completion_ros.report.box_view import BoxPicture, OrbitView
 from scene_completion_ros.report.colours import STATE_COLOURS, STATE_NAMES, state_colours
 from scene_completion_ros.report.ground_view import (
@@ -41,9 +41,9 @@ from scene_completion_ros.report.ground_view import (
 from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.playback import Playback
-from scene_completion_ros.ros.rviz_config import BUNDLED_DRIVE, REPLAY
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.ros.launching.rviz_config import BUNDLED_DRIVE, REPLAY
+from scene_completion_ros.ros.replay.playback import Playback
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 PICTURES = Path("docs/pictures")
 IMAGE = 20  # of the drive, from 0
@@ -88,7 +88,7 @@ class Listener:
         from rclpy.executors import SingleThreadedExecutor
         from sensor_msgs.msg import PointCloud2
 
-        from scene_completion_ros.ros.publishing import LATCHED_QOS
+        from scene_completion_ros.ros.outputs.publishing import LATCHED_QOS
 
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)
@@ -129,9 +129,9 @@ def replayed(index: int, parameters: Mapping[str, object]) -> Completed:
     """Play the bundled drive up to an image, through a node of its own, and return what came of that image."""
     dds.use_shipped_profile()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    from scene_completion_ros.ros.replay import replay_over_dds
-    from scene_completion_ros.ros.replay_node import NodeProcess
-    from scene_completion_ros.ros.replay_results import ReplayResult
+    from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
+    from scene_completion_ros.ros.replay.played_node import NodeProcess
+    from scene_completion_ros.ros.replay.results import ReplayResult
 
     topic = f"{BUNDLED_DRIVE.image_topics['']}/compressed"
     remappings = {"image": BUNDLED_DRIVE.image_topics[""], "camera_info": "/camera/camera_info"}

@@ -19,20 +19,20 @@ from launch_ros.substitutions import FindPackageShare
 
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.ros.dds import missing_profile
-from scene_completion_ros.ros.launch_settings import (
-    bag_play_command,
-    full_node_name,
-    rviz_arguments,
-    simulated_time,
-)
-from scene_completion_ros.ros.multi_camera_launch import (
+from scene_completion_ros.ros.launching.multi_camera import (
     LaunchedCamera,
     for_each,
     fused_parameters,
     fused_remappings,
     launched_cameras,
 )
-from scene_completion_ros.ros.rviz_config import Shown, is_optical
+from scene_completion_ros.ros.launching.rviz_config import Shown, is_optical
+from scene_completion_ros.ros.launching.settings import (
+    bag_play_command,
+    full_node_name,
+    rviz_arguments,
+    simulated_time,
+)
 from scene_completion_ros.ros.topics import NODE_NAME
 
 PACKAGE = "scene_completion_ros"

@@ -8,9 +8,9 @@ from launch_ros.substitutions import FindPackageShare
 
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.ros.dds import missing_profile
-from scene_completion_ros.ros.launch_settings import full_node_name, rviz_arguments
-from scene_completion_ros.ros.replay_launch import node_parameters, player_command, recorded_camera
-from scene_completion_ros.ros.rviz_config import Shown, is_optical
+from scene_completion_ros.ros.launching.replay import node_parameters, player_command, recorded_camera
+from scene_completion_ros.ros.launching.rviz_config import Shown, is_optical
+from scene_completion_ros.ros.launching.settings import full_node_name, rviz_arguments
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME
 
 PACKAGE = "scene_completion_ros"

@@ -9,14 +9,14 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 from scene_completion_ros.ros.dds import missing_profile
-from scene_completion_ros.ros.launch_settings import (
+from scene_completion_ros.ros.launching.rviz_config import Shown, is_optical
+from scene_completion_ros.ros.launching.settings import (
     bag_play_command,
     full_node_name,
     given_parameters,
     rviz_arguments,
     simulated_time,
 )
-from scene_completion_ros.ros.rviz_config import Shown, is_optical
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME
 
 PACKAGE = "scene_completion_ros"

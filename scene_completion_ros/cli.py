@@ -14,23 +14,23 @@ from scene_completion_ros.errors import SceneCompletionError
 GROUP = "scene_completion.commands"
 BAD_INPUT, INTERRUPTED = 2, 130
 
-# What a checkout that was not installed offers.
-_OWN_COMMANDS = {
+COMMANDS = {
     "build-engine": "scene_completion_ros.commands.build_engine",
     "complete": "scene_completion_ros.commands.complete",
     "demo": "scene_completion_ros.commands.demo",
     "doctor": "scene_completion_ros.commands.doctor",
     "replay": "scene_completion_ros.commands.replay",
-    "calibrate": "training.commands.calibrate",
-    "classes": "training.commands.classes",
-    "evaluate": "training.commands.evaluate",
-    "export": "training.commands.export",
-    "export-gpu": "training.commands.export_gpu",
-    "extract": "training.commands.extract",
-    "features": "training.commands.features",
-    "street-world": "training.commands.street_world",
-    "train": "training.commands.train",
+    "calibrate": "scene_completion_training.commands.calibrate",
+    "classes": "scene_completion_training.commands.classes",
+    "evaluate": "scene_completion_training.commands.evaluate",
+    "export": "scene_completion_training.commands.export",
+    "export-gpu": "scene_completion_training.commands.export_gpu",
+    "extract": "scene_completion_training.commands.extract",
+    "features": "scene_completion_training.commands.features",
+    "street-world": "scene_completion_training.commands.street_world",
+    "train": "scene_completion_training.commands.train",
 }
+"""The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them."""
 
 
 class Command(Protocol):
@@ -65,7 +65,7 @@ class _MissingCommand:
 
 def find_commands() -> dict[str, Command]:
     """Commands by name, sorted: this package's own and those that installed packages add or replace."""
-    entries = {name: EntryPoint(name, module, GROUP) for name, module in _OWN_COMMANDS.items()}
+    entries = {name: EntryPoint(name, module, GROUP) for name, module in COMMANDS.items()}
     entries.update({entry.name: entry for entry in entry_points(group=GROUP)})
     commands: dict[str, Command] = {}
     for name in sorted(entries):

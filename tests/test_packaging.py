@@ -33,7 +33,7 @@ def not_sources(folder: str, names: list[str]) -> set[str]:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout to build from."""
-    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("workspace") / "src", ignore=not_sources))
+    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("workspace") / "src", symlinks=True, ignore=not_sources))
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -156,8 +156,8 @@ def test_wheel_holds_model_and_demo_drive(sources: Path, tmp_path: Path) -> None
     ):
         assert file in held
     assert any(name.startswith("demo_drive/") and name.endswith((".mcap", ".db3")) for name in held)
-    assert "training/__init__.py" in names
-    assert not {name for name in names if name.startswith(("tests/", "benchmarks/"))}
+    assert {"scene_completion_training/__init__.py", "scene_completion_training/configs/teacher.yaml"} <= set(names)
+    assert not {name for name in names if name.startswith(("tests/", "benchmarks/", "training/"))}
     for folder in ("models", "demo_drive"):
         files = {
             path.relative_to(ROOT / PACKAGE).as_posix()

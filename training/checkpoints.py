@@ -13,15 +13,15 @@ from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, TrainingError
 from scene_completion_ros.geometry import Camera
-from training.data.prepared import CANONICAL_CAMERA
-from training.data.view_batches import ViewSettings
-from training.losses.fused_occupancy import OccupancyLink
-from training.networks.density_field import DensityField
-from training.networks.encoder_decoder import EncoderDecoder, TrunkName
-from training.networks.feature_field import FeatureField
-from training.networks.multi_view_field import MultiViewField
-from training.networks.semantic_head import DistillationHead
-from training.record import KEY
+from scene_completion_training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.data.view_batches import ViewSettings
+from scene_completion_training.losses.fused_occupancy import OccupancyLink
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.semantic_head import DistillationHead
+from scene_completion_training.record import KEY
 
 SUPERVISED = "supervised"
 """Stage whose fields have learned from labels."""

@@ -4,8 +4,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from training.data.module import DataSettings
-from training.settings import (
+from scene_completion_training.data.module import DataSettings
+from scene_completion_training.settings import (
     FeatureFieldSettings,
     SemanticsSettings,
     StageSettings,

@@ -15,18 +15,18 @@ from torch.nn import functional
 from scene_completion_ros.errors import TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from training.data.prepared import CANONICAL_CAMERA
-from training.losses.dense_depth import block_depth, log_inverse_depth_loss
-from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
-from training.losses.rendered_views import stereo_depth_loss, view_synthesis_losses
-from training.losses.sparsity import free_cross_entropy, mean_opacity, sample_view_volume
-from training.networks.density_field import DensityField
-from training.networks.encoder_decoder import EncoderDecoder
-from training.networks.feature_field import FeatureField
-from training.networks.multi_view_field import MultiViewField
-from training.networks.observed_field import ObservedField
-from training.rendering.patches import RenderedPatches, render_patches
-from training.settings import StageSettings
+from scene_completion_training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
+from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
+from scene_completion_training.losses.rendered_views import stereo_depth_loss, view_synthesis_losses
+from scene_completion_training.losses.sparsity import free_cross_entropy, mean_opacity, sample_view_volume
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.rendering.patches import RenderedPatches, render_patches
+from scene_completion_training.settings import StageSettings
 
 VOLUME_POINTS = 2048
 """Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher."""

@@ -6,9 +6,9 @@ import copy
 
 import torch
 
-from training.data.view_batches import ViewSamples
-from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
-from training.networks.observed_field import PriorField
+from scene_completion_training.data.view_batches import ViewSamples
+from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
+from scene_completion_training.networks.observed_field import PriorField
 
 PRIOR_RATE = 2e-2
 

@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 
 from scene_completion_ros.errors import SequenceError
-from training.data.module import SequencesData
+from scene_completion_training.data.module import SequencesData
 
 KEY = "scene_completion_training"
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every")

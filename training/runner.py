@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
-from training.calibration_link import link_of_calibration
-from training.checkpoints import Checkpoint, SafeCheckpoints
-from training.configuration import (
+from scene_completion_training.calibration_link import link_of_calibration
+from scene_completion_training.checkpoints import Checkpoint, SafeCheckpoints
+from scene_completion_training.configuration import (
     CONFIGURATIONS,
     Configuration,
     FeatureFieldConfiguration,
@@ -30,24 +30,24 @@ from training.configuration import (
     SupervisedConfiguration,
     TeacherConfiguration,
 )
-from training.data.feature_targets import FeatureTargets
-from training.data.module import SequencesData
-from training.data.view_batches import MOST_ENCODER_VIEWS
-from training.field_stage import FieldStage
-from training.foundation.backbone import Backbone
-from training.foundation.feature_store import FeatureStore
-from training.foundation.targets import LiveTargets
-from training.networks.feature_field import FeatureField
-from training.pictures import TrainingPictures
-from training.prior_fit import fit_prior
-from training.record import TrainingRecord
-from training.settings import FeatureSettings
-from training.stages.feature_field import FeatureFieldStage
-from training.stages.semantics import SemanticsStage
-from training.stages.single_view import SingleViewStage
-from training.stages.student import StudentStage
-from training.stages.supervised import SupervisedStage
-from training.stages.teacher import TeacherStage
+from scene_completion_training.data.feature_targets import FeatureTargets
+from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
+from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.foundation.targets import LiveTargets
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.pictures import TrainingPictures
+from scene_completion_training.prior_fit import fit_prior
+from scene_completion_training.record import TrainingRecord
+from scene_completion_training.settings import FeatureSettings
+from scene_completion_training.stages.feature_field import FeatureFieldStage
+from scene_completion_training.stages.semantics import SemanticsStage
+from scene_completion_training.stages.single_view import SingleViewStage
+from scene_completion_training.stages.student import StudentStage
+from scene_completion_training.stages.supervised import SupervisedStage
+from scene_completion_training.stages.teacher import TeacherStage
 
 MEAN_SAMPLES = 32
 """Samples whose tokens give their mean."""

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from training.networks.encoder_decoder import TrunkName
+from scene_completion_training.networks.encoder_decoder import TrunkName
 
 
 @dataclass

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.clouds import read_xyz
-from scene_completion_ros.bags.images import decode_image, image_size
 from scene_completion_ros.bags.opening import open_storage, recover_storage
 from scene_completion_ros.bags.storage import MessageDecoder, Storage, StoredMessage
-from scene_completion_ros.bags.transforms import TransformBuffer, stamp_of
 from scene_completion_ros.errors import BagError, CameraError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.messages.clouds import read_xyz
+from scene_completion_ros.messages.images import decode_image, image_size
+from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"

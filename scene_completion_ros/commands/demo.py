@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader
-    from scene_completion_ros.ros.replay import ReplayResult, ReplayStatistics
+    from scene_completion_ros.ros.replay.bag_replay import ReplayResult, ReplayStatistics
 
 LOWEST_SHARE_OUT = 0.8
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             where="demo",
             cure="Source a ROS 2 distribution, install the extra 'ros', or use: scene-completion replay --offline",
         )
-    from scene_completion_ros.ros.replay import replay_over_dds
+    from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 
     bag = args.bag or DEMO_DRIVE
     title = f"Completed voxels of {bag.resolve().name if args.bag else 'the bundled drive'}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scene_completion_ros.ros.playback import Playback
+    from scene_completion_ros.ros.replay.playback import Playback
 
 _ONLY_THROUGH_THE_NODE = ("rate", "loop", "clock", "timeout", "node", "also", "remap", "lock_step", "params_file")
 
@@ -71,7 +71,7 @@ def playback_of(args: argparse.Namespace) -> Playback:
     Raises:
         SceneCompletionError: An option makes no sense: names it.
     """
-    from scene_completion_ros.ros.playback import ANSWER_TIMEOUT_S, Playback, parse_remappings
+    from scene_completion_ros.ros.replay.playback import ANSWER_TIMEOUT_S, Playback, parse_remappings
 
     return Playback(
         rate=args.rate,

@@ -29,16 +29,16 @@ from scene_completion_ros.commands.replay_scores import add_score_arguments, ope
 
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader, ImageFrame
+    from scene_completion_ros.commands.offline_replay import OfflineStatistics
     from scene_completion_ros.geometry.cameras import Camera
     from scene_completion_ros.geometry.grids import VoxelGrid
     from scene_completion_ros.geometry.transforms import RigidTransform
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
-    from scene_completion_ros.offline_replay import OfflineStatistics
     from scene_completion_ros.report.drive import DriveReport
-    from scene_completion_ros.ros.playback import Playback
-    from scene_completion_ros.ros.replay import ReplayResult
-    from scene_completion_ros.ros.replay_results import ReplayStatistics
+    from scene_completion_ros.ros.replay.bag_replay import ReplayResult
+    from scene_completion_ros.ros.replay.playback import Playback
+    from scene_completion_ros.ros.replay.results import ReplayStatistics
     from scene_completion_ros.scoring.scores import ReplayScores
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
@@ -78,13 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the recording; the exit code is 1 if no frame came out."""
+    from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
+    from scene_completion_ros.commands.offline_replay import OfflineStatistics
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
-    from scene_completion_ros.offline_replay import OfflineStatistics, ThinnedBagReader
     from scene_completion_ros.report.drive import DriveReport
-    from scene_completion_ros.ros.replay_results import ReplayStatistics
+    from scene_completion_ros.ros.replay.results import ReplayStatistics
     from scene_completion_ros.scoring.published import PublishedGrid
 
     if args.every < 1:
@@ -158,9 +159,9 @@ def _write_statistics(folder: Path, statistics: dict[str, Any], reader: BagReade
 
 def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
     from scene_completion_ros.bags.writer import BagWriter
+    from scene_completion_ros.commands.offline_replay import replay_offline
     from scene_completion_ros.inference.completer import Completer
-    from scene_completion_ros.offline_replay import replay_offline
-    from scene_completion_ros.voxel_cloud import voxels_to_cloud_array
+    from scene_completion_ros.voxels.cloud import voxels_to_cloud_array
 
     reader, topic, report = setup.reader, setup.topic, setup.report
     grid, grid_from_camera = setup.place
@@ -207,8 +208,8 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
             where="replay",
             cure="Source a ROS 2 distribution, install the extra 'ros', or add --offline",
         )
-    from scene_completion_ros.ros.parameter_reading import read_parameters
-    from scene_completion_ros.ros.replay import replay_over_dds
+    from scene_completion_ros.ros.parameters.file_reading import read_parameters
+    from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 
     args = setup.args
     parameters: dict[str, object] = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
@@ -251,7 +252,7 @@ def result_drawer(
         bundle: Bundle that the node uses, for its grid and classes.
         place: Grid of the node and the camera's pose in it, where they are not those of the bundle.
     """
-    from scene_completion_ros.voxel_cloud import cloud_array_to_voxels
+    from scene_completion_ros.voxels.cloud import cloud_array_to_voxels
 
     grid, grid_from_camera = place or (bundle.grid, bundle.grid_from_camera)
 

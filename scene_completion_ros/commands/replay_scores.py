@@ -97,8 +97,8 @@ def is_recording(path: Path) -> bool:
 
 def _first_stamp(reader: BagReader, topic: str) -> int | None:
     """Stamp in nanoseconds of the first image that is not damaged."""
-    from scene_completion_ros.bags.transforms import stamp_of
     from scene_completion_ros.errors import BagError
+    from scene_completion_ros.messages.transform_buffer import stamp_of
 
     for recorded in reader.messages([topic]):
         try:

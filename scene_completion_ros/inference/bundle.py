@@ -25,7 +25,6 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.calibration import Calibration
-from scene_completion_ros.inference.fields import CURE, Fields
 from scene_completion_ros.inference.gpu_encoders import (
     FIELD,
     PRECISIONS,
@@ -36,6 +35,7 @@ from scene_completion_ros.inference.gpu_encoders import (
     parse_gpu_encoders,
 )
 from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.json_fields import CURE, Fields
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
 # What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, with or

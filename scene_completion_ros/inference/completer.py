@@ -27,7 +27,7 @@ from scene_completion_ros.inference.scene_query import (
     ray_camera,
 )
 from scene_completion_ros.inference.voxel_index import axis_indices
-from scene_completion_ros.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 # Rays of which at least this part leaves the grid met nothing in it.
 LARGEST_TRANSMITTANCE = 0.5

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.fields import Fields
+from scene_completion_ros.inference.json_fields import Fields
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

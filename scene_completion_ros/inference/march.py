@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 # A ray ends where less than this part of it is left; the rest counts as ending there too.
 SPENT = 1e-3

@@ -17,7 +17,7 @@ from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
 from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 # The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
 # At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.mapping.camera_fusion_kernel import fuse_dense
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference.jit import inlined, kernel
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 UNOBSERVED, FREE_SEEN = np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_SEEN)
 FREE_INFERRED, SURFACE = np.uint8(VoxelState.FREE_INFERRED), np.uint8(VoxelState.SURFACE)

@@ -16,7 +16,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.jit import inlined, kernel, kernel_threads
 from scene_completion_ros.mapping.clearing import MARGIN, TOUCH, clearing_rays
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 BLIND_ZONE = 2.0
 """Metres before the camera in which unobserved voxels end no ray: in 2 m, a voxel of 0.2 m takes 6 degrees."""

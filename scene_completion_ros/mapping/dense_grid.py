@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 LAYOUT = "data[(x * shape[1] + y) * shape[2] + z]"
 VALUES = {

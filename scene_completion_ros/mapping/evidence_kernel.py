@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference.jit import inlined, kernel
 from scene_completion_ros.mapping.evidence import FrameEvidence, Fused, Rules, VoxelMemory
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 UNOBSERVED = np.uint8(VoxelState.UNOBSERVED)
 FREE_SEEN, FREE_INFERRED = np.uint8(VoxelState.FREE_SEEN), np.uint8(VoxelState.FREE_INFERRED)

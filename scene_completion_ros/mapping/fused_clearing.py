@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 
 def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxels:

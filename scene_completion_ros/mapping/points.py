@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 
 def obstacle_points(

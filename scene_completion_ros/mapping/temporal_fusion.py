@@ -23,7 +23,7 @@ from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused, V
 from scene_completion_ros.mapping.evidence_kernel import integrate, recall
 from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of
 from scene_completion_ros.mapping.rolling_grid import LARGEST_TILT, RollingGrid, covering_shape, lower_around, places_of
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 _LARGEST_CLOCK = 2**30  # milliseconds from the first frame: 12 days, far from where int32 ends
 _TURN_SLACK = 0.02  # radians that poses of one instant may differ

@@ -19,7 +19,7 @@ from scene_completion_ros.report.pictures import (
     voxel_view,
 )
 from scene_completion_ros.report.webp import animated_webp, can_write_webp
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 MOST_FRAMES = 40
 _WIDTH = 400  # pixels of the camera image

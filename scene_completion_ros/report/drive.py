@@ -14,7 +14,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.lidar import LidarOfBag
 from scene_completion_ros.report.rerun_export import RerunRecording
 from scene_completion_ros.report.writer import ReportWriter
-from scene_completion_ros.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
 class DriveReport:

@@ -39,6 +39,11 @@ def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, 
     return table
 
 
+def occupied_median(counts: Sequence[int]) -> float:
+    """Median of the frames' numbers of occupied voxels; 0 where there was no frame."""
+    return float(np.median(counts)) if counts else 0.0
+
+
 def _stages(timings_ms: Sequence[Mapping[str, float]]) -> list[str]:
     names = dict.fromkeys(name for timings in timings_ms for name in timings)
     return [name for name in names if name != TOTAL] + ([TOTAL] if TOTAL in names else [])

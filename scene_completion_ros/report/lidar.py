@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, CloudFrame
-from scene_completion_ros.bags.transforms import TransformBuffer
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.messages.transform_buffer import TransformBuffer
 
 _LARGEST_GAP_NS = 200_000_000  # between scan and image, and between two recorded poses
 

@@ -36,7 +36,7 @@ from scene_completion_ros.report.map_axes import (
     map_picture,
 )
 from scene_completion_ros.report.rays import voxel_rays
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 _FRAME = (150, 150, 150)
 _PANEL_WIDTH, _GAP = 640, 12  # pixels: of the pictures on the left of a panel, between pictures

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.report.colours import voxel_colours
-from scene_completion_ros.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 _VERTEX = np.dtype([("position", "<f4", 3), ("colour", "u1", 3)])
 _TRIANGLE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])

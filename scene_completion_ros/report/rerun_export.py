@@ -13,7 +13,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.colours import voxel_colours
 from scene_completion_ros.report.writer import CompletionLike
-from scene_completion_ros.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
 class RerunRecording:

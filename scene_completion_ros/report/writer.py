@@ -27,7 +27,7 @@ from scene_completion_ros.report.pictures import (
     with_lidar,
     write_picture,
 )
-from scene_completion_ros.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 _PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("birds_eye_png", "_birds_eye.png"))
 _WIDEST_IMAGE = 960  # pixels; the page carries every image

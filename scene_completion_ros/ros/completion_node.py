@@ -12,26 +12,26 @@ from typing import Any
 
 from rclpy.lifecycle import ManagedEntity, TransitionCallbackReturn
 
-from scene_completion_ros.bags.stamp_order import StampOrder
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.mapping.ground_map import ignored_labels
-from scene_completion_ros.ros.completion_thread import DISABLED, RESET, CompletionThread
-from scene_completion_ros.ros.counters import FrameCounters
-from scene_completion_ros.ros.declared_parameters import DeclaredParameters
-from scene_completion_ros.ros.diagnostics import Diagnostics
-from scene_completion_ros.ros.forwarded_log import forwarded_log
-from scene_completion_ros.ros.inference_record import InferenceRecord, Result
-from scene_completion_ros.ros.input_record import InputRecord
-from scene_completion_ros.ros.inputs import Inputs
-from scene_completion_ros.ros.outputs import Outputs
-from scene_completion_ros.ros.parameters import NodeParameters, names_in
-from scene_completion_ros.ros.placements import check_frames
+from scene_completion_ros.messages.stamp_order import StampOrder
+from scene_completion_ros.ros.completion.completion_thread import DISABLED, RESET, CompletionThread
+from scene_completion_ros.ros.completion.placements import check_frames
+from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.health.diagnostics import Diagnostics
+from scene_completion_ros.ros.health.forwarded_log import forwarded_log
+from scene_completion_ros.ros.health.inference_record import InferenceRecord, Result
+from scene_completion_ros.ros.health.input_record import InputRecord
+from scene_completion_ros.ros.inputs.active_inputs import Inputs
+from scene_completion_ros.ros.inputs.transform_source import fixed_transforms
+from scene_completion_ros.ros.outputs.node_outputs import Outputs
+from scene_completion_ros.ros.parameters.declared import DeclaredParameters
+from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.services import Services
-from scene_completion_ros.ros.transform_source import fixed_transforms
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed

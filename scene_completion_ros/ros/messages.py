@@ -16,9 +16,9 @@ from std_msgs.msg import Header, String
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.semantic_voxels import SemanticVoxels
-from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
-from scene_completion_ros.voxel_cloud_kernel import write_cloud
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
+from scene_completion_ros.voxels.cloud_kernel import write_cloud
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
 def stamp_nanoseconds(stamp: Any) -> int:

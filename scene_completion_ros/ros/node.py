@@ -56,9 +56,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
+    from scene_completion_ros.ros.completion.completion_thread import INTERNAL_ERROR
     from scene_completion_ros.ros.completion_node import CompletionNode
-    from scene_completion_ros.ros.completion_thread import INTERNAL_ERROR
-    from scene_completion_ros.ros.declared_parameters import ExplainingNode
+    from scene_completion_ros.ros.parameters.declared import ExplainingNode
 
     context = rclpy.Context()
     rclpy.init(args=list(sys.argv if arguments is None else arguments), context=context)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.interface import SERVICES, TOPICS, TopicSpec
-from scene_completion_ros.ros.parameters import SCHEMA
+from scene_completion_ros.ros.parameters.schema import SCHEMA
 from scene_completion_ros.ros.topics import STAGES, stage_topic
 
 COMMAND = "python -m scene_completion_ros.ros.readme_tables"

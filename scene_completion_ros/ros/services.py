@@ -12,8 +12,8 @@ from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.inference_record import Result
-from scene_completion_ros.ros.saving import save_result
+from scene_completion_ros.ros.health.inference_record import Result
+from scene_completion_ros.ros.outputs.saving import save_result
 from scene_completion_ros.ros.topics import RESET, SAVE, SET_ENABLED
 
 CLOSE_TIMEOUT_S = 5.0

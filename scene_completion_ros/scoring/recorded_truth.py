@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader
-from scene_completion_ros.bags.transforms import stamp_of
 from scene_completion_ros.errors import BagError, SceneCompletionError
+from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.scoring.published import PublishedGrid
 from scene_completion_ros.scoring.sequence_truth import TOLERANCE_NS
 from scene_completion_ros.scoring.truth import ALL, FrameTruth, VoxelTruth
-from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
 _Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
 

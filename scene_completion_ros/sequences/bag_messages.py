@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.clouds import read_xyz
-from scene_completion_ros.bags.images import decode_image
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader
-from scene_completion_ros.bags.transforms import TransformBuffer, stamp_of
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.messages.clouds import read_xyz
+from scene_completion_ros.messages.images import decode_image
+from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader
 
 LIDAR_TOLERANCE_NS = 60_000_000  # half a revolution of a 10 Hz LiDAR, and a little

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagReader
-from scene_completion_ros.bags.transforms import TransformBuffer
 from scene_completion_ros.errors import BagError, SequenceError
+from scene_completion_ros.messages.transform_buffer import TransformBuffer
 from scene_completion_ros.sequences.bag_messages import lidar_asset, list_clouds
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.sequences.recording import Recording, counted, read_recordings

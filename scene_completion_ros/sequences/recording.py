@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scene_completion_ros.bags.images import check_image
 from scene_completion_ros.bags.reader import TRANSFORM_TYPE, BagReader
-from scene_completion_ros.bags.transforms import TransformBuffer, stamp_of
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.messages.images import check_image
+from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 from scene_completion_ros.sequences.bag_messages import BagImage, RecordedMessage
 from scene_completion_ros.sequences.posed_sequence import ImageSource
 

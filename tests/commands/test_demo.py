@@ -14,7 +14,7 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.commands import demo
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.ros.replay_results import Percentiles, ReplayStatistics
+from scene_completion_ros.ros.replay.results import Percentiles, ReplayStatistics
 from tests.report.animations import decoded
 
 KITTI_TOPICS = {

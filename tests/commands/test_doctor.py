@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import requires
+from importlib.metadata import entry_points, requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -206,8 +206,8 @@ def test_help_and_imports_need_nothing_heavy() -> None:
 
 
 def test_an_installation_offers_the_commands_of_a_checkout() -> None:
-    text = (ROOT / "setup.py").read_text(encoding="utf-8").split("COMMANDS = {")[1].split("}")[0]
-    assert dict(re.findall(r'"(.+)": "(.+)"', text)) == cli._OWN_COMMANDS
+    installed = entry_points(group=cli.GROUP)
+    assert {entry.name: entry.value for entry in installed if entry.name in cli.COMMANDS} == cli.COMMANDS
 
 
 def test_a_check_that_raises_has_failed() -> None:

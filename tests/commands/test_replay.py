@@ -18,21 +18,21 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
 from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import EngineName
-from scene_completion_ros.offline_replay import (
+from scene_completion_ros.commands.offline_replay import (
     LEGEND_TOPIC,
     VOXELS_TOPIC,
     OfflineStatistics,
-    ThinnedBagReader,
     replay_offline,
 )
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.report.drive import DriveReport
-from scene_completion_ros.ros.replay_results import ReplayStatistics
-from scene_completion_ros.voxel_cloud import cloud_array_from_message, voxels_to_cloud_array
+from scene_completion_ros.ros.replay.results import ReplayStatistics
+from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 from tests.report.animations import decoded
@@ -157,9 +157,9 @@ def test_depth_of_rays_that_leave_the_grid_is_not_drawn(
     [
         "scene_completion_ros.commands.complete",
         "scene_completion_ros.commands.replay",
-        "training.commands.evaluate_depth",
-        "training.commands.evaluate_kitti",
-        "training.commands.evaluate_occupancy",
+        "scene_completion_training.commands.evaluate_depth",
+        "scene_completion_training.commands.evaluate_kitti",
+        "scene_completion_training.commands.evaluate_occupancy",
     ],
 )
 def test_help_names_every_engine(module: str) -> None:

@@ -17,7 +17,7 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SSCBENCH_TO_COMMON,
     ClassMap,
 )
-from training.street_world.classes import CLASS_NAMES
+from scene_completion_training.street_world.classes import CLASS_NAMES
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_reference import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march, states
 from scene_completion_ros.inference.query_reference import density_reference
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
 
 CAMERA = Camera(fx=718.856, fy=718.856, cx=607.19, cy=185.2, width=1241, height=376)

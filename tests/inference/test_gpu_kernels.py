@@ -49,7 +49,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.cuda_cpu_device import CpuDevice, compiled, compiled_library
 from tests.inference.gpu.driver_cuda import ON_DRIVER, host_driver
 from tests.inference.small_bundle import random_head, with_labels

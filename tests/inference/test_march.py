@@ -9,7 +9,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.march import MarchResult, march, states
 from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 RAYS = Camera(fx=60.0, fy=60.0, cx=47.5, cy=23.5, width=96, height=48)
 FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 UNOBSERVED, FREE, INFERRED, SURFACE, COMPLETED = VoxelState
 NAMES = ("road", "car", "wall")

@@ -16,7 +16,7 @@ from scene_completion_ros.mapping.camera_fusion import (
     fuse_views_and_probability,
 )
 from scene_completion_ros.mapping.camera_fusion_kernel import fuse_dense
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 U, FS, FI, S, C = (int(state) for state in VoxelState)
 THRESHOLD = 0.5

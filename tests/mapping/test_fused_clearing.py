@@ -13,7 +13,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.mapping.clearing_kernel import ClearingRays
 from scene_completion_ros.mapping.fused_clearing import clearing_voxels
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
 

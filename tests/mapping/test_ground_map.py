@@ -7,7 +7,7 @@ from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.ground_map import GroundMap, GroundProjection, ignored_labels
-from scene_completion_ros.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED, voxels_of
 
 # x 0 to 1.5 m, y -1 (right) to 1 m (left), z -1 to 1 m; the ground lies 1 m below the camera, so that the voxels'

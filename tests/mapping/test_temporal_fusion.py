@@ -15,7 +15,7 @@ from scene_completion_ros.mapping import evidence, evidence_kernel
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
 from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion, compile_fusion, empty_memory
-from scene_completion_ros.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.mapping.small_voxels import COLOURS, COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED
 
 GRID = VoxelGrid((0.0, -1.2, -0.6), 0.2, (14, 12, 6))

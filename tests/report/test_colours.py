@@ -10,7 +10,7 @@ from scene_completion_ros.report.colours import (
     state_colours,
     voxel_colours,
 )
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 
 def test_near_is_bright_and_far_is_dark() -> None:

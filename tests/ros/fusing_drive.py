@@ -20,8 +20,8 @@ from scene_completion_ros.mapping.fusion_settings import FusionSettings
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion
 from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.topics import NODE_NAME
-from scene_completion_ros.semantic_voxels import SemanticVoxels
-from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.diagnosed import Diagnosed, values
 from tests.ros.graph import PATIENCE_S, start_completion_node

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage
 
-from scene_completion_ros.bags.images import ENCODINGS
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.messages.images import ENCODINGS
 from scene_completion_ros.ros import messages
 
 EDGES = (0, 1, 2, 3, 5, 8, 255, 256, 32766, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)

@@ -28,17 +28,11 @@ from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.scene_query import HostField
-from scene_completion_ros.ros import (
-    completion_node,
-    completion_thread,
-    messages,
-    outputs,
-    topics,
-    view_completers,
-)
+from scene_completion_ros.ros import completion_node, messages, topics
+from scene_completion_ros.ros.completion import completion_thread, view_completers
+from scene_completion_ros.ros.completion.completion_thread import ArrivedImage
 from scene_completion_ros.ros.completion_node import CompletionNode
-from scene_completion_ros.ros.completion_thread import ArrivedImage
-from scene_completion_ros.ros.declared_parameters import ExplainingNode
+from scene_completion_ros.ros.parameters.declared import ExplainingNode
 from tests.ros.graph import Graph
 from tests.ros.voxel_samples import some_voxels
 
@@ -314,7 +308,7 @@ def test_depth_alone_is_published_alone(
 ) -> None:
     made: list[int] = []
     monkeypatch.setattr(
-        outputs, "voxels_message", lambda voxels, frame_id, frame_from_grid: made.append(voxels.stamp_ns)
+        node_outputs, "voxels_message", lambda voxels, frame_id, frame_from_grid: made.append(voxels.stamp_ns)
     )
     (voxels,) = (found for found in graph.node.subscriptions if found.msg_type is PointCloud2)
     graph.node.destroy_subscription(voxels)

@@ -19,7 +19,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import PointCloud2
 
 from scene_completion_ros.ros import dds
-from scene_completion_ros.voxel_cloud import cloud_array_from_message, voxels_to_cloud_array
+from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
 from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.voxel_samples import some_voxels
 

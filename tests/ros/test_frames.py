@@ -29,12 +29,12 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.ground_map import GroundProjection
 from scene_completion_ros.ros import messages
-from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.placements import camera_pose, check_frames
+from scene_completion_ros.ros.completion.placements import camera_pose, check_frames
+from scene_completion_ros.ros.inputs.transform_source import transform_message
+from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import NODE_NAME
-from scene_completion_ros.ros.transform_source import transform_message
-from scene_completion_ros.semantic_voxels import SemanticVoxels
-from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import PATIENCE_S, Graph, start_completion_node
 from tests.ros.moving_robot import (

@@ -20,7 +20,7 @@ from scene_completion_ros.mapping.clearing_kernel import ClearingRays
 from scene_completion_ros.mapping.fused_clearing import clearing_voxels
 from scene_completion_ros.mapping.fusion_settings import FusionSettings
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, some_image
 from tests.ros.diagnosed import OK, WARN
 from tests.ros.fusing_drive import TENTH_NS, FusedTruth, FusingDrive, is_cloud_of

@@ -15,9 +15,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 from std_msgs.msg import String
 
-from scene_completion_ros.bags.images import decode_depth, decode_image, decode_published_depth
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.messages.images import decode_depth, decode_image, decode_published_depth
 from scene_completion_ros.ros import messages
 from tests.ros.voxel_samples import some_voxels
 

@@ -21,15 +21,15 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Float64, String
 
-from scene_completion_ros.bags.images import decode_image
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.voxel_cloud import (
+from scene_completion_ros.voxels.cloud import (
     VOXEL_CLOUD_FIELDS,
     cloud_array_from_message,
     voxels_to_cloud_array,

@@ -9,7 +9,7 @@ import pytest
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.interface import SERVICES, TOPICS
-from scene_completion_ros.ros.parameters import SCHEMA
+from scene_completion_ros.ros.parameters.schema import SCHEMA
 from scene_completion_ros.ros.readme_tables import BEGIN, COMMAND, END, README, tables, with_tables, write
 from scene_completion_ros.ros.topics import STAGES, depth_topics, stage_topic
 

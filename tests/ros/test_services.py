@@ -21,8 +21,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.voxel_cloud import cloud_array_from_message
-from scene_completion_ros.voxel_files import read_npz
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from scene_completion_ros.voxels.files import read_npz
 from tests.inference.small_bundle import make_small_bundle
 from tests.ros import held_node, held_saving_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image

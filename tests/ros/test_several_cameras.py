@@ -28,10 +28,10 @@ from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.clearing_kernel import ClearingRays
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.placements import check_frames
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
-from scene_completion_ros.voxel_cloud import cloud_array_from_message
+from scene_completion_ros.ros.completion.placements import check_frames
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
 from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
 from tests.ros.graph import Graph, start_completion_node

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 
 def some_voxels(count: int, stamp_ns: int = 0, classes: int = 1) -> SemanticVoxels:

@@ -20,7 +20,7 @@ from scene_completion_ros.scoring.published import PublishedGrid, published_dept
 from scene_completion_ros.scoring.recorded_truth import RecordedTruth
 from scene_completion_ros.scoring.scores import ReplayScores, markdown, ranges_within, summary
 from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
-from scene_completion_ros.voxel_cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
 from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
 from tests.inference.small_bundle import CANONICAL
 

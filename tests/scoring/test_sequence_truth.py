@@ -15,9 +15,9 @@ from scene_completion_ros.scoring import sequence_truth
 from scene_completion_ros.scoring.sequence_truth import SequenceTruth
 from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from training.evaluation import kitti
-from training.evaluation import voxel_truth as training_truth
-from training.street_world import ground_truth
+from scene_completion_training.evaluation import kitti
+from scene_completion_training.evaluation import voxel_truth as training_truth
+from scene_completion_training.street_world import ground_truth
 
 CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
 START_NS, STEP_NS = 1_700_000_000_000_000_000, 100_000_000

@@ -13,12 +13,12 @@ from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_training.export import encoder_onnx, feature_size, head_weights
+from scene_completion_training.gpu_export.reference import Reference
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.feature_field import FeatureField
 from tests.inference.small_bundle import class_colours, class_names, random_head, with_labels
-from training.export import encoder_onnx, feature_size, head_weights
-from training.gpu_export.reference import Reference
-from training.networks.density_field import DensityField
-from training.networks.encoder_decoder import EncoderDecoder
-from training.networks.feature_field import FeatureField
 
 CAMERA = Camera(fx=74.0, fy=74.0, cx=63.5, cy=28.0, width=128, height=64)
 GRID = VoxelGrid((0.0, -6.4, -2.2), 0.4, (40, 32, 12), "camera_forward")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from training.data.prepared import CANONICAL_CAMERA, load_prepared, prepare_sequence
-from training.data.view_batches import ViewSamples, ViewSettings
-from training.data.voxel_evidence import FusionSettings
-from training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
-from training.networks.density_field import DEPTH_UNITS, DensityField
-from training.prior_fit import fit_prior
+from scene_completion_training.data.prepared import CANONICAL_CAMERA, load_prepared, prepare_sequence
+from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
+from scene_completion_training.data.voxel_evidence import FusionSettings
+from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
+from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
+from scene_completion_training.prior_fit import fit_prior
 
 
 @pytest.fixture(scope="module")

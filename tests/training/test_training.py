@@ -17,14 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from scene_completion_ros import cli
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import load_default_bundle
+from scene_completion_training.checkpoints import load_field
+from scene_completion_training.commands.train import CONFIGS
+from scene_completion_training.configuration import SingleViewConfiguration, TeacherConfiguration
+from scene_completion_training.export import export_bundle, fold, head_weights
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.runner import load_weights, make_stage, read_configuration, train
 from tests.training.synthetic_scene import FOCAL, WIDTH
 from tests.training.training_process import start_command
-from training.checkpoints import load_field
-from training.commands.train import CONFIGS
-from training.configuration import SingleViewConfiguration, TeacherConfiguration
-from training.export import export_bundle, fold, head_weights
-from training.networks.density_field import DensityField
-from training.runner import load_weights, make_stage, read_configuration, train
 
 STEPS = 24
 KILL_AFTER = 4

@@ -17,7 +17,7 @@ def start_command(arguments: Sequence[str]) -> ForkServerProcess:
     which a fork would inherit the locks.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.runner"])
+    context.set_forkserver_preload(["scene_completion_training.runner"])
     process = context.Process(target=_run, args=(list(arguments),))
     process.start()
     return process

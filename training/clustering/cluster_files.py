@@ -10,7 +10,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
-from training.clustering.clusters import Clusters
+from scene_completion_training.clustering.clusters import Clusters
 
 CLUSTER_FILE, CLASS_FILE = "clusters.safetensors", "classes.json"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.commands.evaluated_models import add_engine, say_dropped
+from scene_completion_training.commands.evaluated_models import add_engine, say_dropped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
     from scene_completion_ros.errors import ConfigurationError
     from scene_completion_ros.inference.bundle import StudentBundle
-    from training.evaluation.occupancy_run import open_recording
-    from training.evaluation.stereo_calibration import calibrate_on_stereo
+    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
 
     if args.every < 1:
         raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")

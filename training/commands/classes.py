@@ -51,13 +51,13 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
-    from training.clustering.class_file import read_class_file, write_class_file
-    from training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, write_clusters
-    from training.clustering.clusters import fit_clusters
-    from training.evaluation.occupancy_run import open_recording
-    from training.evaluation.semantic_evaluation import named_by
-    from training.evaluation.semantic_models import FeatureFieldModel, student_density
-    from training.evaluation.survey import survey, write_contact_sheets
+    from scene_completion_training.clustering.class_file import read_class_file, write_class_file
+    from scene_completion_training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, write_clusters
+    from scene_completion_training.clustering.clusters import fit_clusters
+    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_training.evaluation.semantic_evaluation import named_by
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
+    from scene_completion_training.evaluation.survey import survey, write_contact_sheets
 
     density, cutoff = student_density(args.student)
     model = FeatureFieldModel.open(args.checkpoint, density=density)

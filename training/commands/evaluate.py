@@ -22,7 +22,13 @@ from __future__ import annotations
 
 import argparse
 
-from training.commands import evaluate_depth, evaluate_features, evaluate_kitti, evaluate_occupancy, evaluate_semantics
+from scene_completion_training.commands import (
+    evaluate_depth,
+    evaluate_features,
+    evaluate_kitti,
+    evaluate_occupancy,
+    evaluate_semantics,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.commands.evaluated_models import add_engine, add_models, asked, open_models, refuse_scored, write_results
+from scene_completion_training.commands.evaluated_models import (
+    add_engine,
+    add_models,
+    asked,
+    open_models,
+    refuse_scored,
+    write_results,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Open, select, score, print and write."""
     from scene_completion_ros.sequences.frame_lists import read_frame_list
-    from training.evaluation.depth_evaluation import (
+    from scene_completion_training.evaluation.depth_evaluation import (
         as_json,
         evaluate_depth,
         fit_mean_depth,

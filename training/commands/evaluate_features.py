@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from training.commands.evaluated_models import SHARED_DATA, asked, check_recordings, write_results
+from scene_completion_training.commands.evaluated_models import SHARED_DATA, asked, check_recordings, write_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Render, compare, print and write."""
     from scene_completion_ros.errors import ConfigurationError
-    from training.evaluation.feature_evaluation import (
+    from scene_completion_training.evaluation.feature_evaluation import (
         FeatureImages,
         FieldFeatures,
         as_json,
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         markdown,
         token_rows,
     )
-    from training.evaluation.occupancy_run import open_recording
-    from training.foundation.backbone import Backbone
+    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_training.foundation.backbone import Backbone
 
     _check(args)
     camera = compared_camera(args.stride)

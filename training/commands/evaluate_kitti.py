@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from training.commands.evaluated_models import SHARED_DATA, add_engine, say_dropped
+from scene_completion_training.commands.evaluated_models import SHARED_DATA, add_engine, say_dropped
 
 BEGIN, END = "<!-- begin: scene-completion evaluate -->", "<!-- end: scene-completion evaluate -->"
 
@@ -45,9 +45,15 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.errors import SequenceError
     from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
-    from training.evaluation.kitti import TEST_WINDOWS, TRAINING_WINDOWS, fit_baselines, open_window, score_window
-    from training.evaluation.student import calibrate, student_method
-    from training.evaluation.tables import as_json, markdown
+    from scene_completion_training.evaluation.kitti import (
+        TEST_WINDOWS,
+        TRAINING_WINDOWS,
+        fit_baselines,
+        open_window,
+        score_window,
+    )
+    from scene_completion_training.evaluation.student import calibrate, student_method
+    from scene_completion_training.evaluation.tables import as_json, markdown
 
     if args.data is None:
         raise SequenceError("no data folder given", where="--data", cure=f"Name it, or set {SHARED_DATA}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.commands.evaluated_models import (
+from scene_completion_training.commands.evaluated_models import (
     SHARED_DATA,
     add_engine,
     add_models,
@@ -21,7 +21,7 @@ from training.commands.evaluated_models import (
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from training.evaluation.density_model import DensityModel
+    from scene_completion_training.evaluation.density_model import DensityModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,9 +85,14 @@ def run(args: argparse.Namespace) -> int:
     """Open, calibrate, score, print and write."""
     import math
 
-    from training.evaluation.occupancy_plots import FrameProfiles, write_plots
-    from training.evaluation.occupancy_run import RunSettings, calibrate_model, evaluate, open_recording
-    from training.evaluation.occupancy_tables import as_json, markdown
+    from scene_completion_training.evaluation.occupancy_plots import FrameProfiles, write_plots
+    from scene_completion_training.evaluation.occupancy_run import (
+        RunSettings,
+        calibrate_model,
+        evaluate,
+        open_recording,
+    )
+    from scene_completion_training.evaluation.occupancy_tables import as_json, markdown
 
     _check_occupancy_arguments(args)
     data = os.environ.get(SHARED_DATA)
@@ -136,9 +141,14 @@ def _controls(
     args: argparse.Namespace, models: list[DensityModel], data: Path | None, validation: list[PosedSequence]
 ) -> Callable[[PosedSequence], list[DensityModel]]:
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
-    from training.evaluation.controls import EmptyControl, fit_prior, prior_of_windows, surface_controls
-    from training.evaluation.occupancy_run import calibrate_model, exact_frames, open_recording
-    from training.evaluation.stereo_truth import stereo_truths
+    from scene_completion_training.evaluation.controls import (
+        EmptyControl,
+        fit_prior,
+        prior_of_windows,
+        surface_controls,
+    )
+    from scene_completion_training.evaluation.occupancy_run import calibrate_model, exact_frames, open_recording
+    from scene_completion_training.evaluation.stereo_truth import stereo_truths
 
     town_prior: list[DensityModel] = []
     if args.controls and args.prior:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.commands.evaluated_models import (
+from scene_completion_training.commands.evaluated_models import (
     SHARED_DATA,
     add_engine,
     asked,
@@ -18,9 +18,9 @@ from training.commands.evaluated_models import (
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from training.evaluation.density_model import DensityModel
-    from training.evaluation.semantic_evaluation import ScoredModel
-    from training.evaluation.semantic_models import SemanticModel
+    from scene_completion_training.evaluation.density_model import DensityModel
+    from scene_completion_training.evaluation.semantic_evaluation import ScoredModel
+    from scene_completion_training.evaluation.semantic_models import SemanticModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Cluster, name, score, print and write."""
-    from training.evaluation.deployed_labels import DeployedLabels
-    from training.evaluation.occupancy_run import open_recording
-    from training.evaluation.semantic_evaluation import score
-    from training.evaluation.semantic_tables import as_json, markdown
+    from scene_completion_training.evaluation.deployed_labels import DeployedLabels
+    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_training.evaluation.semantic_evaluation import score
+    from scene_completion_training.evaluation.semantic_tables import as_json, markdown
 
     _check(args)
     windows = [Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences" / name for name in args.windows]
@@ -109,10 +109,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
-    from training.evaluation.classified_models import fit_probes, open_supervised
-    from training.evaluation.occupancy_run import open_recording
-    from training.evaluation.semantic_evaluation import ClassPrior, fit_models
-    from training.evaluation.semantic_models import student_density
+    from scene_completion_training.evaluation.classified_models import fit_probes, open_supervised
+    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_training.evaluation.semantic_evaluation import ClassPrior, fit_models
+    from scene_completion_training.evaluation.semantic_models import student_density
 
     density, cutoff = student_density(student)
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
@@ -132,7 +132,7 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
 
 def _supervised(files: list[Path]) -> list[Path]:
     """The checkpoints that have learned from labels."""
-    from training.checkpoints import SUPERVISED, Checkpoint
+    from scene_completion_training.checkpoints import SUPERVISED, Checkpoint
 
     return [file for file in files if Checkpoint.read(file).stage == SUPERVISED]
 
@@ -141,13 +141,13 @@ def _models(
     args: argparse.Namespace, supervised: list[Path], density: DensityModel, cluster_on: list[PosedSequence]
 ) -> list[SemanticModel]:
     """What has to be clustered."""
-    from training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens, OnSurface
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens, OnSurface
 
     models: list[SemanticModel] = [
         FeatureFieldModel.open(file, density=density) for file in args.checkpoint if file not in supervised
     ]
     if args.foundation:
-        from training.foundation.backbone import Backbone
+        from scene_completion_training.foundation.backbone import Backbone
 
         lifted = LiftedTokens(
             Backbone(args.foundation, args.layer), density, 16, "tokens of the image, lifted", cluster_on

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
-    from training.evaluation.density_model import DensityModel
+    from scene_completion_training.evaluation.density_model import DensityModel
 
 SHARED_DATA = "SCENE_COMPLETION_DATA"
 """Environment variable that names the folder of the recordings."""
@@ -55,8 +55,8 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
     """
     from scene_completion_ros.errors import ConfigurationError
     from scene_completion_ros.inference.bundle import StudentBundle
-    from training.evaluation.checkpoints import open_checkpoint
-    from training.evaluation.deployed_model import DeployedModel
+    from scene_completion_training.evaluation.checkpoints import open_checkpoint
+    from scene_completion_training.evaluation.deployed_model import DeployedModel
 
     models: list[DensityModel] = [
         DeployedModel(StudentBundle.load(folder), folder.name, engine=args.engine, threads=args.threads)

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exports and prints what was written."""
     if arguments.classes:
         return _run_labelled(arguments)
-    from training.export import export_bundle
+    from scene_completion_training.export import export_bundle
 
     bundle = export_bundle(
         arguments.checkpoint,
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_labelled(arguments: argparse.Namespace) -> int:
     from scene_completion_ros.errors import ConfigurationError
     from scene_completion_ros.inference.bundle import StudentBundle
-    from training.export import export_labelled
+    from scene_completion_training.export import export_labelled
 
     if not arguments.student:
         raise ConfigurationError(

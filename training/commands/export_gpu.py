@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from training.gpu_export.parity import Parity
+    from scene_completion_training.gpu_export.parity import Parity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 where="export-gpu",
                 cure="pip install 'scene_completion_ros[train,onnxruntime]'",
             )
-    from training.gpu_export.export import export_for_gpus
+    from scene_completion_training.gpu_export.export import export_for_gpus
 
     bundle = export_for_gpus(
         StudentBundle.load(args.bundle),

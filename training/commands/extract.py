@@ -127,10 +127,10 @@ def _add_image_arguments(group: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> int:
     """Extract the bags and print what became of them."""
     from scene_completion_ros.errors import ConfigurationError
-    from training.extraction.bag import Job
-    from training.extraction.many_bags import extract_bags, output_folders
-    from training.extraction.reports import summary_table
-    from training.extraction.settings import ExtractionSettings
+    from scene_completion_training.extraction.bag import Job
+    from scene_completion_training.extraction.many_bags import extract_bags, output_folders
+    from scene_completion_training.extraction.reports import summary_table
+    from scene_completion_training.extraction.settings import ExtractionSettings
 
     threads = args.threads if args.threads is not None else (os.cpu_count() or 1) // max(1, args.workers) or 1
     if args.workers < 1 or threads < 1:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     import shutil
 
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from training.street_world.drive_bag import write_drive_bag
+    from scene_completion_training.street_world.drive_bag import write_drive_bag
 
     unfinished = args.output / UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -66,7 +66,7 @@ def _check(args: argparse.Namespace) -> str:
     from importlib.util import find_spec
 
     from scene_completion_ros.errors import SceneCompletionError
-    from training.street_world.seeds import role_of_seed
+    from scene_completion_training.street_world.seeds import role_of_seed
 
     for flag, value in (
         ("--frames", args.frames),
@@ -92,9 +92,9 @@ def _check(args: argparse.Namespace) -> str:
 def _render(args: argparse.Namespace, folder: Path) -> None:
     from contextlib import nullcontext
 
-    from training.street_world.camera_rig import make_rig
-    from training.street_world.drive import FrameContent, StreetDrive
-    from training.street_world.frame_workers import frames_computed_by
+    from scene_completion_training.street_world.camera_rig import make_rig
+    from scene_completion_training.street_world.drive import FrameContent, StreetDrive
+    from scene_completion_training.street_world.frame_workers import frames_computed_by
 
     arguments = {
         "seed": args.seed,

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, resuming from the last checkpoint in the output folder if there is one."""
-    from training.runner import read_configuration, train
+    from scene_completion_training.runner import read_configuration, train
 
     configuration = read_configuration(arguments.config, arguments.overrides)
     checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)

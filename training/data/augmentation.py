@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera
-from training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.data.prepared import CANONICAL_CAMERA
 
 
 def homography(source: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.geometry import RigidTransform
-from training.data.augmentation import canonical_depth, canonical_image, canonical_mask, jittered
-from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from scene_completion_training.data.augmentation import canonical_depth, canonical_image, canonical_mask, jittered
+from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame
 
 _Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.prepared import PreparedFrame
+from scene_completion_training.data.prepared import PreparedFrame
 
 
 class FeatureTarget(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
-from training.data.stereo import depth_deviation
+from scene_completion_training.data.stereo import depth_deviation
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.prepared import PreparedFrame
-from training.data.voxel_evidence import POINT_UNIT
+from scene_completion_training.data.prepared import PreparedFrame
+from scene_completion_training.data.voxel_evidence import POINT_UNIT
 
 _FRAMES = 12
 _FITS = 10

@@ -18,11 +18,11 @@ from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
-from training.data.feature_targets import FeatureTargets
-from training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, prepare_sequence
-from training.data.step_sampler import StepSampler
-from training.data.view_batches import ViewSamples, ViewSettings
-from training.data.voxel_evidence import FusionSettings
+from scene_completion_training.data.feature_targets import FeatureTargets
+from scene_completion_training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, prepare_sequence
+from scene_completion_training.data.step_sampler import StepSampler
+from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
+from scene_completion_training.data.voxel_evidence import FusionSettings
 
 BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 

@@ -23,9 +23,15 @@ from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.resampling import view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.data.mapped_arrays import mapped_arrays
-from training.data.stereo import stereo_depth, stereo_pair
-from training.data.voxel_evidence import FusionSettings, exact_voxels, fused_voxels, fusion_views, no_voxels
+from scene_completion_training.data.mapped_arrays import mapped_arrays
+from scene_completion_training.data.stereo import stereo_depth, stereo_pair
+from scene_completion_training.data.voxel_evidence import (
+    FusionSettings,
+    exact_voxels,
+    fused_voxels,
+    fusion_views,
+    no_voxels,
+)
 
 CANONICAL_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
 """Canonical camera of the street student: KITTI's field of view at 192×640."""

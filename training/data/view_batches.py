@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from training.data.augmentation import canonical_depth, canonical_image, jittered
-from training.data.drawn_views import (
+from scene_completion_training.data.augmentation import canonical_depth, canonical_image, jittered
+from scene_completion_training.data.drawn_views import (
     Draw,
     DrawnViews,
     as_tensor,
@@ -32,10 +32,10 @@ from training.data.drawn_views import (
     roles_of_views,
     unused_frame,
 )
-from training.data.feature_targets import FeatureTargets, frame_key
-from training.data.ground_plane import ground_roll
-from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
-from training.data.voxel_evidence import POINT_UNIT
+from scene_completion_training.data.feature_targets import FeatureTargets, frame_key
+from scene_completion_training.data.ground_plane import ground_roll
+from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from scene_completion_training.data.voxel_evidence import POINT_UNIT
 
 NEAR_DEPTH = 4.0
 """Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""

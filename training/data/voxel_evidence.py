@@ -14,8 +14,8 @@ from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_K
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.data.fused_occupancy import DepthView, fuse_occupancy
-from training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR
+from scene_completion_training.data.fused_occupancy import DepthView, fuse_occupancy
+from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR
 
 POINT_UNIT = 0.002
 """Metres per step of the stored voxel centres (int16: ±65 m)."""

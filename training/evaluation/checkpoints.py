@@ -18,9 +18,9 @@ from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.checkpoints import Checkpoint
-from training.data.drawn_views import metres_travelled, nearest_along
-from training.evaluation.density_model import (
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
+from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
     PUBLISHED_RULE,
@@ -28,9 +28,9 @@ from training.evaluation.density_model import (
     Observation,
     reference_camera,
 )
-from training.networks.density_field import DensityField
-from training.networks.multi_view_field import MultiViewField
-from training.networks.observed_field import ObservedField
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.observed_field import ObservedField
 
 VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
 """Where the first, second, ... view that a multi-view field encodes stands along the drive: at the evaluated frame, and

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.clustering.label_head import fit_label_head
-from training.evaluation.density_model import DensityModel
-from training.evaluation.semantic_evaluation import (
+from scene_completion_training.clustering.label_head import fit_label_head
+from scene_completion_training.evaluation.density_model import DensityModel
+from scene_completion_training.evaluation.semantic_evaluation import (
     Assignment,
     Naming,
     common_classes,
@@ -27,8 +27,8 @@ from training.evaluation.semantic_evaluation import (
     truths,
     voxel_centres,
 )
-from training.evaluation.semantic_models import SemanticModel, SemanticObservation, SupervisedModel
-from training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, SupervisedModel
+from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 
 PROBE_POINTS = 2000
 """Labelled voxels of a frame that a probe is fitted to, at most."""

@@ -22,8 +22,8 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.data.stereo import stereo_depth, stereo_pair
-from training.evaluation.density_model import (
+from scene_completion_training.data.stereo import stereo_depth, stereo_pair
+from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
     PUBLISHED_RULE,
@@ -33,8 +33,8 @@ from training.evaluation.density_model import (
     Observation,
     reference_camera,
 )
-from training.evaluation.kitti import PRIOR_SIGMA, SEMANTIC_KITTI_GRID, Window, fit_baselines
-from training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.evaluation.kitti import PRIOR_SIGMA, SEMANTIC_KITTI_GRID, Window, fit_baselines
+from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 
 OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
 THICKNESS = 4.0

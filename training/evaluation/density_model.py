@@ -15,7 +15,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.data.stereo import stereo_pair
+from scene_completion_training.data.stereo import stereo_pair
 
 VOXEL_EDGE = 0.2
 """Metres over which opacity is stated: the voxels of all ground truths here."""

@@ -20,9 +20,9 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.evaluation.density_model import DensityModel, Observation, density_logit
-from training.evaluation.depth_evaluation import counted_depth
-from training.evaluation.kitti import Window
+from scene_completion_training.evaluation.density_model import DensityModel, Observation, density_logit
+from scene_completion_training.evaluation.depth_evaluation import counted_depth
+from scene_completion_training.evaluation.kitti import Window
 
 PIXELS = 2000
 """Pixels of a frame that are looked at, drawn from those with a depth."""

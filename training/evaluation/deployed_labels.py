@@ -12,9 +12,9 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.evaluation.density_model import reference_camera
-from training.evaluation.semantic_evaluation import Naming
-from training.evaluation.voxel_truth import VoxelTruth
+from scene_completion_training.evaluation.density_model import reference_camera
+from scene_completion_training.evaluation.semantic_evaluation import Naming
+from scene_completion_training.evaluation.voxel_truth import VoxelTruth
 
 
 class DeployedLabels:

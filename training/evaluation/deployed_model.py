@@ -14,7 +14,7 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.evaluation.density_model import Observation, calibrated_cutoffs, reference_camera
+from scene_completion_training.evaluation.density_model import Observation, calibrated_cutoffs, reference_camera
 
 _CHUNK = 1 << 20  # points prepared at a time
 

@@ -28,9 +28,9 @@ from scene_completion_ros.evaluation.lidar import sparse_depth
 from scene_completion_ros.sequences.frame_lists import SIDES, ListedFrame, frames_of_drive
 from scene_completion_ros.sequences.kitti_raw import CAMERAS, kitti_raw
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.evaluation.density_model import DensityModel, Observation, reference_camera
-from training.evaluation.occupancy_run import open_recording
-from training.evaluation.tables import table
+from scene_completion_training.evaluation.density_model import DensityModel, Observation, reference_camera
+from scene_completion_training.evaluation.occupancy_run import open_recording
+from scene_completion_training.evaluation.tables import table
 
 MINIMUM, MAXIMUM = 1e-3, 80.0
 """Depths that count, metres."""

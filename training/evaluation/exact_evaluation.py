@@ -15,13 +15,13 @@ from scene_completion_ros.evaluation.occupancy import (
     score_histogram,
 )
 from scene_completion_ros.inference.calibration import Calibration
-from training.evaluation.density_model import (
+from scene_completion_training.evaluation.density_model import (
     DensityModel,
     Observation,
     calibrated_cutoffs,
     opacity,
 )
-from training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 
 
 @dataclass(frozen=True, eq=False)

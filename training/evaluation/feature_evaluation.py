@@ -27,14 +27,14 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.feature_consistency import FeatureConsistency, FeatureConsistencyMetric
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.checkpoints import Checkpoint
-from training.data.prepared import CANONICAL_CAMERA
-from training.evaluation.checkpoints import CanonicalImages
-from training.evaluation.tables import table
-from training.evaluation.view_pairs import view_pairs
-from training.foundation.backbone import Backbone
-from training.networks.feature_field import FeatureField
-from training.rendering.feature_image import render_features
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.tables import table
+from scene_completion_training.evaluation.view_pairs import view_pairs
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.rendering.feature_image import render_features
 
 TOKENS = "tokens of the image"
 CAPTION = (

@@ -20,7 +20,7 @@ from scene_completion_ros.evaluation.lidar_occupancy import (
     slab_masks,
 )
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.evaluation.density_model import DensityModel, Observation, reference_camera
+from scene_completion_training.evaluation.density_model import DensityModel, Observation, reference_camera
 
 PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
 LIDAR = "velodyne"

@@ -16,11 +16,11 @@ from scene_completion_ros.evaluation.lidar_occupancy import ORIGINAL, SlabProtoc
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
 from scene_completion_ros.report.pictures import write_picture
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.evaluation.chart import COLOURS, PALE, Axes, Picture, blank, legend, text
-from training.evaluation.density_model import DensityModel, Observation, opacity, reference_camera
-from training.evaluation.exact_evaluation import ExactResult
-from training.evaluation.lidar_evaluation import camera_pitch
-from training.evaluation.voxel_truth import VoxelTruth
+from scene_completion_training.evaluation.chart import COLOURS, PALE, Axes, Picture, blank, legend, text
+from scene_completion_training.evaluation.density_model import DensityModel, Observation, opacity, reference_camera
+from scene_completion_training.evaluation.exact_evaluation import ExactResult
+from scene_completion_training.evaluation.lidar_evaluation import camera_pitch
+from scene_completion_training.evaluation.voxel_truth import VoxelTruth
 
 PROFILE_X, PROFILE_Z = (-9.0, 9.0), (3.0, 30.0)
 """Metres beside and ahead of the camera that a profile shows."""

@@ -12,10 +12,16 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.kitti_360 import kitti_360
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.sequence_folder import INDEX_NAME
-from training.evaluation.density_model import DensityModel, Observation
-from training.evaluation.exact_evaluation import CalibrationFit, ExactEvaluation, ExactResult
-from training.evaluation.lidar_evaluation import LIDAR, LidarEvaluation, Setting, camera_pitch, level_scans
-from training.evaluation.voxel_truth import VoxelTruth, voxel_truth
+from scene_completion_training.evaluation.density_model import DensityModel, Observation
+from scene_completion_training.evaluation.exact_evaluation import CalibrationFit, ExactEvaluation, ExactResult
+from scene_completion_training.evaluation.lidar_evaluation import (
+    LIDAR,
+    LidarEvaluation,
+    Setting,
+    camera_pitch,
+    level_scans,
+)
+from scene_completion_training.evaluation.voxel_truth import VoxelTruth, voxel_truth
 
 Observed = list[tuple[DensityModel, Observation]]
 KITTI_360_IMAGES = "data_2d_raw"

@@ -9,11 +9,11 @@ from typing import Any
 
 from scene_completion_ros.evaluation.invisible_empty import SCORE_NAMES
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
-from training.evaluation.exact_evaluation import ExactResult
-from training.evaluation.lidar_evaluation import PROTOCOLS
-from training.evaluation.occupancy_run import OccupancyResult
-from training.evaluation.tables import defined_values, percent, reliability_as_json, table
-from training.evaluation.voxel_truth import OCCLUDED
+from scene_completion_training.evaluation.exact_evaluation import ExactResult
+from scene_completion_training.evaluation.lidar_evaluation import PROTOCOLS
+from scene_completion_training.evaluation.occupancy_run import OccupancyResult
+from scene_completion_training.evaluation.tables import defined_values, percent, reliability_as_json, table
+from scene_completion_training.evaluation.voxel_truth import OCCLUDED
 
 CAPTION_VOXELS = (
     "Ground truth voxels in view, in percent: IoU / precision / recall by the rule, then best IoU over all thresholds "

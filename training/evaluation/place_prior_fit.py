@@ -20,7 +20,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.place_prior import PlacePrior
-from training.evaluation.kitti import PRIOR_SIGMA
+from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
 
 DISTANCES = (4.0, 12.8, 25.6, 51.2)
 """Metres ahead at which the weights are fitted; between them they are linear in the logarithm."""

@@ -26,11 +26,11 @@ from scene_completion_ros.evaluation.semantic_completion import SemanticCompleti
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.clustering.clusters import Clusters, fit_clusters
-from training.evaluation.density_model import DensityModel
-from training.evaluation.kitti import PRIOR_SIGMA
-from training.evaluation.semantic_models import SemanticModel, SemanticObservation, surface_points
-from training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth, voxel_truth
+from scene_completion_training.clustering.clusters import Clusters, fit_clusters
+from scene_completion_training.evaluation.density_model import DensityModel
+from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
+from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, surface_points
+from scene_completion_training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth, voxel_truth
 
 Naming = Literal["hungarian", "covering", "majority"]
 _MATCHES: dict[Naming, Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]] = {

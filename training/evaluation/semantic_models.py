@@ -17,11 +17,11 @@ from torch.nn import functional
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.checkpoints import Checkpoint
-from training.data.prepared import CANONICAL_CAMERA
-from training.evaluation.checkpoints import CanonicalImages, observed_density
-from training.evaluation.controls import OPAQUE, grid_density, surface_voxels
-from training.evaluation.density_model import (
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.evaluation.checkpoints import CanonicalImages, observed_density
+from scene_completion_training.evaluation.controls import OPAQUE, grid_density, surface_voxels
+from scene_completion_training.evaluation.density_model import (
     CALIBRATED_RULE,
     PUBLISHED_CUTOFF,
     DensityModel,
@@ -29,10 +29,10 @@ from training.evaluation.density_model import (
     RememberedDensity,
     reference_camera,
 )
-from training.evaluation.deployed_model import DeployedModel
-from training.foundation.backbone import Backbone
-from training.networks.feature_field import FeatureField, FeatureObservation, normalised
-from training.networks.semantic_head import DistillationHead
+from scene_completion_training.evaluation.deployed_model import DeployedModel
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
+from scene_completion_training.networks.semantic_head import DistillationHead
 
 CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 _CHUNK = 1 << 14  # points in memory at a time

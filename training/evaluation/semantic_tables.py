@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any, TypeAlias, get_args
 
 from scene_completion_ros.evaluation.semantic_completion import CompletionScores, SemanticCompletionMetric
-from training.evaluation.semantic_evaluation import Naming, ScoredModel
-from training.evaluation.tables import table
+from scene_completion_training.evaluation.semantic_evaluation import Naming, ScoredModel
+from scene_completion_training.evaluation.tables import table
 
 Results: TypeAlias = Mapping[tuple[str, str], tuple[ScoredModel, SemanticCompletionMetric]]
 """(recordings, model) -> the model and its counts."""

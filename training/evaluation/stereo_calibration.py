@@ -17,13 +17,18 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.calibration_link import link_calibration
-from training.evaluation.controls import measured_depth
-from training.evaluation.density_model import VOXEL_EDGE, density_logit
-from training.evaluation.density_stretch import RayLogits, fit_stretch, rays_to_depth
-from training.evaluation.deployed_model import DeployedModel
-from training.evaluation.place_prior_fit import FrameEvidence, drawn_evidence, fit_place_prior, mean_prior
-from training.evaluation.stereo_truth import OCCUPIED, stereo_evidence
+from scene_completion_training.calibration_link import link_calibration
+from scene_completion_training.evaluation.controls import measured_depth
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, density_logit
+from scene_completion_training.evaluation.density_stretch import RayLogits, fit_stretch, rays_to_depth
+from scene_completion_training.evaluation.deployed_model import DeployedModel
+from scene_completion_training.evaluation.place_prior_fit import (
+    FrameEvidence,
+    drawn_evidence,
+    fit_place_prior,
+    mean_prior,
+)
+from scene_completion_training.evaluation.stereo_truth import OCCUPIED, stereo_evidence
 
 
 def calibrate_on_stereo(

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.data.fused_occupancy import DepthView, fuse_occupancy
-from training.data.stereo import stereo_pair
-from training.data.voxel_evidence import FusionSettings, fusion_views
-from training.evaluation.controls import DepthSource, measured_depth
-from training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.data.fused_occupancy import DepthView, fuse_occupancy
+from scene_completion_training.data.stereo import stereo_pair
+from scene_completion_training.data.voxel_evidence import FusionSettings, fusion_views
+from scene_completion_training.evaluation.controls import DepthSource, measured_depth
+from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 
 OCCUPIED = 0.5
 """Share of the evidence that has to speak for "occupied"."""

@@ -19,9 +19,9 @@ from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.render import render_depth
-from training.evaluation.density_stretch import fit_stretch, lidar_rays
-from training.evaluation.deployed_model import DeployedModel
-from training.evaluation.kitti import SEMANTIC_KITTI_GRID, PredictorFactory, VoxelPrediction, Window
+from scene_completion_training.evaluation.density_stretch import fit_stretch, lidar_rays
+from scene_completion_training.evaluation.deployed_model import DeployedModel
+from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, PredictorFactory, VoxelPrediction, Window
 
 
 class StudentPredictor:

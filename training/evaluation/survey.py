@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.clustering.class_file import NamedClusters
-from training.clustering.clusters import Clusters
-from training.clustering.contact_sheet import COLUMNS, contact_sheet, tile
-from training.evaluation.density_model import reference_camera
-from training.evaluation.semantic_models import FeatureFieldModel, surface_points
+from scene_completion_training.clustering.class_file import NamedClusters
+from scene_completion_training.clustering.clusters import Clusters
+from scene_completion_training.clustering.contact_sheet import COLUMNS, contact_sheet, tile
+from scene_completion_training.evaluation.density_model import reference_camera
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, surface_points
 
 TILES = 3 * COLUMNS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from scene_completion_ros.evaluation.calibration import CalibrationErrors
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
-from training.evaluation.kitti import WindowScores
+from scene_completion_training.evaluation.kitti import WindowScores
 
 CAPTION_DEPTH = (
     "Depth of 10 frames each against the LiDAR of the frame (Garg crop, 80 m, no scaling, mean over frames). The mean "

@@ -18,9 +18,9 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.feature_consistency import warp_from_depth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.data.prepared import world_mask
-from training.data.stereo import stereo_depth, stereo_pair
-from training.evaluation.density_model import reference_camera
+from scene_completion_training.data.prepared import world_mask
+from scene_completion_training.data.stereo import stereo_depth, stereo_pair
+from scene_completion_training.evaluation.density_model import reference_camera
 
 LATER, PARTNER = "{step} frames later", "stereo partner"
 

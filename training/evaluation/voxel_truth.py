@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from training.evaluation.density_model import reference_camera
-from training.evaluation.kitti import SEMANTIC_KITTI_GRID, Window
-from training.street_world import ground_truth
+from scene_completion_training.evaluation.density_model import reference_camera
+from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, Window
+from scene_completion_training.street_world import ground_truth
 
 VISIBLE, OCCLUDED, ALL = "visible", "occluded", "all"
 INTERIORS, OCCLUDED_AND_INTERIORS, ALL_AND_INTERIORS = "interiors", "occluded + interiors", "all + interiors"

@@ -17,10 +17,10 @@ from scene_completion_ros.errors import BagError, SceneCompletionError, Sequence
 from scene_completion_ros.sequences.from_bag import posed_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.recording import Recording, read_recordings
-from training.extraction.finishing import finished
-from training.extraction.images_to_poses import sequences_from_images
-from training.extraction.reports import BagReport, SequenceSummary, read_report
-from training.extraction.settings import ExtractionSettings
+from scene_completion_training.extraction.finishing import finished
+from scene_completion_training.extraction.images_to_poses import sequences_from_images
+from scene_completion_training.extraction.reports import BagReport, SequenceSummary, read_report
+from scene_completion_training.extraction.settings import ExtractionSettings
 
 Progress = Callable[[str], None]
 

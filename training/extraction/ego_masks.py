@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import read_image_file
-from training.extraction.rectification import View
+from scene_completion_training.extraction.rectification import View
 
 _SAMPLES = 60
 _STILL = 0.35  # of the usual change in time: bonnets reflect, and JPEG is never still

@@ -20,11 +20,11 @@ from scene_completion_ros.sequences.posed_sequence import (
     PosedSequence,
     read_source,
 )
-from training.extraction.ego_masks import estimate_ego_mask, read_ego_mask
-from training.extraction.keyframes import select_by_motion
-from training.extraction.rectification import View, rectified_views, unchanged_views
-from training.extraction.reports import BagReport
-from training.extraction.settings import ExtractionSettings
+from scene_completion_training.extraction.ego_masks import estimate_ego_mask, read_ego_mask
+from scene_completion_training.extraction.keyframes import select_by_motion
+from scene_completion_training.extraction.rectification import View, rectified_views, unchanged_views
+from scene_completion_training.extraction.reports import BagReport
+from scene_completion_training.extraction.settings import ExtractionSettings
 
 _MASK_IMAGES = 60
 

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE
-from scene_completion_ros.bags.transforms import TransformBuffer
 from scene_completion_ros.errors import BagError, ConfigurationError
+from scene_completion_ros.messages.transform_buffer import TransformBuffer
 from scene_completion_ros.sequences.from_bag import recording_provenance
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, ImageSource, PosedSequence
 from scene_completion_ros.sequences.recording import Recording
-from training.extraction.finishing import grey, is_readable, masks_of, views_of
-from training.extraction.keyframes import select_by_image_motion
-from training.extraction.rectification import View
-from training.extraction.reports import BagReport
-from training.extraction.scale import Scale, scale_from_camera_height, scale_from_odometry
-from training.extraction.settings import ExtractionSettings
-from training.extraction.structure_from_motion import Model, reconstruct
+from scene_completion_training.extraction.finishing import grey, is_readable, masks_of, views_of
+from scene_completion_training.extraction.keyframes import select_by_image_motion
+from scene_completion_training.extraction.rectification import View
+from scene_completion_training.extraction.reports import BagReport
+from scene_completion_training.extraction.scale import Scale, scale_from_camera_height, scale_from_odometry
+from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.extraction.structure_from_motion import Model, reconstruct
 
 _SMALLEST_BASELINE_M = 0.02
 _FEWEST_SHARED = 20

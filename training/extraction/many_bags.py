@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.errors import SceneCompletionError
-from training.extraction.bag import Job, extract_bag, fingerprint, finished_report
-from training.extraction.reports import BagReport
+from scene_completion_training.extraction.bag import Job, extract_bag, fingerprint, finished_report
+from scene_completion_training.extraction.reports import BagReport
 
 
 def extract_bags(jobs: Sequence[Job], *, workers: int = 1, ray_address: str | None = None) -> list[BagReport]:

@@ -1,4 +1,4 @@
-"""The process in which pycolmap runs: `python -m training.extraction.mapper_process PROBLEM_FOLDER`.
+"""The process in which pycolmap runs: `python -m scene_completion_training.extraction.mapper_process PROBLEM_FOLDER`.
 
 pycolmap brings its own zlib and libpng, which break OpenCV's in the same process, and it aborts where other libraries
 raise. Nothing but NumPy is imported here beside it. The folder holds `problem.json` and `images/`; the result is

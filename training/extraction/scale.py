@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.extraction.structure_from_motion import Model
+from scene_completion_training.extraction.structure_from_motion import Model
 
 _CHORD = 5  # keyframes between the ends of a compared distance: a single step is mostly noise
 _NEIGHBOURS = 5  # keyframes before and after whose points help to see the ground

@@ -85,7 +85,7 @@ def reconstruct(
     (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")
     log = folder / "log.txt"
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "training.extraction.mapper_process", str(folder)]
+        command = [sys.executable, "-m", "scene_completion_training.extraction.mapper_process", str(folder)]
         ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=_root(), check=False)
     if ended.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
-from training.foundation.model_files import (
+from scene_completion_training.foundation.model_files import (
     Normalisation,
     description_folder,
     read_config,

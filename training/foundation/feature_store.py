@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from training.data.feature_targets import FeatureTarget
-from training.data.mapped_arrays import mapped_arrays
-from training.foundation.backbone import ModelIdentity
-from training.foundation.manifest import FeatureManifest
-from training.foundation.targets import Variant, as_half, check_variant, variant_of
+from scene_completion_training.data.feature_targets import FeatureTarget
+from scene_completion_training.data.mapped_arrays import mapped_arrays
+from scene_completion_training.foundation.backbone import ModelIdentity
+from scene_completion_training.foundation.manifest import FeatureManifest
+from scene_completion_training.foundation.targets import Variant, as_half, check_variant, variant_of
 
 _MANIFEST = "manifest.json"
 

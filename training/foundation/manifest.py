@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.errors import SequenceError
-from training.foundation.backbone import ModelIdentity
-from training.foundation.model_files import Normalisation
+from scene_completion_training.foundation.backbone import ModelIdentity
+from scene_completion_training.foundation.model_files import Normalisation
 
 SCHEMA = 1
 

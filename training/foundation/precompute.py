@@ -7,13 +7,13 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from training.data.augmentation import canonical_image
-from training.data.feature_targets import frame_key
-from training.data.prepared import CANONICAL_CAMERA, PreparedFrame
-from training.foundation.backbone import Backbone
-from training.foundation.feature_store import FeatureStore
-from training.foundation.manifest import FeatureManifest
-from training.foundation.targets import variant_images
+from scene_completion_training.data.augmentation import canonical_image
+from scene_completion_training.data.feature_targets import frame_key
+from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.foundation.manifest import FeatureManifest
+from scene_completion_training.foundation.targets import variant_images
 
 
 def canonical_manifest(backbone: Backbone, *, cell: int, variants: int, seed: int) -> FeatureManifest:

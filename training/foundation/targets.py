@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
-from training.data.feature_targets import FeatureTarget
-from training.foundation.grid_shift import random_shift, shifted
+from scene_completion_training.data.feature_targets import FeatureTarget
+from scene_completion_training.foundation.grid_shift import random_shift, shifted
 
 LARGEST_HALF = 65504.0
 

@@ -10,12 +10,12 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
-from training.gpu_export.graph import gpu_graph
-from training.gpu_export.half import to_half
-from training.gpu_export.images import canonical_images
-from training.gpu_export.parity import GATES, Gate, Parity, ParityCheck
-from training.gpu_export.quantised import MOST_IMAGES, to_int8
-from training.gpu_export.reference import Reference
+from scene_completion_training.gpu_export.graph import gpu_graph
+from scene_completion_training.gpu_export.half import to_half
+from scene_completion_training.gpu_export.images import canonical_images
+from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck
+from scene_completion_training.gpu_export.quantised import MOST_IMAGES, to_int8
+from scene_completion_training.gpu_export.reference import Reference
 
 
 def export_for_gpus(

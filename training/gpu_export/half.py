@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from training.gpu_export.graph import OUTPUT, constants, finished, replace_nodes
+from scene_completion_training.gpu_export.graph import OUTPUT, constants, finished, replace_nodes
 
 _SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
 """Operators that stay in float32, with all that is computed from them until the next convolution."""

@@ -14,8 +14,8 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.sequences.posed_sequence import read_image_file
-from training.evaluation.density_model import reference_camera
-from training.evaluation.occupancy_run import open_recording
+from scene_completion_training.evaluation.density_model import reference_camera
+from scene_completion_training.evaluation.occupancy_run import open_recording
 
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
 

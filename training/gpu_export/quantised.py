@@ -20,8 +20,8 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from scene_completion_ros.errors import BundleError
-from training.gpu_export.graph import INPUT, OUTPUT, constants
-from training.gpu_export.half import to_half
+from scene_completion_training.gpu_export.graph import INPUT, OUTPUT, constants
+from scene_completion_training.gpu_export.half import to_half
 
 MOST_IMAGES = 64
 """Images that calibration looks at: all that lies between the layers is kept for its histograms, some MB an image."""

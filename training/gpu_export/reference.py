@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
-from training.networks.density_field import DensityField
-from training.networks.encoder_decoder import EncoderDecoder, TrunkName
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 
 TORCH, ONNX = "weights.safetensors in torch", "encoder.onnx in ONNX Runtime, float32"
 

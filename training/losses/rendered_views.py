@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
-from training.losses.photometric import invalid_rays, photometric_loss
-from training.losses.smoothness import edge_aware_smoothness
-from training.losses.stereo_depth import log_depth_loss
-from training.networks.observed_field import ObservedField
-from training.rendering.colours import sample_colours
-from training.rendering.patches import RenderedPatches
+from scene_completion_training.losses.photometric import invalid_rays, photometric_loss
+from scene_completion_training.losses.smoothness import edge_aware_smoothness
+from scene_completion_training.losses.stereo_depth import log_depth_loss
+from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.rendering.colours import sample_colours
+from scene_completion_training.rendering.patches import RenderedPatches
 
 
 def stereo_depth_loss(field: ObservedField, rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:

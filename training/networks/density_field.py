@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
 """Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""

@@ -7,7 +7,7 @@ import io
 
 from torch import Tensor, nn
 
-from training.networks.trunk import Trunk
+from scene_completion_training.networks.trunk import Trunk
 
 _TAPS = (0, 2, 4, 10, 15)
 """Blocks after which the trunk is tapped for strides 2, 4, 8, 16 and 32."""

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.networks.efficientnet_trunk import EfficientNetLiteTrunk
-from training.networks.resnet_trunk import PRETRAINED as RESNET
-from training.networks.resnet_trunk import ResNetTrunk
-from training.networks.trunk import Trunk
-from training.networks.vision_transformer_trunk import PRETRAINED as DINO
-from training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
+from scene_completion_training.networks.efficientnet_trunk import EfficientNetLiteTrunk
+from scene_completion_training.networks.resnet_trunk import PRETRAINED as RESNET
+from scene_completion_training.networks.resnet_trunk import ResNetTrunk
+from scene_completion_training.networks.trunk import Trunk
+from scene_completion_training.networks.vision_transformer_trunk import PRETRAINED as DINO
+from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
 
 TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer"]
 DECODER_WIDTHS = {

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from training.networks.density_field import DensityField, SingleViewObservation, sample_map
-from training.networks.encoder_decoder import EncoderDecoder, make_decoder
+from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, sample_map
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder, make_decoder
 
 
 class ChannelNorm(nn.Module):

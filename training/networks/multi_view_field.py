@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
-from training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 
 NEVER = -1e9
 """Confidence of a view that does not see a point; finite, so that the softmax stays finite where none sees it."""

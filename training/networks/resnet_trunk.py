@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from training.networks.trunk import Trunk
+from scene_completion_training.networks.trunk import Trunk
 
 PRETRAINED = "microsoft/resnet-50"
 """ImageNet weights on the model hub; a local folder of the same layout does as well."""

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
-from training.foundation.backbone import load_network
-from training.networks.trunk import Trunk
+from scene_completion_training.foundation.backbone import load_network
+from scene_completion_training.networks.trunk import Trunk
 
 PRETRAINED = "facebook/dino-vitb8"
 """DINO ViT-B/8 on the model hub; a local folder of the same layout does as well, and others of the family."""

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
-from training.networks.observed_field import ObservedField
-from training.rendering.rays import rays_of_pixels
-from training.rendering.volume import composite, inverse_depth_samples
+from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.rendering.rays import rays_of_pixels
+from scene_completion_training.rendering.volume import composite, inverse_depth_samples
 
 
 @torch.no_grad()

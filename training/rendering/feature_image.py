@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from training.networks.feature_field import FeatureObservation
-from training.rendering.patches import RenderedPatches, composite_features, heaviest_samples
-from training.rendering.rays import Rays, rays_of_pixels
-from training.rendering.volume import composite, inverse_depth_samples
+from scene_completion_training.networks.feature_field import FeatureObservation
+from scene_completion_training.rendering.patches import RenderedPatches, composite_features, heaviest_samples
+from scene_completion_training.rendering.rays import Rays, rays_of_pixels
+from scene_completion_training.rendering.volume import composite, inverse_depth_samples
 
 _CHUNK = 1 << 11  # rays in memory at a time
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from training.networks.observed_field import ObservedField
-from training.rendering.rays import Rays, sample_patch_rays
-from training.rendering.volume import composite, inverse_depth_samples
+from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.rendering.rays import Rays, sample_patch_rays
+from scene_completion_training.rendering.volume import composite, inverse_depth_samples
 
 
 @dataclass(frozen=True, eq=False)

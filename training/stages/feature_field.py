@@ -12,16 +12,21 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
-from training.field_stage import FieldStage
-from training.losses.feature_agreement import cosine_loss, feature_smoothness
-from training.losses.photometric import invalid_rays
-from training.losses.rendered_views import observed_values
-from training.networks.density_field import DensityField
-from training.networks.downsampler import ArtefactField, SalienceDownsampler
-from training.networks.feature_field import FeatureField, FeatureObservation, normalised
-from training.rendering.patches import RenderedPatches, composite_features, heaviest_samples, render_rays
-from training.rendering.rays import sample_cell_rays
-from training.settings import FeatureFieldSettings
+from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
+from scene_completion_training.losses.photometric import invalid_rays
+from scene_completion_training.losses.rendered_views import observed_values
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
+from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
+from scene_completion_training.rendering.patches import (
+    RenderedPatches,
+    composite_features,
+    heaviest_samples,
+    render_rays,
+)
+from scene_completion_training.rendering.rays import sample_cell_rays
+from scene_completion_training.settings import FeatureFieldSettings
 
 LEAST_VALID = 0.5
 """Share of a patch's rays that must be valid for its token to be compared."""

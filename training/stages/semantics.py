@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
-from training.field_stage import FieldStage
-from training.losses.feature_correspondence import (
+from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.losses.feature_correspondence import (
     KITTI_360_FORCES,
     PAIRS,
     Force,
@@ -19,12 +19,12 @@ from training.losses.feature_correspondence import (
     correspondence_loss,
     estimate_forces,
 )
-from training.losses.fused_occupancy import OccupancyLink
-from training.networks.feature_field import FeatureField, FeatureObservation, normalised
-from training.networks.semantic_head import CropBuffer, DistillationHead
-from training.rendering.depth import render_depth
-from training.rendering.surface_balls import points_in_balls, surface_centres
-from training.settings import SemanticsSettings
+from scene_completion_training.losses.fused_occupancy import OccupancyLink
+from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
+from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
+from scene_completion_training.rendering.depth import render_depth
+from scene_completion_training.rendering.surface_balls import points_in_balls, surface_centres
+from scene_completion_training.settings import SemanticsSettings
 
 OVERSAMPLING = 4
 """Points drawn in a ball for each that is kept: those that are not occupied are left out."""

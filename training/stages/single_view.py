@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.field_stage import FieldStage
-from training.networks.density_field import DensityField, SingleViewObservation
-from training.settings import StageSettings
+from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
+from scene_completion_training.settings import StageSettings
 
 
 class SingleViewStage(FieldStage):

@@ -10,13 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from training.field_stage import FieldStage, encoded_views, half_size
-from training.losses.distillation import density_distillation, occupancy_distillation, opacity_distillation
-from training.losses.fused_occupancy import OccupancyLink
-from training.networks.density_field import DensityField, SingleViewObservation
-from training.networks.multi_view_field import MultiViewField
-from training.rendering.patches import RenderedPatches
-from training.settings import StudentSettings
+from scene_completion_training.field_stage import FieldStage, encoded_views, half_size
+from scene_completion_training.losses.distillation import (
+    density_distillation,
+    occupancy_distillation,
+    opacity_distillation,
+)
+from scene_completion_training.losses.fused_occupancy import OccupancyLink
+from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.rendering.patches import RenderedPatches
+from scene_completion_training.settings import StudentSettings
 
 
 class StudentStage(FieldStage):

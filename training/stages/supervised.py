@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from training.field_stage import FieldStage
-from training.losses.class_agreement import class_cross_entropy
-from training.networks.density_field import DensityField
-from training.networks.feature_field import FeatureField, FeatureObservation
-from training.settings import SupervisedSettings
+from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.losses.class_agreement import class_cross_entropy
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
+from scene_completion_training.settings import SupervisedSettings
 
 
 class SupervisedStage(FieldStage):

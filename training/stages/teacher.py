@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.field_stage import FieldStage, encoded_views
-from training.networks.multi_view_field import MultiViewField, MultiViewObservation
-from training.settings import TeacherSettings
+from scene_completion_training.field_stage import FieldStage, encoded_views
+from scene_completion_training.networks.multi_view_field import MultiViewField, MultiViewObservation
+from scene_completion_training.settings import TeacherSettings
 
 
 class TeacherStage(FieldStage):

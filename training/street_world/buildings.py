@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.street_world.classes import StreetClass
-from training.street_world.facade_textures import BAYS, FACADE_COUNT, FLOORS
-from training.street_world.parts import Colour, Part, box, extrusion, frustum
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.facade_textures import BAYS, FACADE_COUNT, FLOORS
+from scene_completion_training.street_world.parts import Colour, Part, box, extrusion, frustum
 
 FOUNDATION_M = 2.5  # the body reaches below the ground, so that no gap opens on a slope
 ROOF_TINTS: tuple[Colour, ...] = (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from training.street_world.viewing_rays import LENS_ANGLE
+from scene_completion_training.street_world.viewing_rays import LENS_ANGLE
 
 BASELINE_M = 0.54
 CAMERA_HEIGHT_M = 1.65

@@ -1,14 +1,14 @@
-"""Makes the short drive that is shipped with the package: ``python -m training.street_world.demo_drive FOLDER``."""
+"""Makes the bundled drive: `python -m scene_completion_training.street_world.demo_drive FOLDER`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from training.street_world.camera_rig import LidarModel, make_rig
-from training.street_world.drive import StreetDrive
-from training.street_world.drive_bag import write_drive_bag
-from training.street_world.seeds import DEMO_SEEDS
+from scene_completion_training.street_world.camera_rig import LidarModel, make_rig
+from scene_completion_training.street_world.drive import StreetDrive
+from scene_completion_training.street_world.drive_bag import write_drive_bag
+from scene_completion_training.street_world.seeds import DEMO_SEEDS
 
 SEED = DEMO_SEEDS[0]
 FRAMES = 40

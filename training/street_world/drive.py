@@ -15,15 +15,15 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from training.street_world.camera_rig import LEFT, StreetRig, mounted
-from training.street_world.ground_truth import VoxelTruth, voxel_truth
-from training.street_world.lidar import scan
-from training.street_world.render import Renderer, View, trace_view
-from training.street_world.scene import StreetScene, build_scene
-from training.street_world.seeds import role_of_seed
-from training.street_world.sky import Sky
-from training.street_world.town import TownPlan, profile_of
-from training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
+from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
+from scene_completion_training.street_world.ground_truth import VoxelTruth, voxel_truth
+from scene_completion_training.street_world.lidar import scan
+from scene_completion_training.street_world.render import Renderer, View, trace_view
+from scene_completion_training.street_world.scene import StreetScene, build_scene
+from scene_completion_training.street_world.seeds import role_of_seed
+from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.town import TownPlan, profile_of
+from scene_completion_training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 
 ASSETS = ("lidar", "depth", "label", "voxels")
 """What a drive can hold beside its images; depth, label and voxels belong to the left camera."""

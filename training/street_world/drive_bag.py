@@ -18,7 +18,7 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import EncodedImage, ImageSource, PosedSequence
-from training.street_world.camera_rig import LEFT
+from scene_completion_training.street_world.camera_rig import LEFT
 
 MAP, BASE, LIDAR = "map", "base_link", "velodyne"
 POINT_ROUNDING_M = 1.0 / 256.0

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.texture_atlas import Texture
-from training.street_world.textures import periodic_noise, plain, speckled
+from scene_completion_training.street_world.texture_atlas import Texture
+from scene_completion_training.street_world.textures import periodic_noise, plain, speckled
 
 Floats = NDArray[np.float32]
 

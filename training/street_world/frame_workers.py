@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from training.street_world.drive import FrameContent, StreetDrive
+from scene_completion_training.street_world.drive import FrameContent, StreetDrive
 
 _BLOCK = 8  # frames in a row that one process computes: neighbours share a built town
 

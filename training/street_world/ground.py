@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.classes import StreetClass
-from training.street_world.parts import Part, quads
-from training.street_world.street_line import StreetLine
-from training.street_world.street_profile import StreetProfile, Strip
-from training.street_world.texture_atlas import TextureAtlas
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.parts import Part, quads
+from scene_completion_training.street_world.street_line import StreetLine
+from scene_completion_training.street_world.street_profile import StreetProfile, Strip
+from scene_completion_training.street_world.texture_atlas import TextureAtlas
 
 Floats = NDArray[np.float64]
 

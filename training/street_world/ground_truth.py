@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from training.street_world.parts import Part
-from training.street_world.render import trace_view
-from training.street_world.scene import GROUND_CLASSES, StreetScene
-from training.street_world.viewing_rays import pixel_directions, turned
-from training.street_world.voxel_kernel import compiled
+from scene_completion_training.street_world.parts import Part
+from scene_completion_training.street_world.render import trace_view
+from scene_completion_training.street_world.scene import GROUND_CLASSES, StreetScene
+from scene_completion_training.street_world.viewing_rays import pixel_directions, turned
+from scene_completion_training.street_world.voxel_kernel import compiled
 
 Flags = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

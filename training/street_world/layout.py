@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.ground import Ground
-from training.street_world.parts import Part, moved_all
-from training.street_world.plants import bush, conifer, tree
-from training.street_world.street_line import StreetLine
-from training.street_world.street_profile import StreetProfile
+from scene_completion_training.street_world.ground import Ground
+from scene_completion_training.street_world.parts import Part, moved_all
+from scene_completion_training.street_world.plants import bush, conifer, tree
+from scene_completion_training.street_world.street_line import StreetLine
+from scene_completion_training.street_world.street_profile import StreetProfile
 
 Floats = NDArray[np.float64]
 

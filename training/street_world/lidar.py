@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
-from training.street_world.camera_rig import LidarModel
-from training.street_world.scene import StreetScene
+from scene_completion_training.street_world.camera_rig import LidarModel
+from scene_completion_training.street_world.scene import StreetScene
 
 
 def beam_directions(model: LidarModel) -> NDArray[np.float32]:

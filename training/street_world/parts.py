@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.classes import StreetClass
+from scene_completion_training.street_world.classes import StreetClass
 
 Floats = NDArray[np.float64]
 Colour = tuple[float, float, float]

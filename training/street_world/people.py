@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.street_world.classes import StreetClass
-from training.street_world.parts import Colour, Part, box, ellipsoid, frustum
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.parts import Colour, Part, box, ellipsoid, frustum
 
 SKIN: tuple[Colour, ...] = ((0.55, 0.36, 0.26), (0.42, 0.26, 0.18), (0.62, 0.44, 0.34), (0.16, 0.09, 0.06))
 HAIR: tuple[Colour, ...] = ((0.10, 0.07, 0.05), (0.30, 0.20, 0.10), (0.45, 0.43, 0.40), (0.02, 0.02, 0.02))

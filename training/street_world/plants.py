@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.classes import StreetClass
-from training.street_world.parts import Part, box, cylinder, ellipsoid, frustum, upright
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.parts import Part, box, cylinder, ellipsoid, frustum, upright
 
 Floats = NDArray[np.float64]
 

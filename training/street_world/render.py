@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from training.street_world.scene import StreetScene
-from training.street_world.sensor import expose
-from training.street_world.shading import Shader
-from training.street_world.sky import Sky
-from training.street_world.viewing_rays import pixel_directions, turned
+from scene_completion_training.street_world.scene import StreetScene
+from scene_completion_training.street_world.sensor import expose
+from scene_completion_training.street_world.shading import Shader
+from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.viewing_rays import pixel_directions, turned
 
 CHUNK = 131_072  # rays shaded at once: their arrays stay within the cache
 WELL = 8.0  # highlights are clipped before the mean, as a sensor's wells are

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.street_profile import SideProfile, StreetProfile
-from training.street_world.texture_atlas import Texture
-from training.street_world.textures import asphalt, cobbles, periodic_noise, wet
+from scene_completion_training.street_world.street_profile import SideProfile, StreetProfile
+from scene_completion_training.street_world.texture_atlas import Texture
+from scene_completion_training.street_world.textures import asphalt, cobbles, periodic_noise, wet
 
 Floats = NDArray[np.float32]
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from training.street_world import buildings, street_objects, vehicles
-from training.street_world.facade_textures import FLOORS
-from training.street_world.layout import Layout
-from training.street_world.parts import Part
-from training.street_world.people import person
-from training.street_world.plants import LEAVES, crop, hedge, stump
-from training.street_world.street_profile import SideProfile, StreetKind
+from scene_completion_training.street_world import buildings, street_objects, vehicles
+from scene_completion_training.street_world.facade_textures import FLOORS
+from scene_completion_training.street_world.layout import Layout
+from scene_completion_training.street_world.parts import Part
+from scene_completion_training.street_world.people import person
+from scene_completion_training.street_world.plants import LEAVES, crop, hedge, stump
+from scene_completion_training.street_world.street_profile import SideProfile, StreetKind
 
 BUILT_UP = (StreetKind.RESIDENTIAL, StreetKind.INNER_CITY, StreetKind.SUBURB)
 FENCES = ("planks", "rails", "mesh", "bars", "wall")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.classes import StreetClass
-from training.street_world.parts import Part
-from training.street_world.texture_atlas import TextureAtlas
-from training.street_world.town import Town
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.parts import Part
+from scene_completion_training.street_world.texture_atlas import TextureAtlas
+from scene_completion_training.street_world.town import Town
 
 Floats = NDArray[np.float32]
 

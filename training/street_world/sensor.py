@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.daylight import CameraLook
-from training.street_world.texture_atlas import linear_to_srgb
+from scene_completion_training.street_world.daylight import CameraLook
+from scene_completion_training.street_world.texture_atlas import linear_to_srgb
 
 Floats = NDArray[np.float32]
 

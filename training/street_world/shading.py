@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.classes import StreetClass
-from training.street_world.scene import GROUND_CLASSES, OFFSET_M, Hits, RayScene, StreetScene
-from training.street_world.shading_kernel import GROUND, LEAF, WALL, compiled
-from training.street_world.sky import Sky
-from training.street_world.textures import periodic_noise
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.scene import GROUND_CLASSES, OFFSET_M, Hits, RayScene, StreetScene
+from scene_completion_training.street_world.shading_kernel import GROUND, LEAF, WALL, compiled
+from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.textures import periodic_noise
 
 Floats = NDArray[np.float32]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.daylight import Daylight
-from training.street_world.shading_kernel import compiled
-from training.street_world.textures import periodic_noise
+from scene_completion_training.street_world.daylight import Daylight
+from scene_completion_training.street_world.shading_kernel import compiled
+from scene_completion_training.street_world.textures import periodic_noise
 
 Floats = NDArray[np.float32]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.street_world.classes import StreetClass
-from training.street_world.facade_textures import SIGN_COUNT
-from training.street_world.parts import Colour, Part, box, cylinder, frustum, upright
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.facade_textures import SIGN_COUNT
+from scene_completion_training.street_world.parts import Colour, Part, box, cylinder, frustum, upright
 
 POLE, FENCE, SIGN = StreetClass.POLE, StreetClass.FENCE, StreetClass.TRAFFIC_SIGN
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 
-from training.street_world.classes import StreetClass
+from scene_completion_training.street_world.classes import StreetClass
 
 
 class StreetKind(Enum):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.shading_kernel import compiled
+from scene_completion_training.street_world.shading_kernel import compiled
 
 Floats = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.street_world.texture_atlas import Texture
+from scene_completion_training.street_world.texture_atlas import Texture
 
 Floats = NDArray[np.float32]
 

@@ -8,18 +8,18 @@ from functools import cached_property
 
 import numpy as np
 
-from training.street_world import vehicles
-from training.street_world.daylight import CameraLook, Daylight, draw_camera_look, draw_daylight
-from training.street_world.facade_textures import made_textures
-from training.street_world.ground import ARM_M, Ground, SideStreet, make_ground
-from training.street_world.layout import Layout, make_nursery
-from training.street_world.parts import Part
-from training.street_world.road_textures import road_textures
-from training.street_world.roadside import furnish
-from training.street_world.street_line import CORNER_RADIUS_M, StreetLine, make_street_line
-from training.street_world.street_profile import StreetKind, StreetProfile, draw_profile
-from training.street_world.texture_atlas import TextureAtlas
-from training.street_world.textures import ground_textures
+from scene_completion_training.street_world import vehicles
+from scene_completion_training.street_world.daylight import CameraLook, Daylight, draw_camera_look, draw_daylight
+from scene_completion_training.street_world.facade_textures import made_textures
+from scene_completion_training.street_world.ground import ARM_M, Ground, SideStreet, make_ground
+from scene_completion_training.street_world.layout import Layout, make_nursery
+from scene_completion_training.street_world.parts import Part
+from scene_completion_training.street_world.road_textures import road_textures
+from scene_completion_training.street_world.roadside import furnish
+from scene_completion_training.street_world.street_line import CORNER_RADIUS_M, StreetLine, make_street_line
+from scene_completion_training.street_world.street_profile import StreetKind, StreetProfile, draw_profile
+from scene_completion_training.street_world.texture_atlas import TextureAtlas
+from scene_completion_training.street_world.textures import ground_textures
 
 BEHIND_M, AHEAD_M = 120.0, 280.0  # street beyond both ends of the drive
 SECTION_M = 80.0  # stretch of the street that is furnished from a seed of its own

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
-from training.street_world.camera_rig import rotation
-from training.street_world.street_line import StreetLine
-from training.street_world.street_profile import StreetProfile
+from scene_completion_training.street_world.camera_rig import rotation
+from scene_completion_training.street_world.street_line import StreetLine
+from scene_completion_training.street_world.street_profile import StreetProfile
 
 Floats = NDArray[np.float64]
 

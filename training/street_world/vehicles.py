@@ -6,9 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.street_world.classes import StreetClass
-from training.street_world.parts import Colour, Part, box, cylinder, ellipsoid, extrusion, frustum, moved_all
-from training.street_world.people import rider
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.parts import (
+    Colour,
+    Part,
+    box,
+    cylinder,
+    ellipsoid,
+    extrusion,
+    frustum,
+    moved_all,
+)
+from scene_completion_training.street_world.people import rider
 
 PAINTS: tuple[Colour, ...] = (
     (0.75, 0.76, 0.78),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.distortion import undistorted_angle
-from training.street_world.shading_kernel import compiled
+from scene_completion_training.street_world.shading_kernel import compiled
 
 LENS_ANGLE = np.deg2rad(92.5)
 """Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens."""

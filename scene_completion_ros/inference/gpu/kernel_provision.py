@@ -30,7 +30,7 @@ from scene_completion_ros.inference.gpu.kernels import (
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
-from scene_completion_ros.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 # Spread of the noise that both sides are compared on: with the shipped student, one voxel in six is occupied.
 SPREAD = 1.0

@@ -25,7 +25,7 @@ from scene_completion_ros.inference.gpu import kernel_provision, kernels, option
 from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, worst
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header, write_sealed
-from scene_completion_ros.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.inference.gpu.conftest import SMALL, Build, HostCompiler, picture
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.small_gpu_bundle import GpuStudent

@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
 from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_training.data.augmentation import canonical_image
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.targets import as_half
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
-from training.data.augmentation import canonical_image
-from training.foundation.backbone import Backbone
-from training.foundation.targets import as_half
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 PUBLISHED_NAMES = {

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from training.data.feature_targets import FeatureTargets
-from training.foundation.backbone import ModelIdentity
-from training.foundation.feature_store import FeatureStore
-from training.foundation.manifest import FeatureManifest
-from training.foundation.model_files import Normalisation
-from training.foundation.targets import variant_of
+from scene_completion_training.data.feature_targets import FeatureTargets
+from scene_completion_training.foundation.backbone import ModelIdentity
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.foundation.manifest import FeatureManifest
+from scene_completion_training.foundation.model_files import Normalisation
+from scene_completion_training.foundation.targets import variant_of
 
 MODEL = ModelIdentity(
     name="some-model",

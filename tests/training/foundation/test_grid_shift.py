@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.grid_shift import cell_bounds, random_shift, shifted
 from tests.training.foundation.tiny_models import PatchMeans
-from training.foundation.backbone import Backbone
-from training.foundation.grid_shift import cell_bounds, random_shift, shifted
 
 SHIFTS = [(0, 0), (-8, 7), (5, -3), (7, 7), (-8, -8)]
 

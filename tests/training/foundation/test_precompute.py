@@ -11,14 +11,14 @@ import torch
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from training.data.augmentation import canonical_image
-from training.data.feature_targets import frame_key
-from training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
-from training.data.voxel_evidence import FusionSettings
-from training.foundation.backbone import Backbone
-from training.foundation.feature_store import FeatureStore
-from training.foundation.precompute import canonical_manifest, precompute
-from training.foundation.targets import LiveTargets
+from scene_completion_training.data.augmentation import canonical_image
+from scene_completion_training.data.feature_targets import frame_key
+from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.voxel_evidence import FusionSettings
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.foundation.precompute import canonical_manifest, precompute
+from scene_completion_training.foundation.targets import LiveTargets
 
 FUSION = FusionSettings(free_samples=20000, views=3)
 
@@ -140,5 +140,5 @@ def test_the_command_reads_a_training_configuration(
 
 
 def test_importing_is_cheap() -> None:
-    code = "import sys, training.foundation.precompute; sys.exit('transformers' in sys.modules)"
+    code = "import sys, scene_completion_training.foundation.precompute; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.data.feature_targets import FeatureTargets
+from scene_completion_training.foundation.grid_shift import shifted
+from scene_completion_training.foundation.targets import LiveTargets, as_half, variant_of
 from tests.training.foundation.tiny_models import PatchMeans
-from training.data.feature_targets import FeatureTargets
-from training.foundation.grid_shift import shifted
-from training.foundation.targets import LiveTargets, as_half, variant_of
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 

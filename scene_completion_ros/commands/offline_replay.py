@@ -1,0 +1,154 @@
+"""Complete the images of a recording in this process, without ROS."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scene_completion_ros.bags.reader import BagReader, ImageFrame
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.messages.stamp_order import WENT_BACK, StampOrder
+from scene_completion_ros.report.latency_plot import latency_percentiles, occupied_median
+from scene_completion_ros.voxels.cloud import (
+    VOXEL_CLOUD_DTYPE,
+    VOXEL_CLOUD_FIELDS,
+    legend_json,
+    voxels_to_cloud_array,
+)
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+
+VOXELS_TOPIC = "/scene_completion/voxels"
+LEGEND_TOPIC = "/scene_completion/legend"
+CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
+LEGEND_TYPE = "std_msgs/msg/String"
+
+
+@dataclass
+class OfflineStatistics:
+    """What an offline replay amounts to."""
+
+    topic: str
+    frames_in: int = 0
+    frames_out: int = 0
+    frames_empty: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)  # frames by reason
+    duration_s: float = 0.0  # spent on completing; reading, writing and pictures not counted
+    occupied: list[int] = field(default_factory=list)  # voxels of each frame that came out
+    timings_ms: list[dict[str, float]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+        return {
+            "topic": self.topic,
+            "frames_in": self.frames_in,
+            "frames_out": self.frames_out,
+            "frames_empty": self.frames_empty,
+            "dropped": dict(self.dropped),
+            "duration_s": self.duration_s,
+            "rate_hz": self.frames_out / self.duration_s if self.duration_s else 0.0,
+            "latency_ms": latency_percentiles(self.timings_ms),
+            "occupied_voxels_median": occupied_median(self.occupied),
+            "peak_memory_mib": peak_kib / 1024,
+        }
+
+
+def replay_offline(
+    reader: BagReader,
+    topic: str,
+    completer: Completer,
+    *,
+    output: BagWriter | None = None,
+    on_result: Callable[[ImageFrame, Completion], None] | None = None,
+    statistics: OfflineStatistics | None = None,
+) -> OfflineStatistics:
+    """Complete every image of a topic.
+
+    Images that cannot be decoded, have another size than calibrated, or are late (see `StampOrder`) are dropped and
+    counted, as the node does.
+
+    Args:
+        reader: The open recording.
+        topic: Its image topic.
+        completer: Completes the images.
+        output: Recording to write the voxels to, at the bag times of the images, and the legend of their labels.
+        on_result: Called with every image and its completion.
+        statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
+
+    Returns:
+        Counts and times.
+    """
+    statistics = statistics or OfflineStatistics(topic)
+    already_skipped = sum(reader.skipped.values())
+    order = StampOrder()
+    for frame in reader.images(topic):
+        statistics.frames_in += 1
+        if order.arrived(frame.stamp_ns) == "late":
+            statistics.dropped[WENT_BACK] += 1
+            continue
+        try:
+            completion = completer.complete(frame.image_rgb, frame.stamp_ns)
+        except ImageError as error:
+            statistics.dropped[f"image {error.what}"] += 1
+            continue
+        if output is not None:
+            _write(output, completion.voxels, frame, with_legend=not statistics.frames_out)
+        statistics.frames_out += 1
+        statistics.frames_empty += len(completion.voxels) == 0
+        statistics.duration_s += completion.timings_ms["total"] / 1e3
+        statistics.occupied.append(len(completion.voxels))
+        statistics.timings_ms.append(completion.timings_ms)
+        if on_result is not None:
+            on_result(frame, completion)
+    undecodable = sum(reader.skipped.values()) - already_skipped
+    if undecodable:
+        statistics.frames_in += undecodable
+        statistics.dropped["image could not be decoded"] += undecodable
+    return statistics
+
+
+def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with_legend: bool) -> None:
+    if with_legend:
+        legend = legend_json(voxels.class_names, voxels.class_colours)
+        message = output.typestore.types[LEGEND_TYPE](data=legend)
+        output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.bag_stamp_ns, latched=True)
+    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud_message(output, voxels, frame.frame_id), frame.bag_stamp_ns)
+
+
+def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:
+    """Occupied voxels as a PointCloud2 for a recording.
+
+    Args:
+        writer: The recording; its types are used.
+        voxels: Completed voxels.
+        frame_id: Name of the camera's optical frame.
+
+    Returns:
+        A ``sensor_msgs/PointCloud2`` of rosbags in the 24-byte layout.
+    """
+    types = writer.typestore.types
+    points = voxels_to_cloud_array(voxels)
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(voxels.stamp_ns, 1_000_000_000))
+    fields = [
+        types["sensor_msgs/msg/PointField"](name=name, offset=offset, datatype=datatype, count=count)
+        for name, offset, datatype, count in VOXEL_CLOUD_FIELDS
+    ]
+    return types[CLOUD_TYPE](
+        header=types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id),
+        height=1,
+        width=len(points),
+        fields=fields,
+        is_bigendian=False,
+        point_step=VOXEL_CLOUD_DTYPE.itemsize,
+        row_step=VOXEL_CLOUD_DTYPE.itemsize * len(points),
+        data=points.view(np.uint8).reshape(-1),
+        is_dense=True,
+    )

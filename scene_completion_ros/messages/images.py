@@ -1,0 +1,302 @@
+"""Decoding of `sensor_msgs/Image` and `CompressedImage`: every common encoding, row padding and byte order honoured.
+
+Messages are duck-typed: those of rosbags and of rclpy both work. Whatever the encoding, a decoded picture is uint8 RGB
+[H, W, 3], and a decoded depth image float32 [H, W] in metres with 0 where nothing was measured.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.messages.picture_files import decode_picture, picture_size
+
+Layout = Literal["mono", "rgb", "bgr", "rgba", "bgra", "bayer", "yuv422", "nv"]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the pixels of a raw image lie in memory.
+
+    Attributes:
+        layout: Meaning of the channels.
+        channels: Numbers per pixel.
+        dtype: NumPy kind and size without byte order ("u1", "u2", "f4").
+        conversion: OpenCV's conversion code to RGB, for bayer and YUV layouts.
+    """
+
+    layout: Layout
+    channels: int
+    dtype: str = "u1"
+    conversion: int = -1
+
+
+# OpenCV's newer Bayer names say the pattern itself, as ROS does (its older ones name it from the second row).
+_BAYER = {
+    "rggb": cv2.COLOR_BayerRGGB2RGB,
+    "bggr": cv2.COLOR_BayerBGGR2RGB,
+    "gbrg": cv2.COLOR_BayerGBRG2RGB,
+    "grbg": cv2.COLOR_BayerGRBG2RGB,
+}
+
+ENCODINGS: dict[str, Encoding] = {
+    "mono8": Encoding("mono", 1),
+    "8uc1": Encoding("mono", 1),
+    "mono16": Encoding("mono", 1, "u2"),
+    "rgb8": Encoding("rgb", 3),
+    "bgr8": Encoding("bgr", 3),
+    "8uc3": Encoding("bgr", 3),  # OpenCV's order, which cv_bridge writes under this name
+    "rgba8": Encoding("rgba", 4),
+    "bgra8": Encoding("bgra", 4),
+    "8uc4": Encoding("bgra", 4),
+    "rgb16": Encoding("rgb", 3, "u2"),
+    "bgr16": Encoding("bgr", 3, "u2"),
+    "rgba16": Encoding("rgba", 4, "u2"),
+    "bgra16": Encoding("bgra", 4, "u2"),
+    **{f"bayer_{pattern}8": Encoding("bayer", 1, "u1", code) for pattern, code in _BAYER.items()},
+    **{f"bayer_{pattern}16": Encoding("bayer", 1, "u2", code) for pattern, code in _BAYER.items()},
+    "yuv422": Encoding("yuv422", 2, "u1", cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": Encoding("yuv422", 2, "u1", cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": Encoding("yuv422", 2, "u1", cv2.COLOR_YUV2RGB_YUYV),
+    "yuyv": Encoding("yuv422", 2, "u1", cv2.COLOR_YUV2RGB_YUYV),
+    "nv12": Encoding("nv", 1, "u1", cv2.COLOR_YUV2RGB_NV12),
+    "nv21": Encoding("nv", 1, "u1", cv2.COLOR_YUV2RGB_NV21),
+}
+DEPTH_ENCODINGS = {"16uc1": "u2", "mono16": "u2", "32fc1": "f4"}
+_TO_RGB = {
+    "mono": cv2.COLOR_GRAY2RGB,
+    "bgr": cv2.COLOR_BGR2RGB,
+    "rgba": cv2.COLOR_RGBA2RGB,
+    "bgra": cv2.COLOR_BGRA2RGB,
+}
+_COMPRESSED_DEPTH_HEADER = struct.Struct(
+    "<iff"
+)  # compression kind and the two parameters of the quantised inverse depth
+
+
+def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
+    """Decode a raw or compressed image message to RGB; grey is replicated, alpha dropped, 16 bits scaled to 8.
+
+    Args:
+        message: `sensor_msgs/Image` or `sensor_msgs/CompressedImage`.
+        shrink: A JPEG may come with its sides divided by this (1, 2, 4 or 8), which is less work (`decode_picture`).
+
+    Returns:
+        uint8 RGB [H, W, 3], contiguous, not sharing memory with the message.
+
+    Raises:
+        ImageError: Unknown encoding, too little data, a step shorter than a row, or a broken JPEG/PNG.
+    """
+    if hasattr(message, "format"):
+        return _decode_compressed(message, shrink)
+    encoding = _encoding_of(message)
+    if encoding.layout == "nv":
+        return _decode_nv(message, encoding)
+    pixels = _pixels(message, encoding.channels, encoding.dtype)
+    if encoding.layout == "bayer" and pixels.dtype == np.uint16:
+        return _to_8_bit(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion))
+    if encoding.conversion >= 0:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion), dtype=np.uint8)
+    return _to_rgb(_to_8_bit(pixels), encoding.layout)
+
+
+def decode_published_depth(message: Any) -> NDArray[np.float32]:
+    """Decode a depth image of the node, 32FC1, float32 [H, W] in metres: +inf is too far, NaN unknown (REP 118)."""
+    return np.asarray(_pixels(message, 1, DEPTH_ENCODINGS["32fc1"]), dtype=np.float32)
+
+
+def decode_depth(message: Any) -> NDArray[np.float32]:
+    """Decode a depth image: 16UC1 (millimetres), 32FC1 (metres) or compressedDepth of either.
+
+    Returns:
+        float32 [H, W], metres along the optical axis, 0 where nothing was measured.
+
+    Raises:
+        ImageError: Not a depth encoding, or broken data.
+    """
+    if hasattr(message, "format"):
+        return _decode_compressed_depth(message)
+    dtype = DEPTH_ENCODINGS.get(str(message.encoding).lower())
+    if dtype is None:
+        raise ImageError(
+            f"encoding {message.encoding!r} is not a depth encoding",
+            where="depth image",
+            cure="Expected 16UC1 or 32FC1",
+        )
+    return _metres(_pixels(message, 1, dtype))
+
+
+def check_image(message: Any) -> None:
+    """Find out cheaply, without decoding, whether an image message can be decoded.
+
+    Raises:
+        ImageError: As `decode_image`, except for damage inside compressed data.
+    """
+    if hasattr(message, "format"):
+        picture_size(_bytes(message), _picture_format(message))
+        return
+    encoding = _encoding_of(message)
+    if encoding.layout == "nv":
+        _nv_planes(message)
+    else:
+        _pixels(message, encoding.channels, encoding.dtype)
+
+
+def image_size(message: Any) -> tuple[int, int]:
+    """Width and height in pixels of an image message (compressed ones are decoded)."""
+    if hasattr(message, "format"):
+        height, width = decode_image(message).shape[:2]
+        return width, height
+    return announced_size(message)
+
+
+def announced_size(message: Any) -> tuple[int, int]:
+    """Width and height in pixels of an image message, of a compressed one as its header has them: nothing is decoded.
+
+    Raises:
+        ImageError: As `check_image`.
+    """
+    if hasattr(message, "format"):
+        return picture_size(_bytes(message), _picture_format(message))
+    check_image(message)
+    if str(message.encoding).lower() in ("nv12", "nv21"):
+        planes = _nv_planes(message)
+        return planes.shape[1], planes.shape[0] * 2 // 3
+    return int(message.width), int(message.height)
+
+
+def _encoding_of(message: Any) -> Encoding:
+    name = str(message.encoding)
+    encoding = ENCODINGS.get(name.lower())
+    if encoding is None:
+        if name.lower() in DEPTH_ENCODINGS:
+            raise ImageError(
+                f"encoding {name!r} is depth", where="image", cure="Name the topic of a colour or grey image"
+            )
+        raise ImageError(
+            f"unknown encoding {name!r}", where="image", cure=f"Publish one of {', '.join(sorted(ENCODINGS))}"
+        )
+    if encoding.layout == "yuv422" and int(message.width) % 2:
+        raise ImageError(
+            f"an image of {message.width} pixels in a row, but two of {name} share their colours",
+            where="image",
+            cure="Check the driver that published it",
+        )
+    return encoding
+
+
+def _pixels(message: Any, channels: int, dtype: str) -> NDArray[Any]:
+    """View of the pixels [H, W] or [H, W, channels] in native byte order; rows start every `step` bytes."""
+    data = _bytes(message)
+    height, width = int(message.height), int(message.width)
+    stored = np.dtype((">" if message.is_bigendian else "<") + dtype)
+    row = width * channels * stored.itemsize
+    step = int(message.step) or row  # some drivers leave 0
+    if height <= 0 or width <= 0:
+        raise ImageError(f"size is {width}x{height}", where="image", cure="Check the driver that published it")
+    if step < row:
+        raise ImageError(
+            f"step is {step} bytes, but a row of {width} {message.encoding} pixels needs {row}",
+            where="image",
+            cure="Check the driver that published it",
+        )
+    if data.size < step * (height - 1) + row:  # the padding of the last row may be missing
+        raise ImageError(
+            f"{data.size} bytes of data, but {width}x{height} {message.encoding} with step {step} needs "
+            f"{step * (height - 1) + row}",
+            where="image",
+            cure="The message was cut short or its header is wrong",
+        )
+    shape, strides = (height, width, channels), (step, channels * stored.itemsize, stored.itemsize)
+    view: NDArray[Any] = np.ndarray(shape, stored, buffer=data, strides=strides)
+    if channels == 1:
+        view = view[..., 0]
+    return view.astype(stored.newbyteorder("="), copy=False)
+
+
+def _decode_nv(message: Any, encoding: Encoding) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(_nv_planes(message)), encoding.conversion), dtype=np.uint8)
+
+
+def _nv_planes(message: Any) -> NDArray[np.uint8]:
+    """Luma rows followed by interleaved chroma rows [H * 3 / 2, W].
+
+    By convention `height` counts the luma rows; some publishers count the chroma rows as well, which the amount of data
+    tells.
+    """
+    data = _bytes(message)
+    height, width, step = int(message.height), int(message.width), int(message.step) or int(message.width)
+    if step >= width > 0 and width % 2 == 0:
+        for rows in (height * 3 // 2, height):
+            if rows > 0 and rows % 3 == 0 and data.size >= step * (rows - 1) + width:
+                return np.ndarray((rows, width), np.uint8, buffer=data, strides=(step, 1))
+    raise ImageError(
+        f"{data.size} bytes of data do not fit {width}x{height} {message.encoding} with step {step}",
+        where="image",
+        cure="Expected even sizes and height * 3 / 2 rows",
+    )
+
+
+def _decode_compressed(message: Any, shrink: int) -> NDArray[np.uint8]:
+    pixels = decode_picture(_bytes(message), _picture_format(message), shrink)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    layout: Layout = "mono" if channels == 1 else "bgra" if channels == 4 else "bgr"
+    return _to_rgb(_to_8_bit(pixels), layout)
+
+
+def _picture_format(message: Any) -> str:
+    name = str(message.format)
+    if "compresseddepth" in name.lower():
+        raise ImageError(f"format {name!r} is depth", where="image", cure="Name the topic of a colour or grey image")
+    return name
+
+
+def _decode_compressed_depth(message: Any) -> NDArray[np.float32]:
+    """Decode what compressed_depth_image_transport writes: a 12-byte header, then a 16-bit PNG.
+
+    Metres are quantised as inverse depth there: depth = a / (value - b), with a and b from the header.
+    """
+    data, name = _bytes(message), str(message.format)
+    if "compresseddepth" not in name.lower() or data.size <= _COMPRESSED_DEPTH_HEADER.size:
+        raise ImageError(f"format {name!r} is not compressedDepth", where="depth image", cure="Name a depth topic")
+    if "rvl" in name.lower():
+        raise ImageError(
+            "RVL compression is not supported", where="depth image", cure="Set compressedDepth.format: png"
+        )
+    _, scale, offset = _COMPRESSED_DEPTH_HEADER.unpack(data[: _COMPRESSED_DEPTH_HEADER.size].tobytes())
+    values = decode_picture(data[_COMPRESSED_DEPTH_HEADER.size :], name)
+    if values.dtype != np.uint16 or values.ndim != 2:
+        raise ImageError("no 16-bit PNG after the header", where="depth image", cure="The data are damaged")
+    if not re.match(r"\s*32FC1", name):
+        return _metres(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth = np.float32(scale) / (values.astype(np.float32) - np.float32(offset))
+    return np.where((values == 0) | ~np.isfinite(depth) | (depth < 0), np.float32(0.0), depth).astype(np.float32)
+
+
+def _metres(values: NDArray[Any]) -> NDArray[np.float32]:
+    if values.dtype == np.uint16:
+        return values.astype(np.float32) * np.float32(0.001)
+    depth = values.astype(np.float32)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0.0)).astype(np.float32)
+
+
+def _to_8_bit(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    return (pixels // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels.astype(np.uint8, copy=False)
+
+
+def _to_rgb(pixels: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
+    if layout == "rgb":
+        return np.array(pixels, dtype=np.uint8, order="C")
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[layout]), dtype=np.uint8)
+
+
+def _bytes(message: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(message.data, dtype=np.uint8)

@@ -1,0 +1,1 @@
+"""What becomes of an image: the inference thread and what it remembers."""

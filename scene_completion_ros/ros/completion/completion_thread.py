@@ -1,0 +1,330 @@
+"""The life of one image in the inference thread: decoded, completed, published."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import CameraError, GpuError, ImageError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.resampling import decoder_shrink
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.mapping.camera_fusion import fuse_views_and_probability
+from scene_completion_ros.messages.images import announced_size, decode_image
+from scene_completion_ros.ros.completion.placements import Placement
+from scene_completion_ros.ros.completion.scene import Scene, View
+from scene_completion_ros.ros.completion.scene_memory import Life, SceneMemory
+from scene_completion_ros.ros.completion.view_completers import ViewCompleters
+from scene_completion_ros.ros.completion.worker import NewestWorker
+from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.health.inference_record import InferenceRecord, Result
+from scene_completion_ros.ros.messages import stamp_nanoseconds
+from scene_completion_ros.ros.outputs.node_outputs import Outputs
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+
+CLOSE_TIMEOUT_S = 5.0
+_MEMORY = "/memory"  # no name of a camera
+# Reasons under which images are counted that were overtaken by a deactivation, by ~/set_enabled or by ~/reset.
+DEACTIVATED, DISABLED, RESET = "deactivated", "disabled", "reset"
+# Reasons for those that cannot be used, and for what should not happen.
+BAD_IMAGE, GPU_FAILED, INTERNAL_ERROR = "bad image", "GPU failed", "internal error"
+
+
+@dataclass(frozen=True)
+class ArrivedImage:
+    """An image message, where its voxels lie, and the calibration of when it arrived.
+
+    Attributes:
+        name: Name of its camera; empty where there is one camera only.
+        arrived_s: When it arrived (`time.perf_counter`).
+        topic: Where it came from, for warnings.
+    """
+
+    name: str
+    message: Any
+    camera: Camera
+    placement: Placement
+    arrived_s: float
+    topic: str
+
+
+@dataclass(frozen=True)
+class ArrivedSet:
+    """The image of the one camera, or images of several that belong together.
+
+    Attributes:
+        views: At least one.
+        parameters: Those of when the last one arrived.
+        activation: Number of the node's activation in which they arrived.
+        era: How often time had begun anew when they arrived.
+    """
+
+    views: tuple[ArrivedImage, ...]
+    parameters: NodeParameters
+    activation: int
+    era: int
+
+    @property
+    def life(self) -> Life:
+        """What is remembered of images of another life is of no use to these."""
+        return self.activation, self.era
+
+
+class CompletionThread:
+    """Completes the newest image and publishes what became of it, in a thread of its own.
+
+    It takes calibration, pose and parameters from the image, which got them when it arrived. An image that cannot be
+    used is dropped, counted and warned about; one that nobody subscribed to the results of is only counted.
+
+    Args:
+        bundle: The student.
+        grid: Where voxels are wanted.
+        outputs: Where results go; they must outlive this thread.
+        counters: Count what becomes of the images.
+        logger: The rclpy logger.
+
+    Attributes:
+        enabled: Images are completed; otherwise they are dropped as they come.
+        record: What became of the model and of the last images.
+    """
+
+    def __init__(
+        self,
+        bundle: StudentBundle,
+        grid: VoxelGrid,
+        outputs: Outputs,
+        counters: FrameCounters,
+        logger: Any,
+    ) -> None:
+        self._bundle = bundle
+        self._outputs = outputs
+        self._counters = counters
+        self._logger = logger
+        # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.
+        self._publishing = threading.Lock()
+        self._activation = self._era = 0
+        self._overtaken_by = DEACTIVATED
+        self.enabled = True
+        self.record = InferenceRecord()
+        self._to_prepare: dict[str, Callable[[], object]] = {}
+        # These five belong to the inference thread.
+        self._in_hand: tuple[ArrivedImage, ...] = ()
+        self._resized: dict[str, Camera] = {}
+        self._completers = ViewCompleters(bundle, grid, logger, self.record)
+        self._memory = SceneMemory(grid, bundle.threshold, counters, self.record.fusion)
+        self._wanted = True
+        self._worker: NewestWorker[ArrivedSet] = NewestWorker(
+            self._take_in_hand,
+            on_replaced=lambda replaced: self._drop(replaced, "newer image arrived"),
+            on_error=self._on_inference_error,
+            on_end=self._completers.release,
+        )
+
+    def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
+        """Have the completer built before an image needs it; never for something older than a waiting image has."""
+        self._to_prepare[name] = functools.partial(self._completers.prepare, name, camera, grid_from_camera, parameters)
+        self._to_prepare[_MEMORY] = functools.partial(self._memory.prepare, grid_from_camera, parameters)
+        self._worker.prepare(self._prepare)
+
+    def submit(self, views: tuple[ArrivedImage, ...], parameters: NodeParameters) -> None:
+        """Complete images that belong together, unless newer ones come before their turn (see `ArrivedSet`)."""
+        arrived = ArrivedSet(views, parameters, self._activation, self._era)
+        if self.enabled:
+            self._worker.submit(arrived)
+        else:
+            self._drop(arrived, DISABLED)
+
+    def end_activation(self, reason: str = DEACTIVATED) -> None:
+        """Publish nothing any more of the images submitted so far, which are counted under a reason.
+
+        The completer stays.
+        """
+        with self._publishing:
+            self._activation += 1
+            self._overtaken_by = reason
+        given_up = self._worker.give_up()
+        if given_up is not None:
+            self._drop(given_up, reason)
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
+        self.enabled = enabled
+        if not enabled:
+            self.end_activation(DISABLED)
+
+    def reset(self) -> None:
+        """Forget what the images so far have left behind, and publish nothing more of them.
+
+        Whatever is kept from one image to the next is forgotten where the inference thread meets an image of another
+        life than the last one.
+        """
+        self.end_activation(RESET)
+        self.record.forget()
+
+    def forget(self) -> None:
+        """Join no image that is submitted from now on with those before it: time began anew."""
+        self._era += 1
+
+    def close(self) -> None:
+        """End the thread and release the completer; both later, where the thread is busy for long."""
+        self.end_activation()
+        if not self._worker.close(CLOSE_TIMEOUT_S):
+            self._logger.warning(
+                f"the inference thread did not end within {CLOSE_TIMEOUT_S:.0f} s; it ends after what it is doing now"
+            )
+
+    def _prepare(self) -> None:
+        for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
+            self._to_prepare.pop(name)()
+        self._outputs.prepare()
+
+    def _drop(self, images: ArrivedSet, reason: str) -> None:
+        for image in images.views:
+            self._counters.drop(reason, header=image.message.header)
+
+    def _is_wanted(self) -> bool:
+        """Whether anybody wants a result; a change is logged, for an idle node looks like a broken one."""
+        wanted = self._outputs.wanted()
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._logger.info(
+                "images are completed again"
+                if wanted
+                else "nobody subscribed to voxels or depth: images are not completed until somebody does"
+            )
+        return wanted
+
+    def _take_in_hand(self, images: ArrivedSet) -> None:
+        self._in_hand = images.views
+        self._complete(images)
+        self._in_hand = ()
+
+    def _complete(self, images: ArrivedSet) -> None:
+        if not self._is_wanted():
+            for _ in images.views:
+                self._counters.count_unwanted()
+            return
+        started = [self._complete_view(image, images.parameters) for image in images.views]
+        done = [(image, *result) for image, result in zip(images.views, started, strict=True) if result is not None]
+        self._in_hand = tuple(image for image, *_ in done)
+        if not done:
+            return
+        views = tuple(View(image.name, image.message.header.frame_id, completion) for image, completion, _ in done)
+        fusing_s = time.perf_counter()
+        oldest = min((image for image, *_ in done), key=lambda image: stamp_nanoseconds(image.message.header.stamp))
+        try:
+            voxels, probability = self._fused(views, images.parameters)
+            remembering_s = time.perf_counter()
+            scene = self._memory.join(
+                Scene(voxels, done[0][0].placement, views),
+                probability,
+                oldest.placement.odometry_from_grid,
+                images.life,
+                images.parameters,
+            )
+        except GpuError as error:  # what is known of all voxels is fetched from there
+            self._completers.gpu_failed(error, images.parameters)
+            for image, *_ in done:
+                self._counters.drop(GPU_FAILED, str(error), header=image.message.header)
+            return
+        completed_s = time.perf_counter()
+        with self._publishing:
+            if images.activation != self._activation:
+                for image, *_ in done:
+                    self._counters.drop(self._overtaken_by, header=image.message.header)
+                return
+            self._outputs.publish(scene, images.parameters)
+            self._in_hand = ()  # whatever fails from here on, they were published
+            published_s = time.perf_counter()
+            for _ in done:
+                self._counters.count_processed()
+            times = _summed([{**completion.timings_ms, "decode": decode_ms} for _, completion, decode_ms in done])
+            times_ms = {
+                **times,
+                "assemble": times["assemble"] + 1e3 * (remembering_s - fusing_s),
+                "fuse": 1e3 * (completed_s - remembering_s),
+                "total": times["total"] + 1e3 * (completed_s - fusing_s),
+                "publish": 1e3 * (published_s - completed_s),
+                "latency": 1e3 * (published_s - min(image.arrived_s for image, *_ in done)),
+            }
+            self.record.completed(_result(scene, images.parameters), times_ms)
+            self._outputs.publish_times(times_ms)
+
+    def _fused(
+        self, views: tuple[View, ...], parameters: NodeParameters
+    ) -> tuple[SemanticVoxels, Callable[[], NDArray[np.float32]]]:
+        """The voxels of all views together; and what gives the probability of each, which may be on a GPU."""
+        if len(views) == 1:
+            completion = views[0].completion
+            return completion.voxels, lambda: completion.probability
+        with kernel_threads(parameters.threads or None):
+            voxels, probability = fuse_views_and_probability(
+                [view.completion.voxels for view in views],
+                [view.completion.probability for view in views],
+                self._bundle.threshold,
+            )
+        return voxels, lambda: probability
+
+    def _complete_view(self, image: ArrivedImage, parameters: NodeParameters) -> tuple[Completion, float] | None:
+        """The completion of one image, and the milliseconds of decoding it; None where it was dropped."""
+        started_s, header = time.perf_counter(), image.message.header
+        try:
+            camera = self._camera_of(image)  # before decoding: the proportions alone refuse most that is damaged
+            pixels = decode_image(image.message, decoder_shrink(camera, self._bundle.canonical))
+            decode_ms = 1e3 * (time.perf_counter() - started_s)
+            completer = self._completers.get(image.name, camera, image.placement.grid_from_camera, parameters)
+            if completer is None:
+                self._counters.drop("unusable camera", "see the error about the camera of these images", header=header)
+                return None
+            return completer.complete(pixels, stamp_nanoseconds(header.stamp)), decode_ms
+        except (ImageError, CameraError) as error:
+            self._counters.drop(BAD_IMAGE, f"{image.topic}: {error}", header=header)
+        except GpuError as error:
+            self._completers.gpu_failed(error, parameters)
+            self._counters.drop(GPU_FAILED, str(error), header=header)
+        except Exception as error:  # it must not keep the images of other cameras from being completed
+            self._drop_after(error, header)
+        return None
+
+    def _camera_of(self, image: ArrivedImage) -> Camera:
+        width, height = announced_size(image.message)
+        camera = image.camera.of_resized_image(width, height)
+        if camera is not image.camera and self._resized.get(image.name) != camera:
+            self._resized[image.name] = camera
+            self._logger.warning(
+                f"{image.topic}: images are {width}x{height}, calibrated for {image.camera.width}x"
+                f"{image.camera.height}: the calibration is scaled, as for resized images. If they are cropped "
+                "instead, publish roi in the CameraInfo"
+            )
+        return camera
+
+    def _on_inference_error(self, error: Exception) -> None:
+        views, self._in_hand = self._in_hand, ()  # none where it was a preparation
+        for header in [image.message.header for image in views] or [None]:
+            self._drop_after(error, header)
+
+    def _drop_after(self, error: Exception, header: Any) -> None:
+        why = f"{type(error).__name__}: {error}; please report this"
+        self._counters.drop(INTERNAL_ERROR, why, header=header)
+
+
+def _result(scene: Scene, parameters: NodeParameters) -> Result:
+    """What is kept of a scene; the grid then has the name of the frame that it is attached to."""
+    grid = replace(scene.voxels.grid, frame=parameters.grid_frame or scene.voxels.grid.frame)
+    return Result(replace(scene.voxels, grid=grid), scene.views[0].frame_id)
+
+
+def _summed(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {stage: sum(part[stage] for part in times) for stage in times[0]}

@@ -1,0 +1,180 @@
+"""Where the voxels of an image lie: the camera in the grid, the grid in what is published, the grid in the map."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.extrinsics import rotation_of_angles
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.ros.inputs.transform_source import LookUpLimits, TransformSource, source_kind
+from scene_completion_ros.ros.inputs.waiting_room import NotYetError
+from scene_completion_ros.ros.parameters.fusion import check_fusion
+from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
+
+_CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where the voxels of one image lie.
+
+    Attributes:
+        frame_id: Frame that voxels are published in.
+        grid_from_camera: Pose of the camera's optical frame in the grid, at the stamp of the image.
+        frame_from_grid: Pose of the grid in that frame.
+        map_frame_id: Frame that the map of the ground is published in.
+        map_from_grid: Pose of the grid in the upright frame of the map.
+        frame_from_map: Pose of the map in its frame: identity, or what lays it on the ground below a camera.
+        odometry_from_grid: Pose of the grid in the odometry frame, at the stamp of the image, or why there is none:
+            images can do without. None where successive images are not fused.
+    """
+
+    frame_id: str
+    grid_from_camera: RigidTransform
+    frame_from_grid: RigidTransform
+    map_frame_id: str
+    map_from_grid: RigidTransform
+    frame_from_map: RigidTransform = field(default_factory=RigidTransform.identity)
+    odometry_from_grid: RigidTransform | NotYetError | None = None
+
+
+class Placements:
+    """Places images by the parameters, or by a source of transforms.
+
+    Args:
+        source: The source; None where the parameters `camera_x` to `camera_yaw` say all.
+        default: Pose of the camera's optical frame in a grid that is attached to it.
+    """
+
+    def __init__(self, source: TransformSource | None, default: RigidTransform) -> None:
+        self._source = source
+        self._default = default
+
+    def expected(self, parameters: NodeParameters) -> RigidTransform:
+        """Pose of the camera in the grid before any image came: right, unless a source of transforms says otherwise."""
+        return camera_pose(parameters) if parameters.grid_frame and self._source is None else self._default
+
+    def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
+        """Where the voxels of an image lie.
+
+        Args:
+            frame_id: Frame of the image.
+            stamp_ns: Its stamp, nanoseconds.
+            parameters: Those of when it arrived.
+
+        Raises:
+            NotYetError: There is no transform for that.
+        """
+        placement = self._place(frame_id, stamp_ns, parameters)
+        if not parameters.temporal_fusion:
+            return placement
+        return replace(placement, odometry_from_grid=self._in_odometry(frame_id, stamp_ns, parameters))
+
+    def _in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform | NotYetError:
+        """Pose of the grid in the odometry frame, or what is missing."""
+        odometry, grid_frame = parameters.odometry_frame.strip("/"), parameters.grid_frame.strip("/")
+        if odometry == grid_frame:
+            return RigidTransform.identity()
+        if self._source is None:
+            return NotYetError(f"nothing says where the voxel grid is in {odometry!r}", may_come=False)
+        try:
+            found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, LookUpLimits.of(parameters))
+        except NotYetError as error:
+            return error.with_traceback(None)
+        return found if grid_frame else found @ self._default.inverse()
+
+    def _place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
+        base, grid_frame = parameters.base_frame, parameters.grid_frame
+        if not grid_frame:
+            return self._place_with_camera(frame_id, stamp_ns, parameters)
+        identity = RigidTransform.identity()
+        if self._source is None:
+            return Placement(grid_frame, camera_pose(parameters), identity, grid_frame, identity)
+        limits = LookUpLimits.of(parameters)
+        grid_from_camera = self._source.lookup(grid_frame, frame_id, stamp_ns, limits)
+        map_from_grid = identity
+        if base and base != grid_frame:
+            map_from_grid = self._source.lookup(base, grid_frame, stamp_ns, limits)
+        return Placement(grid_frame, grid_from_camera, identity, base or grid_frame, map_from_grid)
+
+    def _place_with_camera(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
+        """The grid is attached to the camera."""
+        camera_from_grid = self._default.inverse()
+        base = parameters.base_frame
+        if base and self._source is not None:
+            map_from_camera = self._source.lookup(base, frame_id, stamp_ns, LookUpLimits.of(parameters))
+        else:
+            map_from_camera = camera_pose(parameters)
+        placement = frame_id, self._default, camera_from_grid, base or frame_id, map_from_camera @ camera_from_grid
+        return Placement(*placement) if base else Placement(*placement, map_from_camera.inverse())
+
+
+def check_frames(parameters: NodeParameters) -> None:
+    """Find out whether the parameters about frames fit each other.
+
+    Raises:
+        SceneCompletionError: They do not: names them.
+    """
+    kind = source_kind(parameters)
+    check_fusion(parameters)
+    cameras = names_in(parameters.cameras)
+    _check_cameras(cameras, parameters.grid_frame)
+    fixed = bool(parameters.extrinsics_file)  # which holds at least one
+    if kind == "topics" and not (fixed or parameters.transform_topics or parameters.odometry_topics):
+        raise SceneCompletionError(
+            "transforms are to come from topics, but none is named",
+            where="parameters transform_source, transform_topics, odometry_topics",
+            cure="Name topics, or an extrinsics_file",
+        )
+    if kind != "parameters" or fixed:
+        return
+    if cameras:
+        raise SceneCompletionError(
+            "camera_x to camera_yaw are those of one camera",
+            where="parameters cameras, transform_source",
+            cure="Name an extrinsics_file, or let topics or tf2 say where the cameras are",
+        )
+    if parameters.base_frame and parameters.grid_frame and parameters.base_frame != parameters.grid_frame:
+        raise SceneCompletionError(
+            f"camera_x to camera_yaw say where the camera is in {parameters.base_frame}, not in "
+            f"{parameters.grid_frame}",
+            where="parameters base_frame, grid_frame",
+            cure="Take one frame for both, or let an extrinsics_file, topics or tf2 say where the camera is",
+        )
+
+
+def _check_cameras(names: tuple[str, ...], grid_frame: str) -> None:
+    wrong = [name for name in names if not _CAMERA_NAME.fullmatch(name)]
+    if wrong or len(set(names)) < len(names):
+        raise SceneCompletionError(
+            f"{', '.join(map(repr, wrong or names))} cannot be names of cameras",
+            where="parameter cameras",
+            cure="Give each a name of its own, of letters, digits and _, such as: front, left",
+        )
+    if names and not grid_frame:
+        raise SceneCompletionError(
+            "several cameras share one grid, which must be attached to a frame",
+            where="parameters cameras, grid_frame",
+            cure="Name the frame of the robot, such as base_link, in grid_frame",
+        )
+
+
+def camera_pose(parameters: NodeParameters) -> RigidTransform:
+    """Pose of the camera's optical frame in the upright frame of the map, by the parameters `camera_x` to `camera_yaw`.
+
+    That is `base_frame`, or where it is empty `grid_frame`. Without both it is the frame on the ground below the camera
+    that looks where the camera looks: place and heading then say nothing.
+    """
+    roll, pitch, yaw = (
+        math.radians(angle) for angle in (parameters.camera_roll, parameters.camera_pitch, parameters.camera_yaw)
+    )
+    x, y = parameters.camera_x, parameters.camera_y
+    if not (parameters.base_frame or parameters.grid_frame):
+        x = y = yaw = 0.0
+    forward = RigidTransform(rotation_of_angles(roll, pitch, yaw), np.array([x, y, parameters.camera_height]))
+    return forward @ OPTICAL_FROM_FORWARD.inverse()

@@ -1,0 +1,175 @@
+"""The completers of the node's cameras, built when a camera or its pose in the grid is new."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scene_completion_ros.errors import GpuError, SceneCompletionError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import cpu_engine
+from scene_completion_ros.ros.health.inference_record import InferenceRecord
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+
+
+@dataclass
+class _Made:
+    made_for: tuple[Camera, int, bool]
+    grid_from_camera: RigidTransform
+    completer: Completer | None  # None for a camera that cannot be used
+
+
+class ViewCompleters:
+    """One completer for each camera; belongs to the inference thread.
+
+    Args:
+        bundle: The student.
+        grid: Where voxels are wanted.
+        logger: The rclpy logger.
+        record: Takes note of what is built.
+    """
+
+    def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any, record: InferenceRecord) -> None:
+        self._bundle = bundle
+        self._grid = grid
+        self._logger = logger
+        self._record = record
+        self._made: dict[str, _Made] = {}
+        self._gpu_failed = False
+
+    def release(self) -> None:
+        """Release them all."""
+        self._made.clear()
+
+    def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
+        """Build the completer of a camera before an image needs it, at a pose that is a guess: it moves none.
+
+        Args:
+            name: Name of the camera.
+            camera: Its calibration.
+            grid_from_camera: The guess, unless a better one is known from images.
+            parameters: Those that images will have.
+        """
+        known = self._made[name].grid_from_camera if name in self._made else grid_from_camera
+        self.get(name, camera, known, parameters)
+
+    def get(
+        self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
+    ) -> Completer | None:
+        """The completer of a camera, built or moved if need be.
+
+        Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
+        corner of the grid is off by more than `grid_frame_tolerance`.
+
+        Args:
+            name: Name of the camera.
+            camera: Its calibration.
+            grid_from_camera: Pose of its optical frame in the grid.
+            parameters: Those of the image.
+
+        Returns:
+            None where the camera cannot be used; why was logged.
+        """
+        wanted = (camera, parameters.threads, parameters.extrapolate)
+        made = self._made.get(name)
+        if made is None or made.made_for != wanted:
+            made = None
+            self._made.pop(name, None)  # two would need twice the memory
+            made = self._made[name] = _Made(
+                wanted, grid_from_camera, self._build(name, camera, grid_from_camera, parameters)
+            )
+        elif made.completer is not None and (
+            largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > parameters.grid_frame_tolerance
+        ):
+            made.completer = made.completer.placed(grid_from_camera)
+            made.grid_from_camera = grid_from_camera
+        return made.completer
+
+    def gpu_failed(self, error: GpuError, parameters: NodeParameters) -> None:
+        """The GPU failed while an image was completed: from now on the CPU works, where `engine` is auto.
+
+        Otherwise all cameras are unusable until the node is cleaned up and configured again.
+        """
+        if parameters.engine == "auto":
+            self._fall_back(str(error))
+            return
+        for name, made in self._made.items():
+            made.completer = None
+            self._record.failed(str(error), name)
+        self._logger.error(f"images cannot be completed any more: {error}")
+
+    def _fall_back(self, failure: str) -> None:
+        self._gpu_failed = True
+        self._made.clear()  # the cameras share one encoder
+        self._logger.warning(f"from now on the encoder runs on the CPU, because the GPU failed: {failure}")
+
+    def _build(
+        self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
+    ) -> Completer | None:
+        of_which = f"of {name} " if name else ""
+        self._record.building(name)
+        started_s = time.perf_counter()
+        completer, failure = None, ""
+        try:
+            try:
+                completer = self._completer(camera, grid_from_camera, parameters)
+            except GpuError as error:  # the engine could be made, but not run
+                if parameters.engine != "auto":
+                    raise
+                failure = str(error)
+            if completer is None:  # not in the handler, where the error would keep what is on the GPU
+                self._fall_back(failure)
+                completer = self._completer(camera, grid_from_camera, parameters)
+        except SceneCompletionError as error:
+            self._record.failed(str(error), name)
+            self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {error}")
+            return None
+        except Exception as error:
+            self._record.failed(f"{type(error).__name__}: {error}", name)
+            raise
+        for warning in completer.warnings:
+            self._logger.warning(f"{name}: {warning}" if name else warning)
+        self._record.ready(completer.engine, completer.warnings, name)
+        self._logger.info(
+            f"ready for {camera.width}x{camera.height} images {of_which}".rstrip()
+            + f", fx {camera.fx:.1f} px, {camera.distortion_model} distortion, "
+            f"after {time.perf_counter() - started_s:.1f} s"
+        )
+        return completer
+
+    def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
+        alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
+        return Completer(
+            self._bundle,
+            camera,
+            grid=self._grid,
+            grid_from_camera=grid_from_camera,
+            engine=cpu_engine() if self._gpu_failed else parameters.engine,
+            threads=parameters.threads or None,
+            extrapolate=parameters.extrapolate,
+            encoder_of=next(filter(None, alike), None),  # of another camera: images are completed one by one
+            gpu=parameters.engine_options(),
+        )
+
+
+def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:
+    """How far the corner of a grid that moves most is moved by another pose of the camera, metres.
+
+    Args:
+        grid: The grid.
+        grid_from_camera: A pose of the camera's optical frame in it.
+        grid_from_camera_now: Another one.
+    """
+    if grid_from_camera is grid_from_camera_now:
+        return 0.0
+    steps = np.stack(np.meshgrid(*([0, size] for size in grid.shape), indexing="ij"), axis=-1).reshape(8, 3)
+    corners = np.asarray(grid.origin) + steps * grid.voxel_size
+    moved = (grid_from_camera_now @ grid_from_camera.inverse()).apply(corners)
+    return float(np.linalg.norm(moved - corners, axis=1).max())

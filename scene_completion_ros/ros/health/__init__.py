@@ -1,0 +1,1 @@
+"""What the node records of itself, and the judgement in `/diagnostics`."""

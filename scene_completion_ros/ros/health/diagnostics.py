@@ -1,0 +1,193 @@
+"""`/diagnostics`: what the node records of itself, judged and published about once a second, in every state."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.qos import ReliabilityPolicy
+from rclpy.utilities import get_rmw_implementation_identifier
+
+from scene_completion_ros.ros.health.counters import Counts, FrameCounters
+from scene_completion_ros.ros.health.fusion_health import NAME as FUSION
+from scene_completion_ros.ros.health.fusion_health import fusion_status
+from scene_completion_ros.ros.health.fusion_record import FusionReport
+from scene_completion_ros.ros.health.inference_record import InferenceRecord
+from scene_completion_ros.ros.health.input_health import CameraFacts, calibration_status, input_status
+from scene_completion_ros.ros.health.input_record import InputRecord, Publishers
+from scene_completion_ros.ros.health.judgement import (
+    Drops,
+    Level,
+    Status,
+    idle_status,
+    inference_status,
+    lifecycle_status,
+    memory_status,
+    of_camera,
+    outputs_status,
+)
+from scene_completion_ros.ros.health.process_facts import process_facts
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.topics import DIAGNOSTICS
+
+PERIOD_S = 1.0
+DROPS_WINDOW_S = 10.0
+LOGGED = ("input", "calibration")  # faults of which nothing else writes a line
+
+
+class Observed(Protocol):
+    """What diagnostics want to know of the node."""
+
+    counters: FrameCounters
+
+    @property
+    def state(self) -> str:
+        """Label of its state."""
+
+    @property
+    def problem(self) -> str:
+        """Why the last transition failed; empty where it did not."""
+
+    @property
+    def enabled(self) -> bool:
+        """Images are completed, as far as `~/set_enabled` is concerned."""
+
+    @property
+    def input_records(self) -> Mapping[str, InputRecord]:
+        """What arrived, by the name of the camera, which is empty where there is only one; nothing unless active."""
+
+    @property
+    def inference_record(self) -> InferenceRecord | None:
+        """What the inference thread did; None while unconfigured."""
+
+    def parameters(self) -> NodeParameters:
+        """The values of now."""
+
+    def subscribers(self) -> Mapping[str, int]:
+        """Number of subscribers of each result, by topic."""
+
+
+class Diagnostics:
+    """Publishes diagnostics from a timer on a steady clock, so that they go on while simulated time stands still.
+
+    Lives as long as its node. Names are "<node>: <part>", as diagnostic_aggregator's analyzers match them; a node in a
+    namespace has it before its name, without the leading slash.
+
+    Args:
+        node: The rclpy node.
+        observed: What is looked at.
+    """
+
+    def __init__(self, node: Any, observed: Observed) -> None:
+        self._node = node
+        self._observed = observed
+        self._prefix = node.get_fully_qualified_name().lstrip("/")
+        self._middleware = get_rmw_implementation_identifier()
+        self._faults: dict[str, str] = {}
+        self._drops: deque[tuple[float, Counter[str]]] = deque()
+        self._publisher = node.create_publisher(DiagnosticArray, DIAGNOSTICS, 1)
+        self._timer = node.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_timer(self) -> None:
+        try:
+            self.publish()
+        except Exception as error:  # what only looks at the node must not end it
+            problem = f"{type(error).__name__}: {error}; please report this"
+            self._observed.counters.warn("diagnostics", f"diagnostics were not published: {problem}")
+
+    def publish(self) -> None:
+        """Publish the statuses of now, and log faults that have just begun or ended."""
+        statuses = self.statuses()
+        self._log_changes(statuses)
+        hardware_id = self._hardware_id()
+        array = DiagnosticArray(status=[self._message(status, hardware_id) for status in statuses])
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(array)
+
+    def statuses(self) -> list[Status]:
+        """One status a part."""
+        observed, now_s = self._observed, time.perf_counter()
+        counts = observed.counters.counts()
+        drops = self._recent(counts, now_s)
+        found = [lifecycle_status(observed.state, observed.problem, enabled=observed.enabled)]
+        found += self._of_input(counts, drops, now_s)
+        record = observed.inference_record
+        if record is None:
+            found += [idle_status(name, observed.state) for name in ("inference", "outputs")]
+        else:
+            found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
+            found.append(outputs_status(observed.subscribers(), counts.warned, record.result_age_s(now_s)))
+        found += self._of_fusion(record, now_s)
+        return [*found, memory_status(process_facts())]
+
+    def _of_fusion(self, record: InferenceRecord | None, now_s: float) -> list[Status]:
+        """Nothing where nobody ever wanted it."""
+        wanted = self._observed.parameters().temporal_fusion
+        if record is None:
+            return [idle_status(FUSION, self._observed.state)] if wanted else []
+        report = record.fusion.report
+        if not wanted and report == FusionReport():
+            return []
+        return [fusion_status(report, now_s, DROPS_WINDOW_S, wanted=wanted)]
+
+    def _of_input(self, counts: Counts, drops: Drops, now_s: float) -> list[Status]:
+        observed = self._observed
+        records, inference = observed.input_records, observed.inference_record
+        if not records or inference is None:
+            return [idle_status(name, observed.state) for name in ("input", "calibration")]
+        timeout_s = observed.parameters().image_timeout
+        found = []
+        for name, record in records.items():
+            image, info = self._publishers(record.image_topic), self._publishers(record.camera_info_topic)
+            camera = CameraFacts(record, image, info, now_s, timeout_s, self._middleware)
+            warnings = inference.model(name).warnings
+            status = input_status(camera, counts.received, drops, of_camera("input", name))
+            if name:
+                missing = str(counts.missing.get(name, 0))
+                status = replace(status, values={**status.values, "sets completed without it": missing})
+            found.append(status)
+            found.append(calibration_status(camera, drops, warnings, of_camera("calibration", name)))
+        return found
+
+    def _publishers(self, topic: str) -> Publishers:
+        found = self._node.get_publishers_info_by_topic(topic)
+        best_effort = [info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for info in found]
+        return Publishers(tuple(info.topic_type for info in found), sum(best_effort))
+
+    def _recent(self, counts: Counts, now_s: float) -> Drops:
+        """Drops in all and of the last seconds; to be called once a period."""
+        total = Counter(counts.dropped)
+        self._drops.append((now_s, total))
+        while len(self._drops) > 1 and now_s - self._drops[0][0] > DROPS_WINDOW_S:
+            self._drops.popleft()
+        return Drops(total, total - self._drops[0][1], DROPS_WINDOW_S)
+
+    def _log_changes(self, statuses: list[Status]) -> None:
+        for status in statuses:
+            if not status.name.startswith(LOGGED):
+                continue
+            before = self._faults.pop(status.name, None)
+            if status.level == Level.ERROR:
+                fault = self._faults[status.name] = status.cause or status.message
+                if fault != before:
+                    self._node.get_logger().error(f"{status.name}: {status.message}")
+            elif before is not None:
+                self._node.get_logger().info(f"{status.name}: in order again: {status.message}")
+
+    def _hardware_id(self) -> str:
+        frames = [record.shape.frame_id for record in self._observed.input_records.values() if record.shape is not None]
+        return self._observed.parameters().hardware_id or ", ".join(filter(None, frames)) or "camera"
+
+    def _message(self, status: Status, hardware_id: str) -> Any:
+        return DiagnosticStatus(
+            level=bytes([status.level]),
+            name=f"{self._prefix}: {status.name}",
+            message=status.message,
+            hardware_id=hardware_id,
+            values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
+        )

@@ -1,0 +1,254 @@
+"""Judges what arrives from a camera: images, their CameraInfo, and why there are none. Nothing here touches the graph.
+
+The cases are those that users meet: nobody publishes, another message type, incompatible QoS, large messages that the
+middleware loses without a word, a CameraInfo that is missing, late or of another image size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scene_completion_ros.errors import CameraError
+from scene_completion_ros.ros.dds import profile_path, profile_variable
+from scene_completion_ros.ros.health.input_record import InputRecord, Publishers
+from scene_completion_ros.ros.health.judgement import BAD_CAMERA_INFO, NO_MATCHING_CAMERA_INFO, Drops, Level, Status
+
+# Fast DDS's default shared-memory segment: larger messages do not reach best-effort readers (docs/node.md).
+SEGMENT_BYTES = 512 * 1024
+STAMP_BEHIND = "seconds by which its stamp is behind the image's"
+RECEIVE_BUFFER_BYTES = 67_108_864  # net.core.rmem_max that holds several large images
+
+
+@dataclass(frozen=True)
+class CameraFacts:
+    """One camera at the moment that it is judged.
+
+    Attributes:
+        record: What arrived.
+        image_publishers: Who publishes images.
+        camera_info_publishers: Who publishes CameraInfo.
+        now_s: The moment, on the clock of the record.
+        timeout_s: Silence longer than this is a fault.
+        middleware: Name of the RMW implementation.
+    """
+
+    record: InputRecord
+    image_publishers: Publishers
+    camera_info_publishers: Publishers
+    now_s: float
+    timeout_s: float
+    middleware: str
+
+    @property
+    def active_s(self) -> float:
+        """Seconds since the node subscribed."""
+        return self.now_s - self.record.since_s
+
+    def silent_s(self, last_s: float | None) -> float:
+        """Seconds without a message, of which the last came at a time."""
+        return self.active_s if last_s is None else self.now_s - last_s
+
+
+def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "input") -> Status:
+    """How images arrive.
+
+    Args:
+        camera: The camera of now.
+        received: Images received since the node started.
+        drops: Messages that came to nothing.
+        name: Name of the part.
+    """
+    record, now_s = camera.record, camera.now_s
+    values = _input_values(camera, received, drops)
+    silent_s = camera.silent_s(record.images.last_s)
+    if silent_s > camera.timeout_s:
+        cause = _cause_of_silence(camera)
+        return Status(name, Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
+    if record.images.last_s is None:
+        return Status(name, Level.OK, f"waiting for the first image on {record.image_topic}", values)
+    problems = drops.problems(drops.of_input)
+    if problems:
+        message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log says more of each"
+        return Status(name, Level.WARN, message, values)
+    lost = record.lost.get(record.image_topic, 0)
+    if lost:
+        message = f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}"
+        return Status(name, Level.WARN, message, values)
+    return Status(name, Level.OK, f"{record.images.rate_hz(now_s):.1f} images/s", values)
+
+
+def calibration_status(
+    camera: CameraFacts, drops: Drops, warnings: tuple[str, ...], name: str = "calibration"
+) -> Status:
+    """Whether the CameraInfo is there, recent, and fits images and student.
+
+    Args:
+        camera: The camera of now.
+        drops: Messages that came to nothing.
+        warnings: What about the camera lies outside of what the student was trained for.
+        name: Name of the part.
+    """
+    record, topic = camera.record, camera.record.camera_info_topic
+    values = _calibration_values(camera)
+    silent_s = camera.silent_s(record.camera_infos.last_s)
+    if record.camera is None:
+        return _no_camera(camera, silent_s, values, name)
+    problems = drops.problems(frozenset({BAD_CAMERA_INFO}))
+    if problems:
+        message = f"dropped in the last {drops.recent_s:.0f} s: {problems}; the last usable CameraInfo stays in use"
+        return Status(name, Level.WARN, message, values)
+    unmatched = drops.problems(frozenset({NO_MATCHING_CAMERA_INFO}))
+    if unmatched:
+        behind = f"; the last one is {values[STAMP_BEHIND]} s behind the last image" if STAMP_BEHIND in values else ""
+        message = (
+            f"images dropped in the last {drops.recent_s:.0f} s: {unmatched}{behind}: make the driver stamp both "
+            "alike, allow more with camera_info_tolerance, or set camera_info_sync:=latest"
+        )
+        return Status(name, Level.WARN, message, values)
+    size = record.camera.width, record.camera.height
+    shape = record.shape
+    if shape is not None and not _proportions_fit(record):
+        message = (
+            f"images are {shape.width}x{shape.height}, but {topic} is for {size[0]}x{size[1]}: scale both or neither, "
+            "write a crop into its roi, or remap camera_info to the calibration of this image"
+        )
+        return Status(name, Level.ERROR, message, values)
+    image_silent_s = camera.silent_s(record.images.last_s)
+    if record.camera_infos.count > 1 and silent_s > camera.timeout_s >= image_silent_s:
+        message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: they are completed with the last one; "
+        return Status(name, Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
+    if warnings:
+        return Status(name, Level.WARN, "; ".join(warnings), values)
+    fx = record.camera.fx
+    return Status(name, Level.OK, f"{size[0]}x{size[1]}, fx {fx:.1f} px, within what the student knows", values)
+
+
+def _proportions_fit(record: InputRecord) -> bool:
+    """Whether the newest image is of the calibrated size or was resized from it, as far as is known."""
+    if record.camera is None or record.shape is None or not record.shape.width:
+        return True
+    try:
+        record.camera.of_resized_image(record.shape.width, record.shape.height)
+    except CameraError:
+        return False
+    return True
+
+
+def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], name: str) -> Status:
+    record, topic = camera.record, camera.record.camera_info_topic
+    if record.camera_infos.count:
+        message = f"no message on {topic} was usable: calibrate the camera; the log says what is wrong"
+        return Status(name, Level.ERROR, message, values)
+    if silent_s <= camera.timeout_s:
+        return Status(name, Level.OK, f"waiting for CameraInfo on {topic}", values)
+    count = len(camera.camera_info_publishers.types)
+    if not count:
+        cure = f"nobody publishes on {topic}: start the driver's, or remap it (-r camera_info:=<topic>)"
+    elif topic in record.incompatible:
+        cure = f"its publisher's {record.incompatible[topic]} does not match a best-effort, volatile reader: change it"
+    else:
+        cure = f"{_publishers(count)} on {topic}, but nothing arrives: what is sent only once must be latched"
+    message = f"CameraInfo is missing for {silent_s:.1f} s, without which no image is completed: {cure}"
+    return Status(name, Level.ERROR, message, values, cure)
+
+
+def _cause_of_silence(camera: CameraFacts) -> str:
+    record, publishers = camera.record, camera.image_publishers
+    topic = record.image_topic
+    if not publishers.types:
+        return f"nobody publishes on {topic}: start the camera, or remap it (-r image:=<topic>; ros2 topic list -t)"
+    if record.image_type not in publishers.types:
+        cure = "set image_transport:=compressed" if "Compressed" in publishers.types[0] else "remap another topic"
+        return f"{topic} carries {publishers.types[0]}, not {record.image_type}: {cure}"
+    if topic in record.incompatible:
+        return _incompatible(camera)
+    count = len(publishers.types)
+    either = f"Either none is sent (ros2 topic hz {topic}), or they are lost on the way"
+    return f"{_publishers(count)} on {topic}, but nothing arrives. {either}: {_cure_of_loss(camera)}"
+
+
+def _cure_of_loss(camera: CameraFacts) -> str:
+    """What helps where the middleware loses images without a word."""
+    record, publishers = camera.record, camera.image_publishers
+    size = _expected_bytes(record)
+    cures = []
+    if "fastrtps" in camera.middleware:
+        large = f" (these have {size / 1e6:.1f} MB)" if size > SEGMENT_BYTES else ""
+        cures.append(
+            f"Fast DDS loses best-effort messages above 0.5 MB{large} unless the process that publishes them has "
+            f"{profile_variable()}={profile_path()}"
+        )
+    if not record.reliable and not publishers.best_effort:
+        cures.append("set image_qos:=reliable")
+    if "Compressed" not in record.image_type:
+        cures.append("send compressed images and set image_transport:=compressed")
+    cures.append(f"between machines also: sudo sysctl -w net.core.rmem_max={RECEIVE_BUFFER_BYTES}")
+    return "; or ".join(cures)
+
+
+def _incompatible(camera: CameraFacts) -> str:
+    record = camera.record
+    asked = "reliable" if record.reliable else "best effort"
+    text = f"the QoS of the publisher on {record.image_topic} does not match the {asked} subscription"
+    cure = "set image_qos:=sensor_data" if record.reliable else "change the publisher's QoS"
+    return f"{text} ({record.incompatible[record.image_topic]}): {cure}"
+
+
+def _expected_bytes(record: InputRecord) -> int:
+    """Bytes of a raw colour image, as far as the newest image or the CameraInfo tells; else 0."""
+    if record.shape is not None:
+        return record.shape.bytes
+    if record.camera is not None and "Compressed" not in record.image_type:
+        return 3 * record.camera.width * record.camera.height
+    return 0
+
+
+def _publishers(count: int) -> str:
+    return "1 publisher exists" if count == 1 else f"{count} publishers exist"
+
+
+def _input_values(camera: CameraFacts, received: int, drops: Drops) -> dict[str, str]:
+    record, shape = camera.record, camera.record.shape
+    age_s = record.images.age_s(camera.now_s)
+    values = {
+        "topic": record.image_topic,
+        "type": record.image_type,
+        "reliability asked for": "reliable" if record.reliable else "best effort",
+        "publishers": str(len(camera.image_publishers.types)),
+        "best-effort publishers": str(camera.image_publishers.best_effort),
+        "images received": str(received),
+        "images received since activation": str(record.images.count),
+        "images/s": f"{record.images.rate_hz(camera.now_s):.2f}",
+        "seconds since the last image": "none yet" if age_s is None else f"{age_s:.2f}",
+        "lost by the middleware": str(record.lost.get(record.image_topic, 0)),
+        "middleware": camera.middleware,
+    }
+    if shape is not None:
+        values["image"] = f"{shape.width}x{shape.height} {shape.encoding}, {shape.bytes} bytes, frame {shape.frame_id}"
+    values["dropped"] = str(sum(drops.total.values()))
+    values |= {f"dropped: {reason}": str(count) for reason, count in sorted(drops.total.items())}
+    for reason, count in sorted(drops.recent.items()):
+        if count:
+            values[f"dropped in the last {drops.recent_s:.0f} s: {reason}"] = str(count)
+    return values
+
+
+def _calibration_values(camera: CameraFacts) -> dict[str, str]:
+    record, used = camera.record, camera.record.camera
+    age_s = record.camera_infos.age_s(camera.now_s)
+    values = {
+        "topic": record.camera_info_topic,
+        "publishers": str(len(camera.camera_info_publishers.types)),
+        "CameraInfo received since activation": str(record.camera_infos.count),
+        "CameraInfo/s": f"{record.camera_infos.rate_hz(camera.now_s):.2f}",
+        "seconds since the last CameraInfo": "none yet" if age_s is None else f"{age_s:.2f}",
+    }
+    if used is not None:
+        values["camera"] = (
+            f"{used.width}x{used.height}, fx {used.fx:.2f}, fy {used.fy:.2f}, cx {used.cx:.2f}, cy {used.cy:.2f}, "
+            f"{used.distortion_model}"
+        )
+    if record.images.stamp_ns is not None and record.camera_infos.stamp_ns is not None:
+        behind_s = (record.images.stamp_ns - record.camera_infos.stamp_ns) / 1e9
+        values[STAMP_BEHIND] = f"{behind_s:.3f}"
+    return values

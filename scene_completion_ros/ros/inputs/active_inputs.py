@@ -1,0 +1,207 @@
+"""All that the active node hears: cameras and transforms, brought together for the inference thread."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import chain
+from typing import Any
+
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.messages.stamp_order import StampOrder
+from scene_completion_ros.ros.completion.completion_thread import DEACTIVATED, ArrivedImage, CompletionThread
+from scene_completion_ros.ros.completion.placements import Placements
+from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.health.input_record import InputRecord
+from scene_completion_ros.ros.health.judgement import ABOVE_RATE
+from scene_completion_ros.ros.inputs.camera_input import CalibratedImage, CameraInput
+from scene_completion_ros.ros.inputs.image_sets import ImageSets
+from scene_completion_ros.ros.inputs.polling import Poll, polled_room
+from scene_completion_ros.ros.inputs.transform_source import make_transform_source
+from scene_completion_ros.ros.inputs.waiting_room import NotYetError
+from scene_completion_ros.ros.messages import stamp_nanoseconds
+from scene_completion_ros.ros.parameters.declared import DeclaredParameters
+from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
+
+# Reasons under which images are counted.
+NOT_TOGETHER = "no image of the other cameras at its time"
+NO_TRANSFORM = "no transform"
+BAD_TRANSFORM = "bad transform"  # a message of its own, no image
+TIME_WENT_BACK = "waited while time went back"
+
+_EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
+
+
+class Inputs:
+    """Hears images, CameraInfo and transforms as long as the node is active.
+
+    All of it runs in the executor's thread, and nothing there blocks: an image whose transforms are not there yet waits
+    in a queue while the inference thread goes on with what it has. Of several cameras, images of one moment are brought
+    together first; one whose transforms do not come does not keep the others back. Where time goes back (stamps of
+    images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
+
+    Args:
+        node: The rclpy node.
+        parameters: Its parameters.
+        thread: Where images go.
+        counters: Count what becomes of them.
+        orders: Stamps of the images so far, by camera.
+        grid_from_camera: Pose of the camera's optical frame in a grid that is attached to it.
+        resources: Closing it ends it all.
+
+    Raises:
+        SceneCompletionError: The source of transforms cannot be had.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        parameters: DeclaredParameters,
+        thread: CompletionThread,
+        counters: FrameCounters,
+        orders: dict[str, StampOrder],
+        grid_from_camera: RigidTransform,
+        resources: ExitStack,
+    ) -> None:
+        at_start = parameters.snapshot()
+        self._thread = thread
+        self._counters = counters
+        self._orders = orders
+        self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
+        resources.callback(self._give_up, DEACTIVATED)
+        self._names = names_in(at_start.cameras)
+        self._sets: ImageSets[CalibratedImage] = ImageSets(
+            self._names, self._on_set, self._on_unused, on_waiting=lambda: self._poll_sets.start()
+        )
+        self._poll_sets = Poll(node, self._look_for_sets, resources)
+        self._source = make_transform_source(node, at_start, self._room.look, self._on_bad_transform, resources)
+        self._placements = Placements(self._source, grid_from_camera)
+        self._last_ns: int | None = None  # stamp of the last images that were handed on
+        backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
+        jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
+        resources.callback(jumps.unregister)
+        self.cameras = [
+            CameraInput(
+                node,
+                parameters,
+                name,
+                self._on_image,
+                functools.partial(self._prepare, name),
+                self.restart,
+                counters,
+                orders.setdefault(name, StampOrder()),
+                resources,
+            )
+            for name in self._names or ("",)
+        ]
+
+    def check(self, parameters: NodeParameters) -> None:
+        """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
+        for camera in self.cameras:
+            camera.check(parameters)
+
+    @property
+    def records(self) -> dict[str, InputRecord]:
+        """What arrived, by the name of the camera."""
+        return {camera.name: camera.record for camera in self.cameras}
+
+    def give_up(self, reason: str) -> None:
+        """Count all images that wait here as dropped."""
+        self._give_up(reason)
+        for camera in self.cameras:
+            camera.give_up(reason)
+
+    def restart(self, reason: str = TIME_WENT_BACK) -> None:
+        """Time begins anew, for all cameras: one that is heard a little later must not begin it once more.
+
+        Args:
+            reason: That images which wait are dropped for.
+        """
+        for order in self._orders.values():
+            order.forget()
+        self.give_up(reason)
+        if self._source is not None:
+            self._source.forget()
+        self._thread.forget()
+        self._last_ns = None
+
+    def _prepare(self, name: str, camera: Camera, parameters: NodeParameters) -> None:
+        self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
+
+    def _on_image(self, image: CalibratedImage) -> None:
+        if self._names:
+            tolerance_ns = round(1e9 * image.parameters.camera_sync_tolerance)
+            timeout_s = image.parameters.camera_timeout
+            self._sets.add(image.name, image.stamp_ns, image, tolerance_ns=tolerance_ns, timeout_s=timeout_s)
+        else:
+            self._room.enter((image,), image.parameters.transform_timeout)
+
+    def _on_set(self, images: list[CalibratedImage], missing: list[str]) -> None:
+        for name in missing:
+            self._counters.count_missing(name)
+        self._room.enter(tuple(images), _newest(images).transform_timeout)
+
+    def _on_unused(self, image: CalibratedImage) -> None:
+        self._counters.drop(NOT_TOGETHER, header=image.message.header)
+
+    def _look_for_sets(self) -> bool:
+        self._sets.look()
+        return bool(len(self._sets))
+
+    def _admit(self, images: tuple[CalibratedImage, ...]) -> None:
+        placed = [self._placed(image) for image in images]
+        for image in placed:
+            if isinstance(missing := image.placement.odometry_from_grid, NotYetError):
+                raise missing  # it is waited for, but not in vain: `_turn_away` goes on without it
+        self._submit(placed, _newest(images))
+
+    def _turn_away(self, images: tuple[CalibratedImage, ...], error: NotYetError) -> None:
+        """Go on with those images that have their transforms."""
+        placed = []
+        for image in images:
+            try:
+                placed.append(self._placed(image))
+            except NotYetError as missing:  # of each image its own, not only of the first
+                self._counters.drop(NO_TRANSFORM, f"{image.topic}: {missing}", header=image.message.header)
+        if placed:
+            self._submit(placed, _newest(images))
+
+    def _refuse(self, images: tuple[CalibratedImage, ...]) -> None:
+        for image in images:
+            why = f"{image.topic}: too many images wait for transforms already"
+            self._counters.drop(NO_TRANSFORM, why, header=image.message.header)
+
+    def _placed(self, image: CalibratedImage) -> ArrivedImage:
+        placement = self._placements.place(image.message.header.frame_id, image.stamp_ns, image.parameters)
+        return ArrivedImage(image.name, image.message, image.camera, placement, image.arrived_s, image.topic)
+
+    def _submit(self, images: list[ArrivedImage], parameters: NodeParameters) -> None:
+        stamp_ns = max(stamp_nanoseconds(image.message.header.stamp) for image in images)
+        rate_hz, last_ns = parameters.largest_rate, self._last_ns
+        if rate_hz and last_ns is not None and (stamp_ns - last_ns) * rate_hz < (1.0 - _EARLY) * 1e9:
+            for image in images:
+                self._counters.drop(ABOVE_RATE, header=image.message.header)
+            return
+        self._last_ns = stamp_ns
+        self._thread.submit(tuple(images), parameters)
+
+    def _on_bad_transform(self, reason: str) -> None:
+        self._counters.drop(BAD_TRANSFORM, reason)
+
+    def _on_clock_jump(self, jump: Any) -> None:
+        self._counters.warn("clock jump", "the clock jumped back: a restarted recording?")
+        self.restart()
+
+    def _give_up(self, reason: str) -> None:
+        for image in chain(self._sets.empty(), *self._room.empty()):
+            self._counters.drop(reason, header=image.message.header)
+
+
+def _newest(images: Sequence[CalibratedImage]) -> NodeParameters:
+    """The parameters of when the last one arrived."""
+    return max(images, key=lambda image: image.arrived_s).parameters

@@ -1,0 +1,280 @@
+"""Where transforms come from: tf2, topics of transforms and odometry, or a file of fixed ones."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from rclpy.time import Time
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics
+from scene_completion_ros.geometry.transform_tree import NoTransformError
+from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+from scene_completion_ros.messages.transform_buffer import TransformBuffer
+from scene_completion_ros.ros.inputs.adaptive_subscription import AdaptiveSubscription
+from scene_completion_ros.ros.inputs.waiting_room import NotYetError
+from scene_completion_ros.ros.messages import stamp_message
+from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
+
+KEEP_NS = 10_000_000_000  # as long as tf2 does
+DEPTH = 100  # transforms may come in bursts
+
+SourceKind = Literal["parameters", "topics", "tf2"]
+
+
+@dataclass(frozen=True)
+class LookUpLimits:
+    """How far a transform may be from the time that it is wanted for.
+
+    Attributes:
+        max_gap_ns: Largest distance of two transforms between which is interpolated.
+        tolerance_ns: How long after the last transform that one still holds.
+    """
+
+    max_gap_ns: int
+    tolerance_ns: int
+
+    @classmethod
+    def of(cls, parameters: NodeParameters) -> LookUpLimits:
+        """Those that the parameters say."""
+        return cls(round(1e9 * parameters.transform_max_gap), round(1e9 * parameters.transform_tolerance))
+
+
+class TransformSource(Protocol):
+    """Transforms between frames at a time. Nothing here waits: see `WaitingRoom`."""
+
+    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+        """Find target_from_source.
+
+        Args:
+            target: Frame the result maps into.
+            source: Frame the result maps from.
+            stamp_ns: Time, nanoseconds.
+            limits: How far a transform may be from it.
+
+        Raises:
+            NotYetError: There is none: says what is missing, and whether it may still come.
+        """
+
+    def forget(self) -> None:
+        """Forget all transforms but fixed ones: time went back."""
+
+
+class TopicTransforms:
+    """Transforms from topics of TransformStamped and Odometry, and fixed ones.
+
+    A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
+
+    Args:
+        node: The rclpy node.
+        transform_topics: Topics of geometry_msgs/TransformStamped.
+        odometry_topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
+        fixed: Fixed transforms.
+        on_arrival: Called after each message.
+        on_rejected: Called with the reason for each transform that is left out.
+        resources: Closing it destroys the subscriptions.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        transform_topics: tuple[str, ...],
+        odometry_topics: tuple[str, ...],
+        fixed: list[Extrinsic],
+        on_arrival: Callable[[], None],
+        on_rejected: Callable[[str], None],
+        resources: ExitStack,
+    ) -> None:
+        self._on_arrival = on_arrival
+        self._on_rejected = on_rejected
+        self._buffer = TransformBuffer(keep_ns=KEEP_NS)
+        self._told: Counter[str] = Counter()
+        for extrinsic in fixed:
+            self._buffer.add(extrinsic.parent, extrinsic.child, 0, extrinsic.parent_from_child, static=True)
+        self._topics = (*transform_topics, *odometry_topics)
+        for topic in transform_topics:
+            AdaptiveSubscription(
+                node, TransformStamped, topic, self._on_transform, depth=DEPTH, resources=resources, latched=True
+            )
+        for topic in odometry_topics:
+            AdaptiveSubscription(node, Odometry, topic, self._on_odometry, depth=DEPTH, resources=resources)
+
+    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+        """See `TransformSource`."""
+        try:
+            return self._buffer.find(
+                target, source, stamp_ns, max_gap_ns=limits.max_gap_ns, tolerance_ns=limits.tolerance_ns
+            )
+        except NoTransformError as error:
+            heard = ", ".join(self._topics) or "none: extrinsics_file alone"
+            raise NotYetError(
+                error.what,
+                where=error.where or f"transforms (topics {heard})",
+                cure=error.cure,
+                may_come=bool(self._topics) and error.problem in ("unconnected", "after"),
+            ) from None
+
+    def forget(self) -> None:
+        """See `TransformSource`."""
+        self._buffer.forget_moving()
+
+    def _on_transform(self, message: Any, latched: bool) -> None:
+        self._buffer.add_stamped(message, static=latched)
+        self._arrived()
+
+    def _on_odometry(self, message: Any, latched: bool) -> None:
+        self._buffer.add_odometry(message)
+        self._arrived()
+
+    def _arrived(self) -> None:
+        for reason in (self._buffer.rejected - self._told).elements():
+            self._on_rejected(reason)
+        self._told = self._buffer.rejected.copy()
+        self._on_arrival()
+
+
+class Tf2Transforms:
+    """Transforms that tf2 knows, and fixed ones.
+
+    tf2 interpolates over any gap; `LookUpLimits.max_gap_ns` says nothing to it.
+
+    Args:
+        node: The rclpy node; its executor serves the listener too.
+        fixed: Fixed transforms.
+        resources: Closing it ends the listener.
+
+    Raises:
+        SceneCompletionError: tf2_ros cannot be imported.
+    """
+
+    def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack) -> None:
+        try:
+            import tf2_ros
+        except ImportError as error:
+            raise SceneCompletionError(
+                f"tf2_ros cannot be imported ({error})",
+                where="parameter transform_source",
+                cure="Source a ROS 2 distribution, or use `topics` or an extrinsics_file",
+            ) from error
+        self._tf2: Any = tf2_ros
+        self._buffer = tf2_ros.Buffer()
+        listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
+        resources.callback(listener.unregister)
+        for extrinsic in fixed:
+            self._buffer.set_transform_static(transform_message(extrinsic), "extrinsics_file")
+
+    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+        """See `TransformSource`."""
+        target, source = target.strip("/"), source.strip("/")
+        if stamp_ns <= 0:  # tf2 takes 0 for "whenever", and rclpy has no time before it
+            raise self._missing(target, source, "the image has no stamp", may_come=False)
+        latest_ns = 0
+        try:
+            latest_ns = self._buffer.get_latest_common_time(target, source).nanoseconds  # 0 where all is fixed
+            held = 0 < stamp_ns - latest_ns <= limits.tolerance_ns and latest_ns > 0
+            return self._find(target, source, Time(nanoseconds=latest_ns if held else stamp_ns))
+        except self._tf2.ExtrapolationException as error:
+            raise self._missing(target, source, error, may_come=stamp_ns > latest_ns) from None
+        except self._tf2.TransformException as error:
+            raise self._missing(target, source, error, may_come=True) from None
+
+    def forget(self) -> None:
+        """See `TransformSource`."""
+        self._buffer.clear()
+
+    def _find(self, target: str, source: str, time: Any) -> RigidTransform:
+        transform = self._buffer.lookup_transform(target, source, time).transform
+        rotation, translation = transform.rotation, transform.translation
+        return RigidTransform.from_quaternion(
+            (rotation.x, rotation.y, rotation.z, rotation.w), (translation.x, translation.y, translation.z)
+        )
+
+    @staticmethod
+    def _missing(target: str, source: str, error: object, *, may_come: bool) -> NotYetError:
+        return NotYetError(
+            f"no transform from {source!r} to {target!r} ({error})",
+            where="tf2",
+            cure="Check with: ros2 run tf2_ros tf2_echo",
+            may_come=may_come,
+        )
+
+
+def source_kind(parameters: NodeParameters) -> SourceKind:
+    """What is meant by the parameters: `auto` takes tf2 where it can be imported, else topics where some are named."""
+    if parameters.transform_source != "auto":
+        return parameters.transform_source
+    if importlib.util.find_spec("tf2_ros") is not None:
+        return "tf2"
+    return "topics" if parameters.transform_topics or parameters.odometry_topics else "parameters"
+
+
+def make_transform_source(
+    node: Any,
+    parameters: NodeParameters,
+    on_arrival: Callable[[], None],
+    on_rejected: Callable[[str], None],
+    resources: ExitStack,
+) -> TransformSource | None:
+    """The source that the parameters ask for.
+
+    Args:
+        node: The rclpy node.
+        parameters: Its parameters.
+        on_arrival: Called after new transforms, where the source can tell.
+        on_rejected: Called with the reason for each transform that is left out, where the source can tell.
+        resources: Closing it ends the source.
+
+    Returns:
+        None where nothing but the parameters `camera_x` to `camera_yaw` says where the camera is.
+
+    Raises:
+        SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
+    """
+    fixed = fixed_transforms(parameters)
+    kind = source_kind(parameters)
+    if kind == "tf2":
+        return Tf2Transforms(node, fixed, resources)
+    if kind == "parameters" and not fixed:
+        return None
+    topics = kind == "topics"
+    return TopicTransforms(
+        node,
+        names_in(parameters.transform_topics) if topics else (),
+        names_in(parameters.odometry_topics) if topics else (),
+        fixed,
+        on_arrival,
+        on_rejected,
+        resources,
+    )
+
+
+def fixed_transforms(parameters: NodeParameters) -> list[Extrinsic]:
+    """Those of `extrinsics_file`; none where it is empty.
+
+    Raises:
+        TransformError: The file is malformed.
+    """
+    if not parameters.extrinsics_file:
+        return []
+    try:
+        return read_extrinsics(Path(parameters.extrinsics_file))
+    except TransformError as error:
+        raise TransformError(error.what, where=f"parameter extrinsics_file, {error.where}", cure=error.cure) from None
+
+
+def transform_message(extrinsic: Extrinsic, stamp_ns: int = 0) -> Any:
+    """A transform as a geometry_msgs/TransformStamped."""
+    message = TransformStamped(child_frame_id=extrinsic.child)
+    message.header.frame_id, message.header.stamp = extrinsic.parent, stamp_message(stamp_ns)
+    translation, rotation = message.transform.translation, message.transform.rotation
+    translation.x, translation.y, translation.z = extrinsic.parent_from_child.translation.tolist()
+    rotation.x, rotation.y, rotation.z, rotation.w = extrinsic.parent_from_child.quaternion.tolist()
+    return message

@@ -1,0 +1,162 @@
+"""RViz configurations for what really runs: the shipped one with frame, topics and cameras put in. Needs no ROS.
+
+RViz looks for the transport in the name of an image topic before it remaps that name. So topics are not remapped, but
+put into a file for this start, with the names that the window of RViz then shows.
+`python -m scene_completion_ros.ros.launching.rviz_config`, in the repository's root, writes `config/replay.rviz`, the
+one for a replay of the bundled drive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import tempfile
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros.topics import IMAGE, NODE_NAME, depth_topics
+
+COMMAND = "python -m scene_completion_ros.ros.launching.rviz_config"
+LIVE, REPLAY = Path("config/scene_completion.rviz"), Path("config/replay.rviz")
+OPTICAL_VIEW, BODY_VIEW = "Behind an optical frame (z forward)", "Behind a body frame (z up)"
+GROUND = "Ground"
+HEADER = f"""\
+# Replay of the bundled drive, by replay.launch.py: its frame, its topics, and its images, which are compressed.
+# Made of scene_completion.rviz by: {COMMAND}
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What RViz is to show.
+
+    Attributes:
+        fixed_frame: Its fixed frame.
+        optical: That frame is an optical one (x right, y down, z forward); otherwise it has z up and x forward.
+        node: Full name of the completion node.
+        image_topics: Image topic of every camera, without transport, by the camera's name; the only one has none.
+        compressed: The images are compressed ones.
+        voxel_size: Edge of a voxel, metres.
+    """
+
+    fixed_frame: str
+    optical: bool
+    node: str = f"/{NODE_NAME}"
+    image_topics: Mapping[str, str] = field(default_factory=lambda: {"": f"/{IMAGE}"})
+    compressed: bool = False
+    voxel_size: float = 0.2
+
+
+BUNDLED_DRIVE = Shown("camera_left_optical", True, image_topics={"": "/camera/image_raw"}, compressed=True)
+
+
+def is_optical(frame: str) -> bool:
+    """Whether a frame is an optical one by its name, as REP 103 has it (`camera_optical_frame`, `left_optical`)."""
+    return "optical" in frame
+
+
+def adapted(shipped: str, shown: Shown) -> str:
+    """The shipped configuration for what runs.
+
+    Args:
+        shipped: Text of `config/scene_completion.rviz`.
+        shown: What to show.
+
+    Returns:
+        Text of a configuration of RViz.
+
+    Raises:
+        SceneCompletionError: The text is not that of such a configuration.
+    """
+    try:
+        document = yaml.safe_load(shipped)
+        manager = document["Visualization Manager"]
+        displays, views = manager["Displays"], manager["Views"]
+        manager["Global Options"]["Fixed Frame"] = shown.fixed_frame
+        manager["Displays"] = [new for display in displays for new in _adapted_displays(display, shown)]
+        views["Current"] = _named(views["Saved"], OPTICAL_VIEW if shown.optical else BODY_VIEW) | {
+            "Name": "Current View"
+        }
+    except (yaml.YAMLError, KeyError, TypeError, StopIteration) as error:
+        raise SceneCompletionError(
+            f"is no RViz configuration of this package ({type(error).__name__}: {error})",
+            where=str(LIVE),
+            cure="Install the package again, or name a configuration of your own with rviz_config:=",
+        ) from error
+    return str(yaml.safe_dump(document, sort_keys=False))
+
+
+def write_adapted(shipped: Path, shown: Shown) -> Path:
+    """Write an adapted configuration to a temporary file, which is removed when this process ends.
+
+    Args:
+        shipped: Path of `config/scene_completion.rviz`.
+        shown: What to show.
+
+    Raises:
+        SceneCompletionError: See `adapted`.
+    """
+    text = adapted(shipped.read_text(encoding="utf-8"), shown)
+    with tempfile.NamedTemporaryFile("w", prefix="scene_completion_", suffix=".rviz", delete=False) as file:
+        file.write(text)
+    path = Path(file.name)
+    atexit.register(path.unlink, missing_ok=True)
+    return path
+
+
+def _adapted_displays(display: dict[str, Any], shown: Shown) -> Iterator[dict[str, Any]]:
+    """One display, or those of all cameras."""
+    if display["Name"] == GROUND and not shown.optical:
+        display = {**display, "Plane": "XY", "Offset": {"X": 0, "Y": 0, "Z": 0}}
+    if display.get("Style") == "Boxes":
+        display = {**display, "Size (m)": shown.voxel_size}
+    if "Topic" not in display:
+        yield display
+        return
+    topic = display["Topic"]["Value"]
+    of_camera = _topics_of_cameras(topic, shown)
+    if of_camera is None:
+        yield _with_topic(display, topic.replace(f"/{NODE_NAME}/", f"{shown.node}/", 1))
+        return
+    enabled = display["Enabled"]
+    if topic.startswith(f"/{IMAGE}"):
+        enabled = shown.compressed == topic.endswith("/compressed")
+    for camera, its_topic in of_camera.items():
+        name = f"{display['Name']} {camera}".strip()
+        yield _with_topic({**display, "Name": name, "Enabled": enabled, "Value": enabled}, its_topic)
+
+
+def _topics_of_cameras(topic: str, shown: Shown) -> dict[str, str] | None:
+    """What a topic of the shipped configuration is for each camera; None where it is one for all of them."""
+    if topic in (f"/{IMAGE}", f"/{IMAGE}/compressed"):
+        transport = topic.removeprefix(f"/{IMAGE}")
+        return {camera: f"{image}{transport}" for camera, image in shown.image_topics.items()}
+    if topic == depth_topics()[0].replace("~", f"/{NODE_NAME}"):
+        return {camera: depth_topics(camera)[0].replace("~", shown.node) for camera in shown.image_topics}
+    return None
+
+
+def _with_topic(display: dict[str, Any], topic: str) -> dict[str, Any]:
+    return {**display, "Topic": {**display["Topic"], "Value": topic}}
+
+
+def _named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return deepcopy(next(entry for entry in entries if entry["Name"] == name))
+
+
+def replay_configuration(shipped: str) -> str:
+    """Text of `config/replay.rviz`, made of that of `config/scene_completion.rviz`."""
+    return HEADER + adapted(shipped, BUNDLED_DRIVE)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, default=Path(), help="root of the checkout")
+    root = parser.parse_args().root
+    (root / REPLAY).write_text(replay_configuration((root / LIVE).read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The node's parameters: their schema, and what is made of it."""

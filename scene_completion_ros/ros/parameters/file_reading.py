@@ -1,0 +1,70 @@
+"""Values of the node's parameters from a ROS parameter file, whatever namespace it is written for; needs no ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros.parameters.schema import SCHEMA, nearest_name
+from scene_completion_ros.ros.topics import NODE_NAME
+
+_VALUES = "ros__parameters"
+_OF_RCLPY = ("use_sim_time", "start_type_description_service")
+
+
+def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, object]:
+    """What a parameter file says for this node.
+
+    Args:
+        path: YAML, as `ros2 run … --params-file` takes it. Sections of `/**` and of nodes of this name in any namespace
+            count, later ones more; parameters that rclpy itself declares, and nested ones, are left out.
+        without: Names to leave out unchecked.
+
+    Raises:
+        SceneCompletionError: It cannot be read, has nothing for this node, or a name or a value that is none.
+    """
+    where = str(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SceneCompletionError(
+            f"cannot be read ({error})", where=where, cure="Give a parameter file of ROS 2"
+        ) from None
+    sections = list(_sections(document, ""))
+    of_node = [values for name, values in sections if name.rpartition("/")[2] in (NODE_NAME, "*", "**")]
+    if not of_node:
+        raise SceneCompletionError(
+            f"has no parameters of the node {NODE_NAME}, but of {', '.join(name for name, _ in sections) or 'none'}",
+            where=where,
+            cure=f"Write them under /**: {_VALUES}:, as in config/scene_completion.yaml",
+        )
+    specs = {spec.name: spec for spec in SCHEMA}
+    found: dict[str, object] = {}
+    for name, value in ((name, value) for values in of_node for name, value in values.items()):
+        if name in without or name in _OF_RCLPY or isinstance(value, Mapping):
+            continue
+        spec = specs.get(name)
+        if spec is None:
+            nearest = nearest_name(name, specs)
+            cure = f"Did you mean {nearest}?" if nearest else "See docs/parameters.md"
+            raise SceneCompletionError(f"parameter {name} is unknown", where=where, cure=cure)
+        if problem := spec.problem(value):
+            raise SceneCompletionError(f"parameter {name}: {problem}", where=where)
+        found[name] = value
+    return found
+
+
+def _sections(tree: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Full names of nodes, and what is given for them."""
+    if not isinstance(tree, Mapping):
+        return
+    for key, below in tree.items():
+        if key == _VALUES:
+            if isinstance(below, Mapping):
+                yield name or "/", {str(parameter): value for parameter, value in below.items()}
+        else:
+            yield from _sections(below, f"{name}/{str(key).strip('/')}")

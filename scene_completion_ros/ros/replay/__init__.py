@@ -1,0 +1,1 @@
+"""A recording played through a running node, over DDS."""

@@ -1,0 +1,136 @@
+"""Play a bag through the running node in another process, over DDS, and collect what it publishes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from scene_completion_ros.bags.reader import BagMessage, BagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.replay.playback import (
+    CLOCK,
+    Playback,
+    check_fusion_topics,
+    check_loops,
+    check_remappings,
+    check_topics,
+    input_topics,
+)
+from scene_completion_ros.ros.replay.played_node import NodeProcess, RunningNode
+from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
+
+__all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "replay_over_dds"]
+
+COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
+RECTIFIED_TOPIC = "image_rect"
+LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
+
+
+def replay_over_dds(
+    reader: BagReader,
+    topic: str,
+    *,
+    camera: Camera | None = None,
+    output_bag: Path | None = None,
+    on_result: Callable[[ReplayResult], None] | None = None,
+    playback: Playback | None = None,
+    node_parameters: Mapping[str, object] | None = None,
+    statistics: ReplayStatistics | None = None,
+) -> ReplayStatistics:
+    """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
+
+    In lock step (see `Playback`) the outcome does not depend on the speed of the machine: every image is completed, or
+    dropped for a reason that is counted. At a rate the node drops what it cannot keep up with, and a slow `on_result`
+    delays the next image.
+
+    Args:
+        reader: The open bag.
+        topic: Its image topic, raw or compressed.
+        camera: Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
+        output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images, and the
+            legend of the labels at that of the first. Nothing in it depends on when it was written. Of a recording
+            played several times it holds the first pass.
+        on_result: Called between frames with every result of the first pass, in the order of the node.
+        playback: How to play; in lock step, once, to a node of its own, by default.
+        node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid_frame` and
+            `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image. In lock step
+            `transform_timeout` is at least 3 s.
+        statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
+
+    Returns:
+        Counts, rate, latencies, memory.
+
+    Raises:
+        BagError: There is no such image topic, or no usable CameraInfo and no camera was given.
+        SceneCompletionError: The node did not start, ended, stopped answering in lock step, or publishes voxels in
+            another frame than that of the images, or the playback does not fit the recording; what came before is in
+            the output bag.
+    """
+    playback = playback or Playback()
+    dds.use_shipped_profile()
+    if playback.node is None:  # the node is the replay's own: the rest of the network need not hear of it
+        os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    from scene_completion_ros.ros.replay.inputs import Source
+    from scene_completion_ros.ros.replay.player import Player
+
+    reader.choose_image_topic(topic)
+    info_topic = reader.camera_info_topic(topic)
+    check_loops(playback, reader.end_ns - reader.start_ns)
+    check_topics(playback, reader.topics, topic)
+    check_remappings(playback, topic, info_topic)
+    source = Source(
+        topic=topic,
+        compressed=reader.topics[topic] == COMPRESSED_TYPE,
+        camera=camera or reader.camera_for(topic),
+        camera_info=None if camera else reader.camera_info(topic),
+        also={name: reader.topics[name] for name in playback.also},
+    )
+    names = input_topics(topic, info_topic, playback)
+    node: NodeProcess | RunningNode
+    with ExitStack() as stack:
+        started_s = time.perf_counter()
+        if playback.node is not None:
+            node = stack.enter_context(RunningNode(playback.node))
+        else:
+            parameters = {"image_qos": "reliable", **(node_parameters or {})}
+            parameters |= {"grid_frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
+            check_fusion_topics(playback, parameters)
+            if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
+                given = parameters.get("transform_timeout")
+                patience_s = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
+                parameters["transform_timeout"] = patience_s
+            parameters["image_transport"] = "compressed" if source.compressed else "raw"
+            if playback.clock_hz:
+                parameters["use_sim_time"] = True
+            if camera is None:
+                parameters["rectified"] = RECTIFIED_TOPIC in topic  # as `BagReader.camera_for` reads its CameraInfo
+            wanted = {IMAGE: names.image, CAMERA_INFO: names.camera_info, CLOCK: playback.remappings.get(CLOCK, CLOCK)}
+            remapped = {name: target for name, target in wanted.items() if target != name}
+            node = stack.enter_context(NodeProcess(f"/replay_{os.getpid()}", parameters, remapped))
+        bag = stack.enter_context(BagWriter(output_bag)) if output_bag is not None else None
+        statistics = statistics or ReplayStatistics(topic)
+        player = Player(node, source, names, playback, bag, on_result, statistics)
+        stack.callback(player.close)
+        player.warm_up()
+        statistics.startup_s = time.perf_counter() - started_s
+        try:
+            player.play(lambda: reader.messages([topic]), _further_messages(reader, playback, stack))
+        finally:
+            statistics.peak_memory_mib = node.peak_memory_mib()
+        node.stop()
+        statistics.node_log = node.log()
+        return statistics
+
+
+def _further_messages(reader: BagReader, playback: Playback, stack: ExitStack) -> Callable[[], Iterable[BagMessage]]:
+    """Yields the messages of further topics, by a reader of its own, for it runs alongside that of the images."""
+    if not playback.also:
+        return lambda: ()
+    alongside = stack.enter_context(BagReader(reader.path))
+    return lambda: alongside.messages(playback.also)

@@ -1,0 +1,175 @@
+"""The completion node that a replay plays to: a child process, started, watched and ended, or one that runs anyway."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.topics import NODE_NAME
+
+STOP_TIMEOUT_S = 10.0
+LOG_LINES = 40
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class NodeProcess:
+    """`scene_completion_node` in a process of its own.
+
+    Args:
+        namespace: Namespace of the node and of its topics.
+        parameters: Values of its parameters, by name.
+        remappings: Topics of the node -> names.
+
+    Attributes:
+        namespace: As given.
+        full_name: Namespace and name.
+    """
+
+    def __init__(
+        self, namespace: str, parameters: Mapping[str, object], remappings: Mapping[str, str] | None = None
+    ) -> None:
+        self.namespace = namespace
+        self.full_name = f"{namespace}/{NODE_NAME}"
+        command = [sys.executable, "-m", "scene_completion_ros.ros.node", "--ros-args", "-r", f"__ns:={namespace}"]
+        for name, topic in (remappings or {}).items():
+            command += ["-r", f"{name}:={topic}"]
+        for name, value in parameters.items():
+            command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
+        # Appending, because the node's writes share the position of our reads.
+        self._log = tempfile.TemporaryFile(mode="a+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(
+            command,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent(),
+        )
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._log.close()
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
+        status = self._process.poll()
+        if status is not None:
+            raise SceneCompletionError(
+                f"the node ended with status {status} during the replay", where=self.full_name, cure=self.log()
+            )
+
+    def advice(self, image_topic: str, camera_info_topic: str) -> str:
+        """What to do where it does not answer: see its log."""
+        return self.log()
+
+    def log(self) -> str:
+        """The last lines the node has logged."""
+        self._log.flush()
+        self._log.seek(0)
+        return "".join(self._log.readlines()[-LOG_LINES:]).strip()
+
+    def peak_memory_mib(self) -> float | None:
+        """Largest resident memory so far (`VmHWM`) in MiB; None where the system does not tell."""
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
+        except OSError:
+            return None
+        return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
+
+    def stop(self) -> int:
+        """End the node and return its exit status."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        return self._process.wait()
+
+
+class RunningNode:
+    """A completion node that somebody else started, and will end.
+
+    Args:
+        full_name: Namespace and name.
+
+    Attributes:
+        namespace: Of the replay's own node: the root.
+        full_name: As given.
+    """
+
+    def __init__(self, full_name: str) -> None:
+        self.namespace = "/"
+        self.full_name = full_name
+
+    def __enter__(self) -> RunningNode:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It goes on."""
+
+    def check(self) -> None:
+        """Nothing is known of its process; one that has ended does not answer."""
+
+    def log(self) -> str:
+        """Its log is elsewhere."""
+        return ""
+
+    def advice(self, image_topic: str, camera_info_topic: str) -> str:
+        """What to look for where it does not answer."""
+        return (
+            f"Check that {self.full_name} is active and subscribes to {image_topic} and {camera_info_topic} "
+            "(names, remappings, parameter image_transport; no grid_frame, no cameras), in the same ROS_DOMAIN_ID"
+        )
+
+    def peak_memory_mib(self) -> float | None:
+        """None: nothing is known of its process."""
+        return None
+
+    def stop(self) -> int:
+        """It goes on; 0."""
+        return 0
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with the shared-memory profile and with this package importable."""
+    environment = dict(os.environ)
+    dds.use_shipped_profile(environment)
+    root = Path(__file__).resolve().parents[3]
+    if root.name not in ("site-packages", "dist-packages"):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
+    return environment
+
+
+def _end_with_parent() -> Callable[[], None]:
+    """What the child does first: listen to SIGINT even in the background, and end when the replay is killed."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if prctl is not None:
+            prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+    return prepare

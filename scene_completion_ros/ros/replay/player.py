@@ -1,0 +1,300 @@
+"""The publishing and collecting end of a replay; importing it imports rclpy, so choose the Fast DDS profile before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Float64, String
+
+from scene_completion_ros.bags.reader import BagMessage
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import BagError, SceneCompletionError
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.health.drop_notices import read_drop_notice
+from scene_completion_ros.ros.replay.answers import Answers, SentImage
+from scene_completion_ros.ros.replay.collector import ResultCollector
+from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
+from scene_completion_ros.ros.replay.playback import LEAD_NS, InputTopics, Playback
+from scene_completion_ros.ros.replay.played_node import NodeProcess, RunningNode
+from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics
+
+STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
+WARM_UP_PERIOD_S = 5.0
+DISCOVERY_S = 0.2
+WARM_UP_FRAME = "scene_completion_replay_warm_up"
+SPIN_S = 0.05
+NOTICE_PATIENCE_S = 5.0
+OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher of a topic too, which is best effort
+
+COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
+
+
+class Player:
+    """Publishes frames to the node and puts its answers together, by stamp.
+
+    Args:
+        process: The running node.
+        source: What is played.
+        names: Names that the node's inputs go out under.
+        playback: How it is played.
+        bag: Where its answers are written.
+        on_result: Called with every frame of the first pass whose answers are complete.
+        statistics: Filled while frames are played.
+
+    Raises:
+        SceneCompletionError: A further topic cannot be published.
+    """
+
+    def __init__(
+        self,
+        process: NodeProcess | RunningNode,
+        source: Source,
+        names: InputTopics,
+        playback: Playback,
+        bag: BagWriter | None,
+        on_result: Callable[[ReplayResult], None] | None,
+        statistics: ReplayStatistics,
+    ) -> None:
+        self._process, self._source, self._playback = process, source, playback
+        self._results = ResultCollector(bag, on_result, statistics)
+        self.statistics = statistics
+        self._answers = Answers(COLLECTED)
+        self._legends: list[Any] = []  # of which the node publishes one
+        self._elsewhere_s = 0.0  # spent on results: bag, `on_result`
+        self._last_result_s = 0.0
+        self._first_ns = 0  # bag time at which a pass begins, and when it did by `time.perf_counter`
+        self._begun_s = 0.0
+        self._last_drop = ""
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self._node = rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        try:
+            self._inputs = InputPublishers(self._node, source, names, playback)
+            self._subscribe(f"{process.full_name}/")
+        except BaseException:
+            self.close()
+            raise
+
+    def _subscribe(self, node_prefix: str) -> None:
+        queue = QoSProfile(depth=QUEUE)  # results may wait while `on_result` draws
+
+        def collect(topic: str) -> Callable[[Any, Mapping[str, int]], None]:
+            def take(message: Any, info: Mapping[str, int]) -> None:
+                self._answers.take(topic, message, info["source_timestamp"], time.perf_counter())
+
+            return take
+
+        def collect_time(stage: str) -> Callable[[Any, Mapping[str, int]], None]:
+            def take(message: Any, info: Mapping[str, int]) -> None:
+                self._answers.take_time(stage, message.data, info["source_timestamp"])
+
+            return take
+
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._node.create_subscription(String, topics.LEGEND.replace("~/", node_prefix), self._legends.append, latched)
+        for topic, message_type in COLLECTED.items():
+            self._node.create_subscription(message_type, topic.replace("~/", node_prefix), collect(topic), queue)
+        for stage in topics.STAGES:
+            topic = topics.stage_topic(stage).replace("~/", node_prefix)
+            self._node.create_subscription(Float64, topic, collect_time(stage), queue)
+        self._node.create_subscription(String, topics.DROPPED.replace("~/", node_prefix), self._on_drop, queue)
+
+    def _on_drop(self, message: Any) -> None:
+        try:
+            stamp_ns, frame_id, self._last_drop = read_drop_notice(message.data)
+        except ValueError:  # of a node of another version: its images count as lost
+            return
+        self._answers.take_drop(stamp_ns, frame_id, self._last_drop)
+
+    def close(self) -> None:
+        """Leave the ROS graph."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+        self._context.destroy()
+
+    def warm_up(self) -> None:
+        """Send grey images until the newest of them is answered on every topic and the legend is there.
+
+        Then the node has been discovered, is loaded and compiled, and has nothing left to say of earlier ones.
+
+        Raises:
+            SceneCompletionError: The node ended, or gave no answer in a long time.
+        """
+        camera = self._source.camera
+        grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
+        make = messages.compressed_image_message if self._source.compressed else messages.image_message
+        deadline_s = time.perf_counter() + STARTUP_TIMEOUT_S
+        attempts, period_s = 0, WARM_UP_PERIOD_S
+        while True:
+            if time.perf_counter() > deadline_s:
+                dropped = f", it dropped images: {self._last_drop}" if self._last_drop else ""
+                raise SceneCompletionError(
+                    f"the node gave no {'complete ' * self._answers.heard}answer within {STARTUP_TIMEOUT_S:.0f} s"
+                    f"{dropped}",
+                    where=self._process.full_name,
+                    cure=self._process.advice(*self._inputs.topics),
+                )
+            self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)
+            if not self._inputs.heard:
+                continue
+            attempts += 1
+            frame_id = f"{WARM_UP_FRAME}_{attempts}"
+            self._inputs.camera_info(0, frame_id)
+            self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
+            sent = SentImage(-1, frame_id, 0, time.perf_counter())
+            self._answers.waiting = [sent]
+            self._answers.other_frame = ""
+            self._inputs.image(make(grey, 0, frame_id))
+            self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm_or_dropped, sent))
+            if self._warm(sent):
+                self._answers.waiting.clear()
+                heard = partial(self._inputs.others_heard_by, self._process.full_name)
+                self._spin(time.perf_counter() + OTHERS_TIMEOUT_S, heard)
+                return
+            if self._answers.heard:
+                period_s *= 2.0  # the newest is answered at last, however slow the machine
+
+    def _warm(self, sent: SentImage) -> bool:
+        return bool(self._legends) and self._answers.complete(sent)
+
+    def _warm_or_dropped(self, sent: SentImage) -> bool:
+        return bool(sent.dropped) or self._warm(sent)
+
+    def play(self, frames: Callable[[], Iterable[BagMessage]], others: Callable[[], Iterable[BagMessage]]) -> None:
+        """Publish the recording as often as wanted, in lock step or at a rate, and wait for the results.
+
+        Args:
+            frames: Yields the images, from the first one each time it is called.
+            others: Yields the messages of further topics, in the same way.
+
+        Raises:
+            SceneCompletionError: The node ended, or in lock step neither answered nor dropped an image in time.
+        """
+        begun_s = self._last_result_s = time.perf_counter()
+        try:
+            while not self._playback.loops or self.statistics.passes < self._playback.loops:
+                sent_before = self.statistics.frames_in
+                self._play_once(frames(), iter(others()))
+                self.statistics.passes += 1
+                if self.statistics.frames_in == sent_before:  # nothing to play: endless in no time
+                    return
+        finally:
+            self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
+
+    def _play_once(self, frames: Iterable[BagMessage], others: Iterator[BagMessage]) -> None:
+        lock_step = self._playback.rate is None
+        lead_ns = LEAD_NS if lock_step else 0
+        other = next(others, None)
+        if self._inputs.clock is not None:
+            self._inputs.clock.restart()
+        for index, frame in enumerate(frames):
+            if index == 0:
+                self._first_ns, self._begun_s = frame.stamp_ns, time.perf_counter()
+            while other is not None and other.stamp_ns <= frame.stamp_ns + lead_ns:
+                if not lock_step:
+                    self._pass_time(other.stamp_ns)
+                self._inputs.other(other)
+                other = next(others, None)
+            self._pass_time(frame.stamp_ns)
+            self._send(index, frame)
+            if lock_step:
+                self._await_all()
+        self._await_all()
+
+    def _pass_time(self, until_ns: int) -> None:
+        """Let the recorded time pass: step to it in lock step, else wait for it."""
+        if until_ns < self._first_ns:
+            return
+        rate, clock = self._playback.rate, self._inputs.clock
+        if rate is not None:
+            self._spin(self._begun_s + (until_ns - self._first_ns) * 1e-9 / rate, lambda: False)
+        elif clock is not None:
+            clock.step_to(until_ns)
+
+    def _show_time(self) -> None:
+        """In real time the clock goes on while this waits for something, to the end of the pass."""
+        rate, clock = self._playback.rate, self._inputs.clock
+        if rate is not None and clock is not None and self._begun_s:
+            clock.show(self._first_ns + round((time.perf_counter() - self._begun_s) * 1e9 * rate))
+
+    def _send(self, index: int, frame: BagMessage) -> None:
+        self.statistics.frames_in += 1
+        try:
+            header, serialised = frame.message.header, frame.cdr
+        except BagError:
+            self.statistics.frames_damaged += 1
+            return
+        stamp_ns = messages.stamp_nanoseconds(header.stamp)
+        self._inputs.camera_info(stamp_ns, header.frame_id)
+        self._answers.waiting.append(SentImage(index, header.frame_id, stamp_ns, time.perf_counter(), frame))
+        self._inputs.image(serialised)
+
+    def _spin(self, deadline_s: float, done: Callable[[], bool]) -> None:
+        clock = self._inputs.clock
+        rate = self._playback.rate
+        longest_s = SPIN_S if clock is None or rate is None else min(SPIN_S, clock.period_ns * 1e-9 / rate)
+        while not done() and (remaining_s := deadline_s - time.perf_counter()) > 0:
+            self._show_time()
+            self._executor.spin_once(timeout_sec=min(remaining_s, longest_s))
+            self._process.check()
+            self._check_frame()
+            self._hand_over()
+
+    def _check_frame(self) -> None:
+        frame_id = self._answers.other_frame
+        if frame_id and not frame_id.startswith(WARM_UP_FRAME):  # a late answer of an earlier attempt
+            raise SceneCompletionError(
+                f"the node publishes voxels in the frame {frame_id!r}, not in that of the images",
+                where=self._process.full_name,
+                cure="Start it without the parameters grid_frame and cameras: a replay takes voxels to be in the "
+                "optical frame",
+            )
+
+    def _await_all(self) -> None:
+        """Wait for the newest image sent: the node answers in order, so what is then still missing is lost.
+
+        Or dropped, and the notice of that, which is of another topic, is still to be read.
+        """
+        waiting, timeout_s = self._answers.waiting, self._playback.timeout_s
+        if waiting:
+            newest = waiting[-1]
+            self._spin(newest.sent_s + timeout_s, lambda: newest not in waiting)
+            if newest not in waiting:
+                self._spin(time.perf_counter() + NOTICE_PATIENCE_S, lambda: not waiting)
+        self._hand_over(patient=False)
+        self.statistics.lost_stamps_ns += [sent.stamp_ns for sent in waiting]
+        lost = waiting[-1] if waiting else None
+        waiting.clear()
+        if lost is not None and self._playback.rate is None:
+            missing = ", ".join(topic for topic in COLLECTED if topic not in lost.answers)
+            raise SceneCompletionError(
+                f"the node neither completed nor dropped image {lost.index} (stamp {lost.stamp_ns} ns) "
+                f"within {timeout_s:g} s: no {missing}",
+                where=self._process.full_name,
+                cure="Give a slow machine more time with --timeout; else see what the node does"
+                + (f"; it last said:\n{log}" if (log := self._process.log()) else ""),
+            )
+
+    def _hand_over(self, *, patient: bool = True) -> None:
+        """Take note of the frames whose answers have arrived, in the order of the node, and of those it dropped."""
+        while (sent := self._answers.next_dropped()) is not None:
+            if sent.source is not None:
+                self.statistics.dropped[sent.dropped] += 1
+                self.statistics.lost_stamps_ns.append(sent.stamp_ns)
+        while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
+            if sent.source is None:  # of the warm-up
+                continue
+            self._last_result_s = time.perf_counter()
+            self._results.take(sent, sent.source, self._answers.stages_ms(sent), self._legends[-1])
+            self._elsewhere_s += time.perf_counter() - self._last_result_s

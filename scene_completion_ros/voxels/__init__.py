@@ -1,0 +1,1 @@
+"""Completed voxels: what they are, their cloud, their files."""

@@ -1,0 +1,150 @@
+"""The 24-byte point layout of published voxels and the legend of their labels: one definition for DDS, bags, reports.
+
+Knows nothing of ROS: the fields are named and numbered as ``sensor_msgs/PointField`` wants them, and the points are a
+NumPy structured array whose bytes are the message's ``data``. ``voxel_cloud_kernel`` is the fast twin of
+`voxels_to_cloud_array`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.report.colours import voxel_colours
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+
+# "rgb" holds 0x00RRGGBB; the message declares it FLOAT32 (same bytes), which is what RViz and PCL expect of that name.
+VOXEL_CLOUD_DTYPE = np.dtype(
+    {
+        "names": ["x", "y", "z", "rgb", "probability", "label", "state", "confidence"],
+        "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "u1", "u1", "u1"],
+        "offsets": [0, 4, 8, 12, 16, 20, 21, 22],
+        "itemsize": 24,
+    }
+)
+
+POINT_FIELD_UINT8, POINT_FIELD_FLOAT32 = 2, 7  # sensor_msgs/PointField constants
+
+# (name, offset, datatype, count) of every PointField, in the order of the message.
+VOXEL_CLOUD_FIELDS: tuple[tuple[str, int, int, int], ...] = (
+    ("x", 0, POINT_FIELD_FLOAT32, 1),
+    ("y", 4, POINT_FIELD_FLOAT32, 1),
+    ("z", 8, POINT_FIELD_FLOAT32, 1),
+    ("rgb", 12, POINT_FIELD_FLOAT32, 1),
+    ("probability", 16, POINT_FIELD_FLOAT32, 1),
+    ("label", 20, POINT_FIELD_UINT8, 1),
+    ("state", 21, POINT_FIELD_UINT8, 1),
+    ("confidence", 22, POINT_FIELD_UINT8, 1),
+)
+
+
+def legend_json(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]]) -> str:
+    """What the labels of points mean, as published beside them.
+
+    Args:
+        class_names: Names by label.
+        class_colours: RGB colours (0..255) by label.
+
+    Returns:
+        JSON: ``{"class_names": ["road", …], "class_colours": [[128, 64, 128], …]}``.
+    """
+    return json.dumps({"class_names": list(class_names), "class_colours": [list(colour) for colour in class_colours]})
+
+
+def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None) -> NDArray[np.void]:
+    """Occupied voxels as points in the camera's optical frame, or in another one.
+
+    Args:
+        voxels: Completed voxels with N occupied ones.
+        frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
+
+    Returns:
+        Structured array [N] of ``VOXEL_CLOUD_DTYPE``: voxel centres in metres (x right, y down, z forward, if in the
+        optical frame), colour of the class (of the height where there is only one class), probability, label, state,
+        and confidence scaled to 0..255.
+    """
+    points_grid = voxels.points_grid()
+    points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
+    cloud = np.zeros(len(points_grid), dtype=VOXEL_CLOUD_DTYPE)
+    cloud["x"], cloud["y"], cloud["z"] = points.T
+    rgb = voxel_colours(voxels.label, points_grid[:, 2], voxels.class_colours).astype(np.uint32)
+    cloud["rgb"] = (rgb[:, 0] << 16) | (rgb[:, 1] << 8) | rgb[:, 2]
+    cloud["probability"] = voxels.probability
+    cloud["label"] = voxels.label
+    cloud["state"] = voxels.state[tuple(voxels.index.T)]
+    cloud["confidence"] = np.rint(np.clip(voxels.confidence, 0.0, 1.0) * 255.0)
+    return cloud
+
+
+def cloud_array_from_message(message: Any) -> NDArray[np.void]:
+    """Points of a PointCloud2 message (of rclpy or rosbags) in the 24-byte layout.
+
+    Args:
+        message: A ``sensor_msgs/PointCloud2``.
+
+    Returns:
+        Structured array [N] of ``VOXEL_CLOUD_DTYPE``.
+
+    Raises:
+        SceneCompletionError: The message has another layout.
+    """
+    fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
+    if message.point_step != VOXEL_CLOUD_DTYPE.itemsize or fields != VOXEL_CLOUD_FIELDS or message.is_bigendian:
+        raise SceneCompletionError(
+            f"a point cloud of {message.point_step} bytes a point with fields {[name for name, *_ in fields]}",
+            where="PointCloud2.fields",
+            cure="Only clouds published by scene_completion_node have the voxel layout; check the topic",
+        )
+    return np.frombuffer(bytes(memoryview(message.data)), dtype=VOXEL_CLOUD_DTYPE)
+
+
+def cloud_array_to_voxels(
+    cloud: NDArray[np.void],
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,
+    *,
+    stamp_ns: int = 0,
+    class_names: Sequence[str] = ("unlabelled",),
+    class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
+) -> SemanticVoxels:
+    """Put received points back onto their grid.
+
+    A cloud holds only occupied voxels, so every other voxel of the result is ``UNOBSERVED``: it serves reports and
+    tests, not free space.
+
+    Args:
+        cloud: Structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame.
+        grid: Grid the sender queried.
+        grid_from_camera: Its pose.
+        stamp_ns: Stamp of the image in nanoseconds.
+        class_names: Names by label.
+        class_colours: RGB colours by label.
+
+    Returns:
+        The voxels inside the grid.
+    """
+    points_camera = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(np.float64)
+    index, inside = grid.index_of(grid_from_camera.apply(points_camera))
+    index = np.asarray(index)[inside]
+    kept = cloud[np.asarray(inside)]
+    state = np.full(grid.shape, VoxelState.UNOBSERVED, dtype=np.uint8)
+    state[tuple(index.T)] = kept["state"]
+    return SemanticVoxels(
+        grid=grid,
+        grid_from_camera=grid_from_camera,
+        stamp_ns=stamp_ns,
+        state=state,
+        index=index.astype(np.int32),
+        probability=np.ascontiguousarray(kept["probability"], dtype=np.float32),
+        label=np.ascontiguousarray(kept["label"]),
+        confidence=kept["confidence"].astype(np.float32) / np.float32(255.0),
+        class_names=tuple(class_names),
+        class_colours=tuple(class_colours),
+    )

@@ -1,0 +1,119 @@
+"""The points of ``voxel_cloud``, compiled: one pass over the voxels into memory that a message can keep."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.grids import DEFAULT_GRID
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.jit import kernel, kernel_threads
+from scene_completion_ros.report.colours import class_colour_table, height_colours
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+
+WORDS = VOXEL_CLOUD_DTYPE.itemsize // 4
+
+
+def write_cloud(
+    voxels: SemanticVoxels,
+    out: NDArray[np.uint8],
+    frame_from_grid: RigidTransform | None = None,
+    *,
+    threads: int | None = None,
+) -> None:
+    """Write what `voxel_cloud.voxels_to_cloud_array` returns; coordinates may differ by the last bit of a sum.
+
+    Args:
+        voxels: Completed voxels with N occupied ones.
+        out: uint8 [24 N], takes the points.
+        frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
+        threads: CPU threads; None for all that this process may use.
+    """
+    pose = voxels.grid_from_camera.inverse() if frame_from_grid is None else frame_from_grid
+    centres = _axis_centres(voxels)
+    by_height = len(voxels.class_colours) == 1
+    rgb = height_colours(centres[2]) if by_height else class_colour_table(voxels.class_colours)
+    red, green, blue = rgb.astype(np.uint32).T
+    # Contiguous, or the kernel would be compiled once more for arrays that are not.
+    index, state, probability, label, confidence = (
+        np.ascontiguousarray(getattr(voxels, name)) for name in ("index", "state", "probability", "label", "confidence")
+    )
+    with kernel_threads(threads):
+        _kernel()(
+            index,
+            *centres,
+            pose.rotation.astype(np.float32),
+            pose.translation.astype(np.float32),
+            (red << 16) | (green << 8) | blue,
+            by_height,
+            state,
+            probability,
+            label,
+            confidence,
+            out.view(np.float32).reshape(-1, WORDS),
+            out.view(np.uint32).reshape(-1, WORDS),
+        )
+
+
+@functools.cache
+def compile_kernel() -> None:
+    """Compile what `write_cloud` needs, or load it, which its first call would do otherwise."""
+    nothing = SemanticVoxels(
+        grid=DEFAULT_GRID,
+        grid_from_camera=RigidTransform.identity(),
+        stamp_ns=0,
+        state=np.zeros(DEFAULT_GRID.shape, np.uint8),
+        index=np.zeros((0, 3), np.int32),
+        probability=np.zeros(0, np.float32),
+        label=np.zeros(0, np.uint8),
+        confidence=np.zeros(0, np.float32),
+    )
+    write_cloud(nothing, np.zeros(0, np.uint8))
+
+
+def _axis_centres(voxels: SemanticVoxels) -> tuple[NDArray[np.float32], ...]:
+    """Centres of the voxels along each axis, as `SemanticVoxels.points_grid` rounds them."""
+    grid = voxels.grid
+    return tuple(
+        (start + (np.arange(size) + 0.5) * grid.voxel_size).astype(np.float32)
+        for start, size in zip(grid.origin, grid.shape, strict=True)
+    )
+
+
+@functools.cache
+def _kernel() -> Callable[..., None]:
+    @kernel()
+    def write(
+        index: Any,
+        x: Any,
+        y: Any,
+        z: Any,
+        rotation: Any,
+        translation: Any,
+        rgb: Any,
+        by_height: Any,
+        state: Any,
+        probability: Any,
+        label: Any,
+        confidence: Any,
+        reals: Any,
+        words: Any,
+    ) -> None:
+        for point in prange(len(index)):
+            i, j, k = index[point, 0], index[point, 1], index[point, 2]
+            for axis in range(3):
+                turned = rotation[axis, 0] * x[i] + rotation[axis, 1] * y[j] + rotation[axis, 2] * z[k]
+                reals[point, axis] = turned + translation[axis]
+            words[point, 3] = rgb[k] if by_height else rgb[label[point]]
+            reals[point, 4] = probability[point]
+            share = np.rint(min(max(confidence[point], np.float32(0.0)), np.float32(1.0)) * np.float32(255.0))
+            found = np.uint32(label[point]) | np.uint32(state[i, j, k]) << np.uint32(8)
+            words[point, 5] = found | np.uint32(share) << np.uint32(16)  # bytes in the order of the layout
+
+    return write

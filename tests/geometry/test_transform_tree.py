@@ -1,0 +1,102 @@
+"""Transforms of a running robot: kept for a while, forgotten when time goes back, never extrapolated unasked."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.extrinsics import rotation_of_angles
+from scene_completion_ros.geometry.transform_tree import NoTransformError, TransformTree
+from scene_completion_ros.geometry.transforms import RigidTransform
+
+SECOND = 1_000_000_000
+KEEP_NS = 2 * SECOND
+
+
+def at(x: float, yaw: float = 0.0) -> RigidTransform:
+    return RigidTransform(rotation_of_angles(0, 0, yaw), np.array([x, 0.0, 0.0]))
+
+
+def place(tree: TransformTree, stamp_ns: int, **limits: int) -> NDArray[np.float64]:
+    return tree.find("odom", "camera", stamp_ns, **limits).translation
+
+
+@pytest.fixture
+def tree() -> TransformTree:
+    """A robot that drives one metre a second from 10 s to 11 s, with a camera half a metre before its middle."""
+    tree = TransformTree(KEEP_NS)
+    tree.add("base", "camera", 0, at(0.5), static=True)
+    for tenth in range(11):
+        tree.add("odom", "base", 10 * SECOND + tenth * SECOND // 10, at(tenth / 10), static=False)
+    return tree
+
+
+def test_a_chain_of_moving_and_fixed_edges_is_interpolated_both_ways(tree: TransformTree) -> None:
+    np.testing.assert_allclose(place(tree, 10_250_000_000), [0.75, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(tree.find("camera", "odom", 10_250_000_000).translation, [-0.75, 0, 0], atol=1e-9)
+
+
+def test_turns_take_the_shortest_way() -> None:
+    tree = TransformTree(KEEP_NS)
+    for stamp_s, degrees in ((0, 170), (1, -170)):
+        tree.add("odom", "base", stamp_s * SECOND, at(0, math.radians(degrees)), static=False)
+    rotation = tree.find("odom", "base", SECOND // 4, max_gap_ns=SECOND).rotation
+    assert math.degrees(math.atan2(rotation[1, 0], rotation[0, 0])) == pytest.approx(175)
+
+
+@pytest.mark.parametrize(
+    ("stamp_ns", "problem"), [(9_999_999_999, "before"), (11_000_000_001, "after"), (10_050_000_000, "gap")]
+)
+def test_what_is_missing_is_named(tree: TransformTree, stamp_ns: int, problem: str) -> None:
+    with pytest.raises(NoTransformError, match="odom -> base") as caught:
+        place(tree, stamp_ns, max_gap_ns=SECOND // 20)
+    assert caught.value.problem == problem
+    assert caught.value.cure
+
+
+def test_the_last_transform_holds_for_the_tolerance_and_no_longer(tree: TransformTree) -> None:
+    np.testing.assert_allclose(place(tree, 11_020_000_000, tolerance_ns=20_000_000), [1.5, 0, 0])
+    with pytest.raises(NoTransformError, match="after the last"):
+        place(tree, 11_020_000_001, tolerance_ns=20_000_000)
+    with pytest.raises(NoTransformError, match="before the first"):
+        place(tree, 9_990_000_000, tolerance_ns=20_000_000)
+
+
+def test_old_transforms_are_forgotten(tree: TransformTree) -> None:
+    for tenth in range(11, 50):
+        tree.add("odom", "base", 10 * SECOND + tenth * SECOND // 10, at(tenth / 10), static=False)
+    assert place(tree, 14_900_000_000 - KEEP_NS)[0] == pytest.approx(3.4)
+    with pytest.raises(NoTransformError, match="before the first"):
+        place(tree, 14_800_000_000 - KEEP_NS)
+
+
+def test_a_recording_that_begins_anew_is_not_mixed_with_its_end(tree: TransformTree) -> None:
+    tree.add("odom", "base", 10 * SECOND - SECOND // 2, at(100), static=False)  # a loop, 1.5 s back
+    tree.add("odom", "base", 10 * SECOND, at(101), static=False)
+    np.testing.assert_allclose(place(tree, 10 * SECOND), [101.5, 0, 0])
+    with pytest.raises(NoTransformError, match="after the last"):
+        place(tree, 10 * SECOND + SECOND // 2)
+
+
+def test_a_late_one_is_put_in_its_place() -> None:
+    tree = TransformTree(KEEP_NS)
+    for stamp_s, x in ((0.0, 0), (0.2, 2), (0.1, 5)):
+        tree.add("odom", "base", round(stamp_s * SECOND), at(x), static=False)
+    assert tree.find("odom", "base", 50_000_000).translation[0] == pytest.approx(2.5)
+
+
+def test_forgetting_what_moves_leaves_the_frames_and_what_is_fixed(tree: TransformTree) -> None:
+    tree.forget_moving()
+    np.testing.assert_allclose(tree.find("base", "camera", 0).translation, [0.5, 0, 0])
+    with pytest.raises(NoTransformError) as caught:
+        place(tree, 10 * SECOND)
+    assert caught.value.problem == "after"  # it may come
+
+
+def test_frames_that_do_not_hang_together(tree: TransformTree) -> None:
+    with pytest.raises(NoTransformError, match=r"'gps' to 'odom'.*base, camera, odom") as caught:
+        tree.find("odom", "gps", 10 * SECOND)
+    assert caught.value.problem == "unconnected"

@@ -1,0 +1,82 @@
+"""Coordinates of PointCloud2 messages in several layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import BagError
+from scene_completion_ros.messages.clouds import read_xyz
+from tests.bags.recordings import START, header, make
+
+
+def cloud(xyz: np.ndarray, *, kind: str = "<f4", point_step: int = 24, height: int = 1, row_padding: int = 0) -> Any:
+    """PointCloud2 with z, y, x in this odd order, beginning at byte 0."""
+    size = np.dtype(kind).itemsize
+    width = len(xyz) // height
+    data = np.zeros((height, width * point_step + row_padding), np.uint8)
+    offsets = {"z": 0, "y": size, "x": 2 * size}
+    for axis, offset in offsets.items():
+        column = xyz[:, "xyz".index(axis)].astype(kind).reshape(height, width)
+        for row in range(height):
+            for point in range(width):
+                start = point * point_step + offset
+                data[row, start : start + size] = np.frombuffer(column[row, point : point + 1].tobytes(), np.uint8)
+    fields = [
+        make("sensor_msgs/PointField", name=axis, offset=offset, datatype=7 if size == 4 else 8, count=1)
+        for axis, offset in offsets.items()
+    ]
+    return make(
+        "sensor_msgs/PointCloud2",
+        header=header(START, "lidar"),
+        height=height,
+        width=width,
+        fields=fields,
+        is_bigendian=kind.startswith(">"),
+        point_step=point_step,
+        row_step=data.shape[1],
+        data=data.reshape(-1),
+        is_dense=False,
+    )
+
+
+POINTS = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize(("height", "row_padding"), [(1, 0), (3, 0), (3, 5)])
+def test_layouts(kind: str, height: int, row_padding: int) -> None:
+    message = cloud(POINTS, kind=kind, point_step=26, height=height, row_padding=row_padding)
+    np.testing.assert_array_equal(read_xyz(message), POINTS)
+
+
+def test_points_that_are_not_finite_are_left_out() -> None:
+    points = POINTS.copy()
+    points[2, 1] = np.nan
+    points[5, 0] = np.inf
+    np.testing.assert_array_equal(read_xyz(cloud(points)), np.delete(POINTS, [2, 5], axis=0))
+
+
+def test_empty_cloud() -> None:
+    assert read_xyz(cloud(POINTS[:0])).shape == (0, 3)
+
+
+def test_defects_are_named() -> None:
+    message = cloud(POINTS)
+    message.fields = message.fields[1:]
+    with pytest.raises(BagError, match="'z' is missing"):
+        read_xyz(message)
+    message = cloud(POINTS)
+    message.data = message.data[:-30]
+    with pytest.raises(BagError, match="bytes of data"):
+        read_xyz(message)
+    message = cloud(POINTS)
+    message.fields[0].offset = 22
+    with pytest.raises(BagError, match="offsets"):
+        read_xyz(message)
+    message = cloud(POINTS)
+    message.fields[0].datatype = 4
+    with pytest.raises(BagError, match="datatype 4"):
+        read_xyz(message)

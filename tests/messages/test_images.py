@@ -1,0 +1,317 @@
+"""Decoding of image messages against rosbags-image, and by hand where that is wrong or does not decode."""
+
+from __future__ import annotations
+
+import array
+import struct
+import zlib
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.image import message_to_cvimage
+
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.messages.images import (
+    ENCODINGS,
+    announced_size,
+    check_image,
+    decode_depth,
+    decode_image,
+    image_size,
+)
+from tests.bags.recordings import HEIGHT, WIDTH, compressed, image, jpeg, picture
+
+BYTES_PER_PIXEL = {
+    name: encoding.channels * np.dtype(encoding.dtype).itemsize
+    for name, encoding in ENCODINGS.items()
+    if encoding.layout != "nv"
+}
+ROS_NAMES = {"8uc1": "8UC1", "8uc3": "8UC3", "8uc4": "8UC4"}
+
+
+DAMAGED = "bytes of format 'png' cannot be decoded"
+
+
+def jpeg_of_size(width: int, height: int) -> bytes:
+    """A JPEG that claims another size."""
+    content = jpeg()
+    frame_header = content.index(b"\xff\xc0")
+    return content[: frame_header + 5] + struct.pack(">HH", height, width) + content[frame_header + 9 :]
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that claims another size."""
+    content = cv2.imencode(".png", picture())[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def pixels_for(name: str) -> np.ndarray:
+    """Bytes of a smooth image [H, W * bytes per pixel], so that interpolating conversions stay comparable."""
+    size = BYTES_PER_PIXEL[name]
+    if ENCODINGS[name].dtype == "u2":
+        wide = cv2.resize(picture(3), (WIDTH * size // 2, HEIGHT))[..., 0].astype(np.uint16) * 200 + 77
+        return np.ascontiguousarray(wide.astype("<u2")).view(np.uint8)
+    return np.ascontiguousarray(cv2.resize(picture(3), (WIDTH * size, HEIGHT))[..., 0])
+
+
+@pytest.mark.parametrize("name", sorted(set(BYTES_PER_PIXEL) - {"8uc1", "8uc3", "8uc4"}))
+def test_encoding_agrees_with_rosbags_image(name: str) -> None:
+    message = image(pixels_for(name), name)
+    expected = cv2.cvtColor(message_to_cvimage(message, "bgr8"), cv2.COLOR_BGR2RGB)
+    decoded = decode_image(message)
+    assert decoded.shape == (HEIGHT, WIDTH, 3)
+    assert decoded.dtype == np.uint8
+    tolerance = 1 if ENCODINGS[name].dtype == "u2" else 0  # rosbags-image truncates products of floats
+    assert np.abs(decoded.astype(int) - expected).max() <= tolerance
+    assert np.ptp(decoded) > 50
+
+
+@pytest.mark.parametrize(("name", "like"), [("8UC1", "mono8"), ("8UC3", "bgr8"), ("8UC4", "bgra8")])
+def test_plain_opencv_types_are_in_opencv_order(name: str, like: str) -> None:
+    data = pixels_for(like)
+    np.testing.assert_array_equal(decode_image(image(data, name)), decode_image(image(data, like)))
+
+
+@pytest.mark.parametrize("name", sorted(BYTES_PER_PIXEL))
+@pytest.mark.parametrize("padding", [2, 7, 64])
+def test_padding_at_the_end_of_rows_is_skipped(name: str, padding: int) -> None:
+    data = pixels_for(name)
+    padded = np.concatenate([data, np.full((HEIGHT, padding), 0xAB, np.uint8)], axis=1)
+    ros_name = ROS_NAMES.get(name, name)
+    np.testing.assert_array_equal(
+        decode_image(image(padded, ros_name, step=padded.shape[1])), decode_image(image(data, ros_name))
+    )
+
+
+def test_last_row_may_lack_its_padding() -> None:
+    data = pixels_for("rgb8")
+    padded = np.concatenate([data, np.zeros((HEIGHT, 5), np.uint8)], axis=1).reshape(-1)[:-5]
+    np.testing.assert_array_equal(
+        decode_image(image(padded, "rgb8", step=WIDTH * 3 + 5)), data.reshape(HEIGHT, WIDTH, 3)
+    )
+
+
+def test_step_zero_means_no_padding() -> None:
+    data = pixels_for("rgb8")
+    np.testing.assert_array_equal(decode_image(image(data, "rgb8", step=0)), data.reshape(HEIGHT, WIDTH, 3))
+
+
+@pytest.mark.parametrize("name", ["mono16", "rgb16", "bayer_rggb16"])
+def test_big_endian_pictures(name: str) -> None:
+    little = pixels_for(name)
+    big = little.view("<u2").astype(">u2").view(np.uint8)
+    np.testing.assert_array_equal(decode_image(image(big, name, big_endian=True)), decode_image(image(little, name)))
+
+
+def test_grey_is_replicated_and_16_bits_are_scaled() -> None:
+    values = np.array([[0, 257, 65535, 128 * 257]], np.uint16)
+    decoded = decode_image(image(values, "mono16", width=4, height=1))
+    np.testing.assert_array_equal(decoded[0, :, 0], [0, 1, 255, 128])
+    np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
+
+
+@pytest.mark.parametrize(("name", "code"), [("nv12", cv2.COLOR_YUV2RGB_NV12), ("nv21", cv2.COLOR_YUV2RGB_NV21)])
+@pytest.mark.parametrize("counts_chroma", [False, True])
+@pytest.mark.parametrize("padding", [0, 10])
+def test_nv12_and_nv21(name: str, code: int, counts_chroma: bool, padding: int) -> None:
+    planes = np.ascontiguousarray(cv2.resize(picture(5), (WIDTH, HEIGHT * 3 // 2))[..., 0])
+    sent = np.concatenate([planes, np.zeros((len(planes), padding), np.uint8)], axis=1)
+    height = HEIGHT * 3 // 2 if counts_chroma else HEIGHT
+    message = image(sent, name, height=height, step=WIDTH + padding)
+    np.testing.assert_array_equal(decode_image(message), cv2.cvtColor(planes, code))
+    assert image_size(message) == (WIDTH, HEIGHT)
+
+
+def test_message_data_of_rclpy() -> None:
+    """rclpy hands out array.array, not NumPy."""
+    data = pixels_for("bgr8")
+    message = image(data, "bgr8")
+    like_rclpy = SimpleNamespace(
+        **{key: getattr(message, key) for key in ("height", "width", "encoding", "is_bigendian", "step")},
+        data=array.array("B", data.tobytes()),
+    )
+    np.testing.assert_array_equal(decode_image(like_rclpy), decode_image(message))
+
+
+def test_result_does_not_share_memory_with_the_message() -> None:
+    message = image(pixels_for("rgb8"), "rgb8")
+    before = decode_image(message).copy()
+    decoded = decode_image(message)
+    message.data[:] = 0
+    np.testing.assert_array_equal(decoded, before)
+
+
+@pytest.mark.parametrize("form", ["jpeg", "bgr8; jpeg compressed bgr8", "rgb8; jpeg compressed bgr8"])
+def test_jpeg(form: str) -> None:
+    message = compressed(jpeg(1), form)
+    expected = cv2.cvtColor(message_to_cvimage(message, "bgr8"), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(decode_image(message), expected)
+    assert image_size(message) == (WIDTH, HEIGHT)
+
+
+def test_png_is_exact_with_colour_grey_alpha_and_16_bits() -> None:
+    rgb = picture(2)
+    for sent, expected in (
+        (cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), rgb),
+        (rgb[..., 0], np.repeat(rgb[..., :1], 3, axis=-1)),
+        (cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA), rgb),
+        (rgb[..., 0].astype(np.uint16) * 257, np.repeat(rgb[..., :1], 3, axis=-1)),
+    ):
+        message = compressed(cv2.imencode(".png", sent)[1].tobytes(), "png")
+        np.testing.assert_array_equal(decode_image(message), expected)
+
+
+def jpegs() -> list[bytes]:
+    """JPEGs in the forms that encoders write, with comments, thumbnails and padding before the size."""
+    rgb = picture(2)
+    plain, grey = jpeg(2), cv2.imencode(".jpg", rgb[..., 0])[1].tobytes()
+    progressive = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[
+        1
+    ].tobytes()
+    turned = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # EXIF: to be shown turned
+    inserts = [
+        b"",
+        segment(0xFE, b"\xff\xc0\0\x11\x08\0\x01\0\x01"),
+        segment(0xE1, plain),
+        segment(0xE1, turned),
+        b"\xff" * 3,
+    ]
+    return [file[:2] + insert + file[2:] for file in (plain, grey, progressive) for insert in inserts]
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+@pytest.mark.parametrize("content", jpegs())
+def test_jpegs_of_any_form_have_the_size_and_the_pixels_that_opencv_finds(content: bytes) -> None:
+    message = compressed(content, "jpeg")
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert expected.shape[:2] == (HEIGHT, WIDTH)
+    assert announced_size(message) == (WIDTH, HEIGHT)
+    code = cv2.COLOR_GRAY2RGB if expected.ndim == 2 else cv2.COLOR_BGR2RGB
+    np.testing.assert_array_equal(decode_image(message), cv2.cvtColor(expected, code))
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+@pytest.mark.parametrize("content", jpegs())
+def test_a_jpeg_that_comes_smaller_is_the_mean_of_its_pixels_at_their_place(content: bytes, shrink: int) -> None:
+    message = compressed(content, "jpeg")
+    whole, shrunk = decode_image(message), decode_image(message, shrink)
+    size = (WIDTH // shrink, HEIGHT // shrink)
+    assert shrunk.shape == (size[1], size[0], 3)
+    mean = cv2.resize(whole, size, interpolation=cv2.INTER_AREA).astype(float)
+    error = np.abs(shrunk - mean).mean()
+    assert error < 6.0
+    for rows, columns in ((0, 1), (1, 0)):  # a mistake of one pixel would be seen
+        assert error < 0.5 * np.abs(shrunk - np.roll(mean, (rows, columns), axis=(0, 1))).mean()
+
+
+def test_what_cannot_come_smaller_comes_whole() -> None:
+    rgb = picture(2)
+    png = compressed(cv2.imencode(".png", rgb)[1].tobytes(), "png")
+    odd = compressed(cv2.imencode(".jpg", rgb[:-1])[1].tobytes(), "jpeg")
+    raw = image(np.ascontiguousarray(rgb.reshape(HEIGHT, WIDTH * 3)), "rgb8")
+    for message in (png, odd, raw):
+        np.testing.assert_array_equal(decode_image(message, 4), decode_image(message))
+    np.testing.assert_array_equal(
+        decode_image(compressed(jpeg(2), "jpeg"), 3), decode_image(compressed(jpeg(2), "jpeg"))
+    )
+
+
+def test_depth_is_not_decoded_where_its_header_claims_too_much() -> None:
+    content = struct.pack("<iff", 0, 0.0, 0.0) + png_of_size(100_000, 2000)
+    with pytest.raises(ImageError, match="million pixels"):
+        decode_depth(compressed(content, "16UC1; compressedDepth png"))
+
+
+def test_grey_jpeg_becomes_rgb() -> None:
+    message = compressed(cv2.imencode(".jpg", picture(2)[..., 0])[1].tobytes(), "mono8; jpeg compressed ")
+    decoded = decode_image(message)
+    np.testing.assert_array_equal(decoded[..., 0], decoded[..., 1])
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("padding", [0, 6])
+def test_depth_16uc1_is_millimetres(big_endian: bool, padding: int) -> None:
+    millimetres = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
+    stored = np.ascontiguousarray(millimetres.astype(">u2" if big_endian else "<u2")).view(np.uint8)
+    sent = np.concatenate([stored, np.full((HEIGHT, padding), 0xCD, np.uint8)], axis=1)
+    message = image(sent, "16UC1", step=sent.shape[1], big_endian=big_endian)
+    np.testing.assert_allclose(decode_depth(message), millimetres / 1000.0, rtol=1e-6)
+    if padding == 0:
+        np.testing.assert_array_equal(message_to_cvimage(message), millimetres)  # the oracle reads the same numbers
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_depth_32fc1_is_metres_and_nan_is_nothing(big_endian: bool) -> None:
+    metres = np.linspace(0.5, 80, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
+    metres[0, :3] = np.nan, np.inf, -1.0
+    message = image(metres.astype(">f4" if big_endian else "<f4"), "32FC1", big_endian=big_endian)
+    expected = metres.copy()
+    expected[0, :3] = 0.0
+    np.testing.assert_array_equal(decode_depth(message), expected)
+
+
+def test_compressed_depth_of_both_kinds() -> None:
+    millimetres = np.random.default_rng(0).integers(0, 60000, (HEIGHT, WIDTH)).astype(np.uint16)
+    header = struct.pack("<iff", 0, 0.0, 0.0)
+    message = compressed(header + cv2.imencode(".png", millimetres)[1].tobytes(), "16UC1; compressedDepth png")
+    np.testing.assert_allclose(decode_depth(message), millimetres / 1000.0, rtol=1e-6)
+
+    metres = np.linspace(0.6, 9.0, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    scale, offset = 1000.0, 5.0
+    quantised = np.rint(scale / metres + offset).astype(np.uint16)
+    quantised[0, 0] = 0
+    content = struct.pack("<iff", 0, scale, offset) + cv2.imencode(".png", quantised)[1].tobytes()
+    decoded = decode_depth(compressed(content, "32FC1; compressedDepth png"))
+    assert decoded[0, 0] == 0.0
+    np.testing.assert_allclose(decoded.reshape(-1)[1:], metres.reshape(-1)[1:], rtol=6e-3)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (image(np.zeros((HEIGHT, WIDTH * 2), np.uint8), "yuv411"), "yuv411"),
+        (image(np.zeros((HEIGHT, WIDTH * 2), np.uint8), "16UC1"), "depth"),
+        (image(np.zeros((HEIGHT, WIDTH * 3 - 1), np.uint8), "rgb8"), "step"),
+        (image(np.zeros((HEIGHT // 2, WIDTH * 3), np.uint8), "rgb8", step=WIDTH * 3), "bytes of data"),
+        (image(np.zeros((HEIGHT - 1, WIDTH), np.uint8), "nv12", step=WIDTH), "nv12"),
+        (image(np.zeros((HEIGHT, 126), np.uint8), "uyvy", width=63), "63 pixels in a row"),
+        (image(np.zeros(0, np.uint8), "rgb8", width=0, step=0), "size is 0x"),
+        (compressed(jpeg()[:-300], "jpeg"), "end early"),
+        (compressed(b"", "jpeg"), "unknown compression"),
+        (compressed(b"GIF89a-and-so-on", "gif"), "unknown compression"),
+        (compressed(b"\xff\xd8" + bytes(200) + b"\xff\xd9", "jpeg"), "cannot be decoded"),
+        (compressed(jpeg_of_size(0, 64), "jpeg"), "cannot be decoded"),
+        (compressed(jpeg_of_size(65535, 65535), "jpeg"), "65535x65535 is more than 134 million pixels"),
+        (compressed(png_of_size(100_000, 2000), "png"), "100000x2000 is more than 134 million pixels"),
+        (compressed(png_of_size(2**31 - 1, 2**31 - 1), "png"), "million pixels"),
+        (compressed(png_of_size(3, 3)[:16] + b"IEND", "png"), "cannot be decoded"),
+        (compressed(png_of_size(WIDTH, HEIGHT)[:200] + b"IEND", "png"), DAMAGED),
+        (compressed(bytes(12) + b"\x89PNG", "16UC1; compressedDepth png"), "depth"),
+    ],
+)
+def test_what_cannot_be_decoded_says_why(message: object, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        decode_image(message)
+    if words != DAMAGED:  # what is only found by decoding
+        with pytest.raises(ImageError, match=words):
+            check_image(message)
+
+
+def test_jpeg_may_be_padded_with_zeros() -> None:
+    check_image(compressed(jpeg() + bytes(100), "jpeg"))
+    np.testing.assert_array_equal(
+        decode_image(compressed(jpeg() + bytes(100), "jpeg")), decode_image(compressed(jpeg(), "jpeg"))
+    )
+
+
+def test_colour_is_not_depth() -> None:
+    with pytest.raises(ImageError, match="rgb8"):
+        decode_depth(image(pixels_for("rgb8"), "rgb8"))
+    with pytest.raises(ImageError, match="jpeg"):
+        decode_depth(compressed(jpeg(), "jpeg"))

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from scene_completion_ros.messages.stamp_order import CLOCK_JUMP_NS, StampOrder
+
+
+def test_late_images_are_told_from_restarted_recordings() -> None:
+    order = StampOrder()
+    second = CLOCK_JUMP_NS
+    assert order.arrived(100 * second) == "in order"
+    assert order.arrived(100 * second - 1) == "late"
+    assert order.behind_ns == 1
+    assert order.arrived(99 * second + 1) == "late"  # the late one before did not move the newest stamp
+    assert order.arrived(99 * second) == "restarted"
+    assert order.arrived(99 * second + 1) == "in order"
+    assert order.behind_ns == 0
+
+
+def test_equal_stamps_are_in_order() -> None:
+    order = StampOrder()
+    assert {order.arrived(0) for _ in range(5)} == {"in order"}

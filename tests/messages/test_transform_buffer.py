@@ -1,0 +1,114 @@
+"""Look-ups in the transform buffer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import BagError
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.messages.transform_buffer import TransformBuffer
+from tests.bags.recordings import SECOND, START, odometry, transform
+
+
+def moving_buffer() -> TransformBuffer:
+    """map -> base_link drives along x and turns left; the camera sits on base_link, a LiDAR beside it."""
+    buffer = TransformBuffer()
+    buffer.add_message(transform("base_link", "camera", (0.5, 0.0, 1.0)), static=True)
+    buffer.add_message(transform("base_link", "lidar", (0.0, 0.0, 2.0)), static=True)
+    for index in range(5):
+        stamp = START + index * SECOND // 10
+        buffer.add_message(transform("map", "base_link", (index * 1.0, 0.0, 0.0), stamp, yaw=index * 0.2), static=False)
+    return buffer
+
+
+def test_interpolates_between_two_poses() -> None:
+    pose = moving_buffer().lookup("map", "base_link", START + SECOND // 4, SECOND // 5)
+    np.testing.assert_allclose(pose.translation, [2.5, 0, 0], atol=1e-9)
+    assert math.atan2(pose.rotation[1, 0], pose.rotation[0, 0]) == pytest.approx(0.5)
+
+
+def test_exact_stamp_needs_no_neighbour() -> None:
+    pose = moving_buffer().lookup("map", "base_link", START + 4 * SECOND // 10, 0)
+    np.testing.assert_allclose(pose.translation, [4, 0, 0])
+
+
+def test_chain_goes_up_and_down_the_tree() -> None:
+    buffer = moving_buffer()
+    stamp = START + 2 * SECOND // 10
+    cosine, sine = math.cos(0.4), math.sin(0.4)
+    np.testing.assert_allclose(
+        buffer.lookup("map", "camera", stamp).translation, [2 + 0.5 * cosine, 0.5 * sine, 1], atol=1e-12
+    )
+    np.testing.assert_allclose(buffer.lookup("camera", "lidar", stamp).translation, [-0.5, 0, 1], atol=1e-12)
+    there, back = buffer.lookup("map", "lidar", stamp), buffer.lookup("lidar", "map", stamp)
+    np.testing.assert_allclose((there @ back).matrix, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(buffer.lookup("/map", "/map", stamp).matrix, np.eye(4))
+
+
+def test_nothing_is_extrapolated_and_gaps_are_limited() -> None:
+    buffer = moving_buffer()
+    with pytest.raises(BagError, match=r"map -> base_link.*before the first"):
+        buffer.lookup("map", "camera", START - 1)
+    with pytest.raises(BagError, match="after the last"):
+        buffer.lookup("map", "camera", START + SECOND)
+    with pytest.raises(BagError, match=r"gap of 0\.100 s"):
+        buffer.lookup("map", "camera", START + 1, SECOND // 20)
+
+
+def test_unconnected_frames_are_named() -> None:
+    with pytest.raises(BagError, match=r"'gps' to 'map'.*base_link, camera"):
+        moving_buffer().lookup("map", "gps", START)
+
+
+def test_roots_and_static_chains() -> None:
+    buffer = moving_buffer()
+    assert buffer.root_of("camera") == "map"
+    assert buffer.is_static("lidar", "camera")
+    assert not buffer.is_static("map", "camera")
+    assert not buffer.has_path("map", "gps")
+
+
+def test_samples_may_come_in_any_order() -> None:
+    buffer = TransformBuffer()
+    for index in (3, 0, 2, 1):
+        stamp = START + index * SECOND // 10
+        buffer.add("map", "base", stamp, RigidTransform(np.eye(3), np.array([index * 1.0, 0, 0])), static=False)
+    np.testing.assert_allclose(buffer.lookup("map", "base", START + SECOND // 20).translation, [0.5, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (transform("map", "base_link", (math.nan, 0, 0)), "not finite"),
+        (transform("map", "base_link", (0, 0, 0), scale=0.0), "unit length"),
+        (transform("map", "base_link", (0, 0, 0), scale=math.inf), "not finite"),
+        (transform("map", "map", (0, 0, 0)), "parent"),
+    ],
+)
+def test_unusable_transforms_are_counted(message: object, reason: str) -> None:
+    buffer = moving_buffer()
+    buffer.add_message(message, static=False)
+    assert sum(buffer.rejected.values()) == 1
+    assert reason in next(iter(buffer.rejected))
+    assert np.isfinite(buffer.lookup("map", "camera", START).matrix).all()
+
+
+def test_rounded_quaternions_are_normalised() -> None:
+    buffer = TransformBuffer()
+    buffer.add_message(transform("map", "base", (0, 0, 0), yaw=0.3, scale=1.01), static=True)
+    rotation = buffer.lookup("map", "base", START).rotation
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+
+
+def test_odometry() -> None:
+    buffer = TransformBuffer()
+    for index in range(3):
+        buffer.add_odometry(odometry("odom", "base", (index * 2.0, 0, 0), START + index * SECOND))
+    buffer.add_odometry(odometry("odom", "base", (math.nan, 0, 0), START + 3 * SECOND))
+    np.testing.assert_allclose(
+        buffer.lookup("odom", "base", START + SECOND // 2, SECOND).translation, [1, 0, 0], atol=1e-9
+    )
+    assert sum(buffer.rejected.values()) == 1

@@ -1,0 +1,144 @@
+"""Where voxels lie and what they are published in, for every combination of frames."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.extrinsics import rotation_of_angles
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry.transform_tree import NoTransformError, TransformTree
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.ros.completion.placements import Placement, Placements, check_frames
+from scene_completion_ros.ros.inputs.transform_source import LookUpLimits
+from scene_completion_ros.ros.inputs.waiting_room import NotYetError
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+
+STAMP_NS = 500
+IMAGE, BASE, ODOM = "front_optical", "base_link", "odom"
+
+
+class Known:
+    """A camera 1.5 m above a base, one metre before its middle, which stands two metres from the start, turned left."""
+
+    def __init__(self) -> None:
+        self._tree = TransformTree()
+        forward = RigidTransform(np.eye(3), np.array([1.0, 0.0, 1.5]))
+        self._tree.add(BASE, IMAGE, 0, forward @ OPTICAL_FROM_FORWARD.inverse(), static=True)
+        standing = RigidTransform(rotation_of_angles(0, 0, np.pi / 2), np.array([2.0, 0.0, 0.0]))
+        self._tree.add(ODOM, BASE, STAMP_NS, standing, static=False)
+
+    def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
+        try:
+            return self._tree.find(target, source, stamp_ns)
+        except NoTransformError as error:
+            raise NotYetError(error.what, may_come=True) from None
+
+    def forget(self) -> None:
+        self._tree.forget_moving()
+
+
+def placed(source: Known | None = None, **given: Any) -> Placement:
+    return Placements(source, DEFAULT_GRID_FROM_CAMERA).place(IMAGE, STAMP_NS, NodeParameters(**given))
+
+
+def ahead(placement: Placement) -> dict[str, list[float]]:
+    """Where the voxel ten metres before the camera lies: in what is published, and in the map."""
+    grid = placement.grid_from_camera.apply(np.array([0.0, 0.0, 10.0]))
+    upright = placement.map_from_grid.apply(grid)
+    return {
+        placement.frame_id: np.round(placement.frame_from_grid.apply(grid), 6).tolist(),
+        f"map in {placement.map_frame_id}": np.round(placement.frame_from_map.apply(upright), 6).tolist(),
+        "above the ground": np.round(upright[2:], 6).tolist(),
+    }
+
+
+def test_without_any_frames_all_is_in_the_frame_of_the_image() -> None:
+    assert ahead(placed(camera_height=1.5)) == {
+        IMAGE: [0.0, 0.0, 10.0],
+        f"map in {IMAGE}": [0.0, 0.0, 10.0],
+        "above the ground": [1.5],
+    }
+
+
+@pytest.mark.parametrize("source", [None, Known()])
+def test_a_base_alone_gets_the_map(source: Known | None) -> None:
+    placement = placed(source, base_frame=BASE, camera_x=1.0, camera_height=1.5)
+    assert ahead(placement) == {IMAGE: [0.0, 0.0, 10.0], f"map in {BASE}": [11.0, 0.0, 1.5], "above the ground": [1.5]}
+    assert placement.grid_from_camera is DEFAULT_GRID_FROM_CAMERA
+
+
+@pytest.mark.parametrize("source", [None, Known()])
+@pytest.mark.parametrize("base_frame", ["", BASE])
+def test_a_grid_in_the_base_gets_all(source: Known | None, base_frame: str) -> None:
+    placement = placed(source, grid_frame=BASE, base_frame=base_frame, camera_x=1.0, camera_height=1.5)
+    assert ahead(placement) == {BASE: [11.0, 0.0, 1.5], f"map in {BASE}": [11.0, 0.0, 1.5], "above the ground": [1.5]}
+    np.testing.assert_array_equal(placement.map_from_grid.matrix, np.eye(4))  # so that it is made once
+
+
+def test_a_grid_in_the_world_and_a_map_in_the_base() -> None:
+    assert ahead(placed(Known(), grid_frame=ODOM, base_frame=BASE)) == {
+        ODOM: [2.0, 11.0, 1.5],
+        f"map in {BASE}": [11.0, 0.0, 1.5],
+        "above the ground": [1.5],
+    }
+
+
+@pytest.mark.parametrize(
+    "given", [{"grid_frame": "map"}, {"base_frame": "map"}, {"grid_frame": BASE, "base_frame": "map"}]
+)
+def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
+    with pytest.raises(NotYetError, match="to 'map'"):
+        placed(Known(), **given)
+
+
+def test_the_model_is_prepared_where_the_camera_probably_is() -> None:
+    grid_in_base = NodeParameters(grid_frame=BASE, camera_x=1.0)
+    known = Placements(None, DEFAULT_GRID_FROM_CAMERA).expected(grid_in_base)
+    np.testing.assert_allclose(known.translation, [1.0, 0.0, 1.65])
+    assert Placements(Known(), DEFAULT_GRID_FROM_CAMERA).expected(grid_in_base) is DEFAULT_GRID_FROM_CAMERA
+    assert Placements(None, DEFAULT_GRID_FROM_CAMERA).expected(NodeParameters()) is DEFAULT_GRID_FROM_CAMERA
+
+
+def test_where_the_grid_is_in_the_odometry_frame() -> None:
+    """Ten metres before the camera is twelve from the start, however the grid is attached."""
+    for given in ({}, {"base_frame": BASE}, {"grid_frame": BASE}, {"grid_frame": ODOM}):
+        placement = placed(Known(), temporal_fusion=True, **given)
+        assert isinstance(placement.odometry_from_grid, RigidTransform)
+        ahead = placement.odometry_from_grid.apply(placement.grid_from_camera.apply(np.array([0.0, 0.0, 10.0])))
+        np.testing.assert_allclose(ahead, [2.0, 11.0, 1.5], atol=1e-9)
+    assert placed(Known()).odometry_from_grid is None
+    still = placed(None, temporal_fusion=True, grid_frame="odom").odometry_from_grid
+    assert isinstance(still, RigidTransform)
+    np.testing.assert_array_equal(still.matrix, np.eye(4))
+
+
+def test_images_are_placed_without_odometry_too() -> None:
+    placement = placed(Known(), temporal_fusion=True, odometry_frame="world", grid_frame=BASE)
+    assert ahead(placement) == ahead(placed(Known(), grid_frame=BASE))
+    assert isinstance(placement.odometry_from_grid, NotYetError)
+    assert "to 'world'" in str(placement.odometry_from_grid)
+    assert placement.odometry_from_grid.may_come
+    assert placement.odometry_from_grid.__traceback__ is None  # it is kept for a while
+
+
+def test_frames_that_fit() -> None:
+    for given in (
+        {},
+        {"base_frame": BASE},
+        {"grid_frame": BASE},
+        {"grid_frame": ODOM, "base_frame": BASE, "transform_source": "tf2"},
+        {"grid_frame": ODOM, "transform_source": "topics", "odometry_topics": "odometry"},
+        {"grid_frame": BASE, "cameras": "front, left", "transform_source": "topics", "transform_topics": "mounts"},
+    ):
+        check_frames(NodeParameters(**given))  # type: ignore[arg-type]
+    with pytest.raises(SceneCompletionError):
+        check_frames(NodeParameters(grid_frame=ODOM, base_frame=BASE))

@@ -1,0 +1,67 @@
+"""When the model of a camera is built, when it is only moved, and when neither."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import numpy as np
+import pytest
+from rclpy.logging import get_logger
+
+from scene_completion_ros.geometry.extrinsics import rotation_of_angles
+from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.ros.completion.view_completers import ViewCompleters, largest_shift
+from scene_completion_ros.ros.health.inference_record import InferenceRecord
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from tests.ros.camera_to_voxels import CAMERA, some_image
+
+PARAMETERS = NodeParameters(threads=1, grid_frame_tolerance=0.05)
+
+
+def test_the_corner_that_moves_most() -> None:
+    grid = VoxelGrid((0.0, 0.0, 0.0), 0.5, (8, 6, 2))  # to (4, 3, 1)
+    pose = RigidTransform(rotation_of_angles(0.1, 0.2, 0.3), np.array([1.0, 2.0, 3.0]))
+    shifted = RigidTransform(np.eye(3), np.array([0.3, 0.0, 0.4])) @ pose
+    assert largest_shift(grid, pose, shifted) == pytest.approx(0.5)
+    turned = RigidTransform(rotation_of_angles(0.0, 0.0, 0.01), np.zeros(3)) @ pose
+    assert largest_shift(grid, pose, turned) == pytest.approx(5.0 * 0.01, rel=1e-4)  # 5 m from the origin
+    assert largest_shift(grid, pose, pose) == 0.0
+
+
+def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: Path) -> None:
+    grid, pose = read_grid(grid_file)
+    completers = ViewCompleters(StudentBundle.load(bundle_folder), grid, get_logger("test"), InferenceRecord())
+
+    def at(x: float) -> RigidTransform:
+        return RigidTransform(np.eye(3), np.array([x, 0.0, 0.0])) @ pose
+
+    first = completers.get("front", CAMERA, at(0.0), PARAMETERS)
+    assert first is not None
+    assert completers.get("front", CAMERA, at(0.04), PARAMETERS) is first
+    moved = completers.get("front", CAMERA, at(0.06), PARAMETERS)
+    assert moved is not None
+    assert moved is not first
+    assert moved.grid_from_camera.translation[0] == pytest.approx(0.06)
+    assert moved._encoder is first._encoder
+    assert completers.get("front", CAMERA, at(0.1), PARAMETERS) is moved  # from where it is, not from where it was
+    completers.prepare("front", CAMERA, at(5.0), PARAMETERS)  # a guess, and worse than what is known
+    assert completers.get("front", CAMERA, at(0.06), PARAMETERS) is moved
+
+    other = completers.get("left", CAMERA, at(5.0), PARAMETERS)
+    assert other is not None
+    assert other._encoder is moved._encoder  # images are completed one by one
+    image = some_image(1)
+    before = moved.complete(image)
+    assert (other.complete(some_image(2)).alpha != before.alpha).any()
+    np.testing.assert_array_equal(moved.complete(image).alpha, before.alpha)
+    assert completers.get("front", CAMERA, at(0.06), PARAMETERS) is moved
+    extrapolating = completers.get("front", CAMERA, at(0.06), NodeParameters(threads=1, extrapolate=True))
+    assert extrapolating is not None
+    assert extrapolating is not moved

@@ -1,0 +1,216 @@
+"""What is said of images and calibration, case by case, and that every case says what to do."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import pytest
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.ros.health.input_health import CameraFacts, calibration_status, input_status
+from scene_completion_ros.ros.health.input_record import RATE_WINDOW_S, Arrivals, InputRecord, Publishers
+from scene_completion_ros.ros.health.judgement import Drops, Level, Status
+
+CAMERA = Camera(900.0, 900.0, 639.5, 359.5, 1280, 720)
+RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+ONE = Publishers((RAW,), 1)
+ONE_RELIABLE = Publishers((RAW,), 0)
+INFO = Publishers(("sensor_msgs/msg/CameraInfo",), 0)
+NONE_DROPPED = Drops({}, {}, 10.0)
+
+
+def header(stamp_s: int) -> Any:
+    return Header(frame_id="front", stamp=Time(sec=stamp_s))
+
+
+def record(*, image_type: str = RAW, reliable: bool = False) -> InputRecord:
+    return InputRecord("/image", image_type, "/camera_info", reliable=reliable, since_s=100.0)
+
+
+def judged(
+    record: InputRecord, now_s: float = 110.0, images: Publishers = ONE, infos: Publishers = INFO,
+    drops: Drops = NONE_DROPPED, middleware: str = "rmw_fastrtps_cpp",
+) -> tuple[Status, Status]:  # fmt: skip
+    facts = CameraFacts(record, images, infos, now_s, 2.0, middleware)
+    return input_status(facts, record.images.count, drops), calibration_status(facts, drops, ())
+
+
+def working(times_s: tuple[float, ...] = (109.0, 109.5)) -> InputRecord:
+    made = record()
+    for time_s in times_s:
+        made.image_arrived(Image(header=header(7), width=1280, height=720, encoding="rgb8"), time_s)
+        made.camera_info_arrived(CameraInfo(header=header(7)), time_s)
+    made.camera = CAMERA
+    return made
+
+
+def test_what_works_is_in_order() -> None:
+    images, calibration = judged(working())
+    assert (images.level, images.message) == (Level.OK, "2.0 images/s")
+    assert calibration.level == Level.OK
+    assert "1280x720, fx 900.0 px" in calibration.message
+    assert images.values["image"] == "1280x720 rgb8, 0 bytes, frame front"
+    assert calibration.values["seconds by which its stamp is behind the image's"] == "0.000"
+
+
+def test_before_the_timeout_it_only_waits() -> None:
+    images, calibration = judged(record(), now_s=101.0)
+    assert (images.level, images.message) == (Level.OK, "waiting for the first image on /image")
+    assert (calibration.level, calibration.message) == (Level.OK, "waiting for CameraInfo on /camera_info")
+
+
+@pytest.mark.parametrize(
+    ("images", "middleware", "said", "unsaid"),
+    [
+        (Publishers(), "rmw_fastrtps_cpp", ["nobody publishes on /image", "-r image:=<topic>"], ["publisher exists"]),
+        (Publishers((COMPRESSED,), 0), "rmw_fastrtps_cpp", [COMPRESSED, "set image_transport:=compressed"], ["rmem"]),
+        (Publishers(("std_msgs/msg/String",), 0), "rmw_fastrtps_cpp", ["remap another topic"], ["compressed"]),
+        (ONE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "2.8 MB", "transport:=compressed"], ["image_qos"]),
+        (ONE_RELIABLE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "set image_qos:=reliable", "rmem_max"], []),
+        (Publishers((RAW, RAW), 0), "rmw_cyclonedds_cpp", ["2 publishers exist", "rmem_max"], ["Fast DDS"]),
+    ],
+)
+def test_no_image_says_why_and_what_to_do(
+    images: Publishers, middleware: str, said: list[str], unsaid: list[str]
+) -> None:
+    silent = record()
+    silent.camera = CAMERA  # known from its CameraInfo
+    status, _ = judged(silent, images=images, middleware=middleware)
+    assert status.level == Level.ERROR
+    assert status.message.startswith("no image for 10.0 s: ")
+    assert all(words in status.message for words in said), status.message
+    assert not any(words in status.message for words in unsaid), status.message
+
+
+@pytest.mark.parametrize(
+    ("reliable", "cure"), [(True, "set image_qos:=sensor_data"), (False, "change the publisher's QoS")]
+)
+def test_incompatible_qos_matters_only_while_nothing_arrives(reliable: bool, cure: str) -> None:
+    silent = record(reliable=reliable)
+    silent.incompatible["/image"] = "RELIABILITY"
+    status, _ = judged(silent)
+    assert status.level == Level.ERROR
+    assert "RELIABILITY" in status.message and status.message.endswith(cure)
+    assert "nobody publishes" in judged(silent, images=Publishers())[0].message
+    other_publisher = working()
+    other_publisher.incompatible["/image"] = "RELIABILITY"
+    assert judged(other_publisher)[0].level == Level.OK
+
+
+def test_images_that_stop_are_an_error_again() -> None:
+    assert judged(working(), now_s=112.0)[0].message.startswith("no image for 2.5 s")
+
+
+def test_reported_losses_and_drops_are_warned_about() -> None:
+    lossy = working()
+    lossy.lost["/image"] = 3
+    status, _ = judged(lossy)
+    assert status.level == Level.WARN
+    assert "lost 3 images" in status.message and "fastdds_shm.xml" in status.message
+    dropped = Drops({"bad image": 5, "newer image arrived": 9}, {"bad image": 2, "newer image arrived": 4}, 10.0)
+    status, _ = judged(working(), drops=dropped)
+    assert status.level == Level.WARN
+    assert "in the last 10 s: 2 bad image;" in status.message
+    assert status.values["dropped"] == "14"
+    assert status.values["dropped: newer image arrived"] == "9"
+    harmless = Drops({"newer image arrived": 9}, {"newer image arrived": 4, "disabled": 1}, 10.0)
+    assert judged(working(), drops=harmless)[0].level == Level.OK
+    unknown = Drops({"no transform": 1}, {"no transform": 1}, 10.0)  # a reason that is named nowhere is a problem
+    assert judged(working(), drops=unknown)[0].level == Level.WARN
+
+
+def silent_info(made: InputRecord) -> None:
+    made.camera, made.camera_infos = None, Arrivals()
+
+
+def unusable_info(made: InputRecord) -> None:
+    made.camera = None
+
+
+def other_size(made: InputRecord) -> None:
+    made.camera = replace(CAMERA, width=640, height=480)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "infos", "words"),
+    [
+        (silent_info, Publishers(), ["nobody publishes on /camera_info", "-r camera_info:=<topic>"]),
+        (silent_info, INFO, ["1 publisher exists", "must be latched"]),
+        (unusable_info, INFO, ["no message on /camera_info was usable", "calibrate"]),
+        (other_size, INFO, ["images are 1280x720", "is for 640x480", "scale both or neither"]),
+    ],
+)
+def test_faults_of_the_calibration(spoil: Callable[[InputRecord], None], infos: Publishers, words: list[str]) -> None:
+    made = working()
+    spoil(made)
+    images, calibration = judged(made, infos=infos)
+    assert images.level == Level.OK
+    assert calibration.level == Level.ERROR
+    assert all(word in calibration.message for word in words), calibration.message
+
+
+def test_a_camera_info_that_stops_is_warned_about_and_a_latched_one_is_not() -> None:
+    made = working((109.0, 109.5))
+    made.image_arrived(Image(header=header(12), width=1280, height=720), 113.0)
+    _, calibration = judged(made, now_s=113.5)
+    assert calibration.level == Level.WARN
+    assert "CameraInfo stopped 4.0 s ago, images go on" in calibration.message
+    assert calibration.values["seconds by which its stamp is behind the image's"] == "5.000"
+    latched = working((101.0,))
+    latched.image_arrived(Image(header=header(12), width=1280, height=720), 113.0)
+    assert judged(latched, now_s=113.5)[1].level == Level.OK
+
+
+def test_what_the_student_was_not_trained_for_and_bad_messages_are_warned_about() -> None:
+    facts = CameraFacts(working(), ONE, INFO, 110.0, 2.0, "rmw_fastrtps_cpp")
+    status = calibration_status(facts, NONE_DROPPED, ("the image is enlarged",))
+    assert (status.level, status.message) == (Level.WARN, "the image is enlarged")
+    dropped = Drops({"bad CameraInfo": 2}, {"bad CameraInfo": 2}, 10.0)
+    status = calibration_status(facts, dropped, ())
+    assert status.level == Level.WARN
+    assert "2 bad CameraInfo" in status.message
+    assert input_status(facts, 2, dropped).level == Level.OK  # reported once, where it belongs
+
+
+def test_images_without_a_camera_info_of_their_time_are_warned_about() -> None:
+    """With camera_info_sync exact, a driver that stamps both differently loses every image."""
+    made = working()
+    made.image_arrived(Image(header=header(9), width=1280, height=720), 109.9)
+    dropped = Drops({"no CameraInfo of its time": 30}, {"no CameraInfo of its time": 20}, 10.0)
+    images, calibration = judged(made, drops=dropped)
+    assert (images.level, calibration.level) == (Level.OK, Level.WARN)  # reported once, where it belongs
+    for words in ("20 no CameraInfo of its time", "2.000 s behind the last image", "camera_info_sync:=latest"):
+        assert words in calibration.message
+    before = Drops({"no CameraInfo": 30}, {"no CameraInfo": 20}, 10.0)  # the first came late: now all is well
+    assert judged(made, drops=before)[1].level == Level.OK
+
+
+def test_compressed_images_have_no_size_to_compare() -> None:
+    made = record(image_type=COMPRESSED)
+    made.image_arrived(CompressedImage(header=header(7), format="jpeg", data=[1, 2, 3]), 109.0)
+    made.camera_info_arrived(CameraInfo(header=header(7)), 109.0)
+    made.camera = CAMERA
+    images, calibration = judged(made, images=Publishers((COMPRESSED,), 0))
+    assert (images.level, calibration.level) == (Level.OK, Level.OK)
+    assert images.values["image"] == "0x0 jpeg, 3 bytes, frame front"
+
+
+def test_rates_are_of_the_last_seconds() -> None:
+    arrivals = Arrivals()
+    assert (arrivals.rate_hz(5.0), arrivals.age_s(5.0)) == (0.0, None)
+    for step in range(101):
+        arrivals.add(step * 0.1, step)
+    assert arrivals.rate_hz(10.0) == pytest.approx(10.0)
+    assert arrivals.age_s(12.0) == pytest.approx(2.0)
+    assert (arrivals.count, arrivals.stamp_ns) == (101, 100)
+    assert arrivals.rate_hz(10.0 + RATE_WINDOW_S + 1.0) == 0.0

@@ -1,0 +1,150 @@
+"""The launch files, as far as they can be checked without ROS 2's launch; `test_launch_runs` runs them where it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted
+from scene_completion_ros.ros.launching.settings import full_node_name
+from scene_completion_ros.ros.parameters.schema import SCHEMA
+from tests.ros.launch_files import LAUNCH, REPOSITORY, LaunchFile, as_text, resolved
+
+NAMES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
+SHARED = {"namespace", "params_file", "bundle", "bag", "rviz", "rviz_config", "fixed_frame", "log_level"}
+
+
+@pytest.fixture
+def live(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
+    return launch_file("scene_completion.launch.py")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_is_described_and_allows_what_the_node_allows(
+    name: str, launch_file: Callable[[str], LaunchFile]
+) -> None:
+    declared = launch_file(name).declared()
+    assert set(declared) >= SHARED
+    parameters = {spec.name: spec for spec in SCHEMA}
+    for argument, settings in declared.items():
+        assert settings["description"], argument
+        if argument in parameters and parameters[argument].choices:
+            assert settings["choices"] == ["", *parameters[argument].choices]
+        if argument in parameters and parameters[argument].type_name == "boolean":
+            assert settings["choices"] == ["", "true", "false"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_changes_what_is_started(
+    name: str, launch_file: Callable[[str], LaunchFile], grid_file: Path
+) -> None:
+    file = launch_file(name)
+    base = {"bag": str(DEMO_DRIVE), "rviz": "true"}
+    others = {
+        "rviz": "false",
+        "use_sim_time": "false",
+        "cameras": "north, south",
+        "image_topics": "/{camera}/other",
+        "camera_info_topics": "/{camera}/other",
+        "fuse": "false",
+        "grid": str(grid_file),
+        "grid_file": str(grid_file),
+    }
+
+    def outcome(**given: str) -> Any:
+        try:
+            return [as_text(entity, file.context(**given)) for entity in file.started(**given)]
+        except SceneCompletionError as error:  # such as a bag or a topic that is not there
+            return str(error)
+
+    before = outcome(**base)
+    assert not isinstance(before, str)
+    assert outcome(**base) == before
+    for argument, settings in file.declared().items():
+        choices = [choice for choice in settings.get("choices") or [] if choice not in ("", settings["default_value"])]
+        other = others.get(argument, choices[0] if choices else "other")
+        assert outcome(**{**base, argument: other}) != before, argument
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("chosen", ["", "/my/own.xml"])
+def test_the_profile_is_chosen_only_where_the_user_chose_none(
+    name: str, chosen: str, launch_file: Callable[[str], LaunchFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in (dds.PROFILE_VARIABLE, dds.OLD_PROFILE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    if chosen:
+        monkeypatch.setenv(dds.OLD_PROFILE_VARIABLE, chosen)
+    before = dict(os.environ)
+    found = {entity.arguments for entity in launch_file(name).of_kind("SetEnvironmentVariable")}
+    assert found == (set() if chosen else {(dds.profile_variable(), str(dds.profile_path()))})
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides"),
+    [
+        ({}, {}),
+        ({"image_transport": "raw"}, {"image_transport": "raw"}),
+        ({"image_transport": "compressed"}, {"image_transport": "compressed"}),
+        ({"autostart": "false"}, {"autostart": False}),
+        ({"autostart": "true", "bundle": "/my/bundle"}, {"autostart": True, "bundle": "/my/bundle"}),
+        ({"use_sim_time": "true"}, {"use_sim_time": True}),
+        ({"use_sim_time": "false", "bag": "drive"}, {"use_sim_time": False}),
+        ({"bag": "drive"}, {"use_sim_time": True}),
+    ],
+)
+def test_the_parameter_file_is_overridden_only_with_what_was_given(
+    live: LaunchFile, given: dict[str, str], overrides: dict[str, Any]
+) -> None:
+    node, *_ = live.started(**given)
+    file, *others = node.settings["parameters"]
+    assert resolved(file, live.context(**given)) == str(REPOSITORY / "config" / "scene_completion.yaml")
+    assert others == ([overrides] if overrides else [])
+
+
+def test_topics_namespace_and_log_level_reach_the_node(live: LaunchFile) -> None:
+    (node,) = live.started(image_topic="/cam/image", camera_info_topic="/cam/info", namespace="a", log_level="warn")
+    assert node.settings["remappings"] == [("image", "/cam/image"), ("camera_info", "/cam/info")]
+    assert (node.settings["namespace"], node.settings["executable"]) == ("a", "scene_completion_node")
+    assert node.settings["ros_arguments"] == ["--log-level", "warn"]
+
+
+def test_a_recording_is_played_with_its_time(live: LaunchFile) -> None:
+    _, player = live.started(bag="my drive", bag_arguments="--loop --rate 0.5")
+    assert player.kind == "ExecuteProcess"
+    command = ["ros2", "bag", "play", "my drive", "--clock", "--loop", "--rate", "0.5"]
+    assert player.settings["cmd"] == command
+
+
+def test_rviz_is_told_what_was_launched(live: LaunchFile) -> None:
+    given = {"rviz": "true", "namespace": "robot", "image_topic": "/cam/image_raw", "image_transport": "compressed"}
+    _, rviz = live.started(**given)
+    flag, config, *frame = rviz.settings["arguments"]
+    assert (flag, frame, rviz.settings["parameters"]) == ("-d", ["-f", "camera_optical_frame"], [])
+    shipped = (REPOSITORY / LIVE).read_text(encoding="utf-8")
+    shown = Shown("camera_optical_frame", True, "/robot/scene_completion", {"": "/cam/image_raw"}, compressed=True)
+    assert Path(config).read_text(encoding="utf-8") == adapted(shipped, shown)
+    _, rviz = live.started(rviz="true", fixed_frame="odom", use_sim_time="true")
+    _, config, *frame = rviz.settings["arguments"]
+    assert frame == ["-f", "odom"]
+    assert rviz.settings["parameters"] == [{"use_sim_time": True}]
+    manager = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == "odom"
+    _, rviz = live.started(rviz="true", rviz_config="/my/own.rviz")
+    assert rviz.settings["arguments"] == ["-d", "/my/own.rviz", "-f", "camera_optical_frame"]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name"), [("", "/scene_completion"), ("a", "/a/scene_completion"), ("/a/b/", "/a/b/scene_completion")]
+)
+def test_full_names_of_nodes(namespace: str, name: str) -> None:
+    assert full_node_name(namespace) == name

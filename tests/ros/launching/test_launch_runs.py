@@ -1,0 +1,153 @@
+"""The launch files, run by launch itself: only where launch, launch_ros and this package are installed for real."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.ros.launch_files import LAUNCH, launch_can_run
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+if not launch_can_run():
+    pytest.skip("launch and launch_ros are not installed, or not this package", allow_module_level=True)
+
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
+
+from scene_completion_ros.ros import messages  # noqa: E402
+from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image  # noqa: E402
+from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph, NodeUnderTest  # noqa: E402
+from tests.ros.replay.test_bag_replay import write_bag  # noqa: E402
+
+RUN = str(Path(__file__).with_name("run_launch_file.py"))
+NAMES = ("front", "left", "right")
+FRAMES = 3
+
+
+@pytest.fixture
+def graph() -> Iterator[Graph]:
+    graph = Graph()
+    yield graph
+    graph.close()
+
+
+@pytest.fixture
+def params_file(bundle_folder: Path, tmp_path: Path, grid_file: Path) -> Path:
+    """What the launch arguments cannot say."""
+    values = {"grid_file": str(grid_file), "threads": 1, "image_qos": "reliable", "camera_timeout": 5.0}
+    path = tmp_path / "parameters.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}), encoding="utf-8")
+    return path
+
+
+def launched(file: str, log: Path, **given: str | Path) -> NodeUnderTest:
+    return NodeUnderTest([RUN, str(LAUNCH / file), *(f"{name}:={value}" for name, value in given.items())], log)
+
+
+def answered(graph: Graph, process: NodeUnderTest, cameras: dict[str, str], outputs: tuple[str, ...]) -> list[str]:
+    """Frames of the voxels that answer images of cameras (name -> namespace of their topics)."""
+    create = graph.node.create_publisher
+    images = {name: create(Image, f"{topics}/image_raw", 10) for name, topics in cameras.items()}
+    infos = {name: create(CameraInfo, f"{topics}/camera_info", 10) for name, topics in cameras.items()}
+    clouds = [graph.collect(PointCloud2, output) for output in outputs]
+    stamp_ns = SECOND_NS
+
+    def all_there() -> bool:
+        nonlocal stamp_ns
+        stamp_ns += SECOND_NS
+        for name in cameras:
+            frame = f"{name}_optical_frame"
+            infos[name].publish(messages.camera_info_message(CAMERA, stamp_ns, frame))
+            images[name].publish(messages.image_message(some_image(1), stamp_ns, frame))
+        return graph.until(lambda: all(clouds), 1.0)
+
+    assert graph.until(lambda: all_there() or process.process.poll() is not None), process.log
+    assert all(clouds), process.log
+    assert all(heard[-1].width for heard in clouds)
+    return [heard[-1].header.frame_id for heard in clouds]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in LAUNCH.glob("*.launch.py")))
+def test_the_description_can_be_made(name: str) -> None:
+    spec = importlib.util.spec_from_file_location("launch_file", LAUNCH / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    arguments = module.generate_launch_description().get_launch_arguments()
+    assert {argument.name for argument in arguments} == {*module.ARGUMENTS, "params_file", "log_level"}
+
+
+def test_one_camera(graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path) -> None:
+    topics = f"{graph.namespace}/front"
+    process = launched(
+        "scene_completion.launch.py",
+        tmp_path / "log",
+        namespace=graph.namespace,
+        image_topic=f"{topics}/image_raw",
+        camera_info_topic=f"{topics}/camera_info",
+        bundle=bundle_folder,
+        params_file=params_file,
+        log_level="debug",
+    )
+    try:
+        output = f"{graph.namespace}/scene_completion/voxels"
+        assert answered(graph, process, {"front": topics}, (output,)) == ["front_optical_frame"]
+        assert process.end(signal.SIGINT, PATIENCE_S) == 0
+        assert "process has finished cleanly" in process.log
+        assert "Traceback" not in process.log
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("fuse", ["true", "false"])
+def test_several_cameras(fuse: str, graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path) -> None:
+    given: dict[str, str | Path] = {"extrinsics_file": REPOSITORY / "config" / "multi_camera_extrinsics.yaml"}
+    given["grid_file"] = yaml.safe_load(params_file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]["grid_file"]
+    process = launched(
+        "multi_camera.launch.py",
+        tmp_path / "log",
+        namespace=graph.namespace,
+        image_topics=f"{graph.namespace}/{{camera}}/image_raw",
+        camera_info_topics=f"{graph.namespace}/{{camera}}/camera_info",
+        bundle=bundle_folder,
+        params_file=params_file,
+        fuse=fuse,
+        grid_frame="base_link",
+        **given,
+    )
+    together = fuse == "true"
+    inner = ("",) if together else tuple(f"{name}/" for name in NAMES)
+    outputs = tuple(f"{graph.namespace}/{part}scene_completion/voxels" for part in inner)
+    expected = ["base_link"] if together else [f"{name}_optical_frame" for name in NAMES]
+    try:
+        cameras = {name: f"{graph.namespace}/{name}" for name in NAMES}
+        assert answered(graph, process, cameras, outputs) == expected
+        assert process.end(signal.SIGINT, PATIENCE_S) == 0
+        assert process.log.count("process has finished cleanly") == len(outputs)
+        assert "Traceback" not in process.log
+    finally:
+        process.kill()
+
+
+def test_a_recording(bundle_folder: Path, tmp_path: Path) -> None:
+    write_bag(tmp_path / "drive", frames=FRAMES)
+    process = launched(
+        "replay.launch.py",
+        tmp_path / "log",
+        bag=tmp_path / "drive",
+        bundle=bundle_folder,
+        output=tmp_path / "out",
+    )
+    try:
+        assert process.process.wait(PATIENCE_S * 2) == 0, process.log
+    finally:
+        process.kill()
+    statistics = json.loads((tmp_path / "out" / "statistics.json").read_text(encoding="utf-8"))
+    assert (statistics["frames_in"], statistics["frames_out"]) == (FRAMES, FRAMES)

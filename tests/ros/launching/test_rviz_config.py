@@ -1,0 +1,252 @@
+"""The RViz configurations, as far as they can be checked without RViz: displays, topics, QoS, sizes, colours, views."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.inference.bundle import load_default_bundle
+from scene_completion_ros.report.colours import STATE_COLOURS
+from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.interface import TOPICS
+from scene_completion_ros.ros.launching.replay import recorded_camera
+from scene_completion_ros.ros.launching.rviz_config import (
+    BUNDLED_DRIVE,
+    COMMAND,
+    LIVE,
+    REPLAY,
+    Shown,
+    adapted,
+    is_optical,
+    replay_configuration,
+    write_adapted,
+)
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SHIPPED = (REPOSITORY / LIVE).read_text(encoding="utf-8")
+OF_ALL_DISPLAYS = {"Class", "Name", "Enabled", "Value"}
+CLOUD = {
+    *("Style", "Size (m)", "Size (Pixels)", "Color Transformer", "Position Transformer", "Alpha", "Decay Time"),
+    *("Selectable", "Topic", "Channel Name", "Autocompute Intensity Bounds", "Min Intensity", "Max Intensity"),
+    *("Use rainbow", "Invert Rainbow", "Min Color", "Max Color", "Color"),
+}
+# The properties that these displays have, as read in the sources of RViz (ros2/rviz, f7112b1).
+PROPERTIES = {
+    "Grid": {
+        *("Reference Frame", "Plane", "Offset", "Cell Size", "Plane Cell Count", "Normal Cell Count", "Color", "Alpha"),
+    },
+    "Axes": {"Reference Frame", "Length", "Radius"},
+    "TF": {"Show Names", "Show Axes", "Show Arrows", "Marker Scale", "Update Interval", "Frame Timeout"},
+    "PointCloud2": CLOUD,
+    "Map": {"Topic", "Alpha", "Color Scheme", "Draw Behind", "Use Timestamp"},
+    "Marker": {"Topic", "Namespaces"},
+    "Image": {"Topic", "Normalize Range", "Min Value", "Max Value", "Median window"},
+}
+MESSAGES = {
+    "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
+    "Map": {"nav_msgs/msg/OccupancyGrid"},
+    "Marker": {"visualization_msgs/msg/Marker"},
+    "Image": {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"},
+}
+QOS = {"Value", "Depth", "Durability Policy", "History Policy", "Reliability Policy"}
+
+
+def manager_of(text: str) -> dict[str, Any]:
+    manager = yaml.safe_load(text)["Visualization Manager"]
+    assert isinstance(manager, dict)
+    return manager
+
+
+def displays_of(text: str) -> dict[str, dict[str, Any]]:
+    displays = {display["Name"]: display for display in manager_of(text)["Displays"]}
+    assert len(displays) == len(manager_of(text)["Displays"])  # RViz could do with equal names, readers cannot
+    return displays
+
+
+def shown_topics(text: str) -> dict[str, str]:
+    return {name: display["Topic"]["Value"] for name, display in displays_of(text).items() if "Topic" in display}
+
+
+@pytest.fixture(params=[LIVE, REPLAY], ids=["live", "replay"])
+def text(request: Any) -> str:
+    return (REPOSITORY / request.param).read_text(encoding="utf-8")
+
+
+def test_displays_are_known_and_have_only_what_they_know(text: str) -> None:
+    for name, display in displays_of(text).items():
+        package, kind = display["Class"].split("/")
+        assert (package, kind) == ("rviz_default_plugins", kind if kind in PROPERTIES else "")
+        assert set(display) <= OF_ALL_DISPLAYS | PROPERTIES[kind], name
+        assert isinstance(display["Enabled"], bool)
+        assert display["Value"] == display["Enabled"]
+        if "Topic" in display:
+            assert set(display["Topic"]) - {"Filter size"} == QOS
+            # Images have no tf filter, all others here have.
+            assert ("Filter size" in display["Topic"]) == (kind != "Image")
+
+
+def test_topics_are_those_of_the_node_with_types_and_qos_that_fit(text: str) -> None:
+    image = BUNDLED_DRIVE.image_topics[""] if text != SHIPPED else f"/{topics.IMAGE}"
+    published = {spec.name.replace("~", f"/{topics.NODE_NAME}"): spec for spec in TOPICS}
+    published |= {image: published["image"], f"{image}/compressed": published["image/compressed"]}
+    for name, display in displays_of(text).items():
+        if "Topic" not in display:
+            continue
+        topic = display["Topic"]
+        spec = published[topic["Value"]]
+        assert spec.type_name in MESSAGES[display["Class"].split("/")[1]], name
+        # All outputs are reliable. Images need not be; best effort hears every camera.
+        assert topic["Reliability Policy"] == ("Reliable" if spec.direction == "out" else "Best Effort"), name
+        assert topic["Durability Policy"] == ("Transient Local" if spec.latched else "Volatile"), name
+        assert topic["History Policy"] == "Keep Last"
+        assert topic["Depth"] >= 1
+
+
+def test_everything_that_can_be_looked_at_is_there(text: str) -> None:
+    to_look_at = {
+        *(topics.VOXELS, topics.OCCUPANCY_GRID, topics.OBSTACLES, topics.CLEARING, topics.FREE_SPACE, topics.MARKERS),
+        topics.DEPTH,
+    }
+    assert {topic.replace("~", f"/{topics.NODE_NAME}") for topic in to_look_at} < set(shown_topics(text).values())
+    on = {name for name, display in displays_of(text).items() if display["Enabled"]}
+    compressed = text != SHIPPED
+    image = "Compressed image" if compressed else "Image"
+    assert on == {"Ground", "Fixed frame", "Voxels", "Occupancy grid", image, "Depth"}
+
+
+def test_voxels_are_boxes_of_their_size_in_the_colours_of_their_classes(text: str) -> None:
+    bundle = load_default_bundle()
+    displays = displays_of(text)
+    for name in ("Voxels", "Seen or completed", "Probability", "Obstacles"):
+        assert (displays[name]["Style"], displays[name]["Size (m)"]) == ("Boxes", bundle.grid.voxel_size), name
+    fields = {name for name, *_ in VOXEL_CLOUD_FIELDS}
+    assert displays["Voxels"]["Color Transformer"] == "RGB8"
+    assert "rgb" in fields  # what this transformer wants
+    seen = displays["Seen or completed"]
+    assert seen["Channel Name"] in fields
+    assert (seen["Min Intensity"], seen["Max Intensity"]) == (VoxelState.SURFACE, VoxelState.COMPLETED)
+    colours = [tuple(map(int, seen[key].split(";"))) for key in ("Min Color", "Max Color")]
+    assert colours == [STATE_COLOURS[VoxelState.SURFACE], STATE_COLOURS[VoxelState.COMPLETED]]
+    assert displays["Probability"]["Channel Name"] in fields
+
+
+def test_the_ground_lies_where_the_shipped_camera_stands(text: str) -> None:
+    ground = displays_of(text)["Ground"]
+    height = load_default_bundle().height_above_ground
+    assert (ground["Plane"], ground["Offset"]) == ("XZ", {"X": 0, "Y": height, "Z": 0})
+
+
+def seen_from(view: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Right, down and forward of the picture of an orbit view, in the fixed frame; RViz keeps its z axis up."""
+    yaw, pitch = view["Yaw"], view["Pitch"]
+    forward = -np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    return right, np.cross(forward, right), forward
+
+
+@pytest.mark.parametrize(
+    ("name", "ahead", "left", "up"),
+    [
+        ("Behind an optical frame (z forward)", (0, 0, 1), (-1, 0, 0), (0, -1, 0)),
+        ("Behind a body frame (z up)", (1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    ],
+)
+def test_views_look_ahead_from_behind_and_above(name: str, ahead: Any, left: Any, up: Any, text: str) -> None:
+    (view,) = (view for view in manager_of(text)["Views"]["Saved"] if view["Name"] == name)
+    right, down, forward = seen_from(view)
+    assert right @ np.array(left) == pytest.approx(-1.0, abs=1e-4)
+    assert down @ np.array(up) < -0.8
+    assert forward @ np.array(ahead) > 0.8
+    assert forward @ np.array(up) < -0.4
+    place = np.array([view["Focal Point"][axis] for axis in "XYZ"]) - view["Distance"] * forward
+    assert place @ np.array(ahead) < 0 < place @ np.array(up)
+
+
+def test_the_frame_of_the_live_configuration_is_that_of_the_launch_file() -> None:
+    assert manager_of(SHIPPED)["Global Options"]["Fixed Frame"] == "camera_optical_frame"
+    assert manager_of(SHIPPED)["Views"]["Current"]["Pitch"] == manager_of(SHIPPED)["Views"]["Saved"][0]["Pitch"]
+
+
+def test_the_replay_configuration_is_made_for_the_bundled_drive(tmp_path: Path) -> None:
+    text = (REPOSITORY / REPLAY).read_text(encoding="utf-8")
+    assert text == replay_configuration(SHIPPED), f"run {COMMAND}"
+    with BagReader(DEMO_DRIVE) as reader:
+        topic = reader.choose_image_topic(None)
+    camera = recorded_camera(DEMO_DRIVE, topic)
+    assert manager_of(text)["Global Options"]["Fixed Frame"] == camera.frame_id
+    assert shown_topics(text)["Compressed image"] == camera.recorded_topic
+    (tmp_path / "config").mkdir()
+    (tmp_path / LIVE).write_text(SHIPPED, encoding="utf-8")
+    module, name = COMMAND.split()[1:]
+    subprocess.run([sys.executable, module, name, str(tmp_path)], check=True, cwd=REPOSITORY)
+    assert (tmp_path / REPLAY).read_text(encoding="utf-8") == text
+
+
+def test_several_cameras_have_images_and_depth_of_their_own() -> None:
+    shown = Shown(
+        "base_link",
+        False,
+        "/robot/scene_completion",
+        {"left": "/cam_left/image_raw", "right": "/cam_right/image_raw"},
+        voxel_size=0.4,
+    )
+    text = adapted(SHIPPED, shown)
+    displays, found = displays_of(text), shown_topics(text)
+    expected = {
+        name: topic.replace("/scene_completion/", "/robot/scene_completion/")
+        for name, topic in shown_topics(SHIPPED).items()
+        if name not in ("Image", "Compressed image", "Depth")
+    }
+    for camera in ("left", "right"):
+        expected |= {
+            f"Image {camera}": f"/cam_{camera}/image_raw",
+            f"Compressed image {camera}": f"/cam_{camera}/image_raw/compressed",
+            f"Depth {camera}": f"/robot/scene_completion/depth/{camera}/image",
+        }
+    assert found == expected
+    assert all(displays[f"Image {camera}"]["Enabled"] for camera in ("left", "right"))
+    assert not any(displays[f"Compressed image {camera}"]["Enabled"] for camera in ("left", "right"))
+    assert {displays[name]["Size (m)"] for name in ("Voxels", "Obstacles", "Seen or completed")} == {0.4}
+    assert (displays["Ground"]["Plane"], displays["Ground"]["Offset"]["Y"]) == ("XY", 0)
+    manager = manager_of(text)
+    assert manager["Global Options"]["Fixed Frame"] == "base_link"
+    assert manager["Views"]["Current"] == manager["Views"]["Saved"][1] | {"Name": "Current View"}
+
+
+@pytest.mark.parametrize(
+    ("frame", "optical"),
+    [("camera_optical_frame", True), ("camera_left_optical", True), ("base_link", False), ("odom", False)],
+)
+def test_optical_frames_are_known_by_their_names(frame: str, optical: bool) -> None:
+    assert is_optical(frame) == optical
+
+
+def test_what_is_written_goes_away_with_its_process(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from scene_completion_ros.ros.launching.rviz_config import *;"
+        "path = write_adapted(Path(sys.argv[1]), BUNDLED_DRIVE); print(path); print(path.is_file())"
+    )
+    command = [sys.executable, "-c", script, str(REPOSITORY / LIVE)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
+    path, was_there = done.stdout.split()
+    assert was_there == "True"
+    assert not Path(path).exists()
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words", "Visualization Manager: {Displays: []}"])
+def test_what_is_no_such_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "own.rviz").write_text(text, encoding="utf-8")
+    with pytest.raises(SceneCompletionError, match="no RViz configuration of this package"):
+        write_adapted(tmp_path / "own.rviz", BUNDLED_DRIVE)

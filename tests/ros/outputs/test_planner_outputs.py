@@ -1,0 +1,225 @@
+"""What planners get from the running node, over DDS, compared with the voxels that come with it."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import numpy as np
+import pytest
+from nav_msgs.msg import OccupancyGrid
+from numpy.typing import NDArray
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import String
+from visualization_msgs.msg import Marker
+
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.mapping.clearing_kernel import ClearingRays
+from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
+from scene_completion_ros.mapping.points import seen_free_cubes
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.completion.placements import camera_pose
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.graph import start_completion_node
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+HEIGHT, AHEAD, ASIDE = 1.5, 0.8, -0.2
+BASE = "base_link"
+LOWEST, HIGHEST = 0.3, 2.0
+
+
+class Planner:
+    """Hears all that planners may, from a node whose camera stands somewhere on a vehicle."""
+
+    def __init__(self, bundle: Path, grid: Path, log: Path) -> None:
+        names = StudentBundle.load(bundle).class_names
+        self.ignored = names[1]
+        given = {
+            "base_frame": BASE, "camera_height": HEIGHT, "camera_x": AHEAD, "camera_y": ASIDE,
+            "ignored_classes": self.ignored, "publish_markers": "true", "marker_limit": 7,
+        }  # fmt: skip
+        arguments = [text for name, value in given.items() for text in ("-p", f"{name}:={value}")]
+        self.vehicle = CameraToVoxels(lambda graph: start_completion_node(graph, log, bundle, grid, *arguments))
+        self.heard: dict[str, list[Any]] = {}
+        for topic, message_type in (
+            (topics.VOXEL_GRID, Image),
+            (topics.OCCUPANCY_GRID, OccupancyGrid),
+            (topics.OBSTACLES, PointCloud2),
+            (topics.CLEARING, PointCloud2),
+            (topics.FREE_SPACE, PointCloud2),
+            (topics.MARKERS, Marker),
+        ):
+            self.heard[topic] = self.vehicle.graph.collect(message_type, topic.replace("~", self.vehicle.output))
+
+    def answers(self, image: NDArray[np.uint8], stamp_s: int) -> dict[str, Any]:
+        """What becomes of an image, by topic."""
+        message = messages.image_message(image, stamp_s * SECOND_NS, FRAME)
+        self.vehicle.answer(message)
+
+        def found() -> dict[str, Any]:
+            return {
+                topic: message
+                for topic, heard in self.heard.items()
+                for message in heard
+                if messages.stamp_nanoseconds(message.header.stamp) == stamp_s * SECOND_NS
+            }
+
+        assert self.vehicle.graph.until(lambda: len(found()) == len(self.heard)), self.vehicle.node.log
+        return found()
+
+
+@pytest.fixture(scope="module")
+def planner(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planner]:
+    planner = Planner(bundle_folder, grid_file, tmp_path_factory.mktemp("node") / "log")
+    try:
+        planner.vehicle.start(CAMERA)
+        yield planner
+    finally:
+        planner.vehicle.close()
+
+
+def completed(bundle_folder: Path, grid_file: Path, image: NDArray[np.uint8]) -> Completion:
+    grid, grid_from_camera = read_grid(grid_file)
+    bundle = StudentBundle.load(bundle_folder)
+    return Completer(bundle, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1).complete(image)
+
+
+def points_of(cloud: Any) -> NDArray[np.float32]:
+    assert [(field.name, field.offset) for field in cloud.fields] == [("x", 0), ("y", 4), ("z", 8)]
+    return np.frombuffer(bytes(cloud.data), np.float32).reshape(-1, 3)
+
+
+def occupied_cells(ground: Any) -> set[tuple[int, int]]:
+    cells = np.array(ground.data, np.int8).reshape(ground.info.height, ground.info.width)
+    return {(int(row), int(column)) for row, column in np.argwhere(cells == 100)}
+
+
+def cells_under(points: NDArray[np.float64], ground: Any, corner: NDArray[np.float64]) -> set[tuple[int, int]]:
+    """Cells (row along y, column along x) that points [N, 3] of the map's upright frame lie over, within the band."""
+    within = points[(points[:, 2] >= LOWEST - 1e-6) & (points[:, 2] <= HIGHEST + 1e-6)]
+    places = np.floor((within[:, :2] - corner[:2]) / ground.info.resolution).astype(int)
+    return {(int(row), int(column)) for column, row in places}
+
+
+def test_all_outputs_are_those_of_the_voxels(planner: Planner, bundle_folder: Path, grid_file: Path) -> None:
+    image = some_image(1)
+    found = planner.answers(image, 20)
+    completion = completed(bundle_folder, grid_file, image)
+    voxels = completion.voxels
+    assert {message.header.frame_id for topic, message in found.items() if topic != topics.OCCUPANCY_GRID} == {FRAME}
+
+    state, label = bytes_to_state_and_label(np.frombuffer(bytes(found[topics.VOXEL_GRID].data), np.uint8))
+    np.testing.assert_array_equal(state.reshape(voxels.grid.shape), voxels.state)
+    np.testing.assert_array_equal(label.reshape(voxels.grid.shape)[tuple(voxels.index.T)], voxels.label)
+
+    wanted = voxels.points_camera()[voxels.label != voxels.class_names.index(planner.ignored)]
+    assert 0 < len(wanted) < len(voxels)
+    obstacles = points_of(found[topics.OBSTACLES])
+    np.testing.assert_allclose(obstacles, wanted, atol=1e-5)
+
+    # By hand: x of the base is z of the camera, y its negative x, z its negative y, and the camera stands somewhere.
+    ground = found[topics.OCCUPANCY_GRID]
+    corner = np.array([ground.info.origin.position.x, ground.info.origin.position.y])
+    assert ground.header.frame_id == BASE
+    assert ground.info.origin.orientation.w == 1.0
+    np.testing.assert_allclose(corner, [2.0 + AHEAD, -3.2 + ASIDE], atol=1e-6)
+    in_base = np.stack([obstacles[:, 2] + AHEAD, -obstacles[:, 0] + ASIDE, HEIGHT - obstacles[:, 1]], axis=1)
+    cells = cells_under(in_base.astype(np.float64), ground, corner)
+    assert cells and occupied_cells(ground) == cells
+
+    rays = ClearingRays(voxels.grid, voxels.grid_from_camera, completion.depth_camera, blind_zone=2.0)
+    np.testing.assert_allclose(points_of(found[topics.CLEARING]), rays(voxels), atol=1e-5)
+    np.testing.assert_allclose(points_of(found[topics.FREE_SPACE]), seen_free_cubes(voxels, 2), atol=1e-5)
+    assert len(found[topics.MARKERS].points) == 7
+    assert "the nearest 7 of" in planner.vehicle.node.log
+
+
+def test_the_dense_grid_is_described_once_and_latched(planner: Planner, grid_file: Path) -> None:
+    topic = topics.VOXEL_GRID_INFO.replace("~", planner.vehicle.output)
+    heard = planner.vehicle.graph.collect(String, topic, LATCHED)
+    assert planner.vehicle.graph.until(lambda: bool(heard)), planner.vehicle.node.log
+    info = json.loads(heard[0].data)
+    grid, _ = read_grid(grid_file)
+    assert info["shape"] == list(grid.shape)
+    # The first centre lies 2.1 m ahead, 3.1 m to the right and 1.5 m below the camera.
+    np.testing.assert_allclose(info["first_centre"], [3.1, 1.5, 2.1], atol=1e-9)
+
+
+def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
+    graph = planner.vehicle.graph
+    refused = graph.set_parameters(topics.NODE_NAME, obstacle_min_height=2.5)
+    assert not refused.successful and "2.5 m is above 2.0 m" in refused.reason
+    refused = graph.set_parameters(topics.NODE_NAME, ignored_classes="dragon")
+    assert not refused.successful and "'dragon'" in refused.reason and planner.ignored in refused.reason
+
+    assert graph.set_parameters(topics.NODE_NAME, base_frame="", ignored_classes="").successful
+    found = planner.answers(some_image(1), 30)
+    ground = found[topics.OCCUPANCY_GRID]
+    assert ground.header.frame_id == FRAME
+    position, turn = ground.info.origin.position, ground.info.origin.orientation
+    pose = RigidTransform.from_quaternion([turn.x, turn.y, turn.z, turn.w], [position.x, position.y, position.z])
+    obstacles = points_of(found[topics.OBSTACLES]).astype(np.float64)
+    in_map = pose.inverse().apply(obstacles)  # the map's corner is its origin, its plane lies HEIGHT below the camera
+    np.testing.assert_allclose(in_map[:, 2], HEIGHT - obstacles[:, 1], atol=1e-6)
+    assert occupied_cells(ground) == cells_under(in_map, ground, np.zeros(2))
+
+    # A band that no voxel lies in is said, and the other outputs go on.
+    assert graph.set_parameters(topics.NODE_NAME, obstacle_min_height=40.0, obstacle_max_height=41.0).successful
+    message = messages.image_message(some_image(1), 40 * SECOND_NS, FRAME)
+    planner.vehicle.answer(message)
+    planner.vehicle.until_logged("~/occupancy_grid is not published")
+    assert "no voxel lies 40.0 to 41.0 m above the ground" in planner.vehicle.node.log
+    obstacles_heard = planner.heard[topics.OBSTACLES]
+    assert graph.until(lambda: obstacles_heard[-1].header.stamp == message.header.stamp)
+
+
+def test_a_planner_alone_keeps_the_node_at_work(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> None:
+    vehicle = CameraToVoxels(
+        lambda graph: start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file), listen=False
+    )
+    try:
+        heard = vehicle.graph.collect(PointCloud2, topics.OBSTACLES.replace("~", vehicle.output))
+        image = messages.image_message(some_image(1), 0, FRAME)
+        vehicle.until_logged("no CameraInfo", lambda: vehicle.images.publish(image))
+        vehicle.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for")
+
+        def answered() -> bool:
+            vehicle.images.publish(image)
+            return vehicle.graph.until(lambda: bool(heard), 0.5)
+
+        assert vehicle.graph.until(answered), vehicle.node.log
+        names = [name for name, _ in vehicle.graph.node.get_topic_names_and_types()]
+        assert topics.MARKERS.replace("~", vehicle.output) not in names
+    finally:
+        vehicle.close()
+
+
+@pytest.mark.parametrize(
+    ("values", "optical", "upright"),
+    [
+        ({}, (0.0, 0.0, 10.0), (10.0, 0.0, 1.65)),
+        ({"camera_height": 1.0, "camera_x": 5.0}, (2.0, 1.0, 10.0), (10.0, -2.0, 0.0)),  # no base frame, no place
+        ({"base_frame": BASE, "camera_x": 1.0, "camera_y": 2.0}, (3.0, 0.0, 10.0), (11.0, -1.0, 1.65)),
+        ({"camera_pitch": 90.0}, (0.0, 0.0, 1.0), (0.0, 0.0, 0.65)),  # looks straight down
+        ({"base_frame": BASE, "camera_yaw": 90.0}, (0.0, 0.0, 1.0), (0.0, 1.0, 1.65)),  # looks to the left
+        ({"camera_yaw": 90.0}, (0.0, 0.0, 1.0), (1.0, 0.0, 1.65)),
+        ({"camera_roll": 90.0}, (-1.0, 0.0, 0.0), (0.0, 0.0, 2.65)),  # what was left of it is now above it
+    ],
+)
+def test_pose_of_the_camera_by_hand(
+    values: dict[str, Any], optical: tuple[float, float, float], upright: tuple[float, float, float]
+) -> None:
+    pose = camera_pose(NodeParameters(**values))
+    np.testing.assert_allclose(pose.apply(np.array(optical)), upright, atol=1e-9)

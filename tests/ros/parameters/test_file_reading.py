@@ -1,0 +1,66 @@
+"""Parameter files of robots, read for a node of another namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros.parameters.file_reading import read_parameters
+from scene_completion_ros.ros.parameters.schema import SCHEMA
+
+SHIPPED = Path(__file__).resolve().parents[3] / "config" / "scene_completion.yaml"
+
+
+def read(folder: Path, text: str, **options: Any) -> dict[str, object]:
+    path = folder / "robot.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_parameters(path, **options)
+
+
+def test_the_shipped_file_holds_all_of_them() -> None:
+    assert read_parameters(SHIPPED) == {spec.name: spec.default for spec in SCHEMA}
+
+
+def test_sections_of_any_namespace_count_and_those_of_others_do_not(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        """
+/**:
+  ros__parameters: {threads: 2, temporal_fusion: true, use_sim_time: true, qos_overrides: {a: 1}}
+front:
+  scene_completion:
+    ros__parameters: {threads: 3}
+/rear/scene_completion:
+  ros__parameters: {odometry_frame: wheels, bundle: /nowhere}
+controller_server:
+  ros__parameters: {threads: 99, nothing_of_ours: 1}
+""",
+        without=("bundle",),
+    )
+    assert found == {"threads": 3, "temporal_fusion": True, "odometry_frame": "wheels"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("/**: {ros__parameters: {temporal_fusoin: true}}", "parameter temporal_fusoin is unknown.*temporal_fusion"),
+        ("/**: {ros__parameters: {fusion_half_life: 2}}", "written with a decimal point"),
+        ("/**: {ros__parameters: {bundle: /nowhere}}", "there is no folder /nowhere"),
+        ("amcl: {ros__parameters: {alpha: 2}}", "no parameters of the node scene_completion, but of /amcl"),
+        ("threads: 2", "no parameters of the node scene_completion, but of none"),
+        ("- 1", "but of none"),
+        ("a: [", "cannot be read"),
+        ("a: !!python/object/apply:os.getcwd []", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(SceneCompletionError, match=f"robot.yaml: .*{words}"):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SceneCompletionError, match="missing.yaml: cannot be read"):
+        read_parameters(tmp_path / "missing.yaml")

@@ -1,0 +1,146 @@
+"""Answers of the node put together, whatever comes late or never."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import pytest
+
+from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.health.drop_notices import drop_notice, read_drop_notice
+from scene_completion_ros.ros.replay.answers import STAGE_PATIENCE_S, Answers, SentImage
+
+WANTED = (topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO)
+FRAME = "front"
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers(WANTED)
+
+
+def send(answers: Answers, number: int, stamp_ns: int | None = None) -> SentImage:
+    sent = SentImage(number, FRAME, number if stamp_ns is None else stamp_ns, sent_s=0.0)
+    answers.waiting.append(sent)
+    return sent
+
+
+def answer(answers: Answers, number: int, stamp_ns: int | None = None, frame: str = FRAME) -> None:
+    """What the node publishes of an image, a hundred nanoseconds an image."""
+    stamp = SimpleNamespace(sec=0, nanosec=number if stamp_ns is None else stamp_ns)
+    message: Any = SimpleNamespace(header=SimpleNamespace(stamp=stamp, frame_id=frame))
+    for position, topic in enumerate(WANTED):
+        answers.take(topic, message, 100 * number + position, arrived_s=float(number))
+
+
+def times(answers: Answers, number: int, lost: str = "") -> None:
+    for position, stage in enumerate(topics.STAGES):
+        if stage != lost:
+            answers.take_time(stage, float(number), 100 * number + 50 + position)
+
+
+def test_a_complete_frame_is_handed_over_at_once(answers: Answers) -> None:
+    sent = send(answers, 1)
+    answer(answers, 1)
+    assert answers.next_ready(1.0) is None
+    times(answers, 1)
+    assert answers.next_ready(1.0) is sent
+    assert answers.stages_ms(sent) == dict.fromkeys(topics.STAGES, 1.0)
+    assert sent.latency_ms == 1000.0
+    assert not answers.waiting
+
+
+def test_late_times_of_the_warm_up_shift_nothing(answers: Answers) -> None:
+    answer(answers, 1, stamp_ns=0, frame="warm up")
+    sent = send(answers, 2)
+    answer(answers, 2)
+    times(answers, 1)
+    times(answers, 2)
+    assert answers.next_ready(2.0) is sent
+    assert answers.stages_ms(sent) == dict.fromkeys(topics.STAGES, 2.0)
+
+
+def test_a_late_answer_to_the_warm_up_shifts_nothing(answers: Answers) -> None:
+    sent = send(answers, 2, stamp_ns=0)
+    answer(answers, 1, stamp_ns=0, frame="warm up")
+    times(answers, 1)
+    assert answers.next_ready(9.0) is None
+    answer(answers, 2, stamp_ns=0)
+    times(answers, 2)
+    assert answers.next_ready(2.0) is sent
+    assert set(answers.stages_ms(sent).values()) == {2.0}
+
+
+def test_a_lost_time_delays_one_frame_and_shifts_none(answers: Answers) -> None:
+    first, second = send(answers, 1), send(answers, 2)
+    answer(answers, 1)
+    times(answers, 1, lost="march")
+    assert answers.next_ready(1.0) is None
+    answer(answers, 2)
+    times(answers, 2)
+    assert answers.next_ready(1.0) is None  # in order
+    assert answers.next_ready(1.0 + STAGE_PATIENCE_S) is first
+    assert "march" not in answers.stages_ms(first)
+    assert len(answers.stages_ms(first)) == len(topics.STAGES) - 1
+    assert answers.next_ready(2.0) is second
+    assert answers.stages_ms(second) == dict.fromkeys(topics.STAGES, 2.0)
+
+
+def test_a_frame_without_any_time_is_handed_over_at_the_end(answers: Answers) -> None:
+    sent = send(answers, 1)
+    send(answers, 2)
+    answer(answers, 1)
+    assert answers.next_ready(1.0) is None
+    assert answers.next_ready(1.0, patient=False) is sent
+    assert answers.next_ready(99.0, patient=False) is None  # the other one is lost
+
+
+def test_nothing_is_kept_of_images_handed_over(answers: Answers) -> None:
+    for number in range(1, 50):
+        sent = send(answers, number)
+        answer(answers, number)
+        times(answers, number)
+        assert answers.next_ready(float(number)) is sent
+        assert set(answers.stages_ms(sent).values()) == {float(number)}
+    assert answers.next_ready(50.0) is None
+    assert answers.heard
+    assert len(answers._published_ns) == 1
+    assert {len(kept) for kept in answers._times.values()} == {1}
+
+
+def test_what_the_node_dropped_is_not_waited_for(answers: Answers) -> None:
+    first, second = send(answers, 1), send(answers, 2)
+    answers.take_drop(2, "another frame", "bad image")
+    answers.take_drop(3, FRAME, "bad image")
+    assert answers.next_dropped() is None
+    answers.take_drop(2, FRAME, "bad image")
+    assert answers.next_dropped() is second
+    assert second.dropped == "bad image"
+    assert answers.next_dropped() is None
+    assert answers.waiting == [first]
+    answer(answers, 1)
+    answers.take_drop(1, FRAME, "late")  # it has answers already: this is about another image of the same stamp
+    assert answers.next_dropped() is None
+
+
+def test_notices_of_dropped_images() -> None:
+    header: Any = SimpleNamespace(stamp=SimpleNamespace(sec=3, nanosec=4), frame_id=FRAME)
+    assert read_drop_notice(drop_notice("bad image", header)) == (3_000_000_004, FRAME, "bad image")
+    for text in ("", "[]", "{}", '{"stamp_ns": null, "frame_id": "", "reason": ""}'):
+        with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+            read_drop_notice(text)
+
+
+def test_images_with_equal_stamps_are_answered_in_turn(answers: Answers) -> None:
+    both = [send(answers, number, stamp_ns=0) for number in (1, 2)]
+    for number in (1, 2):
+        answer(answers, number, stamp_ns=0)
+        times(answers, number)
+    assert [answers.next_ready(2.0), answers.next_ready(2.0)] == both
+    assert [answers.stages_ms(sent)["total"] for sent in both] == [1.0, 2.0]

@@ -1,0 +1,200 @@
+"""Bags played through the running node."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rclpy.serialization import serialize_message
+from rosgraph_msgs.msg import Clock
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import BagError, SceneCompletionError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.replay.answers import Answers
+from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, replay_over_dds
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from tests.inference.small_bundle import class_names
+from tests.ros.graph import Graph
+
+CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)
+FRAME = "front_optical"
+START_NS = 1_700_000_000_000_000_000
+STEP_NS = 100_000_000
+TICK_NS = 10_000_000  # of recording: 1/50 s at half the speed
+
+
+def rough_image(number: int) -> NDArray[np.uint8]:
+    """A picture of patches, another one for every number."""
+    rough = np.random.default_rng(number).integers(0, 255, (12, 40, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(rough, (CAMERA.width, CAMERA.height)), np.uint8)
+
+
+def write_bag(
+    path: Path, *, frames: int, compressed: bool = False, camera_info: bool = True, bad: int = -1, stamped: bool = True
+) -> None:
+    """A short drive; frame `bad` has an encoding nobody knows. Images reach the recorder 5 ms after their stamp."""
+    with BagWriter(path) as bag:
+        for number in range(frames):
+            stamp_ns = START_NS + number * STEP_NS
+            header_ns = stamp_ns if stamped else 0
+            image = rough_image(number)
+            if camera_info:
+                info = messages.camera_info_message(CAMERA, stamp_ns, FRAME)
+                bag.write("/front/camera_info", "sensor_msgs/msg/CameraInfo", serialize_message(info), stamp_ns)
+            if compressed:
+                kind, message = "CompressedImage", messages.compressed_image_message(image, header_ns, FRAME)
+            else:
+                kind, message = "Image", messages.image_message(image, header_ns, FRAME)
+            if number == bad:
+                message.encoding = "holographic8"
+            topic = "/front/image_raw/compressed" if compressed else "/front/image_raw"
+            bag.write(topic, f"sensor_msgs/msg/{kind}", serialize_message(message), stamp_ns + 5_000_000)
+
+
+@pytest.fixture
+def node_parameters(bundle_folder: Path, grid_file: Path) -> dict[str, object]:
+    return {"bundle": str(bundle_folder), "grid_file": str(grid_file), "threads": 1}
+
+
+def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_parameters: dict[str, object]) -> None:
+    write_bag(tmp_path / "drive", frames=5, bad=2)
+    results: list[ReplayResult] = []
+    with BagReader(tmp_path / "drive") as reader:
+        statistics = replay_over_dds(
+            reader,
+            "/front/image_raw",
+            output_bag=tmp_path / "completed",
+            on_result=results.append,
+            node_parameters=node_parameters,
+        )
+    good = [0, 1, 3, 4]
+    assert [result.index for result in results] == good
+    assert [result.stamp_ns for result in results] == [START_NS + number * STEP_NS for number in good]
+    assert (statistics.frames_in, statistics.frames_out, statistics.frames_empty) == (5, 4, 0)
+    assert statistics.lost_stamps_ns == [START_NS + 2 * STEP_NS]
+    assert statistics.dropped == {"bad image": 1}  # the node said so: nobody waited for it in vain
+    assert statistics.occupied == [len(result.voxels) for result in results]
+    assert min(statistics.occupied) > 100
+    assert "bad image" in statistics.node_log
+    assert statistics.peak_memory_mib is not None
+    assert 50 < statistics.peak_memory_mib < 2000
+    assert statistics.rate_hz > 0
+    assert set(statistics.latency_ms) == {"end_to_end", *topics.STAGES}
+    for percentiles in statistics.latency_ms.values():
+        assert percentiles is not None
+        assert 0 <= percentiles.p50 <= percentiles.p95 <= percentiles.p99
+    json.dumps(statistics.to_json(), allow_nan=False)
+    first = results[0]
+    assert first.frame_id == FRAME
+    assert first.image_rgb.shape == (CAMERA.height, CAMERA.width, 3)
+    assert first.depth.shape == (first.depth_camera.height, first.depth_camera.width)
+    # Voxels may be here before the node has published the depth, which its own latency includes.
+    assert min(first.latency_ms, first.stages_ms["latency"]) >= first.stages_ms["total"] > 0
+    with BagReader(tmp_path / "completed") as written:
+        clouds = list(written.messages(["/scene_completion/voxels"]))
+        assert set(written.counts.items()) == {
+            ("/scene_completion/voxels", 4),
+            ("/scene_completion/depth/image", 4),
+            ("/scene_completion/depth/camera_info", 4),
+            ("/scene_completion/legend", 1),
+        }
+        (legend,) = written.messages(["/scene_completion/legend"])
+        assert legend.stamp_ns == clouds[0].stamp_ns
+        assert json.loads(legend.message.data)["class_names"] == list(class_names(5))
+        assert max(result.voxels["label"].max() for result in results) > 0
+        for cloud, result in zip(clouds, results, strict=True):
+            assert cloud.stamp_ns == result.stamp_ns + 5_000_000  # beside its image when both bags are played
+            np.testing.assert_array_equal(cloud_array_from_message(cloud.message), result.voxels)
+        for recorded, result in zip(written.messages(["/scene_completion/depth/image"]), results, strict=True):
+            published = np.frombuffer(bytes(recorded.message.data), np.float32).reshape(result.depth.shape)
+            np.testing.assert_array_equal(result.depth, published)
+        assert not np.isfinite(first.depth).all()  # what is too far or unknown stays so
+
+
+def test_a_recording_without_stamps_is_completed_and_lost_stage_times_do_not_matter(
+    tmp_path: Path, node_parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bag(tmp_path / "drive", frames=3, stamped=False)
+    take_time = Answers.take_time
+    heard = 0
+
+    def lose_some(self: Answers, stage: str, milliseconds: float, published_ns: int) -> None:
+        nonlocal heard
+        heard += stage == "march"
+        if stage != "march" or heard != 2:  # that of the first image after the warm-up
+            take_time(self, stage, milliseconds, published_ns)
+
+    monkeypatch.setattr(Answers, "take_time", lose_some)
+    results: list[ReplayResult] = []
+    with BagReader(tmp_path / "drive") as reader:
+        statistics = replay_over_dds(
+            reader, "/front/image_raw", on_result=results.append, node_parameters=node_parameters
+        )
+    assert (statistics.frames_out, statistics.lost_stamps_ns) == (3, [])
+    assert [result.index for result in results] == [0, 1, 2]
+    assert sum("march" in result.stages_ms for result in results) >= 2
+    for result in results:
+        assert result.latency_ms >= result.stages_ms["total"]
+        assert result.stages_ms["latency"] >= result.stages_ms["total"]
+
+
+def stamps_of(ticks: list[Any]) -> list[int]:
+    return [messages.stamp_nanoseconds(tick.clock) for tick in ticks]
+
+
+def test_real_time_with_a_given_camera_and_compressed_images(
+    tmp_path: Path, node_parameters: dict[str, object]
+) -> None:
+    write_bag(tmp_path / "drive", frames=6, compressed=True, camera_info=False)
+    with BagReader(tmp_path / "drive") as reader:
+        with pytest.raises(BagError, match="no CameraInfo"):
+            replay_over_dds(reader, "/front/image_raw/compressed", node_parameters=node_parameters)
+        graph = Graph()
+        ticks = graph.collect(Clock, "/recorded_clock", 1000)
+        statistics = replay_over_dds(
+            reader,
+            "/front/image_raw/compressed",
+            camera=CAMERA,
+            playback=Playback(rate=0.5, clock_hz=50.0, remappings={"/clock": "/recorded_clock"}),
+            node_parameters=node_parameters,
+        )
+        first_ns = START_NS + 5_000_000
+        assert graph.until(lambda: bool(ticks) and stamps_of(ticks)[-1] >= first_ns + 5 * STEP_NS - TICK_NS)
+        graph.close()
+    times = stamps_of(ticks)
+    assert times[0] >= first_ns
+    assert all(later - sooner >= TICK_NS for sooner, later in pairwise(times))  # due or later, never sooner
+    assert statistics.frames_in == 6
+    assert 1 <= statistics.frames_out <= 6
+    assert statistics.frames_out + len(statistics.lost_stamps_ns) == 6
+    assert sum(statistics.dropped.values()) <= len(statistics.lost_stamps_ns)
+    assert statistics.duration_s > 0.9  # 0.5 s of recording at half the speed
+
+
+def test_node_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> None:
+    write_bag(tmp_path / "drive", frames=1)
+    with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError, match="status 1") as caught:
+        replay_over_dds(
+            reader, "/front/image_raw", output_bag=tmp_path / "completed", node_parameters={"bundle": "/nowhere"}
+        )
+    assert "/nowhere" in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
+def test_senseless_rates_are_refused(rate: float) -> None:
+    with pytest.raises(SceneCompletionError, match="rate"):
+        Playback(rate=rate)

@@ -1,0 +1,181 @@
+"""Lock step over DDS: nothing is lost, two runs write the same recording, a node that stops answering is reported."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+from tests.ros.rclpy_required import require_rclpy
+
+require_rclpy()
+
+import pytest
+from rclpy.serialization import serialize_message
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.extrinsics import Extrinsic
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.ros import replay as replay_module
+from scene_completion_ros.ros.inputs.transform_source import transform_message
+from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, replay_over_dds
+from scene_completion_ros.ros.replay.played_node import NodeProcess
+from tests.ros.fusing_drive import FusedTruth
+from tests.ros.moving_robot import MOUNT, ODOM, odometry_message, pose
+from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, write_bag
+
+TOPIC = "/front/image_raw"
+FRAMES = 6
+
+
+@pytest.fixture
+def node_parameters(bundle_folder: Path, grid_file: Path) -> dict[str, object]:
+    return {"bundle": str(bundle_folder), "grid_file": str(grid_file), "threads": 1}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def kernels_in_the_cache(bundle_folder: Path, grid_file: Path) -> None:
+    """Whoever compiles them rounds otherwise than whoever finds them compiled; no replay is to be the first."""
+    grid, grid_from_camera = read_grid(grid_file)
+    Completer(StudentBundle.load(bundle_folder), CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
+
+
+@pytest.mark.usefixtures("kernels_in_the_cache")
+def test_two_runs_write_the_same_recording(tmp_path: Path, node_parameters: dict[str, object]) -> None:
+    write_bag(tmp_path / "drive", frames=FRAMES, bad=3)
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        with BagReader(tmp_path / "drive") as reader:
+            statistics = replay_over_dds(
+                reader, TOPIC, output_bag=tmp_path / run / "completed", node_parameters=node_parameters
+            )
+        assert (statistics.frames_in, statistics.frames_out, statistics.passes) == (FRAMES, FRAMES - 1, 1)
+        assert statistics.dropped == {"bad image": 1}
+    messages = []
+    for run in ("first", "second"):
+        with BagReader(tmp_path / run / "completed") as reader:
+            messages.append([(one.topic, one.type, one.stamp_ns, one.raw) for one in reader.messages()])
+    assert len(messages[0]) == 1 + 3 * (FRAMES - 1)
+    assert messages[0] == messages[1]
+    assert len({raw for *_, raw in messages[0]}) > FRAMES  # not one frame again and again
+    assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
+
+
+@pytest.mark.usefixtures("kernels_in_the_cache")
+def test_two_runs_over_a_real_recording_write_the_same(
+    tmp_path: Path, node_parameters: dict[str, object], shared_data: Path
+) -> None:
+    """JPEG images of 1226x370 pixels from a car; every third of ten."""
+    topic, every = "/camera_color_left/image_raw/compressed", 3
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        with ThinnedBagReader(shared_data / "rosbag2" / "kitti04_stereo_lidar_10f", every) as reader:
+            sent = [one.stamp_ns for one in reader.messages([topic])]
+            statistics = replay_over_dds(
+                reader, topic, output_bag=tmp_path / run / "completed", node_parameters=node_parameters
+            )
+        assert (statistics.frames_in, statistics.frames_out, len(sent)) == (4, 4, 4)
+        with BagReader(tmp_path / run / "completed") as written:
+            assert [one.stamp_ns for one in written.messages(["/scene_completion/voxels"])] == sent
+        assert min(statistics.occupied) > 100
+    assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
+
+
+ODOMETRY, STEP_M = "/replayed_odometry", 0.4
+
+
+def add_odometry(path: Path, frames: int) -> None:
+    """Where the camera was, between images too, in a recording of `write_bag`; it is written anew for that."""
+    with BagReader(path) as reader:
+        written = [(one.topic, one.type, one.raw, one.stamp_ns) for one in reader.messages()]
+    shutil.rmtree(path)
+    for number in range(2 * frames):
+        stamp_ns = START_NS + number * STEP_NS // 2
+        stamped = transform_message(Extrinsic(ODOM, FRAME, pose(number * STEP_M / 2) @ MOUNT), stamp_ns)
+        message = odometry_message(stamped)
+        written.append((ODOMETRY, "nav_msgs/msg/Odometry", serialize_message(message), stamp_ns))
+    with BagWriter(path) as bag:
+        for one in sorted(written, key=lambda one: one[3]):
+            bag.write(*one)
+
+
+@pytest.mark.usefixtures("kernels_in_the_cache")
+def test_two_runs_of_images_that_are_joined_write_the_same(
+    tmp_path: Path, node_parameters: dict[str, object], bundle_folder: Path, grid_file: Path
+) -> None:
+    truth = FusedTruth(bundle_folder, grid_file)
+    fusion, joined, alone = truth.map(), [], []
+    for number in (0, 1, 2, 4, 5):
+        stamp_ns = START_NS + number * STEP_NS
+        joined.append(len(truth.joined(fusion, number, stamp_ns, number * STEP_M).voxels))
+        alone.append(len(truth.alone(number).voxels))
+    write_bag(tmp_path / "drive", frames=FRAMES, bad=3)
+    add_odometry(tmp_path / "drive", FRAMES)
+    node_parameters |= {"temporal_fusion": True, "transform_source": "topics", "odometry_topics": ODOMETRY}
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        with BagReader(tmp_path / "drive") as reader:
+            statistics = replay_over_dds(
+                reader,
+                TOPIC,
+                output_bag=tmp_path / run / "completed",
+                playback=Playback(also=[ODOMETRY]),
+                node_parameters=node_parameters,
+            )
+        assert (statistics.frames_in, statistics.frames_out) == (FRAMES, FRAMES - 1), statistics.node_log
+        assert statistics.occupied == joined, statistics.node_log
+    assert alone[0] == joined[0]
+    assert all(one != other for one, other in zip(alone[1:], joined[1:], strict=True))
+    assert files_of(tmp_path / "first" / "completed") == files_of(tmp_path / "second" / "completed")
+
+
+def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
+    tmp_path: Path, node_parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bag(tmp_path / "drive", frames=4)
+    nodes: list[NodeProcess] = []
+
+    class Remembered(NodeProcess):
+        def __enter__(self) -> NodeProcess:
+            nodes.append(self)
+            return super().__enter__()
+
+    def freeze(result: ReplayResult) -> None:
+        if result.index == 1:
+            nodes[0]._process.send_signal(signal.SIGSTOP)
+
+    def thawed(self: NodeProcess) -> int:  # a stopped process heeds no SIGTERM
+        self._process.send_signal(signal.SIGCONT)
+        return stop(self)
+
+    stop = NodeProcess.stop
+    monkeypatch.setattr(replay_module, "NodeProcess", Remembered)
+    monkeypatch.setattr(NodeProcess, "stop", thawed)
+    with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
+        replay_over_dds(
+            reader,
+            TOPIC,
+            output_bag=tmp_path / "completed",
+            on_result=freeze,
+            playback=Playback(timeout_s=3.0),
+            node_parameters=node_parameters,
+        )
+    said = str(caught.value)
+    assert "neither completed nor dropped image 2" in said
+    assert "within 3 s: no ~/voxels" in said
+    assert "--timeout" in said
+    with BagReader(tmp_path / "completed") as written, BagReader(tmp_path / "drive") as recorded:
+        assert written.losses == []
+        clouds = [one.stamp_ns for one in written.messages(["/scene_completion/voxels"])]
+        assert clouds == [one.stamp_ns for one in recorded.messages([TOPIC])][:2]
+        assert clouds[1] - clouds[0] == STEP_NS

@@ -1,0 +1,228 @@
+"""Views from further along: where they stand, whose they are, and what a fisheye that looks aside shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data.augmentation import canonical_depth, canonical_image
+from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
+from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.step_sampler import StepSampler
+from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
+from scene_completion_training.data.voxel_evidence import FusionSettings
+
+SETTINGS = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=50)
+FISHEYE = Camera(150.0, 150.0, 199.5, 199.5, 400, 400, "equidistant", (0.01, 0.0, 0.0, 0.0))
+FUSION = FusionSettings(free_samples=5000, views=2)
+LAMP = np.array([-6.0, 1.2, 3.0])
+"""A bright spot on the left, in the first camera's frame, metres."""
+
+
+def _looking_left() -> RigidTransform:
+    """Optical frame that looks along −x of the rig's optical frame, y down."""
+    return RigidTransform(np.array([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), np.array([-0.3, -0.1, -0.5]))
+
+
+def _with_fisheye(drive: Path) -> PosedSequence:
+    """The synthetic drive with a camera that sees nothing but the lamp."""
+    sequence = kitti_odometry(drive)
+    mounted = _looking_left()
+    frames = []
+    for frame in sequence.frames:
+        pixel, valid = FISHEYE.project((frame.world_from_rig @ mounted).inverse().apply(LAMP[None]))
+        image = np.zeros((400, 400, 3), np.uint8)
+        if valid[0]:
+            u, v = np.round(pixel[0]).astype(int)
+            image[v - 2 : v + 3, u - 2 : u + 3] = 255
+        frames.append(dataclasses.replace(frame, images={**frame.images, "fisheye": _Picture(image)}))
+    return PosedSequence(
+        "aside",
+        {**sequence.cameras, "fisheye": FISHEYE},
+        {**sequence.rig_from_camera, "fisheye": mounted},
+        frames,
+        "made up",
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Picture:
+    pixels: np.ndarray
+
+    def __call__(self) -> np.ndarray:
+        return self.pixels
+
+
+@pytest.fixture(scope="module")
+def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> list[PreparedFrame]:
+    cache = tmp_path_factory.mktemp("aside")
+    return [
+        load_prepared(f) for f in prepare_sequence(_with_fisheye(synthetic_drive), cache, settings=FUSION, workers=1)
+    ]
+
+
+def test_a_fisheye_is_rectified_where_its_pose_says(frames: list[PreparedFrame]) -> None:
+    """The lamp, through the stored pose and the canonical camera, is where the prepared image is lit."""
+    seen = 0
+    for frame in frames:
+        assert set(frame.images) == {"left", "right", "aside_fisheye"} and set(frame.depths) == {"left", "right"}
+        pixel, valid = CANONICAL_CAMERA.project(frame.world_from_camera["aside_fisheye"].inverse().apply(LAMP[None]))
+        image = frame.images["aside_fisheye"][..., 0]
+        if not valid[0]:
+            continue
+        seen += 1
+        v, u = np.nonzero(image > 100)
+        # A pixel of the fisheye, to which the lamp was rounded, covers three to four here.
+        assert len(v) and abs(u.mean() - pixel[0, 0]) < 2.0 and abs(v.mean() - pixel[0, 1]) < 2.0
+    assert seen >= 2
+
+
+def test_rectified_views_look_down_to_the_ground(frames: list[PreparedFrame]) -> None:
+    axis = frames[0].world_from_camera["aside_fisheye"].rotation[:, 2]
+    np.testing.assert_allclose(axis, [-np.cos(np.radians(15)), np.sin(np.radians(15)), 0.0], atol=1e-6)
+
+
+def test_far_views_stand_further_along(frames: list[PreparedFrame]) -> None:
+    """1.5 m a frame: 2.5 to 3.5 m further is two frames, or the last one; the pair stands in for the missing camera."""
+    settings = dataclasses.replace(SETTINGS, far_views=True, far_metres=(2.5, 3.5))
+    samples = ViewSamples([frames], settings, seed=0, length=40)
+    firsts = set()
+    for number in range(12):
+        draw = samples._draw(np.random.default_rng((0, number)))
+        names = samples._names(draw, np.random.default_rng(number))
+        assert [name for _, name in names[4:]] == ["aside_fisheye"] * 2 + ["left"] * 2
+        assert len(set(names)) == 8
+        assert names[4][0] == min(draw.index + 2, 3)
+        assert abs(names[5][0] - names[4][0]) == 1
+        firsts.add(draw.index)
+    assert firsts == {0, 1, 2, 3}
+    sample = samples[0]
+    assert sample["views"].shape == (8, 3, 192, 640) and sample["encoder_from_view"].shape == (8, 4, 4)
+    assert sample["hints"][4].abs().max() == 0 and sample["hints"][6].max() > 0
+
+
+def test_each_camera_renders_one_of_its_frames_and_supplies_the_other(frames: list[PreparedFrame]) -> None:
+    samples = ViewSamples([frames], dataclasses.replace(SETTINGS, far_views=True), seed=0, length=40)
+    halves = []
+    for number in range(10):
+        roles = samples[number]["roles"].tolist()
+        assert sorted(roles) == list(range(8))
+        assert [role // 2 for role in roles] == [0, 1, 2, 3, 0, 1, 2, 3]
+        halves.append(tuple(roles))
+    assert len(set(halves)) > 3
+
+
+def _encoder_names(settings: ViewSettings, frames: list[PreparedFrame], number: int) -> list[tuple[int, str]]:
+    """What a sample of three encoder views takes for the second and third, remembered while it is made."""
+    seen: list[list[tuple[int, str]]] = []
+
+    class Watched(ViewSamples):
+        def _encoder_names(self, draw: Any, generator: np.random.Generator) -> list[tuple[int, str]]:
+            seen.append(super()._encoder_names(draw, generator))
+            return seen[-1]
+
+    Watched([frames], settings, seed=0, length=9, encoder_views=3)[number]
+    return seen[0]
+
+
+def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFrame]) -> None:
+    """1.5 m a frame; no view comes twice while there are others, and the drive's end takes what comes nearest."""
+    settings = dataclasses.replace(SETTINGS, encoder_metres=(3.0, 3.0))
+    samples = ViewSamples([frames], settings, seed=0, length=9, encoder_views=4)
+    sides = set()
+    for number in range(20):
+        draw = samples._draw(np.random.default_rng((0, number)))
+        names = samples._encoder_names(draw, np.random.default_rng(number))
+        assert len({(draw.index, draw.side), *names}) == 4
+        assert names[0][0] == min(draw.index + 2, 3) or (draw.index, names[0][1]) == (3, draw.side)
+        sides |= {side for _, side in names}
+    assert sides == {"left", "right"}
+    travelled = metres_travelled([np.array(place) for place in ([0.0, 0, 0], [1, 0, 0], [1, 0, 2], [1, 3, 2])])
+    assert travelled.tolist() == [0.0, 1.0, 3.0, 6.0]
+    assert [nearest_along(travelled, 1, metres) for metres in (0.4, 2.2, -3, 9)] == [1, 2, 0, 3]
+    assert unused_frame(frames, 1, "left", [(1, "left")]) == (2, "left")  # of two as near, the one further along
+
+
+def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[PreparedFrame]) -> None:
+    settings = dataclasses.replace(SETTINGS, yaw=4.0)
+    sample = ViewSamples([frames], settings, seed=0, length=9, encoder_views=3)[2]
+    assert sample["encoder_images"].shape == (3, 3, 192, 640)
+    assert torch.equal(sample["encoder_images"][0], sample["image"])
+    assert torch.equal(sample["encoder_poses"][0], torch.eye(4))
+    names = _encoder_names(settings, frames, 2)
+    draw = ViewSamples([frames], settings, seed=0, length=9)._draw(np.random.default_rng((0, 2)))
+    for k, (index, camera) in enumerate(names, start=1):
+        expected = canonical_image(frames[index].images[camera], frames[index].cameras[camera])
+        np.testing.assert_allclose(sample["encoder_images"][k].permute(1, 2, 0), expected, atol=1e-3)
+        pose = (draw.encoder_from_world @ frames[index].world_from_camera[camera]).matrix
+        np.testing.assert_allclose(sample["encoder_poses"][k], pose, atol=1e-6)
+        hint = canonical_depth(frames[index].depths[camera], frames[index].cameras[camera])
+        np.testing.assert_array_equal(sample["encoder_hints"][k], hint)
+    jitter = dataclasses.replace(settings, colour_jitter=True)
+    shaken = ViewSamples([frames], jitter, seed=0, length=9, encoder_views=3)
+    for number in range(4):
+        sample = shaken[number]
+        plain = ViewSamples([frames], settings, seed=0, length=9, encoder_views=3)[number]
+        change = (sample["encoder_images"] - plain["encoder_images"]).mean(dim=(2, 3))
+        assert change[0].abs().max() > 1.0
+        torch.testing.assert_close(change[1], change[0], atol=12.0, rtol=0)  # the same shift of colours, other content
+
+
+def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path, tmp_path: Path) -> None:
+    """Neighbouring frames stand in for the other camera; nothing is claimed about depth or occupancy."""
+    sequence = kitti_odometry(synthetic_drive, cameras=["image_2"])
+    frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
+    assert set(frames[0].images) == {"left"} and not frames[0].depths and not frames[0].has_evidence
+    settings = dataclasses.replace(SETTINGS, far_views=True, mirror=True)
+    samples = ViewSamples([frames * 3], settings, seed=0, length=20, encoder_views=3)  # twelve frames to choose from
+    short = ViewSamples([frames], settings, seed=0, length=20, encoder_views=3)
+    for number in range(6):
+        draw = samples._draw(np.random.default_rng((0, number)))
+        names = samples._names(draw, np.random.default_rng(number))
+        assert {name for _, name in names} == {"left"} and len(set(names)) == len(names) == 8
+        sample = samples[number]
+        assert sample["weight"].sum() == 0 and sample["hints"].abs().max() == 0 and len(sample["points"]) == 50
+        assert sample["masks"].flatten(1).any(dim=1).all()
+        shown = short[number]["masks"].flatten(1).any(dim=1)
+        assert shown.sum() == 4 and shown[:4].all()  # four frames give four views; those that come again show nothing
+    assert torch.isfinite(samples.mean_depth_code(PointCodeSpec())).all()
+
+
+def test_masks_follow_their_images(synthetic_drive: Path, tmp_path: Path) -> None:
+    """A bonnet across the lower quarter of the left image: no depth, no colours, wherever that image goes."""
+    sequence = _with_fisheye(synthetic_drive)
+    camera = sequence.cameras["image_2"]
+    bonnet = np.zeros((camera.height, camera.width), np.bool_)
+    bonnet[3 * camera.height // 4 :] = True
+    sequence.frames = [
+        dataclasses.replace(frame, assets={**frame.assets, "ego_image_2": lambda: bonnet}) for frame in sequence.frames
+    ]
+    frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
+    left = frames[0].mask("left")
+    assert 0.2 < 1.0 - left.mean() < 0.3 and not left[-1].any() and left[0].all()
+    assert frames[0].depths["left"][~left].max() == 0 and frames[0].depths["left"][left].max() > 0
+    assert frames[0].mask("right").all() and frames[0].masks["aside_fisheye"].any()
+    samples = ViewSamples([frames], dataclasses.replace(SETTINGS, far_views=True), seed=0, length=9)
+    for number in range(4):
+        draw = samples._draw(np.random.default_rng((0, number)))
+        sample = samples[number]
+        left = [draw.side == "left"] * 2 + [draw.side == "right"] * 2
+        for masked, mask, hint in zip(left, sample["masks"][:4], sample["hints"][:4], strict=True):
+            assert bool(mask[180, 320]) is not masked
+            assert bool(mask[60, 320])
+            assert (hint[180] > 0).any() == (not masked)
+
+
+def test_processes_share_the_batches_between_them() -> None:
+    samplers = [StepSampler(12, lambda: 4, batch_size=2, rank=rank, processes=2) for rank in (0, 1)]
+    assert [list(sampler) for sampler in samplers] == [[4, 5, 8, 9], [6, 7, 10, 11]]
+    assert all(len(sampler) == 6 for sampler in samplers)

@@ -1,0 +1,98 @@
+"""The two numbers that sharpen a student's densities: what they do to depth, and what they leave alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
+from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, lidar_rays
+from scene_completion_training.evaluation.deployed_model import DeployedModel
+from scene_completion_training.evaluation.kitti import Window, open_window
+from tests.inference.small_bundle import make_small_bundle
+
+DISTANCES = inverse_distance_samples(64, 3.0, 80.0)
+
+
+def soft_walls(scale: float, offset: float, seed: int = 0) -> RayLogits:
+    """Rays that end where a wall stands under the given stretch, which the logits are short of."""
+    generator = np.random.default_rng(seed)
+    sharp = np.where(generator.uniform(5.0, 40.0, (200, 1)) < DISTANCES, 2.0, -6.0)
+    sharp += generator.normal(scale=0.3, size=sharp.shape)
+    truth = composite_distance(np.logaddexp(0.0, sharp), DISTANCES)
+    return RayLogits((sharp - offset) / scale, np.ones(200), truth, DISTANCES)
+
+
+def test_error_of_one_ray_by_hand() -> None:
+    # Two samples, at 2 and 6 m: the first stops 1 - exp(-softplus(0) * 4) = 15/16 of the ray.
+    rays = RayLogits(np.zeros((1, 2)), np.array([2.0]), np.array([1.0]), np.array([2.0, 6.0]))
+    depth = (15 / 16 * 2.0 + 1 / 16 * 6.0) / 2.0
+    assert rays.squared_log_error(DensityStretch()) == pytest.approx(math.log(depth) ** 2)
+
+
+def test_fit_finds_the_stretch_that_the_logits_lack() -> None:
+    frames = [soft_walls(1.8, 0.7, seed) for seed in range(3)]
+    found = fit_stretch(frames)
+    assert found.scale == pytest.approx(1.8, rel=0.05)
+    assert found.offset == pytest.approx(0.7, abs=0.15)
+    assert all(frame.squared_log_error(found) < 0.1 * frame.squared_log_error(DensityStretch()) for frame in frames)
+
+
+def test_fit_leaves_a_field_that_needs_nothing() -> None:
+    found = fit_stretch([soft_walls(1.0, 0.0)])
+    assert (found.scale, found.offset) == (pytest.approx(1.0, abs=0.02), pytest.approx(0.0, abs=0.02))
+
+
+def test_head_and_weights_are_stretched_alike(tmp_path: Path) -> None:
+    head = make_small_bundle(tmp_path).head
+    stretch = DensityStretch(1.5, -0.25)
+    units = np.abs(np.random.default_rng(0).normal(size=(50, head.hidden))).astype(np.float32)
+    before = units @ head.density_weight + head.density_bias
+    stretched = stretch.of_head(head)
+    np.testing.assert_allclose(
+        units @ stretched.density_weight + stretched.density_bias, 1.5 * before - 0.25, rtol=1e-5, atol=1e-5
+    )
+    weights = {
+        "density_layer.weight": head.density_weight[None].astype(np.float16),
+        "density_layer.bias": head.density_bias.astype(np.float16),
+        "encoder.some": np.arange(3, dtype=np.float16),
+    }
+    changed = stretch.of_weights(weights)
+    assert all(changed[name].dtype == np.float16 for name in weights)
+    np.testing.assert_allclose(changed["density_layer.weight"][0], stretched.density_weight, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(changed["density_layer.bias"], stretched.density_bias, rtol=2e-3, atol=1e-3)
+    np.testing.assert_array_equal(changed["encoder.some"], weights["encoder.some"])
+
+
+def test_logits_are_those_of_the_rendered_depth(shared_data: Path, tmp_path: Path) -> None:
+    model = DeployedModel(make_small_bundle(tmp_path), threads=1)
+    window = open_window(shared_data, "04")
+    window = dataclasses.replace(
+        window, sequence=dataclasses.replace(window.sequence, frames=window.sequence.frames[:1])
+    )
+    (rays,) = lidar_rays(model, window)
+    truth = window.depth_truth(0)
+    row, column = np.nonzero(truth)
+    # The z-depth of a pixel comes from its own ray: look one up by its true depth, which few share.
+    number = int(np.argmin([np.sum(truth == value) for value in rays.truth[:50]]))
+    here = np.flatnonzero(truth[row, column] == np.float32(rays.truth[number]))[0]
+    pixel = np.array([[column[here], row[here]]], dtype=np.float64)
+    expected = model.observe(window.sequence, 0).depth(pixel)[0]
+    density = np.logaddexp(0.0, rays.logits[number : number + 1])
+    rendered = composite_distance(density, rays.distances)[0] / rays.length[number]
+    assert rendered == pytest.approx(expected, rel=1e-3)
+
+
+def test_window_whose_lidar_misses_the_image_is_refused(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DeployedModel(make_small_bundle(tmp_path), threads=1)
+    window = open_window(shared_data, "04")
+    monkeypatch.setattr(Window, "depth_truth", lambda self, index: np.zeros((376, 1241), np.float32))
+    with pytest.raises(SequenceError, match="LiDAR"):
+        lidar_rays(model, window)

@@ -1,0 +1,272 @@
+"""Depth against LiDAR on a KITTI raw drive whose scans and predictions are known by hand, and on a recorded window."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, load_default_bundle
+from scene_completion_ros.sequences.frame_lists import ListedFrame
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.commands import evaluate as command
+from scene_completion_training.evaluation.density_model import (
+    IDENTITY,
+    PUBLISHED_CUTOFF,
+    PUBLISHED_RULE,
+    Observation,
+    reference_camera,
+)
+from scene_completion_training.evaluation.depth_evaluation import (
+    MEAN_DEPTH,
+    NO_DRIVE,
+    NO_FRAME,
+    NO_PIXEL,
+    NO_SCAN,
+    RIGHT_ONLY,
+    LeftOutFrame,
+    counted_depth,
+    evaluate_depth,
+    fit_mean_depth,
+    frame_indices,
+    lidar_depth,
+    markdown,
+    open_drive,
+    select_frames,
+)
+from scene_completion_training.evaluation.kitti import (
+    VOXEL_SHAPE,
+    Baselines,
+    VoxelPrediction,
+    VoxelTruth,
+    Window,
+    open_window,
+    score_window,
+)
+from scene_completion_training.evaluation.student import StudentPredictor
+from tests.sequences import test_kitti_raw
+
+DRIVE = "2011_09_26_drive_0001_sync"
+LISTED = f"2011_09_26/{DRIVE}"
+OTHER = "2011_09_26_drive_0002_sync"
+WALL = 12.0
+LIDAR_BEHIND_CAMERA = 0.27  # metres, `test_kitti_raw.VELO_TO_CAM`
+
+raw_drive = test_kitti_raw.drive
+
+
+class Wall:
+    """Sees a wall across the whole image, `WALL` metres ahead."""
+
+    name = "wall"
+    calibration = IDENTITY
+    cutoffs: Mapping[str, float] = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        # 64 samples so near to the wall are not more than 8 cm apart.
+        camera = sequence.cameras[reference_camera(sequence)]
+        return Observation(camera, lambda points: np.where(points[:, 2] >= WALL, 1e4, 0).astype(np.float32), (11, 15.5))
+
+
+def write_scan(drive: Path, frame: int, depths: list[float], down: float = 0.15) -> None:
+    """Returns at these z-depths of camera 2, side by side, below the principal point by `down` of the depth."""
+    z = np.array(depths)
+    left = (0.1 * np.arange(len(z)) - 0.1) * z
+    points = np.stack([z + LIDAR_BEHIND_CAMERA, left, -0.08 - down * z, np.zeros(len(z))], axis=-1)
+    points.astype("<f4").tofile(drive / "velodyne_points" / "data" / f"{frame:010d}.bin")
+
+
+def write_list(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def listed(*frames: tuple[str, int, str]) -> list[ListedFrame]:
+    return [ListedFrame(*frame) for frame in frames]
+
+
+class WindowWithoutVoxels(Window):
+    """Voxels take long and are not under test here."""
+
+    def voxel_truth(self) -> VoxelTruth:
+        return VoxelTruth(*[np.ones(VOXEL_SHAPE, bool)] * 4)
+
+
+class StudentWithoutVoxels(StudentPredictor):
+    """The shipped student, for a few voxels of the grid."""
+
+    def __init__(self, camera: Camera, grid: VoxelGrid, grid_from_camera: RigidTransform) -> None:
+        few = VoxelGrid(grid.origin, grid.voxel_size, (2, 2, 2))
+        super().__init__(load_default_bundle(), camera, few, grid_from_camera, threads=1)
+
+    def voxels(self, image: np.ndarray) -> VoxelPrediction:
+        return VoxelPrediction(np.ones(VOXEL_SHAPE, np.float32), np.ones(VOXEL_SHAPE, bool))
+
+
+def run(*options: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(["depth", *map(str, options)]))
+
+
+def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path) -> None:
+    write_scan(raw_drive, 0, [10.0])
+    write_scan(raw_drive, 1, [8.0, 16.0, 8.0, 90.0])  # what is beyond 80 m does not count
+    selections, left_out = select_frames([open_drive(raw_drive)], listed((LISTED, 0, "l"), (LISTED, 1, "l")))
+    assert not left_out
+    result = evaluate_depth(selections, [Wall()])
+    assert (result.recordings, result.frames, result.pixels) == ((DRIVE,), 2, 4)
+    errors = result.errors["wall"]
+    frames = [2.0 / 10.0, (4.0 / 8.0 + 4.0 / 16.0 + 4.0 / 8.0) / 3.0]
+    assert errors.abs_rel == pytest.approx(np.mean(frames), abs=0.01)
+    assert errors.rmse == pytest.approx(np.mean([2.0, 4.0]), abs=0.1)
+    assert errors.a1 == 0.5  # 12 / 10 is below 1.25; 12 / 8 and 16 / 12 are not
+    row = next(line for line in markdown(result).splitlines() if line.startswith("| wall"))
+    assert row.startswith(f"| wall | 2 | 4 | {errors.abs_rel:.3f} | {errors.sq_rel:.3f} |")
+
+
+def test_truth_is_the_depth_in_the_camera_inside_the_crop(raw_drive: Path) -> None:
+    write_scan(raw_drive, 0, [10.0, 20.0])
+    write_scan(raw_drive, 1, [10.0], down=-0.3)  # above the crop, which begins at row 19 of 48
+    sequence = open_drive(raw_drive)
+    # u = 50 x / z + 31.5 + 2 / z of P_rect_02, v = 50 y / z + 23.5; the nearest pixel takes the point
+    truth = lidar_depth(sequence, 0)
+    assert np.argwhere(truth).tolist() == [[31, 32], [31, 37]]
+    assert truth[31, [32, 37]] == pytest.approx([20.0, 10.0], abs=1e-5)
+    np.testing.assert_array_equal(counted_depth(truth), truth)
+    above = lidar_depth(sequence, 1)
+    assert above.any() and not counted_depth(above).any()
+
+
+def test_every_frame_with_lidar_is_scored_without_a_list(raw_drive: Path) -> None:
+    write_scan(raw_drive, 2, [10.0], down=-0.3)
+    selections, left_out = select_frames([open_drive(raw_drive)])
+    result = evaluate_depth(selections, [Wall()], left_out=left_out)
+    assert result.frames == 3
+    assert result.left_out == (LeftOutFrame(NO_PIXEL, DRIVE, 2), LeftOutFrame(NO_SCAN, DRIVE, 4))
+
+
+def test_frame_list_is_respected_and_what_is_missing_is_named(raw_drive: Path) -> None:
+    entries = [
+        (LISTED, 9, "l"),
+        (LISTED, 1, "r"),
+        (LISTED, 2, "r"),
+        (LISTED, 2, "l"),
+        (LISTED, 4, "l"),
+        (OTHER, 7, "l"),
+    ]
+    selections, left_out = select_frames([open_drive(raw_drive)], listed(*entries, (OTHER, 7, "r")))
+    assert selections[0].numbers == {2: 2}
+    assert set(left_out) == {
+        LeftOutFrame(NO_DRIVE, OTHER, 7),
+        LeftOutFrame(NO_FRAME, DRIVE, 9),
+        LeftOutFrame(NO_SCAN, DRIVE, 4),
+        LeftOutFrame(RIGHT_ONLY, DRIVE, 1),
+    }
+    text = markdown(evaluate_depth(selections, [Wall()], left_out=left_out))
+    assert "Frames that are left out: 4 of 5." in text
+    assert f"| {NO_FRAME} | {DRIVE} | 1 | 9 |" in text
+
+
+def test_numbers_are_those_of_the_image_files(raw_drive: Path) -> None:
+    """Listed frames keep their number where images before them are missing, and the frames between them stay in."""
+    for camera in ("image_02", "image_03"):
+        (raw_drive / camera / "data" / "0000000000.png").unlink()
+    sequence = open_drive(raw_drive)
+    assert frame_indices(sequence) == {1: 0, 2: 1, 3: 2, 4: 3}
+    selections, _ = select_frames([sequence], listed((LISTED, 3, "l")))
+    assert selections[0].numbers == {2: 3} and len(selections[0].sequence) == 4
+
+
+def test_colour_cameras_come_before_grey_ones(raw_drive: Path) -> None:
+    calibration = raw_drive.parent / "calib_cam_to_cam.txt"
+    colour = calibration.read_text()
+    calibration.write_text(colour + colour.replace("rect_02", "rect_00").replace("rect_03", "rect_01"))
+    for colour_folder, grey_folder in (("image_02", "image_00"), ("image_03", "image_01")):
+        shutil.copytree(raw_drive / colour_folder, raw_drive / grey_folder)
+    assert reference_camera(open_drive(raw_drive)) == "image_02"
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (
+            [(LISTED, 9, "l"), (LISTED, 1, "r")],
+            r"none of 2 frames.*right camera alone: 1; not in the drive: 1.*unpacked",
+        ),
+        ([(OTHER, 1, "l")], r"none of 1 frames.*drive not given: 1.*another frame list"),
+    ],
+)
+def test_nothing_left_is_an_error(raw_drive: Path, frames: list[tuple[str, int, str]], message: str) -> None:
+    with pytest.raises(SequenceError, match=message):
+        select_frames([open_drive(raw_drive)], listed(*frames))
+
+
+def test_lidar_outside_the_crop_alone_is_an_error(raw_drive: Path) -> None:
+    write_scan(raw_drive, 2, [10.0], down=-0.3)
+    selections, left_out = select_frames([open_drive(raw_drive)], listed((LISTED, 2, "l")))
+    with pytest.raises(SequenceError, match=f"none of 1 frames.*{NO_PIXEL}: 1"):
+        evaluate_depth(selections, [Wall()], left_out=left_out)
+
+
+def test_mean_depth_is_that_of_the_other_drive(raw_drive: Path) -> None:
+    for frame in range(4):
+        write_scan(raw_drive, frame, [10.0 + frame])  # mean 11.5, all in one pixel
+    sequence = open_drive(raw_drive)
+    mean = fit_mean_depth([sequence])
+    selections, _ = select_frames([sequence], listed((LISTED, 0, "l"), (LISTED, 2, "l")))
+    errors = evaluate_depth(selections, [], mean).errors[MEAN_DEPTH]
+    assert errors.abs_rel == pytest.approx(np.mean([1.5 / 10.0, 0.5 / 12.0]), rel=1e-4)
+    with pytest.raises(SequenceError, match="no LiDAR in the image"):
+        fit_mean_depth([replace(sequence, frames=sequence.frames[4:])])
+
+
+def test_command_on_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mean depth alone, of a second drive with the same scans: no error at all."""
+    second = shutil.copytree(raw_drive, raw_drive.parent / OTHER)
+    frames = write_list(tmp_path / "list.txt", f"{LISTED} 0000000001 l", f"{LISTED} 77 l")
+    output = tmp_path / "new" / "out"
+    assert run("--data", raw_drive, "--frames", frames, "--mean-depth", second, "--output", output) == 0
+    text = (output / "results.md").read_text(encoding="utf-8")
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert f"| {MEAN_DEPTH} | 1 | 1 | 0.000 |" in text
+    content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert (content["frames"], content["pixels"], content["recordings"]) == (1, 1, [DRIVE])
+    assert content["left_out"] == [{"reason": NO_FRAME, "drive": DRIVE, "frame": 77}]
+    assert content["settings"]["mean_depth"] == [str(second)]
+    assert all(math.isfinite(value) for value in content["depth"][MEAN_DEPTH].values())
+
+
+def test_command_refuses_what_contradicts_itself(raw_drive: Path) -> None:
+    for options, message in (
+        ((raw_drive,), "nothing to score"),
+        ((raw_drive, raw_drive, "--mean-depth", raw_drive.parent), "named twice"),
+        ((raw_drive, "--mean-depth", raw_drive), "is scored as well"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            run("--data", *options)
+    with pytest.raises(SequenceError, match="no recording"):
+        run("--data", raw_drive.parent, "--bundle", DEFAULT_BUNDLE)
+
+
+def test_shipped_student_scores_as_under_the_protocol_of_windows(shared_data: Path, tmp_path: Path) -> None:
+    frames = write_list(tmp_path / "list.txt", "04 0 l", "04 1 l")
+    folder = shared_data / "kitti_windows" / "sequences" / "04"
+    options = ("--data", folder, "--frames", frames, "--bundle", DEFAULT_BUNDLE, "--threads", "1")
+    assert run(*options, "--output", tmp_path) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    window = open_window(shared_data, "04")
+    short = WindowWithoutVoxels("04", replace(window.sequence, frames=window.sequence.frames[:2]))
+    baselines = Baselines(np.full((4, 4), 20.0, np.float32), np.full(VOXEL_SHAPE, 0.1, np.float32), 0.5)
+    scores = score_window(short, {"student": StudentWithoutVoxels}, baselines)
+    assert content["frames"] == 2 and content["pixels"] > 20_000
+    assert content["depth"][DEFAULT_BUNDLE.name] == pytest.approx(asdict(scores.depth["student"]), abs=1e-4)

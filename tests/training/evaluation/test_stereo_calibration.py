@@ -1,0 +1,140 @@
+"""A student's prior, depth and probabilities from stereo drives alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.grids import DEFAULT_GRID
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_training.evaluation.density_model import density_logit, opacity
+from scene_completion_training.evaluation.density_stretch import DensityStretch
+from scene_completion_training.evaluation.deployed_model import DeployedModel
+from scene_completion_training.evaluation.place_prior_fit import FrameEvidence, fit_place_prior, mean_prior
+from tests.inference.small_bundle import make_small_bundle, road_head
+from tests.training.synthetic_scene import CAMERA_HEIGHT
+
+
+def flat_prior(logit: float = 0.0) -> PlacePrior:
+    counts = np.full(DEFAULT_GRID.shape, True)
+    prior = mean_prior([(counts, counts), (~counts, counts)])
+    return dataclasses.replace(prior, logit=np.full_like(prior.logit, logit))
+
+
+def evidence(gain: float, prior_logit: float, count: int = 40_000) -> FrameEvidence:
+    """Voxels that are occupied as often as gain · x + prior says, up to 50 m ahead."""
+    generator = np.random.default_rng(0)
+    points = generator.uniform((-5.0, -1.0, 3.0), (5.0, 1.0, 50.0), (count, 3)).astype(np.float32)
+    logit = generator.normal(0.0, 2.0, count)
+    probability = 1.0 / (1.0 + np.exp(-(gain * logit + prior_logit)))
+    return FrameEvidence(points, logit, (generator.uniform(size=count) < probability).astype(np.float32))
+
+
+def test_mean_prior_has_the_log_odds_of_the_mean() -> None:
+    everywhere = np.full(DEFAULT_GRID.shape, True)
+    upper = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
+    upper[:, :, 16:] = True
+    prior = mean_prior([(upper, everywhere), (everywhere, everywhere), (upper, everywhere), (upper, everywhere)])
+    # A quarter of the frames below the middle of the grid; all above, of which a thousandth is left for doubt.
+    z = (np.array([2, 30]) + 0.5) * 0.2 - 2.2
+    points = np.array([[0.0, -z[0], 20.0], [3.0, -z[1], 7.0]])
+    gain, logit = prior.at(points).T
+    np.testing.assert_array_equal(gain, 1.0)
+    np.testing.assert_allclose(logit, [np.log(1.0 / 3.0), np.log(999.0)], rtol=1e-4)
+
+
+def test_unknown_voxels_say_nothing() -> None:
+    known = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
+    with pytest.raises(SequenceError, match="no frame says anything"):
+        mean_prior([(known, known)])
+
+
+def test_fit_finds_what_the_student_is_worth() -> None:
+    prior = fit_place_prior([[evidence(0.6, -1.0)]], flat_prior(-2.0))
+    points = np.array([[0.0, 0.0, z] for z in (5.0, 12.8, 25.6, 45.0)])
+    gain, logit = prior.at(points).T
+    np.testing.assert_allclose(gain, 0.6, atol=0.08)
+    np.testing.assert_allclose(logit, -1.0, atol=0.15)
+
+
+def test_a_student_who_says_the_opposite_is_not_heard() -> None:
+    prior = fit_place_prior([[evidence(-0.8, 0.0)]], flat_prior())
+    assert prior.gain.max() < 1e-3
+
+
+def test_groups_count_equally_however_many_frames_they_have() -> None:
+    believed, doubted = evidence(1.0, 0.0), evidence(0.0, 0.0)
+    equal = fit_place_prior([[believed], [doubted]], flat_prior()).gain
+    more = fit_place_prior([[believed], [doubted, doubted, doubted]], flat_prior()).gain
+    np.testing.assert_allclose(equal, more, atol=2e-3)
+    assert fit_place_prior([[believed, doubted, doubted, doubted]], flat_prior()).gain.mean() < 0.8 * equal.mean()
+
+
+def test_stretch_moves_the_prior_with_the_density() -> None:
+    halved = dataclasses.replace(flat_prior(-1.5), gain=np.full_like(flat_prior().gain, 0.5))
+    head = dataclasses.replace(road_head(), prior=halved)
+    stretch = DensityStretch(1.4, -0.6)
+    units = np.abs(np.random.default_rng(0).normal(size=(50, head.hidden)))
+    point = np.array([[0.0, 0.0, 20.0]])
+
+    def logit(head: HeadWeights) -> np.ndarray:
+        assert head.prior is not None
+        gain, prior = head.prior.at(point)[0]
+        return np.asarray(gain * (units @ head.density_weight + head.density_bias) + prior)
+
+    np.testing.assert_allclose(logit(stretch.of_head(head)), 1.4 * logit(head) - 0.6, rtol=1e-4, atol=1e-4)
+    weights = {
+        "density_layer.weight": head.density_weight[None],
+        "density_layer.bias": head.density_bias,
+    }
+    changed = stretch.of_weights(weights, prior=True)
+    np.testing.assert_allclose(changed["density_layer.weight"][0], stretch.of_head(head).density_weight, rtol=1e-5)
+    np.testing.assert_allclose(changed["density_layer.bias"], stretch.of_head(head).density_bias, rtol=1e-5)
+
+
+def test_the_command_gives_a_student_the_ground(
+    synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A student that knows nothing of this drive: after it, the road is where the stereo pair has it."""
+    held_out = tmp_path / "held_out"
+    shutil.copytree(synthetic_drive, held_out)
+    bundle = make_small_bundle(tmp_path / "bundle")
+    arguments = ["calibrate", str(bundle.folder), "--prior-from", str(synthetic_drive), "--held-out", str(held_out)]
+    assert main([*arguments, "--every", "3", "--threads", "1"]) == 0
+    assert "place prior of 32×32×32 knots" in capsys.readouterr().out
+    calibrated = StudentBundle.load(tmp_path / "bundle")
+    record = calibrated.provenance["calibration"]
+    assert "stereo" in record["fitted_on"]
+    points = np.array([[2.5, CAMERA_HEIGHT, 9.0], [0.0, 0.0, 7.0]], dtype=np.float32)
+
+    def density_and_probability(bundle: StudentBundle) -> tuple[np.ndarray, np.ndarray]:
+        density = DeployedModel(bundle, threads=1).observe(kitti_odometry(held_out), 0).density(points)
+        return density, bundle.calibration.apply(opacity(density))
+
+    density, (road, air) = density_and_probability(calibrated)
+    assert road > calibrated.threshold > air
+    # The probability is that of the regression: what the stretch did to the density, the calibration undoes.
+    stretch = record["density_stretch"]
+    logit = (density_logit(density) - stretch["offset"]) / stretch["scale"]
+    np.testing.assert_allclose([road, air], 1.0 / (1.0 + np.exp(-logit)), atol=0.03)
+    # Once more: the prior is replaced, not added to.
+    assert main([*arguments, "--every", "3", "--threads", "1"]) == 0
+    _, again = density_and_probability(StudentBundle.load(tmp_path / "bundle"))
+    np.testing.assert_allclose(again, [road, air], atol=0.05)
+
+
+def test_a_drive_cannot_be_averaged_and_held_out(
+    synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(make_small_bundle(tmp_path / "bundle").folder)
+    assert main(["calibrate", folder, "--prior-from", str(synthetic_drive), "--held-out", str(synthetic_drive)]) != 0
+    assert "averaged into the prior as well" in capsys.readouterr().err

@@ -1,0 +1,434 @@
+"""Bags to sequences, end to end: made-up drives, everything that can be wrong with them, and recorded ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros import cli
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.messages.transform_buffer import stamp_of
+from scene_completion_ros.sequences.from_bag import sequence_from_bag
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.training_checks import check_for_training
+from scene_completion_training.extraction import bag as bag_module
+from scene_completion_training.extraction.bag import Job, extract_bag, finished_report
+from scene_completion_training.extraction.many_bags import extract_bags, output_folders
+from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
+from scene_completion_training.extraction.settings import ExtractionSettings
+from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, record
+from tests.training.extraction.textured_street import CAMERA, HEIGHT_ABOVE_GROUND, aligned_error, drive, write_bag
+
+IDENTITY = RigidTransform.identity()
+SETTINGS = ExtractionSettings(keyframe_metres=0.05)
+
+
+def extract(bag: Path, tmp_path: Path, **changes: Any) -> tuple[BagReport, list[PosedSequence]]:
+    settings = ExtractionSettings(**{"keyframe_metres": 0.05, **changes})
+    report = extract_bag(Job(bag, tmp_path / "out" / bag.stem, settings))
+    folders = [tmp_path / "out" / bag.stem / sequence.folder for sequence in report.sequences]
+    return report, [PosedSequence.load(folder) for folder in folders]
+
+
+def positions(sequence: PosedSequence) -> np.ndarray:
+    return np.stack([frame.world_from_rig.translation for frame in sequence.frames])
+
+
+def test_recorded_poses(tmp_path: Path) -> None:
+    report, (sequence,) = extract(record(tmp_path / "bag", 12), tmp_path)
+    assert (report.status, report.problems, dict(report.skipped)) == ("complete", [], {})
+    np.testing.assert_allclose(positions(sequence)[:, 0], 0.2 + np.arange(12) / 10, atol=1e-9)
+    assert sequence.metric_scale and sequence.provenance["scale"]["source"] == "recorded"
+    assert report.sequences[0].frames == 12 and report.sequences[0].metres == pytest.approx(1.1)
+    on_disk = json.loads((tmp_path / "out" / "bag" / "report.json").read_text())
+    assert on_disk["status"] == "complete" and on_disk["sequences"][0]["folder"] == "00"
+    check_for_training(sequence, "here")
+
+
+def test_keyframes_leave_out_where_the_rig_stands(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        made = Drive(writer)
+        made.static()
+        made.info(0)
+        for index in range(30):
+            made.pose(index, x=min(index, 10) / 10)
+            made.image(index)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path, keyframe_metres=0.19)
+    np.testing.assert_allclose(positions(sequence)[:, 0], [0.2, 0.4, 0.6, 0.8, 1.0, 1.2], atol=1e-9)
+    assert report.skipped == {"less than 0.19 m and 5° from the last keyframe": 24}
+    standing, none = extract(tmp_path / "bag", tmp_path, keyframe_metres=5.0)
+    assert (
+        not none and standing.status == "failed" and "30 frames with 1 keyframes are left out" in standing.problems[0]
+    )
+
+
+def test_gaps_split_and_are_reported(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        made = Drive(writer)
+        made.static()
+        made.info(0)
+        for index in [*range(10), *range(40, 52)]:
+            made.pose(index)
+            made.image(index)
+    report, sequences = extract(tmp_path / "bag", tmp_path)
+    assert [len(sequence) for sequence in sequences] == [10, 12]
+    assert [sequence.name for sequence in sequences] == ["bag/00", "bag/01"]
+    assert report.warnings == ["gap of 3.1 s after frame 9: split there"]
+
+
+def test_a_clock_that_starts_anew_gives_another_sequence(tmp_path: Path) -> None:
+    from tests.sequences.test_recording import two_drives
+
+    report, sequences = extract(two_drives(tmp_path / "bag"), tmp_path)
+    assert [len(sequence) for sequence in sequences] == [15, 6]
+    assert any("starts anew 1 times" in warning for warning in report.warnings)
+
+
+def stereo_bag(path: Path, *, delay_ns: int, missing: tuple[int, ...] = ()) -> Path:
+    with BagWriter(path) as writer:
+        made = Drive(writer)
+        made.static(child="l", x=0.0)
+        made.static(child="r", x=0.5)
+        for index in range(10):
+            made.pose(index)
+            for side, frame in (("left", "l"), ("right", "r")):
+                if not (side == "right" and index in missing):
+                    made.image(index, camera=side, frame=frame, delay_ns=delay_ns if side == "right" else 0)
+                made.info(index, camera=side, frame=frame)
+    return path
+
+
+def test_frames_that_not_all_cameras_have_are_left_out_and_counted(tmp_path: Path) -> None:
+    report, (sequence,) = extract(stereo_bag(tmp_path / "bag", delay_ns=3_000_000, missing=(4, 7)), tmp_path)
+    assert len(sequence) == 8 and all(set(frame.images) == {"left", "right"} for frame in sequence.frames)
+    assert report.skipped == {"right: no image within 5 ms of the other cameras": 2}
+
+
+def test_cameras_that_are_never_together_say_what_to_do(tmp_path: Path) -> None:
+    bag = stereo_bag(tmp_path / "bag", delay_ns=30_000_000)
+    report, none = extract(bag, tmp_path)
+    assert not none and "Raise --sync-tolerance" in report.problems[0]
+    report, (sequence,) = extract(bag, tmp_path, sync_tolerance_s=0.04)
+    assert len(sequence) == 10
+
+
+def test_a_camera_without_camera_info_is_named_and_the_other_is_extracted(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        made = Drive(writer)
+        made.static()
+        for index in range(8):
+            made.pose(index)
+            made.image(index)
+            made.image(index, camera="rear", frame="rear")
+            made.info(index)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
+    assert set(sequence.cameras) == {"camera"}
+    assert any(
+        warning.startswith("/rear/image_raw/compressed is left out: no CameraInfo") for warning in report.warnings
+    )
+
+
+def test_a_topic_that_cannot_be_used_does_not_stop_the_others(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        made = Drive(writer)
+        made.static()
+        for index in range(8):
+            made.pose(index)
+            made.image(index)
+            made.info(index)
+            made.info(index, camera="rear", frame="rear")
+            message = compressed(b"no picture at all", "jpeg", stamp_ns=START + index, frame_id="rear")
+            writer.write("/rear/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, START + index)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
+    assert set(sequence.cameras) == {"camera"} and len(sequence) == 8
+    assert any("/rear/image_raw/compressed is left out" in warning for warning in report.warnings)
+    assert report.skipped.total() == 8
+
+
+def test_pictures_that_are_cut_short_are_left_out_and_counted(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        made = Drive(writer)
+        made.static()
+        made.info(0)
+        for index in range(9):
+            made.pose(index)
+            if index in (3, 6):
+                content = jpeg(index)
+                message = compressed(content[:30], "jpeg", stamp_ns=START + index * SECOND // 10)
+                writer.write("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, START + index)
+            else:
+                made.image(index)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
+    assert len(sequence) == 7 and report.skipped.total() == 2
+    assert all(sequence.image(index, "camera").any() for index in range(7))
+
+
+def test_a_camera_without_a_place_on_the_rig_is_named(tmp_path: Path) -> None:
+    bag = stereo_bag(tmp_path / "made", delay_ns=0)
+    with BagReader(bag) as reader, BagWriter(tmp_path / "bag") as writer:
+        for recorded in reader.messages():
+            is_right = recorded.topic == "/tf_static" and recorded.message.transforms[0].child_frame_id == "r"
+            if not is_right:
+                writer.write(recorded.topic, recorded.type, recorded.cdr, recorded.stamp_ns)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
+    assert set(sequence.cameras) == {"left"} and len(sequence) == 10 and report.sequences[0].scale == "recorded"
+    assert report.warnings[0].startswith("camera right is left out: /tf, /tf_static: no transform from 'r' to 'l'")
+
+
+def no_camera_info(path: Path) -> Path:
+    with BagWriter(path) as writer:
+        made = Drive(writer)
+        made.static()
+        made.pose(0)
+        made.image(0)
+    return path
+
+
+def cut_short(path: Path) -> Path:
+    record(path, 40)
+    (file,) = path.glob("*.mcap")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 2 // 3])
+    return path
+
+
+def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.bag").write_text("this is no bag")
+    bags = [tmp_path / "text.bag", no_camera_info(tmp_path / "blind"), cut_short(tmp_path / "cut"),
+            tmp_path / "nowhere", record(tmp_path / "good", 10)]  # fmt: skip
+    command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05"]
+    assert cli.main(command) == 0
+    reports = {name: read_report(tmp_path / "out" / name) for name in ("text", "blind", "cut", "nowhere", "good")}
+    assert {name: report and report.status for name, report in reports.items()} == {
+        "text": "failed", "blind": "failed", "cut": "complete", "nowhere": "failed", "good": "complete",
+    }  # fmt: skip
+    assert "no CameraInfo" in reports["blind"].problems[0]
+    assert reports["cut"].losses and 5 < reports["cut"].sequences[0].frames < 40
+    assert "no such file" in reports["nowhere"].problems[0]
+    printed = capsys.readouterr().out
+    assert all(bag.name in printed for bag in bags) and "nothing extracted" in printed
+    assert cli.main([*command, "--strict"]) == 1
+    only_bad = ["extract", str(tmp_path / "text.bag"), "--output", str(tmp_path / "other")]
+    assert cli.main(only_bad) == 1
+
+
+def test_a_defect_of_the_program_stays_in_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(bag_module, "posed_recording", broken)
+    report, none = extract(record(tmp_path / "bag"), tmp_path)
+    assert not none and report.status == "failed"
+    assert "defect of the program: ZeroDivisionError" in report.problems[0] and "Traceback" in report.defect
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bag"]  # nothing half-done is left
+
+
+def test_finished_bags_are_left_alone_and_changed_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = record(tmp_path / "bag", 12)
+    job = Job(bag, tmp_path / "out" / "bag", SETTINGS)
+    first = extract_bags([job])[0]
+    stamp = (job.folder / "report.json").stat().st_mtime_ns
+
+    def again(settings: ExtractionSettings = SETTINGS) -> bool:
+        nonlocal stamp
+        extract_bags([Job(bag, job.folder, settings)])
+        before, stamp = stamp, (job.folder / "report.json").stat().st_mtime_ns
+        return stamp != before
+
+    assert first.status == "complete" and not again()
+    assert again(ExtractionSettings(keyframe_metres=0.2))
+    assert again() and not again()
+    (file,) = bag.glob("*.mcap")
+    os.utime(file, ns=(1, 1))
+    assert again()
+    (job.folder / "report.json").unlink()
+    with pytest.raises(SequenceError, match="holds no extracted bag"):
+        finished_report(job)
+    assert extract_bags([job])[0].problems[0].startswith(str(job.folder))
+
+
+def test_an_interrupted_extraction_leaves_nothing_and_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(record(tmp_path / "bag", 12), tmp_path / "out" / "bag", SETTINGS)
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PosedSequence, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract_bags([job])
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "out" / ".bag.part" / "00").mkdir(parents=True)  # what a process that was killed leaves
+    assert extract_bags([job])[0].status == "complete"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bag"]
+
+
+def test_the_folder_of_another_bag_is_not_overwritten(tmp_path: Path) -> None:
+    one, other = record(tmp_path / "a" / "bag", 8), record(tmp_path / "b" / "bag", 9)
+    extract_bag(Job(one, tmp_path / "out" / "bag", SETTINGS))
+    (report,) = extract_bags([Job(other, tmp_path / "out" / "bag", SETTINGS)])
+    assert report.status == "failed" and f"holds the extraction of {one}" in report.problems[0]
+    assert len(PosedSequence.load(tmp_path / "out" / "bag" / "00")) == 8
+
+
+def test_bags_of_one_name_get_folders_of_their_own() -> None:
+    bags = [Path("/x/a/drive"), Path("/x/b/drive.mcap"), Path("/y/b/drive")]
+    folders = output_folders(bags, Path("/out"))
+    assert [folder.name for folder in folders] == ["a_drive", "b_drive", "b_drive_2"]
+    assert [folder.name for folder in output_folders(bags[:1], Path("/out"))] == ["drive"]
+
+
+FISHEYE = Camera(80.0, 80.0, 99.5, 74.5, 200, 150, "equidistant", (0.0, 0.0, 0.0, 0.0))
+
+
+def test_fisheyes_are_rectified_and_masked(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", drive(6), {"front": (FISHEYE, IDENTITY)})
+    ego = np.zeros((150, 200), np.uint8)
+    ego[110:, 60:140] = 255
+    cv2.imwrite(str(tmp_path / "ego.png"), ego)
+    report, (sequence,) = extract(bag, tmp_path, ego_masks=(("front", str(tmp_path / "ego.png")),))
+    camera = sequence.cameras["front"]
+    assert camera.distortion_model == "none" and (camera.width, camera.height) == (191, 150)
+    assert sequence.image(0, "front").shape == (150, 191, 3)
+    validity, mask = sequence.asset(0, "validity_front"), sequence.asset(5, "ego_front")
+    assert validity is not None and mask is not None
+    assert validity.shape == mask.shape == (150, 191) and validity.any() and mask.any()
+    assert len(list((tmp_path / "out" / "bag" / "00" / "assets" / "ego_front").iterdir())) == 1  # of all frames
+    _, (kept,) = extract(bag, tmp_path, rectify=False)
+    assert kept.cameras["front"] == FISHEYE and not kept.frames[0].assets
+    report, _ = extract(bag, tmp_path, ego_masks=(("rear", "ego.png"),))
+    assert "no camera rear" in report.problems[0]
+
+
+# ---- without poses
+
+
+@pytest.fixture(scope="module")
+def poseless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One camera and wheels that nothing connects with it."""
+    pytest.importorskip("pycolmap")
+    folder = tmp_path_factory.mktemp("poseless")
+    return write_bag(folder / "bag", drive(9), {"front": (CAMERA, IDENTITY)}, tf=False, wheel_odometry=True)
+
+
+def test_poses_out_of_images_with_the_scale_of_the_wheels(poseless: Path, tmp_path: Path) -> None:
+    report, (sequence,) = extract(poseless, tmp_path, camera_height=2 * HEIGHT_ABOVE_GROUND)
+    error, scale = aligned_error(positions(sequence), positions_of(drive(9), sequence))
+    assert error < 0.05 and scale == pytest.approx(1.0, abs=0.03)
+    assert sequence.pose_source == "structure from motion" and sequence.metric_scale
+    assert report.sequences[0].scale == "odometry"
+    assert any("no recorded poses, so they come from the images" in warning for warning in report.warnings)
+    assert any(warning.startswith("by the camera height everything would be 2.") for warning in report.warnings)
+    check_for_training(sequence, "here")
+    assert "odometry (" in summary_table([report])
+
+
+def test_poses_out_of_images_without_scale_are_refused_by_training(tmp_path: Path) -> None:
+    pytest.importorskip("pycolmap")
+    bag = write_bag(tmp_path / "bag", drive(8), {"front": (CAMERA, IDENTITY)}, tf=False)
+    report, (sequence,) = extract(bag, tmp_path)
+    assert not sequence.metric_scale and sequence.provenance["scale"]["source"] == "unknown"
+    assert any(warning.startswith("scale: unknown (one camera, no odometry") for warning in report.warnings)
+    with pytest.raises(SequenceError, match="scale: unknown"):
+        check_for_training(sequence, "here")
+    recorded, none = extract(bag, tmp_path, poses="recorded")
+    assert not none and "how 'front' moves" in recorded.problems[0]
+
+
+def test_what_cannot_be_placed_is_said(tmp_path: Path) -> None:
+    """A drive whose last third is a blank wall."""
+    pytest.importorskip("pycolmap")
+    made = write_bag(tmp_path / "made", drive(9), {"front": (CAMERA, IDENTITY)}, tf=False)
+    with BagReader(made) as reader, BagWriter(tmp_path / "bag") as writer:
+        for index, recorded in enumerate(reader.messages()):
+            message = recorded.message
+            if recorded.topic.endswith("image_raw") and index >= 12:
+                message.data = np.full_like(message.data, 90)
+            writer.write(recorded.topic, recorded.type, message, recorded.stamp_ns)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
+    assert len(sequence) == 6
+    assert "could not place 3 of 9 keyframes (6-8)" in report.problems[0]
+    assert report.skipped["keyframe that structure from motion could not place"] == 3
+
+
+def positions_of(poses: list[RigidTransform], sequence: PosedSequence) -> np.ndarray:
+    """True positions of the frames that were kept, by their stamps at 10 Hz."""
+    start = sequence.frames[0].stamp_ns
+    return np.stack([poses[round((frame.stamp_ns - start) / 1e8)].translation for frame in sequence.frames])
+
+
+# ---- recorded drives, and many at once
+
+
+def test_a_recorded_drive_without_its_poses(shared_data: Path, tmp_path: Path) -> None:
+    """20 frames of KITTI 00: by the height of its camera the path has its length, and the recorded shape."""
+    pytest.importorskip("pycolmap")
+    source = shared_data / "rosbag2" / "kitti00_gray_100f"
+    with BagReader(source) as reader, BagWriter(tmp_path / "bag") as writer:
+        truth = sequence_from_bag(reader)
+        stop = truth.frames[20].stamp_ns
+        for recorded in reader.messages():
+            if recorded.topic.startswith("/camera") and stamp_of(recorded.message.header) < stop:
+                writer.write(recorded.topic, recorded.type, recorded.cdr, recorded.stamp_ns)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path, camera_height=1.65, sfm_width=500)
+    at = {frame.stamp_ns: frame.world_from_rig.translation for frame in truth.frames}
+    expected = np.stack([at[frame.stamp_ns] for frame in sequence.frames])
+    error, scale = aligned_error(positions(sequence), expected)
+    assert (
+        len(sequence) >= 15 and error < 0.25
+    )  # of 16 m; most of it is the official trajectory, rough in its beginning
+    assert scale == pytest.approx(1.0, abs=0.08)
+    assert report.sequences[0].scale == "camera height"
+
+
+def test_many_bags_through_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "text.bag").write_text("this is no bag")
+    bags = [record(tmp_path / "one", 8), tmp_path / "text.bag", record(tmp_path / "two", 9)]
+    jobs = [
+        Job(bag, folder, SETTINGS) for bag, folder in zip(bags, output_folders(bags, tmp_path / "out"), strict=True)
+    ]
+    reports = extract_bags(jobs, workers=2)
+    assert [report.status for report in reports] == ["complete", "failed", "complete"]
+    assert [len(PosedSequence.load(tmp_path / "out" / name / "00")) for name in ("one", "two")] == [8, 9]
+    shutil.rmtree(tmp_path / "out" / "two")
+    assert [report.status for report in extract_bags(jobs)] == ["complete", "failed", "complete"]
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--camera-height", "-1"], "--camera-height: -1.0 is outside"),
+        (["--min-frames", "1"], "--min-frames: 1 is outside"),
+        (["--workers", "0"], "--workers, --threads"),
+        (["--ego-mask", "front"], "'front' is no NAME=FILE"),
+    ],
+)
+def test_impossible_options_are_one_line(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["extract", "bag", "--output", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_digest_follows_every_setting() -> None:
+    assert SETTINGS.digest() == ExtractionSettings(keyframe_metres=0.05).digest()
+    assert SETTINGS.digest() != ExtractionSettings(keyframe_metres=0.05, camera_height=1.2).digest()
+    assert SETTINGS.changed() == {"keyframe_metres": 0.05}
+    with pytest.raises(ConfigurationError):
+        ExtractionSettings(max_fov_degrees=200.0)

@@ -1,0 +1,115 @@
+"""Rectified views against the geometry of the recorded cameras, and masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, view_rotation
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_training.data.stereo import stereo_pair
+from scene_completion_training.extraction.ego_masks import estimate_ego_mask, read_ego_mask
+from scene_completion_training.extraction.rectification import View, pinhole_for, rectified_views, unchanged_views
+from tests.training.extraction.textured_street import CAMERA, drive, picture
+
+IDENTITY = RigidTransform.identity()
+FISHEYE = Camera(120.0, 121.0, 160.0, 118.0, 320, 240, "equidistant", (0.02, -0.01, 0.002, 0.0))
+BARREL = dataclasses.replace(CAMERA, distortion_model="plumb_bob", distortion=(-0.2, 0.05, 0.001, -0.001, 0.0))
+
+
+@pytest.mark.parametrize("camera", [FISHEYE, BARREL], ids=["fisheye", "barrel"])
+def test_a_rectified_picture_is_what_the_pinhole_camera_would_have_taken(camera: Camera) -> None:
+    pose = drive(4)[3]
+    (view,) = rectified_views({"a": camera}, {"a": IDENTITY}, 100.0).values()
+    assert view.camera.distortion_model == "none" and view.rig_from_camera.matrix.tolist() == np.eye(4).tolist()
+    recorded = cv2.cvtColor(picture(camera, pose), cv2.COLOR_GRAY2RGB)
+    source = view.image(lambda: recorded)
+    expected = picture(view.camera, pose)
+    validity = view.validity
+    assert validity is not None and validity.mean() > 0.8
+    difference = np.abs(source()[..., 0].astype(float) - expected)[validity]
+    assert difference.mean() < 6.0 and np.quantile(difference, 0.95) < 20.0  # blurred once more, not shifted
+    shifted = np.abs(np.roll(source()[..., 0], 2, axis=1).astype(float) - expected)[validity]
+    assert shifted.mean() > 1.5 * difference.mean()
+    assert (source()[~validity] == 0).all()
+
+
+def test_fisheyes_keep_their_resolution_and_lose_their_rim() -> None:
+    pinhole = pinhole_for(FISHEYE, 90.0)
+    assert (pinhole.fx, pinhole.fy) == (120.0, 120.0)
+    assert (pinhole.width, pinhole.height) == (240, 240)
+    assert np.rad2deg(pinhole.horizontal_fov) == pytest.approx(90.0, abs=0.5)
+    assert pinhole_for(BARREL, 90.0) == CAMERA
+
+
+def test_an_oblique_pair_becomes_a_rectified_one() -> None:
+    """Both cameras squint, distort and differ; afterwards a point has one row and the disparity of its depth."""
+    cameras = {"left": BARREL, "right": dataclasses.replace(BARREL, fx=195.0, fy=194.0)}
+    poses = {
+        "left": RigidTransform(view_rotation(yaw=0.05, pitch=0.02), np.array([0.0, 0.0, 0.0])),
+        "right": RigidTransform(view_rotation(yaw=-0.04), np.array([0.5, 0.02, 0.03])),
+    }
+    views = rectified_views(cameras, poses, 100.0)
+    assert views["left"].camera == views["right"].camera
+    frame = Frame(0, {}, IDENTITY)
+    sequence = PosedSequence(
+        "pair", {n: v.camera for n, v in views.items()}, {n: v.rig_from_camera for n, v in views.items()}, [frame], "tf"
+    )
+    left, right, baseline = stereo_pair(sequence)  # what training asks for
+    assert (left, right) == ("left", "right")
+    assert baseline == pytest.approx(np.linalg.norm([0.5, 0.02, 0.03]))
+    point = np.array([0.3, -0.2, 6.0])
+    pixels = {name: view.camera.project(view.rig_from_camera.inverse().apply(point))[0] for name, view in views.items()}
+    depth = views["left"].rig_from_camera.inverse().apply(point)[2]
+    assert pixels["left"][1] == pytest.approx(pixels["right"][1], abs=1e-9)
+    assert pixels["left"][0] - pixels["right"][0] == pytest.approx(views["left"].camera.fx * baseline / depth)
+    for name, view in views.items():  # and the recorded pictures are resampled accordingly
+        recorded = cv2.cvtColor(picture(cameras[name], poses[name]), cv2.COLOR_GRAY2RGB)
+        expected = picture(view.camera, view.rig_from_camera)
+        assert view.validity is not None
+        difference = np.abs(view.image(lambda recorded=recorded: recorded)()[..., 0].astype(float) - expected)
+        assert difference[view.validity].mean() < 6.0
+
+
+def test_rectified_cameras_stay_as_they_are() -> None:
+    cameras = {"left": CAMERA, "right": CAMERA}
+    poses = {"left": IDENTITY, "right": RigidTransform(np.eye(3), np.array([0.5, 0.001, 0.0]))}
+    for views in (rectified_views(cameras, poses, 100.0), unchanged_views({"left": BARREL, "right": BARREL}, poses)):
+        assert all(view.resampler is None and view.validity is None for view in views.values())
+        source = Path("image.jpg")
+        assert views["left"].image(source) is source  # bytes are copied, not compressed again
+
+
+def test_an_ego_mask_is_rectified_with_its_picture(tmp_path: Path) -> None:
+    drawn = np.zeros((BARREL.height, BARREL.width), np.uint8)
+    drawn[140:, 100:220] = 255
+    cv2.imwrite(str(tmp_path / "ego.png"), drawn)
+    target = BARREL.without_distortion()
+    view = View(target, IDENTITY, Resampler(BARREL, target))
+    mask = read_ego_mask(tmp_path / "ego.png", BARREL, view)
+    assert mask.dtype == bool and mask.shape == (target.height, target.width)
+    corner = target.project(BARREL.unproject(np.array([110.0, 160.0])))[0]
+    outside = target.project(BARREL.unproject(np.array([90.0, 130.0])))[0]
+    assert mask[round(corner[1]), round(corner[0])] and not mask[round(outside[1]), round(outside[0])]
+    cv2.imwrite(str(tmp_path / "small.png"), drawn[::2, ::2])
+    with pytest.raises(ImageError, match="mask is 160x92, images are 320x184"):
+        read_ego_mask(tmp_path / "small.png", BARREL, view)
+
+
+def test_an_ego_mask_is_found_by_what_does_not_change() -> None:
+    bonnet = np.zeros((CAMERA.height, CAMERA.width), bool)
+    bonnet[150:, 60:260] = True
+    pictures = []
+    for index, pose in enumerate(drive(20)):
+        shown = picture(CAMERA, pose)
+        shown[bonnet] = np.tile(np.linspace(40, 90, CAMERA.width).astype(np.uint8), (CAMERA.height, 1))[bonnet]
+        shown[bonnet] += np.uint8(index % 3)  # it is never quite still
+        pictures.append(shown)
+    mask = estimate_ego_mask(pictures, None)
+    assert (mask & bonnet).sum() / (mask | bonnet).sum() > 0.8  # nothing of the sky, which does not change either
+    assert not estimate_ego_mask([picture(CAMERA, pose) for pose in drive(20)], None).any()

@@ -1,0 +1,183 @@
+"""The feature field, its rays, its downsampler and its losses, on cases worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.rendering.patches import composite_features, heaviest_samples, render_rays
+from scene_completion_training.rendering.rays import rays_of_pixels, sample_cell_rays
+from scene_completion_training.stages.feature_field import enlarged_tokens
+
+CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
+
+
+@pytest.fixture
+def field() -> FeatureField:
+    torch.manual_seed(0)
+    return FeatureField(DensityField(CAMERA, hidden=32), target_size=12, channels=5, units=16, expansion=7)
+
+
+def _points(count: int = 50) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(1, count, 3, generator=generator) * torch.tensor([4.0, 2.0, 30.0]) + torch.tensor([-2, -1, 4.0])
+
+
+def test_the_density_of_a_feature_field_is_that_of_its_density_field(field: FeatureField) -> None:
+    image = 255.0 * torch.rand(1, 3, 32, 64)
+    seen, alone = field.observe(image), field.density.observe(image)
+    points = _points()
+    assert torch.equal(seen.density_logit(points), alone.density_logit(points))
+    assert torch.equal(seen.depth_code, alone.depth_code)
+    assert torch.equal(seen.in_view(points), alone.in_view(points))
+
+
+def test_features_are_the_head_on_the_sampled_map(field: FeatureField) -> None:
+    """At the centre of a pixel of the feature map there is nothing to interpolate."""
+    seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
+    row, column, depth = 5, 9, 10.0
+    u, v = 2.0 * (column + 0.5) - 0.5, 2.0 * (row + 0.5) - 0.5  # the map has half the resolution
+    point = torch.tensor([[[(u - CAMERA.cx) / CAMERA.fx * depth, (v - CAMERA.cy) / CAMERA.fy * depth, depth]]])
+    code = field.spec.encode(field.spec.coordinates(point, CAMERA))
+    hidden = torch.relu(seen.features_map[:, :, row, column] + field.position_layer(code)[:, 0])
+    assert seen.features(point)[0, 0].tolist() == pytest.approx(field.output_layer(hidden)[0].tolist(), abs=1e-5)
+    assert field.expand(seen.features(_points())).shape == (1, 50, 12)
+
+
+def test_features_do_not_depend_on_the_scale_of_the_decoder(field: FeatureField) -> None:
+    """What the loss cannot see must not drown the point code."""
+    image, points = 255.0 * torch.rand(1, 3, 32, 64), _points()
+    before = field.observe(image).features(points)
+    last = field.decoder.merge[-1][0]
+    field.decoder.merge[-1][1] = torch.nn.Identity()  # an ELU is linear for large values only
+    straight = field.observe(image).features(points)
+    with torch.no_grad():
+        last.weight.mul_(300.0)
+        last.bias.mul_(300.0)
+    assert torch.allclose(field.observe(image).features(points), straight, atol=1e-3)
+    assert not torch.allclose(before, torch.zeros_like(before))
+
+
+def test_points_along_a_ray_have_features_of_their_own(field: FeatureField) -> None:
+    seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
+    ray = torch.tensor([0.1, 0.05, 1.0]) * torch.tensor([[4.0], [8.0], [30.0]])
+    features = seen.features(ray[None])[0]
+    assert torch.pdist(features).min() > 0.05 * features.norm(dim=-1).mean()
+
+
+def test_rays_of_a_cell_cover_its_pixels() -> None:
+    """Cells of 8 pixels that begin 3 pixels left of and 2 above the image: the first whole one is (1, 1)."""
+    poses = torch.eye(4).expand(1, 2, 4, 4)
+    offsets = torch.tensor([[[0, 0], [-3, -2]]])
+    rays, cells = sample_cell_rays(
+        CAMERA, poses, torch.tensor([[1]]), offsets, patches=400, cell=8, generator=torch.Generator().manual_seed(0)
+    )
+    assert (rays.view == 1).all()
+    # Columns begin at −3, 5, …, 53 (the next ends at 69 > 64); rows at −2, 6, 14, 22 (the next ends at 38 > 32).
+    assert cells[..., 1].unique().tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert cells[..., 0].unique().tolist() == [1, 2, 3]
+    pixels = rays.pixel.reshape(400, 8, 8, 2)
+    assert torch.equal(pixels[:, 0, 0, 0], -3 + 8 * cells[0, :, 1])
+    assert torch.equal(pixels[:, 0, 0, 1], -2 + 8 * cells[0, :, 0])
+    assert torch.equal(pixels[:, 7, 7], pixels[:, 0, 0] + 7)
+
+
+def test_rays_of_a_cell_that_begins_between_pixels() -> None:
+    """A shift of 5 pixels where rays stand 2 apart: patches begin at 2.5, and rays go there."""
+    poses = torch.eye(4).expand(1, 1, 4, 4)
+    draw = {"patches": 60, "cell": 4}
+    between, cells = sample_cell_rays(
+        CAMERA, poses, torch.tensor([[0]]), torch.tensor([[[2.5, 0.0]]]), **draw,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    pixels = between.pixel.reshape(60, 4, 4, 2)
+    assert torch.equal(pixels[:, 0, 0, 0], 2.5 + 4.0 * cells[0, :, 1])
+    assert cells[..., 1].unique().tolist() == list(range(15))  # the last ends at 62.5, one more would at 66.5
+    ray = between.direction / between.direction[..., 2:]
+    assert torch.allclose(ray[..., 0], (between.pixel[..., 0] - CAMERA.cx) / CAMERA.fx, atol=1e-6)
+
+
+def test_features_are_composited_like_distances(field: FeatureField) -> None:
+    """A feature that is the distance of its sample composites to the expected distance."""
+    seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
+    pixel = torch.stack([torch.arange(64) % 8, torch.arange(64) // 8], dim=-1)[None]
+    rays = rays_of_pixels(CAMERA, torch.eye(4)[None, None], torch.zeros(1, 64, dtype=torch.long), pixel, 8)
+    rendered = render_rays(seen, rays, samples=6, near=3.0, far=80.0)
+    distance = composite_features(rendered.distances.flatten(1)[..., None], rendered.weights)[..., 0] * rays.cosine
+    assert torch.allclose(distance, rendered.depth, rtol=1e-5)
+    points, weights = heaviest_samples(rendered, 2)
+    assert torch.equal(weights, rendered.weights.sort(dim=-1, descending=True).values[..., :2])
+    found = points.reshape(1, 64, 2, 3) - rays.origin[:, :, None]
+    best = rendered.distances.gather(-1, rendered.weights.argmax(dim=-1, keepdim=True))[..., 0]
+    assert torch.allclose(found[:, :, 0].norm(dim=-1), best, rtol=1e-5)
+    points, weights = heaviest_samples(rendered, 99)  # a ray has six
+    again = composite_features((points - rays.origin[:, :1]).norm(dim=-1, keepdim=True), weights)[..., 0]
+    assert torch.allclose(again * rays.cosine, rendered.depth, rtol=1e-5)
+
+
+def test_features_of_a_ray_do_not_shrink_with_the_samples_left_out() -> None:
+    """Samples of weight 0.3 and 0.1 count 3/4 and 1/4, whatever became of the rest of the ray."""
+    features = torch.tensor([[[4.0], [8.0]]])
+    out = composite_features(features, torch.tensor([[[0.3, 0.1]]]))
+    assert out.item() == pytest.approx(5.0)
+    assert composite_features(features, torch.zeros(1, 1, 2)).item() == 0.0
+
+
+def test_salience_weighs_valid_rays_alone() -> None:
+    """Two rays of salience 0 and ln 3 have weights 1/4 and 3/4; a third, invalid, has none."""
+    downsampler = SalienceDownsampler(2, 3)
+    with torch.no_grad():
+        downsampler.salience.weight.copy_(torch.tensor([[0.0, 1.0]]))
+        downsampler.salience.bias.zero_()
+        downsampler.scale.fill_(1.0)
+        downsampler.offset.zero_()
+    features = torch.tensor([[[4.0, 0.0], [8.0, math.log(3.0)], [1e4, 1e4]]])
+    out = downsampler(features, torch.tensor([[True, True, False]]))
+    assert out[0].tolist() == pytest.approx([7.0, 0.75 * math.log(3.0)])
+    assert downsampler(features, torch.zeros(1, 3, dtype=torch.bool))[0].tolist() == [0.0, 0.0]
+
+
+def test_artefacts_belong_to_places_of_the_grid() -> None:
+    artefacts = ArtefactField(4, (2, 3))
+    assert artefacts.values.abs().max() < 0.01
+    found = artefacts(torch.tensor([[1, 2], [0, 0]]))
+    assert torch.equal(found, torch.stack([artefacts.values[1, 2], artefacts.values[0, 0]]))
+
+
+def test_cosine_loss_by_hand() -> None:
+    predicted = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]], requires_grad=True)
+    target = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, -1.0]])
+    valid = torch.tensor([True, True, False])
+    assert cosine_loss(predicted, target, valid).item() == pytest.approx((1.0 - math.sqrt(0.5)) / 2.0)
+    nothing = cosine_loss(predicted, target, torch.zeros(3, dtype=torch.bool))
+    nothing.backward()
+    assert nothing.item() == 0.0 and predicted.grad is not None and not predicted.grad.any()
+
+
+def test_feature_smoothness_by_hand() -> None:
+    """From (3, 0) to (0, 5) between columns: (√2, 0) to (0, √2) at a root mean square of one, √2 in the mean."""
+    features = torch.zeros(1, 2, 2, 2)
+    features[:, :, 0, 0] = 3.0
+    features[:, :, 1, 1] = 5.0
+    image = torch.full((1, 3, 2, 2), 0.5)
+    assert feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) / 4)
+    image[..., 1] += 0.04  # across an edge of 0.04, e^{−25·0.04} of it
+    assert feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) * math.exp(-1.0) / 4)
+    assert feature_smoothness(7.0 * features, image).item() == pytest.approx(feature_smoothness(features, image).item())
+    assert feature_smoothness(torch.ones(3, 8, 8, 5), torch.rand(3, 3, 8, 8)).item() == 0.0
+
+
+def test_enlarged_tokens_are_those_of_bilinear_resizing() -> None:
+    tokens = torch.rand(1, 3, 4, 6)
+    whole = functional.interpolate(tokens, scale_factor=8, mode="bilinear", align_corners=False)
+    found = enlarged_tokens(tokens, torch.tensor([[2, 1]]), 8)
+    expected = whole[0, :, 16:24, 8:16].flatten(1).T
+    assert torch.allclose(found[0], expected, atol=1e-6)

@@ -1,0 +1,195 @@
+"""Fusion of views: order does not matter, unseen views do not count, and gradients are what they should be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.losses.distillation import (
+    density_distillation,
+    occupancy_distillation,
+    opacity_distillation,
+)
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.multi_view_field import FusionHead, MultiViewField
+
+CAMERA = Camera(fx=55.0, fy=55.0, cx=47.5, cy=31.5, width=96, height=64)
+
+
+@pytest.fixture
+def head() -> FusionHead:
+    torch.manual_seed(0)
+    head = FusionHead(8, 5, hidden=16, fused=4).double()
+    torch.nn.init.normal_(head.view_layer.weight)  # depth units included
+    return head
+
+
+def _inputs(views: int, points: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(views)
+    features = torch.randn(2, views, points, 16, generator=generator, dtype=torch.float64)
+    code = torch.randn(2, views, points, 5, generator=generator, dtype=torch.float64)
+    return features, code, torch.rand(2, views, points, generator=generator) > 0.4
+
+
+def test_the_order_of_the_views_does_not_matter(head: FusionHead) -> None:
+    features, code, seen = _inputs(4)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(head(features[:, order], code[:, order], seen[:, order]), head(features, code, seen))
+
+
+def test_a_view_that_does_not_see_a_point_does_not_count(head: FusionHead) -> None:
+    features, code, seen = _inputs(3)
+    seen[:, 0], seen[:, 1] = True, False
+    changed = features.clone()
+    changed[:, 1] += 100.0
+    torch.testing.assert_close(head(changed, code, seen), head(features, code, seen))
+    changed[:, 0] += 1.0
+    assert not torch.allclose(head(changed, code, seen), head(features, code, seen))
+
+
+def test_unseen_points_stay_finite_and_average_all_views(head: FusionHead) -> None:
+    features, code, seen = _inputs(3)
+    nowhere = torch.zeros_like(seen)
+    out = head(features, code, nowhere)
+    assert torch.isfinite(out).all()
+    views = head.view_layer(functional.relu(features + head.position_layer(code)))[..., 1:]
+    expected = head.density_layer(functional.relu(head.mixing_layer(views.mean(dim=1))))[..., 0]
+    torch.testing.assert_close(out, expected)
+
+
+def test_one_view_is_a_plain_network(head: FusionHead) -> None:
+    features, code, seen = _inputs(1)
+    hidden = functional.relu(features + head.position_layer(code))[:, 0]
+    expected = head.density_layer(functional.relu(head.mixing_layer(head.view_layer(hidden)[..., 1:])))[..., 0]
+    torch.testing.assert_close(head(features, code, torch.ones_like(seen)), expected)
+
+
+def test_view_dropout_spares_the_first_view_and_is_drawn_for_each_point(head: FusionHead) -> None:
+    features, code, seen = _inputs(3, points=400)
+    seen[:] = True
+    head.view_dropout = 0.5
+    kept = head._kept(seen, torch.Generator().manual_seed(0))
+    assert kept[:, 0].all()
+    assert kept[:, 1:].float().mean().item() == pytest.approx(0.5, abs=0.05)
+    agreement = (kept[:, 1] == kept[:, 2]).float().mean().item()
+    assert agreement == pytest.approx(0.5, abs=0.08)  # independent views
+    noisy = head(features, code, seen, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(noisy, head(features, code, kept))
+    assert not torch.allclose(noisy, head(features, code, seen))
+    head.view_dropout = 0.0
+    torch.testing.assert_close(head(features, code, seen, torch.Generator()), head(features, code, seen))
+
+
+def test_gradients_of_the_fusion(head: FusionHead) -> None:
+    features, code, seen = _inputs(3, points=3)
+    seen[0, :, 0] = False  # a point that no view sees
+    features.requires_grad_(True)
+    code.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda f, c: head(f, c, seen), (features, code))
+
+
+def test_gradients_of_the_distillation() -> None:
+    generator = torch.Generator().manual_seed(1)
+    student = 3.0 * torch.rand(2, 7, generator=generator, dtype=torch.float64)
+    teacher = 3.0 * torch.rand(2, 7, generator=generator, dtype=torch.float64)
+    valid = torch.rand(2, 7, generator=generator) > 0.3
+    student.requires_grad_(True)
+    for loss in (density_distillation, opacity_distillation, occupancy_distillation):
+        assert torch.autograd.gradcheck(lambda s, loss=loss: loss(s, teacher, valid), (student,))
+
+
+@pytest.fixture(scope="module")
+def field() -> MultiViewField:
+    torch.manual_seed(2)
+    field = MultiViewField(CAMERA, encoder=EncoderDecoder((64, 96), pretrained=False)).eval()
+    torch.nn.init.normal_(field.fusion.view_layer.weight)
+    return field
+
+
+def _poses() -> torch.Tensor:
+    poses = torch.eye(4).repeat(1, 3, 1, 1)
+    poses[0, 1, 2, 3] = 4.0  # 4 m ahead
+    poses[0, 2, 0, 3] = 0.5  # half a metre to the right
+    return poses
+
+
+def test_features_are_taken_where_a_point_projects_in_each_view(field: MultiViewField) -> None:
+    """A field whose views all stand in the same place sees a point at the same pixel: like one view."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, 3, 64, 96, generator=generator) * 255
+    points = torch.rand(1, 200, 3, generator=generator) * torch.tensor([6.0, 2.0, 20.0]) + torch.tensor([-3, -1, 4.0])
+    with torch.no_grad():
+        one = field.observe(image, torch.eye(4)[None, None]).density_logit(points)
+        same = field.observe(image.repeat(1, 3, 1, 1, 1), torch.eye(4).repeat(1, 3, 1, 1)).density_logit(points)
+        moved = field.observe(image.repeat(1, 3, 1, 1, 1), _poses()).density_logit(points)
+    torch.testing.assert_close(same, one, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(moved, one, atol=1e-2)
+
+
+def test_moving_world_and_views_together_changes_nothing(field: MultiViewField) -> None:
+    """A second view that stands 4 m ahead sees the point (x, y, z) where the first would see (x, y, z − 4)."""
+    images = torch.rand(1, 2, 3, 64, 96, generator=torch.Generator().manual_seed(3)) * 255
+    poses = _poses()[:, :2]
+    points = torch.tensor([[[0.4, -0.3, 9.0], [-1.0, 0.2, 14.0]]])
+    with torch.no_grad():
+        seen_by_second = field.observe(images[:, [1, 1]], torch.eye(4).repeat(1, 2, 1, 1))
+        expected = seen_by_second.density_logit(points - torch.tensor([0.0, 0.0, 4.0]))
+        observed = field.observe(images, poses)
+        local = observed._local(points)
+        torch.testing.assert_close(local[:, 1], points - torch.tensor([0.0, 0.0, 4.0]))
+        head = field.fusion
+        only_second = torch.zeros(1, 2, 2, dtype=torch.bool)
+        only_second[:, 1] = True
+        coordinates = field.spec.coordinates(local, CAMERA)
+        from scene_completion_training.networks.density_field import sample_map
+
+        sampled = sample_map(observed.maps, coordinates.flatten(0, 1)).transpose(1, 2).unflatten(0, (1, 2))
+        found = head(sampled, field.spec.encode(coordinates), only_second)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_any_view_makes_a_point_seen(field: MultiViewField) -> None:
+    images = torch.rand(1, 2, 3, 64, 96) * 255
+    turned = torch.eye(4).repeat(1, 2, 1, 1)
+    turned[0, 1, 0, 0] = turned[0, 1, 2, 2] = -1.0  # the second looks back
+    points = torch.tensor([[[0.0, 0.0, 8.0], [0.0, 0.0, -8.0], [30.0, 0.0, 1.0]]])
+    with torch.no_grad():
+        observed = field.observe(images, turned)
+    assert observed.in_view(points).tolist() == [[True, True, False]]
+
+
+def test_an_untrained_teacher_is_nearly_empty() -> None:
+    torch.manual_seed(5)
+    fresh = MultiViewField(CAMERA, encoder=EncoderDecoder((64, 96), pretrained=False)).eval()
+    with torch.no_grad():
+        observed = fresh.observe(torch.full((1, 3, 3, 64, 96), 127.0), _poses())
+        assert observed.density(torch.rand(1, 500, 3) * 20).mean() < 0.5
+
+
+def test_clipped_densities_and_opacities_by_hand() -> None:
+    """|2 − 1| = 1, |0.5 − 2| = 1.5, and 9 against 3 are the same surface; the invalid fourth point does not count."""
+    student, teacher = torch.tensor([[2.0, 0.5, 9.0, 7.0]]), torch.tensor([[1.0, 5.0, 3.0, 0.0]])
+    valid = torch.tensor([[True, True, True, False]])
+    assert density_distillation(student, teacher, valid).item() == pytest.approx((1.0 + 1.5 + 0.0) / 3)
+    opacity = opacity_distillation(student, teacher, valid, voxel_size=0.2)
+    alpha = 1.0 - torch.exp(-0.2 * torch.stack([student[0, :3], teacher[0, :3]]))
+    assert opacity.item() == pytest.approx((alpha[0] - alpha[1]).abs().mean().item())
+    nothing = torch.zeros_like(valid)
+    assert density_distillation(student, teacher, nothing).item() == 0.0
+    # Probabilities 0.5 against 0.8, the same twice, and what does not count.
+    logits = torch.tensor([[0.0, 3.0, -9.0]]), torch.tensor([[math.log(4.0), 3.0, 9.0]])
+    counted = torch.tensor([[True, True, False]])
+    divergence = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert occupancy_distillation(*logits, counted).item() == pytest.approx(divergence / 2, rel=1e-5)
+
+
+def test_the_teacher_gets_no_gradient() -> None:
+    student, teacher = (torch.rand(1, 5, requires_grad=True) for _ in range(2))
+    valid = torch.ones(1, 5, dtype=torch.bool)
+    for loss in (density_distillation, opacity_distillation, occupancy_distillation):
+        loss(student, teacher, valid).backward()
+    assert student.grad is not None and teacher.grad is None

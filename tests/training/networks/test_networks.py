@@ -1,0 +1,123 @@
+"""The encoder keeps its frozen parts frozen; the field agrees with the robot's readable query."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.export import FoldedEncoder, head_weights
+from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+
+
+@pytest.fixture(scope="module")
+def field() -> DensityField:
+    torch.manual_seed(3)
+    return DensityField(CANONICAL_CAMERA).eval()
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_batch_normalisation_keeps_its_statistics_in_training(called: bool) -> None:
+    network = EncoderDecoder((64, 96), pretrained=False)
+    if called:
+        network.train()
+    assert network.training
+    before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
+    network(torch.rand(1, 3, 64, 96) * 255)
+    after = network.state_dict()
+    assert before and all(torch.equal(after[k], v) for k, v in before.items())
+
+
+def test_imagenet_weights_are_loaded_and_frozen_as_far_as_asked() -> None:
+    network = EncoderDecoder(pretrained=True)
+    fresh = EncoderDecoder(pretrained=False)
+    assert not torch.equal(network.trunk.blocks[5]._project_conv.weight, fresh.trunk.blocks[5]._project_conv.weight)
+    assert not any(p.requires_grad for p in network.trunk.parameters())
+    assert all(p.requires_grad for p in network.decoder.parameters())
+    partly = EncoderDecoder(pretrained=True, frozen_blocks=5)
+    assert not any(p.requires_grad for p in partly.trunk.blocks[4].parameters())
+    assert all(p.requires_grad for p in partly.trunk.blocks[5].parameters())
+
+
+def test_channel_zero_starts_as_the_mean_depth_whatever_the_image() -> None:
+    network = EncoderDecoder((64, 96), pretrained=False).eval()
+    network.prior.copy_(torch.linspace(-1.0, 1.0, 32 * 48).reshape(1, 1, 32, 48))
+    with torch.no_grad():
+        out = network(torch.rand(1, 3, 64, 96) * 255)
+    torch.testing.assert_close(out[:, :1], network.prior)
+    assert out[:, 1:].std() > 0
+
+
+def test_feature_map_has_half_the_resolution(field: DensityField) -> None:
+    with torch.no_grad():
+        assert field.encode(torch.rand(1, 3, 192, 640) * 255).shape == (1, 64, 96, 320)
+
+
+def test_half_resolution_covers_the_same_view(field: DensityField) -> None:
+    """A smooth image gives nearly the same map at half the size, at the same normalised coordinates."""
+    image = torch.linspace(40, 200, 640).expand(1, 3, 192, 640).contiguous()
+    with torch.no_grad():
+        full = field.encode(image)
+        half = field.encode(functional.avg_pool2d(image, 2))
+    assert half.shape == (1, 64, 48, 160)
+    inner = functional.avg_pool2d(full, 2)[..., 10:-10, 10:-10]
+    alike = np.corrcoef(half[..., 10:-10, 10:-10].flatten(), inner.flatten())[0, 1]
+    shifted = np.corrcoef(half[..., 10:-10, 10:-10].flatten(), inner.roll(12, dims=-1).flatten())[0, 1]
+    assert alike > 0.9 and alike > shifted, (alike, shifted)
+
+
+@pytest.mark.parametrize("size", [(640, 192), (320, 96)], ids=["whole", "half"])
+def test_field_agrees_with_the_deployed_query(field: DensityField, size: tuple[int, int]) -> None:
+    """Same density from torch and from the robot's NumPy reference, inside the view, outside it and behind it."""
+    camera = field.camera.resized(*size)
+    generator = np.random.default_rng(0)
+    points = generator.uniform([-30, -5, -3], [30, 3, 60], (4000, 3)).astype(np.float32)
+    image = torch.from_numpy(generator.uniform(0, 255, (1, 3, *size[::-1])).astype(np.float32))
+    with torch.no_grad():
+        expected = field.density(field.encode(image), torch.from_numpy(points)[None])[0].numpy()
+        features = FoldedEncoder(field, (camera.height // 2, camera.width // 2)).eval()(image)[0].numpy()
+    found = density_reference(features, points, head_weights(field), field.spec, camera)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_untrained_field_is_nearly_empty(field: DensityField) -> None:
+    with torch.no_grad():
+        features = field.encode(torch.full((1, 3, 192, 640), 127.0))
+        density = field.density(features, torch.rand(1, 500, 3) * 20)
+    assert density.mean() < 0.5
+
+
+def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: DensityField) -> None:
+    """A hat of three ramps (rise, twice fall, rise) is a bump at the pixel's depth, wherever that is."""
+    local = DensityField(CANONICAL_CAMERA).eval()
+    raw = torch.zeros(1, 64, 96, 320)
+    depth = 11.0
+    raw[:, 0] = local.spec.depth_code(torch.tensor(depth))
+    with torch.no_grad():
+        local.density_layer.weight.zero_()
+        for unit, (slope, offset) in enumerate(DEPTH_UNITS):
+            if slope == 100.0 and offset in (-0.04, 0.0, 0.04):
+                local.density_layer.weight[0, unit] = 1.0 if offset else -2.0
+        z = torch.linspace(4, 40, 2000)
+        points = torch.stack([torch.zeros_like(z), torch.zeros_like(z), z], dim=-1)[None]
+        density = local.density(local.feature_layer(raw), points)[0]
+    assert z[density.argmax()].item() == pytest.approx(depth, abs=0.1)
+    assert density[z < 8].max() < 0.2 and density[z > 20].max() < 0.2
+
+
+def test_the_full_size_trunk_gives_the_same_kind_of_map() -> None:
+    network = EncoderDecoder((64, 96), trunk="resnet50", pretrained=False)
+    assert not any(m.training for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    image = torch.rand(1, 3, 64, 96) * 255
+    assert [tuple(m.shape[1:]) for m in network.trunk(image)] == [
+        (64, 32, 48), (256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)
+    ]  # fmt: skip
+    assert network(image).shape == (1, 64, 32, 48)
+    network.trunk.freeze(1)
+    learning = {name.split(".")[1] for name, p in network.trunk.named_parameters() if p.requires_grad}
+    assert not any(p.requires_grad for p in network.trunk.stem.parameters()) and learning >= {"1", "2", "3"}
+    assert "0" not in learning

@@ -1,0 +1,124 @@
+"""The full-size network of SceneDINO, on tiny random transformers in the layout of the real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.export import FoldedEncoder, feature_size
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
+from scene_completion_training.record import KEY
+
+CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
+SIZE = (32, 64)
+
+
+@pytest.fixture(scope="module", params=[8, 16], ids=["patch 8", "patch 16"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DINO transformer."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vit") / f"patch_{request.param}"
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32,
+        patch_size=request.param,
+    )  # fmt: skip
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def _encoder(model: Path, **options: object) -> EncoderDecoder:
+    return EncoderDecoder(SIZE, channels=12, trunk="vision_transformer", weights=str(model), **options)  # type: ignore[arg-type]
+
+
+def test_the_feature_map_has_the_resolution_of_the_image(model: Path) -> None:
+    encoder = _encoder(model)
+    assert encoder.stride == 1 and encoder.prior.shape == (1, 1, *SIZE)
+    assert encoder(255.0 * torch.rand(2, 3, *SIZE)).shape == (2, 12, *SIZE)
+    assert encoder(255.0 * torch.rand(1, 3, 32, 32)).shape == (1, 12, 32, 32)
+
+
+def test_taps_are_the_transformers_own_states(model: Path) -> None:
+    """Of four blocks the second map comes from the second one, token by token."""
+    trunk = VisionTransformerTrunk(weights=str(model))
+    image = 255.0 * torch.rand(1, 3, *SIZE)
+    trunk.reassemble[1] = torch.nn.Identity()
+    found = trunk(image)[1]
+    plain = ViTModel.from_pretrained(model, add_pooling_layer=False)
+    states = plain(
+        pixel_values=trunk.normalised(image), output_hidden_states=True, interpolate_pos_encoding=True
+    ).hidden_states
+    rows, columns = SIZE[0] // trunk.patch, SIZE[1] // trunk.patch
+    expected = states[2][:, 1:].reshape(1, rows, columns, 16).permute(0, 3, 1, 2)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_pyramid_lies_on_the_image(model: Path) -> None:
+    """Maps of a quarter of, half of, once and twice the patch, and a decoder that puts them together."""
+    trunk = VisionTransformerTrunk(weights=str(model))
+    sizes = [tuple(map_.shape[2:]) for map_ in trunk(255.0 * torch.rand(1, 3, *SIZE))]
+    strides = [trunk.patch // 4, trunk.patch // 2, trunk.patch, 2 * trunk.patch]
+    assert sizes == [(SIZE[0] // stride, SIZE[1] // stride) for stride in strides]
+    assert DensePredictionDecoder(trunk.patch).stride == 1
+
+
+def test_it_learns_and_freezes(model: Path) -> None:
+    trunk = VisionTransformerTrunk(weights=str(model), frozen_blocks=1)
+    frozen = {name for name, parameter in trunk.named_parameters() if not parameter.requires_grad}
+    assert any(".0." in name for name in frozen) and not any(".1." in name for name in frozen)
+    assert any("embeddings" in name for name in frozen)
+    trunk.freeze(0)
+    assert all(parameter.requires_grad for parameter in trunk.parameters())
+
+
+def test_a_field_on_it_trains_and_comes_back(model: Path, tmp_path: Path) -> None:
+    density = DensityField(
+        CAMERA, encoder=EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model), frozen_blocks=0)
+    )
+    field = FeatureField(density, target_size=8, channels=4, units=6)
+    seen = field.observe(255.0 * torch.rand(1, 3, *SIZE))
+    points = torch.tensor([[[0.0, 0.0, 8.0], [1.0, 0.5, 20.0]]])
+    loss = seen.density(points).sum() + field.expand(seen.features(points)).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradient = density.encoder.trunk.network.embeddings.patch_embeddings.projection.weight.grad
+    assert gradient is not None and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+    assert feature_size(field, CAMERA) == SIZE
+    with torch.no_grad():
+        folded = FoldedEncoder(field.eval(), SIZE)(255.0 * torch.rand(1, 3, *SIZE))
+    assert folded.shape == (1, *SIZE, 64 + 6)
+
+
+def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path) -> None:
+    """Only the configuration is read from the folder; the weights are in the checkpoint."""
+    from scene_completion_training.data.prepared import CANONICAL_CAMERA
+
+    size = (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
+    field = DensityField(
+        CANONICAL_CAMERA, encoder=EncoderDecoder(size, trunk="vision_transformer", weights=str(model)), hidden=32
+    )
+    file = tmp_path / "x.ckpt"
+    described = {"encoder": "vision_transformer", "encoder_weights": str(model), "hidden": 32}
+    state = {f"field.{name}": value for name, value in field.state_dict().items()}
+    torch.save({"state_dict": state, KEY: {"configuration": described}}, file)
+    (model / "model.safetensors").rename(tmp_path / "away")
+    try:
+        restored = Checkpoint.read(file).single_view_field()
+    finally:
+        (tmp_path / "away").rename(model / "model.safetensors")
+    for name, value in field.state_dict().items():
+        assert torch.equal(restored.state_dict()[name], value), name
+
+
+def test_patches_of_other_sizes_are_refused(tmp_path: Path) -> None:
+    config = Dinov2Config(hidden_size=12, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(tmp_path / "m")
+    with pytest.raises(ConfigurationError, match="patches of 14 pixels"):
+        VisionTransformerTrunk(weights=str(tmp_path / "m"))

@@ -1,0 +1,298 @@
+"""The supervised upper bound: which voxels it sees, what it learns, how it resumes and is scored, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.commands import train as train_command
+from scene_completion_training.configuration import (
+    SemanticsConfiguration,
+    SingleViewConfiguration,
+    SupervisedConfiguration,
+)
+from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
+from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
+from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
+from scene_completion_training.evaluation.classified_models import open_supervised
+from scene_completion_training.evaluation.feature_evaluation import FieldFeatures, compared_camera
+from scene_completion_training.evaluation.occupancy_run import open_recording
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
+from scene_completion_training.export import export_bundle
+from scene_completion_training.losses.class_agreement import class_cross_entropy
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.settings import RenderSettings
+from scene_completion_training.stages.supervised import SupervisedStage
+from scene_completion_training.street_world.camera_rig import make_rig
+from scene_completion_training.street_world.drive import StreetDrive
+from tests.training.evaluation.test_evaluation_occupancy import GRID, save_checkpoint
+
+CLASSES = len(COMMON_CLASSES) - 1
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def towns(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two frames of a training town and one of a validation town, with their exact voxels."""
+    folder = tmp_path_factory.mktemp("towns")
+    for name, seed, frames in (("taught", 1, 2), ("asked", 1001, 1)):
+        drive = StreetDrive(seed, frames, make_rig(208, 63), GRID, supersampling=1)
+        drive.sequence(("voxels", "depth")).save(folder / name)
+    return folder
+
+
+def _data(towns: Path, *, exact: bool = True) -> DataSettings:
+    return DataSettings(
+        root=str(towns),
+        cache=str(towns / "cache"),
+        workers=0,
+        sources=[SequenceSource("taught", exact=exact)],
+        fusion=FusionSettings(free_samples=20_000, views=2, kept=20_000),
+        views=ViewSettings(occupancy_points=64),
+    )
+
+
+def _common(towns: Path, output: Path) -> dict[str, object]:
+    return {
+        "data": _data(towns),
+        "render": RenderSettings(patches=2, samples=8),
+        "steps": STEPS,
+        "warmup": 1,
+        "half_resolution_steps": STEPS,
+        "checkpoint_every": 2,
+        "picture_every": 0,
+        "log_every": 1,
+        "prior_steps": 2,
+        "pretrained": False,
+        "output": str(output),
+    }
+
+
+def _configuration(towns: Path, student: Path | None, output: Path, **changes: object) -> SupervisedConfiguration:
+    values = {**_common(towns, output), "start_from": student and str(student), "label_points": 512, **changes}
+    return SupervisedConfiguration(**values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def student(towns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student")
+    checkpoint = train(SingleViewConfiguration(**_common(towns, folder / "run")))  # type: ignore[arg-type]
+    export_bundle(checkpoint, folder / "bundle", name="t", licence="none", provenance={})
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def trained(towns: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(_configuration(towns, student, tmp_path_factory.mktemp("runs") / "taught"))
+
+
+@pytest.fixture(scope="module")
+def frames(towns: Path) -> list[PreparedFrame]:
+    data = SequencesData(_data(towns), 1, 0, label_points=64)
+    data.setup("fit")
+    return data.frames[0]
+
+
+def test_the_loss_by_hand() -> None:
+    """Two points count: one that is undecided between three classes, one that is e² to 1 to 1 for the right one."""
+    logits = torch.tensor([[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [9.0, 0.0, 0.0]]], requires_grad=True)
+    classes = torch.tensor([[1, 0, 2]])
+    counted = torch.tensor([[True, True, False]])
+    expected = (math.log(3.0) + math.log(math.e**2 + 2.0) - 2.0) / 2.0
+    assert class_cross_entropy(logits, classes, counted).item() == pytest.approx(expected)
+    nothing = class_cross_entropy(logits, classes, torch.zeros_like(counted))
+    nothing.backward()  # type: ignore[no-untyped-call]
+    assert nothing.item() == 0.0 and logits.grad is not None and not logits.grad.any()
+
+
+def test_rare_classes_are_drawn_more_often_than_they_occur(frames: list[PreparedFrame]) -> None:
+    """Of 400 voxels of one class and 25 of another, one in five drawn is of the other: 20 to 5."""
+    label = np.zeros(len(frames[0].points), np.uint8)
+    label[:400], label[400:425], label[425:500] = 7, 13, 255
+    frame = dataclasses.replace(frames[0], label=label)
+    assert frame.labelled.tolist() == list(range(425))
+    samples = ViewSamples([[frame]], ViewSettings(occupancy_points=8), seed=0, length=1, label_points=20_000)
+    drawn = samples[0]["label_classes"]
+    assert set(drawn.tolist()) == {6, 12}
+    assert (drawn == 12).float().mean().item() == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_labelled_points_lie_where_the_encoder_sees_them(frames: list[PreparedFrame], mirror: bool) -> None:
+    settings = ViewSettings(occupancy_points=8, mirror=mirror)
+    samples = ViewSamples([frames], settings, seed=0, length=20, label_points=300)
+    found = set()
+    for number in range(20):
+        draw, sample = samples._draw(np.random.default_rng((0, number))), samples[number]
+        frame = draw.frames[draw.index]
+        points = sample["label_points"].numpy() @ (MIRROR if draw.mirror else np.eye(3))
+        left = (frame.world_from_camera["left"].inverse() @ draw.encoder_from_world.inverse()).apply(points)
+        stored = np.round(np.asarray(left) / POINT_UNIT).astype(np.int64)
+        place = {tuple(point): label for point, label in zip(frame.points.tolist(), frame.label, strict=True)}  # type: ignore[arg-type]
+        assert [place[tuple(point)] - 1 for point in stored.tolist()] == sample["label_classes"].tolist()
+        found.add(draw.mirror)
+    assert found == ({False, True} if mirror else {False})
+
+
+def test_other_samples_stay_what_they_were(frames: list[PreparedFrame]) -> None:
+    plain, labelled = (
+        ViewSamples([frames], ViewSettings(occupancy_points=8), seed=0, length=1, label_points=n)[0] for n in (0, 5)
+    )
+    assert set(labelled) - set(plain) == {"label_points", "label_classes"}
+    for name, value in plain.items():
+        assert torch.equal(value, labelled[name]), name
+
+
+def test_it_learns_classes_and_leaves_the_density(towns: Path) -> None:
+    torch.manual_seed(0)
+    stage = make_stage(SupervisedConfiguration(pretrained=False, half_resolution_steps=1))
+    assert isinstance(stage, SupervisedStage) and stage.field.target_size == CLASSES
+    assert not any(p.requires_grad for p in stage.field.density.parameters())
+    data = SequencesData(_data(towns), 1, 0, label_points=512)
+    data.setup("fit")
+    batch = {name: value[None] for name, value in data.samples()[0].items()}
+    learning = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(learning, 3e-3)
+    losses = []
+    for _ in range(20):
+        terms = stage.terms(batch, torch.Generator())
+        assert set(terms) == set(stage.weights())
+        optimiser.zero_grad()
+        terms["classes"].backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(terms["classes"].item())
+    assert losses[0] == pytest.approx(math.log(CLASSES), abs=0.7) and losses[-1] < 0.7 * losses[0]
+    beside = {**batch, "label_points": batch["label_points"] * torch.tensor([1.0, 1.0, -1.0])}
+    assert stage.terms(beside, torch.Generator())["classes"].item() == 0.0  # behind the camera
+
+
+def test_a_checkpoint_holds_the_density_of_its_student(trained: Path, student: Path) -> None:
+    stored = Checkpoint.read(trained)
+    assert stored.stage == "supervised" and stored.half_resolution
+    field = stored.class_field()
+    weights = StudentBundle.load(student).load_weights()
+    for name, value in field.density.named_parameters():
+        assert torch.equal(value, torch.from_numpy(weights[name]).float()), name
+
+
+def test_a_killed_training_goes_on_the_same(towns: Path, student: Path, trained: Path, tmp_path: Path) -> None:
+    configuration = _configuration(towns, student, tmp_path / "run")
+
+    class Killed(Exception):
+        pass
+
+    step = SupervisedStage.training_step
+
+    def killed(stage: SupervisedStage, batch: object, index: int) -> object:
+        if stage.global_step == 3:
+            raise Killed
+        return step(stage, batch, index)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SupervisedStage, "training_step", killed)
+        with pytest.raises(Killed):
+            train(configuration)
+    resumed = Checkpoint.read(train(configuration)).state
+    for name, value in Checkpoint.read(trained).state.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_point_has_the_class_of_its_largest_logit(towns: Path, student: Path, trained: Path) -> None:
+    density, _ = student_density(student)
+    model = open_supervised(trained, density, 0.5)
+    assert model.name == "taught (learned from labels)" and model.labels == len(COMMON_CLASSES)
+    assert model.names("hungarian").tolist() == list(range(16))
+    observed = model._model.observe(open_recording(towns / "asked"), 0)
+    points = np.array([[0.0, 1.0, 10.0], [2.0, 0.0, 20.0]], np.float32)
+    logits = observed.codes(points)
+    assert logits.shape == (2, CLASSES) and not np.allclose(np.linalg.norm(logits, axis=1), 1.0)
+    assert np.array_equal(model._classify(np.eye(CLASSES, dtype=np.float32)), np.arange(CLASSES))
+
+
+def test_the_command_scores_it_beside_others(
+    towns: Path, student: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone it needs neither recordings to cluster nor such to name; beside a feature field and a probe it is a row."""
+    asked = ["evaluate", "semantics", "--student", str(student), "--data", str(towns / "asked"), "--every", "1"]
+    assert main([*asked, "--checkpoint", str(trained), "--output", str(tmp_path / "alone")]) == 0
+    assert {entry["method"] for entry in _scores(tmp_path / "alone")} == {"taught (learned from labels)"}
+    torch.manual_seed(0)
+    field = FeatureField(DensityField(CANONICAL_CAMERA), target_size=8, channels=4, units=6, expansion=5)
+    other = save_checkpoint(tmp_path / "random" / "checkpoints" / "last.ckpt", field, "feature_field")
+    both = [*asked, "--checkpoint", str(trained), str(other), "--clusters", "3", "--probe", "--prior"]
+    with pytest.raises(ConfigurationError, match="--cluster-on: nothing to cluster"):
+        _run(both, tmp_path)
+    with pytest.raises(ConfigurationError, match="--name-on: no labelled recordings"):
+        _run([*both, "--cluster-on", str(towns / "taught")], tmp_path)
+    folders = ["--cluster-on", str(towns / "taught"), "--name-on", str(towns / "taught")]
+    assert _run([*both, *folders], tmp_path) == 0
+    entries = _scores(tmp_path)
+    methods = ["random", "random, linear probe", "taught (learned from labels)", "class prior of the voxel"]
+    assert list(dict.fromkeys(entry["method"] for entry in entries)) == methods
+    # The same density everywhere: what is occupied has the same score in every row.
+    far = [entry for entry in entries if (entry["naming"], entry["range_m"]) == ("majority", 51.2)]
+    assert len(far) == 4 and len({entry["iou"] for entry in far[1:]}) == 1
+    assert "taught (learned from labels)" in capsys.readouterr().out
+
+
+def _run(arguments: list[str], output: Path) -> int:
+    """What `main` does, with its errors."""
+    import argparse
+
+    from scene_completion_training.commands import evaluate
+
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    return evaluate.run(parser.parse_args([*arguments[1:], "--output", str(output)]))
+
+
+def _scores(folder: Path) -> list[dict[str, object]]:
+    scores: list[dict[str, object]] = json.loads((folder / "results.json").read_text())["scores"]
+    return scores
+
+
+def test_what_cannot_be_is_refused(towns: Path, student: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"start_from: the density is to stay.*Name a student$"):
+        train(_configuration(towns, None, tmp_path / "a"))
+    with pytest.raises(SequenceError, match="no frame has labelled voxels"):
+        train(_configuration(towns, student, tmp_path / "b", data=_data(towns, exact=False)))
+    for opened in (
+        lambda: FeatureFieldModel.open(trained),
+        lambda: FieldFeatures.open(trained, compared_camera(16)),
+        lambda: make_stage(SemanticsConfiguration(features_from=str(trained))),
+    ):
+        with pytest.raises(BundleError, match="it has learned classes from labels"):
+            opened()
+    with pytest.raises(BundleError, match="no field that has learned classes: its stage is single_view"):
+        Checkpoint(tmp_path / "x.ckpt", {}, {}).class_field()
+
+
+def test_after_it_comes_a_score(
+    towns: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train` takes the stage from its file, and names the next command: there is nothing to export."""
+    file = tmp_path / "supervised.yaml"
+    shipped = (train_command.CONFIGS / "supervised.yaml").read_text()
+    file.write_text("\n".join(line for line in shipped.splitlines() if not line.startswith("data:")))
+    monkeypatch.chdir(tmp_path)
+    line = [
+        "train", "--config", str(file), f"start_from={student}", "steps=2", "checkpoint_every=2", "pretrained=false",
+        "picture_every=0", f"data.root={towns}", f"data.cache={towns / 'cache'}", "data.workers=0", "hidden=64",
+        'data.sources=[{folder: "taught", exact: true}]', "warmup=1", f"output={tmp_path / 'run'}",
+    ]  # fmt: skip
+    assert main(line) == 0
+    assert f"next: scene-completion evaluate semantics --checkpoint {tmp_path}" in capsys.readouterr().out

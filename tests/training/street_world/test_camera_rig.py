@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_training.street_world.camera_rig import (
+    CAMERA_HEIGHT_M,
+    LEFT,
+    MOUNTING_ANGLE,
+    RIGHT,
+    SIDE_LEFT,
+    SIDE_RIGHT,
+    make_rig,
+    mounted,
+)
+from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.drive import StreetDrive
+from scene_completion_training.street_world.parts import box
+from scene_completion_training.street_world.render import Renderer, trace_view
+from scene_completion_training.street_world.scene import build_scene
+from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.viewing_rays import LENS_ANGLE, viewing_directions
+from tests.training.street_world.conftest import small_rig
+
+
+def test_stereo_is_the_default_and_unknown_rigs_are_refused() -> None:
+    assert set(make_rig().cameras) == {LEFT, RIGHT}
+    assert make_rig().cameras[LEFT].width == 1242
+    with pytest.raises(ValueError, match="omni"):
+        make_rig(kind="omni")
+
+
+def test_side_cameras_look_sideways_from_the_roof() -> None:
+    rig = make_rig(1242, 375, kind="kitti360")
+    for name, side in ((SIDE_LEFT, 1), (SIDE_RIGHT, -1)):
+        pose, camera = rig.rig_from_camera[name], rig.cameras[name]
+        assert pose.rotation[:, 2] == pytest.approx((0.0, side, 0.0), abs=1e-12)
+        assert pose.rotation[:, 1] == pytest.approx((0.0, 0.0, -1.0), abs=1e-12)
+        assert pose.translation[0] < 0 < side * pose.translation[1]
+        assert pose.translation[2] > CAMERA_HEIGHT_M
+        assert (camera.width, camera.height) == (700, 700)
+        assert np.rad2deg(camera.horizontal_fov) == pytest.approx(185.0, abs=0.5)
+    assert make_rig(640, 192, kind="kitti360").cameras[SIDE_LEFT].width == 360
+
+
+def test_fisheye_rays_are_those_of_the_camera_model() -> None:
+    camera = small_rig("kitti360").cameras[SIDE_LEFT]
+    centres = camera.pixel_centres()
+    rays = viewing_directions(camera, centres)
+    seen = ~np.isnan(rays[..., 0])
+    assert np.linalg.norm(rays[seen], axis=-1) == pytest.approx(1.0)
+    ahead = seen & (rays[..., 2] > 0.05)
+    pixels, valid = camera.project(rays[ahead] * 7.0)
+    assert valid.all()
+    assert pixels == pytest.approx(centres[ahead], abs=1e-4)
+    assert (rays[seen][:, 2] < 0).any()  # it sees behind its image plane
+    assert np.arccos(rays[seen][:, 2]).max() <= LENS_ANGLE + 1e-9
+    assert seen.mean() == pytest.approx(np.pi / 4, abs=0.02)  # a circle that touches the edges
+
+
+@pytest.mark.parametrize("name", [SIDE_LEFT, SIDE_RIGHT])
+def test_a_marker_lands_where_the_fisheye_projects_it(drive: StreetDrive, name: str) -> None:
+    rig = small_rig("kitti360")
+    camera, pose = rig.cameras[name], rig.rig_from_camera[name]
+    middle = pose.translation + pose.rotation @ np.array([3.0, -0.8, 2.5])
+    marker = box((0.3, 0.3, 0.3), (middle[0], middle[1], middle[2]), "cloth", StreetClass.TRAFFIC_SIGN)
+    below = drive.scene.parts[0].moved((0.0, 0.0, -50.0))
+    scene = build_scene(replace(drive.scene.town, parts=[marker, below]))
+    view = trace_view(scene, camera, pose)
+    v, u = np.nonzero(view.label == StreetClass.TRAFFIC_SIGN)
+    expected, valid = camera.project(pose.inverse().apply(middle))
+    assert valid
+    assert (u.mean(), v.mean()) == pytest.approx(tuple(expected), abs=1.0)
+    assert view.depth[v, u].mean() == pytest.approx(2.5, abs=0.2)
+    image = Renderer(scene, Sky(drive.plan.daylight), 1).image(camera, pose, (0, 0))
+    dark = np.isnan(viewing_directions(camera, camera.pixel_centres())[..., 0])
+    assert (image[dark] == 0).all()
+    assert (image[~dark].max(axis=-1) > 0).mean() > 0.95
+
+
+def test_the_bar_is_mounted_a_little_askew_and_stays_rectified() -> None:
+    rig = small_rig("kitti360")
+    angles = []
+    for seed in range(40):
+        askew = mounted(rig, seed)
+        left, right = askew.rig_from_camera[LEFT], askew.rig_from_camera[RIGHT]
+        assert np.allclose(left.rotation, right.rotation)
+        between = left.inverse() @ right
+        assert between.translation == pytest.approx((0.54, 0.0, 0.0), abs=1e-9)
+        assert (left.translation + right.translation) / 2 == pytest.approx((0.0, 0.0, CAMERA_HEIGHT_M))
+        angles.append(np.arcsin(-left.rotation[2, 2]))
+    assert 0.5 * MOUNTING_ANGLE < np.max(np.abs(angles)) <= MOUNTING_ANGLE + 1e-9
+    assert isinstance(askew.rig_from_lidar, RigidTransform)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_training.street_world.camera_rig import LEFT, make_rig
+from scene_completion_training.street_world.classes import CLASS_COLOURS, CLASS_NAMES, StreetClass
+from scene_completion_training.street_world.drive import StreetDrive
+from scene_completion_training.street_world.ground_truth import (
+    VoxelTruth,
+    most_surface,
+    most_surface_reference,
+    sample_triangles,
+    voxel_truth,
+)
+from scene_completion_training.street_world.parts import box
+from scene_completion_training.street_world.render import trace_view
+from scene_completion_training.street_world.scene import build_scene
+
+GRID = VoxelGrid((0.0, -12.8, -2.2), 0.2, (128, 128, 32))
+
+
+@pytest.fixture(scope="module")
+def truth(drive: StreetDrive) -> VoxelTruth:
+    pose = drive.poses[0] @ drive.rig.rig_from_camera[LEFT]
+    return voxel_truth(drive.scene, drive.rig.cameras[LEFT], pose, GRID)
+
+
+def labels_at(truth: VoxelTruth, points: np.ndarray) -> np.ndarray:
+    index, inside = GRID.index_of(points)
+    return truth.label[tuple(index[inside].T)]
+
+
+def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive, truth: VoxelTruth) -> None:
+    camera = drive.rig.cameras[LEFT]
+    view = drive.view(0)
+    seen = np.isfinite(view.depth)
+    v, u = np.nonzero(seen)
+    points = camera.unproject(np.stack([u, v], axis=-1).astype(float)) * view.depth[seen][:, None]
+    index, inside = GRID.index_of(DEFAULT_GRID_FROM_CAMERA.apply(points))
+    cells = tuple(index[inside].T)
+    assert inside.sum() > 1000
+    assert (truth.label[cells] > 0).mean() > 0.99
+    assert (truth.label[cells] == view.label[seen][inside]).mean() > 0.95
+    assert truth.visible[cells][truth.in_view[cells]].mean() > 0.99
+
+
+def test_lidar_returns_lie_in_occupied_voxels(drive: StreetDrive, truth: VoxelTruth) -> None:
+    camera_from_rig = drive.rig.rig_from_camera[LEFT].inverse()
+    points = DEFAULT_GRID_FROM_CAMERA.apply(camera_from_rig.apply(drive.lidar(0).astype(np.float64)))
+    found = labels_at(truth, points)
+    assert len(found) > 500
+    assert (found > 0).mean() > 0.9  # the rest is range noise at voxel borders
+    occupied = ndimage.binary_dilation(truth.occupied, iterations=1)
+    index, inside = GRID.index_of(points)
+    assert occupied[tuple(index[inside].T)].mean() > 0.99
+
+
+def test_compiled_votes_are_those_of_the_readable_twin() -> None:
+    rng = np.random.default_rng(0)
+    grid = VoxelGrid((0.0, -2.0, -1.0), 0.2, (20, 20, 10))
+    corners = rng.uniform((-1, -2.5, -1.5), (4.5, 2.5, 1.5), (60, 1, 3)) + rng.uniform(-0.8, 0.8, (60, 3, 3))
+    classes = rng.integers(1, 20, 60).astype(np.uint8)
+    label = most_surface(corners, classes, grid)
+    assert (label > 0).sum() > 300
+    assert (label == most_surface_reference(corners, classes, grid)).mean() > 0.9999
+
+
+def test_visible_free_and_occluded_exclude_each_other(truth: VoxelTruth) -> None:
+    assert not (truth.visible & truth.occluded).any()
+    assert not (truth.visible & ~truth.in_view).any()
+    assert not (truth.interior & (truth.label == 0)).any()
+    assert not (truth.below_ground & truth.occupied).any()
+    assert (truth.interior & truth.visible).mean() < 1e-4
+    assert (truth.occluded & truth.occupied).any()
+    assert (truth.occluded & ~truth.occupied).any()
+
+
+def test_flags_keep_everything(truth: VoxelTruth) -> None:
+    again = VoxelTruth.from_flags(truth.label, truth.flags)
+    for name in ("label", "interior", "in_view", "visible", "below_ground", "occluded"):
+        assert np.array_equal(getattr(again, name), getattr(truth, name)), name
+
+
+def test_a_known_box(drive: StreetDrive) -> None:
+    """2.0 x 1.6 x 1.2 m, faces on voxel faces, standing 1.0 m below the camera, 8 m ahead."""
+    rig = make_rig(416, 128)
+    camera_pose = rig.rig_from_camera[LEFT]
+    middle = camera_pose.translation + (9.0 + 1e-3, 1e-3, -0.4 + 1e-3)
+    body = box((2.0, 1.6, 1.2), (middle[0], middle[1], middle[2]), "facade_0", StreetClass.CAR)
+    below = drive.scene.parts[0].moved((0.0, 0.0, -50.0))
+    scene = build_scene(replace(drive.scene.town, parts=[body, below]))
+    truth = voxel_truth(scene, rig.cameras[LEFT], camera_pose, GRID)
+    car = truth.label == StreetClass.CAR
+    assert (car & truth.interior).sum() >= 8 * 6 * 4
+    filled = np.zeros(GRID.shape, bool)
+    filled[40:50, 60:68, 6:12] = True
+    assert car[filled].all()
+    grown = np.zeros(GRID.shape, bool)
+    grown[39:52, 59:70, 5:14] = True
+    assert not car[~grown].any()
+    assert truth.visible[40, 64, 9]  # its front
+    assert truth.occluded[45, 64, 9]  # its inside
+    assert truth.occluded[55, 64, 9]  # behind it
+    assert truth.label[55, 64, 9] == 0
+    assert truth.visible[30, 64, 9]  # before it
+    view = trace_view(scene, rig.cameras[LEFT], camera_pose)
+    assert view.depth[view.label == StreetClass.CAR].min() == pytest.approx(8.0, abs=0.01)
+
+
+def test_the_road_is_one_layer_at_camera_height(truth: VoxelTruth) -> None:
+    row = truth.label[60, :, :] == StreetClass.ROAD
+    columns = row.any(axis=-1)
+    assert columns.sum() > 20
+    assert row[columns].sum(axis=-1).max() <= 2
+    heights = GRID.origin[2] + 0.2 * (np.nonzero(row)[1] + 0.5)
+    assert np.abs(heights + 1.65).max() < 0.3
+
+
+def test_samples_cover_triangles_densely() -> None:
+    corners = np.array([[(0, 0, 0), (3, 0, 0), (0, 2, 0)], [(0, 0, 5), (0.05, 0, 5), (0, 0.05, 5)]], dtype=float)
+    points, owner = sample_triangles(corners, 0.1)
+    first = points[owner == 0]
+    probes = np.array([(0.01, 0.01, 0), (1.5, 0.99, 0), (2.9, 0.02, 0), (0.7, 0.7, 0)])
+    nearest = np.linalg.norm(probes[:, None] - first[None], axis=-1).min(axis=1)
+    assert nearest.max() < 0.1
+    assert (first[:, 0] / 3 + first[:, 1] / 2 <= 1 + 1e-9).all()
+    assert (points[owner == 1][:, 2] == 5).all()
+
+
+def test_every_class_has_a_name_and_a_colour() -> None:
+    assert len(CLASS_NAMES) == len(CLASS_COLOURS) == 20
+    assert len({tuple(colour) for colour in CLASS_COLOURS}) == 20
+    assert CLASS_NAMES[StreetClass.BUILDING] == "building"
+
+
+def test_the_default_grid_is_the_one_of_the_drive(drive: StreetDrive) -> None:
+    assert drive.grid == DEFAULT_GRID

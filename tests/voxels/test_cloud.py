@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.voxels.cloud import (
+    VOXEL_CLOUD_DTYPE,
+    VOXEL_CLOUD_FIELDS,
+    cloud_array_from_message,
+    cloud_array_to_voxels,
+    legend_json,
+    voxels_to_cloud_array,
+)
+from scene_completion_ros.voxels.cloud_kernel import write_cloud
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from tests.report.scenes import COLOURS, GRID, NAMES, street
+from tests.ros.voxel_samples import some_voxels
+
+
+def test_fields_and_dtype_say_the_same() -> None:
+    assert VOXEL_CLOUD_DTYPE.itemsize == 24
+    assert [name for name, *_ in VOXEL_CLOUD_FIELDS] == list(VOXEL_CLOUD_DTYPE.names or ())
+    sizes = {2: 1, 7: 4}
+    for name, offset, datatype, count in VOXEL_CLOUD_FIELDS:
+        assert VOXEL_CLOUD_DTYPE.fields is not None
+        kind, place = VOXEL_CLOUD_DTYPE.fields[name][:2]
+        assert (offset, sizes[datatype], count) == (place, kind.itemsize, 1)
+
+
+def test_the_legend_says_what_labels_mean() -> None:
+    assert json.loads(legend_json(NAMES, COLOURS)) == {
+        "class_names": list(NAMES),
+        "class_colours": [*map(list, COLOURS)],
+    }
+
+
+def turned(voxels: SemanticVoxels) -> RigidTransform:
+    return RigidTransform.from_quaternion((0.5, -0.5, 0.1, 0.7), (1.0, -2.0, 0.5)) @ voxels.grid_from_camera.inverse()
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("count", [0, 1, 3000])
+@pytest.mark.parametrize("pose", ["as the camera", "another"])
+def test_the_compiled_twin_writes_the_same_points(classes: int, count: int, pose: str) -> None:
+    voxels = some_voxels(count, classes=classes)
+    frame_from_grid = None if pose == "as the camera" else turned(voxels)
+    expected = voxels_to_cloud_array(voxels, frame_from_grid)
+    written = np.full(24 * count, 255, np.uint8)
+    write_cloud(voxels, written, frame_from_grid, threads=1)
+    points = written.view(VOXEL_CLOUD_DTYPE)
+    for name in expected.dtype.names or ():
+        if name in "xyz" and pose == "another":  # sums of three products
+            np.testing.assert_allclose(points[name], expected[name], rtol=0, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(points[name], expected[name])
+    assert not written[23::24].any()  # the padding, too
+    assert count < 2 or len(np.unique(points["rgb"])) > 1
+
+
+def test_points_are_voxel_centres_in_the_optical_frame() -> None:
+    voxels = street()
+    cloud = voxels_to_cloud_array(voxels)
+    wall = cloud[cloud["label"] == 1]
+    # The wall is 4 to 5 m ahead, 1 to 3 m to the left: negative x; its top is 2 m above: negative y.
+    assert (wall["z"].min(), wall["z"].max()) == pytest.approx((4.1, 4.9), abs=1e-5)
+    assert (wall["x"].min(), wall["x"].max()) == pytest.approx((-2.9, -1.1), abs=1e-5)
+    assert wall["y"].min() == pytest.approx(-1.9, abs=1e-5)
+    assert np.array_equal(cloud["state"], voxels.state[tuple(voxels.index.T)])
+    assert np.array_equal(cloud["probability"], voxels.probability)
+    assert set(cloud["confidence"]) == {128}
+
+
+def test_rgb_is_packed_as_rviz_reads_it() -> None:
+    cloud = voxels_to_cloud_array(street())
+    red, green, blue = COLOURS[1]
+    assert set(cloud["rgb"][cloud["label"] == 1]) == {(red << 16) + (green << 8) + blue}
+    as_bytes = cloud[cloud["label"] == 1][:1].tobytes()
+    assert list(as_bytes[12:16]) == [blue, green, red, 0]
+
+
+def test_voxels_come_back_from_the_cloud() -> None:
+    voxels = street(stamp_ns=42)
+    cloud = voxels_to_cloud_array(voxels)[::-1]
+    found = cloud_array_to_voxels(
+        cloud, GRID, voxels.grid_from_camera, stamp_ns=42, class_names=NAMES, class_colours=COLOURS
+    )
+    assert np.array_equal(found.index[::-1], voxels.index)
+    assert np.array_equal(found.label[::-1], voxels.label)
+    assert np.array_equal(found.probability[::-1], voxels.probability)
+    assert found.confidence == pytest.approx(0.5, abs=0.003)
+    occupied = voxels.state >= 3
+    assert np.array_equal(found.state, np.where(occupied, voxels.state, 0))
+
+
+def test_points_outside_the_grid_are_left_out() -> None:
+    cloud = voxels_to_cloud_array(street())[:3].copy()
+    cloud["z"][1] = 1000.0
+    assert len(cloud_array_to_voxels(cloud, GRID, street().grid_from_camera)) == 2
+
+
+def message(cloud: np.ndarray, **changes: object) -> SimpleNamespace:
+    fields = [SimpleNamespace(name=n, offset=o, datatype=d, count=c) for n, o, d, c in VOXEL_CLOUD_FIELDS]
+    values = {
+        "fields": fields,
+        "point_step": 24,
+        "is_bigendian": False,
+        "data": np.frombuffer(cloud.tobytes(), np.uint8),
+    }
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_messages_are_read_and_foreign_ones_refused() -> None:
+    cloud = voxels_to_cloud_array(street())
+    assert np.array_equal(cloud_array_from_message(message(cloud)), cloud)
+    with pytest.raises(SceneCompletionError, match="16 bytes a point"):
+        cloud_array_from_message(message(cloud, point_step=16))
+    with pytest.raises(SceneCompletionError, match="voxel layout"):
+        cloud_array_from_message(message(cloud, fields=message(cloud).fields[:4]))
