@@ -32,6 +32,7 @@ from scene_completion_ros.ros import completion_node, messages, topics
 from scene_completion_ros.ros.completion import completion_thread, view_completers
 from scene_completion_ros.ros.completion.completion_thread import ArrivedImage
 from scene_completion_ros.ros.completion_node import CompletionNode
+from scene_completion_ros.ros.outputs import node_outputs
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
 from tests.ros.graph import Graph
 from tests.ros.voxel_samples import some_voxels
