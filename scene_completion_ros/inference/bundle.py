@@ -35,7 +35,7 @@ from scene_completion_ros.inference.gpu_encoders import (
     parse_gpu_encoders,
 )
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.json_fields import CURE, Fields
+from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
 # What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, with or
@@ -178,7 +178,7 @@ class StudentBundle:
             BundleError: The bundle was replaced since it was loaded.
         """
         folder = self.encoder_path.parent
-        manifest = dict(Fields.read(folder / MANIFEST).values)
+        manifest = dict(JsonObject.read(folder / MANIFEST).values)
         if manifest.get("sha256") != self.sha256:
             raise BundleError("was replaced meanwhile", where=str(folder / MANIFEST), cure="Start again.")
         kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self._made_from()}
@@ -206,7 +206,7 @@ class StudentBundle:
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
-        fields = Fields.read(folder / MANIFEST)
+        fields = JsonObject.read(folder / MANIFEST)
         version = fields.integer("schema_version")
         if version not in (WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR):
             raise fields.error(
@@ -346,7 +346,7 @@ def _read_checked(file: Path, expected: str, cure: str | None = None) -> bytes:
     return content
 
 
-def _check_files(fields: Fields, folder: Path) -> dict[str, str]:
+def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
     for name in (ENCODER, HEAD):
         expected = hashes.text(name)
@@ -356,7 +356,7 @@ def _check_files(fields: Fields, folder: Path) -> dict[str, str]:
     return {name: hashes.text(name) for name in hashes.values}
 
 
-def _parse(fields: Fields) -> dict[str, Any]:
+def _parse(fields: JsonObject) -> dict[str, Any]:
     point_code = _parse_point_code(fields.object("point_code"))
     sizes = fields.object("head")
     if sizes.integer("code") != point_code.size:
@@ -401,12 +401,12 @@ def _parse(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _three(fields: Fields, name: str) -> tuple[float, float, float]:
+def _three(fields: JsonObject, name: str) -> tuple[float, float, float]:
     first, second, third = fields.numbers(name, 3)
     return first, second, third
 
 
-def _parse_camera(fields: Fields) -> Camera:
+def _parse_camera(fields: JsonObject) -> Camera:
     try:
         return Camera(
             fx=fields.number("fx"),
@@ -422,7 +422,7 @@ def _parse_camera(fields: Fields) -> Camera:
         raise BundleError(error.what, where=fields.where("")[:-1], cure=CURE) from error
 
 
-def _parse_point_code(fields: Fields) -> PointCodeSpec:
+def _parse_point_code(fields: JsonObject) -> PointCodeSpec:
     spec = PointCodeSpec(
         near=fields.number("near"),
         far=fields.number("far"),
@@ -439,7 +439,7 @@ def _parse_point_code(fields: Fields) -> PointCodeSpec:
     return spec
 
 
-def _parse_calibration(fields: Fields) -> Calibration:
+def _parse_calibration(fields: JsonObject) -> Calibration:
     return Calibration(
         kind=fields.text("kind"),  # type: ignore[arg-type]
         alpha=fields.numbers("alpha"),
@@ -447,12 +447,14 @@ def _parse_calibration(fields: Fields) -> Calibration:
     )
 
 
-def _parse_classes(fields: Fields) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+def _parse_classes(fields: JsonObject) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     names = fields.texts("class_names")
     values = fields.values.get("class_colours")
     if not isinstance(values, list) or len(values) != len(names) or not names:
         raise fields.error("class_colours", f"one RGB colour for each of the {len(names)} classes is needed")
-    colours = Fields({str(i): value for i, value in enumerate(values)}, fields.file, f"{fields.prefix}class_colours.")
+    colours = JsonObject(
+        {str(i): value for i, value in enumerate(values)}, fields.file, f"{fields.prefix}class_colours."
+    )
     return names, tuple(colours.integers(str(i), 3) for i in range(len(names)))
 
 
@@ -472,7 +474,7 @@ def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> 
             )
 
 
-def _parse_label_hidden(fields: Fields, sizes: Fields, classes: int) -> int:
+def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> int:
     """Hidden units E of the labels; 0 where there are none."""
     version = fields.integer("schema_version")
     if version == WITHOUT_LABELS or (version == WITH_PRIOR and classes == 1):
@@ -489,7 +491,7 @@ def _parse_label_hidden(fields: Fields, sizes: Fields, classes: int) -> int:
     return label_hidden
 
 
-def _parse_prior_knots(fields: Fields, sizes: Fields) -> tuple[int, ...]:
+def _parse_prior_knots(fields: JsonObject, sizes: JsonObject) -> tuple[int, ...]:
     """Knots (A, B, C) of the place prior; none where there is no prior."""
     if fields.integer("schema_version") != WITH_PRIOR:
         if "prior_knots" in sizes.values:
@@ -498,7 +500,7 @@ def _parse_prior_knots(fields: Fields, sizes: Fields) -> tuple[int, ...]:
     return sizes.integers("prior_knots", 3)
 
 
-def _parse_grid(fields: Fields) -> tuple[VoxelGrid, RigidTransform]:
+def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:
     shape = _three(fields, "shape")
     try:
         grid = VoxelGrid(

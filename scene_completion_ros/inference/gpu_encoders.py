@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.json_fields import Fields
+from scene_completion_ros.inference.json_object import JsonObject
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -69,7 +69,7 @@ def export_cure(folder: object, precision: str = "fp16") -> str:
     return f"Run: scene-completion export-gpu {folder} --precision {precision}{images}"
 
 
-def parse_gpu_encoders(manifest: Fields) -> dict[str, GpuEncoder]:
+def parse_gpu_encoders(manifest: JsonObject) -> dict[str, GpuEncoder]:
     """The variants that a manifest names, by precision; none where it has no such field.
 
     Raises:
@@ -81,7 +81,7 @@ def parse_gpu_encoders(manifest: Fields) -> dict[str, GpuEncoder]:
     return {precision: _parse(entries, precision) for precision in entries.values}
 
 
-def _parse(entries: Fields, precision: str) -> GpuEncoder:
+def _parse(entries: JsonObject, precision: str) -> GpuEncoder:
     if precision not in PRECISIONS:
         raise entries.error(precision, f"is none of the precisions {', '.join(PRECISIONS)}")
     entry = entries.object(precision)
@@ -99,7 +99,7 @@ def _parse(entries: Fields, precision: str) -> GpuEncoder:
     )
 
 
-def _hash(fields: Fields, name: str) -> str:
+def _hash(fields: JsonObject, name: str) -> str:
     value = fields.text(name)
     if not _SHA256.fullmatch(value):
         raise fields.error(name, f"{value!r} is no sha256")

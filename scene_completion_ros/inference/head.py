@@ -12,7 +12,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.json_fields import CURE
+from scene_completion_ros.inference.json_object import CURE
 from scene_completion_ros.inference.place_prior import PlacePrior
 
 # What the sizes of tensors that belong to labels have to agree with.

@@ -13,7 +13,7 @@ from scene_completion_ros.errors import BundleError
 CURE = "The bundle is damaged or was written by another program: export it again or fetch it again."
 
 
-class Fields:
+class JsonObject:
     """One JSON object of a file; every access is checked."""
 
     def __init__(self, values: Mapping[str, Any], file: Path, prefix: str = "") -> None:
@@ -22,7 +22,7 @@ class Fields:
         self.prefix = prefix
 
     @classmethod
-    def read(cls, file: Path) -> Fields:
+    def read(cls, file: Path) -> JsonObject:
         """Reads a file that holds one JSON object.
 
         Raises:
@@ -79,13 +79,15 @@ class Fields:
             raise self.error(name, f"{values!r} is not a list of numbers")
         if count is not None and len(values) != count:
             raise self.error(name, f"has {len(values)} numbers where {count} are needed")
-        items = Fields({str(i): value for i, value in enumerate(values)}, self.file, f"{self.prefix}{name}.")
+        items = JsonObject({str(i): value for i, value in enumerate(values)}, self.file, f"{self.prefix}{name}.")
         return tuple(items.number(str(i)) for i in range(len(values)))
 
     def integers(self, name: str, count: int | None = None) -> tuple[int, ...]:
         """A list of whole numbers, of ``count`` where given."""
         values = self.numbers(name, count)
-        items = Fields({str(i): value for i, value in enumerate(self._get(name))}, self.file, f"{self.prefix}{name}.")
+        items = JsonObject(
+            {str(i): value for i, value in enumerate(self._get(name))}, self.file, f"{self.prefix}{name}."
+        )
         return tuple(items.integer(str(i)) for i in range(len(values)))
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -95,9 +97,9 @@ class Fields:
             raise self.error(name, f"{values!r} is not a list of strings")
         return tuple(values)
 
-    def object(self, name: str) -> Fields:
+    def object(self, name: str) -> JsonObject:
         """A nested object."""
         value = self._get(name)
         if not isinstance(value, dict):
             raise self.error(name, f"{value!r} is not an object")
-        return Fields(value, self.file, f"{self.prefix}{name}.")
+        return JsonObject(value, self.file, f"{self.prefix}{name}.")
