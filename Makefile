@@ -39,7 +39,7 @@ PYTHON_TAG := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_inf
 ifeq ($(PYTHON_TAG),)
 $(error "$(PYTHON)" does not run: name an interpreter, as in "make demo PYTHON=python3.12")
 endif
-CONSTRAINTS := constraints/$(PYTHON_TAG).txt
+CONSTRAINTS := constraints/pins.txt
 
 # With a sourced distribution: its packages are visible in the environment, pip stays on the numpy generation that its
 # message packages were compiled for, and the pinned versions, which are for the wheels, do not apply.
@@ -105,6 +105,8 @@ clean:
 
 # $(call install,FOLDER,EXTRAS): the package from this checkout (changed sources need no new installation).
 define install
+	@grep -qwF '$(subst py3,3.,$(PYTHON_TAG))' $(CONSTRAINTS) || { echo 'This Python is not supported: $(CONSTRAINTS)' \
+		'has no versions for it. Use 3.10 to 3.13, as in "make demo PYTHON=python3.12".' >&2; exit 1; }
 	@echo "Installing into $(1) ($(FLAVOUR)) ..."
 	@test -e $@ || $(PYTHON) -m venv --clear $(VENV_FLAGS) $(1)
 	@$(if $(NUMPY_GENERATION),echo '$(NUMPY_GENERATION)',cat $(CONSTRAINTS)) > $(1)/constraints.txt
@@ -121,6 +123,3 @@ $(DEMO_STAMP): $(DECLARED)
 
 $(TEST_STAMP): $(DECLARED)
 	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true))
-
-constraints/py%.txt:
-	@echo 'This Python is not supported: there is no $@. Use 3.10 to 3.13, as in "make demo PYTHON=python3.12".' >&2; exit 1

@@ -14,7 +14,7 @@ TRAINING = "scene_completion_training"  # a link to the folder training/, whose 
 HERE = Path(__file__).parent
 VERSION = re.findall(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").read_text(encoding="utf-8"))[0]
 
-# Versions are pinned in constraints/, one file a Python version; here are only the limits that the code itself has.
+# Versions are pinned in constraints/pins.txt; here are only the limits that the code itself has.
 RUNTIME = [
     "array-api-compat>=1.9",
     "backports.zstd",

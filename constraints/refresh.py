@@ -1,9 +1,10 @@
-"""Write the constraint file of the Python that runs this: the newest versions that fit together.
+"""Pin the newest versions that fit together for the Python that runs this; the pins of the other ones stay.
 
-    python3.11 constraints/refresh.py          # writes constraints/py311.txt
+    python3.11 constraints/refresh.py          # writes what constraints/pins.txt says of 3.11
 
-pip resolves every extra of the package without installing anything. torch is left out of the file: setup.py pins it,
-and its wheels are large and differ by index. An empty wheel with the same requirements stands in for it.
+A line holds for every Python that the first line of the file names, or for those in its marker. pip resolves every
+extra of the package without installing anything. torch is left out of the file: setup.py pins it, and its wheels are
+large and differ by index. An empty wheel with the same requirements stands in for it.
 """
 
 from __future__ import annotations
@@ -55,14 +56,37 @@ def resolve() -> dict[str, str]:
     return {name: version for name, version in sorted(versions.items()) if name not in UNPINNED}
 
 
+def read_pins(file: Path) -> dict[str, dict[str, str]]:
+    """Return the pins of a file: Python -> distribution -> version."""
+    head, *lines = file.read_text(encoding="utf-8").splitlines()
+    pins: dict[str, dict[str, str]] = {python: {} for python in re.findall(r"3\.\d+", head)}
+    for line in lines:
+        pin, _, marker = line.partition("; ")
+        name, version = pin.split("==")
+        for python in re.findall(r"3\.\d+", marker) or pins:
+            pins[python][name] = version
+    return pins
+
+
+def write_pins(file: Path, pins: dict[str, dict[str, str]]) -> None:
+    """Write what `read_pins` reads."""
+    pythons = sorted(pins, key=lambda python: int(python.split(".")[1]))
+    lines = [f"# Written by constraints/refresh.py for Python {' '.join(pythons)}"]
+    for name in sorted(set().union(*pins.values())):
+        for version in dict.fromkeys(pins[python][name] for python in pythons if name in pins[python]):
+            holds = [python for python in pythons if pins[python].get(name) == version]
+            marker = "" if holds == pythons else f'; python_version in "{" ".join(holds)}"'
+            lines.append(f"{name}=={version}{marker}")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Write `constraints/pyXY.txt`."""
-    tag = f"py{sys.version_info.major}{sys.version_info.minor}"
-    versions = resolve()
-    target = ROOT / "constraints" / f"{tag}.txt"
-    header = f"# Written by constraints/refresh.py for Python {sys.version_info.major}.{sys.version_info.minor}.\n"
-    target.write_text(header + "".join(f"{n}=={v}\n" for n, v in versions.items()), encoding="utf-8")
-    print(f"{target.name}: {len(versions)} distributions")
+    """Refresh `constraints/pins.txt`."""
+    file = ROOT / "constraints" / "pins.txt"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    pins = read_pins(file) | {python: resolve()}
+    write_pins(file, pins)
+    print(f"{file.name}: {len(pins[python])} distributions for Python {python}")
 
 
 if __name__ == "__main__":
