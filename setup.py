@@ -11,7 +11,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "scene_completion_ros"
 TRAINING = "scene_completion_training"  # a link to the folder training/, whose name alone would be too common
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent  # also where `colcon build --symlink-install` runs a link to this file
 VERSION = re.findall(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").read_text(encoding="utf-8"))[0]
 
 # Versions are pinned in constraints/pins.txt; here are only the limits that the code itself has.
