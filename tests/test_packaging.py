@@ -171,10 +171,29 @@ def test_wheel_holds_model_and_demo_drive(sources: Path, tmp_path: Path) -> None
         assert {file for file in files if "__pycache__" not in file} <= held
 
 
-def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path) -> None:
+@pytest.fixture(scope="module")
+def colcon() -> Path:
+    beside = Path(sys.executable).with_name("colcon")
+    return beside if beside.is_file() else Path(shutil.which("colcon") or "colcon")
+
+
+def test_colcon_links_what_can_be_edited(sources: Path, colcon: Path) -> None:
     workspace = sources.parent
-    colcon = Path(sys.executable).with_name("colcon")
-    colcon = colcon if colcon.is_file() else Path(shutil.which("colcon") or "colcon")
+    build = ("build", "--symlink-install", "--base-paths", "src", "--build-base", "linked", "--install-base", "links")
+    run(colcon, *build, cwd=workspace)
+    code = "import scene_completion_ros as r, scene_completion_training as t; print(r.__file__, t.__file__)"
+    script = f"cd / && . {workspace}/links/setup.bash && exec {sys.executable} -c '{code}'"
+    found = [Path(file) for file in run("bash", "-c", script, cwd=workspace).split()]
+    assert [file.parent.name for file in found] == [PACKAGE, "scene_completion_training"]
+    assert all(file.is_relative_to(workspace / "linked") for file in found)
+    assert [file.resolve() for file in found] == [
+        sources / PACKAGE / "__init__.py",
+        sources / "training" / "__init__.py",
+    ]
+
+
+def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path, colcon: Path) -> None:
+    workspace = sources.parent
     assert "(ros.ament_python)" in run(colcon, "list", "--base-paths", "src", cwd=workspace)
 
     run(colcon, "build", "--base-paths", "src", cwd=workspace)
