@@ -1,22 +1,11 @@
 """Complete one image: voxels.npz, voxels.ply and picture.png.
 
-voxels.npz holds
-  probability       float16 [X, Y, Z]  calibrated probability of being occupied
-  alpha             float16 [X, Y, Z]  the network's opacity over one voxel edge
-  state             uint8 [X, Y, Z]    0 unobserved, 1 free (seen), 2 free (inferred), 3 surface, 4 completed
-  label             uint8 [X, Y, Z]    index into class_names where the state is 3 or 4, elsewhere 0
-  confidence        float16 [X, Y, Z]  in the label, 0 to 1, where the state is 3 or 4, elsewhere 0
-  depth             float32 [H, W]     metres along the optical axis of the camera depth_intrinsics;
-                                       NaN where the image does not reach
-  transmittance     float16 [H, W]     part of each ray that leaves the grid, 0 to 1; near 1 (sky, or farther away than
-                                       the grid reaches) depth is only where the ray leaves the grid
-  depth_intrinsics  float64 [3, 3]
-  origin, voxel_size, grid_from_camera [4, 4], class_names [K], class_colours uint8 [K, 3] (RGB)
+numpy.load reads voxels.npz. It holds the state of every voxel; index, probability, label and confidence of the occupied
+ones; names and colours of the classes; where the grid lies; probability and opacity of every voxel, and the depth. The
+README shows examples; scene_completion_ros/voxels/files.py lists all arrays.
 
-picture.png shows no depth where transmittance is 0.5 or more.
-
-probability and alpha are also given outside the camera's view, where they are extrapolated from the image border and
-mean little; the state there stays unobserved.
+picture.png shows no depth where most of the ray leaves the grid (transmittance of 0.5 or more). Outside of the view
+probability and opacity are extrapolated from the image border and mean little; the state there stays unobserved.
 """
 
 from __future__ import annotations
@@ -29,7 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
+    from scene_completion_ros.voxels.files import ImageDetails
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, write_picture
     from scene_completion_ros.report.ply import write_ply
     from scene_completion_ros.report.rerun_export import RerunRecording
+    from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
 
     recording = RerunRecording(args.rerun) if args.rerun else None  # fails before the work where Rerun is missing
     image = read_image(args.image)
@@ -81,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     completion = completer.complete(image)
     args.output.mkdir(parents=True, exist_ok=True)
-    # The completion's own probability is zero outside the view.
-    write_npz(args.output / "voxels.npz", completion, bundle.calibration.apply(completion.alpha))
+    saved = SavedVoxels(completion.voxels, details=details_of(completion, bundle))
+    (args.output / "voxels.npz").write_bytes(npz_bytes(saved))
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
         image,
@@ -128,34 +120,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(decoded[..., ::-1], dtype=np.uint8)
 
 
-def write_npz(path: Path, completion: Completion, probability: NDArray[np.float32]) -> None:
-    """Write everything known of one completed image, in the layout that ``--help`` describes.
-
-    Args:
-        path: File to write.
-        completion: The completed image.
-        probability: Calibrated probability [X, Y, Z].
-    """
+def details_of(completion: Completion, bundle: StudentBundle) -> ImageDetails:
+    """What is stored of one image beside its voxels; the probability is also given outside of the view."""
     import numpy as np
 
-    voxels = completion.voxels
-    label = np.zeros(voxels.grid.shape, dtype=np.uint8)
-    label[tuple(voxels.index.T)] = voxels.label
-    confidence = np.zeros(voxels.grid.shape, dtype=np.float16)
-    confidence[tuple(voxels.index.T)] = voxels.confidence
-    np.savez_compressed(
-        path,
-        probability=probability.astype(np.float16),
-        alpha=completion.alpha.astype(np.float16),
-        state=voxels.state,
-        label=label,
-        confidence=confidence,
+    from scene_completion_ros.voxels.files import ImageDetails
+
+    return ImageDetails(
+        # The completion's own probability is zero outside of the view.
+        probability_grid=bundle.calibration.apply(completion.alpha).astype(np.float16),
+        alpha_grid=completion.alpha.astype(np.float16),
         depth=completion.depth.astype(np.float32),
         transmittance=completion.transmittance.astype(np.float16),
         depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
-        origin=np.asarray(voxels.grid.origin, dtype=np.float64),
-        voxel_size=np.float64(voxels.grid.voxel_size),
-        grid_from_camera=voxels.grid_from_camera.matrix,
-        class_names=np.asarray(voxels.class_names),
-        class_colours=np.asarray(voxels.class_colours, dtype=np.uint8),
     )

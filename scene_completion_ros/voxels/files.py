@@ -1,92 +1,204 @@
-"""Completed voxels as a NumPy archive (.npz) that holds exactly what `SemanticVoxels` does; nothing in it is pickled.
+"""Completed voxels as a NumPy archive (.npz): what ``scene-completion complete`` and the service ``~/save`` write.
+
+``numpy.load(path, allow_pickle=False)`` reads it, and so does `read_npz`, which also checks it:
 
 | array | type, shape | |
 |---|---|---|
-| ``state`` | uint8 [X, Y, Z] | values of `VoxelState` |
-| ``index`` | int32 [N, 3] | the occupied voxels |
-| ``probability`` | float32 [N] | calibrated, of being occupied |
+| ``format``, ``version`` | text, int64 | `FORMAT` and `VERSION` |
+| ``state`` | uint8 [X, Y, Z] | 0 unobserved, 1 free (seen), 2 free (inferred), 3 surface, 4 completed |
+| ``index`` | int32 [N, 3] | the occupied voxels: those of state 3 and 4 |
+| ``probability`` | float32 [N] | of being occupied, calibrated |
 | ``label`` | uint8 [N] | index into ``class_names`` |
-| ``confidence`` | float32 [N] | in the label, 0..1 |
+| ``confidence`` | float32 [N] | in the label, 0 to 1 |
 | ``class_names``, ``class_colours`` | text [K], uint8 [K, 3] | RGB |
-| ``origin``, ``voxel_size`` | float64 [3], float64 | metres, frame ``grid_frame`` (x forward, y left, z up) |
-| ``grid_frame``, ``camera_frame`` | text | names of the frames of grid and image |
-| ``grid_from_camera`` | float64 [4, 4] | pose of the optical frame in the grid |
-| ``stamp_ns`` | int64 | of the image |
+| ``origin``, ``voxel_size`` | float64 [3], float64 | lower corner of voxel (0, 0, 0) and edge of a voxel, metres |
+| ``grid_frame``, ``camera_frame`` | text | names of the frames of grid (x forward, y left, z up) and image |
+| ``grid_from_camera`` | float64 [4, 4] | pose of the optical frame (x right, y down, z forward) in the grid |
+| ``stamp_ns`` | int64 | time of the image, nanoseconds; 0 where it has none |
+
+``complete`` adds what it knows of one image beyond these:
+
+| array | type, shape | |
+|---|---|---|
+| ``probability_grid`` | float16 [X, Y, Z] | of every voxel, calibrated; outside of the view it means little |
+| ``alpha_grid`` | float16 [X, Y, Z] | the network's opacity over one voxel edge, likewise |
+| ``depth`` | float32 [h, w] | metres along the optical axis; NaN where the image does not reach |
+| ``transmittance`` | float16 [h, w] | part of each ray that leaves the grid; near 1, ``depth`` is where it leaves |
+| ``depth_intrinsics`` | float64 [3, 3] | of the pinhole camera of ``depth`` |
+
+Two kinds of files are older and have no ``format``. Those of ``~/save`` hold the first table. Those of ``complete``
+hold ``probability``, ``label`` and ``confidence`` of every voxel, [X, Y, Z], and neither index, frames nor stamp.
 """
 
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+
+FORMAT = "scene_completion_ros voxels"
+VERSION = 1
+
+# What NumPy raises where a file is damaged, no archive, or one of other arrays.
+_UNREADABLE = (
+    OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, EOFError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
-def npz_bytes(voxels: SemanticVoxels, camera_frame: str) -> bytes:
-    """The archive of completed voxels.
+@dataclass(frozen=True, eq=False)
+class ImageDetails:
+    """What is known of one image beyond its voxels, as ``scene-completion complete`` stores it.
 
-    Args:
-        voxels: The voxels.
-        camera_frame: Name of the optical frame of their image.
+    Attributes:
+        probability_grid: float16 [X, Y, Z], calibrated probability of every voxel.
+        alpha_grid: float16 [X, Y, Z], the network's opacity over one voxel edge.
+        depth: float32 [h, w], metres along the optical axis; NaN where the image does not reach.
+        transmittance: float16 [h, w], part of each ray that leaves the grid.
+        depth_intrinsics: float64 [3, 3], of the pinhole camera of ``depth``.
     """
+
+    probability_grid: NDArray[np.float16]
+    alpha_grid: NDArray[np.float16]
+    depth: NDArray[np.float32]
+    transmittance: NDArray[np.float16]
+    depth_intrinsics: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SavedVoxels:
+    """What an archive holds.
+
+    Attributes:
+        voxels: The voxels.
+        camera_frame: Name of the optical frame of their image; empty where it has none.
+        details: What ``scene-completion complete`` adds, else None.
+    """
+
+    voxels: SemanticVoxels
+    camera_frame: str = ""
+    details: ImageDetails | None = None
+
+
+def npz_bytes(saved: SavedVoxels) -> bytes:
+    """The archive of completed voxels."""
+    voxels = saved.voxels
+    arrays: dict[str, Any] = {
+        "format": np.str_(FORMAT),
+        "version": np.int64(VERSION),
+        "state": voxels.state,
+        "index": voxels.index,
+        "probability": voxels.probability,
+        "label": voxels.label,
+        "confidence": voxels.confidence,
+        "class_names": np.asarray(voxels.class_names, dtype=np.str_),
+        "class_colours": np.asarray(voxels.class_colours, dtype=np.uint8),
+        "origin": np.asarray(voxels.grid.origin, dtype=np.float64),
+        "voxel_size": np.float64(voxels.grid.voxel_size),
+        "grid_frame": np.str_(voxels.grid.frame),
+        "camera_frame": np.str_(saved.camera_frame),
+        "grid_from_camera": voxels.grid_from_camera.matrix,
+        "stamp_ns": np.int64(voxels.stamp_ns),
+    }
+    if saved.details is not None:
+        arrays |= {field.name: getattr(saved.details, field.name) for field in fields(ImageDetails)}
     file = BytesIO()
-    np.savez_compressed(
-        file,
-        state=voxels.state,
-        index=voxels.index,
-        probability=voxels.probability,
-        label=voxels.label,
-        confidence=voxels.confidence,
-        class_names=np.asarray(voxels.class_names, dtype=np.str_),
-        class_colours=np.asarray(voxels.class_colours, dtype=np.uint8),
-        origin=np.asarray(voxels.grid.origin, dtype=np.float64),
-        voxel_size=np.float64(voxels.grid.voxel_size),
-        grid_frame=np.str_(voxels.grid.frame),
-        camera_frame=np.str_(camera_frame),
-        grid_from_camera=voxels.grid_from_camera.matrix,
-        stamp_ns=np.int64(voxels.stamp_ns),
-    )
+    np.savez_compressed(file, **arrays)
     return file.getvalue()
 
 
-def read_npz(path: str | Path) -> tuple[SemanticVoxels, str]:
-    """Read an archive that `npz_bytes` made.
+def read_npz(path: str | Path) -> SavedVoxels:
+    """Read an archive that `npz_bytes` made, or one of the two older kinds.
+
+    Of an older file of ``complete``, frames and stamp are those of the default grid, none, and 0.
 
     Args:
         path: The file; it may come from anywhere, as nothing in it is executed.
 
-    Returns:
-        The voxels, and the name of the optical frame of their image.
-
     Raises:
-        SceneCompletionError: It cannot be read, or is no such archive.
+        SceneCompletionError: It cannot be read, is of a later version, is no such archive, or contradicts itself.
     """
+    cure = "Give a file that `scene-completion complete` or ~/save wrote"
     try:
-        with np.load(path, allow_pickle=False) as data:
-            state = data["state"]
-            pose = np.asarray(data["grid_from_camera"], dtype=np.float64)
-            x, y, z = (float(value) for value in data["origin"])
-            nx, ny, nz = (int(count) for count in state.shape)
-            grid = VoxelGrid((x, y, z), float(data["voxel_size"]), (nx, ny, nz), str(data["grid_frame"]))
-            voxels = SemanticVoxels(
-                grid=grid,
-                grid_from_camera=RigidTransform(pose[:3, :3], pose[:3, 3]),
-                stamp_ns=int(data["stamp_ns"]),
-                state=state,
-                index=data["index"],
-                probability=data["probability"],
-                label=data["label"],
-                confidence=data["confidence"],
-                class_names=tuple(map(str, data["class_names"])),
-                class_colours=tuple((int(r), int(g), int(b)) for r, g, b in data["class_colours"]),
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        version = int(arrays.get("version", VERSION))
+        if str(arrays.get("format", FORMAT)) != FORMAT or version > VERSION:
+            raise SceneCompletionError(
+                f"is version {version} of {str(arrays.get('format'))!r}; this program reads {FORMAT!r} up to {VERSION}",
+                where=str(path),
+                cure=f"Update scene_completion_ros, or read it with numpy.load. {cure}",
             )
-            return voxels, str(data["camera_frame"])
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        what = f"cannot be read as saved voxels: {error}"
-        raise SceneCompletionError(what, where=str(path), cure="Give a file that ~/save wrote") from error
+        if "format" not in arrays and "index" not in arrays:
+            arrays = _from_dense(arrays)
+        return _parsed(arrays)
+    except SceneCompletionError as error:
+        if error.where == str(path):
+            raise
+        raise SceneCompletionError(f"{error.where}: {error.what}", where=str(path), cure=cure) from error
+    except _UNREADABLE as error:
+        missing = f"it has no array {error}" if isinstance(error, KeyError) else str(error)
+        raise SceneCompletionError(f"cannot be read as saved voxels: {missing}", where=str(path), cure=cure) from error
+
+
+def _from_dense(old: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of today of a file that ``complete`` wrote before there was one format."""
+    index = np.argwhere(old["state"] >= VoxelState.SURFACE).astype(np.int32)
+    occupied = tuple(index.T)
+    return {
+        **old,
+        "index": index,
+        "probability": old["probability"][occupied].astype(np.float32),
+        "label": old["label"][occupied],
+        "confidence": old["confidence"][occupied].astype(np.float32),
+        "grid_frame": np.asarray(DEFAULT_GRID.frame),
+        "camera_frame": np.asarray(""),
+        "stamp_ns": np.asarray(0),
+        "probability_grid": old["probability"],
+        "alpha_grid": old["alpha"],
+    }
+
+
+def _parsed(arrays: Mapping[str, NDArray[Any]]) -> SavedVoxels:
+    state, index, label = (arrays[name] for name in ("state", "index", "label"))
+    classes = arrays["class_names"]
+    kinds = {"state": "u1", "index": "i4", "probability": "f4", "label": "u1", "confidence": "f4"}
+    for name, kind in kinds.items():
+        if arrays[name].dtype != np.dtype(kind):
+            raise SceneCompletionError(f"is of type {arrays[name].dtype}, not {np.dtype(kind)}", where=name)
+    x, y, z = (float(value) for value in arrays["origin"])
+    nx, ny, nz = (int(count) for count in state.shape)
+    voxels = SemanticVoxels(
+        grid=VoxelGrid((x, y, z), float(arrays["voxel_size"]), (nx, ny, nz), str(arrays["grid_frame"])),
+        grid_from_camera=RigidTransform.from_matrix(arrays["grid_from_camera"]),
+        stamp_ns=int(arrays["stamp_ns"]),
+        state=state,
+        index=index,
+        probability=arrays["probability"],
+        label=label,
+        confidence=arrays["confidence"],
+        class_names=tuple(map(str, classes)),
+        class_colours=tuple((int(r), int(g), int(b)) for r, g, b in arrays["class_colours"]),
+    )
+    if state.size and state.max() > max(VoxelState):
+        raise SceneCompletionError(f"holds {state.max()}, which is no state of a voxel", where="state")
+    if len(index) and (index.min() < 0 or np.any(index.max(axis=0) >= state.shape)):
+        raise SceneCompletionError(f"names voxels outside of the grid of {state.shape}", where="index")
+    if len(label) and label.max() >= len(classes):
+        raise SceneCompletionError(f"holds {label.max()}, but there are {len(classes)} classes", where="label")
+    details = None
+    if "depth" in arrays:
+        details = ImageDetails(**{field.name: arrays[field.name] for field in fields(ImageDetails)})
+    return SavedVoxels(voxels, str(arrays["camera_frame"]), details)

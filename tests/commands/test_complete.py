@@ -13,6 +13,7 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.report.colours import depth_colours
+from scene_completion_ros.voxels.files import read_npz
 from tests.commands.conftest import CAMERA_HEIGHT
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 
@@ -62,10 +63,11 @@ def voxels_of(folder: Path) -> dict[str, np.ndarray]:
 
 def test_the_files_have_the_documented_content(output: Path) -> None:
     z = voxels_of(output)
-    kinds = {"probability": np.float16, "alpha": np.float16, "confidence": np.float16, "state": np.uint8}
-    for name, kind in {**kinds, "label": np.uint8}.items():
+    for name, kind in {"probability_grid": np.float16, "alpha_grid": np.float16, "state": np.uint8}.items():
         assert z[name].dtype == kind
         assert z[name].shape == DEFAULT_GRID.shape
+    np.testing.assert_array_equal(z["index"], np.argwhere(z["state"] >= 3))
+    np.testing.assert_allclose(z["probability"], z["probability_grid"][tuple(z["index"].T)], atol=1e-3)
     assert z["depth"].dtype == np.float32
     assert z["depth"].ndim == 2
     assert z["transmittance"].dtype == np.float16
@@ -76,6 +78,7 @@ def test_the_files_have_the_documented_content(output: Path) -> None:
     assert z["grid_from_camera"] == pytest.approx(np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]))
     assert z["class_names"].tolist() == ["unlabelled"]
     assert z["class_colours"].tolist() == [[128, 128, 128]]
+    assert len(read_npz(output / "voxels.npz").voxels) == len(z["index"])
     assert (output / "voxels.ply").read_bytes().startswith(b"ply\n")
     assert cv2.imread(str(output / "picture.png")).shape[1] > 900
 
@@ -85,12 +88,11 @@ def test_labels_have_the_same_colours_everywhere(image: Path, labelled_road: Stu
     assert complete(image, labelled_road, "--grid", str(image.parent / "grid.yaml")) == 0
     output = image.parent / "out"
     z = voxels_of(output)
-    occupied = z["state"] >= 3
     assert z["class_names"].tolist() == list(class_names(3))
     assert z["class_colours"].tolist() == list(map(list, class_colours(3)))
-    assert np.all(z["confidence"][occupied] > 0.3)
-    assert not z["confidence"][~occupied].any()
-    shown = {tuple(z["class_colours"][label].tolist()) for label in np.unique(z["label"][occupied])}
+    assert len(z["confidence"]) > 0
+    assert np.all(z["confidence"] > 0.3)
+    shown = {tuple(z["class_colours"][label].tolist()) for label in np.unique(z["label"])}
     body = (output / "voxels.ply").read_bytes().partition(b"end_header\n")[2]
     count = int(re.findall(rb"element vertex (\d+)", (output / "voxels.ply").read_bytes())[0])
     vertices = np.frombuffer(body, np.dtype([("position", "<f4", 3), ("colour", "u1", 3)]), count)
@@ -137,7 +139,7 @@ def test_outside_the_view_there_is_a_probability_but_no_state(output: Path) -> N
     z = voxels_of(output)
     beside = (40, 5, 0)  # 8 m ahead, 24.5 m to the right, below the road
     assert z["state"][beside] == 0
-    assert z["probability"][beside] > 0.9
+    assert z["probability_grid"][beside] > 0.9
 
 
 def test_another_grid_is_queried(image: Path, flat_road: StudentBundle) -> None:

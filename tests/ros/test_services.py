@@ -116,8 +116,9 @@ def test_save_writes_what_was_published_and_nothing_over_anything(start: Start, 
     npz, ply = folder / "voxels_12_000000034.npz", folder / "voxels_12_000000034.ply"
     assert message == f"saved {len(cloud)} occupied voxels as {npz} and {ply}"
     assert names(folder) == {npz.name, ply.name}
-    voxels, frame_id = read_npz(npz)
-    assert (voxels.stamp_ns, frame_id) == (12 * SECOND_NS + 34, FRAME)
+    saved = read_npz(npz)
+    voxels = saved.voxels
+    assert (voxels.stamp_ns, saved.camera_frame) == (12 * SECOND_NS + 34, FRAME)
     np.testing.assert_array_equal(voxels.points_camera(), np.stack([cloud[axis] for axis in "xyz"], axis=-1))
     np.testing.assert_array_equal(voxels.probability, cloud["probability"])
     np.testing.assert_array_equal(voxels.label, cloud["label"])

@@ -1,17 +1,25 @@
-"""Saved voxels come back as they were, and foreign files are refused without being executed."""
+"""Saved voxels come back as they were, those of older versions too; other files are refused, none is executed."""
 
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.voxels.files import npz_bytes, read_npz
-from tests.report.scenes import street
+from scene_completion_ros.geometry.grids import DEFAULT_GRID
+from scene_completion_ros.voxels.files import FORMAT, VERSION, ImageDetails, SavedVoxels, npz_bytes, read_npz
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from tests.report.scenes import NAMES, street
+
+README = Path(__file__).parents[2] / "README.md"
+Arrays = dict[str, Any]
 
 
 class Bomb:
@@ -21,35 +29,183 @@ class Bomb:
         return Path.touch, (Path("exploded"),)  # type: ignore[return-value]
 
 
-def test_voxels_come_back(tmp_path: Path) -> None:
-    voxels = street()
-    (tmp_path / "voxels.npz").write_bytes(npz_bytes(voxels, "front_optical"))
-    read, frame = read_npz(tmp_path / "voxels.npz")
-    assert frame == "front_optical"
-    for field in fields(voxels):
-        wanted, found = getattr(voxels, field.name), getattr(read, field.name)
-        if isinstance(wanted, np.ndarray):
-            assert found.dtype == wanted.dtype
-            np.testing.assert_array_equal(found, wanted)
+def details(voxels: SemanticVoxels) -> ImageDetails:
+    random = np.random.default_rng(1)
+    return ImageDetails(
+        probability_grid=random.random(voxels.grid.shape).astype(np.float16),
+        alpha_grid=random.random(voxels.grid.shape).astype(np.float16),
+        depth=random.random((5, 7), dtype=np.float32),
+        transmittance=random.random((5, 7)).astype(np.float16),
+        depth_intrinsics=np.diag([3.0, 4.0, 1.0]),
+    )
+
+
+def arrays_of(content: bytes, path: Path) -> Arrays:
+    path.write_bytes(content)
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def assert_same(found: SemanticVoxels, wanted: SemanticVoxels, *, but: tuple[str, ...] = ()) -> None:
+    for field in fields(wanted):
+        this, that = getattr(found, field.name), getattr(wanted, field.name)
+        if field.name in but:
+            continue
+        if isinstance(that, np.ndarray):
+            assert this.dtype == that.dtype
+            np.testing.assert_array_equal(this, that)
         elif field.name == "grid_from_camera":
-            np.testing.assert_array_equal(found.matrix, wanted.matrix)
+            np.testing.assert_allclose(this.matrix, that.matrix, atol=1e-12)
         else:
-            assert found == wanted, field.name
+            assert this == that, field.name
+
+
+@pytest.mark.parametrize("with_details", [False, True])
+def test_voxels_come_back(with_details: bool, tmp_path: Path) -> None:
+    voxels = street()
+    more = details(voxels) if with_details else None
+    path = tmp_path / "voxels.npz"
+    path.write_bytes(npz_bytes(SavedVoxels(voxels, "front_optical", more)))
+    read = read_npz(path)
+    assert read.camera_frame == "front_optical"
+    assert_same(read.voxels, voxels)
+    assert (read.details is not None) == with_details
+    for field in fields(ImageDetails) if with_details else ():
+        found, wanted = getattr(read.details, field.name), getattr(more, field.name)
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_readme_reads_them_with_numpy_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels = street()
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    Path("out/voxels.npz").write_bytes(npz_bytes(SavedVoxels(voxels)))
+    (example,) = (
+        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "voxels.npz" in block
+    )
+    names: Arrays = {}
+    exec(example, names)  # noqa: S102 # the example of our own README
+    np.testing.assert_array_equal(names["state"], voxels.state)
+    np.testing.assert_allclose(names["points"], voxels.points_grid(), atol=1e-5)
+    assert names["names"].tolist() == [NAMES[label] for label in voxels.label]
+    assert len(names["sure"]) == np.count_nonzero(voxels.probability > 0.8)
+
+
+def test_a_file_that_save_wrote_before_there_was_one_format_is_read(tmp_path: Path) -> None:
+    voxels = street()
+    old = arrays_of(npz_bytes(SavedVoxels(voxels, "front")), tmp_path / "now.npz")
+    del old["format"], old["version"]
+    np.savez_compressed(tmp_path / "old.npz", **old)
+    read = read_npz(tmp_path / "old.npz")
+    assert_same(read.voxels, voxels)
+    assert (read.camera_frame, read.details) == ("front", None)
+
+
+def test_a_file_that_complete_wrote_before_there_was_one_format_is_read(tmp_path: Path) -> None:
+    voxels = street()
+    more = details(voxels)
+    label, confidence = np.zeros(voxels.grid.shape, np.uint8), np.zeros(voxels.grid.shape, np.float16)
+    label[tuple(voxels.index.T)], confidence[tuple(voxels.index.T)] = voxels.label, voxels.confidence
+    np.savez_compressed(
+        tmp_path / "old.npz",
+        probability=more.probability_grid,
+        alpha=more.alpha_grid,
+        state=voxels.state,
+        label=label,
+        confidence=confidence,
+        depth=more.depth,
+        transmittance=more.transmittance,
+        depth_intrinsics=more.depth_intrinsics,
+        origin=np.asarray(voxels.grid.origin, dtype=np.float64),
+        voxel_size=np.float64(voxels.grid.voxel_size),
+        grid_from_camera=voxels.grid_from_camera.matrix,
+        class_names=np.asarray(voxels.class_names),
+        class_colours=np.asarray(voxels.class_colours, dtype=np.uint8),
+    )
+    read = read_npz(tmp_path / "old.npz")
+    assert_same(read.voxels, voxels, but=("probability", "stamp_ns"))
+    assert (read.voxels.stamp_ns, read.camera_frame, read.voxels.grid.frame) == (0, "", DEFAULT_GRID.frame)
+    np.testing.assert_array_equal(read.voxels.probability, more.probability_grid[tuple(voxels.index.T)])
+    assert read.details is not None
+    np.testing.assert_array_equal(read.details.alpha_grid, more.alpha_grid)
+
+
+def test_a_file_of_a_later_version_asks_for_an_update(tmp_path: Path) -> None:
+    later = arrays_of(npz_bytes(SavedVoxels(street())), tmp_path / "now.npz") | {"version": np.int64(VERSION + 1)}
+    np.savez(tmp_path / "later.npz", **later)
+    with pytest.raises(SceneCompletionError, match=rf"is version 2 of '{FORMAT}'.*up to 1\. Update") as caught:
+        read_npz(tmp_path / "later.npz")
+    assert caught.value.where == str(tmp_path / "later.npz")
+
+
+def changed(name: str, change: Callable[[Any], Any]) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: arrays | {name: change(arrays[name])}
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda arrays: {"state": arrays["state"]}, "has no array 'probability'"),
+        (lambda arrays: {name: value for name, value in arrays.items() if name != "label"}, "has no array 'label'"),
+        (changed("state", lambda state: state[1:]), "index: names voxels outside of the grid"),
+        (changed("state", lambda state: state + 5), "state: holds .* no state"),
+        (changed("state", lambda state: state.astype(np.int64)), "state: is of type int64, not uint8"),
+        (changed("index", lambda index: index + 100), "index: names voxels outside of the grid"),
+        (changed("index", lambda index: -index), "index: names voxels outside of the grid"),
+        (changed("index", lambda index: np.int32(3)), "cannot be read as saved voxels"),
+        (changed("label", lambda label: label + 3), "label: holds 5, but there are 3 classes"),
+        (changed("probability", lambda probability: probability[1:]), "probability: shape"),
+        (changed("class_colours", lambda colours: colours[:, :2]), "cannot be read as saved voxels"),
+        (changed("class_colours", lambda colours: colours[:1]), "3 class names but 1 colours"),
+        (changed("grid_from_camera", lambda pose: 2.0 * pose), "4x4|last row|orthonormal"),
+        (changed("voxel_size", lambda size: -size), "voxel_size: -0.2 is not a positive length"),
+        (changed("origin", lambda origin: origin[:2]), "cannot be read as saved voxels"),
+        (changed("format", lambda _: np.str_("photographs")), "'photographs'"),
+    ],
+)
+def test_arrays_that_contradict_each_other_are_named(
+    damage: Callable[[Arrays], Arrays], what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "voxels.npz"
+    arrays = damage(arrays_of(npz_bytes(SavedVoxels(street())), path))
+    np.savez(path, **arrays)
+    with pytest.raises(SceneCompletionError, match=what) as caught:
+        read_npz(path)
+    assert caught.value.where == str(path)
 
 
 def test_foreign_files_are_refused_and_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "voxels.npz"
-    whole = npz_bytes(street(), "front")
+    whole = npz_bytes(SavedVoxels(street(), "front"))
     bomb = np.empty((), dtype=object)
     bomb[()] = Bomb()
     np.savez(tmp_path / "bomb.npz", state=bomb, grid_from_camera=np.eye(4))
-    np.savez(tmp_path / "other.npz", state=np.zeros((2, 2, 2), np.uint8))
+    np.save(tmp_path / "single.npy", np.zeros((2, 2, 2), np.uint8))
     for content in (
         b"", whole[: len(whole) // 2], b"no archive at all", pickle.dumps(Bomb()),
-        (tmp_path / "bomb.npz").read_bytes(), (tmp_path / "other.npz").read_bytes(),
+        (tmp_path / "bomb.npz").read_bytes(), (tmp_path / "single.npy").read_bytes(),
     ):  # fmt: skip
         path.write_bytes(content)
         with pytest.raises(SceneCompletionError, match="cannot be read as saved voxels"):
             read_npz(path)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_damaged_bytes_are_read_or_refused_with_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "voxels.npz"
+    whole = npz_bytes(SavedVoxels(street()))
+    random = np.random.default_rng(2)
+    refused_at = []
+    for _ in range(200):
+        content = bytearray(whole)
+        for position in random.integers(0, len(whole), 3):
+            content[position] = random.integers(0, 256)
+        path.write_bytes(content)
+        try:
+            read_npz(path)
+        except SceneCompletionError as error:
+            refused_at.append(error.where)
+    assert len(refused_at) > 100
+    assert set(refused_at) == {str(path)}

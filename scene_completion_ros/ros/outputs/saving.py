@@ -12,7 +12,7 @@ from pathlib import Path
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.report.ply import ply_bytes
 from scene_completion_ros.ros.health.inference_record import Result
-from scene_completion_ros.voxels.files import npz_bytes
+from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
 
 CURES = {
     errno.ENOSPC: "The disk is full: make room",
@@ -31,7 +31,7 @@ def save_result(folder: Path, result: Result) -> list[Path]:
 
     Args:
         folder: An existing folder.
-        result: What to write (see `voxel_files` and `report.ply`).
+        result: What to write (see `voxels.files` and `report.ply`).
 
     Returns:
         The two files.
@@ -42,7 +42,7 @@ def save_result(folder: Path, result: Result) -> list[Path]:
     seconds, nanoseconds = divmod(result.voxels.stamp_ns, 1_000_000_000)
     name = f"voxels_{seconds}_{nanoseconds:09d}"
     contents = {
-        f"{name}.npz": npz_bytes(result.voxels, result.frame_id),
+        f"{name}.npz": npz_bytes(SavedVoxels(result.voxels, result.frame_id)),
         f"{name}.ply": ply_bytes(result.voxels),
     }
     return write_together(folder, contents)
