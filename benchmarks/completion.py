@@ -30,9 +30,9 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.jit import kernel_threads
 
 REFERENCE_VOXELS = 65536
 # The fastest of several sizes for the naive query; all points at once take as long and two gigabytes more.

@@ -61,7 +61,7 @@ def kernels() -> dict[str, Any]:
     import numpy as np
 
     from scene_completion_ros.diagnosis.trial_kernel import trial_kernel
-    from scene_completion_ros.inference.jit import kernel_threads
+    from scene_completion_ros.jit import kernel_threads
 
     started_s = time.perf_counter()
     doubled = trial_kernel()

@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from scene_completion_ros.inference.jit import kernel
+from scene_completion_ros.jit import kernel
 
 
 @cache

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.canonical_image import check_image
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
@@ -28,6 +27,7 @@ from scene_completion_ros.inference.gpu.options import EngineOptions, check_limi
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
 from scene_completion_ros.inference.gpu_graph_encoder import PRECISION_OF_ENGINE, GpuGraphEncoder
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
+from scene_completion_ros.jit import aligned_empty
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
 ENGINES: tuple[str, ...] = get_args(EngineName)

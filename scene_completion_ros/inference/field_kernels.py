@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from scene_completion_ros.inference.jit import always_inlined, inlined, kernel
+from scene_completion_ros.jit import always_inlined, inlined, kernel
 
 BLOCK = 1024
 # Points whose labels are computed side by side; BLOCK is a multiple of it.

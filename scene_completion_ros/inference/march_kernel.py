@@ -14,8 +14,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.calibration import Calibration
-from scene_completion_ros.inference.jit import inlined, kernel
 from scene_completion_ros.inference.march import SEEN, SPENT, MarchResult, grid_rays
+from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 BINS = 4096

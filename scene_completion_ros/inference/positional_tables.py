@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.jit import aligned_empty
 
 # Twice as many entries would no longer fit into a first-level cache for one cell of the feature map (measured: up
 # to 1.9 times slower).

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.inference.query_kernel import FieldKernel
+from scene_completion_ros.jit import kernel_threads
 
 CHUNK = 4096
 

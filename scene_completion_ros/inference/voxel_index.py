@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.jit import kernel
+from scene_completion_ros.jit import kernel
 
 
 def axis_indices(flat: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.int32]:

@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.jit import inlined, kernel
+from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 UNOBSERVED, FREE_SEEN = np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_SEEN)

@@ -14,7 +14,7 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.jit import inlined, kernel, kernel_threads
+from scene_completion_ros.jit import inlined, kernel, kernel_threads
 from scene_completion_ros.mapping.clearing import MARGIN, TOUCH, clearing_rays
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 

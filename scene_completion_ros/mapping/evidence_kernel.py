@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.jit import inlined, kernel
+from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.mapping.evidence import FrameEvidence, Fused, Rules, VoxelMemory
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 

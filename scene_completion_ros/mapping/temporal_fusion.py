@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused, VoxelMemory
 from scene_completion_ros.mapping.evidence_kernel import integrate, recall
 from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of

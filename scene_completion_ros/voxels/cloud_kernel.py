@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.jit import kernel, kernel_threads
+from scene_completion_ros.jit import kernel, kernel_threads
 from scene_completion_ros.report.colours import class_colour_table, height_colours
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels

@@ -254,30 +254,6 @@ def test_threads_do_not_change_the_result_nor_disturb_each_other(bundle: Student
         assert np.mean(result.state != expected.state) < 1e-4
 
 
-def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import numba
-
-    from scene_completion_ros.inference import jit
-
-    real = numba.njit
-
-    def njit(*, cache: bool, **options: object) -> object:
-        def decorate(function: object) -> object:
-            if cache:
-                raise RuntimeError("cannot cache function: no locator available for file")
-            return real(cache=cache, **options)(function)
-
-        return decorate
-
-    monkeypatch.setattr(numba, "njit", njit)
-
-    @jit.kernel(parallel=False)
-    def double(x: float) -> float:
-        return 2.0 * x
-
-    assert double(4.0) == 8.0
-
-
 def test_placed_elsewhere_it_is_as_if_it_had_been_built_there(bundle: StudentBundle) -> None:
     grid = VoxelGrid((2.0, -3.2, -1.6), 0.2, (32, 32, 16))
     here = Completer(bundle, CAMERA, grid=grid, threads=1)

@@ -11,8 +11,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.jit import kernel_threads
 from scene_completion_ros.inference.query_kernel import FieldKernel
+from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.density_model import Observation, calibrated_cutoffs, reference_camera
 

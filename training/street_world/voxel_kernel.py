@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from scene_completion_ros.inference.jit import inlined, kernel
+from scene_completion_ros.jit import inlined, kernel
 
 
 @inlined

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError, GridError
-from scene_completion_ros.inference.aligned import aligned_empty
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.canonical_image import check_image
 from scene_completion_ros.inference.gpu.device import PrimaryContext
@@ -28,6 +27,7 @@ from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
+from scene_completion_ros.jit import aligned_empty
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.inference.jit import kernel_threads
+from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views_and_probability
 from scene_completion_ros.messages.images import announced_size, decode_image
 from scene_completion_ros.ros.completion.placements import Placement
