@@ -68,7 +68,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._outputs: Outputs | None = None
         self._save_folder = ""
         self._orders: dict[str, StampOrder] = {}
-        self._grid_from_camera = RigidTransform.identity()
+        self._grid_from_camera, self._trained_height = RigidTransform.identity(), 0.0
         self._while_configured, self._while_active = ExitStack(), ExitStack()
         self._class_names: tuple[str, ...] = ()
         self._problem: SceneCompletionError | None = None
@@ -227,7 +227,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         check_frames(parameters)
         fixed_transforms(parameters)
         check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
-        self._grid_from_camera = grid_from_camera
+        self._grid_from_camera, self._trained_height = grid_from_camera, bundle.height_above_ground
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         self._save_folder = parameters.save_folder
         outputs = self._outputs = Outputs(
@@ -259,6 +259,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
                 self.counters,
                 self._orders,
                 self._grid_from_camera,
+                self._trained_height,
                 self._while_active,
             )
         except SceneCompletionError:

@@ -21,7 +21,6 @@ from nav_msgs.msg import OccupancyGrid
 from numpy.typing import NDArray
 from rosgraph_msgs.msg import Clock
 
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -29,7 +28,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.ground_map import GroundProjection
 from scene_completion_ros.ros import messages
-from scene_completion_ros.ros.completion.placements import camera_pose, check_frames
+from scene_completion_ros.ros.completion.placements import camera_pose
 from scene_completion_ros.ros.inputs.transform_source import transform_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import NODE_NAME
@@ -44,6 +43,7 @@ from tests.ros.moving_robot import (
     MOUNT,
     ODOM,
     SOURCES,
+    TF2,
     MovingRobot,
     odometry_message,
     pose,
@@ -237,6 +237,11 @@ def test_a_camera_at_a_fixed_place_needs_no_transforms(mounted: CameraToVoxels, 
     truth.assert_same(moved, some_image(1), camera_pose(NodeParameters(**given, camera_height=0.9)))  # type: ignore[arg-type]
     assert mounted.node.log.count("ready for") == 1  # the encoder was not built again
 
+    refused = mounted.graph.set_parameters(NODE_NAME, camera_height=0.0)
+    assert refused.successful == TF2  # which could say it then
+    if not TF2:
+        assert "nothing says where the camera is in base_link. Give its place by camera_height" in refused.reason
+    mounted.graph.set_parameters(NODE_NAME, camera_height=0.9)
     refused = mounted.graph.set_parameters(NODE_NAME, base_frame="base_footprint")
     assert not refused.successful
     assert "camera_x to camera_yaw say where the camera is in base_footprint, not in base_link" in refused.reason
@@ -266,26 +271,24 @@ def test_a_clock_that_jumps_back_makes_older_stamps_count_again(mounted: CameraT
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"transform_source": "topics"}, "transforms are to come from topics, but none is named"),
-        ({"base_frame": "map", "grid_frame": BASE}, "Take one frame for both"),
+        ({"extrinsics_file": "{empty}"}, "parameter extrinsics_file, {empty}: is no list of transforms"),
+        (
+            {"base_frame": BASE, "camera_x": "1.2", "transform_source": "parameters"},
+            "nothing says where the camera is in base_link. Give its place by camera_height",
+        ),
     ],
 )
-def test_frames_that_do_not_fit_are_refused(arguments: dict[str, str], complaint: str) -> None:
-    with pytest.raises(SceneCompletionError, match=re.escape(complaint)):
-        check_frames(NodeParameters(**arguments))  # type: ignore[arg-type]
-
-
-def test_a_broken_file_of_transforms_keeps_the_node_from_starting(
-    bundle_folder: Path, grid_file: Path, tmp_path: Path
+def test_what_does_not_place_the_camera_keeps_the_node_from_starting(
+    arguments: dict[str, str], complaint: str, bundle_folder: Path, grid_file: Path, tmp_path: Path
 ) -> None:
     empty = tmp_path / "empty.yaml"
     empty.touch()
     graph = Graph()
-    arguments = ("-p", f"extrinsics_file:={empty}")
-    node = start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *arguments)
+    given = [text for name, value in arguments.items() for text in ("-p", f"{name}:={value.format(empty=empty)}")]
+    node = start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *given)
     try:
         assert node.process.wait(PATIENCE_S) == 1
-        assert f"cannot start: parameter extrinsics_file, {empty}: is no list of transforms" in node.log
+        assert complaint.format(empty=empty) in node.log
         assert "Traceback" not in node.log
     finally:
         node.close()

@@ -250,7 +250,10 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
     ("given", "words"),
     [
         ({"cameras": "front, left"}, "must be attached to a frame"),
-        ({"cameras": "front, left", "grid_frame": "base_link"}, "are those of one camera"),
+        (
+            {"cameras": "front, left", "grid_frame": "base_link", "transform_source": "parameters"},
+            "are those of one camera",
+        ),
         ({"cameras": "front, front", "grid_frame": "base_link"}, "cannot be names of cameras"),
         ({"cameras": "../front", "grid_frame": "base_link"}, "'../front' cannot be names of cameras"),
     ],

@@ -11,7 +11,12 @@ import numpy as np
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.ros.inputs.transform_source import LookUpLimits, TransformSource, source_kind
+from scene_completion_ros.ros.inputs.transform_source import (
+    LookUpLimits,
+    TransformSource,
+    camera_by_parameters,
+    source_kind,
+)
 from scene_completion_ros.ros.inputs.waiting_room import NotYetError
 from scene_completion_ros.ros.parameters.fusion import check_fusion
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
@@ -32,6 +37,8 @@ class Placement:
         frame_from_map: Pose of the map in its frame: identity, or what lays it on the ground below a camera.
         odometry_from_grid: Pose of the grid in the odometry frame, at the stamp of the image, or why there is none:
             images can do without. None where successive images are not fused.
+        assumed_height: What the map takes for the height of the camera above the ground, metres, as nothing says how
+            high it is; None where something does.
     """
 
     frame_id: str
@@ -41,6 +48,7 @@ class Placement:
     map_from_grid: RigidTransform
     frame_from_map: RigidTransform = field(default_factory=RigidTransform.identity)
     odometry_from_grid: RigidTransform | NotYetError | None = None
+    assumed_height: float | None = None
 
 
 class Placements:
@@ -49,15 +57,19 @@ class Placements:
     Args:
         source: The source; None where the parameters `camera_x` to `camera_yaw` say all.
         default: Pose of the camera's optical frame in a grid that is attached to it.
+        trained_height: Height above the ground of the cameras that the student was trained with, metres. A map that
+            has no frame of the robot takes it where `camera_height` was not given.
     """
 
-    def __init__(self, source: TransformSource | None, default: RigidTransform) -> None:
+    def __init__(self, source: TransformSource | None, default: RigidTransform, trained_height: float) -> None:
         self._source = source
         self._default = default
+        self._trained_height = trained_height
 
     def expected(self, parameters: NodeParameters) -> RigidTransform:
         """Pose of the camera in the grid before any image came: right, unless a source of transforms says otherwise."""
-        return camera_pose(parameters) if parameters.grid_frame and self._source is None else self._default
+        known = parameters.grid_frame and self._source_for(parameters) is None
+        return camera_pose(parameters) if known else self._default
 
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         """Where the voxels of an image lie.
@@ -74,6 +86,10 @@ class Placements:
         if not parameters.temporal_fusion:
             return placement
         return replace(placement, odometry_from_grid=self._in_odometry(frame_id, stamp_ns, parameters))
+
+    def _source_for(self, parameters: NodeParameters) -> TransformSource | None:
+        """What says where the camera is; None where that is `camera_x` to `camera_yaw`."""
+        return None if camera_by_parameters(parameters) else self._source
 
     def _in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform | NotYetError:
         """Pose of the grid in the odometry frame, or what is missing."""
@@ -93,25 +109,37 @@ class Placements:
         if not grid_frame:
             return self._place_with_camera(frame_id, stamp_ns, parameters)
         identity = RigidTransform.identity()
-        if self._source is None:
+        source = self._source_for(parameters)
+        if source is None:
             return Placement(grid_frame, camera_pose(parameters), identity, grid_frame, identity)
         limits = LookUpLimits.of(parameters)
-        grid_from_camera = self._source.lookup(grid_frame, frame_id, stamp_ns, limits)
+        grid_from_camera = source.lookup(grid_frame, frame_id, stamp_ns, limits)
         map_from_grid = identity
         if base and base != grid_frame:
-            map_from_grid = self._source.lookup(base, grid_frame, stamp_ns, limits)
+            map_from_grid = source.lookup(base, grid_frame, stamp_ns, limits)
         return Placement(grid_frame, grid_from_camera, identity, base or grid_frame, map_from_grid)
 
     def _place_with_camera(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         """The grid is attached to the camera."""
         camera_from_grid = self._default.inverse()
-        base = parameters.base_frame
-        if base and self._source is not None:
-            map_from_camera = self._source.lookup(base, frame_id, stamp_ns, LookUpLimits.of(parameters))
-        else:
-            map_from_camera = camera_pose(parameters)
-        placement = frame_id, self._default, camera_from_grid, base or frame_id, map_from_camera @ camera_from_grid
-        return Placement(*placement) if base else Placement(*placement, map_from_camera.inverse())
+        base, source = parameters.base_frame, self._source_for(parameters)
+        if base:
+            if source is None:
+                map_from_camera = camera_pose(parameters)
+            else:
+                map_from_camera = source.lookup(base, frame_id, stamp_ns, LookUpLimits.of(parameters))
+            return Placement(frame_id, self._default, camera_from_grid, base, map_from_camera @ camera_from_grid)
+        assumed = None if parameters.camera_height else self._trained_height
+        map_from_camera = camera_pose(parameters if assumed is None else replace(parameters, camera_height=assumed))
+        return Placement(
+            frame_id,
+            self._default,
+            camera_from_grid,
+            frame_id,
+            map_from_camera @ camera_from_grid,
+            map_from_camera.inverse(),
+            assumed_height=assumed,
+        )
 
 
 def check_frames(parameters: NodeParameters) -> None:
@@ -145,6 +173,15 @@ def check_frames(parameters: NodeParameters) -> None:
             f"{parameters.grid_frame}",
             where="parameters base_frame, grid_frame",
             cure="Take one frame for both, or let an extrinsics_file, topics or tf2 say where the camera is",
+        )
+    frame = parameters.grid_frame or parameters.base_frame
+    if frame and not parameters.camera_height:
+        names = "grid_frame" if parameters.grid_frame else "base_frame"
+        raise SceneCompletionError(
+            f"nothing says where the camera is in {frame}",
+            where=f"parameters {names}, camera_height, transform_source",
+            cure="Give its place by camera_height and camera_x to camera_yaw, or name an extrinsics_file, "
+            "transform_topics or odometry_topics, or have a ROS 2 distribution sourced, so that tf2 can say it",
         )
 
 

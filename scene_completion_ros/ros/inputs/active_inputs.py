@@ -66,6 +66,7 @@ class Inputs:
         counters: FrameCounters,
         orders: dict[str, StampOrder],
         grid_from_camera: RigidTransform,
+        trained_height: float,
         resources: ExitStack,
     ) -> None:
         at_start = parameters.snapshot()
@@ -80,7 +81,7 @@ class Inputs:
         )
         self._poll_sets = Poll(node, self._look_for_sets, resources)
         self._source = make_transform_source(node, at_start, self._room.look, self._on_bad_transform, resources)
-        self._placements = Placements(self._source, grid_from_camera)
+        self._placements = Placements(self._source, grid_from_camera, trained_height)
         self._last_ns: int | None = None  # stamp of the last images that were handed on
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
         jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)

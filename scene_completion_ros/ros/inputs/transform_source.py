@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -150,12 +150,13 @@ class Tf2Transforms:
         node: The rclpy node; its executor serves the listener too.
         fixed: Fixed transforms.
         resources: Closing it ends the listener.
+        on_demand: Subscribe to /tf and /tf_static no sooner than a transform is asked for.
 
     Raises:
         SceneCompletionError: tf2_ros cannot be imported.
     """
 
-    def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack) -> None:
+    def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:
         try:
             import tf2_ros
         except ImportError as error:
@@ -166,13 +167,21 @@ class Tf2Transforms:
             ) from error
         self._tf2: Any = tf2_ros
         self._buffer = tf2_ros.Buffer()
-        listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
-        resources.callback(listener.unregister)
         for extrinsic in fixed:
             self._buffer.set_transform_static(transform_message(extrinsic), "extrinsics_file")
+        self._node, self._resources, self._listening = node, resources, False
+        if not on_demand:
+            self._listen()
+
+    def _listen(self) -> None:
+        listener = self._tf2.TransformListener(self._buffer, self._node, spin_thread=False)
+        self._resources.callback(listener.unregister)
+        self._listening = True
 
     def lookup(self, target: str, source: str, stamp_ns: int, limits: LookUpLimits) -> RigidTransform:
         """See `TransformSource`."""
+        if not self._listening:
+            self._listen()
         target, source = target.strip("/"), source.strip("/")
         if stamp_ns <= 0:  # tf2 takes 0 for "whenever", and rclpy has no time before it
             raise self._missing(target, source, "the image has no stamp", may_come=False)
@@ -202,18 +211,51 @@ class Tf2Transforms:
         return NotYetError(
             f"no transform from {source!r} to {target!r} ({error})",
             where="tf2",
-            cure="Check with: ros2 run tf2_ros tf2_echo",
+            cure=f"Check with: ros2 run tf2_ros tf2_echo {target} {source}; where tf does not know it, set "
+            "camera_height to camera_yaw, or name an extrinsics_file",
             may_come=may_come,
         )
 
 
+@functools.cache
+def tf2_usable() -> bool:
+    """Whether tf2_ros can be imported."""
+    try:
+        import tf2_ros  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def camera_by_parameters(parameters: NodeParameters) -> bool:
+    """Whether nothing but `camera_x` to `camera_yaw` says where the camera is.
+
+    With `auto` that is so where `camera_height` was given, and nothing that could say more.
+    """
+    if parameters.transform_source != "auto":
+        return parameters.transform_source == "parameters" and not parameters.extrinsics_file
+    return parameters.camera_height > 0.0 and not (
+        _names_topics(parameters) or parameters.extrinsics_file or parameters.cameras
+    )
+
+
 def source_kind(parameters: NodeParameters) -> SourceKind:
-    """What is meant by the parameters: `auto` takes tf2 where it can be imported, else topics where some are named."""
+    """What is meant by the parameters.
+
+    `auto` takes `extrinsics_file` alone, or `camera_x` to `camera_yaw`, where it or `camera_height` was given and no
+    topics are named; else tf2 where it can be imported; else topics where some are named.
+    """
     if parameters.transform_source != "auto":
         return parameters.transform_source
-    if importlib.util.find_spec("tf2_ros") is not None:
+    if camera_by_parameters(parameters) or (parameters.extrinsics_file and not _names_topics(parameters)):
+        return "parameters"
+    if tf2_usable():
         return "tf2"
-    return "topics" if parameters.transform_topics or parameters.odometry_topics else "parameters"
+    return "topics" if _names_topics(parameters) else "parameters"
+
+
+def _names_topics(parameters: NodeParameters) -> bool:
+    return bool(parameters.transform_topics or parameters.odometry_topics)
 
 
 def make_transform_source(
@@ -233,15 +275,17 @@ def make_transform_source(
         resources: Closing it ends the source.
 
     Returns:
-        None where nothing but the parameters `camera_x` to `camera_yaw` says where the camera is.
+        None where nothing but the parameters `camera_x` to `camera_yaw` can say where the camera is. Of those with
+        `auto`, `camera_height` may be given and taken back while the node runs: see `camera_by_parameters`.
 
     Raises:
         SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
     """
     fixed = fixed_transforms(parameters)
-    kind = source_kind(parameters)
+    automatic = parameters.transform_source == "auto"
+    kind = source_kind(replace(parameters, camera_height=0.0) if automatic else parameters)
     if kind == "tf2":
-        return Tf2Transforms(node, fixed, resources)
+        return Tf2Transforms(node, fixed, resources, on_demand=automatic)
     if kind == "parameters" and not fixed:
         return None
     topics = kind == "topics"

@@ -108,6 +108,12 @@ class PlannerOutputs:
 
     def _occupancy_grid(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
         voxels, placement = scene.voxels, scene.placement
+        if placement.assumed_height is not None:
+            self._counters.warn(
+                "camera_height",
+                f"{OCCUPANCY_GRID} lies {placement.assumed_height:g} m below the camera, the height of the cameras "
+                "that the student was trained with, as nothing says how high this one is: set camera_height",
+            )
         band = parameters.obstacle_min_height, parameters.obstacle_max_height
         wanted = (*placement.map_from_grid.matrix.ravel(), *band)
         if self._ground is None or wanted != self._ground_made_for or self._ground.grid != voxels.grid:

@@ -232,11 +232,12 @@ class NodeParameters:
         live=True,
     )
     transform_source: TransformSourceName = _parameter(
-        "parameters",
+        "auto",
         "What says where the camera is in `grid_frame` and `base_frame`: `parameters` (`extrinsics_file`, or where "
         "that is empty `camera_x` to `camera_yaw`), `topics` (`transform_topics`, `odometry_topics` and "
-        "`extrinsics_file`), `tf2` (and `extrinsics_file`), or `auto`: tf2 where it is installed, else topics where "
-        "some are named.",
+        "`extrinsics_file`), `tf2` (and `extrinsics_file`), or `auto`: `parameters` where `extrinsics_file` or "
+        "`camera_height` is given and no topics are, else `tf2` where it is installed, else `topics` where some are "
+        "named. Where nothing says it, the node refuses the frame.",
         choices=TransformSourceName,
     )
     transform_topics: str = _parameter(
@@ -323,9 +324,9 @@ class NodeParameters:
     extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.", live=True)
     base_frame: str = _parameter(
         "",
-        "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `transform_source`, by "
-        "default `camera_x` to `camera_yaw`, says where the camera is in it. Empty: `grid_frame`, or without one the "
-        "frame of the image, for RViz; not for Nav2.",
+        "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `transform_source` says "
+        "where the camera is in it. Empty: `grid_frame`, or without one the frame of the image, for RViz; not for "
+        "Nav2.",
         live=True,
     )
     camera_x: float = _parameter(
@@ -333,8 +334,9 @@ class NodeParameters:
     )
     camera_y: float = _parameter(0.0, "Metres to the left.", bounds=(-100.0, 100.0), live=True)
     camera_height: float = _parameter(
-        1.65,
-        "Height of the camera above the ground, metres, also without `base_frame`.",
+        0.0,
+        "Height of the camera above the ground, metres; 0: not given. Without `base_frame` and `grid_frame`, 0 lays "
+        "`~/occupancy_grid` as far below the camera as those of the student's training stood above the ground.",
         bounds=(0.0, 100.0),
         live=True,
     )

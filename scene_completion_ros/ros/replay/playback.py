@@ -162,8 +162,8 @@ def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) ->
     Raises:
         SceneCompletionError: It listens to topics for that, none of which is played: names them.
     """
-    source = parameters.get("transform_source")
     names = ",".join(str(parameters.get(name, "")) for name in ("transform_topics", "odometry_topics"))
+    source = parameters.get("transform_source", "auto" if names_in(names) else "")
     heard = {"topics": names, "tf2": "/tf", "auto": f"/tf,{names}"}.get(str(source), "")
     wanted, played = names_in(heard), {playback.remappings.get(topic, topic) for topic in playback.also}
     if parameters.get("temporal_fusion") and wanted and played.isdisjoint(wanted):

@@ -18,11 +18,13 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transform_tree import NoTransformError, TransformTree
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.ros.completion.placements import Placement, Placements, check_frames
+from scene_completion_ros.ros.inputs import transform_source
 from scene_completion_ros.ros.inputs.transform_source import LookUpLimits
 from scene_completion_ros.ros.inputs.waiting_room import NotYetError
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
 STAMP_NS = 500
+TRAINED_HEIGHT = 1.2
 IMAGE, BASE, ODOM = "front_optical", "base_link", "odom"
 
 
@@ -47,7 +49,8 @@ class Known:
 
 
 def placed(source: Known | None = None, **given: Any) -> Placement:
-    return Placements(source, DEFAULT_GRID_FROM_CAMERA).place(IMAGE, STAMP_NS, NodeParameters(**given))
+    given.setdefault("transform_source", "parameters" if source is None else "topics")
+    return Placements(source, DEFAULT_GRID_FROM_CAMERA, TRAINED_HEIGHT).place(IMAGE, STAMP_NS, NodeParameters(**given))
 
 
 def ahead(placement: Placement) -> dict[str, list[float]]:
@@ -67,6 +70,22 @@ def test_without_any_frames_all_is_in_the_frame_of_the_image() -> None:
         f"map in {IMAGE}": [0.0, 0.0, 10.0],
         "above the ground": [1.5],
     }
+
+
+def test_a_height_that_nobody_gave_is_that_of_the_training_and_said_so() -> None:
+    for source in (None, Known()):
+        assumed = placed(source)
+        assert ahead(assumed)["above the ground"] == [TRAINED_HEIGHT]
+        assert assumed.assumed_height == TRAINED_HEIGHT
+    assert placed(camera_height=1.5).assumed_height is None
+    assert placed(Known(), base_frame=BASE).assumed_height is None
+
+
+def test_a_height_that_is_given_while_the_node_runs_takes_the_place_of_tf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transform_source, "tf2_usable", lambda: True)
+    by_tf = placed(Known(), base_frame=BASE, transform_source="auto")
+    by_parameters = placed(Known(), base_frame=BASE, transform_source="auto", camera_height=3.0)
+    assert (ahead(by_tf)["above the ground"], ahead(by_parameters)["above the ground"]) == ([1.5], [3.0])
 
 
 @pytest.mark.parametrize("source", [None, Known()])
@@ -101,11 +120,12 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
 
 
 def test_the_model_is_prepared_where_the_camera_probably_is() -> None:
-    grid_in_base = NodeParameters(grid_frame=BASE, camera_x=1.0)
-    known = Placements(None, DEFAULT_GRID_FROM_CAMERA).expected(grid_in_base)
-    np.testing.assert_allclose(known.translation, [1.0, 0.0, 1.65])
-    assert Placements(Known(), DEFAULT_GRID_FROM_CAMERA).expected(grid_in_base) is DEFAULT_GRID_FROM_CAMERA
-    assert Placements(None, DEFAULT_GRID_FROM_CAMERA).expected(NodeParameters()) is DEFAULT_GRID_FROM_CAMERA
+    grid_in_base = NodeParameters(grid_frame=BASE, camera_x=1.0, camera_height=1.65)
+    without, with_source = (Placements(each, DEFAULT_GRID_FROM_CAMERA, TRAINED_HEIGHT) for each in (None, Known()))
+    np.testing.assert_allclose(without.expected(grid_in_base).translation, [1.0, 0.0, 1.65])
+    by_topics = NodeParameters(grid_frame=BASE, transform_topics="mounts")
+    assert with_source.expected(by_topics) is DEFAULT_GRID_FROM_CAMERA
+    assert without.expected(NodeParameters()) is DEFAULT_GRID_FROM_CAMERA
 
 
 def test_where_the_grid_is_in_the_odometry_frame() -> None:
@@ -130,15 +150,41 @@ def test_images_are_placed_without_odometry_too() -> None:
     assert placement.odometry_from_grid.__traceback__ is None  # it is kept for a while
 
 
-def test_frames_that_fit() -> None:
+def test_frames_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transform_source, "tf2_usable", lambda: False)
     for given in (
         {},
-        {"base_frame": BASE},
-        {"grid_frame": BASE},
+        {"base_frame": BASE, "camera_height": 1.2},
+        {"grid_frame": BASE, "camera_height": 1.2},
         {"grid_frame": ODOM, "base_frame": BASE, "transform_source": "tf2"},
-        {"grid_frame": ODOM, "transform_source": "topics", "odometry_topics": "odometry"},
+        {"grid_frame": ODOM, "odometry_topics": "odometry"},
+        {"base_frame": BASE, "extrinsics_file": "rig.yaml"},
         {"grid_frame": BASE, "cameras": "front, left", "transform_source": "topics", "transform_topics": "mounts"},
+        # What parameter files of earlier versions have, which hold all defaults.
+        {"base_frame": BASE, "camera_height": 1.65, "transform_source": "parameters"},
     ):
         check_frames(NodeParameters(**given))  # type: ignore[arg-type]
-    with pytest.raises(SceneCompletionError):
-        check_frames(NodeParameters(grid_frame=ODOM, base_frame=BASE))
+    monkeypatch.setattr(transform_source, "tf2_usable", lambda: True)
+    check_frames(NodeParameters(base_frame=BASE))
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (
+            {"base_frame": BASE},
+            "parameters base_frame, .*: nothing says where the camera is in base_link. .*camera_height",
+        ),
+        ({"grid_frame": BASE, "camera_x": 1.0}, "parameters grid_frame, .*: nothing says where the camera is"),
+        ({"base_frame": BASE, "transform_source": "parameters"}, "nothing says where the camera is in base_link"),
+        ({"base_frame": BASE, "grid_frame": ODOM, "camera_height": 1.2}, "Take one frame for both"),
+        ({"transform_source": "topics"}, "transforms are to come from topics, but none is named"),
+        ({"cameras": "front, left", "grid_frame": BASE, "camera_height": 1.2}, "those of one camera"),
+    ],
+)
+def test_frames_that_nothing_places_are_refused(
+    given: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transform_source, "tf2_usable", lambda: False)
+    with pytest.raises(SceneCompletionError, match=complaint):
+        check_frames(NodeParameters(**given))

@@ -33,6 +33,7 @@ from scene_completion_ros.ros.completion.placements import camera_pose
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import start_completion_node
+from tests.ros.moving_robot import TF2
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HEIGHT, AHEAD, ASIDE = 1.5, 0.8, -0.2
@@ -44,8 +45,8 @@ class Planner:
     """Hears all that planners may, from a node whose camera stands somewhere on a vehicle."""
 
     def __init__(self, bundle: Path, grid: Path, log: Path) -> None:
-        names = StudentBundle.load(bundle).class_names
-        self.ignored = names[1]
+        student = StudentBundle.load(bundle)
+        self.ignored, self.trained_height = student.class_names[1], student.height_above_ground
         given = {
             "base_frame": BASE, "camera_height": HEIGHT, "camera_x": AHEAD, "camera_y": ASIDE,
             "ignored_classes": self.ignored, "publish_markers": "true", "marker_limit": 7,
@@ -175,6 +176,16 @@ def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     np.testing.assert_allclose(in_map[:, 2], HEIGHT - obstacles[:, 1], atol=1e-6)
     assert occupied_cells(ground) == cells_under(in_map, ground, np.zeros(2))
 
+    # A height that is not known any more is that of the student's training, which is said.
+    assert graph.set_parameters(topics.NODE_NAME, camera_height=0.0).successful
+    ground = planner.answers(some_image(1), 35)[topics.OCCUPANCY_GRID]
+    assert ground.info.origin.position.y == pytest.approx(planner.trained_height, abs=1e-6)
+    assert f"lies {planner.trained_height:g} m below the camera" in planner.vehicle.node.log
+    placed = graph.set_parameters(topics.NODE_NAME, base_frame=BASE)
+    assert placed.successful == TF2  # which could say where the camera is
+    assert TF2 or "nothing says where the camera is in base_link" in placed.reason
+    assert graph.set_parameters(topics.NODE_NAME, base_frame="", camera_height=HEIGHT).successful
+
     # A band that no voxel lies in is said, and the other outputs go on.
     assert graph.set_parameters(topics.NODE_NAME, obstacle_min_height=40.0, obstacle_max_height=41.0).successful
     message = messages.image_message(some_image(1), 40 * SECOND_NS, FRAME)
@@ -209,13 +220,13 @@ def test_a_planner_alone_keeps_the_node_at_work(bundle_folder: Path, grid_file: 
 @pytest.mark.parametrize(
     ("values", "optical", "upright"),
     [
-        ({}, (0.0, 0.0, 10.0), (10.0, 0.0, 1.65)),
+        ({"camera_height": 1.65}, (0.0, 0.0, 10.0), (10.0, 0.0, 1.65)),
         ({"camera_height": 1.0, "camera_x": 5.0}, (2.0, 1.0, 10.0), (10.0, -2.0, 0.0)),  # no base frame, no place
-        ({"base_frame": BASE, "camera_x": 1.0, "camera_y": 2.0}, (3.0, 0.0, 10.0), (11.0, -1.0, 1.65)),
-        ({"camera_pitch": 90.0}, (0.0, 0.0, 1.0), (0.0, 0.0, 0.65)),  # looks straight down
-        ({"base_frame": BASE, "camera_yaw": 90.0}, (0.0, 0.0, 1.0), (0.0, 1.0, 1.65)),  # looks to the left
-        ({"camera_yaw": 90.0}, (0.0, 0.0, 1.0), (1.0, 0.0, 1.65)),
-        ({"camera_roll": 90.0}, (-1.0, 0.0, 0.0), (0.0, 0.0, 2.65)),  # what was left of it is now above it
+        ({"base_frame": BASE, "camera_x": 1.0, "camera_y": 2.0}, (3.0, 0.0, 10.0), (11.0, -1.0, 0.0)),
+        ({"camera_pitch": 90.0}, (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)),  # looks straight down
+        ({"base_frame": BASE, "camera_yaw": 90.0}, (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)),  # looks to the left
+        ({"camera_yaw": 90.0}, (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)),
+        ({"camera_roll": 90.0}, (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),  # what was left of it is now above it
     ],
 )
 def test_pose_of_the_camera_by_hand(

@@ -29,7 +29,7 @@ def extrinsics(tmp_path: Path) -> str:
 
 
 def check(**given: Any) -> None:
-    check_fusion(NodeParameters(**{"temporal_fusion": True, **given}))
+    check_fusion(NodeParameters(**{"temporal_fusion": True, "transform_source": "parameters", **given}))
 
 
 def test_whatever_may_say_where_the_grid_is_will_do(extrinsics: str) -> None:

@@ -95,7 +95,15 @@ def test_voxels_in_another_frame_than_the_images_are_refused(
     graph = Graph()
     arguments = ["-r", f"image:={TOPIC}", "-r", f"camera_info:={INFO}", "-p", "image_qos:=reliable"]
     node = start_completion_node(
-        graph, tmp_path / "node.log", bundle_folder, grid_file, *arguments, "-p", "grid_frame:=base_link"
+        graph,
+        tmp_path / "node.log",
+        bundle_folder,
+        grid_file,
+        *arguments,
+        "-p",
+        "grid_frame:=base_link",
+        "-p",
+        "camera_height:=1.0",
     )
     try:
         playback = Playback(node=f"{graph.namespace}/scene_completion")
