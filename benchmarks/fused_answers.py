@@ -13,8 +13,7 @@ from scipy.ndimage import affine_transform
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.mapping.fusion_settings import FusionSettings
-from scene_completion_ros.mapping.temporal_fusion import TemporalFusion
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 SUM_LIMIT = 6.0

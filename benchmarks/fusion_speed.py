@@ -11,8 +11,7 @@ import numpy as np
 
 from benchmarks.completion import table
 from benchmarks.fused_answers import DrivenFrame
-from scene_completion_ros.mapping.fusion_settings import FusionSettings
-from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion
+from scene_completion_ros.mapping.temporal_fusion import FusedFrame, FusionSettings, TemporalFusion
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 WIDE = 30.0

@@ -28,7 +28,7 @@ from std_msgs.msg import Float64
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.health.process_facts import ProcessFacts, process_facts
+from scene_completion_ros.ros.health.memory_health import ProcessFacts, process_facts
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 
 FRAME = "camera_optical"

@@ -38,7 +38,7 @@ from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, Occupancy
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import cpu_engine
-from scene_completion_ros.mapping.fusion_settings import FusionSettings
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_training.evaluation.density_model import reference_camera
 from scene_completion_training.evaluation.occupancy_run import open_recording
 from scene_completion_training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE, VoxelTruth, voxel_truth

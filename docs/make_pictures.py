@@ -88,7 +88,7 @@ class Listener:
         from rclpy.executors import SingleThreadedExecutor
         from sensor_msgs.msg import PointCloud2
 
-        from scene_completion_ros.ros.outputs.publishing import LATCHED_QOS
+        from scene_completion_ros.ros.outputs.publishers import LATCHED_QOS
 
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context)

@@ -15,7 +15,8 @@ from scene_completion_ros.bags.reader import BagReader, ImageFrame
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.messages.stamp_order import WENT_BACK, StampOrder
+from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.messages.stamp_order import StampOrder
 from scene_completion_ros.report.latency_plot import latency_percentiles, occupied_median
 from scene_completion_ros.voxels.cloud import (
     VOXEL_CLOUD_DTYPE,
@@ -92,7 +93,7 @@ def replay_offline(
     for frame in reader.images(topic):
         statistics.frames_in += 1
         if order.arrived(frame.stamp_ns) == "late":
-            statistics.dropped[WENT_BACK] += 1
+            statistics.dropped[DropReason.WENT_BACK] += 1
             continue
         try:
             completion = completer.complete(frame.image_rgb, frame.stamp_ns)
@@ -111,7 +112,7 @@ def replay_offline(
     undecodable = sum(reader.skipped.values()) - already_skipped
     if undecodable:
         statistics.frames_in += undecodable
-        statistics.dropped["image could not be decoded"] += undecodable
+        statistics.dropped[DropReason.UNDECODABLE] += undecodable
     return statistics
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 CLOCK_JUMP_NS = 1_000_000_000  # a stamp further back than this is a restarted recording, not a late message
-WENT_BACK = "stamp went back"  # reason under which late images are counted
 
 Arrival = Literal["in order", "late", "restarted"]
 

@@ -18,17 +18,18 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.mapping.ground_map import ignored_labels
+from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
-from scene_completion_ros.ros.completion.completion_thread import DISABLED, RESET, CompletionThread
+from scene_completion_ros.ros.completion.completion_thread import CompletionThread
 from scene_completion_ros.ros.completion.placements import check_frames
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.diagnostics import Diagnostics
 from scene_completion_ros.ros.health.forwarded_log import forwarded_log
-from scene_completion_ros.ros.health.inference_record import InferenceRecord, Result
-from scene_completion_ros.ros.health.input_record import InputRecord
+from scene_completion_ros.ros.health.inference_health import InferenceRecord, Result
+from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.inputs.active_inputs import Inputs
 from scene_completion_ros.ros.inputs.transform_source import fixed_transforms
-from scene_completion_ros.ros.outputs.node_outputs import Outputs
+from scene_completion_ros.ros.outputs.publishers import Outputs
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.services import Services
@@ -157,7 +158,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         for order in self._orders.values():
             order.forget()
         if self.inputs is not None:
-            self.inputs.restart(RESET)
+            self.inputs.restart(DropReason.RESET)
 
     def set_enabled(self, enabled: bool) -> None:
         """Complete images, or drop them until this is called again or the node is cleaned up.
@@ -167,7 +168,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """
         self._configured_thread().set_enabled(enabled)
         if self.inputs is not None and not enabled:
-            self.inputs.give_up(DISABLED)
+            self.inputs.give_up(DropReason.DISABLED)
 
     def on_configure(self, state: Any) -> Any:
         """Check the parameters, load the bundle, create publishers and inference thread."""

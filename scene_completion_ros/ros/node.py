@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.topics import NODE_NAME
 
@@ -56,7 +57,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
-    from scene_completion_ros.ros.completion.completion_thread import INTERNAL_ERROR
     from scene_completion_ros.ros.completion_node import CompletionNode
     from scene_completion_ros.ros.parameters.declared import ExplainingNode
 
@@ -85,7 +85,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
                     raise
                 trace = "".join(traceback.format_tb(error.__traceback__)[-1:])
                 why = f"{type(error).__name__}: {error}; please report this\n{trace}"
-                completion.counters.drop(INTERNAL_ERROR, why)
+                completion.counters.drop(DropReason.INTERNAL_ERROR, why)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tables of topics, services and parameters in `README.md`, written from `interface` and from the schema.
+"""The tables of topics, services and parameters in `README.md`, written from `topics` and from the schema.
 
 `python -m scene_completion_ros.ros.readme_tables`, in the repository's root, puts them between their markers.
 """
@@ -11,9 +11,8 @@ from itertools import groupby
 from pathlib import Path
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.interface import SERVICES, TOPICS, TopicSpec
 from scene_completion_ros.ros.parameters.schema import SCHEMA
-from scene_completion_ros.ros.topics import STAGES, stage_topic
+from scene_completion_ros.ros.topics import SERVICES, STAGES, TOPICS, TopicSpec, stage_topic
 
 COMMAND = "python -m scene_completion_ros.ros.readme_tables"
 README = Path("README.md")

@@ -12,7 +12,7 @@ from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.health.inference_record import Result
+from scene_completion_ros.ros.health.inference_health import Result
 from scene_completion_ros.ros.outputs.saving import save_result
 from scene_completion_ros.ros.topics import RESET, SAVE, SET_ENABLED
 

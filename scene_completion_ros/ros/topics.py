@@ -1,30 +1,74 @@
-"""Names of the node and of its topics, shared with the replay, the launch file's tests and the RViz configuration."""
+"""Topics and services of the node: each is one entry here, from which publishers, README and policy are made.
+
+It needs no ROS. Names are those without namespace and remappings; a constant is the name of its topic.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["in", "out"]
 NODE_NAME = "scene_completion"
 
-IMAGE = "image"
-CAMERA_INFO = "camera_info"
 
-VOXELS = "~/voxels"
-LEGEND = "~/legend"
-DEPTH = "~/depth/image"
-DEPTH_CAMERA_INFO = "~/depth/camera_info"
-VOXEL_GRID = "~/voxel_grid"
-VOXEL_GRID_INFO = "~/voxel_grid/info"
-OCCUPANCY_GRID = "~/occupancy_grid"
-OBSTACLES = "~/obstacles"
-CLEARING = "~/clearing"
-FREE_SPACE = "~/free_space"
-MARKERS = "~/markers"
-DROPPED = "~/debug/dropped"
+@dataclass(frozen=True)
+class TopicSpec:
+    """A topic of the node.
 
-DIAGNOSTICS = "/diagnostics"
+    Attributes:
+        name: Its name; `~` is the full name of the node.
+        type_name: Its type, such as `sensor_msgs/msg/Image`.
+        direction: Whether the node reads or writes it.
+        meaning: What it is, in a few words; empty for what every node has.
+        latched: The publisher is transient local: late readers that ask for it get the last message.
+        only_with: The parameter and its value, such as `publish_markers: true`, without which the topic is not there.
+    """
 
-SAVE = "~/save"
-RESET = "~/reset"
-SET_ENABLED = "~/set_enabled"
+    name: str
+    type_name: str
+    direction: Direction
+    meaning: str = ""
+    latched: bool = False
+    only_with: str = ""
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """A service of the node.
+
+    Attributes:
+        name: Its name; `~` is the full name of the node.
+        type_name: Its type, such as `std_srvs/srv/Trigger`.
+        meaning: What it does, in a few words; empty for what every node has.
+    """
+
+    name: str
+    type_name: str
+    meaning: str = ""
+
+
+_topics: dict[str, TopicSpec] = {}
+_services: dict[str, ServiceSpec] = {}
+
+
+def _in(name: str, type_name: str, meaning: str, *, only_with: str = "") -> str:
+    _topics[name] = TopicSpec(name, type_name, "in", meaning, only_with=only_with)
+    return name
+
+
+def _out(name: str, type_name: str, meaning: str = "", *, latched: bool = False, only_with: str = "") -> str:
+    _topics[name] = TopicSpec(name, type_name, "out", meaning, latched, only_with)
+    return name
+
+
+def _service(name: str, type_name: str, meaning: str = "") -> str:
+    _services[name] = ServiceSpec(name, type_name, meaning)
+    return name
+
+
+_CLOUD, _IMAGE, _TEXT = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image", "std_msgs/msg/String"
+_INFO = "sensor_msgs/msg/CameraInfo"
 
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "total", "publish", "latency")
 """What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `fuse` joins with earlier images (next to none
@@ -32,11 +76,84 @@ without `temporal_fusion`), `total` is image array to voxels, `latency` is arriv
 of its voxels, waiting included."""
 
 
-def depth_topics(camera: str = "") -> tuple[str, str]:
-    """Topics of depth and of its CameraInfo; with several cameras each has its own."""
-    return (f"~/depth/{camera}/image", f"~/depth/{camera}/camera_info") if camera else (DEPTH, DEPTH_CAMERA_INFO)
-
-
 def stage_topic(stage: str) -> str:
     """Topic of one stage's processing time (std_msgs/Float64, milliseconds)."""
     return f"~/debug/processing_time_ms/{stage}"
+
+
+IMAGE = _in("image", _IMAGE, "the images; best effort by default", only_with="image_transport: raw")
+_in(
+    f"{IMAGE}/compressed",
+    "sensor_msgs/msg/CompressedImage",
+    "the images; best effort by default",
+    only_with="image_transport: compressed",
+)
+CAMERA_INFO = _in("camera_info", _INFO, "with every image, or once and latched")
+
+VOXELS = _out("~/voxels", _CLOUD, "the occupied voxels, with stamp and frame of the image")
+LEGEND = _out("~/legend", _TEXT, "once: JSON with `class_names` and `class_colours` by label", latched=True)
+DEPTH = _out("~/depth/image", _IMAGE, "32FC1: metres along the optical axis, from the same voxels")
+DEPTH_CAMERA_INFO = _out("~/depth/camera_info", _INFO, "calibration of the depth")
+OCCUPANCY_GRID = _out(
+    "~/occupancy_grid", "nav_msgs/msg/OccupancyGrid", "the ground ahead: occupied, free, unknown", latched=True
+)
+OBSTACLES = _out("~/obstacles", _CLOUD, "occupied voxels without road, pavement and the like")
+CLEARING = _out("~/clearing", _CLOUD, "ends of rays on which, beyond `clearing_blind_zone`, all was seen free")
+FREE_SPACE = _out("~/free_space", _CLOUD, "cubes that were seen free throughout")
+VOXEL_GRID = _out("~/voxel_grid", _IMAGE, "every voxel, one byte each")
+VOXEL_GRID_INFO = _out(
+    "~/voxel_grid/info", _TEXT, "once: JSON that says what the bytes mean and where they lie", latched=True
+)
+MARKERS = _out(
+    "~/markers",
+    "visualization_msgs/msg/Marker",
+    "the occupied voxels nearest to the camera, as cubes",
+    only_with="publish_markers: true",
+)
+DIAGNOSTICS = _out(
+    "/diagnostics",
+    "diagnostic_msgs/msg/DiagnosticArray",
+    "what is wrong and what to do about it, in every state",
+)
+DROPPED = _out("~/debug/dropped", _TEXT, "JSON: a notice for every dropped image")
+for _stage in STAGES:
+    _out(stage_topic(_stage), "std_msgs/msg/Float64", f"milliseconds that the stage {_stage} took")
+_in("/clock", "rosgraph_msgs/msg/Clock", "the time", only_with="use_sim_time: true")
+# What every managed node has.
+_out("~/transition_event", "lifecycle_msgs/msg/TransitionEvent")
+_out("/rosout", "rcl_interfaces/msg/Log", latched=True)
+_out("/parameter_events", "rcl_interfaces/msg/ParameterEvent")
+
+SAVE = _service("~/save", "std_srvs/srv/Trigger", "saves the last result as .ply and .npz in `save_folder`")
+RESET = _service(
+    "~/reset", "std_srvs/srv/Trigger", "forgets stamps, transforms, times, earlier images and the last result"
+)
+SET_ENABLED = _service("~/set_enabled", "std_srvs/srv/SetBool", "stops completing images, and goes on")
+# What every managed node has.
+_service("~/change_state", "lifecycle_msgs/srv/ChangeState")
+_service("~/get_state", "lifecycle_msgs/srv/GetState")
+_service("~/get_available_states", "lifecycle_msgs/srv/GetAvailableStates")
+_service("~/get_available_transitions", "lifecycle_msgs/srv/GetAvailableTransitions")
+_service("~/get_transition_graph", "lifecycle_msgs/srv/GetAvailableTransitions")
+_service("~/describe_parameters", "rcl_interfaces/srv/DescribeParameters")
+_service("~/get_parameters", "rcl_interfaces/srv/GetParameters")
+_service("~/get_parameter_types", "rcl_interfaces/srv/GetParameterTypes")
+_service("~/list_parameters", "rcl_interfaces/srv/ListParameters")
+_service("~/set_parameters", "rcl_interfaces/srv/SetParameters")
+_service("~/set_parameters_atomically", "rcl_interfaces/srv/SetParametersAtomically")
+_service("~/get_type_description", "type_description_interfaces/srv/GetTypeDescription")
+
+TOPICS = tuple(_topics.values())
+"""All topics, those of every managed node included. `cameras` has `<name>/image` and so on instead of the one's."""
+SERVICES = tuple(_services.values())
+"""All services, those of every managed node included."""
+
+
+def topic_spec(name: str) -> TopicSpec:
+    """The entry of a topic, by its name."""
+    return _topics[name]
+
+
+def depth_topics(camera: str = "") -> tuple[str, str]:
+    """Topics of depth and of its CameraInfo; with several cameras each has its own."""
+    return (f"~/depth/{camera}/image", f"~/depth/{camera}/camera_info") if camera else (DEPTH, DEPTH_CAMERA_INFO)

@@ -22,7 +22,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelG
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.scene_query import HostField
-from scene_completion_ros.mapping.fusion_settings import FusionSettings
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 GRID = VoxelGrid((0.0, -1.0, -0.5), 0.5, (6, 4, 2))

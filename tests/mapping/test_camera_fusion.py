@@ -11,11 +11,11 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.camera_fusion import (
     DenseViews,
     FusedVoxels,
+    fuse_dense,
     fuse_dense_reference,
     fuse_views,
     fuse_views_and_probability,
 )
-from scene_completion_ros.mapping.camera_fusion_kernel import fuse_dense
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 U, FS, FI, S, C = (int(state) for state in VoxelState)

@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.mapping import clearing, clearing_kernel
-from scene_completion_ros.mapping.clearing_kernel import ClearingRays
-from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED
+from scene_completion_ros.mapping.clearing import (
+    MARGIN,
+    ClearingRays,
+    clearing_rays,
+    clearing_voxels,
+    free_distances,
+    free_distances_reference,
+    voxels_along,
+)
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
+from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 from tests.report.scenes import CAMERA, GRID, street
 
-TWINS = pytest.mark.parametrize("free_distances", [clearing.free_distances, clearing_kernel.free_distances])
+TWINS = pytest.mark.parametrize("twin", [free_distances_reference, free_distances])
 LETTERS = {"u": UNOBSERVED, "f": FREE, "i": INFERRED, "s": SURFACE, "c": COMPLETED}
 
 
@@ -37,13 +49,13 @@ def corridor(states: str) -> np.ndarray:
         ("uuuuuu", 9.0, 0.0),
     ],
 )
-def test_along_a_corridor(free_distances, states: str, blind: float, expected: float) -> None:
-    found = free_distances(corridor(states), np.array([0.0, 0.5, 0.5]), np.array([[1.0, 0.0, 0.0]]), blind)
+def test_along_a_corridor(twin, states: str, blind: float, expected: float) -> None:
+    found = twin(corridor(states), np.array([0.0, 0.5, 0.5]), np.array([[1.0, 0.0, 0.0]]), blind)
     assert found.tolist() == [expected]
 
 
 @TWINS
-def test_a_camera_before_beside_and_in_the_grid(free_distances) -> None:
+def test_a_camera_before_beside_and_in_the_grid(twin) -> None:
     state = corridor("ffffff")
     forward, backward, across = np.eye(3)[:1], -np.eye(3)[:1], np.eye(3)[1:2]
     for origin, direction, blind, expected in (
@@ -56,7 +68,7 @@ def test_a_camera_before_beside_and_in_the_grid(free_distances) -> None:
         ((2.0, 1.5, 0.5), forward, 9.0, 0.0),
         ((2.5, -2.0, 0.5), across, 9.0, 2.5),
     ):
-        assert free_distances(state, np.array(origin), direction, blind).tolist() == [expected]
+        assert twin(state, np.array(origin), direction, blind).tolist() == [expected]
 
 
 def some_rays(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -79,13 +91,13 @@ def test_twins_agree(seed: int) -> None:
     state = some_state(rng, (12, 9, 7), rng.uniform(0.6, 0.98))
     origin = rng.uniform(-3.0, 14.0, 3) if seed % 2 else rng.integers(0, 7, 3).astype(float)
     rays, blind = some_rays(rng, 200), rng.uniform(0.0, 6.0)
-    expected = clearing.free_distances(state, origin, rays, blind)
-    np.testing.assert_allclose(clearing_kernel.free_distances(state, origin, rays, blind), expected, atol=1e-9)
+    expected = free_distances_reference(state, origin, rays, blind)
+    np.testing.assert_allclose(free_distances(state, origin, rays, blind), expected, atol=1e-9)
 
 
 @TWINS
 @pytest.mark.parametrize("seed", range(20))
-def test_a_line_to_a_clearing_point_lies_in_seen_free_space_and_ends_with_it(free_distances, seed: int) -> None:
+def test_a_line_to_a_clearing_point_lies_in_seen_free_space_and_ends_with_it(twin, seed: int) -> None:
     rng = np.random.default_rng(100 + seed)
     state = some_state(rng, (16, 14, 12), rng.uniform(0.7, 0.99))
     origin = rng.uniform(1.0, 11.0, 3)
@@ -93,12 +105,12 @@ def test_a_line_to_a_clearing_point_lies_in_seen_free_space_and_ends_with_it(fre
     rays = rng.normal(size=(200, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     cleared = 0
-    for ray, distance in zip(rays, free_distances(state, origin, rays, 0.0), strict=True):
+    for ray, distance in zip(rays, twin(state, origin, rays, 0.0), strict=True):
         line = origin + np.linspace(0.0, 1.0, 400)[:, None] * distance * ray
         assert np.all(state[tuple(np.floor(line).astype(int).T)] == FREE)
         if distance > 0.0:
             cleared += 1
-            beyond = np.floor(origin + (distance + clearing.MARGIN + 1e-5) * ray).astype(int)
+            beyond = np.floor(origin + (distance + MARGIN + 1e-5) * ray).astype(int)
             inside = np.all((beyond >= 0) & (beyond < state.shape))
             assert not inside or state[tuple(beyond)] != FREE
     assert cleared > 50
@@ -113,7 +125,7 @@ def test_clearing_points_of_a_street() -> None:
     for point in points[::7]:
         line = voxels.grid_from_camera.apply(point.astype(np.float64)) / GRID.voxel_size
         length = np.linalg.norm(line)
-        ways, index = clearing.voxels_along(origin, line / length, GRID.shape)
+        ways, index = voxels_along(origin, line / length, GRID.shape)
         passed = (ways[:, 0] < length) & (ways[:, 1] - ways[:, 0] > 1e-4)  # the point is rounded to float32
         met = voxels.state[tuple(index[passed].T)]
         assert met[-1] == FREE
@@ -127,7 +139,7 @@ def test_clearing_points_of_a_street() -> None:
 
 
 def test_rays_are_unit_vectors_in_both_frames() -> None:
-    origin, direction, optical = clearing.clearing_rays(GRID, street().grid_from_camera, CAMERA)
+    origin, direction, optical = clearing_rays(GRID, street().grid_from_camera, CAMERA)
     assert direction.shape == optical.shape == (CAMERA.width * CAMERA.height, 3)
     np.testing.assert_allclose(origin, [0.0, 20.0, 10.0])
     np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1.0)
@@ -139,3 +151,45 @@ def test_another_grid_is_refused() -> None:
     rays = ClearingRays(VoxelGrid(GRID.origin, 0.1, GRID.shape), street().grid_from_camera, CAMERA)
     with pytest.raises(GridError, match="another grid"):
         rays(street())
+
+
+def test_every_pair_of_states() -> None:
+    pairs = np.array(list(itertools.product(VoxelState, VoxelState)), dtype=np.uint8).reshape(5, 5, 2)
+    fused, now = voxels_of(pairs[..., 0][None]), voxels_of(pairs[..., 1][None])
+    found = clearing_voxels(fused, now)
+    rows = {
+        UNOBSERVED: [UNOBSERVED] * 5,
+        FREE: [UNOBSERVED, FREE, INFERRED, INFERRED, INFERRED],
+        INFERRED: [UNOBSERVED, INFERRED, INFERRED, INFERRED, INFERRED],
+        SURFACE: [SURFACE] * 5,
+        COMPLETED: [COMPLETED] * 5,
+    }
+    np.testing.assert_array_equal(found.state[0], [rows[state] for state in VoxelState])
+    np.testing.assert_array_equal(found.index, fused.index)
+    np.testing.assert_array_equal(fused.state[0], pairs[..., 0])  # what was given stays as it was
+
+
+def test_memory_before_the_camera_neither_ends_rays_nor_lengthens_them() -> None:
+    """Ten voxels in a row; the image sees the third to the sixth free, an obstacle may be remembered behind."""
+    along = [UNOBSERVED] * 2 + [FREE] * 4 + [INFERRED] * 4
+    now = voxels_of(np.array(along)[:, None, None], origin=(0.0, -0.5, -0.5))
+    rays = ClearingRays(now.grid, now.grid_from_camera, Camera(1.0, 1.0, 0.0, 0.0, 1, 1), blind_zone=2.0, threads=1)
+    ahead = np.array([[0.0, 0.0, 5.5]], np.float32)
+    np.testing.assert_allclose(rays(now), ahead)
+
+    def remembered(**states: int) -> np.ndarray:
+        state = now.state.copy()
+        for place, kind in states.items():
+            state[int(place[1:])] = kind
+        return rays(clearing_voxels(voxels_of(state, origin=(0.0, -0.5, -0.5)), now))
+
+    np.testing.assert_allclose(remembered(_0=INFERRED, _1=INFERRED), ahead)  # free in memory, out of view
+    np.testing.assert_allclose(remembered(_6=FREE, _7=FREE), ahead)  # was seen free, is hidden now
+    np.testing.assert_allclose(remembered(_4=SURFACE), [[0.0, 0.0, 3.5]])
+    assert len(remembered(_1=COMPLETED)) == 0  # an obstacle that is remembered is not cleared through
+
+
+def test_what_is_joined_is_of_one_grid() -> None:
+    now = voxels_of(np.zeros((2, 2, 2)))
+    with pytest.raises(GridError, match="another grid"):
+        clearing_voxels(replace(now, grid=VoxelGrid((1.0, 0.0, 0.0), 1.0, (2, 2, 2))), now)

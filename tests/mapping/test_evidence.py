@@ -9,8 +9,7 @@ import pytest
 
 from scene_completion_ros.mapping import evidence, evidence_kernel
 from scene_completion_ros.mapping.evidence import FrameEvidence, Fused, Rules, VoxelMemory
-from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of
-from scene_completion_ros.mapping.temporal_fusion import empty_memory
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings, empty_memory, rules_of
 from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED
 
 TWINS = pytest.mark.parametrize("twin", [evidence, evidence_kernel], ids=["reference", "kernel"])

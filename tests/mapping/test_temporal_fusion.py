@@ -13,8 +13,14 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelG
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping import evidence, evidence_kernel
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
-from scene_completion_ros.mapping.fusion_settings import FusionSettings, rules_of
-from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion, compile_fusion, empty_memory
+from scene_completion_ros.mapping.temporal_fusion import (
+    FusedFrame,
+    FusionSettings,
+    TemporalFusion,
+    compile_fusion,
+    empty_memory,
+    rules_of,
+)
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.mapping.small_voxels import COLOURS, COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scene_completion_ros.ros.health.input_record import InputRecord
+from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.node import main
 
 FAULTY = "faulty"  # frame of such messages

@@ -16,8 +16,7 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.mapping.fusion_settings import FusionSettings
-from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion
+from scene_completion_ros.mapping.temporal_fusion import FusedFrame, FusionSettings, TemporalFusion
 from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.cloud import cloud_array_from_message

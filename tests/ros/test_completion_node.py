@@ -32,7 +32,7 @@ from scene_completion_ros.ros import completion_node, messages, topics
 from scene_completion_ros.ros.completion import completion_thread, view_completers
 from scene_completion_ros.ros.completion.completion_thread import ArrivedImage
 from scene_completion_ros.ros.completion_node import CompletionNode
-from scene_completion_ros.ros.outputs import node_outputs
+from scene_completion_ros.ros.outputs import publishers
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
 from tests.ros.graph import Graph
 from tests.ros.voxel_samples import some_voxels
@@ -309,7 +309,7 @@ def test_depth_alone_is_published_alone(
 ) -> None:
     made: list[int] = []
     monkeypatch.setattr(
-        node_outputs, "voxels_message", lambda voxels, frame_id, frame_from_grid: made.append(voxels.stamp_ns)
+        publishers, "voxels_message", lambda voxels, frame_id, frame_from_grid: made.append(voxels.stamp_ns)
     )
     (voxels,) = (found for found in graph.node.subscriptions if found.msg_type is PointCloud2)
     graph.node.destroy_subscription(voxels)

@@ -26,8 +26,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.health.drop_notices import read_drop_notice
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.diagnosed import ERROR, OK, Diagnosed

@@ -16,9 +16,8 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from std_msgs.msg import Float64
 
-from scene_completion_ros.mapping.clearing_kernel import ClearingRays
-from scene_completion_ros.mapping.fused_clearing import clearing_voxels
-from scene_completion_ros.mapping.fusion_settings import FusionSettings
+from scene_completion_ros.mapping.clearing import ClearingRays, clearing_voxels
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, some_image

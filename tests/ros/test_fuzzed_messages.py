@@ -26,9 +26,9 @@ from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.messages.images import announced_size, check_image, decode_image
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.health.drop_notices import read_drop_notice
 from tests.ros import failing_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.diagnosed import ERROR, Diagnosed, values

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from tests.ros.rclpy_required import require_rclpy
@@ -11,15 +12,24 @@ require_rclpy()
 
 import numpy as np
 import pytest
+from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import String
+from visualization_msgs.msg import Marker
 
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
+from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.messages.images import decode_depth, decode_image, decode_published_depth
 from scene_completion_ros.ros import messages
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.voxel_samples import some_voxels
+
+STAMP_NS = 7_000_000_001
 
 
 def test_stamps_are_exact() -> None:
@@ -109,3 +119,99 @@ def test_copied_camera_info_keeps_region_and_binning() -> None:
     message.roi.x_offset, message.roi.width = 16, 320
     copy = messages.copied_camera_info(message, 9)
     assert (copy.binning_x, copy.roi.x_offset, copy.roi.width, copy.header.stamp.nanosec) == (2, 16, 320, 9)
+
+
+def checked_header(message) -> None:
+    header = message.header
+    assert (header.frame_id, header.stamp.sec, header.stamp.nanosec) == ("front_optical", 7, 1)
+
+
+def test_the_dense_grid_is_an_image_of_bytes() -> None:
+    voxels = some_voxels(1000, STAMP_NS, classes=5)
+    sent = messages.voxel_grid_message(voxels, "front_optical")
+    message = deserialize_message(serialize_message(sent), Image)
+    checked_header(message)
+    assert (message.height, message.width, message.step, message.encoding) == (256, 8192, 8192, "mono8")
+    dense = np.frombuffer(message.data, np.uint8).reshape(256, 256, 32)
+    state, label = bytes_to_state_and_label(dense)
+    np.testing.assert_array_equal(state, voxels.state)
+    np.testing.assert_array_equal(label[tuple(voxels.index.T)], voxels.label)
+    assert decode_image(message).shape == (256, 8192, 3)  # an image to everybody else
+    info = json.loads(messages.voxel_grid_info_message(voxels.grid, voxels.grid_from_camera).data)
+    assert info["shape"] == [256, 256, 32]
+    assert message.step == info["shape"][1] * info["shape"][2]
+
+
+def test_the_map_is_stored_row_by_row() -> None:
+    cells = np.array([[0, -1, 100], [37, 0, 0]], dtype=np.int8)
+    ground = GroundMap((1.5, -2.0), 0.25, cells)
+    sent = messages.occupancy_grid_message(ground, STAMP_NS, "front_optical")
+    message = deserialize_message(serialize_message(sent), OccupancyGrid)
+    checked_header(message)
+    assert list(message.data) == [0, -1, 100, 37, 0, 0]
+    info = message.info
+    assert (info.width, info.height, info.resolution) == (3, 2, 0.25)
+    assert (info.origin.position.x, info.origin.position.y, info.origin.position.z) == (1.5, -2.0, 0.0)
+    assert (info.origin.orientation.x, info.origin.orientation.z, info.origin.orientation.w) == (0.0, 0.0, 1.0)
+    assert info.map_load_time == message.header.stamp
+
+
+def test_the_map_of_an_optical_frame_lies_in_it_as_the_ground_does() -> None:
+    """The ground 1.65 m below the camera: the corner 2 m ahead and 3 m to the left, cells forward and to the left."""
+    upright_from_camera = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.65])) @ DEFAULT_GRID_FROM_CAMERA
+    ground = GroundMap((2.0, 3.0), 0.5, np.zeros((1, 1), dtype=np.int8))
+    origin = messages.occupancy_grid_message(ground, 0, "optical", upright_from_camera.inverse()).info.origin
+    corner, turn = origin.position, origin.orientation
+    assert (corner.x, corner.y, corner.z) == pytest.approx((-3.0, 1.65, 2.0))
+    pose = RigidTransform.from_quaternion([turn.x, turn.y, turn.z, turn.w], [corner.x, corner.y, corner.z])
+    # One cell on: x of the map is forward (z), y of the map is left (-x).
+    np.testing.assert_allclose(pose.apply(np.array([0.5, 0.25, 0.0])), [-3.25, 1.65, 2.5], atol=1e-12)
+
+
+def test_points_are_plain() -> None:
+    points = np.array([[1.0, 2.0, 3.0], [-4.0, 5.0, 6.5]], dtype=np.float32)
+    sent = messages.points_message(points, STAMP_NS, "front_optical")
+    message = deserialize_message(serialize_message(sent), PointCloud2)
+    checked_header(message)
+    assert (message.height, message.width, message.point_step, message.row_step) == (1, 2, 12, 24)
+    assert [(f.name, f.offset, f.datatype, f.count) for f in message.fields] == [
+        (name, offset, PointField.FLOAT32, 1) for name, offset in (("x", 0), ("y", 4), ("z", 8))
+    ]
+    np.testing.assert_array_equal(np.frombuffer(message.data, np.float32).reshape(-1, 3), points)
+    assert messages.points_message(points[:0], 0, "c").width == 0
+
+
+def placed(marker: Marker) -> np.ndarray:
+    position, turn = marker.pose.position, marker.pose.orientation
+    pose = RigidTransform.from_quaternion([turn.x, turn.y, turn.z, turn.w], [position.x, position.y, position.z])
+    return np.asarray(pose.apply(np.array([[point.x, point.y, point.z] for point in marker.points])))
+
+
+def test_markers_are_cubes_on_the_grid() -> None:
+    voxels = some_voxels(200, STAMP_NS, classes=5)
+    sent = messages.voxels_marker(voxels, "front_optical", 200)
+    message = deserialize_message(serialize_message(sent), Marker)
+    checked_header(message)
+    assert (message.type, message.action, message.ns, message.id) == (Marker.CUBE_LIST, Marker.ADD, "voxels", 0)
+    assert (message.scale.x, message.scale.y, message.scale.z, message.text) == (0.2, 0.2, 0.2, "")
+    np.testing.assert_allclose(placed(message), voxels.points_camera(), atol=1e-4)
+    colours = np.array([[colour.r, colour.g, colour.b, colour.a] for colour in message.colors])
+    np.testing.assert_allclose(colours[:, :3], np.array(voxels.class_colours)[voxels.label] / 255, atol=1e-6)
+    np.testing.assert_allclose(colours[:, 3], voxels.probability, atol=1e-6)
+
+
+def test_of_too_many_markers_the_nearest_stay() -> None:
+    voxels = some_voxels(200)
+    message = messages.voxels_marker(voxels, "front_optical", 50)
+    assert message.text == "the nearest 50 of 200 voxels: the others exceed the limit"
+    assert len(message.points) == len(message.colors) == 50
+    distances = np.sort(np.linalg.norm(voxels.points_camera(), axis=1))
+    assert np.linalg.norm(placed(message), axis=1).max() == pytest.approx(distances[49], abs=1e-4)
+
+
+def test_no_markers_delete_the_last_ones() -> None:
+    empty: SemanticVoxels = dataclasses.replace(some_voxels(0), stamp_ns=STAMP_NS)
+    message = messages.voxels_marker(empty, "front_optical", 50)
+    checked_header(message)
+    assert (message.action, len(message.points)) == (Marker.DELETE, 0)
+    assert messages.voxels_marker(some_voxels(5), "front_optical", 0).action == Marker.DELETE

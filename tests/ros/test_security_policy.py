@@ -19,7 +19,7 @@ import pytest
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.interface import SERVICES, TOPICS, TopicSpec
+from scene_completion_ros.ros.topics import SERVICES, TOPICS, TopicSpec
 from tests.ros.graph import REPOSITORY, Graph, NodeUnderTest, start_completion_node
 
 POLICY = REPOSITORY / "config" / "security" / "scene_completion.policy.xml"

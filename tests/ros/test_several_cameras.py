@@ -26,7 +26,7 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.camera_fusion import fuse_views
-from scene_completion_ros.mapping.clearing_kernel import ClearingRays
+from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.completion.placements import check_frames
 from scene_completion_ros.ros.parameters.schema import NodeParameters

@@ -21,25 +21,21 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views_and_probability
+from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_image
 from scene_completion_ros.ros.completion.placements import Placement
-from scene_completion_ros.ros.completion.scene import Scene, View
-from scene_completion_ros.ros.completion.scene_memory import Life, SceneMemory
+from scene_completion_ros.ros.completion.scene import Life, Scene, SceneMemory, View
 from scene_completion_ros.ros.completion.view_completers import ViewCompleters
 from scene_completion_ros.ros.completion.worker import NewestWorker
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.health.inference_record import InferenceRecord, Result
+from scene_completion_ros.ros.health.inference_health import InferenceRecord, Result
 from scene_completion_ros.ros.messages import stamp_nanoseconds
-from scene_completion_ros.ros.outputs.node_outputs import Outputs
+from scene_completion_ros.ros.outputs.publishers import Outputs
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 CLOSE_TIMEOUT_S = 5.0
 _MEMORY = "/memory"  # no name of a camera
-# Reasons under which images are counted that were overtaken by a deactivation, by ~/set_enabled or by ~/reset.
-DEACTIVATED, DISABLED, RESET = "deactivated", "disabled", "reset"
-# Reasons for those that cannot be used, and for what should not happen.
-BAD_IMAGE, GPU_FAILED, INTERNAL_ERROR = "bad image", "GPU failed", "internal error"
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ class CompletionThread:
         # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.
         self._publishing = threading.Lock()
         self._activation = self._era = 0
-        self._overtaken_by = DEACTIVATED
+        self._overtaken_by: DropReason = DropReason.DEACTIVATED
         self.enabled = True
         self.record = InferenceRecord()
         self._to_prepare: dict[str, Callable[[], object]] = {}
@@ -127,7 +123,7 @@ class CompletionThread:
         self._wanted = True
         self._worker: NewestWorker[ArrivedSet] = NewestWorker(
             self._take_in_hand,
-            on_replaced=lambda replaced: self._drop(replaced, "newer image arrived"),
+            on_replaced=lambda replaced: self._drop(replaced, DropReason.NEWER_IMAGE),
             on_error=self._on_inference_error,
             on_end=self._completers.release,
         )
@@ -144,9 +140,9 @@ class CompletionThread:
         if self.enabled:
             self._worker.submit(arrived)
         else:
-            self._drop(arrived, DISABLED)
+            self._drop(arrived, DropReason.DISABLED)
 
-    def end_activation(self, reason: str = DEACTIVATED) -> None:
+    def end_activation(self, reason: DropReason = DropReason.DEACTIVATED) -> None:
         """Publish nothing any more of the images submitted so far, which are counted under a reason.
 
         The completer stays.
@@ -162,7 +158,7 @@ class CompletionThread:
         """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
         self.enabled = enabled
         if not enabled:
-            self.end_activation(DISABLED)
+            self.end_activation(DropReason.DISABLED)
 
     def reset(self) -> None:
         """Forget what the images so far have left behind, and publish nothing more of them.
@@ -170,7 +166,7 @@ class CompletionThread:
         Whatever is kept from one image to the next is forgotten where the inference thread meets an image of another
         life than the last one.
         """
-        self.end_activation(RESET)
+        self.end_activation(DropReason.RESET)
         self.record.forget()
 
     def forget(self) -> None:
@@ -190,7 +186,7 @@ class CompletionThread:
             self._to_prepare.pop(name)()
         self._outputs.prepare()
 
-    def _drop(self, images: ArrivedSet, reason: str) -> None:
+    def _drop(self, images: ArrivedSet, reason: DropReason) -> None:
         for image in images.views:
             self._counters.drop(reason, header=image.message.header)
 
@@ -237,7 +233,7 @@ class CompletionThread:
         except GpuError as error:  # what is known of all voxels is fetched from there
             self._completers.gpu_failed(error, images.parameters)
             for image, *_ in done:
-                self._counters.drop(GPU_FAILED, str(error), header=image.message.header)
+                self._counters.drop(DropReason.GPU_FAILED, str(error), header=image.message.header)
             return
         completed_s = time.perf_counter()
         with self._publishing:
@@ -286,14 +282,16 @@ class CompletionThread:
             decode_ms = 1e3 * (time.perf_counter() - started_s)
             completer = self._completers.get(image.name, camera, image.placement.grid_from_camera, parameters)
             if completer is None:
-                self._counters.drop("unusable camera", "see the error about the camera of these images", header=header)
+                self._counters.drop(
+                    DropReason.UNUSABLE_CAMERA, "see the error about the camera of these images", header=header
+                )
                 return None
             return completer.complete(pixels, stamp_nanoseconds(header.stamp)), decode_ms
         except (ImageError, CameraError) as error:
-            self._counters.drop(BAD_IMAGE, f"{image.topic}: {error}", header=header)
+            self._counters.drop(DropReason.BAD_IMAGE, f"{image.topic}: {error}", header=header)
         except GpuError as error:
             self._completers.gpu_failed(error, parameters)
-            self._counters.drop(GPU_FAILED, str(error), header=header)
+            self._counters.drop(DropReason.GPU_FAILED, str(error), header=header)
         except Exception as error:  # it must not keep the images of other cameras from being completed
             self._drop_after(error, header)
         return None
@@ -317,7 +315,7 @@ class CompletionThread:
 
     def _drop_after(self, error: Exception, header: Any) -> None:
         why = f"{type(error).__name__}: {error}; please report this"
-        self._counters.drop(INTERNAL_ERROR, why, header=header)
+        self._counters.drop(DropReason.INTERNAL_ERROR, why, header=header)
 
 
 def _result(scene: Scene, parameters: NodeParameters) -> Result:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scene_completion_ros.messages.drop_reasons import DropReason
+
 WARNING_PERIOD_S = 5.0
 LONGEST_WARNING = 1000  # characters: what a message holds is quoted in warnings, and may be of any length
 
@@ -29,7 +31,7 @@ class Counts:
     received: int
     processed: int
     unwanted: int
-    dropped: Mapping[str, int]
+    dropped: Mapping[DropReason, int]
     warned: Mapping[str, int]
     missing: Mapping[str, int]
 
@@ -51,10 +53,10 @@ class FrameCounters:
         self.received = 0
         self.processed = 0
         self.unwanted = 0
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Counter[DropReason] = Counter()
         self.warned: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
-        self.on_dropped_image: Callable[[str, Any], None] | None = None
+        self.on_dropped_image: Callable[[DropReason, Any], None] | None = None
 
     def counts(self) -> Counts:
         """What was counted until now."""
@@ -83,11 +85,11 @@ class FrameCounters:
         with self._lock:
             self.unwanted += 1
 
-    def drop(self, reason: str, warning: str = "", *, header: Any = None) -> None:
+    def drop(self, reason: DropReason, warning: str = "", *, header: Any = None) -> None:
         """Count a message that came to nothing.
 
         Args:
-            reason: Short name of the reason, under which it is counted.
+            reason: Under which it is counted.
             warning: What to tell the user, at most every `WARNING_PERIOD_S` for each reason; empty stays silent.
             header: Header of the message, where it is an image.
         """

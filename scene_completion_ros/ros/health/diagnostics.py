@@ -13,25 +13,28 @@ from rclpy.clock import Clock, ClockType
 from rclpy.qos import ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.counters import Counts, FrameCounters
 from scene_completion_ros.ros.health.fusion_health import NAME as FUSION
-from scene_completion_ros.ros.health.fusion_health import fusion_status
-from scene_completion_ros.ros.health.fusion_record import FusionReport
-from scene_completion_ros.ros.health.inference_record import InferenceRecord
-from scene_completion_ros.ros.health.input_health import CameraFacts, calibration_status, input_status
-from scene_completion_ros.ros.health.input_record import InputRecord, Publishers
+from scene_completion_ros.ros.health.fusion_health import FusionReport, fusion_status
+from scene_completion_ros.ros.health.inference_health import InferenceRecord, inference_status
+from scene_completion_ros.ros.health.input_health import (
+    CameraFacts,
+    InputRecord,
+    Publishers,
+    calibration_status,
+    input_status,
+)
 from scene_completion_ros.ros.health.judgement import (
     Drops,
     Level,
     Status,
     idle_status,
-    inference_status,
     lifecycle_status,
-    memory_status,
     of_camera,
     outputs_status,
 )
-from scene_completion_ros.ros.health.process_facts import process_facts
+from scene_completion_ros.ros.health.memory_health import memory_status, process_facts
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 
@@ -89,7 +92,7 @@ class Diagnostics:
         self._prefix = node.get_fully_qualified_name().lstrip("/")
         self._middleware = get_rmw_implementation_identifier()
         self._faults: dict[str, str] = {}
-        self._drops: deque[tuple[float, Counter[str]]] = deque()
+        self._drops: deque[tuple[float, Counter[DropReason]]] = deque()
         self._publisher = node.create_publisher(DiagnosticArray, DIAGNOSTICS, 1)
         self._timer = node.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 

@@ -1,11 +1,91 @@
-"""Judges the fusion of successive images, as `health` judges the rest; nothing here touches ROS."""
+"""The fusion of successive images, as recorded and as judged: its map, what went into it, what had to do without."""
 
 from __future__ import annotations
 
-from scene_completion_ros.ros.health.fusion_record import FusionReport
+import threading
+import time
+from dataclasses import dataclass, replace
+
 from scene_completion_ros.ros.health.judgement import Level, Status
 
 NAME = "fusion"
+
+
+@dataclass(frozen=True)
+class FusionReport:
+    """All of it at one moment; times are those of `time.perf_counter`.
+
+    Attributes:
+        joined: Images (or sets of several cameras) joined with the map since the node was configured.
+        alone: Those published without being joined.
+        why_alone: Why the last one was, with the cure; empty where none was.
+        alone_s: When that was.
+        started: How often the map was started anew, the first time not counted.
+        why_started: Why it was the last time.
+        started_s: When that was.
+        map_voxels: Voxels that the map holds; 0 where there is none.
+        map_mb: Memory of the map, megabytes.
+        age_s: Seconds between the stamps of the first and the last image in the map.
+        updated: Voxels that the last image had something to say about.
+        entered: Voxels that became new before it because the robot moved.
+    """
+
+    joined: int = 0
+    alone: int = 0
+    why_alone: str = ""
+    alone_s: float | None = None
+    started: int = 0
+    why_started: str = ""
+    started_s: float | None = None
+    map_voxels: int = 0
+    map_mb: float = 0.0
+    age_s: float = 0.0
+    updated: int = 0
+    entered: int = 0
+
+
+class FusionRecord:
+    """Written by the inference thread, read by others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._report = FusionReport()
+
+    @property
+    def report(self) -> FusionReport:
+        """What is so now."""
+        with self._lock:
+            return self._report
+
+    def joined(self, *, map_voxels: int, map_mb: float, age_s: float, updated: int, entered: int) -> None:
+        """An image was joined with the map."""
+        with self._lock:
+            self._report = replace(
+                self._report,
+                joined=self._report.joined + 1,
+                map_voxels=map_voxels,
+                map_mb=map_mb,
+                age_s=age_s,
+                updated=updated,
+                entered=entered,
+            )
+
+    def alone(self, why: str) -> None:
+        """An image was not joined."""
+        with self._lock:
+            alone = self._report.alone + 1
+            self._report = replace(self._report, alone=alone, why_alone=why, alone_s=time.perf_counter())
+
+    def started(self, why: str) -> None:
+        """The map forgot everything."""
+        with self._lock:
+            started = self._report.started + 1
+            self._report = replace(self._report, started=started, why_started=why, started_s=time.perf_counter())
+
+    def released(self) -> None:
+        """There is no map any more."""
+        with self._lock:
+            self._report = replace(self._report, map_voxels=0, map_mb=0.0, age_s=0.0, updated=0, entered=0)
 
 
 def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted: bool) -> Status:

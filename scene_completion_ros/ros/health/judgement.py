@@ -10,21 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from scene_completion_ros.ros.health.inference_record import InferenceRecord
-from scene_completion_ros.ros.health.process_facts import ProcessFacts
-
-LARGEST_SHARE_OF_OPEN_FILES = 0.9
-FULL_DETAIL_STAGES = ("latency", "total")  # the stages that the message names
-
-# Reasons under which messages come to nothing in normal work.
-ABOVE_RATE = "above largest_rate"
-HARMLESS_DROPS = frozenset({"newer image arrived", "deactivated", "disabled", "reset", ABOVE_RATE})
-# Where the others are reported; those not named here are the input's.
-BAD_CAMERA_INFO = "bad CameraInfo"
-NO_CAMERA_INFO = "no CameraInfo"
-NO_MATCHING_CAMERA_INFO = "no CameraInfo of its time"  # there are others
-CALIBRATION_DROPS = frozenset({NO_CAMERA_INFO, NO_MATCHING_CAMERA_INFO, BAD_CAMERA_INFO})
-INFERENCE_DROPS = frozenset({"unusable camera", "internal error", "GPU failed"})
+from scene_completion_ros.messages.drop_reasons import DropReason, JudgedBy
 
 
 class Level(IntEnum):
@@ -64,19 +50,20 @@ class Drops:
         recent_s: How many seconds these are.
     """
 
-    total: Mapping[str, int]
-    recent: Mapping[str, int]
+    total: Mapping[DropReason, int]
+    recent: Mapping[DropReason, int]
     recent_s: float
 
-    def problems(self, reasons: frozenset[str]) -> str:
-        """Recent drops for one of these reasons, in words; empty where there are none."""
-        found = [f"{count} {reason}" for reason, count in sorted(self.recent.items()) if reason in reasons and count]
-        return ", ".join(found)
+    def problems(self, *reasons: DropReason, judged_by: JudgedBy | None = None) -> str:
+        """Recent drops for one of these reasons, or for all that a part reports, in words; empty where there are none.
 
-    @property
-    def of_input(self) -> frozenset[str]:
-        """Reasons that are neither harmless nor reported elsewhere."""
-        return frozenset(self.recent) - HARMLESS_DROPS - CALIBRATION_DROPS - INFERENCE_DROPS
+        Args:
+            reasons: The reasons.
+            judged_by: The part.
+        """
+        wanted = {*reasons, *(reason for reason in DropReason if reason.judged_by == judged_by)}
+        found = [f"{count} {reason}" for reason, count in sorted(self.recent.items()) if reason in wanted and count]
+        return ", ".join(found)
 
 
 def of_camera(what: str, camera: str) -> str:
@@ -110,35 +97,6 @@ def idle_status(name: str, state: str) -> Status:
     return Status(name, Level.OK, f"nothing to do: the node is {state}", {"state": state})
 
 
-def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, unwanted: int) -> Status:
-    """The model, and how long images take.
-
-    Args:
-        record: What the inference thread did.
-        drops: Messages that came to nothing.
-        processed: Images completed since the node started.
-        unwanted: Images that nobody wanted completed.
-    """
-    models, times = record.models, record.times()
-    values = {"images completed": str(processed), "images that nobody subscribed to": str(unwanted)}
-    for camera, model in models.items():
-        values |= {of_camera("model", camera): model.state, of_camera("engine", camera): model.engine}
-    for stage, time_ms in times.items():
-        values[f"{stage} ms"] = f"mean {time_ms.mean:.2f}, p95 {time_ms.p95:.2f}, max {time_ms.largest:.2f}"
-    problems = drops.problems(INFERENCE_DROPS)
-    unusable = {name or "this camera": model.error for name, model in models.items() if model.error}
-    errors = [f"images of {name} cannot be completed: {error}" for name, error in unusable.items()]
-    if errors:
-        return Status("inference", Level.ERROR, "; ".join(errors), values)
-    if problems:
-        cure = "see the log, and report internal errors"
-        message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; {cure}"
-        return Status("inference", Level.ERROR, message, values)
-    said = [f"{stage} {times[stage].mean:.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
-    states = [f"{name} {model.state}".strip() for name, model in models.items()]
-    return Status("inference", Level.OK, ", ".join([*states, *said]), values)
-
-
 def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], result_age_s: float | None) -> Status:
     """Who listens, and what could not be published.
 
@@ -155,24 +113,3 @@ def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], 
         return Status("outputs", Level.OK, message, values)
     wanted = sum(1 for count in subscribers.values() if count)
     return Status("outputs", Level.OK, f"{wanted} of {len(subscribers)} topics have subscribers", values)
-
-
-def memory_status(facts: ProcessFacts) -> Status:
-    """Memory, threads and open files of the process."""
-    found = {
-        "resident MB": None if facts.resident_mb is None else f"{facts.resident_mb:.1f}",
-        "own MB": None if facts.own_mb is None else f"{facts.own_mb:.1f}",
-        "shared MB": None if facts.shared_mb is None else f"{facts.shared_mb:.1f}",
-        "peak resident MB": None if facts.peak_mb is None else f"{facts.peak_mb:.1f}",
-        "threads": facts.threads,
-        "open files": facts.open_files,
-        "open files allowed": facts.open_files_limit,
-    }
-    values = {name: str(value) for name, value in found.items() if value is not None}
-    limit = facts.open_files_limit
-    if facts.open_files and limit and facts.open_files > LARGEST_SHARE_OF_OPEN_FILES * limit:
-        message = f"{facts.open_files} of {limit} files are open: raise the limit (ulimit -n) and report this"
-        return Status("memory", Level.WARN, message, values)
-    if facts.resident_mb is None:
-        return Status("memory", Level.OK, "this system does not tell", values)
-    return Status("memory", Level.OK, f"{facts.resident_mb:.0f} MB resident", values)

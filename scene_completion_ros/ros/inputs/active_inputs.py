@@ -13,26 +13,19 @@ from rclpy.duration import Duration
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
-from scene_completion_ros.ros.completion.completion_thread import DEACTIVATED, ArrivedImage, CompletionThread
+from scene_completion_ros.ros.completion.completion_thread import ArrivedImage, CompletionThread
 from scene_completion_ros.ros.completion.placements import Placements
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.health.input_record import InputRecord
-from scene_completion_ros.ros.health.judgement import ABOVE_RATE
+from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.inputs.camera_input import CalibratedImage, CameraInput
 from scene_completion_ros.ros.inputs.image_sets import ImageSets
-from scene_completion_ros.ros.inputs.polling import Poll, polled_room
 from scene_completion_ros.ros.inputs.transform_source import make_transform_source
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
+from scene_completion_ros.ros.inputs.waiting_room import NotYetError, Poll, polled_room
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
-
-# Reasons under which images are counted.
-NOT_TOGETHER = "no image of the other cameras at its time"
-NO_TRANSFORM = "no transform"
-BAD_TRANSFORM = "bad transform"  # a message of its own, no image
-TIME_WENT_BACK = "waited while time went back"
 
 _EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
 
@@ -74,7 +67,7 @@ class Inputs:
         self._counters = counters
         self._orders = orders
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
-        resources.callback(self._give_up, DEACTIVATED)
+        resources.callback(self._give_up, DropReason.DEACTIVATED)
         self._names = names_in(at_start.cameras)
         self._sets: ImageSets[CalibratedImage] = ImageSets(
             self._names, self._on_set, self._on_unused, on_waiting=lambda: self._poll_sets.start()
@@ -111,13 +104,13 @@ class Inputs:
         """What arrived, by the name of the camera."""
         return {camera.name: camera.record for camera in self.cameras}
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: DropReason) -> None:
         """Count all images that wait here as dropped."""
         self._give_up(reason)
         for camera in self.cameras:
             camera.give_up(reason)
 
-    def restart(self, reason: str = TIME_WENT_BACK) -> None:
+    def restart(self, reason: DropReason = DropReason.TIME_WENT_BACK) -> None:
         """Time begins anew, for all cameras: one that is heard a little later must not begin it once more.
 
         Args:
@@ -148,7 +141,7 @@ class Inputs:
         self._room.enter(tuple(images), _newest(images).transform_timeout)
 
     def _on_unused(self, image: CalibratedImage) -> None:
-        self._counters.drop(NOT_TOGETHER, header=image.message.header)
+        self._counters.drop(DropReason.NOT_TOGETHER, header=image.message.header)
 
     def _look_for_sets(self) -> bool:
         self._sets.look()
@@ -168,14 +161,14 @@ class Inputs:
             try:
                 placed.append(self._placed(image))
             except NotYetError as missing:  # of each image its own, not only of the first
-                self._counters.drop(NO_TRANSFORM, f"{image.topic}: {missing}", header=image.message.header)
+                self._counters.drop(DropReason.NO_TRANSFORM, f"{image.topic}: {missing}", header=image.message.header)
         if placed:
             self._submit(placed, _newest(images))
 
     def _refuse(self, images: tuple[CalibratedImage, ...]) -> None:
         for image in images:
             why = f"{image.topic}: too many images wait for transforms already"
-            self._counters.drop(NO_TRANSFORM, why, header=image.message.header)
+            self._counters.drop(DropReason.NO_TRANSFORM, why, header=image.message.header)
 
     def _placed(self, image: CalibratedImage) -> ArrivedImage:
         placement = self._placements.place(image.message.header.frame_id, image.stamp_ns, image.parameters)
@@ -186,19 +179,19 @@ class Inputs:
         rate_hz, last_ns = parameters.largest_rate, self._last_ns
         if rate_hz and last_ns is not None and (stamp_ns - last_ns) * rate_hz < (1.0 - _EARLY) * 1e9:
             for image in images:
-                self._counters.drop(ABOVE_RATE, header=image.message.header)
+                self._counters.drop(DropReason.ABOVE_RATE, header=image.message.header)
             return
         self._last_ns = stamp_ns
         self._thread.submit(tuple(images), parameters)
 
     def _on_bad_transform(self, reason: str) -> None:
-        self._counters.drop(BAD_TRANSFORM, reason)
+        self._counters.drop(DropReason.BAD_TRANSFORM, reason)
 
     def _on_clock_jump(self, jump: Any) -> None:
         self._counters.warn("clock jump", "the clock jumped back: a restarted recording?")
         self.restart()
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: DropReason) -> None:
         for image in chain(self._sets.empty(), *self._room.empty()):
             self._counters.drop(reason, header=image.message.header)
 

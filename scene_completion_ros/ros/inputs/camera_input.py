@@ -14,18 +14,15 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.messages.stamp_order import WENT_BACK, StampOrder
-from scene_completion_ros.ros.completion.completion_thread import BAD_IMAGE, DEACTIVATED, INTERNAL_ERROR
+from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.messages.stamp_order import StampOrder
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.health.input_record import InputRecord
-from scene_completion_ros.ros.health.judgement import BAD_CAMERA_INFO, NO_CAMERA_INFO, NO_MATCHING_CAMERA_INFO
-from scene_completion_ros.ros.inputs.adaptive_subscription import AdaptiveSubscription
+from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.inputs.camera_info_match import CameraInfoMatch
-from scene_completion_ros.ros.inputs.polling import polled_room
-from scene_completion_ros.ros.inputs.subscription_events import noted_subscription
-from scene_completion_ros.ros.inputs.waiting_room import NotYetError
+from scene_completion_ros.ros.inputs.subscriptions import AdaptiveSubscription, noted_subscription
+from scene_completion_ros.ros.inputs.waiting_room import NotYetError, polled_room
 from scene_completion_ros.ros.messages import stamp_nanoseconds
-from scene_completion_ros.ros.outputs.publishing import LATCHED_QOS
+from scene_completion_ros.ros.outputs.publishers import LATCHED_QOS
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
@@ -112,7 +109,7 @@ class CameraInput:
         self._subscribe_to_both(parameters.snapshot())
         self._match = CameraInfoMatch(self._camera_info_topic)
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
-        resources.callback(self.give_up, DEACTIVATED)
+        resources.callback(self.give_up, DropReason.DEACTIVATED)
 
     def check(self, parameters: NodeParameters) -> None:
         """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
@@ -167,7 +164,7 @@ class CameraInput:
     def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> Camera:
         return camera_from_camera_info(camera_info, rectified=parameters.rectified, where=self._camera_info_topic)
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: DropReason) -> None:
         """Count images that wait for their CameraInfo as dropped."""
         for image in self._room.empty():
             self._counters.drop(reason, header=image.message.header)
@@ -178,7 +175,7 @@ class CameraInput:
         try:
             camera = self._read_camera(message, parameters)
         except SceneCompletionError as error:
-            self._counters.drop(BAD_CAMERA_INFO, str(error))
+            self._counters.drop(DropReason.BAD_CAMERA_INFO, str(error))
             return
         synchronised = parameters.camera_info_sync != "latest"
         changed = self._camera is not None and camera != self._camera and parameters.rectified == self._rectified
@@ -225,14 +222,14 @@ class CameraInput:
             self._receive(message, arrived_s)
         except Exception as error:  # of a message that nobody thought of: it must not end the node
             why = f"{self._image_topic}: {type(error).__name__}: {error}; please report this"
-            self._counters.drop(INTERNAL_ERROR, why, header=message.header)
+            self._counters.drop(DropReason.INTERNAL_ERROR, why, header=message.header)
 
     def _receive(self, message: Any, arrived_s: float) -> None:
         self.record.image_arrived(message, arrived_s)
         nanoseconds = int(message.header.stamp.nanosec)
         if nanoseconds >= SECOND_NS:  # which would come out as another stamp, if it is one at all
             why = f"{self._image_topic}: a stamp with {nanoseconds} nanoseconds to its second; check the driver"
-            self._counters.drop(BAD_IMAGE, why, header=message.header)
+            self._counters.drop(DropReason.BAD_IMAGE, why, header=message.header)
             return
         parameters = self._parameters.snapshot()
         camera = self._camera_for(parameters)
@@ -240,7 +237,7 @@ class CameraInput:
             self._look_for_latched_camera_info()
         synchronised = parameters.camera_info_sync != "latest"
         if camera is None and not synchronised:
-            self._counters.drop(NO_CAMERA_INFO, self._no_camera_info, header=message.header)
+            self._counters.drop(DropReason.NO_CAMERA_INFO, self._no_camera_info, header=message.header)
             return
         stamp_ns = stamp_nanoseconds(message.header.stamp)
         if not self._is_in_order(message.header, stamp_ns):
@@ -259,7 +256,7 @@ class CameraInput:
         arrival, behind_ns = self._order.arrived(stamp_ns), self._order.behind_ns
         if arrival == "late":
             self._counters.drop(
-                WENT_BACK,
+                DropReason.WENT_BACK,
                 f"{self._image_topic}: stamp {stamp_ns} ns is {behind_ns / 1e6:.1f} ms before the last one",
                 header=header,
             )
@@ -278,13 +275,13 @@ class CameraInput:
             self._pass_on(image, self._matching_camera(image, final=True))
         except NotYetError as missing:
             if self._camera is None:
-                self._counters.drop(NO_CAMERA_INFO, self._no_camera_info, header=image.message.header)
+                self._counters.drop(DropReason.NO_CAMERA_INFO, self._no_camera_info, header=image.message.header)
             else:
-                self._counters.drop(NO_MATCHING_CAMERA_INFO, str(missing), header=image.message.header)
+                self._counters.drop(DropReason.NO_MATCHING_CAMERA_INFO, str(missing), header=image.message.header)
 
     def _refuse(self, image: _Image) -> None:
         why = f"{self._image_topic}: too many images wait for their CameraInfo already"
-        reason = NO_CAMERA_INFO if self._camera is None else NO_MATCHING_CAMERA_INFO
+        reason = DropReason.NO_CAMERA_INFO if self._camera is None else DropReason.NO_MATCHING_CAMERA_INFO
         self._counters.drop(reason, why, header=image.message.header)
 
     def _matching_camera(self, image: _Image, *, final: bool) -> Camera:

@@ -19,7 +19,7 @@ from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics
 from scene_completion_ros.geometry.transform_tree import NoTransformError
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
-from scene_completion_ros.ros.inputs.adaptive_subscription import AdaptiveSubscription
+from scene_completion_ros.ros.inputs.subscriptions import AdaptiveSubscription
 from scene_completion_ros.ros.inputs.waiting_room import NotYetError
 from scene_completion_ros.ros.messages import stamp_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in

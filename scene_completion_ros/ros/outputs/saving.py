@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.report.ply import ply_bytes
-from scene_completion_ros.ros.health.inference_record import Result
+from scene_completion_ros.ros.health.inference_health import Result
 from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
 
 CURES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.mapping.fusion_settings import FusionSettings
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.ros.inputs.transform_source import fixed_transforms, source_kind
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from scene_completion_ros.bags.reader import BagMessage
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages
-from scene_completion_ros.ros.replay.clock import RecordedClock
+from scene_completion_ros.ros.messages import stamp_message
 from scene_completion_ros.ros.replay.playback import CLOCK, InputTopics, Playback
 
 QUEUE = 1000  # reliable, so nothing gets lost on the way
+MOST_TICKS = 1000  # of the clock, made up for at once; more than a pause of a recording deserves
+CLOCK_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class InputPublishers:
         latched = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._others = {
             topic: node.create_publisher(
-                message_class(kind, topic),
+                messages.message_class(kind, topic),
                 playback.remappings.get(topic, topic),
                 latched if topic.endswith("tf_static") else queue,
             )
@@ -116,18 +117,41 @@ class InputPublishers:
         self._others[recorded.topic].publish(recorded.cdr)
 
 
-def message_class(kind: str, topic: str) -> Any:
-    """The rclpy class of a message type such as "sensor_msgs/msg/Imu".
+class RecordedClock:
+    """Publishes the recorded time on /clock at a rate of ticks, for nodes with `use_sim_time`.
 
-    Raises:
-        SceneCompletionError: Its package is not installed, or has no such message.
+    Args:
+        node: The rclpy node to publish with.
+        topic: Usually /clock.
+        hz: Ticks a recorded second.
     """
-    package, _, name = kind.partition("/msg/")
-    try:
-        return getattr(import_module(f"{package}.msg"), name)
-    except (ImportError, AttributeError):
-        raise SceneCompletionError(
-            f"messages of type {kind} are not installed",
-            where=f"topic {topic}",
-            cure=f"Install the package {package}, or leave the topic out",
-        ) from None
+
+    def __init__(self, node: Any, topic: str, hz: float) -> None:
+        self._publisher = node.create_publisher(Clock, topic, CLOCK_QOS)
+        self.period_ns = max(round(1e9 / hz), 1)
+        self._last_ns: int | None = None
+
+    def restart(self) -> None:
+        """The recording starts again: the next time may lie before the last one."""
+        self._last_ns = None
+
+    def step_to(self, now_ns: int) -> None:
+        """Publish all ticks before a time (at most `MOST_TICKS`), and the time itself.
+
+        For lock step, in which nothing else makes the time pass.
+        """
+        if self._last_ns is not None:
+            first_ns = max(self._last_ns, now_ns - MOST_TICKS * self.period_ns) + self.period_ns
+            for tick_ns in range(first_ns, now_ns, self.period_ns):
+                self._publish(tick_ns)
+        if now_ns != self._last_ns:
+            self._publish(now_ns)
+
+    def show(self, now_ns: int) -> None:
+        """Publish the time if a tick has become due; ticks that were missed are not made up for."""
+        if self._last_ns is None or now_ns - self._last_ns >= self.period_ns:
+            self._publish(now_ns)
+
+    def _publish(self, time_ns: int) -> None:
+        self._publisher.publish(Clock(clock=stamp_message(time_ns)))
+        self._last_ns = time_ns

@@ -17,10 +17,9 @@ from std_msgs.msg import Float64, String
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
+from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.health.drop_notices import read_drop_notice
-from scene_completion_ros.ros.replay.answers import Answers, SentImage
-from scene_completion_ros.ros.replay.collector import ResultCollector
+from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
 from scene_completion_ros.ros.replay.playback import LEAD_NS, InputTopics, Playback
 from scene_completion_ros.ros.replay.played_node import NodeProcess, RunningNode

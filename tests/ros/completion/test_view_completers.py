@@ -18,7 +18,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.ros.completion.view_completers import ViewCompleters, largest_shift
-from scene_completion_ros.ros.health.inference_record import InferenceRecord
+from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.ros.camera_to_voxels import CAMERA, some_image
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from scene_completion_ros.ros.health.fusion_health import fusion_status
-from scene_completion_ros.ros.health.fusion_record import FusionRecord
+from scene_completion_ros.ros.health.fusion_health import FusionRecord, fusion_status
 from scene_completion_ros.ros.health.judgement import Level, Status
 
 RECENT_S = 10.0

@@ -17,8 +17,16 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.ros.health.input_health import CameraFacts, calibration_status, input_status
-from scene_completion_ros.ros.health.input_record import RATE_WINDOW_S, Arrivals, InputRecord, Publishers
+from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.ros.health.input_health import (
+    RATE_WINDOW_S,
+    Arrivals,
+    CameraFacts,
+    InputRecord,
+    Publishers,
+    calibration_status,
+    input_status,
+)
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status
 
 CAMERA = Camera(900.0, 900.0, 639.5, 359.5, 1280, 720)
@@ -117,15 +125,17 @@ def test_reported_losses_and_drops_are_warned_about() -> None:
     status, _ = judged(lossy)
     assert status.level == Level.WARN
     assert "lost 3 images" in status.message and "fastdds_shm.xml" in status.message
-    dropped = Drops({"bad image": 5, "newer image arrived": 9}, {"bad image": 2, "newer image arrived": 4}, 10.0)
+    dropped = Drops(
+        {DropReason.BAD_IMAGE: 5, DropReason.NEWER_IMAGE: 9}, {DropReason.BAD_IMAGE: 2, DropReason.NEWER_IMAGE: 4}, 10.0
+    )
     status, _ = judged(working(), drops=dropped)
     assert status.level == Level.WARN
     assert "in the last 10 s: 2 bad image;" in status.message
     assert status.values["dropped"] == "14"
     assert status.values["dropped: newer image arrived"] == "9"
-    harmless = Drops({"newer image arrived": 9}, {"newer image arrived": 4, "disabled": 1}, 10.0)
+    harmless = Drops({DropReason.NEWER_IMAGE: 9}, {DropReason.NEWER_IMAGE: 4, DropReason.DISABLED: 1}, 10.0)
     assert judged(working(), drops=harmless)[0].level == Level.OK
-    unknown = Drops({"no transform": 1}, {"no transform": 1}, 10.0)  # a reason that is named nowhere is a problem
+    unknown = Drops({DropReason.NO_TRANSFORM: 1}, {DropReason.NO_TRANSFORM: 1}, 10.0)
     assert judged(working(), drops=unknown)[0].level == Level.WARN
 
 
@@ -175,7 +185,7 @@ def test_what_the_student_was_not_trained_for_and_bad_messages_are_warned_about(
     facts = CameraFacts(working(), ONE, INFO, 110.0, 2.0, "rmw_fastrtps_cpp")
     status = calibration_status(facts, NONE_DROPPED, ("the image is enlarged",))
     assert (status.level, status.message) == (Level.WARN, "the image is enlarged")
-    dropped = Drops({"bad CameraInfo": 2}, {"bad CameraInfo": 2}, 10.0)
+    dropped = Drops({DropReason.BAD_CAMERA_INFO: 2}, {DropReason.BAD_CAMERA_INFO: 2}, 10.0)
     status = calibration_status(facts, dropped, ())
     assert status.level == Level.WARN
     assert "2 bad CameraInfo" in status.message
@@ -186,12 +196,14 @@ def test_images_without_a_camera_info_of_their_time_are_warned_about() -> None:
     """With camera_info_sync exact, a driver that stamps both differently loses every image."""
     made = working()
     made.image_arrived(Image(header=header(9), width=1280, height=720), 109.9)
-    dropped = Drops({"no CameraInfo of its time": 30}, {"no CameraInfo of its time": 20}, 10.0)
+    dropped = Drops({DropReason.NO_MATCHING_CAMERA_INFO: 30}, {DropReason.NO_MATCHING_CAMERA_INFO: 20}, 10.0)
     images, calibration = judged(made, drops=dropped)
     assert (images.level, calibration.level) == (Level.OK, Level.WARN)  # reported once, where it belongs
     for words in ("20 no CameraInfo of its time", "2.000 s behind the last image", "camera_info_sync:=latest"):
         assert words in calibration.message
-    before = Drops({"no CameraInfo": 30}, {"no CameraInfo": 20}, 10.0)  # the first came late: now all is well
+    before = Drops(
+        {DropReason.NO_CAMERA_INFO: 30}, {DropReason.NO_CAMERA_INFO: 20}, 10.0
+    )  # the first came late: now all is well
     assert judged(made, drops=before)[1].level == Level.OK
 
 

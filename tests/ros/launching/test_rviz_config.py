@@ -17,7 +17,6 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_ros.report.colours import STATE_COLOURS
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.interface import TOPICS
 from scene_completion_ros.ros.launching.replay import recorded_camera
 from scene_completion_ros.ros.launching.rviz_config import (
     BUNDLED_DRIVE,
@@ -30,6 +29,7 @@ from scene_completion_ros.ros.launching.rviz_config import (
     replay_configuration,
     write_adapted,
 )
+from scene_completion_ros.ros.topics import TOPICS
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 

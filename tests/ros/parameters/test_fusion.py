@@ -14,7 +14,7 @@ require_rclpy()
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.mapping.fusion_settings import FusionSettings
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.ros.parameters.fusion import check_fusion, fusion_settings
 from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
 

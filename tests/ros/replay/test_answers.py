@@ -13,7 +13,6 @@ require_rclpy()
 import pytest
 
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.health.drop_notices import drop_notice, read_drop_notice
 from scene_completion_ros.ros.replay.answers import STAGE_PATIENCE_S, Answers, SentImage
 
 WANTED = (topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO)
@@ -127,14 +126,6 @@ def test_what_the_node_dropped_is_not_waited_for(answers: Answers) -> None:
     answer(answers, 1)
     answers.take_drop(1, FRAME, "late")  # it has answers already: this is about another image of the same stamp
     assert answers.next_dropped() is None
-
-
-def test_notices_of_dropped_images() -> None:
-    header: Any = SimpleNamespace(stamp=SimpleNamespace(sec=3, nanosec=4), frame_id=FRAME)
-    assert read_drop_notice(drop_notice("bad image", header)) == (3_000_000_004, FRAME, "bad image")
-    for text in ("", "[]", "{}", '{"stamp_ns": null, "frame_id": "", "reason": ""}'):
-        with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
-            read_drop_notice(text)
 
 
 def test_images_with_equal_stamps_are_answered_in_turn(answers: Answers) -> None:

@@ -16,7 +16,7 @@ import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
-from scene_completion_ros.ros.inputs.adaptive_subscription import AdaptiveSubscription, common_offer
+from scene_completion_ros.ros.inputs.subscriptions import AdaptiveSubscription, common_offer
 from tests.ros.graph import Graph
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT

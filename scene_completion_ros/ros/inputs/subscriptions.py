@@ -1,4 +1,4 @@
-"""A subscription whose QoS follows that of the publishers, as recorders and RViz do."""
+"""Subscriptions: one whose QoS follows that of the publishers, and those that note what the middleware says of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+
+from scene_completion_ros.ros.health.input_health import InputRecord
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ModuleNotFoundError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 LOOK_PERIOD_S = 0.5
 
@@ -96,3 +103,38 @@ def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
         ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
+
+
+def noted_subscription(
+    node: Any, message_type: Any, topic: str, callback: Any, qos: QoSProfile, record: InputRecord
+) -> Any:
+    """Subscribe, and note what the middleware says of the subscription.
+
+    Args:
+        node: The rclpy node.
+        message_type: Type of the messages.
+        topic: The resolved topic.
+        callback: Called with each message.
+        qos: What is asked for.
+        record: Where events are noted.
+
+    Returns:
+        The rclpy subscription.
+    """
+
+    def on_incompatible_qos(event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        record.incompatible[topic] = policy
+        node.get_logger().warning(
+            f"a publisher on {topic} offers another {policy} than this node asks for, so nothing of it arrives; "
+            "see parameter image_qos"
+        )
+
+    def on_message_lost(event: Any) -> None:
+        record.lost[topic] = event.total_count
+
+    events = SubscriptionEventCallbacks(incompatible_qos=on_incompatible_qos, message_lost=on_message_lost)
+    try:
+        return node.create_subscription(message_type, topic, callback, qos, event_callbacks=events)
+    except UnsupportedEventTypeError:  # a middleware that does not tell
+        return node.create_subscription(message_type, topic, callback, qos)

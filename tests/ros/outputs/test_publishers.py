@@ -25,7 +25,7 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.mapping.clearing_kernel import ClearingRays
+from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.points import seen_free_cubes
 from scene_completion_ros.ros import messages, topics

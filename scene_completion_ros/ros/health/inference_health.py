@@ -1,4 +1,4 @@
-"""What the inference thread did lately: the state of its model, the time it took, its last result."""
+"""The inference thread, as recorded and as judged: the state of its model, the time it took, its last result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from scene_completion_ros.ros.health.fusion_record import FusionRecord
+from scene_completion_ros.ros.health.fusion_health import FusionRecord
+from scene_completion_ros.ros.health.judgement import Drops, Level, Status, of_camera
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 TIMES_KEPT = 100  # images over which times are summed up
+FULL_DETAIL_STAGES = ("latency", "total")  # the stages that the message names
 
 ModelState = Literal["waiting for a calibration", "building", "ready", "unusable"]
 
@@ -133,3 +135,32 @@ class InferenceRecord:
     def _set_model(self, camera: str, model: ModelReport) -> None:
         with self._lock:
             self._models[camera] = model
+
+
+def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, unwanted: int) -> Status:
+    """The model, and how long images take.
+
+    Args:
+        record: What the inference thread did.
+        drops: Messages that came to nothing.
+        processed: Images completed since the node started.
+        unwanted: Images that nobody wanted completed.
+    """
+    models, times = record.models, record.times()
+    values = {"images completed": str(processed), "images that nobody subscribed to": str(unwanted)}
+    for camera, model in models.items():
+        values |= {of_camera("model", camera): model.state, of_camera("engine", camera): model.engine}
+    for stage, time_ms in times.items():
+        values[f"{stage} ms"] = f"mean {time_ms.mean:.2f}, p95 {time_ms.p95:.2f}, max {time_ms.largest:.2f}"
+    problems = drops.problems(judged_by="inference")
+    unusable = {name or "this camera": model.error for name, model in models.items() if model.error}
+    errors = [f"images of {name} cannot be completed: {error}" for name, error in unusable.items()]
+    if errors:
+        return Status("inference", Level.ERROR, "; ".join(errors), values)
+    if problems:
+        cure = "see the log, and report internal errors"
+        message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; {cure}"
+        return Status("inference", Level.ERROR, message, values)
+    said = [f"{stage} {times[stage].mean:.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
+    states = [f"{name} {model.state}".strip() for name, model in models.items()]
+    return Status("inference", Level.OK, ", ".join([*states, *said]), values)

@@ -1,4 +1,4 @@
-"""Memory, threads and open files of this process, where the system tells them."""
+"""Memory, threads and open files of this process, where the system tells them, and whether they are too many."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from scene_completion_ros.ros.health.judgement import Level, Status
+
 PROCESS = Path("/proc/self")
+LARGEST_SHARE_OF_OPEN_FILES = 0.9
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,24 @@ def process_facts(folder: Path = PROCESS) -> ProcessFacts:
 def _megabytes(entry: str | None) -> float | None:
     """Of an entry such as "  1234 kB", which counts 1024 bytes."""
     return None if entry is None else int(entry.split()[0]) * 1024 / 1e6
+
+
+def memory_status(facts: ProcessFacts) -> Status:
+    """Memory, threads and open files of the process."""
+    found = {
+        "resident MB": None if facts.resident_mb is None else f"{facts.resident_mb:.1f}",
+        "own MB": None if facts.own_mb is None else f"{facts.own_mb:.1f}",
+        "shared MB": None if facts.shared_mb is None else f"{facts.shared_mb:.1f}",
+        "peak resident MB": None if facts.peak_mb is None else f"{facts.peak_mb:.1f}",
+        "threads": facts.threads,
+        "open files": facts.open_files,
+        "open files allowed": facts.open_files_limit,
+    }
+    values = {name: str(value) for name, value in found.items() if value is not None}
+    limit = facts.open_files_limit
+    if facts.open_files and limit and facts.open_files > LARGEST_SHARE_OF_OPEN_FILES * limit:
+        message = f"{facts.open_files} of {limit} files are open: raise the limit (ulimit -n) and report this"
+        return Status("memory", Level.WARN, message, values)
+    if facts.resident_mb is None:
+        return Status("memory", Level.OK, "this system does not tell", values)
+    return Status("memory", Level.OK, f"{facts.resident_mb:.0f} MB resident", values)

@@ -1,0 +1,72 @@
+"""Why messages come to nothing: one list for the running node and for the offline replay, and the notice of a drop."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import Literal
+
+JudgedBy = Literal["input", "calibration", "inference", "nobody"]
+"""The part of `/diagnostics` that reports a reason; nobody where it is normal work."""
+
+
+class DropReason(str, Enum):
+    """A reason, which is the text under which it is counted and told.
+
+    Attributes:
+        judged_by: Who reports it.
+        meaning: What has happened, in a few words.
+    """
+
+    judged_by: JudgedBy
+    meaning: str
+
+    def __new__(cls, text: str, judged_by: JudgedBy, meaning: str) -> DropReason:
+        """A reason of this text."""
+        reason = str.__new__(cls, text)
+        reason._value_, reason.judged_by, reason.meaning = text, judged_by, meaning
+        return reason
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    NEWER_IMAGE = "newer image arrived", "nobody", "the inference thread was busy, and takes the newest image"
+    DEACTIVATED = "deactivated", "nobody", "the node was deactivated before the image was published"
+    DISABLED = "disabled", "nobody", "`~/set_enabled` has stopped the node"
+    RESET = "reset", "nobody", "`~/reset` gave up the images in hand"
+    ABOVE_RATE = "above largest_rate", "nobody", "the image came earlier than `largest_rate` allows"
+    BAD_IMAGE = (
+        "bad image",
+        "input",
+        "it cannot be decoded, has other proportions than calibrated, or a stamp that is none",
+    )
+    UNDECODABLE = "image could not be decoded", "input", "the same in `replay --offline`, where nothing else is known"
+    WENT_BACK = "stamp went back", "input", "its stamp is less than a second before that of the last image"
+    TIME_WENT_BACK = "waited while time went back", "input", "it waited for something when a recording began anew"
+    NOT_TOGETHER = "no image of the other cameras at its time", "input", "with several `cameras`: it came into no set"
+    NO_TRANSFORM = "no transform", "input", "the transforms of its stamp did not come within `transform_timeout`"
+    BAD_TRANSFORM = "bad transform", "input", "a transform, not an image, that is no rigid one or has no frames"
+    NO_CAMERA_INFO = "no CameraInfo", "calibration", "no usable CameraInfo has come yet"
+    NO_MATCHING_CAMERA_INFO = "no CameraInfo of its time", "calibration", "`camera_info_sync` found none for its stamp"
+    BAD_CAMERA_INFO = "bad CameraInfo", "calibration", "a CameraInfo, not an image, that is no calibration"
+    UNUSABLE_CAMERA = "unusable camera", "inference", "no model can be built for this calibration"
+    GPU_FAILED = "GPU failed", "inference", "the GPU failed while the image was completed"
+    INTERNAL_ERROR = "internal error", "inference", "an error that nobody thought of; please report it"
+
+
+def drop_notice(reason: DropReason, stamp_ns: int, frame_id: str) -> str:
+    """The notice of an image as JSON, such as `{"stamp_ns": 1700000000, "frame_id": "camera", "reason": "reset"}`."""
+    return json.dumps({"stamp_ns": stamp_ns, "frame_id": frame_id, "reason": reason.value})
+
+
+def read_drop_notice(text: str) -> tuple[int, str, str]:
+    """Stamp in nanoseconds, frame and reason of a notice, which may be one that this version does not know.
+
+    Raises:
+        ValueError: It is no notice.
+    """
+    notice = json.loads(text)
+    try:
+        return int(notice["stamp_ns"]), str(notice["frame_id"]), str(notice["reason"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no notice of a dropped image: {text[:80]!r}") from error

@@ -1,0 +1,255 @@
+"""What the node publishes, made only where somebody subscribed to it. A new result is one method and one line here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeAlias
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Float64, String
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.mapping.clearing import ClearingRays
+from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_labels
+from scene_completion_ros.mapping.points import obstacle_points, seen_free_cubes
+from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
+from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.completion.scene import Scene, View
+from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.messages import (
+    camera_info_message,
+    depth_message,
+    legend_message,
+    message_class,
+    occupancy_grid_message,
+    points_message,
+    stamp_nanoseconds,
+    voxel_grid_info_message,
+    voxel_grid_message,
+    voxels_marker,
+    voxels_message,
+)
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.voxels.cloud_kernel import compile_kernel
+
+OUTPUT_DEPTH = 5  # messages kept for slow reliable readers
+NOTICE_DEPTH = 100  # a burst of dropped images, for slow readers
+BEST_EFFORT_QOS = QoSProfile(depth=OUTPUT_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+_Make: TypeAlias = Callable[[Scene, NodeParameters], Iterable[Any]]
+
+
+class Outputs:
+    """The publishers of the node; what describes bundle and grid is published at once and latched.
+
+    Args:
+        node: The rclpy node to put them on.
+        bundle: The student.
+        grid: Grid of the voxels.
+        grid_from_camera: Pose of the camera's optical frame in it; None where the grid is attached to another frame.
+        counters: Warn of what cannot be published, and tell of every image that is dropped.
+        resources: Closing it destroys the publishers.
+        markers: Publish markers as well.
+        best_effort: Offer results with best effort only.
+        cameras: Names of several cameras, which have depth topics of their own; empty for the one.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        bundle: StudentBundle,
+        grid: VoxelGrid,
+        grid_from_camera: RigidTransform | None,
+        counters: FrameCounters,
+        resources: ExitStack,
+        *,
+        markers: bool,
+        best_effort: bool = False,
+        cameras: Sequence[str] = (),
+    ) -> None:
+        self._node, self._resources = node, resources
+        self._class_names = bundle.class_names
+        self._counters = counters
+        self._cloud: Any = None  # the last one; publishing has copied it
+        self._rays: dict[str, tuple[tuple[Camera, RigidTransform, float, int], ClearingRays]] = {}
+        self._ground: GroundProjection | None = None
+        self._ground_made_for: tuple[float, ...] | None = None
+        result_qos = BEST_EFFORT_QOS if best_effort else OUTPUT_DEPTH
+        makers: dict[str, _Make] = {
+            topics.VOXEL_GRID: self._voxel_grid,
+            topics.OCCUPANCY_GRID: self._occupancy_grid,
+            topics.OBSTACLES: self._obstacles,
+            topics.CLEARING: self._clearing,
+            topics.FREE_SPACE: self._free_space,
+        }
+        if markers:
+            makers[topics.MARKERS] = self._markers
+        self._results: dict[str, tuple[Any, _Make]] = {
+            topics.VOXELS: (self._create(topics.VOXELS, qos=result_qos), self._voxels)
+        }
+        for camera in cameras or ("",):
+            depth, camera_info = topics.depth_topics(camera)
+            made = functools.partial(self._depth, camera), functools.partial(self._depth_camera_info, camera)
+            self._results[depth] = self._create(topics.DEPTH, depth, qos=result_qos), made[0]
+            self._results[camera_info] = self._create(topics.DEPTH_CAMERA_INFO, camera_info, qos=result_qos), made[1]
+        self._results |= {topic: (self._create(topic, qos=result_qos), make) for topic, make in makers.items()}
+        self._stage_times = {stage: self._create(topics.stage_topic(stage)) for stage in topics.STAGES}
+        self._create(topics.LEGEND).publish(legend_message(bundle.class_names, bundle.class_colours))
+        self._create(topics.VOXEL_GRID_INFO).publish(voxel_grid_info_message(grid, grid_from_camera))
+        self._dropped = self._create(topics.DROPPED, qos=NOTICE_DEPTH)
+        counters.on_dropped_image = self._announce_drop
+        resources.callback(setattr, counters, "on_dropped_image", None)
+
+    def _create(self, topic: str, name: str = "", *, qos: QoSProfile | int = OUTPUT_DEPTH) -> Any:
+        """A publisher of a topic, of the type and as latched as its entry in `topics` says, under this or another name.
+
+        It has a quality of service of its own only where it is not latched.
+        """
+        spec = topics.topic_spec(topic)
+        publisher = self._node.create_publisher(
+            message_class(spec.type_name, topic), name or topic, LATCHED_QOS if spec.latched else qos
+        )
+        self._resources.callback(self._node.destroy_publisher, publisher)
+        return publisher
+
+    def prepare(self) -> None:
+        """Compile what publishing needs, so that the first result is as fast as any."""
+        compile_kernel()
+
+    def wanted(self) -> bool:
+        """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
+        return any(subscribed(publisher) for publisher, _ in self._results.values())
+
+    def subscribers(self) -> dict[str, int]:
+        """Number of subscribers of each result, by topic."""
+        return {
+            publisher.topic_name: int(publisher.get_subscription_count()) for publisher, _ in self._results.values()
+        }
+
+    def publish(self, scene: Scene, parameters: NodeParameters) -> None:
+        """Publish what somebody subscribed to, with the stamp of its image.
+
+        Args:
+            scene: What the image became.
+            parameters: Those of when it arrived.
+        """
+        for topic, (publisher, make) in self._results.items():
+            if subscribed(publisher):
+                try:
+                    for message in make(scene, parameters):
+                        publisher.publish(message)
+                except GridError as error:
+                    self._counters.warn(topic, f"{topic} is not published: {error}")
+
+    def publish_times(self, times_ms: Mapping[str, float]) -> None:
+        """Publish the processing time of every stage, in milliseconds."""
+        for stage, publisher in self._stage_times.items():
+            if subscribed(publisher):
+                publisher.publish(Float64(data=float(times_ms[stage])))
+
+    def _announce_drop(self, reason: DropReason, header: Any) -> None:
+        """A reader that waits for the result of an image learns from it that none will come."""
+        if subscribed(self._dropped):
+            notice = drop_notice(reason, stamp_nanoseconds(header.stamp), header.frame_id)
+            self._dropped.publish(String(data=notice))
+
+    def _voxels(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        placement, threads = scene.placement, parameters.threads or None
+        self._cloud = voxels_message(
+            scene.voxels, placement.frame_id, placement.frame_from_grid, threads=threads, into=self._cloud
+        )
+        return [self._cloud]
+
+    def _depth(self, camera: str, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        return [
+            depth_message(view.completion.shown_depth, view.completion.voxels.stamp_ns, view.frame_id)
+            for view in scene.views
+            if view.name == camera
+        ]
+
+    def _depth_camera_info(self, camera: str, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        return [
+            camera_info_message(view.completion.depth_camera, view.completion.voxels.stamp_ns, view.frame_id)
+            for view in scene.views
+            if view.name == camera
+        ]
+
+    def _voxel_grid(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        return [voxel_grid_message(scene.voxels, scene.placement.frame_id)]
+
+    def _occupancy_grid(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        voxels, placement = scene.voxels, scene.placement
+        if placement.assumed_height is not None:
+            self._counters.warn(
+                "camera_height",
+                f"{topics.OCCUPANCY_GRID} lies {placement.assumed_height:g} m below the camera, the height of "
+                "the cameras that the student was trained with, as nothing says how high this one is: set "
+                "camera_height",
+            )
+        band = parameters.obstacle_min_height, parameters.obstacle_max_height
+        wanted = (*placement.map_from_grid.matrix.ravel(), *band)
+        if self._ground is None or wanted != self._ground_made_for or self._ground.grid != voxels.grid:
+            self._ground, self._ground_made_for = GroundProjection(voxels.grid, placement.map_from_grid, *band), wanted
+        ground = self._ground(
+            voxels,
+            ignored=self._ignored(parameters),
+            inferred_is_free=parameters.inferred_is_free,
+            graded=parameters.occupancy_values == "probability",
+        )
+        return [occupancy_grid_message(ground, voxels.stamp_ns, placement.map_frame_id, placement.frame_from_map)]
+
+    def _obstacles(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        voxels, placement = scene.voxels, scene.placement
+        points = obstacle_points(voxels, placement.frame_from_grid, ignored=self._ignored(parameters))
+        return [points_message(points, voxels.stamp_ns, placement.frame_id)]
+
+    def _clearing(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        """Rays of every camera in its own frame, whose origin readers take for that of the rays."""
+        voxels = scene.clearing_voxels()
+        return [
+            points_message(self._rays_of(view, parameters)(voxels), view.completion.voxels.stamp_ns, view.frame_id)
+            for view in scene.views
+        ]
+
+    def _rays_of(self, view: View, parameters: NodeParameters) -> ClearingRays:
+        completion, blind_zone = view.completion, parameters.clearing_blind_zone
+        grid_from_camera = completion.voxels.grid_from_camera
+        wanted = completion.depth_camera, grid_from_camera, blind_zone, parameters.threads
+        made_for, rays = self._rays.get(view.name, (None, None))
+        if rays is None or wanted != made_for:
+            rays = ClearingRays(
+                completion.voxels.grid,
+                grid_from_camera,
+                completion.depth_camera,
+                blind_zone=blind_zone,
+                threads=parameters.threads or None,
+            )
+            self._rays[view.name] = wanted, rays
+        return rays
+
+    def _free_space(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        placement = scene.placement
+        points = seen_free_cubes(scene.voxels, parameters.free_space_edge, placement.frame_from_grid)
+        return [points_message(points, scene.voxels.stamp_ns, placement.frame_id)]
+
+    def _markers(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
+        placement = scene.placement
+        marker = voxels_marker(scene.voxels, placement.frame_id, parameters.marker_limit, placement.frame_from_grid)
+        if marker.text:
+            self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {marker.text}, marker_limit")
+        return [marker]
+
+    def _ignored(self, parameters: NodeParameters) -> list[int]:
+        return ignored_labels(parameters.ignored_classes, self._class_names, where="parameter ignored_classes")
+
+
+def subscribed(publisher: Any) -> bool:
+    """Whether anybody subscribed to it."""
+    return bool(publisher.get_subscription_count())

@@ -1,0 +1,40 @@
+"""Reasons of drops, as counted, told and documented."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
+
+NODE_PAGE = Path(__file__).resolve().parents[2] / "docs" / "node.md"
+
+
+def test_the_page_of_the_node_lists_the_reasons_of_now() -> None:
+    expected = [f"| `{reason}` | {reason.judged_by} | {reason.meaning} |" for reason in DropReason]
+    _, _, rest = NODE_PAGE.read_text(encoding="utf-8").partition("| reason | reported by | |\n|---|---|---|\n")
+    assert rest.partition("\n\n")[0].splitlines() == expected
+
+
+def test_a_reason_is_its_text() -> None:
+    counts = Counter([DropReason.WENT_BACK, DropReason.WENT_BACK, DropReason.RESET])
+    assert counts == {"stamp went back": 2, "reset": 1}
+    assert f"{DropReason.WENT_BACK}" == str(DropReason.WENT_BACK) == DropReason("stamp went back") == "stamp went back"
+    assert json.loads(json.dumps(counts)) == {"stamp went back": 2, "reset": 1}
+    assert len(set(map(str, DropReason))) == len(DropReason)
+
+
+def test_notices_of_dropped_images() -> None:
+    assert read_drop_notice(drop_notice(DropReason.BAD_IMAGE, 3_000_000_004, "front")) == (
+        3_000_000_004,
+        "front",
+        "bad image",
+    )
+    other = '{"stamp_ns": 1, "frame_id": "", "reason": "of another version"}'
+    assert read_drop_notice(other) == (1, "", "of another version")
+    for text in ("", "[]", "{}", '{"stamp_ns": null, "frame_id": "", "reason": ""}'):
+        with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+            read_drop_notice(text)
