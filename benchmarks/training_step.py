@@ -21,17 +21,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.completion import hardware, quantiles, table
-from scene_completion_training.configuration import SingleViewConfiguration, StudentConfiguration, TeacherConfiguration
+from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.networks.density_field import DensityField, sample_map
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.rendering.rays import sample_patch_rays
 from scene_completion_training.rendering.volume import composite, inverse_depth_samples
-from scene_completion_training.settings import RenderSettings
-from scene_completion_training.stages.single_view import SingleViewStage
-from scene_completion_training.stages.student import StudentStage
-from scene_completion_training.stages.teacher import TeacherStage
+from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
+from scene_completion_training.stages.student import StudentConfiguration, StudentStage, Teacher
+from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
 
 RAYS, SAMPLES = 2048, 64
 VIEWS = 8
@@ -99,7 +98,7 @@ def stage_table(repeats: int) -> str:
     render = RenderSettings(patches=8, samples=SAMPLES)
     common: dict[str, Any] = {"pretrained": True, "half_resolution_steps": 1, "render": render}
     teacher = TeacherStage(TeacherConfiguration(**common))
-    student = StudentStage(StudentConfiguration(**common), MultiViewField(CANONICAL_CAMERA))
+    student = StudentStage(StudentConfiguration(**common), Teacher(MultiViewField(CANONICAL_CAMERA)))
     stages: dict[str, FieldStage] = {
         "single view": SingleViewStage(SingleViewConfiguration(**common)),
         "teacher, 3 views": teacher,
@@ -155,7 +154,9 @@ def inference_table(repeats: int) -> str:
     generator = np.random.default_rng(0)
     points = torch.from_numpy(generator.uniform((-20, -3, 2), (20, 2, 50), (1, 1 << 18, 3))).float()
     baseline = SingleViewStage(SingleViewConfiguration(pretrained=False)).field.eval()
-    student = StudentStage(StudentConfiguration(pretrained=False), MultiViewField(CANONICAL_CAMERA)).field.eval()
+    student = StudentStage(
+        StudentConfiguration(pretrained=False), Teacher(MultiViewField(CANONICAL_CAMERA))
+    ).field.eval()
 
     @torch.inference_mode()
     def complete(field: DensityField) -> None:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from scene_completion_ros.errors import BundleError, TrainingError
+from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_training.calibration_link import link_of_calibration
 from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.losses.fused_occupancy import OccupancyLink
-from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
-from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.observed_field import TrainedField
 from scene_completion_training.networks.semantic_head import DistillationHead
-from scene_completion_training.record import KEY
+from scene_completion_training.record import KEY, refuse_later, written_by
+from scene_completion_training.stages import DEFAULT_STAGE, known_stages, stage_class
 
-SUPERVISED = "supervised"
-"""Stage whose fields have learned from labels."""
-_Field = TypeVar("_Field", DensityField, MultiViewField, FeatureField)
+if TYPE_CHECKING:
+    from scene_completion_training.field_stage import FieldStage
+
+Field = TypeVar("Field", bound=TrainedField)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,7 @@ class Checkpoint:
         state: Name -> weights of the (averaged) field.
         link: Weights of the `OccupancyLink`, empty where none was trained.
         record: What `TrainingRecord` wrote: the configuration, the range of focal lengths.
-        head: Weights of the head of stage `semantics`.
+        head: Weights of a head that codes of points come from, empty where there is none.
     """
 
     file: Path
@@ -51,7 +55,7 @@ class Checkpoint:
         """Reads a file; nothing in it is executed.
 
         Raises:
-            BundleError: The file is no checkpoint.
+            BundleError: The file is no checkpoint, or a later version wrote it.
         """
         # Tensors and plain containers are all we accept.
         try:
@@ -65,26 +69,48 @@ class Checkpoint:
             raise BundleError(
                 f"not a checkpoint of a density field ({error})", where=str(file), cure="Name a checkpoint of `train`"
             ) from error
-        configuration = record.get("configuration", {})
-        distilled = configuration.get("distillation", {}).get("space") == "occupancy"
-        trained = distilled or configuration.get("losses", {}).get("occupancy", 0.0)
-        return Checkpoint(file, state, record, link if trained else {}, head)
+        refuse_later(record, str(file))
+        stored = Checkpoint(file, state, record, link, head)
+        learned = stored.stage_class.learns_link(stored.configuration)
+        return stored if learned else dataclasses.replace(stored, link={})
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """The configuration of its training, plain values."""
+        found: Mapping[str, Any] = self.record.get("configuration", {})
+        return found
 
     @property
     def stage(self) -> str:
         """Name of the stage it comes from."""
-        return str(self.record.get("configuration", {}).get("stage", "single_view"))
+        return str(self.configuration.get("stage", DEFAULT_STAGE))
+
+    @property
+    def stage_class(self) -> type[FieldStage]:
+        """The stage it comes from.
+
+        Raises:
+            BundleError: There is none of its name.
+        """
+        try:
+            return stage_class(self.stage)
+        except ConfigurationError as error:
+            raise BundleError(
+                f"{error.what}; {written_by(self.record)} wrote it",
+                where=str(self.file),
+                cure="Install the package whose stage it is, or use that version",
+            ) from error
 
     @property
     def half_resolution(self) -> bool:
         """Whether the last step of the training still saw images of half the size."""
-        configuration = self.record.get("configuration", {})
+        configuration = self.configuration
         return bool(configuration.get("half_resolution_steps", 0) >= configuration.get("steps", 1))
 
     @property
     def encoder_metres(self) -> tuple[float, float]:
         """How far along the drive the further views of a teacher stood, least and most."""
-        views = self.record.get("configuration", {}).get("data", {}).get("views", {})
+        views = self.configuration.get("data", {}).get("views", {})
         least, most = views.get("encoder_metres", ViewSettings().encoder_metres)
         return float(least), float(most)
 
@@ -94,80 +120,39 @@ class Checkpoint:
         full = CANONICAL_CAMERA
         return full.resized(full.width // 2, full.height // 2) if self.half_resolution else full
 
-    def single_view_field(self) -> DensityField:
-        """The field of stage `single_view` or `student`.
+    def field_of(self, kind: type[Field]) -> Field:
+        """The trained field, of one kind.
+
+        Args:
+            kind: Class of the network.
 
         Raises:
-            BundleError: It holds none, or one of another network.
+            BundleError: It holds one of another kind, or other weights than its stage has.
         """
-        field = DensityField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=self._hidden)
-        return self._loaded(field, "A teacher is distilled into a student first, with stage `student`")
-
-    def multi_view_field(self) -> MultiViewField:
-        """The field of stage `teacher`.
-
-        Raises:
-            BundleError: It holds none, or one of another network.
-        """
-        field = MultiViewField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=self._hidden)
-        return self._loaded(field, "Name the checkpoint of a training with stage `teacher`")
-
-    def feature_field(self) -> FeatureField:
-        """The field of stage `feature_field` or `semantics`.
-
-        Raises:
-            BundleError: It holds none, one that has learned from labels, or one of another network.
-        """
-        cure = "Name the checkpoint of a training with stage `feature_field`"
-        if self.stage == SUPERVISED:
+        found = self.stage_class.field_class
+        if found is not kind:
             raise BundleError(
-                "no checkpoint of a feature field: it has learned classes from labels", where=str(self.file), cure=cure
+                f"no {kind.__name__} in it: its stage is {self.stage}, which trains a {found.__name__}",
+                where=str(self.file),
+                cure=f"Name the checkpoint of a training with stage {' or '.join(_stages_of(kind))}",
             )
-        return self._field_with_features(cure)
-
-    def class_field(self) -> FeatureField:
-        """The field of stage `supervised`, whose expanded features are logits of the classes without "empty".
-
-        Raises:
-            BundleError: It holds none, or one of another network.
-        """
-        cure = f"Name the checkpoint of a training with stage `{SUPERVISED}`"
-        if self.stage != SUPERVISED:
+        try:
+            made = kind.rebuilt(self.state, CANONICAL_CAMERA, self._encoder())
+            made.load_state_dict(dict(self.state))
+        except (KeyError, RuntimeError) as error:
             raise BundleError(
-                f"no field that has learned classes: its stage is {self.stage}", where=str(self.file), cure=cure
-            )
-        return self._field_with_features(cure)
+                f"no weights of a {kind.__name__}, though its stage is {self.stage} ({str(error)[:200]})",
+                where=str(self.file),
+                cure=f"{written_by(self.record)} wrote it: use that version, or train anew with this one",
+            ) from error
+        field: Field = made.eval()
+        return field
 
-    def _field_with_features(self, cure: str) -> FeatureField:
-        sizes = [self.state.get(f"{name}.weight") for name in ("output_layer", "expansion.2", "expansion.0")]
-        if any(size is None for size in sizes):
-            raise BundleError(
-                f"no checkpoint of a feature field: its stage is {self.stage}", where=str(self.file), cure=cure
-            )
-        output, target, expansion = (size for size in sizes if size is not None)
-        density = DensityField(CANONICAL_CAMERA, encoder=self._encoder(), hidden=self._hidden)
-        field = FeatureField(
-            density,
-            target_size=len(target),
-            channels=len(output),
-            units=output.shape[1],
-            expansion=len(expansion),
-        )
-        return self._loaded(field, cure)
-
-    def distillation_head(self) -> DistillationHead:
-        """The head of stage `semantics`.
-
-        Raises:
-            BundleError: It holds none.
-        """
+    def distillation_head(self) -> DistillationHead | None:
+        """The head that codes of points come from; None where they are the expanded features themselves."""
         linear = self.head.get("linear.weight")
         if linear is None:
-            raise BundleError(
-                f"no checkpoint of semantics: its stage is {self.stage}",
-                where=str(self.file),
-                cure="Name the checkpoint of a training with stage `semantics`",
-            )
+            return None
         head = DistillationHead(linear.shape[1], linear.shape[0])
         head.load_state_dict(dict(self.head))
         return head.eval()
@@ -183,34 +168,52 @@ class Checkpoint:
     @property
     def trunk(self) -> TrunkName:
         """Name of the trunk of its encoder."""
-        name: TrunkName = self.record.get("configuration", {}).get("encoder", "efficientnet_lite0")
+        name: TrunkName = self.configuration.get("encoder", "efficientnet_lite0")
         return name
 
-    @property
-    def _hidden(self) -> int:
-        return int(self.record.get("configuration", {}).get("hidden", 64))
-
     def _encoder(self) -> EncoderDecoder:
-        weights = str(self.record.get("configuration", {}).get("encoder_weights", ""))
+        weights = str(self.configuration.get("encoder_weights", ""))
         size = (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
         return EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
 
-    def _loaded(self, field: _Field, cure: str) -> _Field:
-        try:
-            field.load_state_dict(dict(self.state))
-        except RuntimeError as error:
-            raise BundleError(
-                f"not a checkpoint of a density field of this kind: its stage is {self.stage} ({str(error)[:200]})",
-                where=str(self.file),
-                cure=cure,
-            ) from error
-        field.eval()
-        return field
+
+def _stages_of(kind: type[TrainedField]) -> list[str]:
+    return [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
 
 
-def load_field(file: Path) -> DensityField:
-    """Loads the single-view field of a checkpoint, see `Checkpoint`."""
-    return Checkpoint.read(file).single_view_field()
+@dataclass(frozen=True, eq=False)
+class TrainedWeights:
+    """What a training starts from.
+
+    Attributes:
+        field: Name -> weights of the field.
+        link: Weights of the `OccupancyLink`; they belong to the head: what its logits mean. Empty where there are none.
+    """
+
+    field: Mapping[str, Tensor]
+    link: Mapping[str, Tensor]
+
+    @staticmethod
+    def read(source: Path, voxel_size: float) -> TrainedWeights:
+        """Reads the folder of a student bundle, or a checkpoint of any stage.
+
+        Args:
+            source: Folder or file.
+            voxel_size: δ of the opacity, metres.
+
+        Raises:
+            BundleError: It is neither.
+        """
+        if source.is_dir():
+            bundle = StudentBundle.load(source)
+            weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
+            return TrainedWeights(weights, link_of_calibration(bundle.calibration, voxel_size))
+        stored = Checkpoint.read(source)
+        return TrainedWeights(stored.state, stored.link)
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """Weights of a part of the field, without the part's name."""
+        return {name.removeprefix(prefix): v for name, v in self.field.items() if name.startswith(prefix)}
 
 
 class SafeCheckpoints(TorchCheckpointIO):

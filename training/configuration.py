@@ -1,27 +1,95 @@
-"""Training configurations: what a YAML file may say, for each stage."""
+"""Training configurations: what a YAML file may say for every stage, and how it is read."""
 
 # No postponed annotations here: the configuration parser resolves those of a base class in the wrong module.
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from pathlib import Path
+from typing import Literal
 
+import jsonargparse
+import yaml
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import Camera
 from scene_completion_training.data.module import DataSettings
-from scene_completion_training.settings import (
-    FeatureFieldSettings,
-    SemanticsSettings,
-    StageSettings,
-    StudentSettings,
-    SupervisedSettings,
-    TeacherSettings,
-)
-
-Stage = Literal["single_view", "teacher", "student", "feature_field", "semantics", "supervised"]
+from scene_completion_training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
+from scene_completion_training.networks.encoder_decoder import TrunkName
+from scene_completion_training.stages import DEFAULT_STAGE, stage_class
 
 
 @dataclass
-class RunSettings:
-    """What a run needs besides its stage.
+class LossWeights:
+    """Weights of the losses; zero leaves a loss out.
 
     Attributes:
+        photometric: SSIM + L1 with minimum over source views.
+        smoothness: Edge-aware smoothness (1e-3 in BTS).
+        stereo_depth: Rendered depth against stereo depth.
+        dense_depth: Inverse depth in channel 0 of the feature map against stereo depth.
+        occupancy: Density logits at voxel centres against fused stereo occupancy.
+        occupancy_offset: Offset of the logit in that loss at the start, see `OccupancyLink`.
+        sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
+        emptiness: Occupancy probability at such points against "free". What no view ever saw (behind the last surface,
+            below the road) has no voxels in `occupancy`, and would be taken for solid: it lies behind surfaces, as the
+            only voxels do that are known there. It acts beside `occupancy` alone.
+    """
+
+    photometric: float = 1.0
+    smoothness: float = 1e-3
+    stereo_depth: float = 1.0
+    dense_depth: float = 1.0
+    occupancy: float = 1.0
+    occupancy_offset: float = 3.0
+    sparsity: float = 0.01
+    emptiness: float = 0.0
+
+
+@dataclass
+class RenderSettings:
+    """Rendering at training time.
+
+    Attributes:
+        every: Steps between rendered ones; dense depth and occupancy are in every step.
+        patches: 8×8 patches per image (32 in BTS on KITTI raw: 2048 rays).
+        samples: Samples per ray.
+        near: Nearest sample, metres.
+        far: Farthest sample, metres.
+    """
+
+    every: int = 1
+    patches: int = 8
+    samples: int = 64
+    near: float = 3.0
+    far: float = 80.0
+
+
+@dataclass
+class Configuration:
+    """What every stage that trains a density field needs; a stage adds keys of its own in its file.
+
+    Attributes:
+        stage: Name of the stage, see `scene_completion_training.stages`.
+        losses: Loss weights.
+        render: Rendering at training time.
+        encoder: Trunk of the encoder: "efficientnet_lite0", or "resnet50" and "vision_transformer" as in the papers.
+        encoder_weights: Local folder or hub name of its weights; by default those that the trunk is known by.
+        seed: Seed of samples, rays and initial weights; together with the step it determines everything random.
+        steps: Optimiser steps of the whole training.
+        learning_rate: Adam learning rate after the warm-up.
+        schedule: "cosine" to zero over all steps, or "step": a tenth of the rate after `decay_at` of them.
+        decay_at: Share of the steps after which "step" lowers the rate.
+        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
+        hidden: Width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS).
+        frozen_blocks: First blocks of the pretrained trunk that keep their weights (EfficientNet-Lite0 has 16,
+            ResNet-50 four).
+        head_rate: Factor on `learning_rate` for the head.
+        depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
+            while the features hold no depth, and their gradients drown the one that would put it there.
+        half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
+            resizing). Points are queried in normalised coordinates, so nothing else changes.
+        warmup: Steps of linear warm-up.
+        pretrained: Start the trunk from its ImageNet weights.
+        voxel_size: δ of the opacity, metres.
         data: Sequences and samples.
         prior_steps: Steps in which the head is first fitted without images.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
@@ -39,6 +107,25 @@ class RunSettings:
         output: Folder for checkpoints and curves.
     """
 
+    stage: str = DEFAULT_STAGE
+    losses: LossWeights = field(default_factory=LossWeights)
+    render: RenderSettings = field(default_factory=RenderSettings)
+    encoder: TrunkName = "efficientnet_lite0"
+    encoder_weights: str = ""
+    seed: int = 0
+    steps: int = 10_000
+    learning_rate: float = 3e-4
+    schedule: Literal["cosine", "step"] = "cosine"
+    decay_at: float = 0.8
+    trunk_rate: float = 0.5
+    hidden: int = 64
+    frozen_blocks: int = 16
+    head_rate: float = 1.0
+    depth_only_steps: int = 0
+    half_resolution_steps: int = 0
+    warmup: int = 200
+    pretrained: bool = True
+    voxel_size: float = 0.2
     data: DataSettings = field(default_factory=DataSettings)
     prior_steps: int = 1000
     ema_decay: float = 0.0
@@ -54,87 +141,88 @@ class RunSettings:
     start_from: str | None = None
     output: str = "runs/out"
 
+    def canonical_camera(self) -> Camera:
+        """The camera that images are resampled to."""
+        return CANONICAL_CAMERA
 
-@dataclass
-class SingleViewConfiguration(RunSettings, StageSettings):
-    """Stage `single_view`.
+    def completed(self) -> "Configuration":
+        """The configuration with what follows from other trainings that it names."""
+        return self
 
-    Attributes:
-        stage: Name of the stage.
-    """
+    def check(self) -> None:
+        """Refuses what cannot be trained; a stage adds checks of its own.
 
-    stage: Stage = "single_view"
+        Raises:
+            ConfigurationError: Settings contradict each other.
+        """
+        if self.steps % self.checkpoint_every:
+            raise ConfigurationError(
+                f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}: the last steps would be "
+                "in no checkpoint",
+                where="steps",
+                cure="Change one of them",
+            )
+        if self.ema_decay and self.ema_start >= self.steps:
+            raise ConfigurationError(
+                f"the average would start at step {self.ema_start} of {self.steps}, and hold the weights of the start",
+                where="ema_start",
+                cure="Start it earlier, or switch it off with ema_decay=0",
+            )
 
+    def check_start(self, otherwise: str = "") -> None:
+        """Refuses a training that names no density to start from, for stages that leave the density as it is.
 
-@dataclass
-class TeacherConfiguration(RunSettings, TeacherSettings):
-    """Stage `teacher`.
+        Args:
+            otherwise: What else the user can do.
 
-    Attributes:
-        stage: Name of the stage.
-    """
-
-    stage: Stage = "teacher"
-
-
-@dataclass
-class StudentConfiguration(RunSettings, StudentSettings):
-    """Stage `student`.
-
-    Attributes:
-        stage: Name of the stage.
-    """
-
-    stage: Stage = "student"
-
-
-@dataclass
-class FeatureFieldConfiguration(RunSettings, FeatureFieldSettings):
-    """Stage `feature_field`.
-
-    Attributes:
-        stage: Name of the stage.
-    """
-
-    stage: Stage = "feature_field"
-
-
-@dataclass
-class SemanticsConfiguration(RunSettings, SemanticsSettings):
-    """Stage `semantics`.
-
-    Attributes:
-        stage: Name of the stage.
-    """
-
-    stage: Stage = "semantics"
+        Raises:
+            ConfigurationError: None is named.
+        """
+        if not self.start_from:
+            raise ConfigurationError(
+                "the density is to stay as it is, but none is named",
+                where="start_from",
+                cure=f"Name a student{otherwise}",
+            )
 
 
 @dataclass
-class SupervisedConfiguration(RunSettings, SupervisedSettings):
-    """Stage `supervised`.
+class MultiViewConfiguration(Configuration):
+    """What stages share that encode several views of a drive.
 
     Attributes:
-        stage: Name of the stage.
+        encoder_views: Images that are encoded: the sample's own, and so many less one from further along (3 in MVBTS).
     """
 
-    stage: Stage = "supervised"
+    encoder_views: int = 3
+
+    def check(self) -> None:
+        """Refuses more views than samples have."""
+        super().check()
+        if not 1 <= self.encoder_views <= MOST_ENCODER_VIEWS:
+            raise ConfigurationError(
+                f"{self.encoder_views} of them",
+                where="encoder_views",
+                cure=f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along",
+            )
 
 
-Configuration: TypeAlias = (
-    SingleViewConfiguration
-    | TeacherConfiguration
-    | StudentConfiguration
-    | FeatureFieldConfiguration
-    | SemanticsConfiguration
-    | SupervisedConfiguration
-)
-CONFIGURATIONS: dict[Stage, type[Configuration]] = {
-    "single_view": SingleViewConfiguration,
-    "teacher": TeacherConfiguration,
-    "student": StudentConfiguration,
-    "feature_field": FeatureFieldConfiguration,
-    "semantics": SemanticsConfiguration,
-    "supervised": SupervisedConfiguration,
-}
-"""Stage -> class of its configuration."""
+def read_configuration(path: Path, overrides: list[str]) -> Configuration:
+    """Reads a YAML configuration; `KEY=VALUE` overrides replace its values. Unknown keys are refused.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or names no stage there is.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"cannot be read: {error}", where=str(path), cure="Name a YAML file") from error
+    named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
+    stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
+    made = stage_class(stage, where=str(path)).configuration_class
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(made, None, sub_configs=True)
+    arguments = [f"--config={path}", *(f"--{override}" for override in overrides)]
+    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    return made(**{name: value for name, value in vars(parsed).items() if name != "config"})

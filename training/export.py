@@ -174,7 +174,7 @@ def export_bundle(
         provenance: What it was trained on and how.
     """
     stored = Checkpoint.read(checkpoint)
-    field, camera, record = stored.single_view_field(), stored.camera, stored.record
+    field, camera, record = stored.field_of(DensityField), stored.camera, stored.record
     trunk = field.encoder.trunk
     low, high = record.get("focal_range", (camera.fx / camera.width,) * 2)
     bundle = StudentBundle(
@@ -219,7 +219,7 @@ def export_labelled(
         ConfigurationError: The classes are damaged, or those of another checkpoint.
     """
     stored = Checkpoint.read(checkpoint)
-    field = stored.feature_field()
+    field = stored.field_of(FeatureField)
     _refuse_other_density(field.density, student, checkpoint)
     clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
     if units.shape[1] != field.position_layer.out_features:

@@ -1,10 +1,12 @@
-"""What the stages of density fields have in common: the losses, the rates, and how one of them resumes."""
+"""What the stages of density fields have in common: data, first weights, losses, rates, and how one resumes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import safetensors.torch
@@ -12,10 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import TrainingError
+from scene_completion_ros.errors import BundleError, TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
+from scene_completion_training.checkpoints import TrainedWeights
+from scene_completion_training.configuration import Configuration
+from scene_completion_training.data.feature_targets import FeatureTargets
+from scene_completion_training.data.module import SequencesData
 from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
 from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from scene_completion_training.losses.rendered_views import stereo_depth_loss, view_synthesis_losses
@@ -24,9 +29,9 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.networks.observed_field import ObservedField, TrainedField
+from scene_completion_training.prior_fit import fit_prior
 from scene_completion_training.rendering.patches import RenderedPatches, render_patches
-from scene_completion_training.settings import StageSettings
 
 VOLUME_POINTS = 2048
 """Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher."""
@@ -50,20 +55,110 @@ def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return image[:, None], batch["hint"][:, None], poses
 
 
-class FieldStage(lightning.LightningModule):
-    """Base of the stages; each makes its `field`.
+@dataclass(frozen=True)
+class DataNeeds:
+    """What a stage needs of its samples.
 
-    Args:
-        settings: Losses, steps and rates.
+    Attributes:
+        encoder_views: Images that it encodes.
+        targets: Features of a foundation model that the views get.
+        label_points: Labelled voxel centres a sample.
     """
 
+    encoder_views: int = 1
+    targets: FeatureTargets | None = None
+    label_points: int = 0
+
+
+class FieldStage(lightning.LightningModule):
+    """Base of the stages. A stage makes its `field` and says what its losses are; the rest it may leave as it is.
+
+    Args:
+        settings: The configuration.
+
+    Attributes:
+        configuration_class: What a YAML file may say for it.
+        field_class: Network of its `field`, as which a checkpoint of it is read back.
+        next_command: What one does with its checkpoint.
+    """
+
+    configuration_class: ClassVar[type[Configuration]] = Configuration
+    field_class: ClassVar[type[TrainedField]] = DensityField
+    next_command: ClassVar[str] = "scene-completion export {checkpoint} BUNDLE --licence ..."
     field: DensityField | MultiViewField | FeatureField
 
-    def __init__(self, settings: StageSettings) -> None:
+    def __init__(self, settings: Configuration) -> None:
         super().__init__()
         self.settings = settings
-        self.camera = CANONICAL_CAMERA
+        self.camera = settings.canonical_camera()
         self.link = OccupancyLink(settings.losses.occupancy_offset)
+
+    def data_needs(self) -> DataNeeds:
+        """What it needs of its samples."""
+        return DataNeeds()
+
+    def remembered(self) -> dict[str, Any]:
+        """What a checkpoint remembers besides the configuration; a training that resumes has to have the same."""
+        return {}
+
+    @classmethod
+    def learns_link(cls, configuration: Mapping[str, Any]) -> bool:
+        """Whether a training of a configuration (plain values) made its `link` say something."""
+        return bool(configuration.get("losses", {}).get("occupancy", 0.0))
+
+    def start(self, data: SequencesData) -> None:
+        """Gives a new training its first weights: those it starts from, or what can be learned without images."""
+        if self.settings.start_from:
+            self.load(self.settings.start_from)
+        else:
+            self.first_weights(data)
+
+    def first_weights(self, data: SequencesData) -> None:
+        """Fits depth and head to where things are on average, where losses say so."""
+        losses, steps = self.settings.losses, self.settings.prior_steps
+        if losses.dense_depth:
+            self.first_depth(data)
+        if losses.occupancy and steps:
+            data.setup("fit")
+            loss = fit_prior(self.density, self.link, data.samples(), steps)
+            print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
+
+    def first_depth(self, data: SequencesData) -> None:
+        """Starts the depth of every pixel as the mean of the samples."""
+        data.setup("fit")
+        mean = data.samples().mean_depth_code(self.point_code)
+        prior = self.encoder.prior
+        prior.copy_(functional.interpolate(mean, prior.shape[2:], mode="bilinear"))
+
+    def load(self, source: str) -> None:
+        """Starts from what was trained before.
+
+        Args:
+            source: Folder of a student bundle, or a checkpoint of any stage.
+
+        Raises:
+            BundleError: The weights are those of another network.
+        """
+        weights = TrainedWeights.read(Path(source), self.settings.voxel_size)
+        try:
+            self.take(weights)
+        except RuntimeError as error:
+            raise BundleError(
+                f"weights of another network ({str(error)[:200]})",
+                where=source,
+                cure="Name another bundle or checkpoint",
+            ) from error
+        self.start_learning()
+
+    def take(self, weights: TrainedWeights) -> None:
+        """Takes weights that were trained before; a stage whose network is another one takes what fits."""
+        self.field.load_state_dict(dict(weights.field))
+        self.take_link(weights)
+
+    def take_link(self, weights: TrainedWeights) -> None:
+        """Takes the link that belongs to a head's weights: what its logits mean."""
+        if weights.link:
+            self.link.load_state_dict(dict(weights.link))
 
     def make_encoder(self) -> EncoderDecoder:
         """The encoder that the settings ask for."""
@@ -150,6 +245,11 @@ class FieldStage(lightning.LightningModule):
             return {}
         blocks = block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
         return {"dense_depth": log_inverse_depth_loss(depth_code, blocks, self.point_code)}
+
+    @property
+    def density(self) -> DensityField | MultiViewField:
+        """What of the field says where things are."""
+        return self.field.density if isinstance(self.field, FeatureField) else self.field
 
     @property
     def encoder(self) -> EncoderDecoder:
@@ -266,3 +366,24 @@ class FieldStage(lightning.LightningModule):
             return 1.0 if step < settings.decay_at * settings.steps else 0.1
         progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
         return 0.5 * (1.0 + math.cos(min(1.0, progress) * math.pi))
+
+
+class SingleImageStage(FieldStage):
+    """Base of the stages whose field sees one image."""
+
+    field: DensityField | FeatureField
+
+    @property
+    def density(self) -> DensityField:
+        """What of the field says where things are."""
+        return self.field.density if isinstance(self.field, FeatureField) else self.field
+
+    def observe(self, batch: dict[str, Tensor]) -> Any:
+        """The field with the batch's images encoded."""
+        return self.field.observe(self.sized(batch["image"]))
+
+    def configure_optimizers(self) -> Any:
+        """Adam with the rates of the settings."""
+        density = self.density
+        head = [density.feature_layer, density.position_layer, density.density_layer, self.link]
+        return self.grouped_optimiser(density.encoder.trunk, head)

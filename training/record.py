@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
 
-from scene_completion_ros.errors import SequenceError
+import scene_completion_ros
+from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_training.data.module import SequencesData
 
 KEY = "scene_completion_training"
+FORMAT = 1
+"""Version of what a checkpoint holds; those written before it was counted are 0, and hold the same."""
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every")
 _DATA_MAY_CHANGE = ("cache", "workers")
 
@@ -27,9 +31,14 @@ class TrainingRecord(lightning.Callback):
         self.data = data
 
     def content(self) -> dict[str, Any]:
-        """What goes into a checkpoint: the configuration and the range of focal lengths per image width."""
+        """What goes into a checkpoint: the configuration, the range of focal lengths per image width, who wrote it."""
         ratios = self.data.focal_ratios
-        return {"configuration": self.configuration, "focal_range": [min(ratios), max(ratios)]}
+        return {
+            "format": FORMAT,
+            "version": scene_completion_ros.__version__,
+            "configuration": self.configuration,
+            "focal_range": [min(ratios), max(ratios)],
+        }
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Adds the record."""
@@ -39,9 +48,12 @@ class TrainingRecord(lightning.Callback):
         """Compares the record.
 
         Raises:
-            SequenceError: The checkpoint belongs to a training of another configuration.
+            BundleError: A later version wrote the checkpoint.
+            SequenceError: It belongs to a training of another configuration.
         """
-        before = checkpoint.get(KEY, {}).get("configuration", {})
+        record = checkpoint.get(KEY, {})
+        refuse_later(record, str(self.configuration["output"]))
+        before = record.get("configuration", {})
         changed = [
             name
             for name, value in self.configuration.items()
@@ -53,6 +65,26 @@ class TrainingRecord(lightning.Callback):
                 where=str(self.configuration["output"]),
                 cure="Name another `output` for a new training, or restore the configuration to go on with this one",
             )
+
+
+def written_by(record: Mapping[str, Any]) -> str:
+    """Which version wrote a checkpoint, from its record."""
+    return f"scene_completion_ros {record.get('version', 'of before checkpoints named their version')}"
+
+
+def refuse_later(record: Mapping[str, Any], where: str) -> None:
+    """Refuses the record of a checkpoint whose format this version does not know.
+
+    Raises:
+        BundleError: So it is.
+    """
+    if record.get("format", 0) > FORMAT:
+        raise BundleError(
+            f"{written_by(record)} wrote this checkpoint in format {record['format']}, and "
+            f"{scene_completion_ros.__version__} reads up to {FORMAT}",
+            where=where,
+            cure="Use that version or a later one, or train anew with this one",
+        )
 
 
 def _essential(value: Any) -> Any:

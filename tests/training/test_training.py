@@ -17,12 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from scene_completion_ros import cli
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import load_default_bundle
-from scene_completion_training.checkpoints import load_field
+from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands.train import CONFIGS
-from scene_completion_training.configuration import SingleViewConfiguration, TeacherConfiguration
+from scene_completion_training.configuration import read_configuration
 from scene_completion_training.export import export_bundle, fold, head_weights
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.runner import load_weights, make_stage, read_configuration, train
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.stages.teacher import TeacherConfiguration
 from tests.training.synthetic_scene import FOCAL, WIDTH
 from tests.training.training_process import start_command
 
@@ -99,7 +101,7 @@ def test_killed_training_resumes_on_the_same_losses(
     assert len(after) >= 20
     np.testing.assert_allclose([resumed[step] for step in after], [whole[step] for step in after], rtol=0, atol=1e-6)
 
-    averaged = [load_field(tmp_path / run / "checkpoints" / "last.ckpt").state_dict() for run in ("whole", "killed")]
+    averaged = [Checkpoint.read(tmp_path / run / "checkpoints" / "last.ckpt").state for run in ("whole", "killed")]
     for name, value in averaged[0].items():
         torch.testing.assert_close(averaged[1][name], value, rtol=0, atol=1e-6, msg=name)
         if name.endswith("running_mean"):
@@ -117,7 +119,7 @@ def test_killed_training_resumes_on_the_same_losses(
         alpha = np.float32(1.0 - np.exp(-0.2 * np.log1p(np.exp(logit))))
         expected = 1.0 / (1.0 + np.exp(-(scale * logit + offset)))
         assert bundle.calibration.apply(np.array([alpha]))[0] == pytest.approx(expected, abs=1e-3)
-    field = load_field(tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    field = Checkpoint.read(tmp_path / "whole" / "checkpoints" / "last.ckpt").field_of(DensityField)
     session = onnxruntime.InferenceSession(str(bundle.encoder_path), providers=["CPUExecutionProvider"])
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 192, 640)).astype(np.float32)
     (found,) = session.run(None, {"image": image})
@@ -144,17 +146,17 @@ def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
     bundle = load_default_bundle()
     stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"]))
     assert isinstance(stage.field, DensityField) and bundle.folder is not None
-    load_weights(stage, str(bundle.folder))
+    stage.load(str(bundle.folder))
     np.testing.assert_allclose(
         head_weights(stage.field).positional_weight, bundle.head.positional_weight, rtol=1e-3, atol=1e-4
     )
     teacher = make_stage(TeacherConfiguration(pretrained=False))
-    load_weights(teacher, str(bundle.folder))
+    teacher.load(str(bundle.folder))
     for name, value in teacher.encoder.state_dict().items():
         torch.testing.assert_close(value, stage.encoder.state_dict()[name], msg=name)
     torch.save({"state_dict": {"field.encoder.prior": torch.zeros(1)}}, tmp_path / "other.ckpt")
     with pytest.raises(BundleError, match="another network"):
-        load_weights(teacher, str(tmp_path / "other.ckpt"))
+        teacher.load(str(tmp_path / "other.ckpt"))
 
 
 def test_folding_two_convolutions_is_exact() -> None:
@@ -183,5 +185,5 @@ def test_a_foreign_checkpoint_is_refused_without_running_it(tmp_path: Path) -> N
 
     torch.save({"state_dict": Malicious()}, tmp_path / "foreign.ckpt")
     with pytest.raises(BundleError, match="not a checkpoint"):
-        load_field(tmp_path / "foreign.ckpt")
+        Checkpoint.read(tmp_path / "foreign.ckpt")
     assert not marker.exists()

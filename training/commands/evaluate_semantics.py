@@ -132,9 +132,10 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
 
 def _supervised(files: list[Path]) -> list[Path]:
     """The checkpoints that have learned from labels."""
-    from scene_completion_training.checkpoints import SUPERVISED, Checkpoint
+    from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.networks.feature_field import ClassField
 
-    return [file for file in files if Checkpoint.read(file).stage == SUPERVISED]
+    return [file for file in files if Checkpoint.read(file).stage_class.field_class is ClassField]
 
 
 def _models(

@@ -23,13 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, resuming from the last checkpoint in the output folder if there is one."""
-    from scene_completion_training.runner import read_configuration, train
+    from scene_completion_training.configuration import read_configuration
+    from scene_completion_training.runner import train
+    from scene_completion_training.stages import stage_class
 
     configuration = read_configuration(arguments.config, arguments.overrides)
     checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
     if not arguments.fast_dev_run:
-        if configuration.stage == "supervised":
-            print(f"next: scene-completion evaluate semantics --checkpoint {checkpoint} --student BUNDLE ...")
-        else:
-            print(f"next: scene-completion export {checkpoint} BUNDLE --licence ...")
+        print("next:", stage_class(configuration.stage).next_command.format(checkpoint=checkpoint))
     return 0

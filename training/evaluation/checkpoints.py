@@ -50,7 +50,8 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityMode
         ConfigurationError: It cannot encode so many views.
     """
     checkpoint = Checkpoint.read(path)
-    most = len(VIEW_SHARES) if checkpoint.stage == "teacher" else 1
+    multi_view = checkpoint.stage_class.field_class is MultiViewField
+    most = len(VIEW_SHARES) if multi_view else 1
     if not views or not all(1 <= count <= most for count in views):
         raise ConfigurationError(
             f"{', '.join(map(str, views))} views, but a field of stage {checkpoint.stage} encodes 1 to {most}",
@@ -60,9 +61,9 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityMode
     # A run keeps its checkpoints as RUN/checkpoints/NAME.ckpt, and they are called alike in all runs.
     name = path.resolve().parent.parent.name if path.resolve().parent.name == "checkpoints" else path.stem
     half = checkpoint.half_resolution
-    if checkpoint.stage != "teacher":
-        return [FieldModel(checkpoint.single_view_field(), name, half_resolution=half)]
-    field = checkpoint.multi_view_field()
+    if not multi_view:
+        return [FieldModel(checkpoint.field_of(DensityField), name, half_resolution=half)]
+    field = checkpoint.field_of(MultiViewField)
     least, furthest = checkpoint.encoder_metres
     along = [0.0, *(least + share * (furthest - least) for share in VIEW_SHARES[1:])]
     return [

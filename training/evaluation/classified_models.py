@@ -27,8 +27,9 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     truths,
     voxel_centres,
 )
-from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, SupervisedModel
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, SemanticModel, SemanticObservation
 from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.networks.feature_field import ClassField
 
 PROBE_POINTS = 2000
 """Labelled voxels of a frame that a probe is fitted to, at most."""
@@ -65,7 +66,7 @@ class ClassifiedModel:
 
 
 def open_supervised(path: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
-    """Opens a checkpoint of stage `supervised`.
+    """Opens a checkpoint of a field that has learned classes from labels.
 
     Args:
         path: The checkpoint.
@@ -75,7 +76,8 @@ def open_supervised(path: Path, density: DensityModel, cutoff: float) -> Classif
     Raises:
         BundleError: It is no such checkpoint.
     """
-    model = SupervisedModel.open(path, density=density)
+    name = f"{path.resolve().parent.parent.name} (learned from labels)"
+    model = FeatureFieldModel.open(path, name, density, ClassField)
     return ClassifiedModel(model, cutoff, model.name, lambda logits: np.asarray(logits.argmax(axis=1), np.int64))
 
 

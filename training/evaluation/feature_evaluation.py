@@ -79,7 +79,7 @@ class FieldFeatures:
         """
         stored = Checkpoint.read(path)
         name = path.resolve().parent.parent.name
-        return FieldFeatures(stored.feature_field(), name, camera, half_resolution=stored.half_resolution)
+        return FieldFeatures(stored.field_of(FeatureField), name, camera, half_resolution=stored.half_resolution)
 
     def features(self, sequence: PosedSequence, index: int, name: str) -> NDArray[np.float32]:
         """Features [D, H, W] of a camera's image, composited along its rays and expanded."""

@@ -98,18 +98,28 @@ class FeatureFieldModel:
         self._image = CanonicalImages(field.camera, half_resolution)
 
     @staticmethod
-    def open(path: Path, name: str | None = None, density: DensityModel | None = None) -> FeatureFieldModel:
-        """Opens a checkpoint of stage `feature_field`, or of stage `semantics` with its head.
+    def open(
+        path: Path,
+        name: str | None = None,
+        density: DensityModel | None = None,
+        kind: type[FeatureField] = FeatureField,
+    ) -> FeatureFieldModel:
+        """Opens a checkpoint that holds a feature field, with its head where it has one.
+
+        Args:
+            path: The checkpoint.
+            name: Short name for tables; that of the run if left out.
+            density: See the class.
+            kind: Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
 
         Raises:
-            BundleError: It is none of these.
+            BundleError: It holds none.
         """
         stored = Checkpoint.read(path)
-        head = stored.distillation_head() if stored.stage == "semantics" else None
         return FeatureFieldModel(
-            stored.feature_field(),
+            stored.field_of(kind),
             name or path.resolve().parent.parent.name,
-            head,
+            stored.distillation_head(),
             density=density,
             half_resolution=stored.half_resolution,
         )
@@ -130,30 +140,8 @@ class FeatureFieldModel:
         )
 
     def _codes(self, seen: FeatureObservation, points: Tensor) -> Tensor:
-        features = self.field.expand(seen.features(points[None])[0])
-        return normalised(features) if self.head is None else self.head(features)
-
-
-class SupervisedModel(FeatureFieldModel):
-    """A field that was trained with labels; the codes of points are logits of the classes without "empty"."""
-
-    @staticmethod
-    def open(path: Path, name: str | None = None, density: DensityModel | None = None) -> SupervisedModel:
-        """Opens a checkpoint of stage `supervised`.
-
-        Raises:
-            BundleError: It is none.
-        """
-        stored = Checkpoint.read(path)
-        return SupervisedModel(
-            stored.class_field(),
-            name or f"{path.resolve().parent.parent.name} (learned from labels)",
-            density=density,
-            half_resolution=stored.half_resolution,
-        )
-
-    def _codes(self, seen: FeatureObservation, points: Tensor) -> Tensor:
-        return self.field.expand(seen.features(points[None])[0])
+        features = seen.features(points[None])[0]
+        return self.field.codes(features) if self.head is None else self.head(self.field.expand(features))
 
 
 class LiftedTokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +91,11 @@ class DensityField(nn.Module):
             self.mute_depth_units()
         # A nearly empty field to start with: a dense one hides everything behind the first samples.
         nn.init.constant_(self.density_layer.bias, -2.0)
+
+    @classmethod
+    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, encoder: EncoderDecoder) -> DensityField:
+        """An untrained field that weights fit, see `TrainedField`."""
+        return cls(camera, encoder=encoder, hidden=len(state["position_layer.weight"]))
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +90,27 @@ class FeatureField(nn.Module):
             nn.init.normal_(weight, std=math.sqrt(2.0 / (map_channels + density.spec.size)))
         nn.init.zeros_(self.position_layer.bias)
 
+    @classmethod
+    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, encoder: EncoderDecoder) -> FeatureField:
+        """An untrained field that weights fit, see `TrainedField`."""
+        output, target, expansion = (state[f"{name}.weight"] for name in ("output_layer", "expansion.2", "expansion.0"))
+        return cls(
+            DensityField(camera, encoder=encoder, hidden=len(state["density.position_layer.weight"])),
+            target_size=len(target),
+            channels=len(output),
+            units=output.shape[1],
+            expansion=len(expansion),
+        )
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Loads weights of such a field, or those of a density field alone."""
+        if any(name.startswith("density.") for name in weights):
+            self.load_state_dict(dict(weights))
+            return
+        self.density.load_state_dict(dict(weights))
+        # What sees edges for the depth sees them for the features too.
+        self.decoder.load_state_dict(self.density.encoder.decoder.state_dict())
+
     @property
     def encoder(self) -> EncoderDecoder:
         """Encoder of the density."""
@@ -125,6 +147,18 @@ class FeatureField(nn.Module):
         """
         out: Tensor = self.expansion(features)
         return out
+
+    def codes(self, features: Tensor) -> Tensor:
+        """Features [..., channels] of points as vectors [..., D]: what lies together in their space is called alike."""
+        return normalised(self.expand(features))
+
+
+class ClassField(FeatureField):
+    """A feature field that has learned from labels: its expanded features are logits of the classes without "empty"."""
+
+    def codes(self, features: Tensor) -> Tensor:
+        """Logits [..., D] of the classes at points with these features [..., channels]."""
+        return self.expand(features)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ over the views, and a small network on the weighted sum.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -139,6 +140,11 @@ class MultiViewField(nn.Module):
         self.fusion = FusionHead(
             channels, self.spec.size, hidden=hidden, view_dropout=view_dropout, depth_channel=depth_channel
         )
+
+    @classmethod
+    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, encoder: EncoderDecoder) -> MultiViewField:
+        """An untrained field that weights fit, see `TrainedField`."""
+        return cls(camera, encoder=encoder, hidden=len(state["fusion.position_layer.weight"]))
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""

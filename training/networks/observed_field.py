@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 
 
 class ObservedField(Protocol):
@@ -37,3 +40,20 @@ class PriorField(Protocol):
 
     def mute_depth_units(self) -> None:
         """Takes the units that start as ramps around channel 0 out of the density; they come in with the images."""
+
+
+class TrainedField(Protocol):
+    """A field that is made again for the weights of a checkpoint."""
+
+    @classmethod
+    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, encoder: EncoderDecoder) -> Any:
+        """An untrained field of this kind that weights fit.
+
+        Args:
+            state: Name -> weights.
+            camera: Canonical camera.
+            encoder: Encoder-decoder like that of the weights.
+
+        Raises:
+            KeyError: The weights are those of another kind.
+        """

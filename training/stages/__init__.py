@@ -1,1 +1,48 @@
-"""Training stages, one module a stage."""
+"""The stages of training, one file each. A line in `STAGES` makes a stage known; nothing else names one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, cast
+
+from scene_completion_ros.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from scene_completion_training.field_stage import FieldStage
+
+STAGES = {
+    "single_view": "scene_completion_training.stages.single_view:SingleViewStage",
+    "teacher": "scene_completion_training.stages.teacher:TeacherStage",
+    "student": "scene_completion_training.stages.student:StudentStage",
+    "feature_field": "scene_completion_training.stages.feature_field:FeatureFieldStage",
+    "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
+    "supervised": "scene_completion_training.stages.supervised:SupervisedStage",
+}
+"""Name, as `stage` in a configuration gives it -> module and class."""
+GROUP = "scene_completion.stages"
+"""Entry points of this group are stages of other packages, written as in `STAGES`."""
+DEFAULT_STAGE = next(iter(STAGES))
+"""Stage of configurations and checkpoints that name none."""
+
+
+def known_stages() -> dict[str, str]:
+    """Every stage there is, those of other packages included: name -> module and class."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)} | STAGES
+
+
+def stage_class(name: object, where: str = "stage") -> type[FieldStage]:
+    """The class of a stage.
+
+    Args:
+        name: Name of the stage.
+        where: What names it, for the error.
+
+    Raises:
+        ConfigurationError: There is none of this name.
+    """
+    known = known_stages()
+    if name not in known:
+        raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")
+    module, _, attribute = known[str(name)].partition(":")
+    return cast("type[FieldStage]", getattr(import_module(module), attribute))

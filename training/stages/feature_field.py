@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +14,14 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.checkpoints import TrainedWeights
+from scene_completion_training.configuration import Configuration
+from scene_completion_training.data.feature_targets import FeatureTargets
+from scene_completion_training.data.module import SequencesData
+from scene_completion_training.field_stage import DataNeeds, SingleImageStage
+from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.foundation.targets import LiveTargets
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
 from scene_completion_training.losses.photometric import invalid_rays
 from scene_completion_training.losses.rendered_views import observed_values
@@ -26,43 +35,114 @@ from scene_completion_training.rendering.patches import (
     render_rays,
 )
 from scene_completion_training.rendering.rays import sample_cell_rays
-from scene_completion_training.settings import FeatureFieldSettings
 
 LEAST_VALID = 0.5
 """Share of a patch's rays that must be valid for its token to be compared."""
 
+MEAN_SAMPLES = 32
+"""Samples whose tokens give their mean."""
 
-class FeatureFieldStage(FieldStage):
+
+@dataclass
+class FeatureSettings:
+    """What the feature field learns from a 2D foundation model.
+
+    Attributes:
+        targets: Folder of precomputed targets, see `scene-completion features`; without one they are computed from
+            `model` while training.
+        model: Local folder or hub name of the foundation model, where there are no precomputed targets.
+        layer: Its hidden layer.
+        cell: Edge of the square of pixels that a token covers, in the canonical image.
+        channels: Dimension of the features that are composited (64 in SceneDINO).
+        units: Hidden units of the features.
+        rays: Rays along the edge of a token (8 in SceneDINO, one a pixel). Fewer leave time for more tokens.
+        samples: Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
+        weight: Weight of the cosine loss against the tokens (0.2 in SceneDINO).
+        smoothness: Weight of the smoothness of the features within a patch (0.25 in SceneDINO).
+        downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all, each ray
+            being compared with the bilinearly enlarged tokens.
+        own_view: Share of the tokens that are drawn from the sample's own view, whose every token says something of its
+            image; the others are drawn from all views that render (which is all there is in SceneDINO: 0).
+        centred: Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens
+            hardly tells two things apart.
+        artefacts: Learn what tokens say of their place in the image, and drop it.
+        freeze_density: The density stays as it is in `start_from`; only the features learn. Otherwise everything learns
+            together, from the losses of the density as well.
+    """
+
+    targets: str = ""
+    model: str = ""
+    layer: int = -1
+    cell: int = 16
+    channels: int = 64
+    units: int = 64
+    rays: int = 4
+    samples: int = 8
+    weight: float = 0.2
+    smoothness: float = 0.25
+    downsampler: Literal["salience", "none"] = "salience"
+    own_view: float = 0.5
+    centred: bool = True
+    artefacts: bool = True
+    freeze_density: bool = True
+
+
+@dataclass
+class FeatureFieldConfiguration(Configuration):
+    """What the feature field needs.
+
+    Attributes:
+        stage: Name of the stage.
+        features: What it learns from a 2D foundation model.
+    """
+
+    stage: str = "feature_field"
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+
+    def check(self) -> None:
+        """Refuses tokens that do not fit the rays, and a frozen density that is none."""
+        super().check()
+        features, camera = self.features, self.canonical_camera()
+        if features.cell % features.rays or camera.width % features.cell or camera.height % features.cell:
+            raise ConfigurationError(
+                f"{features.cell} pixels",
+                where="features.cell",
+                cure=f"Take a multiple of {features.rays} (features.rays) that divides {camera.width} and "
+                f"{camera.height}",
+            )
+        if not 0.0 <= features.own_view <= 0.9:
+            raise ConfigurationError(
+                f"{features.own_view}", where="features.own_view", cure="Take a share from 0 to 0.9"
+            )
+        if features.freeze_density:
+            self.check_start(", or let the density learn with features.freeze_density=false")
+
+
+class FeatureFieldStage(SingleImageStage):
     """Trains a `FeatureField` from batches of `ViewSamples` with feature targets.
 
     A patch of rays covers exactly one token of its loss view. Its features are composited, expanded to the size of the
     token, downsampled to one, and compared with it.
 
     Args:
-        settings: Losses, steps, rates and features.
-        target_size: Dimension D of the tokens.
+        settings: The configuration.
+        targets: Tokens of images, where they are not those that the configuration names.
 
     Raises:
-        ConfigurationError: Tokens do not fit the rays.
+        ConfigurationError: See `feature_targets`.
     """
 
+    configuration_class = FeatureFieldConfiguration
+    field_class = FeatureField
+    next_command = "scene-completion train --config training/configs/semantics.yaml features_from={checkpoint}"
     field: FeatureField
-    settings: FeatureFieldSettings
+    settings: FeatureFieldConfiguration
 
-    def __init__(self, settings: FeatureFieldSettings, target_size: int) -> None:
+    def __init__(self, settings: FeatureFieldConfiguration, targets: FeatureTargets | None = None) -> None:
+        targets = targets or feature_targets(settings.features)
         super().__init__(settings)
-        features = settings.features
-        if features.cell % features.rays or self.camera.width % features.cell or self.camera.height % features.cell:
-            raise ConfigurationError(
-                f"{features.cell} pixels",
-                where="features.cell",
-                cure=f"Take a multiple of {features.rays} (features.rays) that divides {self.camera.width} and "
-                f"{self.camera.height}",
-            )
-        if not 0.0 <= features.own_view <= 0.9:
-            raise ConfigurationError(
-                f"{features.own_view}", where="features.own_view", cure="Take a share from 0 to 0.9"
-            )
+        self.targets = targets
+        features, target_size = settings.features, targets.dim
         depth = bool(settings.losses.dense_depth) or features.freeze_density
         density = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth, hidden=settings.hidden)
         self.field = FeatureField(density, target_size=target_size, channels=features.channels, units=features.units)
@@ -70,6 +150,22 @@ class FeatureFieldStage(FieldStage):
         self.downsampler = SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
         self.artefacts = ArtefactField(target_size, grid) if features.artefacts else None
+
+    def data_needs(self) -> DataNeeds:
+        """Tokens of its views."""
+        return DataNeeds(targets=self.targets)
+
+    def start(self, data: SequencesData) -> None:
+        """First takes the mean of the tokens."""
+        data.setup("fit")
+        samples = data.samples()
+        self.centre(samples[index] for index in range(min(MEAN_SAMPLES, len(samples))))
+        super().start(data)
+
+    def take(self, weights: TrainedWeights) -> None:
+        """Takes the weights of a feature field, or the density alone."""
+        self.field.start_from(weights.field)
+        self.take_link(weights)
 
     def centre(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
         """Takes the mean of the tokens from samples, where they are to be learned less their mean."""
@@ -93,10 +189,6 @@ class FeatureFieldStage(FieldStage):
         """The canonical camera at the resolution at which a token is a patch of rays."""
         return self.camera.resized(self.camera.width // self.step_of_rays, self.camera.height // self.step_of_rays)
 
-    def observe(self, batch: dict[str, Tensor]) -> FeatureObservation:
-        """The field with the batch's images encoded."""
-        return self.field.observe(self.sized(batch["image"]))
-
     def weights(self) -> dict[str, float]:
         """Weight of each loss."""
         features = self.settings.features
@@ -104,7 +196,7 @@ class FeatureFieldStage(FieldStage):
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Agreement with the tokens; with a learning density also its losses, of the same rays."""
-        seen = self.observe(batch)
+        seen: FeatureObservation = self.observe(batch)
         batch = self._at_rays(batch)
         half, render = batch["roles"].shape[1] // 2, self.settings.render
         offsets = batch["feature_offsets"] / self.step_of_rays
@@ -171,12 +263,6 @@ class FeatureFieldStage(FieldStage):
             predicted = predicted + self.artefacts(cells.flatten(0, 1))
         return cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
 
-    def configure_optimizers(self) -> Any:
-        """Adam with the rates of the settings."""
-        density = self.field.density
-        head = [density.feature_layer, density.position_layer, density.density_layer, self.link]
-        return self.grouped_optimiser(density.encoder.trunk, head)
-
 
 def with_own_view(views: Tensor, share: float) -> Tensor:
     """Indices of views [B, L] with view 0 added as often as it takes to have about this share of them [B, M]."""
@@ -195,3 +281,27 @@ def enlarged_tokens(tokens: Tensor, cells: Tensor, rays: int) -> Tensor:
     grid = torch.stack([x[:, None].expand(-1, rays, -1), y[..., None].expand(-1, -1, rays)], dim=-1)
     sampled = functional.grid_sample(tokens, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled.flatten(2).transpose(1, 2)
+
+
+def feature_targets(settings: FeatureSettings) -> FeatureTargets:
+    """The targets that a feature field learns from: precomputed, or computed while training.
+
+    Raises:
+        ConfigurationError: Neither targets nor a model are named, or the targets have other cells or no mirrored ones.
+    """
+    if settings.targets:
+        store = FeatureStore.open(Path(settings.targets), cell=settings.cell)
+        if store.variants < 2:
+            raise ConfigurationError(
+                "the targets have one variant an image, but mirrored scenes need their own",
+                where="features.targets",
+                cure="Make them with --variants 2 or more",
+            )
+        return store
+    if not settings.model:
+        raise ConfigurationError(
+            "neither precomputed targets nor a model are named",
+            where="features",
+            cure="Set features.targets to what `scene-completion features` made, or features.model",
+        )
+    return LiveTargets(Backbone(settings.model, settings.layer), settings.cell, variants=4)

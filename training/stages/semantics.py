@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +13,10 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import Configuration
+from scene_completion_training.data.module import SequencesData
+from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.losses.feature_correspondence import (
     KITTI_360_FORCES,
     PAIRS,
@@ -19,12 +25,10 @@ from scene_completion_training.losses.feature_correspondence import (
     correspondence_loss,
     estimate_forces,
 )
-from scene_completion_training.losses.fused_occupancy import OccupancyLink
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
 from scene_completion_training.rendering.depth import render_depth
 from scene_completion_training.rendering.surface_balls import points_in_balls, surface_centres
-from scene_completion_training.settings import SemanticsSettings
 
 OVERSAMPLING = 4
 """Points drawn in a ball for each that is kept: those that are not occupied are left out."""
@@ -35,31 +39,80 @@ PUBLISHED_DENSITY = 0.5
 """Density from which a point is occupied, per metre, where the field has no occupancy probability."""
 
 
-class SemanticsStage(FieldStage):
+@dataclass
+class SemanticsConfiguration(Configuration):
+    """What unsupervised semantics need (the second stage of SceneDINO).
+
+    Attributes:
+        stage: Name of the stage.
+        features_from: Checkpoint of the stage `feature_field`, which stays as it is.
+        channels: Dimension in which points are clustered.
+        bins: Quantile bins of the depth; one neighbourhood is drawn from each.
+        radius: Radius of a neighbourhood, metres.
+        apart: Distance that neighbourhoods of an image keep, metres, where there is room.
+        crop_points: Occupied points of a neighbourhood; those with fewer are dropped.
+        buffer: Neighbourhoods that others are compared with.
+        forces: "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
+        pairs: Kinds of pairs that act; the ablation leaves out "similar".
+    """
+
+    stage: str = "semantics"
+    features_from: str = ""
+    channels: int = 64
+    bins: int = 5
+    radius: float = 0.5
+    apart: float = 3.0
+    crop_points: int = 576
+    buffer: int = 256
+    forces: Literal["estimated", "kitti_360"] = "estimated"
+    pairs: list[str] = field(default_factory=lambda: ["self", "similar", "random"])
+
+    def completed(self) -> SemanticsConfiguration:
+        """They look through a trained field: its network and the size of its images are what they are there."""
+        if not self.features_from:
+            return self
+        stored = Checkpoint.read(Path(self.features_from))
+        return dataclasses.replace(
+            self,
+            encoder=stored.trunk,
+            encoder_weights=stored.configuration.get("encoder_weights", ""),
+            hidden=stored.configuration.get("hidden", self.hidden),
+            half_resolution_steps=self.steps if stored.half_resolution else 0,
+        )
+
+    def check(self) -> None:
+        """Refuses semantics without a feature field, and kinds of pairs that there are not."""
+        super().check()
+        if not self.features_from:
+            raise ConfigurationError(
+                "no feature field named",
+                where="features_from",
+                cure="Give the checkpoint of a training with stage `feature_field`",
+            )
+        if unknown := sorted(set(self.pairs) - set(PAIRS)):
+            raise ConfigurationError(f"{unknown} do not exist", where="pairs", cure=f"There are {', '.join(PAIRS)}")
+
+
+class SemanticsStage(SingleImageStage):
     """Trains a `DistillationHead` on points of a frozen `FeatureField`.
 
     Args:
-        settings: Steps, rates, neighbourhoods and forces.
-        field: The trained feature field.
-        link: From its density logit to a probability, where it has one.
+        settings: The configuration.
 
     Raises:
-        ConfigurationError: There is no such kind of pair.
+        BundleError: The checkpoint that it names holds no feature field.
     """
 
+    configuration_class = SemanticsConfiguration
+    field_class = FeatureField
+    next_command = "scene-completion classes {checkpoint} --student BUNDLE --data SEQUENCES --output classes"
     field: FeatureField
-    settings: SemanticsSettings
+    settings: SemanticsConfiguration
 
-    def __init__(
-        self,
-        settings: SemanticsSettings,
-        field: FeatureField,
-        link: OccupancyLink | None,
-    ) -> None:
+    def __init__(self, settings: SemanticsConfiguration) -> None:
+        stored = Checkpoint.read(Path(settings.features_from))
+        field, link = stored.field_of(FeatureField), stored.occupancy_link()
         super().__init__(settings)
-        unknown = sorted(set(settings.pairs) - set(PAIRS))
-        if unknown:
-            raise ConfigurationError(f"{unknown} do not exist", where="pairs", cure=f"There are {', '.join(PAIRS)}")
         self.field = field.eval().requires_grad_(False)
         self.linked = link is not None
         if link is not None:
@@ -70,15 +123,14 @@ class SemanticsStage(FieldStage):
         self.forces_values: Tensor
         self.register_buffer("forces_values", torch.full((len(PAIRS), 2), float("nan")))
 
+    def first_weights(self, data: SequencesData) -> None:
+        """Its field is trained."""
+
     def train(self, mode: bool = True) -> SemanticsStage:
         """Sets the training mode of the head; the field always evaluates."""
         super().train(mode)
         self.field.eval()
         return self
-
-    def observe(self, batch: dict[str, Tensor]) -> FeatureObservation:
-        """The field with the batch's images encoded."""
-        return self.field.observe(self.sized(batch["image"]))
 
     def weights(self) -> dict[str, float]:
         """Every loss has its weight in it."""
@@ -97,7 +149,7 @@ class SemanticsStage(FieldStage):
         settings = self.settings
         found = []
         for number in range(len(batch["image"])):
-            seen = self.observe({"image": batch["image"][number : number + 1]})
+            seen: FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
             depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
             camera = _strided(self.camera, DEPTH_STRIDE)

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scene_completion_training.field_stage import FieldStage
-from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
-from scene_completion_training.settings import StageSettings
+from scene_completion_training.configuration import Configuration
+from scene_completion_training.field_stage import SingleImageStage
+from scene_completion_training.networks.density_field import DensityField
 
 
-class SingleViewStage(FieldStage):
+@dataclass
+class SingleViewConfiguration(Configuration):
+    """It has no keys of its own.
+
+    Attributes:
+        stage: Name of the stage.
+    """
+
+    stage: str = "single_view"
+
+
+class SingleViewStage(SingleImageStage):
     """Trains a `DensityField` from batches of `ViewSamples`.
 
     Args:
-        settings: Losses, steps and rates.
+        settings: The configuration.
     """
 
+    configuration_class = SingleViewConfiguration
     field: DensityField
 
-    def __init__(self, settings: StageSettings) -> None:
+    def __init__(self, settings: Configuration) -> None:
         super().__init__(settings)
         depth = bool(settings.losses.dense_depth)
         self.field = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth, hidden=settings.hidden)
-
-    def observe(self, batch: dict[str, Tensor]) -> SingleViewObservation:
-        """The field with the batch's images encoded."""
-        return self.field.observe(self.sized(batch["image"]))
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Depth of every pixel, rendered patches of loss views, voxel centres."""
@@ -37,9 +45,3 @@ class SingleViewStage(FieldStage):
         if not self.depth_only:
             terms |= self.volume_terms(seen, self.rendered(seen, batch, generator), batch, generator)
         return terms
-
-    def configure_optimizers(self) -> Any:
-        """Adam with the rates of the settings."""
-        field = self.field
-        head = [field.feature_layer, field.position_layer, field.density_layer, self.link]
-        return self.grouped_optimiser(field.encoder.trunk, head)

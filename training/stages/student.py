@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.field_stage import FieldStage, encoded_views, half_size
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import MultiViewConfiguration
+from scene_completion_training.data.module import SequencesData
+from scene_completion_training.field_stage import DataNeeds, SingleImageStage, encoded_views, half_size
 from scene_completion_training.losses.distillation import (
     density_distillation,
     occupancy_distillation,
@@ -20,71 +27,156 @@ from scene_completion_training.losses.fused_occupancy import OccupancyLink
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.rendering.patches import RenderedPatches
-from scene_completion_training.settings import StudentSettings
 
 
-class StudentStage(FieldStage):
+@dataclass
+class DistillationSettings:
+    """What the student learns from the teacher.
+
+    Attributes:
+        weight: Weight of the loss (0.01 in KDBTS).
+        space: What is compared: clipped densities as in KDBTS, the opacity of a voxel, or the occupancy probability,
+            which a teacher has that was trained with `losses.occupancy`.
+        limit: Where densities are clipped, per metre.
+        along_rays: Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much
+            as the rest, and holds the student to the teacher's surfaces, which are softer than its own.
+        freeze_encoder: The encoder stays that of the teacher, and only the student's head learns.
+    """
+
+    weight: float = 0.01
+    space: Literal["density", "opacity", "occupancy"] = "density"
+    limit: float = 2.0
+    along_rays: bool = True
+    freeze_encoder: bool = False
+
+
+@dataclass
+class StudentConfiguration(MultiViewConfiguration):
+    """What the distilled student needs; its encoder views are those that the teacher encodes.
+
+    Attributes:
+        stage: Name of the stage.
+        teacher: Checkpoint of the teacher.
+        distillation: What is learned from it.
+    """
+
+    stage: str = "student"
+    teacher: str = ""
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+
+    def check(self) -> None:
+        """Refuses a student without a teacher, and one that would learn depth before it starts."""
+        super().check()
+        if self.depth_only_steps:
+            raise ConfigurationError(
+                f"{self.depth_only_steps} steps of depth alone, but a student starts with its teacher's depth",
+                where="depth_only_steps",
+                cure="Set it to 0",
+            )
+        if not self.teacher:
+            raise ConfigurationError(
+                "no teacher named", where="teacher", cure="Give the checkpoint of a training with stage `teacher`"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """What a student learns from. No module of the stage: it never learns, and no checkpoint needs it.
+
+    Attributes:
+        field: The trained teacher.
+        link: From its logit to its occupancy probability, where it has one.
+        half_resolution: It was trained on images of half the size, and keeps seeing such.
+    """
+
+    field: MultiViewField
+    link: OccupancyLink | None = None
+    half_resolution: bool = False
+
+    @staticmethod
+    def read(settings: StudentConfiguration) -> Teacher:
+        """The teacher that a configuration names.
+
+        Raises:
+            BundleError: Its checkpoint holds none.
+            ConfigurationError: Its encoder is another one than the student's.
+        """
+        stored = Checkpoint.read(Path(settings.teacher))
+        if stored.trunk != settings.encoder:
+            raise ConfigurationError(
+                f"the student's is {settings.encoder}, the teacher's {stored.trunk}",
+                where="encoder",
+                cure="The student starts from its teacher's encoder: name the same one",
+            )
+        return Teacher(stored.field_of(MultiViewField), stored.occupancy_link(), stored.half_resolution)
+
+
+class StudentStage(SingleImageStage):
     """Distils a frozen `MultiViewField` into a `DensityField` with the head that is deployed.
 
     The teacher keeps an encoder of its own: in the published code it shares the student's, and its targets drift with
     the student's gradient. With `freeze_encoder` the two are the same weights, of which only the student's head learns.
 
     Args:
-        settings: Losses, steps, rates and what is distilled.
-        teacher: The trained teacher.
-        teacher_link: From the teacher's logit to its occupancy probability, where it has one.
-        teacher_half_resolution: The teacher was trained on images of half the size, and keeps seeing such.
+        settings: The configuration.
+        teacher: The trained teacher, where it is not to be read from the configuration's checkpoint.
 
     Raises:
-        ConfigurationError: Occupancy is to be distilled, and the teacher has none.
+        ConfigurationError: Occupancy is to be distilled, and the teacher has none; or its encoder is another one.
+        BundleError: The teacher's checkpoint holds none.
     """
 
+    configuration_class = StudentConfiguration
     field: DensityField
-    settings: StudentSettings
+    settings: StudentConfiguration
 
-    def __init__(
-        self,
-        settings: StudentSettings,
-        teacher: MultiViewField,
-        teacher_link: OccupancyLink | None = None,
-        *,
-        teacher_half_resolution: bool = False,
-    ) -> None:
+    def __init__(self, settings: StudentConfiguration, teacher: Teacher | None = None) -> None:
+        teacher = teacher or Teacher.read(settings)
         super().__init__(settings)
-        if settings.distillation.space == "occupancy" and teacher_link is None:
+        if settings.distillation.space == "occupancy" and teacher.link is None:
             raise ConfigurationError(
                 "the teacher says nothing about occupancy",
                 where="distillation.space",
                 cure="Train it with `losses.occupancy`, or distil its density or opacity",
             )
-        self._teacher_half_resolution = teacher_half_resolution
-        # No modules of the stage: they never learn, and neither checkpoints nor weight averages need them.
-        self._teacher = (teacher.eval().requires_grad_(False),)
-        self._teacher_link = (teacher_link,)
-        if teacher_link is not None:
-            self.link.load_state_dict(teacher_link.requires_grad_(False).state_dict())
-        encoder = copy.deepcopy(teacher.encoder)
+        self._teacher = teacher
+        teacher.field.eval().requires_grad_(False)
+        if teacher.link is not None:
+            self.link.load_state_dict(teacher.link.requires_grad_(False).state_dict())
+        encoder = copy.deepcopy(teacher.field.encoder)
         encoder.requires_grad_(not settings.distillation.freeze_encoder)
         if not settings.distillation.freeze_encoder:
             encoder.trunk.freeze(settings.frozen_blocks)
         depth = bool(settings.losses.dense_depth) or settings.distillation.freeze_encoder
         self.field = DensityField(
-            self.camera, teacher.spec, encoder=encoder, depth_channel=depth, hidden=settings.hidden
+            self.camera, teacher.field.spec, encoder=encoder, depth_channel=depth, hidden=settings.hidden
         )
+
+    def data_needs(self) -> DataNeeds:
+        """The views of the teacher."""
+        return DataNeeds(encoder_views=self.settings.encoder_views)
+
+    def remembered(self) -> dict[str, Any]:
+        """Which teacher it was."""
+        return {"teacher_sha256": hashlib.sha256(Path(self.settings.teacher).read_bytes()).hexdigest()}
+
+    @classmethod
+    def learns_link(cls, configuration: Mapping[str, Any]) -> bool:
+        """It does from a teacher's occupancy, too."""
+        return super().learns_link(configuration) or configuration["distillation"]["space"] == "occupancy"
+
+    def first_depth(self, data: SequencesData) -> None:
+        """It has its teacher's."""
 
     @property
     def teacher(self) -> MultiViewField:
         """The frozen teacher."""
-        return self._teacher[0].to(self.device)
+        return self._teacher.field.to(self.device)
 
     @property
     def renders(self) -> bool:
         """Whether any loss needs rendered patches, or the teacher is asked along them."""
         return super().renders or self.settings.distillation.along_rays
-
-    def observe(self, batch: dict[str, Tensor]) -> SingleViewObservation:
-        """The student with the batch's images encoded."""
-        return self.field.observe(self.sized(batch["image"]))
 
     def weights(self) -> dict[str, float]:
         """Weight of each loss."""
@@ -114,13 +206,13 @@ class StudentStage(FieldStage):
             logit = torch.cat([logit, rendered.logit.flatten(1)], dim=1)
         with torch.no_grad():
             images, _, poses = encoded_views(batch)
-            images = half_size(images) if self._teacher_half_resolution else self.sized(images)
+            images = half_size(images) if self._teacher.half_resolution else self.sized(images)
             taught = self.teacher.observe(images, poses).density_logit(points)
         settings, valid = self.settings.distillation, seen.in_view(points)
         known = batch["weight"] > 0  # frames without evidence have no voxels, only room for them
         valid[:, : known.shape[1]] &= known
         if settings.space == "occupancy":
-            (link,) = self._teacher_link
+            link = self._teacher.link
             assert link is not None
             loss = occupancy_distillation(self.link(logit), link.to(self.device)(taught), valid)
         else:
@@ -130,9 +222,3 @@ class StudentStage(FieldStage):
             else:
                 loss = opacity_distillation(*densities, valid, voxel_size=self.settings.voxel_size)
         return {"distillation": loss}
-
-    def configure_optimizers(self) -> Any:
-        """Adam with the rates of the settings."""
-        field = self.field
-        head = [field.feature_layer, field.position_layer, field.density_layer, self.link]
-        return self.grouped_optimiser(field.encoder.trunk, head)

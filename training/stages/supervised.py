@@ -8,48 +8,79 @@ Nothing unsupervised starts from it, and it is not deployed.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.checkpoints import TrainedWeights
+from scene_completion_training.configuration import Configuration
+from scene_completion_training.field_stage import DataNeeds, SingleImageStage
 from scene_completion_training.losses.class_agreement import class_cross_entropy
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
-from scene_completion_training.settings import SupervisedSettings
+from scene_completion_training.networks.feature_field import ClassField, FeatureObservation
 
 
-class SupervisedStage(FieldStage):
-    """Trains a `FeatureField` whose expanded features are logits of `COMMON_CLASSES` without "empty".
+@dataclass
+class SupervisedConfiguration(Configuration):
+    """What a field needs that learns classes from labelled voxels: a measuring instrument, see the stage.
+
+    Attributes:
+        stage: Name of the stage.
+        label_points: Labelled voxel centres a sample.
+        channels: Dimension of the features before the expansion to classes, as a feature field has them.
+        units: Hidden units of the features, as a feature field has them.
+    """
+
+    stage: str = "supervised"
+    label_points: int = 4096
+    channels: int = 64
+    units: int = 64
+
+    def check(self) -> None:
+        """Refuses a training without a density."""
+        super().check()
+        self.check_start()
+
+
+class SupervisedStage(SingleImageStage):
+    """Trains a `ClassField`, whose expanded features are logits of `COMMON_CLASSES` without "empty".
 
     It needs batches of `ViewSamples` with labels. Those are drawn with regard to how rare classes are; the loss weighs
     all alike.
 
     Args:
-        settings: Steps, rates and sizes.
+        settings: The configuration.
     """
 
-    field: FeatureField
-    settings: SupervisedSettings
+    configuration_class = SupervisedConfiguration
+    field_class = ClassField
+    next_command = "scene-completion evaluate semantics --checkpoint {checkpoint} --student BUNDLE ..."
+    field: ClassField
+    settings: SupervisedConfiguration
 
-    def __init__(self, settings: SupervisedSettings) -> None:
+    def __init__(self, settings: SupervisedConfiguration) -> None:
         super().__init__(settings)
         density = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=True, hidden=settings.hidden)
-        self.field = FeatureField(
+        self.field = ClassField(
             density, target_size=len(COMMON_CLASSES) - 1, channels=settings.channels, units=settings.units
         )
         self.start_learning()
+
+    def data_needs(self) -> DataNeeds:
+        """Labelled voxels."""
+        return DataNeeds(label_points=self.settings.label_points)
+
+    def take(self, weights: TrainedWeights) -> None:
+        """Takes the weights of a field that learned classes, or the density alone."""
+        self.field.start_from(weights.field)
+        self.take_link(weights)
 
     def start_learning(self) -> None:
         """The density stays as it is, its trunk included."""
         super().start_learning()
         self.field.density.requires_grad_(False)
-
-    def observe(self, batch: dict[str, Tensor]) -> FeatureObservation:
-        """The field with the batch's images encoded."""
-        return self.field.observe(self.sized(batch["image"]))
 
     def weights(self) -> dict[str, float]:
         """There is one loss."""
@@ -57,12 +88,7 @@ class SupervisedStage(FieldStage):
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Cross entropy of the labelled voxels that lie in the view."""
-        seen, points = self.observe(batch), batch["label_points"]
+        seen: FeatureObservation = self.observe(batch)
+        points = batch["label_points"]
         logits = self.field.expand(seen.features(points))
         return {"classes": class_cross_entropy(logits, batch["label_classes"], seen.in_view(points))}
-
-    def configure_optimizers(self) -> Any:
-        """Adam with the rates of the settings."""
-        density = self.field.density
-        head = [density.feature_layer, density.position_layer, density.density_layer, self.link]
-        return self.grouped_optimiser(density.encoder.trunk, head)

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scene_completion_training.field_stage import FieldStage, encoded_views
+from scene_completion_training.checkpoints import TrainedWeights
+from scene_completion_training.configuration import MultiViewConfiguration
+from scene_completion_training.field_stage import DataNeeds, FieldStage, encoded_views
 from scene_completion_training.networks.multi_view_field import MultiViewField, MultiViewObservation
-from scene_completion_training.settings import TeacherSettings
+
+
+@dataclass
+class TeacherConfiguration(MultiViewConfiguration):
+    """What the multi-view teacher needs.
+
+    Attributes:
+        stage: Name of the stage.
+        view_dropout: Probability with which a point does without a view in training (the first is never dropped).
+    """
+
+    stage: str = "teacher"
+    view_dropout: float = 0.5
 
 
 class TeacherStage(FieldStage):
     """Trains a `MultiViewField` from batches of `ViewSamples` with several encoder views.
 
     Args:
-        settings: Losses, steps, rates and the view dropout.
+        settings: The configuration.
     """
 
+    configuration_class = TeacherConfiguration
+    field_class = MultiViewField
+    next_command = "scene-completion train --config training/configs/student.yaml teacher={checkpoint}"
     field: MultiViewField
+    settings: TeacherConfiguration
 
-    def __init__(self, settings: TeacherSettings) -> None:
+    def __init__(self, settings: TeacherConfiguration) -> None:
         super().__init__(settings)
         self.field = MultiViewField(
             self.camera,
@@ -30,6 +49,17 @@ class TeacherStage(FieldStage):
             view_dropout=settings.view_dropout,
             depth_channel=bool(settings.losses.dense_depth),
         )
+
+    def data_needs(self) -> DataNeeds:
+        """Several views."""
+        return DataNeeds(encoder_views=self.settings.encoder_views)
+
+    def take(self, weights: TrainedWeights) -> None:
+        """Takes a teacher's weights, or the encoder alone of a field that has no views to fuse."""
+        if any(name.startswith("fusion.") for name in weights.field):
+            super().take(weights)
+        else:
+            self.encoder.load_state_dict(weights.under("encoder."))
 
     def observe(self, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> MultiViewObservation:
         """The teacher with the batch's views encoded; views are dropped where there is a generator."""

@@ -110,7 +110,7 @@ def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path)
     torch.save({"state_dict": state, KEY: {"configuration": described}}, file)
     (model / "model.safetensors").rename(tmp_path / "away")
     try:
-        restored = Checkpoint.read(file).single_view_field()
+        restored = Checkpoint.read(file).field_of(DensityField)
     finally:
         (tmp_path / "away").rename(model / "model.safetensors")
     for name, value in field.state_dict().items():

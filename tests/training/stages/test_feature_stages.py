@@ -18,12 +18,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.class_file import CLASS_COLOURS, write_class_file
 from scene_completion_training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, write_clusters
 from scene_completion_training.clustering.clusters import Clusters
-from scene_completion_training.configuration import (
-    Configuration,
-    FeatureFieldConfiguration,
-    SemanticsConfiguration,
-    SingleViewConfiguration,
-)
+from scene_completion_training.configuration import LossWeights, RenderSettings, read_configuration
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
@@ -35,10 +30,16 @@ from scene_completion_training.foundation.precompute import canonical_manifest, 
 from scene_completion_training.losses.fused_occupancy import OccupancyLink
 from scene_completion_training.networks.density_field import sample_map
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.runner import feature_targets, load_weights, make_stage, read_configuration, train
-from scene_completion_training.settings import FeatureSettings, LossWeights, RenderSettings
-from scene_completion_training.stages.feature_field import FeatureFieldStage, with_own_view
-from scene_completion_training.stages.semantics import SemanticsStage
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.feature_field import (
+    FeatureFieldConfiguration,
+    FeatureFieldStage,
+    FeatureSettings,
+    feature_targets,
+    with_own_view,
+)
+from scene_completion_training.stages.semantics import SemanticsConfiguration, SemanticsStage
+from scene_completion_training.stages.single_view import SingleViewConfiguration
 
 STEPS = 4
 DIMENSION = 12
@@ -124,16 +125,12 @@ def _features(drive: Path, output: Path, features: FeatureSettings, **changes: o
 def test_the_density_stays_and_the_features_learn(trained: Path, student: Path, tmp_path: Path) -> None:
     stored = Checkpoint.read(trained)
     assert stored.stage == "feature_field" and stored.half_resolution
-    field = stored.feature_field()
+    field = stored.field_of(FeatureField)
     assert (field.target_size, field.channels) == (DIMENSION, 64)
     weights = StudentBundle.load(student).load_weights()
     for name, value in field.density.named_parameters():
         assert torch.equal(value, torch.from_numpy(weights[name]).float()), name
-    fresh = make_stage(
-        FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(targets="", model="")),
-        _Dimension(),
-    )
-    assert isinstance(fresh, FeatureFieldStage)
+    fresh = FeatureFieldStage(FeatureFieldConfiguration(pretrained=False), _Dimension())
     learned = [name for name, p in fresh.named_parameters() if p.requires_grad]
     assert not any(name.startswith("field.density") for name in learned)
     assert {"downsampler.scale", "artefacts.values", "field.output_layer.weight"} <= set(learned)
@@ -171,7 +168,7 @@ def test_a_feature_field_can_learn_its_targets(synthetic_drive: Path, targets: P
     """The same rays again and again: from no agreement with the tokens to nearly all, while the density stays."""
     settings = FeatureSettings(targets=str(targets), downsampler=downsampler)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    stage = make_stage(
+    stage = FeatureFieldStage(
         FeatureFieldConfiguration(
             pretrained=False, features=settings, half_resolution_steps=1, render=RenderSettings(patches=2, samples=8)
         )
@@ -189,7 +186,7 @@ def test_a_feature_field_can_learn_its_targets(synthetic_drive: Path, targets: P
         optimiser.step()
         losses.append(loss.item())
     assert losses[0] > 0.5 and losses[-1] < 0.3 * losses[0]
-    assert all(parameter.grad is None for parameter in stage.field.density.parameters())  # type: ignore[union-attr]
+    assert all(parameter.grad is None for parameter in stage.field.density.parameters())
 
 
 def test_a_killed_training_goes_on_the_same(
@@ -232,8 +229,9 @@ def test_semantics_train_on_a_frozen_field(synthetic_drive: Path, trained: Path,
     content = torch.load(checkpoint, weights_only=True)["state_dict"]
     before, after = Checkpoint.read(trained), Checkpoint.read(checkpoint)
     # Whatever its configuration says, it looks through the field that it was given.
-    assert after.half_resolution and after.feature_field().density.hidden == HIDDEN
-    assert after.distillation_head().linear.in_features == DIMENSION
+    assert after.half_resolution and after.field_of(FeatureField).density.hidden == HIDDEN
+    head = after.distillation_head()
+    assert head is not None and head.linear.in_features == DIMENSION
     for name, value in before.state.items():
         assert torch.equal(content[f"field.{name}"], value), name
     assert int(content["buffer.filled"]) == 8
@@ -269,14 +267,13 @@ def test_the_link_of_a_bundle_is_that_of_its_training(student: Path) -> None:
 def test_shipped_configurations_are_read(name: str) -> None:
     from scene_completion_training.commands.train import CONFIGS
 
-    configuration: Configuration = read_configuration(CONFIGS / name, [])
+    configuration = read_configuration(CONFIGS / name, [])
     assert configuration.stage == Path(name).stem
 
 
 def test_the_decoder_of_the_features_starts_as_that_of_the_density(student: Path) -> None:
-    stage = make_stage(FeatureFieldConfiguration(pretrained=False, hidden=HIDDEN), _Dimension())
-    load_weights(stage, str(student))
-    assert isinstance(stage, FeatureFieldStage)
+    stage = FeatureFieldStage(FeatureFieldConfiguration(pretrained=False, hidden=HIDDEN), _Dimension())
+    stage.load(str(student))
     weights = StudentBundle.load(student).load_weights()
     for name, value in stage.field.decoder.named_parameters():
         assert torch.equal(value, torch.from_numpy(weights[f"encoder.decoder.{name}"]).float()), name
@@ -293,15 +290,15 @@ def test_what_cannot_be_trained_is_refused(
     with pytest.raises(ConfigurationError, match=r"start_from: the density is to stay"):
         train(_features(synthetic_drive, tmp_path / "a", FeatureSettings(targets=str(targets))))
     with pytest.raises(ConfigurationError, match=r"features\.cell: 12 pixels"):
-        make_stage(FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(cell=12, rays=8)), _Dimension())
+        make_stage(FeatureFieldConfiguration(features=FeatureSettings(cell=12, rays=8)))
     with pytest.raises(ConfigurationError, match=r"features\.own_view: 1\.0"):
-        make_stage(FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(own_view=1.0)), _Dimension())
+        make_stage(FeatureFieldConfiguration(features=FeatureSettings(own_view=1.0)))
     with pytest.raises(ConfigurationError, match="features_from: no feature field"):
         make_stage(SemanticsConfiguration())
     with pytest.raises(ConfigurationError, match=r"pairs: \['nearest'\] do not exist"):
         make_stage(SemanticsConfiguration(features_from=str(trained), pairs=["self", "nearest"]))
-    with pytest.raises(BundleError, match="feature field"):
-        Checkpoint(tmp_path / "x.ckpt", {}, {}).feature_field()
+    with pytest.raises(BundleError, match=r"no FeatureField in it: its stage is single_view.*`feature_field` or `sem"):
+        Checkpoint(tmp_path / "x.ckpt", {}, {}).field_of(FeatureField)
     other = _features(
         synthetic_drive, tmp_path / "b", FeatureSettings(targets=str(targets), units=32), start_from=str(trained)
     )
@@ -316,21 +313,21 @@ def test_features_are_those_of_tokens_less_their_mean(trained: Path, synthetic_d
     data.setup("fit")
     samples = [data.samples()[index] for index in range(64)]
     mean = torch.stack([sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]).mean(dim=0)
-    found = Checkpoint.read(trained).feature_field().target_mean
+    found = Checkpoint.read(trained).field_of(FeatureField).target_mean
     assert found.norm() > 0.1  # far from none
     assert (found - mean).norm() < 0.1 * mean.norm()  # the training looked at four samples
-    whole = make_stage(
+    whole = FeatureFieldStage(
         FeatureFieldConfiguration(pretrained=False, features=FeatureSettings(centred=False)), _Dimension()
     )
-    assert isinstance(whole, FeatureFieldStage)
     whole.centre(samples)
     assert not whole.field.target_mean.any()
 
 
 def test_the_loss_is_blind_to_the_mean_of_all_tokens(synthetic_drive: Path, targets: Path) -> None:
     """Tokens with something added to all of them, and that taken off as their mean, are the same targets."""
-    stage = make_stage(FeatureFieldConfiguration(pretrained=False, render=RenderSettings(patches=2)), _Dimension())
-    assert isinstance(stage, FeatureFieldStage)
+    stage = FeatureFieldStage(
+        FeatureFieldConfiguration(pretrained=False, render=RenderSettings(patches=2)), _Dimension()
+    )
     data = SequencesData(_data(synthetic_drive), 1, 0, targets=FeatureStore.open(targets))
     data.setup("fit")
     batch = {name: value[None] for name, value in data.samples()[0].items()}
@@ -355,7 +352,7 @@ def test_own_view_has_its_share_of_the_tokens() -> None:
 def test_losses_without_their_density_are_none(synthetic_drive: Path) -> None:
     """With a frozen density only the features have losses, whatever the weights of the others."""
     configuration = FeatureFieldConfiguration(pretrained=False, losses=LossWeights())
-    stage = make_stage(configuration, _Dimension())
+    stage = FeatureFieldStage(configuration, _Dimension())
     assert {"feature", "feature_smoothness"} <= set(stage.weights())
 
 
@@ -390,7 +387,7 @@ def test_a_student_with_labels_is_deployed(trained: Path, student: Path, classes
     )
     assert found.shape == (1, 48, 160, HIDDEN + 64)
     assert np.abs(found[..., :HIDDEN] - before).max() < 5e-4 * np.abs(before).max()
-    field = Checkpoint.read(trained).feature_field()
+    field = Checkpoint.read(trained).field_of(FeatureField)
     with torch.no_grad():
         seen = field.observe(image)
         expected = seen.features_map.permute(0, 2, 3, 1).numpy()

@@ -24,15 +24,17 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Trainin
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands.train import CONFIGS
-from scene_completion_training.configuration import SingleViewConfiguration, StudentConfiguration, TeacherConfiguration
+from scene_completion_training.configuration import LossWeights, RenderSettings, read_configuration
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.export import export_bundle
+from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.runner import _check_steps, load_weights, make_stage, read_configuration, train
-from scene_completion_training.settings import DistillationSettings, LossWeights, RenderSettings, StudentSettings
-from scene_completion_training.stages.student import StudentStage
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
+from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage, Teacher
+from scene_completion_training.stages.teacher import TeacherConfiguration
 
 STEPS = 4
 PICTURES = ("image", "inverse_depth")
@@ -97,7 +99,7 @@ def test_a_student_is_distilled_and_deployed(
     stored, before = Checkpoint.read(checkpoint), Checkpoint.read(teacher)
     assert stored.stage == "student" and before.stage == "teacher" and stored.half_resolution
     assert all("teacher" not in name for name in torch.load(checkpoint, weights_only=True)["state_dict"])
-    encoder = stored.single_view_field().encoder.state_dict()
+    encoder = stored.field_of(DensityField).encoder.state_dict()
     same = {n: torch.equal(v, before.state[f"encoder.{n}"]) for n, v in encoder.items()}
     assert all(same.values()) if distillation.freeze_encoder else not same["project.weight"]
     bundle = export_bundle(checkpoint, tmp_path / "bundle", name="t", licence="none", provenance={})
@@ -110,7 +112,7 @@ def test_a_student_is_distilled_and_deployed(
     session = onnxruntime.InferenceSession(str(loaded.encoder_path), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"image": image.numpy()})
     with torch.no_grad():
-        expected = stored.single_view_field().encode(image).permute(0, 2, 3, 1).numpy()
+        expected = stored.field_of(DensityField).encode(image).permute(0, 2, 3, 1).numpy()
     assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
 
 
@@ -134,7 +136,7 @@ def test_the_student_goes_towards_its_teacher(
     checkpoint = train(dataclasses.replace(configuration, half_resolution_steps=24))
     after = make_stage(configuration)
     assert isinstance(before, StudentStage) and isinstance(after, StudentStage)
-    load_weights(after, str(checkpoint))
+    after.load(str(checkpoint))
     data = SequencesData(configuration.data, 8, 1, encoder_views=3)
     data.setup("fit")
     samples = data.samples()
@@ -165,7 +167,7 @@ def test_a_teacher_keeps_the_resolution_it_was_trained_at(
     settings = {**_common(synthetic_drive, tmp_path, "s"), "half_resolution_steps": 2, "hidden": 32}
     checkpoint = Checkpoint.read(train(StudentConfiguration(teacher=str(teacher), **settings)))
     assert seen == [(1, 3, 3, 96, 320)] * STEPS
-    assert not checkpoint.half_resolution and checkpoint.single_view_field().hidden == 32
+    assert not checkpoint.half_resolution and checkpoint.field_of(DensityField).hidden == 32
 
 
 def test_a_training_goes_on_with_what_its_logits_meant(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
@@ -175,12 +177,12 @@ def test_a_training_goes_on_with_what_its_logits_meant(synthetic_drive: Path, te
     learned, taught = Checkpoint.read(student).link, Checkpoint.read(teacher).link
     assert not torch.equal(learned["offset"], taught["offset"])
     further = make_stage(StudentConfiguration(teacher=str(teacher), **settings))
-    load_weights(further, str(student))
+    further.load(str(student))
     torch.testing.assert_close(further.link.state_dict(), dict(learned))
     again, fresh = (make_stage(TeacherConfiguration(**settings)) for _ in range(2))
-    load_weights(again, str(teacher))
+    again.load(str(teacher))
     torch.testing.assert_close(again.link.state_dict(), dict(taught))
-    load_weights(fresh, str(student))
+    fresh.load(str(student))
     assert fresh.link.offset.item() == LossWeights().occupancy_offset
 
 
@@ -215,7 +217,7 @@ def test_a_finished_training_stays_as_it_is_and_a_new_one_clears_its_folder(
 
 def test_a_teacher_of_one_view_needs_no_others(synthetic_drive: Path, tmp_path: Path) -> None:
     settings = _common(synthetic_drive, tmp_path, "one", hidden=48)
-    field = Checkpoint.read(train(TeacherConfiguration(encoder_views=1, **settings))).multi_view_field()
+    field = Checkpoint.read(train(TeacherConfiguration(encoder_views=1, **settings))).field_of(MultiViewField)
     assert field.fusion.feature_layer.out_channels == 48
 
 
@@ -224,9 +226,9 @@ def test_a_teacher_is_no_student(teacher: Path, tmp_path: Path) -> None:
         export_bundle(teacher, tmp_path / "bundle", name="t", licence="none", provenance={})
     with pytest.raises(ConfigurationError, match="no teacher"):
         make_stage(StudentConfiguration(pretrained=False))
-    silent = StudentSettings(distillation=DistillationSettings(space="occupancy"), pretrained=False)
+    silent = StudentConfiguration(distillation=DistillationSettings(space="occupancy"), pretrained=False)
     with pytest.raises(ConfigurationError, match="says nothing about occupancy"):
-        StudentStage(silent, Checkpoint.read(teacher).multi_view_field())
+        StudentStage(silent, Teacher(Checkpoint.read(teacher).field_of(MultiViewField)))
 
 
 def test_a_validated_training_keeps_its_best_checkpoint(synthetic_drive: Path, tmp_path: Path) -> None:
@@ -436,9 +438,11 @@ def test_students_that_cannot_be_are_refused(
 
 
 def test_the_rate_falls_as_the_schedule_says() -> None:
-    step = make_stage(SingleViewConfiguration(pretrained=False, schedule="step", decay_at=0.6, steps=100, warmup=10))
+    step = SingleViewStage(
+        SingleViewConfiguration(pretrained=False, schedule="step", decay_at=0.6, steps=100, warmup=10)
+    )
     assert [round(step._rate(n), 3) for n in (0, 9, 10, 59, 60, 99)] == [0.1, 1.0, 1.0, 1.0, 0.1, 0.1]
-    cosine = make_stage(SingleViewConfiguration(pretrained=False, steps=110, warmup=10))
+    cosine = SingleViewStage(SingleViewConfiguration(pretrained=False, steps=110, warmup=10))
     assert [round(cosine._rate(n), 3) for n in (10, 60, 110)] == [1.0, 0.5, 0.0]
 
 
@@ -448,7 +452,7 @@ STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.n
 @pytest.mark.parametrize("file", STAGE_FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_every_shipped_configuration_is_valid(file: Path) -> None:
     configuration = read_configuration(file, [])
-    _check_steps(configuration)
+    configuration.check()
     assert configuration.stage == ("single_view" if file.stem == "comparison" else file.stem)
 
 

@@ -17,11 +17,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands import train as train_command
-from scene_completion_training.configuration import (
-    SemanticsConfiguration,
-    SingleViewConfiguration,
-    SupervisedConfiguration,
-)
+from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame
 from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
@@ -33,10 +29,11 @@ from scene_completion_training.evaluation.semantic_models import FeatureFieldMod
 from scene_completion_training.export import export_bundle
 from scene_completion_training.losses.class_agreement import class_cross_entropy
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_field import ClassField, FeatureField
 from scene_completion_training.runner import make_stage, train
-from scene_completion_training.settings import RenderSettings
-from scene_completion_training.stages.supervised import SupervisedStage
+from scene_completion_training.stages.semantics import SemanticsConfiguration
+from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.stages.supervised import SupervisedConfiguration, SupervisedStage
 from scene_completion_training.street_world.camera_rig import make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 from tests.training.evaluation.test_evaluation_occupancy import GRID, save_checkpoint
@@ -159,8 +156,8 @@ def test_other_samples_stay_what_they_were(frames: list[PreparedFrame]) -> None:
 
 def test_it_learns_classes_and_leaves_the_density(towns: Path) -> None:
     torch.manual_seed(0)
-    stage = make_stage(SupervisedConfiguration(pretrained=False, half_resolution_steps=1))
-    assert isinstance(stage, SupervisedStage) and stage.field.target_size == CLASSES
+    stage = SupervisedStage(SupervisedConfiguration(pretrained=False, half_resolution_steps=1))
+    assert stage.field.target_size == CLASSES
     assert not any(p.requires_grad for p in stage.field.density.parameters())
     data = SequencesData(_data(towns), 1, 0, label_points=512)
     data.setup("fit")
@@ -183,7 +180,7 @@ def test_it_learns_classes_and_leaves_the_density(towns: Path) -> None:
 def test_a_checkpoint_holds_the_density_of_its_student(trained: Path, student: Path) -> None:
     stored = Checkpoint.read(trained)
     assert stored.stage == "supervised" and stored.half_resolution
-    field = stored.class_field()
+    field = stored.field_of(ClassField)
     weights = StudentBundle.load(student).load_weights()
     for name, value in field.density.named_parameters():
         assert torch.equal(value, torch.from_numpy(weights[name]).float()), name
@@ -275,10 +272,10 @@ def test_what_cannot_be_is_refused(towns: Path, student: Path, trained: Path, tm
         lambda: FieldFeatures.open(trained, compared_camera(16)),
         lambda: make_stage(SemanticsConfiguration(features_from=str(trained))),
     ):
-        with pytest.raises(BundleError, match="it has learned classes from labels"):
+        with pytest.raises(BundleError, match="no FeatureField in it: its stage is supervised, which trains a Class"):
             opened()
-    with pytest.raises(BundleError, match="no field that has learned classes: its stage is single_view"):
-        Checkpoint(tmp_path / "x.ckpt", {}, {}).class_field()
+    with pytest.raises(BundleError, match="no ClassField in it: its stage is single_view.*with stage `supervised`"):
+        Checkpoint(tmp_path / "x.ckpt", {}, {}).field_of(ClassField)
 
 
 def test_after_it_comes_a_score(
