@@ -1,0 +1,124 @@
+"""A stage is one class and one line: a toy trains, is read back and resumes, and no other module names a stage."""
+
+from __future__ import annotations
+
+import ast
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import scene_completion_training
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training import stages
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import Configuration, read_configuration
+from scene_completion_training.field_stage import SingleImageStage
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.runner import train
+
+
+class ToyStage(SingleImageStage):
+    """Learns that nothing is there."""
+
+    interrupted_at = -1
+
+    def __init__(self, settings: Configuration) -> None:
+        super().__init__(settings)
+        self.field = DensityField(self.camera, encoder=self.make_encoder())
+
+    def weights(self) -> dict[str, float]:
+        """There is one loss."""
+        return {"density": 1.0}
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The mean density."""
+        if self.global_step == self.interrupted_at:
+            raise KeyboardInterrupt
+        return {"density": self.observe(batch).density(batch["points"]).mean()}
+
+
+TOY = f"{__name__}:ToyStage"
+
+
+def test_a_stage_is_one_class_and_one_line(
+    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(stages.STAGES, "toy", TOY)
+    file = tmp_path / "toy.yaml"
+    file.write_text(
+        f"""
+stage: toy
+steps: 2
+warmup: 1
+half_resolution_steps: 2
+checkpoint_every: 1
+picture_every: 0
+prior_steps: 1
+pretrained: false
+data:
+  root: {synthetic_drive.parent}
+  cache: {synthetic_drive.parent}/stage_cache
+  workers: 0
+  sources: [{{folder: {synthetic_drive.name}}}]
+  fusion: {{free_samples: 20000, views: 3}}
+  views: {{occupancy_points: 256}}
+"""
+    )
+    whole = train(read_configuration(file, [f"output={tmp_path / 'whole'}"]))
+    stopped = read_configuration(file, [f"output={tmp_path / 'stopped'}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyStage, "interrupted_at", 1)
+        with pytest.raises(SystemExit):
+            train(stopped)
+    last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 1
+    assert train(stopped) == last
+    read = Checkpoint.read(whole)
+    assert read.stage == "toy" and isinstance(read.field_of(DensityField), DensityField)
+    for name, value in Checkpoint.read(last).state.items():
+        torch.testing.assert_close(value, read.state[name], rtol=0, atol=1e-6, msg=name)
+    monkeypatch.delitem(stages.STAGES, "toy")
+    with pytest.raises(BundleError, match=r"stage 'toy' does not exist; scene_completion_ros \d.* wrote it"):
+        Checkpoint.read(whole)
+    with pytest.raises(ConfigurationError, match=r"toy\.yaml: stage 'toy' does not exist. There are single_view, teac"):
+        read_configuration(file, [])
+
+
+def test_another_package_adds_stages_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(group: str) -> list[EntryPoint]:
+        return [EntryPoint("toy", TOY, group), EntryPoint("teacher", TOY, group)]
+
+    monkeypatch.setattr(stages, "entry_points", found)
+    assert stages.stage_class("toy") is ToyStage
+    assert stages.stage_class("teacher") is not ToyStage  # none of ours is replaced
+
+
+TRAINING = Path(scene_completion_training.__file__).parent
+STAGE_MODULES = {name.partition(":")[0] for name in stages.STAGES.values()}
+GENERAL = (
+    "runner.py", "configuration.py", "field_stage.py", "checkpoints.py", "record.py", "commands/train.py",
+    "commands/features.py", "commands/evaluated_models.py", "evaluation/checkpoints.py",
+    "evaluation/semantic_models.py", "evaluation/classified_models.py",
+)  # fmt: skip
+"""What runs, reads and scores every stage."""
+
+
+def test_no_module_imports_a_stage() -> None:
+    """Nor can it ask for the class of a configuration, which stands in the stage's module."""
+    importing = {
+        str(file.relative_to(TRAINING))
+        for file in TRAINING.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module in STAGE_MODULES
+    }
+    assert not importing
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_what_runs_every_stage_names_none(name: str) -> None:
+    tree = ast.parse((TRAINING / name).read_text(encoding="utf-8"))
+    said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert not said & set(stages.STAGES)
