@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from benchmarks.completion import hardware, quantiles, table
 from scene_completion_training.configuration import RenderSettings
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.networks.density_field import DensityField, sample_map
 from scene_completion_training.networks.multi_view_field import MultiViewField
@@ -31,6 +30,7 @@ from scene_completion_training.rendering.volume import composite, inverse_depth_
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.student import StudentConfiguration, StudentStage, Teacher
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+from scene_completion_training.viewpoint import STREET_CAMERA
 
 RAYS, SAMPLES = 2048, 64
 VIEWS = 8
@@ -52,10 +52,10 @@ def main() -> None:
 
 def rendering_table(repeats: int) -> str:
     """Rendering of 2048 rays of 64 samples, forward and backward, given the encoder's map."""
-    field = DensityField(CANONICAL_CAMERA)
-    raw = torch.randn(1, 64, CANONICAL_CAMERA.height // 2, CANONICAL_CAMERA.width // 2)
+    field = DensityField(STREET_CAMERA)
+    raw = torch.randn(1, 64, STREET_CAMERA.height // 2, STREET_CAMERA.width // 2)
     poses, views = torch.eye(4)[None, None], torch.zeros(1, 1, dtype=torch.long)
-    rays = sample_patch_rays(CANONICAL_CAMERA, poses, views, patches=RAYS // 64)
+    rays = sample_patch_rays(STREET_CAMERA, poses, views, patches=RAYS // 64)
     distances = inverse_depth_samples((1, RAYS), SAMPLES, 3.0, 80.0)
     points = (rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]).flatten(1, 2)
     gradients: dict[str, Tensor] = {}
@@ -98,7 +98,7 @@ def stage_table(repeats: int) -> str:
     render = RenderSettings(patches=8, samples=SAMPLES)
     common: dict[str, Any] = {"pretrained": True, "half_resolution_steps": 1, "render": render}
     teacher = TeacherStage(TeacherConfiguration(**common))
-    student = StudentStage(StudentConfiguration(**common), Teacher(MultiViewField(CANONICAL_CAMERA)))
+    student = StudentStage(StudentConfiguration(**common), Teacher(MultiViewField(STREET_CAMERA)))
     stages: dict[str, FieldStage] = {
         "single view": SingleViewStage(SingleViewConfiguration(**common)),
         "teacher, 3 views": teacher,
@@ -127,7 +127,7 @@ def _step(stage: FieldStage, optimiser: torch.optim.Optimizer, batch: dict[str, 
 def synthetic_batch() -> dict[str, Tensor]:
     """A batch of the size that samples of sequences have, of random content."""
     generator = torch.Generator().manual_seed(0)
-    size = (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
+    size = (STREET_CAMERA.height, STREET_CAMERA.width)
     poses = torch.eye(4).repeat(1, VIEWS, 1, 1)
     poses[0, :, 2, 3] = torch.arange(VIEWS) * 0.7
     points = torch.rand(1, 12_288, 3, generator=generator) * torch.tensor([30.0, 4.0, 45.0])
@@ -150,13 +150,11 @@ def synthetic_batch() -> dict[str, Tensor]:
 
 def inference_table(repeats: int) -> str:
     """Encoding and querying a quarter of a million points: a distilled student beside the single-view baseline."""
-    image = torch.rand(1, 3, CANONICAL_CAMERA.height, CANONICAL_CAMERA.width) * 255
+    image = torch.rand(1, 3, STREET_CAMERA.height, STREET_CAMERA.width) * 255
     generator = np.random.default_rng(0)
     points = torch.from_numpy(generator.uniform((-20, -3, 2), (20, 2, 50), (1, 1 << 18, 3))).float()
     baseline = SingleViewStage(SingleViewConfiguration(pretrained=False)).field.eval()
-    student = StudentStage(
-        StudentConfiguration(pretrained=False), Teacher(MultiViewField(CANONICAL_CAMERA))
-    ).field.eval()
+    student = StudentStage(StudentConfiguration(pretrained=False), Teacher(MultiViewField(STREET_CAMERA))).field.eval()
 
     @torch.inference_mode()
     def complete(field: DensityField) -> None:

@@ -17,7 +17,6 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Trainin
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.calibration_link import link_of_calibration
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.losses.fused_occupancy import OccupancyLink
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
@@ -25,6 +24,7 @@ from scene_completion_training.networks.observed_field import TrainedField
 from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.record import KEY, refuse_later, written_by
 from scene_completion_training.stages import DEFAULT_STAGE, known_stages, stage_class
+from scene_completion_training.viewpoint import Viewpoint
 
 if TYPE_CHECKING:
     from scene_completion_training.field_stage import FieldStage
@@ -110,14 +110,18 @@ class Checkpoint:
     @property
     def encoder_metres(self) -> tuple[float, float]:
         """How far along the drive the further views of a teacher stood, least and most."""
-        views = self.configuration.get("data", {}).get("views", {})
-        least, most = views.get("encoder_metres", ViewSettings().encoder_metres)
-        return float(least), float(most)
+        given = self.configuration.get("data", {}).get("views", {}).get("encoder_metres")
+        return ViewSettings(encoder_metres=given and tuple(given)).metres_along(self.viewpoint)[1]
+
+    @property
+    def viewpoint(self) -> Viewpoint:
+        """Camera and volume that it was trained for; the street's where it names none, as before there was a choice."""
+        return Viewpoint.of_record(self.configuration)
 
     @property
     def camera(self) -> Camera:
         """Canonical camera at the resolution that the last step of the training saw."""
-        full = CANONICAL_CAMERA
+        full = self.viewpoint.camera
         return full.resized(full.width // 2, full.height // 2) if self.half_resolution else full
 
     def field_of(self, kind: type[Field]) -> Field:
@@ -137,7 +141,8 @@ class Checkpoint:
                 cure=f"Name the checkpoint of a training with stage {' or '.join(_stages_of(kind))}",
             )
         try:
-            made = kind.rebuilt(self.state, CANONICAL_CAMERA, self._encoder())
+            viewpoint = self.viewpoint
+            made = kind.rebuilt(self.state, viewpoint.camera, viewpoint.volume.point_code, self._encoder())
             made.load_state_dict(dict(self.state))
         except (KeyError, RuntimeError) as error:
             raise BundleError(
@@ -173,7 +178,8 @@ class Checkpoint:
 
     def _encoder(self) -> EncoderDecoder:
         weights = str(self.configuration.get("encoder_weights", ""))
-        size = (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
+        camera = self.viewpoint.camera
+        size = (camera.height, camera.width)
         return EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
 
 

@@ -9,12 +9,11 @@ import jsonargparse
 import yaml
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.geometry import Camera
 from scene_completion_training.data.module import DataSettings
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.networks.encoder_decoder import TrunkName
 from scene_completion_training.stages import DEFAULT_STAGE, stage_class
+from scene_completion_training.viewpoint import Viewpoint
 
 
 @dataclass
@@ -141,9 +140,9 @@ class Configuration:
     start_from: str | None = None
     output: str = "runs/out"
 
-    def canonical_camera(self) -> Camera:
-        """The camera that images are resampled to."""
-        return CANONICAL_CAMERA
+    def viewpoint(self) -> Viewpoint:
+        """The canonical camera, and the volume that is completed."""
+        return Viewpoint()
 
     def completed(self) -> "Configuration":
         """The configuration with what follows from other trainings that it names."""

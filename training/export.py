@@ -176,6 +176,7 @@ def export_bundle(
     stored = Checkpoint.read(checkpoint)
     field, camera, record = stored.field_of(DensityField), stored.camera, stored.record
     trunk = field.encoder.trunk
+    viewpoint = stored.viewpoint
     low, high = record.get("focal_range", (camera.fx / camera.width,) * 2)
     bundle = StudentBundle(
         name=name,
@@ -183,10 +184,13 @@ def export_bundle(
         head=head_weights(field),
         point_code=field.spec,
         feature_size=feature_size(field, camera),
+        height_above_ground=viewpoint.height_above_ground,
+        pitch_range=viewpoint.pitch_range,
+        grid=viewpoint.volume.grid,
         depth_range=(field.spec.near, field.spec.far),
         focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation(trunk.mean, trunk.scale),
-        calibration=link_calibration(stored.link, record.get("configuration", {}).get("voxel_size", 0.2)),
+        calibration=link_calibration(stored.link, viewpoint.volume.voxel_size),
         provenance={
             **provenance,
             "configuration": _without_places(record.get("configuration", {})),

@@ -90,7 +90,8 @@ class FieldStage(lightning.LightningModule):
     def __init__(self, settings: Configuration) -> None:
         super().__init__()
         self.settings = settings
-        self.camera = settings.canonical_camera()
+        self.viewpoint = settings.viewpoint()
+        self.camera = self.viewpoint.camera
         self.link = OccupancyLink(settings.losses.occupancy_offset)
 
     def data_needs(self) -> DataNeeds:
@@ -322,13 +323,15 @@ class FieldStage(lightning.LightningModule):
 
     def volume(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Random points [B, VOLUME_POINTS, 3] of the view, metres, optical frame."""
+        volume = self.viewpoint.volume
+        near, far = volume.sampled_depth
         return sample_view_volume(
             self.camera,
             len(batch["image"]),
             VOLUME_POINTS,
-            near=1.0,
-            far=52.0,
-            heights=(-4.5, 2.5),
+            near=near,
+            far=far,
+            heights=volume.sampled_heights,
             generator=generator,
             device=batch["image"].device,
         )

@@ -33,7 +33,7 @@ class TrainingPictures(lightning.Callback):
         with torch.no_grad():
             observed = pl_module.observe(first)
         depth = render_depth(observed, pl_module.camera, near=spec.near, far=spec.far, device=pl_module.device)
-        inverse = 3.0 / depth.clamp_min(3.0)
+        inverse = spec.near / depth.clamp_min(spec.near)
         writer = trainer.logger.experiment
         writer.add_image("image", batch["image"][0] / 255.0, trainer.global_step)
         writer.add_image("inverse_depth", inverse[None], trainer.global_step)

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_training.data.prepared import CANONICAL_CAMERA, load_prepared, prepare_sequence
+from scene_completion_training.data.prepared import load_prepared, prepare_sequence
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
 from scene_completion_training.prior_fit import fit_prior
+from scene_completion_training.viewpoint import STREET_CAMERA
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def _occupancy_loss(field: DensityField, link: OccupancyLink, samples: ViewSampl
 @pytest.fixture
 def field() -> DensityField:
     torch.manual_seed(0)
-    return DensityField(CANONICAL_CAMERA).eval()
+    return DensityField(STREET_CAMERA).eval()
 
 
 def test_the_prior_needs_no_image(field: DensityField, samples: ViewSamples) -> None:

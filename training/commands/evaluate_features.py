@@ -59,10 +59,15 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.foundation.backbone import Backbone
 
     _check(args)
-    camera = compared_camera(args.stride)
-    fields = [FieldFeatures.open(file, camera) for file in args.checkpoint]
+    fields = [FieldFeatures.open(file, args.stride) for file in args.checkpoint]
+    full = fields[0].field.camera
+    if any(field.field.camera != full for field in fields):
+        raise ConfigurationError(
+            "trained with different canonical cameras", where="--checkpoint", cure="Compare them one after the other"
+        )
+    camera = compared_camera(full, args.stride)
     backbone = Backbone(args.foundation, args.layer)
-    methods: list[FeatureImages] = [*fields, *token_rows(fields, backbone, args.cell, camera)]
+    methods: list[FeatureImages] = [*fields, *token_rows(fields, backbone, args.cell, full, camera)]
     if len({method.name for method in methods}) < len(methods):
         raise ConfigurationError(
             f"equal names {[method.name for method in methods]}", where="--checkpoint", cure="Rename a run's folder"

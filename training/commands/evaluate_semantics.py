@@ -148,10 +148,17 @@ def _models(
         FeatureFieldModel.open(file, density=density) for file in args.checkpoint if file not in supervised
     ]
     if args.foundation:
+        from scene_completion_ros.inference.bundle import StudentBundle
         from scene_completion_training.foundation.backbone import Backbone
+        from scene_completion_training.viewpoint import Viewpoint
 
         lifted = LiftedTokens(
-            Backbone(args.foundation, args.layer), density, 16, "tokens of the image, lifted", cluster_on
+            Backbone(args.foundation, args.layer),
+            density,
+            16,
+            "tokens of the image, lifted",
+            cluster_on,
+            Viewpoint.of_bundle(StudentBundle.load(args.student)).camera,
         )
         models += [lifted, OnSurface(lifted, "tokens of the image, on visible surfaces")]
     return models

@@ -54,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     configuration = read_configuration(args.config, args.overrides)
     backbone = Backbone(args.model, args.layer, args.device)
-    manifest = canonical_manifest(backbone, cell=args.cell, variants=args.variants, seed=args.seed)
-    store = FeatureStore.create(args.output, manifest)
     data = SequencesData(configuration.data, configuration.steps, configuration.seed)
+    camera = data.viewpoint.camera
+    manifest = canonical_manifest(backbone, camera, cell=args.cell, variants=args.variants, seed=args.seed)
+    store = FeatureStore.create(args.output, manifest)
     data.setup("fit")
     frames = [frame for sequence in (*data.frames, *data.watched) for frame in sequence]
-    computed = precompute(frames, backbone, store)
+    computed = precompute(frames, camera, backbone, store)
     images = sum(len(frame.images) for frame in frames)
     print(f"{args.output}: {images} images, {computed} of them new; {store.variants} variants of {store.dim} channels")
     return 0

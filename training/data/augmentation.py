@@ -7,42 +7,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 
 
-def homography(source: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Source pixel from canonical pixel, for a canonical camera turned by `source_from_target` rotation."""
+def homography(source: Camera, target: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Source pixel from target pixel, of pinholes at one place, the target turned by `source_from_target` rotation."""
     rotation = np.eye(3) if turn is None else turn
-    return np.asarray(source.matrix @ rotation @ np.linalg.inv(CANONICAL_CAMERA.matrix))
+    return np.asarray(source.matrix @ rotation @ np.linalg.inv(target.matrix))
 
 
 def canonical_image(
-    image: NDArray[np.uint8], camera: Camera, turn: NDArray[np.float64] | None = None
+    image: NDArray[np.uint8], camera: Camera, canonical: Camera, turn: NDArray[np.float64] | None = None
 ) -> NDArray[np.uint8]:
     """Image [H, W, 3] of a pinhole camera in the canonical one, which is turned by `turn` (source from target)."""
-    size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
+    size = (canonical.width, canonical.height)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(image, homography(camera, turn), size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(warped, np.uint8)
+    matrix = homography(camera, canonical, turn)
+    return np.asarray(cv2.warpPerspective(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
-def canonical_mask(mask: NDArray[np.bool_], camera: Camera) -> NDArray[np.bool_]:
+def canonical_mask(mask: NDArray[np.bool_], camera: Camera, canonical: Camera) -> NDArray[np.bool_]:
     """Pixels of the canonical camera [H, W] that the image covers where its mask [h, w] is true."""
-    size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
+    size = (canonical.width, canonical.height)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpPerspective(mask.astype(np.uint8), homography(camera, None), size, flags=flags) > 0)
+    matrix = homography(camera, canonical, None)
+    return np.asarray(cv2.warpPerspective(mask.astype(np.uint8), matrix, size, flags=flags) > 0)
 
 
 def canonical_depth(
-    depth: NDArray[np.float16], camera: Camera, turn: NDArray[np.float64] | None = None
+    depth: NDArray[np.float16], camera: Camera, canonical: Camera, turn: NDArray[np.float64] | None = None
 ) -> NDArray[np.float32]:
     """z-depth along the axis of the (turned) canonical camera."""
-    size = (CANONICAL_CAMERA.width, CANONICAL_CAMERA.height)
+    size = (canonical.width, canonical.height)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(depth.astype(np.float32), homography(camera, turn), size, flags=flags)
+    warped = cv2.warpPerspective(depth.astype(np.float32), homography(camera, canonical, turn), size, flags=flags)
     if turn is not None:
         v, u = np.mgrid[: size[1], : size[0]]
-        ray = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(CANONICAL_CAMERA.matrix).T
+        ray = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(canonical.matrix).T
         warped = warped / (ray @ turn[2])  # z along the source's axis of a ray that has z = 1 along the turned one
     return np.asarray(warped, np.float32)
 

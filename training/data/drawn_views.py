@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.data.augmentation import canonical_depth, canonical_image, canonical_mask, jittered
-from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from scene_completion_training.data.prepared import PreparedFrame
 
 _Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
 
@@ -40,18 +40,20 @@ class DrawnViews:
     Attributes:
         draw: The sample.
         names: Frame and camera of each view.
+        camera: The canonical camera.
         jitter: Source of the colour jitter, the same for all views; without one they keep their colours.
     """
 
     draw: Draw
     names: list[tuple[int, str]]
+    camera: Camera
     jitter: np.random.Generator | None = None
 
     @cached_property
     def recorded(self) -> list[NDArray[np.uint8]]:
         """RGB [H, W, 3] each, neither mirrored nor jittered."""
         frames = self.draw.frames
-        return [canonical_image(frames[i].images[n], frames[i].cameras[n]) for i, n in self.names]
+        return [canonical_image(frames[i].images[n], frames[i].cameras[n], self.camera) for i, n in self.names]
 
     @property
     def images(self) -> list[NDArray[np.uint8]]:
@@ -73,14 +75,16 @@ class DrawnViews:
         A view that comes again, in a drive too short for others, shows nothing new: false everywhere.
         """
         frames = self.draw.frames
-        masks = [self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n])) for i, n in self.names]
+        masks = [
+            self._flipped(canonical_mask(frames[i].mask(n), frames[i].cameras[n], self.camera)) for i, n in self.names
+        ]
         again = [name in self.names[:k] for k, name in enumerate(self.names)]
         return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
 
     @property
     def hints(self) -> list[NDArray[np.float32]]:
         """Stereo z-depth [H, W] each, metres; 0 where unknown, as everywhere in a camera without a partner."""
-        return [self._flipped(depth_hint(self.draw.frames[i], n)) for i, n in self.names]
+        return [self._flipped(depth_hint(self.draw.frames[i], n, self.camera)) for i, n in self.names]
 
     @property
     def poses(self) -> list[NDArray[np.float64]]:
@@ -94,11 +98,13 @@ class DrawnViews:
         return values[:, ::-1] if self.draw.mirror else values
 
 
-def depth_hint(frame: PreparedFrame, name: str, turn: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+def depth_hint(
+    frame: PreparedFrame, name: str, canonical: Camera, turn: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
     """Stereo z-depth [H, W] of a camera in the (turned) canonical one, metres; 0 where unknown."""
     if name not in frame.depths:
-        return np.zeros((CANONICAL_CAMERA.height, CANONICAL_CAMERA.width), np.float32)
-    return canonical_depth(frame.depths[name], frame.cameras[name], turn)
+        return np.zeros((canonical.height, canonical.width), np.float32)
+    return canonical_depth(frame.depths[name], frame.cameras[name], canonical, turn)
 
 
 def roles_of_views(views: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -124,8 +130,10 @@ def unused_frame(
     return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
 
 
-def neighbouring_frame(frames: Sequence[PreparedFrame], index: int, generator: np.random.Generator) -> int:
-    """A frame before or after that is at least 0.3 m away, or the third one where the car hardly moves."""
+def neighbouring_frame(
+    frames: Sequence[PreparedFrame], index: int, generator: np.random.Generator, apart: float = 0.3
+) -> int:
+    """A frame before or after that is at least so many metres away, or the third one where the rig hardly moves."""
     step = 1 if generator.random() < 0.5 else -1
     if not 0 <= index + step < len(frames):
         step = -step
@@ -135,7 +143,7 @@ def neighbouring_frame(frames: Sequence[PreparedFrame], index: int, generator: n
         if not 0 <= other + step < len(frames):
             break
         other += step
-        if np.linalg.norm(frames[other].world_from_camera["left"].translation - here) > 0.3:
+        if np.linalg.norm(frames[other].world_from_camera["left"].translation - here) > apart:
             break
     return other
 

@@ -84,6 +84,7 @@ def _carve(
     nearest: NDArray[np.float32],
     margin: NDArray[np.float32],
     trust: float,
+    least: float,
     free: NDArray[np.float32],
 ) -> None:
     """Adds one view's evidence for free space to voxel centres in front of what the view measured."""
@@ -91,7 +92,7 @@ def _carve(
     for i in range(centres.shape[0]):
         x, y, z = centres[i, 0], centres[i, 1], centres[i, 2]
         depth = rotation[2, 0] * x + rotation[2, 1] * y + rotation[2, 2] * z + translation[2]
-        if depth < 0.5:
+        if depth < least:
             continue
         right = rotation[0, 0] * x + rotation[0, 1] * y + rotation[0, 2] * z + translation[0]
         down = rotation[1, 0] * x + rotation[1, 1] * y + rotation[1, 2] * z + translation[1]
@@ -115,7 +116,7 @@ def fuse_occupancy(
     *,
     free_samples: int,
     generator: np.random.Generator,
-    maximum_depth: float = 60.0,
+    depths: tuple[float, float] = (0.5, 60.0),
     free_factor: float = 0.3,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Fuses depth views into evidence at voxel centres.
@@ -125,7 +126,7 @@ def fuse_occupancy(
         grid: The voxels.
         free_samples: Voxels without a hit that are tested for free space, drawn at random.
         generator: Source of randomness.
-        maximum_depth: Depth pixels beyond are ignored, metres.
+        depths: Nearest and farthest depth pixels that count, metres.
         free_factor: Weight of free against hit evidence: rays that graze a surface pass through its voxels too.
 
     Returns:
@@ -135,8 +136,9 @@ def fuse_occupancy(
     last = np.full(grid.shape, -1, np.int16)
     pixels = np.zeros(grid.shape, np.int16)
     origin = np.asarray(grid.origin, np.float32)
+    least, most = depths
     for number, view in enumerate(views):
-        valid = (view.depth > 0.5) & (view.depth < maximum_depth)
+        valid = (view.depth > least) & (view.depth < most)
         v, u = np.nonzero(valid)
         z = view.depth[v, u]
         ray = np.stack(
@@ -156,7 +158,7 @@ def fuse_occupancy(
     free = np.zeros(len(chosen), np.float32)
     for view in views:
         camera_from_grid = view.grid_from_camera.inverse()
-        margin = 0.3 + 1.5 * depth_deviation(view.depth, view.focal_baseline)
+        margin = 1.5 * grid.voxel_size + 1.5 * depth_deviation(view.depth, view.focal_baseline)
         _carve(
             centres,
             camera_from_grid.rotation.astype(np.float32),
@@ -165,6 +167,7 @@ def fuse_occupancy(
             _nearest_depth(view.depth),
             margin.astype(np.float32),
             view.trust,
+            least,
             free,
         )
     occupied = hits.ravel()[chosen]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
+from scene_completion_training.viewpoint import STREET_HEIGHT_M, Viewpoint
 
 _FRAMES = 12
 _FITS = 10
@@ -17,7 +18,7 @@ _FEWEST_POINTS = 50
 _STEEPEST = 0.1  # a fit that is steeper met a wall or a kerb
 
 
-def ground_roll(frames: Sequence[PreparedFrame]) -> float:
+def ground_roll(frames: Sequence[PreparedFrame], viewpoint: Viewpoint) -> float:
     """Slope of the ground along the left camera's x axis, radians: the mean over up to a dozen frames.
 
     Cameras are rarely level with the road (KITTI's stands about 1° askew). A scene mirrored in the camera's own plane
@@ -25,25 +26,28 @@ def ground_roll(frames: Sequence[PreparedFrame]) -> float:
 
     Args:
         frames: Prepared frames of one sequence.
+        viewpoint: What they were prepared for; its height says where ground is looked for.
 
     Returns:
         Angle by which y (down) grows with x (right); 0 where no ground is seen.
     """
-    slopes = [_slope(frame) for frame in frames[:: -(-len(frames) // _FRAMES)]]
+    slopes = [_slope(frame, viewpoint) for frame in frames[:: -(-len(frames) // _FRAMES)]]
     found = [slope for slope in slopes if slope is not None and abs(slope) < _STEEPEST]
     return float(np.arctan(np.mean(found))) if found else 0.0
 
 
-def _slope(frame: PreparedFrame) -> float | None:
+def _slope(frame: PreparedFrame, viewpoint: Viewpoint) -> float | None:
     """Slope along x of a plane fitted to occupied voxels of the road ahead, by reweighted least squares."""
+    scale = viewpoint.height_above_ground / STREET_HEIGHT_M
     points = frame.points[frame.target > 180] * POINT_UNIT
-    road = points[(points[:, 2] > 4.0) & (points[:, 2] < 20.0) & (np.abs(points[:, 0]) < 5.0)]
+    ahead = (points[:, 2] > 4.0 * scale) & (points[:, 2] < 20.0 * scale)
+    road = points[ahead & (np.abs(points[:, 0]) < 5.0 * scale)]
     # The road is the lowest big thing: what lies well above the median of the lower half is no road.
-    road = road[road[:, 1] > 0.5]
+    road = road[road[:, 1] > 0.5 * scale]
     if len(road) < _FEWEST_POINTS:
         return None
     height = np.median(road[road[:, 1] >= np.median(road[:, 1]), 1])
-    road = road[np.abs(road[:, 1] - height) < 0.4]
+    road = road[np.abs(road[:, 1] - height) < max(0.4 * scale, 2.0 * viewpoint.volume.voxel_size)]
     if len(road) < _FEWEST_POINTS:
         return None
     plane: NDArray[np.float64] = np.stack([road[:, 0], road[:, 2], np.ones(len(road))], axis=-1)

@@ -23,6 +23,7 @@ from scene_completion_training.data.prepared import PreparedFrame, cameras_ahead
 from scene_completion_training.data.step_sampler import StepSampler
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
+from scene_completion_training.viewpoint import Viewpoint
 
 BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 
@@ -133,6 +134,7 @@ class SequencesData(lightning.LightningDataModule):
         encoder_views: Images that the stage encodes.
         targets: Features of a foundation model that the views get.
         label_points: Labelled voxel centres a sample; 0 for none.
+        viewpoint: What the network is trained for.
     """
 
     def __init__(
@@ -144,8 +146,10 @@ class SequencesData(lightning.LightningDataModule):
         encoder_views: int = 1,
         targets: FeatureTargets | None = None,
         label_points: int = 0,
+        viewpoint: Viewpoint | None = None,
     ) -> None:
         super().__init__()
+        self.viewpoint = viewpoint or Viewpoint()
         self.label_points = label_points
         self.encoder_views = encoder_views
         self.targets = targets
@@ -173,7 +177,9 @@ class SequencesData(lightning.LightningDataModule):
         """Prepared frames of a source, and the focal lengths of its cameras per image width."""
         sequence = load_sequence(Path(self.settings.root), source, role)
         cache = Path(self.settings.cache)
-        files = prepare_sequence(sequence, cache, settings=self.settings.fusion, exact=source.exact)
+        files = prepare_sequence(
+            sequence, cache, settings=self.settings.fusion, exact=source.exact, viewpoint=self.viewpoint
+        )
         every = [load_prepared(file) for file in files]
         ahead = cameras_ahead(sequence)
         frames = [frame for frame in every if frame.has_evidence or len(ahead) == 1]
@@ -212,6 +218,7 @@ class SequencesData(lightning.LightningDataModule):
             encoder_views=self.encoder_views,
             targets=self.targets,
             label_points=self.label_points,
+            viewpoint=self.viewpoint,
         )
 
     @property
@@ -256,5 +263,6 @@ class SequencesData(lightning.LightningDataModule):
             encoder_views=self.encoder_views,
             targets=self.targets,
             label_points=self.label_points,
+            viewpoint=self.viewpoint,
         )
         return [DataLoader(samples, batch_size=self.settings.batch_size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -24,6 +25,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.resampling import view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.mapped_arrays import mapped_arrays
+from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
 from scene_completion_training.data.voxel_evidence import (
     FusionSettings,
@@ -32,9 +34,8 @@ from scene_completion_training.data.voxel_evidence import (
     fusion_views,
     no_voxels,
 )
+from scene_completion_training.viewpoint import Viewpoint, Volume
 
-CANONICAL_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
-"""Canonical camera of the street student: KITTI's field of view at 192×640."""
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 _FRAMES_A_PROCESS = 8
@@ -105,16 +106,18 @@ def prepare_sequence(
     *,
     settings: FusionSettings | None = None,
     exact: bool = False,
+    viewpoint: Viewpoint | None = None,
     workers: int = 2,
 ) -> list[Path]:
     """Prepares every frame of a sequence; frames that are already in the cache are left alone.
 
     Args:
-        sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead.
+        sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
         cache: Folder for the prepared frames.
         settings: Fusion settings; part of the cache key.
         exact: Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth
             of the left camera where it has one.
+        viewpoint: What the network is trained for; part of the cache key.
         workers: Processes, if there are enough frames for so many.
 
     Returns:
@@ -123,35 +126,40 @@ def prepare_sequence(
     Raises:
         SequenceError: Ground truth is asked for and there is none.
     """
-    settings = settings or FusionSettings()
+    settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
+    behind, ahead = settings.along(viewpoint.volume)
+    settings = dataclasses.replace(settings, metres_behind=behind, metres_ahead=ahead)
     if exact and "voxel_label" not in sequence.frames[0].assets:
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
         )
+    sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
-    folder = cache / f"{sequence.name.replace('/', '_')}-{_fingerprint(sequence, settings)}{kind}"
+    folder = cache / f"{sequence.name.replace('/', '_')}-{_fingerprint(sequence, settings, viewpoint)}{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]
     workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
     chunks = [chunk.tolist() for chunk in np.array_split(missing, workers) if len(chunk)]
     if len(chunks) == 1:
-        _prepare_frames(sequence, chunks[0], files, settings, exact)
+        _prepare_frames(sequence, chunks[0], files, settings, viewpoint, exact)
     elif chunks:
         # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            tasks = [(sequence, chunk, files, settings, exact) for chunk in chunks]
+            tasks = [(sequence, chunk, files, settings, viewpoint, exact) for chunk in chunks]
             list(pool.map(_prepare_frames, *zip(*tasks, strict=True)))
     return files
 
 
-def _fingerprint(sequence: PosedSequence, settings: FusionSettings) -> str:
-    """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings."""
+def _fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Viewpoint) -> str:
+    """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings, viewpoint."""
     cameras = {
         name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
     }
     frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
-    content = [_VERSION, sequence.name, cameras, frames, vars(settings), vars(CANONICAL_CAMERA)]
+    content = [_VERSION, sequence.name, cameras, frames, vars(settings), vars(viewpoint.camera)]
+    if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
+        content.append(vars(viewpoint.volume))
     known = sorted({name for frame in sequence.frames for name in frame.assets if name.startswith(_USED_ASSETS)})
     if known:
         content.append(known)
@@ -163,9 +171,15 @@ def _matrix(pose: RigidTransform) -> list[float]:
 
 
 def _prepare_frames(
-    sequence: PosedSequence, indices: list[int], files: list[Path], settings: FusionSettings, exact: bool
+    sequence: PosedSequence,
+    indices: list[int],
+    files: list[Path],
+    settings: FusionSettings,
+    viewpoint: Viewpoint,
+    exact: bool,
 ) -> None:
     cv2.setNumThreads(1)
+    canonical = viewpoint.camera
     ahead = cameras_ahead(sequence)
     aside = looking_aside(sequence, ahead[0])
     stereo = _Stereo(sequence, *ahead) if len(ahead) == 2 else None
@@ -173,9 +187,9 @@ def _prepare_frames(
         if exact:
             arrays = exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
-            arrays = _fused_voxels(stereo, index, settings)
+            arrays = _fused_voxels(stereo, index, settings, viewpoint.volume)
         for side, name in zip(("left", "right"), ahead, strict=False):
-            image, camera = _shrink(sequence.image(index, name), sequence.cameras[name])
+            image, camera = _shrink(sequence.image(index, name), sequence.cameras[name], canonical.fx)
             if stereo is not None:
                 size = (camera.width, camera.height)
                 known = sequence.asset(index, "depth") if exact and side == "left" else None
@@ -190,13 +204,11 @@ def _prepare_frames(
         for name in sorted(set(aside) & set(sequence.frames[index].images)):
             pose = sequence.world_from_camera(index, name) @ RigidTransform(DOWNWARD, np.zeros(3))
             fisheye = sequence.cameras[name]
-            view, covered = virtual_pinhole(sequence.image(index, name), fisheye, CANONICAL_CAMERA, DOWNWARD)
+            view, covered = virtual_pinhole(sequence.image(index, name), fisheye, canonical, DOWNWARD)
             mask = world_mask(sequence, index, name)
             if mask is not None:
-                covered = covered & (
-                    virtual_pinhole(mask * np.uint8(255), fisheye, CANONICAL_CAMERA, DOWNWARD)[0] > 250
-                )
-            arrays |= _view(f"aside_{name}", view, CANONICAL_CAMERA, pose)
+                covered = covered & (virtual_pinhole(mask * np.uint8(255), fisheye, canonical, DOWNWARD)[0] > 250)
+            arrays |= _view(f"aside_{name}", view, canonical, pose)
             arrays[f"mask_aside_{name}"] = covered.astype(np.uint8)
         temporary = files[index].with_suffix(f".{os.getpid()}.part")  # others may prepare the same frame
         safetensors.numpy.save_file(arrays, temporary)
@@ -243,7 +255,9 @@ class _Stereo:
         return depth if mask is None else np.asarray(depth * mask, np.float32)
 
 
-def _fused_voxels(stereo: _Stereo | None, index: int, settings: FusionSettings) -> dict[str, NDArray[Any]]:
+def _fused_voxels(
+    stereo: _Stereo | None, index: int, settings: FusionSettings, volume: Volume
+) -> dict[str, NDArray[Any]]:
     """Voxel centres with their evidence; none without stereo."""
     if stereo is None:
         return no_voxels()
@@ -254,8 +268,9 @@ def _fused_voxels(stereo: _Stereo | None, index: int, settings: FusionSettings) 
         lambda other: stereo.depth(other, "left"),
         stereo.focal * stereo.baseline,
         settings,
+        volume,
     )
-    return fused_voxels(list(views), settings, seed=index)
+    return fused_voxels(list(views), settings, volume, seed=index)
 
 
 def _view(
@@ -268,9 +283,9 @@ def _view(
     }
 
 
-def _shrink(image: NDArray[np.uint8], camera: Camera) -> tuple[NDArray[np.uint8], Camera]:
+def _shrink(image: NDArray[np.uint8], camera: Camera, focal: float) -> tuple[NDArray[np.uint8], Camera]:
     """The image at about the canonical focal length, and its camera."""
-    scale = CANONICAL_CAMERA.fx / camera.fx
+    scale = focal / camera.fx
     small = camera.resized(round(camera.width * scale), round(camera.height * scale))
     shrunk = cv2.resize(image, (small.width, small.height), interpolation=cv2.INTER_AREA)
     return np.asarray(shrunk, np.uint8), small

@@ -34,11 +34,10 @@ from scene_completion_training.data.drawn_views import (
 )
 from scene_completion_training.data.feature_targets import FeatureTargets, frame_key
 from scene_completion_training.data.ground_plane import ground_roll
-from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
+from scene_completion_training.viewpoint import Viewpoint
 
-NEAR_DEPTH = 4.0
-"""Voxel centres are drawn in proportion to 1/depth, evenly below this depth in metres: there are few near ones."""
 MOST_ENCODER_VIEWS = 4
 _MEAN_FRAMES = 200
 """Most frames of a sequence that the mean depth is taken from."""
@@ -60,10 +59,11 @@ class ViewSettings:
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
             stands behind an obstacle is seen from where the rig will be; BTS takes them ten frames later).
-        far_metres: How far along, least and most; less where the drive ends before.
+        far_metres: How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where
+            the volume reaches as far as a street's, and in proportion elsewhere.
         encoder_metres: How far along the further images stand that a field of several views encodes, least and most.
             Views a metre apart look at the same sides of the same things; what stands behind an obstacle is seen from
-            beside it.
+            beside it. By default 0 to 12 on a street, and in proportion elsewhere.
     """
 
     occupancy_points: int = 12_288
@@ -74,8 +74,13 @@ class ViewSettings:
     colour_jitter: bool = True
     mirror: bool = True
     far_views: bool = False
-    far_metres: tuple[float, float] = (4.0, 20.0)
-    encoder_metres: tuple[float, float] = (0.0, 12.0)
+    far_metres: tuple[float, float] | None = None
+    encoder_metres: tuple[float, float] | None = None
+
+    def metres_along(self, viewpoint: Viewpoint) -> tuple[tuple[float, float], tuple[float, float]]:
+        """`far_metres` and `encoder_metres`, as given or as they fit the volume."""
+        scale = viewpoint.volume.scale
+        return self.far_metres or (4.0 * scale, 20.0 * scale), self.encoder_metres or (0.0, 12.0 * scale)
 
 
 class ViewSamples(Dataset[dict[str, Tensor]]):
@@ -91,6 +96,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             ahead so many less one from further along the drive.
         targets: Features of a foundation model that the views get.
         label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
+        viewpoint: What the network is trained for, and the frames were prepared for.
     """
 
     def __init__(
@@ -104,7 +110,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_views: int = 1,
         targets: FeatureTargets | None = None,
         label_points: int = 0,
+        viewpoint: Viewpoint | None = None,
     ) -> None:
+        self.viewpoint = viewpoint or Viewpoint()
+        self.camera = self.viewpoint.camera
+        self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
         self.encoder_views = encoder_views
         self.targets = targets
         self.label_points = label_points
@@ -114,7 +124,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.length = length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
-        self.ground_roll = [ground_roll(frames) if settings.mirror else 0.0 for frames in sequences]
+        self.ground_roll = [ground_roll(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences]
         self._travelled = [
             metres_travelled([frame.world_from_camera["left"].translation for frame in frames]) for frames in sequences
         ]
@@ -140,7 +150,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         draw = self._draw(generator)
         same_jitter = copy.deepcopy(generator) if self.settings.colour_jitter else None
         sample = self._own_view(draw, generator)
-        views = DrawnViews(draw, self._names(draw, generator))
+        views = DrawnViews(draw, self._names(draw, generator), self.camera)
         sample |= {
             "views": views.stacked,
             "masks": as_tensor(np.stack(views.masks)),
@@ -149,7 +159,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             "roles": torch.from_numpy(roles_of_views(len(views.names), generator)),
         }
         if self.encoder_views > 1:
-            others = DrawnViews(draw, self._encoder_names(draw, generator), same_jitter)
+            others = DrawnViews(draw, self._encoder_names(draw, generator), self.camera, same_jitter)
             sample |= {
                 "encoder_images": torch.cat([sample["image"][None], 255.0 * others.stacked]),
                 "encoder_hints": torch.cat([sample["hint"][None], as_tensor(np.stack(others.hints))]),
@@ -180,7 +190,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """Frame and camera of each encoder view but the first, none of them twice as long as the drive has others."""
         names = [(draw.index, draw.side)]
         for _ in range(self.encoder_views - 1):
-            metres = float(generator.uniform(*self.settings.encoder_metres))
+            metres = float(generator.uniform(*self._encoder_metres))
             side = str(generator.choice([name for name in ("left", "right") if name in draw.frames[draw.index].images]))
             along = nearest_along(draw.travelled, draw.index, metres)
             names.append(unused_frame(draw.frames, along, side, names))
@@ -193,7 +203,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         another camera, the nearest other frames stand in for it.
         """
         frames, side, other = draw.frames, draw.side, _OTHER[draw.side]
-        near = neighbouring_frame(frames, draw.index, generator)
+        near = neighbouring_frame(frames, draw.index, generator, 0.3 * self.viewpoint.volume.scale)
         names = [(draw.index, side), (near, side)]
         if other in frames[draw.index].images:
             names += [(draw.index, other), (near, other)]
@@ -201,7 +211,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             for _ in range(2):
                 names.append(unused_frame(frames, near, side, names))
         if self.settings.far_views:
-            metres = float(generator.uniform(*self.settings.far_metres))
+            metres = float(generator.uniform(*self._far_metres))
             further = nearest_along(draw.travelled, draw.index, metres)
             for name in frames[draw.index].far_cameras:
                 for _ in range(2):
@@ -215,7 +225,12 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """
         settings = dataclasses.replace(self.settings, mirror=False)
         plain = ViewSamples(
-            self.sequences, settings, seed=self.seed, length=self.length, encoder_views=self.encoder_views
+            self.sequences,
+            settings,
+            seed=self.seed,
+            length=self.length,
+            encoder_views=self.encoder_views,
+            viewpoint=self.viewpoint,
         )
         plain.share = self.share
         return plain
@@ -256,12 +271,12 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         Returns:
             [1, 1, H / 2, W / 2].
         """
-        total = np.zeros((CANONICAL_CAMERA.height // 2, CANONICAL_CAMERA.width // 2), np.float32)
+        total = np.zeros((self.camera.height // 2, self.camera.width // 2), np.float32)
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):
             some = frames[:: -(-len(frames) // _MEAN_FRAMES)]
             for frame in (frame for frame in some if "left" in frame.depths):
-                hint = canonical_depth(frame.depths["left"], frame.cameras["left"])
+                hint = canonical_depth(frame.depths["left"], frame.cameras["left"], self.camera)
                 blocks = (
                     hint.reshape(total.shape[0], 2, total.shape[1], 2).transpose(0, 2, 1, 3).reshape(*total.shape, 4)
                 )
@@ -279,8 +294,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def _own_view(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame, side = draw.frames[draw.index], draw.side
-        image = canonical_image(frame.images[side], frame.cameras[side], draw.turn)
-        hint = depth_hint(frame, side, draw.turn)
+        image = canonical_image(frame.images[side], frame.cameras[side], self.camera, draw.turn)
+        hint = depth_hint(frame, side, self.camera, draw.turn)
         if self.settings.colour_jitter:
             image = jittered(image, generator)
         if draw.mirror:
@@ -309,13 +324,13 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def _occupancy(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
-        count = self.settings.occupancy_points
+        count, near = self.settings.occupancy_points, self.viewpoint.volume.even_depth
         if not frame.has_evidence:  # one camera: nothing is known, and the weights say so
-            ahead = torch.tensor([0.0, 0.0, NEAR_DEPTH]).expand(count, 3)
+            ahead = torch.tensor([0.0, 0.0, near]).expand(count, 3)
             return {"points": ahead, "target": torch.zeros(count), "weight": torch.zeros(count)}
         hit, free = (np.flatnonzero(mask) for mask in (frame.target > 0, frame.target == 0))
         hits = round(count * self.settings.hit_fraction)
-        depth = np.maximum(frame.points[:, 2] * POINT_UNIT, NEAR_DEPTH)
+        depth = np.maximum(frame.points[:, 2] * POINT_UNIT, near)
         share = [_choose(group, 1.0 / depth[group], n, generator) for group, n in ((hit, hits), (free, count - hits))]
         chosen = np.concatenate(share)
         # Evidence of one good view is enough; what was seen once from afar counts less.

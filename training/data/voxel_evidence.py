@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.fused_occupancy import DepthView, fuse_occupancy
 from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR
+from scene_completion_training.viewpoint import Volume
 
 POINT_UNIT = 0.002
 """Metres per step of the stored voxel centres (int16: ±65 m)."""
@@ -26,18 +28,24 @@ class FusionSettings:
     """How far around a frame its sequence is fused.
 
     Attributes:
-        metres_behind: Travelled distance before the frame.
-        metres_ahead: Travelled distance after the frame.
+        metres_behind: Travelled distance before the frame; by default 15 where the volume reaches as far as a street's,
+            and in proportion elsewhere.
+        metres_ahead: Travelled distance after the frame; by default 45 on a street.
         views: Most views used.
         free_samples: Voxels tested for free space.
         kept: Most voxels kept a frame, half of them with hits.
     """
 
-    metres_behind: float = 15.0
-    metres_ahead: float = 45.0
+    metres_behind: float | None = None
+    metres_ahead: float | None = None
     views: int = 14
     free_samples: int = 300_000
     kept: int = 120_000
+
+    def along(self, volume: Volume) -> tuple[float, float]:
+        """Travelled distance before and after the frame, as given or as it fits the volume."""
+        behind = 15.0 * volume.scale if self.metres_behind is None else self.metres_behind
+        return behind, 45.0 * volume.scale if self.metres_ahead is None else self.metres_ahead
 
 
 def fusion_views(
@@ -47,6 +55,7 @@ def fusion_views(
     depth: Callable[[int], NDArray[np.float32]],
     focal_baseline: float,
     settings: FusionSettings,
+    volume: Volume,
 ) -> Iterator[DepthView]:
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
@@ -57,6 +66,7 @@ def fusion_views(
         depth: Gives the left camera's stereo depth [H, W] of a frame, metres.
         focal_baseline: Focal length × baseline, pixel metres.
         settings: Fusion settings.
+        volume: The space that is completed.
 
     Yields:
         Views at half resolution; their grid frame is the frame's left camera, axes x forward, y left, z up.
@@ -64,7 +74,8 @@ def fusion_views(
     positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(positions, axis=0), axis=1))])
     travelled -= travelled[index]
-    near = np.flatnonzero((travelled >= -settings.metres_behind) & (travelled <= settings.metres_ahead))
+    behind, ahead = settings.along(volume)
+    near = np.flatnonzero((travelled >= -behind) & (travelled <= ahead))
     wanted = np.linspace(travelled[near[0]], travelled[near[-1]], settings.views)
     others = {int(near[np.abs(travelled[near] - w).argmin()]) for w in wanted} - {index}
     grid_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
@@ -81,17 +92,24 @@ def fusion_views(
         )
 
 
-def fused_voxels(views: list[DepthView], settings: FusionSettings, *, seed: int) -> dict[str, NDArray[Any]]:
+def fused_voxels(
+    views: list[DepthView], settings: FusionSettings, volume: Volume, *, seed: int
+) -> dict[str, NDArray[Any]]:
     """Evidence on a grid ahead of the camera, slightly turned and shifted at random against its axes."""
     generator = np.random.default_rng(seed)
-    yaw, offset = generator.uniform(-0.15, 0.15), generator.uniform(-0.1, 0.1, 3)
+    half = volume.voxel_size / 2.0
+    yaw, offset = generator.uniform(-0.15, 0.15), generator.uniform(-half, half, 3)
     cos, sin = np.cos(yaw), np.sin(yaw)
     turned_from_grid = RigidTransform(np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]]), np.zeros(3))
-    grid = VoxelGrid((-0.4 + offset[0], -25.6 + offset[1], -2.4 + offset[2]), 0.2, (262, 256, 34), "turned")
+    fused = volume.fused_grid
+    x, y, z = fused.origin
+    grid = dataclasses.replace(fused, origin=(x + offset[0], y + offset[1], z + offset[2]))
     turned = [
         DepthView(v.depth, v.matrix, turned_from_grid @ v.grid_from_camera, v.focal_baseline, v.trust) for v in views
     ]
-    centres, target, evidence = fuse_occupancy(turned, grid, free_samples=settings.free_samples, generator=generator)
+    centres, target, evidence = fuse_occupancy(
+        turned, grid, free_samples=settings.free_samples, generator=generator, depths=volume.fused_depth
+    )
     optical = (OPTICAL_FROM_FORWARD @ turned_from_grid.inverse()).apply(centres)
     return _stored(np.asarray(optical), target, evidence, settings.kept, generator)
 

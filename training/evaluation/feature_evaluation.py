@@ -28,7 +28,6 @@ from scene_completion_ros.evaluation.feature_consistency import FeatureConsisten
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.tables import table
 from scene_completion_training.evaluation.view_pairs import view_pairs
@@ -60,7 +59,7 @@ class FieldFeatures:
     Args:
         field: The field.
         name: Short name for tables.
-        camera: Canonical camera at the resolution that is compared.
+        camera: Its canonical camera at the resolution that is compared.
         half_resolution: It was trained on images of half the size.
     """
 
@@ -71,15 +70,21 @@ class FieldFeatures:
         self._image = CanonicalImages(field.camera, half_resolution)
 
     @staticmethod
-    def open(path: Path, camera: Camera) -> FieldFeatures:
+    def open(path: Path, stride: int) -> FieldFeatures:
         """Opens a checkpoint of stage `feature_field`, or of stage `semantics`, which holds one.
+
+        Args:
+            path: The checkpoint.
+            stride: Compare so many-th pixels of its canonical camera.
 
         Raises:
             BundleError: It is none of these.
+            ConfigurationError: The stride does not divide the image.
         """
         stored = Checkpoint.read(path)
-        name = path.resolve().parent.parent.name
-        return FieldFeatures(stored.field_of(FeatureField), name, camera, half_resolution=stored.half_resolution)
+        field = stored.field_of(FeatureField)
+        camera = compared_camera(field.camera, stride)
+        return FieldFeatures(field, path.resolve().parent.parent.name, camera, half_resolution=stored.half_resolution)
 
     def features(self, sequence: PosedSequence, index: int, name: str) -> NDArray[np.float32]:
         """Features [D, H, W] of a camera's image, composited along its rays and expanded."""
@@ -94,20 +99,28 @@ class TokenFeatures:
     Args:
         backbone: The foundation model.
         cell: Edge of the square of pixels of the canonical image that a token covers.
-        camera: Canonical camera at the resolution that is compared.
+        full: Canonical camera.
+        camera: The same at the resolution that is compared.
         name: Short name for tables.
         mean: Taken from each token [D]; nothing if left out.
     """
 
     def __init__(
-        self, backbone: Backbone, cell: int, camera: Camera, name: str = TOKENS, *, mean: Tensor | None = None
+        self,
+        backbone: Backbone,
+        cell: int,
+        full: Camera,
+        camera: Camera,
+        name: str = TOKENS,
+        *,
+        mean: Tensor | None = None,
     ) -> None:
         self.name = name
         self._mean = torch.zeros(1) if mean is None else mean
         self._backbone = backbone
         self._cell = cell
         self._size = (camera.height, camera.width)
-        self._image = CanonicalImages(CANONICAL_CAMERA, half_resolution=False)
+        self._image = CanonicalImages(full, half_resolution=False)
 
     def features(self, sequence: PosedSequence, index: int, name: str) -> NDArray[np.float32]:
         """Features [D, H, W] of a camera's image."""
@@ -117,19 +130,22 @@ class TokenFeatures:
         return np.asarray(enlarged[0].numpy(), np.float32)
 
 
-def token_rows(fields: Sequence[FieldFeatures], backbone: Backbone, cell: int, camera: Camera) -> list[TokenFeatures]:
+def token_rows(
+    fields: Sequence[FieldFeatures], backbone: Backbone, cell: int, full: Camera, camera: Camera
+) -> list[TokenFeatures]:
     """What stands beside fields: the tokens as they are, and less each mean that a field has learned them without.
 
     Args:
         fields: The fields.
         backbone: The foundation model that they have learned from.
         cell: Edge of the square of pixels that a token covers.
-        camera: Canonical camera at the resolution that is compared.
+        full: Canonical camera.
+        camera: The same at the resolution that is compared.
 
     Raises:
         ConfigurationError: A field has learned features of another dimension.
     """
-    rows = [TokenFeatures(backbone, cell, camera)]
+    rows = [TokenFeatures(backbone, cell, full, camera)]
     means: list[Tensor] = [torch.zeros(backbone.dim)]
     for field in fields:
         mean = field.field.target_mean
@@ -141,7 +157,9 @@ def token_rows(fields: Sequence[FieldFeatures], backbone: Backbone, cell: int, c
             )
         if not any(torch.equal(mean, known) for known in means):
             means.append(mean)
-            rows.append(TokenFeatures(backbone, cell, camera, f"{TOKENS}, less the mean of {field.name}", mean=mean))
+            rows.append(
+                TokenFeatures(backbone, cell, full, camera, f"{TOKENS}, less the mean of {field.name}", mean=mean)
+            )
     return rows
 
 
@@ -188,18 +206,18 @@ class PairScores:
         return ConsistencyScores(len(self._pairs), over_pairs, total, float(np.mean(self._unrelated)))
 
 
-def compared_camera(stride: int) -> Camera:
-    """The canonical camera with one pixel for so many by so many.
+def compared_camera(canonical: Camera, stride: int) -> Camera:
+    """A canonical camera with one pixel for so many by so many.
 
     Raises:
         ConfigurationError: The stride does not divide the image.
     """
-    width, height = CANONICAL_CAMERA.width, CANONICAL_CAMERA.height
+    width, height = canonical.width, canonical.height
     if stride < 1 or width % stride or height % stride:
         raise ConfigurationError(
             f"{stride} pixels", where="stride", cure=f"Take a positive number that divides {width} and {height}"
         )
-    return CANONICAL_CAMERA.resized(width // stride, height // stride)
+    return canonical.resized(width // stride, height // stride)
 
 
 def evaluate_features(

@@ -18,12 +18,14 @@ from scipy.optimize import minimize
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
+from scene_completion_training.viewpoint import Volume
 
 DISTANCES = (4.0, 12.8, 25.6, 51.2)
-"""Metres ahead at which the weights are fitted; between them they are linear in the logarithm."""
+"""Metres ahead at which the weights are fitted, where the volume reaches as far as a street's, and in proportion
+elsewhere; between them they are linear in the logarithm."""
 BLOCK = (8, 8, 1)
 """Voxels between knots of the lattice along x, y, z: half of the standard deviation of the smoothing."""
 POINTS = 60_000
@@ -50,29 +52,32 @@ class FrameEvidence:
     target: NDArray[np.float32]
 
 
-def mean_prior(voxels: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> PlacePrior:
+def mean_prior(voxels: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]], grid: VoxelGrid) -> PlacePrior:
     """The log odds of the smoothed mean occupancy, as a prior beside which the student counts in full.
 
     Args:
-        voxels: Occupied, and known, bool [X, Y, Z] each of the default grid, of every frame.
+        voxels: Occupied, and known, bool [X, Y, Z] each, of every frame.
+        grid: Their grid, see `Volume.grid`.
 
     Raises:
         SequenceError: There is no frame.
     """
-    counts = PriorGrid(DEFAULT_GRID.shape)
+    counts = PriorGrid(grid.shape)
     for occupied, known in voxels:
         counts.update(occupied, known)
     if not counts.known.any():
         raise SequenceError("no frame says anything", where="training drives", cure="Name drives with a stereo pair")
     mean = np.clip(counts.compute(PRIOR_SIGMA), RAREST, 1.0 - RAREST).astype(np.float64)
     logit = _block_means(np.log(mean / (1.0 - mean)))
-    edge, block = DEFAULT_GRID.voxel_size, np.array(BLOCK)
-    # The default grid is where the camera's forward axes are, so that its lattice is that of the prior.
-    lattice = np.stack([np.array(DEFAULT_GRID.origin) + edge * block / 2.0, edge * block])
+    edge, block = grid.voxel_size, np.array(BLOCK)
+    # The grid lies along the camera's forward axes, so that its lattice is that of the prior.
+    lattice = np.stack([np.array(grid.origin) + edge * block / 2.0, edge * block])
     return PlacePrior(np.ones(logit.shape, np.float32), logit.astype(np.float32), lattice.astype(np.float32))
 
 
-def fit_place_prior(groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior) -> PlacePrior:
+def fit_place_prior(
+    groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior, volume: Volume | None = None
+) -> PlacePrior:
     """Believes student and prior as far as frames that the student was not trained on bear them out.
 
     logit P(occupied) = s (a x + b prior + c) + (1 - s) (a' x + c'), with the smallest cross-entropy. s goes from 0 to 1
@@ -81,6 +86,7 @@ def fit_place_prior(groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior)
     Args:
         groups: Frames; groups count equally, whatever the number of their frames.
         mean: The prior beside which the student counts in full, see `mean_prior`.
+        volume: The space that is completed; a street's if left out.
 
     Returns:
         The prior by which the density's logit is that of the probability.
@@ -90,11 +96,13 @@ def fit_place_prior(groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior)
     """
     if not groups or not all(groups):
         raise SequenceError("no frame in it", where="held-out drives", cure="Name drives with a stereo pair")
+    knots = np.log(np.array(DISTANCES) * (volume or Volume()).scale)
     parts, targets, weights = [], [], []
     for group in groups:
         for frame in group:
             logit = np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT)[:, None]
-            place = _terms(frame.points[:, 2].astype(np.float64), mean.at(frame.points)[:, 1].astype(np.float64))
+            forward, expected = frame.points[:, 2], mean.at(frame.points)[:, 1]
+            place = _terms(forward.astype(np.float64), expected.astype(np.float64), knots)
             gains = place[:, :_GAINS]
             parts.append(np.concatenate([gains * logit, place[:, _GAINS:]], axis=1))
             targets.append(frame.target.astype(np.float64))
@@ -113,41 +121,41 @@ def fit_place_prior(groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior)
     found = minimize(cross_entropy, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     x = mean.lattice[0, 0] + mean.lattice[1, 0] * np.arange(mean.logit.shape[0], dtype=np.float64)
     ahead = np.broadcast_to(x[:, None, None], mean.logit.shape)
-    terms = _terms(ahead.reshape(-1), mean.logit.reshape(-1).astype(np.float64))
+    terms = _terms(ahead.reshape(-1), mean.logit.reshape(-1).astype(np.float64), knots)
     gain, logit = terms[:, :_GAINS] @ found[:_GAINS], terms[:, _GAINS:] @ found[_GAINS:]
     shape = mean.logit.shape
     return PlacePrior(gain.reshape(shape).astype(np.float32), logit.reshape(shape).astype(np.float32), mean.lattice)
 
 
 def drawn_evidence(
-    score: NDArray[np.float32], known: NDArray[np.bool_], generator: np.random.Generator
+    score: NDArray[np.float32], known: NDArray[np.bool_], grid: VoxelGrid, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Centres [N, 3] (optical frame, metres) and shares [N] of some voxels of the default grid that have evidence."""
+    """Centres [N, 3] (optical frame, metres) and shares [N] of some voxels of a grid that have evidence."""
     there = np.flatnonzero(known)
     chosen = np.sort(generator.choice(there, min(POINTS, len(there)), replace=False))
     index = np.stack(np.unravel_index(chosen, known.shape), axis=-1)
-    centres = np.asarray(DEFAULT_GRID.origin) + (index + 0.5) * DEFAULT_GRID.voxel_size
+    centres = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
     return DEFAULT_GRID_FROM_CAMERA.inverse().apply(centres).astype(np.float32), score.reshape(-1)[chosen]
 
 
 _GAINS = 2 * len(DISTANCES)
 
 
-def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.float64]:
+def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the weights of `fit_place_prior` are multiplied by, [N, 5 K]: those of a, a', b, c and c'.
 
     Args:
         ahead: Distances ahead [N], metres.
         prior: Log odds of the mean there [N].
+        knots: Logarithms of the distances that have weights of their own [K].
     """
-    near = _shares(ahead)
+    near = _shares(ahead, knots)
     expected = near / (1.0 + np.exp(-EXPECTED_SLOPE * (prior - EXPECTED_FROM)))[:, None]
     return np.concatenate([expected, near - expected, expected * prior[:, None], expected, near - expected], axis=1)
 
 
-def _shares(ahead: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each of `DISTANCES` in distances ahead [N]: [N, K]; those nearer and farther take the outermost."""
-    knots = np.log(DISTANCES)
+def _shares(ahead: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of each knot in distances ahead [N]: [N, K]; those nearer and farther take the outermost."""
     place = np.interp(np.log(np.maximum(ahead, 1e-3)), knots, np.arange(len(knots)))
     return np.asarray(np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(knots)))))
 

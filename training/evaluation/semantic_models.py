@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, observed_density
 from scene_completion_training.evaluation.controls import OPAQUE, grid_density, surface_voxels
 from scene_completion_training.evaluation.density_model import (
@@ -156,6 +156,7 @@ class LiftedTokens:
         cell: Edge of the square of pixels that a token covers.
         name: Short name for tables.
         recordings: Their tokens give the mean.
+        camera: The canonical camera of the models that it stands beside.
     """
 
     def __init__(
@@ -165,12 +166,14 @@ class LiftedTokens:
         cell: int,
         name: str,
         recordings: Sequence[PosedSequence],
+        camera: Camera,
     ) -> None:
         self.name = name
+        self._camera = camera
         self._backbone = backbone
         self._density = density
         self._cell = cell
-        self._image = CanonicalImages(CANONICAL_CAMERA, half_resolution=False)
+        self._image = CanonicalImages(camera, half_resolution=False)
         self._mean = torch.stack(
             [
                 self._tokens(sequence, index).mean(dim=(0, 2, 3))
@@ -187,7 +190,9 @@ class LiftedTokens:
         """Compute the tokens of the reference camera's image of a frame."""
         tokens = self._tokens(sequence, index) - self._mean[:, None, None]
         observation = self._density.observe(sequence, index)
-        return SemanticObservation(observation, lambda points: _in_chunks(lambda p: _tokens_at(tokens, p), points))
+        return SemanticObservation(
+            observation, lambda points: _in_chunks(lambda p: _tokens_at(tokens, p, self._camera), points)
+        )
 
 
 class OnSurface:
@@ -223,9 +228,8 @@ def student_density(folder: Path) -> tuple[DensityModel, float]:
     return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
 
 
-def _tokens_at(tokens: Tensor, points: Tensor) -> Tensor:
+def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     """Tokens [1, D, h, w] at the pixels that points [N, 3] project to, bilinear, of length one [N, D]."""
-    camera = CANONICAL_CAMERA
     depth = points[:, 2].clamp_min(1e-3)
     x = (2.0 * (camera.fx * points[:, 0] / depth + camera.cx) + 1.0) / camera.width - 1.0
     y = (2.0 * (camera.fy * points[:, 1] / depth + camera.cy) + 1.0) / camera.height - 1.0

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.calibration_link import link_calibration
 from scene_completion_training.evaluation.controls import measured_depth
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE, density_logit
+from scene_completion_training.evaluation.density_model import density_logit
 from scene_completion_training.evaluation.density_stretch import RayLogits, fit_stretch, rays_to_depth
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.place_prior_fit import (
@@ -29,6 +29,7 @@ from scene_completion_training.evaluation.place_prior_fit import (
     mean_prior,
 )
 from scene_completion_training.evaluation.stereo_truth import OCCUPIED, stereo_evidence
+from scene_completion_training.viewpoint import Viewpoint, Volume
 
 
 def calibrate_on_stereo(
@@ -69,16 +70,18 @@ def calibrate_on_stereo(
     weights = bundle.load_weights() if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file() else None
     by_itself = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=None))
     model = DeployedModel(by_itself, engine=engine, threads=threads)
-    mean = mean_prior(voxels for drive in training for voxels in _stereo_voxels(drive, every))
-    groups = [[frame for drive in group for frame in _evidence(model, drive, every)] for group in held_out]
-    prior = fit_place_prior(groups, mean)
+    volume = Viewpoint.of_bundle(bundle).volume
+    mean = mean_prior((voxels for drive in training for voxels in _stereo_voxels(drive, every, volume)), volume.grid)
+    groups = [[frame for drive in group for frame in _evidence(model, drive, every, volume)] for group in held_out]
+    prior = fit_place_prior(groups, mean, volume)
     with_prior = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=prior))
     model = DeployedModel(with_prior, engine=engine, threads=threads)
     rays = [ray for group in held_out for drive in group for ray in _stereo_rays(model, drive, every)]
     stretch = fit_stretch(rays)
     # Before the stretch, a density's logit is that of the probability.
     log_scale, offset = -math.log(stretch.scale), -stretch.offset / stretch.scale
-    link = link_calibration({"log_scale": torch.tensor(log_scale), "offset": torch.tensor(offset)}, VOXEL_EDGE)
+    weights_of_link = {"log_scale": torch.tensor(log_scale), "offset": torch.tensor(offset)}
+    link = link_calibration(weights_of_link, volume.voxel_size)
     changed = dataclasses.replace(with_prior, head=stretch.of_head(with_prior.head), calibration=link)
     iou, threshold = _best_threshold([frame for group in groups for frame in group], prior)
     record = {
@@ -94,18 +97,20 @@ def calibrate_on_stereo(
     return changed.save(folder, encoder, weights)
 
 
-def _stereo_voxels(drive: PosedSequence, every: int) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def _stereo_voxels(
+    drive: PosedSequence, every: int, volume: Volume
+) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     depth = cache(measured_depth)
     for index in range(0, len(drive), every):
-        score, known = stereo_evidence(drive, index, DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, depth)
+        score, known = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, depth, volume)
         yield known & (score > OCCUPIED), known
 
 
-def _evidence(model: DeployedModel, drive: PosedSequence, every: int) -> Iterator[FrameEvidence]:
+def _evidence(model: DeployedModel, drive: PosedSequence, every: int, volume: Volume) -> Iterator[FrameEvidence]:
     depth = cache(measured_depth)
     for index in range(0, len(drive), every):
-        found = stereo_evidence(drive, index, DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, depth)
-        points, target = drawn_evidence(*found, np.random.default_rng(index))
+        found = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, depth, volume)
+        points, target = drawn_evidence(*found, volume.grid, np.random.default_rng(index))
         yield FrameEvidence(points, density_logit(model.observe(drive, index).density(points)), target)
 
 

@@ -16,6 +16,7 @@ from scene_completion_training.data.stereo import stereo_pair
 from scene_completion_training.data.voxel_evidence import FusionSettings, fusion_views
 from scene_completion_training.evaluation.controls import DepthSource, measured_depth
 from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.viewpoint import Volume
 
 OCCUPIED = 0.5
 """Share of the evidence that has to speak for "occupied"."""
@@ -29,6 +30,7 @@ def stereo_evidence(
     grid: VoxelGrid,
     grid_from_left: RigidTransform,
     depth: DepthSource = measured_depth,
+    volume: Volume | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Occupancy evidence of a frame, fused as for training.
 
@@ -38,19 +40,25 @@ def stereo_evidence(
         grid: Voxels.
         grid_from_left: Pose of the left camera in the grid.
         depth: Gives the left camera's stereo depth.
+        volume: The space that is completed; a street's if left out.
 
     Returns:
         Share of the evidence that speaks for "occupied", 0..1, and whether there is evidence, [X, Y, Z] each.
     """
+    volume = volume or Volume()
     left, _, baseline = stereo_pair(sequence)
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
     focal_baseline = sequence.cameras[left].fx * baseline
     views = [
         DepthView(view.depth, view.matrix, grid_from_forward @ view.grid_from_camera, view.focal_baseline, view.trust)
-        for view in fusion_views(sequence, index, left, partial(depth, sequence), focal_baseline, FusionSettings())
+        for view in fusion_views(
+            sequence, index, left, partial(depth, sequence), focal_baseline, FusionSettings(), volume
+        )
     ]
     generator = np.random.default_rng(0)
-    centres, target, _ = fuse_occupancy(views, grid, free_samples=_FREE_SAMPLES, generator=generator)
+    centres, target, _ = fuse_occupancy(
+        views, grid, free_samples=_FREE_SAMPLES, generator=generator, depths=volume.fused_depth
+    )
     voxels = tuple(np.moveaxis(grid.index_of(centres)[0], -1, 0))
     score, known = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.bool_)
     score[voxels], known[voxels] = target, True

@@ -93,9 +93,11 @@ class DensityField(nn.Module):
         nn.init.constant_(self.density_layer.bias, -2.0)
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, encoder: EncoderDecoder) -> DensityField:
+    def rebuilt(
+        cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder
+    ) -> DensityField:
         """An untrained field that weights fit, see `TrainedField`."""
-        return cls(camera, encoder=encoder, hidden=len(state["position_layer.weight"]))
+        return cls(camera, spec, encoder=encoder, hidden=len(state["position_layer.weight"]))
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""

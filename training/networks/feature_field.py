@@ -91,11 +91,13 @@ class FeatureField(nn.Module):
         nn.init.zeros_(self.position_layer.bias)
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, encoder: EncoderDecoder) -> FeatureField:
+    def rebuilt(
+        cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder
+    ) -> FeatureField:
         """An untrained field that weights fit, see `TrainedField`."""
         output, target, expansion = (state[f"{name}.weight"] for name in ("output_layer", "expansion.2", "expansion.0"))
         return cls(
-            DensityField(camera, encoder=encoder, hidden=len(state["density.position_layer.weight"])),
+            DensityField(camera, spec, encoder=encoder, hidden=len(state["density.position_layer.weight"])),
             target_size=len(target),
             channels=len(output),
             units=output.shape[1],

@@ -142,9 +142,11 @@ class MultiViewField(nn.Module):
         )
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, encoder: EncoderDecoder) -> MultiViewField:
+    def rebuilt(
+        cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder
+    ) -> MultiViewField:
         """An untrained field that weights fit, see `TrainedField`."""
-        return cls(camera, encoder=encoder, hidden=len(state["fusion.position_layer.weight"]))
+        return cls(camera, spec, encoder=encoder, hidden=len(state["fusion.position_layer.weight"]))
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""

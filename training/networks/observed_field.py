@@ -46,12 +46,13 @@ class TrainedField(Protocol):
     """A field that is made again for the weights of a checkpoint."""
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, encoder: EncoderDecoder) -> Any:
+    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder) -> Any:
         """An untrained field of this kind that weights fit.
 
         Args:
             state: Name -> weights.
             camera: Canonical camera.
+            spec: Point code.
             encoder: Encoder-decoder like that of the weights.
 
         Raises:

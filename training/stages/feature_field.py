@@ -102,7 +102,7 @@ class FeatureFieldConfiguration(Configuration):
     def check(self) -> None:
         """Refuses tokens that do not fit the rays, and a frozen density that is none."""
         super().check()
-        features, camera = self.features, self.canonical_camera()
+        features, camera = self.features, self.viewpoint().camera
         if features.cell % features.rays or camera.width % features.cell or camera.height % features.cell:
             raise ConfigurationError(
                 f"{features.cell} pixels",
@@ -144,7 +144,13 @@ class FeatureFieldStage(SingleImageStage):
         self.targets = targets
         features, target_size = settings.features, targets.dim
         depth = bool(settings.losses.dense_depth) or features.freeze_density
-        density = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth, hidden=settings.hidden)
+        density = DensityField(
+            self.camera,
+            self.viewpoint.volume.point_code,
+            encoder=self.make_encoder(),
+            depth_channel=depth,
+            hidden=settings.hidden,
+        )
         self.field = FeatureField(density, target_size=target_size, channels=features.channels, units=features.units)
         self.start_learning()
         self.downsampler = SalienceDownsampler(target_size, features.rays**2)

@@ -36,7 +36,13 @@ class SingleViewStage(SingleImageStage):
     def __init__(self, settings: Configuration) -> None:
         super().__init__(settings)
         depth = bool(settings.losses.dense_depth)
-        self.field = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=depth, hidden=settings.hidden)
+        self.field = DensityField(
+            self.camera,
+            self.viewpoint.volume.point_code,
+            encoder=self.make_encoder(),
+            depth_channel=depth,
+            hidden=settings.hidden,
+        )
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Depth of every pixel, rendered patches of loss views, voxel centres."""

@@ -62,7 +62,13 @@ class SupervisedStage(SingleImageStage):
 
     def __init__(self, settings: SupervisedConfiguration) -> None:
         super().__init__(settings)
-        density = DensityField(self.camera, encoder=self.make_encoder(), depth_channel=True, hidden=settings.hidden)
+        density = DensityField(
+            self.camera,
+            self.viewpoint.volume.point_code,
+            encoder=self.make_encoder(),
+            depth_channel=True,
+            hidden=settings.hidden,
+        )
         self.field = ClassField(
             density, target_size=len(COMMON_CLASSES) - 1, channels=settings.channels, units=settings.units
         )

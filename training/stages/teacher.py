@@ -44,6 +44,7 @@ class TeacherStage(FieldStage):
         super().__init__(settings)
         self.field = MultiViewField(
             self.camera,
+            self.viewpoint.volume.point_code,
             encoder=self.make_encoder(),
             hidden=settings.hidden,
             view_dropout=settings.view_dropout,

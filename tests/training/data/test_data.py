@@ -21,11 +21,12 @@ from scene_completion_training.data import prepared
 from scene_completion_training.data.fused_occupancy import DepthView, fuse_occupancy
 from scene_completion_training.data.ground_plane import ground_roll
 from scene_completion_training.data.module import SequenceSource, load_sequence, matching
-from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.step_sampler import StepSampler
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
-from scene_completion_training.data.view_batches import NEAR_DEPTH, ViewSamples, ViewSettings
+from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
+from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 
 PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)
@@ -208,16 +209,16 @@ def test_views_hints_and_poses_belong_together(frames: list[PreparedFrame], mirr
         sample = samples[number]
         hint = sample["hints"][0].numpy()
         v, u = np.nonzero((hint > 3) & (hint < 30))
-        ray = np.linalg.inv(CANONICAL_CAMERA.matrix) @ np.stack([u, v, np.ones(len(u))])
+        ray = np.linalg.inv(STREET_CAMERA.matrix) @ np.stack([u, v, np.ones(len(u))])
         points = sample["encoder_from_view"][0].numpy().astype(float) @ np.vstack([ray * hint[v, u], np.ones(len(u))])
         for view in (1, 2, 3):
             local = np.linalg.inv(sample["encoder_from_view"][view].numpy().astype(float)) @ points
-            pixel, valid = CANONICAL_CAMERA.project(local[:3].T)
+            pixel, valid = STREET_CAMERA.project(local[:3].T)
             pixel = np.round(pixel[valid]).astype(int).clip(0, [639, 191])
             here = sample["views"][0].numpy()[:, v[valid], u[valid]]
             there = sample["views"][view].numpy()[:, pixel[:, 1], pixel[:, 0]]
             errors.append(np.median(np.abs(here - there)))
-        encoder_pixel, valid = CANONICAL_CAMERA.project(points[:3].T)
+        encoder_pixel, valid = STREET_CAMERA.project(points[:3].T)
         encoder_pixel = np.round(encoder_pixel[valid]).astype(int).clip(0, [639, 191])
         here = sample["views"][0].numpy()[:, v[valid], u[valid]]
         there = sample["image"].numpy()[:, encoder_pixel[:, 1], encoder_pixel[:, 0]] / 255.0
@@ -244,10 +245,10 @@ def _tilted(frame: PreparedFrame, angle: float) -> PreparedFrame:
 
 def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
     """A camera that stands askew sees the road tilted; mirrored left to right it would be tilted the other way."""
-    level = np.degrees(ground_roll(frames))
+    level = np.degrees(ground_roll(frames, Viewpoint()))
     assert abs(level) < 0.3
     askew = [_tilted(frame, np.radians(2.0)) for frame in frames]
-    assert np.degrees(ground_roll(askew)) == pytest.approx(level + 2.0, abs=0.3)
+    assert np.degrees(ground_roll(askew, Viewpoint())) == pytest.approx(level + 2.0, abs=0.3)
     samples = ViewSamples([askew], dataclasses.replace(PLAIN, mirror=True), seed=0, length=1)
     numbers = range(12)
     mirrored = [samples._draw(np.random.default_rng((0, number))).mirror for number in numbers]
@@ -256,7 +257,7 @@ def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
         sample = samples.occupancy(number)
         points = np.round(sample["points"].numpy() / POINT_UNIT).astype(np.int16)
         seen = dataclasses.replace(frames[0], points=points, target=(sample["target"].numpy() * 255).astype(np.uint8))
-        assert np.degrees(ground_roll([seen])) == pytest.approx(2.0, abs=0.6), mirrored[number]
+        assert np.degrees(ground_roll([seen], Viewpoint())) == pytest.approx(2.0, abs=0.6), mirrored[number]
     plain = samples.unmirrored()
     for number in numbers:
         draw, unmirrored = (s._draw(np.random.default_rng((0, number))) for s in (samples, plain))
@@ -272,7 +273,7 @@ def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame]) -> None:
     hit = sample["target"].numpy() > 0
     depth = frames[0].points[:, 2] * POINT_UNIT
     for drawn, group in ((hit, frames[0].target > 0), (~hit, frames[0].target == 0)):
-        expected = np.maximum(depth[group], NEAR_DEPTH)
+        expected = np.maximum(depth[group], 4.0)
         expected = np.sum(depth[group] / expected) / np.sum(1.0 / expected)
         assert sample["points"].numpy()[drawn, 2].mean() == pytest.approx(expected, rel=0.02)
 
@@ -282,7 +283,7 @@ def test_mean_depth_of_the_drive_is_its_ground_and_wall(frames: list[PreparedFra
     mean = ViewSamples([frames], PLAIN, seed=0, length=1).mean_depth_code(spec)[0, 0].numpy()
     assert mean.shape == (96, 320)
     row, column = 85, 60
-    ground = CAMERA_HEIGHT * CANONICAL_CAMERA.fy / (2 * row + 0.5 - CANONICAL_CAMERA.cy)  # the centre of a 2×2 block
+    ground = CAMERA_HEIGHT * STREET_CAMERA.fy / (2 * row + 0.5 - STREET_CAMERA.cy)  # the centre of a 2×2 block
     assert mean[row, column] == pytest.approx(spec.depth_code(np.array(ground)), abs=0.012)
     wall = [spec.depth_code(np.array(WALL_AHEAD - 1.5 * index)) for index in range(4)]
     assert mean[20, 100] == pytest.approx(np.mean(wall), abs=0.03)

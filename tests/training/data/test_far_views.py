@@ -16,10 +16,11 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.augmentation import canonical_depth, canonical_image
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
-from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.step_sampler import StepSampler
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
+from scene_completion_training.viewpoint import STREET_CAMERA
 
 SETTINGS = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=50)
 FISHEYE = Camera(150.0, 150.0, 199.5, 199.5, 400, 400, "equidistant", (0.01, 0.0, 0.0, 0.0))
@@ -75,7 +76,7 @@ def test_a_fisheye_is_rectified_where_its_pose_says(frames: list[PreparedFrame])
     seen = 0
     for frame in frames:
         assert set(frame.images) == {"left", "right", "aside_fisheye"} and set(frame.depths) == {"left", "right"}
-        pixel, valid = CANONICAL_CAMERA.project(frame.world_from_camera["aside_fisheye"].inverse().apply(LAMP[None]))
+        pixel, valid = STREET_CAMERA.project(frame.world_from_camera["aside_fisheye"].inverse().apply(LAMP[None]))
         image = frame.images["aside_fisheye"][..., 0]
         if not valid[0]:
             continue
@@ -161,11 +162,11 @@ def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[P
     names = _encoder_names(settings, frames, 2)
     draw = ViewSamples([frames], settings, seed=0, length=9)._draw(np.random.default_rng((0, 2)))
     for k, (index, camera) in enumerate(names, start=1):
-        expected = canonical_image(frames[index].images[camera], frames[index].cameras[camera])
+        expected = canonical_image(frames[index].images[camera], frames[index].cameras[camera], STREET_CAMERA)
         np.testing.assert_allclose(sample["encoder_images"][k].permute(1, 2, 0), expected, atol=1e-3)
         pose = (draw.encoder_from_world @ frames[index].world_from_camera[camera]).matrix
         np.testing.assert_allclose(sample["encoder_poses"][k], pose, atol=1e-6)
-        hint = canonical_depth(frames[index].depths[camera], frames[index].cameras[camera])
+        hint = canonical_depth(frames[index].depths[camera], frames[index].cameras[camera], STREET_CAMERA)
         np.testing.assert_array_equal(sample["encoder_hints"][k], hint)
     jitter = dataclasses.replace(settings, colour_jitter=True)
     shaken = ViewSamples([frames], jitter, seed=0, length=9, encoder_views=3)

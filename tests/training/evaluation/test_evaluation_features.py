@@ -20,7 +20,6 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.evaluation.feature_evaluation import (
     FieldFeatures,
     TokenFeatures,
@@ -34,6 +33,7 @@ from scene_completion_training.evaluation.view_pairs import LATER, PARTNER, view
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.rendering.feature_image import render_features
+from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.test_evaluation_occupancy import save_checkpoint
 from tests.training.synthetic_scene import BASELINE, ray_cast
 
@@ -195,17 +195,17 @@ def test_rendered_features_are_those_of_the_surface() -> None:
 
 def test_tokens_are_enlarged_around_their_centres() -> None:
     """Four pixels a token: the second lies an eighth of a token before its centre."""
-    camera = compared_camera(4)
+    camera = compared_camera(STREET_CAMERA, 4)
     tokens = torch.zeros(1, 2, 12, 40)
     tokens[0, 0] = torch.arange(40.0)
     tokens[0, 1] = 1.0
     backbone = SimpleNamespace(features=lambda images, cell: tokens if cell == 16 else None)
-    method = TokenFeatures(backbone, 16, camera, "tokens")  # type: ignore[arg-type]
+    method = TokenFeatures(backbone, 16, STREET_CAMERA, camera, "tokens")  # type: ignore[arg-type]
     found = method.features(along_a_wall(), 0, "camera_left")
     assert found.shape == (2, 48, 160)
     assert found[0, 20, 4 * 7 : 4 * 8] == pytest.approx([7 - 0.375, 7 - 0.125, 7 + 0.125, 7 + 0.375])
     assert (found[1] == 1.0).all()
-    less = TokenFeatures(backbone, 16, camera, mean=torch.tensor([5.0, 1.0]))  # type: ignore[arg-type]
+    less = TokenFeatures(backbone, 16, STREET_CAMERA, camera, mean=torch.tensor([5.0, 1.0]))  # type: ignore[arg-type]
     centred = less.features(along_a_wall(), 0, "camera_left")
     np.testing.assert_allclose(centred, found - np.array([5.0, 1.0])[:, None, None], atol=1e-5)
 
@@ -217,7 +217,7 @@ def test_tokens_stand_beside_fields_as_these_have_learned_them() -> None:
         SimpleNamespace(name=name, field=SimpleNamespace(target_mean=torch.tensor(mean)))
         for name, mean in means.items()
     ]
-    rows = token_rows(fields, SimpleNamespace(dim=2), 16, CAMERA)  # type: ignore[arg-type]
+    rows = token_rows(fields, SimpleNamespace(dim=2), 16, STREET_CAMERA, CAMERA)  # type: ignore[arg-type]
     plain = "tokens of the image"
     assert [row.name for row in rows] == [
         plain,
@@ -240,7 +240,7 @@ def foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    field = FeatureField(DensityField(CANONICAL_CAMERA), target_size=8, channels=4, units=6, expansion=5)
+    field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
     return save_checkpoint(
         tmp_path_factory.mktemp("runs") / "mine" / "checkpoints" / "last.ckpt",
         field,
@@ -251,7 +251,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_field_sees_each_image_alone(synthetic_drive: Path, checkpoint: Path) -> None:
-    method = FieldFeatures.open(checkpoint, compared_camera(16))
+    method = FieldFeatures.open(checkpoint, 16)
     sequence = kitti_odometry(synthetic_drive)
     first = method.features(sequence, 0, "image_2")
     assert method.name == "mine" and first.shape == (8, 12, 40) and np.isfinite(first).all()
@@ -312,7 +312,7 @@ def test_the_command_refuses_what_it_cannot_do(
     with pytest.raises(ConfigurationError, match="its folder is not known"):
         run("--checkpoint", str(checkpoint), "--windows", "06")
     torch.manual_seed(0)
-    field = FeatureField(DensityField(CANONICAL_CAMERA), target_size=5, channels=4, units=6, expansion=5)
+    field = FeatureField(DensityField(STREET_CAMERA), target_size=5, channels=4, units=6, expansion=5)
     other = save_checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt", field, "feature_field")
     with pytest.raises(ConfigurationError, match="other has features of 5 numbers, the tokens have 8"):
         run("--checkpoint", str(other), *data)

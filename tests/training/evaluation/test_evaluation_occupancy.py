@@ -21,7 +21,6 @@ from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.evaluation import occupancy_run
 from scene_completion_training.evaluation.checkpoints import FieldModel, encoded_views, open_checkpoint
 from scene_completion_training.evaluation.controls import (
@@ -63,6 +62,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.record import KEY
 from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR, VISIBLE
+from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.inference.small_bundle import make_small_bundle
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
@@ -237,13 +237,13 @@ def save_checkpoint(file: Path, field: torch.nn.Module, stage: str, **configurat
 
 def test_single_view_checkpoint(street: PosedSequence, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    trained = DensityField(CANONICAL_CAMERA).eval()
+    trained = DensityField(STREET_CAMERA).eval()
     file = save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", trained, "single_view")
     (model,) = open_checkpoint(file)
     assert model.name == "run"
     points = np.random.default_rng(0).uniform([-8, -2, 3], [8, 2, 40], (100, 3)).astype(np.float32)
     density = model.observe(street, 0).density(points)
-    image = Resampler(CAMERA, CANONICAL_CAMERA)(street.image(0, "camera_left"))
+    image = Resampler(CAMERA, STREET_CAMERA)(street.image(0, "camera_left"))
     with torch.no_grad():
         features = trained.encode(torch.from_numpy(image).permute(2, 0, 1)[None].float())
         expected = trained.density(features, torch.from_numpy(points)[None])[0]
@@ -255,7 +255,7 @@ def test_single_view_checkpoint(street: PosedSequence, tmp_path: Path) -> None:
 
 def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    field = MultiViewField(CANONICAL_CAMERA).eval()
+    field = MultiViewField(STREET_CAMERA).eval()
     file = save_checkpoint(tmp_path / "teacher.ckpt" / "checkpoints" / "last.ckpt", field, "teacher")
     sparse = replace(
         street,
@@ -277,7 +277,7 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
         "teacher.ckpt, 4 views",
     ]
     points = np.random.default_rng(0).uniform([-4, -1, 5], [4, 1, 40], (50, 3)).astype(np.float32)
-    image = Resampler(CAMERA, CANONICAL_CAMERA)(sparse.image(2, "camera_left"))
+    image = Resampler(CAMERA, STREET_CAMERA)(sparse.image(2, "camera_left"))
     images = torch.from_numpy(image).permute(2, 0, 1).float().expand(1, 4, -1, -1, -1)
     poses = np.stack([np.eye(4)] * 4)
     poses[1:, 2, 3] = 7.5, 4.5, 10.5  # metres ahead

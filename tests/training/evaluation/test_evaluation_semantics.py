@@ -27,7 +27,6 @@ from scene_completion_training.clustering.class_file import read_class_file, wri
 from scene_completion_training.clustering.cluster_files import read_clusters, write_clusters
 from scene_completion_training.clustering.clusters import Clusters
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.evaluation.classified_models import ClassifiedModel, fit_probes, labelled_points
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation, RememberedDensity
 from scene_completion_training.evaluation.deployed_labels import DeployedLabels
@@ -54,6 +53,7 @@ from scene_completion_training.evaluation.survey import survey, write_contact_sh
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DistillationHead
+from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.test_evaluation_occupancy import (
     CAMERA,
     GRID,
@@ -290,11 +290,9 @@ def test_tokens_are_looked_up_where_points_project_to() -> None:
     tokens[0, 0] = 1.0
     tokens[0, :, 5, 7] = torch.tensor([0.0, 1.0])
     u, v = 7 * 16 + 7.5, 5 * 16 + 7.5  # the middle of that cell
-    ray = np.array(
-        [(u - CANONICAL_CAMERA.cx) / CANONICAL_CAMERA.fx, (v - CANONICAL_CAMERA.cy) / CANONICAL_CAMERA.fy, 1]
-    )
+    ray = np.array([(u - STREET_CAMERA.cx) / STREET_CAMERA.fx, (v - STREET_CAMERA.cy) / STREET_CAMERA.fy, 1])
     points = torch.tensor(np.stack([ray * 4.0, ray * 40.0, ray * 4.0 + [4.0, 0.0, 0.0]]), dtype=torch.float32)
-    found = _tokens_at(tokens, points)
+    found = _tokens_at(tokens, points, STREET_CAMERA)
     assert found.tolist() == pytest.approx(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), abs=1e-3)
 
 
@@ -321,7 +319,7 @@ def test_a_deployed_student_is_scored_by_its_own_names(street: PosedSequence) ->
 @pytest.fixture(scope="module")
 def field() -> FeatureField:
     torch.manual_seed(0)
-    return FeatureField(DensityField(CANONICAL_CAMERA), target_size=8, channels=4, units=6, expansion=5)
+    return FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
 
 
 def test_a_feature_field_gives_codes_of_length_one(street: PosedSequence, field: FeatureField) -> None:

@@ -26,7 +26,7 @@ from tests.training.synthetic_scene import CAMERA_HEIGHT
 
 def flat_prior(logit: float = 0.0) -> PlacePrior:
     counts = np.full(DEFAULT_GRID.shape, True)
-    prior = mean_prior([(counts, counts), (~counts, counts)])
+    prior = mean_prior([(counts, counts), (~counts, counts)], DEFAULT_GRID)
     return dataclasses.replace(prior, logit=np.full_like(prior.logit, logit))
 
 
@@ -43,7 +43,9 @@ def test_mean_prior_has_the_log_odds_of_the_mean() -> None:
     everywhere = np.full(DEFAULT_GRID.shape, True)
     upper = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
     upper[:, :, 16:] = True
-    prior = mean_prior([(upper, everywhere), (everywhere, everywhere), (upper, everywhere), (upper, everywhere)])
+    prior = mean_prior(
+        [(upper, everywhere), (everywhere, everywhere), (upper, everywhere), (upper, everywhere)], DEFAULT_GRID
+    )
     # A quarter of the frames below the middle of the grid; all above, of which a thousandth is left for doubt.
     z = (np.array([2, 30]) + 0.5) * 0.2 - 2.2
     points = np.array([[0.0, -z[0], 20.0], [3.0, -z[1], 7.0]])
@@ -55,7 +57,7 @@ def test_mean_prior_has_the_log_odds_of_the_mean() -> None:
 def test_unknown_voxels_say_nothing() -> None:
     known = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
     with pytest.raises(SequenceError, match="no frame says anything"):
-        mean_prior([(known, known)])
+        mean_prior([(known, known)], DEFAULT_GRID)
 
 
 def test_fit_finds_what_the_student_is_worth() -> None:

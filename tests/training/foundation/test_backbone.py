@@ -20,6 +20,7 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.augmentation import canonical_image
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.targets import as_half
+from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -293,7 +294,8 @@ def test_images_of_another_shape_and_empty_cells_are_refused(folders: dict[str, 
 def test_dinov2_derived_features_are_those_of_transformers(shared_data: Path, dinov2_derived: Path) -> None:
     sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "06")
     name = next(iter(sequence.cameras))
-    given = torch.from_numpy(canonical_image(sequence.image(0, name), sequence.cameras[name])).permute(2, 0, 1)[None]
+    image = canonical_image(sequence.image(0, name), sequence.cameras[name], STREET_CAMERA)
+    given = torch.from_numpy(image).permute(2, 0, 1)[None]
     found = Backbone(dinov2_derived, 11).features(given, 16)
     assert found.shape == (1, 384, 12, 40)
 

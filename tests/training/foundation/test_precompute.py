@@ -19,6 +19,7 @@ from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.foundation.precompute import canonical_manifest, precompute
 from scene_completion_training.foundation.targets import LiveTargets
+from scene_completion_training.viewpoint import STREET_CAMERA
 
 FUSION = FusionSettings(free_samples=20000, views=3)
 
@@ -44,11 +45,11 @@ def test_stored_features_are_those_computed_live(
     frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path
 ) -> None:
     backbone = Backbone(folders["dinov2"], 2)
-    store = FeatureStore.create(tmp_path, canonical_manifest(backbone, cell=16, variants=3, seed=4))
-    assert precompute(frames[:2], backbone, store) == 4
+    store = FeatureStore.create(tmp_path, canonical_manifest(backbone, STREET_CAMERA, cell=16, variants=3, seed=4))
+    assert precompute(frames[:2], STREET_CAMERA, backbone, store) == 4
     live = LiveTargets(backbone, cell=16, variants=3, seed=4)
     frame = frames[1]
-    image = canonical_image(frame.images["left"], frame.cameras["left"])
+    image = canonical_image(frame.images["left"], frame.cameras["left"], STREET_CAMERA)
     seen = []
     for number in range(3):
         stored = store.get(frame_key(frame, "left"), image, number)
@@ -65,7 +66,7 @@ def test_only_what_is_missing_is_computed(
     frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = Backbone(folders["vit"], 1)
-    store = FeatureStore.create(tmp_path, canonical_manifest(backbone, cell=32, variants=1, seed=0))
+    store = FeatureStore.create(tmp_path, canonical_manifest(backbone, STREET_CAMERA, cell=32, variants=1, seed=0))
     original = backbone.features
     calls = 0
 
@@ -78,13 +79,13 @@ def test_only_what_is_missing_is_computed(
 
     monkeypatch.setattr(backbone, "features", dying)
     with pytest.raises(KeyboardInterrupt):
-        precompute(frames, backbone, store)
+        precompute(frames, STREET_CAMERA, backbone, store)
     written = {file: file.stat().st_mtime_ns for file in tmp_path.glob("features/**/*.safetensors")}
     assert len(written) == 3
-    assert precompute(frames, backbone, store) == 5
+    assert precompute(frames, STREET_CAMERA, backbone, store) == 5
     assert calls == 4 + 5
     assert {file: file.stat().st_mtime_ns for file in written} == written
-    assert precompute(frames, backbone, store) == 0
+    assert precompute(frames, STREET_CAMERA, backbone, store) == 0
 
 
 def test_processes_that_share_a_store_share_its_work(
@@ -92,13 +93,13 @@ def test_processes_that_share_a_store_share_its_work(
 ) -> None:
     """Two processes in step with each other: whoever finds an image missing computes it, and writes it a step later."""
     backbone = Backbone(folders["dinov2"], 2)
-    store = FeatureStore.create(tmp_path, canonical_manifest(backbone, cell=16, variants=2, seed=4))
+    store = FeatureStore.create(tmp_path, canonical_manifest(backbone, STREET_CAMERA, cell=16, variants=2, seed=4))
     orders = []
     for process in (1, 2):
         order: list[str] = []
         monkeypatch.setattr("os.getpid", lambda process=process: process)
         monkeypatch.setattr(FeatureStore, "save", lambda self, key, features, order=order: order.append(key))
-        precompute(frames, backbone, store)
+        precompute(frames, STREET_CAMERA, backbone, store)
         orders.append(order)
     assert sorted(orders[0]) == sorted(orders[1])
     done: set[str] = set()

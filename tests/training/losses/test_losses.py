@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
 from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
 from scene_completion_training.losses.photometric import invalid_rays, photometric_error, photometric_loss
 from scene_completion_training.losses.smoothness import edge_aware_smoothness
 from scene_completion_training.losses.sparsity import free_cross_entropy, mean_opacity, sample_view_volume
 from scene_completion_training.losses.stereo_depth import log_depth_loss
+from scene_completion_training.viewpoint import STREET_CAMERA
 
 
 def test_photometric_is_zero_for_equal_images_and_takes_the_best_source() -> None:
@@ -130,8 +130,8 @@ def test_occupancy_cross_entropy_without_evidence_is_zero() -> None:
 
 def test_view_volume_stays_inside_the_view() -> None:
     generator = torch.Generator().manual_seed(0)
-    points = sample_view_volume(CANONICAL_CAMERA, 2, 500, near=1.0, far=50.0, heights=(-4.0, 2.0), generator=generator)
-    _, valid = CANONICAL_CAMERA.project(points.double().numpy())
+    points = sample_view_volume(STREET_CAMERA, 2, 500, near=1.0, far=50.0, heights=(-4.0, 2.0), generator=generator)
+    _, valid = STREET_CAMERA.project(points.double().numpy())
     assert valid.all()
     assert points[..., 1].min() >= -4.0 and points[..., 1].max() <= 2.0
     assert mean_opacity(torch.full((1, 3), 5.0), 0.2).item() == pytest.approx(1 - math.exp(-1.0))

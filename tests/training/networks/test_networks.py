@@ -8,16 +8,16 @@ import torch
 from torch.nn import functional
 
 from scene_completion_ros.inference.query_reference import density_reference
-from scene_completion_training.data.prepared import CANONICAL_CAMERA
 from scene_completion_training.export import FoldedEncoder, head_weights
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.viewpoint import STREET_CAMERA
 
 
 @pytest.fixture(scope="module")
 def field() -> DensityField:
     torch.manual_seed(3)
-    return DensityField(CANONICAL_CAMERA).eval()
+    return DensityField(STREET_CAMERA).eval()
 
 
 @pytest.mark.parametrize("called", [False, True])
@@ -93,7 +93,7 @@ def test_an_untrained_field_is_nearly_empty(field: DensityField) -> None:
 
 def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: DensityField) -> None:
     """A hat of three ramps (rise, twice fall, rise) is a bump at the pixel's depth, wherever that is."""
-    local = DensityField(CANONICAL_CAMERA).eval()
+    local = DensityField(STREET_CAMERA).eval()
     raw = torch.zeros(1, 64, 96, 320)
     depth = 11.0
     raw[:, 0] = local.spec.depth_code(torch.tensor(depth))

@@ -98,11 +98,11 @@ def test_a_field_on_it_trains_and_comes_back(model: Path, tmp_path: Path) -> Non
 
 def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path) -> None:
     """Only the configuration is read from the folder; the weights are in the checkpoint."""
-    from scene_completion_training.data.prepared import CANONICAL_CAMERA
+    from scene_completion_training.viewpoint import STREET_CAMERA
 
-    size = (CANONICAL_CAMERA.height, CANONICAL_CAMERA.width)
+    size = (STREET_CAMERA.height, STREET_CAMERA.width)
     field = DensityField(
-        CANONICAL_CAMERA, encoder=EncoderDecoder(size, trunk="vision_transformer", weights=str(model)), hidden=32
+        STREET_CAMERA, encoder=EncoderDecoder(size, trunk="vision_transformer", weights=str(model)), hidden=32
     )
     file = tmp_path / "x.ckpt"
     described = {"encoder": "vision_transformer", "encoder_weights": str(model), "hidden": 32}

@@ -40,6 +40,7 @@ from scene_completion_training.stages.feature_field import (
 )
 from scene_completion_training.stages.semantics import SemanticsConfiguration, SemanticsStage
 from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.viewpoint import STREET_CAMERA
 
 STEPS = 4
 DIMENSION = 12
@@ -95,8 +96,8 @@ def targets(synthetic_drive: Path, model: Path, tmp_path_factory: pytest.TempPat
     backbone = Backbone(model)
     data = SequencesData(_data(synthetic_drive), 1, 0)
     data.setup("fit")
-    store = FeatureStore.create(folder, canonical_manifest(backbone, cell=16, variants=2, seed=0))
-    precompute(data.frames[0], backbone, store)
+    store = FeatureStore.create(folder, canonical_manifest(backbone, STREET_CAMERA, cell=16, variants=2, seed=0))
+    precompute(data.frames[0], STREET_CAMERA, backbone, store)
     return folder
 
 

@@ -19,11 +19,11 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands import train as train_command
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
-from scene_completion_training.data.prepared import CANONICAL_CAMERA, PreparedFrame
+from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
 from scene_completion_training.evaluation.classified_models import open_supervised
-from scene_completion_training.evaluation.feature_evaluation import FieldFeatures, compared_camera
+from scene_completion_training.evaluation.feature_evaluation import FieldFeatures
 from scene_completion_training.evaluation.occupancy_run import open_recording
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
 from scene_completion_training.export import export_bundle
@@ -36,6 +36,7 @@ from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.stages.supervised import SupervisedConfiguration, SupervisedStage
 from scene_completion_training.street_world.camera_rig import make_rig
 from scene_completion_training.street_world.drive import StreetDrive
+from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.test_evaluation_occupancy import GRID, save_checkpoint
 
 CLASSES = len(COMMON_CLASSES) - 1
@@ -228,7 +229,7 @@ def test_the_command_scores_it_beside_others(
     assert main([*asked, "--checkpoint", str(trained), "--output", str(tmp_path / "alone")]) == 0
     assert {entry["method"] for entry in _scores(tmp_path / "alone")} == {"taught (learned from labels)"}
     torch.manual_seed(0)
-    field = FeatureField(DensityField(CANONICAL_CAMERA), target_size=8, channels=4, units=6, expansion=5)
+    field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
     other = save_checkpoint(tmp_path / "random" / "checkpoints" / "last.ckpt", field, "feature_field")
     both = [*asked, "--checkpoint", str(trained), str(other), "--clusters", "3", "--probe", "--prior"]
     with pytest.raises(ConfigurationError, match="--cluster-on: nothing to cluster"):
@@ -269,7 +270,7 @@ def test_what_cannot_be_is_refused(towns: Path, student: Path, trained: Path, tm
         train(_configuration(towns, student, tmp_path / "b", data=_data(towns, exact=False)))
     for opened in (
         lambda: FeatureFieldModel.open(trained),
-        lambda: FieldFeatures.open(trained, compared_camera(16)),
+        lambda: FieldFeatures.open(trained, 16),
         lambda: make_stage(SemanticsConfiguration(features_from=str(trained))),
     ):
         with pytest.raises(BundleError, match="no FeatureField in it: its stage is supervised, which trains a Class"):

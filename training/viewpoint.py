@@ -1,0 +1,361 @@
+"""What a network is trained for: the canonical camera, its height above the ground, and the volume that it completes.
+
+Everything that has a length follows from here: the point code, the grid of the bundle, the voxels that evidence is
+fused in, where points are sampled. The default is the street student's; a configuration names another, and checkpoint
+and bundle carry it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, VoxelGrid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.point_code import PointCodeSpec
+
+STREET_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
+"""Canonical camera of the street student: KITTI's field of view at 192×640."""
+STREET_HEIGHT_M = 1.65
+STREET_AHEAD_M = 51.2
+ENCODER_STEP = 32
+"""Images have multiples of so many pixels on each side: the coarsest map of every trunk."""
+_FARTHEST_M = 64.0
+"""Prepared frames store voxel centres in 16 bits, ±65 m."""
+_STEEPEST = 0.5  # radians
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The space that is completed, as it lies around the camera.
+
+    Attributes:
+        near: Depth at which the inverse depth code is 1, and where rays begin, metres.
+        far: Depth at which it is −1, and where rays end, metres.
+        ahead: How far the grid reaches ahead of the camera, metres.
+        sideways: How far to each side, metres.
+        below: How far down from the camera, metres.
+        above: How far up, metres.
+        voxel_size: Edge of a voxel, and δ of the opacity, metres.
+
+    Raises:
+        ConfigurationError: It is empty, too large, or no whole number of voxels.
+    """
+
+    near: float = 3.0
+    far: float = 80.0
+    ahead: float = STREET_AHEAD_M
+    sideways: float = 25.6
+    below: float = 2.2
+    above: float = 4.2
+    voxel_size: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (math.isfinite(value) and value > 0.0):
+                raise ConfigurationError(f"{value} is no positive length", where=f"volume.{name}", cure="Give metres")
+        if self.near >= self.far:
+            raise ConfigurationError(
+                f"near = {self.near} m is not nearer than far = {self.far} m",
+                where="volume",
+                cure="Give the depth that rays begin at as near, and where they end as far",
+            )
+        if math.hypot(self.ahead, self.sideways) > _FARTHEST_M:
+            raise ConfigurationError(
+                f"its corners are {math.hypot(self.ahead, self.sideways):.1f} m away, {_FARTHEST_M:g} m are possible",
+                where="volume",
+                cure="Take less ahead or sideways",
+            )
+        extents = {"ahead": self.ahead, "2 sideways": 2.0 * self.sideways, "below + above": self.below + self.above}
+        for name, metres in extents.items():
+            count = round(metres / self.voxel_size)
+            if count < 1 or abs(count * self.voxel_size - metres) > 1e-6 * self.voxel_size * count:
+                raise ConfigurationError(
+                    f"{name} = {metres:g} m is no whole number of {self.voxel_size:g} m voxels",
+                    where="volume",
+                    cure=f"Take a multiple, such as {max(count, 1) * self.voxel_size:g} m",
+                )
+
+    @staticmethod
+    def to_measure(height_above_ground: float) -> Volume:
+        """The street's volume for a camera at its height; half of everything for one that is half as high, and so on.
+
+        Voxels are 0.2 m times a power of two. What lies a little lower or higher shifts the grid, by whole voxels.
+        """
+        factor = 2.0 ** round(math.log2(height_above_ground / STREET_HEIGHT_M))
+        scaled = {name: value * factor for name, value in vars(Volume()).items()}
+        voxel = scaled["voxel_size"]
+        deeper = height_above_ground + factor * (Volume.below - STREET_HEIGHT_M) - scaled["below"]
+        shift = max(0, math.ceil(round(deeper / voxel, 6))) * voxel
+        scaled["below"], scaled["above"] = round(scaled["below"] + shift, 6), round(scaled["above"] - shift, 6)
+        return Volume(**scaled)
+
+    @property
+    def scale(self) -> float:
+        """How far it reaches ahead, in those of the street: the measure of whatever is looked for along the drive."""
+        return self.ahead / STREET_AHEAD_M
+
+    @property
+    def point_code(self) -> PointCodeSpec:
+        """The point code of the network."""
+        return PointCodeSpec(near=self.near, far=self.far, minimum_depth=self.near / 3.0)
+
+    @property
+    def grid(self) -> VoxelGrid:
+        """The voxels; the camera stands at their origin and looks along x, as in the default grid."""
+        voxel = self.voxel_size
+        lengths = (self.ahead, 2.0 * self.sideways, self.below + self.above)
+        x, y, z = (round(length / voxel) for length in lengths)
+        return VoxelGrid((0.0, -self.sideways, -self.below), voxel, (x, y, z), DEFAULT_GRID.frame)
+
+    @property
+    def fused_grid(self) -> VoxelGrid:
+        """The voxels that evidence is fused in: some more behind, ahead, below and above."""
+        grid, voxel = self.grid, self.voxel_size
+        origin = (round(-2.0 * voxel, 9), grid.origin[1], round(grid.origin[2] - voxel, 9))
+        return VoxelGrid(origin, voxel, (grid.shape[0] + 6, grid.shape[1], grid.shape[2] + 2), "turned")
+
+    @property
+    def fused_depth(self) -> tuple[float, float]:
+        """Stereo depths that are fused into evidence, least and most, metres."""
+        return self.near / 6.0, 0.75 * self.far
+
+    @property
+    def even_depth(self) -> float:
+        """Voxel centres are drawn in proportion to 1/depth, evenly nearer than this, of which there are few. Metres."""
+        return self.near * 4.0 / 3.0
+
+    @property
+    def sampled_depth(self) -> tuple[float, float]:
+        """Depths between which points are drawn from the whole view, metres."""
+        return self.near / 3.0, round(self.ahead + 4.0 * self.voxel_size, 9)
+
+    @property
+    def sampled_heights(self) -> tuple[float, float]:
+        """Highest and lowest y (down) of such points, metres."""
+        margin = 1.5 * self.voxel_size
+        return -round(self.above + margin, 9), round(self.below + margin, 9)
+
+
+@dataclass
+class VolumeSettings:
+    """The space that is completed; what is left out is that of the street, to the measure of the camera's height.
+
+    Attributes:
+        near: Depth where rays begin, metres (3 on a street).
+        far: Depth where they end, metres (80).
+        ahead: How far the grid reaches ahead of the camera, metres (51.2).
+        sideways: How far to each side, metres (25.6).
+        below: How far down from the camera, metres (2.2).
+        above: How far up, metres (4.2).
+        voxel_size: Edge of a voxel, metres (0.2).
+    """
+
+    near: float | None = None
+    far: float | None = None
+    ahead: float | None = None
+    sideways: float | None = None
+    below: float | None = None
+    above: float | None = None
+    voxel_size: float | None = None
+
+    def volume(self, height_above_ground: float) -> Volume:
+        """The volume around a camera at this height.
+
+        Raises:
+            ConfigurationError: It is empty, too large, or no whole number of voxels.
+        """
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(Volume.to_measure(height_above_ground), **given)
+
+
+@dataclass
+class CameraSettings:
+    """The canonical camera, a pinhole; what is left out follows from the rest, or is that of the street.
+
+    Attributes:
+        width: Image width, pixels (640).
+        height: Image height, pixels (192).
+        fx: Focal length along x, pixels (370 for 640 pixels of width).
+        fy: Focal length along y, pixels (as fx).
+        cx: Principal point x, pixels; 0 is the centre of the leftmost one (the middle).
+        cy: Principal point y, pixels (a little above the middle).
+        field_of_view: Horizontal, degrees, instead of fx; or "auto", as wide as the recordings are.
+        height_above_ground: Metres, or "auto", as the recordings say.
+        pitch_range: Smallest and largest pitch of the cameras, radians, down positive.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    fx: float | None = None
+    fy: float | None = None
+    cx: float | None = None
+    cy: float | None = None
+    field_of_view: float | Literal["auto"] | None = None
+    height_above_ground: float | Literal["auto"] = STREET_HEIGHT_M
+    pitch_range: tuple[float, float] = (-0.05, 0.05)
+
+    def camera(self) -> Camera:
+        """The camera that they describe without looking at a recording.
+
+        Raises:
+            ConfigurationError: They contradict each other, or no pinhole has such a field of view.
+            CameraError: A number is not finite, or not positive.
+        """
+        fov = self.field_of_view
+        assert fov != "auto"
+        width = STREET_CAMERA.width if self.width is None else self.width
+        height = STREET_CAMERA.height if self.height is None else self.height
+        fx = self.fx
+        if fov is not None:
+            if fx is not None:
+                raise ConfigurationError(
+                    f"both fx = {fx} and a field of view of {fov}°", where="camera", cure="Give one of them"
+                )
+            if not 1.0 <= fov < 180.0:
+                raise ConfigurationError(
+                    f"{fov}°, but the canonical camera is a pinhole, whose field of view is below 180°",
+                    where="camera.field_of_view",
+                    cure="Take 100° or less: wider lenses are resampled, and lose their edges",
+                )
+            fx = width / 2.0 / math.tan(math.radians(fov) / 2.0)
+        if fx is None:
+            fx = STREET_CAMERA.fx / STREET_CAMERA.width * width
+        middle = (STREET_CAMERA.cy + 0.5) / STREET_CAMERA.height
+        return Camera(
+            fx=fx,
+            fy=fx if self.fy is None else self.fy,
+            cx=(width - 1) / 2.0 if self.cx is None else self.cx,
+            cy=height * middle - 0.5 if self.cy is None else self.cy,
+            width=width,
+            height=height,
+        )
+
+
+@dataclass(frozen=True)
+class Viewpoint:
+    """Camera, place and volume, as they were chosen.
+
+    Attributes:
+        camera: Canonical camera, a pinhole.
+        height_above_ground: Its height above the ground, metres.
+        pitch_range: Smallest and largest pitch, radians, down positive.
+        volume: The space that is completed.
+
+    Raises:
+        ConfigurationError: No network can have this camera, or the ground is not in the volume.
+    """
+
+    camera: Camera = STREET_CAMERA
+    height_above_ground: float = STREET_HEIGHT_M
+    pitch_range: tuple[float, float] = (-0.05, 0.05)
+    volume: Volume = field(default_factory=Volume)
+
+    def __post_init__(self) -> None:
+        width, height = self.camera.width, self.camera.height
+        if self.camera.distortion_model != "none":
+            raise ConfigurationError(
+                f"{self.camera.distortion_model}", where="canonical camera", cure="Take a pinhole, without distortion"
+            )
+        if width % ENCODER_STEP or height % ENCODER_STEP:
+            raise ConfigurationError(
+                f"{width}x{height} pixels",
+                where="camera.width, camera.height",
+                cure=f"Take multiples of {ENCODER_STEP}, and of {2 * ENCODER_STEP} with half_resolution_steps",
+            )
+        tall = self.height_above_ground
+        if not (math.isfinite(tall) and tall > 0.0):
+            raise ConfigurationError(
+                f"{tall} m: the camera would be below the ground",
+                where="camera.height_above_ground",
+                cure="Measure from the ground to the lens, in metres",
+            )
+        if tall >= self.volume.below:
+            raise ConfigurationError(
+                f"the volume ends {self.volume.below:g} m below the camera, the ground lies at {tall:g} m",
+                where="volume.below",
+                cure="Take a volume that holds the ground",
+            )
+        low, high = self.pitch_range
+        if not -_STEEPEST <= low <= high <= _STEEPEST:
+            raise ConfigurationError(
+                f"[{low}, {high}] is no range of pitches",
+                where="camera.pitch_range",
+                cure=f"Give the smallest, then the largest, from -{_STEEPEST} to {_STEEPEST} radians",
+            )
+
+    @staticmethod
+    def of_settings(camera: CameraSettings, volume: VolumeSettings) -> Viewpoint:
+        """The viewpoint that settings name which leave nothing to the recordings."""
+        tall = camera.height_above_ground
+        assert tall != "auto"
+        if not (math.isfinite(tall) and tall > 0.0):
+            raise ConfigurationError(
+                f"{tall} m: the camera would be below the ground",
+                where="camera.height_above_ground",
+                cure="Measure from the ground to the lens, in metres",
+            )
+        low, high = camera.pitch_range
+        return Viewpoint(camera.camera(), tall, (low, high), volume.volume(tall))
+
+    @staticmethod
+    def of_record(configuration: Mapping[str, Any]) -> Viewpoint:
+        """The viewpoint that a checkpoint's configuration names; without one, as before there were any, the street's.
+
+        Raises:
+            ConfigurationError: It names something else.
+        """
+        camera, volume = configuration.get("camera"), configuration.get("volume")
+        if camera is None and volume is None:
+            return Viewpoint()
+        try:
+            return Viewpoint.of_settings(CameraSettings(**(camera or {})), VolumeSettings(**(volume or {})))
+        except (TypeError, AttributeError, ValueError, AssertionError) as error:
+            raise ConfigurationError(
+                f"not a camera and a volume ({error})", where="camera, volume", cure="Name a checkpoint of `train`"
+            ) from error
+
+    @staticmethod
+    def of_bundle(bundle: StudentBundle) -> Viewpoint:
+        """The viewpoint that a student was trained for.
+
+        Raises:
+            ConfigurationError: Its grid does not begin at the camera, as those of trainings do.
+        """
+        grid, code, camera = bundle.grid, bundle.point_code, bundle.canonical
+        trained = bundle.provenance.get("configuration", {})
+        if trained.get("half_resolution_steps", 0) >= trained.get("steps", 1):
+            camera = camera.resized(2 * camera.width, 2 * camera.height)
+        lengths = [round(size * grid.voxel_size, 9) for size in grid.shape]
+        x, y, z = grid.origin
+        aligned = bundle.grid_from_camera.matrix.tolist() == DEFAULT_GRID_FROM_CAMERA.matrix.tolist()
+        if x != 0.0 or abs(2.0 * y + lengths[1]) > 1e-6 or not aligned:
+            raise ConfigurationError(
+                "its grid does not begin at the camera",
+                where=f"bundle {bundle.name}",
+                cure="Name `camera` and `volume` in the configuration",
+            )
+        above = round(lengths[2] + z, 9)
+        volume = Volume(code.near, code.far, lengths[0], -y, -z, above, grid.voxel_size)
+        return Viewpoint(camera, bundle.height_above_ground, bundle.pitch_range, volume)
+
+    @property
+    def settings(self) -> tuple[CameraSettings, VolumeSettings]:
+        """Settings that name exactly this viewpoint: what a checkpoint remembers."""
+        of_camera = {name: getattr(self.camera, name) for name in ("width", "height", "fx", "fy", "cx", "cy")}
+        camera = CameraSettings(**of_camera, height_above_ground=self.height_above_ground, pitch_range=self.pitch_range)
+        return camera, VolumeSettings(**vars(self.volume))
+
+    def __str__(self) -> str:
+        camera, volume, grid = self.camera, self.volume, self.volume.grid
+        return (
+            f"{camera.width}x{camera.height} pixels, {math.degrees(camera.horizontal_fov):.0f}° wide (fx "
+            f"{camera.fx:.1f}), {self.height_above_ground:.2f} m above the ground; "
+            f"{'x'.join(map(str, grid.shape))} voxels of {volume.voxel_size:g} m, {volume.ahead:g} m ahead, "
+            f"{volume.sideways:g} m to each side, {volume.below:g} m down, {volume.above:g} m up; depths "
+            f"{volume.near:g} to {volume.far:g} m"
+        )
