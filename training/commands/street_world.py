@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ASSETS = ("lidar", "depth", "label", "voxels")
-RIGS = ("stereo", "kitti360")
+RIGS = ("stereo", "kitti360", "delivery")
 UNFINISHED = ".unfinished"
 
 
@@ -27,11 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to be made")
     parser.add_argument(
-        "--rig", choices=RIGS, default=RIGS[0], help="kitti360 adds a fisheye to each side (default: %(default)s)"
+        "--rig",
+        choices=RIGS,
+        default=RIGS[0],
+        help="kitti360 adds a fisheye to each side; delivery is a robot's pair of fisheyes of 120°, 0.4 m above the "
+        "ground (default: %(default)s)",
     )
     parser.add_argument("--bag", action="store_true", help="also write a rosbag2 recording of the left camera")
     parser.add_argument("--all-cameras-bag", action="store_true", help="also write a rosbag2 recording of all cameras")
-    parser.add_argument("--size", type=int, nargs=2, default=(1242, 375), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("WIDTH", "HEIGHT"),
+        help="of images ahead (default: 1242 375, delivery 1280 960)",
+    )
     parser.add_argument("--assets", nargs="*", choices=ASSETS, default=ASSETS, help="what to store beside the images")
     parser.add_argument("--quality", type=int, default=92, help="JPEG quality (default: %(default)s)")
     parser.add_argument("--supersampling", type=int, default=2, help="rays along a pixel's side (default: %(default)s)")
@@ -96,10 +106,11 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
     from scene_completion_training.street_world.drive import FrameContent, StreetDrive
     from scene_completion_training.street_world.frame_workers import frames_computed_by
 
+    width, height = args.size or (None, None)
     arguments = {
         "seed": args.seed,
         "frames": args.frames,
-        "rig": make_rig(args.size[0], args.size[1], kind=args.rig),
+        "rig": make_rig(width, height, kind=args.rig),
         "supersampling": args.supersampling,
         "rate_hz": args.rate,
     }

@@ -1,4 +1,4 @@
-"""The rigs that drive through the towns: a stereo pair, perhaps two side fisheyes, and a spinning LiDAR.
+"""The rigs that drive through the towns: a car's stereo pair, perhaps with side fisheyes, or a robot's; and a LiDAR.
 
 Rig frame: x forward, y left, z up, on the ground below the middle of the stereo pair.
 """
@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_training.street_world.viewing_rays import LENS_ANGLE
+from scene_completion_training.viewpoint import Volume
 
 BASELINE_M = 0.54
 CAMERA_HEIGHT_M = 1.65
@@ -25,7 +27,10 @@ SIDE_LENS = (-0.018, 0.0012, 0.0, 0.0)  # Kannala-Brandt k1 ... k4
 SIDE_POSITION_M = (-0.85, 0.42, 1.95)  # of the left one, on the roof
 MOUNTING_ANGLE = np.deg2rad(0.7)  # to which a car's camera bar is off in pitch and roll
 
-RIGS = ("stereo", "kitti360")
+ROBOT_HEIGHT_M, ROBOT_BASELINE_M = 0.4, 0.12
+ROBOT_LENS_ANGLE = np.deg2rad(60.0)  # of its fisheyes to each side
+ROBOT_LIDAR_POSITION_M = (0.0, 0.0, 0.55)
+RIGS = ("stereo", "kitti360", "delivery")
 
 
 @dataclass(frozen=True)
@@ -51,31 +56,42 @@ class LidarModel:
 
 @dataclass(frozen=True, eq=False)
 class StreetRig:
-    """Cameras and LiDAR with their places in the rig frame."""
+    """Cameras and LiDAR with their places in the rig frame, and the grid of the ground truth around the left camera."""
 
     cameras: dict[str, Camera]
     rig_from_camera: dict[str, RigidTransform]
     lidar: LidarModel
     rig_from_lidar: RigidTransform
+    grid: VoxelGrid = DEFAULT_GRID
 
 
-def make_rig(width: int = 1242, height: int = 375, lidar: LidarModel | None = None, kind: str = "stereo") -> StreetRig:
+def make_rig(
+    width: int | None = None, height: int | None = None, lidar: LidarModel | None = None, kind: str = "stereo"
+) -> StreetRig:
     """A rig with front images of a given size; the horizontal field of view stays the same.
 
     Args:
-        kind: "stereo", or "kitti360" with a fisheye of 185 degrees to each side as well.
+        width: Of the front images, pixels; by default 1242, of a delivery robot 1280.
+        height: By default 375, of a delivery robot 960.
+        lidar: The LiDAR.
+        kind: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "delivery": a robot with two
+            fisheyes of 120 degrees ahead, 0.4 m above the ground.
 
     Raises:
         ValueError: There is no such rig.
     """
     if kind not in RIGS:
         raise ValueError(f"no rig {kind!r}: known are {', '.join(RIGS)}")
+    robot = kind == "delivery"
+    width, height = width or (1280 if robot else 1242), height or (960 if robot else 375)
     focal = FOCAL_PER_WIDTH * width
     camera = Camera(fx=focal, fy=focal, cx=0.4915 * width - 0.5, cy=0.466 * height - 0.5, width=width, height=height)
+    if robot:
+        camera = _fisheye(width, height, ROBOT_LENS_ANGLE)
+    above, apart = (ROBOT_HEIGHT_M, ROBOT_BASELINE_M) if robot else (CAMERA_HEIGHT_M, BASELINE_M)
     axes = OPTICAL_FROM_FORWARD.inverse().rotation
     rig_from_camera = {
-        name: RigidTransform(axes, np.array([0.0, y, CAMERA_HEIGHT_M]))
-        for name, y in ((LEFT, BASELINE_M / 2), (RIGHT, -BASELINE_M / 2))
+        name: RigidTransform(axes, np.array([0.0, y, above])) for name, y in ((LEFT, apart / 2), (RIGHT, -apart / 2))
     }
     cameras = dict.fromkeys(rig_from_camera, camera)
     if kind == "kitti360":
@@ -87,18 +103,23 @@ def make_rig(width: int = 1242, height: int = 375, lidar: LidarModel | None = No
         cameras=cameras,
         rig_from_camera=rig_from_camera,
         lidar=lidar or LidarModel(),
-        rig_from_lidar=RigidTransform(np.eye(3), np.array(LIDAR_POSITION_M)),
+        rig_from_lidar=RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M)),
+        grid=Volume.to_measure(above).grid,
     )
 
 
 def _side_camera(width: int) -> Camera:
     """A fisheye whose circle touches the edges of its square image."""
     size = max(16, 4 * round(SIDE_PER_WIDTH * width / 4))
+    return _fisheye(size, size, LENS_ANGLE)
+
+
+def _fisheye(width: int, height: int, a: float) -> Camera:
+    """A fisheye that sees so many radians to each side."""
     k1, k2, k3, k4 = SIDE_LENS
-    a = LENS_ANGLE
     radius = a * (1 + k1 * a**2 + k2 * a**4 + k3 * a**6 + k4 * a**8)
-    focal, middle = 0.5 * size / radius, 0.5 * (size - 1)
-    return Camera(focal, focal, middle, middle, size, size, "equidistant", SIDE_LENS)
+    focal = 0.5 * width / radius
+    return Camera(focal, focal, 0.5 * (width - 1), 0.5 * (height - 1), width, height, "equidistant", SIDE_LENS)
 
 
 def mounted(rig: StreetRig, seed: int) -> StreetRig:
@@ -107,7 +128,7 @@ def mounted(rig: StreetRig, seed: int) -> StreetRig:
     The stereo pair stays rectified, the LiDAR and the truth stay exact.
     """
     pitch, roll = np.random.default_rng([seed, 6]).uniform(-MOUNTING_ANGLE, MOUNTING_ANGLE, 2)
-    pivot = np.array([0.0, 0.0, CAMERA_HEIGHT_M])
+    pivot = rig.rig_from_camera[LEFT].translation * (0.0, 0.0, 1.0)
     turn = RigidTransform(rotation(0.0, pitch, roll), pivot) @ RigidTransform(np.eye(3), -pivot)
     return replace(rig, rig_from_camera={name: turn @ pose for name, pose in rig.rig_from_camera.items()})
 

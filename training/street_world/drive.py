@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
@@ -78,7 +78,7 @@ class StreetDrive:
         seed: Town; `seeds` says which seeds may be used for what.
         frames: Number of frames.
         rig: Cameras and LiDAR; they are mounted as the seed has it.
-        grid: Voxel grid of the ground truth, around the left camera.
+        grid: Voxel grid of the ground truth, around the left camera; by default the rig's.
         supersampling: Rays along each side of a pixel.
         rate_hz: Frames a second.
     """
@@ -88,11 +88,11 @@ class StreetDrive:
         seed: int,
         frames: int,
         rig: StreetRig,
-        grid: VoxelGrid = DEFAULT_GRID,
+        grid: VoxelGrid | None = None,
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
     ) -> None:
-        self.seed, self.grid = seed, grid
+        self.seed, self.grid = seed, grid or rig.grid
         self.rig = mounted(rig, seed)
         self.role = role_of_seed(seed)
         self.plan = TownPlan(seed, longest_drive(profile_of(seed), frames, rate_hz))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_training.street_world.camera_rig import (
     CAMERA_HEIGHT_M,
@@ -94,3 +95,18 @@ def test_the_bar_is_mounted_a_little_askew_and_stays_rectified() -> None:
         angles.append(np.arcsin(-left.rotation[2, 2]))
     assert 0.5 * MOUNTING_ANGLE < np.max(np.abs(angles)) <= MOUNTING_ANGLE + 1e-9
     assert isinstance(askew.rig_from_lidar, RigidTransform)
+
+
+def test_a_delivery_robot_has_wide_lenses_near_the_ground() -> None:
+    rig = make_rig(kind="delivery")
+    left, right = (rig.rig_from_camera[name].translation for name in (LEFT, RIGHT))
+    assert (left + right) / 2 == pytest.approx((0.0, 0.0, 0.4)) and left[1] - right[1] == pytest.approx(0.12)
+    camera = rig.cameras[LEFT]
+    assert camera == rig.cameras[RIGHT] and (camera.width, camera.height) == (1280, 960)
+    assert camera.distortion_model == "equidistant" and np.rad2deg(camera.horizontal_fov) == pytest.approx(120.0)
+    assert rig.grid.voxel_size == 0.05 and rig.grid.origin[2] < -0.4
+    assert make_rig().grid == make_rig(kind="kitti360").grid == DEFAULT_GRID
+    pitched = mounted(rig, 3).rig_from_camera[LEFT]
+    assert pitched.translation == pytest.approx(left, abs=1e-3) and not np.allclose(
+        pitched.rotation, rig.rig_from_camera[LEFT].rotation, atol=1e-4
+    )

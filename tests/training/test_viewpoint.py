@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, VoxelGrid
+from scene_completion_ros.inference.bundle import load_default_bundle
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Viewpoint, Volume, VolumeSettings
+
+
+def of(camera: dict[str, Any] | None = None, volume: dict[str, Any] | None = None) -> Viewpoint:
+    return Viewpoint.of_settings(CameraSettings(**(camera or {})), VolumeSettings(**(volume or {})))
+
+
+def test_settings_that_say_nothing_are_the_streets() -> None:
+    """Every number that was a constant before there was a choice."""
+    street = of()
+    assert street == Viewpoint() == Viewpoint.of_record({}) == Viewpoint.of_record({"steps": 3})
+    assert street.camera == Camera(370.0, 370.0, 319.5, 92.0, 640, 192)
+    volume = street.volume
+    assert volume.grid == DEFAULT_GRID
+    assert volume.point_code == PointCodeSpec(near=3.0, far=80.0, minimum_depth=1.0)
+    assert volume.fused_grid == VoxelGrid((-0.4, -25.6, -2.4), 0.2, (262, 256, 34), "turned")
+    assert (volume.fused_depth, volume.even_depth, volume.scale) == ((0.5, 60.0), 4.0, 1.0)
+    assert (volume.sampled_depth, volume.sampled_heights) == ((1.0, 52.0), (-4.5, 2.5))
+
+
+def test_the_shipped_student_has_the_streets() -> None:
+    bundle = load_default_bundle()
+    found = Viewpoint.of_bundle(bundle)
+    assert found.volume == Volume()
+    assert (found.camera, found.height_above_ground) == (STREET_CAMERA, 1.65)
+    moved = dataclasses.replace(bundle, grid=VoxelGrid((1.0, -2.0, -2.0), 0.2, (8, 8, 8)))
+    with pytest.raises(ConfigurationError, match="its grid does not begin at the camera"):
+        Viewpoint.of_bundle(moved)
+
+
+@pytest.mark.parametrize(
+    ("height", "voxel", "below", "above"),
+    [
+        (1.65, 0.2, 2.2, 4.2),
+        (1.4, 0.2, 2.2, 4.2),
+        (2.3, 0.2, 3.0, 3.4),
+        (0.4, 0.05, 0.55, 1.05),
+        (0.56, 0.05, 0.7, 0.9),
+    ],
+)
+def test_a_volume_to_the_measure_of_the_camera_holds_the_ground(
+    height: float, voxel: float, below: float, above: float
+) -> None:
+    volume = Volume.to_measure(height)
+    assert (volume.voxel_size, volume.below, volume.above) == (voxel, below, above)
+    assert volume.grid.shape == DEFAULT_GRID.shape
+    assert volume.ahead == pytest.approx(256 * voxel) and volume.far == pytest.approx(400 * voxel)
+    assert height < volume.below
+
+
+def test_a_camera_follows_from_what_is_given() -> None:
+    wide = of({"width": 512, "height": 256, "field_of_view": 100.0, "height_above_ground": 0.4})
+    assert math.degrees(wide.camera.horizontal_fov) == pytest.approx(100.0)
+    assert wide.camera.fy == wide.camera.fx and wide.volume == Volume.to_measure(0.4)
+    smaller = of({"width": 320, "height": 96})
+    assert smaller.camera == Camera(185.0, 185.0, 159.5, 45.75, 320, 96)
+    assert "512x256 pixels, 100° wide" in str(wide) and "0.40 m above the ground; 256x256x32 voxels" in str(wide)
+
+
+def test_what_is_recorded_is_read_back() -> None:
+    chosen = of({"width": 128, "height": 64, "fx": 50.0, "height_above_ground": 0.5}, {"ahead": 9.6, "near": 0.4})
+    camera, volume = chosen.settings
+    assert Viewpoint.of_record({"camera": vars(camera), "volume": vars(volume)}) == chosen
+    assert chosen.volume == dataclasses.replace(Volume.to_measure(0.5), ahead=9.6, near=0.4)
+    for broken in ({"camera": {"fz": 1.0}}, {"volume": 3}, {"camera": {"field_of_view": "auto"}}):
+        with pytest.raises(ConfigurationError, match="not a camera and a volume"):
+            Viewpoint.of_record(broken)
+
+
+def test_a_student_of_halved_images_is_trained_on_with_whole_ones() -> None:
+    bundle = SimpleNamespace(
+        canonical=STREET_CAMERA.resized(320, 96),
+        grid=DEFAULT_GRID,
+        grid_from_camera=DEFAULT_GRID_FROM_CAMERA,
+        point_code=PointCodeSpec(),
+        height_above_ground=1.65,
+        pitch_range=(-0.05, 0.05),
+        provenance={"configuration": {"half_resolution_steps": 10, "steps": 10}},
+    )
+    assert Viewpoint.of_bundle(bundle) == Viewpoint()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("camera", "volume", "message"),
+    [
+        ({"width": 630}, {}, "630x192 pixels. Take multiples of 32"),
+        ({"field_of_view": 180.0}, {}, "camera.field_of_view: 180.0°, but the canonical camera is a pinhole"),
+        ({"field_of_view": 90.0, "fx": 100.0}, {}, "both fx = 100.0 and a field of view"),
+        ({"height_above_ground": -0.4}, {}, "-0.4 m: the camera would be below the ground"),
+        ({"height_above_ground": math.nan}, {}, "nan m: the camera would be below the ground"),
+        ({"pitch_range": (0.2, 0.1)}, {}, r"\[0.2, 0.1\] is no range of pitches"),
+        ({}, {"near": 90.0}, "near = 90.0 m is not nearer than far = 80.0 m"),
+        ({}, {"ahead": 0.0}, "volume.ahead: 0.0 is no positive length"),
+        ({}, {"ahead": 51.3}, "ahead = 51.3 m is no whole number of 0.2 m voxels. Take a multiple, such as 51.2 m"),
+        ({}, {"ahead": 80.0}, "its corners are 84.0 m away"),
+        ({}, {"below": 1.6, "above": 4.8}, "the volume ends 1.6 m below the camera, the ground lies at 1.65 m"),
+    ],
+)
+def test_what_cannot_be_is_refused(camera: dict[str, Any], volume: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        of(camera, volume)
+
+
+def test_a_canonical_camera_has_no_lens() -> None:
+    with pytest.raises(ConfigurationError, match="Take a pinhole"):
+        Viewpoint(dataclasses.replace(STREET_CAMERA, distortion_model="plumb_bob", distortion=(0.1, 0.0, 0.0, 0.0)))

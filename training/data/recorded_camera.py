@@ -1,0 +1,218 @@
+"""The viewpoint that a configuration asks for; what it leaves to the recordings is taken from them, and said."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data.prepared import cameras_ahead
+from scene_completion_training.data.rectified import rectified_sequence
+from scene_completion_training.data.stereo import stereo_depth, stereo_pair
+from scene_completion_training.extraction.scale import ground_plane
+from scene_completion_training.viewpoint import (
+    ENCODER_STEP,
+    STREET_CAMERA,
+    CameraSettings,
+    Viewpoint,
+    VolumeSettings,
+)
+
+WIDEST, TALLEST = math.radians(100.0), math.radians(60.0)
+"""A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into."""
+_STEP = 2 * ENCODER_STEP
+"""Sizes are multiples of this, so that images of half the size will do as well."""
+_MOUNTED_M = {"KITTI": 1.65, "KITTI raw": 1.65, "KITTI-360": 1.55}
+_FRAMES = 8  # of a recording, whose ground is looked at
+_POINTS = 4000  # of a frame
+_CONTRADICTING = 1.25  # heights that differ by more are those of different rigs
+
+
+def viewpoint_of(
+    camera: CameraSettings, volume: VolumeSettings, sequences: Sequence[PosedSequence]
+) -> tuple[Viewpoint, list[str]]:
+    """The viewpoint that settings ask for, of recordings where they say so.
+
+    Args:
+        camera: The canonical camera; its field of view, its height, or both may be "auto".
+        volume: The space to be completed.
+        sequences: Training recordings; only looked at where something is "auto".
+
+    Returns:
+        The viewpoint, and lines for people that say what was taken from the recordings.
+
+    Raises:
+        ConfigurationError: The settings contradict each other, or the recordings do not say how high the camera stands.
+    """
+    said = []
+    if camera.height_above_ground == "auto":
+        height, source = recorded_height(sequences)
+        camera = dataclasses.replace(camera, height_above_ground=height)
+        said.append(f"camera {height:.2f} m above the ground: {source}")
+    if camera.field_of_view == "auto":
+        if camera.fx is not None:
+            raise ConfigurationError(
+                f"both fx = {camera.fx} and a field of view of the recordings",
+                where="camera",
+                cure="Give one of them",
+            )
+        seen = recorded_view(sequences)
+        camera = _fitting(camera, seen)
+        said.append(f"field of view: {seen.told}")
+    return Viewpoint.of_settings(camera, volume), said
+
+
+@dataclass(frozen=True)
+class RecordedView:
+    """What all cameras ahead see.
+
+    Attributes:
+        left, right, top, bottom: Where their narrowest images end, as tangents of angles off the axis.
+        focal: Pixels per unit of tangent in the middle of the coarsest images.
+        told: What was taken, for people.
+    """
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    focal: float
+    told: str
+
+
+def recorded_view(sequences: Sequence[PosedSequence]) -> RecordedView:
+    """What the cameras ahead of all recordings see, so that every image fills the canonical camera."""
+    cameras = [sequence.cameras[name] for sequence in sequences for name in cameras_ahead(sequence)[:1]]
+    edges = np.array([_edges(camera) for camera in cameras])
+    narrowest = edges.min(axis=0)
+    wide = [math.degrees(camera.horizontal_fov) for camera in cameras]
+    models = sorted({camera.distortion_model for camera in cameras})
+    told = f"the recordings see {min(wide):.0f}°" + (f" to {max(wide):.0f}°" if max(wide) > min(wide) + 1.0 else "")
+    told += f" ({', '.join('pinhole' if model == 'none' else model for model in models)})"
+    kept = np.minimum(narrowest[:2], math.tan(WIDEST / 2.0))
+    if (kept < narrowest[:2]).any():
+        angle = math.degrees(np.arctan(kept).sum())
+        told += f", of which a pinhole takes {angle:.0f}°: it stretches the rest beyond use"
+    elif max(wide) > min(wide) + 1.0:
+        told += ", of which the narrowest is taken"
+    focal = min(min(camera.axial_focal_lengths) for camera in cameras)
+    return RecordedView(float(kept[0]), float(kept[1]), float(narrowest[2]), float(narrowest[3]), focal, told)
+
+
+def _edges(camera: Camera) -> tuple[float, float, float, float]:
+    """Tangents of the angles off the axis at which an image ends: left, right, top, bottom."""
+    u, v = [-0.5, camera.width - 0.5], [-0.5, camera.height - 0.5]
+    pixels = np.array([[u[0], camera.cy], [u[1], camera.cy], [camera.cx, v[0]], [camera.cx, v[1]]])
+    rays = np.abs(np.nan_to_num(np.asarray(camera.unproject(pixels)), nan=np.inf))  # NaN: beyond 90°
+    return float(rays[0, 0]), float(rays[1, 0]), float(rays[2, 1]), float(rays[3, 1])
+
+
+def _fitting(camera: CameraSettings, seen: RecordedView) -> CameraSettings:
+    """Settings of a camera that sees as much, with as many pixels as the street's at most, and no finer than seen."""
+    across = seen.left + seen.right
+    top, bottom = (min(edge, math.tan(TALLEST / 2.0)) for edge in (seen.top, seen.bottom))
+    pixels = STREET_CAMERA.width * STREET_CAMERA.height
+    focal = min(seen.focal, math.sqrt(pixels / (across * (top + bottom))))
+    width = camera.width or max(_STEP, _STEP * round(focal * across / _STEP))
+    focal = width / across
+    height = camera.height or max(_STEP, _STEP * round(focal * (top + bottom) / _STEP))
+    if camera.height is None:
+        while height > _STEP and height > focal * (seen.top + seen.bottom) + 0.05 * _STEP:
+            height -= _STEP
+    return dataclasses.replace(
+        camera,
+        width=width,
+        height=height,
+        fx=focal,
+        fy=focal if camera.fy is None else camera.fy,
+        cx=width * seen.left / across - 0.5 if camera.cx is None else camera.cx,
+        cy=height * top / (top + bottom) - 0.5 if camera.cy is None else camera.cy,
+        field_of_view=None,
+    )
+
+
+def recorded_height(sequences: Sequence[PosedSequence]) -> tuple[float, str]:
+    """Height of the cameras ahead above the ground, metres, and where it is known from.
+
+    Raises:
+        ConfigurationError: No recording says it, or they contradict each other.
+    """
+    found = [known for sequence in sequences if (known := _height(sequence)) is not None]
+    if not found:
+        raise ConfigurationError(
+            "the recordings do not say how high the camera stands: neither LiDAR nor a stereo pair shows the ground",
+            where="camera.height_above_ground",
+            cure="Measure from the ground to the lens: `camera: {field_of_view: auto, height_above_ground: METRES}`",
+        )
+    heights = [height for height, _ in found]
+    if max(heights) > _CONTRADICTING * min(heights):
+        raise ConfigurationError(
+            f"cameras {min(heights):.2f} to {max(heights):.2f} m above the ground",
+            where="camera.height_above_ground",
+            cure="Train on recordings of one rig, or name the height",
+        )
+    return round(float(np.median(heights)), 2), ", ".join(sorted({source for _, source in found}))
+
+
+def _height(sequence: PosedSequence) -> tuple[float, str] | None:
+    provenance, name = sequence.provenance, cameras_ahead(sequence)[0]
+    if provenance.get("source") == "street world":  # whose rigs stand on the origin of their frame
+        return float(sequence.rig_from_camera[name].translation[2]), "exact, of the street world"
+    if provenance.get("dataset") in _MOUNTED_M:
+        return _MOUNTED_M[provenance["dataset"]], f"as {provenance['dataset']} has it mounted"
+    extracted = provenance.get("settings")
+    if isinstance(extracted, dict) and extracted.get("camera_height"):
+        return float(extracted["camera_height"]), "as given to `extract`"
+    generator = np.random.default_rng(0)
+    measured = (
+        (_lidar_points(sequence, name), "ground seen by LiDAR"),
+        (_stereo_points(sequence), "ground seen by stereo"),
+    )
+    for clouds, source in measured:
+        heights = []
+        for points in clouds:
+            chosen = points[generator.permutation(len(points))[:_POINTS]]
+            plane = ground_plane(chosen, generator)
+            if plane is not None:
+                heights.append(plane[0])
+        if heights:
+            return float(np.median(heights)), source
+    return None
+
+
+def _some_frames(sequence: PosedSequence) -> range:
+    return range(0, len(sequence), -(-len(sequence) // _FRAMES))
+
+
+def _lidar_points(sequence: PosedSequence, name: str) -> Iterator[NDArray[np.float64]]:
+    """LiDAR points [N, 3] of some frames in a camera's optical frame, metres."""
+    camera_from_rig = sequence.rig_from_camera[name].inverse()
+    for index in _some_frames(sequence):
+        points = sequence.lidar(index)
+        if points is not None:
+            yield np.asarray(camera_from_rig.apply(points.astype(np.float64)))
+
+
+def _stereo_points(sequence: PosedSequence) -> Iterator[NDArray[np.float64]]:
+    """Points [N, 3] that stereo finds in some frames, in the left camera's optical frame, metres."""
+    try:
+        left, right, baseline = stereo_pair(sequence)
+    except SequenceError:
+        return
+    wide = _fitting(CameraSettings(), recorded_view([sequence])).camera()
+    sequence = rectified_sequence(sequence, (left, right), wide)
+    camera = sequence.cameras[left]
+    pixels = camera.pixel_centres()
+    for index in _some_frames(sequence):
+        grey = [np.asarray(cv2.cvtColor(sequence.image(index, side), cv2.COLOR_RGB2GRAY)) for side in (left, right)]
+        depth = stereo_depth(grey[0].astype(np.uint8), grey[1].astype(np.uint8), camera.fx, baseline)
+        known = depth > 0.0
+        yield np.asarray(camera.unproject(pixels[known])) * depth[known][:, None]
