@@ -36,6 +36,7 @@ OF_SEVERAL_MODULES = {
     "training/gpu_export/test_gpu_export.py": "from a student to its graphs for GPUs",
     "training/gpu_export/test_gpu_export_builds.py": "those graphs, built by TensorRT-RTX",
     "training/stages/test_feature_stages.py": "stages that learn features, and what they share",
+    "training/stages/test_known_stages.py": "the registry of stages, and what all stages promise",
     "training/stages/test_stages.py": "stages that learn densities, and what they share",
     "training/test_training.py": "the command in processes of its own",
 }
