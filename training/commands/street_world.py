@@ -76,7 +76,7 @@ def _check(args: argparse.Namespace) -> str:
     from importlib.util import find_spec
 
     from scene_completion_ros.errors import SceneCompletionError
-    from scene_completion_training.street_world.seeds import role_of_seed
+    from scene_completion_training.street_world.town import role_of_seed
 
     for flag, value in (
         ("--frames", args.frames),
@@ -103,8 +103,7 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
     from contextlib import nullcontext
 
     from scene_completion_training.street_world.camera_rig import make_rig
-    from scene_completion_training.street_world.drive import FrameContent, StreetDrive
-    from scene_completion_training.street_world.frame_workers import frames_computed_by
+    from scene_completion_training.street_world.drive import FrameContent, StreetDrive, frames_computed_by
 
     width, height = args.size or (None, None)
     arguments = {

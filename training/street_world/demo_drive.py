@@ -8,9 +8,9 @@ from pathlib import Path
 from scene_completion_training.street_world.camera_rig import LidarModel, make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.drive_bag import write_drive_bag
-from scene_completion_training.street_world.seeds import DEMO_SEEDS
+from scene_completion_training.street_world.town import SEEDS_OF_ROLE
 
-SEED = DEMO_SEEDS[0]
+SEED = SEEDS_OF_ROLE["demo"][0]
 FRAMES = 40
 QUALITY = 80
 LIDAR = LidarModel(beams=32, columns=600)

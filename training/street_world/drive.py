@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -17,12 +21,10 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_training.street_world.ground_truth import VoxelTruth, voxel_truth
-from scene_completion_training.street_world.lidar import scan
-from scene_completion_training.street_world.render import Renderer, View, trace_view
+from scene_completion_training.street_world.render import Renderer, View, scan, trace_view
 from scene_completion_training.street_world.scene import StreetScene, build_scene
-from scene_completion_training.street_world.seeds import role_of_seed
 from scene_completion_training.street_world.sky import Sky
-from scene_completion_training.street_world.town import TownPlan, profile_of
+from scene_completion_training.street_world.town import TownPlan, profile_of, role_of_seed
 from scene_completion_training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 
 ASSETS = ("lidar", "depth", "label", "voxels")
@@ -30,6 +32,7 @@ ASSETS = ("lidar", "depth", "label", "voxels")
 
 BUILT_BEHIND_M, BUILT_AHEAD_M = 90.0, 230.0
 STAGE_M = 80.0  # of driving, after which the town is built anew around the rig
+BLOCK = 8  # frames in a row that one process computes: neighbours share a built town
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class StreetDrive:
     for in their order are the quickest.
 
     Args:
-        seed: Town; `seeds` says which seeds may be used for what.
+        seed: Town; `SEEDS_OF_ROLE` says which seeds may be used for what.
         frames: Number of frames.
         rig: Cameras and LiDAR; they are mounted as the seed has it.
         grid: Voxel grid of the ground truth, around the left camera; by default the rig's.
@@ -246,3 +249,58 @@ def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
     if not good:
         raise ImageError("OpenCV could not encode a JPEG", where=f"image of shape {image.shape}")
     return content.tobytes()
+
+
+_drive: StreetDrive | None = None  # of a worker process
+
+
+def _start(arguments: dict[str, Any]) -> None:
+    global _drive
+    cv2.setNumThreads(1)
+    _drive = StreetDrive(**arguments)
+
+
+def _compute(indices: range, options: dict[str, Any]) -> list[FrameContent]:
+    assert _drive is not None  # _start has run in this process
+    return [_drive.content(index, **options) for index in indices]
+
+
+@contextmanager
+def frames_computed_by(
+    workers: int, arguments: dict[str, Any], options: dict[str, Any]
+) -> Iterator[Callable[[int], FrameContent]]:
+    """Start processes for a drive and yield a function that returns a frame's content.
+
+    Frames have to be asked for in ascending order, each as often as wished. What is computed ahead is bounded, and
+    every frame is the same whatever the number of workers: all randomness is seeded by town and frame.
+
+    Args:
+        workers: Number of processes; they are spawned, because embree and numba do not survive a fork.
+        arguments: Of `StreetDrive`.
+        options: Of `StreetDrive.content`.
+    """
+    frames = int(arguments["frames"])
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(arguments,)) as pool:
+        ahead: deque[tuple[range, Future[list[FrameContent]]]] = deque()
+        blocks = iter([range(a, min(a + BLOCK, frames)) for a in range(0, frames, BLOCK)])
+
+        def submit() -> None:
+            if (block := next(blocks, None)) is not None:
+                ahead.append((block, pool.submit(_compute, block, options)))
+
+        for _ in range(workers + 1):
+            submit()
+
+        def content_of(index: int) -> FrameContent:
+            while index >= ahead[0][0].stop:
+                ahead.popleft()
+                submit()
+            block, future = ahead[0]
+            return future.result()[index - block.start]
+
+        try:
+            yield content_of
+        finally:
+            for _, future in ahead:
+                future.cancel()

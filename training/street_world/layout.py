@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_training.street_world.ground import Ground
-from scene_completion_training.street_world.parts import Part, moved_all
+from scene_completion_training.street_world.parts import Part, moved_all, triple
 from scene_completion_training.street_world.plants import bush, conifer, tree
 from scene_completion_training.street_world.street_line import StreetLine
 from scene_completion_training.street_world.street_profile import StreetProfile
@@ -92,6 +92,13 @@ class Layout:
         tilt = -slope * np.cos(turn)
         tilted = [part.tilted(0.0, float(tilt)) for part in things] if abs(tilt) > 2e-3 else things
         self.parts += moved_all(tilted, (float(x), float(y), self.ground.height(s, d)), heading)
+
+    def stand(
+        self, make: Callable[[], list[Part]], s: float, d: float, turn: float = 0.0, *, clear: float, radius: float
+    ) -> None:
+        """Make an object and place it, unless a side street is as near as `clear` or its round spot is taken."""
+        if not self.meets_side_street(s, 1 if d > 0 else -1, clear) and self.claim(s, d, radius):
+            self.place(make(), s, d, turn)
 
     def place_if_clear(self, things: list[Part], s: float, d: float, turn: float, margin: float) -> bool:
         """Stand an object upright unless it would reach into the street, a side street, or what stands there."""
@@ -204,8 +211,7 @@ def _without(part: Part, cut: NDArray[np.bool_]) -> Part:
 
 
 def _copy(part: Part, scale: float, shade: Floats) -> Part:
-    tint = tuple(float(value) for value in np.asarray(part.tint) * shade)
-    return replace(part, corners=part.corners * scale, tint=(tint[0], tint[1], tint[2]))
+    return replace(part, corners=part.corners * scale, tint=triple(np.asarray(part.tint) * shade))
 
 
 def _footprint(xy: Floats) -> Floats:

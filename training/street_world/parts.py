@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,15 @@ from scene_completion_training.street_world.classes import StreetClass
 
 Floats = NDArray[np.float64]
 Colour = tuple[float, float, float]
+Tile = tuple[float, float] | Literal["natural", "stretched"]
+"""Metres of a texture's tile (horizontally, vertically), those of `TILES_M`, or one tile over each face."""
 WHITE: Colour = (1.0, 1.0, 1.0)
+TILES_M = {"concrete": (3.0, 3.0), "bricks": (2.0, 2.0), "planks": (2.0, 1.2)} | dict.fromkeys(
+    ("leaves", "leaves_dark", "leaves_yellow"), (1.6, 1.6)
+)
+"""Natural tiles of what has joints or leaves of a known size; others have one metre."""
+STRETCHED = frozenset({"car_side", "car_glass", "car_screen"})
+"""Textures that show one thing as a whole: their tile is a face."""
 _NEXT, _AFTER = np.array([1, 2, 0]), np.array([2, 0, 1])  # axes of a cross product
 
 
@@ -66,6 +75,16 @@ class Part:
         return normal, np.einsum("ij,ij->i", normal, a[keep])
 
 
+def triple(values: NDArray[np.floating]) -> tuple[float, float, float]:
+    """Three values, of a colour or a place, as a tuple."""
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def grey(shade: float) -> Colour:
+    """A colour of equal red, green and blue."""
+    return (shade, shade, shade)
+
+
 def moved_all(parts: list[Part], translation: tuple[float, float, float], yaw: float = 0.0) -> list[Part]:
     """Every part of an object turned by yaw, then shifted."""
     return [part.moved(translation, yaw) for part in parts]
@@ -113,15 +132,14 @@ def frustum(
     label: StreetClass,
     *,
     tint: Colour = WHITE,
-    tile: tuple[float, float] | None = (1.0, 1.0),
-    solid: bool = True,
+    tile: Tile = "natural",
 ) -> Part:
     """Body between the rectangle `bottom` (x0, x1, y0, y1) at z[0] and the rectangle `top` at z[1].
 
     Args:
         textures: One texture, or one for the faces along x (front, back), along y (sides) and along z.
-        tile: Metres of a texture tile (horizontally, vertically); None stretches one tile over each face.
     """
+    size = _tile_m(tile, textures)
     x0, x1, y0, y1 = bottom
     p0, p1, q0, q1 = top
     low = np.array([(x0, y0, z[0]), (x1, y0, z[0]), (x1, y1, z[0]), (x0, y1, z[0])])
@@ -131,13 +149,22 @@ def frustum(
         quad = np.array([low[first], low[second], high[second], high[first]])
         faces.append(quad)
         length = float(np.linalg.norm(quad[1] - quad[0]))
-        uvs.append(_face_uv(length, float(np.linalg.norm(quad[3] - quad[0])), tile))
+        uvs.append(_face_uv(length, float(np.linalg.norm(quad[3] - quad[0])), size))
     faces += [high, low[::-1]]
-    uvs += [_face_uv(abs(p1 - p0), abs(q1 - q0), tile), _face_uv(abs(x1 - x0), abs(y1 - y0), tile)]
+    uvs += [_face_uv(abs(p1 - p0), abs(q1 - q0), size), _face_uv(abs(x1 - x0), abs(y1 - y0), size)]
     if isinstance(textures, str):
         textures = (textures, textures, textures)
     names = (textures[0], textures[0], textures[1], textures[1], textures[2], textures[2])
-    return quads(np.array(faces), np.array(uvs), names, label, tint=tint, solid=solid)
+    return quads(np.array(faces), np.array(uvs), names, label, tint=tint)
+
+
+def _tile_m(tile: Tile, textures: str | tuple[str, ...]) -> tuple[float, float] | None:
+    """Metres of a tile; None where one is stretched over each face."""
+    if not isinstance(tile, str):
+        return tile
+    if tile == "stretched" or STRETCHED.intersection([textures] if isinstance(textures, str) else textures):
+        return None
+    return TILES_M.get(textures, (1.0, 1.0)) if isinstance(textures, str) else (1.0, 1.0)
 
 
 def _face_uv(length: float, height: float, tile: tuple[float, float] | None) -> Floats:
@@ -152,17 +179,12 @@ def box(
     label: StreetClass,
     *,
     tint: Colour = WHITE,
-    tile: tuple[float, float] | None = (1.0, 1.0),
+    tile: Tile = "natural",
 ) -> Part:
     """Axis-parallel box; see `frustum` for the textures."""
-    rectangle = (
-        centre[0] - size[0] / 2,
-        centre[0] + size[0] / 2,
-        centre[1] - size[1] / 2,
-        centre[1] + size[1] / 2,
-    )
-    z = (centre[2] - size[2] / 2, centre[2] + size[2] / 2)
-    return frustum(rectangle, rectangle, z, textures, label, tint=tint, tile=tile)
+    (x, y, z), (half_x, half_y, half_z) = centre, (size[0] / 2, size[1] / 2, size[2] / 2)
+    rectangle = (x - half_x, x + half_x, y - half_y, y + half_y)
+    return frustum(rectangle, rectangle, (z - half_z, z + half_z), textures, label, tint=tint, tile=tile)
 
 
 def extrusion(
@@ -172,27 +194,26 @@ def extrusion(
     label: StreetClass,
     *,
     tint: Colour = WHITE,
-    tile: tuple[float, float] | None = (1.0, 1.0),
+    tile: Tile = "natural",
 ) -> Part:
     """Convex profile [K, 2] of (x, z), counter-clockwise seen from -y, drawn along y.
 
     Args:
         textures: Texture of the two caps and of the mantle.
-        tile: Metres of a texture tile; None stretches one tile over the caps and over each mantle face.
     """
-    count = len(profile)
+    count, size = len(profile), _tile_m(tile, textures)
     near = np.insert(profile, 1, y[0], axis=1)  # [K, 3]
     far = np.insert(profile, 1, y[1], axis=1)
     low, high = profile.min(axis=0), profile.max(axis=0)
-    cap_uv = (profile - low) / (high - low if tile is None else np.asarray(tile))
+    cap_uv = (profile - low) / (high - low if size is None else np.asarray(size))
     following = np.roll(np.arange(count), -1)
     lengths = np.linalg.norm(profile[following] - profile, axis=-1)
     along = np.concatenate([[0.0], np.cumsum(lengths)])
     mantle = np.stack([near[following], near, far, far[following]], axis=1)  # [K, 4, 3]
-    u, v = (1.0, 1.0) if tile is None else (abs(y[1] - y[0]) / tile[0], 1.0 / tile[1])
+    u, v = (1.0, 1.0) if size is None else (abs(y[1] - y[0]) / size[0], 1.0 / size[1])
     mantle_uv = np.zeros((count, 4, 2))
     for k in range(count):
-        start, end = (0.0, 1.0) if tile is None else (along[k] * v, along[k + 1] * v)
+        start, end = (0.0, 1.0) if size is None else (along[k] * v, along[k + 1] * v)
         mantle_uv[k] = [(0.0, end), (0.0, start), (u, start), (u, end)]
     part = quads(mantle, mantle_uv, textures[1], label, tint=tint)
     fan = np.array([[0, k, k + 1] for k in range(1, count - 1)])
@@ -214,7 +235,7 @@ def cylinder(
     label: StreetClass,
     *,
     tint: Colour = WHITE,
-    tile: tuple[float, float] | None = None,
+    tile: Tile = "stretched",
     sides: int = 12,
 ) -> Part:
     """Cylinder along y, centred on the origin; tilt it upright with `upright`."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_training.street_world.classes import StreetClass
-from scene_completion_training.street_world.parts import Part, box, cylinder, ellipsoid, frustum, upright
+from scene_completion_training.street_world.parts import WHITE, Part, box, cylinder, ellipsoid, frustum, triple, upright
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def conifer(rng: np.random.Generator, height: float) -> list[Part]:
         low = 0.1 * height + 0.86 * height * share
         rise = 0.2 * height
         cone = (-size, size, -size, size), (-0.25 * size, 0.25 * size, -0.25 * size, 0.25 * size)
-        body = frustum(*cone, (low, low + rise), "leaves_dark", StreetClass.VEGETATION, tile=(1.6, 1.6))
+        body = frustum(*cone, (low, low + rise), "leaves_dark", StreetClass.VEGETATION)
         parts.append(body.moved((0.0, 0.0, 0.0), float(rng.uniform(0, 6.28))))
         ring = rng.uniform(0.0, 2 * np.pi, 40)
         out = rng.uniform(0.5, 1.3, 40) * size
@@ -69,7 +69,7 @@ def hedge(rng: np.random.Generator, length: float, height: float, texture: str) 
     """A hedge along x, starting at the origin: a core with twigs sticking out of it."""
     half = float(rng.uniform(0.28, 0.42))
     core = (0.0, length, -half, half), (0.03, length - 0.03, -0.85 * half, 0.85 * half)
-    parts = [frustum(*core, (-0.3, height), texture, StreetClass.VEGETATION, tile=(1.6, 1.6))]
+    parts = [frustum(*core, (-0.3, height), texture, StreetClass.VEGETATION)]
     count = round(70 * length * (height + 0.6))
     points = rng.uniform((0.0, -1.0, 0.0), (length, 1.0, 1.0), (count, 3))
     face = rng.integers(0, 4, count)  # two sides, twice the top
@@ -87,9 +87,8 @@ def stump(rng: np.random.Generator) -> list[Part]:
     parts = []
     for row, count in enumerate((4, 3, 2)):
         for k in range(count):
-            log = cylinder(
-                0.2, float(rng.uniform(2.6, 3.2)), ("planks", "bark"), StreetClass.TRUNK, tile=(1.0, 1.0), sides=8
-            )
+            length = float(rng.uniform(2.6, 3.2))
+            log = cylinder(0.2, length, ("planks", "bark"), StreetClass.TRUNK, tile=(1.0, 1.0), sides=8)
             parts.append(log.moved(((k - count / 2) * 0.41, 0.0, 0.2 + 0.36 * row), 0.0))
     return parts
 
@@ -97,7 +96,7 @@ def stump(rng: np.random.Generator) -> list[Part]:
 def crop(length: float, height: float) -> list[Part]:
     """A stand of maize along x, starting at the origin, four metres deep to its left."""
     size = (length, 4.0, height + 0.6)
-    return [box(size, (length / 2, 2.0, height / 2 - 0.3), "leaves", StreetClass.VEGETATION, tile=(1.6, 1.6))]
+    return [box(size, (length / 2, 2.0, height / 2 - 0.3), "leaves", StreetClass.VEGETATION)]
 
 
 def _stem(radius: float, length: float) -> Part:
@@ -117,17 +116,7 @@ def _clump(rng: np.random.Generator, radii: Floats, centre: Floats, texture: str
     """A closed core and leaves that stand out of it."""
     shade = float(rng.uniform(0.7, 1.15))
     tint = (shade * float(rng.uniform(0.92, 1.08)), shade, shade * float(rng.uniform(0.9, 1.05)))
-    size = (float(radii[0]), float(radii[1]), float(radii[2]))
-    middle = (float(centre[0]), float(centre[1]), float(centre[2]))
-    core = ellipsoid(
-        (0.85 * size[0], 0.85 * size[1], 0.85 * size[2]),
-        middle,
-        texture,
-        StreetClass.VEGETATION,
-        tint=tint,
-        tile=1.6,
-        subdivisions=1,
-    )
+    core = ellipsoid(triple(0.85 * radii), triple(centre), texture, StreetClass.VEGETATION, tint=tint, tile=1.6)
     outward = _directions(rng, count) + 0.25 * rng.standard_normal((count, 3))
     outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
     points = centre + radii * outward * rng.uniform(0.72, 1.2, (count, 1))
@@ -149,7 +138,7 @@ def _leaves(rng: np.random.Generator, points: Floats, outward: Floats, size: flo
         normals=np.repeat(normal[:, None], 3, axis=1),
         texture=np.zeros(count, np.int64),
         texture_names=(texture,),
-        tint=(1.0, 1.0, 1.0),
+        tint=WHITE,
         label=StreetClass.VEGETATION,
         solid=False,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from scene_completion_training.street_world import buildings, street_objects, vehicles
+from scene_completion_training.street_world import buildings, road_users, street_objects
 from scene_completion_training.street_world.facade_textures import FLOORS
 from scene_completion_training.street_world.layout import Layout
 from scene_completion_training.street_world.parts import Part
-from scene_completion_training.street_world.people import person
 from scene_completion_training.street_world.plants import LEAVES, crop, hedge, stump
 from scene_completion_training.street_world.street_profile import SideProfile, StreetKind
 
@@ -49,9 +49,8 @@ def _houses(layout: Layout, sign: int, side: SideProfile) -> None:
     while s < layout.end - 4.0:
         width = float(rng.uniform(7.0, 18.0 if kind is not StreetKind.SUBURB else 13.0))
         setback = float(rng.choice(setbacks, p=shares) + rng.uniform(0.0, 1.0))
-        if s + width > layout.end or layout.chance(
-            {StreetKind.INNER_CITY: 0.05, StreetKind.SUBURB: 0.2}.get(kind, 0.12)
-        ):
+        gardens = {StreetKind.INNER_CITY: 0.05, StreetKind.SUBURB: 0.2}.get(kind, 0.12)
+        if s + width > layout.end or layout.chance(gardens):
             width = min(width, layout.end - s)
             _garden(layout, sign, side, (s, s + width))
         elif _house(layout, sign, side, s, width, setback):
@@ -59,9 +58,8 @@ def _houses(layout: Layout, sign: int, side: SideProfile) -> None:
         else:
             _garden(layout, sign, side, (s, s + width))
         s += width
-        gap = float(
-            rng.choice([0.05, 2.5, 6.0], p=[0.7, 0.2, 0.1] if kind is StreetKind.INNER_CITY else [0.15, 0.4, 0.45])
-        )
+        gaps = [0.7, 0.2, 0.1] if kind is StreetKind.INNER_CITY else [0.15, 0.4, 0.45]
+        gap = float(rng.choice([0.05, 2.5, 6.0], p=gaps))
         if gap > 1.0 and s + gap < layout.end:
             _garden(layout, sign, side, (s, s + gap))
         s += gap
@@ -124,7 +122,7 @@ def _garden(layout: Layout, sign: int, side: SideProfile, reach: tuple[float, fl
             body = [part.moved((-1.5, 0.0, 0.0)) for part in buildings.garage(rng)]
             layout.place_if_clear(body, middle, sign * (side.walk_edge + back), 0.0 if sign > 0 else np.pi, 1.0)
         if layout.chance(0.6):
-            car = vehicles.car(rng) if layout.chance(0.85) else vehicles.trailer(rng)
+            car = road_users.car(rng) if layout.chance(0.85) else road_users.trailer(rng)
             turn = sign * np.pi / 2 * float(rng.choice([-1.0, 1.0]))
             layout.place_if_clear(car.parts, middle, sign * (side.walk_edge + back - car.length / 2 - 0.3), turn, 0.2)
         return
@@ -158,11 +156,10 @@ def _open_land(layout: Layout, sign: int, side: SideProfile) -> None:
     kinds = ("woods", "row", "field", "hedge", "yard", "bare")
     cover = str(rng.choice(kinds, p=(0.28, 0.18, 0.12, 0.12, 0.18, 0.12)))
     if layout.chance(0.6 if arterial else 0.2):
-        layout.along(start, end, sign * (edge + 0.75), _rail, piece=4.0)
+        layout.along(start, end, sign * (edge + 0.75), street_objects.guard_rail, piece=4.0)
     elif not arterial or layout.chance(0.4):
         for s in np.arange(start + 5.0, end, 25.0).tolist():
-            if not layout.meets_side_street(s, sign, 1.0) and layout.claim(s, sign * (edge + 0.8), 0.3):
-                layout.place(street_objects.delineator(), s, sign * (edge + 0.8))
+            layout.stand(street_objects.delineator, s, sign * (edge + 0.8), clear=1.0, radius=0.3)
     if cover == "woods":
         depth = float(rng.uniform(8.0, 30.0))
         for _ in range(round(1.1 * depth)):
@@ -189,10 +186,6 @@ def _open_land(layout: Layout, sign: int, side: SideProfile) -> None:
     _scatter_bushes(layout, sign, (edge + 2.0, edge + 14.0), int(rng.integers(0, 9)))
 
 
-def _rail(length: float) -> list[Part]:
-    return street_objects.guard_rail(length)
-
-
 def _scatter_bushes(layout: Layout, sign: int, between: tuple[float, float], count: int) -> None:
     for _ in range(count):
         s = float(layout.rng.uniform(layout.start, layout.end))
@@ -208,21 +201,16 @@ def _yard(layout: Layout, sign: int, side: SideProfile) -> None:
     body = [part.moved((-width / 2, 0.0, 0.0)) for part in buildings.hall(rng, width, depth)]
     turn = 0.0 if sign > 0 else np.pi
     layout.place_if_clear(body, middle, sign * (side.walk_edge + setback), turn, 2.0)
+    makers = (road_users.car, road_users.van, road_users.truck, road_users.trailer)
     for _ in range(5):
-        vehicle = [vehicles.car, vehicles.van, vehicles.truck, vehicles.trailer][
-            int(rng.choice(4, p=[0.6, 0.15, 0.15, 0.1]))
-        ](rng)
+        vehicle = makers[int(rng.choice(4, p=[0.6, 0.15, 0.15, 0.1]))](rng)
         s = float(rng.uniform(layout.start + 6, layout.end - 6))
         d = sign * (side.walk_edge + setback - 3.2)
         layout.place_if_clear(vehicle.parts, s, d, float(rng.choice([0.0, np.pi / 2, np.pi])), 1.2)
     if layout.chance(0.6):
         kind = str(rng.choice(["mesh", "bars", "planks"]))
-        layout.along(
-            layout.start,
-            layout.end,
-            sign * (side.walk_edge + 1.6),
-            lambda length: street_objects.fence(length, kind, 1.6),
-        )
+        fence = partial(street_objects.fence, kind=kind, height=1.6)
+        layout.along(layout.start, layout.end, sign * (side.walk_edge + 1.6), fence)
     if layout.chance(0.6):
         layout.place_if_clear(street_objects.direction_board(rng), middle, sign * (side.walk_edge + 2.6), turn, 0.5)
 
@@ -232,7 +220,7 @@ def _parked(layout: Layout, sign: int, side: SideProfile) -> None:
     rng = layout.rng
     density = float(rng.uniform(0.25, 0.85))
     s = layout.start + float(rng.uniform(0.0, 3.0))
-    makers = (vehicles.car, vehicles.van, vehicles.truck, vehicles.trailer, vehicles.motorcycle)
+    makers = (road_users.car, road_users.van, road_users.truck, road_users.trailer, road_users.motorcycle)
     while s < layout.end:
         vehicle = makers[int(rng.choice(len(makers), p=(0.86, 0.06, 0.02, 0.03, 0.03)))](rng)
         middle = s + vehicle.length / 2
@@ -253,11 +241,10 @@ def _sidewalk(layout: Layout, sign: int, side: SideProfile) -> None:
     rng, kind = layout.rng, layout.profile.kind
     kerb = side.kerb_edge + 0.45
     if layout.chance(0.8):
-        make = street_objects.power_pole if kind is StreetKind.SUBURB and layout.chance(0.4) else None
+        lamp = partial(street_objects.street_lamp, rng)
+        make = street_objects.power_pole if kind is StreetKind.SUBURB and layout.chance(0.4) else lamp
         for s in np.arange(layout.start + float(rng.uniform(0, 12)), layout.end, float(rng.uniform(22, 34))).tolist():
-            if not layout.meets_side_street(s, sign, 1.0) and layout.claim(s, sign * kerb, 0.5):
-                parts = make() if make else street_objects.street_lamp(rng)
-                layout.place(parts, s, sign * kerb, -sign * np.pi / 2)
+            layout.stand(make, s, sign * kerb, -sign * np.pi / 2, clear=1.0, radius=0.5)
     if layout.chance(0.65):
         step = float(rng.uniform(8.0, 22.0))
         row = side.kerb_edge + min(0.75, 0.5 * side.verge + 0.5)
@@ -269,19 +256,15 @@ def _sidewalk(layout: Layout, sign: int, side: SideProfile) -> None:
     if kind is StreetKind.INNER_CITY:
         for _ in range(int(rng.integers(0, 4))):
             s = float(rng.uniform(layout.start, layout.end))
-            if (
-                side.sidewalk > 3.0
-                and not layout.meets_side_street(s, sign, 2.0)
-                and layout.claim(s, sign * (side.walk_edge - 1.2), 1.4)
-            ):
-                layout.place(street_objects.terrace(rng), s, sign * (side.walk_edge - 1.2))
+            if side.sidewalk > 3.0:
+                make = partial(street_objects.terrace, rng)
+                layout.stand(make, s, sign * (side.walk_edge - 1.2), clear=2.0, radius=1.4)
         for s in np.arange(layout.start, layout.end, 3.0).tolist() if layout.chance(0.3) else []:
-            if not layout.meets_side_street(s, sign, 0.5) and layout.claim(s, sign * kerb, 0.2):
-                layout.place(street_objects.bollard(), s, sign * kerb)
+            layout.stand(street_objects.bollard, s, sign * kerb, clear=0.5, radius=0.2)
     if layout.chance(0.2) and side.sidewalk > 2.2:
         s = float(rng.uniform(layout.start + 4, layout.end - 4))
-        if not layout.meets_side_street(s, sign, 4.0) and layout.claim(s, sign * (side.walk_edge - 0.9), 2.0):
-            layout.place(street_objects.shelter(), s, sign * (side.walk_edge - 0.9), 0.0 if sign > 0 else np.pi)
+        turn = 0.0 if sign > 0 else np.pi
+        layout.stand(street_objects.shelter, s, sign * (side.walk_edge - 0.9), turn, clear=4.0, radius=2.0)
 
 
 def _passer_by(layout: Layout, sign: int, side: SideProfile) -> None:
@@ -293,30 +276,23 @@ def _passer_by(layout: Layout, sign: int, side: SideProfile) -> None:
         return
     kind = rng.random()
     turn = float(rng.choice([0.0, np.pi]) + rng.normal(0, 0.3))
-    if kind < 0.72:
-        layout.place(person(rng), s, d, turn)
-    elif kind < 0.92:
-        layout.place(vehicles.bicycle(rng).parts, s, d, turn)
-    else:
-        layout.place(vehicles.motorcycle(rng).parts, s, d, turn)
+    vehicle = road_users.bicycle if kind < 0.92 else road_users.motorcycle
+    layout.place(road_users.person(rng) if kind < 0.72 else vehicle(rng).parts, s, d, turn)
 
 
 def _road_signs(layout: Layout, sign: int, side: SideProfile) -> None:
-    rng = layout.rng
+    rng, turn = layout.rng, 0.0 if sign < 0 else np.pi
     for _ in range(int(rng.integers(0, 3))):
-        s = float(rng.uniform(layout.start, layout.end))
-        d = sign * (side.kerb_edge + 0.5)
-        if not layout.meets_side_street(s, sign, 1.5) and layout.claim(s, d, 0.4):
-            layout.place(street_objects.traffic_sign(rng), s, d, 0.0 if sign < 0 else np.pi)
+        s, make = float(rng.uniform(layout.start, layout.end)), partial(street_objects.traffic_sign, rng)
+        layout.stand(make, s, sign * (side.kerb_edge + 0.5), turn, clear=1.5, radius=0.4)
     if layout.profile.kind is StreetKind.ARTERIAL and layout.chance(0.5):
-        s, d = float(rng.uniform(layout.start, layout.end)), sign * (side.walk_edge + 2.8)
-        if not layout.meets_side_street(s, sign, 3.0) and layout.claim(s, d, 1.5):
-            layout.place(street_objects.direction_board(rng), s, d, 0.0 if sign < 0 else np.pi)
+        s, make = float(rng.uniform(layout.start, layout.end)), partial(street_objects.direction_board, rng)
+        layout.stand(make, s, sign * (side.walk_edge + 2.8), turn, clear=3.0, radius=1.5)
 
 
 def _corners(layout: Layout) -> None:
-    """Signs, lights and bollards where side streets meet the main one."""
-    rng = layout.rng
+    """Signs, lights and lamps where side streets meet the main one."""
+    rng, signs = layout.rng, (street_objects.traffic_sign, street_objects.street_lamp)
     for street in layout.ground.side_streets:
         if not layout.start <= street.s < layout.end:
             continue
@@ -326,22 +302,21 @@ def _corners(layout: Layout) -> None:
             for s in (street.s - street.half - 1.2, street.s + street.half + 1.2):
                 d = sign * (side.kerb_edge + 0.5)
                 if layout.claim(s, d, 0.4):
-                    makers = (street_objects.traffic_light, street_objects.traffic_sign, street_objects.street_lamp)
-                    thing = makers[0 if lights else int(rng.integers(1, 3))](rng)
-                    layout.place(thing, s, d, 0.0 if sign < 0 else np.pi)
+                    make = street_objects.traffic_light if lights else signs[int(rng.integers(2))]
+                    layout.place(make(rng), s, d, 0.0 if sign < 0 else np.pi)
 
 
 def _traffic(layout: Layout) -> None:
     """Vehicles in all lanes but the rig's, and cyclists at the edge of the opposite one."""
     rng, profile = layout.rng, layout.profile
     makers = (
-        vehicles.car,
-        vehicles.van,
-        vehicles.truck,
-        vehicles.articulated_lorry if profile.kind is StreetKind.ARTERIAL else vehicles.truck,
-        vehicles.bus,
-        vehicles.motorcyclist,
-        vehicles.cyclist,
+        road_users.car,
+        road_users.van,
+        road_users.truck,
+        road_users.articulated_lorry if profile.kind is StreetKind.ARTERIAL else road_users.truck,
+        road_users.bus,
+        road_users.motorcyclist,
+        road_users.cyclist,
     )
     shares = (0.69, 0.09, 0.05, 0.03, 0.04, 0.04, 0.06)
     for sign in (1, -1):

@@ -1,18 +1,61 @@
-"""From linear light to the pixels of a camera: lens, exposure, tone curve, noise."""
+"""From linear light to the pixels of a camera: its look, drawn from the seed, and lens, exposure, tone curve, noise."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_training.street_world.daylight import CameraLook
+from scene_completion_training.street_world.sky import Daylight
 from scene_completion_training.street_world.texture_atlas import linear_to_srgb
 
 Floats = NDArray[np.float32]
 
 MIDDLE_GREY = 0.45  # display value that the contrast turns about
 REFERENCE_WIDTH = 1242
+
+
+@dataclass(frozen=True)
+class CameraLook:
+    """How a drive's cameras render light.
+
+    Args:
+        exposure: Factor on linear light.
+        white_balance: Factors on red, green and blue.
+        contrast: Exponent about middle grey; above 1 shadows drown, as in most driving recordings.
+        saturation: 1 keeps colours, 0 is grey.
+        vignetting: Light lost in the corners.
+        blur: Standard deviation of the lens, pixels of a 1242 pixel wide image.
+        shot_noise: Standard deviation at full scale, relative to it.
+        read_noise: Standard deviation in the dark, relative to full scale.
+    """
+
+    exposure: float
+    white_balance: tuple[float, float, float]
+    contrast: float
+    saturation: float
+    vignetting: float
+    blur: float
+    shot_noise: float
+    read_noise: float
+
+
+def draw_camera_look(rng: np.random.Generator, daylight: Daylight) -> CameraLook:
+    """Draw the look of a drive's cameras, exposed for its weather."""
+    grey = 0.22 * (0.55 * float(daylight.sun_colour.mean()) + 0.65 * float(daylight.horizon.mean()))
+    warmth, tint = rng.normal(0.0, 0.06), rng.normal(0.0, 0.02)
+    return CameraLook(
+        exposure=float(0.30 / grey * np.exp(rng.normal(0.0, 0.22))),
+        white_balance=(float(1.0 + warmth), float(1.0 + tint), float(1.0 - warmth)),
+        contrast=float(rng.uniform(0.95, 1.5)),
+        saturation=float(rng.uniform(0.55, 1.05)),
+        vignetting=float(rng.uniform(0.0, 0.25)),
+        blur=float(rng.uniform(0.0, 0.7)),
+        shot_noise=float(rng.uniform(0.004, 0.02)),
+        read_noise=float(rng.uniform(0.001, 0.007)),
+    )
 
 
 def expose(linear: Floats, look: CameraLook, seed: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -1,13 +1,13 @@
-"""Sky of a town: gradient, sun, clouds and the hills on the horizon, by direction."""
+"""Weather and sky of a town, drawn from its seed: sun, haze, wetness, clouds and the hills on the horizon."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_training.street_world.daylight import Daylight
 from scene_completion_training.street_world.shading_kernel import compiled
 from scene_completion_training.street_world.textures import periodic_noise
 
@@ -15,6 +15,52 @@ Floats = NDArray[np.float32]
 
 CLOUD_TILE = 512
 HILL_STEPS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Daylight:
+    """Sun and sky of a town, linear colours.
+
+    Args:
+        sun_direction: Towards the sun, world frame, unit length.
+        cloudiness: 0 clear ... 1 overcast; softens the sun.
+        haze_m: Distance over which the air takes 63 % of a colour.
+        wetness: 0 dry ... 1 wet: wet asphalt is dark and mirrors the sky.
+        hills: Elevation of the horizon's hills and woods, radians.
+    """
+
+    sun_direction: NDArray[np.float64]
+    sun_colour: NDArray[np.float64]
+    zenith: NDArray[np.float64]
+    horizon: NDArray[np.float64]
+    cloudiness: float
+    haze_m: float
+    wetness: float
+    hills: float
+    cloud_seed: int
+
+
+def draw_daylight(rng: np.random.Generator) -> Daylight:
+    """Draw the weather."""
+    elevation, azimuth = rng.uniform(0.25, 1.1), rng.uniform(0.0, 2.0 * np.pi)
+    cloudiness = float(
+        rng.choice([rng.uniform(0.0, 0.3), rng.uniform(0.3, 0.75), rng.uniform(0.8, 1.0)], p=[0.5, 0.25, 0.25])
+    )
+    direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    low = np.clip((0.7 - elevation) / 0.45, 0.0, 1.0)  # a low sun is warmer and weaker
+    warm = np.array([1.0, 0.95 - 0.10 * low, 0.86 - 0.26 * low])
+    blue, white = np.array([0.14, 0.30, 0.66]) * rng.uniform(0.8, 1.25), np.array([0.74, 0.77, 0.80])
+    return Daylight(
+        sun_direction=direction,
+        sun_colour=warm * (3.7 - 0.6 * low) * (1.0 - cloudiness) ** 1.5 + 0.05,
+        zenith=blue * (1 - cloudiness) + 0.85 * white * cloudiness,
+        horizon=np.array([0.62, 0.72, 0.85]) * (1 - cloudiness) + white * cloudiness,
+        cloudiness=cloudiness,
+        haze_m=float(np.exp(rng.uniform(np.log(800.0), np.log(6000.0)))),
+        wetness=float(rng.uniform(0.3, 1.0)) if cloudiness > 0.3 and rng.random() < 0.35 else 0.0,
+        hills=float(rng.uniform(0.01, 0.07)),
+        cloud_seed=int(rng.integers(2**31)),
+    )
 
 
 class Sky:

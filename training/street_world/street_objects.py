@@ -6,7 +6,17 @@ import numpy as np
 
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.facade_textures import SIGN_COUNT
-from scene_completion_training.street_world.parts import Colour, Part, box, cylinder, frustum, upright
+from scene_completion_training.street_world.parts import (
+    WHITE,
+    Colour,
+    Part,
+    box,
+    cylinder,
+    frustum,
+    grey,
+    triple,
+    upright,
+)
 
 POLE, FENCE, SIGN = StreetClass.POLE, StreetClass.FENCE, StreetClass.TRAFFIC_SIGN
 
@@ -20,26 +30,22 @@ def fence(length: float, kind: str, height: float) -> list[Part]:
     along = (length / 2, 0.0)
     if kind == "wall":
         return [
-            box((length, 0.25, height + 0.3), (*along, height / 2 - 0.15), "bricks", FENCE, tile=(2.0, 2.0)),
-            box((length, 0.32, 0.08), (*along, height), "concrete", FENCE, tile=(3.0, 3.0)),
+            box((length, 0.25, height + 0.3), (*along, height / 2 - 0.15), "bricks", FENCE),
+            box((length, 0.32, 0.08), (*along, height), "concrete", FENCE),
         ]
     if kind == "planks":
-        return [
-            box((length, 0.06, height + 0.2), (*along, height / 2 - 0.1), "planks", FENCE, tile=(2.0, height + 0.2))
-        ]
-    post = box((0.09, 0.09, height + 0.4), (0.045, 0.0, height / 2 - 0.2), "planks", FENCE, tile=(2.0, 1.2))
+        high = height + 0.2
+        return [box((length, 0.06, high), (*along, height / 2 - 0.1), "planks", FENCE, tile=(2.0, high))]
+    post = box((0.09, 0.09, height + 0.4), (0.045, 0.0, height / 2 - 0.2), "planks", FENCE)
     if kind == "rails":
-        rails = [
-            box((length, 0.05, 0.12), (*along, z * height), "planks", FENCE, tile=(2.0, 1.2)) for z in (0.35, 0.85)
-        ]
-        return [post, *rails]
+        return [post, *(box((length, 0.05, 0.12), (*along, z * height), "planks", FENCE) for z in (0.35, 0.85))]
     gap, width = (0.12, 0.025) if kind == "bars" else (0.25, 0.012)
-    grey = (0.12, 0.14, 0.13)
+    dark = (0.12, 0.14, 0.13)
     uprights = [
-        box((width, width, height), (x, 0.0, height / 2), "metal", FENCE, tint=grey)
+        box((width, width, height), (x, 0.0, height / 2), "metal", FENCE, tint=dark)
         for x in np.arange(gap, length, gap).tolist()
     ]
-    rails = [box((length, 0.03, 0.03), (*along, z), "metal", FENCE, tint=grey) for z in (0.1, 0.5 * height, height)]
+    rails = [box((length, 0.03, 0.03), (*along, z), "metal", FENCE, tint=dark) for z in (0.1, 0.5 * height, height)]
     return [post, *uprights, *rails]
 
 
@@ -47,35 +53,31 @@ def guard_rail(length: float) -> list[Part]:
     """A steel guard rail along x, starting at the origin."""
     steel = (0.62, 0.64, 0.66)
     return [
-        box((0.1, 0.1, 1.0), (0.05, 0.0, 0.2), "metal", FENCE, tint=(0.4, 0.4, 0.4)),
+        box((0.1, 0.1, 1.0), (0.05, 0.0, 0.2), "metal", FENCE, tint=grey(0.4)),
         box((length, 0.06, 0.14), (length / 2, 0.08, 0.66), "metal", FENCE, tint=steel),
         box((length, 0.1, 0.06), (length / 2, 0.06, 0.55), "metal", FENCE, tint=(0.4, 0.41, 0.42)),
         box((length, 0.06, 0.12), (length / 2, 0.08, 0.46), "metal", FENCE, tint=steel),
     ]
 
 
-def _pole(
-    radius: float, length: float, texture: str = "metal", tint: Colour = (1.0, 1.0, 1.0), *, x: float = 0.0
-) -> Part:
+def _pole(radius: float, length: float, texture: str = "metal", tint: Colour = WHITE) -> Part:
     body = cylinder(radius, length, (texture, texture), POLE, tint=tint, tile=(1.0, 1.0), sides=10)
-    return upright(body, (x, 0.0, -0.15), length)
+    return upright(body, (0.0, 0.0, -0.15), length)
 
 
 def street_lamp(rng: np.random.Generator) -> list[Part]:
     """A lamp post, its arm along +x."""
     shade = float(rng.uniform(0.15, 0.5))
-    grey = (shade, shade, shade * 1.05)
+    tint = (shade, shade, shade * 1.05)
     height, reach = float(rng.uniform(4.5, 9.0)), float(rng.uniform(0.6, 2.0))
     if height < 5.2:  # a lantern on top
-        head = frustum(
-            (-0.14, 0.14, -0.14, 0.14), (-0.24, 0.24, -0.24, 0.24), (height - 0.2, height + 0.3), "metal", POLE
-        )
-        return [_pole(0.07, height, tint=grey), head]
+        foot, top = (-0.14, 0.14, -0.14, 0.14), (-0.24, 0.24, -0.24, 0.24)
+        return [_pole(0.07, height, tint=tint), frustum(foot, top, (height - 0.2, height + 0.3), "metal", POLE)]
     return [
-        _pole(0.085, height, tint=grey),
-        _pole(0.14, 1.1, tint=grey),
-        box((reach, 0.08, 0.08), (reach / 2, 0.0, height - 0.2), "metal", POLE, tint=grey),
-        box((0.7, 0.28, 0.12), (reach, 0.0, height - 0.2), "metal", POLE, tint=(0.5, 0.5, 0.5)),
+        _pole(0.085, height, tint=tint),
+        _pole(0.14, 1.1, tint=tint),
+        box((reach, 0.08, 0.08), (reach / 2, 0.0, height - 0.2), "metal", POLE, tint=tint),
+        box((0.7, 0.28, 0.12), (reach, 0.0, height - 0.2), "metal", POLE, tint=grey(0.5)),
     ]
 
 
@@ -89,12 +91,12 @@ def traffic_sign(rng: np.random.Generator) -> list[Part]:
     """A sign on a post, its face towards -x (the traffic that drives along +x)."""
     kind = f"sign_{int(rng.integers(SIGN_COUNT))}"
     height, size = float(rng.uniform(2.1, 2.7)), float(rng.uniform(0.55, 0.8))
-    plate = box((0.03, size, size), (-0.06, 0.0, height), (kind, "metal", "metal"), SIGN, tile=None)
+    plate = box((0.03, size, size), (-0.06, 0.0, height), (kind, "metal", "metal"), SIGN, tile="stretched")
     if kind == "sign_0":
         plate = plate.moved((0.06, 0.0, -height)).tilted(roll=np.pi / 4).moved((-0.06, 0.0, height))
-    parts = [_pole(0.04, height + 0.3, tint=(0.6, 0.6, 0.6)), plate]
+    parts = [_pole(0.04, height + 0.3, tint=grey(0.6)), plate]
     if rng.random() < 0.25:
-        parts.append(box((0.03, size, 0.25), (-0.06, 0.0, height - 0.75 * size), "concrete", SIGN, tile=(3.0, 3.0)))
+        parts.append(box((0.03, size, 0.25), (-0.06, 0.0, height - 0.75 * size), "concrete", SIGN))
     return parts
 
 
@@ -104,23 +106,20 @@ def direction_board(rng: np.random.Generator) -> list[Part]:
     foot = float(rng.uniform(1.0, 2.0))
     face = f"board_{int(rng.integers(3))}"
     posts = [_pole(0.05, foot + high).moved((0.0, side * 0.35 * width, 0.0)) for side in (-1, 1)]
-    plate = box((0.05, width, high), (-0.08, 0.0, foot + high / 2), (face, "metal", "metal"), SIGN, tile=None)
+    plate = box((0.05, width, high), (-0.08, 0.0, foot + high / 2), (face, "metal", "metal"), SIGN, tile="stretched")
     return [*posts, plate]
 
 
 def traffic_light(rng: np.random.Generator) -> list[Part]:
     """Lights on a post, facing -x; sometimes a second set on an arm over the road to the left."""
-    dark = (0.06, 0.06, 0.06)
-    height = 3.4
     parts = [
-        _pole(0.07, height, tint=(0.3, 0.3, 0.3)),
-        box((0.2, 0.28, 0.85), (-0.12, 0.0, 2.9), "metal", SIGN, tint=dark),
+        _pole(0.07, 3.4, tint=grey(0.3)),
+        box((0.2, 0.28, 0.85), (-0.12, 0.0, 2.9), "metal", SIGN, tint=grey(0.06)),
     ]
     lit = int(rng.integers(3))
     for k, colour in enumerate(((0.9, 0.05, 0.02), (0.9, 0.5, 0.02), (0.05, 0.8, 0.3))):
-        glow = tuple(v * (2.0 if k == lit else 0.15) for v in colour)
-        lens = box((0.06, 0.17, 0.17), (-0.23, 0.0, 3.17 - 0.27 * k), "cloth", SIGN, tint=(glow[0], glow[1], glow[2]))
-        parts.append(lens)
+        glow = triple(np.array(colour) * (2.0 if k == lit else 0.15))
+        parts.append(box((0.06, 0.17, 0.17), (-0.23, 0.0, 3.17 - 0.27 * k), "cloth", SIGN, tint=glow))
     return parts
 
 
@@ -132,7 +131,7 @@ def bollard() -> list[Part]:
 def delineator() -> list[Part]:
     """The white post of a country road."""
     band = box((0.13, 0.13, 0.14), (0.0, 0.0, 0.8), "rubber", POLE)
-    return [box((0.11, 0.11, 1.15), (0.0, 0.0, 0.42), "cloth", POLE, tint=(1.1, 1.1, 1.1)), band]
+    return [box((0.11, 0.11, 1.15), (0.0, 0.0, 0.42), "cloth", POLE, tint=grey(1.1)), band]
 
 
 def shelter() -> list[Part]:
@@ -140,18 +139,15 @@ def shelter() -> list[Part]:
     house, dark = StreetClass.BUILDING, (0.15, 0.15, 0.16)
     return [
         box((3.6, 1.6, 0.12), (0.0, 0.0, 2.4), "metal", house, tint=dark),
-        box((3.6, 0.05, 2.2), (0.0, 0.75, 1.2), ("metal", "car_glass", "metal"), house, tint=dark, tile=None),
+        box((3.6, 0.05, 2.2), (0.0, 0.75, 1.2), ("metal", "car_glass", "metal"), house, tint=dark),
         *(box((0.05, 1.3, 2.2), (x, 0.1, 1.2), "metal", house, tint=dark) for x in (-1.75, 1.75)),
-        box((2.4, 0.4, 0.1), (0.0, 0.45, 0.5), "planks", house, tile=(2.0, 1.2)),
+        box((2.4, 0.4, 0.1), (0.0, 0.45, 0.5), "planks", house),
     ]
 
 
 def terrace(rng: np.random.Generator) -> list[Part]:
     """Parasols and tables before a cafe, or a market stall."""
-    colour = rng.uniform(0.2, 0.95, 3)
-    tint: Colour = (float(colour[0]), float(colour[1]), float(colour[2]))
-    roof = frustum(
-        (-1.3, 1.3, -0.9, 0.9), (-0.1, 0.1, -0.1, 0.1), (2.15, 2.7), "cloth", StreetClass.BUILDING, tint=tint
-    )
-    table = box((0.8, 0.7, 0.74), (0.6, 0.1, 0.37), "planks", StreetClass.BUILDING, tile=(2.0, 1.2))
+    tint, kind = triple(rng.uniform(0.2, 0.95, 3)), StreetClass.BUILDING
+    roof = frustum((-1.3, 1.3, -0.9, 0.9), (-0.1, 0.1, -0.1, 0.1), (2.15, 2.7), "cloth", kind, tint=tint)
+    table = box((0.8, 0.7, 0.74), (0.6, 0.1, 0.37), "planks", kind)
     return [_pole(0.04, 2.4), roof, table]

@@ -1,4 +1,4 @@
-"""Ground, plant and small-object textures, drawn from a random generator."""
+"""Textures of the ground, the road with its markings, plants and small objects, drawn from a random generator."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_training.street_world.parts import Colour, triple
+from scene_completion_training.street_world.street_profile import SideProfile, StreetProfile
 from scene_completion_training.street_world.texture_atlas import Texture
 
 Floats = NDArray[np.float32]
+
+ROAD_TILE_M = 12.0  # along the road
+ROAD_HEIGHT, ROAD_WIDTH = 1024, 512  # texels
 
 
 def periodic_noise(rng: np.random.Generator, height: int, width: int, exponent: float, lowest: float = 1.0) -> Floats:
@@ -25,7 +30,7 @@ def periodic_noise(rng: np.random.Generator, height: int, width: int, exponent: 
     return np.asarray((noise - noise.mean()) / noise.std(), np.float32)
 
 
-def plain(colour: tuple[float, float, float], height: int = 64, width: int = 64, gloss: float = 0.0) -> Floats:
+def plain(colour: Colour, height: int = 64, width: int = 64, gloss: float = 0.0) -> Floats:
     """Uniform tile [H, W, 4] in display values."""
     image = np.empty((height, width, 4), np.float32)
     image[:] = (*colour, gloss)
@@ -72,14 +77,14 @@ def asphalt(
 def cobbles(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
     """Setts of about 15 cm on a tile of a few metres, [H, W, 4]."""
     image = plain((0.40, 0.39, 0.37), *size)
-    _lay_slabs(rng, image, rows=64, columns=32, joint=0.55, spread=0.14, staggered=True)
+    _lay_slabs(rng, image, rows=64, columns=32, joint=0.55, spread=0.14)
     return speckled(rng, image, fine=0.08, coarse=0.08)
 
 
 def parking(rng: np.random.Generator) -> Texture:
     """Parking strip of 2.1 m with bay lines every 6 m; paved, lighter than the road."""
     image = plain((0.47, 0.45, 0.44), 512, 256)
-    _lay_slabs(rng, image, rows=32, columns=10, joint=0.75, spread=0.07, staggered=True)
+    _lay_slabs(rng, image, rows=32, columns=10, joint=0.75, spread=0.07)
     image[:8, :, :3] = 0.85
     return Texture(speckled(rng, image, fine=0.08, coarse=0.06), (2.1, 6.0))
 
@@ -87,17 +92,17 @@ def parking(rng: np.random.Generator) -> Texture:
 def sidewalk(rng: np.random.Generator) -> Texture:
     """Concrete slabs of 0.6 m, some darker."""
     image = plain((0.60, 0.58, 0.55), 512, 512)
-    _lay_slabs(rng, image, rows=8, columns=8, joint=0.68, spread=0.08, staggered=True)
+    _lay_slabs(rng, image, rows=8, columns=8, joint=0.68, spread=0.08)
     return Texture(speckled(rng, image, fine=0.06, coarse=0.07), (4.8, 4.8))
 
 
 def _lay_slabs(
-    rng: np.random.Generator, image: Floats, *, rows: int, columns: int, joint: float, spread: float, staggered: bool
+    rng: np.random.Generator, image: Floats, *, rows: int, columns: int, joint: float, spread: float
 ) -> None:
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     row = y * rows // height
-    shifted = x + (row % 2) * (width // columns // 2) * int(staggered)
+    shifted = x + (row % 2) * (width // columns // 2)
     column = (shifted * columns // width) % columns
     shade = 1.0 + spread * rng.standard_normal((rows, columns))
     image[..., :3] *= shade[row, column][..., None].astype(np.float32)
@@ -135,10 +140,9 @@ def _strokes(
     image[..., :3] = np.clip(canvas, 0.0, 1.0)
 
 
-def foliage(rng: np.random.Generator, base: tuple[float, float, float]) -> Texture:
+def foliage(rng: np.random.Generator, base: Colour) -> Texture:
     """Leaves in front of dark gaps; a tile of 1.6 m."""
-    dark = np.array(base) * 0.32
-    image = plain((float(dark[0]), float(dark[1]), float(dark[2])), 256, 256)
+    image = plain(triple(np.array(base) * 0.32), 256, 256)
     colours = np.array(base) * rng.uniform(0.65, 1.25, (12, 1)) + rng.uniform(-0.03, 0.05, (12, 3))
     _strokes(rng, image, 1100, (3.0, 7.0), colours, 0.55)
     image[..., :3] *= np.clip(1.0 + 0.3 * periodic_noise(rng, 256, 256, 1.2, 2.0), 0.4, 1.5)[..., None]
@@ -184,7 +188,7 @@ def bark(rng: np.random.Generator) -> Texture:
 def roof_tiles(rng: np.random.Generator) -> Texture:
     """Rows of tiles of 0.25 m."""
     image = plain((0.80, 0.76, 0.74), 256, 256)
-    _lay_slabs(rng, image, rows=16, columns=16, joint=0.6, spread=0.13, staggered=True)
+    _lay_slabs(rng, image, rows=16, columns=16, joint=0.6, spread=0.13)
     image[..., :3] *= (0.82 + 0.18 * ((np.arange(256) % 16) / 15.0))[:, None, None].astype(np.float32)
     return Texture(speckled(rng, image, fine=0.05, coarse=0.10), (4.0, 4.0))
 
@@ -203,7 +207,7 @@ def planks(rng: np.random.Generator) -> Texture:
 def bricks(rng: np.random.Generator) -> Texture:
     """Garden wall of bricks, a tile of 2 m."""
     image = plain((0.55, 0.33, 0.26), 256, 256)
-    _lay_slabs(rng, image, rows=24, columns=8, joint=1.5, spread=0.15, staggered=True)
+    _lay_slabs(rng, image, rows=24, columns=8, joint=1.5, spread=0.15)
     return Texture(speckled(rng, image, fine=0.08, coarse=0.08), (2.0, 2.0))
 
 
@@ -234,7 +238,7 @@ def ground_textures(rng: np.random.Generator, wetness: float) -> dict[str, Textu
     leaf = np.array([0.22, 0.28, 0.10]) * (1 - season**2) + np.array([0.38, 0.29, 0.10]) * season**2
     slab = float(rng.uniform(0.42, 0.66))
     small = plain((slab * 0.95, slab * 0.9, slab * 0.86), 512, 512)
-    _lay_slabs(rng, small, rows=32, columns=16, joint=0.72, spread=0.09, staggered=True)
+    _lay_slabs(rng, small, rows=32, columns=16, joint=0.72, spread=0.09)
     textures = {
         "asphalt": Texture(asphalt(rng, (512, 512), float(rng.uniform(0.24, 0.44))), (8.0, 8.0)),
         "asphalt_light": Texture(asphalt(rng, (512, 512), float(rng.uniform(0.42, 0.56))), (6.0, 6.0)),
@@ -246,9 +250,9 @@ def ground_textures(rng: np.random.Generator, wetness: float) -> dict[str, Textu
         "grass": grass(rng, dry, float(rng.uniform(0.0, 0.6))),
         "meadow": grass(rng, float(np.clip(dry + 0.3, 0, 1)), 0.2),
         "field": grass(rng, float(rng.random()), float(rng.uniform(0.3, 1.0))),
-        "leaves": foliage(rng, _colour(leaf * rng.uniform(0.8, 1.15))),
+        "leaves": foliage(rng, triple(leaf * rng.uniform(0.8, 1.15))),
         "leaves_dark": foliage(rng, (0.12, 0.18, 0.085)),
-        "leaves_yellow": foliage(rng, _colour(leaf * (1.3, 1.12, 0.95))),
+        "leaves_yellow": foliage(rng, triple(leaf * (1.3, 1.12, 0.95))),
         "bark": bark(rng),
         "roof": roof_tiles(rng),
         "planks": planks(rng),
@@ -270,5 +274,66 @@ def wet(image: Floats, wetness: float) -> None:
     image[..., 3] = np.maximum(image[..., 3], 0.2 * wetness)
 
 
-def _colour(values: NDArray[np.floating]) -> tuple[float, float, float]:
-    return (float(values[0]), float(values[1]), float(values[2]))
+def road_textures(rng: np.random.Generator, profile: StreetProfile, wetness: float) -> dict[str, Texture]:
+    """Lanes and zebra crossings of both sides, from the centre line to the edge of the road."""
+    shade = float(rng.uniform(0.22, 0.46))
+    paved = profile.kind.value in ("inner city", "residential") and rng.random() < 0.12
+    wear = float(rng.uniform(0.35, 0.95))
+    edge_line = bool(rng.random() < {"arterial": 1.0, "country": 0.8}.get(profile.kind.value, 0.25))
+    patches = bool(rng.random() < 0.4)
+    textures = {}
+    for name, side in (("left", profile.left), ("right", profile.right)):
+        size = (ROAD_HEIGHT, ROAD_WIDTH)
+        seams = not paved and bool(rng.random() < 0.5)
+        surface = cobbles(rng, size) if paved else asphalt(rng, size, shade, seams=seams, patched=patches)
+        marked = surface.copy()
+        if not paved:
+            _wheel_tracks(marked, side)
+            _paint(rng, marked, _lines(side, profile, edge_line), wear)
+        textures[f"road_{name}"] = Texture(marked, (side.road_edge, ROAD_TILE_M))
+        stripes = surface[: ROAD_HEIGHT // 4].copy()
+        zebra = (_metres(side) // 0.5 % 2 == 1).astype(np.float32)
+        _paint(rng, stripes, np.broadcast_to(zebra, stripes.shape[:2]), wear)
+        textures[f"crossing_{name}"] = Texture(stripes, (side.road_edge, ROAD_TILE_M / 4))
+        for image in (marked, stripes):
+            wet(image, wetness)
+    return textures
+
+
+def _metres(side: SideProfile) -> Floats:
+    """Distance of the texels' columns from the centre line."""
+    return ((np.arange(ROAD_WIDTH) + 0.5) * side.road_edge / ROAD_WIDTH).astype(np.float32)
+
+
+def _lines(side: SideProfile, profile: StreetProfile, edge_line: bool) -> Floats:
+    """Where paint lies, [ROAD_HEIGHT, ROAD_WIDTH] from 0 to 1."""
+    across, paint = _metres(side), np.zeros((ROAD_HEIGHT, ROAD_WIDTH), np.float32)
+    along = (np.arange(ROAD_HEIGHT) + 0.5) / ROAD_HEIGHT * ROAD_TILE_M
+    dashes = (along % 12.0 < 4.0) if profile.kind.value in ("arterial", "country") else (along % 6.0 < 3.0)
+    if side.median > 0.0:
+        paint[:, np.abs(across - side.median - 0.2) < 0.07] = 1.0
+    elif profile.centre_line != "none":
+        shown = dashes if profile.centre_line == "dashed" else np.ones(ROAD_HEIGHT, bool)
+        paint[np.ix_(shown, across < 0.065)] = 1.0
+    for lane in range(1, side.lanes):
+        paint[np.ix_(dashes, np.abs(across - side.median - lane * side.lane) < 0.065)] = 1.0
+    if edge_line:
+        paint[:, np.abs(across - side.median - side.lanes * side.lane - 0.06) < 0.07] = 1.0
+    return paint
+
+
+def _paint(rng: np.random.Generator, image: Floats, paint: Floats, wear: float) -> None:
+    """Lay worn white paint over asphalt."""
+    holes = np.clip(wear + 0.22 * periodic_noise(rng, image.shape[0], image.shape[1], 0.5, 4.0), 0.05, 1.0)
+    cover = (paint * holes)[..., None]
+    image[..., :3] = image[..., :3] * (1 - cover) + 0.86 * cover
+
+
+def _wheel_tracks(image: Floats, side: SideProfile) -> None:
+    """Lanes are darker where wheels run."""
+    across, tracks = _metres(side), np.zeros(ROAD_WIDTH, np.float32)
+    for lane in range(side.lanes):
+        for wheel in (0.24, 0.76):
+            middle = side.median + (lane + wheel) * side.lane
+            tracks += np.exp(-0.5 * ((across - middle) / 0.3) ** 2).astype(np.float32)
+    image[..., :3] *= (1.0 - 0.13 * tracks)[None, :, None]

@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
-from scene_completion_training.street_world import vehicles
-from scene_completion_training.street_world.daylight import CameraLook, Daylight, draw_camera_look, draw_daylight
+from scene_completion_training.street_world import road_users
 from scene_completion_training.street_world.facade_textures import made_textures
 from scene_completion_training.street_world.ground import ARM_M, Ground, SideStreet, make_ground
 from scene_completion_training.street_world.layout import Layout, make_nursery
 from scene_completion_training.street_world.parts import Part
-from scene_completion_training.street_world.road_textures import road_textures
 from scene_completion_training.street_world.roadside import furnish
+from scene_completion_training.street_world.sensor import CameraLook, draw_camera_look
+from scene_completion_training.street_world.sky import Daylight, draw_daylight
 from scene_completion_training.street_world.street_line import CORNER_RADIUS_M, StreetLine, make_street_line
 from scene_completion_training.street_world.street_profile import StreetKind, StreetProfile, draw_profile
 from scene_completion_training.street_world.texture_atlas import TextureAtlas
-from scene_completion_training.street_world.textures import ground_textures
+from scene_completion_training.street_world.textures import ground_textures, road_textures
 
+Role = Literal["training", "validation", "test", "demo"]
+SEEDS_OF_ROLE: dict[Role, range] = {
+    "training": range(1000),
+    "validation": range(1000, 2000),
+    "test": range(2000, 3000),
+    "demo": range(7000, 8000),
+}
+"""Which seeds are whose: training, validation, test and demo towns never share one."""
 BEHIND_M, AHEAD_M = 120.0, 280.0  # street beyond both ends of the drive
 SECTION_M = 80.0  # stretch of the street that is furnished from a seed of its own
 SECTIONS_KEPT = 8
@@ -48,6 +57,19 @@ class Town:
     end: float
 
 
+def role_of_seed(seed: int) -> Role:
+    """Role of a town's seed.
+
+    Raises:
+        ValueError: The seed belongs to no role.
+    """
+    for role, seeds in SEEDS_OF_ROLE.items():
+        if seed in seeds:
+            return role
+    known = ", ".join(f"{role} {seeds[0]}-{seeds[-1]}" for role, seeds in SEEDS_OF_ROLE.items())
+    raise ValueError(f"seed {seed} belongs to no role: towns are {known}")
+
+
 def profile_of(seed: int) -> StreetProfile:
     """Cross-section and kind of a town's street."""
     return draw_profile(np.random.default_rng([seed, 11]))
@@ -69,14 +91,13 @@ class TownPlan:
         self.profile = profile_of(seed)
         self.daylight = draw_daylight(rng)
         self.look = draw_camera_look(rng, self.daylight)
+        edge = max(self.profile.left.walk_edge, self.profile.right.walk_edge)
         self.line = make_street_line(
             np.random.default_rng([seed, 7]),
             -BEHIND_M,
             length + AHEAD_M,
             corner_share=self.profile.sharp_turns,
-            smallest_radius=max(
-                CORNER_RADIUS_M[0], 2.0 + max(self.profile.left.walk_edge, self.profile.right.walk_edge)
-            ),
+            smallest_radius=max(CORNER_RADIUS_M[0], 2.0 + edge),
             grade=self.profile.grade,
         )
         streets = _draw_side_streets(np.random.default_rng([seed, 8]), self.line, self.profile)
@@ -108,10 +129,8 @@ class TownPlan:
     def section(self, index: int) -> list[Part]:
         """What stands on the stretch of `SECTION_M` that starts at `index` times its length."""
         if index not in self._sections:
-            start, end = (
-                max(index * SECTION_M, self.line.start + 1.0),
-                min((index + 1) * SECTION_M, self.line.end - 1.0),
-            )
+            start = max(index * SECTION_M, self.line.start + 1.0)
+            end = min((index + 1) * SECTION_M, self.line.end - 1.0)
             rng = np.random.default_rng([self.seed, 9, index + 1000])
             layout = Layout(rng, self.ground, self._nursery, start, end)
             if end > start + 10.0:
@@ -128,7 +147,7 @@ class TownPlan:
         if not start < s < end - 10.0:
             return []
         layout = Layout(rng, self.ground, self._nursery, start, end)
-        vehicle = vehicles.van(rng) if rng.random() < 0.3 else vehicles.car(rng)
+        vehicle = road_users.van(rng) if rng.random() < 0.3 else road_users.car(rng)
         layout.place(vehicle.parts, s, self.profile.drive_offset)
         return layout.parts
 
@@ -146,13 +165,10 @@ def _draw_side_streets(rng: np.random.Generator, line: StreetLine, profile: Stre
         if not straight or straight[0] > line.end - 20.0:
             continue
         s = float(straight[0])
-        arms = {
-            sign: ARM_M if _arm_is_free(line, s, sign) and kind != skipped else 0.0
-            for sign, skipped in ((1, 2), (-1, 1))
-        }
-        if any(arms.values()):
+        left, right = (ARM_M * (kind != skipped and _arm_is_free(line, s, sign)) for sign, skipped in ((1, 2), (-1, 1)))
+        if left or right:
             bare = profile.kind is StreetKind.COUNTRY
-            streets.append(SideStreet(s, half, 0.0 if bare else walk, arms[1], arms[-1], zebra and not bare))
+            streets.append(SideStreet(s, half, 0.0 if bare else walk, left, right, zebra and not bare))
     return streets
 
 

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.commands import street_world
+from scene_completion_training.street_world.camera_rig import LEFT, RIGHT, SIDE_LEFT, SIDE_RIGHT
+from scene_completion_training.street_world.drive import StreetDrive
+from scene_completion_training.street_world.drive_bag import write_drive_bag
+from scene_completion_training.street_world.ground_truth import VoxelTruth
+
+
+def test_sequence_folder(drive: StreetDrive, tmp_path: Path) -> None:
+    drive.sequence(("lidar", "depth", "label")).save(tmp_path / "sequence")
+    loaded = PosedSequence.load(tmp_path / "sequence")
+    assert len(loaded) == 3
+    assert loaded.metric_scale
+    assert loaded.provenance["role"] == "validation"
+    assert loaded.provenance["seed"] == 1000
+    assert np.abs(loaded.image(1, RIGHT).astype(int) - drive.image(1, RIGHT)).mean() < 4.0
+    assert np.array_equal(loaded.lidar(2), drive.lidar(2))
+    assert np.array_equal(loaded.asset(0, "depth"), drive.view(0).depth)
+    assert np.array_equal(loaded.asset(0, "label"), drive.view(0).label)
+    assert loaded.asset(0, "voxel_label") is None
+    baseline = loaded.world_from_camera(0, LEFT).translation - loaded.world_from_camera(0, RIGHT).translation
+    assert np.linalg.norm(baseline) == pytest.approx(0.54)
+
+
+def test_bag_is_read_back(drive: StreetDrive, tmp_path: Path) -> None:
+    write_drive_bag(drive.sequence(("lidar",)), tmp_path / "bag", lidar_every=2)
+    with BagReader(tmp_path / "bag") as reader:
+        assert not reader.losses
+        topic = reader.choose_image_topic()
+        assert topic == "/camera/image_raw/compressed"
+        camera = reader.camera_for(topic)
+        assert camera.matrix == pytest.approx(drive.rig.cameras[LEFT].matrix)
+        frames = list(reader.images(topic))
+        assert [frame.stamp_ns for frame in frames] == drive.stamps
+        assert np.abs(frames[2].image_rgb.astype(int) - drive.image(2, LEFT)).mean() < 4.0
+        transforms = reader.tf_buffer()
+        pose = transforms.lookup("map", frames[1].frame_id, drive.stamps[1], 0)
+        expected = drive.poses[1] @ drive.rig.rig_from_camera[LEFT]
+        assert pose.matrix == pytest.approx(expected.matrix, abs=1e-6)
+        clouds = list(reader.point_clouds("/velodyne_points"))
+        assert len(clouds) == 2
+        base_from_lidar = transforms.lookup("base_link", clouds[1].frame_id, drive.stamps[2], 0)
+        assert base_from_lidar.apply(clouds[1].xyz) == pytest.approx(drive.lidar(2), abs=0.003)
+        assert reader.counts["/odom"] == 3
+
+
+def test_stereo_bag_has_a_namespace_for_each_camera(drive: StreetDrive, tmp_path: Path) -> None:
+    write_drive_bag(drive.sequence(()), tmp_path / "bag", cameras=(LEFT, RIGHT), lidar_every=0)
+    with BagReader(tmp_path / "bag") as reader:
+        assert reader.image_topics() == [f"/{name}/image_raw/compressed" for name in (LEFT, RIGHT)]
+        assert "/velodyne_points" not in reader.topics
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    street_world.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--seed", "1001", "--frames", "1", "--size", "160", "48", "--output", str(tmp_path / "out")]
+    assert street_world.run(arguments(*common, "--assets", "voxels", "--bag")) == 0
+    assert "validation town 1001" in capsys.readouterr().out
+    sequence = PosedSequence.load(tmp_path / "out" / "sequence")
+    label, flags = sequence.asset(0, "voxel_label"), sequence.asset(0, "voxel_flags")
+    assert label is not None
+    assert flags is not None
+    truth = VoxelTruth.from_flags(label, flags)
+    assert truth.label.shape == (256, 256, 32)
+    assert (truth.visible & truth.occupied).sum() > 1000
+    assert (truth.occluded & truth.occupied).sum() > 1000
+    with BagReader(tmp_path / "out" / "bag") as reader:
+        assert len(list(reader.images(reader.choose_image_topic()))) == 1
+    with pytest.raises(SceneCompletionError, match="exists already"):
+        street_world.run(arguments(*common))
+
+
+def test_side_cameras_are_in_folder_and_bag_also_after_an_interruption(tmp_path: Path) -> None:
+    left_over = tmp_path / "out" / street_world.UNFINISHED / "sequence" / "images"  # by an interrupted run
+    left_over.mkdir(parents=True)
+    (left_over / "half.jpg").write_bytes(b"")
+    words = ["--seed", "2001", "--frames", "1", "--size", "160", "48", "--output", str(tmp_path / "out")]
+    assert street_world.run(arguments(*words, "--rig", "kitti360", "--assets", "--all-cameras-bag")) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"sequence", "bag"}
+    sequence = PosedSequence.load(tmp_path / "out" / "sequence")
+    assert not list((tmp_path / "out").rglob("half.jpg"))
+    assert set(sequence.cameras) == {LEFT, RIGHT, SIDE_LEFT, SIDE_RIGHT}
+    expected = sequence.cameras[SIDE_LEFT]
+    assert (expected.distortion_model, expected.width) == ("equidistant", expected.height)
+    assert sequence.image(0, SIDE_RIGHT).shape == (expected.height, expected.width, 3)
+    assert sequence.provenance["role"] == "test"
+    with BagReader(tmp_path / "out" / "bag") as reader:
+        camera = reader.camera_for(f"/{SIDE_LEFT}/image_raw/compressed")
+        assert camera.distortion_model == "equidistant"
+        assert camera.distortion == pytest.approx(expected.distortion)
+        assert camera.matrix == pytest.approx(expected.matrix)
+        left = reader.tf_buffer().lookup("base_link", f"{SIDE_LEFT}_optical", sequence.frames[0].stamp_ns, 0)
+        assert left.rotation[:, 2] == pytest.approx((0.0, 1.0, 0.0), abs=0.02)
+
+
+def test_any_number_of_workers_writes_the_same_files(tmp_path: Path) -> None:
+    common = ["--seed", "1002", "--frames", "9", "--size", "64", "20", "--supersampling", "1"]
+    for workers in ("1", "2"):
+        words = [*common, "--assets", "lidar", "depth", "--workers", workers, "--output", str(tmp_path / workers)]
+        assert street_world.run(arguments(*words)) == 0
+    files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
+    assert len(files) == 9 * 4 + 1
+    first, second = (PosedSequence.load(tmp_path / workers / "sequence") for workers in ("1", "2"))
+    for name in files:
+        if name.suffix == ".npz":  # an archive holds the time of writing
+            arrays = [np.load(tmp_path / workers / name)["data"] for workers in ("1", "2")]
+            assert np.array_equal(*arrays), name
+        else:
+            assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+    assert first.travelled_distance() == second.travelled_distance() > 3.0
+
+
+@pytest.mark.parametrize(
+    "words", [["--seed", "3000"], ["--seed", "5", "--frames", "0"], ["--seed", "5", "--workers", "0"]]
+)
+def test_command_refuses_bad_input(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SceneCompletionError, match=words[-1]):
+        street_world.run(arguments(*words, "--output", str(tmp_path)))
