@@ -22,8 +22,8 @@ from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_training.calibration_link import link_calibration
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.clustering.class_file import read_class_file
-from scene_completion_training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, read_clusters
+from scene_completion_training.clustering.class_file import CLASS_FILE, read_class_file
+from scene_completion_training.clustering.clusters import CLUSTER_FILE, read_clusters
 from scene_completion_training.clustering.label_head import LabelHead, fit_label_head
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 
+CLASS_FILE = "classes.json"
 SCHEMA = 1
 UNNAMED = "cluster_{:02d}"
 CLASS_COLOURS: dict[str, tuple[int, int, int]] = {

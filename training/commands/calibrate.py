@@ -12,20 +12,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scene_completion_training.commands.evaluated_models import add_engine, say_dropped
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import add_engine, add_paths, say_dropped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion calibrate``."""
     parser.add_argument("bundle", type=Path, help="student bundle; it is written anew")
-    parser.add_argument(
-        "--prior-from",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="DIR",
-        help="stereo drives to average, those of the training",
-    )
+    add_paths(parser, "--prior-from", "DIR", "stereo drives to average, those of the training", required=True)
     parser.add_argument(
         "--held-out",
         type=Path,
@@ -41,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
-    from scene_completion_ros.errors import ConfigurationError
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_training.commands.arguments import add_paths
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion classes``."""
@@ -20,17 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--student", type=Path, required=True, metavar="DIR", help="bundle whose density says what is occupied"
     )
-    parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="training recordings to look at"
-    )
-    parser.add_argument(
-        "--labelled",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="training recordings with semantic voxels, for the names",
-    )
+    add_paths(parser, "--data", "FOLDER", "training recordings to look at", required=True)
+    add_paths(parser, "--labelled", "FOLDER", "training recordings with semantic voxels, for the names")
     parser.add_argument(
         "--naming",
         choices=("hungarian", "covering", "majority"),
@@ -51,13 +44,12 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
-    from scene_completion_training.clustering.class_file import read_class_file, write_class_file
-    from scene_completion_training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, write_clusters
-    from scene_completion_training.clustering.clusters import fit_clusters
+    from scene_completion_training.clustering.class_file import CLASS_FILE, read_class_file, write_class_file
+    from scene_completion_training.clustering.clusters import CLUSTER_FILE, fit_clusters, write_clusters
+    from scene_completion_training.clustering.survey import survey, write_contact_sheets
     from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.semantic_evaluation import named_by
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
-    from scene_completion_training.evaluation.survey import survey, write_contact_sheets
 
     density, cutoff = student_density(args.student)
     model = FeatureFieldModel.open(args.checkpoint, density=density)

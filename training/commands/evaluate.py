@@ -30,25 +30,22 @@ from scene_completion_training.commands import (
     evaluate_semantics,
 )
 
+PROTOCOLS = {
+    "kitti": (evaluate_kitti, "depth against LiDAR and voxels against semantic voxels, KITTI windows"),
+    "occupancy": (evaluate_occupancy, "occupancy: exact ground truth and both LiDAR protocols"),
+    "depth": (evaluate_depth, "depth against LiDAR on drives, as the Eigen split of KITTI"),
+    "semantics": (evaluate_semantics, "unsupervised semantic completion, protocol of S4C"),
+    "features": (evaluate_features, "whether features look the same from two views"),
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate``."""
     protocols = parser.add_subparsers(dest="protocol", required=True, metavar="PROTOCOL")
-    kitti = protocols.add_parser("kitti", help="depth against LiDAR and voxels against semantic voxels, KITTI windows")
-    evaluate_kitti.add_arguments(kitti)
-    kitti.set_defaults(run_protocol=evaluate_kitti.run)
-    occupancy = protocols.add_parser("occupancy", help="occupancy: exact ground truth and both LiDAR protocols")
-    evaluate_occupancy.add_arguments(occupancy)
-    occupancy.set_defaults(run_protocol=evaluate_occupancy.run)
-    depth = protocols.add_parser("depth", help="depth against LiDAR on drives, as the Eigen split of KITTI")
-    evaluate_depth.add_arguments(depth)
-    depth.set_defaults(run_protocol=evaluate_depth.run)
-    semantics = protocols.add_parser("semantics", help="unsupervised semantic completion, protocol of S4C")
-    evaluate_semantics.add_arguments(semantics)
-    semantics.set_defaults(run_protocol=evaluate_semantics.run)
-    features = protocols.add_parser("features", help="whether features look the same from two views")
-    evaluate_features.add_arguments(features)
-    features.set_defaults(run_protocol=evaluate_features.run)
+    for name, (module, meaning) in PROTOCOLS.items():
+        protocol = protocols.add_parser(name, help=meaning)
+        module.add_arguments(protocol)
+        protocol.set_defaults(run_protocol=module.run)
 
 
 def run(args: argparse.Namespace) -> int:

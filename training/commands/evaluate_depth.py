@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scene_completion_training.commands.evaluated_models import (
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import (
     add_engine,
     add_models,
+    add_paths,
     asked,
     open_models,
     refuse_scored,
@@ -17,14 +19,13 @@ from scene_completion_training.commands.evaluated_models import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate depth``."""
-    parser.add_argument(
+    add_paths(
+        parser,
         "--data",
-        nargs="+",
-        type=Path,
-        required=True,
-        metavar="DRIVE",
-        help="drives with LiDAR: DATE/DATE_drive_NNNN_sync of KITTI raw, folders in KITTI odometry's layout, "
+        "DRIVE",
+        "drives with LiDAR: DATE/DATE_drive_NNNN_sync of KITTI raw, folders in KITTI odometry's layout, "
         "data_2d_raw/DRIVE of KITTI-360, or sequence folders",
+        required=True,
     )
     parser.add_argument(
         "--frames",
@@ -33,14 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frame list with lines `drive frame side`, of which the left camera's are scored (default: every frame)",
     )
     add_models(parser)
-    parser.add_argument(
-        "--mean-depth",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DRIVE",
-        help="score as well the mean LiDAR depth of each pixel over these drives, which must not be scored",
-    )
+    meaning = "score as well the mean LiDAR depth of each pixel over these drives, which must not be scored"
+    add_paths(parser, "--mean-depth", "DRIVE", meaning)
     parser.add_argument("--output", type=Path, metavar="DIR", help="takes results.json and results.md")
     add_engine(parser)
 
@@ -73,8 +68,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_depth_arguments(args: argparse.Namespace) -> None:
-    from scene_completion_ros.errors import ConfigurationError
-
     if not (args.bundle or args.checkpoint or args.mean_depth):
         raise ConfigurationError(
             "nothing to score", where="evaluate depth", cure="Give --bundle, --checkpoint or --mean-depth"

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from scene_completion_training.commands.evaluated_models import SHARED_DATA, asked, check_recordings, write_results
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import (
+    add_paths,
+    add_windows,
+    asked,
+    check_recordings,
+    window_folders,
+    write_results,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate features``."""
-    parser.add_argument(
-        "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="checkpoints of feature_field"
-    )
+    add_paths(parser, "--checkpoint", "FILE", "checkpoints of feature_field", required=True)
     parser.add_argument(
         "--foundation", required=True, metavar="MODEL", help="foundation model whose tokens they have learned from"
     )
@@ -21,17 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cell", type=int, default=16, metavar="PIXELS", help="edge that a token covers (default: %(default)s)"
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="recordings with a stereo pair, or with exact depth",
-    )
-    parser.add_argument(
-        "--windows", nargs="+", default=[], metavar="NAME", help=f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
-    )
+    add_paths(parser, "--data", "FOLDER", "recordings with a stereo pair, or with exact depth")
+    add_windows(parser)
     parser.add_argument(
         "--step", type=int, default=3, metavar="N", help="frames to the later view of a pair (default: %(default)s)"
     )
@@ -45,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Render, compare, print and write."""
-    from scene_completion_ros.errors import ConfigurationError
     from scene_completion_training.evaluation.feature_evaluation import (
         FeatureImages,
         FieldFeatures,
@@ -58,7 +53,11 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.foundation.backbone import Backbone
 
-    _check(args)
+    check_recordings(args, "features")
+    if args.step < 1 or args.every < 1:
+        raise ConfigurationError(
+            f"{args.step} and {args.every} frames", where="--step, --every", cure="Give positive numbers"
+        )
     fields = [FieldFeatures.open(file, args.stride) for file in args.checkpoint]
     full = fields[0].field.camera
     if any(field.field.camera != full for field in fields):
@@ -72,10 +71,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"equal names {[method.name for method in methods]}", where="--checkpoint", cure="Rename a run's folder"
         )
-    windows = [Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences" / name for name in args.windows]
     results = {
         (group, *key): scores
-        for group, folders in {"recordings": args.data, "windows": windows}.items()
+        for group, folders in {"recordings": args.data, "windows": window_folders(args)}.items()
         if folders
         for key, scores in evaluate_features(
             [open_recording(folder) for folder in folders],
@@ -91,13 +89,3 @@ def run(args: argparse.Namespace) -> int:
     print(text)
     write_results(args.output, as_json(results, asked(args)), text)
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    from scene_completion_ros.errors import ConfigurationError
-
-    check_recordings(args, "features")
-    if args.step < 1 or args.every < 1:
-        raise ConfigurationError(
-            f"{args.step} and {args.every} frames", where="--step, --every", cure="Give positive numbers"
-        )

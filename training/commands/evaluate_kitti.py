@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from scene_completion_training.commands.evaluated_models import SHARED_DATA, add_engine, say_dropped
+from scene_completion_training.commands.arguments import SHARED_DATA, add_engine, say_dropped
 
 BEGIN, END = "<!-- begin: scene-completion evaluate -->", "<!-- end: scene-completion evaluate -->"
 

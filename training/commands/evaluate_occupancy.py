@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_training.commands.evaluated_models import (
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import (
     SHARED_DATA,
     add_engine,
     add_models,
+    add_paths,
+    add_windows,
     asked,
     check_recordings,
     open_models,
     refuse_scored,
+    window_folders,
     write_results,
 )
 
@@ -26,40 +30,20 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate occupancy``."""
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="FOLDER",
-        help="towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360",
-    )
-    parser.add_argument(
-        "--windows", nargs="+", default=[], metavar="NAME", help=f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
-    )
+    meaning = "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360"
+    add_paths(parser, "--data", "FOLDER", meaning)
+    add_windows(parser)
     add_models(parser)
-    parser.add_argument(
-        "--calibrate-on",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="fit calibration and threshold of every model on these recordings first, which must not be scored",
-    )
+    meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"
+    add_paths(parser, "--calibrate-on", "FOLDER", meaning)
     parser.add_argument(
         "--controls",
         action="store_true",
         help="score as well: nothing; the surface of the best depth there is and of the first model's own depth, as it "
         "is and thickened by 4 m; the prior of the training set",
     )
-    parser.add_argument(
-        "--prior",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="towns of the training set, whose mean voxels are the prior on towns; KITTI windows have their own",
-    )
+    meaning = "towns of the training set, whose mean voxels are the prior on towns; KITTI windows have their own"
+    add_paths(parser, "--prior", "FOLDER", meaning)
     parser.add_argument(
         "--prior-voxels",
         choices=("exact", "stereo"),
@@ -96,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check_occupancy_arguments(args)
     data = os.environ.get(SHARED_DATA)
-    windows = [Path(data or "") / "kitti_windows" / "sequences" / name for name in args.windows]
-    recordings = [open_recording(folder) for folder in (*args.data, *windows)]
+    recordings = [open_recording(folder) for folder in (*args.data, *window_folders(args))]
     models = open_models(args)
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
@@ -121,8 +104,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_occupancy_arguments(args: argparse.Namespace) -> None:
-    from scene_completion_ros.errors import ConfigurationError
-
     check_recordings(args, "occupancy")
     if not (args.bundle or args.checkpoint or args.controls):
         raise ConfigurationError(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_training.commands.evaluated_models import (
-    SHARED_DATA,
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import (
     add_engine,
+    add_paths,
+    add_windows,
     asked,
     check_recordings,
     refuse_scored,
+    window_folders,
     write_results,
 )
 
@@ -25,22 +27,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="checkpoints of feature_field or semantics, or of supervised, which needs no clusters and no names",
-    )
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="students as they are deployed, with their own threshold and names of classes",
-    )
+    meaning = "checkpoints of feature_field or semantics, or of supervised, which needs no clusters and no names"
+    add_paths(parser, "--checkpoint", "FILE", meaning)
+    add_paths(parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes")
     parser.add_argument(
         "--student", type=Path, metavar="DIR", help="bundle whose density says what is occupied for all others"
     )
@@ -58,21 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="beside each model a linear probe of its features, fitted to the labels of --name-on (default: no)",
     )
-    parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FOLDER", help="towns to score on")
-    parser.add_argument(
-        "--windows", nargs="+", default=[], metavar="NAME", help=f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
-    )
-    parser.add_argument(
-        "--cluster-on", type=Path, nargs="+", default=[], metavar="FOLDER", help="training recordings to cluster"
-    )
-    parser.add_argument(
-        "--name-on",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="labelled training recordings: for the names of clusters, the probe and the prior",
-    )
+    add_paths(parser, "--data", "FOLDER", "towns to score on")
+    add_windows(parser)
+    add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
+    meaning = "labelled training recordings: for the names of clusters, the probe and the prior"
+    add_paths(parser, "--name-on", "FOLDER", meaning)
     parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
@@ -88,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.semantic_tables import as_json, markdown
 
     _check(args)
-    windows = [Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences" / name for name in args.windows]
-    groups = {"towns": args.data, "windows": windows}
+    groups = {"towns": args.data, "windows": window_folders(args)}
     fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
     fitted += [DeployedLabels.open(folder, engine=args.engine, threads=args.threads) for folder in args.bundle]
     results = {
@@ -165,8 +143,6 @@ def _models(
 
 
 def _check_recordings(args: argparse.Namespace, clustered: bool) -> None:
-    from scene_completion_ros.errors import ConfigurationError
-
     if clustered and not args.cluster_on:
         raise ConfigurationError(
             "nothing to cluster", where="--cluster-on", cure="Name training recordings; they need no labels"
@@ -176,8 +152,6 @@ def _check_recordings(args: argparse.Namespace, clustered: bool) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from scene_completion_ros.errors import ConfigurationError
-
     check_recordings(args, "semantics")
     undeployed = bool(args.checkpoint or args.foundation or args.prior)
     if not (undeployed or args.bundle):

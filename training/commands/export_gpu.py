@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_training.commands.arguments import add_paths
+
 if TYPE_CHECKING:
     from scene_completion_training.gpu_export.parity import Parity
 
@@ -27,21 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["fp16"],
         help="which encoders to make (default: fp16); others that are there already stay",
     )
-    parser.add_argument(
-        "--calibration-images",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PLACE",
-        help="for int8: sequence folders, KITTI drives, bags or folders of images that the student was trained on",
-    )
-    parser.add_argument(
-        "--parity-images",
-        type=Path,
-        nargs="+",
-        metavar="PLACE",
-        help="what to compare on, places of the same kinds (default: the bundled drive)",
-    )
+    meaning = "for int8: sequence folders, KITTI drives, bags or folders of images that the student was trained on"
+    add_paths(parser, "--calibration-images", "PLACE", meaning)
+    meaning = "what to compare on, places of the same kinds (default: the bundled drive)"
+    add_paths(parser, "--parity-images", "PLACE", meaning)
     parser.add_argument("--images", type=int, default=8, metavar="N", help="how many to compare (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: all)")
 

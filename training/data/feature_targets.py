@@ -16,7 +16,7 @@ class FeatureTarget(NamedTuple):
 
     Attributes:
         features: float16 [D, h, w].
-        shift: (dy, dx) of the grid in the (mirrored) image, see `grid_shift`.
+        shift: (dy, dx) of the grid in the (mirrored) image, see `foundation.targets`.
         mirrored: Whether left and right of the image were swapped, before the shift.
     """
 

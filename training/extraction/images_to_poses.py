@@ -31,7 +31,7 @@ _HEIGHT_DISAGREES = 0.15
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A stretch of a recording without gaps: times and rectified images of its keyframes."""
+    """A stretch of a recording without gaps: times and rectified images of its frames, or of its keyframes."""
 
     stamps: list[int]
     images: list[dict[str, ImageSource]]
@@ -63,83 +63,142 @@ def sequences_from_images(
     buffer = recording.transforms()
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}
     views = views_of(recording.cameras, rig_from_camera, settings)
-    _check_undistorted(views)
-    sequences = []
-    for stamps, frames in _parts(recording, views, settings, report):
-        progress(f"choosing keyframes of {len(frames)} frames")
-        part = _keyframes(stamps, frames, recording.first_camera, report)
-        if len(part.images) < settings.min_frames:
-            report.problems.append(f"{len(frames)} frames are left out: only {len(part.images)} show the rig moving")
-            continue
-        sequences += _reconstructed(recording, views, part, settings, threads, report, progress)
-    return sequences
-
-
-def _check_undistorted(views: dict[str, View]) -> None:
-    distorted = [name for name, view in views.items() if view.camera.distortion_model != "none"]
-    if distorted:
+    if distorted := [name for name, view in views.items() if view.camera.distortion_model != "none"]:
         raise ConfigurationError(
             f"structure from motion needs rectified images, {', '.join(distorted)} would keep its distortion",
             where="--keep-distortion",
             cure="Leave this option out, or record /tf",
         )
-
-
-def _parts(
-    recording: Recording, views: dict[str, View], settings: ExtractionSettings, report: BagReport
-) -> list[tuple[list[int], list[dict[str, ImageSource]]]]:
-    """Times and rectified images between the gaps."""
-    parts: list[tuple[list[int], list[dict[str, ImageSource]]]] = []
-    previous: int | None = None
-    for stamp, images in recording.groups:
-        if not is_readable(images, recording.cameras, report):
+    work = _Reconstruction(recording, views, settings, report)
+    sequences = []
+    for frames in work.parts():
+        progress(f"choosing keyframes of {len(frames.images)} frames")
+        part = work.keyframes(frames)
+        if len(part.images) < settings.min_frames:
+            lost = f"{len(frames.images)} frames are left out: only {len(part.images)} show the rig moving"
+            report.problems.append(lost)
             continue
-        if previous is None or stamp - previous > settings.split_gap_s * 1e9:
-            if previous is not None:
-                report.warnings.append(f"gap of {(stamp - previous) / 1e9:.1f} s between images: split there")
-            parts.append(([], []))
-        parts[-1][0].append(stamp)
-        parts[-1][1].append({name: views[name].image(source) for name, source in images.items()})
-        previous = stamp
-    return parts
+        progress(f"structure from motion over {len(part.images)} keyframes")
+        sequences += work.sequences(part, threads)
+    return sequences
 
 
-def _keyframes(stamps: list[int], frames: list[dict[str, ImageSource]], camera: str, report: BagReport) -> _Part:
-    chosen = select_by_image_motion(grey(frame[camera]) for frame in frames)
-    if len(chosen) < len(frames):
-        report.skipped["the image has hardly moved since the last keyframe"] += len(frames) - len(chosen)
-    return _Part([stamps[index] for index in chosen], [frames[index] for index in chosen])
+@dataclasses.dataclass(frozen=True)
+class _Reconstruction:
+    """A recording that is being reconstructed: its rectified views, what is asked for, and the report."""
 
+    recording: Recording
+    views: dict[str, View]
+    settings: ExtractionSettings
+    report: BagReport
 
-def _reconstructed(
-    recording: Recording,
-    views: dict[str, View],
-    part: _Part,
-    settings: ExtractionSettings,
-    threads: int,
-    report: BagReport,
-    progress: Callable[[str], None],
-) -> list[PosedSequence]:
-    images = {name: [frame[name] for frame in part.images] for name in views}
-    masks = masks_of(recording.cameras, views, images, settings)
-    first = views[recording.first_camera]
-    first_from_rig = first.rig_from_camera.inverse()
-    progress(f"structure from motion over {len(part.images)} keyframes")
-    with tempfile.TemporaryDirectory(prefix="structure-from-motion-") as folder:
-        models = reconstruct(
-            {name: map(grey, sources) for name, sources in images.items()},
-            {name: view.camera for name, view in views.items()},
-            {name: first_from_rig @ view.rig_from_camera for name, view in views.items()},
-            Path(folder),
-            masks={name: usable for name in views if (usable := _usable(name, masks)) is not None},
-            width=settings.sfm_width,
-            threads=threads,
-            smallest_model=settings.min_frames,
+    def parts(self) -> list[_Part]:
+        """Times and rectified images between the gaps."""
+        parts: list[_Part] = []
+        previous: int | None = None
+        for stamp, images in self.recording.groups:
+            if not is_readable(images, self.recording.cameras, self.report):
+                continue
+            if previous is None or stamp - previous > self.settings.split_gap_s * 1e9:
+                if previous is not None:
+                    gap = f"gap of {(stamp - previous) / 1e9:.1f} s between images: split there"
+                    self.report.warnings.append(gap)
+                parts.append(_Part([], []))
+            parts[-1].stamps.append(stamp)
+            parts[-1].images.append({name: self.views[name].image(source) for name, source in images.items()})
+            previous = stamp
+        return parts
+
+    def keyframes(self, part: _Part) -> _Part:
+        """The frames in which the image has moved."""
+        chosen = select_by_image_motion(grey(frame[self.recording.first_camera]) for frame in part.images)
+        if left_out := len(part.images) - len(chosen):
+            self.report.skipped["the image has hardly moved since the last keyframe"] += left_out
+        return _Part([part.stamps[index] for index in chosen], [part.images[index] for index in chosen])
+
+    def sequences(self, part: _Part, threads: int) -> list[PosedSequence]:
+        """Reconstruct keyframes, and scale what comes out."""
+        images = {name: [frame[name] for frame in part.images] for name in self.views}
+        masks = masks_of(self.recording.cameras, self.views, images, self.settings)
+        first_from_rig = self.views[self.recording.first_camera].rig_from_camera.inverse()
+        with tempfile.TemporaryDirectory(prefix="structure-from-motion-") as folder:
+            models = reconstruct(
+                {name: map(grey, sources) for name, sources in images.items()},
+                {name: view.camera for name, view in self.views.items()},
+                {name: first_from_rig @ view.rig_from_camera for name, view in self.views.items()},
+                Path(folder),
+                masks={name: usable for name in self.views if (usable := _usable(name, masks)) is not None},
+                width=self.settings.sfm_width,
+                threads=threads,
+                smallest_model=self.settings.min_frames,
+            )
+        apart = _apart(models, len(part.images), self.settings, self.report)
+        return [self._sequence(part, model, masks) for model in apart]
+
+    def _sequence(self, part: _Part, model: Model, masks: Mapping[str, ArrayLoader]) -> PosedSequence:
+        scale = self._scale(part, model)
+        rig_from_first = self.views[self.recording.first_camera].rig_from_camera
+        scaled = model.scaled(scale.factor)
+        # The rig stands at the world's origin in its first frame.
+        frames = [
+            Frame(part.stamps[index], part.images[index], rig_from_first @ pose @ rig_from_first.inverse(), masks)
+            for index, pose in scaled.world_from_first.items()
+        ]
+        if not scale.metric:
+            self.report.warnings.append(
+                f"scale: unknown ({scale.support}). Training refuses this sequence; give --camera-height, or record "
+                "odometry or a stereo pair"
+            )
+        return PosedSequence(
+            name=self.recording.reader.path.stem,
+            cameras={name: view.camera for name, view in self.views.items()},
+            rig_from_camera={name: view.rig_from_camera for name, view in self.views.items()},
+            frames=frames,
+            pose_source="structure from motion",
+            metric_scale=scale.metric,
+            provenance=recording_provenance(self.recording) | {"scale": dataclasses.asdict(scale)},
         )
-    return [
-        _sequence(recording, views, part, model, masks, settings, report)
-        for model in _apart(models, len(part.images), settings, report)
-    ]
+
+    def _scale(self, part: _Part, model: Model) -> Scale:
+        """The best scale there is: the rig's own size, then odometry, then the height of the camera."""
+        height = self.settings.camera_height
+        by_height = None if height is None else scale_from_camera_height(model, height)
+        places = [view.rig_from_camera.translation for view in self.views.values()]
+        by_rig = scale_from_rig(model, places) if len(places) > 1 else None
+        tried = [found for found in (by_rig, self._odometry_scale(part, model), by_height) if found is not None]
+        chosen = next((found for found in tried if found.metric), None)
+        if chosen is None:
+            support = "; ".join(found.support for found in tried)
+            return Scale("unknown", 1.0, support or "one camera, no odometry, no camera height")
+        if by_height is not None and by_height.metric and abs(by_height.factor / chosen.factor - 1) > _HEIGHT_DISAGREES:
+            self.report.warnings.append(
+                f"by the camera height everything would be {by_height.factor / chosen.factor:.2f} times as large as by "
+                f"{chosen.source}, which is used"
+            )
+        return chosen
+
+    def _odometry_scale(self, part: _Part, model: Model) -> Scale | None:
+        """Odometry whose frames do not reach the camera still says how far it went."""
+        reader, topic = self.recording.reader, self.settings.odometry_topic
+        topics = [topic] if topic else reader.topics_of_type(ODOMETRY_TYPE)
+        if len(topics) != 1:
+            return None
+        message = next((found.message for found in reader.messages(topics)), None)
+        if message is None:
+            return None
+        buffer = TransformBuffer()
+        for found in reader.messages(topics):
+            if self.recording.window.holds(found.stamp_ns):
+                buffer.add_odometry(found.message)
+        gap_ns = round(self.settings.pose_gap_s * 1e9)
+
+        def position_at(stamp_ns: int) -> NDArray[np.float64] | None:
+            try:
+                return buffer.lookup(message.header.frame_id, message.child_frame_id, stamp_ns, gap_ns).translation
+            except BagError:
+                return None
+
+        return scale_from_odometry(model, dict(enumerate(part.stamps)), position_at)
 
 
 def _usable(name: str, masks: Mapping[str, ArrayLoader]) -> NDArray[np.bool_] | None:
@@ -182,65 +241,6 @@ def _ranges(indices: list[int]) -> str:
     return ", ".join(text)
 
 
-def _sequence(
-    recording: Recording,
-    views: dict[str, View],
-    part: _Part,
-    model: Model,
-    masks: Mapping[str, ArrayLoader],
-    settings: ExtractionSettings,
-    report: BagReport,
-) -> PosedSequence:
-    scale = _scale(recording, views, part, model, settings, report)
-    rig_from_first = views[recording.first_camera].rig_from_camera
-    scaled = model.scaled(scale.factor)
-    # The rig stands at the world's origin in its first frame.
-    frames = [
-        Frame(part.stamps[index], part.images[index], rig_from_first @ pose @ rig_from_first.inverse(), masks)
-        for index, pose in scaled.world_from_first.items()
-    ]
-    if not scale.metric:
-        report.warnings.append(
-            f"scale: unknown ({scale.support}). Training refuses this sequence; give --camera-height, or record "
-            "odometry or a stereo pair"
-        )
-    return PosedSequence(
-        name=recording.reader.path.stem,
-        cameras={name: view.camera for name, view in views.items()},
-        rig_from_camera={name: view.rig_from_camera for name, view in views.items()},
-        frames=frames,
-        pose_source="structure from motion",
-        metric_scale=scale.metric,
-        provenance=recording_provenance(recording) | {"scale": dataclasses.asdict(scale)},
-    )
-
-
-def _scale(
-    recording: Recording,
-    views: dict[str, View],
-    part: _Part,
-    model: Model,
-    settings: ExtractionSettings,
-    report: BagReport,
-) -> Scale:
-    """The best scale there is: the rig's own size, then odometry, then the height of the camera."""
-    by_height = None if settings.camera_height is None else scale_from_camera_height(model, settings.camera_height)
-    places = [view.rig_from_camera.translation for view in views.values()]
-    by_rig = scale_from_rig(model, places) if len(places) > 1 else None
-    candidates = [by_rig, _scale_from_odometry(recording, part, model, settings), by_height]
-    tried = [candidate for candidate in candidates if candidate is not None]
-    chosen = next((candidate for candidate in tried if candidate.metric), None)
-    if chosen is None:
-        support = "; ".join(candidate.support for candidate in tried)
-        return Scale("unknown", 1.0, support or "one camera, no odometry, no camera height")
-    if by_height is not None and by_height.metric and abs(by_height.factor / chosen.factor - 1) > _HEIGHT_DISAGREES:
-        report.warnings.append(
-            f"by the camera height everything would be {by_height.factor / chosen.factor:.2f} times as large as by "
-            f"{chosen.source}, which is used"
-        )
-    return chosen
-
-
 def scale_from_rig(model: Model, places: Sequence[NDArray[np.float64]]) -> Scale:
     """Whether cameras at known distances have made the reconstruction metric.
 
@@ -255,27 +255,3 @@ def scale_from_rig(model: Model, places: Sequence[NDArray[np.float64]]) -> Scale
     support = f"baseline {baseline:.3f} m, {shared:.0f} points a frame seen by several cameras"
     metric = baseline > _SMALLEST_BASELINE_M and shared >= _FEWEST_SHARED
     return Scale("stereo" if metric else "unknown", 1.0, support)
-
-
-def _scale_from_odometry(recording: Recording, part: _Part, model: Model, settings: ExtractionSettings) -> Scale | None:
-    """Odometry whose frames do not reach the camera still says how far it went."""
-    topics = [settings.odometry_topic] if settings.odometry_topic else recording.reader.topics_of_type(ODOMETRY_TYPE)
-    if len(topics) != 1:
-        return None
-    message = next((found.message for found in recording.reader.messages(topics)), None)
-    if message is None:
-        return None
-    buffer = TransformBuffer()
-    for found in recording.reader.messages(topics):
-        if recording.window.holds(found.stamp_ns):
-            buffer.add_odometry(found.message)
-    gap_ns = round(settings.pose_gap_s * 1e9)
-
-    def position_at(stamp_ns: int) -> NDArray[np.float64] | None:
-        try:
-            pose = buffer.lookup(message.header.frame_id, message.child_frame_id, stamp_ns, gap_ns)
-        except BagError:
-            return None
-        return pose.translation
-
-    return scale_from_odometry(model, dict(enumerate(part.stamps)), position_at)

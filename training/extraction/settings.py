@@ -1,11 +1,11 @@
-"""What an extraction is asked for."""
+"""What an extraction is asked for: each setting is a field, and says which option of the command it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from scene_completion_ros.errors import ConfigurationError
 
@@ -13,67 +13,120 @@ PoseSource = Literal["auto", "recorded", "sfm"]
 EXTRACTION_VERSION = 1
 """Part of the digest: raised when the same settings give other sequences."""
 
+USE, POSES, IMAGES = "what to use", "poses and scale", "frames and images"
+
+
+def _option(
+    default: Any,
+    flag: str,
+    group: str,
+    meaning: str,
+    metavar: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field that is an option of `scene-completion extract`.
+
+    Args:
+        flag: Name of the option; where the default is True, the option switches it off.
+        group: Heading under which its help stands.
+        meaning: Its help, without the default.
+        metavar: Name of its value.
+        low: Smallest value.
+        high: Largest value.
+        choices: The values there are.
+    """
+    described = {"flag": flag, "group": group, "meaning": meaning, "metavar": metavar}
+    return field(
+        default=default, metadata={**described, "limits": None if low is None else (low, high), "choices": choices}
+    )
+
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """Settings of an extraction.
+    """Settings of an extraction; the options say what each means."""
 
-    Attributes:
-        image_topics: Topics to use; all with a calibration where empty.
-        calibration: Pairs of image topic and calibration file that replaces its CameraInfo.
-        odometry_topic: nav_msgs/Odometry to use; the only one where None.
-        world_frame: Frame to take as the world; the topmost in tf where None.
-        lidar_topic: PointCloud2 to attach; the only one where None.
-        poses: "recorded" from tf or odometry, "sfm" from the images, "auto" the first that works.
-        pose_gap_s: Largest distance in time of the two poses between which is interpolated.
-        split_gap_s: A longer gap between images begins another sequence.
-        sync_tolerance_s: Images of several cameras no further apart make one frame.
-        keyframe_metres: Distance from the last keyframe that makes a keyframe …
-        keyframe_degrees: … or this angle.
-        min_frames: Sequences with fewer keyframes are left out.
-        rectify: Whether images are resampled to undistorted pinhole cameras, stereo pairs to parallel ones.
-        max_fov_degrees: Widest view of a rectified fisheye.
-        ego_masks: Pairs of camera name and image file, white where the camera sees its own vehicle.
-        estimate_ego_masks: Whether to find these pixels by their not changing.
-        camera_height: Metres of the first camera above the ground: gives the scale where nothing else does.
-        sfm_width: Width that images are reduced to for structure from motion, pixels.
-    """
-
-    image_topics: tuple[str, ...] = ()
-    calibration: tuple[tuple[str, str], ...] = ()
-    odometry_topic: str | None = None
-    world_frame: str | None = None
-    lidar_topic: str | None = None
-    poses: PoseSource = "auto"
-    pose_gap_s: float = 0.2
-    split_gap_s: float = 2.0
-    sync_tolerance_s: float = 0.005
-    keyframe_metres: float = 0.3
-    keyframe_degrees: float = 5.0
-    min_frames: int = 5
-    rectify: bool = True
-    max_fov_degrees: float = 100.0
-    ego_masks: tuple[tuple[str, str], ...] = ()
-    estimate_ego_masks: bool = False
-    camera_height: float | None = None
-    sfm_width: int = 800
+    image_topics: tuple[str, ...] = _option(
+        (),
+        "--image-topic",
+        USE,
+        "image topic (repeat it for several cameras; default: all that have a CameraInfo)",
+        "TOPIC",
+    )
+    calibration: tuple[tuple[str, str], ...] = _option(
+        (),
+        "--camera-file",
+        USE,
+        "calibration that replaces the CameraInfo of an image topic: YAML of camera_calibration, calib.txt:P2",
+        "TOPIC=FILE",
+    )
+    odometry_topic: str | None = _option(
+        None, "--odometry-topic", USE, "nav_msgs/Odometry (default: the only one)", "TOPIC"
+    )
+    lidar_topic: str | None = _option(
+        None, "--lidar-topic", USE, "PointCloud2 to keep (default: the only one)", "TOPIC"
+    )
+    world_frame: str | None = _option(
+        None, "--world-frame", USE, "frame of the poses (default: the topmost in tf)", "FRAME"
+    )
+    sync_tolerance_s: float = _option(
+        0.005, "--sync-tolerance", USE, "images of several cameras no further apart make one frame", "S", 0.0, 1.0
+    )
+    poses: PoseSource = _option(
+        "auto",
+        "--poses",
+        POSES,
+        "tf or odometry, structure from motion, or the first that works",
+        choices=("auto", "recorded", "sfm"),
+    )
+    camera_height: float | None = _option(
+        None,
+        "--camera-height",
+        POSES,
+        "height of the first camera above the ground, for the scale where nothing else gives it",
+        "M",
+        0.01,
+        100.0,
+    )
+    pose_gap_s: float = _option(
+        0.2, "--pose-gap", POSES, "longest time between two poses that is interpolated", "S", 0.0, 3600.0
+    )
+    split_gap_s: float = _option(
+        2.0, "--split-gap", POSES, "a longer time without images or poses begins another sequence", "S", 0.0, 1e6
+    )
+    sfm_width: int = _option(
+        800, "--sfm-width", POSES, "width of the images for structure from motion", "PIXELS", 160, 10_000
+    )
+    keyframe_metres: float = _option(0.3, "--keyframe-metres", IMAGES, "distance of keyframes", "M", 0.0, 1000.0)
+    keyframe_degrees: float = _option(5.0, "--keyframe-degrees", IMAGES, "or their angle", "DEG", 0.0, 180.0)
+    min_frames: int = _option(5, "--min-frames", IMAGES, "fewest keyframes of a sequence", "N", 2, 1_000_000)
+    rectify: bool = _option(
+        True, "--keep-distortion", IMAGES, "keep images and lens models as recorded, do not rectify"
+    )
+    max_fov_degrees: float = _option(
+        100.0, "--max-fov", IMAGES, "widest view of a rectified fisheye", "DEG", 10.0, 160.0
+    )
+    ego_masks: tuple[tuple[str, str], ...] = _option(
+        (),
+        "--ego-mask",
+        IMAGES,
+        "image of the recorded size, white where this camera sees its own vehicle",
+        "CAMERA=FILE",
+    )
+    estimate_ego_masks: bool = _option(
+        False,
+        "--estimate-ego-masks",
+        IMAGES,
+        "find the own vehicle by its not changing (look at the result: assets/ego_CAMERA)",
+    )
 
     def __post_init__(self) -> None:
-        limits = {
-            "pose_gap_s": (0.0, 3600.0),
-            "split_gap_s": (0.0, 1e6),
-            "sync_tolerance_s": (0.0, 1.0),
-            "keyframe_metres": (0.0, 1000.0),
-            "keyframe_degrees": (0.0, 180.0),
-            "min_frames": (2, 1_000_000),
-            "max_fov_degrees": (10.0, 160.0),
-            "camera_height": (0.01, 100.0),
-            "sfm_width": (160, 10_000),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ConfigurationError(f"{value} is outside {low:g} … {high:g}", where=f"--{name.replace('_', '-')}")
+        for setting in fields(self):
+            value, limits = getattr(self, setting.name), setting.metadata["limits"]
+            if value is not None and limits is not None and not limits[0] <= value <= limits[1]:
+                what = f"{value} is outside {limits[0]:g} … {limits[1]:g}"
+                raise ConfigurationError(what, where=setting.metadata["flag"])
 
     def digest(self) -> str:
         """Short hash of everything that decides what is extracted."""
@@ -82,8 +135,5 @@ class ExtractionSettings:
 
     def changed(self) -> dict[str, object]:
         """The settings that are not the default, for reports."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
-        }
+        settings = {setting.name: (getattr(self, setting.name), setting.default) for setting in fields(self)}
+        return {name: value for name, (value, default) in settings.items() if value != default}

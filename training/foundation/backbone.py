@@ -103,7 +103,7 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> Loa
     blocks = _layer_index(config, layer, model)
     config |= {"num_hidden_layers": blocks}
     files = weight_files(model) if pretrained else []
-    network = _load(files, kind, config) if pretrained else _untrained(kind, config)
+    network = _network(files, kind, config)
     return LoadedNetwork(
         network=network,
         type=kind,
@@ -137,12 +137,8 @@ class Backbone:
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
         self._model = str(model)
         loaded = load_network(self._model, layer)
-        self.type, self.normalisation, self.layer, self.dim = (
-            loaded.type,
-            loaded.normalisation,
-            loaded.blocks,
-            loaded.dim,
-        )
+        self.type, self.normalisation = loaded.type, loaded.normalisation
+        self.layer, self.dim = loaded.blocks, loaded.dim
         self._patch, self._extra_tokens, self._options = loaded.patch, loaded.extra_tokens, loaded.options
         self._weights = loaded.files
         self._device = torch.device(device)
@@ -240,18 +236,20 @@ def _patch_size(size: int | list[int], model: str) -> int:
     return edges.pop()
 
 
-def _load(files: list[Path], kind: str, config: dict[str, Any]) -> Any:
-    """The network, a class of transformers, with the weights of its files, frozen.
+def _network(files: list[Path], kind: str, config: dict[str, Any]) -> Any:
+    """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
 
     Raises:
         BundleError: They are damaged, or those of another network.
     """
     import transformers
 
-    folder = str(files[0].parent)
     network_class = getattr(transformers, _CLASSES[kind])
     options = {"add_pooling_layer": False} if kind == "vit" else {}
     known = {name: value for name, value in config.items() if name not in _DERIVED}
+    if not files:
+        return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
+    folder = str(files[0].parent)
     try:
         weights = {name: value for file in files for name, value in safetensors.torch.load_file(file).items()}
         with _quiet():
@@ -279,16 +277,6 @@ def _load(files: list[Path], kind: str, config: dict[str, Any]) -> Any:
             cure="Name a model whose weights fit its config.json",
         )
     return network.eval().requires_grad_(False)
-
-
-def _untrained(kind: str, config: dict[str, Any]) -> Any:
-    """The network with random weights."""
-    import transformers
-
-    network_class = getattr(transformers, _CLASSES[kind])
-    options = {"add_pooling_layer": False} if kind == "vit" else {}
-    known = {name: value for name, value in config.items() if name not in _DERIVED}
-    return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
 
 
 @contextmanager

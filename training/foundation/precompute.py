@@ -12,8 +12,7 @@ from scene_completion_training.data.augmentation import canonical_image
 from scene_completion_training.data.feature_targets import frame_key
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.foundation.manifest import FeatureManifest
+from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
 from scene_completion_training.foundation.targets import variant_images
 
 

@@ -1,4 +1,10 @@
-"""Feature targets of images: variants with a shifted grid and mirrored, computed in the training or from a store."""
+"""Feature targets of images: variants with a shifted grid and mirrored, computed in the training or from a store.
+
+Grids are shifted at random against the image, so that tokens land on arbitrary pixels (SceneDINO). A shift is (dy, dx),
+multiples of an eighth of a cell in [−cell/2, cell/2): a token is rendered as 8 × 8 rays, which then stay on pixels of
+the views they are compared with. Token (i, j) of a shifted image covers the rows [i·cell + dy, (i+1)·cell + dy) and the
+columns [j·cell + dx, (j+1)·cell + dx) of the original.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,6 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.feature_targets import FeatureTarget
-from scene_completion_training.foundation.grid_shift import random_shift, shifted
 
 LARGEST_HALF = 65504.0
 
@@ -41,6 +46,21 @@ class Variant:
 
     shift: tuple[int, int]
     mirrored: bool
+
+
+def random_shift(generator: np.random.Generator, cell: int) -> tuple[int, int]:
+    """Draws (dy, dx), evenly, in steps of an eighth of a cell (of a pixel where cells are smaller than 8)."""
+    step = max(1, cell // 8)
+    dy, dx = step * generator.integers(-(cell // step // 2), cell // step - cell // step // 2, 2)
+    return int(dy), int(dx)
+
+
+def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Images [..., H, W] whose pixel (r, c) is the original's (r + dy, c + dx), or the nearest on its edge."""
+    height, width = images.shape[-2:]
+    rows = (torch.arange(height, device=images.device) + shift[0]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) + shift[1]).clamp(0, width - 1)
+    return images[..., rows[:, None], columns]
 
 
 def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:

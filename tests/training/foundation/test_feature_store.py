@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.foundation.backbone import ModelIdentity
-from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.foundation.manifest import FeatureManifest
+from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
 from scene_completion_training.foundation.model_files import Normalisation
 from scene_completion_training.foundation.targets import variant_of
 

@@ -19,7 +19,7 @@ from scene_completion_ros.inference.bundle import MANIFEST, WEIGHTS, StudentBund
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
-from scene_completion_training.commands.evaluated_models import say_dropped
+from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.gpu_export.export import export_for_gpus
 from scene_completion_training.gpu_export.graph import gpu_graph, simplified
 from scene_completion_training.gpu_export.half import to_half

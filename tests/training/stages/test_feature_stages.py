@@ -15,9 +15,8 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.calibration_link import link_calibration, link_of_calibration
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.clustering.class_file import CLASS_COLOURS, write_class_file
-from scene_completion_training.clustering.cluster_files import CLASS_FILE, CLUSTER_FILE, write_clusters
-from scene_completion_training.clustering.clusters import Clusters
+from scene_completion_training.clustering.class_file import CLASS_COLOURS, CLASS_FILE, write_class_file
+from scene_completion_training.clustering.clusters import CLUSTER_FILE, Clusters, write_clusters
 from scene_completion_training.configuration import LossWeights, RenderSettings, read_configuration
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.view_batches import ViewSettings

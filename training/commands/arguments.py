@@ -1,4 +1,4 @@
-"""What the protocols of `evaluate` share: the models to score, and where the results go."""
+"""Arguments that several commands share, and what follows from them: models, recordings, where results go."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_training.evaluation.density_model import DensityModel
@@ -16,12 +18,28 @@ SHARED_DATA = "SCENE_COMPLETION_DATA"
 """Environment variable that names the folder of the recordings."""
 
 
+def add_paths(
+    parser: argparse.ArgumentParser, flag: str, metavar: str, meaning: str, *, required: bool = False
+) -> None:
+    """Declare an argument that takes one or more files or folders; none where it is left out."""
+    parser.add_argument(flag, type=Path, nargs="+", default=[], required=required, metavar=metavar, help=meaning)
+
+
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """Declare --windows."""
+    meaning = f"KITTI windows under ${SHARED_DATA}, e.g. 06 09"
+    parser.add_argument("--windows", nargs="+", default=[], metavar="NAME", help=meaning)
+
+
+def window_folders(args: argparse.Namespace) -> list[Path]:
+    """Folders of the windows that were named."""
+    return [Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences" / name for name in args.windows]
+
+
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Declare --bundle, --checkpoint and --views."""
-    parser.add_argument("--bundle", type=Path, nargs="+", default=[], metavar="DIR", help="student bundles to score")
-    parser.add_argument(
-        "--checkpoint", type=Path, nargs="+", default=[], metavar="FILE", help="training checkpoints to score"
-    )
+    add_paths(parser, "--bundle", "DIR", "student bundles to score")
+    add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score")
     parser.add_argument(
         "--views", type=int, nargs="+", default=[1], metavar="N", help="views that each checkpoint encodes (default: 1)"
     )
@@ -53,7 +71,6 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
     Raises:
         ConfigurationError: Two have the same name.
     """
-    from scene_completion_ros.errors import ConfigurationError
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.deployed_model import DeployedModel
@@ -93,8 +110,6 @@ def check_recordings(args: argparse.Namespace, protocol: str) -> None:
     Raises:
         ConfigurationError: So it is.
     """
-    from scene_completion_ros.errors import ConfigurationError
-
     if not (args.data or args.windows):
         raise ConfigurationError("nothing to score on", where=f"evaluate {protocol}", cure="Give --data or --windows")
     if args.windows and not os.environ.get(SHARED_DATA):
@@ -108,8 +123,6 @@ def refuse_scored(scored: Sequence[Path], others: dict[str, list[Path]]) -> None
         scored: What is scored.
         others: Argument -> its folders.
     """
-    from scene_completion_ros.errors import ConfigurationError
-
     for flag, folders in others.items():
         if shared := {folder.resolve() for folder in scored} & {folder.resolve() for folder in folders}:
             raise ConfigurationError(

@@ -1,0 +1,318 @@
+"""Consistency of features between views: pairs along a wall, features known by hand, tables, the command's refusals."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_training.commands import evaluate as command
+from scene_completion_training.evaluation.feature_evaluation import (
+    FieldFeatures,
+    TokenFeatures,
+    as_json,
+    compared_camera,
+    evaluate_features,
+    markdown,
+    token_rows,
+)
+from scene_completion_training.evaluation.view_pairs import LATER, PARTNER, view_depth, view_pairs
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.rendering.feature_image import render_features
+from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.training.evaluation.test_evaluation_occupancy import save_checkpoint
+from tests.training.synthetic_scene import BASELINE, ray_cast
+
+CAMERA = Camera(fx=20.0, fy=20.0, cx=19.5, cy=9.5, width=40, height=20)
+DEPTH, SIDEWAYS = 10.0, 2.0
+SHIFT = 4
+"""Pixels by which the wall moves to the left between two frames: fx · 2 m / 10 m."""
+NEXT = LATER.format(step=1)
+
+
+def along_a_wall(frames: int = 3, *, exact: bool = True) -> PosedSequence:
+    """A camera that moves to the right along a wall 10 m away, with its exact depth; the first row is the sky."""
+
+    def depth() -> np.ndarray:
+        wall = np.full((CAMERA.height, CAMERA.width), DEPTH, np.float32)
+        wall[0] = np.inf
+        return wall
+
+    image = np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8)
+    return PosedSequence(
+        name="wall",
+        cameras={"camera_left": CAMERA},
+        rig_from_camera={"camera_left": RigidTransform.identity()},
+        frames=[
+            Frame(
+                stamp_ns=index,
+                images={"camera_left": lambda: image},
+                world_from_rig=RigidTransform(np.eye(3), np.array([SIDEWAYS * index, 0.0, 0.0])),
+                assets={"depth": depth} if exact else {},
+            )
+            for index in range(frames)
+        ],
+        pose_source="by hand",
+    )
+
+
+def test_pairs_follow_from_depth_and_poses() -> None:
+    pairs = list(view_pairs(along_a_wall(), CAMERA, step=1, every=1))
+    assert [(pair.kind, pair.first[0], pair.second[0]) for pair in pairs] == [(NEXT, 0, 1), (NEXT, 1, 2)]
+    pixels = CAMERA.pixel_centres()
+    for pair in pairs:
+        np.testing.assert_allclose(pair.warp[pair.valid], pixels[pair.valid] - [SHIFT, 0.0], atol=1e-9)
+        assert pair.valid[1:, SHIFT:].all() and not pair.valid[:, :SHIFT].any() and not pair.valid[0].any()
+        mixed = pair.unrelated(np.random.default_rng(0))
+        assert sorted(map(tuple, mixed[pair.valid])) == sorted(map(tuple, pair.warp[pair.valid]))
+        assert (mixed[pair.valid] != pair.warp[pair.valid]).any(axis=-1).mean() > 0.95
+    assert len(list(view_pairs(along_a_wall(5), CAMERA, step=2, every=2))) == 2
+    with pytest.raises(SequenceError, match="no rectified stereo pair"):
+        list(view_pairs(along_a_wall(exact=False), CAMERA, step=1, every=1))
+
+
+def test_a_depth_is_looked_up_where_its_camera_sees_it() -> None:
+    """A camera of half the pixels and twice the view: what the recording does not show is not known."""
+    sequence = along_a_wall()
+    wide = Camera(fx=5.0, fy=5.0, cx=9.5, cy=4.5, width=20, height=10)
+    sequence.frames[0].assets["depth"] = lambda: np.arange(800, dtype=np.float32).reshape(20, 40) + 1.0
+    depth = view_depth(sequence, 0, "camera_left", wide)
+    # Pixel (12, 6) looks along (0.5, 0.3), which is the recording's pixel (29.5, 15.5).
+    assert depth[6, 12] in {1.0 + row * 40 + column for row in (15, 16) for column in (29, 30)}
+    assert (depth[:, :4] == 0.0).all() and (depth[:2] == 0.0).all() and (depth[3:7, 5:15] > 0.0).all()
+    sequence.frames[0].assets["ego_camera_left"] = lambda: np.ones((20, 40), np.uint8)
+    assert not view_depth(sequence, 0, "camera_left", wide).any()
+
+
+def test_the_partner_of_a_stereo_pair_is_matched(synthetic_drive: Path) -> None:
+    """Both views have the depth of the scene; the wall's pixels move by focal length times baseline over depth."""
+    sequence = kitti_odometry(synthetic_drive)
+    camera = sequence.cameras["image_2"]
+    pairs = list(view_pairs(sequence, camera, step=2, every=3))
+    assert [(pair.kind, pair.second) for pair in pairs] == [
+        (LATER.format(step=2), (2, "image_2")),
+        (PARTNER, (0, "image_3")),
+        (PARTNER, (3, "image_3")),
+    ]
+    _, truth = ray_cast(np.zeros(3))
+    partner = pairs[1]
+    assert partner.valid.mean() > 0.5
+    expected = camera.pixel_centres()[..., 0] - camera.fx * BASELINE / truth
+    error = np.abs(partner.warp[..., 0] - expected)[partner.valid]
+    assert np.median(error) < 0.3 and np.quantile(error, 0.9) < 1.0
+
+
+@dataclasses.dataclass
+class Painted:
+    """Features as a function of pixels [H, W, 2] and of the frame."""
+
+    name: str
+    paint: object
+
+    def features(self, sequence: PosedSequence, index: int, name: str) -> np.ndarray:
+        return np.asarray(self.paint(CAMERA.pixel_centres(), index), np.float32)  # type: ignore[operator]
+
+
+def of_the_wall(pixels: np.ndarray, index: int) -> np.ndarray:
+    """One number a metre of the wall, as it would be painted on it; any length."""
+    metre = np.round((pixels[..., 0] + SHIFT * index) / SHIFT).astype(int)
+    return 3.0 * np.moveaxis(np.eye(20)[metre], -1, 0)
+
+
+def of_the_image(pixels: np.ndarray, index: int) -> np.ndarray:
+    """One number a column of the image, wherever the camera is."""
+    return np.moveaxis(np.eye(40)[pixels[..., 0].astype(int)], -1, 0)
+
+
+def test_features_are_compared_by_hand() -> None:
+    """What is painted on the wall agrees; what sticks to the image does not; what is the same everywhere says nothing.
+
+    Of wall-painted features two unrelated pixels agree where both fall on the same of about ten metres.
+    """
+    methods = [
+        Painted("wall", of_the_wall),
+        Painted("image", of_the_image),
+        Painted("constant", lambda pixels, index: np.ones((3, 20, 40))),
+    ]
+    scores = evaluate_features([along_a_wall()], methods, CAMERA, step=1, every=1)
+    assert set(scores) == {(NEXT, "wall"), (NEXT, "image"), (NEXT, "constant")}
+    wall, image, constant = (scores[NEXT, method.name] for method in methods)
+    assert wall.pairs == image.pairs == 2
+    assert wall.over_pixels.pixels == constant.over_pixels.pixels == 2 * 19 * 36
+    assert (wall.over_pairs.l1, wall.over_pairs.l2, wall.over_pairs.cosine) == pytest.approx((0.0, 0.0, 1.0), abs=1e-6)
+    assert wall.unrelated == pytest.approx(1 / 9, abs=0.03)
+    assert (image.over_pairs.l1, image.over_pairs.l2, image.over_pairs.cosine) == pytest.approx((2.0, 2**0.5, 0.0))
+    assert (constant.over_pairs.cosine, constant.unrelated) == pytest.approx((1.0, 1.0))
+
+
+def test_a_mean_over_pairs_counts_small_pairs_as_much_as_large_ones() -> None:
+    """Frames 0 and 1 share 36 columns and agree; from 1 the camera jumps on, 8 columns are left, and they do not."""
+    sequence = along_a_wall()
+    sequence.frames[2] = dataclasses.replace(
+        sequence.frames[2], world_from_rig=RigidTransform(np.eye(3), np.array([SIDEWAYS + 16.0, 0.0, 0.0]))
+    )
+    method = Painted("once", lambda pixels, index: np.eye(2)[:, [max(0, index - 1)], None] * np.ones((1, 20, 40)))
+    scores = evaluate_features([sequence], [method], CAMERA, step=1, every=1)[NEXT, "once"]
+    assert scores.over_pairs.cosine == pytest.approx(0.5)
+    assert scores.over_pixels.cosine == pytest.approx(36 / 44)
+    far = along_a_wall(2)
+    far.frames[1] = dataclasses.replace(
+        far.frames[1], world_from_rig=RigidTransform(np.eye(3), np.array([90.0, 0.0, 0.0]))
+    )
+    with pytest.raises(SequenceError, match="no two views 1 frames apart"):
+        evaluate_features([far], [method], CAMERA, step=1, every=1)
+
+
+def test_rendered_features_are_those_of_the_surface() -> None:
+    """Of a field whose features are places, every pixel gets the place where its ray meets the wall."""
+    spec = PointCodeSpec()
+    seen = SimpleNamespace(
+        field=SimpleNamespace(spec=spec, expand=lambda features: 2.0 * features),
+        features_map=torch.zeros(1),
+        density_logit=lambda points: torch.where(points[..., 2] >= DEPTH, 100.0, -100.0),
+        features=lambda points: points,
+    )
+    place = render_features(seen, CAMERA, samples=512).numpy() / 2.0  # type: ignore[arg-type]
+    assert place.shape == (3, 20, 40)
+    rays = np.moveaxis(np.asarray(CAMERA.unproject(CAMERA.pixel_centres())), -1, 0)
+    assert (place[2] >= DEPTH - 1e-3).all() and (place[2] < DEPTH + 0.2).all()
+    np.testing.assert_allclose(place, rays / rays[2] * place[2], rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_are_enlarged_around_their_centres() -> None:
+    """Four pixels a token: the second lies an eighth of a token before its centre."""
+    camera = compared_camera(STREET_CAMERA, 4)
+    tokens = torch.zeros(1, 2, 12, 40)
+    tokens[0, 0] = torch.arange(40.0)
+    tokens[0, 1] = 1.0
+    backbone = SimpleNamespace(features=lambda images, cell: tokens if cell == 16 else None)
+    method = TokenFeatures(backbone, 16, STREET_CAMERA, camera, "tokens")  # type: ignore[arg-type]
+    found = method.features(along_a_wall(), 0, "camera_left")
+    assert found.shape == (2, 48, 160)
+    assert found[0, 20, 4 * 7 : 4 * 8] == pytest.approx([7 - 0.375, 7 - 0.125, 7 + 0.125, 7 + 0.375])
+    assert (found[1] == 1.0).all()
+    less = TokenFeatures(backbone, 16, STREET_CAMERA, camera, mean=torch.tensor([5.0, 1.0]))  # type: ignore[arg-type]
+    centred = less.features(along_a_wall(), 0, "camera_left")
+    np.testing.assert_allclose(centred, found - np.array([5.0, 1.0])[:, None, None], atol=1e-5)
+
+
+def test_tokens_stand_beside_fields_as_these_have_learned_them() -> None:
+    """As they are, and less the mean of each field that knows one, once."""
+    means = {"plain": [0.0, 0.0], "centred": [1.0, 2.0], "alike": [1.0, 2.0], "other": [0.0, 3.0]}
+    fields = [
+        SimpleNamespace(name=name, field=SimpleNamespace(target_mean=torch.tensor(mean)))
+        for name, mean in means.items()
+    ]
+    rows = token_rows(fields, SimpleNamespace(dim=2), 16, STREET_CAMERA, CAMERA)  # type: ignore[arg-type]
+    plain = "tokens of the image"
+    assert [row.name for row in rows] == [
+        plain,
+        f"{plain}, less the mean of centred",
+        f"{plain}, less the mean of other",
+    ]
+
+
+@pytest.fixture(scope="module")
+def foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    config = Dinov2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
+    return save_checkpoint(
+        tmp_path_factory.mktemp("runs") / "mine" / "checkpoints" / "last.ckpt",
+        field,
+        "feature_field",
+        half_resolution_steps=3,
+        steps=3,
+    )
+
+
+def test_a_field_sees_each_image_alone(synthetic_drive: Path, checkpoint: Path) -> None:
+    method = FieldFeatures.open(checkpoint, 16)
+    sequence = kitti_odometry(synthetic_drive)
+    first = method.features(sequence, 0, "image_2")
+    assert method.name == "mine" and first.shape == (8, 12, 40) and np.isfinite(first).all()
+    assert not np.allclose(first, method.features(sequence, 0, "image_3"))
+    assert np.array_equal(first, method.features(sequence, 0, "image_2"))
+
+
+def test_the_command_writes_what_it_prints(
+    synthetic_drive: Path, checkpoint: Path, foundation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command_line = [
+        "evaluate", "features", "--checkpoint", str(checkpoint), "--foundation", str(foundation), "--data",
+        str(synthetic_drive), "--step", "1", "--every", "2", "--stride", "16", "--output", str(tmp_path / "scores"),
+    ]  # fmt: skip
+    assert main(command_line) == 0
+    text = (tmp_path / "scores" / "results.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "recordings, 1 frames later" in text and "recordings, stereo partner" in text
+    entries = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
+    assert {(entry["pair"], entry["method"]) for entry in entries} == {
+        (pair, method) for pair in (NEXT, PARTNER) for method in ("mine", "tokens of the image")
+    }
+    for pair in (NEXT, PARTNER):
+        mine, tokens = (entry for entry in entries if entry["pair"] == pair)
+        assert mine["over_pixels"]["pixels"] == tokens["over_pixels"]["pixels"] > 0
+        assert mine["pairs"] == tokens["pairs"] == 2
+
+
+def test_tables_and_json_say_the_same() -> None:
+    scores = evaluate_features([along_a_wall()], [Painted("image", of_the_image)], CAMERA, step=1, every=1)
+    results = {("recordings", *key): value for key, value in scores.items()}
+    unrelated = results["recordings", NEXT, "image"].unrelated
+    assert f"| image | 2 | 1368 | 2.00 | 1.414 | 0.000 | {unrelated:.3f} | 0.000 |" in markdown(results)
+    (entry,) = json.loads(json.dumps(as_json(results, {"step": 1}), allow_nan=False))["scores"]
+    assert entry["over_pairs"]["l1"] == pytest.approx(2.0) and entry["over_pixels"]["pixels"] == 1368
+
+
+def test_the_command_refuses_what_it_cannot_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, foundation: Path
+) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+
+    def run(*arguments: str) -> None:
+        asked = parser.parse_args(["features", "--foundation", str(foundation), "--output", "y", *arguments])
+        asked.run_protocol(asked)
+
+    data = ["--data", str(tmp_path)]
+    with pytest.raises(ConfigurationError, match="nothing to score on"):
+        run("--checkpoint", str(checkpoint))
+    with pytest.raises(ConfigurationError, match="0 and 5 frames"):
+        run("--checkpoint", str(checkpoint), "--step", "0", *data)
+    with pytest.raises(ConfigurationError, match="stride: 5 pixels"):
+        run("--checkpoint", str(checkpoint), "--stride", "5", *data)
+    with pytest.raises(ConfigurationError, match="equal names"):
+        run("--checkpoint", str(checkpoint), str(checkpoint), *data)
+    monkeypatch.delenv("SCENE_COMPLETION_DATA", raising=False)
+    with pytest.raises(ConfigurationError, match="its folder is not known"):
+        run("--checkpoint", str(checkpoint), "--windows", "06")
+    torch.manual_seed(0)
+    field = FeatureField(DensityField(STREET_CAMERA), target_size=5, channels=4, units=6, expansion=5)
+    other = save_checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt", field, "feature_field")
+    with pytest.raises(ConfigurationError, match="other has features of 5 numbers, the tokens have 8"):
+        run("--checkpoint", str(other), *data)
