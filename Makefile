@@ -1,7 +1,6 @@
 # make demo            install what the robot needs into .venv and complete the bundled drive through the real node
 # make demo BAG=path   the same with a bag of your own
 # make test            install everything into .venv-test; lint, type check and test
-# make test-pycuda     pycuda itself, on a CUDA driver that runs on the host: needs a CUDA toolkit, but no GPU
 # make test-gpu        the tests of the GPU's kernels on a real one, then under compute-sanitizer; pycuda is installed beside the rest
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
@@ -22,7 +21,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pycuda test-gpu lint format clean demo-environment test-environment
+.PHONY: help demo test test-gpu lint format clean demo-environment test-environment
 
 # Idle OpenMP threads sleep instead of spinning: the player, the node and the viewer share the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -72,20 +71,13 @@ demo: $(DEMO_STAMP)
 test: lint
 	.venv-test/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-PYCUDA = .venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
-
-test-pycuda: $(TEST_STAMP)
-	$(PYCUDA)
-	SCENE_COMPLETION_GPU=driver .venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS) \
-	  tests/inference/test_gpu_kernels.py $(addprefix tests/inference/gpu/test_,$(addsuffix .py,cuda_graph device_scene_query engine_provision gpu_benchmark))
-
 test-gpu: $(TEST_STAMP)
-	$(PYCUDA)
-	SCENE_COMPLETION_GPU=1 .venv-test/bin/python -m pytest tests/inference/test_gpu_kernels.py $(PYTEST_ARGS)
+	.venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
+	SCENE_COMPLETION_GPU=1 .venv-test/bin/python -m pytest tests/inference/gpu/test_voxel_pipeline.py $(PYTEST_ARGS)
 	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer was not found: it is part of the CUDA toolkit" >&2; exit 1; }
 	for tool in memcheck racecheck synccheck initcheck; do \
 	  SCENE_COMPLETION_GPU=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
-	    .venv-test/bin/python -m pytest -k random_cameras --timeout 1200 tests/inference/test_gpu_kernels.py; done
+	    .venv-test/bin/python -m pytest -k random_cameras --timeout 1200 tests/inference/gpu/test_voxel_pipeline.py; done
 
 lint: $(TEST_STAMP)
 	.venv-test/bin/ruff check .

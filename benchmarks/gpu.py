@@ -50,7 +50,6 @@ from scene_completion_ros.inference.gpu.kernels import (
     nvrtc_cubin,
 )
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.voxel_pipeline import RUN, VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
@@ -80,13 +79,11 @@ class Work:
         gathered: Loads from the feature map, which stays in the second-level cache.
         streamed: Read or written once, in memory.
         sent: Sent to the host.
-        multiplied: Products that are summed; no data.
     """
 
     gathered: int
     streamed: int
     sent: int = 0
-    multiplied: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,22 +94,15 @@ class Speeds:
         cache: Bytes a second, read from the second-level cache.
         memory: Bytes a second, read and written by copies in memory.
         bus: Bytes a second, copied to page-locked memory of the host.
-        arithmetic: Products a second, summed, of matrices in float16; infinity where torch sees no GPU.
     """
 
     cache: float
     memory: float
     bus: float
-    arithmetic: float = float("inf")
 
     def floor_ms(self, work: Work) -> float:
         """What the work takes at least: all of it goes on at the same time."""
-        return 1e3 * max(
-            work.gathered / self.cache,
-            work.streamed / self.memory,
-            work.sent / self.bus,
-            work.multiplied / self.arithmetic,
-        )
+        return 1e3 * max(work.gathered / self.cache, work.streamed / self.memory, work.sent / self.bus)
 
 
 def main() -> None:
@@ -135,7 +125,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     """Print all tables; with the context current."""
     half = precision != "fp32"
     major, minor = (int(part) for part in context.facts.compute_capability.split("."))
-    on_gpu = functools.partial(PyCudaDevice, context)
+    on_gpu = functools.partial(KernelDevice, context)
     sizes = KernelSizes.of(bundle.head, half_features=half)
     kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, on_gpu))
     speeds = measure_speeds(context, kernels.compiler)
@@ -151,7 +141,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     image = canonical_image(bundle)
     features = make_encoder(bundle, cpu_engine())(image).astype(np.float16 if half else np.float32)
     prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
-    device = PyCudaDevice(context, kernels)
+    device = KernelDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
     uploaded = device.upload(features)
     with filler(context, device, speeds) as busy:
@@ -168,14 +158,13 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     name, load, encode, close = opened
     before = functools.partial(load, image[None])
     times, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before)
-    floor_ms = speeds.floor_ms(encoder_work(bundle, precision))
-    print(way_table(name, times, floor_ms) + "\n", flush=True)
+    print(way_table(name, times) + "\n", flush=True)
     try:
         as_graph, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before, graph=True)
     except (GpuError, RuntimeError) as error:  # torch's own, where it runs the encoder
         print(f"the same as one CUDA graph was not measured: {error}", flush=True)
     else:
-        print(way_table(f"{name}, as one CUDA graph with the kernels", as_graph, floor_ms), flush=True)
+        print(way_table(f"{name}, as one CUDA graph with the kernels", as_graph), flush=True)
         ratio = np.median(times["host"]) / np.median(as_graph["host"])
         print(f"\nwithout the graph it takes {ratio:.2f} times as long by the host's clock", flush=True)
     close()
@@ -269,33 +258,6 @@ def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> di
     }
 
 
-def encoder_work(bundle: StudentBundle, precision: str) -> Work:
-    """What an encoder has to read and multiply at least: its weights once, and its convolutions.
-
-    A bundle without a graph in this precision is counted by that of another one, which has the same layers, or by its
-    encoder for the CPU. Where the size of a layer cannot be told, as in the latter, only weights are counted.
-    """
-    import onnx
-
-    counted = precision if precision in bundle.gpu_precisions else next(iter(bundle.gpu_precisions), None)
-    graph = bundle.encoder_path.read_bytes() if counted is None else bundle.read_gpu_encoder(counted)
-    model = onnx.load_from_string(graph)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    sizes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in known.value_info}
-    sizes.update({value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in known.output})
-    sizes.update({value.name: list(value.dims) for value in known.initializer})
-    layers = [
-        math.prod(sizes.get(node.output[0], [0])) * math.prod(sizes.get(node.input[1], [0])[1:])
-        for node in known.node
-        if node.op_type == "Conv"
-    ]
-    multiplied = sum(layers) if all(layers) else 0
-    if precision == "int8":  # which are twice as fast on a GPU as those in float16, whose speed is measured
-        multiplied //= 2
-    return Work(gathered=len(graph), streamed=0, multiplied=multiplied)
-
-
 def cell_loads(cells: NDArray[np.integer]) -> int:
     """How often a thread of the density comes to another cell of the feature map, over all of them."""
     new = np.ones(len(cells), bool)
@@ -336,18 +298,14 @@ def kernel_table(
     return table((header, "p50 ms", "p95 ms", "floor ms", ""), rows)
 
 
-def way_table(encoder: str, times: Mapping[str, NDArray[np.float64]], encoder_floor_ms: float) -> str:
-    """From an image on the host to sparse voxels on the host."""
-    device_ms = sum(stage for name, stage in times.items() if name != "host")
-    rows = [
-        (name, *(f"{np.percentile(values, q):.3f}" for q in (50, 95)), floor)
-        for name, values, floor in (
-            (f"encoder: {encoder}", times["encode"], f"{encoder_floor_ms:.4f}"),
-            ("image to voxels, by the GPU's clock", np.asarray(device_ms), ""),
-            ("image to voxels, by the host's clock", times["host"], ""),
-        )
-    ]
-    return table(("the whole way", "p50 ms", "p95 ms", "floor ms"), rows)
+def way_table(encoder: str, times: Mapping[str, NDArray[np.float64]]) -> str:
+    """From an image on the host to sparse voxels on the host; of a graph, the encoder has no time of its own."""
+    shown = {"image to voxels, by the host's clock": times["host"]}
+    shown["image to voxels, by the GPU's clock"] = sum(stage for name, stage in times.items() if name != "host")
+    if "encode" in times:
+        shown = {f"encoder: {encoder}": times["encode"], **shown}
+    rows = [(name, *(f"{np.percentile(values, q):.3f}" for q in (50, 95))) for name, values in shown.items()]
+    return table((encoder, "p50 ms", "p95 ms"), rows)
 
 
 def parity_table(
@@ -366,7 +324,7 @@ def parity_table(
 
 
 @contextlib.contextmanager
-def filler(context: PrimaryContext, device: PyCudaDevice, speeds: Speeds) -> Iterator[Callable[[], None]]:
+def filler(context: PrimaryContext, device: KernelDevice, speeds: Speeds) -> Iterator[Callable[[], None]]:
     """Keeps the stream of a device busy for some milliseconds."""
     import pycuda.driver as cuda
 
@@ -415,28 +373,7 @@ def measure_speeds(context: PrimaryContext, compiler: str) -> Speeds:
         cache=size * rounds / took,
         memory=2.0 * IN_MEMORY / copied,
         bus=on_host.nbytes / sent,
-        arithmetic=measure_arithmetic(),
     )
-
-
-def measure_arithmetic() -> float:
-    """Products a second, summed, of matrices in float16; infinity where torch sees no GPU."""
-    if importlib.util.find_spec("torch") is None:
-        return float("inf")
-    import torch
-
-    if not torch.cuda.is_available():
-        return float("inf")
-    size = 8192
-    left, right = (torch.randn(size, size, dtype=torch.float16, device="cuda") for _ in range(2))
-    times = []
-    for _ in range(6):
-        torch.cuda.synchronize()
-        started_s = time.perf_counter()
-        left @ right
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - started_s)
-    return float(size**3 / min(times))
 
 
 def reading_module(compute_capability: str, compiler: str) -> Any:
@@ -486,7 +423,7 @@ OpenedEncoder: TypeAlias = "tuple[str, Callable[[NDArray[np.uint8]], None], Call
 """Its name, what takes images [1, H, W, 3], what asks for their features, and what ends it."""
 
 
-def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: PyCudaDevice, precision: str) -> OpenedEncoder:
+def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelDevice, precision: str) -> OpenedEncoder:
     """What runs the encoder on the stream of a device."""
     flavour = installed_flavour()
     missing = missing_parts(flavour)
@@ -512,7 +449,7 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: PyCudaD
     return f"{name} ({why})", load, encode, end
 
 
-def torch_encoder(bundle: StudentBundle, device: PyCudaDevice, precision: str) -> OpenedEncoder:
+def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -> OpenedEncoder:
     """The student's network in torch, in mixed precision but for fp32, where TensorRT or its graph is missing.
 
     Raises:

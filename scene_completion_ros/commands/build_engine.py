@@ -91,9 +91,9 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
     from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
     from scene_completion_ros.inference.gpu.device import PrimaryContext
     from scene_completion_ros.inference.gpu.engine_provision import provide_engine
+    from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
     from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, provide_kernels
     from scene_completion_ros.inference.gpu.options import gpu_bundle
-    from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 
     context = PrimaryContext()
     try:
@@ -105,7 +105,7 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
             kernels = provide_kernels(
                 bundle,
                 context.facts.compute_capability,
-                functools.partial(PyCudaDevice, context),
+                functools.partial(KernelDevice, context),
                 lambda: make_encoder(bundle, cpu_engine()),
                 half_features=options.precision != "fp32",
                 cache=options.cache,

@@ -17,10 +17,10 @@ missing) is in modules that never import them.
 | `failures` | what errors of CUDA mean | nothing |
 | `tensorrt_runtime` | plan -> features, on device pointers | TensorRT, a device |
 | `voxel_query.cu`, `kernels` | what follows the encoder, and its compilation for a GPU | NVRTC or nvcc |
-| `kernel_device`, `voxel_pipeline` | the order of its launches, on whatever runs kernels | nothing |
-| `pycuda_device` | what runs them on a GPU | pycuda, a device |
+| `kernel_device`, `cuda_graph` | what runs them on a GPU | pycuda, a device |
+| `voxel_pipeline` | the order of its launches | a kernel device |
 | `engine_runner`, `engine_provision` | images in, features out; engines found, or built and compared | all of it |
-| `kernel_provision` | kernels found, or compiled and compared | NVRTC or nvcc, and whatever runs them |
-| `device_scene_query` | images in, voxels out: an encoder and the kernels behind it | whatever runs them |
+| `kernel_provision` | kernels found, or compiled and compared | NVRTC or nvcc, and a kernel device |
+| `device_scene_query` | images in, voxels out: an encoder and the kernels behind it | a kernel device |
 | `tensorrt_encoder` | the encoder of a bundle, and what follows it | all of it |
 """

@@ -1,6 +1,6 @@
-"""CUDA graphs: what is asked of a stream, captured once, and asked for again as one; and events within them.
+"""A CUDA graph: what is asked of a stream, captured once, and asked for again as one.
 
-pycuda has no functions for these; they are called in the driver that it uses.
+pycuda has no functions for these; they are called in the driver that it uses. No GPU has run this yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 from scene_completion_ros.inference.gpu.failures import explain_failure
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on as they like
-_EXTERNAL = 1  # CU_EVENT_RECORD_EXTERNAL
 
 
 class CudaGraph:
@@ -65,47 +64,6 @@ class CudaGraph:
         _destroy("cuGraphExecDestroy", graph)
 
 
-class TimedEvent:
-    """A moment of a stream, whose time can be read also where a graph records it; with the context current.
-
-    Raises:
-        GpuError: The GPU failed.
-    """
-
-    def __init__(self) -> None:
-        self._event = ctypes.c_void_p()
-        _call("cuEventCreate", ctypes.byref(self._event), ctypes.c_uint(0))
-
-    def record(self, stream: int, *, captured: bool) -> None:
-        """Have it recorded.
-
-        Args:
-            stream: Handle of the stream.
-            captured: The stream is being captured: each launch of the graph records it.
-
-        Raises:
-            GpuError: The GPU failed.
-        """
-        flags = ctypes.c_uint(_EXTERNAL if captured else 0)
-        _call("cuEventRecordWithFlags", self._event, ctypes.c_void_p(stream), flags)
-
-    def since_ms(self, earlier: TimedEvent) -> float:
-        """Milliseconds between two, after the stream was waited for.
-
-        Raises:
-            GpuError: One of them was not recorded.
-        """
-        found = ctypes.c_float()
-        _call("cuEventElapsedTime", ctypes.byref(found), earlier._event, self._event)
-        return found.value
-
-    def close(self) -> None:
-        """Release it."""
-        event, self._event = self._event, ctypes.c_void_p()
-        if event.value is not None:
-            _driver().cuEventDestroy_v2(event)
-
-
 @functools.cache
 def _driver() -> Any:
     return ctypes.CDLL("libcuda.so.1")
@@ -124,4 +82,4 @@ def _call(function: str, *arguments: Any) -> None:
         driver.cuGetErrorString(ctypes.c_int(result), ctypes.byref(text))
         said = (text.value or b"the driver has no words for it").decode(errors="replace")
         # Not "failed": with this function's name that would read like the words for a lost device.
-        raise explain_failure(f"{function}: {said} ({result})", "running or timing frames")
+        raise explain_failure(f"{function}: {said} ({result})", "running a CUDA graph")

@@ -7,6 +7,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.graph_trial import GraphTrial, TrialFrame
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer
@@ -48,11 +48,11 @@ class DeviceSceneQuery:
         device: What runs the kernels; it becomes this one's, which closes it.
         context: The context of both.
         prepared: The scene.
-        examples: Two images [2, H, W, 3], not alike, to try frames with.
-        graphs: Decides whether frames are asked for as CUDA graphs.
+        examples: Two images [2, H, W, 3], not alike: frames are asked for as a CUDA graph where that gives the same
+            voxels of both. None takes no graph.
 
     Raises:
-        GpuError: There is not enough memory.
+        GpuError: There is not enough memory, or frames differ after a graph was tried.
     """
 
     def __init__(
@@ -62,32 +62,53 @@ class DeviceSceneQuery:
         device: KernelDevice,
         context: PrimaryContext,
         prepared: PreparedScene,
-        examples: NDArray[np.uint8],
-        graphs: GraphTrial,
+        examples: NDArray[np.uint8] | None = None,
     ) -> None:
         self._encoder = encoder
         self._check = check
         self._device = device
         self._context = context
         self._answers = 0
+        self._ask: Callable[[], None]
         with context:
             try:
                 self._pipeline = VoxelPipeline(
                     device, prepared.query, prepared.march, prepared.classifier, prepared.labels
                 )
-                self._ask = graphs.faster(
-                    device,
-                    TrialFrame(
-                        show=lambda number: encoder.load(examples[number][None]),
-                        ask=functools.partial(_ask, device, encoder, self._pipeline),
-                        wait=self._pipeline.wait,
-                    ),
-                )
+                self._ask = functools.partial(_ask, device, encoder, self._pipeline)
+                if examples is not None:
+                    self._ask = self._checked_graph(examples)
             except BaseException:
                 device.close()
                 raise
         finalizer = weakref.finalize(self, _release, device, context.hold())
         finalizer.atexit = False  # the driver cleans up by itself, and pycuda may be gone
+
+    def _checked_graph(self, examples: NDArray[np.uint8]) -> Callable[[], None]:
+        """A graph of frames where it gives the voxels that they have without one; the log says why there is none."""
+        ask = self._ask
+
+        def voxels(number: int, asked: Callable[[], None]) -> list[bytes]:
+            self._encoder.load(examples[number][None])
+            asked()
+            return [np.asarray(part).tobytes() for part in astuple(self._pipeline.wait())]
+
+        # One after the other: a graph that does nothing would leave the voxels of the image before.
+        expected = [voxels(number, ask) for number in (1, 0)]
+        if expected[0] == expected[1]:
+            return ask  # nothing is in view: there is nothing to tell a graph by, nor to gain
+        try:
+            graph = self._device.captured(ask)
+            if [voxels(number, graph) for number in (1, 0)] == expected:
+                return graph
+            why = "it gives other voxels than what it was captured from"
+        except GpuError as error:
+            why = str(error)
+        if voxels(0, ask) != expected[1]:
+            cure = "Take no graphs (gpu_graphs: false)."
+            raise GpuError(f"a frame differs after a CUDA graph was tried ({why})", where="GPU", cure=cure)
+        _log.warning("frames are asked for without a CUDA graph: %s", why)
+        return ask
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
         """See `SceneQuery`."""

@@ -37,7 +37,7 @@ SPREAD = 1.0
 DEPTH_TOLERANCE, TRANSMITTANCE_TOLERANCE = 0.02, 0.02  # metres; part of a ray
 TIE = 0.01  # logits that are nearer than this may be ordered either way
 # What compiles and launches the kernels belongs to them.
-SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "pycuda_device.py", "kernel_provision.py")
+SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
 
 _log = logging.getLogger(__name__)
 

@@ -67,7 +67,7 @@ class EngineOptions:
             cannot run, runs on the GPU.
         flavour: TensorRT or TensorRT-RTX; None for the one that is installed.
         cache: Folder of the engine cache; None for the user's.
-        graphs: Take CUDA graphs of encoder and voxel query where they are faster.
+        graphs: Run encoder and voxel query as one CUDA graph where that gives the same voxels.
 
     Raises:
         GpuError: One of them is out of its limits, or they contradict each other.
@@ -79,7 +79,7 @@ class EngineOptions:
     dla_core: int | None = None
     flavour: Flavour | None = None
     cache: Path | None = None
-    graphs: bool = True
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -17,13 +17,11 @@ from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
-from scene_completion_ros.inference.gpu.graph_trial import GraphTrial
-from scene_completion_ros.inference.gpu.kernel_device import Buffer
+from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_grid, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
-from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
@@ -70,9 +68,10 @@ class TensorRtEncoder:
         except BaseException:
             self._context.close()
             raise
-        self._examples = np.stack(gate_images(bundle.canonical.height, bundle.canonical.width)[:2])
+        self._examples: NDArray[np.uint8] | None = None
         # TensorRT-RTX has conditions of its own for what may be captured, and changes kernels while it runs.
-        self._graphs = GraphTrial(wanted=options.graphs and flavour == "tensorrt")
+        if options.graphs and flavour == "tensorrt":
+            self._examples = np.stack(gate_images(bundle.canonical.height, bundle.canonical.width)[:2])
         self._features = aligned_empty(1, *bundle.feature_size, bundle.head.channels)
         finalizer = weakref.finalize(self, _release, self._context, engine, self._runner)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
@@ -108,15 +107,15 @@ class TensorRtEncoder:
         except GridError as error:
             raise GpuError(error.what, where=error.where, cure=error.cure) from None
         with self._context:
-            device = PyCudaDevice(self._context, self._kernels, self._runner.stream)
+            device = KernelDevice(self._context, self._kernels, self._runner.stream)
         check = functools.partial(check_image, self._bundle)
-        return DeviceSceneQuery(self, check, device, self._context, prepared, self._examples, self._graphs)
+        return DeviceSceneQuery(self, check, device, self._context, prepared, self._examples)
 
     def _provide_kernels(self, options: EngineOptions, reference: Callable[[], ReferenceEncoder]) -> CompiledKernels:
         return provide_kernels(
             self._bundle,
             self._context.facts.compute_capability,
-            functools.partial(PyCudaDevice, self._context),
+            functools.partial(KernelDevice, self._context),
             reference,
             half_features=options.precision != "fp32",
             cache=options.cache,

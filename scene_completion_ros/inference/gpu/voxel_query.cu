@@ -3,7 +3,7 @@
 //
 // Compiled for one student: CHANNELS units of the density, UNITS of the labels (0: none), CLASSES classes, and
 // HALF_FEATURES, whether the encoder's map is float16 or float32. No header is needed, so that NVRTC compiles it without
-// a toolkit. The same text compiles as C++ for the tests, see tests/inference/cuda_on_cpu.h.
+// a toolkit. The same text compiles as C++ for the tests, see tests/inference/gpu/cuda_on_cpu.h.
 //
 // Density and labels: LANES threads share a point, four channels each at a time, so that every load of a tap or of a
 // table's row is one whole line of the cache. Samples are ordered by cell of the feature map; a group of threads takes

@@ -144,7 +144,7 @@ class NodeParameters:
         -1, "Core of a Jetson's deep learning accelerator to run the encoder on; -1 takes the GPU.", bounds=(-1, 1)
     )
     gpu_graphs: bool = _parameter(
-        True, "Have a GPU run encoder and voxel query as one CUDA graph where it is measured to be faster."
+        False, "Have a GPU run encoder and voxel query as one CUDA graph, where that gives the same voxels."
     )
     engine_cache: str = _parameter(
         "",

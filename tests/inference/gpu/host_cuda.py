@@ -3,14 +3,14 @@
 Contexts are kept on a stack a thread, as pycuda keeps them (its ``cuda.hpp``); what is allocated, copied or freed
 without the context being current raises, as there. What is asked of a stream is done when that stream is waited for,
 as late as a GPU may: whoever reads before, or waits for another stream, finds what lay there before, and new memory is
-full of rubbish. With ``at_once`` it is done as early as a GPU may. `HostEngine` stands in for a deserialised engine: it
-runs the ONNX graph on the pointers that it is given. Kernels are those of ``voxel_query.cu``, compiled for the CPU.
+full of rubbish. With ``at_once`` it is done as early as a GPU may. Kernels are those of ``voxel_query.cu``, compiled
+for the CPU (`host_kernels`); arguments must have the number and the sizes that they take. What pycuda itself packs and
+frees, and in which words it raises, only a GPU shows (``make test-gpu``).
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import itertools
 import math
 import sys
@@ -19,16 +19,12 @@ import time
 import weakref
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from scene_completion_ros.inference.gpu import cuda_graph, device
-from scene_completion_ros.inference.gpu.engine_cache import EngineKey
-from scene_completion_ros.inference.gpu.failures import explain_failure
-from scene_completion_ros.inference.gpu.tensorrt_runtime import UnusablePlanError
 
 RUBBISH = 0xA5
 
@@ -48,6 +44,8 @@ class HostCuda:
         self.free = 2**30
         self.allocated = 0
         self.allocations = 0
+        self.copied = 0
+        self.launched: list[str] = []
         self.pinned = 0
         self.retained = 0
         self.popped_at_the_end = 0
@@ -55,7 +53,7 @@ class HostCuda:
         self._threads = threading.local()
         self._streams: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._handles = itertools.count(7)
-        self.events: dict[int, float] = {}
+        self.events: weakref.WeakSet[Any] = weakref.WeakSet()
         self.live_graphs: dict[int, list[Callable[[], object]]] = {}
         self.graphs = 0
         self.at_once = False
@@ -81,7 +79,7 @@ class HostCuda:
         return self._streams[stream_handle].captured is not None
 
     def driver(self) -> HostDriver:
-        """The functions for graphs and events."""
+        """The functions for graphs."""
         return HostDriver(self)
 
     def finish(self) -> None:
@@ -174,7 +172,7 @@ class HostCuda:
             return array
 
         class Module:
-            """The machine code is the path of a shared library, see `cuda_cpu_device`."""
+            """The machine code is the path of a shared library."""
 
             def __init__(self, code: bytes) -> None:
                 cuda.require_context()
@@ -184,9 +182,13 @@ class HostCuda:
                     raise Error("cuModuleLoadDataEx failed: device kernel image is invalid") from error
 
             def get_function(self, name: str) -> Any:
-                run = getattr(self._library, f"launch_{name}")
+                run, layout = (getattr(self._library, f"{what}_{name}") for what in ("launch", "layout"))
+                sizes = (ctypes.c_int * 64)()
+                taken = sizes[: layout(sizes)]
 
                 def launch(*values: Any, grid: tuple[int, ...], block: tuple[int, ...], stream: Stream) -> None:
+                    assert [value.nbytes for value in values] == taken
+                    cuda.launched.append(name)
                     kept = [np.array([value]) for value in values]  # their values now, as a GPU takes them
 
                     def work() -> None:
@@ -195,6 +197,21 @@ class HostCuda:
                     cuda.enqueue(stream, work)
 
                 return launch
+
+        class Event:
+            def __init__(self) -> None:
+                cuda.require_context()
+                self._at_ms = math.nan
+                cuda.events.add(self)
+
+            def record(self, stream: Stream) -> None:
+                assert stream.captured is None  # its time could not be read
+                cuda.enqueue(stream, lambda: setattr(self, "_at_ms", 1e3 * time.perf_counter()))
+
+            def time_since(self, earlier: Event) -> float:
+                if math.isnan(self._at_ms - earlier._at_ms):
+                    raise Error("cuEventElapsedTime failed: device not ready")
+                return self._at_ms - earlier._at_ms
 
         class Stream:
             def __init__(self, flags: int) -> None:
@@ -245,6 +262,10 @@ class HostCuda:
             else:
                 cuda.enqueue(stream, lambda: ctypes.memmove(target, source, size))
 
+        def download(array: Any, pointer: int, stream: Stream | None = None) -> None:
+            cuda.copied += array.nbytes
+            copy(array.ctypes.data, pointer, array.nbytes, stream)
+
         def upload(pointer: int, array: Any, stream: Stream) -> None:
             # What is not page-locked is copied at once to memory that is.
             source = array if type(array.base) is Pinned or type(array.base) is np.ndarray else array.copy()
@@ -255,6 +276,7 @@ class HostCuda:
             "Error": Error,
             "Context": Context,
             "Device": Device,
+            "Event": Event,
             "Stream": Stream,
             "device_attribute": type("device_attribute", (), {"MULTIPROCESSOR_COUNT": 16, "L2_CACHE_SIZE": 2**22}),
             "init": lambda: None,
@@ -267,11 +289,10 @@ class HostCuda:
             "memset_d8_async": lambda pointer, value, size, stream: cuda.enqueue(
                 stream, lambda: ctypes.memset(pointer, value, size)
             ),
-            "memcpy_htod": lambda pointer, array: copy(pointer, array.ctypes.data, array.nbytes),
-            "memcpy_dtoh": lambda array, pointer: copy(array.ctypes.data, pointer, array.nbytes),
+            "memcpy_dtoh": download,
             "memcpy_htod_async": upload,
             "memcpy_dtod_async": lambda target, source, size, stream: copy(target, source, size, stream),
-            "memcpy_dtoh_async": lambda array, pointer, stream: copy(array.ctypes.data, pointer, array.nbytes, stream),
+            "memcpy_dtoh_async": download,
         }
         for name, value in contents.items():
             setattr(module, name, value)
@@ -292,7 +313,7 @@ class HostCuda:
 
 
 class HostDriver:
-    """What `cuda_graph` calls in the driver; `DriverCuda` has the same in C."""
+    """What `cuda_graph` calls in the driver."""
 
     def __init__(self, cuda: HostCuda) -> None:
         self._cuda = cuda
@@ -329,28 +350,6 @@ class HostDriver:
 
     cuGraphExecDestroy = cuGraphDestroy
 
-    def cuEventCreate(self, event: Any, flags: ctypes.c_uint) -> int:
-        assert flags.value == 0
-        self._cuda.require_context()
-        event._obj.value = next(self._cuda._handles)
-        self._cuda.events[event._obj.value] = math.nan
-        return 0
-
-    def cuEventRecordWithFlags(self, event: ctypes.c_void_p, stream: ctypes.c_void_p, flags: ctypes.c_uint) -> int:
-        assert flags.value == (self._stream(stream).captured is not None)  # others would have no time
-        events, handle = self._cuda.events, int(event.value or 0)
-        self._cuda.enqueue(stream.value, lambda: events.__setitem__(handle, 1e3 * time.perf_counter()))
-        return 0
-
-    def cuEventElapsedTime(self, found: Any, earlier: ctypes.c_void_p, later: ctypes.c_void_p) -> int:
-        first, second = (self._cuda.events[int(event.value or 0)] for event in (earlier, later))
-        found._obj.value = second - first
-        return 600 if math.isnan(second - first) else 0
-
-    def cuEventDestroy_v2(self, event: ctypes.c_void_p) -> int:
-        del self._cuda.events[int(event.value or 0)]
-        return 0
-
     def cuGetErrorString(self, error: ctypes.c_int, text: Any) -> int:
         text._obj.value = {801: b"operation not supported", 2: b"out of memory"}.get(error.value, b"an error")
         return 0
@@ -362,44 +361,3 @@ class HostDriver:
         handle = next(self._cuda._handles)
         self._cuda.live_graphs[handle] = works
         return handle
-
-
-class HostEngine:
-    """Runs the graph that its plan is; ``offset`` is added to what it computes, and some plans are refused."""
-
-    cuda: ClassVar[HostCuda]
-    offset = 0.0
-    refused: ClassVar[set[bytes]] = set()
-    opened: ClassVar[list[HostEngine]] = []
-
-    def __init__(self, plan: bytes, key: EngineKey, tensorrt: object) -> None:
-        if plan in self.refused:
-            raise UnusablePlanError("deserialising the engine failed", where="engine")
-        self.key = key
-        self._session: Any = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
-        self.batches: list[int] = []
-        self.opened.append(self)
-
-    def enqueue(self, image_pointer: int, features_pointer: int, stream_handle: int, batch: int = 1) -> None:
-        assert self.key.batch[0] <= batch <= self.key.batch[1]
-        if self.cuda.capturing(stream_handle) and batch not in self.batches[-1:]:
-            raise explain_failure("the first batch of a size may not be captured", "running the engine")
-        self.batches.append(batch)
-        self.cuda.enqueue(stream_handle, functools.partial(self._run, image_pointer, features_pointer, batch))
-
-    def _run(self, image_pointer: int, features_pointer: int, batch: int) -> None:
-        images = _at(image_pointer, (batch, *self.key.image, 3), np.uint8)
-        (features,) = self._session.run(["features"], {"image": images})
-        _at(features_pointer, features.shape, features.dtype)[:] = features + np.asarray(self.offset, features.dtype)
-
-    def close(self) -> None:
-        self._session = None
-
-    @property
-    def closed(self) -> bool:
-        return self._session is None
-
-
-def _at(pointer: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(pointer), dtype).reshape(shape)

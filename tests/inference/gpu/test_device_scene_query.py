@@ -26,8 +26,9 @@ from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, w
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header, write_sealed
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
-from tests.inference.gpu.conftest import SMALL, Build, HostCompiler, picture
+from tests.inference.gpu.conftest import SMALL, Build, picture
 from tests.inference.gpu.host_cuda import HostCuda
+from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.small_bundle import random_head, with_labels
 
@@ -67,7 +68,8 @@ def test_voxels_are_those_of_the_same_graph_on_the_cpu(
         assert found.timings_ms.keys() == expected.timings_ms.keys()
         parts = sum(time for stage, time in found.timings_ms.items() if stage != "total")
         assert parts <= found.timings_ms["total"] + 0.01
-        assert found.timings_ms["encode"] > 0.0 and found.timings_ms["query"] > 0.0
+        assert found.timings_ms["query"] > 0.0
+        assert (found.timings_ms["encode"] > 0.0) is not graphs  # all of a graph counts as one
     assert (tried > 0, cuda.graphs - tried) == ((True, 2) if graphs else (False, 0))
 
 

@@ -19,7 +19,9 @@ from scene_completion_ros.inference.gpu import engine_provision
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from tests.inference.gpu.host_cuda import HostCuda, HostEngine
+from tests.inference.gpu.conftest import SMALL
+from tests.inference.gpu.host_cuda import HostCuda
+from tests.inference.gpu.host_tensorrt import HostEngine
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.gpu.small_gpu_encoder import gpu_encoder
 
@@ -86,7 +88,9 @@ def test_a_plan_that_tensorrt_refuses_is_built_again(
 
     def build_another(onnx: bytes, *_: Any, **__: Any) -> tuple[bytes, bytes]:
         hidden = bundle.head.label_hidden
-        return gpu_encoder("fp32", size=(48, 160), label_hidden=hidden, producer="another builder"), b""
+        return gpu_encoder(
+            "fp32", size=(SMALL.height, SMALL.width), label_hidden=hidden, producer="another builder"
+        ), b""
 
     monkeypatch.setattr(engine_provision, "build_plan", build_another)
     assert provide(bundle, options).built
@@ -96,7 +100,7 @@ def test_a_plan_that_tensorrt_refuses_is_built_again(
 
 def test_features_come_back_as_from_the_cpu(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
     options = EngineOptions(precision="fp32", cache=tmp_path / "engines")
-    image = np.random.default_rng(0).integers(0, 256, (48, 160, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (SMALL.height, SMALL.width, 3), dtype=np.uint8)
     on_cpu = make_encoder(bundle, encoder.cpu_engine(), threads=1)
     on_gpu = make_encoder(bundle, "tensorrt", threads=1, gpu=options)
     assert on_gpu.name == "tensorrt_fp32"
@@ -113,7 +117,7 @@ def test_features_come_back_as_from_the_cpu(bundle: GpuStudent, cuda: HostCuda, 
 
 def test_a_lost_device_is_said_and_the_context_left(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
     on_gpu = make_encoder(bundle, "tensorrt", gpu=EngineOptions(cache=tmp_path / "engines"))
-    image = np.zeros((48, 160, 3), np.uint8)
+    image = np.zeros((SMALL.height, SMALL.width, 3), np.uint8)
     cuda.broken = "cuStreamSynchronize failed: unspecified launch failure"
     with pytest.raises(GpuError, match="the device was lost while running the encoder.*Restart"):
         on_gpu(image)

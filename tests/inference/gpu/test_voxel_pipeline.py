@@ -1,8 +1,7 @@
-"""``voxel_query.cu``: compiled for GPUs without one, and run on the CPU as it is, against the readable twins."""
+"""``voxel_query.cu``, run on the CPU as it is or on a GPU, against the readable twins."""
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import functools
 import math
@@ -12,71 +11,50 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import GpuError, SceneCompletionError
+from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.calibration import Calibration
-from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
+from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
-from scene_completion_ros.inference.gpu.failures import explain_failure
-from scene_completion_ros.inference.gpu.graph_trial import GraphTrial
-from scene_completion_ros.inference.gpu.kernel_device import Buffer
+from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads
-from scene_completion_ros.inference.gpu.kernels import (
-    SOURCE,
-    CompiledKernels,
-    KernelSizes,
-    compile_kernels,
-    compile_with_nvcc,
-)
-from scene_completion_ros.inference.gpu.pycuda_device import PyCudaDevice
+from scene_completion_ros.inference.gpu.kernels import KERNELS, KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.label_reference import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march, states
-from scene_completion_ros.inference.march_kernel import BINS, March, VoxelClassifier
+from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from tests.inference.cuda_cpu_device import CpuDevice, compiled, compiled_library
-from tests.inference.gpu.driver_cuda import ON_DRIVER, host_driver
+from tests.inference.gpu.host_cuda import HostCuda
+from tests.inference.gpu.host_kernels import SHIM, HostCompiler, compile_for_the_cpu
 from tests.inference.small_bundle import random_head, with_labels
 
-AnyDevice: TypeAlias = CpuDevice | PyCudaDevice
 CODE = PointCodeSpec()
 CANONICAL = Camera(fx=185.0, fy=185.0, cx=159.5, cy=45.75, width=320, height=96)
 FEATURE_SIZE = (48, 160)
 RAYS = CANONICAL.resized(160, 48)
 FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
 GRID = VoxelGrid((0.0, -6.4, -2.2), 0.4, (48, 32, 11))  # 11 layers: no multiple of anything
-ARCHITECTURES = ((7, 5), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0))
 CALIBRATION = Calibration("piecewise_linear", (0.0, 0.02, 0.1, 0.4, 1.0), (0.0, 0.1, 0.4, 0.9, 0.99))
 THRESHOLD = 0.5
-# Two blocks of 256 threads fit on a processor with 65536 registers where a thread takes 128, four where it takes 64.
-REGISTERS = {
-    "query_density": 128,
-    **dict.fromkeys(("march_rays", "classify", "offsets", "compact", "query_labels"), 64),
-}
-
 ON_GPU = os.environ.get("SCENE_COMPLETION_GPU") == "1"
 """The same tests on a real GPU, through pycuda: ``make test-gpu``."""
 
-needs_compiler = pytest.mark.skipif(
-    ON_DRIVER or (kernels.find_nvrtc() is None and shutil.which("nvcc") is None),
-    reason="neither nvidia-cuda-nvrtc nor nvcc is installed, or NVRTC would use a driver that is none",
-)
 needs_cpp = pytest.mark.skipif(
     not ON_GPU and (shutil.which("g++") is None or not sys.platform.startswith("linux")), reason="no g++ on Linux"
 )
@@ -110,52 +88,36 @@ def place_prior(seed: int) -> PlacePrior:
     )
 
 
-@pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., AnyDevice]]:
-    """Makes a device with the kernels of a head: the CPU's stand-in, or the GPU."""
-    folder = tmp_path_factory.mktemp("kernels")
-    if ON_GPU:
-        yield from _through_pycuda(compile_kernels)
-    elif ON_DRIVER:
-        host_driver()
-        yield from _through_pycuda(lambda sizes, *_, **__: _for_the_cpu(sizes, folder))
-    else:
-        yield from _on_cpu(folder)
+class Devices:
+    """Makes devices with the kernels of a head, on a real GPU or on the stand-in for one."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.cuda = None if ON_GPU else HostCuda()
+        if self.cuda is not None:
+            self.cuda.install(patch)
+        self._compiler = compile_kernels if ON_GPU else HostCompiler(folder)
+        self.context = PrimaryContext()
+        self._made: list[KernelDevice] = []
+
+    def __call__(self, head: HeadWeights, *, half: bool = True) -> KernelDevice:
+        major, minor = (int(part) for part in self.context.facts.compute_capability.split("."))
+        check = functools.partial(check_loads, functools.partial(KernelDevice, self.context))
+        kernels = self._compiler(KernelSizes.of(head, half_features=half), (major, minor), check=check)
+        self._made.append(KernelDevice(self.context, kernels))
+        return self._made[-1]
+
+    def close(self) -> None:
+        while self._made:
+            self._made.pop().close()
 
 
-def _for_the_cpu(sizes: KernelSizes, folder: Path) -> CompiledKernels:
-    return CompiledKernels(str(compiled_library(sizes, folder)).encode(), sizes.kernels, {}, "g++")
-
-
-def _on_cpu(folder: Path) -> Iterator[Callable[..., AnyDevice]]:
-    libraries: dict[KernelSizes, ctypes.CDLL] = {}
-
-    def made(head: HeadWeights, *, half: bool = True) -> CpuDevice:
-        sizes = KernelSizes.of(head, half_features=half)
-        if sizes not in libraries:
-            libraries[sizes] = compiled(sizes, folder)
-        return CpuDevice(libraries[sizes])
-
-    yield made
-
-
-def _through_pycuda(compiler: Callable[..., CompiledKernels]) -> Iterator[Callable[..., AnyDevice]]:
-    context = PrimaryContext()
-    major, minor = (int(part) for part in context.facts.compute_capability.split("."))
-    devices: list[PyCudaDevice] = []
-
-    def made(head: HeadWeights, *, half: bool = True) -> PyCudaDevice:
-        sizes = KernelSizes.of(head, half_features=half)
-        check = functools.partial(check_loads, functools.partial(PyCudaDevice, context))
-        devices.append(PyCudaDevice(context, compiler(sizes, (major, minor), check=check)))
-        return devices[-1]
-
-    made.context = context  # type: ignore[attr-defined]
-    with context:
-        yield made
-        for one in devices:
-            one.close()
-    context.close()
+@pytest.fixture
+def device(library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Devices]:
+    devices = Devices(library_folder, monkeypatch)
+    with devices.context:
+        yield devices
+        devices.close()
+    devices.context.close()
 
 
 @dataclasses.dataclass
@@ -169,7 +131,7 @@ class Run:
     march: March
     classifier: VoxelClassifier
     labels: LabelQuery | None
-    device: AnyDevice
+    device: KernelDevice
     pipeline: VoxelPipeline
 
     def frame(self, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
@@ -178,7 +140,7 @@ class Run:
 
 
 def run_of(
-    device: AnyDevice,
+    device: KernelDevice,
     head: HeadWeights,
     *,
     grid: VoxelGrid = GRID,
@@ -277,114 +239,6 @@ def run_pose(run: Run) -> RigidTransform:
     return RigidTransform(exact, run.classifier.pose[9:].astype(np.float64) - exact @ origin)
 
 
-@needs_compiler
-@pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
-@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
-def test_no_kernel_spills_on_any_gpu(capability: tuple[int, int], half: bool) -> None:
-    head = StudentBundle.load(DEFAULT_BUNDLE).head
-    assert_fits(compile_kernels(KernelSizes.of(head, half_features=half), capability))
-
-
-@needs_compiler
-@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
-@pytest.mark.parametrize(("channels", "units"), [(32, 32), (64, 64), (96, 96)])
-def test_no_kernel_of_a_smaller_student_spills_on_an_orin(channels: int, units: int, half: bool) -> None:
-    assert_fits(compile_kernels(KernelSizes(channels, units, 19, half), (8, 7)))
-
-
-def assert_fits(made: CompiledKernels) -> None:
-    assert made.cubin[:4] == b"\x7fELF"
-    assert set(made.resources) == set(kernels.KERNELS)
-    for name, found in made.resources.items():
-        assert (found.spilled, found.stack) == (0, 0), name
-        assert 0 < found.registers <= REGISTERS[name], name
-
-
-@needs_compiler
-def test_a_student_without_classes_has_no_kernel_for_them() -> None:
-    made = compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
-    assert set(made.resources) == {*kernels.KERNELS} - {"query_labels"}
-
-
-def test_what_ptxas_says_is_read() -> None:
-    log = """ptxas info    : Compiling entry function 'march_rays' for 'sm_87'
-ptxas info    : Function properties for march_rays
-    24 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
-ptxas info    : Used 62 registers, used 1 barriers, 400 bytes cmem[0]
-"""
-    assert kernels._resources(log) == {"march_rays": kernels.KernelResources(62, 20, 24)}
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_nvcc_takes_the_same_source() -> None:
-    nvcc = shutil.which("nvcc")
-    assert nvcc is not None
-    made = compile_with_nvcc(nvcc, KernelSizes(64, 32, 19, True), (8, 6))
-    assert made.compiler == "nvcc" and {found.spilled for found in made.resources.values()} == {0}
-
-
-@needs_compiler
-def test_a_gpu_that_the_compiler_does_not_know_is_named() -> None:
-    with pytest.raises(SceneCompletionError, match="sm_31"):
-        compile_kernels(KernelSizes(64, 0, 1, True), (3, 1))
-
-
-def test_without_a_compiler_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "find_nvrtc", lambda: None)
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SceneCompletionError, match="neither NVRTC nor nvcc.*nvidia-cuda-nvrtc"):
-        compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
-
-
-def test_what_the_driver_does_not_take_is_compiled_by_the_next_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's NVRTC may be newer than the driver, and the toolkit's nvcc beside it not."""
-
-    def made_by(name: str) -> CompiledKernels:
-        return CompiledKernels(b"", (), {}, name)
-
-    def takes_none_of(*names: str) -> Callable[[CompiledKernels], None]:
-        def check(made: CompiledKernels) -> None:
-            if made.compiler in names:
-                raise GpuError(f"what {made.compiler} made does not load")
-
-        return check
-
-    monkeypatch.setattr(kernels, "find_nvrtc", lambda: Path("nvrtc"))
-    monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(kernels, "compile_with_nvrtc", lambda *arguments: made_by("NVRTC"))
-    monkeypatch.setattr(kernels, "compile_with_nvcc", lambda *arguments: made_by("nvcc"))
-    sizes = KernelSizes(64, 0, 1, True)
-    assert compile_kernels(sizes, (8, 7)).compiler == "NVRTC"
-    assert compile_kernels(sizes, (8, 7), check=takes_none_of()).compiler == "NVRTC"
-    assert compile_kernels(sizes, (8, 7), check=takes_none_of("NVRTC")).compiler == "nvcc"
-    with pytest.raises(GpuError, match="what NVRTC made does not load; what nvcc made does not load"):
-        compile_kernels(sizes, (8, 7), check=takes_none_of("NVRTC", "nvcc"))
-
-    def lost(made: CompiledKernels) -> None:
-        raise explain_failure("an illegal memory access was encountered", f"loading what {made.compiler} made")
-
-    with pytest.raises(GpuError, match="the device was lost while loading what NVRTC made"):  # and nvcc is not tried
-        compile_kernels(sizes, (8, 7), check=lost)
-
-
-@pytest.mark.parametrize("sizes", [(48, 0), (0, 0), (64, 40)])
-def test_sizes_that_the_threads_cannot_share_are_refused(sizes: tuple[int, int]) -> None:
-    with pytest.raises(SceneCompletionError, match="multiples of 32"):
-        KernelSizes(*sizes, classes=1, half_features=True)
-
-
-def test_both_sides_divide_the_work_alike() -> None:
-    text = SOURCE.read_text(encoding="utf-8")
-    defined = dict(re.findall(r"^#define (\w+) (\d+)$", text, re.MULTILINE))
-    for name in ("LANES", "RUN", "SPAN", "THREADS"):
-        assert int(defined[name]) == getattr(voxel_pipeline, name)
-    assert int(defined["BINS"]) == BINS
-    for name in ("FREE_SEEN", "FREE_INFERRED", "SURFACE", "COMPLETED"):
-        assert int(defined[name]) == VoxelState[name]
-    kernels_there = re.findall(r'^extern "C" __global__ void __launch_bounds__\([^)]*\) (\w+)\(', text, re.MULTILINE)
-    assert tuple(kernels_there) == kernels.KERNELS
-
-
 POSES = {
     "default": (FORWARD, GRID),
     "pitch, roll and shift": (rotated(3.0, 2.0, 0.0, (0.4, -1.1, 0.7)), GRID),
@@ -397,7 +251,7 @@ POSES = {
 
 @needs_cpp
 @pytest.mark.parametrize("pose", POSES)
-def test_every_stage_is_that_of_its_twin(pose: str, device: Callable[..., AnyDevice]) -> None:
+def test_every_stage_is_that_of_its_twin(pose: str, device: Devices) -> None:
     head = with_labels(random_head(channels=64, density_bias=-1.0))
     run = run_of(device(head), head, pose=POSES[pose][0], grid=POSES[pose][1])
     found = check(run, feature_map(head, seed=1))
@@ -440,7 +294,7 @@ def some_camera(rng: np.random.Generator) -> Camera:
 
 @needs_cpp
 @pytest.mark.parametrize(("seed", "student"), enumerate(STUDENTS))
-def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Callable[..., AnyDevice]) -> None:
+def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devices) -> None:
     rng = np.random.default_rng(seed)
     head = random_head(seed, channels=student.channels, density_bias=float(rng.uniform(-4.0, 1.0)))
     if student.units:
@@ -461,7 +315,7 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Call
 
 
 @needs_cpp
-def test_densities_and_logits_that_the_pipeline_does_not_ask_for(device: Callable[..., AnyDevice]) -> None:
+def test_densities_and_logits_that_the_pipeline_does_not_ask_for(device: Devices) -> None:
     """Without a length the kernel gives densities; where there is room for logits it gives these, too."""
     head = dataclasses.replace(with_labels(random_head(channels=64, density_bias=-1.0)), prior=place_prior(3))
     run, features = run_of(device(head), head), feature_map(head, seed=1)
@@ -497,7 +351,7 @@ def test_densities_and_logits_that_the_pipeline_does_not_ask_for(device: Callabl
 
 
 @needs_cpp
-def test_the_shipped_student_in_both_precisions(device: Callable[..., AnyDevice]) -> None:
+def test_the_shipped_student_in_both_precisions(device: Devices) -> None:
     head = StudentBundle.load(DEFAULT_BUNDLE).head
     for half in (True, False):
         run = run_of(device(head, half=half), head, threshold=0.3)
@@ -506,7 +360,7 @@ def test_the_shipped_student_in_both_precisions(device: Callable[..., AnyDevice]
 
 
 @needs_cpp
-def test_a_place_prior_counts(device: Callable[..., AnyDevice]) -> None:
+def test_a_place_prior_counts(device: Devices) -> None:
     plain = random_head(channels=64)
     head = dataclasses.replace(plain, prior=place_prior(3))
     with_prior, without = (run_of(device(one), one) for one in (head, plain))
@@ -518,28 +372,28 @@ def test_a_place_prior_counts(device: Callable[..., AnyDevice]) -> None:
 
 
 @needs_cpp
-def test_a_frame_allocates_nothing_and_brings_little(device: Callable[..., AnyDevice]) -> None:
+def test_a_frame_allocates_nothing_and_brings_little(device: Devices) -> None:
     head = with_labels(random_head(channels=64))
     run = run_of(device(head), head)
-    features = run.device.upload(feature_map(head).astype(np.float16))
-    if not isinstance(run.device, CpuDevice):
+    features, cuda = run.device.upload(feature_map(head).astype(np.float16)), device.cuda
+    if cuda is None:
         pytest.skip("a GPU does not count allocations and copies")
-    allocated = run.device.allocated
+    allocations, copied, launched = cuda.allocations, cuda.copied, len(cuda.launched)
     run.pipeline.enqueue(features)
     first = run.pipeline.wait()
     kept = first.index.copy(), first.label.copy(), first.state.copy()
     run.pipeline.enqueue(features)
     second = run.pipeline.wait()
-    assert run.device.allocated == allocated
-    assert run.device.launched == 2 * list(kernels.KERNELS)
+    assert cuda.allocations == allocations
+    assert cuda.launched[launched:] == 2 * list(KERNELS)
     rays = RAYS.width * RAYS.height
-    assert run.device.copied == 2 * (first.state.nbytes + 2 * 4 * rays)
+    assert cuda.copied - copied == 2 * (first.state.nbytes + 2 * 4 * rays)
     for before, after in zip(kept, (second.index, second.label, second.state), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
 @needs_cpp
-def test_a_grid_out_of_view_is_empty(device: Callable[..., AnyDevice]) -> None:
+def test_a_grid_out_of_view_is_empty(device: Devices) -> None:
     head = with_labels(random_head(channels=64))
     run = run_of(device(head), head, grid=VoxelGrid((-30.0, -2.0, -2.0), 0.5, (8, 8, 8)))
     found = run.frame(feature_map(head))
@@ -549,7 +403,7 @@ def test_a_grid_out_of_view_is_empty(device: Callable[..., AnyDevice]) -> None:
 
 @needs_cpp
 @pytest.mark.parametrize("full", [True, False])
-def test_all_and_nothing_occupied(full: bool, device: Callable[..., AnyDevice]) -> None:
+def test_all_and_nothing_occupied(full: bool, device: Devices) -> None:
     head = with_labels(random_head(channels=64, density_bias=60.0 if full else -60.0))
     run = run_of(device(head), head)
     found = check(run, feature_map(head))
@@ -557,7 +411,7 @@ def test_all_and_nothing_occupied(full: bool, device: Callable[..., AnyDevice]) 
 
 
 @needs_cpp
-def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Callable[..., AnyDevice]) -> None:
+def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Devices) -> None:
     head = with_labels(random_head(channels=64, density_bias=-60.0))
     run = run_of(device(head), head)
     features = feature_map(head)
@@ -580,41 +434,23 @@ def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Callable
     ],
 )
 def test_the_stand_in_catches_threads_that_do_not_meet(body: str, message: str, tmp_path: Path) -> None:
-    header = Path(__file__).with_name("cuda_on_cpu.h")
-    source, program = tmp_path / "wrong.cpp", tmp_path / "wrong"
+    program = tmp_path / "wrong"
     text = f"""
-        #include "{header}"
+        #include "{SHIM}"
         static void right() {{ __syncthreads(); __ballot_sync(~0u, true); }}
         static void wrong() {{ {body} }}
         int main(int count, char**) {{ on_cpu::launch(count > 1 ? wrong : right, 2, 64, nullptr); }}
     """
-    source.write_text(textwrap.dedent(text), encoding="utf-8")
-    subprocess.run(["g++", "-std=c++17", "-o", str(program), str(source)], check=True)
+    compile_for_the_cpu(textwrap.dedent(text), program)
     assert subprocess.run([program], check=False).returncode == 0
     done = subprocess.run([program, "wrong"], capture_output=True, text=True, check=False)
     assert done.returncode < 0 and re.search(message, done.stderr)
 
 
-class NoContext:
-    """Of a device that needs none."""
-
-    def __enter__(self) -> NoContext:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def hold(self) -> NoContext:
-        return self
-
-    def close(self) -> None:
-        pass
-
-
 class GivenMaps:
     """An encoder that uploads maps instead of computing them."""
 
-    def __init__(self, device: AnyDevice, maps: list[np.ndarray]) -> None:
+    def __init__(self, device: KernelDevice, maps: list[np.ndarray]) -> None:
         self.device, self.maps = device, [device.upload(one.astype(np.float16)) for one in maps]
         self.number = 0
 
@@ -626,7 +462,7 @@ class GivenMaps:
 
 
 @needs_cpp
-def test_two_scenes_on_one_device_ended_in_either_order(device: Callable[..., AnyDevice]) -> None:
+def test_two_scenes_on_one_device_ended_in_either_order(device: Devices) -> None:
     head = with_labels(random_head(channels=64, density_bias=-1.0))
     maps = [feature_map(head, seed=seed) for seed in (1, 2)]
     images = [np.full((1, 1, 3), number, np.uint8) for number in range(2)]
@@ -634,10 +470,8 @@ def test_two_scenes_on_one_device_ended_in_either_order(device: Callable[..., An
     for pose in ("default", "pitch, roll and shift"):
         run = run_of(device(head), head, pose=POSES[pose][0], grid=POSES[pose][1])
         prepared = PreparedScene(run.query, run.march, run.classifier, run.labels)
-        context: Any = getattr(device, "context", NoContext())
         own = device(head)
-        encoder, graphs = GivenMaps(own, maps), GraphTrial(wanted=False)  # for the maps are not in one place
-        scene = DeviceSceneQuery(encoder, lambda image: None, own, context, prepared, np.stack(images), graphs)
+        scene = DeviceSceneQuery(GivenMaps(own, maps), lambda image: None, own, device.context, prepared)
         scenes.append((run, scene))
     answers = []
     for number in (0, 1):
@@ -659,7 +493,7 @@ def test_two_scenes_on_one_device_ended_in_either_order(device: Callable[..., An
 
 
 @pytest.mark.skipif(not ON_GPU, reason="no GPU is asked for (make test-gpu)")
-def test_torch_and_another_context_in_the_same_process_are_not_disturbed(device: Callable[..., AnyDevice]) -> None:
+def test_torch_and_another_context_in_the_same_process_are_not_disturbed(device: Devices) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")

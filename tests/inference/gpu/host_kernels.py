@@ -1,0 +1,77 @@
+"""``voxel_query.cu`` as it is, compiled as C++ for the CPU (see ``cuda_on_cpu.h``): the kernels of `HostCuda`."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scene_completion_ros.inference.gpu.kernels import KERNELS, SOURCE, CompiledKernels, KernelSizes
+
+SHIM = Path(__file__).with_name("cuda_on_cpu.h")
+
+
+@dataclass
+class HostCompiler:
+    """Stands in for NVRTC.
+
+    Attributes:
+        folder: Where libraries are kept: what was compiled once is taken again.
+        changed: Parts of the source, and what to compile in their place.
+        compiled: Sizes of what was asked for so far.
+    """
+
+    folder: Path
+    changed: tuple[tuple[str, str], ...] = ()
+    compiled: list[KernelSizes] = field(default_factory=list)
+
+    def __call__(
+        self,
+        sizes: KernelSizes,
+        compute_capability: tuple[int, int],
+        *,
+        check: Callable[[CompiledKernels], None] = lambda _: None,
+    ) -> CompiledKernels:
+        assert compute_capability == (8, 7)
+        self.compiled.append(sizes)
+        library = compiled_library(sizes, self.folder, *self.changed)
+        made = CompiledKernels(str(library).encode(), sizes.kernels, {}, "g++")
+        check(made)
+        return made
+
+
+def compiled_library(sizes: KernelSizes, folder: Path, *changed: tuple[str, str]) -> Path:
+    """File of the kernels as a shared library; parts of the source may be replaced by others."""
+    entries = "\n".join(
+        f'extern "C" void launch_{name}(int blocks, int threads, void** arguments) '
+        f"{{ on_cpu::launch({name}, blocks, threads, arguments); }}\n"
+        f'extern "C" int layout_{name}(int* sizes) {{ return on_cpu::layout({name}, sizes); }}'
+        for name in KERNELS
+        if sizes.units or name != "query_labels"
+    )
+    kernels = SOURCE.read_text(encoding="utf-8")
+    for right, wrong in changed:
+        assert right in kernels
+        kernels = kernels.replace(right, wrong)
+    text = f'#include "{SHIM}"\n{kernels}\n{entries}\n'
+    name = hashlib.sha256((text + repr(sizes)).encode()).hexdigest()[:16]
+    library = folder / f"{name}.so"
+    if not library.exists():
+        compile_for_the_cpu(text, library, "-fPIC", "-shared", *sizes.definitions())
+    return library
+
+
+def compile_for_the_cpu(text: str, target: Path, *options: str) -> None:
+    """Compile C++ with the shim for CUDA."""
+    source = target.with_suffix(".cpp")
+    source.write_text(text, encoding="utf-8")
+    subprocess.run(
+        [
+            "g++", "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas",
+            "-Wno-maybe-uninitialized",  # taps, of whose first load the compiler is not sure
+            *options, "-o", str(target), str(source),
+        ],
+        check=True,
+    )  # fmt: skip
