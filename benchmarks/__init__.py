@@ -1,1 +1,29 @@
-"""Benchmarks: ``python -m benchmarks.<name>`` prints tables. Never part of a test, since machines differ."""
+"""Measurements of speed, memory and quality; never part of a timed test.
+
+Whichever of them lacks a package or is given something that it cannot use says so, without a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from scene_completion_ros.errors import SceneCompletionError
+
+
+def _explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """What ends a benchmark, in a line where it is no fault of its own (a `sys.excepthook`)."""
+    name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+    if name.startswith("benchmarks.") and isinstance(error, ModuleNotFoundError):
+        print(
+            f"python -m {name} needs {error.name}, which is not installed: run it with the Python of the tests "
+            "(make test-environment; .venv-test/bin/python)",
+            file=sys.stderr,
+        )
+    elif name.startswith("benchmarks.") and isinstance(error, SceneCompletionError):
+        print(error, file=sys.stderr)
+    else:
+        _former(kind, error, traceback)
+
+
+_former, sys.excepthook = sys.excepthook, _explain

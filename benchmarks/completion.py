@@ -1,8 +1,8 @@
 """Speed and memory of scene completion on the CPU, as Markdown tables with ratios measured in one run.
 
 ``python -m benchmarks.completion`` compares the fused voxel query with the naive one in PyTorch (projection, point
-code, grid_sample and the head over all voxels; skipped where torch is missing) and with the NumPy reference, compares
-the encoder engines, and times the stages from image to SemanticVoxels, without and with semantics.
+code, grid_sample and the head over all voxels) and with the NumPy reference, compares the encoder engines, and times
+the stages from image to SemanticVoxels, without and with semantics. Rows whose package is missing say which they need.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
 from scene_completion_ros.inference.query_reference import density_reference
 from scene_completion_ros.jit import kernel_threads
@@ -57,7 +58,7 @@ def main() -> None:
     elif importlib.util.find_spec("onnx"):
         print("\n" + semantics_table(bundle, arguments.threads, arguments.repeats), flush=True)
     else:
-        print("\nFrames without labels were skipped: onnx is not installed.", flush=True)
+        print("\nWhat labels cost was not measured: the student without them needs onnx.", flush=True)
     print("\n" + encoder_table(bundle, arguments.threads, arguments.repeats), flush=True)
     print("\n" + query_table(bundle, arguments.threads, arguments.repeats), flush=True)
 
@@ -111,8 +112,6 @@ def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:
 
 def semantics_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """Whole frames without and with labels, in turn, at the bundle's threshold and at one that leaves few voxels."""
-    from benchmarks.unlabelled import without_labels
-
     camera, images = demo_drive()
     first = Completer(bundle, camera, threads=threads).complete(images[0])
     few = float(np.partition(first.probability.reshape(-1), -FEW_VOXELS)[-FEW_VOXELS])
@@ -162,12 +161,66 @@ def semantics_rows(
     ]
 
 
+def without_labels(bundle: StudentBundle, folder: Path) -> StudentBundle:
+    """Writes a student into a folder that has no labels, and an encoder without their decoder.
+
+    Args:
+        bundle: A student with labels, from ``training/export.py``.
+        folder: Where to.
+
+    Raises:
+        ValueError: Its encoder is not of the kind the export writes.
+    """
+    import onnx
+
+    head = bundle.head
+    head = HeadWeights(head.positional_weight, head.hidden_bias, head.density_weight, head.density_bias)
+    plain = dataclasses.replace(bundle, head=head, class_names=("unlabelled",), class_colours=((128, 128, 128),))
+    return plain.save(folder, density_channels(onnx.load(bundle.encoder_path), bundle.head.label_hidden))
+
+
+def density_channels(model: Any, label_channels: int) -> bytes:
+    """An encoder (`onnx.ModelProto`) with the channels of the density alone, and only what they need; serialised.
+
+    Raises:
+        ValueError: It does not end in a concatenation of two maps and a transposition.
+    """
+    import onnx
+
+    graph = model.graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    last = made_by["features"]
+    both = made_by[last.input[0]]
+    if (last.op_type, both.op_type, len(both.input)) != ("Transpose", "Concat", 2):
+        raise ValueError(f"the encoder ends in {both.op_type} and {last.op_type}")
+    last.input[0] = both.input[0]
+    needed: set[str] = set()
+    asked = ["features"]
+    while asked:
+        name = asked.pop()
+        if name not in needed:
+            needed.add(name)
+            asked += list(made_by[name].input) if name in made_by else []
+    nodes = [node for node in graph.node if needed & set(node.output)]
+    values = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(values)
+    del graph.value_info[:]
+    graph.output[0].type.tensor_type.shape.dim[3].dim_value -= label_channels
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The encoder engines on the canonical image."""
     image = picture(bundle.canonical, 0)
     rows: list[tuple[str, ...]] = []
     exact: NDArray[np.float32] | None = None
-    for engine in ("openvino", "onnxruntime", "openvino_bf16"):
+    for engine, package in (("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("openvino_bf16", "openvino")):
+        if not importlib.util.find_spec(package):
+            rows.append((engine, f"not measured: needs {package}", "", ""))
+            continue
         encoder = make_encoder(bundle, engine, threads=threads)
         features = encoder(image).copy()
         exact = features if exact is None else exact
@@ -202,13 +255,13 @@ def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
         row("fused, samples in grid order", unordered, fused, "–"),
         row("**fused**, samples ordered by feature cell", fused, fused, f"{difference:.1e} to the reference"),
     ]
-    note = "\n\nThe naive PyTorch query was skipped: torch is not installed."
     if importlib.util.find_spec("torch"):
         naive = naive_query(bundle, points.astype(np.float32), threads)
         difference = float(np.abs(naive(features).numpy()[in_view] - density.reshape(-1)[in_view]).max())
         runs = timed(lambda: naive(features), max(3, repeats // 4))
         rows.insert(0, row("naive PyTorch, all voxels", runs, fused, f"{difference:.1e} to fused"))
-        note = ""
+    else:
+        rows.insert(0, ("naive PyTorch, all voxels", "not measured: needs torch", *5 * ("",)))
     header = (
         f"query, {len(points)} voxels, {int(in_view.sum())} in view",
         "p50 ms",
@@ -218,7 +271,7 @@ def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
         "times fused (CPU)",
         "max difference in density",
     )
-    return table(header, rows) + note
+    return table(header, rows)
 
 
 def run_reference(

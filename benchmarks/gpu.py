@@ -301,7 +301,7 @@ def kernel_table(
 def way_table(encoder: str, times: Mapping[str, NDArray[np.float64]]) -> str:
     """From an image on the host to sparse voxels on the host; of a graph, the encoder has no time of its own."""
     shown = {"image to voxels, by the host's clock": times["host"]}
-    shown["image to voxels, by the GPU's clock"] = sum(stage for name, stage in times.items() if name != "host")
+    shown["image to voxels, by the GPU's clock"] = np.sum([times[name] for name in times.keys() - {"host"}], axis=0)
     if "encode" in times:
         shown = {f"encoder: {encoder}": times["encode"], **shown}
     rows = [(name, *(f"{np.percentile(values, q):.3f}" for q in (50, 95))) for name, values in shown.items()]

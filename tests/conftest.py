@@ -40,7 +40,6 @@ LONGEST = (
     "ros/replay/test_playback.py",
     "ros/test_frames.py",
     "commands/test_replay_scores.py",
-    "training/gpu_export/test_gpu_export_builds.py",
     "training/evaluation/test_stereo_truth.py",
     "ros/test_several_cameras.py",
     "test_packaging.py",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from scene_completion_training.gpu_export.export import export_for_gpus
 from scene_completion_training.gpu_export.graph import gpu_graph, simplified
 from scene_completion_training.gpu_export.half import to_half
 from scene_completion_training.gpu_export.images import canonical_images
-from scene_completion_training.gpu_export.parity import GATES, Gate, ParityCheck
+from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck
 from scene_completion_training.gpu_export.quantised import kept_in_half, to_int8
 from scene_completion_training.gpu_export.reference import ONNX, TORCH, Reference
 from tests.inference.small_bundle import make_small_bundle
@@ -179,24 +182,23 @@ def test_integers_hold_the_weights(student: StudentBundle, graphs: dict[str, onn
 def test_an_export_is_the_same_again(
     copied: StudentBundle, places: tuple[Path, Path], graphs: dict[str, onnx.ModelProto]
 ) -> None:
-    said: list[str] = []
-    for _ in range(2):
-        made = export_for_gpus(
-            copied,
-            PRECISIONS,
-            calibration=[places[0]],
-            parity=[places[1]],
-            gates=LOOSE,
-            threads=1,
-            report=lambda precision, size, parity: said.append(f"{precision} {parity}"),
+    said: dict[str, str] = {}
+
+    def report(precision: str, size: int, parity: Parity) -> None:
+        assert said.setdefault(precision, f"{size} {parity}") == f"{size} {parity}"
+
+    def export(bundle: StudentBundle, *precisions: str) -> StudentBundle:
+        return export_for_gpus(
+            bundle, precisions, calibration=[places[0]], parity=[places[1]], gates=LOOSE, threads=1, report=report
         )
-        assert made.gpu_precisions == PRECISIONS
-        assert made.gpu_encoders["int8"].calibrated_on == "6 images of training"
-        assert made.gpu_encoders["fp16"].reference.startswith(TORCH)
-        if len(said) == 3:
-            first = contents(made.folder)
+
+    made = export(copied, *PRECISIONS)
+    assert said.keys() == set(made.gpu_precisions) == set(PRECISIONS)
+    assert made.gpu_encoders["int8"].calibrated_on == "6 images of training"
+    assert made.gpu_encoders["fp16"].reference.startswith(TORCH)
+    first = contents(made.folder)
+    made = export(made, "fp32", "fp16")  # that of integers is made a second time for `graphs`
     assert contents(made.folder) == first
-    assert said[:3] == said[3:]
     for precision in PRECISIONS:
         assert made.read_gpu_encoder(precision) == graphs[precision].SerializeToString(deterministic=True)
     parity = made.gpu_encoders["fp16"].parity
@@ -229,8 +231,9 @@ def test_without_unfolded_weights_the_encoder_is_the_reference(
 
 
 def test_weights_of_another_training_fail(copied: StudentBundle, places: tuple[Path, Path], tmp_path: Path) -> None:
-    other = make_small_student(tmp_path / "other", seed=1)
-    mixed = copied.save(tmp_path / "student", copied.read_encoder(), other.load_weights())
+    weights = copied.load_weights()
+    weights["feature_layer.weight"] = weights["feature_layer.weight"][::-1].copy()
+    mixed = copied.save(tmp_path / "student", copied.read_encoder(), weights)
     before = contents(mixed.folder)
     with pytest.raises(BundleError, match="fp32: mean difference of the map is .* where at most 0.001 is allowed"):
         export_for_gpus(mixed, ["fp32"], parity=[places[1]], threads=1)
@@ -403,3 +406,54 @@ def test_the_command_adds_the_encoders(
     assert "--calibration-images" in capsys.readouterr().err
     assert main([*arguments[:-2], "--images", "0"]) == 2
     assert "--images" in capsys.readouterr().err
+
+
+# In a process of its own: the library may end the process where it finds no driver.
+BUILD = """
+import json, sys
+import tensorrt_rtx as trt
+logger = trt.Logger(trt.Logger.ERROR)
+builder = trt.Builder(logger)
+answers = {}
+for file in sys.argv[1:]:
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    with open(file, "rb") as graph:
+        if not parser.parse(graph.read()):
+            answers[file] = {"error": str(parser.get_error(0))}
+            continue
+    ports = [network.get_input(0), network.get_output(0)]
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    profile.set_shape("image", *((count, *tuple(ports[0].shape)[1:]) for count in (1, 2, 6)))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    answers[file] = {
+        "ports": [[port.name, str(port.dtype), list(port.shape)] for port in ports],
+        "plan": 0 if plan is None else plan.nbytes,
+    }
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="TensorRT-RTX is not installed (pip install tensorrt_rtx; x86-64 only)",
+)
+def test_tensorrt_rtx_builds_every_precision(
+    student: StudentBundle, graphs: dict[str, onnx.ModelProto], tmp_path: Path
+) -> None:
+    for precision, model in graphs.items():
+        (tmp_path / precision).write_bytes(model.SerializeToString())
+    command = [sys.executable, "-c", BUILD, *PRECISIONS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    for precision in PRECISIONS:
+        answer = answers[precision]
+        assert "error" not in answer, answer
+        element = "DataType.FLOAT" if precision == "fp32" else "DataType.HALF"
+        assert answer["ports"] == [
+            ["image", "DataType.UINT8", [-1, CAMERA.height, CAMERA.width, 3]],
+            ["features", element, [-1, *student.feature_size, student.head.channels]],
+        ]
+        assert answer["plan"] > 100_000
