@@ -1,13 +1,11 @@
 """Decoding of `sensor_msgs/Image` and `CompressedImage`: every common encoding, row padding and byte order honoured.
 
 Messages are duck-typed: those of rosbags and of rclpy both work. Whatever the encoding, a decoded picture is uint8 RGB
-[H, W, 3], and a decoded depth image float32 [H, W] in metres with 0 where nothing was measured.
+[H, W, 3]; a depth image of the node is float32 [H, W] in metres.
 """
 
 from __future__ import annotations
 
-import re
-import struct
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,16 +67,13 @@ ENCODINGS: dict[str, Encoding] = {
     "nv12": Encoding("nv", 1, "u1", cv2.COLOR_YUV2RGB_NV12),
     "nv21": Encoding("nv", 1, "u1", cv2.COLOR_YUV2RGB_NV21),
 }
-DEPTH_ENCODINGS = {"16uc1": "u2", "mono16": "u2", "32fc1": "f4"}
+DEPTH_ENCODINGS = ("16uc1", "32fc1")
 _TO_RGB = {
     "mono": cv2.COLOR_GRAY2RGB,
     "bgr": cv2.COLOR_BGR2RGB,
     "rgba": cv2.COLOR_RGBA2RGB,
     "bgra": cv2.COLOR_BGRA2RGB,
 }
-_COMPRESSED_DEPTH_HEADER = struct.Struct(
-    "<iff"
-)  # compression kind and the two parameters of the quantised inverse depth
 
 
 def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
@@ -109,28 +104,7 @@ def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
 
 def decode_published_depth(message: Any) -> NDArray[np.float32]:
     """Decode a depth image of the node, 32FC1, float32 [H, W] in metres: +inf is too far, NaN unknown (REP 118)."""
-    return np.asarray(_pixels(message, 1, DEPTH_ENCODINGS["32fc1"]), dtype=np.float32)
-
-
-def decode_depth(message: Any) -> NDArray[np.float32]:
-    """Decode a depth image: 16UC1 (millimetres), 32FC1 (metres) or compressedDepth of either.
-
-    Returns:
-        float32 [H, W], metres along the optical axis, 0 where nothing was measured.
-
-    Raises:
-        ImageError: Not a depth encoding, or broken data.
-    """
-    if hasattr(message, "format"):
-        return _decode_compressed_depth(message)
-    dtype = DEPTH_ENCODINGS.get(str(message.encoding).lower())
-    if dtype is None:
-        raise ImageError(
-            f"encoding {message.encoding!r} is not a depth encoding",
-            where="depth image",
-            cure="Expected 16UC1 or 32FC1",
-        )
-    return _metres(_pixels(message, 1, dtype))
+    return np.asarray(_pixels(message, 1, "f4"), dtype=np.float32)
 
 
 def check_image(message: Any) -> None:
@@ -256,36 +230,6 @@ def _picture_format(message: Any) -> str:
     if "compresseddepth" in name.lower():
         raise ImageError(f"format {name!r} is depth", where="image", cure="Name the topic of a colour or grey image")
     return name
-
-
-def _decode_compressed_depth(message: Any) -> NDArray[np.float32]:
-    """Decode what compressed_depth_image_transport writes: a 12-byte header, then a 16-bit PNG.
-
-    Metres are quantised as inverse depth there: depth = a / (value - b), with a and b from the header.
-    """
-    data, name = _bytes(message), str(message.format)
-    if "compresseddepth" not in name.lower() or data.size <= _COMPRESSED_DEPTH_HEADER.size:
-        raise ImageError(f"format {name!r} is not compressedDepth", where="depth image", cure="Name a depth topic")
-    if "rvl" in name.lower():
-        raise ImageError(
-            "RVL compression is not supported", where="depth image", cure="Set compressedDepth.format: png"
-        )
-    _, scale, offset = _COMPRESSED_DEPTH_HEADER.unpack(data[: _COMPRESSED_DEPTH_HEADER.size].tobytes())
-    values = decode_picture(data[_COMPRESSED_DEPTH_HEADER.size :], name)
-    if values.dtype != np.uint16 or values.ndim != 2:
-        raise ImageError("no 16-bit PNG after the header", where="depth image", cure="The data are damaged")
-    if not re.match(r"\s*32FC1", name):
-        return _metres(values)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        depth = np.float32(scale) / (values.astype(np.float32) - np.float32(offset))
-    return np.where((values == 0) | ~np.isfinite(depth) | (depth < 0), np.float32(0.0), depth).astype(np.float32)
-
-
-def _metres(values: NDArray[Any]) -> NDArray[np.float32]:
-    if values.dtype == np.uint16:
-        return values.astype(np.float32) * np.float32(0.001)
-    depth = values.astype(np.float32)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0.0)).astype(np.float32)
 
 
 def _to_8_bit(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -30,7 +30,7 @@ class SequenceTruth:
     | folder | voxels | depth |
     |---|---|---|
     | posed sequence (`sequence.json`) | "voxel_label", "voxel_flags" on its provenance's grid | "depth", else LiDAR |
-    | KITTI (`calib.txt`, `image_2`, …) | "ssc_label", "ssc_invalid" in the LiDAR's frame, of frame 0 | LiDAR |
+    | KITTI (`calib.txt`, `image_2`, …) | "ssc_label", "ssc_invalid" in the LiDAR's frame | LiDAR |
 
     Insides of solid things, which no sensor ever sees, do not count, nor does what is below the ground, unknown, or
     officially invalid.

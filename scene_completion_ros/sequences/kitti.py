@@ -10,7 +10,8 @@ Assets of the frames, where the folder holds them:
 * "lidar_depth_image_2": float32 [H, W], metres in image_2, 0 where no point fell
 * "voxels_bin", "voxels_invalid", "voxels_occluded": bool [256, 256, 32], SemanticKITTI's official single-scan grids
 * "voxels_label": uint16 [256, 256, 32], SemanticKITTI's raw ids (0 free)
-* "ssc_label": uint8 [256, 256, 32] learning ids (0 free, 255 unknown); "ssc_invalid", "ssc_occupancy": bool
+* "ssc_label": uint8 [256, 256, 32] learning ids (0 free, 255 unknown), "ssc_invalid": bool, of the official voxels or
+  of `ssc_derived`, which also has "ssc_occupancy": bool
 
 Voxel grids lie in the velodyne frame: index = floor((p_velodyne - [0, -25.6, -2.2]) / 0.2).
 """
@@ -39,6 +40,7 @@ from scene_completion_ros.sequences.velodyne import (
     load_scan,
     load_scan_reflectance,
     load_semantic_ids,
+    load_semantic_kitti_labels,
     load_voxel_ids,
     load_voxel_mask,
     unpack_voxels,
@@ -121,42 +123,6 @@ def kitti_odometry(
     )
 
 
-def kitti_raw_folder(folder: Path | str, *, cameras: Sequence[str] | None = None) -> PosedSequence:
-    """Read a repacked KITTI raw drive (`image_2`, `image_3`, `poses.txt`, `lidar_depth`, `velodyne_front`)."""
-    return kitti_odometry(folder, cameras=cameras)
-
-
-def kitti_loose_images(folder: Path | str, *, camera: str = "image_2") -> PosedSequence:
-    """Read a folder that holds the images of one camera beside `calib.txt` and `poses.txt` (one line per image).
-
-    Raises:
-        SequenceError: The numbers of images and poses differ, or a file is malformed.
-    """
-    root = Path(folder)
-    images = numbered_images(root)
-    world_from_cam0 = read_kitti_poses(root / "poses.txt")
-    if not images or len(images) != len(world_from_cam0):
-        raise SequenceError(
-            f"{len(images)} images and {len(world_from_cam0)} poses",
-            where=str(root / "poses.txt"),
-            cure="Loose images need one pose per image, in the order of their names",
-        )
-    camera_models, rig_from_camera, rig_from_sensor = _rig(root, {camera: next(iter(images.values()))})
-    frames = [
-        Frame(stamp_ns=number * FRAME_PERIOD_NS, images={camera: path}, world_from_rig=pose)
-        for (number, path), pose in zip(images.items(), world_from_cam0, strict=True)
-    ]
-    return PosedSequence(
-        name=f"{root.resolve().parent.name}/{root.resolve().name}",
-        cameras=camera_models,
-        rig_from_camera=rig_from_camera,
-        frames=frames,
-        pose_source="poses.txt",
-        provenance={"dataset": "KITTI", "licence": "CC BY-NC-SA 3.0", "folder": root.name, "poses": "poses.txt"},
-        rig_from_sensor=rig_from_sensor,
-    )
-
-
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
     """Read a KITTI pose file: one row-major 3x4 `world_from_cam0` per line.
 
@@ -222,16 +188,6 @@ def load_scan_field(path: Path, key: str, scale: float | None = None) -> NDArray
     with _open_npz(path) as data:
         values = data[key]
     return values.astype(np.uint16) if scale is None else values.astype(np.float32) * np.float32(scale)
-
-
-def load_semantic_kitti_voxels(path: Path | str) -> dict[str, NDArray[np.bool_]]:
-    """Load official SemanticKITTI voxel masks packed as bits.
-
-    Returns:
-        "bin", "invalid", "occluded": bool [256, 256, 32], in the velodyne frame with the origin (0, -25.6, -2.2) m.
-    """
-    with _open_npz(Path(path)) as data:
-        return {key: unpack_voxels(data[key], f"{path}, {key}") for key in ("bin", "invalid", "occluded")}
 
 
 def load_packed_voxels(path: Path, key: str) -> NDArray[np.bool_]:
@@ -316,6 +272,10 @@ def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform 
     ids = root / "voxels" / f"{number:06d}.label"
     if ids.is_file():
         assets["voxels_label"] = partial(load_voxel_ids, ids)
+        invalid = ids.with_suffix(".invalid")
+        if invalid.is_file():
+            assets["ssc_label"] = partial(load_semantic_kitti_labels, ids)
+            assets["ssc_invalid"] = partial(load_voxel_mask, invalid)
     return assets
 
 

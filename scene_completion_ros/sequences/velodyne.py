@@ -12,6 +12,44 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 VOXEL_SHAPE = (256, 256, 32)
+UNKNOWN = 255
+SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
+    0: 0,  # empty
+    1: UNKNOWN,  # outlier
+    10: 1,  # car
+    11: 2,  # bicycle
+    13: 5,  # bus
+    15: 3,  # motorcycle
+    16: 5,  # on rails
+    18: 4,  # truck
+    20: 5,  # other vehicle
+    30: 6,  # person
+    31: 7,  # bicyclist
+    32: 8,  # motorcyclist
+    40: 9,  # road
+    44: 10,  # parking
+    48: 11,  # sidewalk
+    49: 12,  # other ground
+    50: 13,  # building
+    51: 14,  # fence
+    52: UNKNOWN,  # other structure
+    60: 9,  # lane marking
+    70: 15,  # vegetation
+    71: 16,  # trunk
+    72: 17,  # terrain
+    80: 18,  # pole
+    81: 19,  # traffic sign
+    99: UNKNOWN,  # other object
+    252: 1,  # moving car
+    253: 7,  # moving bicyclist
+    254: 6,  # moving person
+    255: 8,  # moving motorcyclist
+    256: 5,  # moving on rails
+    257: 5,  # moving bus
+    258: 4,  # moving truck
+    259: 5,  # moving other vehicle
+}
+"""Raw id -> learning id of SemanticKITTI's voxels: 1..19, 0 empty, 255 without a class."""
 
 
 def load_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:
@@ -36,14 +74,8 @@ def load_instance_ids(path: Path) -> NDArray[np.uint16]:
 
 
 def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
-    """Load a `voxels/*.bin`, `.invalid` or `.occluded`: bool [256, 256, 32].
-
-    SemanticKITTI stores one bit a voxel, SSCBench-KITTI-360 one byte; the size of the file tells which.
-    """
-    content = _numbers(path, np.dtype(np.uint8))
-    if content.size == np.prod(VOXEL_SHAPE):
-        return content.reshape(VOXEL_SHAPE).astype(bool)
-    return unpack_voxels(content, str(path))
+    """Load a SemanticKITTI `voxels/*.bin`, `.invalid` or `.occluded`: bool [256, 256, 32]."""
+    return unpack_voxels(_numbers(path, np.dtype(np.uint8)), str(path))
 
 
 def load_voxel_ids(path: Path) -> NDArray[np.uint16]:
@@ -54,6 +86,27 @@ def load_voxel_ids(path: Path) -> NDArray[np.uint16]:
             f"{labels.size} voxels instead of {np.prod(VOXEL_SHAPE)}", where=str(path), cure="Restore the file"
         )
     return np.asarray(labels.reshape(VOXEL_SHAPE), dtype=np.uint16)
+
+
+def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
+    """Load a SemanticKITTI `voxels/*.label` with the `.invalid` beside it, as the benchmark evaluates them.
+
+    Returns:
+        Learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count, which is what is invalid, labelled or not, and
+        what is occupied by something without a class.
+
+    Raises:
+        SequenceError: A file is missing, too short or too long, or holds ids that SemanticKITTI has not.
+    """
+    raw = load_voxel_ids(path)
+    table = np.full(np.iinfo(np.uint16).max + 1, -1, dtype=np.int16)
+    table[list(SEMANTIC_KITTI_LEARNING_IDS)] = list(SEMANTIC_KITTI_LEARNING_IDS.values())
+    labels = table[raw]
+    if (labels < 0).any():
+        unknown = np.unique(raw[labels < 0])[:8].tolist()
+        raise SequenceError(f"raw ids {unknown} are unknown", where=str(path), cure="Restore the file")
+    labels[load_voxel_mask(path.with_suffix(".invalid"))] = UNKNOWN
+    return labels.astype(np.uint8)
 
 
 def unpack_voxels(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:

@@ -17,8 +17,8 @@ from scene_completion_ros.messages.images import (
     ENCODINGS,
     announced_size,
     check_image,
-    decode_depth,
     decode_image,
+    decode_published_depth,
     image_size,
 )
 from tests.bags.recordings import HEIGHT, WIDTH, compressed, image, jpeg, picture
@@ -222,12 +222,6 @@ def test_what_cannot_come_smaller_comes_whole() -> None:
     )
 
 
-def test_depth_is_not_decoded_where_its_header_claims_too_much() -> None:
-    content = struct.pack("<iff", 0, 0.0, 0.0) + png_of_size(100_000, 2000)
-    with pytest.raises(ImageError, match="million pixels"):
-        decode_depth(compressed(content, "16UC1; compressedDepth png"))
-
-
 def test_grey_jpeg_becomes_rgb() -> None:
     message = compressed(cv2.imencode(".jpg", picture(2)[..., 0])[1].tobytes(), "mono8; jpeg compressed ")
     decoded = decode_image(message)
@@ -236,40 +230,15 @@ def test_grey_jpeg_becomes_rgb() -> None:
 
 @pytest.mark.parametrize("big_endian", [False, True])
 @pytest.mark.parametrize("padding", [0, 6])
-def test_depth_16uc1_is_millimetres(big_endian: bool, padding: int) -> None:
-    millimetres = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
-    stored = np.ascontiguousarray(millimetres.astype(">u2" if big_endian else "<u2")).view(np.uint8)
-    sent = np.concatenate([stored, np.full((HEIGHT, padding), 0xCD, np.uint8)], axis=1)
-    message = image(sent, "16UC1", step=sent.shape[1], big_endian=big_endian)
-    np.testing.assert_allclose(decode_depth(message), millimetres / 1000.0, rtol=1e-6)
-    if padding == 0:
-        np.testing.assert_array_equal(message_to_cvimage(message), millimetres)  # the oracle reads the same numbers
-
-
-@pytest.mark.parametrize("big_endian", [False, True])
-def test_depth_32fc1_is_metres_and_nan_is_nothing(big_endian: bool) -> None:
+def test_depth_of_the_node_keeps_what_is_too_far_or_unknown(big_endian: bool, padding: int) -> None:
     metres = np.linspace(0.5, 80, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
-    metres[0, :3] = np.nan, np.inf, -1.0
-    message = image(metres.astype(">f4" if big_endian else "<f4"), "32FC1", big_endian=big_endian)
-    expected = metres.copy()
-    expected[0, :3] = 0.0
-    np.testing.assert_array_equal(decode_depth(message), expected)
-
-
-def test_compressed_depth_of_both_kinds() -> None:
-    millimetres = np.random.default_rng(0).integers(0, 60000, (HEIGHT, WIDTH)).astype(np.uint16)
-    header = struct.pack("<iff", 0, 0.0, 0.0)
-    message = compressed(header + cv2.imencode(".png", millimetres)[1].tobytes(), "16UC1; compressedDepth png")
-    np.testing.assert_allclose(decode_depth(message), millimetres / 1000.0, rtol=1e-6)
-
-    metres = np.linspace(0.6, 9.0, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
-    scale, offset = 1000.0, 5.0
-    quantised = np.rint(scale / metres + offset).astype(np.uint16)
-    quantised[0, 0] = 0
-    content = struct.pack("<iff", 0, scale, offset) + cv2.imencode(".png", quantised)[1].tobytes()
-    decoded = decode_depth(compressed(content, "32FC1; compressedDepth png"))
-    assert decoded[0, 0] == 0.0
-    np.testing.assert_allclose(decoded.reshape(-1)[1:], metres.reshape(-1)[1:], rtol=6e-3)
+    metres[0, :2] = np.nan, np.inf
+    stored = np.ascontiguousarray(metres.astype(">f4" if big_endian else "<f4")).view(np.uint8)
+    sent = np.concatenate([stored, np.full((HEIGHT, padding), 0xCD, np.uint8)], axis=1)
+    message = image(sent, "32FC1", step=sent.shape[1], big_endian=big_endian)
+    np.testing.assert_array_equal(decode_published_depth(message), metres)
+    if padding == 0:
+        np.testing.assert_array_equal(message_to_cvimage(message), metres)  # the oracle reads the same numbers
 
 
 @pytest.mark.parametrize(
@@ -308,10 +277,3 @@ def test_jpeg_may_be_padded_with_zeros() -> None:
     np.testing.assert_array_equal(
         decode_image(compressed(jpeg() + bytes(100), "jpeg")), decode_image(compressed(jpeg(), "jpeg"))
     )
-
-
-def test_colour_is_not_depth() -> None:
-    with pytest.raises(ImageError, match="rgb8"):
-        decode_depth(image(pixels_for("rgb8"), "rgb8"))
-    with pytest.raises(ImageError, match="jpeg"):
-        decode_depth(compressed(jpeg(), "jpeg"))

@@ -13,13 +13,13 @@ import pytest
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.kitti import (
-    kitti_loose_images,
     kitti_odometry,
-    kitti_raw_folder,
     load_packed_scan,
-    load_semantic_kitti_voxels,
+    load_packed_voxels,
 )
+from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_LEARNING_IDS, VOXEL_SHAPE
 
+CELLS = {"road": (3, 200, 1), "trunk": (9, 9, 9), "structure": (255, 255, 31), "car": (0, 0, 0), "hidden": (1, 2, 3)}
 FX, CX = 50.0, 31.5
 LINE = "1 0 0 {x} 0 1 0 0 0 0 1 {z}"
 
@@ -78,21 +78,6 @@ def test_cameras_and_pose_file_can_be_chosen(folder: Path) -> None:
     assert [f.stamp_ns for f in kitti_odometry(folder).frames] == [0, 200_000_000, 300_000_000]
 
 
-def test_loose_images(folder: Path) -> None:
-    flat = folder.parent / "08_1390"
-    flat.mkdir()
-    shutil.copy(folder / "calib.txt", flat)
-    for number in (1390, 1395, 1400):
-        shutil.copy(folder / "image_2" / "000000.png", flat / f"{number:06d}.png")
-    (flat / "poses.txt").write_text("\n".join(LINE.format(x=0, z=z) for z in range(3)))
-    sequence = kitti_loose_images(flat)
-    assert set(sequence.cameras) == {"image_2"}
-    assert [f.stamp_ns for f in sequence.frames] == [139_000_000_000, 139_500_000_000, 140_000_000_000]
-    (flat / "poses.txt").write_text(LINE.format(x=0, z=0))
-    with pytest.raises(SequenceError, match="3 images and 1 poses"):
-        kitti_loose_images(flat)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -141,15 +126,15 @@ def test_voxel_masks_are_unpacked_in_x_y_z_order(tmp_path: Path) -> None:
     grid[3, 250, 1] = True
     packed = np.packbits(grid)
     np.savez(tmp_path / "voxels.npz", bin=packed, invalid=packed * 0, occluded=packed)
-    voxels = load_semantic_kitti_voxels(tmp_path / "voxels.npz")
+    voxels = {key: load_packed_voxels(tmp_path / "voxels.npz", key) for key in ("bin", "invalid", "occluded")}
     assert voxels["bin"][3, 250, 1]
-    assert [int(voxels[key].sum()) for key in ("bin", "invalid", "occluded")] == [1, 0, 1]
-    np.savez(tmp_path / "short.npz", bin=packed[:-1], invalid=packed, occluded=packed)
+    assert [int(mask.sum()) for mask in voxels.values()] == [1, 0, 1]
+    np.savez(tmp_path / "short.npz", bin=packed[:-1])
     with pytest.raises(SequenceError, match="short.npz, bin"):
-        load_semantic_kitti_voxels(tmp_path / "short.npz")
+        load_packed_voxels(tmp_path / "short.npz", "bin")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(SequenceError, match="broken.npz"):
-        load_semantic_kitti_voxels(tmp_path / "broken.npz")
+        load_packed_voxels(tmp_path / "broken.npz", "bin")
 
 
 # ---- real recordings
@@ -188,7 +173,7 @@ def test_voxelised_scan_is_the_official_grid(shared_data: Path) -> None:
 
 
 def test_raw_drive_depth_agrees_with_its_scan(shared_data: Path) -> None:
-    sequence = kitti_raw_folder(shared_data / "kitti_raw" / "2011_09_26_0013")
+    sequence = kitti_odometry(shared_data / "kitti_raw" / "2011_09_26_0013")
     assert len(sequence) == 72
     assert sequence.travelled_distance() == pytest.approx(172, abs=2)
     depth, points_rig = sequence.asset(10, "lidar_depth_image_2"), sequence.lidar(10)
@@ -215,13 +200,6 @@ def test_grey_stereo_and_its_two_pose_files(shared_data: Path) -> None:
     assert baseline.translation[0] == pytest.approx(0.5372, abs=1e-4)
     picture = official.image(0, "image_1")
     np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
-
-
-def test_demo_scene_of_loose_images(shared_data: Path) -> None:
-    sequence = kitti_loose_images(shared_data / "occany_demo_scenes" / "kitti_08_1390")
-    assert len(sequence) == 5
-    assert 8 < sequence.travelled_distance() < 11
-    assert sequence.image(4, "image_2").shape == (370, 1226, 3)
 
 
 def test_sequences_can_be_sent_to_worker_processes(folder: Path) -> None:
@@ -263,12 +241,53 @@ def test_official_voxels(official: Path) -> None:
     np.testing.assert_array_equal(sequence.asset(0, "voxels_bin"), grid)
     np.testing.assert_array_equal(sequence.asset(0, "voxels_invalid"), ~grid)
     np.testing.assert_array_equal(sequence.asset(0, "voxels_label"), labels)
+    assert np.count_nonzero(sequence.asset(0, "ssc_label") != 255) == 1  # what is invalid does not count
+    assert sequence.asset(0, "ssc_label")[3, 200, 31] == 1  # a moving car is a car
+    np.testing.assert_array_equal(sequence.asset(0, "ssc_invalid"), ~grid)
     (official / "voxels" / "000000.label").write_bytes(b"\0\0\0")
     with pytest.raises(SequenceError, match="3 bytes, no multiple of 2"):
         sequence.asset(0, "voxels_label")
     (official / "voxels" / "000000.bin").write_bytes(b"\0\0")
     with pytest.raises(SequenceError, match="2 bytes instead of 262144"):
         sequence.asset(0, "voxels_bin")
+
+
+@pytest.fixture
+def labelled(official: Path) -> Path:
+    """The `.label` of one frame: four voxels of raw ids; two invalid voxels beside it, one of them with a label."""
+    raw, invalid = np.zeros(VOXEL_SHAPE, "<u2"), np.zeros(VOXEL_SHAPE, bool)
+    for cell, value in zip(CELLS.values(), (40, 71, 52, 252), strict=False):
+        raw[cell] = value
+    invalid[CELLS["hidden"]] = invalid[CELLS["road"]] = True
+    raw.tofile(official / "voxels" / "000000.label")
+    np.packbits(invalid).tofile(official / "voxels" / "000000.invalid")
+    return official / "voxels" / "000000.label"
+
+
+def test_labels_as_the_benchmark_evaluates_them(labelled: Path) -> None:
+    labels = kitti_odometry(labelled.parent.parent).asset(0, "ssc_label")
+    assert labels is not None
+    assert (labels.shape, labels.dtype) == (VOXEL_SHAPE, np.uint8)
+    found = {name: int(labels[cell]) for name, cell in CELLS.items()}
+    # Invalid voxels never count; an occupied voxel without a class is not empty.
+    assert found == {"road": 255, "trunk": 16, "structure": 255, "car": 1, "hidden": 255}
+    assert np.count_nonzero(labels) == 5
+    labelled.with_suffix(".invalid").unlink()  # without it, unseen space would count as free
+    assert "ssc_label" not in kitti_odometry(labelled.parent.parent).frames[0].assets
+
+
+def test_learning_ids() -> None:
+    assert sorted(set(SEMANTIC_KITTI_LEARNING_IDS.values())) == [*range(20), 255]
+    assert [raw for raw, learning in SEMANTIC_KITTI_LEARNING_IDS.items() if learning == 0] == [0]
+    ids = (10, 252, 31, 253, 40, 60, 44, 48, 49, 50, 70, 72, 80, 81, 99, 259)
+    wanted = [1, 1, 7, 7, 9, 9, 10, 11, 12, 13, 15, 17, 18, 19, 255, 5]
+    assert [SEMANTIC_KITTI_LEARNING_IDS[raw] for raw in ids] == wanted
+
+
+def test_unknown_ids_of_voxels_are_named(labelled: Path) -> None:
+    np.full(VOXEL_SHAPE, 77, "<u2").tofile(labelled)
+    with pytest.raises(SequenceError, match=r"000000\.label: raw ids \[77\] are unknown"):
+        kitti_odometry(labelled.parent.parent).asset(0, "ssc_label")
 
 
 def test_poses_beside_the_images_come_before_those_of_kitti(official: Path) -> None:
@@ -278,3 +297,18 @@ def test_poses_beside_the_images_come_before_those_of_kitti(official: Path) -> N
     (official.parent.parent / "poses" / "77.txt").unlink()
     with pytest.raises(SequenceError, match=r"unpack KITTI's poses to .*poses/77\.txt"):
         kitti_odometry(official)
+
+
+def test_learning_ids_of_a_scan_are_those_of_the_voxels_it_falls_into(shared_data: Path) -> None:
+    """Raw ids of real points against learning ids of real voxels that were made elsewhere."""
+    sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "04")
+    points_rig, raw, label = sequence.lidar(0), sequence.asset(0, "lidar_semantic"), sequence.asset(0, "ssc_label")
+    assert points_rig is not None and raw is not None and label is not None
+    points = sequence.rig_from_sensor["velodyne"].inverse().apply(points_rig)
+    index = np.floor((points - np.array([0, -25.6, -2.2])) / 0.2).astype(int)
+    inside = ((index >= 0) & (index < VOXEL_SHAPE)).all(axis=1)
+    expected = np.array([SEMANTIC_KITTI_LEARNING_IDS[int(value)] for value in raw[inside]])
+    voxel = label[tuple(index[inside].T)]
+    labelled = (expected != 255) & (expected != 0) & (voxel != 255)
+    assert labelled.sum() > 10_000
+    assert np.mean(voxel[labelled] == expected[labelled]) > 0.9
