@@ -14,8 +14,7 @@ from scene_completion_ros.evaluation.visibility import visible_voxels
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.kitti import VOXEL_SHAPE, kitti_odometry
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.sequence_folder import INDEX_NAME
+from scene_completion_ros.sequences.posed_sequence import INDEX_NAME, PosedSequence
 
 TOLERANCE_NS = 5_000_000  # between the stamps of an image and of its ground truth
 IN_VIEW, SEEN, BELOW_GROUND, INTERIOR = 1, 2, 4, 8  # bits of "voxel_flags"

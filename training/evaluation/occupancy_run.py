@@ -10,8 +10,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.invisible_empty import InvisibleEmptyResult
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.kitti_360 import kitti_360
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.sequence_folder import INDEX_NAME
+from scene_completion_ros.sequences.posed_sequence import INDEX_NAME, PosedSequence
 from scene_completion_training.evaluation.density_model import DensityModel, Observation
 from scene_completion_training.evaluation.exact_evaluation import CalibrationFit, ExactEvaluation, ExactResult
 from scene_completion_training.evaluation.lidar_evaluation import (
