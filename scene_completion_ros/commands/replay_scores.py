@@ -64,8 +64,7 @@ def open_scores(
         SceneCompletionError: The folder cannot be used, or none of its frames belongs to the recording.
     """
     from scene_completion_ros.bags.reader import CLOUD_TYPE
-    from scene_completion_ros.scoring.lidar_truth import LidarTruth, read_camera_from_lidar
-    from scene_completion_ros.scoring.recorded_truth import RecordedTruth
+    from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth, read_camera_from_lidar
     from scene_completion_ros.scoring.scores import ReplayScores
     from scene_completion_ros.scoring.sequence_truth import SequenceTruth
     from scene_completion_ros.scoring.truth import TruthSource

@@ -15,9 +15,8 @@ from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.scoring.lidar_truth import LidarTruth, read_camera_from_lidar
 from scene_completion_ros.scoring.published import PublishedGrid, published_depth
-from scene_completion_ros.scoring.recorded_truth import RecordedTruth
+from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth, read_camera_from_lidar
 from scene_completion_ros.scoring.scores import ReplayScores, markdown, ranges_within, summary
 from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS

@@ -1,0 +1,155 @@
+"""Ground truth of recordings: the voxels of an earlier replay, and the LiDAR of the recording itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader
+from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
+from scene_completion_ros.evaluation.lidar import sparse_depth
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+from scene_completion_ros.messages.transform_buffer import stamp_of
+from scene_completion_ros.report.lidar import LidarOfBag
+from scene_completion_ros.scoring.published import PublishedGrid
+from scene_completion_ros.scoring.sequence_truth import TOLERANCE_NS
+from scene_completion_ros.scoring.truth import ALL, DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+
+_Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
+
+
+class RecordedTruth:
+    """The voxels of a recording, in the order of its bag time; holds one cloud. Use it as a context manager.
+
+    All voxels of the grid count, also those that nobody sees.
+
+    Args:
+        bag: The recording; its first PointCloud2 topic in the layout of published voxels is taken.
+        published: Grid that they lie on: that of the node.
+        offset_ns: Added to the stamps of the recording.
+
+    Attributes:
+        name: Of the recording.
+    """
+
+    def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
+        self.name = Path(bag).resolve().name
+        self._reader = BagReader(bag)
+        self._published = published
+        self._offset_ns = offset_ns
+        self._clouds: Iterator[_Cloud] = iter(())
+        self._next: _Cloud | None = None
+
+    def __enter__(self) -> RecordedTruth:
+        self._reader.open()
+        try:
+            self._clouds = self._read(self._voxel_topic())
+            self._next = next(self._clouds, None)
+        except BaseException:
+            self._reader.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
+        """Voxels whose stamp is within 5 ms of the image's; later calls should not go back in time."""
+        while self._next is not None and self._next[0] < stamp_ns - TOLERANCE_NS:
+            self._next = next(self._clouds, None)
+        if self._next is None or self._next[0] > stamp_ns + TOLERANCE_NS:
+            return None
+        grid, pose = self._published.grid, self._published.grid_from_camera
+        occupied = self._published.at(self._next[1], grid, pose).occupied
+        everywhere = np.ones(grid.shape, dtype=bool)
+        return FrameTruth(VoxelTruth(grid, pose, occupied, everywhere, {ALL: everywhere}), None)
+
+    def _voxel_topic(self) -> str:
+        for topic in self._reader.topics_of_type(CLOUD_TYPE):
+            try:
+                cloud_array_from_message(next(iter(self._reader.messages([topic]))).message)
+            except SceneCompletionError:  # another layout
+                continue
+            return topic
+        raise BagError(
+            "no topic with published voxels",
+            where=str(self._reader.path),
+            cure="Name the folder bag/ of an earlier replay, or a folder with ground truth",
+        )
+
+    def _read(self, topic: str) -> Iterator[_Cloud]:
+        for recorded in self._reader.messages([topic]):
+            try:
+                message = recorded.message
+                yield stamp_of(message.header) + self._offset_ns, cloud_array_from_message(message)
+            except SceneCompletionError:
+                self._reader.skipped[f"{topic}: unusable voxels"] += 1
+
+
+class LidarTruth:
+    """The scan nearest to each image, moved into the camera by the recorded transforms. Use it as a context manager.
+
+    Without transforms between the frames of LiDAR and camera, recorded or given, there is no ground truth.
+
+    Args:
+        bag: The recording.
+        camera: Calibration of the images.
+        camera_from_lidar: Pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
+            car moved between scan and image is then left in.
+
+    Attributes:
+        name: "lidar".
+    """
+
+    def __init__(self, bag: Path | str, camera: Camera, camera_from_lidar: RigidTransform | None = None) -> None:
+        self.name = "lidar"
+        self._lidar = LidarOfBag(bag)
+        self._camera = camera
+        self._camera_from_lidar = camera_from_lidar
+
+    def __enter__(self) -> LidarTruth:
+        self._lidar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lidar.__exit__()
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the recording has a LiDAR."""
+        return self._lidar.topic is not None
+
+    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
+        """Depth of the LiDAR's points for an image; later calls should not go back in time."""
+        points = self._points_camera(stamp_ns, frame_id)
+        if points is None or not len(points):
+            return None
+        return FrameTruth(None, DepthTruth(self._camera, sparse_depth(points, self._camera)))
+
+    def _points_camera(self, stamp_ns: int, frame_id: str) -> NDArray[np.float32] | None:
+        if self._camera_from_lidar is None:
+            return self._lidar.points_grid(frame_id, stamp_ns, RigidTransform.identity())
+        scan = self._lidar.nearest_scan(stamp_ns)
+        return None if scan is None else np.asarray(self._camera_from_lidar.apply(scan.xyz), dtype=np.float32)
+
+
+def read_camera_from_lidar(path: Path) -> RigidTransform:
+    """Read the pose of a LiDAR in a camera's optical frame from YAML: `camera_from_lidar`, 16 numbers row by row.
+
+    Raises:
+        SequenceError: The file is missing, is no such YAML, or holds no rigid transform.
+    """
+    cure = "Write camera_from_lidar: with the 16 numbers of the matrix, row by row"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = document["camera_from_lidar"] if isinstance(document, Mapping) else None
+        matrix = np.asarray(given, dtype=np.float64).reshape(4, 4)
+        return RigidTransform.from_matrix(matrix)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, TransformError) as error:
+        raise SequenceError(f"holds no camera_from_lidar: {error}", where=str(path), cure=cure) from error
