@@ -31,8 +31,7 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
-from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery, density_reference
 from scene_completion_ros.jit import kernel_threads
 
 REFERENCE_VOXELS = 65536

@@ -21,12 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.completion import hardware, quantiles, table
+from scene_completion_ros.voxels.occupancy import composite
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.networks.density_field import DensityField, sample_map
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.rendering.rays import sample_patch_rays
-from scene_completion_training.rendering.volume import composite, inverse_depth_samples
+from scene_completion_training.rendering.sampling import inverse_depth_samples
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.student import StudentConfiguration, StudentStage, Teacher
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage

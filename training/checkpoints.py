@@ -16,11 +16,10 @@ from torch import Tensor
 from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_training.calibration_link import link_of_calibration
 from scene_completion_training.data.view_batches import ViewSettings
-from scene_completion_training.losses.fused_occupancy import OccupancyLink
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.observed_field import TrainedField
+from scene_completion_training.networks.occupancy_link import OccupancyLink, link_of_calibration
 from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.record import KEY, refuse_later, written_by
 from scene_completion_training.stages import DEFAULT_STAGE, known_stages, stage_class

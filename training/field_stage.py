@@ -17,21 +17,24 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
-from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
+from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
 from scene_completion_training.losses.rendered_views import stereo_depth_loss, view_synthesis_losses
-from scene_completion_training.losses.sparsity import free_cross_entropy, mean_opacity, sample_view_volume
+from scene_completion_training.losses.sparsity import free_cross_entropy, mean_opacity
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField, TrainedField
+from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.prior_fit import fit_prior
 from scene_completion_training.rendering.patches import RenderedPatches, render_patches
+from scene_completion_training.rendering.sampling import sample_view_volume
 
 VOLUME_POINTS = 2048
 """Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher."""
@@ -316,7 +319,7 @@ class FieldStage(lightning.LightningModule):
         if losses.sparsity or losses.emptiness:
             logit = field.density_logit(self.volume(batch, generator))
             if losses.sparsity:
-                terms["sparsity"] = mean_opacity(functional.softplus(logit), self.settings.voxel_size)
+                terms["sparsity"] = mean_opacity(density_of_logit(logit), self.settings.voxel_size)
             if losses.emptiness and losses.occupancy:
                 terms["emptiness"] = free_cross_entropy(self.link(logit), (batch["weight"] > 0).any(dim=1))
         return terms

@@ -7,8 +7,9 @@ import copy
 import torch
 
 from scene_completion_training.data.view_batches import ViewSamples
-from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
+from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
 from scene_completion_training.networks.observed_field import PriorField
+from scene_completion_training.networks.occupancy_link import OccupancyLink
 
 PRIOR_RATE = 2e-2
 

@@ -10,22 +10,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.occupancy import score_values
-
-
-class CalibrationTable(NamedTuple):
-    """A monotone piecewise linear map from score to probability, constant beyond its ends.
-
-    Attributes:
-        score: Knots, strictly increasing.
-        probability: Values at the knots, non-decreasing, 0..1.
-    """
-
-    score: tuple[float, ...]
-    probability: tuple[float, ...]
-
-    def apply(self, score: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Probability of scores [...]: float32 [...]."""
-        return np.asarray(np.interp(score, self.score, self.probability), dtype=np.float32)
+from scene_completion_ros.voxels.occupancy import Calibration
 
 
 class Reliability(NamedTuple):
@@ -85,8 +70,8 @@ def isotonic_regression(value: NDArray[np.float64], weight: NDArray[np.float64])
     return np.repeat(np.asarray(means), lengths)
 
 
-def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> CalibrationTable:
-    """Fit a monotone map from score to probability of being occupied.
+def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibration:
+    """Fit the map from opacity, the score, to the probability of being occupied.
 
     The scores are pooled into groups of about equal mass, free and occupied voxels weighing the same in sum (nearly all
     voxels are free and near score 0, where few groups suffice). Isotonic regression makes the observed frequencies of
@@ -124,14 +109,13 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
             "the score does not tell occupied from free voxels", where="calibration", cure="Train the student longer"
         )
     # Knots half way to certainty at the ends of the range: below the first and above the last block, scores still rank.
-    highest = max(1.0, float(score_values()[filled[-1]]))
     table = [(float(s), float(p)) for s, p in zip(block_score, levels, strict=True)]
     if table[0][0] > 0.0 and table[0][1] > 0.0:
         table.insert(0, (0.0, table[0][1] / 2.0))
-    if table[-1][0] < highest and table[-1][1] < 1.0:
-        table.append((highest, (1.0 + table[-1][1]) / 2.0))
+    if table[-1][0] < 1.0 and table[-1][1] < 1.0:
+        table.append((1.0, (1.0 + table[-1][1]) / 2.0))
     knot_scores, probabilities = zip(*table, strict=True)
-    return CalibrationTable(knot_scores, probabilities)
+    return Calibration("piecewise_linear", knot_scores, probabilities)
 
 
 def expected_calibration_error(

@@ -24,7 +24,6 @@ from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.gpu_encoders import (
     FIELD,
     PRECISIONS,
@@ -37,6 +36,7 @@ from scene_completion_ros.inference.gpu_encoders import (
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.voxels.occupancy import Calibration
 
 # What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, with or
 # without labels. A program that knows 1 only would take the further channels of the encoder of 2 for a damage that

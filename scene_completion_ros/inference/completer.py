@@ -26,7 +26,7 @@ from scene_completion_ros.inference.scene_query import (
     StageClock,
     ray_camera,
 )
-from scene_completion_ros.inference.voxel_index import axis_indices
+from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 # Rays of which at least this part leaves the grid met nothing in it.

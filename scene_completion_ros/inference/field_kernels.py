@@ -1,7 +1,7 @@
 """Compiled loops over prepared points: the density of the field there, and the labels of some of them.
 
 One file for all of them, because they share functions that are compiled into them (see `jit.inlined`). `FieldKernel`
-and `LabelQuery` call them; ``query_reference`` and ``label_reference`` are the readable twins.
+and `LabelQuery` call them; `density_reference` and `label_logits_reference` are the readable twins.
 """
 
 from __future__ import annotations
@@ -13,46 +13,15 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from scene_completion_ros.jit import always_inlined, inlined, kernel
+from scene_completion_ros.jit import always_inlined, kernel
+from scene_completion_ros.voxels import occupancy_kernel
+from scene_completion_ros.voxels.occupancy_kernel import ONE, ZERO, density_of_logit, exp_negative, opacity
 
 BLOCK = 1024
 # Points whose labels are computed side by side; BLOCK is a multiple of it.
 LANES = 64
 # Classes and units that `dense_layer` takes at a time; its arrays are padded to multiples of it.
 TILE = 4
-
-ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
-LOG2_E, LN_2 = np.float32(1.0 / np.log(2.0)), np.float32(np.log(2.0))
-# Below, exp(x) is no float32 any more.
-LOWEST = np.float32(-87.0)
-# Taylor series of exp on |r| <= ln(2) / 2: the remainder r^7 / 7! is below 1.3e-7.
-E_2, E_3, E_4, E_5, E_6 = (np.float32(1.0 / n) for n in (2.0, 6.0, 24.0, 120.0, 720.0))
-# log(1 + y) = 2 artanh(q), q = y / (2 + y) <= 1/3: the remainder 2 q^13 / 13 is below 1e-7.
-L_3, L_5, L_7, L_9, L_11 = (np.float32(1.0 / n) for n in (3.0, 5.0, 7.0, 9.0, 11.0))
-
-
-# The C library's exp and log are called lane by lane, which takes as long as the rest of the query. These are plain
-# arithmetic, which the compiler turns into vector code; absolute errors stay below 1e-6.
-
-
-@inlined
-def exp_negative(x: Any) -> Any:
-    """exp(x) for x <= 0."""
-    x = max(x, LOWEST)
-    exponent = np.int32(x * LOG2_E - HALF)  # truncation towards zero rounds to nearest, since x <= 0
-    r = x - np.float32(exponent) * LN_2
-    mantissa = ONE + r * (ONE + r * (E_2 + r * (E_3 + r * (E_4 + r * (E_5 + r * E_6)))))
-    power = np.int32((exponent + np.int32(127)) << np.int32(23)).view(np.float32)
-    return np.float32(mantissa * power)
-
-
-@inlined
-def softplus(x: Any) -> Any:
-    """log(1 + exp(x))."""
-    y = exp_negative(-abs(x))
-    q = y / (TWO + y)
-    s = q * q
-    return max(x, ZERO) + TWO * q * (ONE + s * (L_3 + s * (L_5 + s * (L_7 + s * (L_9 + s * L_11)))))
 
 
 @functools.cache
@@ -62,7 +31,7 @@ def density_kernel(channels: int) -> Callable[..., None]:
     They are the first ones of the feature map, whose rows may be longer.
     """
 
-    @kernel()
+    @kernel(inlines=occupancy_kernel)
     def query(
         features: Any,
         width: Any,
@@ -110,12 +79,12 @@ def density_kernel(channels: int) -> Callable[..., None]:
                     hidden += here_z * z_0[c] + next_z * z_1[c]
                     total += weight[c] * max(hidden, ZERO)
                 logit[i - start] = place[i, 0] * total + place[i, 1]
-            # A loop of its own, so that softplus runs in vector lanes too: it costs as much as the rest otherwise.
+            # A loop of its own, so that this runs in vector lanes too: it costs as much as the rest otherwise.
             for j in range(stop - start):
-                logit[j] = softplus(logit[j])
+                logit[j] = density_of_logit(logit[j])
             if length > ZERO:
                 for j in range(stop - start):
-                    logit[j] = ONE - exp_negative(-logit[j] * length)
+                    logit[j] = opacity(logit[j], length)
             for i in range(start, stop):
                 out[target[i]] = logit[i - start]
 
@@ -245,7 +214,7 @@ def label_kernel(channels: int, units: int, classes: int) -> Callable[..., None]
     """Labels for a number of channels of the density, after which those of the units come, of units, and of classes."""
     rows_of_classes = -(-classes // TILE) * TILE
 
-    @kernel()
+    @kernel(inlines=occupancy_kernel)
     def label_points(
         features: Any,
         width: Any,

@@ -1,6 +1,6 @@
-"""Marching the camera's rays through predicted voxels: transmittance, depth and the state of every voxel.
+"""Marching the camera's rays through predicted voxels: transmittance, depth, and how far a ray sees.
 
-This module is the readable reference; ``march_kernel`` is its fast twin with the same meaning. Rays advance in steps of
+`march` is the readable reference, `March` its fast twin with the same meaning. Rays advance in steps of
 one voxel edge, at distances (i + 1/2) delta from the camera, and read the voxel they are in. With T_0 = 1,
 
     w_i = T_i alpha_i,    T_{i+1} = T_i (1 - alpha_i)        (Max 1995, emission-absorption)
@@ -17,20 +17,26 @@ so that nothing behind an occupied voxel is ever taken for seen.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numba import prange
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.voxels.semantic_voxels import VoxelState
+from scene_completion_ros.jit import inlined, kernel
+from scene_completion_ros.voxels.occupancy import SEEN
 
 # A ray ends where less than this part of it is left; the rest counts as ending there too.
 SPENT = 1e-3
-# A voxel is seen where at least this part of the ray reaches it: T_state >= 0.5.
-SEEN = 0.5
+ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+NEVER, NOTHING = np.float32(np.inf), np.float32(np.nan)
+T_SPENT, T_SEEN = np.float32(SPENT), np.float32(SEEN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,74 +153,105 @@ def march(
     )
 
 
-def nearest_ray(points: NDArray[np.float64], camera: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and column of the ray nearest to points [N, 3] in the optical frame, clamped to the image."""
-    depth = np.maximum(points[:, 2], 1e-6)
-    column = np.floor(camera.fx * points[:, 0] / depth + camera.cx + 0.5)
-    row = np.floor(camera.fy * points[:, 1] / depth + camera.cy + 0.5)
-    return (
-        np.clip(row, 0, camera.height - 1).astype(np.int64),
-        np.clip(column, 0, camera.width - 1).astype(np.int64),
-    )
-
-
-def farthest_of_four(
-    half_distance: NDArray[np.float32], points: NDArray[np.float64], camera: Camera
-) -> NDArray[np.float32]:
-    """Largest half distance of the four rays around points [N, 3] in the optical frame, clamped to the image."""
-    depth = np.maximum(points[:, 2], 1e-6)
-    column = np.floor(camera.fx * points[:, 0] / depth + camera.cx).astype(np.int64)
-    row = np.floor(camera.fy * points[:, 1] / depth + camera.cy).astype(np.int64)
-    far = np.zeros(len(points), dtype=np.float32)
-    for rows in (row, row + 1):
-        for columns in (column, column + 1):
-            r, c = np.clip(rows, 0, camera.height - 1), np.clip(columns, 0, camera.width - 1)
-            far = np.maximum(far, half_distance[r, c])
-    return far
-
-
-def states(
-    occupied: NDArray[np.bool_],
-    in_view: NDArray[np.bool_],
-    half_distance: NDArray[np.float32],
-    grid: VoxelGrid,
-    camera_from_grid: RigidTransform,
-    camera: Camera,
-) -> NDArray[np.uint8]:
-    """State of every voxel (`VoxelState`), by whether a ray reaches it with T_state >= 0.5.
-
-    A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray:
-    strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its faces
-    that are turned to the camera: rays that graze a road enter it a metre before its voxels' centres.
+class March:
+    """Marches the rays of one camera through one grid; the same result as `march` up to float32.
 
     Args:
-        occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
-        in_view: bool [X, Y, Z], everything else is unobserved.
-        half_distance: [h, w] of `march` with the same ``occupied``.
         grid: The grid.
         camera_from_grid: Its pose.
-        camera: The ray camera of `march`, without distortion.
+        camera: The ray camera.
+        occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
 
-    Returns:
-        uint8 [X, Y, Z].
+    Attributes:
+        rays: `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and
+            leave [R] (metres), float32 and int32.
     """
-    index = np.argwhere(in_view)
-    centres_grid = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
-    centres = camera_from_grid.apply(centres_grid)
-    distance = np.linalg.norm(centres, axis=1)
-    seen = distance <= half_distance[nearest_ray(centres, camera)] + 0.5 * grid.voxel_size
-    is_occupied = occupied[in_view]
-    camera_in_grid = camera_from_grid.inverse().translation
-    for axis in range(3):
-        offset = camera_in_grid[axis] - centres_grid[:, axis]
-        turned = is_occupied & (np.abs(offset) > 0.5 * grid.voxel_size)
-        faces = centres_grid[turned]
-        faces[:, axis] += np.sign(offset[turned]) * 0.5 * grid.voxel_size
-        points = camera_from_grid.apply(faces)
-        reached = np.linalg.norm(points, axis=1) <= farthest_of_four(half_distance, points, camera)
-        seen[turned] |= reached & (points[:, 2] > 0.0)
-    state = np.zeros(grid.shape, dtype=np.uint8)
-    occupied_state = np.where(seen, VoxelState.SURFACE, VoxelState.COMPLETED)
-    free_state = np.where(seen, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
-    state[in_view] = np.where(is_occupied, occupied_state, free_state)
-    return state
+
+    def __init__(
+        self, grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera, occupied_from: float | np.float32
+    ) -> None:
+        rays = grid_rays(grid, camera_from_grid, camera)
+        self.grid = grid
+        self.camera = camera
+        self.occupied_from = np.float32(occupied_from)
+        self.rays = (
+            rays.origin.astype(np.float32),
+            rays.direction.astype(np.float32),
+            rays.cosine.astype(np.float32),
+            rays.first,
+            rays.stop,
+            rays.leave.astype(np.float32),
+        )
+        self._kernel = _march_kernel()
+
+    def __call__(self, alpha: NDArray[np.float32]) -> MarchResult:
+        """Marches through alpha, float32 [X, Y, Z]."""
+        shape = (self.camera.height, self.camera.width)
+        out = tuple(np.empty(shape, dtype=np.float32) for _ in range(3))
+        step_length = np.float32(self.grid.voxel_size)
+        self._kernel(alpha, self.occupied_from, step_length, *self.rays, *(part.reshape(-1) for part in out))
+        return MarchResult(*out)
+
+
+@inlined
+def opacity_at(along: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, flat: Any, shape: Any) -> Any:
+    """Alpha of the voxel in which a ray is at a distance, in voxel edges."""
+    # Truncation is the floor inside the grid; the clamps catch rounding at its sides.
+    x = min(max(np.int32(origin[0] + along * d_x), 0), shape[0] - 1)
+    y = min(max(np.int32(origin[1] + along * d_y), 0), shape[1] - 1)
+    z = min(max(np.int32(origin[2] + along * d_z), 0), shape[2] - 1)
+    return flat[np.uint32((x * shape[1] + y) * shape[2] + z)]
+
+
+@functools.cache
+def _march_kernel() -> Callable[..., None]:
+    @kernel()
+    def march_rays(
+        alpha: Any,
+        occupied_from: Any,
+        step_length: Any,
+        origin: Any,
+        direction: Any,
+        cosine: Any,
+        first: Any,
+        stop: Any,
+        leave: Any,
+        depth: Any,
+        half_distance: Any,
+        transmittance: Any,
+    ) -> None:
+        flat = alpha.reshape(-1)
+        for ray in prange(first.size):
+            d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
+            left, distance, turned = ONE, ZERO, NEVER
+            step = first[ray]
+            # T_state is T up to the first occupied voxel and 0 from there on: one loop until it is below 0.5 and one
+            # for the rest of the ray, which has less to ask. "Not at least" instead of "less" catches NaN as well.
+            while step < stop[ray]:
+                along = np.float32(step) + HALF
+                opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)
+                distance += left * opacity * along
+                left *= ONE - opacity
+                step += 1
+                if opacity >= occupied_from or not left >= T_SEEN:
+                    turned = along * step_length
+                    break
+            while step < stop[ray] and not left < T_SPENT:
+                along = np.float32(step) + HALF
+                opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)
+                distance += left * opacity * along
+                left *= ONE - opacity
+                step += 1
+            if left < T_SPENT:
+                distance += left * (np.float32(step) - HALF)
+                left = ZERO
+            distance *= step_length
+            if left > ZERO:
+                distance += left * leave[ray]
+            if first[ray] == stop[ray]:
+                distance = NOTHING
+            depth[ray] = distance * cosine[ray]
+            half_distance[ray] = turned
+            transmittance[ray] = left
+
+    return march_rays

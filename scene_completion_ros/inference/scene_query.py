@@ -14,9 +14,10 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
+from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.jit import kernel_threads
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 # The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.

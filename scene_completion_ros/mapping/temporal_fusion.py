@@ -22,6 +22,7 @@ from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused, Rules, VoxelMemory
 from scene_completion_ros.mapping.evidence_kernel import integrate, recall
 from scene_completion_ros.mapping.rolling_grid import LARGEST_TILT, RollingGrid, covering_shape, lower_around, places_of
+from scene_completion_ros.voxels.occupancy import log_odds_of_probability, probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 _LARGEST_CLOCK = 2**30  # milliseconds from the first frame: 12 days, far from where int32 ends
@@ -251,7 +252,7 @@ class TemporalFusion:
     def _evidence(self, voxels: SemanticVoxels, probability: NDArray[np.float32]) -> FrameEvidence:
         limit = np.float32(self.settings.largest_log_odds)
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_odds = np.log(probability / (1.0 - probability))
+            log_odds = log_odds_of_probability(probability)
         occupied = tuple(voxels.index.T)
         self._label[occupied], self._confidence[occupied] = voxels.label, voxels.confidence
         evidence = np.clip(log_odds, -limit, limit).astype(np.float32, copy=False)
@@ -339,7 +340,7 @@ def _voxels_of(fused: Fused, frame: SemanticVoxels) -> SemanticVoxels:
         stamp_ns=frame.stamp_ns,
         state=fused.state,
         index=np.stack(np.unravel_index(occupied, fused.state.shape), axis=-1).astype(np.int32),
-        probability=(1.0 / (1.0 + np.exp(-log_odds))).astype(np.float32),
+        probability=probability_of_log_odds(log_odds),
         label=fused.label.reshape(-1)[occupied],
         confidence=fused.confidence.reshape(-1)[occupied],
         class_names=frame.class_names,

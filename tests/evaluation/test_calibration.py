@@ -10,7 +10,6 @@ from sklearn.metrics import brier_score_loss
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.calibration import (
     CalibrationMetric,
-    CalibrationTable,
     brier_score,
     expected_calibration_error,
     fit_calibration,
@@ -40,8 +39,8 @@ def test_isotonic_regression_against_scikit_learn() -> None:
 
 def test_fit_recovers_the_probability_of_unseen_voxels() -> None:
     table = fit_calibration(score_histogram(*small_scores(0)))
-    assert 8 <= len(table.score) <= 34
-    assert np.all(np.diff(table.score) > 0)
+    assert 8 <= len(table.alpha) <= 34
+    assert np.all(np.diff(table.alpha) > 0)
     assert np.all(np.diff(table.probability) > 0)
     score, occupied = small_scores(1)
     raw, fitted = expected_calibration_error(score, occupied), expected_calibration_error(table.apply(score), occupied)
@@ -67,11 +66,6 @@ def test_fit_needs_both_kinds_and_a_score_that_tells_them_apart() -> None:
         fit_calibration(score_histogram(np.linspace(0, 1, 50), np.zeros(50, dtype=bool)))
     with pytest.raises(GridError, match="does not tell"):
         fit_calibration(score_histogram(np.full(50, 0.2), np.arange(50) % 2 == 0))
-
-
-def test_table_is_constant_beyond_its_ends() -> None:
-    table = CalibrationTable((0.1, 0.3), (0.2, 0.8))
-    np.testing.assert_allclose(table.apply(np.array([0.0, 0.1, 0.2, 0.3, 1.0])), [0.2, 0.2, 0.5, 0.8, 0.8], atol=1e-6)
 
 
 def test_errors_by_hand() -> None:

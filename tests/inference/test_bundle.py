@@ -23,7 +23,7 @@ from scene_completion_ros.inference.bundle import (
     WITHOUT_LABELS,
     StudentBundle,
 )
-from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.voxels.occupancy import Calibration
 from tests.inference.small_bundle import (
     CANONICAL,
     class_colours,

@@ -19,12 +19,12 @@ from scene_completion_ros.geometry import (
     VoxelGrid,
 )
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
-from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.label_reference import label_logits_reference, most_likely
-from scene_completion_ros.inference.march import march, states
-from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
+from scene_completion_ros.inference.march import march
+from scene_completion_ros.inference.query_kernel import density_reference
+from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
 

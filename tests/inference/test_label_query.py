@@ -8,11 +8,9 @@ import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.label_reference import label_logits_reference, most_likely
+from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
 from scene_completion_ros.jit import kernel_threads
 from tests.inference.small_bundle import CANONICAL, random_features, random_head, with_labels
 

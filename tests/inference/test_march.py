@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.calibration import Calibration
-from scene_completion_ros.inference.march import MarchResult, march, states
-from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
+from scene_completion_ros.inference.march import March, MarchResult, march
+from scene_completion_ros.voxels.occupancy import Calibration, states
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 RAYS = Camera(fx=60.0, fy=60.0, cx=47.5, cy=23.5, width=96, height=48)
@@ -202,12 +202,3 @@ def test_kernel_agrees_with_the_reference(name: str, density: float) -> None:
     assert np.mean(state[view] != expected_state[view]) < 1e-3
     np.testing.assert_array_equal(state == VoxelState.UNOBSERVED, ~view)
     assert np.unique(state[view]).size >= (4 if density == 1.0 else 2 if density == 0.3 else 1)
-
-
-def test_identity_calibration_keeps_alpha_and_nan_is_survived() -> None:
-    alpha = np.random.default_rng(0).random(GRID.shape).astype(np.float32)
-    alpha[50, 50, 10] = np.nan
-    classify = VoxelClassifier(GRID, FORWARD, RAYS, np.ones(GRID.shape, dtype=bool), Calibration(), 0.5)
-    probability, state = classify(alpha, np.full((48, 96), np.inf, dtype=np.float32))
-    np.testing.assert_allclose(probability, alpha, atol=1e-7)
-    assert state[50, 50, 10] == VoxelState.FREE_SEEN

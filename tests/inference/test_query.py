@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.field_kernels import exp_negative, softplus
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
 from tests.inference.small_bundle import CANONICAL, random_features, random_head
 
 CODE = PointCodeSpec()
@@ -119,15 +117,6 @@ def test_features_of_another_size_are_refused() -> None:
     query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
     with pytest.raises(ValueError, match=r"\(96, 320, 64\)"):
         query.density(random_features()[:95])
-
-
-def test_exponential_and_softplus() -> None:
-    x = np.linspace(-120.0, 120.0, 4001, dtype=np.float32)
-    exponential = np.array([exp_negative(v) for v in -np.abs(x)])
-    np.testing.assert_allclose(exponential, np.exp(-np.abs(x.astype(np.float64))), atol=1e-6)
-    np.testing.assert_allclose(
-        np.array([softplus(v) for v in x]), np.logaddexp(0.0, x.astype(np.float64)), atol=1e-6, rtol=1e-6
-    )
 
 
 def torch_density(features: np.ndarray, points: np.ndarray, head: HeadWeights) -> np.ndarray:

@@ -9,8 +9,9 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_reference import density_reference
-from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples, render_depth
+from scene_completion_ros.inference.query_kernel import density_reference
+from scene_completion_ros.inference.render import inverse_distance_samples, render_depth
+from scene_completion_ros.voxels.occupancy import composite
 from tests.inference.small_bundle import CANONICAL, random_features, random_head
 
 FEATURES = np.zeros((96, 320, 2), dtype=np.float32)
@@ -41,13 +42,6 @@ def test_samples_are_evenly_spaced_in_inverse_distance() -> None:
     )
 
 
-def test_compositing_by_hand() -> None:
-    t = np.array([1.0, 2.0, 4.0])
-    density = np.array([[np.log(2.0), np.log(2.0), 0.0]])
-    # alpha = 1/2, 3/4, 1; weights = 1/2, 3/8, 1/8
-    np.testing.assert_allclose(composite_distance(density, t), [0.5 + 0.75 + 0.5])
-
-
 def test_a_wall_has_the_same_z_depth_in_the_corners() -> None:
     pixels = np.array([[319.5, 90.0], [0.0, 0.0], [639.0, 191.0], [5.0, 100.0]])
     depth = render_depth(FEATURES, bundle(wall(12.0)), CANONICAL, pixels=pixels, samples=512)
@@ -73,7 +67,7 @@ def test_agrees_with_the_reference_field() -> None:
     t = inverse_distance_samples(64, 3.0, 80.0)
     points = ((rays / length[:, None])[:, None] * t[:, None]).reshape(-1, 3)
     density = density_reference(features, points, head, PointCodeSpec(), CANONICAL).reshape(50, 64)
-    expected = composite_distance(density, t) / length
+    expected = composite(density, t).distance / length
     depth = render_depth(features, bundle(head), CANONICAL, pixels=pixels)
     np.testing.assert_allclose(depth, expected, rtol=1e-4)
     assert expected.std() > 0.5

@@ -20,8 +20,8 @@ from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
@@ -110,8 +110,9 @@ class PriorControl(_Control):
         grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
     ) -> None:
         super().__init__("prior of the training set")
-        scale = PUBLISHED_CUTOFF / np.log1p(-np.clip(threshold, 1e-4, 1.0 - 1e-4))
-        density = scale * np.log1p(-np.minimum(mean, np.float32(1.0 - 1e-6)))
+        # Over any one length: it cancels out.
+        scale = PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
+        density = scale * density_of_opacity(np.minimum(mean, np.float32(1.0 - 1e-6)), 1.0)
         self._density = grid_density(density.astype(np.float32), grid, grid_from_camera)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:

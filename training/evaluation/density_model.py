@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.calibration import Calibration
-from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
+from scene_completion_ros.inference.render import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
 from scene_completion_training.data.stereo import stereo_pair
 
 VOXEL_EDGE = 0.2
@@ -59,7 +58,7 @@ class Observation:
             length = np.linalg.norm(rays, axis=1)
             points = (rays / length[:, None])[:, None, :] * distances[:, None]  # [n, K, 3]
             density = self.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1)
-            depth[start : start + _CHUNK] = composite_distance(density, distances) / length
+            depth[start : start + _CHUNK] = composite(density, distances).distance / length
         return depth
 
     def depth_image(self, stride: int) -> NDArray[np.float32]:
@@ -129,29 +128,14 @@ def _remembering_last(density: DensityFunction) -> DensityFunction:
     return remembered
 
 
-def opacity(density: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Alpha = 1 - exp(-sigma edge) over `VOXEL_EDGE`, of densities [...] per metre."""
-    return np.asarray(-np.expm1(-VOXEL_EDGE * density.astype(np.float32)), dtype=np.float32)
-
-
-def density_logit(density: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Logit x of densities softplus(x) [...] per metre; a density of which nothing is left has a very small one."""
-    density = np.maximum(density.astype(np.float64), 1e-30)
-    return np.asarray(density + np.log(-np.expm1(-density)))
-
-
-def density_of_opacity(alpha: float) -> float:
-    """Density per metre whose opacity over `VOXEL_EDGE` is alpha; infinite for 1 and above."""
-    return -math.log1p(-alpha) / VOXEL_EDGE if alpha < 1.0 else math.inf
-
-
 def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, float]:
     """The published rule and, where a calibration was fitted, that of its threshold on the probability."""
     cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
     if calibration.kind != "identity":
-        reached = float(calibration.occupied_from(threshold))
+        reached = calibration.occupied_from(threshold)
         # "At least" becomes "more than" of the next smaller opacity.
-        cutoffs[CALIBRATED_RULE] = density_of_opacity(float(np.nextafter(np.float32(reached), np.float32(0.0))))
+        below = np.nextafter(reached, np.float32(0.0)).astype(np.float64)
+        cutoffs[CALIBRATED_RULE] = float(density_of_opacity(below, VOXEL_EDGE))
     return cutoffs
 
 

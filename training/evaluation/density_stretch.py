@@ -18,9 +18,10 @@ from scipy.optimize import minimize
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
+from scene_completion_ros.inference.render import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.density_model import DensityModel, Observation, density_logit
+from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density
+from scene_completion_training.evaluation.density_model import DensityModel, Observation
 from scene_completion_training.evaluation.depth_evaluation import counted_depth
 from scene_completion_training.evaluation.kitti import Window
 
@@ -87,8 +88,8 @@ class RayLogits:
 
     def squared_log_error(self, stretch: DensityStretch) -> float:
         """Mean of (ln d − ln d*)², d the rendered z-depth."""
-        density = np.logaddexp(0.0, stretch.scale * self.logits + stretch.offset)
-        depth = composite_distance(density, self.distances) / self.length
+        density = density_of_logit(stretch.scale * self.logits + stretch.offset)
+        depth = composite(density, self.distances).distance / self.length
         return float(np.mean(np.log(depth / self.truth) ** 2))
 
 
@@ -154,5 +155,5 @@ def ray_logits(seen: Observation, pixels: NDArray[np.float64], truth: NDArray[np
     rays = seen.camera.unproject(pixels)
     length = np.linalg.norm(rays, axis=1)
     points = (rays / length[:, None])[:, None, :] * distances[:, None]
-    logits = density_logit(seen.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1))
-    return RayLogits(logits, length, truth.astype(np.float64), distances)
+    density = seen.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1)
+    return RayLogits(logit_of_density(density.astype(np.float64)), length, truth.astype(np.float64), distances)

@@ -14,12 +14,12 @@ from scene_completion_ros.evaluation.occupancy import (
     best_iou,
     score_histogram,
 )
-from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.voxels.occupancy import Calibration, opacity
 from scene_completion_training.evaluation.density_model import (
+    VOXEL_EDGE,
     DensityModel,
     Observation,
     calibrated_cutoffs,
-    opacity,
 )
 from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 
@@ -58,7 +58,7 @@ class ExactEvaluation:
         self.frames += 1
         for model, observation in observations:
             density = density_in_view(truth, observation)
-            alpha = opacity(density)
+            alpha = opacity(density, VOXEL_EDGE)
             for rule, cutoff in model.cutoffs.items():
                 metric = self.voxels.setdefault((model.name, rule), OccupancyByRange(truth.grid))
                 metric.update(alpha, truth.occupied, truth.known, truth.regions, density > cutoff)
@@ -118,7 +118,7 @@ class CalibrationFit:
     def update(self, truth: VoxelTruth, observation: Observation) -> None:
         """Count one frame."""
         counted = truth.known & truth.regions[ALL]
-        alpha = opacity(density_in_view(truth, observation)[counted])
+        alpha = opacity(density_in_view(truth, observation)[counted], VOXEL_EDGE)
         self.histogram += score_histogram(alpha, truth.occupied[counted])
 
     def fitted(self, model: DensityModel) -> CalibratedModel:
@@ -127,7 +127,6 @@ class CalibrationFit:
         Raises:
             GridError: The opacities do not tell occupied from free voxels.
         """
-        table = fit_calibration(self.histogram)
-        calibration = Calibration("piecewise_linear", table.score, table.probability)
+        calibration = fit_calibration(self.histogram)
         threshold = calibration.apply(np.array([best_iou(self.histogram)[1]], dtype=np.float32))[0]
         return CalibratedModel(model, calibration, float(threshold))

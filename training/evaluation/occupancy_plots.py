@@ -16,8 +16,9 @@ from scene_completion_ros.evaluation.lidar_occupancy import ORIGINAL, SlabProtoc
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
 from scene_completion_ros.report.pictures import write_picture
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.evaluation.chart import COLOURS, PALE, Axes, Picture, blank, legend, text
-from scene_completion_training.evaluation.density_model import DensityModel, Observation, opacity, reference_camera
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, Observation, reference_camera
 from scene_completion_training.evaluation.exact_evaluation import ExactResult
 from scene_completion_training.evaluation.lidar_evaluation import camera_pitch
 from scene_completion_training.evaluation.voxel_truth import VoxelTruth
@@ -101,7 +102,8 @@ def profile_points(protocol: SlabProtocol) -> NDArray[np.float64]:
 def probability_map(model: DensityModel, observation: Observation, points_camera: NDArray[np.float64]) -> Picture:
     """Mean probability over the heights of a profile, free bright and occupied dark; opacity where not calibrated."""
     density = observation.density(points_camera.reshape(-1, 3).astype(np.float32))
-    probability = model.calibration.apply(opacity(density)).reshape(points_camera.shape[:3]).mean(axis=0)
+    probability = model.calibration.apply(opacity(density, VOXEL_EDGE))
+    probability = probability.reshape(points_camera.shape[:3]).mean(axis=0)
     coloured = cv2.applyColorMap(np.round(255.0 * (1.0 - probability)).astype(np.uint8), cv2.COLORMAP_MAGMA)
     return np.asarray(coloured[..., ::-1], dtype=np.uint8)
 

@@ -20,6 +20,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.voxels.occupancy import log_odds_of_probability, probability_of_log_odds
 from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
 from scene_completion_training.viewpoint import Volume
 
@@ -68,7 +69,7 @@ def mean_prior(voxels: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]], gr
     if not counts.known.any():
         raise SequenceError("no frame says anything", where="training drives", cure="Name drives with a stereo pair")
     mean = np.clip(counts.compute(PRIOR_SIGMA), RAREST, 1.0 - RAREST).astype(np.float64)
-    logit = _block_means(np.log(mean / (1.0 - mean)))
+    logit = _block_means(log_odds_of_probability(mean))
     edge, block = grid.voxel_size, np.array(BLOCK)
     # The grid lies along the camera's forward axes, so that its lattice is that of the prior.
     lattice = np.stack([np.array(grid.origin) + edge * block / 2.0, edge * block])
@@ -111,7 +112,7 @@ def fit_place_prior(
 
     def cross_entropy(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         total = features @ numbers
-        probability = 1.0 / (1.0 + np.exp(-total))
+        probability = probability_of_log_odds(total)
         loss = float(weight @ (np.logaddexp(0.0, total) - target * total))
         return loss, features.T @ (weight * (probability - target))
 

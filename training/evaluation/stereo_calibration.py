@@ -17,9 +17,8 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.calibration_link import link_calibration
+from scene_completion_ros.voxels.occupancy import logit_of_density, probability_of_log_odds
 from scene_completion_training.evaluation.controls import measured_depth
-from scene_completion_training.evaluation.density_model import density_logit
 from scene_completion_training.evaluation.density_stretch import RayLogits, fit_stretch, rays_to_depth
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.place_prior_fit import (
@@ -29,6 +28,7 @@ from scene_completion_training.evaluation.place_prior_fit import (
     mean_prior,
 )
 from scene_completion_training.evaluation.stereo_truth import OCCUPIED, stereo_evidence
+from scene_completion_training.networks.occupancy_link import link_calibration
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 
@@ -111,7 +111,8 @@ def _evidence(model: DeployedModel, drive: PosedSequence, every: int, volume: Vo
     for index in range(0, len(drive), every):
         found = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, depth, volume)
         points, target = drawn_evidence(*found, volume.grid, np.random.default_rng(index))
-        yield FrameEvidence(points, density_logit(model.observe(drive, index).density(points)), target)
+        density = model.observe(drive, index).density(points)
+        yield FrameEvidence(points, logit_of_density(density.astype(np.float64)), target)
 
 
 def _stereo_rays(model: DeployedModel, drive: PosedSequence, every: int) -> list[RayLogits]:
@@ -124,6 +125,6 @@ def _best_threshold(frames: Sequence[FrameEvidence], prior: PlacePrior) -> tuple
     histograms = []
     for frame in frames:
         gain, logit = prior.at(frame.points).T
-        probability = 1.0 / (1.0 + np.exp(-(gain * frame.logit + logit)))
+        probability = probability_of_log_odds(gain * frame.logit + logit)
         histograms.append(score_histogram(probability.astype(np.float32), frame.target > OCCUPIED))
     return best_iou(np.sum(histograms, axis=0))

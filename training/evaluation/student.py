@@ -15,7 +15,6 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
-from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.render import render_depth
@@ -131,8 +130,7 @@ def calibrate(
     truth = window.voxel_truth()
     counted = truth.known & truth.in_view
     alpha, occupied = predictor.voxels(window.image(0)).score[counted], truth.occupied[counted]
-    table = fit_calibration(score_histogram(alpha, occupied), knots=knots)
-    calibration = Calibration("piecewise_linear", table.score, table.probability)
+    calibration = fit_calibration(score_histogram(alpha, occupied), knots=knots)
     iou, threshold = best_iou(score_histogram(calibration.apply(alpha), occupied))
     record = {
         "fitted_on": f"KITTI odometry window {window.name}: densities on its LiDAR, probabilities on frame 0, in view",

@@ -12,6 +12,7 @@ from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.voxels.occupancy import opacity
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Canonical image uint8 [H, W, 3] -> features float32 [h, w, C + E]."""
@@ -181,7 +182,7 @@ class ParityCheck:
     def _density_and_occupied(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Density, 1/m, and decision of the voxels in view."""
         density = self._query.density(features).reshape(-1)[self._in_view]
-        alpha = -np.expm1(-density * np.float32(self._bundle.grid.voxel_size))
+        alpha = opacity(density, self._bundle.grid.voxel_size)
         return density, self._bundle.calibration.apply(alpha) >= self._bundle.threshold
 
 

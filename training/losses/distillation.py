@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
+
+from scene_completion_ros.voxels.occupancy import probability_of_log_odds, transmittance
 
 
 def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor, *, limit: float = 2.0) -> Tensor:
@@ -22,9 +23,10 @@ def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor, *, lim
 
 
 def opacity_distillation(student: Tensor, teacher: Tensor, valid: Tensor, *, voxel_size: float = 0.2) -> Tensor:
-    """Mean |α_s − α_t| over the valid points, α = 1 − exp(−σ·δ): what a voxel of the edge δ stops of a ray.
+    """Mean |α_s − α_t| over the valid points, α what a voxel of the edge δ stops of a ray.
 
-    Unlike clipped densities, opacities have a gradient everywhere and weigh faint and dense points alike.
+    The transmittances 1 − α differ by as much. Unlike clipped densities, opacities have a gradient everywhere and
+    weigh faint and dense points alike.
 
     Args:
         student: Density [B, N] per metre.
@@ -32,7 +34,7 @@ def opacity_distillation(student: Tensor, teacher: Tensor, valid: Tensor, *, vox
         valid: Points that project into the student's image [B, N].
         voxel_size: δ in metres.
     """
-    return _mean((torch.exp(-student * voxel_size) - torch.exp(-teacher.detach() * voxel_size)).abs(), valid)
+    return _mean((transmittance(student, voxel_size) - transmittance(teacher.detach(), voxel_size)).abs(), valid)
 
 
 def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
         valid: Points that project into the student's image [B, N].
     """
     taught = teacher.detach()
-    probability = taught.sigmoid()
+    probability = probability_of_log_odds(taught)
     crossed, own = (
         functional.binary_cross_entropy_with_logits(logit, probability, reduction="none") for logit in (student, taught)
     )

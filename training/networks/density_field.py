@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
@@ -146,7 +147,7 @@ class DensityField(nn.Module):
             features: Result of `encode` [B, hidden, h, w].
             points: Points [B, N, 3], metres, in the encoder view's optical frame.
         """
-        out: Tensor = functional.softplus(self.density_logit(features, points))
+        out: Tensor = density_of_logit(self.density_logit(features, points))
         return out
 
     def density_logit(self, features: Tensor, points: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 
@@ -216,7 +217,8 @@ class MultiViewObservation:
 
     def density(self, points: Tensor) -> Tensor:
         """Density σ [B, N] per metre at points [B, N, 3]."""
-        return functional.softplus(self.density_logit(points))
+        out: Tensor = density_of_logit(self.density_logit(points))
+        return out
 
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into any of the views [B, N]."""

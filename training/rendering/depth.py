@@ -7,8 +7,8 @@ from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.rendering.patches import render_rays
 from scene_completion_training.rendering.rays import rays_of_pixels
-from scene_completion_training.rendering.volume import composite, inverse_depth_samples
 
 
 @torch.no_grad()
@@ -44,8 +44,4 @@ def render_depth(
     pixel = torch.stack([u, v], dim=-1).reshape(1, -1, 2)
     pose = torch.eye(4, device=device)[None, None]
     rays = rays_of_pixels(camera, pose, torch.zeros(pixel.shape[:2], dtype=torch.long, device=device), pixel, 1)
-    distances = inverse_depth_samples(tuple(rays.cosine.shape), samples, near, far, jitter=False, device=device)
-    points = rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]
-    density = field.density(points.flatten(1, 2)).reshape(distances.shape)
-    depth = composite(density, distances).distance * rays.cosine
-    return depth.reshape(u.shape)
+    return render_rays(field, rays, samples=samples, near=near, far=far, jitter=False).depth.reshape(u.shape)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.networks.feature_field import FeatureObservation
-from scene_completion_training.rendering.patches import RenderedPatches, composite_features, heaviest_samples
-from scene_completion_training.rendering.rays import Rays, rays_of_pixels
-from scene_completion_training.rendering.volume import composite, inverse_depth_samples
+from scene_completion_training.rendering.patches import composite_features, heaviest_samples, render_rays
+from scene_completion_training.rendering.rays import rays_of_pixels
 
 _CHUNK = 1 << 11  # rays in memory at a time
 
@@ -44,13 +42,7 @@ def _rendered(seen: FeatureObservation, camera: Camera, pixels: Tensor, samples:
     spec = seen.field.spec
     pose = torch.eye(4, device=pixels.device)[None, None]
     view = torch.zeros(pixels.shape[:2], dtype=torch.long, device=pixels.device)
-    rays: Rays = rays_of_pixels(camera, pose, view, pixels, 1)
-    distances = inverse_depth_samples(
-        tuple(rays.cosine.shape), samples, spec.near, spec.far, jitter=False, device=pixels.device
-    )
-    points = (rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]).flatten(1, 2)
-    logit = seen.density_logit(points).reshape(distances.shape)
-    composed = composite(functional.softplus(logit), distances)
-    rendered = RenderedPatches(rays, distances, points, logit, composed.weights, composed.distance * rays.cosine)
+    rays = rays_of_pixels(camera, pose, view, pixels, 1)
+    rendered = render_rays(seen, rays, samples=samples, near=spec.near, far=spec.far, jitter=False)
     chosen, weights = heaviest_samples(rendered, heaviest)
     return seen.field.expand(composite_features(seen.features(chosen), weights))

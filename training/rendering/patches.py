@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.voxels.occupancy import composite, density_of_logit
 from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.rendering.rays import Rays, sample_patch_rays
-from scene_completion_training.rendering.volume import composite, inverse_depth_samples
+from scene_completion_training.rendering.sampling import inverse_depth_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +72,15 @@ def render_rays(
     near: float,
     far: float,
     generator: torch.Generator | None = None,
+    jitter: bool = True,
 ) -> RenderedPatches:
-    """Renders rays of patches, see `render_patches`."""
+    """Renders rays of patches, see `render_patches`; without jitter at evaluation."""
     distances = inverse_depth_samples(
-        tuple(rays.cosine.shape), samples, near, far, generator=generator, device=rays.cosine.device
+        tuple(rays.cosine.shape), samples, near, far, generator=generator, jitter=jitter, device=rays.cosine.device
     )
     points = (rays.origin[..., None, :] + distances[..., None] * rays.direction[..., None, :]).flatten(1, 2)
     logit = field.density_logit(points).reshape(distances.shape)
-    composed = composite(functional.softplus(logit), distances)
+    composed = composite(density_of_logit(logit), distances)
     return RenderedPatches(rays, distances, points, logit, composed.weights, composed.distance * rays.cosine)
 
 

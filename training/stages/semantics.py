@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
@@ -28,7 +28,7 @@ from scene_completion_training.losses.feature_correspondence import (
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
 from scene_completion_training.rendering.depth import render_depth
-from scene_completion_training.rendering.surface_balls import points_in_balls, surface_centres
+from scene_completion_training.rendering.sampling import points_in_balls, surface_centres
 
 OVERSAMPLING = 4
 """Points drawn in a ball for each that is kept: those that are not occupied are left out."""
@@ -141,7 +141,8 @@ class SemanticsStage(SingleImageStage):
         if self.linked:
             linked: Tensor = self.link(logit)
             return linked > 0.0
-        return functional.softplus(logit) > PUBLISHED_DENSITY
+        dense: Tensor = density_of_logit(logit) > PUBLISHED_DENSITY
+        return dense
 
     @torch.no_grad()
     def crops(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

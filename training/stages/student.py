@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import MultiViewConfiguration
 from scene_completion_training.data.module import SequencesData
@@ -23,9 +23,9 @@ from scene_completion_training.losses.distillation import (
     occupancy_distillation,
     opacity_distillation,
 )
-from scene_completion_training.losses.fused_occupancy import OccupancyLink
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.rendering.patches import RenderedPatches
 
 
@@ -216,7 +216,7 @@ class StudentStage(SingleImageStage):
             assert link is not None
             loss = occupancy_distillation(self.link(logit), link.to(self.device)(taught), valid)
         else:
-            densities = functional.softplus(logit), functional.softplus(taught)
+            densities = density_of_logit(logit), density_of_logit(taught)
             if settings.space == "density":
                 loss = density_distillation(*densities, valid, limit=settings.limit)
             else:

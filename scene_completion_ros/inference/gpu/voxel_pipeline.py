@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice, SharedBuffer
 from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
+from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.positional_tables import PositionalTables
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
 # As in voxel_query.cu; a test compares them.
 LANES, RUN, SPAN, THREADS = 8, 8, 1024, 256

@@ -1,5 +1,6 @@
 // The student's field on the GPU: density of all voxels in view, the march of the camera's rays, the state of every
-// voxel, the list of the occupied ones, and their labels. Readable twins: query_reference, march, label_reference.
+// voxel, the list of the occupied ones, and their labels. Readable twins: density_reference, march, states,
+// label_logits_reference.
 //
 // Compiled for one student: CHANNELS units of the density, UNITS of the labels (0: none), CLASSES classes, and
 // HALF_FEATURES, whether the encoder's map is float16 or float32. No header is needed, so that NVRTC compiles it without

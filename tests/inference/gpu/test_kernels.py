@@ -20,7 +20,7 @@ from scene_completion_ros.inference.gpu.kernels import (
     compile_kernels,
     compile_with_nvcc,
 )
-from scene_completion_ros.inference.march_kernel import BINS
+from scene_completion_ros.voxels.occupancy_kernel import BINS
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 ARCHITECTURES = ((7, 5), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0))

@@ -21,7 +21,6 @@ import pytest
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
@@ -30,15 +29,14 @@ from scene_completion_ros.inference.gpu.kernel_provision import check_loads
 from scene_completion_ros.inference.gpu.kernels import KERNELS, KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.label_reference import label_logits_reference, most_likely
-from scene_completion_ros.inference.march import march, states
-from scene_completion_ros.inference.march_kernel import March, VoxelClassifier
+from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
+from scene_completion_ros.inference.march import March, march
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
+from scene_completion_ros.voxels.occupancy import Calibration, states
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import SHIM, HostCompiler, compile_for_the_cpu

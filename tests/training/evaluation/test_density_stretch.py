@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.inference.render import composite_distance, inverse_distance_samples
+from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_ros.voxels.occupancy import composite, density_of_logit
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, lidar_rays
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.kitti import Window, open_window
@@ -24,7 +25,7 @@ def soft_walls(scale: float, offset: float, seed: int = 0) -> RayLogits:
     generator = np.random.default_rng(seed)
     sharp = np.where(generator.uniform(5.0, 40.0, (200, 1)) < DISTANCES, 2.0, -6.0)
     sharp += generator.normal(scale=0.3, size=sharp.shape)
-    truth = composite_distance(np.logaddexp(0.0, sharp), DISTANCES)
+    truth = composite(density_of_logit(sharp), DISTANCES).distance
     return RayLogits((sharp - offset) / scale, np.ones(200), truth, DISTANCES)
 
 
@@ -83,8 +84,8 @@ def test_logits_are_those_of_the_rendered_depth(shared_data: Path, tmp_path: Pat
     here = np.flatnonzero(truth[row, column] == np.float32(rays.truth[number]))[0]
     pixel = np.array([[column[here], row[here]]], dtype=np.float64)
     expected = model.observe(window.sequence, 0).depth(pixel)[0]
-    density = np.logaddexp(0.0, rays.logits[number : number + 1])
-    rendered = composite_distance(density, rays.distances)[0] / rays.length[number]
+    density = density_of_logit(rays.logits[number : number + 1])
+    rendered = composite(density, rays.distances).distance[0] / rays.length[number]
     assert rendered == pytest.approx(expected, rel=1e-3)
 
 

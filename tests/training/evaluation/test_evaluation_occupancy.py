@@ -17,9 +17,9 @@ from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR, ORI
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.calibration import Calibration
-from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity, opacity
 from scene_completion_training.commands import evaluate as command
 from scene_completion_training.evaluation import occupancy_run
 from scene_completion_training.evaluation.checkpoints import FieldModel, encoded_views, open_checkpoint
@@ -35,10 +35,9 @@ from scene_completion_training.evaluation.controls import (
 )
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
+    VOXEL_EDGE,
     Observation,
     calibrated_cutoffs,
-    density_of_opacity,
-    opacity,
     reference_camera,
 )
 from scene_completion_training.evaluation.deployed_model import DeployedModel
@@ -182,20 +181,13 @@ def test_an_empty_field_renders_the_far_end() -> None:
     assert depth[0] == pytest.approx(1 / (0.5 / 64 / 3 + (63.5 / 64) / 80), rel=1e-5)  # the last of 64 samples, 66.6 m
 
 
-def test_opacity_and_density_over_a_voxel() -> None:
-    # 1 - exp(-0.2 * 0.5) = 0.0952; half the light is gone at ln 2 / 0.2 = 3.466 per metre.
-    np.testing.assert_allclose(opacity(np.array([0.0, 0.5])), [0.0, 0.0951626], atol=1e-6)
-    assert density_of_opacity(0.5) == pytest.approx(3.4657, abs=1e-3)
-    assert density_of_opacity(1.0) == math.inf
-
-
 def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:
     # Probability 0.4 is reached half way to the knot (0.5, 0.8): at opacity 0.25, density -ln 0.75 / 0.2 = 1.4384.
     calibration = Calibration("piecewise_linear", (0.0, 0.5, 1.0), (0.0, 0.8, 1.0))
     cutoffs = calibrated_cutoffs(calibration, 0.4)
     assert cutoffs["calibrated"] == pytest.approx(1.4384, abs=1e-4)
     assert cutoffs["σ > 0.5"] == 0.5
-    assert density_of_opacity(0.25) > cutoffs["calibrated"]  # "at least", as deployed
+    assert density_of_opacity(np.array(0.25), VOXEL_EDGE) > cutoffs["calibrated"]  # "at least", as deployed
     assert calibrated_cutoffs(IDENTITY, 0.4) == {"σ > 0.5": 0.5}
     assert calibrated_cutoffs(Calibration("piecewise_linear", (0.0, 1.0), (0.0, 0.3)), 0.4)["calibrated"] == math.inf
 
@@ -405,7 +397,7 @@ def test_calibration_is_fitted_to_what_densities_mean() -> None:
     fit.update(truth, observation)
     model = fit.fitted(Wall())
     half = np.array([0.5], dtype=np.float32)
-    assert model.calibration.apply(opacity(0.1 * half))[0] == pytest.approx(0.25, abs=0.03)
+    assert model.calibration.apply(opacity(0.1 * half, VOXEL_EDGE))[0] == pytest.approx(0.25, abs=0.03)
     evaluation = ExactEvaluation()
     evaluation.update(truth, [(model, observation)])
     result = evaluation.compute()

@@ -19,9 +19,9 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.calibration import Calibration
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from scene_completion_training.clustering.class_file import read_class_file, write_class_file
 from scene_completion_training.clustering.clusters import Clusters, read_clusters, write_clusters

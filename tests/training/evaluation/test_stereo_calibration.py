@@ -16,7 +16,8 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_training.evaluation.density_model import density_logit, opacity
+from scene_completion_ros.voxels.occupancy import logit_of_density, opacity, probability_of_log_odds
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE
 from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.place_prior_fit import FrameEvidence, fit_place_prior, mean_prior
@@ -120,14 +121,14 @@ def test_the_command_gives_a_student_the_ground(
 
     def density_and_probability(bundle: StudentBundle) -> tuple[np.ndarray, np.ndarray]:
         density = DeployedModel(bundle, threads=1).observe(kitti_odometry(held_out), 0).density(points)
-        return density, bundle.calibration.apply(opacity(density))
+        return density, bundle.calibration.apply(opacity(density, VOXEL_EDGE))
 
     density, (road, air) = density_and_probability(calibrated)
     assert road > calibrated.threshold > air
     # The probability is that of the regression: what the stretch did to the density, the calibration undoes.
     stretch = record["density_stretch"]
-    logit = (density_logit(density) - stretch["offset"]) / stretch["scale"]
-    np.testing.assert_allclose([road, air], 1.0 / (1.0 + np.exp(-logit)), atol=0.03)
+    logit = (logit_of_density(density.astype(np.float64)) - stretch["offset"]) / stretch["scale"]
+    np.testing.assert_allclose([road, air], probability_of_log_odds(logit), atol=0.03)
     # Once more: the prior is replaced, not added to.
     assert main([*arguments, "--every", "3", "--threads", "1"]) == 0
     _, again = density_and_probability(StudentBundle.load(tmp_path / "bundle"))

@@ -8,7 +8,7 @@ import torch
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.losses.feature_correspondence import ATTRACTED, correspondence_loss, estimate_forces
 from scene_completion_training.networks.semantic_head import CropBuffer, DistillationHead
-from scene_completion_training.rendering.surface_balls import points_in_balls, surface_centres
+from scene_completion_training.rendering.sampling import points_in_balls, surface_centres
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
 

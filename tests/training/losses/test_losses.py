@@ -10,11 +10,13 @@ from torch.nn import functional
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
-from scene_completion_training.losses.fused_occupancy import OccupancyLink, occupancy_cross_entropy
+from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
 from scene_completion_training.losses.photometric import invalid_rays, photometric_error, photometric_loss
 from scene_completion_training.losses.smoothness import edge_aware_smoothness
-from scene_completion_training.losses.sparsity import free_cross_entropy, mean_opacity, sample_view_volume
+from scene_completion_training.losses.sparsity import free_cross_entropy, mean_opacity
 from scene_completion_training.losses.stereo_depth import log_depth_loss
+from scene_completion_training.networks.occupancy_link import OccupancyLink
+from scene_completion_training.rendering.sampling import sample_view_volume
 from scene_completion_training.viewpoint import STREET_CAMERA
 
 

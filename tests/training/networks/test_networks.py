@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scene_completion_ros.inference.query_reference import density_reference
+from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_training.export import FoldedEncoder, head_weights
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder

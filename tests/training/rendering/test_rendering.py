@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.voxels.occupancy import composite
 from scene_completion_training.rendering.colours import sample_colours
 from scene_completion_training.rendering.rays import rays_of_pixels, sample_patch_rays
-from scene_completion_training.rendering.volume import composite, inverse_depth_samples
+from scene_completion_training.rendering.sampling import inverse_depth_samples
 
 CAMERA = Camera(fx=100.0, fy=90.0, cx=31.5, cy=15.5, width=64, height=32)
 
@@ -34,22 +33,6 @@ def test_slab_depth_is_the_analytic_one() -> None:
     result = composite(density, distances)
     assert result.distance.item() == pytest.approx(10.0 + 1.0 / sigma, abs=0.02)
     assert result.weights.sum().item() == pytest.approx(1.0, abs=1e-5)
-
-
-def test_hard_alpha_cap_puts_the_rest_on_the_last_sample() -> None:
-    distances = torch.tensor([[[1.0, 2.0, 3.0]]])
-    density = torch.tensor([[[math.log(2.0), 0.0, 0.0]]])  # α = 0.5, 0, 0
-    capped = composite(density, distances).weights[0, 0]
-    assert capped.tolist() == pytest.approx([0.5, 0.0, 0.5])
-    free = composite(density, distances, hard_alpha_cap=False).weights[0, 0]
-    assert free.tolist() == pytest.approx([0.5, 0.0, 0.0])
-
-
-def test_composite_gradients() -> None:
-    torch.manual_seed(0)
-    density = torch.rand(1, 2, 6, dtype=torch.float64, requires_grad=True)
-    distances = torch.cumsum(torch.rand(1, 2, 6, dtype=torch.float64) + 0.1, dim=-1)
-    assert torch.autograd.gradcheck(lambda d: composite(d, distances).distance, (density,))
 
 
 def test_rays_point_through_their_pixels() -> None:

@@ -13,7 +13,6 @@ from transformers import Dinov2Config, Dinov2Model
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_training.calibration_link import link_calibration, link_of_calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.class_file import CLASS_COLOURS, CLASS_FILE, write_class_file
 from scene_completion_training.clustering.clusters import CLUSTER_FILE, Clusters, write_clusters
@@ -26,9 +25,9 @@ from scene_completion_training.export import export_bundle, export_labelled
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.foundation.precompute import canonical_manifest, precompute
-from scene_completion_training.losses.fused_occupancy import OccupancyLink
 from scene_completion_training.networks.density_field import sample_map
 from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.occupancy_link import OccupancyLink, link_calibration, link_of_calibration
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.feature_field import (
     FeatureFieldConfiguration,

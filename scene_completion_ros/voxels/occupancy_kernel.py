@@ -1,4 +1,4 @@
-"""The march of ``march`` and the classification of voxels, compiled and run in parallel."""
+"""The compiled twins of ``occupancy``: density and opacity for other kernels, probability and state of every voxel."""
 
 from __future__ import annotations
 
@@ -13,63 +13,58 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.calibration import Calibration
-from scene_completion_ros.inference.march import SEEN, SPENT, MarchResult, grid_rays
 from scene_completion_ros.jit import inlined, kernel
+from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 BINS = 4096
 
-ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
-NEVER, NOTHING = np.float32(np.inf), np.float32(np.nan)
-T_SPENT, T_SEEN = np.float32(SPENT), np.float32(SEEN)
+ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
+LOG2_E, LN_2 = np.float32(1.0 / np.log(2.0)), np.float32(np.log(2.0))
+# Below, exp(x) is no float32 any more.
+LOWEST = np.float32(-87.0)
+# Taylor series of exp on |r| <= ln(2) / 2: the remainder r^7 / 7! is below 1.3e-7.
+E_2, E_3, E_4, E_5, E_6 = (np.float32(1.0 / n) for n in (2.0, 6.0, 24.0, 120.0, 720.0))
+# log(1 + y) = 2 artanh(q), q = y / (2 + y) <= 1/3: the remainder 2 q^13 / 13 is below 1e-7.
+L_3, L_5, L_7, L_9, L_11 = (np.float32(1.0 / n) for n in (3.0, 5.0, 7.0, 9.0, 11.0))
+
 SMALLEST_DEPTH = np.float32(1e-6)
 FREE_SEEN, FREE_INFERRED = np.uint8(VoxelState.FREE_SEEN), np.uint8(VoxelState.FREE_INFERRED)
 SURFACE, COMPLETED = np.uint8(VoxelState.SURFACE), np.uint8(VoxelState.COMPLETED)
 
 
-class March:
-    """Marches the rays of one camera through one grid; the same result as `march.march` up to float32.
+# The C library's exp and log are called lane by lane, which takes as long as the rest of the query. These are plain
+# arithmetic, which the compiler turns into vector code; absolute errors stay below 1e-6.
 
-    Args:
-        grid: The grid.
-        camera_from_grid: Its pose.
-        camera: The ray camera.
-        occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
 
-    Attributes:
-        rays: `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and
-            leave [R] (metres), float32 and int32.
-    """
+@inlined
+def exp_negative(x: Any) -> Any:
+    """exp(x) for x <= 0."""
+    x = max(x, LOWEST)
+    exponent = np.int32(x * LOG2_E - HALF)  # truncation towards zero rounds to nearest, since x <= 0
+    r = x - np.float32(exponent) * LN_2
+    mantissa = ONE + r * (ONE + r * (E_2 + r * (E_3 + r * (E_4 + r * (E_5 + r * E_6)))))
+    power = np.int32((exponent + np.int32(127)) << np.int32(23)).view(np.float32)
+    return np.float32(mantissa * power)
 
-    def __init__(
-        self, grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera, occupied_from: float | np.float32
-    ) -> None:
-        rays = grid_rays(grid, camera_from_grid, camera)
-        self.grid = grid
-        self.camera = camera
-        self.occupied_from = np.float32(occupied_from)
-        self.rays = (
-            rays.origin.astype(np.float32),
-            rays.direction.astype(np.float32),
-            rays.cosine.astype(np.float32),
-            rays.first,
-            rays.stop,
-            rays.leave.astype(np.float32),
-        )
-        self._kernel = _march_kernel()
 
-    def __call__(self, alpha: NDArray[np.float32]) -> MarchResult:
-        """Marches through alpha, float32 [X, Y, Z]."""
-        shape = (self.camera.height, self.camera.width)
-        out = tuple(np.empty(shape, dtype=np.float32) for _ in range(3))
-        step_length = np.float32(self.grid.voxel_size)
-        self._kernel(alpha, self.occupied_from, step_length, *self.rays, *(part.reshape(-1) for part in out))
-        return MarchResult(*out)
+@inlined
+def density_of_logit(logit: Any) -> Any:
+    """Density ln(1 + exp(x)), per metre."""
+    y = exp_negative(-abs(logit))
+    q = y / (TWO + y)
+    s = q * q
+    return max(logit, ZERO) + TWO * q * (ONE + s * (L_3 + s * (L_5 + s * (L_7 + s * (L_9 + s * L_11)))))
+
+
+@inlined
+def opacity(density: Any, length: Any) -> Any:
+    """Opacity 1 - exp(-sigma delta) of a density per metre over a length in metres."""
+    return ONE - exp_negative(-density * length)
 
 
 class VoxelClassifier:
-    """Probability and state of every voxel; the same result as `Calibration.apply` and `march.states`.
+    """Probability and state of every voxel; the same result as `Calibration.apply` and `states`.
 
     Args:
         grid: The grid.
@@ -139,70 +134,6 @@ class VoxelClassifier:
             state,
         )
         return probability, state
-
-
-@inlined
-def opacity_at(along: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, flat: Any, shape: Any) -> Any:
-    """Alpha of the voxel in which a ray is at a distance, in voxel edges."""
-    # Truncation is the floor inside the grid; the clamps catch rounding at its sides.
-    x = min(max(np.int32(origin[0] + along * d_x), 0), shape[0] - 1)
-    y = min(max(np.int32(origin[1] + along * d_y), 0), shape[1] - 1)
-    z = min(max(np.int32(origin[2] + along * d_z), 0), shape[2] - 1)
-    return flat[np.uint32((x * shape[1] + y) * shape[2] + z)]
-
-
-@functools.cache
-def _march_kernel() -> Callable[..., None]:
-    @kernel()
-    def march_rays(
-        alpha: Any,
-        occupied_from: Any,
-        step_length: Any,
-        origin: Any,
-        direction: Any,
-        cosine: Any,
-        first: Any,
-        stop: Any,
-        leave: Any,
-        depth: Any,
-        half_distance: Any,
-        transmittance: Any,
-    ) -> None:
-        flat = alpha.reshape(-1)
-        for ray in prange(first.size):
-            d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
-            left, distance, turned = ONE, ZERO, NEVER
-            step = first[ray]
-            # T_state is T up to the first occupied voxel and 0 from there on: one loop until it is below 0.5 and one
-            # for the rest of the ray, which has less to ask. "Not at least" instead of "less" catches NaN as well.
-            while step < stop[ray]:
-                along = np.float32(step) + HALF
-                opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)
-                distance += left * opacity * along
-                left *= ONE - opacity
-                step += 1
-                if opacity >= occupied_from or not left >= T_SEEN:
-                    turned = along * step_length
-                    break
-            while step < stop[ray] and not left < T_SPENT:
-                along = np.float32(step) + HALF
-                opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)
-                distance += left * opacity * along
-                left *= ONE - opacity
-                step += 1
-            if left < T_SPENT:
-                distance += left * (np.float32(step) - HALF)
-                left = ZERO
-            distance *= step_length
-            if left > ZERO:
-                distance += left * leave[ray]
-            if first[ray] == stop[ray]:
-                distance = NOTHING
-            depth[ray] = distance * cosine[ray]
-            half_distance[ray] = turned
-            transmittance[ray] = left
-
-    return march_rays
 
 
 @inlined
@@ -293,3 +224,32 @@ def _classify_kernel() -> Callable[..., None]:
                     state[i, j, k] = FREE_SEEN if seen else FREE_INFERRED
 
     return classify
+
+
+def axis_indices(flat: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """What ``np.unravel_index`` gives of ascending indices, int32 [N, 3], without a division a voxel.
+
+    Args:
+        flat: [N] within the grid, ascending.
+        shape: X, Y, Z.
+    """
+    index = np.empty((len(flat), 3), dtype=np.int32)
+    _index_kernel()(flat, shape[1], shape[2], index)
+    return index
+
+
+@functools.cache
+def _index_kernel() -> Callable[..., None]:
+    @kernel(parallel=False)
+    def fill(flat: Any, count_y: Any, count_z: Any, index: Any) -> None:
+        x, y, column = 0, 0, 0  # column: flat index of the voxel (x, y, 0)
+        for n in range(len(flat)):
+            while flat[n] >= column + count_z:
+                column += count_z
+                y += 1
+                if y == count_y:
+                    y = 0
+                    x += 1
+            index[n, 0], index[n, 1], index[n, 2] = x, y, flat[n] - column
+
+    return fill

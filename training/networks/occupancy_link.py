@@ -1,4 +1,4 @@
-"""Between what a training calls occupancy (a link from density logits) and what a bundle does (α → probability)."""
+"""From density logits to occupancy: what a training learns of it, and the calibration (α → probability) of a bundle."""
 
 from __future__ import annotations
 
@@ -7,14 +7,41 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from scene_completion_ros.inference.calibration import Calibration
+from scene_completion_ros.voxels.occupancy import (
+    Calibration,
+    density_of_logit,
+    log_odds_of_probability,
+    opacity,
+    probability_of_log_odds,
+)
 
 _LOGITS = np.linspace(-12.0, 8.0, 41)
 _CERTAIN = 0.98
 """Probabilities beyond this, and below its complement, say little of a slope."""
+
+
+class OccupancyLink(nn.Module):
+    """Logit of the occupancy probability from x, the density before softplus: e^s · x + o, with s and o learned.
+
+    The link keeps classification and rendering from fighting: a voxel of which the field is unsure (probability 0.3)
+    would, as an opacity, block every ray after a few voxels; with o = 3 it has σ = 0.02 per metre and blocks nothing.
+    Opacity stays a monotone function of the probability, which is what the calibration of the bundle undoes.
+
+    Args:
+        offset: o at the start.
+    """
+
+    def __init__(self, offset: float = 3.0) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.offset = nn.Parameter(torch.tensor(offset))
+
+    def forward(self, logit: Tensor) -> Tensor:
+        """Returns the logit of the probability, of the shape of x."""
+        out: Tensor = logit * self.log_scale.exp() + self.offset
+        return out
 
 
 def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibration:
@@ -29,8 +56,8 @@ def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibrati
     """
     if not link:
         return Calibration()
-    alpha = _opacity(voxel_size)
-    probability = 1.0 / (1.0 + np.exp(-(np.exp(link["log_scale"].item()) * _LOGITS + link["offset"].item())))
+    alpha = opacity(density_of_logit(_LOGITS), voxel_size)
+    probability = probability_of_log_odds(np.exp(link["log_scale"].item()) * _LOGITS + link["offset"].item())
     return Calibration("piecewise_linear", (0.0, *alpha.tolist(), 1.0), (0.0, *probability.tolist(), 1.0))
 
 
@@ -46,14 +73,11 @@ def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str
     """
     if calibration.kind == "identity":
         return {}
-    probability = calibration.apply(_opacity(voxel_size).astype(np.float32)).astype(np.float64)
+    alpha = opacity(density_of_logit(_LOGITS), voxel_size).astype(np.float32)
+    probability = calibration.apply(alpha).astype(np.float64)
     told = (probability > 1.0 - _CERTAIN) & (probability < _CERTAIN)
     if told.sum() < 2:
         return {}
-    wanted = np.log(probability[told] / (1.0 - probability[told]))
+    wanted = log_odds_of_probability(probability[told])
     slope, offset = np.polyfit(_LOGITS[told], wanted, 1)
     return {"log_scale": torch.tensor(math.log(max(slope, 1e-3))), "offset": torch.tensor(float(offset))}
-
-
-def _opacity(voxel_size: float) -> NDArray[np.float64]:
-    return np.asarray(-np.expm1(-np.logaddexp(0.0, _LOGITS) * voxel_size))

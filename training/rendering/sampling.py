@@ -1,4 +1,4 @@
-"""Neighbourhoods of surfaces in 3D: what unsupervised semantics compares instead of crops of images (SceneDINO)."""
+"""Where a field is asked: along rays, anywhere in the view, and around surfaces."""
 
 from __future__ import annotations
 
@@ -6,11 +6,76 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.render import inverse_distance
 
 FARTHEST = 100.0
 """Pixels that see nothing nearer are no surface, metres."""
 CANDIDATES = 32
 """Pixels of a depth bin that may become its centre, so that one may lie apart from the others."""
+
+
+def inverse_depth_samples(
+    shape: tuple[int, ...],
+    count: int,
+    near: float,
+    far: float,
+    *,
+    generator: torch.Generator | None = None,
+    jitter: bool = True,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Distances t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K); the interval's middle without jitter.
+
+    Args:
+        shape: Leading shape, e.g. (B, R).
+        count: Samples K per ray.
+        near: Nearest distance in metres.
+        far: Farthest distance in metres.
+        generator: Source of randomness.
+        jitter: Stratified jitter; off at evaluation.
+        device: Where the result goes; the jitter is drawn on the CPU.
+
+    Returns:
+        Distances [*shape, K] in metres, increasing.
+    """
+    steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
+    offset = torch.rand((*shape, count), generator=generator) if jitter else torch.full((*shape, count), 0.5)
+    s = (steps + offset) / count
+    distances: Tensor = inverse_distance(s, near, far)
+    return distances.to(device)
+
+
+def sample_view_volume(
+    camera: Camera,
+    batch: int,
+    count: int,
+    *,
+    near: float,
+    far: float,
+    heights: tuple[float, float],
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Draws points uniformly in depth and pixel position from the part of the view between two heights.
+
+    Args:
+        camera: Camera of the view.
+        batch: Batch size B.
+        count: Points N.
+        near: Nearest depth, metres.
+        far: Farthest depth, metres.
+        heights: Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
+        generator: Source of randomness, on the CPU.
+        device: Where the points go.
+
+    Returns:
+        Points [B, N, 3], metres, optical frame.
+    """
+    unit = torch.rand((batch, count, 3), generator=generator).to(device)
+    depth = near + (far - near) * unit[..., 2]
+    x = (unit[..., 0] * camera.width - 0.5 - camera.cx) / camera.fx * depth
+    y = (unit[..., 1] * camera.height - 0.5 - camera.cy) / camera.fy * depth
+    return torch.stack([x, y.clamp(*heights), depth], dim=-1)
 
 
 def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,258 @@
+"""Where density becomes occupancy: logit -> density -> opacity -> probability -> state.
+
+A network gives a logit x for each point. All that renders, learns, publishes, fuses or evaluates goes on from there
+with what stands here, on NumPy arrays and torch tensors alike:
+
+    sigma = softplus(x)                        density, per metre: `density_of_logit`
+    alpha = 1 - exp(-sigma delta)              opacity over a length: `opacity`
+    w_i   = alpha_i prod_{j<i} (1 - alpha_j)   share of a ray that ends at a sample: `composite`
+    p     = calibration(alpha)                 probability of being occupied: `Calibration`
+    state of a voxel                           from p, the light that reaches it, and the view: `states`
+
+``occupancy_kernel`` has the compiled twins, with the same names and arguments, and ``inference/gpu/voxel_query.cu``
+those of GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from array_api_compat import is_torch_namespace
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.geometry.arrays import Array, floating
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
+
+SEEN = 0.5
+"""A voxel is seen where at least this part of the light on a ray reaches it: T >= 0.5."""
+
+
+def density_of_logit(logit: Array) -> Array:
+    """Density sigma = softplus(x) = ln(1 + exp(x)), per metre, of logits x [...] (Behind the Scenes, section 3.1)."""
+    xp, logit = floating(logit)
+    if is_torch_namespace(xp):
+        return xp.nn.functional.softplus(logit)  # its gradient overflows nowhere
+    return xp.logaddexp(xp.zeros_like(logit), logit)
+
+
+def logit_of_density(density: Array) -> Array:
+    """Logit x = sigma + ln(1 - exp(-sigma)) of densities [...] per metre, which `density_of_logit` undoes.
+
+    That of no density is finite, but far below all others.
+    """
+    xp, density = floating(density)
+    density = xp.clip(density, min=1e-30)
+    return density + xp.log(-xp.expm1(-density))
+
+
+def opacity(density: Array, length: Array | float) -> Array:
+    """Opacity alpha = 1 - exp(-sigma delta), 0..1, of densities [...] per metre over lengths [...] in metres."""
+    xp, density = floating(density)
+    return -xp.expm1(-density * length)
+
+
+def transmittance(density: Array, length: Array | float) -> Array:
+    """Transmittance T = exp(-sigma delta) = 1 - alpha of densities [...] per metre over lengths [...] in metres."""
+    xp, density = floating(density)
+    return xp.exp(-density * length)
+
+
+def density_of_opacity(alpha: Array, length: float) -> Array:
+    """Density -ln(1 - alpha) / delta, per metre, whose opacity [...] over a length is alpha; infinite from 1 on."""
+    xp, alpha = floating(alpha)
+    below = alpha < 1.0
+    return xp.where(below, -xp.log1p(-xp.where(below, alpha, xp.zeros_like(alpha))) / length, xp.inf)
+
+
+def probability_of_log_odds(log_odds: Array) -> Array:
+    """Probability 1 / (1 + exp(-l)), 0..1, of log odds l [...]."""
+    xp, log_odds = floating(log_odds)
+    return xp.sigmoid(log_odds) if is_torch_namespace(xp) else 1.0 / (1.0 + xp.exp(-log_odds))
+
+
+def log_odds_of_probability(probability: Array) -> Array:
+    """Log odds ln(p / (1 - p)) of probabilities [...]: what `probability_of_log_odds` undoes."""
+    xp, probability = floating(probability)
+    return xp.log(probability / (1.0 - probability))
+
+
+class Composite(NamedTuple):
+    """What alpha compositing gives.
+
+    Attributes:
+        weights: [..., K], the share of each ray that ends at each sample; they sum to 1.
+        distance: [...], expected distance of termination, metres.
+    """
+
+    weights: Array
+    distance: Array
+
+
+def composite(density: Array, distances: Array) -> Composite:
+    """Alpha compositing along rays (Max 1995; Behind the Scenes, section 3).
+
+    alpha_i = 1 - exp(-sigma_i (t_{i+1} - t_i)), w_i = alpha_i prod_{j<i} (1 - alpha_j). The last alpha is 1: what is
+    left of a ray ends at its last sample.
+
+    Args:
+        density: sigma [..., K], per metre.
+        distances: t [..., K] or [K], metres along the ray, increasing.
+    """
+    xp, density = floating(density)
+    optical = density[..., :-1] * (distances[..., 1:] - distances[..., :-1])
+    last = xp.ones_like(density[..., :1])
+    alpha = xp.concat([-xp.expm1(-optical), last], axis=-1)
+    before = xp.concat([last, xp.exp(-xp.cumulative_sum(optical, axis=-1))], axis=-1)
+    weights = alpha * before
+    return Composite(weights, xp.sum(weights * distances, axis=-1))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A monotone map alpha -> probability, fitted on validation data only.
+
+    alpha itself is no probability: training by rendering keeps it far below 1. ``identity`` says that none was fitted.
+
+    Attributes:
+        kind: ``identity`` or ``piecewise_linear``.
+        alpha: Knots, strictly increasing in 0..1; constant beyond the first and the last.
+        probability: Value at each knot, non-decreasing in 0..1.
+
+    Raises:
+        BundleError: The knots are not monotone, not finite or outside 0..1.
+    """
+
+    kind: Literal["identity", "piecewise_linear"] = "identity"
+    alpha: tuple[float, ...] = ()
+    probability: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "identity":
+            return
+        where = "calibration"
+        cure = "Fit the calibration again and export the bundle again."
+        if self.kind != "piecewise_linear":
+            raise BundleError(f"unknown kind {self.kind!r}", where=where, cure="Use identity or piecewise_linear.")
+        if len(self.alpha) < 2 or len(self.alpha) != len(self.probability):
+            raise BundleError(
+                f"{len(self.alpha)} alpha knots and {len(self.probability)} probabilities; at least 2 of each, "
+                "equally many, are needed",
+                where=where,
+                cure=cure,
+            )
+        alpha, probability = np.asarray(self.alpha), np.asarray(self.probability)
+        for name, values in (("alpha", alpha), ("probability", probability)):
+            if not np.all(np.isfinite(values)) or values.min() < 0.0 or values.max() > 1.0:
+                raise BundleError("a value lies outside 0..1", where=f"{where}.{name}", cure=cure)
+        if np.any(np.diff(alpha) <= 0.0):
+            raise BundleError("knots do not increase strictly", where=f"{where}.alpha", cure=cure)
+        if np.any(np.diff(probability) < 0.0):
+            raise BundleError("values decrease", where=f"{where}.probability", cure=cure)
+
+    def knots(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Knots (alpha, probability), float64 [K] each, of the piecewise linear map; the identity has two."""
+        if self.kind == "identity":
+            return np.array([0.0, 1.0]), np.array([0.0, 1.0])
+        return np.asarray(self.alpha, dtype=np.float64), np.asarray(self.probability, dtype=np.float64)
+
+    def apply(self, alpha: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability of occupancy of alpha [...] (0..1): float32 [...], always a new array."""
+        if self.kind == "identity":
+            return np.array(alpha, dtype=np.float32)
+        return np.interp(alpha, *self.knots()).astype(np.float32)
+
+    def occupied_from(self, threshold: float) -> np.float32:
+        """Smallest alpha, as float32, whose probability reaches a threshold; infinite where none does.
+
+        The map is monotone: ``alpha >= occupied_from(threshold)`` says the same as ``apply(alpha) >= threshold``.
+        """
+        low, high = np.array([0.0, 1.0], dtype=np.float32).view(np.int32).tolist()
+        if self.apply(np.ones(1, dtype=np.float32))[0] < np.float32(threshold):
+            return np.float32(np.inf)
+        while low < high:  # floats of one sign are ordered like their bits
+            middle = (low + high) // 2
+            alpha = np.array([middle], dtype=np.int32).view(np.float32)
+            if self.apply(alpha)[0] >= np.float32(threshold):
+                high = middle
+            else:
+                low = middle + 1
+        return np.float32(np.array([low], dtype=np.int32).view(np.float32)[0])
+
+
+def nearest_ray(points: NDArray[np.float64], camera: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column of the ray nearest to points [N, 3] in the optical frame, clamped to the image."""
+    depth = np.maximum(points[:, 2], 1e-6)
+    column = np.floor(camera.fx * points[:, 0] / depth + camera.cx + 0.5)
+    row = np.floor(camera.fy * points[:, 1] / depth + camera.cy + 0.5)
+    return (
+        np.clip(row, 0, camera.height - 1).astype(np.int64),
+        np.clip(column, 0, camera.width - 1).astype(np.int64),
+    )
+
+
+def farthest_of_four(
+    half_distance: NDArray[np.float32], points: NDArray[np.float64], camera: Camera
+) -> NDArray[np.float32]:
+    """Largest half distance of the four rays around points [N, 3] in the optical frame, clamped to the image."""
+    depth = np.maximum(points[:, 2], 1e-6)
+    column = np.floor(camera.fx * points[:, 0] / depth + camera.cx).astype(np.int64)
+    row = np.floor(camera.fy * points[:, 1] / depth + camera.cy).astype(np.int64)
+    far = np.zeros(len(points), dtype=np.float32)
+    for rows in (row, row + 1):
+        for columns in (column, column + 1):
+            r, c = np.clip(rows, 0, camera.height - 1), np.clip(columns, 0, camera.width - 1)
+            far = np.maximum(far, half_distance[r, c])
+    return far
+
+
+def states(
+    occupied: NDArray[np.bool_],
+    in_view: NDArray[np.bool_],
+    half_distance: NDArray[np.float32],
+    grid: VoxelGrid,
+    camera_from_grid: RigidTransform,
+    camera: Camera,
+) -> NDArray[np.uint8]:
+    """State of every voxel (`VoxelState`), by whether a ray reaches it with T_state >= 0.5.
+
+    A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray:
+    strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its faces
+    that are turned to the camera: rays that graze a road enter it a metre before its voxels' centres.
+
+    Args:
+        occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
+        in_view: bool [X, Y, Z], everything else is unobserved.
+        half_distance: [h, w] of `march` with the same ``occupied``.
+        grid: The grid.
+        camera_from_grid: Its pose.
+        camera: The ray camera of `march`, without distortion.
+
+    Returns:
+        uint8 [X, Y, Z].
+    """
+    index = np.argwhere(in_view)
+    centres_grid = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
+    centres = camera_from_grid.apply(centres_grid)
+    distance = np.linalg.norm(centres, axis=1)
+    seen = distance <= half_distance[nearest_ray(centres, camera)] + 0.5 * grid.voxel_size
+    is_occupied = occupied[in_view]
+    camera_in_grid = camera_from_grid.inverse().translation
+    for axis in range(3):
+        offset = camera_in_grid[axis] - centres_grid[:, axis]
+        turned = is_occupied & (np.abs(offset) > 0.5 * grid.voxel_size)
+        faces = centres_grid[turned]
+        faces[:, axis] += np.sign(offset[turned]) * 0.5 * grid.voxel_size
+        points = camera_from_grid.apply(faces)
+        reached = np.linalg.norm(points, axis=1) <= farthest_of_four(half_distance, points, camera)
+        seen[turned] |= reached & (points[:, 2] > 0.0)
+    state = np.zeros(grid.shape, dtype=np.uint8)
+    occupied_state = np.where(seen, VoxelState.SURFACE, VoxelState.COMPLETED)
+    free_state = np.where(seen, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
+    state[in_view] = np.where(is_occupied, occupied_state, free_state)
+    return state

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, VoxelGrid
+from scene_completion_ros.voxels import occupancy, occupancy_kernel
+from scene_completion_ros.voxels.occupancy import (
+    Calibration,
+    composite,
+    density_of_logit,
+    density_of_opacity,
+    log_odds_of_probability,
+    logit_of_density,
+    opacity,
+    probability_of_log_odds,
+    transmittance,
+)
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, axis_indices, exp_negative
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
+
+LOGITS = np.linspace(-120.0, 120.0, 4001)
+
+
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled function of float32 numbers, of arrays."""
+
+    def of_arrays(values: np.ndarray, *others: float) -> np.ndarray:
+        called = [function(value, *(np.float32(other) for other in others)) for value in values]
+        return np.array(called, dtype=np.float32)  # numba gives Python's floats
+
+    return of_arrays
+
+
+def of_torch(function: Callable[..., Any]) -> Callable[..., Any]:
+    torch = pytest.importorskip("torch")
+
+    def of_arrays(values: np.ndarray, *others: float) -> np.ndarray:
+        return np.asarray(function(torch.from_numpy(values), *others).numpy())
+
+    return of_arrays
+
+
+TWINS = pytest.mark.parametrize("twin", ["NumPy", "torch", "compiled"])
+
+
+def twin_of(name: str, twin: str) -> Callable[..., Any]:
+    if twin == "compiled":
+        return one_by_one(getattr(occupancy_kernel, name))
+    function = getattr(occupancy, name)
+    return of_torch(function) if twin == "torch" else function
+
+
+@TWINS
+def test_density_of_logits(twin: str) -> None:
+    density = twin_of("density_of_logit", twin)(LOGITS.astype(np.float32))
+    assert density.dtype == np.float32
+    expected = np.maximum(LOGITS, 0.0) + np.log1p(np.exp(-np.abs(LOGITS)))
+    np.testing.assert_allclose(density, expected, atol=1e-6, rtol=1e-6)
+
+
+@TWINS
+def test_opacity_of_densities(twin: str) -> None:
+    density = np.array([0.0, 1e-6, 0.02, 0.5, 5.0, 50.0, 1e4], dtype=np.float32)
+    alpha = twin_of("opacity", twin)(density, 0.2)
+    assert alpha.dtype == np.float32
+    np.testing.assert_allclose(alpha, 1.0 - np.exp(-0.2 * density.astype(np.float64)), atol=1e-6)
+
+
+def test_the_compiled_exponential() -> None:
+    x = -np.abs(LOGITS.astype(np.float32))
+    np.testing.assert_allclose(one_by_one(exp_negative)(x), np.exp(x.astype(np.float64)), atol=1e-6)
+
+
+@pytest.mark.parametrize("library", ["NumPy", "torch"])
+def test_each_step_has_its_way_back(library: str) -> None:
+    def same(name: str) -> Callable[..., Any]:
+        return twin_of(name, library)
+
+    logit = np.linspace(-30.0, 30.0, 61)
+    density = same("density_of_logit")(logit)
+    np.testing.assert_allclose(same("logit_of_density")(density), logit, atol=1e-3)
+    assert -100.0 < same("logit_of_density")(np.zeros(1))[0] < -50.0
+    alpha = same("opacity")(np.array([0.0, 0.5, 3.0, 20.0]), 0.2)
+    np.testing.assert_allclose(same("transmittance")(np.array([0.0, 0.5, 3.0, 20.0]), 0.2), 1.0 - alpha, atol=1e-12)
+    np.testing.assert_allclose(same("density_of_opacity")(alpha, 0.2), [0.0, 0.5, 3.0, 20.0], atol=1e-9)
+    assert np.all(np.isinf(same("density_of_opacity")(np.array([1.0, 1.5]), 0.2)))
+    probability = same("probability_of_log_odds")(np.array([-700.0, -2.0, 0.0, 1.0]))
+    np.testing.assert_allclose(probability, [0.0, 1 / (1 + np.exp(2.0)), 0.5, 1 / (1 + np.exp(-1.0))], atol=1e-12)
+    np.testing.assert_allclose(same("log_odds_of_probability")(probability[1:]), [-2.0, 0.0, 1.0], atol=1e-9)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7])
+def test_composite_against_the_product(samples: int) -> None:
+    random = np.random.default_rng(samples)
+    density, distances = random.uniform(0.0, 2.0, (5, samples)), np.cumsum(random.uniform(0.5, 3.0, samples))
+    alpha = np.ones((5, samples))
+    alpha[:, :-1] = 1.0 - np.exp(-density[:, :-1] * np.diff(distances))
+    before = np.cumprod(np.concatenate([np.ones((5, 1)), 1.0 - alpha[:, :-1]], axis=1), axis=1)
+    found = composite(density, distances)
+    np.testing.assert_allclose(found.weights, alpha * before, atol=1e-12)
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1.0)
+    np.testing.assert_allclose(found.distance, (alpha * before) @ distances)
+
+
+def test_torch_follows_the_gradients() -> None:
+    torch = pytest.importorskip("torch")
+    logit = torch.tensor([-30.0, -2.0, 0.0, 0.7, 3.0, 60.0], dtype=torch.float64, requires_grad=True)
+    distances = torch.tensor([1.0, 1.5, 2.5, 4.0, 7.0, 12.0], dtype=torch.float64)
+    for function in (
+        density_of_logit,
+        lambda x: opacity(density_of_logit(x), 0.2),
+        lambda x: transmittance(density_of_logit(x), 0.2),
+        lambda x: composite(density_of_logit(x), distances).distance,
+        lambda x: log_odds_of_probability(probability_of_log_odds(x[:-1])),
+        lambda x: density_of_opacity(opacity(density_of_logit(x[:-1]), 0.2), 0.2),
+        lambda x: logit_of_density(density_of_logit(x[1:])),
+    ):
+        assert torch.autograd.gradcheck(function, (logit,), atol=1e-6)
+
+
+def test_identity_returns_a_copy() -> None:
+    alpha = np.linspace(0.0, 1.0, 11, dtype=np.float32)
+    probability = Calibration().apply(alpha)
+    np.testing.assert_array_equal(probability, alpha)
+    assert not np.shares_memory(probability, alpha)
+
+
+def test_piecewise_linear_is_constant_outside_its_knots() -> None:
+    calibration = Calibration("piecewise_linear", (0.1, 0.2, 0.6), (0.0, 0.5, 0.9))
+    probability = calibration.apply(np.array([[0.0, 0.1, 0.15], [0.4, 0.6, 1.0]], dtype=np.float32))
+    np.testing.assert_allclose(probability, [[0.0, 0.0, 0.25], [0.7, 0.9, 0.9]], atol=1e-6)
+    assert probability.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("alpha", "probability", "message"),
+    [
+        ((0.1, 0.1), (0.2, 0.3), "alpha: knots do not increase"),
+        ((0.1, 0.2), (0.3, 0.2), "probability: values decrease"),
+        ((0.1, 1.2), (0.2, 0.3), "alpha: a value lies outside"),
+        ((0.1, 0.2), (0.2, float("nan")), "probability: a value lies outside"),
+        ((0.1,), (0.2,), "at least 2"),
+        ((0.1, 0.2, 0.3), (0.2, 0.3), "3 alpha knots and 2"),
+    ],
+)
+def test_bad_knots_are_refused(alpha: tuple[float, ...], probability: tuple[float, ...], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        Calibration("piecewise_linear", alpha, probability)
+
+
+def test_unknown_kind_is_refused() -> None:
+    with pytest.raises(BundleError, match="platt"):
+        Calibration("platt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.3, 0.4499, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        Calibration(),
+        Calibration("piecewise_linear", (0.01, 0.1, 0.2, 0.7), (0.2, 0.5, 0.5, 0.9)),  # a plateau at the threshold
+        Calibration("piecewise_linear", (0.0, 1 / 3), (0.3, 0.3)),
+    ],
+)
+def test_a_threshold_of_probability_is_one_of_alpha(calibration: Calibration, threshold: float) -> None:
+    first = calibration.occupied_from(threshold)
+    assert first.dtype == np.float32
+    near = [first * np.float32(1.0 + 1e-7 * i) for i in range(-3, 4)] if np.isfinite(first) else []
+    alpha = np.clip(np.concatenate([np.linspace(0.0, 1.0, 1001), near]), 0.0, 1.0).astype(np.float32)
+    np.testing.assert_array_equal(alpha >= first, calibration.apply(alpha) >= np.float32(threshold))
+
+
+def test_identity_calibration_keeps_alpha_and_nan_is_survived() -> None:
+    grid = VoxelGrid((0.0, -2.0, -2.0), 0.2, (20, 20, 24))
+    rays = Camera(fx=60.0, fy=60.0, cx=47.5, cy=23.5, width=96, height=48)
+    alpha = np.random.default_rng(0).random(grid.shape).astype(np.float32)
+    alpha[10, 10, 10] = np.nan
+    everywhere = np.ones(grid.shape, dtype=bool)
+    classify = VoxelClassifier(grid, DEFAULT_GRID_FROM_CAMERA.inverse(), rays, everywhere, Calibration(), 0.5)
+    probability, state = classify(alpha, np.full((48, 96), np.inf, dtype=np.float32))
+    np.testing.assert_allclose(probability, alpha, atol=1e-7)
+    assert state[10, 10, 10] == VoxelState.FREE_SEEN
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 3), (1, 1, 1), (4, 1, 9), (3, 8, 1), (256, 256, 32)])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 1.0])
+@pytest.mark.parametrize("kind", [np.int64, np.int32])
+def test_indices_along_the_axes_are_those_of_numpy(
+    shape: tuple[int, int, int], share: float, kind: type[np.integer]
+) -> None:
+    chosen = np.random.default_rng(0).random(int(np.prod(shape))) < share
+    flat = np.flatnonzero(chosen).astype(kind)
+    found = axis_indices(flat, shape)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, np.stack(np.unravel_index(flat, shape), axis=-1))
