@@ -34,7 +34,6 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
-from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import (
     KERNEL_LIMITS,
@@ -51,6 +50,7 @@ from scene_completion_ros.inference.gpu.kernels import (
 )
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
+from scene_completion_ros.inference.gpu.tensorrt_runtime import EngineRunner
 from scene_completion_ros.inference.gpu.voxel_pipeline import RUN, VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 

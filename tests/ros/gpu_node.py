@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu.failures import explain_failure
+from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.ros import completion_node
 from scene_completion_ros.ros.node import main
-from tests.inference.gpu.small_gpu_encoder import gpu_encoder
+from tests.inference.gpu.small_gpu_bundle import gpu_encoder
 
 FAILS = "GPU_FAILS"  # environment variable: the node believes that it has a GPU, and that fails
 IMAGES_BEFORE = 2  # one is the completer's own

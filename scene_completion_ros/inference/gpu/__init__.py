@@ -10,16 +10,13 @@ missing) is in modules that never import them.
 | `requirements` | what is missing for it, and how to install that | nothing; looks for driver and packages |
 | `sealed_file`, `engine_cache` | files of engines, checked before anything is deserialised | nothing |
 | `parity` | is what the GPU computes what the CPU computes | nothing |
-| `progress` | how far a build is | nothing |
-| `tensorrt_api` | the one place that imports TensorRT | TensorRT |
 | `tensorrt_build` | ONNX -> plan | TensorRT; a device, but for TensorRT-RTX |
-| `device` | primary context, stream, memory | pycuda, a device |
-| `failures` | what errors of CUDA mean | nothing |
-| `tensorrt_runtime` | plan -> features, on device pointers | TensorRT, a device |
+| `device` | primary context, stream, memory, and what errors mean | pycuda, a device |
+| `tensorrt_runtime` | the one place that imports TensorRT; plan -> features | TensorRT, a device |
 | `voxel_query.cu`, `kernels` | what follows the encoder, and its compilation for a GPU | NVRTC or nvcc |
 | `kernel_device`, `cuda_graph` | what runs them on a GPU | pycuda, a device |
 | `voxel_pipeline` | the order of its launches | a kernel device |
-| `engine_runner`, `engine_provision` | images in, features out; engines found, or built and compared | all of it |
+| `engine_provision` | engines found, or built and compared | all of it |
 | `kernel_provision` | kernels found, or compiled and compared | NVRTC or nvcc, and a kernel device |
 | `device_scene_query` | images in, voxels out: an encoder and the kernels behind it | a kernel device |
 | `tensorrt_encoder` | the encoder of a bundle, and what follows it | all of it |

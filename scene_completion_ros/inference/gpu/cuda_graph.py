@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
-from scene_completion_ros.inference.gpu.failures import explain_failure
+from scene_completion_ros.inference.gpu.device import explain_failure
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on as they like
 

@@ -15,13 +15,17 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey
-from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.options import EngineOptions, GpuBundle
 from scene_completion_ros.inference.gpu.parity import Parity, ReferenceEncoder, compare, gate_images
 from scene_completion_ros.inference.gpu.requirements import installed_flavour
-from scene_completion_ros.inference.gpu.tensorrt_api import TensorRt, load_tensorrt
 from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
-from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine, UnusablePlanError
+from scene_completion_ros.inference.gpu.tensorrt_runtime import (
+    EngineRunner,
+    TensorRt,
+    TensorRtEngine,
+    UnusablePlanError,
+    load_tensorrt,
+)
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
+from scene_completion_ros.inference.gpu.device import GpuFailureError
 from scene_completion_ros.inference.gpu.engine_cache import CacheKey, EngineCache
-from scene_completion_ros.inference.gpu.failures import GpuFailureError
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernels import (
     SOURCE,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.gpu.failures import GpuFailureError
+from scene_completion_ros.inference.gpu.device import GpuFailureError
 from scene_completion_ros.inference.head import HeadWeights
 
 SOURCE = Path(__file__).with_name("voxel_query.cu")

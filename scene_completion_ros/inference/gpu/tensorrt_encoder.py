@@ -16,14 +16,13 @@ from scene_completion_ros.inference.canonical_image import check_image
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
-from scene_completion_ros.inference.gpu.engine_runner import EngineRunner
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_grid, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
-from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine
+from scene_completion_ros.inference.gpu.tensorrt_runtime import EngineRunner, TensorRtEngine
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
 from scene_completion_ros.jit import aligned_empty
 

@@ -1,14 +1,98 @@
-"""A plan in memory to features on the GPU: deserialised, checked, and run on pointers of the device."""
+"""TensorRT or TensorRT-RTX, whose Python interfaces are alike: imported, an engine run, images in and features out.
+
+This is the one place that imports them, and that hears what they log.
+"""
 
 from __future__ import annotations
 
+import importlib
+import logging
+import threading
+from collections import deque
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure, gpu_errors
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
-from scene_completion_ros.inference.gpu.failures import explain_failure
-from scene_completion_ros.inference.gpu.tensorrt_api import TensorRt
-from scene_completion_ros.inference.gpu.tensorrt_build import INPUT, OUTPUT
+from scene_completion_ros.inference.gpu.kernel_device import Buffer
+from scene_completion_ros.inference.gpu.options import Flavour
+from scene_completion_ros.inference.gpu.requirements import INSTALL, version_problem
+
+INPUT, OUTPUT = "image", "features"
+ERRORS_KEPT = 5
+
+_log = logging.getLogger(__name__)
+
+
+class TensorRt:
+    """An imported TensorRT.
+
+    TensorRT has one logger a process: where another part of the program gave it one before, errors are in that one's
+    log, and `errors` knows nothing of them.
+
+    Attributes:
+        api: The module.
+        flavour: Which of the two it is.
+        version: Its version.
+        logger: What it logs to.
+    """
+
+    def __init__(self, flavour: Flavour) -> None:
+        try:
+            self.api: Any = importlib.import_module(flavour)
+        except Exception as error:  # a damaged installation may raise anything
+            cure = f"{INSTALL[flavour]}."
+            raise GpuError(f"cannot be imported ({error})", where=f"engine {flavour}", cure=cure) from error
+        self.flavour = flavour
+        self.version = str(self.api.__version__)
+        problem = version_problem(flavour, self.version)
+        if problem:
+            raise GpuError(problem, where=f"engine {flavour}", cure=f"{INSTALL[flavour]}.")
+        self._errors: deque[str] = deque(maxlen=ERRORS_KEPT)
+        self.logger = _make_logger(self.api, self._errors)
+
+    def forget_errors(self) -> None:
+        """Begin something whose errors are wanted."""
+        self._errors.clear()
+
+    def errors(self) -> str:
+        """What TensorRT said was wrong since then, the first error first."""
+        return "; ".join(self._errors) or "TensorRT does not say why; see its log"
+
+
+_loaded: dict[Flavour, TensorRt] = {}
+_loading = threading.Lock()
+
+
+def load_tensorrt(flavour: Flavour) -> TensorRt:
+    """Import TensorRT; once a process, because it takes one logger only.
+
+    Raises:
+        GpuError: It is not installed, cannot be imported, or has another version than is needed.
+    """
+    with _loading:
+        if flavour not in _loaded:
+            _loaded[flavour] = TensorRt(flavour)
+        return _loaded[flavour]
+
+
+def _make_logger(api: Any, errors: deque[str]) -> Any:
+    severity = api.ILogger.Severity
+
+    class Logger(api.ILogger):  # type: ignore[misc, name-defined]  # its base is known at run time only
+        def __init__(self) -> None:
+            api.ILogger.__init__(self)
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                errors.append(message)
+            # Errors are raised with what was being done; warnings speak to whoever programs, not to who drives a robot.
+            _log.debug("%s: %s", level, message)
+
+    return Logger()
 
 
 class UnusablePlanError(GpuError):
@@ -126,3 +210,92 @@ def _ports(engine: Any) -> dict[str, tuple[Any, Any, tuple[int, ...]]]:
         name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name)))
         for name in names
     }
+
+
+class EngineRunner:
+    """Copies images to the GPU, runs an engine on them and copies the features back.
+
+    Made, used and closed with the context current, in one thread.
+
+    Args:
+        engine: The engine.
+        context: The context that it was made in.
+        stream: What all is done on (`pycuda.driver.Stream`); a new one by default.
+
+    Attributes:
+        stream: That stream.
+
+    Raises:
+        GpuError: There is not enough memory.
+    """
+
+    def __init__(self, engine: TensorRtEngine, context: PrimaryContext, stream: Any = None) -> None:
+        self._engine = engine
+        self._context = context
+        self._device: list[Any] = []
+        self._pinned: list[NDArray[Any]] = []
+        key = engine.key
+        largest = key.batch[1]
+        kind = np.float32 if key.precision == "fp32" else np.float16
+        self.stream: Any = context.stream() if stream is None else stream
+        try:
+            for shape, dtype, what in (
+                ((largest, *key.image, 3), np.uint8, "images"),
+                ((largest, *key.features), kind, "features"),
+            ):
+                self._pinned.append(context.pinned(shape, dtype))
+                self._device.append(context.allocate(self._pinned[-1].nbytes, what))
+        except BaseException:
+            self.close()
+            raise
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Features of images; overwritten by the next call.
+
+        Args:
+            images: uint8 [n, H, W, 3] RGB, n within the engine's batch.
+
+        Returns:
+            [n, h, w, C + E], float32 for fp32 and float16 otherwise.
+
+        Raises:
+            GpuError: The GPU failed.
+        """
+        self.load(images)
+        features = self.enqueue(len(images))
+        host_features = self._pinned[1][: len(images)]
+        with gpu_errors("running the encoder", self._context):
+            self._context.copy_to_host(host_features, features.pointer, self.stream)
+            self.stream.synchronize()
+        return host_features
+
+    def load(self, images: NDArray[np.uint8]) -> None:
+        """Put images [n, H, W, 3] where they are copied from; features of the former ones must have been waited for."""
+        self._pinned[0][: len(images)] = images
+
+    def enqueue(self, count: int = 1) -> Buffer:
+        """Ask for the features of images that were loaded, in the order of the stream; returns before they are there.
+
+        Args:
+            count: How many images, within the engine's batch.
+
+        Returns:
+            Where features [n, h, w, C + E] go on the GPU, always the same place.
+
+        Raises:
+            GpuError: The GPU failed.
+        """
+        image, features = self._device
+        host_images, host_features = (array[:count] for array in self._pinned)
+        with gpu_errors("running the encoder", self._context):
+            self._context.copy_to_device(int(image), host_images, self.stream)
+            self._engine.enqueue(int(image), int(features), int(self.stream.handle), count)
+        return Buffer(int(features), host_features.shape, host_features.dtype, features)
+
+    def close(self) -> None:
+        """Free its memory; features that it gave out must not be touched any more."""
+        while self._device:
+            self._device.pop().free()
+        while self._pinned:
+            self._context.free_pinned(self._pinned.pop())
+        self.stream = None

@@ -22,10 +22,9 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header
-from scene_completion_ros.inference.gpu.tensorrt_api import load_tensorrt
 from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
-from tests.inference.gpu.small_gpu_bundle import make_gpu_bundle
-from tests.inference.gpu.small_gpu_encoder import gpu_encoder
+from scene_completion_ros.inference.gpu.tensorrt_runtime import load_tensorrt
+from tests.inference.gpu.small_gpu_bundle import gpu_encoder, make_gpu_bundle
 
 # What is called, with the arguments that it is called with; what is read; and what is set, which ends in "=".
 _LOGGING = {

@@ -1,4 +1,4 @@
-"""A tiny student with encoders for GPUs."""
+"""A tiny student with encoders for GPUs, and keys of engines that were never built."""
 
 from __future__ import annotations
 
@@ -6,9 +6,85 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from scene_completion_ros.inference.bundle import StudentBundle
-from tests.inference.gpu.small_gpu_encoder import gpu_encoder
-from tests.inference.small_bundle import make_small_bundle
+from scene_completion_ros.inference.gpu.engine_cache import EngineKey
+from tests.inference.small_bundle import CANONICAL, CHANNELS, make_small_bundle
+
+TYPES = {
+    "fp32": (TensorProto.FLOAT, np.float32),
+    "fp16": (TensorProto.FLOAT16, np.float16),
+    "int8": (TensorProto.FLOAT16, np.float16),
+}
+
+
+def gpu_encoder(
+    precision: str = "fp16",
+    *,
+    seed: int = 0,
+    size: tuple[int, int] = (CANONICAL.height, CANONICAL.width),
+    channels: int = CHANNELS,
+    label_hidden: int = 0,
+    output: str = "features",
+    producer: str = "",
+) -> bytes:
+    """Two convolutions as ONNX, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + label_hidden].
+
+    For int8 the second one has quantised weights and inputs, symmetric, as TensorRT wants them.
+    """
+    kind, dtype = TYPES[precision]
+    rng = np.random.default_rng(seed)
+    height, width = size
+    stem = 8
+    weights = {
+        "stem_weight": rng.normal(0.0, 0.25, (stem, 3, 3, 3)),
+        "stem_bias": rng.normal(0.0, 0.1, stem),
+        "last_weight": rng.normal(0.0, 0.7, (channels, stem, 1, 1)),
+        "last_bias": rng.normal(0.0, 0.1, channels),
+        "middle": np.array(127.0),
+        "scale": np.array(1 / 64),
+    }
+    # The numbers of tiny_encoder, which computes the same.
+    weights["last_weight"][0] = weights["last_bias"][0] = 0.0
+    for name in ("last_weight", "last_bias"):
+        of_labels = rng.normal(0.0, 0.7, (label_hidden, *weights[name].shape[1:]))
+        weights[name] = np.concatenate([weights[name], of_labels])
+    weights = {name: value.astype(np.float16).astype(dtype) for name, value in weights.items()}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["typed"], to=kind),
+        helper.make_node("Transpose", ["typed"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", ["planes", "middle"], ["shifted"]),
+        helper.make_node("Mul", ["shifted", "scale"], ["normal"]),
+        helper.make_node("Conv", ["normal", "stem_weight", "stem_bias"], ["stem"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["stem"], ["active"]),
+    ]
+    features, weight = "active", "last_weight"
+    if precision == "int8":
+        largest = float(np.abs(weights["last_weight"]).max())
+        weights["active_scale"], weights["weight_scale"] = np.array(8 / 127, dtype), np.array(largest / 127, dtype)
+        weights["zero"] = np.array(0, np.int8)
+        features, weight = "active_back", "weight_back"
+        for name, scale in (("active", "active_scale"), ("last_weight", "weight_scale")):
+            back = features if name == "active" else weight
+            nodes.append(helper.make_node("QuantizeLinear", [name, scale, "zero"], [f"{name}_int8"]))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_int8", scale, "zero"], [back]))
+    nodes += [
+        helper.make_node("Conv", [features, weight, "last_bias"], ["last"]),
+        helper.make_node("Transpose", ["last"], [output], perm=[0, 2, 3, 1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny_gpu_encoder",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])],
+        [helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels + label_hidden])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, producer_name=producer, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,3 +107,22 @@ def make_gpu_bundle(folder: Path, precisions: tuple[str, ...] = ("fp16", "int8",
     bundle = make_small_bundle(folder, **fields)
     values = {name: getattr(bundle, name) for name in StudentBundle.__dataclass_fields__}
     return GpuStudent(**values, precisions=precisions)
+
+
+def some_key(**fields: Any) -> EngineKey:
+    """A key of an Orin; ``fields`` replace its own."""
+    values: dict[str, Any] = {
+        "onnx_sha256": "0123456789abcdef" * 4,
+        "flavour": "tensorrt",
+        "tensorrt_version": "10.3.0",
+        "machine": "aarch64",
+        "gpu_name": "Orin",
+        "compute_capability": "8.7",
+        "multiprocessors": 16,
+        "precision": "fp16",
+        "batch": (1, 1),
+        "image": (192, 640),
+        "features": (96, 320, 64),
+        "workspace_mib": 1024,
+    }
+    return EngineKey(**{**values, **fields})

@@ -13,8 +13,7 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.gpu import cuda_graph, tensorrt_encoder
 from scene_completion_ros.inference.gpu.cuda_graph import CudaGraph
-from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.failures import explain_failure
+from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from tests.inference.gpu.conftest import Build, picture

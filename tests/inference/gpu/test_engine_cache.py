@@ -18,7 +18,7 @@ import pytest
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey, default_folder
 from scene_completion_ros.inference.gpu.sealed_file import LARGEST_HEADER, MAGIC, read_header
-from tests.inference.gpu.keys import some_key
+from tests.inference.gpu.small_gpu_bundle import some_key
 from tests.unprivileged import unprivileged
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -267,7 +267,7 @@ BUILDER = """
 import sys
 from pathlib import Path
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache
-from tests.inference.gpu.keys import some_key
+from tests.inference.gpu.small_gpu_bundle import some_key
 
 cache = EngineCache(Path(sys.argv[1]))
 print("ready", flush=True)

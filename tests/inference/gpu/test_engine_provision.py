@@ -22,8 +22,7 @@ from scene_completion_ros.inference.gpu.options import EngineOptions
 from tests.inference.gpu.conftest import SMALL
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_tensorrt import HostEngine
-from tests.inference.gpu.small_gpu_bundle import GpuStudent
-from tests.inference.gpu.small_gpu_encoder import gpu_encoder
+from tests.inference.gpu.small_gpu_bundle import GpuStudent, gpu_encoder
 
 
 def provide(bundle: GpuStudent, options: EngineOptions) -> engine_provision.ProvidedEngine:

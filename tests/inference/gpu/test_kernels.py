@@ -12,7 +12,7 @@ import pytest
 from scene_completion_ros.errors import GpuError, SceneCompletionError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
-from scene_completion_ros.inference.gpu.failures import explain_failure
+from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.inference.gpu.kernels import (
     SOURCE,
     CompiledKernels,

@@ -17,13 +17,12 @@ from typing import Any
 import pytest
 
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.gpu.device import GpuFailureError
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
-from scene_completion_ros.inference.gpu.failures import GpuFailureError
-from scene_completion_ros.inference.gpu.tensorrt_api import TensorRt
-from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRtEngine, UnusablePlanError
+from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRt, TensorRtEngine, UnusablePlanError
 from tests.inference.gpu.host_tensorrt import NO_CUDA, DataType, ILogger, Severity, host_module
-from tests.inference.gpu.keys import some_key
 from tests.inference.gpu.rtx_builds import RUNTIME_NAMES, disagreements, unlisted
+from tests.inference.gpu.small_gpu_bundle import some_key
 
 IMAGE, FEATURES, STREAM = 0x7F00_0000_0000, 0x7F00_1000_0000, 0x5500_0000_0100
 

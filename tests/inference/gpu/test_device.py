@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scene_completion_ros.inference.gpu.failures import explain_failure
+from scene_completion_ros.inference.gpu.device import explain_failure
 
 # As CUDA, pycuda and TensorRT say it.
 SAID = [
