@@ -28,18 +28,19 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.report.box_view import BoxPicture, OrbitView
 from scene_completion_ros.report.colours import STATE_COLOURS, STATE_NAMES, state_colours
-from scene_completion_ros.report.ground_view import (
+from scene_completion_ros.report.map_axes import Picture
+from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width
+from scene_completion_ros.report.rviz_views import (
     CLEARING_COLOUR,
     FREE_COLOUR,
     OCCUPIED_COLOUR,
     UNKNOWN_COLOUR,
+    BoxPicture,
+    OrbitView,
     ground_view,
     map_colours,
 )
-from scene_completion_ros.report.map_axes import Picture
-from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.launching.rviz_config import BUNDLED_DRIVE, REPLAY
 from scene_completion_ros.ros.replay.playback import Playback

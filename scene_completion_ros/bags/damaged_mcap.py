@@ -12,7 +12,7 @@ from zlib import crc32
 import lz4.frame  # type: ignore[import-untyped]
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-from scene_completion_ros.bags.recovery import DamagedFile, Entry
+from scene_completion_ros.bags.recovery import ChunkedFile, Entry
 from scene_completion_ros.bags.storage import StoredTopic
 
 if sys.version_info >= (3, 14):
@@ -40,16 +40,13 @@ class Opcode(IntEnum):
     PRIVATE = 0x80  # first opcode that applications may use
 
 
-class DamagedMcap(DamagedFile):
+class DamagedMcap(ChunkedFile):
     """An MCAP file whose end, index or some chunk is missing or broken."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = path.open("rb")
-        self._size = path.stat().st_size
         self._schemas: dict[int, tuple[str, MessageDefinition]] = {}
         self._channels: dict[int, StoredTopic] = {}
-        self._cached: tuple[int, bytes] = (-1, b"")
 
     def scan(self) -> None:
         """Index every message up to the damage."""
@@ -77,17 +74,6 @@ class DamagedMcap(DamagedFile):
             position = content + length
         self.lose(f"the file ends at byte {self._size} without an end record: the recording was interrupted")
 
-    def read(self, entry: Entry) -> bytes:
-        """Read the bytes of a message found by `scan`."""
-        if entry.chunk is None:
-            self._file.seek(entry.offset)
-            return self._file.read(entry.size)
-        return self._chunk(entry.chunk)[entry.offset : entry.offset + entry.size]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
     def _scan_chunk(self, content: int, available: int, *, complete: bool) -> None:
         try:
             records = self._chunk(content)
@@ -105,10 +91,7 @@ class DamagedMcap(DamagedFile):
             self._scan_record(opcode, records[start : start + length], content, start)
             position = start + length
 
-    def _chunk(self, content: int) -> bytes:
-        """Uncompressed records of the chunk at an offset; of a cut chunk as much as is there."""
-        if self._cached[0] == content:
-            return self._cached[1]
+    def _read_chunk(self, content: int) -> bytes:
         self._file.seek(content)
         _, _, uncompressed_size, checksum = _CHUNK.unpack(self._file.read(_CHUNK.size))
         (name_length,) = struct.unpack("<I", self._file.read(4))
@@ -118,7 +101,6 @@ class DamagedMcap(DamagedFile):
         records = _decompress(compressed, compression, complete=len(compressed) == size)
         if len(compressed) == size and (len(records) != uncompressed_size or (checksum and crc32(records) != checksum)):
             raise ValueError("checksum or size differs")
-        self._cached = (content, records)
         return records
 
     def _scan_record(self, opcode: int, content: bytes, chunk: int | None, offset: int) -> None:

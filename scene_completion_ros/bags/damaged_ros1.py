@@ -11,7 +11,7 @@ from typing import Any
 import lz4.frame  # type: ignore[import-untyped]
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-from scene_completion_ros.bags.recovery import DamagedFile, Entry
+from scene_completion_ros.bags.recovery import ChunkedFile, Entry
 from scene_completion_ros.bags.storage import StoredTopic
 
 MAGIC = b"#ROSBAG V2.0\n"
@@ -29,17 +29,14 @@ class Operation(IntEnum):
     CONNECTION = 7
 
 
-class DamagedRos1Bag(DamagedFile):
+class DamagedRos1Bag(ChunkedFile):
     """A ROS 1 bag (version 2.0) whose end or index is missing."""
 
     is_ros2 = False
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = path.open("rb")
-        self._size = path.stat().st_size
         self._topics: dict[int, StoredTopic] = {}
-        self._cached: tuple[int, bytes] = (-1, b"")
 
     def scan(self) -> None:
         """Index every message up to the damage."""
@@ -66,17 +63,6 @@ class DamagedRos1Bag(DamagedFile):
                 return
             position = content + data_length
         self.lose("the index is missing: the recording was interrupted")
-
-    def read(self, entry: Entry) -> bytes:
-        """Read the bytes of a message found by `scan`."""
-        if entry.chunk is None:
-            self._file.seek(entry.offset)
-            return self._file.read(entry.size)
-        return self._chunk(entry.chunk)[entry.offset : entry.offset + entry.size]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def _header(self) -> tuple[dict[str, bytes], int, int] | None:
         """Fields of the record at the file's position, length and start of its data; None where there is no record."""
@@ -109,18 +95,13 @@ class DamagedRos1Bag(DamagedFile):
         if complete and inside != len(records):
             self.lose(f"the end of the chunk at byte {position} is damaged: messages in it are lost")
 
-    def _chunk(self, position: int) -> bytes:
-        """Uncompressed records of the chunk record at an offset; of a cut chunk as much as is there."""
-        if self._cached[0] == position:
-            return self._cached[1]
+    def _read_chunk(self, position: int) -> bytes:
         self._file.seek(position)
         header = self._header()
         if header is None:
             raise ValueError("no record header")
         fields, data_length, _ = header
-        records = _decompress(self._file.read(data_length), fields["compression"].decode())
-        self._cached = (position, records)
-        return records
+        return _decompress(self._file.read(data_length), fields["compression"].decode())
 
     def _scan_record(self, fields: dict[str, bytes], content: bytes, chunk: int | None, offset: int) -> None:
         operation = fields["op"][0]

@@ -235,10 +235,7 @@ class BagReader:
         """
         topic = self.camera_info_topic(image_topic)
         first: Any | None = None
-        for recorded in self.messages([topic]) if topic is not None else ():
-            message = self._decoded(recorded)
-            if message is None:
-                continue
+        for recorded, message in self._decoded([topic]) if topic is not None else ():
             if first is None:
                 first = message
             for name in _CALIBRATION_FIELDS:
@@ -282,10 +279,7 @@ class BagReader:
 
     def images(self, topic: str) -> Iterator[ImageFrame]:
         """Yield the decoded images of a topic; those that cannot be decoded are counted in `skipped`."""
-        for recorded in self.messages([topic]):
-            message = self._decoded(recorded)
-            if message is None:
-                continue
+        for recorded, message in self._decoded([topic]):
             try:
                 pixels = decode_image(message)
             except ImageError as error:
@@ -297,10 +291,7 @@ class BagReader:
 
     def point_clouds(self, topic: str) -> Iterator[CloudFrame]:
         """Yield the points of a PointCloud2 topic; clouds that cannot be read are counted in `skipped`."""
-        for recorded in self.messages([topic]):
-            message = self._decoded(recorded)
-            if message is None:
-                continue
+        for recorded, message in self._decoded([topic]):
             try:
                 xyz = read_xyz(message)
             except BagError as error:
@@ -315,10 +306,7 @@ class BagReader:
         """
         buffer = TransformBuffer()
         transform_topics = self.topics_of_type(TRANSFORM_TYPE)
-        for recorded in self.messages([*transform_topics, *([odometry_topic] if odometry_topic else [])]):
-            message = self._decoded(recorded)
-            if message is None:
-                continue
+        for recorded, message in self._decoded([*transform_topics, *([odometry_topic] if odometry_topic else [])]):
             if recorded.topic == odometry_topic:
                 buffer.add_odometry(message)
             else:
@@ -356,17 +344,17 @@ class BagReader:
             else:
                 yield stored
 
-    def _decoded(self, recorded: BagMessage) -> Any | None:
-        try:
-            return recorded.message
-        except BagError:
-            self.skipped[f"{recorded.topic}: damaged message"] += 1
-            return None
+    def _decoded(self, topics: Collection[str]) -> Iterator[tuple[BagMessage, Any]]:
+        """Messages of some topics that can be decoded; others are counted in `skipped`."""
+        for recorded in self.messages(topics):
+            try:
+                yield recorded, recorded.message
+            except BagError:
+                self.skipped[f"{recorded.topic}: damaged message"] += 1
 
     def _first(self, topic: str) -> Any | None:
         """First message of a topic that can be decoded."""
-        decoded = (self._decoded(recorded) for recorded in self.messages([topic]))
-        return next((message for message in decoded if message is not None), None)
+        return next((message for _, message in self._decoded([topic])), None)
 
     def _first_image_size(self, topic: str) -> tuple[int, int] | None:
         for recorded in self.messages([topic]):

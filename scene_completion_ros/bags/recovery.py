@@ -65,6 +65,37 @@ class DamagedFile(ABC):
         self.result.losses.append(f"{self.path.name}: {what}")
 
 
+class ChunkedFile(DamagedFile):
+    """A file whose messages may lie in compressed chunks, of which the last one used is kept."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file = path.open("rb")
+        self._size = path.stat().st_size
+        self._kept: tuple[int, bytes] = (-1, b"")
+
+    def read(self, entry: Entry) -> bytes:
+        """Read the bytes of a message found by `scan`."""
+        if entry.chunk is None:
+            self._file.seek(entry.offset)
+            return self._file.read(entry.size)
+        return self._chunk(entry.chunk)[entry.offset : entry.offset + entry.size]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _chunk(self, place: int) -> bytes:
+        """Uncompressed records of the chunk at an offset; of a cut chunk as much as is there."""
+        if self._kept[0] != place:
+            self._kept = place, self._read_chunk(place)
+        return self._kept[1]
+
+    @abstractmethod
+    def _read_chunk(self, place: int) -> bytes:
+        """What `_chunk` gives, from the file."""
+
+
 class RecoveredStorage:
     """The messages recovered from the files of one recording, in the order of bag time."""
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.animation import DriveAnimation
-from scene_completion_ros.report.frame_data import pack_lidar, pack_voxels
-from scene_completion_ros.report.html import embedded, write_page
+from scene_completion_ros.report.html import embedded, pack_lidar, pack_voxels, write_page
 from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import (
     birds_eye_view,

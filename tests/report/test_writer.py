@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.report.frame_data import pack_voxels
+from scene_completion_ros.report.html import pack_voxels
 from scene_completion_ros.report.writer import ReportWriter
 from tests.report.animations import decoded
 from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street

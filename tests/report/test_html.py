@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from scene_completion_ros.report.frame_data import LIDAR_RESOLUTION, pack_lidar, pack_voxels
+from scene_completion_ros.report.html import LIDAR_RESOLUTION, pack_lidar, pack_voxels
 from tests.report.scenes import street
 
 
