@@ -5,7 +5,7 @@
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
-# WORKERS=1              how many tests run at a time; by default as many as there are cores and memory for, at most 8
+# WORKERS=1              how many tests run at a time; by default three for two cores, as far as memory goes, at most 8
 # DEMO_ARGS=... PYTEST_ARGS=...   handed on
 # A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
 
@@ -14,14 +14,15 @@ BAG ?=
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Tests start nodes and train networks: each worker takes a core and, with what it starts, up to four gigabytes.
+# Some tests compute, others wait for nodes that they started: three workers keep two cores at work. With what it starts,
+# each takes up to four gigabytes.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"); \
-  print(max(1, min(8, len(os.sched_getaffinity(0)), memory >> 32)))')
+  print(max(1, min(8, len(os.sched_getaffinity(0)) * 3 // 2, memory >> 32)))')
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format clean demo-environment test-environment
+.PHONY: help demo test tests test-gpu lint format clean demo-environment test-environment
 
 # Idle OpenMP threads sleep instead of spinning: the player, the node and the viewer share the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -67,8 +68,12 @@ help:
 demo: $(DEMO_STAMP)
 	.venv/bin/scene-completion demo $(if $(BAG),--bag '$(BAG)') $(DEMO_ARGS)
 
+# What is linted runs beside the tests.
+test: $(TEST_STAMP)
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 lint tests
+
 # A file stays with one worker, which then makes its fixtures once; tests/conftest.py has the longest files begin first.
-test: lint
+tests: $(TEST_STAMP)
 	.venv-test/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-gpu: $(TEST_STAMP)

@@ -15,45 +15,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has one core, and so has 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-LONGEST = (
-    "training/stages/test_stages.py",
-    "ros/test_lifecycle.py",
-    "training/test_training.py",
-    "commands/test_doctor.py",
-    "training/street_world/test_drive_files.py",
-    "ros/test_services.py",
-    "training/stages/test_feature_stages.py",
-    "ros/replay/test_lock_step.py",
-    "training/street_world/test_town.py",
-    "training/stages/test_supervised.py",
-    "commands/test_replay.py",
-    "ros/test_gpu_engine.py",
-    "training/evaluation/test_evaluation.py",
-    "ros/test_node.py",
-    "training/gpu_export/test_gpu_export.py",
-    "ros/test_faulty_cameras.py",
-    "training/evaluation/test_stereo_calibration.py",
-    "ros/replay/test_bag_replay.py",
-    "training/street_world/test_render.py",
-    "ros/health/test_diagnostics.py",
-    "ros/test_fuzzed_messages.py",
-    "ros/replay/test_playback.py",
-    "ros/test_frames.py",
-    "commands/test_replay_scores.py",
-    "training/evaluation/test_stereo_truth.py",
-    "ros/test_several_cameras.py",
-    "test_packaging.py",
-)
-"""Files whose tests take longest, those that compute between those that wait for other processes."""
+LONGEST = ("training", "ros", "commands")
+"""Folders whose tests train networks or start nodes. The former compute while the latter wait for each other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that no worker is left with it when the others have finished."""
-    gone = [name for name in LONGEST if not (Path(__file__).parent / name).is_file()]
-    if gone:
-        raise pytest.UsageError(f"LONGEST in {__file__} names files that are not there: {', '.join(gone)}")
-    place = {f"tests/{name}": number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+    """What takes longest begins first, a file of each such folder in turn; small files fill the workers at the end."""
+    files: dict[str, list[str]] = {}
+
+    def place(item: pytest.Item) -> tuple[bool, int, int]:
+        file = item.nodeid.partition("::")[0]
+        folder = file.split("/")[1]
+        if folder not in LONGEST:
+            return (True, 0, 0)
+        known = files.setdefault(folder, [])
+        if file not in known[-1:]:
+            known.append(file)
+        return (False, len(known), LONGEST.index(folder))
+
+    items.sort(key=place)
 
 
 def shared_data_root() -> Path:

@@ -1,4 +1,4 @@
-"""A small synthetic stereo drive in KITTI's folder layout."""
+"""A small synthetic stereo drive in KITTI's folder layout, a street with one wall, and models that look at them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.inference.small_bundle import make_small_bundle
+from tests.training.evaluation.one_wall import make_street
+from tests.training.saved_checkpoint import save_checkpoint
 from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, ray_cast
 
 
@@ -33,3 +42,24 @@ def synthetic_drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "poses.txt").write_text("\n".join(poses) + "\n")
     (folder / "times.txt").write_text("\n".join(times) + "\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def street() -> PosedSequence:
+    """The street with one wall."""
+    return make_street()
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """A small student with random weights."""
+    return make_small_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def feature_field_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature field with random weights, of a run called mine."""
+    torch.manual_seed(0)
+    field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
+    file = tmp_path_factory.mktemp("runs") / "mine" / "checkpoints" / "last.ckpt"
+    return save_checkpoint(file, field, "feature_field", half_resolution_steps=3, steps=3)

@@ -15,7 +15,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.clustering.class_file import CLASS_COLOURS, colour_of, read_class_file, write_class_file
 from scene_completion_training.clustering.clusters import fit_clusters
 from scene_completion_training.clustering.label_head import fit_label_head
-from scene_completion_training.clustering.survey import COLUMNS, TILE, contact_sheet, tile
+from scene_completion_training.evaluation.survey import COLUMNS, TILE, contact_sheet, tile
 
 
 def _rays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -100,7 +100,7 @@ TRAINING = Path(scene_completion_training.__file__).parent
 STAGE_MODULES = {name.partition(":")[0] for name in stages.STAGES.values()}
 GENERAL = (
     "runner.py", "configuration.py", "field_stage.py", "checkpoints.py", "record.py", "commands/train.py",
-    "commands/features.py", "commands/evaluated_models.py", "evaluation/checkpoints.py",
+    "commands/features.py", "commands/arguments.py", "evaluation/checkpoints.py",
     "evaluation/semantic_models.py", "evaluation/classified_models.py",
 )  # fmt: skip
 """What runs, reads and scores every stage."""

@@ -37,7 +37,8 @@ from scene_completion_training.stages.supervised import SupervisedConfiguration,
 from scene_completion_training.street_world.camera_rig import make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.evaluation.test_evaluation_occupancy import GRID, save_checkpoint
+from tests.training.evaluation.one_wall import GRID
+from tests.training.saved_checkpoint import save_checkpoint
 
 CLASSES = len(COMMON_CLASSES) - 1
 STEPS = 4

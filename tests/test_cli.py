@@ -3,7 +3,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ import pytest
 from scene_completion_ros import cli
 from scene_completion_ros.errors import CameraError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def command(run: object) -> SimpleNamespace:
@@ -115,3 +115,8 @@ def test_it_runs_from_a_checkout() -> None:
         check=True,
     )
     assert done.stdout.strip()
+
+
+def test_an_installation_offers_the_commands_of_a_checkout() -> None:
+    installed = entry_points(group=cli.GROUP)
+    assert {entry.name: entry.value for entry in installed if entry.name in cli.COMMANDS} == cli.COMMANDS

@@ -1,4 +1,4 @@
-"""The encoder keeps its frozen parts frozen; the field agrees with the robot's readable query."""
+"""The field agrees with the robot's readable query."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch.nn import functional
 from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_training.export import FoldedEncoder, head_weights
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField
-from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.viewpoint import STREET_CAMERA
 
 
@@ -18,38 +17,6 @@ from scene_completion_training.viewpoint import STREET_CAMERA
 def field() -> DensityField:
     torch.manual_seed(3)
     return DensityField(STREET_CAMERA).eval()
-
-
-@pytest.mark.parametrize("called", [False, True])
-def test_batch_normalisation_keeps_its_statistics_in_training(called: bool) -> None:
-    network = EncoderDecoder((64, 96), pretrained=False)
-    if called:
-        network.train()
-    assert network.training
-    before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
-    network(torch.rand(1, 3, 64, 96) * 255)
-    after = network.state_dict()
-    assert before and all(torch.equal(after[k], v) for k, v in before.items())
-
-
-def test_imagenet_weights_are_loaded_and_frozen_as_far_as_asked() -> None:
-    network = EncoderDecoder(pretrained=True)
-    fresh = EncoderDecoder(pretrained=False)
-    assert not torch.equal(network.trunk.blocks[5]._project_conv.weight, fresh.trunk.blocks[5]._project_conv.weight)
-    assert not any(p.requires_grad for p in network.trunk.parameters())
-    assert all(p.requires_grad for p in network.decoder.parameters())
-    partly = EncoderDecoder(pretrained=True, frozen_blocks=5)
-    assert not any(p.requires_grad for p in partly.trunk.blocks[4].parameters())
-    assert all(p.requires_grad for p in partly.trunk.blocks[5].parameters())
-
-
-def test_channel_zero_starts_as_the_mean_depth_whatever_the_image() -> None:
-    network = EncoderDecoder((64, 96), pretrained=False).eval()
-    network.prior.copy_(torch.linspace(-1.0, 1.0, 32 * 48).reshape(1, 1, 32, 48))
-    with torch.no_grad():
-        out = network(torch.rand(1, 3, 64, 96) * 255)
-    torch.testing.assert_close(out[:, :1], network.prior)
-    assert out[:, 1:].std() > 0
 
 
 def test_feature_map_has_half_the_resolution(field: DensityField) -> None:
@@ -107,17 +74,3 @@ def test_depth_units_place_a_surface_at_the_depth_of_channel_zero(field: Density
         density = local.density(local.feature_layer(raw), points)[0]
     assert z[density.argmax()].item() == pytest.approx(depth, abs=0.1)
     assert density[z < 8].max() < 0.2 and density[z > 20].max() < 0.2
-
-
-def test_the_full_size_trunk_gives_the_same_kind_of_map() -> None:
-    network = EncoderDecoder((64, 96), trunk="resnet50", pretrained=False)
-    assert not any(m.training for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    image = torch.rand(1, 3, 64, 96) * 255
-    assert [tuple(m.shape[1:]) for m in network.trunk(image)] == [
-        (64, 32, 48), (256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)
-    ]  # fmt: skip
-    assert network(image).shape == (1, 64, 32, 48)
-    network.trunk.freeze(1)
-    learning = {name.split(".")[1] for name, p in network.trunk.named_parameters() if p.requires_grad}
-    assert not any(p.requires_grad for p in network.trunk.stem.parameters()) and learning >= {"1", "2", "3"}
-    assert "0" not in learning

@@ -1,0 +1,104 @@
+"""Profiles of Fast DDS, and whether large messages arrive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.diagnosis import fast_dds
+from scene_completion_ros.diagnosis.findings import Status
+from scene_completion_ros.ros import dds
+from tests.diagnosis.needed import needs_ros
+
+
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Chooses the shipped profile with some of its texts replaced."""
+
+    def choose(**replaced: str) -> Path:
+        text = dds.profile_path().read_text(encoding="utf-8")
+        for name, value in replaced.items():
+            changed = re.sub(rf"<{name}>.*?</{name}>", f"<{name}>{value}</{name}>", text)
+            assert changed != text
+            text = changed
+        path = tmp_path / "profile.xml"
+        path.write_text(text, encoding="utf-8")
+        monkeypatch.setenv(dds.profile_variable(), str(path))
+        return path
+
+    return choose
+
+
+@needs_ros
+@pytest.mark.parametrize(
+    ("replaced", "status", "said"),
+    [
+        ({}, Status.OK, "33.55 MB"),
+        ({"segment_size": "524288"}, Status.FAILED, "0.52 MB, a raw image of 1280x720 has 2.76 MB"),
+        ({"segment_size": "2764799"}, Status.FAILED, "2.76 MB, a raw image"),
+        ({"segment_size": "4000000", "useBuiltinTransports": "true"}, Status.OK, "4.00 MB"),
+        ({"type": "UDPv4"}, Status.WARNING, "no shared memory"),
+        ({"segment_size": "large"}, Status.FAILED, "no profile"),
+        ({"profiles": ""}, Status.FAILED, "is_default_profile"),
+    ],
+)
+def test_a_profile_is_read(profile: Callable[..., Path], replaced: dict[str, str], status: Status, said: str) -> None:
+    if "profiles" in replaced:
+        path = profile()
+        path.write_text('<dds xmlns="http://www.eprosima.com"><profiles/></dds>', encoding="utf-8")
+    else:
+        profile(**replaced)
+    finding = fast_dds.check_profile()
+    assert finding.status is status
+    assert said in finding.found
+    assert (str(dds.profile_path()) in finding.cure) == (status is not Status.OK)
+
+
+@needs_ros
+def test_a_profile_that_is_not_there(
+    profile: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile().write_text("<dds><oops", encoding="utf-8")
+    assert "is no profile" in fast_dds.check_profile().found
+    monkeypatch.setenv(dds.profile_variable(), str(tmp_path / "nowhere.xml"))
+    finding = fast_dds.check_profile()
+    assert (finding.status, finding.found[-25:]) == (Status.FAILED, "No such file or directory")
+    monkeypatch.delenv(dds.profile_variable())
+    finding = fast_dds.check_profile()
+    assert finding.status is Status.WARNING
+    assert finding.cure == f"export {dds.profile_variable()}={dds.profile_path()}"
+
+
+def test_the_name_of_the_variable_is_that_of_the_installed_fast_dds(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {dds.PROFILE_VARIABLE: "/new.xml", dds.OLD_PROFILE_VARIABLE: "/old.xml"}
+    monkeypatch.setattr(dds, "profile_variable", lambda: dds.PROFILE_VARIABLE)
+    assert fast_dds.chosen_profile(both) == (dds.PROFILE_VARIABLE, "/new.xml")
+    assert fast_dds.chosen_profile({dds.OLD_PROFILE_VARIABLE: "/old.xml"}) == (dds.OLD_PROFILE_VARIABLE, "/old.xml")
+    monkeypatch.setattr(dds, "profile_variable", lambda: dds.OLD_PROFILE_VARIABLE)
+    assert fast_dds.chosen_profile(both) == (dds.OLD_PROFILE_VARIABLE, "/old.xml")
+    assert fast_dds.chosen_profile({dds.PROFILE_VARIABLE: "/new.xml"}) == (dds.OLD_PROFILE_VARIABLE, "")
+
+
+@needs_ros
+def test_a_small_segment_loses_images_and_the_shipped_one_does_not(profile: Callable[..., Path]) -> None:
+    profile(segment_size="524288", maxMessageSize="524288")
+    finding = fast_dds.check_messages()
+    as_is, shipped = finding.details["as_is"], finding.details["shipped_profile"]
+    assert as_is["connected"] and as_is["completed"]  # small messages arrive
+    assert as_is["received"] < as_is["sent"] == fast_dds.IMAGES_SENT
+    assert shipped["received"] > as_is["received"]
+    assert finding.status in (Status.FAILED, Status.WARNING)
+    assert finding.found.startswith(f"{as_is['received']} of 10 images of 2.76 MB arrived")
+    assert finding.cure
+
+
+@needs_ros
+def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
+    finding = fast_dds.check_messages()
+    assert finding.status is Status.FAILED
+    assert not finding.details["as_is"]["connected"]
+    assert "ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST" in finding.cure

@@ -1,0 +1,22 @@
+"""What several tests of evaluations look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.kitti import Window, open_window
+from scene_completion_training.evaluation.semantic_evaluation import FittedModel, fit_models
+from tests.training.evaluation.painted import PaintedWall
+
+
+@pytest.fixture(scope="module")
+def fitted(street: PosedSequence) -> FittedModel:
+    return fit_models([PaintedWall()], 0.5, [street], [street], clusters=2, points_a_frame=200)[0]
+
+
+@pytest.fixture(scope="module")
+def window(shared_data: Path) -> Window:
+    return open_window(shared_data, "06")

@@ -1,0 +1,103 @@
+"""A street with one wall, whose truth is known by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR, VISIBLE
+
+CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
+GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))
+SENSOR = RigidTransform(OPTICAL_FROM_FORWARD.rotation, np.zeros(3))  # at the camera, x forward, y left, z up
+FRAMES, STEP = 10, 0.25
+WALL_LEFT, WALL_RIGHT, WALL_FRONT, WALL_BACK = -1.0, 3.0, 10.0, 12.0
+"""A wall without end in height, in the optical frame of the first camera."""
+
+
+def in_wall(points: np.ndarray, ahead: float = 0.0) -> np.ndarray:
+    x, z = points[..., 0], points[..., 2] + ahead
+    return (x >= WALL_LEFT) & (x <= WALL_RIGHT) & (z >= WALL_FRONT) & (z <= WALL_BACK)
+
+
+def shadowed(points: np.ndarray) -> np.ndarray:
+    """Behind the wall's front, seen from the first camera."""
+    where = points[..., 0] / np.maximum(points[..., 2], 1e-3) * WALL_FRONT
+    return (where >= WALL_LEFT) & (where <= WALL_RIGHT) & (points[..., 2] >= WALL_FRONT)
+
+
+def scan(ahead: float) -> np.ndarray:
+    """Returns of the wall's front, and of something 60 m away everywhere else, in the rig frame."""
+    angle = np.radians(np.arange(-179.9, 180.0, 0.2))  # to the right of straight ahead
+    front = WALL_FRONT - ahead
+    x = front * np.tan(angle)
+    hit = (np.abs(angle) < np.pi / 2) & (x >= WALL_LEFT) & (x <= WALL_RIGHT)
+    distance = np.where(hit, front / np.cos(angle), 60.0)
+    return np.stack(
+        [distance * np.sin(angle), np.full_like(angle, 0.3), distance * np.cos(angle)], -1, dtype=np.float32
+    )
+
+
+def depth_image(camera: Camera = CAMERA) -> np.ndarray:
+    """Depth of the wall's front, the sky everywhere else."""
+    x = (np.arange(camera.width) - camera.cx) / camera.fx * WALL_FRONT
+    row = np.where((x >= WALL_LEFT) & (x <= WALL_RIGHT), WALL_FRONT, np.inf)
+    return np.broadcast_to(row, (camera.height, camera.width)).astype(np.float32)
+
+
+def voxels() -> tuple[np.ndarray, np.ndarray]:
+    """Labels and flags of the first frame; the wall's back is its interior, what is 1.6 m down is below ground."""
+    centres = OPTICAL_FROM_FORWARD.apply(GRID.centres().astype(np.float64))
+    wall, hidden = in_wall(centres), shadowed(centres)
+    front = wall & (centres[..., 2] < 11.0)
+    flags = IN_VIEW * CAMERA.project(centres)[1].astype(np.uint8)
+    flags |= (VISIBLE * (~hidden | front)).astype(np.uint8) & (flags * VISIBLE)
+    flags |= (BELOW_GROUND * (centres[..., 1] > 1.6)).astype(np.uint8)
+    flags |= (INTERIOR * (wall & ~front)).astype(np.uint8)
+    return wall.astype(np.uint8), flags
+
+
+def make_street(assets: tuple[str, ...] = ("lidar", "depth", "voxel_label", "voxel_flags")) -> PosedSequence:
+    label, flags = voxels()
+    image = np.random.default_rng(0).integers(0, 255, (CAMERA.height, CAMERA.width, 3)).astype(np.uint8)
+    frames = []
+    for index in range(FRAMES):
+        loaders = {"lidar": lambda index=index: scan(STEP * index)}
+        if index == 0:
+            loaders |= {"depth": depth_image, "voxel_label": lambda: label, "voxel_flags": lambda: flags}
+        frames.append(
+            Frame(
+                stamp_ns=index * 100_000_000,
+                images={"camera_left": lambda: image},
+                world_from_rig=RigidTransform(np.eye(3), np.array([0.0, 0.0, STEP * index])),
+                assets={name: loader for name, loader in loaders.items() if name in assets},
+            )
+        )
+    grid = {"origin": list(GRID.origin), "voxel_size": GRID.voxel_size, "shape": list(GRID.shape)}
+    return PosedSequence(
+        name="one_wall",
+        cameras={"camera_left": CAMERA},
+        rig_from_camera={"camera_left": RigidTransform.identity()},
+        frames=frames,
+        provenance={"voxel_grid": grid},
+        pose_source="by hand",
+        rig_from_sensor={"velodyne": SENSOR},
+    )
+
+
+@dataclass
+class Wall:
+    """Knows the wall, and how thick it is."""
+
+    name: str = "wall"
+    calibration: Calibration = IDENTITY
+    cutoffs: dict[str, float] = field(default_factory=lambda: {"σ > 0.5": 0.5})
+
+    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+        ahead = float(sequence.frames[index].world_from_rig.translation[2])
+        return Observation(CAMERA, lambda points: np.where(in_wall(points, ahead), 50.0, 0.0).astype(np.float32))

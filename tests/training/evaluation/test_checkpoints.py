@@ -1,0 +1,82 @@
+"""Checkpoints as density models, with as many views as they were trained with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.checkpoints import FieldModel, encoded_views, open_checkpoint
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.training.evaluation.one_wall import CAMERA
+from tests.training.saved_checkpoint import save_checkpoint
+
+
+def test_single_view_checkpoint(street: PosedSequence, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = DensityField(STREET_CAMERA).eval()
+    file = save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", trained, "single_view")
+    (model,) = open_checkpoint(file)
+    assert model.name == "run"
+    points = np.random.default_rng(0).uniform([-8, -2, 3], [8, 2, 40], (100, 3)).astype(np.float32)
+    density = model.observe(street, 0).density(points)
+    image = Resampler(CAMERA, STREET_CAMERA)(street.image(0, "camera_left"))
+    with torch.no_grad():
+        features = trained.encode(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+        expected = trained.density(features, torch.from_numpy(points)[None])[0]
+    np.testing.assert_allclose(density, expected.numpy(), rtol=1e-4, atol=1e-6)
+    assert model.observe(street, 0).density(points[:0]).shape == (0,)
+    with pytest.raises(ConfigurationError, match="encodes 1 to 1"):
+        open_checkpoint(file, [1, 2])
+
+
+def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    field = MultiViewField(STREET_CAMERA).eval()
+    file = save_checkpoint(tmp_path / "teacher.ckpt" / "checkpoints" / "last.ckpt", field, "teacher")
+    sparse = replace(
+        street,
+        frames=[
+            replace(frame, world_from_rig=RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.5 * k])))
+            for k, frame in enumerate(street.frames[:10])
+        ],
+    )
+    # 8 m further is 7.5 m, 4 m is 4.5 m, and 12 m is more than the drive has: 10.5 m.
+    assert encoded_views(sparse, 2, (0.0, 8.0, 4.0, 12.0)) == [(k, "camera_left") for k in (2, 7, 5, 9)]
+    # At the drive's end, what comes before.
+    assert encoded_views(sparse, 9, (0.0, 8.0, 4.0)) == [(k, "camera_left") for k in (9, 8, 7)]
+    with pytest.raises(SequenceError, match="10 frames cannot give 11 views"):
+        encoded_views(sparse, 0, range(11))
+    models = open_checkpoint(file, [1, 2, 4])
+    assert [model.name for model in models] == [
+        "teacher.ckpt, 1 view",
+        "teacher.ckpt, 2 views",
+        "teacher.ckpt, 4 views",
+    ]
+    points = np.random.default_rng(0).uniform([-4, -1, 5], [4, 1, 40], (50, 3)).astype(np.float32)
+    image = Resampler(CAMERA, STREET_CAMERA)(sparse.image(2, "camera_left"))
+    images = torch.from_numpy(image).permute(2, 0, 1).float().expand(1, 4, -1, -1, -1)
+    poses = np.stack([np.eye(4)] * 4)
+    poses[1:, 2, 3] = 7.5, 4.5, 10.5  # metres ahead
+    for model, count in zip(models, (1, 2, 4), strict=True):
+        with torch.no_grad():
+            seen = field.observe(images[:, :count], torch.from_numpy(poses[None, :count]).float())
+            expected = seen.density(torch.from_numpy(points)[None])[0].numpy()
+        np.testing.assert_allclose(model.observe(sparse, 2).density(points), expected, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ConfigurationError, match="1 to 4"):
+        open_checkpoint(file, [5])
+    # The published teacher has its further views within a metre: the next frames, not those 12 m away.
+    near = {"views": {"encoder_metres": [0.0, 1.0]}}
+    published = save_checkpoint(tmp_path / "published.ckpt", field, "teacher", data=near)
+    (model,) = open_checkpoint(published, [4])
+    assert isinstance(model, FieldModel) and model.along == pytest.approx((0.0, 2 / 3, 1 / 3, 1.0))
+    assert encoded_views(sparse, 2, model.along) == [(k, "camera_left") for k in (2, 3, 1, 4)]

@@ -1,0 +1,140 @@
+"""Features of two views compared, by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.feature_evaluation import (
+    FieldFeatures,
+    TokenFeatures,
+    as_json,
+    compared_camera,
+    evaluate_features,
+    markdown,
+    token_rows,
+)
+from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.training.evaluation.along_a_wall import CAMERA, NEXT, SHIFT, SIDEWAYS, along_a_wall
+
+
+@dataclasses.dataclass
+class Painted:
+    """Features as a function of pixels [H, W, 2] and of the frame."""
+
+    name: str
+    paint: object
+
+    def features(self, sequence: PosedSequence, index: int, name: str) -> np.ndarray:
+        return np.asarray(self.paint(CAMERA.pixel_centres(), index), np.float32)  # type: ignore[operator]
+
+
+def of_the_wall(pixels: np.ndarray, index: int) -> np.ndarray:
+    """One number a metre of the wall, as it would be painted on it; any length."""
+    metre = np.round((pixels[..., 0] + SHIFT * index) / SHIFT).astype(int)
+    return 3.0 * np.moveaxis(np.eye(20)[metre], -1, 0)
+
+
+def of_the_image(pixels: np.ndarray, index: int) -> np.ndarray:
+    """One number a column of the image, wherever the camera is."""
+    return np.moveaxis(np.eye(40)[pixels[..., 0].astype(int)], -1, 0)
+
+
+def test_features_are_compared_by_hand() -> None:
+    """What is painted on the wall agrees; what sticks to the image does not; what is the same everywhere says nothing.
+
+    Of wall-painted features two unrelated pixels agree where both fall on the same of about ten metres.
+    """
+    methods = [
+        Painted("wall", of_the_wall),
+        Painted("image", of_the_image),
+        Painted("constant", lambda pixels, index: np.ones((3, 20, 40))),
+    ]
+    scores = evaluate_features([along_a_wall()], methods, CAMERA, step=1, every=1)
+    assert set(scores) == {(NEXT, "wall"), (NEXT, "image"), (NEXT, "constant")}
+    wall, image, constant = (scores[NEXT, method.name] for method in methods)
+    assert wall.pairs == image.pairs == 2
+    assert wall.over_pixels.pixels == constant.over_pixels.pixels == 2 * 19 * 36
+    assert (wall.over_pairs.l1, wall.over_pairs.l2, wall.over_pairs.cosine) == pytest.approx((0.0, 0.0, 1.0), abs=1e-6)
+    assert wall.unrelated == pytest.approx(1 / 9, abs=0.03)
+    assert (image.over_pairs.l1, image.over_pairs.l2, image.over_pairs.cosine) == pytest.approx((2.0, 2**0.5, 0.0))
+    assert (constant.over_pairs.cosine, constant.unrelated) == pytest.approx((1.0, 1.0))
+
+
+def test_a_mean_over_pairs_counts_small_pairs_as_much_as_large_ones() -> None:
+    """Frames 0 and 1 share 36 columns and agree; from 1 the camera jumps on, 8 columns are left, and they do not."""
+    sequence = along_a_wall()
+    sequence.frames[2] = dataclasses.replace(
+        sequence.frames[2], world_from_rig=RigidTransform(np.eye(3), np.array([SIDEWAYS + 16.0, 0.0, 0.0]))
+    )
+    method = Painted("once", lambda pixels, index: np.eye(2)[:, [max(0, index - 1)], None] * np.ones((1, 20, 40)))
+    scores = evaluate_features([sequence], [method], CAMERA, step=1, every=1)[NEXT, "once"]
+    assert scores.over_pairs.cosine == pytest.approx(0.5)
+    assert scores.over_pixels.cosine == pytest.approx(36 / 44)
+    far = along_a_wall(2)
+    far.frames[1] = dataclasses.replace(
+        far.frames[1], world_from_rig=RigidTransform(np.eye(3), np.array([90.0, 0.0, 0.0]))
+    )
+    with pytest.raises(SequenceError, match="no two views 1 frames apart"):
+        evaluate_features([far], [method], CAMERA, step=1, every=1)
+
+
+def test_tokens_are_enlarged_around_their_centres() -> None:
+    """Four pixels a token: the second lies an eighth of a token before its centre."""
+    camera = compared_camera(STREET_CAMERA, 4)
+    tokens = torch.zeros(1, 2, 12, 40)
+    tokens[0, 0] = torch.arange(40.0)
+    tokens[0, 1] = 1.0
+    backbone = SimpleNamespace(features=lambda images, cell: tokens if cell == 16 else None)
+    method = TokenFeatures(backbone, 16, STREET_CAMERA, camera, "tokens")  # type: ignore[arg-type]
+    found = method.features(along_a_wall(), 0, "camera_left")
+    assert found.shape == (2, 48, 160)
+    assert found[0, 20, 4 * 7 : 4 * 8] == pytest.approx([7 - 0.375, 7 - 0.125, 7 + 0.125, 7 + 0.375])
+    assert (found[1] == 1.0).all()
+    less = TokenFeatures(backbone, 16, STREET_CAMERA, camera, mean=torch.tensor([5.0, 1.0]))  # type: ignore[arg-type]
+    centred = less.features(along_a_wall(), 0, "camera_left")
+    np.testing.assert_allclose(centred, found - np.array([5.0, 1.0])[:, None, None], atol=1e-5)
+
+
+def test_tokens_stand_beside_fields_as_these_have_learned_them() -> None:
+    """As they are, and less the mean of each field that knows one, once."""
+    means = {"plain": [0.0, 0.0], "centred": [1.0, 2.0], "alike": [1.0, 2.0], "other": [0.0, 3.0]}
+    fields = [
+        SimpleNamespace(name=name, field=SimpleNamespace(target_mean=torch.tensor(mean)))
+        for name, mean in means.items()
+    ]
+    rows = token_rows(fields, SimpleNamespace(dim=2), 16, STREET_CAMERA, CAMERA)  # type: ignore[arg-type]
+    plain = "tokens of the image"
+    assert [row.name for row in rows] == [
+        plain,
+        f"{plain}, less the mean of centred",
+        f"{plain}, less the mean of other",
+    ]
+
+
+def test_a_field_sees_each_image_alone(synthetic_drive: Path, feature_field_checkpoint: Path) -> None:
+    method = FieldFeatures.open(feature_field_checkpoint, 16)
+    sequence = kitti_odometry(synthetic_drive)
+    first = method.features(sequence, 0, "image_2")
+    assert method.name == "mine" and first.shape == (8, 12, 40) and np.isfinite(first).all()
+    assert not np.allclose(first, method.features(sequence, 0, "image_3"))
+    assert np.array_equal(first, method.features(sequence, 0, "image_2"))
+
+
+def test_tables_and_json_say_the_same() -> None:
+    scores = evaluate_features([along_a_wall()], [Painted("image", of_the_image)], CAMERA, step=1, every=1)
+    results = {("recordings", *key): value for key, value in scores.items()}
+    unrelated = results["recordings", NEXT, "image"].unrelated
+    assert f"| image | 2 | 1368 | 2.00 | 1.414 | 0.000 | {unrelated:.3f} | 0.000 |" in markdown(results)
+    (entry,) = json.loads(json.dumps(as_json(results, {"step": 1}), allow_nan=False))["scores"]
+    assert entry["over_pairs"]["l1"] == pytest.approx(2.0) and entry["over_pixels"]["pixels"] == 1368

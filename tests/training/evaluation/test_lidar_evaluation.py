@@ -1,0 +1,80 @@
+"""Both LiDAR protocols on a street with one wall."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
+from scene_completion_training.evaluation.density_model import Observation
+from scene_completion_training.evaluation.lidar_evaluation import (
+    LidarEvaluation,
+    camera_pitch,
+    level_scans,
+    shown_by_depth,
+)
+from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
+
+
+def test_scans_of_the_following_frames_in_the_level_frame(street: PosedSequence) -> None:
+    scans = list(level_scans(street, 2, 20, math.radians(5.0)))
+    assert len(scans) == FRAMES - 2  # fewer near the end
+    # The fourth sensor stands 3 * 0.25 m ahead on the optical axis, which points 5 degrees down.
+    expected = 0.75 * np.array([0.0, math.sin(math.radians(5.0)), math.cos(math.radians(5.0))])
+    np.testing.assert_allclose(scans[3].level_from_sensor.translation, expected, atol=1e-6)
+    np.testing.assert_allclose(scans[0].points_sensor[:, 2], -0.3, atol=1e-6)  # 0.3 m below the sensor
+    with pytest.raises(SequenceError, match="velodyne"):
+        next(level_scans(replace(street, rig_from_sensor={}), 0, 3, 0.0))
+    with pytest.raises(SequenceError, match="frame 0"):
+        next(level_scans(make_street(assets=()), 0, 3, 0.0))
+
+
+def test_camera_pitch_is_known_of_kitti_360_only(street: PosedSequence) -> None:
+    assert camera_pitch(street) == 0.0
+    assert camera_pitch(replace(street, provenance={"dataset": "KITTI-360"})) == pytest.approx(math.radians(5.0))
+
+
+def test_points_in_front_of_the_rendered_depth(street: PosedSequence) -> None:
+    observation = Wall().observe(street, 0)
+    # In front of the wall, behind it, beside it; and beside the image, where the pixel of the border decides: free.
+    points = np.array([[0.0, 0.3, 9.0], [0.0, 0.3, 13.0], [-3.0, 0.3, 13.0], [-30.0, 0.3, 13.0]])
+    assert shown_by_depth(points, observation).tolist() == [True, False, True, True]
+
+
+def test_lidar_protocols_on_the_wall(street: PosedSequence) -> None:
+    models = [Wall(), EmptyControl(), *surface_controls(street)[:2]]
+    evaluation = LidarEvaluation()
+    evaluation.update(level_scans(street, 0, 10, 0.0), 0.0, [(model, model.observe(street, 0)) for model in models])
+    found = {(setting.protocol, model): result for (setting, model, _), result in evaluation.compute().items()}
+    assert {setting.scans for setting, _, _ in evaluation.metrics} == {10}
+    fair, wall = found["LiDAR only", "nothing"], found["LiDAR only", "wall"]
+    # Every model is scored on the same points, and nothing is not rewarded.
+    assert len({found["LiDAR only", model.name].counts.occluded for model in models}) == 1
+    assert fair.scores.o_rec == 0.0
+    assert fair.scores.o_acc < wall.scores.o_acc < 1.0  # unseen is occupied here: all of the shadow
+    # Ten scans from 0 to 2.25 m: the shadow, between |x| <= z / 10 .. about 4 / 10 per metre behind 10 m, is occupied.
+    points = LIDAR_ONLY_NEAR.points()
+    assert fair.counts.occluded == pytest.approx(shadowed(points).sum(), rel=0.05)
+    assert fair.scores.ie_rec == 1.0  # nothing predicted is always right about what is free
+    # The original protocol takes the empty field at its word: nothing is hidden, so nothing can be missed.
+    empty = found["original", "nothing"]
+    assert empty.scores.o_acc == 1.0
+    assert math.isnan(empty.scores.ie_acc)
+    assert (empty.counts.points, empty.counts.occluded, empty.counts.occupied) == (12_800, 0, 0)
+    assert found["original", "wall"].counts.occluded == pytest.approx(fair.counts.occluded, rel=0.1)
+    assert found["LiDAR only, far", "wall"].counts.points < 460 * 80 + 1
+
+
+@pytest.mark.parametrize(("density", "predicted"), [(0.5, 0), (0.501, 12_800)])
+def test_occupied_is_more_than_the_published_cutoff(street: PosedSequence, density: float, predicted: int) -> None:
+    observation = Observation(CAMERA, lambda points: np.full(len(points), density, dtype=np.float32))
+    evaluation = LidarEvaluation()
+    evaluation.update(level_scans(street, 0, 10, 0.0), 0.0, [(Wall(), observation)])
+    counts = {setting.protocol: found.counts for (setting, _, _), found in evaluation.compute().items()}
+    assert (counts["original"].points, counts["original"].predicted) == (12_800, predicted)

@@ -1,0 +1,95 @@
+"""Semantics on a street with one wall: clusters, their names, what counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.clustering.clusters import Clusters
+from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.evaluation.semantic_evaluation import (
+    ClassPrior,
+    FittedModel,
+    common_classes,
+    field_of_view,
+    fit_models,
+    label_volume,
+    named_by,
+    score,
+    truths,
+)
+from tests.training.evaluation.one_wall import GRID, in_wall, make_street, voxels
+from tests.training.evaluation.painted import CAR, PaintedScene, PaintedWall
+
+
+def test_models_together_score_as_they_do_alone(street: PosedSequence) -> None:
+    together = fit_models([PaintedWall(), PaintedScene()], 0.5, [street], [street], clusters=2, points_a_frame=200)
+    alone = [
+        fit_models([model], 0.5, [street], [street], clusters=2, points_a_frame=200)[0]
+        for model in (PaintedWall(), PaintedScene())
+    ]
+    for first, second in zip(score(together, [street]), score(alone, [street]), strict=True):
+        assert (first.confusion[51.2] == second.confusion[51.2]).all()
+    assert [model.name for model in together] == ["painted wall", "painted scene"]
+
+
+def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:
+    """All of the wall is "car": one of two clusters gets the name one to one, both get it by majority."""
+    one_to_one = fitted.names("hungarian")
+    assert one_to_one[0] == 0 and (one_to_one == CAR).sum() == 1
+    assert fitted.names("majority").tolist() == [0, CAR, CAR]
+    metric = score([fitted], [street])[0]
+    by_majority = metric.compute(fitted.names("majority"))[51.2]
+    assert by_majority.iou == by_majority.class_iou["car"] == 1.0
+    assert by_majority.mean_iou == pytest.approx(1 / 15) and by_majority.mean_iou_of_present == 1.0
+    # One to one, the other half is called something else.
+    label, _ = voxels()
+    ((_, _, truth),) = list(truths([street]))
+    counted = field_of_view(truth) & (label > 0)
+    centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
+    left = counted & (centres[..., 0] < 1.0)
+    named_left = one_to_one[1 + fitted.clusters.assign(np.array([[1.0, 0.0]], np.float32))[0]] == CAR
+    part = left.sum() if named_left else counted.sum() - left.sum()
+    assert metric.compute(one_to_one)[51.2].class_iou["car"] == pytest.approx(part / counted.sum())
+
+
+def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
+    """The wall's back is its interior, and what is below the ground is unknown."""
+    ((_, _, truth),) = list(truths([street]))
+    classes = common_classes(truth)
+    assert set(np.unique(classes)) == {0, CAR, 255}
+    assert (classes[~truth.known] == 255).all()
+    inside = truth.regions["interiors"]
+    assert inside.any() and (classes[inside] == 255).all() and not field_of_view(truth)[inside].any()
+
+
+def test_a_volume_holds_the_clusters_of_what_is_occupied(street: PosedSequence) -> None:
+    ((_, _, truth),) = list(truths([street]))
+    clusters = Clusters(np.eye(2, dtype=np.float32))
+    asked = np.ones(GRID.shape, bool)
+    observed, place = PaintedWall().observe(street, 0), (truth.grid, truth.grid_from_camera)
+    volume = label_volume(observed, 0.5, clusters.assign, *place, asked)
+    centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
+    expected = np.where(in_wall(centres), np.where(centres[..., 0] < 1.0, 1, 2), 0)
+    assert np.array_equal(volume, expected)
+    half = asked & (centres[..., 0] < 1.0)
+    part = label_volume(observed, 0.5, clusters.assign, *place, half)
+    assert np.array_equal(part, np.where(half, expected, 0))
+
+
+def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
+    class Density:
+        name, calibration, cutoffs = "wall", IDENTITY, {"σ > 0.5": 0.5}
+
+        def observe(self, sequence: PosedSequence, index: int) -> Observation:
+            return PaintedWall().observe(sequence, index).observation
+
+    prior = ClassPrior(Density(), 0.5, [street])
+    scores = score([prior], [street])[0].compute(prior.names("hungarian"))[51.2]
+    assert scores.class_iou["car"] == 1.0
+    with pytest.raises(ConfigurationError, match="no frame has ground truth"):
+        ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
+    with pytest.raises(ConfigurationError, match="no frame has ground truth"):
+        named_by([PaintedWall()], 0.5, [Clusters(np.eye(2, dtype=np.float32))], [make_street(assets=("lidar",))])

@@ -1,0 +1,36 @@
+"""Rays of pixels, and the patches they are drawn in."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.rendering.rays import rays_of_pixels, sample_patch_rays
+
+CAMERA = Camera(fx=100.0, fy=90.0, cx=31.5, cy=15.5, width=64, height=32)
+
+
+def test_rays_point_through_their_pixels() -> None:
+    pose = torch.eye(4)
+    pose[:3, 3] = torch.tensor([1.0, 2.0, 3.0])
+    pixel = torch.tensor([[[10, 20], [31, 15]]])
+    rays = rays_of_pixels(CAMERA, pose[None, None], torch.zeros(1, 2, dtype=torch.long), pixel, 1)
+    z = 7.0
+    points = rays.origin + rays.direction * (z / rays.cosine)[..., None] - pose[:3, 3]
+    projected, _ = CAMERA.project(points.numpy()[0].astype(np.float64))
+    np.testing.assert_allclose(projected, pixel[0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(points[0, :, 2], z, rtol=1e-6)
+    np.testing.assert_allclose(rays.direction.norm(dim=-1), 1.0, rtol=1e-6)
+
+
+def test_patches_come_from_loss_views_and_are_square() -> None:
+    poses = torch.eye(4).expand(2, 4, 4, 4)
+    loss_views = torch.tensor([[1, 3], [0, 2]])
+    rays = sample_patch_rays(CAMERA, poses, loss_views, patches=5, generator=torch.Generator().manual_seed(1))
+    assert rays.pixel.shape == (2, 5 * 64, 2)
+    assert set(rays.view[0].tolist()) <= {1, 3} and set(rays.view[1].tolist()) <= {0, 2}
+    patch = rays.pixel[0, :64].reshape(8, 8, 2)
+    assert torch.equal(patch[1, 0] - patch[0, 0], torch.tensor([0, 1]))
+    assert torch.equal(patch[0, 1] - patch[0, 0], torch.tensor([1, 0]))
+    assert rays.pixel[..., 0].max() < 64 and rays.pixel[..., 1].max() < 32
