@@ -106,7 +106,7 @@ def fuse_dense_reference(views: DenseViews, threshold: float) -> FusedVoxels:
 
 def fuse_views(
     views: Sequence[SemanticVoxels], probabilities: Sequence[NDArray[np.float32]], threshold: float
-) -> SemanticVoxels:
+) -> tuple[SemanticVoxels, NDArray[np.float32]]:
     """Fuse what several cameras see of one grid.
 
     Args:
@@ -115,18 +115,12 @@ def fuse_views(
         threshold: Probability from which a voxel is occupied.
 
     Returns:
-        The fused voxels, with the oldest stamp. ``grid_from_camera`` is that of the first view.
+        The fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view; and the fused
+        probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones.
 
     Raises:
         GridError: The views are on different grids, or of different classes.
     """
-    return fuse_views_and_probability(views, probabilities, threshold)[0]
-
-
-def fuse_views_and_probability(
-    views: Sequence[SemanticVoxels], probabilities: Sequence[NDArray[np.float32]], threshold: float
-) -> tuple[SemanticVoxels, NDArray[np.float32]]:
-    """As `fuse_views`; also the fused probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones."""
     first = views[0]
     for view in views[1:]:
         if view.grid != first.grid or view.class_names != first.class_names:

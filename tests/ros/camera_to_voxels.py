@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
-from tests.ros.graph import Graph, NodeUnderTest
+from tests.ros.graph import LONGEST_PERIOD_S, Graph, NodeUnderTest
 
 CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)  # half the student's canonical camera
 FRAME = "front_optical"
@@ -51,40 +52,58 @@ class CameraToVoxels:
         """Subscribe to the voxels."""
         self.voxels = self.graph.collect(PointCloud2, f"{self.output}/voxels")
 
-    def until_logged(self, text: str, publish: Callable[[], None] = lambda: None) -> None:
+    def until_logged(self, text: str, publish: Callable[[], object] = lambda: None) -> None:
         """Wait until the node logs something; publish again and again, for a reader misses what comes early."""
-
-        def logged() -> bool:
-            publish()
-            return self.graph.until(lambda: text in self.node.log, 0.5)
-
-        assert self.graph.until(logged), self.node.log
+        assert self.graph.repeat(publish, lambda: text in self.node.log), self.node.log
 
     def send_camera(self, message: Any, logged: str) -> None:
-        self.until_logged(logged, lambda: self.camera_infos.publish(message))
+        """Publish a CameraInfo until the node has logged something once more than before."""
+        before = self.node.log.count(logged)
+        assert self.graph.repeat(
+            lambda: self.camera_infos.publish(message), lambda: self.node.log.count(logged) > before
+        ), self.node.log
 
-    def start(self, camera: Camera) -> None:
-        """Make sure that messages arrive in both directions."""
+    def start(self, camera: Camera = CAMERA) -> None:
+        """Make sure that messages arrive in both directions; after that nothing is on its way any more."""
         image = self.make_image(some_image(0, camera), 0, FRAME)
         self.until_logged("no CameraInfo", lambda: self.images.publish(image))
         self.send_camera(messages.camera_info_message(camera, 0, FRAME), f"ready for {camera.width}x{camera.height}")
+        self.until_answered(0, camera)
 
-        def answered() -> bool:
-            self.images.publish(image)
-            return self.graph.until(lambda: bool(self.voxels), 0.5)
+    def until_answered(self, stamp_ns: int, camera: Camera = CAMERA, seed: int = 0) -> None:
+        """Send CameraInfo and images until the last of them is answered; the stamp grows by 1 ns with each.
 
-        assert self.graph.until(answered), self.node.log
-        self.graph.spin(0.5)
+        The node answers in order, and finds this graph anew after each activation.
+        """
+        camera_info, picture, last_ns = messages.camera_info_message(camera, 0, FRAME), some_image(seed, camera), -1
 
-    def answer(self, message: Any) -> Any:
-        """Send an image and wait for its voxels; answers to earlier images may still come before."""
+        def send() -> None:
+            nonlocal last_ns
+            last_ns = max(stamp_ns, last_ns + 1)
+            self.camera_infos.publish(camera_info)
+            self.images.publish(self.make_image(picture, last_ns, FRAME))
+
+        assert self.graph.repeat(send, lambda: last_ns in self.stamps_ns), self.node.log
+
+    @property
+    def stamps_ns(self) -> list[int]:
+        """Of all voxels that came."""
+        return [messages.stamp_nanoseconds(message.header.stamp) for message in self.voxels]
+
+    def answer(self, message: Any, *also: list[Any]) -> Any:
+        """Send an image and wait for its voxels, and until something has come on other topics that were subscribed to.
+
+        Answers to earlier images may still come before.
+        """
         heard = len(self.voxels)
 
         def answers() -> list[Any]:
             return [voxels for voxels in self.voxels[heard:] if voxels.header.stamp == message.header.stamp]
 
         self.images.publish(message)
-        assert self.graph.until(lambda: bool(answers())), self.node.log
+        self.graph.until(lambda: bool(answers()), LONGEST_PERIOD_S)  # after that it may be lost
+        send = functools.partial(self.images.publish, message)
+        assert self.graph.repeat(send, lambda: bool(answers()) and all(also)), self.node.log
         return answers()[0]
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,46 @@ def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoding="utf-8",
     )
     return path
+
+
+@pytest.fixture
+def start(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts nodes with cameras before them, and ends them after the test.
+
+    Called with arguments of the node's command line, the `kind` of `CameraToVoxels`, another `bundle`, a `script`
+    around the node, and what that kind takes besides.
+    """
+    from tests.ros.camera_to_voxels import CameraToVoxels
+    from tests.ros.graph import Graph, NodeUnderTest, start_completion_node
+
+    started: list[CameraToVoxels] = []
+
+    def start(
+        *arguments: str,
+        kind: type[CameraToVoxels] = CameraToVoxels,
+        bundle: Path = bundle_folder,
+        script: str | None = None,
+        **further: Any,
+    ) -> CameraToVoxels:
+        def launch(graph: Graph) -> NodeUnderTest:
+            log, module = tmp_path / f"log_{len(started)}", Path(script) if script else None
+            return start_completion_node(graph, log, bundle, grid_file, *arguments, script=module)
+
+        started.append(kind(launch, **further))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """While the first file exists, a held node waits; the second one is there once it does."""
+    held_while, reached = tmp_path / "hold", tmp_path / "reached"
+    monkeypatch.setenv("HELD_WHILE", str(held_while))
+    monkeypatch.setenv("HELD_REACHED", str(reached))
+    return held_while, reached
 
 
 @pytest.fixture

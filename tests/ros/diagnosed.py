@@ -28,6 +28,12 @@ class Diagnosed:
                 return {status.name.removeprefix(f"{self.prefix}: "): status for status in array.status}
         return {}
 
+    def fresh(self, part: str) -> dict[str, str]:
+        """The numbers of a part as they are from now on."""
+        self.arrays.clear()
+        assert self.graph.until(lambda: part in self.newest), self.node.log
+        return values(self.newest[part])
+
     def until(
         self, part: str, level: bytes, *words: str, meanwhile: Callable[[], None] = lambda: None
     ) -> DiagnosticStatus:

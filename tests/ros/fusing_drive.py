@@ -23,10 +23,11 @@ from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.diagnosed import Diagnosed, values
-from tests.ros.graph import PATIENCE_S, start_completion_node
+from tests.ros.graph import start_completion_node
 from tests.ros.moving_robot import ARGUMENTS, MOUNT, MovingRobot, pose
 
 TENTH_NS = SECOND_NS // 10
+PATIENT_S = 10.0  # the most that `transform_timeout` may be
 TOPICS = ("-p", "temporal_fusion:=true", *ARGUMENTS["topics"], "-p", "image_qos:=reliable")
 SETTINGS = FusionSettings(seen_for=0.0)
 
@@ -53,7 +54,7 @@ class FusingDrive(CameraToVoxels):
             return self.joined > 0 and all((self.states, self.clearing, self.depths))
 
         assert self.graph.until(joined), self.node.log
-        self.wait_for_transforms(PATIENCE_S / 9.0)
+        self.wait_for_transforms(PATIENT_S)
 
     def wait_for_transforms(self, seconds: float) -> None:
         """How long images do, from now on."""
@@ -66,7 +67,7 @@ class FusingDrive(CameraToVoxels):
         try:
             yield
         finally:
-            self.wait_for_transforms(PATIENCE_S / 9.0)
+            self.wait_for_transforms(PATIENT_S)
 
     def hears_all(self) -> bool:
         """Whether the node has found the publishers of transforms, and is about to lose nothing of them."""

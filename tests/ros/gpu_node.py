@@ -1,11 +1,12 @@
 """The completion node with a bundle that has encoders for GPUs, and, where asked for, a GPU that fails.
 
-The failing GPU is an engine for the CPU that raises, from its third image on, what a lost device makes TensorRT raise.
+The failing GPU is an engine for the CPU that raises, once a file exists, what a lost device makes TensorRT raise.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,7 @@ from scene_completion_ros.ros import completion_node
 from scene_completion_ros.ros.node import main
 from tests.inference.gpu.small_gpu_bundle import gpu_encoder
 
-FAILS = "GPU_FAILS"  # environment variable: the node believes that it has a GPU, and that fails
-IMAGES_BEFORE = 2  # one is the completer's own
+FAILS = "GPU_FAILS"  # environment variable: the node believes that it has a GPU, which fails once this file exists
 
 
 class FailingEncoder:
@@ -29,11 +29,9 @@ class FailingEncoder:
 
     def __init__(self, bundle: StudentBundle, *_: Any) -> None:
         self._encoder = encoder.make_encoder(bundle, encoder.cpu_engine(), threads=1)
-        self._images = 0
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._images += 1
-        if self._images > IMAGES_BEFORE:
+        if Path(os.environ[FAILS]).exists():
             raise explain_failure("cuStreamSynchronize failed: GPU is lost", "running the encoder")
         return self._encoder(image_rgb)
 

@@ -21,7 +21,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_S = 90.0  # only spent where something is wrong, or the machine is very busy
+PATIENCE_S = 240.0  # only spent where something is wrong, or the machine is very busy
+LONGEST_PERIOD_S = 20.0  # between two attempts
 
 _graphs = itertools.count()
 
@@ -61,7 +62,20 @@ class Graph:
             self._executor.spin_once(timeout_sec=0.02)
         return condition()
 
+    def repeat(self, attempt: Callable[[], object], condition: Callable[[], bool]) -> bool:
+        """Try something again and again, ever less often, until a condition holds; whether it does.
+
+        A reader misses what comes before it is found, and a starved machine must not be flooded with attempts.
+        """
+        deadline_s, period_s = time.monotonic() + PATIENCE_S, 0.1
+        while not condition() and time.monotonic() < deadline_s:
+            attempt()
+            self.until(condition, period_s)
+            period_s = min(1.5 * period_s, LONGEST_PERIOD_S)
+        return condition()
+
     def spin(self, duration_s: float) -> None:
+        """For what must not happen; what must is waited for with `until`."""
         self.until(lambda: False, duration_s)
 
     def spin_with(self, node: Any) -> None:
@@ -120,7 +134,7 @@ class NodeUnderTest:
     def log(self) -> str:
         return self._log_file.read_text(encoding="utf-8")
 
-    def end(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 15.0) -> int:
+    def end(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> int:
         """Send a signal and return the exit status; kill and fail where it is not heeded."""
         self.process.send_signal(number)
         try:
@@ -135,7 +149,7 @@ class NodeUnderTest:
         """End it if it runs; one that is killed leaves its shared memory behind."""
         self.process.terminate()
         try:
-            self.process.wait(15.0)
+            self.process.wait(60.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -21,5 +21,6 @@ def held(folder: Path, result: Result) -> list[Path]:
 
 
 if __name__ == "__main__":
+    services.CLOSE_TIMEOUT_S = 1.0
     services.save_result = held
     main()

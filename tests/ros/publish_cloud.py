@@ -1,4 +1,4 @@
-"""Publish a large voxel cloud to whoever listens best effort, 20 times; run as a process of its own."""
+"""Publish a large voxel cloud to whoever listens best effort, until it is ended; run as a process of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 import time
 
 from scene_completion_ros.ros import dds
+
+MOST = 200  # a machine that loses most of them anyway is not waited for
 
 if __name__ == "__main__":
     dds.use_shipped_profile()
@@ -22,9 +24,8 @@ if __name__ == "__main__":
     message = voxels_message(some_voxels(int(sys.argv[1]), stamp_ns=5), "front_optical")
     while not publisher.get_subscription_count():
         time.sleep(0.05)
-    for _ in range(20):
+    for _ in range(MOST):
         time.sleep(0.1)
         publisher.publish(message)
-    time.sleep(0.5)
     node.destroy_node()
     rclpy.shutdown()

@@ -34,7 +34,7 @@ from scene_completion_ros.ros.completion.completion_thread import ArrivedImage
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.outputs import publishers
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
-from tests.ros.graph import Graph
+from tests.ros.graph import PATIENCE_S, Graph
 from tests.ros.voxel_samples import some_voxels
 
 CAMERA = Camera(20.0, 20.0, 15.5, 11.5, 32, 24)
@@ -66,7 +66,7 @@ class Model:
         self.built.append(camera)
         self.settings.append(settings)
         self.building.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(PATIENCE_S)
         if camera == self.unusable:
             raise CameraError("sees nothing", where="camera", cure="Calibrate")
 
@@ -142,7 +142,7 @@ def show(node: CompletionNode, stamp_ns: int) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + PATIENCE_S
     while not condition() and time.monotonic() < deadline_s:
         time.sleep(0.005)
     assert condition()
@@ -328,7 +328,7 @@ def test_depth_alone_is_published_alone(
     depths = graph.collect(Image, f"{graph.namespace}/{topics.NODE_NAME}/depth/image")
     assert graph.until(lambda: wanted(node))
     show(node, 3)
-    assert graph.until(lambda: bool(depths), 20.0)
+    assert graph.until(lambda: bool(depths))
     assert (model.completed, made, node.counters.processed) == ([(CAMERA, 3)], [], 1)
 
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.diagnosed import ERROR, OK, Diagnosed
-from tests.ros.graph import start_completion_node
 
 SENSOR = Camera(371.2, 371.2, 329.5, 120.0, 700, 240)  # twice as fine as CAMERA, and larger
 
@@ -66,10 +65,6 @@ class Faulty(CameraToVoxels):
         assert self.graph.until(lambda: bool(reasons())), self.node.log
         assert reasons() == ["bad image"]
 
-    @property
-    def stamps_ns(self) -> set[int]:
-        return {messages.stamp_nanoseconds(message.header.stamp) for message in self.voxels}
-
     def ended(self) -> tuple[int, int, Counter[str]]:
         """End the node: images received, processed, and messages dropped by reason."""
         assert self.node.end() == 0
@@ -81,22 +76,8 @@ class Faulty(CameraToVoxels):
 
 
 @pytest.fixture
-def start(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> Iterator[Any]:
-    started: list[Faulty] = []
-
-    def start(*arguments: str, transport: str = "raw") -> Faulty:
-        given = [text for argument in arguments for text in ("-p", argument)]
-        started.append(
-            Faulty(
-                lambda graph: start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *given),
-                transport,
-            )
-        )
-        return started[-1]
-
-    yield start
-    for faulty in started:
-        faulty.close()
+def start(start: Any) -> Any:
+    return functools.partial(start, kind=Faulty)
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +102,8 @@ def assert_taken_with(
 
 
 def test_rubbish_among_images(start: Any, student: StudentBundle, grid_file: Path) -> None:
-    faulty = start("image_qos:=reliable")
-    faulty.start(CAMERA)
+    faulty = start("-p", "image_qos:=reliable")
+    faulty.start()
     picture = some_image(1)
     first = faulty.good(picture)
 
@@ -146,12 +127,12 @@ def test_rubbish_among_images(start: Any, student: StudentBundle, grid_file: Pat
         made(data=[]),
         made(data=made().data[:-1]),
     ]
-    before = faulty.stamps_ns
+    before = set(faulty.stamps_ns)
     for message in rubbish:
         faulty.bad(message)
     again = faulty.good(picture)
     assert again.data == first.data
-    assert faulty.stamps_ns - before == {messages.stamp_nanoseconds(again.header.stamp)}
+    assert set(faulty.stamps_ns) - before == {messages.stamp_nanoseconds(again.header.stamp)}
     for shade in (0, 255):
         dull = np.full_like(picture, shade)  # but no rubbish
         assert_taken_with(faulty.good(dull), CAMERA, dull, student, grid_file, fewest=0)
@@ -181,8 +162,8 @@ def test_rubbish_among_images(start: Any, student: StudentBundle, grid_file: Pat
 
 
 def test_rubbish_among_compressed_images(start: Any) -> None:
-    faulty = start("image_transport:=compressed", transport="compressed")
-    faulty.start(CAMERA)
+    faulty = start("-p", "image_transport:=compressed", transport="compressed")
+    faulty.start()
     picture = some_image(2)
     first = faulty.good(picture)
     whole = faulty.make_image(picture, 0, FRAME)
@@ -204,8 +185,8 @@ def test_rubbish_among_compressed_images(start: Any) -> None:
 
 
 def test_a_camera_that_stops_returns_and_changes(start: Any, student: StudentBundle, grid_file: Path) -> None:
-    faulty = start("image_qos:=auto", "image_timeout:=1.0")
-    faulty.start(CAMERA)
+    faulty = start("-p", "image_qos:=auto", "-p", "image_timeout:=1.0")
+    faulty.start()
     told = Diagnosed(faulty.graph, faulty.node)
     assert "subscribed as its publishers offer it: reliable" in faulty.node.log
     before = faulty.good(some_image(3))
@@ -217,22 +198,15 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, student: StudentBun
     assert len(faulty.voxels) == heard
     best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
     faulty.images = faulty.graph.node.create_publisher(Image, "image", best_effort)
-    returned = faulty.stamp()
 
-    def answered() -> bool:
-        faulty.images.publish(messages.image_message(some_image(3), returned, FRAME))
-        return faulty.graph.until(lambda: returned in faulty.stamps_ns, 0.5)
-
-    assert faulty.graph.until(answered), faulty.node.log
+    faulty.until_answered(faulty.stamp(), seed=3)
     assert "subscribed as its publishers offer it: best effort" in faulty.node.log
     assert faulty.voxels[-1].data == before.data
-    again = iter(range(1, 10_000))
 
     def goes_on() -> None:
-        faulty.images.publish(messages.image_message(some_image(3), returned + next(again), FRAME))
+        faulty.images.publish(messages.image_message(some_image(3), faulty.stamp(), FRAME))
 
     told.until("input", OK, "images/s", meanwhile=goes_on)
-    faulty.graph.spin(0.5)
 
     # Other resolutions of the same picture need no other CameraInfo; what was cropped does.
     half = some_image(4, replace(CAMERA, width=160, height=48))
@@ -261,23 +235,22 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, student: StudentBun
 
 def test_every_image_with_the_camera_info_of_its_stamp(start: Any, student: StudentBundle, grid_file: Path) -> None:
     """A zoom lens: the calibration of every image is another one, and may come after it."""
-    faulty = start("camera_info_sync:=exact", "camera_info_tolerance:=2.0")
+    faulty = start("-p", "camera_info_sync:=exact", "-p", "camera_info_tolerance:=0.2")
     first = messages.image_message(some_image(0), 0, FRAME)
     faulty.until_logged("no CameraInfo", lambda: faulty.images.publish(first))
-    faulty.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for")
+    info = messages.camera_info_message(CAMERA, 0, FRAME)
+    faulty.send_camera(info, "ready for")
 
-    def answered() -> bool:
-        faulty.images.publish(first)
-        faulty.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
-        return faulty.graph.until(lambda: bool(faulty.voxels), 0.5)
-
-    assert faulty.graph.until(answered), faulty.node.log
+    assert faulty.graph.repeat(
+        lambda: (faulty.images.publish(first), faulty.camera_infos.publish(info)), lambda: bool(faulty.voxels)
+    ), faulty.node.log
+    assert faulty.graph.set_parameters(topics.NODE_NAME, camera_info_tolerance=10.0).successful
     zoomed = replace(CAMERA, fx=200.0, fy=200.0)
     wide, tele = faulty.stamp(), faulty.stamp()
     faulty.images.publish(messages.image_message(some_image(6), wide, FRAME))
     faulty.images.publish(messages.image_message(some_image(7), tele, FRAME))
     faulty.graph.spin(0.3)
-    assert not {wide, tele} & faulty.stamps_ns
+    assert not {wide, tele}.intersection(faulty.stamps_ns)
     faulty.camera_infos.publish(messages.camera_info_message(CAMERA, wide, FRAME))
     assert faulty.graph.until(lambda: wide in faulty.stamps_ns), faulty.node.log
     faulty.camera_infos.publish(messages.camera_info_message(zoomed, tele, FRAME))

@@ -10,7 +10,7 @@ from tests.ros.rclpy_required import require_rclpy
 require_rclpy()
 
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping.camera_fusion import fuse_views_and_probability
+from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion
 from scene_completion_ros.ros.topics import NODE_NAME
 from tests.ros.camera_to_voxels import SECOND_NS
@@ -35,7 +35,7 @@ def test_the_fused_grid_of_a_moment_is_joined_with_those_before(
 
         def joined(stamp_ns: int, front: int, left: int, x: float) -> FusedFrame:
             views = [rig.view("front", front, stamp_ns), rig.view("left", left, stamp_ns)]
-            voxels, probability = fuse_views_and_probability(
+            voxels, probability = fuse_views(
                 [view.voxels for view in views], [view.probability for view in views], rig.bundle.threshold
             )
             return fusion.fuse(voxels, probability, pose(x))  # the grid is attached to the base

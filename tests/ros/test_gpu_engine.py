@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tests.ros.rclpy_required import require_rclpy
 
@@ -20,32 +21,15 @@ from lifecycle_msgs.msg import Transition
 from scene_completion_ros.inference.gpu.requirements import cuda_devices
 from scene_completion_ros.ros import topics
 from tests.ros import gpu_node
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.camera_to_voxels import FRAME, SECOND_NS, some_image
 from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
-from tests.ros.graph import Graph, NodeUnderTest, start_completion_node
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 no_driver = pytest.mark.skipif(cuda_devices().names is not None, reason="there is an NVIDIA driver here")
 CONFIGURE = Transition.TRANSITION_CONFIGURE
-GPU_NODE = Path(gpu_node.__file__)
+GPU_NODE = gpu_node.__file__
 
-Start = Callable[..., CameraToVoxels]
-
-
-@pytest.fixture
-def start(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> Iterator[Start]:
-    started: list[CameraToVoxels] = []
-
-    def start(*arguments: str, script: Path | None = None) -> CameraToVoxels:
-        def launch(graph: Graph) -> NodeUnderTest:
-            return start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *arguments, script=script)
-
-        started.append(CameraToVoxels(launch))
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.close()
+Start = Callable[..., Any]
 
 
 @pytest.fixture
@@ -61,6 +45,13 @@ def one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
     libraries = os.environ.get("LD_LIBRARY_PATH", "")
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}:{libraries}")
+
+
+@pytest.fixture
+def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The node believes that it has a GPU, until this file is there."""
+    monkeypatch.setenv(gpu_node.FAILS, str(tmp_path / "lost"))
+    return tmp_path / "lost"
 
 
 @no_driver
@@ -104,7 +95,7 @@ def test_gpu_parameters_that_cannot_be_are_refused(start: Start, options: tuple[
 @no_driver
 def test_without_a_gpu_auto_is_the_cpu_and_says_nothing_of_gpus(start: Start) -> None:
     running = start(script=GPU_NODE)
-    running.start(CAMERA)
+    running.start()
     assert "TensorRT" not in running.node.log
     assert "GPU" not in running.node.log
 
@@ -113,7 +104,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_says_nothing_of_gpus(start: Start) ->
 @no_driver
 def test_with_a_gpu_auto_says_why_it_is_not_used(start: Start, one_gpu: None) -> None:
     running = start(script=GPU_NODE)
-    running.start(CAMERA)
+    running.start()
     (line,) = [line for line in running.node.log.splitlines() if "the encoder runs on the CPU" in line]
     assert "WARN" in line
     assert "because TensorRT cannot: engine tensorrt" in line
@@ -121,11 +112,11 @@ def test_with_a_gpu_auto_says_why_it_is_not_used(start: Start, one_gpu: None) ->
     running.answer(running.make_image(some_image(1), SECOND_NS, FRAME))
 
 
-def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(gpu_node.FAILS, "1")
+def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, lost: Path) -> None:
     running = start("-p", "image_qos:=reliable", script=GPU_NODE)
     diagnosed = Diagnosed(running.graph, running.node)
-    running.start(CAMERA)
+    running.start()
+    lost.touch()
     image = running.make_image(some_image(1), SECOND_NS, FRAME)
     running.until_logged("from now on the encoder runs on the CPU", lambda: running.images.publish(image))
     assert "the device was lost while running the encoder" in running.node.log
@@ -141,13 +132,11 @@ def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, monkeypatch: py
     assert "Traceback" not in running.node.log
 
 
-def test_where_tensorrt_alone_is_asked_for_a_lost_gpu_is_an_error(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(gpu_node.FAILS, "1")
+def test_where_tensorrt_alone_is_asked_for_a_lost_gpu_is_an_error(start: Start, lost: Path) -> None:
     running = start("-p", "engine:=tensorrt", "-p", "image_qos:=reliable", script=GPU_NODE)
     diagnosed = Diagnosed(running.graph, running.node)
-    running.start(CAMERA)
+    running.start()
+    lost.touch()
     image = running.make_image(some_image(1), SECOND_NS, FRAME)
     running.until_logged("images cannot be completed any more", lambda: running.images.publish(image))
     diagnosed.until("inference", ERROR, "the device was lost", meanwhile=lambda: running.images.publish(image))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,12 @@ from scene_completion_ros.voxels.cloud import (
     cloud_array_from_message,
     voxels_to_cloud_array,
 )
+from tests.ros import held_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.diagnosed import Diagnosed
 from tests.ros.graph import PATIENCE_S, Graph, start_completion_node
 
+Start = Callable[..., Any]
 LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 90.0, 640, 192)
 
 
@@ -45,7 +48,7 @@ def running(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempP
     log = tmp_path_factory.mktemp("node") / "log"
     running = CameraToVoxels(lambda graph: start_completion_node(graph, log, bundle_folder, grid_file))
     try:
-        running.start(CAMERA)
+        running.start()
         yield running
     finally:
         running.close()
@@ -60,9 +63,10 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
         stage: running.graph.collect(Float64, topics.stage_topic(stage).replace("~", running.output))
         for stage in topics.STAGES
     }
-    running.graph.spin(1.0)  # let the new subscriptions be found
     image = some_image(1)
-    message = running.answer(messages.image_message(image, 12 * SECOND_NS + 345, FRAME))
+    message = running.answer(
+        messages.image_message(image, 12 * SECOND_NS + 345, FRAME), depths, depth_cameras, *times.values()
+    )
 
     assert message.header.frame_id == FRAME
     assert messages.stamp_nanoseconds(message.header.stamp) == 12 * SECOND_NS + 345
@@ -82,7 +86,6 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
         else:
             np.testing.assert_array_equal(received[name], wanted[name])
 
-    assert running.graph.until(lambda: all([depths, depth_cameras, *times.values()])), running.node.log
     assert depths[-1].header == message.header
     shown = expected.shown_depth
     received_depth = np.frombuffer(bytes(depths[-1].data), np.float32).reshape(shown.shape)
@@ -149,7 +152,7 @@ def test_other_calibration_rebuilds_the_model_and_its_warnings_are_logged_once(r
 
 
 def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answer(
-    bundle_folder: Path, grid_file: Path, tmp_path: Path
+    start: Start, bundle_folder: Path, grid_file: Path, tmp_path: Path
 ) -> None:
     own_file = tmp_path / "own.yaml"
     own_file.write_text(
@@ -157,148 +160,131 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
         "other_node:\n  ros__parameters:\n    wheel_radius: 0.1\n",
         encoding="utf-8",
     )
-    log = tmp_path / "log"
-    arguments = ("--params-file", str(own_file))
-    running = CameraToVoxels(lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *arguments))
-    try:
-        running.until_logged("parameter rectifed is unknown and has no effect: did you mean rectified?")
-        assert running.node.log.count("is unknown") == 1
-        running.start(CAMERA)
-        rectified = messages.camera_info_message(replace(CAMERA, fx=250.0, fy=250.0), 0, FRAME)
-        info = messages.camera_info_message(CAMERA, 0, FRAME)
-        info.p = rectified.p
-        running.camera_infos.publish(info)
-        running.graph.spin(1.0)
-        before = running.answer(messages.image_message(some_image(6), SECOND_NS, FRAME))
+    running = start("--params-file", str(own_file))
+    running.until_logged("parameter rectifed is unknown and has no effect: did you mean rectified?")
+    assert running.node.log.count("is unknown") == 1
+    running.start()
+    rectified = messages.camera_info_message(replace(CAMERA, fx=250.0, fy=250.0), 0, FRAME)
+    info = messages.camera_info_message(CAMERA, 0, FRAME)
+    info.p = rectified.p
+    told = Diagnosed(running.graph, running.node)
 
-        refused = running.graph.set_parameters(topics.NODE_NAME, rectified=True, threads=-1)
-        assert not refused.successful
-        assert refused.reason == "parameter threads: -1 lies outside of 0 to 256"
-        same = running.answer(messages.image_message(some_image(6), 2 * SECOND_NS, FRAME))
-        assert same.data == before.data
+    def heard() -> int:
+        return int(told.fresh("calibration")["CameraInfo received since activation"])
 
-        accepted = running.graph.set_parameters(topics.NODE_NAME, rectified=True)
-        assert accepted.successful, accepted.reason
-        after = running.answer(messages.image_message(some_image(6), 3 * SECOND_NS, FRAME))
-        assert after.data != before.data
-        grid, grid_from_camera = read_grid(grid_file)
-        bundle = StudentBundle.load(bundle_folder)
-        camera = camera_from_camera_info(info, rectified=True)
-        completer = Completer(bundle, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1, extrapolate=True)
-        wanted = voxels_to_cloud_array(completer.complete(some_image(6)).voxels)
-        received = cloud_array_from_message(after)
-        for name in "xyz":
-            np.testing.assert_array_equal(received[name], wanted[name])
-        assert "fx 250.0" in running.node.log
-    finally:
-        running.close()
+    before = heard()
+    assert running.graph.repeat(lambda: running.camera_infos.publish(info), lambda: heard() > before)
+    before = running.answer(messages.image_message(some_image(6), SECOND_NS, FRAME))
+
+    refused = running.graph.set_parameters(topics.NODE_NAME, rectified=True, threads=-1)
+    assert not refused.successful
+    assert refused.reason == "parameter threads: -1 lies outside of 0 to 256"
+    same = running.answer(messages.image_message(some_image(6), 2 * SECOND_NS, FRAME))
+    assert same.data == before.data
+
+    accepted = running.graph.set_parameters(topics.NODE_NAME, rectified=True)
+    assert accepted.successful, accepted.reason
+    after = running.answer(messages.image_message(some_image(6), 3 * SECOND_NS, FRAME))
+    assert after.data != before.data
+    grid, grid_from_camera = read_grid(grid_file)
+    bundle = StudentBundle.load(bundle_folder)
+    camera = camera_from_camera_info(info, rectified=True)
+    completer = Completer(bundle, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1, extrapolate=True)
+    wanted = voxels_to_cloud_array(completer.complete(some_image(6)).voxels)
+    received = cloud_array_from_message(after)
+    for name in "xyz":
+        np.testing.assert_array_equal(received[name], wanted[name])
+    assert "fx 250.0" in running.node.log
 
 
-def test_compressed_images_and_sigint(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> None:
+def test_compressed_images_and_sigint(start: Start, bundle_folder: Path, grid_file: Path) -> None:
     """Images of four times the student's resolution are decoded at half their size; the voxels lie where they did."""
     camera = CAMERA.resized(8 * CAMERA.width, 8 * CAMERA.height)
-    log = tmp_path / "log"
-    arguments = ("-p", "image_transport:=compressed")
-    running = CameraToVoxels(
-        lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *arguments), "compressed"
-    )
+    running = start("-p", "image_transport:=compressed", transport="compressed")
     node = running.node
-    try:
-        running.start(camera)
-        image = running.make_image(some_image(4, camera), SECOND_NS, FRAME)
-        answer = running.answer(image)
-        assert answer.header == image.header
-        assert answer.width > 100
-        grid, grid_from_camera = read_grid(grid_file)
-        bundle = StudentBundle.load(bundle_folder)
-        halved = decode_image(image, decoder_shrink(camera, bundle.canonical))
-        assert halved.shape == (camera.height // 2, camera.width // 2, 3)
-        completer = Completer(bundle, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1)
-        received, wanted = cloud_array_from_message(answer), voxels_to_cloud_array(completer.complete(halved).voxels)
-        for name in "xyz":
-            np.testing.assert_array_equal(received[name], wanted[name])
-        np.testing.assert_allclose(received["probability"], wanted["probability"], atol=1e-5)
-        garbage = running.make_image(some_image(4, camera), SECOND_NS, FRAME)
-        garbage.data = garbage.data[:50] + garbage.data[:50]
-        running.until_logged("bad image, 1 so far", lambda: running.images.publish(garbage))
-        image.header.stamp = messages.stamp_message(3 * SECOND_NS)
-        assert running.answer(image).data == answer.data
-        assert node.end(signal.SIGINT) == 0
-        assert "Traceback" not in node.log
-    finally:
-        running.close()
+    running.start(camera)
+    image = running.make_image(some_image(4, camera), SECOND_NS, FRAME)
+    answer = running.answer(image)
+    assert answer.header == image.header
+    assert answer.width > 100
+    grid, grid_from_camera = read_grid(grid_file)
+    bundle = StudentBundle.load(bundle_folder)
+    halved = decode_image(image, decoder_shrink(camera, bundle.canonical))
+    assert halved.shape == (camera.height // 2, camera.width // 2, 3)
+    completer = Completer(bundle, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1)
+    received, wanted = cloud_array_from_message(answer), voxels_to_cloud_array(completer.complete(halved).voxels)
+    for name in "xyz":
+        np.testing.assert_array_equal(received[name], wanted[name])
+    np.testing.assert_allclose(received["probability"], wanted["probability"], atol=1e-5)
+    garbage = running.make_image(some_image(4, camera), SECOND_NS, FRAME)
+    garbage.data = garbage.data[:50] + garbage.data[:50]
+    running.until_logged("bad image, 1 so far", lambda: running.images.publish(garbage))
+    image.header.stamp = messages.stamp_message(3 * SECOND_NS)
+    assert running.answer(image).data == answer.data
+    assert node.end(signal.SIGINT) == 0
+    assert "Traceback" not in node.log
 
 
-def test_results_with_best_effort_and_another_threshold(bundle_folder: Path, grid_file: Path, tmp_path: Path) -> None:
+def test_results_with_best_effort_and_another_threshold(start: Start, bundle_folder: Path, grid_file: Path) -> None:
     threshold = 0.14
-    log = tmp_path / "log"
-    arguments = ("-p", "output_qos:=sensor_data", "-p", f"occupancy_threshold:={threshold}")
-    running = CameraToVoxels(
-        lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *arguments), listen=False
-    )
+    running = start("-p", "output_qos:=sensor_data", "-p", f"occupancy_threshold:={threshold}", listen=False)
     topic = f"{running.output}/voxels"
     running.voxels = running.graph.collect(PointCloud2, topic, qos_profile_sensor_data)
     reliable = running.graph.collect(PointCloud2, topic)
-    try:
-        running.start(CAMERA)
-        answer = running.answer(messages.image_message(some_image(4), SECOND_NS, FRAME))
-        received = cloud_array_from_message(answer)
-        grid, grid_from_camera = read_grid(grid_file)
-        bundle = StudentBundle.load(bundle_folder)
-        counts = []
-        for one in (bundle, replace(bundle, threshold=threshold)):
-            completer = Completer(one, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
-            wanted = voxels_to_cloud_array(completer.complete(some_image(4)).voxels)
-            counts.append(len(wanted))
-        assert 50 < counts[1] == len(received) < 0.9 * counts[0]
-        assert received["probability"].min() >= threshold
-        np.testing.assert_array_equal(received["x"], wanted["x"])
-        assert not reliable  # such a reader does not match
-    finally:
-        running.close()
+    running.start()
+    answer = running.answer(messages.image_message(some_image(4), SECOND_NS, FRAME))
+    received = cloud_array_from_message(answer)
+    grid, grid_from_camera = read_grid(grid_file)
+    bundle = StudentBundle.load(bundle_folder)
+    counts = []
+    for one in (bundle, replace(bundle, threshold=threshold)):
+        completer = Completer(one, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
+        wanted = voxels_to_cloud_array(completer.complete(some_image(4)).voxels)
+        counts.append(len(wanted))
+    assert 50 < counts[1] == len(received) < 0.9 * counts[0]
+    assert received["probability"].min() >= threshold
+    np.testing.assert_array_equal(received["x"], wanted["x"])
+    assert not reliable  # such a reader does not match
 
 
 def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
-    bundle_folder: Path, grid_file: Path, tmp_path: Path
+    start: Start, hold: tuple[Path, Path]
 ) -> None:
-    script = Path(__file__).with_name("slow_node.py")
+    held_while, reached = hold
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    log = tmp_path / "log"
-    arguments = ("-p", "image_qos:=reliable")
-    running = CameraToVoxels(
-        lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *arguments, script=script),
-        camera_info_qos=latched,
-    )
-    node = running.node
-    try:
-        running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))  # once, before the node is there
-        image = messages.image_message(some_image(0), 0, FRAME)
-        running.until_logged("ready for", lambda: running.images.publish(image))
-        assert running.graph.until(lambda: bool(running.voxels)), node.log
-        for number in range(1, 31):
+    running = start("-p", "image_qos:=reliable", script=held_node.__file__, camera_info_qos=latched)
+    node, told = running.node, Diagnosed(running.graph, running.node)
+    running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))  # once, before the node is there
+    image = messages.image_message(some_image(0), 0, FRAME)
+    running.until_logged("ready for", lambda: running.images.publish(image))
+    running.answer(messages.image_message(some_image(0), 1, FRAME))  # after which none is on its way
+    before = int(told.fresh("input")["images received"])
+
+    def show(*numbers: int) -> None:
+        """No more at a time than the subscription keeps."""
+        for number in numbers:
             running.images.publish(messages.image_message(some_image(number), number * SECOND_NS, FRAME))
-            running.graph.spin(0.01)
-        stamps: list[int] = []
+        arrived = before + numbers[-1]
+        assert running.graph.until(lambda: int(told.fresh("input")["images received"]) == arrived), node.log
 
-        def last_arrived() -> bool:
-            stamps[:] = [messages.stamp_nanoseconds(message.header.stamp) for message in running.voxels]
-            return 30 * SECOND_NS in stamps
-
-        assert running.graph.until(last_arrived), node.log
-        of_flood = [stamp for stamp in stamps if stamp]
-        assert of_flood == sorted(set(of_flood))
-        assert len(of_flood) < 20
-        running.images.publish(messages.image_message(some_image(31), 31 * SECOND_NS, FRAME))
-        running.graph.spin(0.1)
-        assert node.end(signal.SIGTERM) == 0
-        counts = re.search(r"received (\d+) images, processed (\d+), dropped (\d+)", node.log)
-        assert counts is not None, node.log
-        received, processed, dropped = map(int, counts.groups())
-        assert processed in (len(stamps), len(stamps) + 1)
-        assert received - dropped - processed in (0, 1)  # one may have been waiting
-        assert received >= 30
-    finally:
-        running.close()
+    held_while.touch()
+    show(1)
+    assert running.graph.until(reached.exists), node.log
+    show(2, 3, 4, 5)
+    show(6, 7, 8, 9)
+    held_while.unlink()
+    assert running.graph.until(lambda: 9 * SECOND_NS in running.stamps_ns), node.log
+    assert [stamp_ns for stamp_ns in running.stamps_ns if stamp_ns > 1] == [SECOND_NS, 9 * SECOND_NS]
+    reached.unlink()
+    held_while.touch()
+    show(10)
+    assert running.graph.until(reached.exists), node.log
+    assert node.end(signal.SIGTERM) == 0
+    counts = re.search(r"received (\d+) images, processed (\d+), dropped (\d+)", node.log)
+    assert counts is not None, node.log
+    received, processed, dropped = map(int, counts.groups())
+    assert received == before + 10 == processed + dropped + 1  # the one in hand
+    assert processed == len(running.stamps_ns)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Rig:
         extrinsics.write_text(EXTRINSICS, encoding="utf-8")
         given = {
             "cameras": "front, left", "grid_frame": "base_link", "extrinsics_file": extrinsics,
-            "camera_timeout": "2.0", "image_qos": "reliable",
+            "camera_timeout": "10.0", "image_qos": "reliable",
         }  # fmt: skip
         arguments = [text for name, value in given.items() for text in ("-p", f"{name}:={value}")]
         self.graph = Graph()
@@ -72,23 +73,31 @@ class Rig:
         self.depths = {name: self.graph.collect(Image, f"{self.output}/depth/{name}/image") for name in NAMES}
 
     def start(self) -> None:
-        def ready() -> bool:
+        def calibrate() -> None:
             for name in NAMES:
                 self.camera_infos[name].publish(messages.camera_info_message(CAMERA, 0, f"{name}_optical"))
-            return self.graph.until(lambda: self.node.log.count("ready for 320x96 images of") == 2, 0.5)
 
-        assert self.graph.until(ready), self.node.log
+        assert self.graph.repeat(calibrate, lambda: self.node.log.count("ready for 320x96 images of") == 2), (
+            self.node.log
+        )
         stamp_ns = SECOND_NS
 
-        def answered() -> bool:
+        def show() -> None:
             nonlocal stamp_ns
             stamp_ns += MILLISECOND_NS
             for name in NAMES:
                 self.send(name, 0, stamp_ns)
-            return self.graph.until(lambda: bool(self.voxels and self.clearing and all(self.depths.values())), 0.5)
 
-        assert self.graph.until(answered), self.node.log
-        self.graph.spin(0.5)
+        assert self.graph.repeat(
+            show, lambda: bool(self.stamped(self.voxels, stamp_ns) and self.clearing and all(self.depths.values()))
+        ), self.node.log
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """A camera is not waited for as long as it takes on a busy machine."""
+        assert self.graph.set_parameters(topics.NODE_NAME, camera_timeout=0.3).successful
+        yield
+        assert self.graph.set_parameters(topics.NODE_NAME, camera_timeout=10.0).successful
 
     def send(self, name: str, seed: int, stamp_ns: int, *, frame: str = "") -> None:
         image = messages.image_message(some_image(seed), stamp_ns, frame or f"{name}_optical")
@@ -99,7 +108,9 @@ class Rig:
 
     def fused(self, **seeds: int) -> SemanticVoxels:
         views = [self.view(name, seed) for name, seed in seeds.items()]
-        return fuse_views([view.voxels for view in views], [view.probability for view in views], self.bundle.threshold)
+        return fuse_views([view.voxels for view in views], [view.probability for view in views], self.bundle.threshold)[
+            0
+        ]
 
     def stamped(self, heard: list[Any], stamp_ns: int) -> list[Any]:
         return [message for message in heard if messages.stamp_nanoseconds(message.header.stamp) == stamp_ns]
@@ -181,9 +192,10 @@ def test_diagnostics_tell_which_camera_is_missing(rig: Rig) -> None:
         rig.camera_infos["front"].publish(messages.camera_info_message(CAMERA, stamp_ns, "front_optical"))
         rig.send("front", 1, stamp_ns)
 
-    left = told.until("input left", ERROR, "no image for", meanwhile=front_alone)
-    assert values(left)["topic"] == f"{rig.graph.namespace}/left/image"
-    told.until("input front", OK, "images/s", meanwhile=front_alone)
+    with rig.impatient():
+        left = told.until("input left", ERROR, "no image for", meanwhile=front_alone)
+        assert values(left)["topic"] == f"{rig.graph.namespace}/left/image"
+        told.until("input front", OK, "images/s", meanwhile=front_alone)
     told.until("inference", OK, "front ready, left ready")
     assert rig.graph.until(lambda: int(values(told.newest["input left"])["sets completed without it"]) > 0)
     assert values(told.newest["input front"])["sets completed without it"] == "0"
@@ -193,8 +205,9 @@ def test_diagnostics_tell_which_camera_is_missing(rig: Rig) -> None:
 def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
     # No image at all: it is waited for once, and from then on left out at once.
     stamp_ns = 20 * SECOND_NS
-    rig.send("front", 3, stamp_ns)
-    assert_same(rig.answer(stamp_ns), rig.fused(front=3))
+    with rig.impatient():
+        rig.send("front", 3, stamp_ns)
+        assert_same(rig.answer(stamp_ns), rig.fused(front=3))
     assert "no image of camera left at the time of the others, 1 so far" in rig.node.log
 
     # It returns: nobody waits for its first image, if that is heard after the one of the other camera.

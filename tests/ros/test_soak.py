@@ -53,7 +53,7 @@ def test_nothing_grows_and_every_image_is_accounted_for(
     bundle_folder: Path, grid_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = tmp_path / "soak.json"
-    given = ["--minutes", "0.2", "--rate", "30", "--threads", "1", "--bundle", str(bundle_folder)]
+    given = ["--minutes", "0.12", "--rate", "30", "--threads", "1", "--bundle", str(bundle_folder)]
     given += ["--grid", str(grid_file), "--largest-growth", str(LARGEST_GROWTH_MB), "--json", str(result)]
     status = soak.main(given)
     printed = capsys.readouterr().out
@@ -69,8 +69,8 @@ def test_nothing_grows_and_every_image_is_accounted_for(
         )
     assert written["completed"] + sum(written["dropped"].values()) == written["received"] <= written["sent"]
     assert set(written["dropped"]) <= {"newer image arrived"}
-    assert len(written["samples"]) > 20
-    assert written["completed"] >= written["samples"][-1]["results"] > 5
+    assert len(written["samples"]) > 8
+    assert written["completed"] >= written["samples"][-1]["results"] > 2
 
 
 def test_what_does_not_grow_is_no_fault() -> None:

@@ -14,6 +14,14 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_training.extraction.bag import Job, extract_bag, fingerprint, finished_report
 from scene_completion_training.extraction.reports import BagReport
 
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere unless the user wants it
+    # Seconds that its processes may take to start: on a busy machine more than Ray's 30 and 60.
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "300",
+}
+STARTS = 5  # of 30 s each, which nothing can change
+
 
 def extract_bags(jobs: Sequence[Job], *, workers: int = 1, ray_address: str | None = None) -> list[BagReport]:
     """Extract bags; those that were extracted before, unchanged and with the same settings, are left alone.
@@ -75,23 +83,38 @@ def _phases(bar: Any, name: str) -> Callable[[str], None]:
     return lambda phase: bar.set_postfix_str(f"{name}: {phase}")
 
 
+def _start(ray: Any, workers: int, ray_address: str | None) -> None:
+    """Start Ray, or join its cluster; what is only slow to start (a bare `Exception` of Ray) is started again."""
+    to_start: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
+    to_join = to_start if ray_address is None else {"address": ray_address}
+    for start in range(STARTS):
+        try:
+            ray.init(**to_join, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:
+            ray.shutdown()
+            slow = "timed out during startup" in str(error)
+            if slow and start < STARTS - 1:
+                continue
+            if not slow and not isinstance(error, ConnectionError | ValueError | RuntimeError):
+                raise
+            where = f"--ray-address {ray_address}"
+            raise SceneCompletionError(
+                f"Ray does not start: {error}", where=where, cure="Check `ray status`"
+            ) from error
+
+
 def _through_ray(
     jobs: Mapping[int, Job], bar: Any, workers: int, ray_address: str | None
 ) -> Iterator[tuple[int, BagReport]]:
     """Yield reports as they come; a worker that dies fails its bag only."""
     if find_spec("ray") is None:
         raise SceneCompletionError("Ray is missing", where="--workers", cure="Install the extra 'train'")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user wants it
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import ray
 
-    try:
-        if ray_address is None:
-            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address=ray_address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"--ray-address {ray_address}"
-        raise SceneCompletionError(f"Ray does not start: {error}", where=where, cure="Check `ray status`") from error
+    _start(ray, workers, ray_address)
     try:
         task = ray.remote(num_cpus=1, max_retries=1)(extract_bag)
         running = {task.remote(job): index for index, job in jobs.items()}

@@ -20,7 +20,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.jit import kernel_threads
-from scene_completion_ros.mapping.camera_fusion import fuse_views_and_probability
+from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_image
 from scene_completion_ros.ros.completion.placements import Placement
@@ -266,7 +266,7 @@ class CompletionThread:
             completion = views[0].completion
             return completion.voxels, lambda: completion.probability
         with kernel_threads(parameters.threads or None):
-            voxels, probability = fuse_views_and_probability(
+            voxels, probability = fuse_views(
                 [view.completion.voxels for view in views],
                 [view.completion.probability for view in views],
                 self._bundle.threshold,

@@ -1,0 +1,228 @@
+"""What is written from the tables of topics and services and from the schema of the parameters.
+
+`python -m scene_completion_ros.ros.documents`, in the repository's root, writes `docs/parameters.md`,
+`config/scene_completion.yaml`, the policy of SROS 2 and the tables of `README.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros.parameters.schema import SCHEMA, ParameterSpec
+from scene_completion_ros.ros.topics import NODE_NAME, SERVICES, STAGES, TOPICS, TopicSpec, stage_topic
+
+COMMAND = "python -m scene_completion_ros.ros.documents"
+DOCUMENTATION = Path("docs/parameters.md")
+PARAMETER_FILE = Path("config/scene_completion.yaml")
+POLICY = Path("config/security/scene_completion.policy.xml")
+README = Path("README.md")
+BEGIN = f"<!-- Made by {COMMAND}: begin -->"
+END = f"<!-- Made by {COMMAND}: end -->"
+WIDTH = 120
+INDENT = "    "
+
+INTRODUCTION = f"""\
+<!-- Made by: {COMMAND} -->
+
+# Parameters of the node
+
+[config/scene_completion.yaml](../config/scene_completion.yaml) holds them all, at their defaults. A value that is not
+allowed keeps the node from starting. A name that the node does not know is warned about in its log, with the nearest
+one that it knows.
+
+A **live** parameter may also be changed while the node runs (`ros2 param set /scene_completion rectified true`). Images
+that arrive from then on are completed with it, those that had arrived before as they would have been. The model is
+built anew for that, as for a new calibration, and images meanwhile replace each other. What cannot be used is refused
+with the reason, and nothing changes: `rectified`, for instance, where the CameraInfo has no projection matrix. A
+**read-only** parameter needs a new start of the node.
+
+"""
+
+
+def documentation(schema: Iterable[ParameterSpec] = SCHEMA) -> str:
+    """All parameters as a page in Markdown."""
+    lines = ["| parameter | type | default | allowed | change | meaning |", "|---|---|---|---|---|---|"]
+    for spec in schema:
+        default = "empty" if spec.default == "" else f"`{json.dumps(spec.default)}`".replace('"', "")
+        allowed = ", ".join(f"`{choice}`" for choice in spec.choices) or spec.allowed
+        cells = (f"`{spec.name}`", spec.type_name, default, allowed, _change(spec), spec.meaning)
+        lines.append(f"| {' | '.join(cells)} |")
+    return INTRODUCTION + "\n".join(lines) + "\n"
+
+
+def parameter_file(schema: Iterable[ParameterSpec] = SCHEMA) -> str:
+    """All parameters at their defaults as a commented parameter file of ROS 2."""
+    lines = ["# Parameters of scene_completion_node, all at their defaults; see also docs/parameters.md."]
+    lines += [f"# Made by: {COMMAND}", "/**:", "  ros__parameters:"]
+    for spec in schema:
+        facts = f"{spec.type_name}, {spec.allowed}; {_change(spec)}"
+        comments = textwrap.wrap(spec.meaning, WIDTH - len(INDENT) - 2, break_long_words=False)
+        lines += [f"{INDENT}# {comment}" for comment in (*comments, facts)]
+        lines.append(f"{INDENT}{spec.name}: {json.dumps(spec.default)}")  # JSON is YAML with everything quoted
+    return "\n".join(lines) + "\n"
+
+
+POLICY_FORM = f"""\
+<?xml version="1.0" encoding="UTF-8"?>
+<!-- Made by: {COMMAND}
+     What scene_completion_node does on the graph, and nothing else: a policy of SROS 2 (docs/security.md says how to
+     use it). Names are those that the node has without remappings and namespace: write the remapped ones here as well,
+     for DDS knows no others. What is marked with a parameter is only used with it: delete it where yours has another
+     value.
+     To be added to what it subscribes to: with transform_source tf2 (and auto, where tf2 says where the camera is) /tf
+     and /tf_static; with topics those that transform_topics and odometry_topics name; with several cameras, in the
+     place of the one, NAME/image (or NAME/image/compressed) and NAME/camera_info for each NAME. They publish
+     ~/depth/NAME/image and ~/depth/NAME/camera_info. -->
+<policy version="0.2.0">
+  <enclaves>
+    <enclave path="/{NODE_NAME}">
+      <profiles>
+        <profile ns="/" node="{NODE_NAME}">
+          <topics subscribe="ALLOW">
+%s
+          </topics>
+          <topics publish="ALLOW">
+%s
+          </topics>
+          <services reply="ALLOW">
+%s
+          </services>
+        </profile>
+      </profiles>
+    </enclave>
+  </enclaves>
+</policy>
+"""
+
+
+def policy() -> str:
+    """What SROS 2 is to allow the node: every entry of the tables, and nothing else."""
+    groups = [[spec for spec in TOPICS if spec.direction == direction] for direction in ("in", "out")]
+    topics = (
+        "\n".join(
+            f"            <topic>{spec.name}</topic>" + (f"  <!-- {spec.only_with} -->" if spec.only_with else "")
+            for spec in group
+        )
+        for group in groups
+    )
+    services = "\n".join(f"            <service>{spec.name}</service>" for spec in SERVICES)
+    return POLICY_FORM % (*topics, services)
+
+
+def tables() -> str:
+    """Topics, services and parameters of the node, in Markdown."""
+    topics = ["| topic | type | | |", "|---|---|---|---|"]
+    for _, group in groupby((spec for spec in TOPICS if spec.meaning), _row_of):
+        topics.append(_topic_row(next(group)))
+    services = ["| service | type | |", "|---|---|---|"]
+    services += [_row(f"`{spec.name}`", _short(spec.type_name), spec.meaning) for spec in SERVICES if spec.meaning]
+    parameters = ["| parameter | default | | |", "|---|---|---|---|"]
+    for parameter in SCHEMA:
+        default = "empty" if parameter.default == "" else f"`{json.dumps(parameter.default)}`".replace('"', "")
+        change = "live" if parameter.live else ""
+        parameters.append(_row(f"`{parameter.name}`", default, change, _first_sentence(parameter.meaning)))
+    common = [spec.name for spec in TOPICS if not spec.meaning] + [spec.name for spec in SERVICES if not spec.meaning]
+    managed = ", ".join(f"`{name}`" for name in common)
+    return "\n".join(
+        (
+            *topics,
+            "",
+            *services,
+            "",
+            f"And what every managed node of ROS 2 has: {managed}.",
+            "",
+            "<details>",
+            f"<summary>All {len(SCHEMA)} parameters: <em>live</em> ones may be changed while the node runs</summary>",
+            "",
+            *parameters,
+            "",
+            "</details>",
+        )
+    )
+
+
+def with_tables(readme: str) -> str:
+    """The text of the README with the tables of now between their markers.
+
+    Raises:
+        SceneCompletionError: It does not have both markers once, in order.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after or END in after:
+        raise SceneCompletionError(
+            "does not have the markers of the tables once each",
+            where=str(README),
+            cure=f"Write {BEGIN} and {END} into it",
+        )
+    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+
+
+def write(root: Path) -> None:
+    """Write all of them into a checkout.
+
+    Args:
+        root: The repository's root.
+
+    Raises:
+        SceneCompletionError: There are no such folders, or there is no README with markers.
+    """
+    readme = root / README
+    if not readme.is_file():
+        cure = "Name the root of a checkout of this repository."
+        raise SceneCompletionError(f"has no {README}", where=str(root), cure=cure)
+    texts = {
+        README: with_tables(readme.read_text(encoding="utf-8")),
+        DOCUMENTATION: documentation(),
+        PARAMETER_FILE: parameter_file(),
+        POLICY: policy(),
+    }
+    for path in texts:
+        if not (root / path).parent.is_dir():
+            raise SceneCompletionError(
+                f"has no folder {path.parent}", where=str(root), cure="Name the root of a checkout of this repository."
+            )
+    for path, text in texts.items():
+        (root / path).write_text(text, encoding="utf-8")
+
+
+def _change(spec: ParameterSpec) -> str:
+    return "live" if spec.live else "read-only"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _row_of(spec: TopicSpec) -> str:
+    """What the stages share, so that they have one row."""
+    return "stages" if spec.name in map(stage_topic, STAGES) else spec.name
+
+
+def _topic_row(spec: TopicSpec) -> str:
+    name, meaning = spec.name, spec.meaning
+    if _row_of(spec) == "stages":
+        name, meaning = stage_topic("<stage>"), f"milliseconds that a stage took: {', '.join(STAGES)}"
+    facts = [f"with `{spec.only_with}`"] if spec.only_with else []
+    facts += ["latched"] if spec.latched else []
+    return _row(f"`{name}`", _short(spec.type_name), spec.direction, "; ".join((meaning, *facts)))
+
+
+def _short(type_name: str) -> str:
+    return type_name.rpartition("/")[2]
+
+
+def _first_sentence(text: str) -> str:
+    return f"{text.partition('. ')[0].rstrip('.')}."
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, default=Path(), help="root of the checkout")
+    write(parser.parse_args().root)

@@ -1,0 +1,147 @@
+"""What is written from the tables, compared with what is in the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.documents import (
+    BEGIN,
+    COMMAND,
+    DOCUMENTATION,
+    END,
+    PARAMETER_FILE,
+    POLICY,
+    README,
+    documentation,
+    parameter_file,
+    policy,
+    tables,
+    with_tables,
+    write,
+)
+from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters, ParameterSpec
+from scene_completion_ros.ros.topics import SERVICES, STAGES, TOPICS, stage_topic
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLES = (
+    ParameterSpec("fraction", 0.5, "A fraction.", bounds=(0.0, 1.0), live=True),
+    ParameterSpec("mode", "off", "A mode.", choices=("off", "on")),
+    ParameterSpec("file", "", "A file " + "with a long story " * 20 + "to tell.", path="file"),
+)
+
+
+def first_cells(text: str) -> list[str]:
+    """What stands in the first cells of the tables, without the quotes around it."""
+    return [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+
+
+def empty_checkout(root: Path) -> None:
+    for path in (DOCUMENTATION, POLICY):
+        (root / path).parent.mkdir(parents=True)
+    (root / README).write_text(f"# Title\n\n{BEGIN}\nold\n{END}\nrest\n", encoding="utf-8")
+
+
+def test_the_repository_holds_what_the_tables_make() -> None:
+    for path, made in ((DOCUMENTATION, documentation()), (PARAMETER_FILE, parameter_file()), (POLICY, policy())):
+        assert (REPOSITORY / path).read_text(encoding="utf-8") == made, f"run {COMMAND}"
+    readme = (REPOSITORY / README).read_text(encoding="utf-8")
+    assert with_tables(readme) == readme, f"run {COMMAND}"
+
+
+def test_parameter_file_holds_every_parameter_at_its_default() -> None:
+    document = yaml.safe_load(parameter_file())
+    assert document == {"/**": {"ros__parameters": asdict(NodeParameters())}}
+
+
+def test_every_parameter_has_a_row_with_all_that_is_known_of_it() -> None:
+    rows = {line.split("`")[1]: line for line in documentation().splitlines() if line.startswith("| `")}
+    assert list(rows) == [spec.name for spec in SCHEMA]
+    for spec in SCHEMA:
+        assert rows[spec.name].count(" | ") == 5
+        assert spec.meaning in rows[spec.name]
+        assert f"| {spec.type_name} |" in rows[spec.name]
+        assert ("| live |" in rows[spec.name]) == spec.live != ("| read-only |" in rows[spec.name])
+        assert all(f"`{choice}`" in rows[spec.name] for choice in spec.choices)
+
+
+def test_kinds_that_the_node_does_not_have_yet() -> None:
+    assert "| `fraction` | double | `0.5` | 0.0 to 1.0 | live | A fraction. |" in documentation(SAMPLES)
+    assert "| `mode` | string | `off` | `off`, `on` | read-only | A mode. |" in documentation(SAMPLES)
+    text = parameter_file(SAMPLES)
+    assert yaml.safe_load(text)["/**"]["ros__parameters"] == {"fraction": 0.5, "mode": "off", "file": ""}
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_write_leaves_everything_else_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(SceneCompletionError, match=r"has no README\.md"):
+        write(tmp_path)
+    readme = tmp_path / README
+    for text in ("nothing", f"{BEGIN} but no end", f"{END} before {BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"):
+        readme.write_text(text, encoding="utf-8")
+        with pytest.raises(SceneCompletionError, match="markers"):
+            write(tmp_path)
+    readme.write_text(f"{BEGIN}{END}", encoding="utf-8")
+    with pytest.raises(SceneCompletionError, match="has no folder docs"):
+        write(tmp_path)
+    empty_checkout(tmp_path)
+    write(tmp_path)
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(f"# Title\n\n{BEGIN}\n\n| topic |")
+    assert text.endswith(f"\n{END}\nrest\n")
+    assert "\nold\n" not in text
+    assert (tmp_path / PARAMETER_FILE).read_text(encoding="utf-8") == parameter_file()
+    write(tmp_path)
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def test_the_command_needs_no_ros(tmp_path: Path) -> None:
+    empty_checkout(tmp_path)
+    without_ros = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(('rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs')));"
+        "runpy.run_module('scene_completion_ros.ros.documents', run_name='__main__')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", without_ros]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / DOCUMENTATION).read_text(encoding="utf-8") == documentation()
+
+
+def test_everything_has_a_row_or_is_named_once() -> None:
+    stages = {stage_topic(stage) for stage in STAGES}
+    described = [spec.name for spec in TOPICS if spec.meaning and spec.name not in stages]
+    at = described.index(topics.DROPPED) + 1
+    expected = [*described[:at], stage_topic("<stage>"), *described[at:]]
+    expected += [spec.name for spec in SERVICES if spec.meaning]
+    expected += [spec.name for spec in SCHEMA]
+    text = tables()
+    assert first_cells(text) == expected
+    (managed,) = (line for line in text.splitlines() if line.startswith("And what every managed node"))
+    for spec in (*TOPICS, *SERVICES):
+        assert spec.meaning or f"`{spec.name}`" in managed
+    assert all(stage in text for stage in STAGES)
+
+
+def test_no_name_is_there_twice() -> None:
+    listed = [spec.name for spec in (*TOPICS, *SERVICES)]
+    assert len(set(listed)) == len(listed)
+
+
+def test_the_page_of_the_node_has_every_topic_and_service_with_its_type() -> None:
+    rows = [line for line in (REPOSITORY / "docs" / "node.md").read_text(encoding="utf-8").splitlines() if "|" in line]
+    stages = {stage_topic(stage) for stage in STAGES}
+    for spec in (*TOPICS, *SERVICES):
+        if not spec.meaning or spec.name == "/clock":
+            continue
+        name = stage_topic("<stage>") if spec.name in stages else spec.name
+        package, _, kind = spec.type_name.split("/")
+        assert any(f"`{name}`" in row.split("|")[1] and f"{package}/{kind}" in row for row in rows), spec
