@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
 from scene_completion_ros.geometry import Camera
@@ -186,6 +187,16 @@ def _stages_of(kind: type[TrainedField]) -> list[str]:
     return [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
 
 
+def trained_viewpoint(source: Path) -> Viewpoint:
+    """The viewpoint of a student bundle (its folder) or a checkpoint.
+
+    Raises:
+        BundleError: It is neither.
+        ConfigurationError: The bundle's grid is none of a training.
+    """
+    return Viewpoint.of_bundle(StudentBundle.load(source)) if source.is_dir() else Checkpoint.read(source).viewpoint
+
+
 @dataclass(frozen=True, eq=False)
 class TrainedWeights:
     """What a training starts from.
@@ -199,12 +210,8 @@ class TrainedWeights:
     link: Mapping[str, Tensor]
 
     @staticmethod
-    def read(source: Path, voxel_size: float) -> TrainedWeights:
+    def read(source: Path) -> TrainedWeights:
         """Reads the folder of a student bundle, or a checkpoint of any stage.
-
-        Args:
-            source: Folder or file.
-            voxel_size: δ of the opacity, metres.
 
         Raises:
             BundleError: It is neither.
@@ -212,9 +219,17 @@ class TrainedWeights:
         if source.is_dir():
             bundle = StudentBundle.load(source)
             weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
-            return TrainedWeights(weights, link_of_calibration(bundle.calibration, voxel_size))
+            return TrainedWeights(weights, link_of_calibration(bundle.calibration, bundle.grid.voxel_size))
         stored = Checkpoint.read(source)
         return TrainedWeights(stored.state, stored.link)
+
+    def with_prior_of(self, encoder: EncoderDecoder) -> TrainedWeights:
+        """The weights with their mean depth at the resolution of an encoder, whose camera may be another one."""
+        name = next((name for name in self.field if name.endswith("encoder.prior")), None)
+        if name is None or self.field[name].shape == encoder.prior.shape or self.field[name].ndim != 4:
+            return self
+        prior = functional.interpolate(self.field[name], encoder.prior.shape[2:], mode="bilinear")
+        return dataclasses.replace(self, field={**self.field, name: prior})
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """Weights of a part of the field, without the part's name."""

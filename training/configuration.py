@@ -1,19 +1,24 @@
 """Training configurations: what a YAML file may say for every stage, and how it is read."""
 
 # No postponed annotations here: the configuration parser resolves those of a base class in the wrong module.
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jsonargparse
 import yaml
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.data.module import DataSettings
+from scene_completion_training.checkpoints import trained_viewpoint
+from scene_completion_training.data.module import DataSettings, load_sequence, matching
+from scene_completion_training.data.recorded_camera import viewpoint_of
 from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.networks.encoder_decoder import TrunkName
 from scene_completion_training.stages import DEFAULT_STAGE, stage_class
-from scene_completion_training.viewpoint import Viewpoint
+from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Viewpoint, VolumeSettings
+
+Completed = TypeVar("Completed", bound="Configuration")
 
 
 @dataclass
@@ -51,15 +56,15 @@ class RenderSettings:
         every: Steps between rendered ones; dense depth and occupancy are in every step.
         patches: 8×8 patches per image (32 in BTS on KITTI raw: 2048 rays).
         samples: Samples per ray.
-        near: Nearest sample, metres.
-        far: Farthest sample, metres.
+        near: Nearest sample, metres; by default that of the volume.
+        far: Farthest sample, metres; by default that of the volume.
     """
 
     every: int = 1
     patches: int = 8
     samples: int = 64
-    near: float = 3.0
-    far: float = 80.0
+    near: float | None = None
+    far: float | None = None
 
 
 @dataclass
@@ -68,6 +73,9 @@ class Configuration:
 
     Attributes:
         stage: Name of the stage, see `scene_completion_training.stages`.
+        camera: The canonical camera; "auto" takes field of view and height above the ground from the recordings. By
+            default that of what the training starts from, and otherwise the street's.
+        volume: The space that is completed; by default as the camera. What is left out is to the measure of its height.
         losses: Loss weights.
         render: Rendering at training time.
         encoder: Trunk of the encoder: "efficientnet_lite0", or "resnet50" and "vision_transformer" as in the papers.
@@ -88,7 +96,7 @@ class Configuration:
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
         pretrained: Start the trunk from its ImageNet weights.
-        voxel_size: δ of the opacity, metres.
+        voxel_size: δ of the opacity, metres; by default the voxels of the volume.
         data: Sequences and samples.
         prior_steps: Steps in which the head is first fitted without images.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
@@ -107,6 +115,8 @@ class Configuration:
     """
 
     stage: str = DEFAULT_STAGE
+    camera: CameraSettings | Literal["auto"] | None = None
+    volume: VolumeSettings | None = None
     losses: LossWeights = field(default_factory=LossWeights)
     render: RenderSettings = field(default_factory=RenderSettings)
     encoder: TrunkName = "efficientnet_lite0"
@@ -124,7 +134,7 @@ class Configuration:
     half_resolution_steps: int = 0
     warmup: int = 200
     pretrained: bool = True
-    voxel_size: float = 0.2
+    voxel_size: float | None = None
     data: DataSettings = field(default_factory=DataSettings)
     prior_steps: int = 1000
     ema_decay: float = 0.0
@@ -141,12 +151,73 @@ class Configuration:
     output: str = "runs/out"
 
     def viewpoint(self) -> Viewpoint:
-        """The canonical camera, and the volume that is completed."""
-        return Viewpoint()
+        """The canonical camera, and the volume that is completed.
 
-    def completed(self) -> "Configuration":
-        """The configuration with what follows from other trainings that it names."""
-        return self
+        Raises:
+            ConfigurationError: They contradict each other, or are left to recordings: see `completed`.
+        """
+        camera = self.camera or CameraSettings()
+        if camera == "auto" or "auto" in (camera.field_of_view, camera.height_above_ground):
+            raise ConfigurationError("auto", where="camera", cure="Complete the configuration first")
+        return Viewpoint.of_settings(camera, self.volume or VolumeSettings())
+
+    def looks_through(self) -> str:
+        """Checkpoint of a field that stays as it is, and whose viewpoint is therefore this training's; or nothing."""
+        return ""
+
+    def completed(self: Completed) -> Completed:
+        """The configuration with what follows from recordings, and from other trainings that it names.
+
+        Raises:
+            ConfigurationError: Camera and volume contradict each other, the recordings, or the other trainings.
+            BundleError: The other training is none.
+        """
+        viewpoint = self._chosen()
+        camera, volume = viewpoint.settings
+        extent, views = viewpoint.volume, self.data.views
+        behind, ahead = self.data.fusion.along(extent)
+        far_metres, encoder_metres = views.metres_along(viewpoint)
+        render = dataclasses.replace(
+            self.render, near=self.render.near or extent.near, far=self.render.far or extent.far
+        )
+        data = dataclasses.replace(
+            self.data,
+            fusion=dataclasses.replace(self.data.fusion, metres_behind=behind, metres_ahead=ahead),
+            views=dataclasses.replace(views, far_metres=far_metres, encoder_metres=encoder_metres),
+        )
+        return dataclasses.replace(
+            self,
+            camera=camera,
+            volume=volume,
+            render=render,
+            data=data,
+            voxel_size=self.voxel_size or extent.voxel_size,
+        )
+
+    def _chosen(self) -> Viewpoint:
+        """The viewpoint of a field that is looked through, or the one asked for, or that of what it starts from."""
+        fixed = self.looks_through()
+        asked = self.camera is not None or self.volume is not None
+        if fixed and (self.camera == "auto" or not asked):
+            return trained_viewpoint(Path(fixed))
+        if not asked:
+            return trained_viewpoint(Path(self.start_from)) if self.start_from else Viewpoint()
+        camera = CameraSettings() if self.camera is None else self.camera
+        if camera == "auto":
+            camera = CameraSettings(field_of_view="auto", height_above_ground="auto")
+        auto = "auto" in (camera.field_of_view, camera.height_above_ground)
+        root = Path(self.data.root)
+        recordings = [load_sequence(root, source) for source in matching(root, self.data.sources)] if auto else []
+        viewpoint, said = viewpoint_of(camera, self.volume or VolumeSettings(), recordings)
+        for line in (*said, f"canonical camera: {viewpoint}") if said else ():
+            print(line)
+        if fixed and viewpoint != trained_viewpoint(Path(fixed)):
+            raise ConfigurationError(
+                f"others than those of {fixed}",
+                where="camera, volume",
+                cure="Leave them out: they are taken from there",
+            )
+        return viewpoint
 
     def check(self) -> None:
         """Refuses what cannot be trained; a stage adds checks of its own.
@@ -160,6 +231,13 @@ class Configuration:
                 "in no checkpoint",
                 where="steps",
                 cure="Change one of them",
+            )
+        camera = self.viewpoint().camera
+        if self.half_resolution_steps and (camera.width % (2 * ENCODER_STEP) or camera.height % (2 * ENCODER_STEP)):
+            raise ConfigurationError(
+                f"{camera.width}x{camera.height} pixels cannot be halved",
+                where="camera.width, camera.height",
+                cure=f"Take multiples of {2 * ENCODER_STEP}, or half_resolution_steps=0",
             )
         if self.ema_decay and self.ema_start >= self.steps:
             raise ConfigurationError(

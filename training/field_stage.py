@@ -95,6 +95,9 @@ class FieldStage(lightning.LightningModule):
         self.settings = settings
         self.viewpoint = settings.viewpoint()
         self.camera = self.viewpoint.camera
+        volume, render = self.viewpoint.volume, settings.render
+        self.voxel_size = settings.voxel_size or volume.voxel_size
+        self.near, self.far = render.near or volume.near, render.far or volume.far
         self.link = OccupancyLink(settings.losses.occupancy_offset)
 
     def data_needs(self) -> DataNeeds:
@@ -143,7 +146,7 @@ class FieldStage(lightning.LightningModule):
         Raises:
             BundleError: The weights are those of another network.
         """
-        weights = TrainedWeights.read(Path(source), self.settings.voxel_size)
+        weights = TrainedWeights.read(Path(source)).with_prior_of(self.encoder)
         try:
             self.take(weights)
         except RuntimeError as error:
@@ -292,8 +295,8 @@ class FieldStage(lightning.LightningModule):
             batch["roles"][:, :half],
             patches=render.patches,
             samples=render.samples,
-            near=render.near,
-            far=render.far,
+            near=self.near,
+            far=self.far,
             generator=generator,
         )
 
@@ -319,7 +322,7 @@ class FieldStage(lightning.LightningModule):
         if losses.sparsity or losses.emptiness:
             logit = field.density_logit(self.volume(batch, generator))
             if losses.sparsity:
-                terms["sparsity"] = mean_opacity(density_of_logit(logit), self.settings.voxel_size)
+                terms["sparsity"] = mean_opacity(density_of_logit(logit), self.voxel_size)
             if losses.emptiness and losses.occupancy:
                 terms["emptiness"] = free_cross_entropy(self.link(logit), (batch["weight"] > 0).any(dim=1))
         return terms

@@ -50,7 +50,9 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     lightning.seed_everything(configuration.seed)
     stage = make_stage(configuration)
     configuration, needs = stage.settings, stage.data_needs()
-    data = SequencesData(configuration.data, configuration.steps, configuration.seed, **vars(needs))
+    data = SequencesData(
+        configuration.data, configuration.steps, configuration.seed, viewpoint=configuration.viewpoint(), **vars(needs)
+    )
     record = TrainingRecord(dataclasses.asdict(configuration) | stage.remembered(), data)
     trainer = _trainer(configuration, record, fast_dev_run)
     last = Path(configuration.output) / "checkpoints" / "last.ckpt"

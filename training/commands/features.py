@@ -52,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    configuration = read_configuration(args.config, args.overrides)
+    configuration = read_configuration(args.config, args.overrides).completed()
     backbone = Backbone(args.model, args.layer, args.device)
-    data = SequencesData(configuration.data, configuration.steps, configuration.seed)
-    camera = data.viewpoint.camera
+    viewpoint = configuration.viewpoint()
+    data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
+    camera = viewpoint.camera
     manifest = canonical_manifest(backbone, camera, cell=args.cell, variants=args.variants, seed=args.seed)
     store = FeatureStore.create(args.output, manifest)
     data.setup("fit")

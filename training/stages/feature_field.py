@@ -218,7 +218,7 @@ class FeatureFieldStage(SingleImageStage):
         frozen = self.settings.features.freeze_density
         with torch.no_grad() if frozen else nullcontext():
             rendered = render_rays(
-                seen, rays, samples=render.samples, near=render.near, far=render.far, generator=generator
+                seen, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
             )
         terms = self._feature_terms(seen, rendered, cells, batch)
         if not frozen:

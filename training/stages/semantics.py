@@ -67,13 +67,18 @@ class SemanticsConfiguration(Configuration):
     forces: Literal["estimated", "kitti_360"] = "estimated"
     pairs: list[str] = field(default_factory=lambda: ["self", "similar", "random"])
 
+    def looks_through(self) -> str:
+        """The feature field."""
+        return self.features_from
+
     def completed(self) -> SemanticsConfiguration:
         """They look through a trained field: its network and the size of its images are what they are there."""
+        completed = super().completed()
         if not self.features_from:
-            return self
+            return completed
         stored = Checkpoint.read(Path(self.features_from))
         return dataclasses.replace(
-            self,
+            completed,
             encoder=stored.trunk,
             encoder_weights=stored.configuration.get("encoder_weights", ""),
             hidden=stored.configuration.get("hidden", self.hidden),

@@ -64,6 +64,10 @@ class StudentConfiguration(MultiViewConfiguration):
     teacher: str = ""
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
+    def looks_through(self) -> str:
+        """A student sees what its teacher sees."""
+        return self.teacher
+
     def check(self) -> None:
         """Refuses a student without a teacher, and one that would learn depth before it starts."""
         super().check()
@@ -220,5 +224,5 @@ class StudentStage(SingleImageStage):
             if settings.space == "density":
                 loss = density_distillation(*densities, valid, limit=settings.limit)
             else:
-                loss = opacity_distillation(*densities, valid, voxel_size=self.settings.voxel_size)
+                loss = opacity_distillation(*densities, valid, voxel_size=self.voxel_size)
         return {"distillation": loss}

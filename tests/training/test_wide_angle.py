@@ -1,0 +1,137 @@
+"""A delivery robot with two fisheyes of 120°, 0.4 m above the ground: recorded, trained, exported, completed with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import VoxelGrid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import LossWeights, RenderSettings
+from scene_completion_training.data.module import DataSettings, SequenceSource
+from scene_completion_training.data.view_batches import ViewSettings
+from scene_completion_training.export import export_bundle
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.street_world.camera_rig import LEFT, make_rig
+from scene_completion_training.street_world.drive import StreetDrive
+from scene_completion_training.viewpoint import CameraSettings, Viewpoint, Volume
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of four frames through a training town."""
+    drive = StreetDrive(0, 4, make_rig(256, 192, kind="delivery"), supersampling=1, rate_hz=20.0)
+    folder = tmp_path_factory.mktemp("towns") / "sequence"
+    drive.sequence(assets=()).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configuration(town: Path, tmp_path_factory: pytest.TempPathFactory) -> SingleViewConfiguration:
+    folder = tmp_path_factory.mktemp("robot")
+    return SingleViewConfiguration(
+        camera="auto",
+        data=DataSettings(
+            root=str(town.parent),
+            sources=[SequenceSource("sequence")],
+            cache=str(folder / "prepared"),
+            workers=0,
+            views=ViewSettings(occupancy_points=4096),
+        ),
+        losses=LossWeights(emptiness=0.1),
+        render=RenderSettings(patches=1, samples=8),
+        steps=STEPS,
+        half_resolution_steps=STEPS,
+        checkpoint_every=STEPS,
+        prior_steps=120,
+        picture_every=0,
+        pretrained=False,
+        output=str(folder / "run"),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(configuration: SingleViewConfiguration) -> Path:
+    return train(configuration, threads=1)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    folder = tmp_path_factory.mktemp("bundles") / "robot"
+    return export_bundle(trained, folder, name="robot", licence="Apache-2.0", provenance={})
+
+
+@pytest.fixture(scope="module")
+def completion(bundle: StudentBundle, town: Path) -> Completion:
+    """What the robot completes of one of its own images, lens and all."""
+    drive = PosedSequence.load(town)
+    completer = Completer(bundle, drive.cameras[LEFT], engine="onnxruntime", threads=1)
+    assert completer.warnings == []
+    return completer.complete(drive.image(2, LEFT))
+
+
+def test_the_checkpoint_remembers_the_robots_camera(trained: Path, configuration: SingleViewConfiguration) -> None:
+    viewpoint = Checkpoint.read(trained).viewpoint
+    assert viewpoint.height_above_ground == 0.4 and viewpoint.volume == Volume.to_measure(0.4)
+    assert math.degrees(viewpoint.camera.horizontal_fov) == pytest.approx(100.0, abs=0.01)
+    assert Checkpoint.read(trained).configuration["render"]["near"] == viewpoint.volume.near
+    assert configuration.completed().viewpoint() == viewpoint  # a training that resumes finds the same
+
+
+def test_the_bundle_is_the_robots(bundle: StudentBundle) -> None:
+    canonical = bundle.canonical
+    assert math.degrees(canonical.horizontal_fov) == pytest.approx(100.0, abs=0.01)
+    assert (canonical.width, canonical.height) == (160, 64)  # images were halved to the end
+    assert bundle.height_above_ground == 0.4
+    assert bundle.grid == VoxelGrid((0.0, -6.4, -0.55), 0.05, (256, 256, 32))
+    assert (bundle.point_code.near, bundle.point_code.far, bundle.depth_range) == (0.75, 20.0, (0.75, 20.0))
+
+
+def test_it_completes_the_ground_where_it_is(completion: Completion) -> None:
+    grid = completion.voxels.grid
+    assert np.isfinite(completion.alpha).all() and len(completion.voxels)
+    x, y, z = grid.axis_centres()
+    ahead, beside = (x > 1.5) & (x < 4.0), np.abs(y) < 0.5
+    by_height = completion.probability[ahead][:, beside].mean(axis=(0, 1))
+    surface = (completion.voxels.state == VoxelState.SURFACE)[ahead][:, beside]
+    heights = np.broadcast_to(z, surface.shape)[surface]
+    assert np.median(heights) == pytest.approx(-0.4, abs=0.06)
+    assert by_height[z > -0.2].max() < 0.5 * by_height[z < -0.3].max()
+
+
+def test_what_starts_from_it_has_its_camera(
+    bundle: StudentBundle, trained: Path, configuration: SingleViewConfiguration
+) -> None:
+    robot = Checkpoint.read(trained).viewpoint
+    for source in (bundle.folder, trained):
+        after = SingleViewConfiguration(start_from=str(source), pretrained=False)
+        assert after.completed().viewpoint() == robot
+    # With another camera its mean depth is resized.
+    other = dataclasses.replace(
+        configuration,
+        start_from=str(bundle.folder),
+        camera=CameraSettings(width=256, height=64, field_of_view=90.0),
+    )
+    stage = make_stage(other)
+    stage.load(str(bundle.folder))
+    assert stage.camera.width == 256 and stage.encoder.prior.shape[2:] == (32, 128)
+
+
+def test_sizes_that_cannot_be_halved_are_refused(configuration: SingleViewConfiguration) -> None:
+    odd = dataclasses.replace(configuration, camera=CameraSettings(width=96, height=96))
+    with pytest.raises(ConfigurationError, match="96x96 pixels cannot be halved. Take multiples of 64"):
+        make_stage(odd)
+    assert make_stage(dataclasses.replace(odd, half_resolution_steps=0)).viewpoint.camera.width == 96
+    assert make_stage(dataclasses.replace(configuration, camera=None)).viewpoint == Viewpoint()
