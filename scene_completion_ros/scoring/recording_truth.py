@@ -120,11 +120,6 @@ class LidarTruth:
     def __exit__(self, *_: object) -> None:
         self._lidar.__exit__()
 
-    @property
-    def recorded(self) -> bool:
-        """Whether the recording has a LiDAR."""
-        return self._lidar.topic is not None
-
     def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
         """Depth of the LiDAR's points for an image; later calls should not go back in time."""
         points = self._points_camera(stamp_ns, frame_id)
