@@ -72,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.occupancy_plots import FrameProfiles, write_plots
     from scene_completion_training.evaluation.occupancy_run import (
         RunSettings,
+        as_json,
         calibrate_model,
         evaluate,
+        markdown,
         open_recording,
     )
-    from scene_completion_training.evaluation.occupancy_tables import as_json, markdown
 
     _check_occupancy_arguments(args)
     data = os.environ.get(SHARED_DATA)

@@ -63,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Cluster, name, score, print and write."""
     from scene_completion_training.evaluation.deployed_labels import DeployedLabels
     from scene_completion_training.evaluation.occupancy_run import open_recording
-    from scene_completion_training.evaluation.semantic_evaluation import score
-    from scene_completion_training.evaluation.semantic_tables import as_json, markdown
+    from scene_completion_training.evaluation.semantic_evaluation import as_json, markdown, score
 
     _check(args)
     groups = {"towns": args.data, "windows": window_folders(args)}

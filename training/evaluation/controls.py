@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -178,12 +178,12 @@ def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
     return np.asarray(depth, dtype=np.float32)
 
 
-def measured_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
-    """Depth of the stereo pair by semi-global matching."""
+def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> NDArray[np.float32]:
+    """Depth of a side of the stereo pair by semi-global matching."""
     left, right, baseline = stereo_pair(sequence)
     grey = [cv2.cvtColor(sequence.image(index, name), cv2.COLOR_RGB2GRAY) for name in (left, right)]
     first, second = (np.asarray(image, dtype=np.uint8) for image in grey)
-    return stereo_depth(first, second, sequence.cameras[left].fx, baseline)
+    return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)
 
 
 def depth_of_model(model: DensityModel) -> DepthSource:

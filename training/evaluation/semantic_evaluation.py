@@ -7,9 +7,9 @@ training recordings as well. Test labels are only ever compared with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,17 @@ from scene_completion_ros.evaluation.cluster_assignment import (
     match_one_to_one,
 )
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, SEMANTIC_KITTI_TO_COMMON
-from scene_completion_ros.evaluation.semantic_completion import SemanticCompletionMetric
+from scene_completion_ros.evaluation.semantic_completion import CompletionScores, SemanticCompletionMetric
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.clustering.clusters import Clusters, fit_clusters
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
+from scene_completion_training.evaluation.occupancy_run import exact_frames
 from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, surface_points
-from scene_completion_training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth, voxel_truth
+from scene_completion_training.evaluation.tables import defined_values, percent, table
+from scene_completion_training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth
 
 Naming = Literal["hungarian", "covering", "majority"]
 _MATCHES: dict[Naming, Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]] = {
@@ -264,10 +266,8 @@ def score(
 def truths(recordings: Sequence[PosedSequence], every: int = 1) -> Iterator[tuple[PosedSequence, int, VoxelTruth]]:
     """Frames of recordings that have ground truth voxels."""
     for sequence in recordings:
-        for index in range(0, len(sequence), every):
-            truth = voxel_truth(sequence, index)
-            if truth is not None:
-                yield sequence, index, truth
+        for index, truth in exact_frames(sequence, every):
+            yield sequence, index, truth
 
 
 def common_classes(truth: VoxelTruth) -> NDArray[np.uint8]:
@@ -285,3 +285,52 @@ def voxel_centres(grid: VoxelGrid, grid_from_camera: RigidTransform, asked: NDAr
     """Centres [N, 3] of the voxels asked for [X, Y, Z], in order, metres, optical frame of the reference camera."""
     centres = np.asarray(grid.origin) + (np.argwhere(asked) + 0.5) * grid.voxel_size
     return np.asarray(grid_from_camera.inverse().apply(centres), np.float32)
+
+
+Results: TypeAlias = Mapping[tuple[str, str], tuple[ScoredModel, SemanticCompletionMetric]]
+"""(recordings, model) -> the model and its counts."""
+
+
+def markdown(results: Results) -> str:
+    """A table for each set of recordings and each way of naming clusters, and one of the classes."""
+    parts = []
+    for group in dict.fromkeys(group for group, _ in results):
+        for naming in get_args(Naming):
+            rows, classes = [], []
+            named = [found for (of, _), found in results.items() if of == group and naming in found[0].namings]
+            if not named:
+                continue
+            for model, metric in named:
+                scores = metric.compute(model.names(naming))
+                rows.append([model.name, *_columns(scores)])
+                largest = scores[max(scores)]
+                classes.append([model.name, *map(percent, largest.class_iou.values())])
+            ranges = sorted(scores)
+            header = " / ".join(f"{range_m:g}" for range_m in ranges)
+            titles = ("mIoU", "mIoU of present", "mIoU where found", "IoU")
+            columns = ["method", *(f"{title}, {header} m" for title in titles)]
+            parts.append(f"{group}, clusters named by {naming}, in percent\n\n{table(columns, rows)}")
+            names = list(largest.class_iou)
+            caption = f"{group}, clusters named by {naming}, IoU of classes at {max(ranges):g} m, in percent"
+            parts.append(f"{caption}\n\n{table(['method', *names], classes)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(results: Results, arguments: dict[str, Any]) -> dict[str, Any]:
+    """All scores, and the counts that they follow from."""
+    entries = []
+    for (group, name), (model, metric) in results.items():
+        for naming in model.namings:
+            names = model.names(naming)
+            for range_m, scores in metric.compute(names).items():
+                entry = {"recordings": group, "method": name, "naming": naming, "range_m": range_m}
+                entries.append({**entry, "class_of_label": names.tolist(), **defined_values(asdict(scores))})
+    return {"arguments": arguments, "scores": entries}
+
+
+def _columns(scores: Mapping[float, CompletionScores]) -> list[str]:
+    ordered = [scores[range_m] for range_m in sorted(scores)]
+    return [
+        " / ".join(percent(getattr(entry, name)) for entry in ordered)
+        for name in ("mean_iou", "mean_iou_of_present", "mean_iou_of_found", "iou")
+    ]

@@ -133,5 +133,6 @@ def percent(value: float) -> str:
 
 
 def defined_values(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with None for those that are not defined."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+    """The values, also those of values, with None for those that are not defined."""
+    nested = {key: defined_values(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in nested.items()}

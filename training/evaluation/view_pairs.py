@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +18,8 @@ from scene_completion_ros.evaluation.feature_consistency import warp_from_depth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.prepared import world_mask
-from scene_completion_training.data.stereo import stereo_depth, stereo_pair
+from scene_completion_training.data.stereo import stereo_pair
+from scene_completion_training.evaluation.controls import measured_depth
 from scene_completion_training.evaluation.density_model import reference_camera
 
 LATER, PARTNER = "{step} frames later", "stereo partner"
@@ -99,7 +99,10 @@ def view_depth(sequence: PosedSequence, index: int, name: str, camera: Camera) -
         SequenceError: There is neither exact depth nor a stereo pair.
     """
     exact = sequence.asset(index, "depth") if name == reference_camera(sequence) else None
-    depth = _matched(sequence, index, name) if exact is None else np.asarray(exact, np.float32)
+    if exact is None:
+        depth = measured_depth(sequence, index, "right" if name == stereo_pair(sequence)[1] else "left")
+    else:
+        depth = np.asarray(exact, np.float32)
     mask = world_mask(sequence, index, name)
     if mask is not None:
         depth = np.where(mask > 0, depth, np.float32(0.0))
@@ -107,11 +110,3 @@ def view_depth(sequence: PosedSequence, index: int, name: str, camera: Camera) -
     nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
     column, row = np.clip(nearest, 0, (depth.shape[1] - 1, depth.shape[0] - 1)).transpose(2, 0, 1)
     return np.where(inside, depth[row, column], np.float32(0.0))
-
-
-def _matched(sequence: PosedSequence, index: int, name: str) -> NDArray[np.float32]:
-    left, right, baseline = stereo_pair(sequence)
-    grey = [cv2.cvtColor(sequence.image(index, camera), cv2.COLOR_RGB2GRAY) for camera in (left, right)]
-    first, second = (np.asarray(image, np.uint8) for image in grey)
-    side = "right" if name == right else "left"
-    return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)

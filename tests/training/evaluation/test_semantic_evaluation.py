@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,12 @@ from scene_completion_training.evaluation.density_model import IDENTITY, Observa
 from scene_completion_training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
+    as_json,
     common_classes,
     field_of_view,
     fit_models,
     label_volume,
+    markdown,
     named_by,
     score,
     truths,
@@ -93,3 +97,16 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
         ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
         named_by([PaintedWall()], 0.5, [Clusters(np.eye(2, dtype=np.float32))], [make_street(assets=("lidar",))])
+
+
+def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:
+    results = {("towns", fitted.name): (fitted, score([fitted], [street])[0])}
+    text = markdown(results)
+    assert (
+        "| painted wall | 6.7 / 6.7 / 6.7 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 | 100.0 / 100.0 / 100.0 |"
+        in text
+    )
+    content = json.loads(json.dumps(as_json(results, {"seed": 0}), allow_nan=False))
+    (entry,) = [e for e in content["scores"] if (e["naming"], e["range_m"]) == ("majority", 51.2)]
+    assert entry["mean_iou"] == pytest.approx(1 / 15) and entry["class_of_label"] == [0, CAR, CAR]
+    assert entry["class_iou"]["road"] is None
