@@ -20,7 +20,7 @@ from scene_completion_ros.voxels.occupancy import logit_of_density, opacity, pro
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE
 from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.evaluation.place_prior_fit import FrameEvidence, fit_place_prior, mean_prior
+from scene_completion_training.evaluation.stereo_calibration import FrameEvidence, fit_place_prior, mean_prior
 from tests.inference.small_bundle import make_small_bundle, road_head
 from tests.training.synthetic_scene import CAMERA_HEIGHT
 
