@@ -8,7 +8,6 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 OF_SEVERAL_MODULES = {
     "inference/gpu/test_tensorrt_rtx.py": "names and builds of TensorRT-RTX itself, by which stand-ins are measured",
-    "inference/test_query.py": "query_kernel.py and its readable twin",
     "report/test_page_in_browser.py": "the whole page, with its JavaScript",
     "ros/launching/test_launch_files.py": "the files of launch/, read",
     "ros/launching/test_launch_runs.py": "the files of launch/, run",

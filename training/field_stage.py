@@ -23,9 +23,12 @@ from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
+from scene_completion_training.losses.emptiness import free_cross_entropy
 from scene_completion_training.losses.fused_occupancy import occupancy_cross_entropy
-from scene_completion_training.losses.rendered_views import stereo_depth_loss, view_synthesis_losses
-from scene_completion_training.losses.sparsity import free_cross_entropy, mean_opacity
+from scene_completion_training.losses.photometric import photometric_loss
+from scene_completion_training.losses.smoothness import edge_aware_smoothness
+from scene_completion_training.losses.sparsity import mean_opacity
+from scene_completion_training.losses.stereo_depth import stereo_depth_loss
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
@@ -33,6 +36,7 @@ from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField, TrainedField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.prior_fit import fit_prior
+from scene_completion_training.rendering.colours import synthesised_patches
 from scene_completion_training.rendering.patches import RenderedPatches, render_patches
 from scene_completion_training.rendering.sampling import sample_view_volume
 
@@ -315,7 +319,9 @@ class FieldStage(lightning.LightningModule):
                 terms["stereo_depth"] = stereo_depth_loss(field, rendered, batch)
             if losses.photometric or losses.smoothness:
                 sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
-                terms |= view_synthesis_losses(field, self.loss_camera, rendered, batch, sources)
+                seen = synthesised_patches(field, self.loss_camera, rendered, batch, sources)
+                terms["smoothness"] = edge_aware_smoothness(seen.depth, seen.observed)
+                terms["photometric"] = photometric_loss(seen.observed, seen.rendered, seen.invalid)
         if losses.occupancy:
             logit = self.link(field.density_logit(batch["points"]))
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])

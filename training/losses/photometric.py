@@ -48,21 +48,6 @@ def photometric_error(target: Tensor, rendered: Tensor) -> Tensor:
     return error.reshape(count, sources, *error.shape[1:])
 
 
-def invalid_rays(weights: Tensor, invalid: Tensor, *, threshold: float = 0.9) -> Tensor:
-    """`weight_guided` policy: a ray is invalid if more than 0.9 of its weight is invalid in every source view.
-
-    Args:
-        weights: Compositing weights [B, R, K].
-        invalid: Per sample and source, true where no colour could be sampled [B, S, R, K].
-        threshold: Invalid mass above which a source view cannot supervise the ray.
-
-    Returns:
-        Flags [B, R].
-    """
-    mass = (weights[:, None] * invalid).sum(dim=-1)  # [B, S, R]
-    return (mass > threshold).all(dim=1)
-
-
 def photometric_loss(target: Tensor, rendered: Tensor, invalid: Tensor) -> Tensor:
     """mean_p [min_v e_v · (1 − invalid_p)] over patch pixels (BTS, equation 6).
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scene_completion_training.networks.observed_field import ObservedField
+from scene_completion_training.rendering.patches import RenderedPatches, invalid_rays, observed_values
+
 
 def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
     """Mean log(1 + |d − h| / (1 + h/10)) over rays that have a hint.
@@ -21,3 +24,11 @@ def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
         return rendered.sum() * 0.0
     error = (rendered - hint).abs() / (1.0 + 0.1 * hint)
     return torch.log1p(error)[valid].mean()
+
+
+def stereo_depth_loss(field: ObservedField, rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:
+    """Rendered against stereo depth of the loss views, but for rays that end where no encoder view looks."""
+    hint = observed_values(batch["hints"][:, :, None], rendered)[..., 0]
+    outside = ~field.in_view(rendered.points).reshape(rendered.weights.shape)
+    guessed = invalid_rays(rendered.weights.detach(), outside[:, None])
+    return log_depth_loss(rendered.depth, torch.where(guessed, torch.zeros_like(hint), hint))

@@ -99,3 +99,27 @@ def composite_features(features: Tensor, weights: Tensor) -> Tensor:
     """
     share = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-6)
     return torch.einsum("brk,brkc->brc", share, features.reshape(*weights.shape, -1))
+
+
+def invalid_rays(weights: Tensor, invalid: Tensor, *, threshold: float = 0.9) -> Tensor:
+    """`weight_guided` policy: a ray is invalid if more than 0.9 of its weight is invalid in every source view.
+
+    Args:
+        weights: Compositing weights [B, R, K].
+        invalid: Per sample and source, true where no colour could be sampled [B, S, R, K].
+        threshold: Invalid mass above which a source view cannot supervise the ray.
+
+    Returns:
+        Flags [B, R].
+    """
+    mass = (weights[:, None] * invalid).sum(dim=-1)  # [B, S, R]
+    return (mass > threshold).all(dim=1)
+
+
+def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:
+    """Values [B, R, C] of views [B, V, C, H, W] at the rays' pixels, or the nearest ones."""
+    rays = rendered.rays
+    pixel = rays.pixel.round().long() if rays.pixel.is_floating_point() else rays.pixel
+    u, v = pixel[..., 0], pixel[..., 1]
+    index = torch.arange(u.shape[0], device=u.device)[:, None].expand_as(u)
+    return views[index, rays.view, :, v, u]

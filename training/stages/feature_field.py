@@ -23,8 +23,6 @@ from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.foundation.targets import LiveTargets
 from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
-from scene_completion_training.losses.photometric import invalid_rays
-from scene_completion_training.losses.rendered_views import observed_values
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.downsampler import ArtefactField, SalienceDownsampler
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
@@ -32,6 +30,8 @@ from scene_completion_training.rendering.patches import (
     RenderedPatches,
     composite_features,
     heaviest_samples,
+    invalid_rays,
+    observed_values,
     render_rays,
 )
 from scene_completion_training.rendering.rays import sample_cell_rays

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scene_completion_training.losses.photometric import invalid_rays, photometric_error, photometric_loss
+from scene_completion_training.losses.photometric import photometric_error, photometric_loss
 
 
 def test_photometric_is_zero_for_equal_images_and_takes_the_best_source() -> None:
@@ -30,12 +30,6 @@ def test_photometric_weights_l1_with_fifteen_percent() -> None:
     similarity = (2 * a * b + c1) * (2 * covariance + c2) / ((a * a + b * b + c1) * (variance_a + variance_b + c2))
     expected = 0.85 * (1 - similarity) / 2 + 0.15 * 0.4
     assert photometric_error(target, rendered)[0, 0, 4, 4].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_ray_is_invalid_only_if_every_source_lacks_more_than_ninety_percent() -> None:
-    weights = torch.tensor([[[0.9, 0.1], [0.95, 0.05], [0.95, 0.05]]])  # [B, R, K]
-    invalid = torch.tensor([[[[True, False]] * 3, [[True, False], [True, False], [False, False]]]])  # [B, S, R, K]
-    assert invalid_rays(weights, invalid).tolist() == [[False, True, False]]
 
 
 def test_invalid_rays_do_not_count() -> None:

@@ -5,16 +5,8 @@ import math
 import pytest
 import torch
 
-from scene_completion_training.losses.sparsity import free_cross_entropy, mean_opacity
+from scene_completion_training.losses.sparsity import mean_opacity
 
 
 def test_mean_opacity_of_equal_densities() -> None:
     assert mean_opacity(torch.full((1, 3), 5.0), 0.2).item() == pytest.approx(1 - math.exp(-1.0))
-
-
-def test_emptiness_is_the_cross_entropy_against_free() -> None:
-    logit = torch.tensor([[0.0, math.log(3.0)], [5.0, 5.0]], requires_grad=True)  # p = 1/2 and 3/4
-    loss = free_cross_entropy(logit, torch.tensor([True, False]))
-    assert loss.item() == pytest.approx((math.log(2.0) + math.log(4.0)) / 4.0)
-    loss.backward()
-    assert logit.grad is not None and torch.all(logit.grad[1] == 0.0)  # nothing is known of the second sample
