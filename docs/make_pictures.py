@@ -44,6 +44,7 @@ from scene_completion_ros.report.rviz_views import (
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.launching.rviz_config import BUNDLED_DRIVE, REPLAY
 from scene_completion_ros.ros.replay.playback import Playback
+from scene_completion_ros.ros.topics import DIAGNOSTICS
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 PICTURES = Path("docs/pictures")
@@ -81,10 +82,11 @@ class Completed:
 
 
 class Listener:
-    """Keeps the newest map and clearing points of each stamp."""
+    """Keeps the newest map and clearing points of each stamp; the node knows of it when it is there."""
 
     def __init__(self, node_name: str) -> None:
         import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
         from nav_msgs.msg import OccupancyGrid
         from rclpy.executors import SingleThreadedExecutor
         from sensor_msgs.msg import PointCloud2
@@ -100,8 +102,15 @@ class Listener:
         self._news = threading.Condition()
         for kind, topic, qos in ((OccupancyGrid, "occupancy_grid", LATCHED_QOS), (PointCloud2, "clearing", 10)):
             self._node.create_subscription(kind, f"{node_name}/{topic}", lambda m, t=topic: self._keep(t, m), qos)
+        self._node.create_subscription(DiagnosticArray, DIAGNOSTICS, self._learn, 10)
+        self._topics = {f"subscribers of {node_name}/{topic}" for topic in ("occupancy_grid", "clearing")}
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
+        with self._news:  # what nobody subscribed to, the node does not compute
+            found = self._news.wait_for(lambda: not self._topics, PATIENCE_S)
+        if not found:
+            self.close()
+            raise SceneCompletionError(f"{node_name} has not found its listener", cure="Look at the node's log")
 
     def of(self, topic: str, stamp_ns: int) -> Any:
         """The message of an image; waits for it."""
@@ -117,6 +126,12 @@ class Listener:
         self._node.destroy_node()
         self._context.try_shutdown()
         self._context.destroy()
+
+    def _learn(self, message: Any) -> None:
+        values = [pair for status in message.status for pair in status.values]
+        with self._news:
+            self._topics -= {pair.key for pair in values if pair.value not in ("", "0")}
+            self._news.notify_all()
 
     def _keep(self, topic: str, message: Any) -> None:
         from scene_completion_ros.ros.messages import stamp_nanoseconds

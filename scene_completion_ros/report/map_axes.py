@@ -56,7 +56,7 @@ class MapScale:
         """Column and row of a point in metres, margin included; far outside of the picture, some far one."""
         column = MARGIN + (self.y_range[1] - y) * self.pixels_per_metre
         row = MARGIN + (self.x_range[1] - x) * self.pixels_per_metre
-        return int(np.clip(round(column), -20000, 20000)), int(np.clip(round(row), -20000, 20000))
+        return min(max(round(column), -20000), 20000), min(max(round(row), -20000), 20000)
 
 
 def _tick_values(low: float, high: float, step: float) -> list[float]:
