@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
@@ -52,3 +55,10 @@ def labelled_road(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
 @pytest.fixture(scope="session")
 def flat_road(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return make_small_bundle(tmp_path_factory.mktemp("bundle") / "flat_road", head=flat_road_head())
+
+
+@pytest.fixture(scope="session")
+def short_road(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """The same on a small grid, for tests that look at no voxels."""
+    grid = dataclasses.replace(DEFAULT_GRID, origin=(0.0, -6.4, -2.2), shape=(64, 64, 16))
+    return make_small_bundle(tmp_path_factory.mktemp("bundle") / "short_road", head=flat_road_head(), grid=grid)

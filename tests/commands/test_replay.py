@@ -88,9 +88,9 @@ def test_the_bags_lidar_is_drawn_where_it_stands(tmp_path: Path, flat_road: Stud
     assert left.mean() == pytest.approx(POLE[0, 1], abs=0.3)
 
 
-def test_unusable_images_are_dropped_and_counted(tmp_path: Path, flat_road: StudentBundle) -> None:
+def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: StudentBundle) -> None:
     bag, output = record(tmp_path / "drive", frames=2, broken=True), tmp_path / "out"
-    assert replay(bag, output, flat_road, "--offline") == 0
+    assert replay(bag, output, short_road, "--offline") == 0
     statistics = statistics_of(output)
     assert statistics["frames_in"] == 5
     assert statistics["frames_out"] == 2
@@ -109,7 +109,7 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, flat_road: Stud
     ],
 )
 def test_stamps_that_repeat_or_go_back(
-    tmp_path: Path, flat_road: StudentBundle, stamps: list[int], completed: int
+    tmp_path: Path, short_road: StudentBundle, stamps: list[int], completed: int
 ) -> None:
     image = np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8)
     with BagWriter(tmp_path / "drive") as writer:
@@ -118,16 +118,16 @@ def test_stamps_that_repeat_or_go_back(
         for number, stamp_ns in enumerate(stamps):
             recorder.image(image, stamp_ns, START_NS + number * STEP_NS, topic=TOPIC)
     with BagReader(tmp_path / "drive") as reader:
-        statistics = replay_offline(reader, TOPIC, Completer(flat_road, reader.camera_for(TOPIC)))
+        statistics = replay_offline(reader, TOPIC, Completer(short_road, reader.camera_for(TOPIC)))
     assert statistics.frames_out == completed
     assert statistics.dropped["stamp went back"] == len(stamps) - completed
 
 
 def test_a_rate_is_refused_offline(
-    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
-    assert replay(bag, output, flat_road, "--offline", "--rate", "2") == 2
+    assert replay(bag, output, short_road, "--offline", "--rate", "2") == 2
     assert "--rate" in capsys.readouterr().err
     assert not output.exists()
 
@@ -177,34 +177,34 @@ def test_every_nth_image_is_used(tmp_path: Path) -> None:
 
 
 def test_several_image_topics_need_a_name(
-    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = record(tmp_path / "drive", frames=1, cameras=2)
-    assert replay(bag, tmp_path / "out", flat_road, "--offline") == 2
+    assert replay(bag, tmp_path / "out", short_road, "--offline") == 2
     error = capsys.readouterr().err
     assert TOPIC in error
     assert "/camera_1/image_raw" in error
-    assert replay(bag, tmp_path / "out", flat_road, "--offline", "--image-topic", TOPIC) == 0
+    assert replay(bag, tmp_path / "out", short_road, "--offline", "--image-topic", TOPIC) == 0
 
 
 def test_without_camera_info_a_camera_file_is_needed(
-    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tests.commands.test_complete import CANONICAL, YAML
 
     bag = record(tmp_path / "drive", frames=1, calibrated=False)
-    assert replay(bag, tmp_path / "out", flat_road, "--offline") == 2
+    assert replay(bag, tmp_path / "out", short_road, "--offline") == 2
     assert "no CameraInfo" in capsys.readouterr().err
     (tmp_path / "camera.yaml").write_text(YAML.format(c=CANONICAL))
-    assert replay(bag, tmp_path / "out", flat_road, "--offline", "--camera", str(tmp_path / "camera.yaml")) == 0
+    assert replay(bag, tmp_path / "out", short_road, "--offline", "--camera", str(tmp_path / "camera.yaml")) == 0
 
 
-def test_nothing_is_overwritten(tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
     bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
-    assert replay(bag, output, flat_road, "--offline") == 0
+    assert replay(bag, output, short_road, "--offline") == 0
     page = (output / "report" / "index.html").read_bytes()
     capsys.readouterr()
-    assert replay(bag, output, flat_road, "--offline") == 2
+    assert replay(bag, output, short_road, "--offline") == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert (output / "report" / "index.html").read_bytes() == page
 
@@ -246,8 +246,8 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
         assert len(list(reader.messages([VOXELS_TOPIC]))) >= pictures
 
 
-def test_a_wrong_number_of_steps_is_refused(tmp_path: Path, flat_road: StudentBundle) -> None:
-    assert replay(tmp_path, tmp_path / "out", flat_road, "--offline", "--every", "0") == 2
+def test_a_wrong_number_of_steps_is_refused(tmp_path: Path, short_road: StudentBundle) -> None:
+    assert replay(tmp_path, tmp_path / "out", short_road, "--offline", "--every", "0") == 2
 
 
 def test_the_bags_cloud_is_that_of_the_voxels(tmp_path: Path, flat_road: StudentBundle) -> None:

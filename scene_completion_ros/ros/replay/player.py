@@ -161,7 +161,7 @@ class Player:
                 heard = partial(self._inputs.others_heard_by, self._process.full_name)
                 self._spin(time.perf_counter() + OTHERS_TIMEOUT_S, heard)
                 return
-            if self._answers.heard:
+            if self._answers.heard or self._last_drop:
                 period_s *= 2.0  # the newest is answered at last, however slow the machine
 
     def _warm(self, sent: SentImage) -> bool:
