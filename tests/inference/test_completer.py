@@ -78,11 +78,11 @@ def test_a_distorted_camera_sees_the_scene_of_an_ideal_one() -> None:
     place, _ = ideal.project(lens.unproject(lens.pixel_centres()))
     bent = cv2.remap(images[0], *np.moveaxis(place, -1, 0).astype(np.float32), cv2.INTER_CUBIC)
 
+    near = dataclasses.replace(student.grid, shape=(128, *student.grid.shape[1:]))
+
     def occupied(camera: Camera, image: np.ndarray) -> np.ndarray:
-        return (
-            Completer(student, camera, engine="onnxruntime", threads=1).complete(image).voxels.state
-            >= VoxelState.SURFACE
-        )
+        completer = Completer(student, camera, grid=near, engine="onnxruntime", threads=1)
+        return completer.complete(image).voxels.state >= VoxelState.SURFACE
 
     def iou(found: np.ndarray) -> float:
         return float((found & expected).sum() / (found | expected).sum())
@@ -114,12 +114,13 @@ def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Pat
         assert voxels.class_names == student.class_names
         assert voxels.class_colours == student.class_colours
         assert (voxels.label.dtype, voxels.confidence.dtype) == (np.uint8, np.float32)
-        points = voxels.grid_from_camera.inverse().apply(voxels.points_grid().astype(np.float64))
+        some = slice(None, None, 7)  # the reference takes its time
+        points = voxels.grid_from_camera.inverse().apply(voxels.points_grid()[some].astype(np.float64))
         logits = label_logits_reference(features, points, student.head, student.point_code, CANONICAL)
         label, confidence = most_likely(logits)
-        assert len(np.unique(label)) > 3
-        assert np.mean(voxels.label != label) < 1e-3
-        np.testing.assert_allclose(voxels.confidence, confidence, atol=1e-3)
+        assert len(label) > 1_000 and len(np.unique(label)) > 3
+        assert np.mean(voxels.label[some] != label) < 1e-3
+        np.testing.assert_allclose(voxels.confidence[some], confidence, atol=1e-3)
 
 
 def test_rays_do_not_get_fewer_with_a_smaller_image_of_the_network(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,8 +41,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
 
 @pytest.fixture(scope="session")
 def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where kernels lie that were compiled once."""
-    return tmp_path_factory.mktemp("libraries")
+    """Where kernels lie that were compiled once, by whichever worker."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    (shared / "libraries").mkdir(exist_ok=True)
+    return shared / "libraries"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,13 +60,15 @@ def compiled_library(sizes: KernelSizes, folder: Path, *changed: tuple[str, str]
     name = hashlib.sha256((text + repr(sizes)).encode()).hexdigest()[:16]
     library = folder / f"{name}.so"
     if not library.exists():
-        compile_for_the_cpu(text, library, "-fPIC", "-shared", *sizes.definitions())
+        made = library.with_name(f"{name}.{os.getpid()}")  # of this process, until it is whole
+        compile_for_the_cpu(text, made, "-fPIC", "-shared", *sizes.definitions())
+        made.replace(library)
     return library
 
 
 def compile_for_the_cpu(text: str, target: Path, *options: str) -> None:
     """Compile C++ with the shim for CUDA."""
-    source = target.with_suffix(".cpp")
+    source = target.with_name(f"{target.name}.cpp")
     source.write_text(text, encoding="utf-8")
     subprocess.run(
         [
