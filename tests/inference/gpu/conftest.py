@@ -97,12 +97,27 @@ def picture(seed: int = 0) -> np.ndarray:
     return np.ascontiguousarray(coarse.repeat(8, axis=0).repeat(8, axis=1))
 
 
-@pytest.fixture
-def build(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
-    """Makes a completer on the GPU."""
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that the first who builds fills for the tests after it."""
+    return tmp_path_factory.mktemp("module") / "engines"
 
+
+@pytest.fixture
+def build(bundle: GpuStudent, cuda: HostCuda, engines: Path) -> Build:
+    """Makes a completer on the GPU."""
+    return _builder(bundle, engines)
+
+
+@pytest.fixture
+def build_anew(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
+    """Makes one whose cache, the test's own, is empty."""
+    return _builder(bundle, tmp_path / "engines")
+
+
+def _builder(bundle: GpuStudent, cache: Path) -> Build:
     def made(precision: str = "fp16", engine: str = "tensorrt", *, graphs: bool = False) -> Completer:
-        gpu = EngineOptions(precision=precision, cache=tmp_path / "engines", graphs=graphs)
+        gpu = EngineOptions(precision=precision, cache=cache, graphs=graphs)
         return Completer(bundle, SMALL, engine=engine, threads=1, gpu=gpu)
 
     return made

@@ -159,14 +159,14 @@ def test_a_grid_that_the_kernels_cannot_count_is_for_the_cpu(
 
 
 def test_kernels_that_the_driver_does_not_take_are_told_with_the_cure(
-    build: Build, compiler: HostCompiler, cuda: HostCuda, monkeypatch: pytest.MonkeyPatch
+    build_anew: Build, compiler: HostCompiler, cuda: HostCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of_a_newer_compiler(sizes: Any, compute_capability: Any, *, check: Any) -> Any:
         check(kernels.CompiledKernels(b"of CUDA 99", sizes.kernels, {}, "NVRTC"))
 
     monkeypatch.setattr(kernel_provision, "compile_kernels", of_a_newer_compiler)
     with pytest.raises(GpuError, match="what NVRTC made does not load.*a compiler that is no newer"):
-        build()
+        build_anew()
 
 
 def test_a_gpu_that_the_bundle_does_not_use_is_told_of(
@@ -180,20 +180,20 @@ def test_a_gpu_that_the_bundle_does_not_use_is_told_of(
 
 
 def test_kernels_are_compiled_once_for_one_gpu(
-    build: Build, compiler: HostCompiler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    build_anew: Build, compiler: HostCompiler, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     for _ in range(2):
-        build()
+        build_anew()
         gc.collect()
     assert [sizes.half_features for sizes in compiler.compiled] == [True]
-    build("fp32")
+    build_anew("fp32")
     assert [sizes.half_features for sizes in compiler.compiled] == [True, False]
     (kept,) = (
         path for path in (tmp_path / "engines").glob("kernels-*") if b'"half_features": true' in path.read_bytes()
     )
     kept.write_bytes(kept.read_bytes()[:-1])
-    build()
+    build_anew()
     assert len(compiler.compiled) == 3
     assert f"{kept} is not used: it has" in caplog.text
     caplog.clear()  # a record holds the error, which holds the frames, which hold the encoder
@@ -210,12 +210,12 @@ MUTANTS = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_kernels_that_miss_the_gate_are_refused_with_the_numbers(
-    build: Build, compiler: HostCompiler, tmp_path: Path, mutant: str
+    build_anew: Build, compiler: HostCompiler, tmp_path: Path, mutant: str
 ) -> None:
     changed, said = MUTANTS[mutant]
     compiler.changed = (changed,)
     with pytest.raises(GpuError, match=rf"voxel query does not compute what the CPU computes: .*{said}[ .\d]* where"):
-        build()
+        build_anew()
     assert not list((tmp_path / "engines").glob("kernels-*"))
 
 
@@ -229,11 +229,11 @@ def test_what_is_not_a_number_on_one_map_misses() -> None:
 
 
 def test_with_auto_the_cpu_takes_over_from_kernels_that_miss(
-    build: Build, compiler: HostCompiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    build_anew: Build, compiler: HostCompiler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiler.changed = (MUTANTS["density"][0],)
     monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
-    assert build(engine="auto").engine in ("openvino", "onnxruntime")
+    assert build_anew(engine="auto").engine in ("openvino", "onnxruntime")
     assert "alpha error is" in caplog.text
     caplog.clear()
 
@@ -263,29 +263,31 @@ def test_with_auto_the_cpu_takes_over_where_the_grid_does_not_fit(
 
 
 def test_kernels_that_do_not_load_are_compiled_again(
-    build: Build, compiler: HostCompiler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    build_anew: Build, compiler: HostCompiler, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    build()
+    build_anew()
     (kept,) = (tmp_path / "engines").glob("kernels-*")
     header = read_header(kept)
     write_sealed(kept, {"key": header["key"], "record": header["record"]}, b"code of another driver")
-    build()
+    build_anew()
     assert len(compiler.compiled) == 2
     assert f"{kept} is not used: GPU: loading the kernels failed" in caplog.text
 
 
-def test_cached_kernels_need_no_compiler(build: Build, compiler: HostCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
-    build()
+def test_cached_kernels_need_no_compiler(
+    build_anew: Build, compiler: HostCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_anew()
     monkeypatch.setattr(kernel_provision, "compile_kernels", kernels.compile_kernels)
     monkeypatch.setattr(kernels, "find_nvrtc", lambda: None)
     monkeypatch.setenv("PATH", "")
-    assert build().complete(picture()).alpha.any()
+    assert build_anew().complete(picture()).alpha.any()
 
 
 def test_another_head_is_compared_anew(
-    build: Build, bundle: GpuStudent, compiler: HostCompiler, tmp_path: Path
+    build_anew: Build, bundle: GpuStudent, compiler: HostCompiler, tmp_path: Path
 ) -> None:
-    build()
+    build_anew()
     other = dataclasses.replace(bundle, sha256={**bundle.sha256, HEAD: "0" * 64})
     Completer(other, SMALL, engine="tensorrt", threads=1, gpu=EngineOptions(cache=tmp_path / "engines"))
     assert len(compiler.compiled) == 2
@@ -304,7 +306,7 @@ def test_what_a_failed_image_may_have_overwritten_is_not_given_out(build: Build,
 
 
 def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
-    build: Build,
+    build_anew: Build,
     bundle: GpuStudent,
     compiler: HostCompiler,
     tmp_path: Path,
@@ -321,7 +323,7 @@ def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
         assert [line.rsplit(" ", 2)[-2:] == said.split()[-2:] for line in lines if ".engine " in line] == [True, True]
         (alpha,) = (line for line in lines if line.startswith("alpha error against the CPU's voxel query: "))
         assert 0.0 < float(alpha.split(": ")[1].split(",")[0]) < 1e-3
-    build()
+    build_anew()
     assert len(compiler.compiled) == 1
 
 
@@ -338,12 +340,12 @@ def test_a_student_that_the_kernels_cannot_run_is_refused_when_configured(
 
 
 def test_without_a_compiler_kernels_have_to_be_there_when_configured(
-    bundle: GpuStudent, build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bundle: GpuStudent, build_anew: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(encoder, "require", lambda flavour: None)
     monkeypatch.setattr(kernel_provision, "has_compiler", lambda: False)
     options = EngineOptions(cache=tmp_path / "engines")
     with pytest.raises(GpuError, match="neither NVRTC nor nvcc.*nvidia-cuda-nvrtc"):
         check_engine(bundle, "tensorrt", options, bundle.grid)
-    build()  # of another machine, say: with a compiler
+    build_anew()  # of another machine, say: with a compiler
     check_engine(bundle, "tensorrt", options, bundle.grid)
