@@ -34,7 +34,6 @@ OF_SEVERAL_MODULES = {
     "training/stages/test_known_stages.py": "the registry of stages, and what all stages promise",
     "training/stages/test_stages.py": "stages that learn densities, and what they share",
     "training/test_training.py": "the command in processes of its own",
-    "training/test_wide_angle.py": "a robot's rig, from recording to completion",
 }
 """Files that test several modules together, or what is no module, with what that is."""
 

@@ -13,10 +13,13 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.runner import train
+from scene_completion_training.stages.teacher import TeacherConfiguration
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
 from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import STEPS, small_training
 from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, ray_cast
 
 
@@ -63,3 +66,10 @@ def feature_field_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5)
     file = tmp_path_factory.mktemp("runs") / "mine" / "checkpoints" / "last.ckpt"
     return save_checkpoint(file, field, "feature_field", half_resolution_steps=3, steps=3)
+
+
+@pytest.fixture(scope="session")
+def teacher(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a teacher of a few steps, which drew one picture."""
+    output = tmp_path_factory.mktemp("runs") / "teacher"
+    return train(TeacherConfiguration(**small_training(synthetic_drive, output, picture_every=STEPS)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands import train as train_command
-from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
@@ -39,18 +39,21 @@ from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.one_wall import GRID
 from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import small_training
 
 CLASSES = len(COMMON_CLASSES) - 1
-STEPS = 4
 
 
 @pytest.fixture(scope="module")
 def towns(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two frames of a training town and one of a validation town, with their exact voxels."""
+    """Two frames of a training town, and the same as those of a validation town, with their exact voxels."""
     folder = tmp_path_factory.mktemp("towns")
-    for name, seed, frames in (("taught", 1, 2), ("asked", 1001, 1)):
-        drive = StreetDrive(seed, frames, make_rig(208, 63), GRID, supersampling=1)
-        drive.sequence(("voxels", "depth")).save(folder / name)
+    StreetDrive(1, 2, make_rig(208, 63), GRID, supersampling=1).sequence(("voxels", "depth")).save(folder / "taught")
+    shutil.copytree(folder / "taught", folder / "asked")
+    file = folder / "asked" / "sequence.json"
+    content = json.loads(file.read_text())
+    content["provenance"]["role"] = "validation"
+    file.write_text(json.dumps(content))
     return folder
 
 
@@ -65,31 +68,15 @@ def _data(towns: Path, *, exact: bool = True) -> DataSettings:
     )
 
 
-def _common(towns: Path, output: Path) -> dict[str, object]:
-    return {
-        "data": _data(towns),
-        "render": RenderSettings(patches=2, samples=8),
-        "steps": STEPS,
-        "warmup": 1,
-        "half_resolution_steps": STEPS,
-        "checkpoint_every": 2,
-        "picture_every": 0,
-        "log_every": 1,
-        "prior_steps": 2,
-        "pretrained": False,
-        "output": str(output),
-    }
-
-
 def _configuration(towns: Path, student: Path | None, output: Path, **changes: object) -> SupervisedConfiguration:
-    values = {**_common(towns, output), "start_from": student and str(student), "label_points": 512, **changes}
-    return SupervisedConfiguration(**values)  # type: ignore[arg-type]
+    changes = {"data": _data(towns), "start_from": student and str(student), "label_points": 512, **changes}
+    return SupervisedConfiguration(**small_training(towns, output, **changes))
 
 
 @pytest.fixture(scope="module")
 def student(towns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student")
-    checkpoint = train(SingleViewConfiguration(**_common(towns, folder / "run")))  # type: ignore[arg-type]
+    checkpoint = train(SingleViewConfiguration(**small_training(towns, folder / "run", data=_data(towns), steps=2)))
     export_bundle(checkpoint, folder / "bundle", name="t", licence="none", provenance={})
     return folder / "bundle"
 

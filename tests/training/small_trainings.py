@@ -1,0 +1,75 @@
+"""The configuration of trainings of a few steps, which tests share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from scene_completion_training.configuration import Configuration, RenderSettings
+from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
+from scene_completion_training.data.view_batches import ViewSettings
+from scene_completion_training.data.voxel_evidence import FusionSettings
+from scene_completion_training.stages.feature_field import FeatureFieldConfiguration, FeatureSettings
+
+STEPS = 4
+DIMENSION = 12
+"""Of the tokens of the tiny foundation model."""
+HIDDEN = 48
+"""Hidden units of the density; not the default, which no stage after may assume."""
+
+
+def small_data(drive: Path) -> DataSettings:
+    """A drive as training data; what is prepared of it lies beside it, and serves all tests."""
+    return DataSettings(
+        root=str(drive.parent),
+        cache=str(drive.parent / "stage_cache"),
+        workers=0,
+        sources=[SequenceSource(drive.name)],
+        fusion=FusionSettings(free_samples=20_000, views=3),
+        views=ViewSettings(occupancy_points=256, far_views=True),
+    )
+
+
+def small_training(drive: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """Values of the configuration of any stage."""
+    steps = changes.get("steps", STEPS)
+    return {
+        "data": small_data(drive),
+        "render": RenderSettings(patches=1, samples=8),
+        "seed": 1,
+        "steps": steps,
+        "warmup": 1,
+        "half_resolution_steps": steps,
+        "checkpoint_every": 2,
+        "picture_every": 0,
+        "log_every": 1,
+        "prior_steps": 2,
+        "pretrained": False,
+        "output": str(output),
+        **changes,
+    }
+
+
+def feature_training(drive: Path, output: Path, features: FeatureSettings, **changes: Any) -> FeatureFieldConfiguration:
+    """A training of a feature field, of a few steps."""
+    render = RenderSettings(patches=2, samples=8)
+    changes = {"hidden": HIDDEN, "render": render, "features": features, **changes}
+    return FeatureFieldConfiguration(**small_training(drive, output, **changes))
+
+
+def write_configuration(file: Path, configuration: Configuration) -> Path:
+    """Writes a configuration as a file for `scene-completion train`: JSON is YAML."""
+    file.write_text(json.dumps(dataclasses.asdict(configuration)))
+    return file
+
+
+def batches(data: DataSettings, count: int, *, views: int = 1, **needs: Any) -> list[dict[str, Tensor]]:
+    """The first batches of a training, of one sample each."""
+    served = SequencesData(data, 64, 1, encoder_views=views, **needs)
+    served.setup("fit")
+    samples = served.samples()
+    return [{name: value[None] for name, value in samples[index].items()} for index in range(count)]

@@ -1,0 +1,197 @@
+"""The student: what it learns from its teacher, what is kept of it, and how it resumes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import LossWeights
+from scene_completion_training.export import export_bundle
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage, Teacher
+from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+from tests.training.small_trainings import batches, small_training
+
+LEARNED = {
+    "published": DistillationSettings(),
+    "opacity": DistillationSettings(space="opacity"),
+    "occupancy": DistillationSettings(space="occupancy", weight=1.0),
+    "frozen": DistillationSettings(freeze_encoder=True, weight=1.0),
+}
+SILENT = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0)
+
+
+def _student(drive: Path, teacher: Path, output: Path, **changes: object) -> StudentConfiguration:
+    return StudentConfiguration(teacher=str(teacher), **small_training(drive, output, **changes))
+
+
+@pytest.fixture(scope="module")
+def student(synthetic_drive: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a student as published, of a few steps."""
+    return train(_student(synthetic_drive, teacher, tmp_path_factory.mktemp("runs") / "student"))
+
+
+@pytest.mark.parametrize("variant", LEARNED)
+def test_a_student_is_distilled(
+    synthetic_drive: Path, teacher: Path, student: Path, tmp_path: Path, variant: str
+) -> None:
+    distillation = LEARNED[variant]
+    if variant == "published":
+        checkpoint = student
+    else:
+        losses = SILENT if distillation.freeze_encoder else LossWeights()
+        changes = {"steps": 2, "distillation": distillation, "losses": losses}
+        checkpoint = train(_student(synthetic_drive, teacher, tmp_path / "student", **changes))
+    stored, before = Checkpoint.read(checkpoint), Checkpoint.read(teacher)
+    assert stored.stage == "student" and before.stage == "teacher" and stored.half_resolution
+    assert stored.record["configuration"]["teacher_sha256"] == hashlib.sha256(teacher.read_bytes()).hexdigest()
+    assert all("teacher" not in name for name in torch.load(checkpoint, weights_only=True)["state_dict"])
+    encoder = stored.field_of(DensityField).encoder.state_dict()
+    same = {n: torch.equal(v, before.state[f"encoder.{n}"]) for n, v in encoder.items()}
+    assert all(same.values()) if distillation.freeze_encoder else not same["project.weight"]
+
+
+def test_a_student_is_deployed(student: Path, tmp_path: Path) -> None:
+    stored = Checkpoint.read(student)
+    bundle = export_bundle(student, tmp_path / "bundle", name="t", licence="none", provenance={})
+    loaded = StudentBundle.load(bundle.folder)
+    assert loaded.head.positional_weight.shape == (64, 39)
+    # Trained on images of half the size, it is deployed on such: the same view, half the focal length.
+    assert (loaded.canonical.width, loaded.canonical.height, loaded.feature_size) == (320, 96, (48, 160))
+    assert (loaded.canonical.fx, loaded.canonical.cx, loaded.canonical.cy) == (185.0, 159.5, 45.75)
+    image = 255.0 * torch.rand(1, 3, 96, 320, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(str(loaded.encoder_path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": image.numpy()})
+    with torch.no_grad():
+        expected = stored.field_of(DensityField).encode(image).permute(0, 2, 3, 1).numpy()
+    assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "distillation",
+    [
+        DistillationSettings(weight=1.0, freeze_encoder=True),
+        DistillationSettings(weight=1.0, freeze_encoder=True, space="occupancy", along_rays=False),
+    ],
+    ids=["density", "occupancy"],
+)
+def test_the_student_goes_towards_its_teacher(
+    synthetic_drive: Path, teacher: Path, tmp_path: Path, distillation: DistillationSettings
+) -> None:
+    """Distillation alone, head only: the loss on the same samples falls, and the teacher stays as it was."""
+    torch.manual_seed(1)
+    configuration = _student(synthetic_drive, teacher, tmp_path, losses=SILENT, distillation=distillation)
+    stage = StudentStage(configuration)
+    assert stage.renders == distillation.along_rays  # nothing else asks for rays
+    taught = {name: value.clone() for name, value in stage.teacher.state_dict().items()}
+    found = batches(configuration.data, 2, views=3)
+
+    def loss() -> torch.Tensor:
+        terms = [stage.terms(batch, torch.Generator().manual_seed(k)) for k, batch in enumerate(found)]
+        return torch.stack([term["distillation"] for term in terms]).sum()
+
+    before = loss().item()
+    optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 3e-2)
+    for _ in range(8):
+        optimiser.zero_grad()
+        loss().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    assert loss().item() < 0.6 * before
+    for name, value in stage.teacher.state_dict().items():
+        assert torch.equal(value, taught[name]), name
+
+
+def test_a_teacher_keeps_the_resolution_it_was_trained_at(
+    synthetic_drive: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student goes on to whole images; its teacher, which never saw any, is shown halves."""
+    observe, seen = MultiViewField.observe, []
+
+    def watched(self: MultiViewField, images: torch.Tensor, *arguments: object) -> object:
+        seen.append(tuple(images.shape))
+        return observe(self, images, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MultiViewField, "observe", watched)
+    changes = {"steps": 2, "half_resolution_steps": 1, "hidden": 32}
+    checkpoint = Checkpoint.read(train(_student(synthetic_drive, teacher, tmp_path / "s", **changes)))
+    assert seen == [(1, 3, 3, 96, 320)] * 2
+    assert not checkpoint.half_resolution and checkpoint.field_of(DensityField).hidden == 32
+
+
+def test_a_training_goes_on_with_what_its_logits_meant(
+    synthetic_drive: Path, teacher: Path, student: Path, tmp_path: Path
+) -> None:
+    """Head and link together make a probability; a teacher that starts from a student has a new head."""
+    learned, taught = Checkpoint.read(student).link, Checkpoint.read(teacher).link
+    assert not torch.equal(learned["offset"], taught["offset"])
+    further = StudentStage(_student(synthetic_drive, teacher, tmp_path))
+    further.load(str(student))
+    torch.testing.assert_close(further.link.state_dict(), dict(learned))
+    again, fresh = (TeacherStage(TeacherConfiguration(pretrained=False)) for _ in range(2))
+    again.load(str(teacher))
+    torch.testing.assert_close(again.link.state_dict(), dict(taught))
+    fresh.load(str(student))
+    assert fresh.link.offset.item() == LossWeights().occupancy_offset
+
+
+def test_a_student_resumes_with_averaged_weights(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    """The teacher is in no checkpoint, averaged or not; resumed, the training ends as one that was left alone."""
+    changes = {"ema_decay": 0.5, "ema_start": 1}
+    whole = train(_student(synthetic_drive, teacher, tmp_path / "whole", **changes))
+    content = torch.load(whole, weights_only=True)
+    assert not any("teacher." in name for part in ("state_dict", "current_model_state") for name in content[part])
+    halved = tmp_path / "resumed" / "checkpoints"
+    stopped = _student(synthetic_drive, teacher, tmp_path / "resumed", **changes)
+    limited = pytest.MonkeyPatch()
+    limited.setattr("lightning.Trainer.__init__", _ending_at(2))
+    train(stopped)
+    limited.undo()
+    assert torch.load(halved / "last.ckpt", weights_only=True)["global_step"] == 2
+    resumed = Checkpoint.read(train(stopped)).state
+    for name, value in Checkpoint.read(whole).state.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def _ending_at(step: int) -> Callable[..., None]:
+    begin = lightning.Trainer.__init__
+
+    def ending(self: lightning.Trainer, *arguments: object, **settings: object) -> None:
+        begin(self, *arguments, **{**settings, "max_steps": step})  # type: ignore[arg-type]
+
+    return ending
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"encoder_views": 5}, "encoder_views"),
+        ({"depth_only_steps": 2}, "depth_only_steps"),
+        ({"encoder": "resnet50"}, "encoder"),
+        ({"steps": 4, "checkpoint_every": 4, "ema_decay": 0.5}, "ema_start"),
+    ],
+)
+def test_students_that_cannot_be_are_refused(
+    synthetic_drive: Path, teacher: Path, tmp_path: Path, change: dict[str, object], where: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{where}:"):
+        train(_student(synthetic_drive, teacher, tmp_path, **change))
+
+
+def test_a_student_needs_a_teacher_that_can_teach_it(teacher: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no teacher"):
+        make_stage(StudentConfiguration(pretrained=False))
+    silent = StudentConfiguration(distillation=DistillationSettings(space="occupancy"), pretrained=False)
+    with pytest.raises(ConfigurationError, match="says nothing about occupancy"):
+        StudentStage(silent, Teacher(Checkpoint.read(teacher).field_of(MultiViewField)))

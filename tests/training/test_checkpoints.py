@@ -1,0 +1,44 @@
+"""Checkpoints of other hands and other versions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.record import KEY
+
+
+def test_a_foreign_checkpoint_is_refused_without_running_it(tmp_path: Path) -> None:
+    """A pickle that would write a file when loaded is refused and writes nothing."""
+    marker = tmp_path / "executed"
+
+    class Malicious:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (os.mkdir, (str(marker),))
+
+    torch.save({"state_dict": Malicious()}, tmp_path / "foreign.ckpt")
+    with pytest.raises(BundleError, match="not a checkpoint"):
+        Checkpoint.read(tmp_path / "foreign.ckpt")
+    assert not marker.exists()
+
+
+def test_a_checkpoint_says_which_version_wrote_it(teacher: Path, tmp_path: Path) -> None:
+    """One of before versions were counted loads; one of a later format is refused; so are weights of another field."""
+    content = torch.load(teacher, weights_only=True)
+    assert content[KEY]["format"] == 1 and content[KEY]["version"]
+    file = tmp_path / "changed.ckpt"
+    torch.save({**content, KEY: {"configuration": content[KEY]["configuration"]}}, file)
+    assert isinstance(Checkpoint.read(file).field_of(MultiViewField), MultiViewField)
+    torch.save({**content, KEY: {**content[KEY], "format": 9, "version": "7.1"}}, file)
+    with pytest.raises(BundleError, match=r"scene_completion_ros 7\.1 wrote this checkpoint in format 9.*up to 1"):
+        Checkpoint.read(file)
+    torch.save({**content, KEY: {"configuration": {"stage": "single_view"}}}, file)
+    with pytest.raises(BundleError, match=r"no weights of a DensityField, .*before checkpoints named their version"):
+        Checkpoint.read(file).field_of(DensityField)

@@ -1,0 +1,37 @@
+"""What a YAML file may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.train import CONFIGS
+from scene_completion_training.configuration import read_configuration
+from scene_completion_training.stages.single_view import SingleViewConfiguration
+from tests.training.small_trainings import small_training, write_configuration
+
+STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name != "data"]
+
+
+@pytest.mark.parametrize("file", STAGE_FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
+def test_every_shipped_configuration_is_valid(file: Path) -> None:
+    configuration = read_configuration(file, [])
+    configuration.check()
+    assert configuration.stage == ("single_view" if file.stem == "comparison" else file.stem)
+
+
+def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive: Path) -> None:
+    settings = small_training(synthetic_drive, tmp_path)
+    configuration = write_configuration(tmp_path / "config.yaml", SingleViewConfiguration(**settings))
+    read = read_configuration(configuration, ["steps=7", "losses.occupancy=0"])
+    assert read.steps == 7 and read.losses.occupancy == 0 and read.data.sources[0].folder == synthetic_drive.name
+    assert read_configuration(configuration, []) == SingleViewConfiguration(**settings)
+    with pytest.raises(Exception, match="learningrate"):
+        read_configuration(configuration, ["learningrate=1"])
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_configuration(tmp_path / "none.yaml", [])

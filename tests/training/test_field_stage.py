@@ -1,0 +1,58 @@
+"""What all stages share: losses, rates, arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.training_step import synthetic_batch
+from scene_completion_training.configuration import LossWeights, RenderSettings
+from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
+from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+from tests.training.small_trainings import batches, small_data
+
+
+def test_emptiness_acts_beside_occupancy_alone(synthetic_drive: Path) -> None:
+    """Photometry alone has nothing to hold against it: the field would become empty."""
+    (batch,) = batches(small_data(synthetic_drive), 1, views=3)
+    for occupancy in (0.0, 1.0):
+        losses = LossWeights(occupancy=occupancy, emptiness=0.1)
+        configuration = TeacherConfiguration(pretrained=False, losses=losses, half_resolution_steps=1)
+        with torch.no_grad():
+            terms = TeacherStage(configuration).terms(batch, torch.Generator().manual_seed(0))
+        assert ("emptiness" in terms) == bool(occupancy)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_mixed_precision_is_for_the_encoder_alone(precision: torch.dtype) -> None:
+    """With an encoder that ignores it, nothing changes at all: half precision would move points by pixels."""
+    stage = TeacherStage(
+        TeacherConfiguration(pretrained=False, half_resolution_steps=1, render=RenderSettings(patches=1, samples=8))
+    )
+    batch = synthetic_batch()
+    plain = stage._computed(batch, torch.Generator().manual_seed(0))
+    assert stage.encoder.mixed is None
+    forward = stage.encoder.forward
+
+    def full(image: torch.Tensor) -> torch.Tensor:
+        assert stage.encoder.mixed is precision
+        stage.encoder.mixed = None
+        return forward(image)
+
+    stage.encoder.forward = full  # type: ignore[method-assign]
+    with torch.autocast("cpu", dtype=precision):
+        mixed = stage._computed(batch, torch.Generator().manual_seed(0))
+    assert set(mixed) == set(plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(mixed[name], value, rtol=1e-6, atol=0)
+
+
+def test_the_rate_falls_as_the_schedule_says() -> None:
+    step = SingleViewStage(
+        SingleViewConfiguration(pretrained=False, schedule="step", decay_at=0.6, steps=100, warmup=10)
+    )
+    assert [round(step._rate(n), 3) for n in (0, 9, 10, 59, 60, 99)] == [0.1, 1.0, 1.0, 1.0, 0.1, 0.1]
+    cosine = SingleViewStage(SingleViewConfiguration(pretrained=False, steps=110, warmup=10))
+    assert [round(cosine._rate(n), 3) for n in (10, 60, 110)] == [1.0, 0.5, 0.0]

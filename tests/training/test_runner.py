@@ -1,0 +1,287 @@
+"""Trainings run, die, resume as if nothing had happened, and say what stopped them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import socket
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scene_completion_ros import cli
+from scene_completion_ros.errors import ConfigurationError, TrainingError
+from scene_completion_training import runner
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.data.view_batches import ViewSettings
+from scene_completion_training.export import export_bundle
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.runner import train
+from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.stages.teacher import TeacherConfiguration
+from tests.training.small_trainings import STEPS, small_data, small_training, write_configuration
+from tests.training.synthetic_scene import FOCAL, WIDTH
+from tests.training.training_process import start_command
+
+KILLED_STEPS, KILL_AFTER = 24, 4
+PICTURES = ("image", "inverse_depth")
+
+
+def _train(arguments: list[str]) -> None:
+    process = start_command(arguments)
+    process.join(280)
+    if process.exitcode is None:
+        process.kill()
+    assert process.exitcode == 0, "the training failed; what it said is above"
+
+
+def _losses(output: Path) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for file in sorted((output / "curves").glob("events*")):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        found |= {event.step: event.value for event in events.Scalars("loss/total")}
+    return found
+
+
+def test_killed_training_resumes_on_the_same_losses(
+    synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After SIGKILL the next twenty losses agree to 1e-6 with those of a training that was left alone."""
+    settings = small_training(
+        synthetic_drive,
+        tmp_path / "run",
+        seed=3,
+        steps=KILLED_STEPS,
+        warmup=2,
+        checkpoint_every=4,
+        picture_every=20,
+        ema_start=2,
+        depth_only_steps=6,
+        half_resolution_steps=KILLED_STEPS - 1,
+    )
+    data = dataclasses.replace(
+        small_data(synthetic_drive), workers=1, cache=str(tmp_path / "cache"), views=ViewSettings(occupancy_points=256)
+    )
+    file = write_configuration(tmp_path / "config.yaml", SingleViewConfiguration(**{**settings, "data": data}))
+    arguments = ["train", "--config", str(file), "--threads", "1"]
+    # Each in a process of its own: a loader's worker is forked, of which a process that ran threads of OpenMP may die.
+    _train([*arguments, f"output={tmp_path / 'whole'}"])
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    process = start_command([*arguments, f"output={tmp_path / 'killed'}"])
+    deadline = time.monotonic() + 200
+    while not list(checkpoints.glob(f"step-{KILL_AFTER}*")) and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the training ended before it could be killed"
+    assert not (checkpoints / f"step-{KILLED_STEPS}.ckpt").exists()
+    stopped = max(_losses(tmp_path / "killed"), default=0)
+    _train([*arguments, f"output={tmp_path / 'killed'}"])
+    whole, resumed = _losses(tmp_path / "whole"), _losses(tmp_path / "killed")
+    after = [step for step in whole if step >= KILL_AFTER]
+    assert stopped < KILLED_STEPS - 1
+    assert len(after) >= 20
+    np.testing.assert_allclose([resumed[step] for step in after], [whole[step] for step in after], rtol=0, atol=1e-6)
+
+    averaged = [Checkpoint.read(tmp_path / run / "checkpoints" / "last.ckpt").state for run in ("whole", "killed")]
+    for name, value in averaged[0].items():
+        torch.testing.assert_close(averaged[1][name], value, rtol=0, atol=1e-6, msg=name)
+        if name.endswith("running_mean"):
+            assert torch.all(value == 0.0), f"{name} has learned from single images"
+
+    assert cli.main([*arguments, f"output={tmp_path / 'whole'}", "learning_rate=0.5"]) != 0
+    assert "learning_rate" in capsys.readouterr().err
+
+    bundle = export_bundle(
+        tmp_path / "whole" / "checkpoints" / "last.ckpt", tmp_path / "bundle", name="t", licence="none", provenance={}
+    )
+    link = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    scale, offset = link["link.log_scale"].exp().item(), link["link.offset"].item()
+    for logit in (-6.0, -2.5, 0.5):  # knots
+        alpha = np.float32(1.0 - np.exp(-0.2 * np.log1p(np.exp(logit))))
+        expected = 1.0 / (1.0 + np.exp(-(scale * logit + offset)))
+        assert bundle.calibration.apply(np.array([alpha]))[0] == pytest.approx(expected, abs=1e-3)
+    field = Checkpoint.read(tmp_path / "whole" / "checkpoints" / "last.ckpt").field_of(DensityField)
+    session = onnxruntime.InferenceSession(str(bundle.encoder_path), providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 192, 640)).astype(np.float32)
+    (found,) = session.run(None, {"image": image})
+    with torch.no_grad():
+        expected = field.encode(torch.from_numpy(image)).permute(0, 2, 3, 1).numpy()
+    assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
+    assert bundle.encoder_path.stat().st_size < 25e6
+    assert set(bundle.load_weights()) == set(field.state_dict())
+    assert bundle.provenance["configuration"]["seed"] == 3
+    assert str(tmp_path) not in json.dumps(bundle.provenance)
+    assert bundle.focal_range == pytest.approx((0.99 * FOCAL / WIDTH, 1.01 * FOCAL / WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"), [({"steps": 7}, "steps"), ({"ema_decay": 0.9, "ema_start": 24}, "ema_start")]
+)
+def test_steps_that_contradict_each_other_are_refused(overrides: dict[str, float], field: str) -> None:
+    settings = {"steps": 24, "checkpoint_every": 2, "ema_start": 2, **overrides}
+    with pytest.raises(ConfigurationError, match=field):
+        train(SingleViewConfiguration(**settings))
+
+
+def test_a_finished_training_stays_as_it_is_and_a_new_one_clears_its_folder(
+    synthetic_drive: Path, tmp_path: Path
+) -> None:
+    configuration = SingleViewConfiguration(**small_training(synthetic_drive, tmp_path / "run", steps=2))
+    last = train(configuration)
+    before = {name: value.clone() for name, value in Checkpoint.read(last).state.items()}
+    kept = sorted(file.name for file in last.parent.iterdir())
+    train(configuration)
+    assert sorted(file.name for file in last.parent.iterdir()) == kept
+    assert all(torch.equal(value, before[name]) for name, value in Checkpoint.read(last).state.items())
+    last.unlink()  # nothing to resume: what else lies there belongs to another training
+    (last.parent / "step-99.ckpt").write_bytes(b"of another training")
+    train(configuration)
+    assert sorted(file.name for file in last.parent.iterdir()) == kept
+
+
+def test_a_validated_training_keeps_its_best_checkpoint(synthetic_drive: Path, tmp_path: Path) -> None:
+    data = small_data(synthetic_drive)
+    watched = dataclasses.replace(data, validation=data.sources, validation_samples=2)
+    settings = small_training(synthetic_drive, tmp_path / "validated", validate_every=2, data=watched)
+    last = train(SingleViewConfiguration(**settings))
+    best = torch.load(last.with_name("best.ckpt"), weights_only=True)
+    events = EventAccumulator(str(next((tmp_path / "validated" / "curves").glob("events*"))))
+    events.Reload()
+    totals = {event.step + 1: event.value for event in events.Scalars("validation/total")}
+    assert sorted(totals) == [2, 4]
+    assert totals[best["global_step"]] == min(totals.values())
+
+
+def test_a_loss_that_is_no_number_stops_with_its_batch(
+    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head whose weights have run away: the batch on disk gives the same loss again."""
+    forward = MultiViewField.observe
+
+    def poisoned(self: MultiViewField, *arguments: object) -> object:
+        with torch.no_grad():
+            self.fusion.density_layer.weight.fill_(float("inf"))
+        return forward(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MultiViewField, "observe", poisoned)
+    with pytest.raises(TrainingError, match=r"loss is .*nan.*batch_of_step_0\.safetensors"):
+        train(TeacherConfiguration(**small_training(synthetic_drive, tmp_path / "nan")))
+    batch = safetensors.torch.load_file(tmp_path / "nan" / "batch_of_step_0.safetensors")
+    assert batch["encoder_images"].shape == (1, 3, 3, 192, 640) and torch.isfinite(batch["views"]).all()
+
+
+def test_a_picture_is_drawn_of_an_image_and_its_depth(teacher: Path) -> None:
+    (file,) = (teacher.parents[1] / "curves").glob("events*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    drawn = {name: [(event.step, event.height, event.width) for event in events.Images(name)] for name in PICTURES}
+    assert drawn == {"image": [(STEPS, 192, 640)], "inverse_depth": [(STEPS, 48, 160)]}
+
+
+def test_mixed_precision_trains(synthetic_drive: Path, tmp_path: Path) -> None:
+    settings = small_training(synthetic_drive, tmp_path / "mixed", precision="bf16-mixed", steps=2)
+    state = Checkpoint.read(train(TeacherConfiguration(**settings))).state
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert state["fusion.position_layer.weight"].dtype == torch.float32
+
+
+def test_a_set_up_is_checked_in_two_steps(synthetic_drive: Path, tmp_path: Path) -> None:
+    train(TeacherConfiguration(**small_training(synthetic_drive, tmp_path / "dry")), fast_dev_run=True)
+    assert not list((tmp_path / "dry").rglob("*.ckpt"))
+
+
+class FullDisk(lightning.Callback):
+    """From the third step on the process may write no file of a megabyte."""
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        if trainer.global_step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+
+class RankFile(lightning.Callback):
+    """Each process writes the sum of its weights into a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        total = sum(float(value.detach().double().abs().sum()) for value in pl_module.parameters())
+        (self.folder / f"rank-{trainer.global_rank}-of-{trainer.world_size}").write_text(f"{total:.9f}")
+
+
+def _watched(callback: lightning.Callback, **environment: str) -> None:
+    """Adds a callback to the trainings of this process, and variables to its environment."""
+    os.environ.update(environment)
+    make = runner._trainer
+
+    def watched(*arguments: Any) -> lightning.Trainer:
+        trainer = make(*arguments)
+        trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]
+        return trainer
+
+    runner._trainer = watched
+
+
+def _teacher_command(drive: Path, tmp_path: Path) -> list[str]:
+    """The command that trains what the fixture `teacher` is, but for the picture."""
+    file = tmp_path / "teacher.yaml"
+    write_configuration(file, TeacherConfiguration(**small_training(drive, tmp_path / "run")))
+    return ["train", "--config", str(file), "--threads", "1"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    """What step two wrote stays, and goes on."""
+    arguments = _teacher_command(synthetic_drive, tmp_path)
+    process = start_command(arguments, partial(_watched, FullDisk()), tmp_path / "log")
+    process.join(280)
+    said = (tmp_path / "log").read_text()
+    assert process.exitcode != 0 and "checkpoint could not be written" in said, said[-2000:]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert not list(checkpoints.glob("*.part"))
+    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert cli.main(arguments) == 0
+    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == STEPS
+    whole = Checkpoint.read(teacher).state
+    for name, value in Checkpoint.read(checkpoints / "last.ckpt").state.items():  # as if nothing had happened
+        torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    """Under torchrun each process has its own samples; their gradients are averaged, so their weights are the same."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    arguments = [*_teacher_command(synthetic_drive, tmp_path), "devices=2"]
+    processes = []
+    for rank in ("0", "1"):  # what torchrun sets for each process that it starts
+        before = partial(_watched, RankFile(tmp_path), RANK=rank, LOCAL_RANK=rank, **shared)
+        processes.append(start_command(arguments, before, tmp_path / f"log-{rank}"))
+    for process in processes:
+        process.join(280)
+    said = "".join(file.read_text()[-1500:] for file in sorted(tmp_path.glob("log-*")))
+    assert [process.exitcode for process in processes] == [0, 0], said
+    totals = {file.name: file.read_text() for file in tmp_path.glob("rank-*")}
+    assert set(totals) == {"rank-0-of-2", "rank-1-of-2"} and len(set(totals.values())) == 1
+    together = Checkpoint.read(tmp_path / "run" / "checkpoints" / "last.ckpt").state
+    alone = Checkpoint.read(teacher).state["fusion.position_layer.weight"]
+    assert torch.isfinite(together["fusion.position_layer.weight"]).all()
+    assert not torch.equal(together["fusion.position_layer.weight"], alone)  # the second one's samples count too
