@@ -29,7 +29,7 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.occupancy_link import link_calibration
 
 OPSET = 18
-_PLACES = ("output", "start_from", "features_from", "encoder_weights")
+_PLACES = ("output", "start_from", "teacher", "features_from", "encoder_weights")
 """Settings that name files of the machine that trained."""
 
 

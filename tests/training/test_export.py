@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scene_completion_training.export import fold
+from scene_completion_training.export import _without_places, fold
 
 
 def test_folding_two_convolutions_is_exact() -> None:
@@ -13,3 +13,13 @@ def test_folding_two_convolutions_is_exact() -> None:
     x = torch.rand(2, 5, 4, 4, dtype=torch.float64)
     folded = fold(first, second).double()
     assert torch.allclose(folded(x), second(first(x)), atol=1e-6)
+
+
+def test_a_bundle_names_no_file_of_the_machine_that_trained() -> None:
+    files = dict.fromkeys(
+        ("output", "start_from", "teacher", "features_from", "encoder_weights"), "/home/ada/last.ckpt"
+    )
+    features = {"targets": "/home/ada/features", "model": "/home/ada/dinov2", "layer": 11}
+    data = {"root": "/home/ada", "cache": "/home/ada/cache", "sources": []}
+    kept = _without_places({"steps": 4, **files, "features": features, "data": data})
+    assert kept == {"steps": 4, "features": {"model": "dinov2", "layer": 11}, "data": {"sources": []}}
