@@ -516,7 +516,7 @@ def test_an_error_beyond_one_view_names_all_images_in_hand(
     node.counters.on_dropped_image = lambda reason, header: told.append(
         (reason, messages.stamp_nanoseconds(header.stamp))
     )
-    monkeypatch.setattr(completion_thread, "fuse_views_and_probability", fail)
+    monkeypatch.setattr(completion_thread, "fuse_views", fail)
     assert node._thread is not None
     assert node.inputs is not None
     parameters = node.parameters()
