@@ -28,7 +28,6 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.report.colours import STATE_COLOURS, STATE_NAMES, state_colours
 from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width
 from scene_completion_ros.report.rviz_views import (
@@ -45,6 +44,7 @@ from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.launching.rviz_config import BUNDLED_DRIVE, REPLAY
 from scene_completion_ros.ros.replay.playback import Playback
 from scene_completion_ros.ros.topics import DIAGNOSTICS
+from scene_completion_ros.voxels.colours import STATE_COLOURS, STATE_NAMES, state_colours
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 PICTURES = Path("docs/pictures")

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.report.colours import STATE_COLOURS, STATE_NAMES
 from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import (
     beside_map,
@@ -25,6 +24,7 @@ from scene_completion_ros.report.pictures import (
     height_legend,
     voxel_view,
 )
+from scene_completion_ros.voxels.colours import STATE_COLOURS, STATE_NAMES
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 MOST_FRAMES = 40

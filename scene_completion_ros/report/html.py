@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.report.animation import AnimatedPicture
-from scene_completion_ros.report.colours import (
+from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
+from scene_completion_ros.voxels.colours import (
     HEIGHT_RANGE,
     STATE_COLOURS,
     STATE_NAMES,
@@ -25,7 +26,6 @@ from scene_completion_ros.report.colours import (
     height_colours,
     state_colours,
 )
-from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 LIDAR_RESOLUTION = 0.02  # metres

@@ -14,15 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.report.colours import (
-    FARTHEST_DEPTH,
-    HEIGHT_RANGE,
-    NEAREST_DEPTH,
-    STATE_COLOURS,
-    depth_colours,
-    height_colours,
-    voxel_colours,
-)
 from scene_completion_ros.report.map_axes import (
     FONT,
     INK,
@@ -36,6 +27,15 @@ from scene_completion_ros.report.map_axes import (
     map_picture,
 )
 from scene_completion_ros.report.rays import voxel_rays
+from scene_completion_ros.voxels.colours import (
+    FARTHEST_DEPTH,
+    HEIGHT_RANGE,
+    NEAREST_DEPTH,
+    STATE_COLOURS,
+    depth_colours,
+    height_colours,
+    voxel_colours,
+)
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 _FRAME = (150, 150, 150)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.report.colours import voxel_colours
+from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 _VERTEX = np.dtype([("position", "<f4", 3), ("colour", "u1", 3)])

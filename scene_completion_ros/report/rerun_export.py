@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.report.colours import voxel_colours
 from scene_completion_ros.report.writer import CompletionLike
+from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 

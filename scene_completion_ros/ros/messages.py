@@ -24,9 +24,9 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.report.colours import voxel_colours
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
+from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 MARKER_NAMESPACE = "voxels"
@@ -85,7 +85,7 @@ def voxels_message(
     threads: int | None = None,
     into: Any = None,
 ) -> Any:
-    """Occupied voxels as a PointCloud2 of 24-byte points (see `voxel_cloud`).
+    """Occupied voxels as a PointCloud2 of 24-byte points (see `voxels.cloud`).
 
     The colour is that of the class, or of the height where there is only one class.
 

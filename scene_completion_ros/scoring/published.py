@@ -47,7 +47,7 @@ class PublishedGrid:
         """Published voxels at another grid.
 
         Args:
-            cloud: Structured array [N] of `voxel_cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
+            cloud: Structured array [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
             grid: Grid of the ground truth.
             grid_from_camera: Its pose.
         """

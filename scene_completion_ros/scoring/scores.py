@@ -128,7 +128,7 @@ class ReplayScores:
         """Score one image.
 
         Args:
-            cloud: Published voxels [N] of `voxel_cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
+            cloud: Published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
             depth: Published depth float32 [h, w], metres.
             depth_camera: Its camera.
             stamp_ns: Stamp of the image.

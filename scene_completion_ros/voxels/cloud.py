@@ -1,7 +1,7 @@
 """The 24-byte point layout of published voxels and the legend of their labels: one definition for DDS, bags, reports.
 
 Knows nothing of ROS: the fields are named and numbered as ``sensor_msgs/PointField`` wants them, and the points are a
-NumPy structured array whose bytes are the message's ``data``. ``voxel_cloud_kernel`` is the fast twin of
+NumPy structured array whose bytes are the message's ``data``. ``cloud_kernel`` is the fast twin of
 `voxels_to_cloud_array`.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.report.colours import voxel_colours
+from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 # "rgb" holds 0x00RRGGBB; the message declares it FLOAT32 (same bytes), which is what RViz and PCL expect of that name.

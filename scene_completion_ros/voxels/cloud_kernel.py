@@ -1,4 +1,4 @@
-"""The points of ``voxel_cloud``, compiled: one pass over the voxels into memory that a message can keep."""
+"""The points of ``cloud``, compiled: one pass over the voxels into memory that a message can keep."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import kernel, kernel_threads
-from scene_completion_ros.report.colours import class_colour_table, height_colours
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE
+from scene_completion_ros.voxels.colours import class_colour_table, height_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 WORDS = VOXEL_CLOUD_DTYPE.itemsize // 4
@@ -27,7 +27,7 @@ def write_cloud(
     *,
     threads: int | None = None,
 ) -> None:
-    """Write what `voxel_cloud.voxels_to_cloud_array` returns; coordinates may differ by the last bit of a sum.
+    """Write what `cloud.voxels_to_cloud_array` returns; coordinates may differ by the last bit of a sum.
 
     Args:
         voxels: Completed voxels with N occupied ones.

@@ -10,7 +10,9 @@ with what stands here, on NumPy arrays and torch tensors alike:
     state of a voxel                           from p, the light that reaches it, and the view: `states`
 
 ``occupancy_kernel`` has the compiled twins, with the same names and arguments, and ``inference/gpu/voxel_query.cu``
-those of GPUs.
+those of GPUs. `inference/march.py` goes through a grid of opacities with the same weights, for depth and transmittance.
+What a training learns of the step from logit to probability is `OccupancyLink` in `training/networks/`; a bundle holds
+it as its calibration.
 """
 
 from __future__ import annotations

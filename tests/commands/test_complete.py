@@ -12,7 +12,7 @@ from scene_completion_ros.commands.complete import read_image
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.report.colours import depth_colours
+from scene_completion_ros.voxels.colours import depth_colours
 from scene_completion_ros.voxels.files import read_npz
 from tests.commands.conftest import CAMERA_HEIGHT
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.report import animation
 from scene_completion_ros.report.animation import MOST_FRAMES, DriveAnimation
-from scene_completion_ros.report.colours import height_colours
 from scene_completion_ros.report.pictures import birds_eye_view
+from scene_completion_ros.voxels.colours import height_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.report.animations import decoded
 from tests.report.scenes import CAMERA, COLOURS, photo, street

@@ -9,7 +9,6 @@ import pytest
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.report.colours import STATE_COLOURS, height_colours
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
     class_legend,
@@ -22,6 +21,7 @@ from scene_completion_ros.report.pictures import (
     with_lidar,
     write_picture,
 )
+from scene_completion_ros.voxels.colours import STATE_COLOURS, height_colours
 from tests.report.scenes import CAMERA, COLOURS, GRID, NAMES, photo, street
 
 MARGIN = 46

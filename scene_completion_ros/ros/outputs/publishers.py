@@ -1,4 +1,7 @@
-"""What the node publishes, made only where somebody subscribed to it. A new result is one method and one line here."""
+"""What the node publishes, made only where somebody subscribed to it.
+
+A new result is an entry in `topics`, a method here that makes its message, and a line in `makers`.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class ReplayResult:
     image_message: Any
     """The image as the bag holds it."""
     voxels: NDArray[np.void]
-    """Occupied voxels [N] in the optical frame, of `voxel_cloud.VOXEL_CLOUD_DTYPE`."""
+    """Occupied voxels [N] in the optical frame, of `voxels.cloud.VOXEL_CLOUD_DTYPE`."""
     depth: NDArray[np.float32]
     """Metres along the optical axis [h, w], as `depth_camera` sees it; +inf too far, NaN unknown."""
     depth_camera: Camera

@@ -15,7 +15,6 @@ from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import load_default_bundle
-from scene_completion_ros.report.colours import STATE_COLOURS
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.launching.replay import recorded_camera
 from scene_completion_ros.ros.launching.rviz_config import (
@@ -31,6 +30,7 @@ from scene_completion_ros.ros.launching.rviz_config import (
 )
 from scene_completion_ros.ros.topics import TOPICS
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS
+from scene_completion_ros.voxels.colours import STATE_COLOURS
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 REPOSITORY = Path(__file__).resolve().parents[3]

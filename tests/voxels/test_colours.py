@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scene_completion_ros.report.colours import (
+from scene_completion_ros.voxels.colours import (
     STATE_COLOURS,
     STATE_NAMES,
     depth_colours,
