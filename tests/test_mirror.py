@@ -30,10 +30,8 @@ OF_SEVERAL_MODULES = {
     "training/data/test_far_views.py": "views far apart, through all of training/data",
     "training/extraction/test_bags.py": "from bags to sequences",
     "training/gpu_export/test_gpu_export.py": "from a student to its graphs for GPUs",
-    "training/stages/test_feature_stages.py": "stages that learn features, and what they share",
     "training/stages/test_known_stages.py": "the registry of stages, and what all stages promise",
-    "training/stages/test_stages.py": "stages that learn densities, and what they share",
-    "training/test_training.py": "the command in processes of its own",
+    "training/test_wide_angle.py": "a robot's rig, from recording to completion",
 }
 """Files that test several modules together, or what is no module, with what that is."""
 

@@ -7,7 +7,6 @@ and bundle carry it.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,18 +80,23 @@ class Volume:
                 )
 
     @staticmethod
-    def to_measure(height_above_ground: float) -> Volume:
+    def to_measure(height_above_ground: float, **given: float) -> Volume:
         """The street's volume for a camera at its height; half of everything for one that is half as high, and so on.
 
-        Voxels are 0.2 m times a power of two. What lies a little lower or higher shifts the grid, by whole voxels.
+        Voxels are 0.2 m, or that halved. What lies a little lower or higher shifts the grid, by whole voxels, as far as
+        it goes: for a camera more than 6 m above the ground, `below` and `above` have to be given.
+
+        Args:
+            height_above_ground: Height of the camera, metres.
+            **given: Fields that are other ones.
         """
-        factor = 2.0 ** round(math.log2(height_above_ground / STREET_HEIGHT_M))
+        factor = min(1.0, 2.0 ** round(math.log2(height_above_ground / STREET_HEIGHT_M)))
         scaled = {name: value * factor for name, value in vars(Volume()).items()}
         voxel = scaled["voxel_size"]
         deeper = height_above_ground + factor * (Volume.below - STREET_HEIGHT_M) - scaled["below"]
-        shift = max(0, math.ceil(round(deeper / voxel, 6))) * voxel
+        shift = min(max(0, math.ceil(round(deeper / voxel, 6))), round(scaled["above"] / voxel) - 1) * voxel
         scaled["below"], scaled["above"] = round(scaled["below"] + shift, 6), round(scaled["above"] - shift, 6)
-        return Volume(**scaled)
+        return Volume(**(scaled | given))
 
     @property
     def scale(self) -> float:
@@ -170,7 +174,7 @@ class VolumeSettings:
             ConfigurationError: It is empty, too large, or no whole number of voxels.
         """
         given = {name: value for name, value in vars(self).items() if value is not None}
-        return dataclasses.replace(Volume.to_measure(height_above_ground), **given)
+        return Volume.to_measure(height_above_ground, **given)
 
 
 @dataclass
@@ -329,7 +333,9 @@ class Viewpoint:
         grid, code, camera = bundle.grid, bundle.point_code, bundle.canonical
         trained = bundle.provenance.get("configuration", {})
         halved = trained.get("half_resolution_steps", 0) >= trained.get("steps", 1)
-        if halved or camera == STREET_CAMERA.resized(STREET_CAMERA.width // 2, STREET_CAMERA.height // 2):
+        if halved or (
+            not trained and camera == STREET_CAMERA.resized(STREET_CAMERA.width // 2, STREET_CAMERA.height // 2)
+        ):
             camera = camera.resized(2 * camera.width, 2 * camera.height)
         lengths = [round(size * grid.voxel_size, 9) for size in grid.shape]
         x, y, z = grid.origin

@@ -31,6 +31,20 @@ def test_settings_that_say_nothing_are_the_streets() -> None:
     assert (volume.sampled_depth, volume.sampled_heights) == ((1.0, 52.0), (-4.5, 2.5))
 
 
+def test_a_camera_far_above_the_ground_needs_a_volume_of_its_own() -> None:
+    with pytest.raises(ConfigurationError, match="the ground lies at 9 m. Take a volume that holds the ground"):
+        of({"height_above_ground": 9.0})
+    volume = of({"height_above_ground": 9.0}, {"below": 10.0, "above": 2.0}).volume
+    assert (volume.below, volume.above, volume.ahead) == (10.0, 2.0, 51.2)
+
+
+def test_a_student_of_half_the_streets_size_is_no_halved_one() -> None:
+    bundle = load_default_bundle()
+    half = STREET_CAMERA.resized(320, 96)
+    small = dataclasses.replace(bundle, canonical=half, provenance={"configuration": {"steps": 4}})
+    assert Viewpoint.of_bundle(small).camera == half
+
+
 def test_the_shipped_student_has_the_streets() -> None:
     bundle = load_default_bundle()
     found = Viewpoint.of_bundle(bundle)
@@ -47,6 +61,7 @@ def test_the_shipped_student_has_the_streets() -> None:
         (1.65, 0.2, 2.2, 4.2),
         (1.4, 0.2, 2.2, 4.2),
         (2.3, 0.2, 3.0, 3.4),
+        (3.2, 0.2, 3.8, 2.6),
         (0.4, 0.05, 0.55, 1.05),
         (0.56, 0.05, 0.7, 0.9),
     ],

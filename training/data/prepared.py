@@ -133,9 +133,10 @@ def prepare_sequence(
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
         )
+    fingerprint = _fingerprint(sequence, settings, viewpoint)  # of the lenses, before they are looked through
     sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
-    folder = cache / f"{sequence.name.replace('/', '_')}-{_fingerprint(sequence, settings, viewpoint)}{kind}"
+    folder = cache / f"{sequence.name.replace('/', '_')}-{fingerprint}{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]

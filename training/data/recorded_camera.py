@@ -64,6 +64,8 @@ def viewpoint_of(
                 where="camera",
                 cure="Give one of them",
             )
+        if not sequences:
+            raise ConfigurationError("there are none to look at", where="data.sources", cure="Name the recordings")
         seen = recorded_view(sequences)
         camera = _fitting(camera, seen)
         said.append(f"field of view: {seen.told}")

@@ -22,6 +22,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
+from scene_completion_training.data.rectified import has_lens
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
@@ -179,8 +180,18 @@ def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
 
 
 def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> NDArray[np.float32]:
-    """Depth of a side of the stereo pair by semi-global matching."""
+    """Depth of a side of the stereo pair by semi-global matching.
+
+    Raises:
+        SequenceError: The pair has lenses: their rows do not match.
+    """
     left, right, baseline = stereo_pair(sequence)
+    if has_lens(sequence.cameras[left]):
+        raise SequenceError(
+            f"images of {left} are those of a lens, not rectified",
+            where=sequence.name,
+            cure="Extract the drive with `scene-completion extract`, which rectifies it",
+        )
     grey = [cv2.cvtColor(sequence.image(index, name), cv2.COLOR_RGB2GRAY) for name in (left, right)]
     first, second = (np.asarray(image, dtype=np.uint8) for image in grey)
     return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)

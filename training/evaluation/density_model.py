@@ -128,6 +128,16 @@ def _remembering_last(density: DensityFunction) -> DensityFunction:
     return remembered
 
 
+def over_voxel_edge(calibration: Calibration, edge: float) -> Calibration:
+    """A calibration of opacities over some edge, metres, as one of opacities over `VOXEL_EDGE`."""
+    if calibration.kind == "identity" or edge == VOXEL_EDGE:
+        return calibration
+    alpha, probability = calibration.knots()
+    over = -np.expm1(VOXEL_EDGE / edge * np.log1p(-np.minimum(alpha, 1.0 - 1e-15)))
+    kept = np.flatnonzero(np.diff(over, prepend=-1.0) > 0.0)  # nearly certain ones may fall together
+    return Calibration("piecewise_linear", tuple(over[kept].tolist()), tuple(probability[kept].tolist()))
+
+
 def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, float]:
     """The published rule and, where a calibration was fitted, that of its threshold on the probability."""
     cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}

@@ -14,7 +14,12 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.density_model import Observation, calibrated_cutoffs, reference_camera
+from scene_completion_training.evaluation.density_model import (
+    Observation,
+    calibrated_cutoffs,
+    over_voxel_edge,
+    reference_camera,
+)
 
 _CHUNK = 1 << 20  # points prepared at a time
 
@@ -34,8 +39,8 @@ class DeployedModel:
     ) -> None:
         self.name = name or bundle.name
         self.bundle = bundle
-        self.calibration = bundle.calibration
-        self.cutoffs = calibrated_cutoffs(bundle.calibration, bundle.threshold)
+        self.calibration = over_voxel_edge(bundle.calibration, bundle.grid.voxel_size)
+        self.cutoffs = calibrated_cutoffs(self.calibration, bundle.threshold)
         self._threads = threads
         self._encoder = make_encoder(bundle, engine, threads=threads)
         limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range

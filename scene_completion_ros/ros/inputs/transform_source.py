@@ -242,16 +242,17 @@ def camera_by_parameters(parameters: NodeParameters) -> bool:
 def source_kind(parameters: NodeParameters) -> SourceKind:
     """What is meant by the parameters.
 
-    `auto` takes `extrinsics_file` alone, or `camera_x` to `camera_yaw`, where it or `camera_height` was given and no
-    topics are named; else tf2 where it can be imported; else topics where some are named.
+    What somebody named comes before what is merely installed: `auto` takes the topics that are named; else
+    `extrinsics_file`, or `camera_x` to `camera_yaw`, where it or `camera_height` was given; else tf2 where it can be
+    imported.
     """
     if parameters.transform_source != "auto":
         return parameters.transform_source
-    if camera_by_parameters(parameters) or (parameters.extrinsics_file and not _names_topics(parameters)):
+    if _names_topics(parameters):
+        return "topics"
+    if camera_by_parameters(parameters) or parameters.extrinsics_file:
         return "parameters"
-    if tf2_usable():
-        return "tf2"
-    return "topics" if _names_topics(parameters) else "parameters"
+    return "tf2" if tf2_usable() else "parameters"
 
 
 def _names_topics(parameters: NodeParameters) -> bool:

@@ -1,6 +1,6 @@
 """The schema of the node's parameters, from which all else is made; it needs no ROS.
 
-`declared_parameters` declares and checks them on a running node, `parameter_files` writes the documentation and the
+`parameters.declared` declares and checks them on a running node; `ros.documents` writes the documentation and the
 parameter file.
 """
 
@@ -235,9 +235,9 @@ class NodeParameters:
         "auto",
         "What says where the camera is in `grid_frame` and `base_frame`: `parameters` (`extrinsics_file`, or where "
         "that is empty `camera_x` to `camera_yaw`), `topics` (`transform_topics`, `odometry_topics` and "
-        "`extrinsics_file`), `tf2` (and `extrinsics_file`), or `auto`: `parameters` where `extrinsics_file` or "
-        "`camera_height` is given and no topics are, else `tf2` where it is installed, else `topics` where some are "
-        "named. Where nothing says it, the node refuses the frame.",
+        "`extrinsics_file`), `tf2` (and `extrinsics_file`), or `auto`: `topics` where some are named, else "
+        "`parameters` where `extrinsics_file` or `camera_height` is given, else `tf2` where it is installed. Where "
+        "nothing says it, the node refuses the frame.",
         choices=TransformSourceName,
     )
     transform_topics: str = _parameter(

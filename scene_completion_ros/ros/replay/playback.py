@@ -163,8 +163,11 @@ def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) ->
         SceneCompletionError: It listens to topics for that, none of which is played: names them.
     """
     names = ",".join(str(parameters.get(name, "")) for name in ("transform_topics", "odometry_topics"))
-    source = parameters.get("transform_source", "auto" if names_in(names) else "")
-    heard = {"topics": names, "tf2": "/tf", "auto": f"/tf,{names}"}.get(str(source), "")
+    source = parameters.get("transform_source", "auto")
+    if source == "auto":  # as `source_kind` of the node has it
+        placed = parameters.get("extrinsics_file") or parameters.get("camera_height")
+        source = "topics" if names_in(names) else "parameters" if placed else "tf2"
+    heard = {"topics": names, "tf2": "/tf"}.get(str(source), "")
     wanted, played = names_in(heard), {playback.remappings.get(topic, topic) for topic in playback.also}
     if parameters.get("temporal_fusion") and wanted and played.isdisjoint(wanted):
         raise SceneCompletionError(

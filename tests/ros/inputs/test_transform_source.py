@@ -28,10 +28,10 @@ HEIGHT = {"camera_height": 1.2}
     [
         ({}, "parameters", "tf2"),
         (HEIGHT, "parameters", "parameters"),
-        (TOPICS, "topics", "tf2"),
-        (TOPICS | HEIGHT, "topics", "tf2"),
+        (TOPICS, "topics", "topics"),
+        (TOPICS | HEIGHT, "topics", "topics"),
         ({"extrinsics_file": "rig.yaml"} | HEIGHT, "parameters", "parameters"),
-        ({"extrinsics_file": "rig.yaml"} | TOPICS, "topics", "tf2"),
+        ({"extrinsics_file": "rig.yaml"} | TOPICS, "topics", "topics"),
         ({"cameras": "front, left"} | HEIGHT, "parameters", "tf2"),
         ({"transform_source": "parameters"} | TOPICS, "parameters", "parameters"),
         ({"transform_source": "topics"} | HEIGHT, "topics", "topics"),

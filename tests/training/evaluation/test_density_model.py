@@ -19,6 +19,7 @@ from scene_completion_training.evaluation.density_model import (
     Observation,
     RememberedDensity,
     calibrated_cutoffs,
+    over_voxel_edge,
     reference_camera,
 )
 from tests.training.evaluation.one_wall import CAMERA, in_wall, make_street
@@ -101,3 +102,13 @@ def test_a_shared_density_looks_once_a_frame(street: PosedSequence) -> None:
     assert shared.observe(street, 1).density(points).tolist() == [1.0, 1.0, 1.0]
     assert shared.observe(make_street(), 1).density(points).tolist() == [1.0, 1.0, 1.0]
     assert (counted.looked, counted.asked) == ([0, 1, 1], [3, 4, 3, 3])
+
+
+def test_a_calibration_over_small_voxels_says_the_same_over_the_usual_ones() -> None:
+    """Of a density, whatever the edge that its opacity is taken over."""
+    fine = Calibration("piecewise_linear", (0.0, 0.05, 0.2, 0.6, 1.0), (0.0, 0.1, 0.5, 0.9, 1.0))
+    usual = over_voxel_edge(fine, 0.05)
+    knots = -np.log1p(-np.array(fine.alpha[1:-1])) / 0.05  # densities per metre
+    over = -np.expm1(-knots * 0.2).astype(np.float32)
+    np.testing.assert_allclose(usual.apply(over), fine.probability[1:-1], atol=1e-5)
+    assert over_voxel_edge(fine, 0.2) is fine and over_voxel_edge(IDENTITY, 0.05) is IDENTITY
