@@ -202,13 +202,17 @@ class Configuration:
             return trained_viewpoint(Path(fixed))
         if not asked:
             return trained_viewpoint(Path(self.start_from)) if self.start_from else Viewpoint()
-        camera = CameraSettings() if self.camera is None else self.camera
+        of_camera, of_volume = CameraSettings(), VolumeSettings()
+        if self.camera is None and (source := fixed or self.start_from):  # another volume around the same camera
+            of_camera, of_volume = trained_viewpoint(Path(source)).settings
+        camera = of_camera if self.camera is None else self.camera
         if camera == "auto":
             camera = CameraSettings(field_of_view="auto", height_above_ground="auto")
         auto = "auto" in (camera.field_of_view, camera.height_above_ground)
         root = Path(self.data.root)
         recordings = [load_sequence(root, source) for source in matching(root, self.data.sources)] if auto else []
-        viewpoint, said = viewpoint_of(camera, self.volume or VolumeSettings(), recordings)
+        named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
+        viewpoint, said = viewpoint_of(camera, dataclasses.replace(of_volume, **named), recordings)
         for line in (*said, f"canonical camera: {viewpoint}") if said else ():
             print(line)
         if fixed and viewpoint != trained_viewpoint(Path(fixed)):

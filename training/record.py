@@ -10,6 +10,7 @@ import lightning
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_training.data.module import SequencesData
+from scene_completion_training.viewpoint import Viewpoint
 
 KEY = "scene_completion_training"
 FORMAT = 1
@@ -59,6 +60,8 @@ class TrainingRecord(lightning.Callback):
             for name, value in self.configuration.items()
             if name not in _MAY_CHANGE and name in before and _essential(before[name]) != _essential(value)
         ]
+        if before and "camera" not in before and Viewpoint.of_record(self.configuration) != Viewpoint():
+            changed += ["camera", "volume"]  # before there was a choice, they were the street's
         if changed:
             raise SequenceError(
                 f"the checkpoint there was trained with other values of {changed}",

@@ -135,9 +135,10 @@ def read_npz(path: str | Path) -> SavedVoxels:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         version = int(arrays.get("version", VERSION))
-        if str(arrays.get("format", FORMAT)) != FORMAT or version > VERSION:
+        format_ = str(arrays.get("format", FORMAT))
+        if format_ != FORMAT or version > VERSION:
             raise SceneCompletionError(
-                f"is version {version} of {str(arrays.get('format'))!r}; this program reads {FORMAT!r} up to {VERSION}",
+                f"is version {version} of {format_!r}; this program reads {FORMAT!r} up to {VERSION}",
                 where=str(path),
                 cure=f"Update scene_completion_ros, or read it with numpy.load. {cure}",
             )
@@ -147,7 +148,7 @@ def read_npz(path: str | Path) -> SavedVoxels:
     except SceneCompletionError as error:
         if error.where == str(path):
             raise
-        raise SceneCompletionError(f"{error.where}: {error.what}", where=str(path), cure=cure) from error
+        raise SceneCompletionError(f"{error.where or 'grid'}: {error.what}", where=str(path), cure=cure) from error
     except _UNREADABLE as error:
         missing = f"it has no array {error}" if isinstance(error, KeyError) else str(error)
         raise SceneCompletionError(f"cannot be read as saved voxels: {missing}", where=str(path), cure=cure) from error

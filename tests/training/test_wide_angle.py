@@ -24,7 +24,7 @@ from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.street_world.camera_rig import LEFT, make_rig
 from scene_completion_training.street_world.drive import StreetDrive
-from scene_completion_training.viewpoint import CameraSettings, Viewpoint, Volume
+from scene_completion_training.viewpoint import CameraSettings, Viewpoint, Volume, VolumeSettings
 
 STEPS = 2
 
@@ -118,6 +118,8 @@ def test_what_starts_from_it_has_its_camera(
     for source in (bundle.folder, trained):
         after = SingleViewConfiguration(start_from=str(source), pretrained=False)
         assert after.completed().viewpoint() == robot
+        farther = dataclasses.replace(after, volume=VolumeSettings(far=30.0)).completed().viewpoint()
+        assert farther == dataclasses.replace(robot, volume=dataclasses.replace(robot.volume, far=30.0))
     # With another camera its mean depth is resized.
     other = dataclasses.replace(
         configuration,

@@ -25,7 +25,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.resampling import view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.mapped_arrays import mapped_arrays
-from scene_completion_training.data.rectified import rectified_sequence
+from scene_completion_training.data.rectified import has_lens, rectified_sequence
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
 from scene_completion_training.data.voxel_evidence import (
     FusionSettings,
@@ -161,6 +161,8 @@ def _fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: V
     content = [_VERSION, sequence.name, cameras, frames, vars(settings), vars(viewpoint.camera)]
     if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
         content.append(vars(viewpoint.volume))
+    if any(has_lens(sequence.cameras[name]) for name in cameras_ahead(sequence)):
+        content.append("lenses are looked through")  # earlier versions ignored them
     known = sorted({name for frame in sequence.frames for name in frame.assets if name.startswith(_USED_ASSETS)})
     if known:
         content.append(known)
