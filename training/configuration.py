@@ -194,6 +194,14 @@ class Configuration:
             voxel_size=self.voxel_size or extent.voxel_size,
         )
 
+    def going_on(self: Completed, before: Viewpoint) -> Completed:
+        """The configuration of a training that goes on: the viewpoint that was chosen then is not looked up again."""
+        if self.camera is not None:
+            return self
+        camera, volume = before.settings
+        named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
+        return dataclasses.replace(self, camera=camera, volume=dataclasses.replace(volume, **named))
+
     def _chosen(self) -> Viewpoint:
         """The viewpoint of a field that is looked through, or the one asked for, or that of what it starts from."""
         fixed = self.looks_through()
@@ -305,5 +313,8 @@ def read_configuration(path: Path, overrides: list[str]) -> Configuration:
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(made, None, sub_configs=True)
     arguments = [f"--config={path}", *(f"--{override}" for override in overrides)]
-    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    of_camera = any(override.startswith("camera.") for override in overrides)
+    if of_camera and isinstance(content, dict) and content.get("camera") == "auto":  # whose other keys stay so
+        arguments.insert(1, '--camera={"field_of_view": "auto", "height_above_ground": "auto"}')
+    parsed = parser.instantiate(parser.parse_args(arguments))
     return made(**{name: value for name, value in vars(parsed).items() if name != "config"})

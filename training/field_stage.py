@@ -124,6 +124,11 @@ class FieldStage(lightning.LightningModule):
         else:
             self.first_weights(data)
 
+    def go_on(self) -> None:
+        """Readies it for the weights of a checkpoint of its own training."""
+        if self.settings.start_from:
+            self.start_learning()
+
     def first_weights(self, data: SequencesData) -> None:
         """Fits depth and head to where things are on average, where losses say so."""
         losses, steps = self.settings.losses, self.settings.prior_steps

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from scene_completion_training.checkpoints import SafeCheckpoints
+from scene_completion_training.checkpoints import Checkpoint, SafeCheckpoints
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import FieldStage
@@ -48,6 +48,10 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
+    last = Path(configuration.output) / "checkpoints" / "last.ckpt"
+    resume = last if last.exists() and not fast_dev_run else None
+    if resume is not None:
+        configuration = configuration.going_on(Checkpoint.read(resume).viewpoint)
     stage = make_stage(configuration)
     configuration, needs = stage.settings, stage.data_needs()
     data = SequencesData(
@@ -55,10 +59,10 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     )
     record = TrainingRecord(dataclasses.asdict(configuration) | stage.remembered(), data)
     trainer = _trainer(configuration, record, fast_dev_run)
-    last = Path(configuration.output) / "checkpoints" / "last.ckpt"
-    resume = last if last.exists() and not fast_dev_run else None
     if resume is None:
         stage.start(data)
+    else:
+        stage.go_on()
     if resume is None and not fast_dev_run and trainer.is_global_zero:
         for file in last.parent.glob("*.ckpt"):  # of another training
             file.unlink()

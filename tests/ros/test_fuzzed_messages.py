@@ -224,7 +224,7 @@ def test_an_error_that_nobody_thought_of_is_counted_and_the_node_goes_on(start: 
 
     assert running.graph.repeat(send, lambda: bool(notices)), running.node.log
     assert read_drop_notice(notices[0].data) == (10 * SECOND_NS, failing_node.FAULTY, "internal error")
-    status = diagnosed.until("inference", ERROR, "internal error", "report internal errors")
+    status = diagnosed.until("inference", ERROR, "internal error", "report internal errors", meanwhile=send)
     assert status.message
     assert "ZeroDivisionError: nobody thought of it; please report this" in running.node.log
     running.until_logged("in arrived", lambda: running.camera_infos.publish(faulty_info()))  # where it was

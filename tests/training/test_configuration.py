@@ -10,6 +10,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.train import CONFIGS
 from scene_completion_training.configuration import read_configuration
 from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.viewpoint import CameraSettings
 from tests.training.small_trainings import small_training, write_configuration
 
 STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name != "data"]
@@ -30,6 +31,17 @@ def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive:
     assert read_configuration(configuration, []) == SingleViewConfiguration(**settings)
     with pytest.raises(Exception, match="learningrate"):
         read_configuration(configuration, ["learningrate=1"])
+
+
+def test_a_key_of_the_camera_leaves_the_rest_to_the_recordings(tmp_path: Path) -> None:
+    file = tmp_path / "auto.yaml"
+    file.write_text("camera: auto")
+    assert read_configuration(file, []).camera == "auto"
+    expected = CameraSettings(width=320, field_of_view="auto", height_above_ground="auto")
+    assert read_configuration(file, ["camera.width=320"]).camera == expected
+    assert read_configuration(file, ["camera.height_above_ground=0.4"]).camera == CameraSettings(
+        field_of_view="auto", height_above_ground=0.4
+    )
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

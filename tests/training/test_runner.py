@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import time
@@ -22,15 +24,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scene_completion_ros import cli
-from scene_completion_ros.errors import ConfigurationError, TrainingError
+from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.export import export_bundle
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.runner import train
+from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.stages.student import StudentConfiguration, StudentStage
 from scene_completion_training.stages.teacher import TeacherConfiguration
 from tests.training.small_trainings import STEPS, small_data, small_training, write_configuration
 from tests.training.synthetic_scene import FOCAL, WIDTH
@@ -152,6 +155,25 @@ def test_a_finished_training_stays_as_it_is_and_a_new_one_clears_its_folder(
     (last.parent / "step-99.ckpt").write_bytes(b"of another training")
     train(configuration)
     assert sorted(file.name for file in last.parent.iterdir()) == kept
+
+
+def test_a_training_goes_on_without_what_it_started_from(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    started = tmp_path / "started.ckpt"
+    shutil.copy(teacher, started)
+    settings = small_training(synthetic_drive, tmp_path / "run", steps=2, start_from=str(started))
+    train(TeacherConfiguration(**settings))
+    started.unlink()
+    train(TeacherConfiguration(**settings))
+    fresh = {**settings, "output": str(tmp_path / "other")}
+    with pytest.raises(BundleError, match=r"started\.ckpt"):
+        train(TeacherConfiguration(**fresh))
+
+
+def test_an_average_has_no_teacher_of_its_own(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+    stage = make_stage(StudentConfiguration(teacher=str(teacher), **small_training(synthetic_drive, tmp_path)))
+    assert isinstance(stage, StudentStage)
+    copied = copy.deepcopy(stage)
+    assert copied.teacher is stage.teacher and copied.field is not stage.field
 
 
 def test_a_validated_training_keeps_its_best_checkpoint(synthetic_drive: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.geometry.cameras import Camera
@@ -28,14 +28,14 @@ from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
     PUBLISHED_RULE,
-    VOXEL_EDGE,
     DensityFunction,
     DensityModel,
     Observation,
     reference_camera,
 )
 from scene_completion_training.evaluation.kitti import PRIOR_SIGMA, SEMANTIC_KITTI_GRID, Window, fit_baselines
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, stored_grid
+from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
 THICKNESS = 4.0
@@ -69,13 +69,13 @@ class EmptyControl(_Control):
 class SurfaceControl(_Control):
     """The surface of a depth image, and what lies behind it up to a thickness.
 
-    Every pixel's point occupies its voxel of the default grid, and so do points behind it along the ray, every half
-    voxel. The voxels are those of the street world's ground truth.
+    Every pixel's point occupies its voxel, and so do points behind it along the ray, every half voxel. The voxels are
+    those of the recording's ground truth, and a street's where it has none.
 
     Args:
         depth: Where the depth comes from.
         depth_name: Name of that source, for tables.
-        thickness: Metres behind the surface that are filled.
+        thickness: Metres behind the surface that are filled in a volume of the street's measure.
     """
 
     def __init__(self, depth: DepthSource, depth_name: str, thickness: float = 0.0) -> None:
@@ -85,10 +85,11 @@ class SurfaceControl(_Control):
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Fill the voxels behind the pixels of a frame."""
-        camera = sequence.cameras[reference_camera(sequence)]
-        occupied = surface_voxels(self._depth(sequence, index), camera, self._thickness)
+        camera, grid = sequence.cameras[reference_camera(sequence)], stored_grid(sequence)
+        thickness = self._thickness * grid.shape[0] * grid.voxel_size / STREET_AHEAD_M
+        occupied = surface_voxels(self._depth(sequence, index), camera, thickness, grid)
         density = np.where(occupied, np.float32(OPAQUE), np.float32(0.0))
-        return Observation(camera, grid_density(density, DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA))
+        return Observation(camera, grid_density(density, grid, DEFAULT_GRID_FROM_CAMERA))
 
 
 class PriorControl(_Control):
@@ -125,20 +126,32 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
     """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
 
     Args:
-        truths: Ground truths of training frames, all on the default grid.
+        truths: Ground truths of training frames, all on one grid, whose pose is the default.
         sigma: Standard deviation of the smoothing along x, y, z, voxels.
+
+    Raises:
+        SequenceError: There are none.
+        GridError: Their grids differ.
     """
-    prior = PriorGrid(DEFAULT_GRID.shape)
+    prior, grid = None, DEFAULT_GRID
     frames = []
     for truth in truths:
+        if prior is None:
+            prior, grid = PriorGrid(truth.grid.shape), truth.grid
+        elif truth.grid != grid:
+            raise GridError(
+                f"voxels of {truth.grid} and of {grid}", where="towns of the prior", cure="Name towns of one rig"
+            )
         prior.update(truth.occupied, truth.known)
         frames.append((np.packbits(truth.occupied), np.packbits(truth.known & truth.regions[ALL])))
+    if prior is None:
+        raise SequenceError("no frame has voxels", where="drives of the prior", cure="Render towns with their assets")
     mean = prior.compute(sigma)
     histogram = np.zeros_like(score_histogram(mean[:0], mean[:0] > 0.0))
     for bits in frames:
         occupied, counted = (np.unpackbits(packed).reshape(mean.shape).astype(bool) for packed in bits)
         histogram += score_histogram(mean[counted], occupied[counted])
-    return PriorControl(mean, best_iou(histogram)[1])
+    return PriorControl(mean, best_iou(histogram)[1], grid)
 
 
 def prior_of_windows(data: Path) -> Callable[[PosedSequence], PriorControl]:
@@ -209,13 +222,16 @@ def depth_of_model(model: DensityModel) -> DepthSource:
     return source
 
 
-def surface_voxels(depth: NDArray[np.float32], camera: Camera, thickness: float = 0.0) -> NDArray[np.bool_]:
-    """Voxels of the default grid that a depth image fills.
+def surface_voxels(
+    depth: NDArray[np.float32], camera: Camera, thickness: float = 0.0, grid: VoxelGrid = DEFAULT_GRID
+) -> NDArray[np.bool_]:
+    """Voxels that a depth image fills.
 
     Args:
         depth: z-depth [H, W], metres.
         camera: Its camera.
         thickness: Metres along the rays behind the surface that are filled too.
+        grid: The voxels, around the camera as in the default grid.
 
     Returns:
         bool [X, Y, Z].
@@ -224,9 +240,9 @@ def surface_voxels(depth: NDArray[np.float32], camera: Camera, thickness: float 
     rays = camera.unproject(camera.pixel_centres()[wanted])
     direction = rays / np.linalg.norm(rays, axis=1, keepdims=True)
     surface = rays * depth[wanted].astype(np.float64)[:, None]
-    occupied = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
-    for behind in np.arange(0.0, thickness + 1e-6, VOXEL_EDGE / 2.0):
-        index, inside = DEFAULT_GRID.index_of(DEFAULT_GRID_FROM_CAMERA.apply(surface + behind * direction))
+    occupied = np.zeros(grid.shape, dtype=np.bool_)
+    for behind in np.arange(0.0, thickness + 1e-6, grid.voxel_size / 2.0):
+        index, inside = grid.index_of(DEFAULT_GRID_FROM_CAMERA.apply(surface + behind * direction))
         occupied[tuple(np.asarray(index)[np.asarray(inside)].T)] = True
     return occupied
 

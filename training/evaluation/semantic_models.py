@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.checkpoints import Checkpoint
@@ -30,6 +30,7 @@ from scene_completion_training.evaluation.density_model import (
     reference_camera,
 )
 from scene_completion_training.evaluation.deployed_model import DeployedModel
+from scene_completion_training.evaluation.voxel_truth import stored_grid
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.networks.semantic_head import DistillationHead
@@ -213,8 +214,9 @@ class OnSurface:
         coarse = seen.observation.depth_image(_SURFACE_STRIDE)
         depth = coarse.repeat(_SURFACE_STRIDE, axis=0).repeat(_SURFACE_STRIDE, axis=1)
         camera = seen.observation.camera
-        occupied = surface_voxels(depth[: camera.height, : camera.width], camera)
-        density = grid_density(np.where(occupied, OPAQUE, np.float32(0.0)), DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA)
+        grid = stored_grid(sequence)
+        occupied = surface_voxels(depth[: camera.height, : camera.width], camera, grid=grid)
+        density = grid_density(np.where(occupied, OPAQUE, np.float32(0.0)), grid, DEFAULT_GRID_FROM_CAMERA)
         return dataclasses.replace(seen, observation=Observation(camera, density))
 
 

@@ -270,5 +270,8 @@ def _shares(ahead: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[n
 
 
 def _block_means(volume: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of blocks; where the last one is not whole, the outermost voxels stand for those that it lacks."""
+    lacking = [(0, -size % block) for size, block in zip(volume.shape, BLOCK, strict=True)]
+    volume = np.pad(volume, lacking, mode="edge")
     x, y, z = (size // block for size, block in zip(volume.shape, BLOCK, strict=True))
     return np.asarray(volume.reshape(x, BLOCK[0], y, BLOCK[1], z, BLOCK[2]).mean(axis=(1, 3, 5)))

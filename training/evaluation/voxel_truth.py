@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.density_model import reference_camera
@@ -49,7 +49,7 @@ def voxel_truth(sequence: PosedSequence, index: int) -> VoxelTruth | None:
     """Ground truth of a frame of the street world or of a KITTI window; None where the frame has none."""
     label, flags = sequence.asset(index, "voxel_label"), sequence.asset(index, "voxel_flags")
     if label is not None and flags is not None:
-        return street_truth(label, flags, _stored_grid(sequence))
+        return street_truth(label, flags, stored_grid(sequence))
     if sequence.asset(index, "ssc_label") is not None and reference_camera(sequence) == "image_2":
         return _measured_truth(sequence, index)
     return None
@@ -70,9 +70,10 @@ def street_truth(label: NDArray[np.uint8], flags: NDArray[np.uint8], grid: Voxel
     return VoxelTruth(grid, DEFAULT_GRID_FROM_CAMERA, label, exact.occupied, ~exact.below_ground, regions)
 
 
-def _stored_grid(sequence: PosedSequence) -> VoxelGrid:
-    stored = sequence.provenance["voxel_grid"]
-    return VoxelGrid(tuple(stored["origin"]), stored["voxel_size"], tuple(stored["shape"]))
+def stored_grid(sequence: PosedSequence) -> VoxelGrid:
+    """The grid of a town's voxels; the street's where a recording names none."""
+    stored = sequence.provenance.get("voxel_grid")
+    return VoxelGrid(tuple(stored["origin"]), stored["voxel_size"], tuple(stored["shape"])) if stored else DEFAULT_GRID
 
 
 def _measured_truth(sequence: PosedSequence, index: int) -> VoxelTruth | None:

@@ -127,6 +127,9 @@ class LiveTargets:
         self.variants = variants
         self.seed = seed
 
+    def __deepcopy__(self, memo: object) -> LiveTargets:
+        return self  # an average of the stage's weights needs no network of its own that never learns
+
     @property
     def dim(self) -> int:
         """Dimension of the features."""

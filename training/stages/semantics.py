@@ -35,8 +35,10 @@ OVERSAMPLING = 4
 DEPTH_STRIDE = 16
 """Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a
 step; with half the stride it took three quarters of it."""
+RADIUS_M, APART_M = 0.5, 3.0
+"""Radius of a neighbourhood, and how far two keep apart, in a volume of the street's measure, metres."""
 PUBLISHED_DENSITY = 0.5
-"""Density from which a point is occupied, per metre, where the field has no occupancy probability."""
+"""Density from which a point is occupied, per metre of a street, where the field has no occupancy probability."""
 
 
 @dataclass
@@ -48,8 +50,8 @@ class SemanticsConfiguration(Configuration):
         features_from: Checkpoint of the stage `feature_field`, which stays as it is.
         channels: Dimension in which points are clustered.
         bins: Quantile bins of the depth; one neighbourhood is drawn from each.
-        radius: Radius of a neighbourhood, metres.
-        apart: Distance that neighbourhoods of an image keep, metres, where there is room.
+        radius: Radius of a neighbourhood, metres; by default 0.5 on a street, and to the measure of the volume.
+        apart: Distance that neighbourhoods of an image keep where there is room, metres; by default 3 on a street.
         crop_points: Occupied points of a neighbourhood; those with fewer are dropped.
         buffer: Neighbourhoods that others are compared with.
         forces: "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
@@ -60,8 +62,8 @@ class SemanticsConfiguration(Configuration):
     features_from: str = ""
     channels: int = 64
     bins: int = 5
-    radius: float = 0.5
-    apart: float = 3.0
+    radius: float | None = None
+    apart: float | None = None
     crop_points: int = 576
     buffer: int = 256
     forces: Literal["estimated", "kitti_360"] = "estimated"
@@ -74,6 +76,12 @@ class SemanticsConfiguration(Configuration):
     def completed(self) -> SemanticsConfiguration:
         """They look through a trained field: its network and the size of its images are what they are there."""
         completed = super().completed()
+        scale = completed.viewpoint().volume.scale
+        completed = dataclasses.replace(
+            completed,
+            radius=RADIUS_M * scale if self.radius is None else self.radius,
+            apart=APART_M * scale if self.apart is None else self.apart,
+        )
         if not self.features_from:
             return completed
         stored = Checkpoint.read(Path(self.features_from))
@@ -146,21 +154,23 @@ class SemanticsStage(SingleImageStage):
         if self.linked:
             linked: Tensor = self.link(logit)
             return linked > 0.0
-        dense: Tensor = density_of_logit(logit) > PUBLISHED_DENSITY
+        dense: Tensor = density_of_logit(logit) * self.viewpoint.volume.scale > PUBLISHED_DENSITY
         return dense
 
     @torch.no_grad()
     def crops(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Expanded features of length one [N, crop_points, D] of the occupied points around surfaces of the images."""
         settings = self.settings
+        radius, apart = settings.radius, settings.apart
+        assert radius is not None and apart is not None
         found = []
         for number in range(len(batch["image"])):
             seen: FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
             depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
             camera = _strided(self.camera, DEPTH_STRIDE)
-            centres = surface_centres(depth, camera, settings.bins, settings.apart, generator)
-            points = points_in_balls(centres, settings.radius, OVERSAMPLING * settings.crop_points, generator)
+            centres = surface_centres(depth, camera, settings.bins, apart, generator)
+            points = points_in_balls(centres, radius, OVERSAMPLING * settings.crop_points, generator)
             flat = points.reshape(1, -1, 3)
             kept = (self.occupied(seen.density_logit(flat)) & seen.in_view(flat)).reshape(points.shape[:2])
             for crop, inside in zip(points, kept, strict=True):

@@ -97,6 +97,9 @@ class Teacher:
     link: OccupancyLink | None = None
     half_resolution: bool = False
 
+    def __deepcopy__(self, memo: object) -> Teacher:
+        return self  # an average of the student's weights needs no teacher of its own
+
     @staticmethod
     def read(settings: StudentConfiguration) -> Teacher:
         """The teacher that a configuration names.
@@ -147,14 +150,12 @@ class StudentStage(SingleImageStage):
         teacher.field.eval().requires_grad_(False)
         if teacher.link is not None:
             self.link.load_state_dict(teacher.link.requires_grad_(False).state_dict())
-        encoder = copy.deepcopy(teacher.field.encoder)
-        encoder.requires_grad_(not settings.distillation.freeze_encoder)
-        if not settings.distillation.freeze_encoder:
-            encoder.trunk.freeze(settings.frozen_blocks)
+        encoder = copy.deepcopy(teacher.field.encoder).requires_grad_(True)
         depth = bool(settings.losses.dense_depth) or settings.distillation.freeze_encoder
         self.field = DensityField(
             self.camera, teacher.field.spec, encoder=encoder, depth_channel=depth, hidden=settings.hidden
         )
+        self.start_learning()
 
     def data_needs(self) -> DataNeeds:
         """The views of the teacher."""
@@ -168,6 +169,12 @@ class StudentStage(SingleImageStage):
     def learns_link(cls, configuration: Mapping[str, Any]) -> bool:
         """It does from a teacher's occupancy, too."""
         return super().learns_link(configuration) or configuration["distillation"]["space"] == "occupancy"
+
+    def start_learning(self) -> None:
+        """The teacher's encoder may stay as it is."""
+        super().start_learning()
+        if self.settings.distillation.freeze_encoder:
+            self.encoder.requires_grad_(False)
 
     def first_depth(self, data: SequencesData) -> None:
         """It has its teacher's."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.controls import (
@@ -33,6 +35,25 @@ def test_surface_fills_the_voxels_of_its_points() -> None:
     assert thick.tolist() == [[i, 128, 11] for i in range(50, 71)]
     assert not surface_voxels(np.array([[np.inf]], np.float32), camera, 4.0).any()
     assert not surface_voxels(np.array([[0.0]], np.float32), camera, 4.0).any()
+
+
+def test_a_surface_lies_in_the_voxels_of_the_recording() -> None:
+    """A robot of a quarter of the measure: 0.05 m voxels, and 1 m instead of 4 m behind the surface."""
+    small = {"origin": [0.0, -6.4, -0.6], "voxel_size": 0.05, "shape": [256, 256, 32]}
+    near = dataclasses.replace(make_street(), provenance={"voxel_grid": small})
+    ray = np.array([[10.02], [10.5], [10.98], [11.1]]) * [0.0125, 0.0125, 1.0]  # of the pixel half right, half down
+    density = SurfaceControl(true_depth, "true depth", 4.0).observe(near, 0).density(ray.astype(np.float32))
+    assert (density > 0.5).tolist() == [True, True, True, False]
+
+
+def test_towns_of_two_rigs_have_no_common_prior() -> None:
+    shape = (4, 4, 4)
+    label, flags = np.ones(shape, np.uint8), np.full(shape, IN_VIEW | VISIBLE, np.uint8)
+    grids = [VoxelGrid((0.0, 0.0, 0.0), edge, shape) for edge in (0.2, 0.05)]
+    with pytest.raises(GridError, match="towns of one rig"):
+        fit_prior(street_truth(label, flags, grid) for grid in grids)
+    with pytest.raises(SequenceError, match="no frame has voxels"):
+        fit_prior([])
 
 
 def test_controls_of_a_town(street: PosedSequence) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.geometry.grids import DEFAULT_GRID
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.place_prior import PlacePrior
@@ -53,6 +53,18 @@ def test_mean_prior_has_the_log_odds_of_the_mean() -> None:
     gain, logit = prior.at(points).T
     np.testing.assert_array_equal(gain, 1.0)
     np.testing.assert_allclose(logit, [np.log(1.0 / 3.0), np.log(999.0)], rtol=1e-4)
+
+
+def test_mean_prior_of_a_grid_that_is_no_multiple_of_its_blocks() -> None:
+    grid = VoxelGrid((0.0, -1.0, -0.5), 0.1, (180, 20, 10))
+    upper = np.zeros(grid.shape, dtype=np.bool_)
+    upper[90:] = True  # of the last block of eight there are four voxels
+    prior = mean_prior(
+        [(upper, np.ones_like(upper)), (~upper, np.ones_like(upper)), (upper, np.ones_like(upper))], grid
+    )
+    _, logit = prior.at(np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 17.9]])).T
+    assert prior.logit.shape == (23, 3, 10)
+    np.testing.assert_allclose(logit, [np.log(0.5), np.log(2.0)], atol=1e-3)  # of one frame in three, and of two
 
 
 def test_unknown_voxels_say_nothing() -> None:

@@ -12,6 +12,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.semantics import SemanticsConfiguration, SemanticsStage
+from scene_completion_training.viewpoint import CameraSettings
 from tests.training.small_trainings import DIMENSION, HIDDEN, small_training
 
 
@@ -40,6 +41,15 @@ def test_semantics_train_on_a_frozen_field(synthetic_drive: Path, trained: Path,
     assert isinstance(stage, SemanticsStage) and isinstance(stage.field, FeatureField)
     fresh = {name: value for name, value in stage.state_dict().items() if name.startswith("head.")}
     assert any(not torch.equal(content[name], value) for name, value in fresh.items())
+
+
+def test_neighbourhoods_are_to_the_measure_of_the_volume() -> None:
+    street = SemanticsConfiguration().completed()
+    robot = SemanticsConfiguration(camera=CameraSettings(height_above_ground=0.4)).completed()
+    named = SemanticsConfiguration(camera=CameraSettings(height_above_ground=0.4), radius=0.3).completed()
+    assert (street.radius, street.apart) == (0.5, 3.0)
+    assert (robot.radius, robot.apart) == (0.125, 0.75)
+    assert (named.radius, named.apart) == (0.3, 0.75)
 
 
 def test_what_cannot_be_trained_is_refused(trained: Path) -> None:
