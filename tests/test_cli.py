@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +9,7 @@ import pytest
 
 from scene_completion_ros import cli
 from scene_completion_ros.errors import CameraError
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.checkout import run_python
 
 
 def command(run: object) -> SimpleNamespace:
@@ -101,20 +98,9 @@ def test_help_needs_neither_torch_nor_ros_nor_an_engine(name: str) -> None:
         "from scene_completion_ros.cli import main\n"
         f"main([{name!r}, '--help'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "usage: scene-completion" in done.stdout
-
-
-def test_it_runs_from_a_checkout() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "scene_completion_ros.cli", "--version"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip()
 
 
 def test_an_installation_offers_the_commands_of_a_checkout() -> None:

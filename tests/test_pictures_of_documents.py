@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pytest
 
+from tests.checkout import run_python
 from tests.inference.small_bundle import make_small_bundle
 from tests.ros_domain import next_domain
 
@@ -46,17 +44,9 @@ def test_the_command_makes_all_of_them_from_a_running_node(tmp_path: Path) -> No
         "grid_from_camera: [0, 0, 1, 0, -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, 1]\n",
         encoding="utf-8",
     )
-    command = [sys.executable, "docs/make_pictures.py", "--output", str(tmp_path / "made"), "--image", "39"]
-    command += ["--bundle", str(tmp_path / "bundle"), "--grid", str(grid)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),
-        "ROS_DOMAIN_ID": next_domain(),
-        "ROS_LOG_DIR": str(tmp_path / "log"),
-    }
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
+    given = ("--output", tmp_path / "made", "--image", "39", "--bundle", tmp_path / "bundle", "--grid", grid)
+    variables = {"ROS_DOMAIN_ID": next_domain(), "ROS_LOG_DIR": str(tmp_path / "log")}
+    done = run_python("docs/make_pictures.py", *given, **variables)
     assert done.returncode == 0, done.stderr
     made = {path.name for path in (tmp_path / "made").iterdir()}
     assert made == {path.name for path in PICTURES.iterdir()}

@@ -71,21 +71,27 @@ def jpeg(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> bytes:
 
 
 def camera_info(
-    *, stamp_ns: int = START, frame_id: str = "camera_optical", width: int = WIDTH, f: float = 40.0, p3: float = 0.0
+    *,
+    stamp_ns: int = START,
+    frame_id: str = "camera_optical",
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    f: float = 40.0,
+    centre: tuple[float, float] = (31.5, 23.5),
+    p3: float = 0.0,
 ) -> Any:
-    k = np.array([f, 0, 31.5, 0, f, 23.5, 0, 0, 1])
-    p = np.array([f, 0, 31.5, p3, 0, f, 23.5, 0, 0, 0, 1, 0])
+    cx, cy = centre
     region = make("sensor_msgs/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     return make(
         "sensor_msgs/CameraInfo",
         header=header(stamp_ns, frame_id),
-        height=HEIGHT,
+        height=height,
         width=width,
         distortion_model="plumb_bob",
         d=np.zeros(5),
-        k=k,
+        k=np.array([f, 0, cx, 0, f, cy, 0, 0, 1]),
         r=np.eye(3).reshape(-1),
-        p=p,
+        p=np.array([f, 0, cx, p3, 0, f, cy, 0, 0, 0, 1, 0]),
         binning_x=0,
         binning_y=0,
         roi=region,

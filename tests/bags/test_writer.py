@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
 from tests.bags.recordings import START, string, transform
+from tests.checkout import with_this_checkout
 
 STORAGES = ["mcap", "sqlite3"]
 
@@ -102,11 +102,8 @@ def test_everything_written_survives_a_kill(tmp_path: Path, storage: str) -> Non
                 sys.stdin.readline()
         """
     )
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    )
+    command, environment = [sys.executable, "-c", program], with_this_checkout()
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     assert process.stdout.readline().strip() == b"written"
     process.send_signal(signal.SIGKILL)

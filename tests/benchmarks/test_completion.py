@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,9 +10,8 @@ import pytest
 
 from benchmarks import completion
 from scene_completion_ros.geometry.grids import VoxelGrid
+from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_rows_whose_package_is_missing_say_which(
@@ -39,20 +36,13 @@ def test_rows_whose_package_is_missing_say_which(
 @pytest.mark.parametrize(("benchmark", "package"), [("training_step", "torch"), ("soak", "rclpy")])
 def test_a_benchmark_whose_package_is_missing_says_which(benchmark: str, package: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n", encoding="utf-8")
-    done = run(benchmark, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    done = run_python("-m", f"benchmarks.{benchmark}", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"python -m benchmarks.{benchmark} needs {package}, which is not installed: run it with")
 
 
 def test_what_a_benchmark_cannot_use_is_said_in_a_line(tmp_path: Path) -> None:
-    done = run("completion", "--bundle", str(tmp_path))
+    done = run_python("-m", "benchmarks.completion", "--bundle", tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == f"{tmp_path}: no student.json in it. Name the folder of a student bundle."
-
-
-def run(benchmark: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"benchmarks.{benchmark}", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.writer import BagWriter
+from tests.bags import recordings
+from tests.bags.recordings import make
 from tests.inference.small_bundle import CANONICAL
 
 TOPIC = "/camera/image_raw"
@@ -18,68 +19,41 @@ STEP_NS = 100_000_000
 
 
 class Recorder:
-    """Writes messages with the types of a bag."""
+    """Writes messages of a camera and of a LiDAR."""
 
     def __init__(self, writer: BagWriter) -> None:
         self.writer = writer
-        self.types = writer.typestore.types
-
-    def header(self, stamp_ns: int, frame_id: str) -> Any:
-        stamp = self.types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
-        return self.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
 
     def image(
-        self, image: NDArray[np.uint8], stamp_ns: int, bag_ns: int, *, topic: str, encoding: str = "rgb8"
+        self, picture: NDArray[np.uint8], stamp_ns: int, bag_ns: int, *, topic: str, encoding: str = "rgb8"
     ) -> None:
-        height, width, _ = image.shape
-        message = self.types["sensor_msgs/msg/Image"](
-            header=self.header(stamp_ns, FRAME),
-            height=height,
-            width=width,
-            encoding=encoding,
-            is_bigendian=0,
-            step=3 * width,
-            data=image.reshape(-1),
-        )
+        height, width, _ = picture.shape
+        message = recordings.image(picture, encoding, width=width, height=height, stamp_ns=stamp_ns, frame_id=FRAME)
         self.writer.write(topic, "sensor_msgs/msg/Image", message, bag_ns)
 
     def camera_info(self, stamp_ns: int) -> None:
         c = CANONICAL
-        message = self.types["sensor_msgs/msg/CameraInfo"](
-            header=self.header(stamp_ns, FRAME),
-            height=c.height,
-            width=c.width,
-            distortion_model="plumb_bob",
-            d=np.zeros(5),
-            k=np.array([c.fx, 0, c.cx, 0, c.fy, c.cy, 0, 0, 1], dtype=np.float64),
-            r=np.eye(3).reshape(-1),
-            p=np.array([c.fx, 0, c.cx, 0, 0, c.fy, c.cy, 0, 0, 0, 1, 0], dtype=np.float64),
-            binning_x=0,
-            binning_y=0,
-            roi=self.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),
+        message = recordings.camera_info(
+            stamp_ns=stamp_ns, frame_id=FRAME, width=c.width, height=c.height, f=c.fx, centre=(c.cx, c.cy)
         )
         self.writer.write("/camera/camera_info", "sensor_msgs/msg/CameraInfo", message, stamp_ns)
 
     def lidar_above_camera(self, stamp_ns: int) -> None:
         """/tf_static: the LiDAR looks along the camera's axis and stands one metre above it."""
-        geometry = "geometry_msgs/msg/"
-        transform = self.types[f"{geometry}Transform"](
-            translation=self.types[f"{geometry}Vector3"](0.0, -1.0, 0.0),
-            rotation=self.types[f"{geometry}Quaternion"](0.5, -0.5, 0.5, 0.5),
-        )
-        stamped = self.types[f"{geometry}TransformStamped"](
-            header=self.header(stamp_ns, FRAME), child_frame_id="lidar", transform=transform
-        )
-        message = self.types["tf2_msgs/msg/TFMessage"](transforms=[stamped])
+        message = recordings.transform(FRAME, "lidar", (0.0, -1.0, 0.0), stamp_ns)
+        message.transforms[0].transform.rotation = make("geometry_msgs/Quaternion", x=0.5, y=-0.5, z=0.5, w=0.5)
         self.writer.write("/tf_static", "tf2_msgs/msg/TFMessage", message, stamp_ns)
 
     def cloud(self, points: NDArray[np.float32], stamp_ns: int) -> None:
-        field = self.types["sensor_msgs/msg/PointField"]
-        message = self.types["sensor_msgs/msg/PointCloud2"](
-            header=self.header(stamp_ns, "lidar"),
+        message = make(
+            "sensor_msgs/PointCloud2",
+            header=recordings.header(stamp_ns, "lidar"),
             height=1,
             width=len(points),
-            fields=[field(name, 4 * i, 7, 1) for i, name in enumerate("xyz")],
+            fields=[
+                make("sensor_msgs/PointField", name=name, offset=4 * i, datatype=7, count=1)
+                for i, name in enumerate("xyz")
+            ],
             is_bigendian=False,
             point_step=12,
             row_step=12 * len(points),

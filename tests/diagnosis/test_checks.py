@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +13,9 @@ from scene_completion_ros.diagnosis.checks import checks
 from scene_completion_ros.diagnosis.findings import Status
 from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_ros.ros import dds
+from tests.checkout import run_python
 from tests.diagnosis.needed import HIDE_RCLPY, needs_ros
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = [check.name for check in checks(None, DEMO_DRIVE)]
 OF_ROS = [
     "ROS 2 not mixed",
@@ -33,15 +31,7 @@ OF_ROS = [
 
 
 def doctor(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    search_path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(ROOT)]))
-    return subprocess.run(
-        [sys.executable, "-m", "scene_completion_ros.cli", "doctor", *words],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": search_path, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_python("-m", "scene_completion_ros.cli", "doctor", *words, cwd=cwd, **variables)
 
 
 def printed(output: str) -> dict[str, tuple[str, str]]:
@@ -117,6 +107,6 @@ def test_help_and_imports_need_nothing_heavy() -> None:
         "import scene_completion_ros.diagnosis.checks, scene_completion_ros.diagnosis.probes\n"
         "main(['doctor', '--help'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "usage: scene-completion doctor" in done.stdout

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +10,8 @@ import pytest
 
 from scene_completion_ros.diagnosis import fast_dds, ros_environment
 from scene_completion_ros.diagnosis.findings import Status
+from tests.checkout import run_python
 from tests.diagnosis.needed import HIDE_RCLPY, needs_ros, needs_wheels
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @needs_ros
@@ -45,8 +42,7 @@ def test_a_distribution_whose_rclpy_python_does_not_find(tmp_path: Path, extra_m
     code = (
         "from scene_completion_ros.diagnosis.ros_environment import check_ros; f = check_ros(); print(f.status, f.cure)"
     )
-    environment = {**os.environ, "ROS_DISTRO": "jazzy"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = run_python("-c", code, ROS_DISTRO="jazzy")
     assert "Status.FAILED" in done.stdout, done.stderr
     assert ". /opt/ros/jazzy/setup.bash" in done.stdout
 

@@ -9,7 +9,6 @@ import pytest
 from scene_completion_ros.evaluation.invisible_empty import (
     InvisibleEmptyMetric,
     invisible_empty_scores,
-    point_counts,
 )
 from scene_completion_ros.evaluation.lidar_occupancy import ORIGINAL, SlabTruth, slab_masks
 
@@ -27,11 +26,6 @@ def test_scores_of_ten_points_by_hand() -> None:
     assert scores.ie_acc == pytest.approx(4 / 6)  # occluded 4..9; wrong are 6 and 7
     assert scores.ie_prec == pytest.approx(2 / 3)  # occluded and called empty 7, 8, 9; of them empty 8 and 9
     assert scores.ie_rec == pytest.approx(2 / 3)  # occluded and empty 6, 8, 9; of them called empty 8 and 9
-
-
-def test_counts_of_ten_points_by_hand() -> None:
-    counts = point_counts(PREDICTED, OCCUPIED, VISIBLE)
-    assert (counts.points, counts.predicted, counts.occupied, counts.occluded, counts.occluded_free) == (10, 4, 3, 6, 3)
 
 
 def test_frames_count_alike_and_undefined_ones_are_skipped_and_counted() -> None:

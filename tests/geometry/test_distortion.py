@@ -6,43 +6,9 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.distortion import distort, undistort, undistorted_angle, valid_radius
-
-
-def test_distort_agrees_with_opencv(camera: Camera, points: np.ndarray, opencv: type) -> None:
-    ideal = points[:, :2] / points[:, 2:]
-    distorted, inside = distort(camera.distortion_model, camera.distortion, ideal)
-    pixels = distorted * [camera.fx, camera.fy] + [camera.cx, camera.cy]
-    np.testing.assert_allclose(pixels, opencv.project(camera, points), atol=1e-9)
-    assert inside.all()
-
-
-def test_undistort_agrees_with_opencv(camera: Camera, opencv: type) -> None:
-    rng = np.random.default_rng(5)
-    angle = rng.uniform(0.0, 2.0 * math.pi, 300)
-    radius = rng.uniform(0.0, 0.9 * min(camera.cx / camera.fx, camera.cy / camera.fy), 300)
-    distorted = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    ideal, exists = undistort(camera.distortion_model, camera.distortion, distorted)
-    pixels = distorted * [camera.fx, camera.fy] + [camera.cx, camera.cy]
-    np.testing.assert_allclose(ideal, opencv.undistort(camera, pixels), rtol=1e-8, atol=1e-8)
-    assert exists.all()
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 2e-5)])
-def test_torch_and_numpy_agree(camera: Camera, points: np.ndarray, dtype: str, tolerance: float) -> None:
-    ideal = points[:, :2] / points[:, 2:]
-    ideal = ideal[np.linalg.norm(ideal, axis=-1) < 3.0].reshape(1, -1, 2).astype(dtype)
-    model, coefficients = camera.distortion_model, camera.distortion
-    distorted, _ = distort(model, coefficients, ideal)
-    distorted_torch, inside_torch = distort(model, coefficients, torch.as_tensor(ideal))
-    back_torch, exists_torch = undistort(model, coefficients, distorted_torch)
-    assert distorted.dtype == np.dtype(dtype) and distorted_torch.dtype == getattr(torch, dtype)
-    assert inside_torch.dtype == torch.bool and bool(inside_torch.all()) and bool(exists_torch.all())
-    np.testing.assert_allclose(distorted_torch.numpy(), distorted, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(back_torch.numpy(), ideal, rtol=tolerance, atol=tolerance)
 
 
 def test_optical_axis_is_a_fixed_point(camera: Camera) -> None:

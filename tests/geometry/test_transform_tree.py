@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -37,14 +35,6 @@ def tree() -> TransformTree:
 def test_a_chain_of_moving_and_fixed_edges_is_interpolated_both_ways(tree: TransformTree) -> None:
     np.testing.assert_allclose(place(tree, 10_250_000_000), [0.75, 0, 0], atol=1e-9)
     np.testing.assert_allclose(tree.find("camera", "odom", 10_250_000_000).translation, [-0.75, 0, 0], atol=1e-9)
-
-
-def test_turns_take_the_shortest_way() -> None:
-    tree = TransformTree(KEEP_NS)
-    for stamp_s, degrees in ((0, 170), (1, -170)):
-        tree.add("odom", "base", stamp_s * SECOND, at(0, math.radians(degrees)), static=False)
-    rotation = tree.find("odom", "base", SECOND // 4, max_gap_ns=SECOND).rotation
-    assert math.degrees(math.atan2(rotation[1, 0], rotation[0, 0])) == pytest.approx(175)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,37 +65,25 @@ def refused(folder: Path) -> BundleError:
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
-    grid = VoxelGrid((1.0, -2.0, 3.0), 0.1, (10, 20, 30), "lidar")
     pose = RigidTransform.from_quaternion((0.5, -0.5, 0.5, 0.5), (0.3, 0.0, -0.1))
-    saved = make_small_bundle(
-        tmp_path / "student",
-        calibration=Calibration("piecewise_linear", (0.0, 0.3), (0.01, 0.8)),
-        threshold=0.4,
-        height_above_ground=1.2,
-        pitch_range=(-0.1, 0.2),
-        focal_range=(0.3, 0.7),
-        depth_range=(2.0, 60.0),
-        grid=grid,
-        grid_from_camera=pose,
-        provenance={"windows": ["00", "01"], "steps": 5},
-        licence="CC BY-NC-SA 3.0",
-    )
-    loaded = StudentBundle.load(tmp_path / "student")
-    for bundle in (saved, loaded):
-        assert bundle.canonical == CANONICAL
-        assert bundle.calibration.alpha == (0.0, 0.3)
-        assert bundle.threshold == 0.4
-        assert bundle.height_above_ground == 1.2
-        assert bundle.pitch_range == (-0.1, 0.2)
-        assert bundle.focal_range == (0.3, 0.7)
-        assert bundle.depth_range == (2.0, 60.0)
-        assert bundle.class_names == ("unlabelled",)
+    fields: dict[str, Any] = {
+        "calibration": Calibration("piecewise_linear", (0.0, 0.3), (0.01, 0.8)),
+        "threshold": 0.4,
+        "height_above_ground": 1.2,
+        "pitch_range": (-0.1, 0.2),
+        "focal_range": (0.3, 0.7),
+        "depth_range": (2.0, 60.0),
+        "grid": VoxelGrid((1.0, -2.0, 3.0), 0.1, (10, 20, 30), "lidar"),
+        "provenance": {"windows": ["00", "01"], "steps": 5},
+        "licence": "CC BY-NC-SA 3.0",
+    }
+    saved = make_small_bundle(tmp_path / "student", grid_from_camera=pose, **fields)
+    given = {"canonical": CANONICAL, "feature_size": (96, 320), "class_names": ("unlabelled",), **fields}
+    for bundle in (saved, StudentBundle.load(tmp_path / "student")):
+        for name, value in given.items():
+            assert getattr(bundle, name) == value, name
         assert bundle.class_colours == ((128, 128, 128),)
-        assert bundle.grid == grid
         np.testing.assert_allclose(bundle.grid_from_camera.matrix, pose.matrix, atol=1e-12)
-        assert bundle.provenance == {"windows": ["00", "01"], "steps": 5}
-        assert bundle.licence == "CC BY-NC-SA 3.0"
-        assert bundle.feature_size == (96, 320)
         assert bundle.head.tensors().keys() == road_head().tensors().keys()
         for name, tensor in road_head().tensors().items():
             np.testing.assert_array_equal(getattr(bundle.head, name), tensor)
@@ -134,59 +123,12 @@ def test_the_shipped_student_knows_the_classes_of_a_street() -> None:
     assert shipped.head.channels == shipped.head.hidden + shipped.head.label_hidden > shipped.head.hidden
 
 
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"label_bias": None}, "tensor label_bias: is missing"),
-        (
-            {"label_positional_weight": np.zeros((16, 38), np.float32)},
-            r"tensor label_positional_weight: .*\(16, 39\).*one column a value of the point code",
-        ),
-        ({"label_hidden_bias": np.zeros(15, np.float32)}, r"tensor label_hidden_bias: .*head\.label_hidden units"),
-        ({"label_weight": np.zeros((4, 16), np.float32)}, r"\(4, 16\) where float32 \(3, 16\).*each of class_names"),
-        ({"label_weight": np.zeros((3, 17), np.float32)}, r"\(3, 17\) where float32 \(3, 16\)"),
-        ({"label_bias": np.zeros(4, np.float32)}, r"tensor label_bias: .*each of class_names"),
-        ({"label_bias": np.full(3, np.inf, np.float32)}, "tensor label_bias: holds NaN or infinite"),
-    ],
-)
-def test_bad_labels_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | None], message: str) -> None:
-    head = with_labels(road_head(), 3, 16)
-    make_small_bundle(tmp_path, head=head, class_names=class_names(3), class_colours=class_colours(3))
-    replace_head(tmp_path, **tensors)
-    with pytest.raises(BundleError, match=message):
-        StudentBundle.load(tmp_path)
-    assert HEAD in refused(tmp_path).where
-
-
 def test_labels_that_nothing_announces_are_refused(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
     replace_head(tmp_path, label_bias=np.zeros(3, np.float32))
     error = refused(tmp_path)
     assert f"{HEAD}: tensor label_bias" in error.where
     assert "label_hidden" in error.what
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        (lambda m: m["head"].pop("label_hidden"), "head.label_hidden"),
-        (lambda m: m["head"].update(label_hidden=0), "head.label_hidden"),
-        (lambda m: m["head"].update(label_hidden="wide"), "head.label_hidden"),
-        (lambda m: m.update(schema_version=WITHOUT_LABELS), "class_names"),
-        (lambda m: m.update(class_names=["one"], class_colours=[[0, 0, 0]]), "class_names"),
-        (lambda m: m.update(class_names=["car", "road", "car"]), "class_names"),
-        (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), "class_colours"),
-        (lambda m: m["class_colours"].__setitem__(1, [0, 0, 256]), "class_colours.1"),
-        (lambda m: m["class_colours"].__setitem__(2, [0, -1, 0]), "class_colours.2"),
-        (lambda m: m["class_colours"].__setitem__(0, [0, 0, 0.5]), "class_colours.0.2"),
-        (lambda m: m["class_colours"].__setitem__(0, [0, 0]), "class_colours.0"),
-        (lambda m: m["class_colours"].__setitem__(0, "red"), "class_colours.0"),
-    ],
-)
-def test_bad_fields_of_classes_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], field: str) -> None:
-    make_small_bundle(tmp_path, classes=3)
-    edit_manifest(tmp_path, change)
-    assert refused(tmp_path).where.endswith(f"field {field}")
 
 
 def test_a_head_that_has_no_labels_cannot_tell_classes_apart(tmp_path: Path) -> None:
@@ -208,11 +150,6 @@ def test_classes_and_head_of_a_new_bundle_have_to_agree() -> None:
                 class_names=class_names(count),
                 class_colours=class_colours(count),
             )
-
-
-def test_saving_leaves_no_temporary_files(tmp_path: Path) -> None:
-    make_small_bundle(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ENCODER, HEAD, MANIFEST])
 
 
 def test_weights_beside_the_bundle(tmp_path: Path) -> None:
@@ -247,14 +184,16 @@ def test_a_folder_without_a_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [ENCODER, HEAD])
-def test_a_changed_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_changed_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     make_small_bundle(tmp_path)
     content = bytearray((tmp_path / name).read_bytes())
     content[-1] ^= 1
     (tmp_path / name).write_bytes(bytes(content))
     error = refused(tmp_path)
-    assert name in error.where
-    assert "sha256" in error.what
+    assert name in error.where and "sha256" in error.what
+    (tmp_path / name).unlink()
+    error = refused(tmp_path)
+    assert name in error.where and "missing" in error.what
 
 
 def test_an_encoder_that_was_replaced_after_loading_is_refused(tmp_path: Path) -> None:
@@ -266,15 +205,6 @@ def test_an_encoder_that_was_replaced_after_loading_is_refused(tmp_path: Path) -
     (tmp_path / ENCODER).unlink()
     with pytest.raises(BundleError, match="cannot be read"):
         loaded.read_encoder()
-
-
-@pytest.mark.parametrize("name", [ENCODER, HEAD])
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    make_small_bundle(tmp_path)
-    (tmp_path / name).unlink()
-    error = refused(tmp_path)
-    assert name in error.where
-    assert "missing" in error.what
 
 
 def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
@@ -292,14 +222,25 @@ def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
         ({"hidden_bias": np.zeros(63, dtype=np.float32)}, r"tensor hidden_bias: is float32 \(63,\)"),
         ({"positional_weight": np.zeros((64, 39), dtype=np.float16)}, "tensor positional_weight: is float16"),
         ({"density_weight": np.full(64, np.nan, dtype=np.float32)}, "tensor density_weight: holds NaN"),
+        ({"label_bias": None}, "tensor label_bias: is missing"),
+        (
+            {"label_positional_weight": np.zeros((16, 38), np.float32)},
+            r"tensor label_positional_weight: .*\(16, 39\).*one column a value of the point code",
+        ),
+        ({"label_hidden_bias": np.zeros(15, np.float32)}, r"tensor label_hidden_bias: .*head\.label_hidden units"),
+        ({"label_weight": np.zeros((4, 16), np.float32)}, r"\(4, 16\) where float32 \(3, 16\).*each of class_names"),
+        ({"label_weight": np.zeros((3, 17), np.float32)}, r"\(3, 17\) where float32 \(3, 16\)"),
+        ({"label_bias": np.zeros(4, np.float32)}, r"tensor label_bias: .*each of class_names"),
+        ({"label_bias": np.full(3, np.inf, np.float32)}, "tensor label_bias: holds NaN or infinite"),
     ],
 )
 def test_bad_tensors_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | None], message: str) -> None:
-    make_small_bundle(tmp_path)
+    head = with_labels(road_head(), 3, 16)
+    make_small_bundle(tmp_path, head=head, class_names=class_names(3), class_colours=class_colours(3))
     replace_head(tmp_path, **tensors)
-    with pytest.raises(BundleError, match=message):
-        StudentBundle.load(tmp_path)
-    assert HEAD in refused(tmp_path).where
+    error = refused(tmp_path)
+    assert re.search(message, str(error))
+    assert HEAD in error.where
 
 
 def test_a_pickle_is_not_a_head(tmp_path: Path) -> None:
@@ -326,17 +267,29 @@ def test_a_pickle_is_not_a_head(tmp_path: Path) -> None:
         (lambda m: m["grid"].update(grid_from_camera=[1.0] * 15), "grid.grid_from_camera"),
         (lambda m: m["calibration"].update(kind="magic"), "calibration"),
         (lambda m: m.update(focal_range=[0.7, 0.5]), "focal_range"),
-        (lambda m: m.update(class_colours=[]), "class_colours"),
         (lambda m: m["normalisation"].update(mean=[1.0]), "normalisation.mean"),
         (lambda m: m.pop("sha256"), "sha256"),
         (lambda m: m["sha256"].pop(HEAD), f"sha256.{HEAD}"),
         (lambda m: m.update(provenance="a bag"), "provenance"),
+        (lambda m: m["head"].pop("label_hidden"), "head.label_hidden"),
+        (lambda m: m["head"].update(label_hidden=0), "head.label_hidden"),
+        (lambda m: m["head"].update(label_hidden="wide"), "head.label_hidden"),
+        (lambda m: m.update(schema_version=WITHOUT_LABELS), "class_names"),
+        (lambda m: m.update(class_names=["one"], class_colours=[[0, 0, 0]]), "class_names"),
+        (lambda m: m.update(class_names=["car", "road", "car"]), "class_names"),
+        (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), "class_colours"),
+        (lambda m: m.update(class_colours=[]), "class_colours"),
+        (lambda m: m["class_colours"].__setitem__(1, [0, 0, 256]), "class_colours.1"),
+        (lambda m: m["class_colours"].__setitem__(2, [0, -1, 0]), "class_colours.2"),
+        (lambda m: m["class_colours"].__setitem__(0, [0, 0, 0.5]), "class_colours.0.2"),
+        (lambda m: m["class_colours"].__setitem__(0, [0, 0]), "class_colours.0"),
+        (lambda m: m["class_colours"].__setitem__(0, "red"), "class_colours.0"),
     ],
 )
 def test_bad_fields_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], field: str) -> None:
-    make_small_bundle(tmp_path)
+    make_small_bundle(tmp_path, classes=3)
     edit_manifest(tmp_path, change)
-    assert f"field {field}" in refused(tmp_path).where
+    assert re.search(rf"field {re.escape(field)}(\W|$)", refused(tmp_path).where)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])

@@ -19,7 +19,7 @@ from scene_completion_ros.geometry import (
     VoxelGrid,
 )
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march
@@ -43,13 +43,19 @@ def completer(bundle: StudentBundle) -> Completer:
     return Completer(bundle, CAMERA)
 
 
+@pytest.fixture(scope="module")
+def completed(completer: Completer) -> Completion:
+    return completer.complete(picture(), stamp_ns=123)
+
+
 def picture(seed: int = 0, camera: Camera = CAMERA) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (camera.height, camera.width, 3), dtype=np.uint8)
 
 
-def test_a_completion_is_consistent(completer: Completer, bundle: StudentBundle) -> None:
-    result = completer.complete(picture(), stamp_ns=123)
-    voxels = result.voxels
+def test_a_completion_is_consistent(completer: Completer, completed: Completion, bundle: StudentBundle) -> None:
+    result, voxels = completed, completed.voxels
+    assert voxels.class_names == ("unlabelled",)
+    assert not voxels.label.any() and np.all(voxels.confidence == 1.0)
     assert voxels.stamp_ns == 123
     assert voxels.grid == DEFAULT_GRID
     assert completer.warnings == []
@@ -93,22 +99,13 @@ def test_a_distorted_camera_sees_the_scene_of_an_ideal_one() -> None:
     assert ignored < straightened - 0.1
 
 
-def test_without_classes_every_voxel_has_the_only_one(completer: Completer) -> None:
-    voxels = completer.complete(picture()).voxels
-    assert voxels.class_names == ("unlabelled",)
-    assert not voxels.label.any()
-    assert np.all(voxels.confidence == 1.0)
-
-
-def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Path, completer: Completer) -> None:
+def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Path, completed: Completion) -> None:
     student = make_small_bundle(tmp_path, classes=7, calibration=CALIBRATION)
     pose = RigidTransform.from_quaternion((0.02, -0.01, 0.03, 1.0), (0.0, 0.0, 0.0)) @ DEFAULT_GRID_FROM_CAMERA
-    plain = completer.complete(picture())
     labelled = Completer(student, CAMERA).complete(picture())
-    np.testing.assert_array_equal(labelled.voxels.state, plain.voxels.state)
-    np.testing.assert_array_equal(labelled.voxels.index, plain.voxels.index)
-    np.testing.assert_array_equal(labelled.voxels.probability, plain.voxels.probability)
-    assert set(labelled.timings_ms) == set(plain.timings_ms)
+    for name in ("state", "index", "probability"):
+        np.testing.assert_array_equal(getattr(labelled.voxels, name), getattr(completed.voxels, name))
+    assert set(labelled.timings_ms) == set(completed.timings_ms)
     features = make_encoder(student, "onnxruntime")(Resampler(CAMERA, CANONICAL)(picture()))
     for voxels in (labelled.voxels, Completer(student, CAMERA, grid_from_camera=pose).complete(picture()).voxels):
         assert voxels.class_names == student.class_names
@@ -131,10 +128,10 @@ def test_rays_do_not_get_fewer_with_a_smaller_image_of_the_network(tmp_path: Pat
     assert completer.depth_camera == RAYS and result.depth.shape == (96, 320)
 
 
-def test_rays_that_leave_the_grid_are_too_far_and_missing_depth_stays_missing(completer: Completer) -> None:
+def test_rays_that_leave_the_grid_are_too_far_and_missing_depth_stays_missing(completed: Completion) -> None:
     depth = np.array([[5.0, 50.0, 50.0, np.nan]], np.float32)
     left = np.array([[0.1, 0.5, 0.49, 1.0]], np.float32)
-    result = dataclasses.replace(completer.complete(picture()), depth=depth, transmittance=left)
+    result = dataclasses.replace(completed, depth=depth, transmittance=left)
     np.testing.assert_array_equal(result.shown_depth, np.array([[5.0, np.inf, 50.0, np.nan]], np.float32))
     assert result.shown_depth.dtype == np.float32
     assert depth[0, 1] == 50.0  # not changed in place
@@ -153,8 +150,10 @@ def test_grid_and_pose_are_the_bundles_unless_given(bundle: StudentBundle) -> No
     assert Completer(other, CAMERA, grid=DEFAULT_GRID, threads=1).grid == DEFAULT_GRID
 
 
-def test_what_an_occupied_voxel_hides_is_not_seen(completer: Completer, bundle: StudentBundle) -> None:
-    result = completer.complete(picture())
+def test_what_an_occupied_voxel_hides_is_not_seen(
+    completer: Completer, completed: Completion, bundle: StudentBundle
+) -> None:
+    result = completed
     occupied = result.probability >= bundle.threshold
     assert 0.1 < result.alpha[occupied].min() < 0.3  # alpha as such is far from opaque
     camera_from_grid = completer.grid_from_camera.inverse()
@@ -163,15 +162,14 @@ def test_what_an_occupied_voxel_hides_is_not_seen(completer: Completer, bundle: 
     assert np.mean(result.voxels.state != state) < 1e-3
 
 
-def test_alpha_is_that_of_the_reference(completer: Completer, bundle: StudentBundle) -> None:
-    result = completer.complete(picture())
+def test_alpha_is_that_of_the_reference(completer: Completer, completed: Completion, bundle: StudentBundle) -> None:
     features = make_encoder(bundle, "onnxruntime")(Resampler(CAMERA, CANONICAL)(picture()))
     index = np.random.default_rng(1).choice(np.flatnonzero(completer.in_view), 5000, replace=False)
     points = DEFAULT_GRID.centres().reshape(-1, 3)[index].astype(np.float64)
     density = density_reference(
         features, completer.grid_from_camera.inverse().apply(points), bundle.head, bundle.point_code, CANONICAL
     )
-    np.testing.assert_allclose(result.alpha.reshape(-1)[index], -np.expm1(-0.2 * density), atol=1e-4)
+    np.testing.assert_allclose(completed.alpha.reshape(-1)[index], -np.expm1(-0.2 * density), atol=1e-4)
 
 
 def test_results_are_kept_and_repeatable(completer: Completer) -> None:
@@ -186,14 +184,12 @@ def test_results_are_kept_and_repeatable(completer: Completer) -> None:
     np.testing.assert_array_equal(completer.complete(picture(0)).alpha, kept["alpha"])
 
 
-def test_another_image_size_is_refused(completer: Completer) -> None:
-    with pytest.raises(ImageError, match="640x480"):
-        completer.complete(np.zeros((480, 640, 3), dtype=np.uint8))
-
-
-def test_grey_images_are_refused(completer: Completer) -> None:
-    with pytest.raises(ImageError):
-        completer.complete(picture()[..., 0])
+@pytest.mark.parametrize(("shape", "message"), [((480, 640, 3), "640x480"), (picture().shape[:2], None)])
+def test_images_of_another_size_and_grey_ones_are_refused(
+    completer: Completer, shape: tuple[int, ...], message: str | None
+) -> None:
+    with pytest.raises(ImageError, match=message):
+        completer.complete(np.zeros(shape, dtype=np.uint8))
 
 
 def test_what_the_camera_does_not_cover_is_unobserved(bundle: StudentBundle) -> None:
@@ -236,8 +232,10 @@ def test_extrapolation_fills_alpha_but_observes_nothing(bundle: StudentBundle) -
     assert np.all(result.probability[outside] == 0.0)
 
 
-def test_threads_do_not_change_the_result_nor_disturb_each_other(bundle: StudentBundle, completer: Completer) -> None:
-    expected = completer.complete(picture()).voxels
+def test_threads_do_not_change_the_result_nor_disturb_each_other(
+    bundle: StudentBundle, completer: Completer, completed: Completion
+) -> None:
+    expected = completed.voxels
     single = Completer(bundle, CAMERA, threads=1)
     results = []
 

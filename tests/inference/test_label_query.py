@@ -1,43 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
-from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
 from scene_completion_ros.jit import kernel_threads
 from tests.inference.small_bundle import CANONICAL, random_features, random_head, with_labels
+from tests.inference.test_query_kernel import CASES, CODE, FEATURE_SIZE, FORWARD
 
-CODE = PointCodeSpec()
-FEATURE_SIZE = (96, 320)
 HEAD = with_labels(random_head())
-
-
-def rotation(axis: int, degrees: float) -> RigidTransform:
-    half = math.radians(degrees) / 2.0
-    quaternion = [0.0, 0.0, 0.0, math.cos(half)]
-    quaternion[axis] = math.sin(half)
-    return RigidTransform.from_quaternion(quaternion, (0.0, 0.0, 0.0))
-
-
-FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
-TILTED = rotation(0, 3.0) @ rotation(2, 2.0) @ FORWARD
-SHIFT = RigidTransform(np.eye(3), np.array([0.4, -1.1, 0.7]))
-AHEAD = VoxelGrid((0.0, -12.8, -2.2), 0.4, (64, 64, 16))
-CASES = {
-    "default pose": (AHEAD, FORWARD),
-    "pitch 3 and roll 2 degrees": (AHEAD, TILTED),
-    "yaw 90 degrees, reaching behind the camera": (
-        VoxelGrid((-12.8, -12.8, -3.0), 0.4, (64, 64, 16)),
-        TILTED @ rotation(2, 90.0) @ SHIFT,
-    ),
-}
 
 
 def queries(

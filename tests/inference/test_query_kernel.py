@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
@@ -61,26 +62,18 @@ def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
     np.testing.assert_allclose(density, expected, atol=1e-4, rtol=0.0)
 
 
-def test_the_default_grid_at_random_voxels() -> None:
-    features = random_features(3)
-    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, DEFAULT_GRID, FORWARD)
-    index = np.random.default_rng(0).choice(np.flatnonzero(query.in_view), 20000, replace=False)
-    points = centres_camera(DEFAULT_GRID, FORWARD)[index]
-    expected = density_reference(features, points, HEAD, CODE, CANONICAL)
-    np.testing.assert_allclose(query.density(features).reshape(-1)[index], expected, atol=1e-4, rtol=0.0)
+def ahead(grid: VoxelGrid = AHEAD, **options: Any) -> VoxelQuery:
+    return VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, FORWARD, **options)
 
 
 def test_opacity_is_that_of_one_voxel_edge() -> None:
-    grid, camera_from_grid = CASES["default pose"]
-    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
-    features = random_features()
+    query, features = ahead(), random_features()
     density = query.density(features).astype(np.float64)
     np.testing.assert_allclose(query.opacity(features), -np.expm1(-0.4 * density), atol=1e-6)
 
 
 def test_results_are_not_overwritten() -> None:
-    grid, camera_from_grid = CASES["default pose"]
-    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
+    query = ahead()
     first = query.density(random_features(0))
     before = first.copy()
     query.density(random_features(1))
@@ -88,12 +81,10 @@ def test_results_are_not_overwritten() -> None:
 
 
 def test_uncovered_pixels_are_out_of_view() -> None:
-    grid, camera_from_grid = CASES["default pose"]
     coverage = np.zeros((192, 640), dtype=bool)
     coverage[:, :320] = True
-    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid, coverage=coverage)
-    pixels, valid = CANONICAL.project(centres_camera(grid, camera_from_grid))
-    np.testing.assert_array_equal(query.in_view.reshape(-1), valid & (pixels[:, 0] <= 319.5))
+    pixels, valid = CANONICAL.project(centres_camera(AHEAD, FORWARD))
+    np.testing.assert_array_equal(ahead(coverage=coverage).in_view.reshape(-1), valid & (pixels[:, 0] <= 319.5))
 
 
 def test_another_number_of_channels() -> None:
@@ -106,17 +97,14 @@ def test_another_number_of_channels() -> None:
 
 
 def test_a_grid_behind_the_camera_is_empty() -> None:
-    behind = VoxelGrid((-10.0, -4.0, -2.0), 0.5, (16, 16, 8))
-    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, behind, FORWARD)
+    query = ahead(VoxelGrid((-10.0, -4.0, -2.0), 0.5, (16, 16, 8)))
     assert not query.in_view.any()
     assert not query.density(random_features()).any()
 
 
 def test_features_of_another_size_are_refused() -> None:
-    grid, camera_from_grid = CASES["default pose"]
-    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid)
     with pytest.raises(ValueError, match=r"\(96, 320, 64\)"):
-        query.density(random_features()[:95])
+        ahead().density(random_features()[:95])
 
 
 def torch_density(features: np.ndarray, points: np.ndarray, head: HeadWeights) -> np.ndarray:

@@ -267,14 +267,6 @@ def test_what_is_no_number_does_not_stay_in_memory() -> None:
     assert (result.voxels.state == SURFACE).mean() > 0.99
 
 
-def test_reset_forgets() -> None:
-    fusion = make()
-    fuse(fusion, np.full(GRID.shape, 0.9), 0, at())
-    fusion.reset()
-    result = fuse(fusion, np.full(GRID.shape, np.nan), TENTH, at())
-    assert (result.voxels.state == UNOBSERVED).all() and result.reset == ""
-
-
 def test_what_cannot_be_fused_is_refused() -> None:
     fusion, voxels = make(), frame(np.full(GRID.shape, 0.9))
     with pytest.raises(GridError, match="probability has shape"):
@@ -333,6 +325,8 @@ def test_what_the_map_takes_and_how_old_it_is() -> None:
     assert fusion.megabytes == pytest.approx(22e-6 * fusion.memory.weight.size)
     fusion.reset()
     assert fusion.age_s == 0.0
+    result = fuse(fusion, np.full(GRID.shape, np.nan), 5 * TENTH, at())
+    assert (result.voxels.state == UNOBSERVED).all() and result.reset == ""
 
 
 def test_kernels_are_compiled_by_the_kinds_of_arrays_that_frames_have() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
+from tests.checkout import ROOT
 
-NODE_PAGE = Path(__file__).resolve().parents[2] / "docs" / "node.md"
+NODE_PAGE = ROOT / "docs" / "node.md"
 
 
 def test_the_page_of_the_node_lists_the_reasons_of_now() -> None:

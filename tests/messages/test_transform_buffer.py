@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
 from tests.bags.recordings import SECOND, START, odometry, transform
 
@@ -22,12 +21,6 @@ def moving_buffer() -> TransformBuffer:
         stamp = START + index * SECOND // 10
         buffer.add_message(transform("map", "base_link", (index * 1.0, 0.0, 0.0), stamp, yaw=index * 0.2), static=False)
     return buffer
-
-
-def test_interpolates_between_two_poses() -> None:
-    pose = moving_buffer().lookup("map", "base_link", START + SECOND // 4, SECOND // 5)
-    np.testing.assert_allclose(pose.translation, [2.5, 0, 0], atol=1e-9)
-    assert math.atan2(pose.rotation[1, 0], pose.rotation[0, 0]) == pytest.approx(0.5)
 
 
 def test_exact_stamp_needs_no_neighbour() -> None:
@@ -48,16 +41,6 @@ def test_chain_goes_up_and_down_the_tree() -> None:
     np.testing.assert_allclose(buffer.lookup("/map", "/map", stamp).matrix, np.eye(4))
 
 
-def test_nothing_is_extrapolated_and_gaps_are_limited() -> None:
-    buffer = moving_buffer()
-    with pytest.raises(BagError, match=r"map -> base_link.*before the first"):
-        buffer.lookup("map", "camera", START - 1)
-    with pytest.raises(BagError, match="after the last"):
-        buffer.lookup("map", "camera", START + SECOND)
-    with pytest.raises(BagError, match=r"gap of 0\.100 s"):
-        buffer.lookup("map", "camera", START + 1, SECOND // 20)
-
-
 def test_unconnected_frames_are_named() -> None:
     with pytest.raises(BagError, match=r"'gps' to 'map'.*base_link, camera"):
         moving_buffer().lookup("map", "gps", START)
@@ -69,14 +52,6 @@ def test_roots_and_static_chains() -> None:
     assert buffer.is_static("lidar", "camera")
     assert not buffer.is_static("map", "camera")
     assert not buffer.has_path("map", "gps")
-
-
-def test_samples_may_come_in_any_order() -> None:
-    buffer = TransformBuffer()
-    for index in (3, 0, 2, 1):
-        stamp = START + index * SECOND // 10
-        buffer.add("map", "base", stamp, RigidTransform(np.eye(3), np.array([index * 1.0, 0, 0])), static=False)
-    np.testing.assert_allclose(buffer.lookup("map", "base", START + SECOND // 20).translation, [0.5, 0, 0])
 
 
 @pytest.mark.parametrize(

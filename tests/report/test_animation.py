@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 
 import numpy as np
 import pytest
@@ -55,17 +54,6 @@ def test_every_frame_is_shown_as_long_as_it_was_driven_and_again_and_again(class
     assert len({frame.shape for frame in found.frames}) == 1
 
 
-def test_opencv_reads_it_too() -> None:
-    cv2 = importlib.import_module("cv2")
-    if not hasattr(cv2, "imdecodeanimation"):
-        pytest.skip("this OpenCV reads no animations")
-    picture = drive_of([0, 100, 200]).picture()
-    assert picture is not None
-    _, found = cv2.imdecodeanimation(np.frombuffer(picture.data, np.uint8))
-    assert [int(duration) for duration in found.durations] == [100, 100, 100]
-    assert np.array_equal(found.frames[0][..., 2::-1], decoded(picture.data).frames[0])
-
-
 def test_a_class_keeps_its_colour_and_its_place() -> None:
     full = street()
     frames = [dataclasses.replace(full, stamp_ns=i * 100 * MILLISECOND) for i in range(3)]
@@ -108,10 +96,6 @@ def test_one_frame_is_a_still_picture() -> None:
     assert picture.caption == "1 of 1 frames"
     assert b"ANIM" not in picture.data
     assert len(decoded(picture.data).frames) == 1
-
-
-def test_no_frame_gives_nothing() -> None:
-    assert DriveAnimation().picture() is None
 
 
 def test_of_a_long_drive_evenly_spaced_frames_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

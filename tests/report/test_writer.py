@@ -4,8 +4,6 @@ import base64
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 
 from scene_completion_ros.report.html import pack_voxels
 from scene_completion_ros.report.writer import ReportWriter
+from tests.checkout import run_python
 from tests.report.animations import decoded
 from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street
 
@@ -110,11 +109,7 @@ def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
         "from tests.report.scenes import street; report = ReportWriter(sys.argv[1], 'test');"
         "[report.add_frame(street(stamp_ns=i)) for i in range(5)]; os.kill(os.getpid(), signal.SIGKILL)"
     )
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=root, env={"PYTHONPATH": str(root)}, check=False
-    )
-    assert done.returncode == -signal.SIGKILL
+    assert run_python("-c", code, tmp_path).returncode == -signal.SIGKILL
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 5
     assert len(embedded_frames(tmp_path / "index.html")) == 4  # rewritten after 1, 2, 4 frames
 
@@ -140,12 +135,6 @@ def test_an_older_report_does_not_shine_through(tmp_path: Path) -> None:
     assert embedded_frames(new.index)[0]["camera_jpg"] is None
 
 
-def test_no_frame_gives_a_page_that_says_so(tmp_path: Path) -> None:
-    with ReportWriter(tmp_path, "test") as report:
-        pass
-    assert "No frame was completed" in report.index.read_text("utf-8")
-
-
 @pytest.mark.parametrize("classes", [True, False])
 def test_the_drive_is_an_animation_beside_the_page_and_at_its_top(tmp_path: Path, classes: bool) -> None:
     names, colours = (NAMES, COLOURS) if classes else (("unlabelled",), ((128, 128, 128),))
@@ -169,7 +158,8 @@ def test_without_a_frame_there_is_no_animation_not_even_an_older_one(tmp_path: P
     with ReportWriter(tmp_path, "new") as new:
         pass
     assert not new.animation.exists()
-    assert "<img" not in new.index.read_text("utf-8")
+    page = new.index.read_text("utf-8")
+    assert "<img" not in page and "No frame was completed" in page
 
 
 def test_lidar_is_in_the_pictures_but_hides_no_voxel_of_the_animation(tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from tests.ros.diagnosed import Diagnosed
 from tests.ros.graph import LONGEST_PERIOD_S, Graph, NodeUnderTest
 
 CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)  # half the student's canonical camera
@@ -52,6 +56,20 @@ class CameraToVoxels:
         """Subscribe to the voxels."""
         self.voxels = self.graph.collect(PointCloud2, f"{self.output}/voxels")
 
+    @functools.cached_property
+    def told(self) -> Diagnosed:
+        """What the node says of itself, from when this is asked for first."""
+        return Diagnosed(self.graph, self.node)
+
+    def image(self, seed: int, stamp_ns: int, frame: str = FRAME) -> Any:
+        """A message with a picture of the usual camera."""
+        return self.make_image(some_image(seed), stamp_ns, frame)
+
+    def change(self, *transitions: int) -> None:
+        """Lead the node through its states."""
+        for transition in transitions:
+            assert self.graph.change_state(topics.NODE_NAME, transition), self.node.log
+
     def until_logged(self, text: str, publish: Callable[[], object] = lambda: None) -> None:
         """Wait until the node logs something; publish again and again, for a reader misses what comes early."""
         assert self.graph.repeat(publish, lambda: text in self.node.log), self.node.log
@@ -88,7 +106,7 @@ class CameraToVoxels:
     @property
     def stamps_ns(self) -> list[int]:
         """Of all voxels that came."""
-        return [messages.stamp_nanoseconds(message.header.stamp) for message in self.voxels]
+        return [stamp_of(message) for message in self.voxels]
 
     def answer(self, message: Any, *also: list[Any]) -> Any:
         """Send an image and wait for its voxels, and until something has come on other topics that were subscribed to.
@@ -109,3 +127,22 @@ class CameraToVoxels:
     def close(self) -> None:
         self.graph.close()
         self.node.close()
+
+
+def stamp_of(message: Any) -> int:
+    """Nanoseconds."""
+    return messages.stamp_nanoseconds(message.header.stamp)
+
+
+def is_cloud_of(message: Any, voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None) -> bool:
+    """Whether a cloud holds these voxels in a frame, by default the camera's, with states, labels and probabilities."""
+    points = cloud_array_from_message(message)
+    if len(points) != len(voxels):
+        return False
+    places = voxels.points_in(frame_from_grid or voxels.grid_from_camera.inverse())
+    return bool(
+        np.allclose(np.stack([points[axis] for axis in "xyz"], axis=-1), places, atol=1e-4)
+        and np.array_equal(points["state"], voxels.state[tuple(voxels.index.T)])
+        and np.array_equal(points["label"], voxels.label)
+        and np.allclose(points["probability"], voxels.probability, atol=1e-4)
+    )

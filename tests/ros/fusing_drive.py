@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2
 from std_srvs.srv import Trigger
 
-from scene_completion_ros.geometry.grids import read_grid
-from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, FusionSettings, TemporalFusion
-from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.topics import NODE_NAME
-from scene_completion_ros.voxels.cloud import cloud_array_from_message
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.diagnosed import Diagnosed, values
-from tests.ros.graph import start_completion_node
+from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, some_image, stamp_of
+from tests.ros.diagnosed import values
+from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.moving_robot import ARGUMENTS, MOUNT, MovingRobot, pose
 
 TENTH_NS = SECOND_NS // 10
@@ -35,10 +27,9 @@ SETTINGS = FusionSettings(seen_for=0.0)
 class FusingDrive(CameraToVoxels):
     """A node with a camera that is mounted on a robot, whose odometry it hears."""
 
-    def __init__(self, bundle: Path, grid: Path, log: Path, *arguments: str) -> None:
-        super().__init__(lambda graph: start_completion_node(graph, log, bundle, grid, *TOPICS, *arguments))
+    def __init__(self, start: Callable[[Graph], NodeUnderTest]) -> None:
+        super().__init__(start)
         self.robot = MovingRobot(self.graph, "topics")
-        self.told = Diagnosed(self.graph, self.node)
         self.states = self.graph.collect(Image, f"{self.output}/voxel_grid")
         self.clearing = self.graph.collect(PointCloud2, f"{self.output}/clearing")
         self.depths = self.graph.collect(Image, f"{self.output}/depth/image")
@@ -99,7 +90,7 @@ class FusingDrive(CameraToVoxels):
         self.now_ns += later_ns
         if posed:
             self.robot.say_pose(self.now_ns, pose(x, yaw))
-        return self.answer(messages.image_message(some_image(seed), self.now_ns, FRAME))
+        return self.answer(self.image(seed, self.now_ns))
 
     def stamped(self, heard: list[Any], stamp_ns: int) -> Any:
         """The one message of a time."""
@@ -111,12 +102,9 @@ class FusingDrive(CameraToVoxels):
 class FusedTruth:
     """What the model and the map say of images that were taken somewhere."""
 
-    def __init__(self, bundle: Path, grid: Path) -> None:
-        self._bundle = StudentBundle.load(bundle)
-        self.grid, self.grid_from_camera = read_grid(grid)
-        self._completer = Completer(
-            self._bundle, CAMERA, grid=self.grid, grid_from_camera=self.grid_from_camera, threads=1
-        )
+    def __init__(self, completer: Completer) -> None:
+        self._completer = completer
+        self.grid, self.grid_from_camera = completer.grid, completer.grid_from_camera
 
     def alone(self, seed: int, stamp_ns: int = 0) -> Completion:
         """One image by itself."""
@@ -126,29 +114,11 @@ class FusedTruth:
 
     def map(self, settings: FusionSettings = SETTINGS) -> TemporalFusion:
         """An empty one."""
-        return TemporalFusion(self.grid, self.grid_from_camera, self._bundle.threshold, settings, threads=1)
+        threshold = self._completer.bundle.threshold
+        return TemporalFusion(self.grid, self.grid_from_camera, threshold, settings, threads=1)
 
     def joined(self, fusion: TemporalFusion, seed: int, stamp_ns: int, x: float, yaw: float = 0.0) -> FusedFrame:
         """An image joined with a map."""
         completion = self.alone(seed, stamp_ns)
         odometry_from_grid = pose(x, yaw) @ MOUNT @ self.grid_from_camera.inverse()
         return fusion.fuse(completion.voxels, completion.probability, odometry_from_grid)
-
-
-def stamp_of(message: Any) -> int:
-    """Nanoseconds."""
-    return messages.stamp_nanoseconds(message.header.stamp)
-
-
-def is_cloud_of(message: Any, voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None) -> bool:
-    """Whether a cloud holds these voxels, with their states, labels and probabilities."""
-    points = cloud_array_from_message(message)
-    if len(points) != len(voxels):
-        return False
-    places = voxels.points_in(frame_from_grid or voxels.grid_from_camera.inverse())
-    return bool(
-        np.allclose(np.stack([points[axis] for axis in "xyz"], axis=-1), places, atol=1e-4)
-        and np.array_equal(points["state"], voxels.state[tuple(voxels.index.T)])
-        and np.array_equal(points["label"], voxels.label)
-        and np.allclose(points["probability"], voxels.probability, atol=1e-4)
-    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
+
+from tests.checkout import with_this_checkout
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240.0  # only spent where something is wrong, or the machine is very busy
@@ -109,10 +111,9 @@ class Graph:
         return answer.result()
 
 
-def with_this_checkout() -> dict[str, str]:
-    """The environment with this checkout before whatever is on the path, such as a sourced distribution."""
-    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}
+def as_arguments(parameters: Mapping[str, object]) -> list[str]:
+    """Parameters as a command line gives them."""
+    return [text for name, value in parameters.items() for text in ("-p", f"{name}:={value}")]
 
 
 class NodeUnderTest:
@@ -144,6 +145,25 @@ class NodeUnderTest:
         finally:
             self.process.kill()
             self.process.wait()
+
+    def end_well(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal, upon which it is to end without an error."""
+        assert self.end(number) == 0
+        assert "Traceback" not in self.log
+
+    def ends_with(self, complaint: str) -> None:
+        """It ends by itself, and says why."""
+        assert self.process.wait(PATIENCE_S) == 1
+        assert complaint in self.log
+        assert "Traceback" not in self.log
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Images received and processed, and messages dropped, as it summed them up last."""
+        summaries = re.findall(r"received (\d+) images, processed (\d+), dropped (\d+)", self.log)
+        assert summaries, self.log
+        received, processed, dropped = map(int, summaries[-1])
+        return received, processed, dropped
 
     def close(self) -> None:
         """End it if it runs; one that is killed leaves its shared memory behind."""

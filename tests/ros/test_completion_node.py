@@ -1,5 +1,4 @@
 """The node in this process, with a model that does as the test tells it."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -10,10 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest
@@ -141,6 +136,29 @@ def show(node: CompletionNode, stamp_ns: int) -> None:
     node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
 
 
+def show_in_turn(node: CompletionNode, *stamps_ns: int) -> None:
+    """Images, each once it is known what became of the one before."""
+    for stamp_ns in stamps_ns:
+        show(node, stamp_ns)
+        wait_for(lambda: all_accounted_for(node))
+
+
+def calibrate_slowly(node: CompletionNode, model: Model) -> None:
+    """A calibration whose model is being built from now on, until `model.go_on` is set."""
+    model.go_on.clear()
+    calibrate(node, CAMERA)
+    assert model.building.wait(10)
+
+
+def drops_told_of(node: CompletionNode) -> list[tuple[str, int]]:
+    """Reasons and stamps of dropped images, from now on."""
+    told: list[tuple[str, int]] = []
+    node.counters.on_dropped_image = lambda reason, header: told.append(
+        (reason, messages.stamp_nanoseconds(header.stamp))
+    )
+    return told
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not condition() and time.monotonic() < deadline_s:
@@ -176,17 +194,14 @@ def test_a_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(
 def test_images_go_on_while_the_calibration_jitters(node: CompletionNode, model: Model) -> None:
     for number in range(5):
         calibrate(node, replace(CAMERA, fx=20.0 + number))
-        show(node, number)
-        wait_for(lambda: all_accounted_for(node))
+        show_in_turn(node, number)
     assert [stamp_ns for _, stamp_ns in model.completed] == [0, 1, 2, 3, 4]
 
 
 def test_an_unusable_camera_is_tried_once(node: CompletionNode, model: Model) -> None:
     model.unusable = CAMERA
     calibrate(node, CAMERA)
-    for number in range(3):
-        show(node, number)
-        wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, *range(3))
     assert len(model.built) == 1
     assert node.counters.dropped["unusable camera"] == 3
 
@@ -203,9 +218,7 @@ def test_stamps_that_repeat_or_go_back(
     node: CompletionNode, model: Model, stamps: list[int], completed: list[int]
 ) -> None:
     calibrate(node, CAMERA)
-    for stamp_ns in stamps:
-        show(node, stamp_ns)
-        wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, *stamps)
     assert [stamp_ns for _, stamp_ns in model.completed] == completed
     assert node.counters.dropped["stamp went back"] == len(stamps) - len(completed)
 
@@ -227,16 +240,13 @@ def test_parameters_set_by_another_node_hold_for_the_next_image(
     graph: Graph, node: CompletionNode, model: Model
 ) -> None:
     calibrate(node, CAMERA)
-    show(node, 1)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 1)
     result = graph.set_parameters(topics.NODE_NAME, extrapolate=True, threads=2)
     assert result.successful, result.reason
-    show(node, 2)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 2)
     used = [(settings["extrapolate"], settings["threads"]) for settings in model.completed_with]
     assert used == [(False, None), (True, 2)]
-    show(node, 3)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 3)
     assert len(model.built) == 2  # once for each, not for every image
 
 
@@ -254,38 +264,31 @@ def test_a_refused_change_has_a_reason_and_leaves_the_next_image_as_it_was(
         result = graph.set_parameters(topics.NODE_NAME, **{"extrapolate": True, **refused})
         assert not result.successful
         assert words in result.reason
-    show(node, 1)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 1)
     assert [(settings["extrapolate"], settings["threads"]) for settings in model.settings] == [(False, None)]
     assert node.counters.processed == 1
 
 
 def test_an_image_keeps_the_parameters_of_when_it_arrived(graph: Graph, node: CompletionNode, model: Model) -> None:
-    model.go_on.clear()
-    calibrate(node, CAMERA)
-    assert model.building.wait(10)
+    calibrate_slowly(node, model)
     show(node, 1)
     assert graph.set_parameters(topics.NODE_NAME, extrapolate=True).successful  # while the model is being built
     model.go_on.set()
     wait_for(lambda: all_accounted_for(node))
-    show(node, 2)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 2)
     assert [settings["extrapolate"] for settings in model.completed_with] == [False, True]
 
 
 def test_nothing_is_built_for_parameters_that_have_changed_meanwhile(
     graph: Graph, node: CompletionNode, model: Model
 ) -> None:
-    model.go_on.clear()
-    calibrate(node, CAMERA)
-    assert model.building.wait(10)
+    calibrate_slowly(node, model)
     calibrate(node, replace(CAMERA, fx=30.0))  # waits to be prepared
     assert graph.set_parameters(topics.NODE_NAME, extrapolate=True).successful
     show(node, 1)
     model.go_on.set()
     wait_for(lambda: all_accounted_for(node))
-    show(node, 2)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 2)
     built = [(camera.fx, settings["extrapolate"]) for camera, settings in zip(model.built, model.settings, strict=True)]
     assert built == [(20.0, False), (30.0, True)]
 
@@ -294,13 +297,11 @@ def test_rectified_reads_the_calibration_at_hand_anew(graph: Graph, node: Comple
     calibrate(node, CAMERA, projection(25.0))
     for number, rectified in enumerate((False, True, False)):
         assert graph.set_parameters(topics.NODE_NAME, rectified=rectified).successful
-        show(node, number)
-        wait_for(lambda: all_accounted_for(node))
+        show_in_turn(node, number)
     assert [camera.fx for camera, _ in model.completed] == [20.0, 25.0, 20.0]
     assert graph.set_parameters(topics.NODE_NAME, rectified=True).successful
     calibrate(node, CAMERA, projection(26.0))
-    show(node, 3)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 3)
     assert model.completed[-1][0].fx == 26.0
 
 
@@ -315,15 +316,13 @@ def test_depth_alone_is_published_alone(
     graph.node.destroy_subscription(voxels)
     assert graph.until(lambda: not wanted(node))
     calibrate(node, CAMERA)
-    show(node, 1)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 1)
     assert (node.counters.unwanted, node.counters.dropped, model.completed) == (1, {}, [])
     wait_for(lambda: len(model.built) == 1)  # so that whoever subscribes need not wait for that
     graph.collect(Float64, topics.stage_topic("total").replace("~", f"{graph.namespace}/{topics.NODE_NAME}"))
     assert graph.until(lambda: own.count_subscribers(topics.stage_topic("total")) > 0)
     graph.spin(0.5)
-    show(node, 2)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 2)
     assert (node.counters.unwanted, model.completed) == (2, [])
     depths = graph.collect(Image, f"{graph.namespace}/{topics.NODE_NAME}/depth/image")
     assert graph.until(lambda: wanted(node))
@@ -422,16 +421,13 @@ def test_more_images_than_wanted_are_left_out_by_their_stamps(graph: Graph, node
 
 
 def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: CompletionNode, model: Model) -> None:
-    model.go_on.clear()
-    calibrate(node, CAMERA)
-    assert model.building.wait(10)
+    calibrate_slowly(node, model)
     show(node, 1)
     own.trigger_deactivate()
     own.trigger_activate()
     model.go_on.set()
     calibrate(node, CAMERA)
-    show(node, 2)
-    wait_for(lambda: all_accounted_for(node))
+    show_in_turn(node, 2)
     assert [stamp_ns for _, stamp_ns in model.completed] == [2]
     assert node.counters.dropped == {"deactivated": 1}
     assert len(model.built) == 1
@@ -478,14 +474,9 @@ def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_fo
 
 
 def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: CompletionNode, model: Model) -> None:
-    told: list[tuple[str, int]] = []
-    node.counters.on_dropped_image = lambda reason, header: told.append(
-        (reason, messages.stamp_nanoseconds(header.stamp))
-    )
+    told = drops_told_of(node)
     show(node, 1)
-    model.go_on.clear()
-    calibrate(node, CAMERA)
-    assert model.building.wait(10)
+    calibrate_slowly(node, model)
     for stamp_ns in (10, 20, 15, 30):
         show(node, stamp_ns)
     own.trigger_deactivate()
@@ -512,10 +503,7 @@ def test_an_error_beyond_one_view_names_all_images_in_hand(
     def fail(*arguments: Any) -> Any:
         raise RuntimeError("of the developers")
 
-    told: list[tuple[str, int]] = []
-    node.counters.on_dropped_image = lambda reason, header: told.append(
-        (reason, messages.stamp_nanoseconds(header.stamp))
-    )
+    told = drops_told_of(node)
     monkeypatch.setattr(completion_thread, "fuse_views", fail)
     assert node._thread is not None
     assert node.inputs is not None

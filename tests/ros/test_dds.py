@@ -1,17 +1,8 @@
 """The Fast DDS profile, and what it is for."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
-
 from pathlib import Path
 
 import pytest
@@ -20,6 +11,7 @@ from sensor_msgs.msg import PointCloud2
 
 from scene_completion_ros.ros import dds
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
+from tests.checkout import run_python
 from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.voxel_samples import some_voxels
 
@@ -52,15 +44,7 @@ def test_choosing_the_profile_imports_no_rclpy() -> None:
     script = (
         "import sys; from scene_completion_ros.ros import dds; dds.use_shipped_profile(); print('rclpy' in sys.modules)"
     )
-    root = Path(__file__).resolve().parents[2]
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.strip() == "False"
+    assert run_python("-c", script).stdout.strip() == "False"
 
 
 def test_60_000_points_reach_a_best_effort_reader_in_another_process(tmp_path: Path) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -28,8 +24,9 @@ from scene_completion_ros.ros.documents import (
     with_tables,
     write,
 )
-from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters, ParameterSpec
+from scene_completion_ros.ros.parameters.schema import SCHEMA, ParameterSpec
 from scene_completion_ros.ros.topics import SERVICES, STAGES, TOPICS, stage_topic
+from tests.checkout import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = (
@@ -55,11 +52,6 @@ def test_the_repository_holds_what_the_tables_make() -> None:
         assert (REPOSITORY / path).read_text(encoding="utf-8") == made, f"run {COMMAND}"
     readme = (REPOSITORY / README).read_text(encoding="utf-8")
     assert with_tables(readme) == readme, f"run {COMMAND}"
-
-
-def test_parameter_file_holds_every_parameter_at_its_default() -> None:
-    document = yaml.safe_load(parameter_file())
-    assert document == {"/**": {"ros__parameters": asdict(NodeParameters())}}
 
 
 def test_every_parameter_has_a_row_with_all_that_is_known_of_it() -> None:
@@ -109,9 +101,7 @@ def test_the_command_needs_no_ros(tmp_path: Path) -> None:
         "import runpy, sys; sys.modules.update(dict.fromkeys(('rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs')));"
         "runpy.run_module('scene_completion_ros.ros.documents', run_name='__main__')"
     )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", without_ros]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    result = run_python("-c", without_ros, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / DOCUMENTATION).read_text(encoding="utf-8") == documentation()
 
@@ -129,11 +119,6 @@ def test_everything_has_a_row_or_is_named_once() -> None:
     for spec in (*TOPICS, *SERVICES):
         assert spec.meaning or f"`{spec.name}`" in managed
     assert all(stage in text for stage in STAGES)
-
-
-def test_no_name_is_there_twice() -> None:
-    listed = [spec.name for spec in (*TOPICS, *SERVICES)]
-    assert len(set(listed)) == len(listed)
 
 
 def test_the_page_of_the_node_has_every_topic_and_service_with_its_type() -> None:

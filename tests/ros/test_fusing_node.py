@@ -1,51 +1,40 @@
 """Successive images joined by the running node: what it publishes, what it does without odometry, when it forgets."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
 from std_msgs.msg import Float64
 
+from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays, clearing_voxels
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, some_image
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, is_cloud_of
 from tests.ros.diagnosed import OK, WARN
-from tests.ros.fusing_drive import TENTH_NS, FusedTruth, FusingDrive, is_cloud_of
+from tests.ros.fusing_drive import TENTH_NS, TOPICS, FusedTruth, FusingDrive
 from tests.ros.moving_robot import pose
 
 BLIND_ZONE = 3.0  # the grid begins two metres before the camera
 
 
 @pytest.fixture(scope="module")
-def truth(bundle_folder: Path, grid_file: Path) -> FusedTruth:
-    return FusedTruth(bundle_folder, grid_file)
+def truth(completer: Callable[..., Completer]) -> FusedTruth:
+    return FusedTruth(completer(CAMERA))
 
 
 @pytest.fixture(scope="module")
-def running(
-    bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory, truth: FusedTruth
-) -> Iterator[FusingDrive]:
+def running(start_once: Callable[..., Any], truth: FusedTruth) -> Iterator[FusingDrive]:
     truth.joined(truth.map(), 0, 0, 0.0)  # compiled, so that no image of the node comes late for that
-    log = tmp_path_factory.mktemp("fusing") / "log"
-    drive = FusingDrive(bundle_folder, grid_file, log, "-p", f"clearing_blind_zone:={BLIND_ZONE}")
-    try:
-        drive.begin()
-        yield drive
-        assert "Traceback" not in drive.node.log
-    finally:
-        drive.close()
+    drive: FusingDrive = start_once(*TOPICS, "-p", f"clearing_blind_zone:={BLIND_ZONE}", kind=FusingDrive)
+    drive.begin()
+    yield drive
+    assert "Traceback" not in drive.node.log
 
 
 @pytest.fixture
@@ -114,7 +103,7 @@ def test_odometry_that_comes_after_its_image_is_waited_for(drive: FusingDrive, t
     truth.joined(fusion, 1, drive.now_ns, 0.0)
     stamp_ns = drive.now_ns = drive.now_ns + TENTH_NS
     heard = len(drive.voxels)
-    drive.images.publish(messages.image_message(some_image(2), stamp_ns, FRAME))
+    drive.images.publish(drive.image(2, stamp_ns))
     drive.graph.spin(0.5)
     assert len(drive.voxels) == heard
     drive.robot.say_pose(stamp_ns, pose(0.3))
@@ -143,7 +132,7 @@ def loop(drive: FusingDrive) -> None:
     drive.now_ns -= 20 * SECOND_NS
     heard = len(drive.voxels)
     with drive.impatient():
-        drive.images.publish(messages.image_message(some_image(9), drive.now_ns, FRAME))
+        drive.images.publish(drive.image(9, drive.now_ns))
         assert drive.graph.until(lambda: len(drive.voxels) > heard), drive.node.log  # alone
     assert "stamps jumped back" in drive.node.log
 
@@ -153,23 +142,17 @@ def gap(drive: FusingDrive) -> None:
 
 
 def activate_again(drive: FusingDrive) -> None:
-    change_state(drive, Transition.TRANSITION_DEACTIVATE)
-    change_state(drive, Transition.TRANSITION_ACTIVATE)
+    drive.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE)
     until_heard_again(drive)
 
 
 def configure_again(drive: FusingDrive) -> None:
-    change_state(drive, Transition.TRANSITION_DEACTIVATE)
-    change_state(drive, Transition.TRANSITION_CLEANUP)
+    drive.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
     drive.told.until("fusion", OK, "nothing to do: the node is unconfigured")
-    change_state(drive, Transition.TRANSITION_CONFIGURE)
+    drive.change(Transition.TRANSITION_CONFIGURE)
     drive.told.until("fusion", OK, "waiting for the first image")
-    change_state(drive, Transition.TRANSITION_ACTIVATE)
+    drive.change(Transition.TRANSITION_ACTIVATE)
     until_heard_again(drive)
-
-
-def change_state(drive: FusingDrive, transition: int) -> None:
-    assert drive.graph.change_state(topics.NODE_NAME, transition), drive.node.log
 
 
 def until_heard_again(drive: FusingDrive) -> None:
@@ -181,7 +164,7 @@ def until_heard_again(drive: FusingDrive) -> None:
         drive.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
         drive.graph.spin(0.2)
         drive.now_ns += TENTH_NS
-        drive.images.publish(messages.image_message(some_image(9), drive.now_ns, FRAME))
+        drive.images.publish(drive.image(9, drive.now_ns))
         return drive.graph.until(lambda: len(drive.voxels) > answered, 1.0)
 
     with drive.impatient():
@@ -195,16 +178,12 @@ def test_earlier_images_are_forgotten(
     begin: Callable[[FusingDrive], None], drive: FusingDrive, truth: FusedTruth
 ) -> None:
     drive.show(1, 0.0)
-    assert is_cloud_of(drive.show(2, 0.3), truth.joined(_after(truth, 1, drive), 2, drive.now_ns, 0.3).voxels)
+    fusion = truth.map()
+    truth.joined(fusion, 1, drive.now_ns, 0.0)
+    assert is_cloud_of(drive.show(2, 0.3), truth.joined(fusion, 2, drive.now_ns, 0.3).voxels)
     begin(drive)
     again = drive.show(3, 0.6)
     assert is_cloud_of(again, truth.joined(truth.map(), 3, drive.now_ns, 0.6).voxels)
-
-
-def _after(truth: FusedTruth, seed: int, drive: FusingDrive) -> Any:
-    fusion = truth.map()
-    truth.joined(fusion, seed, drive.now_ns - TENTH_NS, 0.0)
-    return fusion
 
 
 def test_odometry_that_jumps_starts_the_map_anew(drive: FusingDrive, truth: FusedTruth) -> None:

@@ -3,20 +3,14 @@
 Ten thousand go to the functions that read them, and eight hundred over DDS to running nodes; `FUZZED_MESSAGES=5000`
 sends so many to each node, and `FUZZED_SEED` draws others.
 """
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import os
 import resource
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest
@@ -31,9 +25,9 @@ from scene_completion_ros.messages.images import announced_size, check_image, de
 from scene_completion_ros.ros import messages, topics
 from tests.ros import failing_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.diagnosed import ERROR, Diagnosed, values
+from tests.ros.diagnosed import ERROR, values
 from tests.ros.fuzzed_messages import MessageFuzzer
-from tests.ros.graph import start_completion_node
+from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 
 SEEN = Camera(92.8, 92.8, 79.5, 22.125, 160, 48)  # what cameras are resampled to
 LARGEST_GROWTH_KB = 600_000  # of memory: a picture of a gigapixel takes more
@@ -111,10 +105,8 @@ def test_calibrations_are_usable_or_refused_with_a_reason() -> None:
 class Fuzzed(CameraToVoxels):
     """A running node and what it said of every image."""
 
-    def __init__(self, log_file: Path, bundle: Path, grid: Path, transport: str) -> None:
-        given = ["-p", f"image_transport:={transport}", "-p", "image_qos:=reliable"]
-        super().__init__(lambda graph: start_completion_node(graph, log_file, bundle, grid, *given), transport)
-        self.diagnosed = Diagnosed(self.graph, self.node)
+    def __init__(self, start: Callable[[Graph], NodeUnderTest], transport: str) -> None:
+        super().__init__(start, transport)
         self.notices = self.graph.collect(String, topics.DROPPED.replace("~", self.output), 1000)
 
     @property
@@ -129,8 +121,8 @@ class Fuzzed(CameraToVoxels):
 
     def counted(self) -> tuple[int, int, Counter[str]]:
         """Images received and completed, and what was dropped by reason, as diagnostics of from now on have it."""
-        self.diagnosed.fresh("inference")
-        arrived, inference = (values(self.diagnosed.newest[part]) for part in ("input", "inference"))
+        self.told.fresh("inference")
+        arrived, inference = (values(self.told.newest[part]) for part in ("input", "inference"))
         reasons = {name.removeprefix("dropped: "): int(count) for name, count in arrived.items() if "dropped: " in name}
         return int(arrived["images received"]), int(inference["images completed"]), Counter(reasons)
 
@@ -156,12 +148,9 @@ def decodable(message: Any) -> bool:
 
 
 @pytest.fixture(params=["raw", "compressed"])
-def fuzzed(
-    request: pytest.FixtureRequest, bundle_folder: Path, grid_file: Path, tmp_path: Path
-) -> Iterator[tuple[Fuzzed, str]]:
-    fuzzed = Fuzzed(tmp_path / "log", bundle_folder, grid_file, request.param)
-    yield fuzzed, request.param
-    fuzzed.close()
+def fuzzed(request: pytest.FixtureRequest, start: Any) -> tuple[Fuzzed, str]:
+    given = {"image_transport": request.param, "image_qos": "reliable"}
+    return start(*as_arguments(given), kind=Fuzzed, transport=request.param), request.param
 
 
 def test_the_running_node_accounts_for_every_message_and_goes_on(fuzzed: tuple[Fuzzed, str]) -> None:
@@ -172,7 +161,7 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(fuzzed: tuple[F
     before = running.answer(running.make_image(some_image(1), 900 * SECOND_NS, FRAME))
     received, processed, reasons = running.counted()
     heard, told = len(running.voxels), len(running.notices)
-    memory = values(running.diagnosed.newest["memory"])
+    memory = values(running.told.newest["memory"])
 
     sent: dict[Image, bool] = {}
     for batch in range(TO_A_NODE // AT_ONCE):
@@ -202,12 +191,11 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(fuzzed: tuple[F
 
     running.until_as_before(1, before.data)
     running.counted()
-    memory_now = values(running.diagnosed.newest["memory"])
+    memory_now = values(running.told.newest["memory"])
     grown_mb = {name: float(memory_now[name]) - float(memory[name]) for name in ("peak resident MB", "open files")}
     assert grown_mb["peak resident MB"] < LARGEST_GROWTH_KB / 1e3, memory_now
     assert grown_mb["open files"] <= 0, memory_now
-    assert running.node.end() == 0
-    assert "Traceback" not in running.node.log
+    running.node.end_well()
     assert "please report" not in running.node.log
 
 
@@ -215,7 +203,6 @@ def test_an_error_that_nobody_thought_of_is_counted_and_the_node_goes_on(start: 
     running = start(script=failing_node.__file__)
     running.start()
     notices = running.graph.collect(String, topics.DROPPED.replace("~", running.output), 100)
-    diagnosed = Diagnosed(running.graph, running.node)
     faulty = running.make_image(some_image(1), 10 * SECOND_NS, failing_node.FAULTY)
 
     def send() -> None:
@@ -224,7 +211,7 @@ def test_an_error_that_nobody_thought_of_is_counted_and_the_node_goes_on(start: 
 
     assert running.graph.repeat(send, lambda: bool(notices)), running.node.log
     assert read_drop_notice(notices[0].data) == (10 * SECOND_NS, failing_node.FAULTY, "internal error")
-    status = diagnosed.until("inference", ERROR, "internal error", "report internal errors", meanwhile=send)
+    status = running.told.until("inference", ERROR, "internal error", "report internal errors", meanwhile=send)
     assert status.message
     assert "ZeroDivisionError: nobody thought of it; please report this" in running.node.log
     running.until_logged("in arrived", lambda: running.camera_infos.publish(faulty_info()))  # where it was

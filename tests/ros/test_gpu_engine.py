@@ -1,5 +1,4 @@
 """The node where TensorRT is asked for: refused when configured, or not used, or lost while it works."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -11,10 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
-
 import pytest
 from lifecycle_msgs.msg import Transition
 
@@ -22,7 +17,7 @@ from scene_completion_ros.inference.gpu.requirements import cuda_devices
 from scene_completion_ros.ros import topics
 from tests.ros import gpu_node
 from tests.ros.camera_to_voxels import FRAME, SECOND_NS, some_image
-from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
+from tests.ros.diagnosed import ERROR, OK, values
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 no_driver = pytest.mark.skipif(cuda_devices().names is not None, reason="there is an NVIDIA driver here")
@@ -64,17 +59,7 @@ def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Sta
     absent = {package for package in ("pycuda", "tensorrt", "tensorrt_rtx") if find_spec(package) is None}
     assert ("To get pycuda: pip install" in line) == ("pycuda" in absent)
     assert ("To get tensorrt: pip install" in line) == (absent >= {"tensorrt", "tensorrt_rtx"})  # one of them will do
-    diagnosed = Diagnosed(running.graph, running.node)
-    diagnosed.until("lifecycle", ERROR, "the NVIDIA driver is missing")
-    assert "Traceback" not in running.node.log
-
-
-@no_driver
-def test_on_its_own_the_node_ends_with_what_is_missing(start: Start) -> None:
-    running = start("-p", "engine:=tensorrt")
-    assert running.graph.until(lambda: running.node.process.poll() is not None), running.node.log
-    assert running.node.process.returncode != 0
-    assert "the NVIDIA driver is missing" in running.node.log
+    running.told.until("lifecycle", ERROR, "the NVIDIA driver is missing")
     assert "Traceback" not in running.node.log
 
 
@@ -114,7 +99,7 @@ def test_with_a_gpu_auto_says_why_it_is_not_used(start: Start, one_gpu: None) ->
 
 def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, lost: Path) -> None:
     running = start("-p", "image_qos:=reliable", script=GPU_NODE)
-    diagnosed = Diagnosed(running.graph, running.node)
+    diagnosed = running.told
     running.start()
     lost.touch()
     image = running.make_image(some_image(1), SECOND_NS, FRAME)
@@ -134,7 +119,7 @@ def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, lost: Path) -> 
 
 def test_where_tensorrt_alone_is_asked_for_a_lost_gpu_is_an_error(start: Start, lost: Path) -> None:
     running = start("-p", "engine:=tensorrt", "-p", "image_qos:=reliable", script=GPU_NODE)
-    diagnosed = Diagnosed(running.graph, running.node)
+    diagnosed = running.told
     running.start()
     lost.touch()
     image = running.make_image(some_image(1), SECOND_NS, FRAME)

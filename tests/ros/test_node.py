@@ -1,19 +1,13 @@
 """The running node in its own process, spoken to over DDS."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import json
-import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest
@@ -23,7 +17,6 @@ from std_msgs.msg import Float64, String
 
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -34,28 +27,23 @@ from scene_completion_ros.voxels.cloud import (
     cloud_array_from_message,
     voxels_to_cloud_array,
 )
+from tests.inference.small_bundle import CANONICAL
 from tests.ros import held_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.diagnosed import Diagnosed
-from tests.ros.graph import PATIENCE_S, Graph, start_completion_node
 
 Start = Callable[..., Any]
 LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 90.0, 640, 192)
 
 
 @pytest.fixture(scope="module")
-def running(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CameraToVoxels]:
-    log = tmp_path_factory.mktemp("node") / "log"
-    running = CameraToVoxels(lambda graph: start_completion_node(graph, log, bundle_folder, grid_file))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.close()
+def running(start_once: Start) -> CameraToVoxels:
+    running: CameraToVoxels = start_once()
+    running.start()
+    return running
 
 
 def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_the_image(
-    running: CameraToVoxels, bundle_folder: Path, grid_file: Path
+    running: CameraToVoxels, completer: Callable[..., Completer]
 ) -> None:
     depths = running.graph.collect(Image, f"{running.output}/depth/image")
     depth_cameras = running.graph.collect(CameraInfo, f"{running.output}/depth/camera_info")
@@ -73,10 +61,7 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
     fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
     assert fields == VOXEL_CLOUD_FIELDS
     assert message.point_step == 24
-    grid, grid_from_camera = read_grid(grid_file)
-    bundle = StudentBundle.load(bundle_folder)
-    completer = Completer(bundle, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
-    expected = completer.complete(image)
+    expected = completer(CAMERA).complete(image)
     assert len(expected.voxels) > 100  # or the comparison shows nothing
     assert len(np.unique(expected.voxels.label)) > 1
     received, wanted = cloud_array_from_message(message), voxels_to_cloud_array(expected.voxels)
@@ -152,7 +137,7 @@ def test_other_calibration_rebuilds_the_model_and_its_warnings_are_logged_once(r
 
 
 def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answer(
-    start: Start, bundle_folder: Path, grid_file: Path, tmp_path: Path
+    start: Start, completer: Callable[..., Completer], tmp_path: Path
 ) -> None:
     own_file = tmp_path / "own.yaml"
     own_file.write_text(
@@ -167,10 +152,9 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
     rectified = messages.camera_info_message(replace(CAMERA, fx=250.0, fy=250.0), 0, FRAME)
     info = messages.camera_info_message(CAMERA, 0, FRAME)
     info.p = rectified.p
-    told = Diagnosed(running.graph, running.node)
 
     def heard() -> int:
-        return int(told.fresh("calibration")["CameraInfo received since activation"])
+        return int(running.told.fresh("calibration")["CameraInfo received since activation"])
 
     before = heard()
     assert running.graph.repeat(lambda: running.camera_infos.publish(info), lambda: heard() > before)
@@ -186,33 +170,27 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
     assert accepted.successful, accepted.reason
     after = running.answer(messages.image_message(some_image(6), 3 * SECOND_NS, FRAME))
     assert after.data != before.data
-    grid, grid_from_camera = read_grid(grid_file)
-    bundle = StudentBundle.load(bundle_folder)
-    camera = camera_from_camera_info(info, rectified=True)
-    completer = Completer(bundle, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1, extrapolate=True)
-    wanted = voxels_to_cloud_array(completer.complete(some_image(6)).voxels)
+    rectified_completer = completer(camera_from_camera_info(info, rectified=True), extrapolate=True)
+    wanted = voxels_to_cloud_array(rectified_completer.complete(some_image(6)).voxels)
     received = cloud_array_from_message(after)
     for name in "xyz":
         np.testing.assert_array_equal(received[name], wanted[name])
     assert "fx 250.0" in running.node.log
 
 
-def test_compressed_images_and_sigint(start: Start, bundle_folder: Path, grid_file: Path) -> None:
+def test_compressed_images_and_sigint(start: Start, completer: Callable[..., Completer]) -> None:
     """Images of four times the student's resolution are decoded at half their size; the voxels lie where they did."""
     camera = CAMERA.resized(8 * CAMERA.width, 8 * CAMERA.height)
     running = start("-p", "image_transport:=compressed", transport="compressed")
-    node = running.node
     running.start(camera)
     image = running.make_image(some_image(4, camera), SECOND_NS, FRAME)
     answer = running.answer(image)
     assert answer.header == image.header
     assert answer.width > 100
-    grid, grid_from_camera = read_grid(grid_file)
-    bundle = StudentBundle.load(bundle_folder)
-    halved = decode_image(image, decoder_shrink(camera, bundle.canonical))
+    halved = decode_image(image, decoder_shrink(camera, CANONICAL))
     assert halved.shape == (camera.height // 2, camera.width // 2, 3)
-    completer = Completer(bundle, camera, grid=grid, grid_from_camera=grid_from_camera, threads=1)
-    received, wanted = cloud_array_from_message(answer), voxels_to_cloud_array(completer.complete(halved).voxels)
+    wanted = voxels_to_cloud_array(completer(camera).complete(halved).voxels)
+    received = cloud_array_from_message(answer)
     for name in "xyz":
         np.testing.assert_array_equal(received[name], wanted[name])
     np.testing.assert_allclose(received["probability"], wanted["probability"], atol=1e-5)
@@ -221,11 +199,12 @@ def test_compressed_images_and_sigint(start: Start, bundle_folder: Path, grid_fi
     running.until_logged("bad image, 1 so far", lambda: running.images.publish(garbage))
     image.header.stamp = messages.stamp_message(3 * SECOND_NS)
     assert running.answer(image).data == answer.data
-    assert node.end(signal.SIGINT) == 0
-    assert "Traceback" not in node.log
+    running.node.end_well(signal.SIGINT)
 
 
-def test_results_with_best_effort_and_another_threshold(start: Start, bundle_folder: Path, grid_file: Path) -> None:
+def test_results_with_best_effort_and_another_threshold(
+    start: Start, completer: Callable[..., Completer], bundle_folder: Path
+) -> None:
     threshold = 0.14
     running = start("-p", "output_qos:=sensor_data", "-p", f"occupancy_threshold:={threshold}", listen=False)
     topic = f"{running.output}/voxels"
@@ -234,12 +213,10 @@ def test_results_with_best_effort_and_another_threshold(start: Start, bundle_fol
     running.start()
     answer = running.answer(messages.image_message(some_image(4), SECOND_NS, FRAME))
     received = cloud_array_from_message(answer)
-    grid, grid_from_camera = read_grid(grid_file)
     bundle = StudentBundle.load(bundle_folder)
     counts = []
     for one in (bundle, replace(bundle, threshold=threshold)):
-        completer = Completer(one, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
-        wanted = voxels_to_cloud_array(completer.complete(some_image(4)).voxels)
+        wanted = voxels_to_cloud_array(completer(CAMERA, bundle=one).complete(some_image(4)).voxels)
         counts.append(len(wanted))
     assert 50 < counts[1] == len(received) < 0.9 * counts[0]
     assert received["probability"].min() >= threshold
@@ -253,7 +230,7 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
     held_while, reached = hold
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     running = start("-p", "image_qos:=reliable", script=held_node.__file__, camera_info_qos=latched)
-    node, told = running.node, Diagnosed(running.graph, running.node)
+    node, told = running.node, running.told
     running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))  # once, before the node is there
     image = messages.image_message(some_image(0), 0, FRAME)
     running.until_logged("ready for", lambda: running.images.publish(image))
@@ -280,9 +257,8 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
     show(10)
     assert running.graph.until(reached.exists), node.log
     assert node.end(signal.SIGTERM) == 0
-    counts = re.search(r"received (\d+) images, processed (\d+), dropped (\d+)", node.log)
-    assert counts is not None, node.log
-    received, processed, dropped = map(int, counts.groups())
+    assert "the inference thread did not end within 1 s" in node.log
+    received, processed, dropped = node.counts
     assert received == before + 10 == processed + dropped + 1  # the one in hand
     assert processed == len(running.stamps_ns)
 
@@ -297,15 +273,5 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
         (["-p", "image_qos:=telepathy"], "choose one of auto, sensor_data, reliable"),
     ],
 )
-def test_node_says_why_it_cannot_start(
-    arguments: list[str], complaint: str, bundle_folder: Path, grid_file: Path, tmp_path: Path
-) -> None:
-    graph = Graph()
-    node = start_completion_node(graph, tmp_path / "log", bundle_folder, grid_file, *arguments)
-    try:
-        assert node.process.wait(PATIENCE_S) == 1
-        assert complaint in node.log
-        assert "Traceback" not in node.log
-    finally:
-        node.close()
-        graph.close()
+def test_node_says_why_it_cannot_start(arguments: list[str], complaint: str, start: Start) -> None:
+    start(*arguments).node.ends_with(complaint)

@@ -2,25 +2,19 @@
 
 Nothing is missing, and nothing is granted or promised in vain.
 """
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.topics import SERVICES, TOPICS, TopicSpec
-from tests.ros.graph import REPOSITORY, Graph, NodeUnderTest, start_completion_node
+from tests.ros.graph import REPOSITORY, Graph, NodeUnderTest
 
 POLICY = REPOSITORY / "config" / "security" / "scene_completion.policy.xml"
 # Kinds of rules of SROS 2 beside the questions to the graph that answer them.
@@ -78,20 +72,13 @@ def on_graph(graph: Graph) -> dict[tuple[str, str], set[tuple[str, str]]]:
 
 
 @pytest.fixture(scope="module", params=list(CONFIGURATIONS))
-def running(
-    request: Any, bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Graph, NodeUnderTest]]:
-    graph = Graph()
+def running(request: Any, start_once: Any) -> Iterator[tuple[str, Graph, NodeUnderTest]]:
     given = [part for value in CONFIGURATIONS[request.param] for part in ("-p", value)]
-    log = tmp_path_factory.mktemp("running") / "log"
-    node = start_completion_node(graph, log, bundle_folder, grid_file, *given)
-    name = topics.NODE_NAME, graph.namespace
-    try:
-        assert graph.until(lambda: name in graph.node.get_node_names_and_namespaces()), node.log
-        yield request.param, graph, node
-    finally:
-        graph.close()
-        node.close()
+    running = start_once(*given)
+    graph, node, name = running.graph, running.node, (topics.NODE_NAME, running.graph.namespace)
+    assert graph.until(lambda: name in graph.node.get_node_names_and_namespaces()), node.log
+    yield request.param, graph, node
+    running.close()
 
 
 def there(spec: TopicSpec, configuration: str) -> bool:

@@ -1,19 +1,13 @@
 """~/save, ~/reset and ~/set_enabled of the running node, and what happens to files below it."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import functools
-import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest
@@ -26,9 +20,8 @@ from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from scene_completion_ros.voxels.files import read_npz
 from tests.inference.small_bundle import make_small_bundle
 from tests.ros import held_node, held_saving_node
-from tests.ros.camera_to_voxels import FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
-from tests.ros.graph import start_completion_node
+from tests.ros.camera_to_voxels import FRAME, SECOND_NS, CameraToVoxels
+from tests.ros.diagnosed import ERROR, OK, values
 
 OTHER_CAMERA = Camera(200.0, 200.0, 159.5, 44.75, 320, 96)
 
@@ -58,13 +51,6 @@ class Served(CameraToVoxels):
         request = SetBool.Request(data=enabled)
         return self.graph.call(SetBool, topics.SET_ENABLED.replace("~", topics.NODE_NAME), request)
 
-    def image(self, seed: int, stamp_ns: int) -> Any:
-        return self.make_image(some_image(seed), stamp_ns, FRAME)
-
-    def change(self, *transitions: int) -> None:
-        for transition in transitions:
-            assert self.graph.change_state(topics.NODE_NAME, transition), self.node.log
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -80,19 +66,13 @@ def start(start: Start, folder: Path) -> Start:
 
 
 @pytest.fixture(scope="module")
-def running(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder, log = tmp_path_factory.mktemp("running") / "saved", tmp_path_factory.mktemp("log") / "log"
-    folder.mkdir()
-    save_folder = ("-p", f"save_folder:={folder}")
-    running = Served(lambda graph: start_completion_node(graph, log, bundle_folder, grid_file, *save_folder))
+def running(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("running")
+    running: Served = start_once("-p", f"save_folder:={folder}", kind=Served)
     running.folder = folder
-    try:
-        running.start()
-        yield running
-        assert running.node.end() == 0
-        assert "Traceback" not in running.node.log
-    finally:
-        running.close()
+    running.start()
+    yield running
+    running.node.end_well()
 
 
 @pytest.fixture
@@ -165,15 +145,14 @@ def test_a_full_disk_or_a_lost_folder_leaves_no_half_files_and_the_node_goes_on(
 def test_a_save_folder_is_checked_when_configuring_before_which_services_refuse(start: Start, folder: Path) -> None:
     folder.rmdir()
     served = start("-p", "autostart:=false")
-    told = Diagnosed(served.graph, served.node)
     for service in (topics.SAVE, topics.RESET):
         assert "the node is not configured" in served.refused(service)
     assert "the node is not configured" in served.set_enabled(False).message
     assert not served.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
-    told.until("lifecycle", ERROR, f"parameter save_folder: there is no folder {folder}; name a writable folder")
+    served.told.until("lifecycle", ERROR, f"parameter save_folder: there is no folder {folder}; name a writable folder")
     folder.mkdir()
     served.change(Transition.TRANSITION_CONFIGURE)
-    told.until("lifecycle", OK, "inactive")
+    served.told.until("lifecycle", OK, "inactive")
 
 
 def test_saving_keeps_neither_images_nor_other_services_waiting(
@@ -202,13 +181,12 @@ def test_saving_keeps_neither_images_nor_other_services_waiting(
     reached.unlink()
     client.call_async(Trigger.Request())
     assert served.graph.until(reached.exists), served.node.log
-    assert served.node.end() == 0  # does not wait for ever, nor raise
-    assert "Traceback" not in served.node.log
+    served.node.end_well()  # does not wait for ever, nor raise
     assert not [name for name in names(folder) if name.startswith("voxels_12")]
 
 
 def test_reset_forgets_stamps_and_results(served: Served) -> None:
-    told = Diagnosed(served.graph, served.node)
+    told = served.told
     served.answer(served.image(1, 100 * SECOND_NS))
     late = served.image(2, 100 * SECOND_NS - SECOND_NS // 2)
     served.until_logged("stamp went back, 1 so far", lambda: served.images.publish(late))
@@ -230,7 +208,7 @@ def test_reset_forgets_stamps_and_results(served: Served) -> None:
 def test_while_disabled_nothing_is_published_and_everything_counted(start: Start, hold: tuple[Path, Path]) -> None:
     held_while, reached = hold
     served = start("-p", "image_qos:=reliable", script=held_node.__file__)
-    told = Diagnosed(served.graph, served.node)
+    told = served.told
     served.start()
     held_while.touch()
     served.images.publish(served.image(1, 10 * SECOND_NS))
@@ -246,9 +224,8 @@ def test_while_disabled_nothing_is_published_and_everything_counted(start: Start
     assert not set(served.stamps_ns) & {10 * SECOND_NS, 11 * SECOND_NS}
     told.until("lifecycle", OK)
     assert served.graph.until(lambda: values(told.newest["lifecycle"])["enabled"] == "true")
-    assert served.node.end() == 0
-    counts = re.findall(r"received (\d+) images, processed (\d+), dropped (\d+)", served.node.log)
-    received, processed, dropped = map(int, counts[-1])
+    served.node.end_well()
+    received, processed, dropped = served.node.counts
     assert received == processed + dropped
 
 
@@ -259,7 +236,7 @@ def test_a_bundle_that_changes_on_disk_does_not_harm_the_running_node(
     bundle = Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
     make_small_bundle(tmp_path / "other", seed=1, threshold=0.1, classes=5)
     served = start(bundle=bundle)
-    told = Diagnosed(served.graph, served.node)
+    told = served.told
     served.start()
     before = served.answer(served.image(1, 10 * SECOND_NS))
 

@@ -1,18 +1,13 @@
 """Several cameras of a robot, whose voxels the running node fuses into one grid."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest
@@ -22,20 +17,19 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.extrinsics import read_extrinsics
-from scene_completion_ros.geometry.grids import read_grid
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.completion.placements import check_frames
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
-from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
-from tests.ros.diagnosed import ERROR, OK, Diagnosed, values
-from tests.ros.graph import Graph, start_completion_node
+from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
+from tests.ros.diagnosed import ERROR, OK, values
+from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 
 MILLISECOND_NS = SECOND_NS // 1000
 NAMES = ("front", "left")
@@ -45,37 +39,28 @@ EXTRINSICS = """
 """
 
 
-class Rig:
+class Rig(CameraToVoxels):
     """Two cameras that look past each other a little, and the node that fuses what they see."""
 
-    def __init__(self, bundle: Path, grid: Path, folder: Path, *more: str) -> None:
-        extrinsics = folder / "extrinsics.yaml"
-        extrinsics.write_text(EXTRINSICS, encoding="utf-8")
-        given = {
-            "cameras": "front, left", "grid_frame": "base_link", "extrinsics_file": extrinsics,
-            "camera_timeout": "10.0", "image_qos": "reliable",
-        }  # fmt: skip
-        arguments = [text for name, value in given.items() for text in ("-p", f"{name}:={value}")]
-        self.graph = Graph()
-        self.node = start_completion_node(self.graph, folder / "log", bundle, grid, *arguments, *more)
-        self.output = f"{self.graph.namespace}/{topics.NODE_NAME}"
-        self.bundle = StudentBundle.load(bundle)
-        self.grid, _ = read_grid(grid)
+    def __init__(
+        self, start: Callable[[Graph], NodeUnderTest], completer: Callable[..., Completer], mounts: list[Extrinsic]
+    ) -> None:
+        super().__init__(start)
         self.completers = {
-            name: Completer(self.bundle, CAMERA, grid=self.grid, grid_from_camera=mount.parent_from_child, threads=1)
-            for name, mount in zip(NAMES, read_extrinsics(extrinsics), strict=True)
+            name: completer(CAMERA, grid_from_camera=mount.parent_from_child)
+            for name, mount in zip(NAMES, mounts, strict=True)
         }
+        self.grid, self.threshold = self.completers["front"].grid, self.completers["front"].bundle.threshold
         create = self.graph.node.create_publisher
         self.images = {name: create(Image, f"{name}/image", 10) for name in NAMES}
         self.camera_infos = {name: create(CameraInfo, f"{name}/camera_info", 10) for name in NAMES}
-        self.voxels = self.graph.collect(PointCloud2, f"{self.output}/voxels")
         self.clearing = self.graph.collect(PointCloud2, f"{self.output}/clearing")
         self.depths = {name: self.graph.collect(Image, f"{self.output}/depth/{name}/image") for name in NAMES}
 
-    def start(self) -> None:
+    def start(self, camera: Camera = CAMERA) -> None:
         def calibrate() -> None:
             for name in NAMES:
-                self.camera_infos[name].publish(messages.camera_info_message(CAMERA, 0, f"{name}_optical"))
+                self.camera_infos[name].publish(messages.camera_info_message(camera, 0, f"{name}_optical"))
 
         assert self.graph.repeat(calibrate, lambda: self.node.log.count("ready for 320x96 images of") == 2), (
             self.node.log
@@ -106,42 +91,44 @@ class Rig:
     def view(self, name: str, seed: int, stamp_ns: int = 0) -> Completion:
         return self.completers[name].complete(some_image(seed), stamp_ns)
 
+    def joined(self, views: list[Completion]) -> tuple[SemanticVoxels, NDArray[np.float32]]:
+        return fuse_views([view.voxels for view in views], [view.probability for view in views], self.threshold)
+
     def fused(self, **seeds: int) -> SemanticVoxels:
-        views = [self.view(name, seed) for name, seed in seeds.items()]
-        return fuse_views([view.voxels for view in views], [view.probability for view in views], self.bundle.threshold)[
-            0
-        ]
+        return self.joined([self.view(name, seed) for name, seed in seeds.items()])[0]
 
     def stamped(self, heard: list[Any], stamp_ns: int) -> list[Any]:
-        return [message for message in heard if messages.stamp_nanoseconds(message.header.stamp) == stamp_ns]
+        return [message for message in heard if stamp_of(message) == stamp_ns]
 
-    def answer(self, stamp_ns: int) -> Any:
+    def answered(self, stamp_ns: int) -> Any:
         assert self.graph.until(lambda: bool(self.stamped(self.voxels, stamp_ns))), self.node.log
         (message,) = self.stamped(self.voxels, stamp_ns)
         return message
 
-    def close(self) -> None:
-        self.graph.close()
-        self.node.close()
-
 
 def assert_same(message: Any, voxels: SemanticVoxels) -> None:
-    points = cloud_array_from_message(message)
     assert message.header.frame_id == "base_link"
-    np.testing.assert_allclose(np.stack([points[axis] for axis in "xyz"], -1), voxels.points_grid(), atol=1e-5)
-    np.testing.assert_array_equal(points["state"], voxels.state[tuple(voxels.index.T)])
-    np.testing.assert_array_equal(points["label"], voxels.label)
-    np.testing.assert_allclose(points["probability"], voxels.probability, atol=1e-5)
+    assert is_cloud_of(message, voxels, RigidTransform.identity())
+
+
+def start_rig(start: Callable[..., Any], completer: Callable[..., Completer], folder: Path, *more: str) -> Rig:
+    extrinsics = folder / "extrinsics.yaml"
+    extrinsics.write_text(EXTRINSICS, encoding="utf-8")
+    given = {
+        "cameras": "front, left", "grid_frame": "base_link", "extrinsics_file": extrinsics,
+        "camera_timeout": 10.0, "image_qos": "reliable",
+    }  # fmt: skip
+    mounts = read_extrinsics(extrinsics)
+    rig: Rig = start(*as_arguments(given), *more, kind=Rig, completer=completer, mounts=mounts)
+    rig.start()
+    return rig
 
 
 @pytest.fixture(scope="module")
-def rig(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    rig = Rig(bundle_folder, grid_file, tmp_path_factory.mktemp("rig"))
-    try:
-        rig.start()
-        yield rig
-    finally:
-        rig.close()
+def rig(
+    start_once: Callable[..., Any], completer: Callable[..., Completer], tmp_path_factory: pytest.TempPathFactory
+) -> Rig:
+    return start_rig(start_once, completer, tmp_path_factory.mktemp("rig"))
 
 
 def points_of(cloud: Any) -> NDArray[np.float32]:
@@ -158,7 +145,7 @@ def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
     assert both.any()
     assert (expected.state != front.voxels.state).any()
     assert (expected.state != left.voxels.state).any()
-    assert_same(rig.answer(stamp_ns), expected)
+    assert_same(rig.answered(stamp_ns), expected)
 
     for name, view, view_ns in (("front", front, stamp_ns), ("left", left, stamp_ns + 3 * MILLISECOND_NS)):
         rays = ClearingRays(rig.grid, view.voxels.grid_from_camera, view.depth_camera, threads=1)
@@ -183,7 +170,7 @@ def test_the_grid_is_described_in_its_own_frame(rig: Rig) -> None:
 
 
 def test_diagnostics_tell_which_camera_is_missing(rig: Rig) -> None:
-    told = Diagnosed(rig.graph, rig.node)
+    told = rig.told
     stamp_ns = 15 * SECOND_NS
 
     def front_alone() -> None:
@@ -207,7 +194,7 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
     stamp_ns = 20 * SECOND_NS
     with rig.impatient():
         rig.send("front", 3, stamp_ns)
-        assert_same(rig.answer(stamp_ns), rig.fused(front=3))
+        assert_same(rig.answered(stamp_ns), rig.fused(front=3))
     assert "no image of camera left at the time of the others, 1 so far" in rig.node.log
 
     # It returns: nobody waits for its first image, if that is heard after the one of the other camera.
@@ -219,16 +206,16 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
         stamp_ns += SECOND_NS // 10
         rig.send("left", 5, stamp_ns)
         rig.send("front", 4, stamp_ns)
-        return bool(rig.answer(stamp_ns).width == len(both))
+        return bool(rig.answered(stamp_ns).width == len(both))
 
     assert rig.graph.until(returned), rig.node.log
-    assert_same(rig.answer(stamp_ns), both)
+    assert_same(rig.answered(stamp_ns), both)
 
     # An image of nowhere, and one that cannot be decoded.
     stamp_ns = 40 * SECOND_NS
     rig.send("left", 6, stamp_ns, frame="nowhere")
     rig.send("front", 6, stamp_ns)
-    assert_same(rig.answer(stamp_ns), rig.fused(front=6))
+    assert_same(rig.answered(stamp_ns), rig.fused(front=6))
     assert "/left/image: " in rig.node.log
     assert "no transform from 'nowhere' to 'base_link'" in rig.node.log
     stamp_ns = 50 * SECOND_NS
@@ -236,27 +223,23 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
     broken.encoding = "holographic8"
     rig.images["left"].publish(broken)
     rig.send("front", 7, stamp_ns)
-    assert_same(rig.answer(stamp_ns), rig.fused(front=7))
+    assert_same(rig.answered(stamp_ns), rig.fused(front=7))
 
     # Images of other moments are not fused.
     rig.send("left", 8, 60 * SECOND_NS - 40 * MILLISECOND_NS)
     rig.send("left", 8, 60 * SECOND_NS)
     rig.send("front", 8, 60 * SECOND_NS)
-    assert_same(rig.answer(60 * SECOND_NS), rig.fused(front=8, left=8))
+    assert_same(rig.answered(60 * SECOND_NS), rig.fused(front=8, left=8))
 
     # A recording that begins anew.
     rig.send("front", 9, 5 * SECOND_NS)
     rig.send("left", 9, 5 * SECOND_NS)
-    assert_same(rig.answer(5 * SECOND_NS), rig.fused(front=9, left=9))
+    assert_same(rig.answered(5 * SECOND_NS), rig.fused(front=9, left=9))
 
-    assert rig.node.end() == 0
-    assert "Traceback" not in rig.node.log
-    counts = re.search(r"received (\d+) images, processed (\d+), dropped (\d+) \((.*)\), missing left", rig.node.log)
-    assert counts is not None, rig.node.log
-    received, processed, dropped = map(int, counts.groups()[:3])
+    rig.node.end_well()
+    received, processed, dropped = rig.node.counts
     assert received == processed + dropped
-    assert "1 bad image" in counts[4]
-    assert "1 no transform" in counts[4]
+    assert re.search(r"1 bad image.*1 no transform.*\), missing left", rig.node.log), rig.node.log
 
 
 @pytest.mark.parametrize(

@@ -267,9 +267,3 @@ def test_traffic_jam_bag(shared_data: Path) -> None:
     assert valid.sum() > 1500
     road = cloud[valid][pixels[valid][:, 1] > 330]
     assert np.median(road[:, 1]) == pytest.approx(1.65, abs=0.2)  # camera height above the road
-
-
-def test_bag_without_poses_says_what_to_record(shared_data: Path) -> None:
-    path = shared_data / "ros1_real_bag_tiny" / "aruco_images.bag"
-    with BagReader(path) as reader, pytest.raises(BagError, match="how 'raspicam' moves"):
-        sequence_from_bag(reader)

@@ -59,16 +59,6 @@ def test_poses_times_and_rig(folder: Path) -> None:
     np.testing.assert_allclose(sequence.rig_from_sensor["velodyne"].apply(np.array([5.0, 0, 0])), [0, -0.1, 4.7])
 
 
-def test_fourth_column_of_p_is_the_camera_position(folder: Path) -> None:
-    """A point seen through P3 of the calibration falls where the sequence's camera and pose put it."""
-    sequence = kitti_odometry(folder)
-    point = np.array([1.0, 0.5, 8.0])
-    matrix = np.array([float(word) for word in projection((-24.0, 0, 0)).split()]).reshape(3, 4)
-    homogeneous = matrix @ [*point, 1.0]
-    pixel, _ = sequence.cameras["image_3"].project(sequence.rig_from_camera["image_3"].inverse().apply(point))
-    np.testing.assert_allclose(pixel, homogeneous[:2] / homogeneous[2])
-
-
 def test_cameras_and_pose_file_can_be_chosen(folder: Path) -> None:
     shutil.copy(folder / "poses.txt", folder / "poses_other.txt")
     sequence = kitti_odometry(folder, cameras=["image_3"], poses="poses_other.txt", name="short")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,6 @@ from scene_completion_ros.voxels.cloud import (
     VOXEL_CLOUD_FIELDS,
     cloud_array_from_message,
     cloud_array_to_voxels,
-    legend_json,
     voxels_to_cloud_array,
 )
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
@@ -30,13 +28,6 @@ def test_fields_and_dtype_say_the_same() -> None:
         assert VOXEL_CLOUD_DTYPE.fields is not None
         kind, place = VOXEL_CLOUD_DTYPE.fields[name][:2]
         assert (offset, sizes[datatype], count) == (place, kind.itemsize, 1)
-
-
-def test_the_legend_says_what_labels_mean() -> None:
-    assert json.loads(legend_json(NAMES, COLOURS)) == {
-        "class_names": list(NAMES),
-        "class_colours": [*map(list, COLOURS)],
-    }
 
 
 def turned(voxels: SemanticVoxels) -> RigidTransform:

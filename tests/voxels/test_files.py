@@ -16,9 +16,9 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.voxels.files import FORMAT, VERSION, ImageDetails, SavedVoxels, npz_bytes, read_npz
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from tests.checkout import ROOT
 from tests.report.scenes import NAMES, street
 
-README = Path(__file__).parents[2] / "README.md"
 Arrays = dict[str, Any]
 
 
@@ -82,7 +82,9 @@ def test_the_readme_reads_them_with_numpy_alone(tmp_path: Path, monkeypatch: pyt
     Path("out").mkdir()
     Path("out/voxels.npz").write_bytes(npz_bytes(SavedVoxels(voxels)))
     (example,) = (
-        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "voxels.npz" in block
+        block
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "voxels.npz" in block
     )
     names: Arrays = {}
     exec(example, names)  # noqa: S102 # the example of our own README

@@ -198,13 +198,3 @@ def test_indices_along_the_axes_are_those_of_numpy(
     found = axis_indices(flat, shape)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, np.stack(np.unravel_index(flat, shape), axis=-1))
-
-
-def test_slab_depth_is_the_analytic_one() -> None:
-    """Constant σ from 10 m on: expected termination 10 + 1/σ."""
-    sigma = 0.5
-    distances = np.linspace(3.0, 80.0, 20_000)
-    density = np.where(distances >= 10.0, sigma, 0.0)[None]
-    result = composite(density, distances)
-    assert result.distance.item() == pytest.approx(10.0 + 1.0 / sigma, abs=0.02)
-    assert result.weights.sum().item() == pytest.approx(1.0, abs=1e-5)

@@ -78,10 +78,6 @@ class HostCuda:
         """Whether what is asked of a stream goes into a graph."""
         return self._streams[stream_handle].captured is not None
 
-    def driver(self) -> HostDriver:
-        """The functions for graphs."""
-        return HostDriver(self)
-
     def finish(self) -> None:
         """Waits for all streams, as freeing memory does."""
         self.forbid_capture()
@@ -309,7 +305,7 @@ class HostCuda:
             self.popped_at_the_end += 1
 
         patch.setattr(device, "_pop_released_context", popped)
-        patch.setattr(cuda_graph, "_driver", self.driver)
+        patch.setattr(cuda_graph, "_driver", lambda: HostDriver(self))
 
 
 class HostDriver:

@@ -51,6 +51,21 @@ def host_module(name: str, contents: dict[str, Any]) -> ModuleType:
     return module
 
 
+def kept_as(name: str) -> property:
+    """What may be read and set, as pybind11 has it, kept under another name."""
+    return property(lambda thing: getattr(thing, name), lambda thing, value: setattr(thing, name, value))
+
+
+def dla_core(cores: Callable[[], int]) -> property:
+    """The accelerator for deep learning that was chosen; without any, choosing does nothing."""
+
+    def choose(thing: Any, core: int) -> None:
+        if cores():
+            thing._core = core
+
+    return property(lambda thing: thing._core, choose)
+
+
 class HostEngine:
     """A deserialised engine: runs the ONNX graph that its plan is, on the pointers of `HostCuda`.
 
@@ -224,22 +239,8 @@ class HostBuilder:
                 self._cache: ITimingCache | None = None
                 self._monitor: IProgressMonitor | None = None
 
-            @property
-            def DLA_core(self) -> int:
-                return self._core
-
-            @DLA_core.setter
-            def DLA_core(self, core: int) -> None:
-                if host.cores:  # without any, it does nothing
-                    self._core = core
-
-            @property
-            def default_device_type(self) -> DeviceType:
-                return self._device
-
-            @default_device_type.setter
-            def default_device_type(self, device: DeviceType) -> None:
-                self._device = device
+            DLA_core = dla_core(lambda: host.cores)
+            default_device_type = kept_as("_device")
 
             @property
             def progress_monitor(self) -> IProgressMonitor | None:

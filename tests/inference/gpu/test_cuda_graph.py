@@ -15,7 +15,6 @@ from scene_completion_ros.inference.gpu import cuda_graph, tensorrt_encoder
 from scene_completion_ros.inference.gpu.cuda_graph import CudaGraph
 from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
-from scene_completion_ros.inference.gpu.options import EngineOptions
 from tests.inference.gpu.conftest import Build, picture
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_tensorrt import HostEngine
@@ -103,12 +102,6 @@ def test_an_error_of_the_driver_is_told_in_its_words(monkeypatch: pytest.MonkeyP
     driver.cuGetErrorString = lambda error, text: UNSUPPORTED  # older than the error
     with pytest.raises(GpuError, match=r"cuStreamBeginCapture_v2: the driver has no words for it \(700\)"):
         CudaGraph(1, lambda: None)
-
-
-def test_graphs_are_taken_only_where_they_are_asked_for(build: Build, cuda: HostCuda) -> None:
-    completer = build()
-    completer.complete(picture(0))
-    assert cuda.graphs == 0 and not EngineOptions().graphs
 
 
 def test_a_graph_that_does_nothing_is_not_taken(

@@ -5,6 +5,7 @@ What only a GPU can show is not shown here: that TensorRT runs them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,11 @@ def provide(bundle: GpuStudent, options: EngineOptions) -> engine_provision.Prov
     return provided
 
 
+@pytest.fixture
+def options(tmp_path: Path) -> EngineOptions:
+    return EngineOptions(cache=tmp_path / "engines")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_engine_is_built_compared_and_then_found(
     bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, precision: str, caplog: pytest.LogCaptureFixture
@@ -56,22 +62,22 @@ def test_an_engine_is_built_compared_and_then_found(
     assert cuda.popped_at_the_end == 2
 
 
-def test_timings_of_one_build_help_the_next(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
+def test_timings_of_one_build_help_the_next(bundle: GpuStudent, cuda: HostCuda, options: EngineOptions) -> None:
     for precision in ("fp32", "fp16"):
-        assert provide(bundle, EngineOptions(precision=precision, cache=tmp_path / "engines")).built
+        assert provide(bundle, replace(options, precision=precision)).built
     assert cuda.builds == [b"", b"timings"]  # type: ignore[attr-defined]
 
 
 def test_an_engine_that_misses_the_gate_is_refused_with_the_numbers_and_not_kept(
-    bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: GpuStudent, cuda: HostCuda, options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HostEngine, "offset", 1.0)
     with pytest.raises(GpuError, match=r"parity gate: .* map error is .* where 0.005 is allowed"):
-        provide(bundle, EngineOptions(cache=tmp_path / "engines"))
+        provide(bundle, options)
     assert not list((tmp_path / "engines").glob("*.engine"))
     monkeypatch.setattr(HostEngine, "offset", float("nan"))
     with pytest.raises(GpuError, match="not finite"):
-        provide(bundle, EngineOptions(cache=tmp_path / "engines"))
+        provide(bundle, options)
 
 
 def test_a_plan_that_tensorrt_refuses_is_built_again(
@@ -114,8 +120,8 @@ def test_features_come_back_as_from_the_cpu(bundle: GpuStudent, cuda: HostCuda, 
     assert cuda.stack == []  # nobody else's context is disturbed between images
 
 
-def test_a_lost_device_is_said_and_the_context_left(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
-    on_gpu = make_encoder(bundle, "tensorrt", gpu=EngineOptions(cache=tmp_path / "engines"))
+def test_a_lost_device_is_said_and_the_context_left(bundle: GpuStudent, cuda: HostCuda, options: EngineOptions) -> None:
+    on_gpu = make_encoder(bundle, "tensorrt", gpu=options)
     image = np.zeros((SMALL.height, SMALL.width, 3), np.uint8)
     cuda.broken = "cuStreamSynchronize failed: unspecified launch failure"
     with pytest.raises(GpuError, match="the device was lost while running the encoder.*Restart"):
@@ -129,13 +135,12 @@ def test_a_lost_device_is_said_and_the_context_left(bundle: GpuStudent, cuda: Ho
 def test_too_little_memory(
     bundle: GpuStudent,
     cuda: HostCuda,
-    tmp_path: Path,
+    options: EngineOptions,
     engine: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
-    options = EngineOptions(cache=tmp_path / "engines")
     make_encoder(bundle, "tensorrt", gpu=options)
     cuda.free = 100_000
     if engine == "auto":
@@ -147,10 +152,9 @@ def test_too_little_memory(
 
 
 def test_auto_takes_the_gpu_where_all_is_there(
-    bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: GpuStudent, cuda: HostCuda, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder, "cuda_devices", lambda: SimpleNamespace(names=("Host",), error=0))
-    options = EngineOptions(cache=tmp_path / "engines")
     assert make_encoder(bundle, "auto", gpu=options).name == "tensorrt_fp16"
     monkeypatch.setattr(encoder, "cuda_devices", lambda: SimpleNamespace(names=(), error=100))
     assert make_encoder(bundle, "auto", gpu=options).name in ("openvino", "onnxruntime")

@@ -84,12 +84,6 @@ def test_other_numbers_of_maps_are_a_mistake(features: list[np.ndarray], count: 
         compare(features, [array[1:] for array in features], "fp16")
 
 
-def test_the_record_has_the_numbers_and_the_limits(features: list[np.ndarray]) -> None:
-    record = compare(features, features, "fp16").as_record()
-    assert record["limits"]["map_error"] == LIMITS["fp16"].map_error
-    assert record["map_error"] == 0.0
-
-
 @pytest.mark.parametrize(("height", "width"), [(96, 320), (192, 640), (480, 640), (64, 64), (32, 400)])
 def test_gate_images_are_pictures_of_the_size_that_is_wanted(height: int, width: int) -> None:
     images = gate_images(height, width)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.encoder import check_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, version_problem
+from tests.checkout import run_python
 from tests.inference.small_bundle import make_small_bundle
 
-ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import json, sys
 from scene_completion_ros.errors import GpuError
@@ -57,16 +56,10 @@ def ask(tmp_path: Path) -> Ask:
             source_file.write_text(driver, encoding="utf-8")
             library = libraries / "libcuda.so.1"
             subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source_file)], check=True)
-        environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join([str(packages), str(ROOT)])
-        environment["LD_LIBRARY_PATH"] = f"{libraries}:{environment.get('LD_LIBRARY_PATH', '')}"
-        answer = subprocess.run(
-            [sys.executable, "-c", SCRIPT, flavour, "device" if device else "no device"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        variables = {"PYTHONPATH": str(packages)}
+        variables["LD_LIBRARY_PATH"] = f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        answer = run_python("-c", SCRIPT, flavour, "device" if device else "no device", **variables)
+        assert answer.returncode == 0, answer.stderr
         result: dict[str, object] = json.loads(answer.stdout)
         return result
 

@@ -293,11 +293,3 @@ def test_it_speaks_now_and_then() -> None:
         clock.now_s = step * 0.5
         progress.step("engine", step)
     assert said == [5.0 * i for i in range(1, 10)]
-
-
-def test_a_build_that_is_not_wanted_is_given_up() -> None:
-    answers = iter([True, False])
-    progress = BuildProgress(lambda fraction, phase: None, wanted=lambda: next(answers))
-    progress.start("engine", None, 3)
-    assert progress.step("engine", 0)
-    assert not progress.step("engine", 1)

@@ -20,7 +20,7 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import GpuFailureError
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
 from scene_completion_ros.inference.gpu.tensorrt_runtime import TensorRt, TensorRtEngine, UnusablePlanError
-from tests.inference.gpu.host_tensorrt import NO_CUDA, DataType, ILogger, Severity, host_module
+from tests.inference.gpu.host_tensorrt import NO_CUDA, DataType, ILogger, Severity, dla_core, host_module
 from tests.inference.gpu.rtx_builds import RUNTIME_NAMES, disagreements, unlisted
 from tests.inference.gpu.small_gpu_bundle import some_key
 
@@ -127,14 +127,7 @@ class HostTensorRt:
                 self._logger = logger
                 self._core = -1
 
-            @property
-            def DLA_core(self) -> int:
-                return self._core
-
-            @DLA_core.setter
-            def DLA_core(self, core: int) -> None:
-                if host.cores:  # without any, it does nothing
-                    self._core = core
+            DLA_core = dla_core(lambda: host.cores)
 
             def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
                 host.deserialised.append(self._core)
@@ -276,24 +269,20 @@ def test_the_stand_in_has_names_and_arguments_of_tensorrt(tensorrt: TensorRt) ->
     assert unlisted(tensorrt.api, RUNTIME_NAMES) == []
 
 
-def test_addresses_shape_and_stream_are_handed_on(host: HostTensorRt, tensorrt: TensorRt) -> None:
+def test_addresses_and_stream_are_handed_on_and_the_batch_where_it_changes(
+    host: HostTensorRt, tensorrt: TensorRt
+) -> None:
     engine = open_engine(host, tensorrt)
     engine.enqueue(IMAGE, FEATURES, STREAM)
-    engine.enqueue(IMAGE + 256, FEATURES + 512, STREAM + 1, 3)
+    for batch in (3, 3, 4, 3):
+        engine.enqueue(IMAGE + 256, FEATURES + 512, STREAM + 1, batch)
     engine.close()
+    again = {"image": IMAGE + 256, "features": FEATURES + 512}
     assert host.runs == [
         Run({"image": IMAGE, "features": FEATURES}, (1, 192, 640, 3), STREAM),
-        Run({"image": IMAGE + 256, "features": FEATURES + 512}, (3, 192, 640, 3), STREAM + 1),
+        *(Run(again, (batch, 192, 640, 3), STREAM + 1) for batch in (3, 3, 4, 3)),
     ]
-
-
-def test_the_batch_is_set_where_it_changes(host: HostTensorRt, tensorrt: TensorRt) -> None:
-    engine = open_engine(host, tensorrt)
-    for batch in (2, 2, 4, 4, 4, 2):
-        engine.enqueue(IMAGE, FEATURES, STREAM, batch)
-    engine.close()
-    assert [shape[0] for shape in host.shapes] == [2, 4, 2]
-    assert [run.shape[0] for run in host.runs] == [2, 2, 4, 4, 4, 2]
+    assert [shape[0] for shape in host.shapes] == [1, 3, 4, 3]
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
@@ -371,76 +360,57 @@ OTHER_GRAPHS = {
 @pytest.mark.parametrize("graph", OTHER_GRAPHS.values(), ids=OTHER_GRAPHS.keys())
 def test_a_plan_with_other_ports_is_refused(host: HostTensorRt, tensorrt: TensorRt, graph: Graph) -> None:
     host.plans[b"plan"] = graph
-    with pytest.raises(UnusablePlanError, match="has the ports .* needed are .*(192, 640, 3)"):
+    with pytest.raises(UnusablePlanError, match="has the ports .* needed are .*(192, 640, 3)") as failure:
         TensorRtEngine(b"plan", KEY, tensorrt)
+    assert host.ended == ["engine", "runtime"] and host.live == []  # though the error is still there
+    del failure
 
 
-@pytest.mark.parametrize("stated", [1, 8])
-def test_a_plan_for_another_single_batch_is_refused(host: HostTensorRt, tensorrt: TensorRt, stated: int) -> None:
-    host.plans[b"plan"] = graph_for(some_key(batch=(stated, stated)), stated=stated)
-    with pytest.raises(UnusablePlanError, match=f"has the ports .*({stated}, 192, 640, 3)"):
-        TensorRtEngine(b"plan", some_key(batch=(4, 4)), tensorrt)
-
-
-def test_outputs_for_another_single_batch_are_refused(host: HostTensorRt, tensorrt: TensorRt) -> None:
-    host.plans[b"plan"] = with_port("features", shape=(8, 96, 320, 64))  # more than there is room for
+@pytest.mark.parametrize(
+    ("graph", "batch"),
+    [
+        (graph_for(some_key(batch=(1, 1)), stated=1), 4),
+        (graph_for(some_key(batch=(8, 8)), stated=8), 4),
+        (with_port("features", shape=(8, 96, 320, 64)), 1),  # more outputs than there is room for
+    ],
+)
+def test_a_plan_for_another_single_batch_is_refused(
+    host: HostTensorRt, tensorrt: TensorRt, graph: Graph, batch: int
+) -> None:
+    host.plans[b"plan"] = graph
     with pytest.raises(UnusablePlanError, match="has the ports"):
-        TensorRtEngine(b"plan", some_key(batch=(1, 1)), tensorrt)
+        TensorRtEngine(b"plan", some_key(batch=(batch, batch)), tensorrt)
+
+
+@pytest.mark.parametrize(
+    ("step", "words", "kind", "said"),
+    [
+        ("runtime", (NO_CUDA,), "unknown", "runtime failed: .*CUDA initialization failure with error: 35"),
+        ("engine", OUT_OF_MEMORY, "memory", "while deserialising the engine"),
+        ("engine", (ILLEGAL_ACCESS,), "lost", "while deserialising the engine"),
+        ("context", OUT_OF_MEMORY, "memory", "while making an execution"),
+        ("context", (ILLEGAL_ACCESS,), "lost", "while making an execution"),
+        ("context", (), "unknown", "making an execution context failed: TensorRT does not say why"),
+    ],
+)
+def test_what_the_gpu_lacks_does_not_make_a_plan_unusable_and_leaves_nothing_open(
+    host: HostTensorRt, tensorrt: TensorRt, step: str, words: tuple[str, ...], kind: str, said: str
+) -> None:
+    host.failing[step] = words
+    with pytest.raises(GpuFailureError, match=said) as failure:
+        open_engine(host, tensorrt)
+    assert failure.value.kind == kind
+    assert all(word in failure.value.what for word in words[-1:])
+    assert host.live == []  # though the error is still there
+    del failure
 
 
 def test_a_plan_that_tensorrt_refuses_is_to_be_built_again(host: HostTensorRt, tensorrt: TensorRt) -> None:
     with pytest.raises(UnusablePlanError, match="deserialising the engine failed: .*stdVersionRead") as refused:
         TensorRtEngine(b"of another version", KEY, tensorrt)
     assert refused.value.cure == "Build it again."
-
-
-@pytest.mark.parametrize(
-    ("step", "doing"), [("engine", "deserialising the engine"), ("context", "making an execution")]
-)
-@pytest.mark.parametrize(
-    ("words", "kind"), [(OUT_OF_MEMORY, "memory"), ((ILLEGAL_ACCESS,), "lost")], ids=["memory", "lost"]
-)
-def test_what_the_gpu_lacks_does_not_make_a_plan_unusable(
-    host: HostTensorRt, tensorrt: TensorRt, step: str, doing: str, words: tuple[str, ...], kind: str
-) -> None:
-    host.failing[step] = words
-    with pytest.raises(GpuFailureError, match=f"while {doing}") as failure:
-        open_engine(host, tensorrt)
-    assert failure.value.kind == kind
-    assert words[-1] in failure.value.what
-
-
-def test_a_context_that_is_not_made_for_another_reason_is_an_error(host: HostTensorRt, tensorrt: TensorRt) -> None:
-    host.failing["context"] = ()
-    with pytest.raises(GpuError, match="making an execution context failed: TensorRT does not say why"):
-        open_engine(host, tensorrt)
-
-
-def test_no_runtime_is_an_error_of_the_gpu(host: HostTensorRt, tensorrt: TensorRt) -> None:
-    host.failing["runtime"] = (NO_CUDA,)
-    with pytest.raises(GpuError, match="runtime failed: .*CUDA initialization failure with error: 35"):
-        open_engine(host, tensorrt)
-
-
-@pytest.mark.parametrize(
-    "failing", [{"engine": (OTHER_VERSION,)}, {"engine": OUT_OF_MEMORY}, {"context": OUT_OF_MEMORY}]
-)
-def test_nothing_is_left_open_where_opening_fails(
-    host: HostTensorRt, tensorrt: TensorRt, failing: dict[str, tuple[str, ...]]
-) -> None:
-    host.failing.update(failing)
-    with pytest.raises(GpuError) as failure:
-        open_engine(host, tensorrt)
-    assert host.ended and host.live == []
-    del failure
-
-
-def test_nothing_is_left_open_of_a_plan_with_other_ports(host: HostTensorRt, tensorrt: TensorRt) -> None:
-    host.plans[b"plan"] = OTHER_GRAPHS["type of the output"]
-    with pytest.raises(UnusablePlanError) as failure:
-        TensorRtEngine(b"plan", KEY, tensorrt)
-    assert host.ended == ["engine", "runtime"] and host.live == []  # though the error is still there
-    del failure
+    assert host.live == []  # though the error is still there
+    del refused
 
 
 @pytest.mark.parametrize("step", ["engine", "context"])
@@ -459,32 +429,27 @@ def test_nothing_is_left_open_after_ctrl_c(
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"), [(NOT_SUPPORTED, "unknown"), (ILLEGAL_ACCESS, "lost"), (OUT_OF_MEMORY[0], "memory")]
+    ("step", "words", "kind", "doing"),
+    [
+        ("run", NOT_SUPPORTED, "unknown", "running the engine"),
+        ("run", ILLEGAL_ACCESS, "lost", "running the engine"),
+        ("run", OUT_OF_MEMORY[0], "memory", "running the engine"),
+        ("image", "misaligned", "unknown", "setting the image's address"),
+        ("features", "misaligned", "unknown", "setting the features' address"),
+    ],
 )
 def test_a_run_that_fails_says_so_in_the_words_of_tensorrt(
-    host: HostTensorRt, tensorrt: TensorRt, words: str, kind: str
+    host: HostTensorRt, tensorrt: TensorRt, step: str, words: str, kind: str, doing: str
 ) -> None:
     engine = open_engine(host, tensorrt)
-    host.failing["run"] = (words,)
-    with pytest.raises(GpuFailureError, match="running the engine") as failure:
+    host.failing[step] = (words,)
+    with pytest.raises(GpuFailureError, match=doing) as failure:
         engine.enqueue(IMAGE, FEATURES, STREAM)
     assert words in failure.value.what
     assert failure.value.kind == kind
     assert host.runs == []
     engine.close()
     assert host.ended == ["context", "engine", "runtime"]  # though the error is still there
-
-
-@pytest.mark.parametrize(("port", "what"), [("image", "the image's address"), ("features", "the features' address")])
-def test_an_address_that_tensorrt_refuses_is_an_error(
-    host: HostTensorRt, tensorrt: TensorRt, port: str, what: str
-) -> None:
-    engine = open_engine(host, tensorrt)
-    host.failing[port] = ("misaligned",)
-    with pytest.raises(GpuError, match=f"setting {what} failed: misaligned"):
-        engine.enqueue(IMAGE, FEATURES, STREAM)
-    assert host.runs == []
-    engine.close()
 
 
 def test_former_errors_are_not_repeated(host: HostTensorRt, tensorrt: TensorRt) -> None:

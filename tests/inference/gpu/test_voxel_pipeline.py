@@ -53,7 +53,7 @@ THRESHOLD = 0.5
 ON_GPU = os.environ.get("SCENE_COMPLETION_GPU") == "1"
 """The same tests on a real GPU, through pycuda: ``make test-gpu``."""
 
-needs_cpp = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not ON_GPU and (shutil.which("g++") is None or not sys.platform.startswith("linux")), reason="no g++ on Linux"
 )
 
@@ -247,7 +247,6 @@ POSES = {
 }
 
 
-@needs_cpp
 @pytest.mark.parametrize("pose", POSES)
 def test_every_stage_is_that_of_its_twin(pose: str, device: Devices) -> None:
     head = with_labels(random_head(channels=64, density_bias=-1.0))
@@ -290,7 +289,6 @@ def some_camera(rng: np.random.Generator) -> Camera:
     return Camera(fx=fx, fy=fy, cx=cx, cy=cy, width=width, height=height)
 
 
-@needs_cpp
 @pytest.mark.parametrize(("seed", "student"), enumerate(STUDENTS))
 def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devices) -> None:
     rng = np.random.default_rng(seed)
@@ -312,7 +310,6 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devi
     check(run, feature_map(head, seed=seed + 1, size=student.feature_size), half=student.half)
 
 
-@needs_cpp
 def test_densities_and_logits_that_the_pipeline_does_not_ask_for(device: Devices) -> None:
     """Without a length the kernel gives densities; where there is room for logits it gives these, too."""
     head = dataclasses.replace(with_labels(random_head(channels=64, density_bias=-1.0)), prior=place_prior(3))
@@ -348,7 +345,6 @@ def test_densities_and_logits_that_the_pipeline_does_not_ask_for(device: Devices
     np.testing.assert_array_equal(run.device.download(label), found.argmax(axis=1))
 
 
-@needs_cpp
 def test_the_shipped_student_in_both_precisions(device: Devices) -> None:
     head = StudentBundle.load(DEFAULT_BUNDLE).head
     for half in (True, False):
@@ -357,19 +353,6 @@ def test_the_shipped_student_in_both_precisions(device: Devices) -> None:
         assert len(found.index) > 10
 
 
-@needs_cpp
-def test_a_place_prior_counts(device: Devices) -> None:
-    plain = random_head(channels=64)
-    head = dataclasses.replace(plain, prior=place_prior(3))
-    with_prior, without = (run_of(device(one), one) for one in (head, plain))
-    features = feature_map(head, seed=1)
-    check(with_prior, features)
-    check(without, features)
-    opacity = [run.device.download(run.pipeline.alpha) for run in (with_prior, without)]
-    assert np.abs(opacity[0] - opacity[1]).max() > 0.05
-
-
-@needs_cpp
 def test_a_frame_allocates_nothing_and_brings_little(device: Devices) -> None:
     head = with_labels(random_head(channels=64))
     run = run_of(device(head), head)
@@ -390,7 +373,6 @@ def test_a_frame_allocates_nothing_and_brings_little(device: Devices) -> None:
         np.testing.assert_array_equal(before, after)
 
 
-@needs_cpp
 def test_a_grid_out_of_view_is_empty(device: Devices) -> None:
     head = with_labels(random_head(channels=64))
     run = run_of(device(head), head, grid=VoxelGrid((-30.0, -2.0, -2.0), 0.5, (8, 8, 8)))
@@ -399,7 +381,6 @@ def test_a_grid_out_of_view_is_empty(device: Devices) -> None:
     assert (run.device.download(run.pipeline.alpha) == 0.0).all()
 
 
-@needs_cpp
 @pytest.mark.parametrize("full", [True, False])
 def test_all_and_nothing_occupied(full: bool, device: Devices) -> None:
     head = with_labels(random_head(channels=64, density_bias=60.0 if full else -60.0))
@@ -408,7 +389,6 @@ def test_all_and_nothing_occupied(full: bool, device: Devices) -> None:
     assert len(found.index) == (np.count_nonzero(run.query.in_view) if full else 0)
 
 
-@needs_cpp
 def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Devices) -> None:
     head = with_labels(random_head(channels=64, density_bias=-60.0))
     run = run_of(device(head), head)
@@ -422,7 +402,6 @@ def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Devices)
     assert behind.any() and (found.state[-1][behind] == VoxelState.FREE_INFERRED).any()
 
 
-@needs_cpp
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -459,7 +438,6 @@ class GivenMaps:
         return self.maps[self.number]
 
 
-@needs_cpp
 def test_two_scenes_on_one_device_ended_in_either_order(device: Devices) -> None:
     head = with_labels(random_head(channels=64, density_bias=-1.0))
     maps = [feature_map(head, seed=seed) for seed in (1, 2)]

@@ -1,13 +1,8 @@
 """Where voxels lie and what they are published in, for every combination of frames."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest

@@ -1,13 +1,8 @@
 """When the model of a camera is built, when it is only moved, and when neither."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 from pathlib import Path
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest

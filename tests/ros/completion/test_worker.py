@@ -89,9 +89,12 @@ def test_close_waits_for_the_item_in_hand_and_gives_up_the_waiting_one(bench: Be
     assert bench.busy.wait(10)
     bench.worker.submit(1)
     assert not bench.worker.close(0.05)
+    assert not bench.ended_in
     bench.go_on.set()
     assert bench.worker.close(10)
     assert bench.handled == [0]
+    (thread,) = bench.ended_in  # it is told of its end by itself
+    assert thread.name == "inference"
 
 
 def test_what_was_given_up_is_not_done_and_what_comes_after_it_is(bench: Bench) -> None:
@@ -113,14 +116,3 @@ def test_what_was_given_up_is_not_done_and_what_comes_after_it_is(bench: Bench) 
     assert bench.handled == [0, 2, 99]
     assert prepared == bench.replaced == []
     assert bench.worker.close(10)
-
-
-def test_the_end_is_in_the_thread_and_after_the_item_in_hand(bench: Bench) -> None:
-    bench.worker.submit(0)
-    assert bench.busy.wait(10)
-    assert not bench.worker.close(0.05)
-    assert not bench.ended_in
-    bench.go_on.set()
-    assert bench.worker.close(10)
-    (thread,) = bench.ended_in
-    assert thread.name == "inference"

@@ -1,5 +1,4 @@
 """/diagnostics of the running node, in all its states and with the faults that users meet."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -9,10 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 from lifecycle_msgs.msg import Transition

@@ -1,15 +1,10 @@
 """What is said of images and calibration, case by case, and that every case says what to do."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 from builtin_interfaces.msg import Time

@@ -1,11 +1,6 @@
 """Which CameraInfo belongs to an image."""
-# ruff: noqa: E402
 
 from __future__ import annotations
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 

@@ -1,15 +1,10 @@
 """A subscription that follows its publishers as they come and go."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 import rclpy

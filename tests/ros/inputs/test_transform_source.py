@@ -1,5 +1,4 @@
 """What says where the camera is, by the parameters alone."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -7,10 +6,6 @@ import sys
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 

@@ -12,18 +12,16 @@ import pytest
 import yaml
 
 from tests.ros.launch_files import LAUNCH, launch_can_run
-from tests.ros.rclpy_required import require_rclpy
 
-require_rclpy()
 if not launch_can_run():
     pytest.skip("launch and launch_ros are not installed, or not this package", allow_module_level=True)
 
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from scene_completion_ros.ros import messages  # noqa: E402
-from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image  # noqa: E402
-from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph, NodeUnderTest  # noqa: E402
-from tests.ros.replay.test_bag_replay import write_bag  # noqa: E402
+from scene_completion_ros.ros import messages
+from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
+from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph, NodeUnderTest
+from tests.ros.replay.test_bag_replay import write_bag
 
 RUN = str(Path(__file__).with_name("run_launch_file.py"))
 NAMES = ("front", "left", "right")

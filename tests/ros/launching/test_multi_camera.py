@@ -8,27 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
-
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
-
-from scene_completion_ros.errors import SceneCompletionError  # noqa: E402
-from scene_completion_ros.geometry.extrinsics import read_extrinsics  # noqa: E402
-from scene_completion_ros.geometry.grids import read_grid  # noqa: E402
-from scene_completion_ros.inference.bundle import StudentBundle  # noqa: E402
-from scene_completion_ros.inference.completer import Completer  # noqa: E402
-from scene_completion_ros.mapping.camera_fusion import fuse_views  # noqa: E402
-from scene_completion_ros.ros import messages  # noqa: E402
-from scene_completion_ros.ros.completion.placements import check_frames  # noqa: E402
-from scene_completion_ros.ros.launching.multi_camera import for_each, launched_cameras  # noqa: E402
-from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters  # noqa: E402
-from scene_completion_ros.voxels.cloud import cloud_array_from_message  # noqa: E402
-from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image  # noqa: E402
-from tests.ros.graph import REPOSITORY, Graph, NodeUnderTest  # noqa: E402
-from tests.ros.launch_files import LaunchFile, as_text, node_arguments, resolved  # noqa: E402
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.extrinsics import read_extrinsics
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.mapping.camera_fusion import fuse_views
+from scene_completion_ros.ros import messages
+from scene_completion_ros.ros.completion.placements import check_frames
+from scene_completion_ros.ros.launching.multi_camera import for_each, launched_cameras
+from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
+from tests.ros.graph import REPOSITORY, Graph, NodeUnderTest
+from tests.ros.launch_files import LaunchFile, as_text, node_arguments, resolved
 
 CONFIG = REPOSITORY / "config"
 EXTRINSICS = CONFIG / "multi_camera_extrinsics.yaml"

@@ -12,22 +12,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
-
-from scene_completion_ros.bags.reader import BagReader  # noqa: E402
-from scene_completion_ros.commands import replay as replay_command  # noqa: E402
-from scene_completion_ros.errors import BagError  # noqa: E402
-from scene_completion_ros.geometry.grids import read_grid  # noqa: E402
-from scene_completion_ros.geometry.transforms import RigidTransform  # noqa: E402
-from scene_completion_ros.ros.launching.replay import recorded_camera  # noqa: E402
-from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted  # noqa: E402
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence  # noqa: E402
-from scene_completion_ros.voxels.cloud import cloud_array_from_message  # noqa: E402
-from tests.ros.graph import REPOSITORY, NodeUnderTest, with_this_checkout  # noqa: E402
-from tests.ros.launch_files import LaunchFile, node_arguments  # noqa: E402
-from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, rough_image, write_bag  # noqa: E402
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.commands import replay as replay_command
+from scene_completion_ros.errors import BagError
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.ros.launching.replay import recorded_camera
+from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from tests.checkout import with_this_checkout
+from tests.ros.graph import REPOSITORY, NodeUnderTest
+from tests.ros.launch_files import LaunchFile, node_arguments
+from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, rough_image, write_bag
 
 FRAMES = 3
 

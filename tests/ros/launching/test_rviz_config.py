@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from scene_completion_ros.ros.topics import TOPICS
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS
 from scene_completion_ros.voxels.colours import STATE_COLOURS
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
+from tests.checkout import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHIPPED = (REPOSITORY / LIVE).read_text(encoding="utf-8")
@@ -190,7 +189,7 @@ def test_the_replay_configuration_is_made_for_the_bundled_drive(tmp_path: Path) 
     (tmp_path / "config").mkdir()
     (tmp_path / LIVE).write_text(SHIPPED, encoding="utf-8")
     module, name = COMMAND.split()[1:]
-    subprocess.run([sys.executable, module, name, str(tmp_path)], check=True, cwd=REPOSITORY)
+    assert run_python(module, name, tmp_path).returncode == 0
     assert (tmp_path / REPLAY).read_text(encoding="utf-8") == text
 
 
@@ -238,9 +237,7 @@ def test_what_is_written_goes_away_with_its_process(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from scene_completion_ros.ros.launching.rviz_config import *;"
         "path = write_adapted(Path(sys.argv[1]), BUNDLED_DRIVE); print(path); print(path.is_file())"
     )
-    command = [sys.executable, "-c", script, str(REPOSITORY / LIVE)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
-    path, was_there = done.stdout.split()
+    path, was_there = run_python("-c", script, REPOSITORY / LIVE).stdout.split()
     assert was_there == "True"
     assert not Path(path).exists()
 

@@ -1,16 +1,12 @@
 """What planners get from the running node, over DDS, compared with the voxels that come with it."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import numpy as np
 import pytest
@@ -24,7 +20,7 @@ from visualization_msgs.msg import Marker
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.points import seen_free_cubes
@@ -32,7 +28,7 @@ from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.completion.placements import camera_pose
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.graph import start_completion_node
+from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 from tests.ros.moving_robot import TF2
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -41,18 +37,12 @@ BASE = "base_link"
 LOWEST, HIGHEST = 0.3, 2.0
 
 
-class Planner:
+class Planner(CameraToVoxels):
     """Hears all that planners may, from a node whose camera stands somewhere on a vehicle."""
 
-    def __init__(self, bundle: Path, grid: Path, log: Path) -> None:
-        student = StudentBundle.load(bundle)
+    def __init__(self, start: Callable[[Graph], NodeUnderTest], student: StudentBundle) -> None:
+        super().__init__(start)
         self.ignored, self.trained_height = student.class_names[1], student.height_above_ground
-        given = {
-            "base_frame": BASE, "camera_height": HEIGHT, "camera_x": AHEAD, "camera_y": ASIDE,
-            "ignored_classes": self.ignored, "publish_markers": "true", "marker_limit": 7,
-        }  # fmt: skip
-        arguments = [text for name, value in given.items() for text in ("-p", f"{name}:={value}")]
-        self.vehicle = CameraToVoxels(lambda graph: start_completion_node(graph, log, bundle, grid, *arguments))
         self.heard: dict[str, list[Any]] = {}
         for topic, message_type in (
             (topics.VOXEL_GRID, Image),
@@ -62,11 +52,11 @@ class Planner:
             (topics.FREE_SPACE, PointCloud2),
             (topics.MARKERS, Marker),
         ):
-            self.heard[topic] = self.vehicle.graph.collect(message_type, topic.replace("~", self.vehicle.output))
+            self.heard[topic] = self.graph.collect(message_type, topic.replace("~", self.output))
 
     def answers(self, image: NDArray[np.uint8], stamp_s: int) -> dict[str, Any]:
         """What becomes of an image, by topic."""
-        message = messages.image_message(image, stamp_s * SECOND_NS, FRAME)
+        message = self.make_image(image, stamp_s * SECOND_NS, FRAME)
 
         def found() -> dict[str, Any]:
             return {
@@ -76,26 +66,21 @@ class Planner:
                 if messages.stamp_nanoseconds(message.header.stamp) == stamp_s * SECOND_NS
             }
 
-        assert self.vehicle.graph.repeat(
-            lambda: self.vehicle.images.publish(message), lambda: len(found()) == len(self.heard)
-        ), self.vehicle.node.log
+        send = functools.partial(self.images.publish, message)
+        assert self.graph.repeat(send, lambda: len(found()) == len(self.heard)), self.node.log
         return found()
 
 
 @pytest.fixture(scope="module")
-def planner(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planner]:
-    planner = Planner(bundle_folder, grid_file, tmp_path_factory.mktemp("node") / "log")
-    try:
-        planner.vehicle.start()
-        yield planner
-    finally:
-        planner.vehicle.close()
-
-
-def completed(bundle_folder: Path, grid_file: Path, image: NDArray[np.uint8]) -> Completion:
-    grid, grid_from_camera = read_grid(grid_file)
-    bundle = StudentBundle.load(bundle_folder)
-    return Completer(bundle, CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1).complete(image)
+def planner(start_once: Callable[..., Any], bundle_folder: Path) -> Planner:
+    student = StudentBundle.load(bundle_folder)
+    given = {
+        "base_frame": BASE, "camera_height": HEIGHT, "camera_x": AHEAD, "camera_y": ASIDE,
+        "ignored_classes": student.class_names[1], "publish_markers": "true", "marker_limit": 7,
+    }  # fmt: skip
+    planner: Planner = start_once(*as_arguments(given), kind=Planner, student=student)
+    planner.start()
+    return planner
 
 
 def points_of(cloud: Any) -> NDArray[np.float32]:
@@ -115,10 +100,10 @@ def cells_under(points: NDArray[np.float64], ground: Any, corner: NDArray[np.flo
     return {(int(row), int(column)) for column, row in places}
 
 
-def test_all_outputs_are_those_of_the_voxels(planner: Planner, bundle_folder: Path, grid_file: Path) -> None:
+def test_all_outputs_are_those_of_the_voxels(planner: Planner, completer: Callable[..., Completer]) -> None:
     image = some_image(1)
     found = planner.answers(image, 20)
-    completion = completed(bundle_folder, grid_file, image)
+    completion = completer(CAMERA).complete(image)
     voxels = completion.voxels
     assert {message.header.frame_id for topic, message in found.items() if topic != topics.OCCUPANCY_GRID} == {FRAME}
 
@@ -145,13 +130,13 @@ def test_all_outputs_are_those_of_the_voxels(planner: Planner, bundle_folder: Pa
     np.testing.assert_allclose(points_of(found[topics.CLEARING]), rays(voxels), atol=1e-5)
     np.testing.assert_allclose(points_of(found[topics.FREE_SPACE]), seen_free_cubes(voxels, 2), atol=1e-5)
     assert len(found[topics.MARKERS].points) == 7
-    assert "the nearest 7 of" in planner.vehicle.node.log
+    assert "the nearest 7 of" in planner.node.log
 
 
 def test_the_dense_grid_is_described_once_and_latched(planner: Planner, grid_file: Path) -> None:
-    topic = topics.VOXEL_GRID_INFO.replace("~", planner.vehicle.output)
-    heard = planner.vehicle.graph.collect(String, topic, LATCHED)
-    assert planner.vehicle.graph.until(lambda: bool(heard)), planner.vehicle.node.log
+    topic = topics.VOXEL_GRID_INFO.replace("~", planner.output)
+    heard = planner.graph.collect(String, topic, LATCHED)
+    assert planner.graph.until(lambda: bool(heard)), planner.node.log
     info = json.loads(heard[0].data)
     grid, _ = read_grid(grid_file)
     assert info["shape"] == list(grid.shape)
@@ -160,7 +145,7 @@ def test_the_dense_grid_is_described_once_and_latched(planner: Planner, grid_fil
 
 
 def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
-    graph = planner.vehicle.graph
+    graph = planner.graph
     refused = graph.set_parameters(topics.NODE_NAME, obstacle_min_height=2.5)
     assert not refused.successful and "2.5 m is above 2.0 m" in refused.reason
     refused = graph.set_parameters(topics.NODE_NAME, ignored_classes="dragon")
@@ -181,7 +166,7 @@ def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     assert graph.set_parameters(topics.NODE_NAME, camera_height=0.0).successful
     ground = planner.answers(some_image(1), 35)[topics.OCCUPANCY_GRID]
     assert ground.info.origin.position.y == pytest.approx(planner.trained_height, abs=1e-6)
-    assert f"lies {planner.trained_height:g} m below the camera" in planner.vehicle.node.log
+    assert f"lies {planner.trained_height:g} m below the camera" in planner.node.log
     placed = graph.set_parameters(topics.NODE_NAME, base_frame=BASE)
     assert placed.successful == TF2  # which could say where the camera is
     assert TF2 or "nothing says where the camera is in base_link" in placed.reason
@@ -190,9 +175,9 @@ def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     # A band that no voxel lies in is said, and the other outputs go on.
     assert graph.set_parameters(topics.NODE_NAME, obstacle_min_height=40.0, obstacle_max_height=41.0).successful
     message = messages.image_message(some_image(1), 40 * SECOND_NS, FRAME)
-    planner.vehicle.answer(message)
-    planner.vehicle.until_logged("~/occupancy_grid is not published")
-    assert "no voxel lies 40.0 to 41.0 m above the ground" in planner.vehicle.node.log
+    planner.answer(message)
+    planner.until_logged("~/occupancy_grid is not published")
+    assert "no voxel lies 40.0 to 41.0 m above the ground" in planner.node.log
     obstacles_heard = planner.heard[topics.OBSTACLES]
     assert graph.until(lambda: obstacles_heard[-1].header.stamp == message.header.stamp)
 

@@ -1,15 +1,10 @@
 """The schema as a node declares it, and what a running node answers to changes."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 import rclpy
@@ -116,21 +111,6 @@ def test_unknown_names_are_warned_about_with_what_they_may_mean(context: Any) ->
     assert of_rclpy.endswith("did you mean use_sim_time?")
     assert "wheel_radius" in foreign
     assert all(spec.name in foreign for spec in SCHEMA)
-
-
-def test_known_names_are_not_warned_about(context: Any) -> None:
-    node = make_node(context, threads=2, use_sim_time=False)
-    DeclaredParameters(node)
-    assert unknown_parameters(node) == []
-
-
-def test_a_change_shows_in_the_next_snapshot_and_not_in_the_last(context: Any) -> None:
-    node = make_node(context)
-    parameters = DeclaredParameters(node)
-    before = parameters.snapshot()
-    assert node.set_parameters([Parameter("threads", value=2)])[0].successful
-    assert parameters.snapshot() == NodeParameters(threads=2)
-    assert before == NodeParameters()
 
 
 def test_rclpy_itself_refuses_what_this_process_sets(context: Any) -> None:

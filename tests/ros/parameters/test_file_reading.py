@@ -10,8 +10,9 @@ import pytest
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters.file_reading import read_parameters
 from scene_completion_ros.ros.parameters.schema import SCHEMA
+from tests.checkout import ROOT
 
-SHIPPED = Path(__file__).resolve().parents[3] / "config" / "scene_completion.yaml"
+SHIPPED = ROOT / "config" / "scene_completion.yaml"
 
 
 def read(folder: Path, text: str, **options: Any) -> dict[str, object]:

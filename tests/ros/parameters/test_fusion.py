@@ -1,15 +1,10 @@
 """Parameters about the fusion of successive images: what is refused, and what they mean to the map."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 

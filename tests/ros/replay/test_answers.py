@@ -1,14 +1,9 @@
 """Answers of the node put together, whatever comes late or never."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 

@@ -1,5 +1,4 @@
 """Bags played through the running node."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -7,10 +6,6 @@ import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import cv2
 import numpy as np
@@ -63,11 +58,6 @@ def write_bag(
                 message.encoding = "holographic8"
             topic = "/front/image_raw/compressed" if compressed else "/front/image_raw"
             bag.write(topic, f"sensor_msgs/msg/{kind}", serialize_message(message), stamp_ns + 5_000_000)
-
-
-@pytest.fixture
-def node_parameters(bundle_folder: Path, grid_file: Path) -> dict[str, object]:
-    return {"bundle": str(bundle_folder), "grid_file": str(grid_file), "threads": 1}
 
 
 def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_parameters: dict[str, object]) -> None:

@@ -1,15 +1,11 @@
 """Lock step over DDS: nothing is lost, two runs write the same recording, a node that stops answering is reported."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 from rclpy.serialization import serialize_message
@@ -19,8 +15,6 @@ from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import Extrinsic
-from scene_completion_ros.geometry.grids import read_grid
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros.inputs.transform_source import transform_message
 from scene_completion_ros.ros.replay import bag_replay
@@ -34,20 +28,14 @@ TOPIC = "/front/image_raw"
 FRAMES = 6
 
 
-@pytest.fixture
-def node_parameters(bundle_folder: Path, grid_file: Path) -> dict[str, object]:
-    return {"bundle": str(bundle_folder), "grid_file": str(grid_file), "threads": 1}
-
-
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
-def kernels_in_the_cache(bundle_folder: Path, grid_file: Path) -> None:
+def kernels_in_the_cache(completer: Callable[..., Completer]) -> None:
     """Whoever compiles them rounds otherwise than whoever finds them compiled; no replay is to be the first."""
-    grid, grid_from_camera = read_grid(grid_file)
-    Completer(StudentBundle.load(bundle_folder), CAMERA, grid=grid, grid_from_camera=grid_from_camera, threads=1)
+    completer(CAMERA)
 
 
 @pytest.mark.usefixtures("kernels_in_the_cache")
@@ -90,9 +78,9 @@ def add_odometry(path: Path, frames: int) -> None:
 
 @pytest.mark.usefixtures("kernels_in_the_cache")
 def test_two_runs_write_the_same_recording_of_joined_images(
-    tmp_path: Path, node_parameters: dict[str, object], bundle_folder: Path, grid_file: Path
+    tmp_path: Path, node_parameters: dict[str, object], completer: Callable[..., Completer]
 ) -> None:
-    truth = FusedTruth(bundle_folder, grid_file)
+    truth = FusedTruth(completer(CAMERA))
     fusion, joined, alone = truth.map(), [], []
     for number in (0, 1, 2, 4, 5):
         stamp_ns = START_NS + number * STEP_NS

@@ -1,13 +1,9 @@
 """A recording played to a running node: several times, with a clock, under other names, with further topics."""
-# ruff: noqa: E402
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-
-from tests.ros.rclpy_required import require_rclpy
-
-require_rclpy()
 
 import pytest
 from rclpy.serialization import serialize_message
@@ -20,7 +16,8 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.replay.bag_replay import ReplayResult, replay_over_dds
 from scene_completion_ros.ros.replay.playback import InputTopics, Playback, check_loops, input_topics, parse_remappings
-from tests.ros.graph import Graph, start_completion_node
+from tests.ros.camera_to_voxels import CameraToVoxels
+from tests.ros.graph import as_arguments
 from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, rough_image, write_bag
 
 TOPIC, INFO, NOTES = "/front/image_raw", "/front/camera_info", "/notes"
@@ -43,77 +40,53 @@ def write_drive(path: Path) -> None:
 
 
 def test_a_running_node_survives_the_restart_of_recording_and_clock(
-    tmp_path: Path, bundle_folder: Path, grid_file: Path
+    tmp_path: Path, start: Callable[..., CameraToVoxels]
 ) -> None:
     write_drive(tmp_path / "drive")
-    graph = Graph()
-    clock_topic, note_topic, image_topic = (f"{graph.namespace}/{name}" for name in ("clock", "said", "seen"))
-    arguments = ["-r", f"image:={image_topic}", "-r", f"camera_info:={INFO}", "-r", f"/clock:={clock_topic}"]
-    arguments += ["-p", "use_sim_time:=true", "-p", "image_qos:=reliable"]
-    node = start_completion_node(graph, tmp_path / "node.log", bundle_folder, grid_file, *arguments)
-    try:
-        ticks = graph.collect(Clock, clock_topic, 1000)
-        notes = graph.collect(String, note_topic, 1000)
-        results: list[ReplayResult] = []
-        with BagReader(tmp_path / "drive") as reader:
-            statistics = replay_over_dds(
-                reader,
-                TOPIC,
-                output_bag=tmp_path / "completed",
-                on_result=results.append,
-                playback=Playback(
-                    loops=2,
-                    clock_hz=20.0,
-                    node=f"{graph.namespace}/scene_completion",
-                    also=(NOTES,),
-                    remappings={TOPIC: image_topic, "/clock": clock_topic, NOTES: note_topic},
-                ),
-            )
-        assert (statistics.passes, statistics.frames_in, statistics.frames_out) == (2, 2 * FRAMES, 2 * FRAMES)
-        assert not statistics.lost_stamps_ns
-        assert not statistics.dropped
-        assert [result.index for result in results] == list(range(FRAMES))  # of the first pass
-        with BagReader(tmp_path / "completed") as written:
-            assert written.counts["/scene_completion/voxels"] == FRAMES
-        once = [START_NS + BEHIND_NS + i * STEP_NS // 2 for i in range(2 * FRAMES - 1)]
-        assert graph.until(lambda: len(ticks) >= 2 * len(once))
-        assert [messages.stamp_nanoseconds(tick.clock) for tick in ticks] == 2 * once
-        assert graph.until(lambda: len(notes) >= 2 * FRAMES)
-        assert [note.data for note in notes] == 2 * [str(number) for number in range(FRAMES)]
-        assert node.process.poll() is None
-        assert "jumped back" in node.log  # the clock or the stamps, whichever the node hears first
-        assert node.end() == 0
-    finally:
-        node.close()
-        graph.close()
+    seen, clock = "/seen_again", "/clock_of_the_recording"
+    renamed = ["-r", f"image:={seen}", "-r", f"camera_info:={INFO}", "-r", f"/clock:={clock}"]
+    running = start(*renamed, *as_arguments({"use_sim_time": "true", "image_qos": "reliable"}))
+    graph, node = running.graph, running.node
+    ticks, notes = graph.collect(Clock, clock, 1000), graph.collect(String, "/said", 1000)
+    results: list[ReplayResult] = []
+    playback = Playback(
+        loops=2,
+        clock_hz=20.0,
+        node=running.output,
+        also=(NOTES,),
+        remappings={TOPIC: seen, "/clock": clock, NOTES: "/said"},
+    )
+    with BagReader(tmp_path / "drive") as reader:
+        statistics = replay_over_dds(
+            reader, TOPIC, output_bag=tmp_path / "completed", on_result=results.append, playback=playback
+        )
+    assert (statistics.passes, statistics.frames_in, statistics.frames_out) == (2, 2 * FRAMES, 2 * FRAMES)
+    assert not statistics.lost_stamps_ns
+    assert not statistics.dropped
+    assert [result.index for result in results] == list(range(FRAMES))  # of the first pass
+    with BagReader(tmp_path / "completed") as written:
+        assert written.counts["/scene_completion/voxels"] == FRAMES
+    once = [START_NS + BEHIND_NS + i * STEP_NS // 2 for i in range(2 * FRAMES - 1)]
+    assert graph.until(lambda: len(ticks) >= 2 * len(once))
+    assert [messages.stamp_nanoseconds(tick.clock) for tick in ticks] == 2 * once
+    assert graph.until(lambda: len(notes) >= 2 * FRAMES)
+    assert [note.data for note in notes] == 2 * [str(number) for number in range(FRAMES)]
+    assert node.process.poll() is None
+    assert "jumped back" in node.log  # the clock or the stamps, whichever the node hears first
+    assert node.end() == 0
 
 
 def test_voxels_in_another_frame_than_the_images_are_refused(
-    tmp_path: Path, bundle_folder: Path, grid_file: Path
+    tmp_path: Path, start: Callable[..., CameraToVoxels]
 ) -> None:
     write_bag(tmp_path / "drive", frames=1)
-    graph = Graph()
-    arguments = ["-r", f"image:={TOPIC}", "-r", f"camera_info:={INFO}", "-p", "image_qos:=reliable"]
-    node = start_completion_node(
-        graph,
-        tmp_path / "node.log",
-        bundle_folder,
-        grid_file,
-        *arguments,
-        "-p",
-        "grid_frame:=base_link",
-        "-p",
-        "camera_height:=1.0",
-    )
-    try:
-        playback = Playback(node=f"{graph.namespace}/scene_completion")
-        with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
-            replay_over_dds(reader, TOPIC, playback=playback)
-        assert "voxels in the frame 'base_link', not in that of the images" in str(caught.value)
-        assert "without the parameters grid_frame and cameras" in str(caught.value)
-    finally:
-        node.close()
-        graph.close()
+    given = {"image_qos": "reliable", "grid_frame": "base_link", "camera_height": 1.0}
+    running = start("-r", f"image:={TOPIC}", "-r", f"camera_info:={INFO}", *as_arguments(given))
+    playback = Playback(node=running.output)
+    with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
+        replay_over_dds(reader, TOPIC, playback=playback)
+    assert "voxels in the frame 'base_link', not in that of the images" in str(caught.value)
+    assert "without the parameters grid_frame and cameras" in str(caught.value)
 
 
 def test_a_missing_node_is_reported_with_what_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
