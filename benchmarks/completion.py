@@ -165,7 +165,6 @@ def without_labels(bundle: StudentBundle, folder: Path) -> StudentBundle:
 
     Args:
         bundle: A student with labels, from ``training/export.py``.
-        folder: Where to.
 
     Raises:
         ValueError: Its encoder is not of the kind the export writes.
@@ -293,9 +292,7 @@ def naive_query(
     The folded feature weights are the identity here, which costs what any feature weights cost.
 
     Args:
-        bundle: The student.
         points: float32 [N, 3] in the camera's optical frame.
-        threads: CPU threads.
         device: Where torch computes.
         chunk: Points at a time.
 

@@ -49,7 +49,6 @@ def speed_table(frames: Sequence[DrivenFrame], threshold: float, threads: int) -
     Args:
         frames: A drive, of which the first frames, as many as are fused anew, do not count.
         threshold: Of the student.
-        threads: CPU threads.
     """
     grid, pose = frames[0].completion.voxels.grid, frames[0].completion.voxels.grid_from_camera
     plain, wide = FusionSettings(), FusionSettings(margin=WIDE)

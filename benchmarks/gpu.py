@@ -489,8 +489,6 @@ def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callabl
     Bundles hold no unfolded weights of the label units: their channels are zeros.
 
     Args:
-        bundle: The student.
-        device: Name of the device.
         half: Convolutions in float16, with sums in float32 where torch has it so, and features in float16.
     """
     import torch

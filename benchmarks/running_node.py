@@ -42,7 +42,6 @@ class RunningNode:
     """A completion node that gets images of one camera and whose voxels are read.
 
     Args:
-        camera: The camera.
         picture: What it sees, uint8 RGB [H, W, 3].
         compressed: It publishes JPEG instead of raw images.
         parameters: Parameters of the node, by name.
@@ -128,7 +127,6 @@ class RunningNode:
         The middleware gets memory for a message of the queue when it holds so many for the first time, and keeps it.
 
         Args:
-            rate_hz: Images a second.
             seconds: How long it is held.
         """
         os.kill(self._process.pid, signal.SIGSTOP)
@@ -180,7 +178,6 @@ class RunningNode:
 
         Args:
             rate_hz: Images a second; what this process cannot keep up with is left out, not made up for.
-            seconds: How long.
             each: Called about ten times a second.
         """
         start_s = next_s = time.monotonic()

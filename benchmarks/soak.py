@@ -171,9 +171,6 @@ def soak(
     """Publish images to a node that has started, and measure its process.
 
     Args:
-        node: The node.
-        minutes: How long.
-        rate_hz: Images a second.
         on_sample: Called with each measurement.
     """
     seconds = 60.0 * minutes

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     )
     write_picture(args.output / "picture.png", picture)
     if recording is not None:
-        recording.add_frame(completion)
+        recording.add_frame(completion.voxels, completion.image, completion.depth, camera=completion.depth_camera)
         recording.close()
     print(f"{len(completion.voxels)} occupied voxels; see {args.output / 'picture.png'}")
     return 0
@@ -94,9 +94,6 @@ def run(args: argparse.Namespace) -> int:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as it was taken: a calibration knows nothing of an orientation tag.
-
-    Args:
-        path: Image file.
 
     Returns:
         RGB image [H, W, 3].

@@ -77,9 +77,6 @@ def replay_offline(
     counted, as the node does.
 
     Args:
-        reader: The open recording.
-        topic: Its image topic.
-        completer: Completes the images.
         output: Recording to write the voxels to, at the bag times of the images, and the legend of their labels.
         on_result: Called with every image and its completion.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
@@ -129,7 +126,6 @@ def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> A
 
     Args:
         writer: The recording; its types are used.
-        voxels: Completed voxels.
         frame_id: Name of the camera's optical frame.
 
     Returns:

@@ -248,7 +248,6 @@ def result_drawer(
     """What ``replay_over_dds`` calls with every result, so that it is drawn into a report.
 
     Args:
-        report: The report.
         bundle: Bundle that the node uses, for its grid and classes.
         place: Grid of the node and the camera's pose in it, where they are not those of the bundle.
     """

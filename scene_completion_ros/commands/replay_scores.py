@@ -53,9 +53,6 @@ def open_scores(
     """Open what ground truth there is.
 
     Args:
-        args: The options.
-        reader: The recording.
-        topic: Its image topic.
         camera: Calibration given instead of the recorded one.
         published: Grid of the node.
         stack: Closing it closes the files.
@@ -111,8 +108,6 @@ def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str
     """Write `scores.json` and `scores.md` where there is something to write.
 
     Args:
-        folder: Where to.
-        scores: The scores.
         recording: Name of the recording, for the heading.
 
     Returns:

@@ -30,8 +30,6 @@ def run_probe(
     """Run a function of `probes` in a new process.
 
     Args:
-        name: Name of the function.
-        arguments: Its arguments.
         limit_s: The process is killed when it takes longer.
         environment: Its environment, by default that of this process.
 

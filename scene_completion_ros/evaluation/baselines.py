@@ -37,11 +37,6 @@ class PriorGrid:
         self.occupied += occupied & known
         self.known += known
 
-    def merge(self, other: PriorGrid) -> None:
-        """Add the counts of another accumulator."""
-        self.occupied += other.occupied
-        self.known += other.known
-
     def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
         """Smoothed mean occupancy.
 
@@ -102,11 +97,6 @@ class MeanDepth:
         )
         np.add.at(self.sums, cell, depth[row, column])
         np.add.at(self.counts, cell, 1.0)
-
-    def merge(self, other: MeanDepth) -> None:
-        """Add the state of another accumulator of the same size."""
-        self.sums += other.sums
-        self.counts += other.counts
 
     def compute(self) -> NDArray[np.float32]:
         """Mean depth float32 [height, width], metres.

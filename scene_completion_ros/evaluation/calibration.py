@@ -127,11 +127,6 @@ def expected_calibration_error(
     return metric.compute().expected_calibration_error
 
 
-def brier_score(probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> float:
-    """Mean squared difference between probabilities [...] (0..1) and truth bool [...]."""
-    return float(np.mean((probability.astype(np.float64) - occupied) ** 2)) if probability.size else float("nan")
-
-
 class CalibrationMetric:
     """Expected calibration error, Brier score and reliability over all voxels of all updates.
 
@@ -161,10 +156,6 @@ class CalibrationMetric:
         index = np.minimum((stated * bins).astype(np.int64), bins - 1)
         for row, weights in enumerate((np.ones_like(stated), stated, truth, (stated - truth) ** 2)):
             self.sums[row] += np.bincount(index, weights=weights, minlength=bins)
-
-    def merge(self, other: CalibrationMetric) -> None:
-        """Add the state of another accumulator with as many bins."""
-        self.sums += other.sums
 
     def compute(self) -> CalibrationErrors:
         """Errors over what was counted; NaN before the first voxel."""

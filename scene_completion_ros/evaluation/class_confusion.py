@@ -32,8 +32,6 @@ def class_confusion(
     Args:
         predicted: Labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere.
         truth: Classes [...] in 0 .. classes - 1; -1 and 255 do not count.
-        labels: Number of predicted labels.
-        classes: Number of classes.
         counted: bool [...], what else does not count; all by default.
 
     Returns:

@@ -1,8 +1,8 @@
 """Names for clusters: which class a cluster stands for, from how often they fall together.
 
 An assignment is int64 [clusters]: a class for each cluster, or `UNASSIGNED`. It may be fitted on one set and applied to
-another, with `renamed` of `class_confusion` or to labels with `apply_assignment`. Fitting it on the scored set itself,
-as most published figures do, tells a method what it could not know.
+another, with `renamed` of `class_confusion`. Fitting it on the scored set itself, as most published figures do, tells a
+method what it could not know.
 
 On the set it is fitted on, `match_majority` is never less accurate than `match_covering`, and that never less than
 `match_one_to_one`; the more clusters, the more a many-to-one assignment flatters. Say which one a table has.
@@ -95,23 +95,6 @@ def match_occupied(
     """
     named = match(confusion[1:, 1:])
     return np.concatenate([[0], np.where(named == UNASSIGNED, UNASSIGNED, named + 1)]).astype(np.int64)
-
-
-def apply_assignment(
-    labels: NDArray[np.integer[Any]], class_of_label: NDArray[np.int64], unassigned: int
-) -> NDArray[np.int64]:
-    """Replace clusters [...] by their classes; those without one become `unassigned`. int64 [...].
-
-    Raises:
-        GridError: A label has no entry in the assignment.
-    """
-    if labels.size and not 0 <= labels.min() <= labels.max() < class_of_label.size:
-        raise GridError(
-            f"labels {labels.min()}..{labels.max()}, but {class_of_label.size} are assigned",
-            where="labels",
-            cure="Assign all clusters",
-        )
-    return np.asarray(np.where(class_of_label == UNASSIGNED, unassigned, class_of_label)[labels], dtype=np.int64)
 
 
 def _linear_sum_assignment(benefit: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,15 +7,13 @@ The errors are those of Eigen et al., "Depth Map Prediction from a Single Image 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError
-
-Interpolation: TypeAlias = Literal["nearest", "bilinear"]
 
 GARG_ROWS = (0.40810811, 0.99189189)
 GARG_COLUMNS = (0.03594771, 0.96405229)
@@ -52,26 +50,13 @@ def garg_crop(height: int, width: int) -> NDArray[np.bool_]:
     return mask
 
 
-def resize_depth(
-    depth: NDArray[np.floating[Any]], height: int, width: int, interpolation: Interpolation = "bilinear"
-) -> NDArray[np.float32]:
-    """Bring a depth image to another size; the corners of the images coincide, not the centres of their corner pixels.
+def resize_depth(depth: NDArray[np.floating[Any]], height: int, width: int) -> NDArray[np.float32]:
+    """Interpolate depth [h, w], metres, to float32 [height, width].
 
-    Args:
-        depth: Depth [h, w], metres.
-        height: Wanted height.
-        width: Wanted width.
-        interpolation: "nearest" as in the published protocol, or "bilinear".
-
-    Returns:
-        float32 [height, width].
+    The corners of the images coincide, not the centres of their corner pixels.
     """
     source = np.ascontiguousarray(depth, dtype=np.float32)
-    if interpolation == "bilinear":
-        return np.asarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
-    rows = ((np.arange(height) + 0.5) * source.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * source.shape[1] / width).astype(np.int64)
-    return np.asarray(source[rows[:, None], columns[None, :]], dtype=np.float32)
+    return np.asarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
 def depth_errors(
@@ -81,8 +66,6 @@ def depth_errors(
     crop: bool = True,
     minimum: float = 1e-3,
     maximum: float = 80.0,
-    median_scaling: bool = False,
-    interpolation: Interpolation = "bilinear",
 ) -> DepthErrors | None:
     """Errors of one predicted depth image.
 
@@ -92,9 +75,6 @@ def depth_errors(
         crop: Count only pixels in the Garg crop.
         minimum: Smallest depth, metres.
         maximum: Largest depth, metres.
-        median_scaling: Multiply the prediction by median(truth) / median(predicted) of the frame first. Hides errors
-            of scale: off unless the prediction has no scale.
-        interpolation: How the prediction is resized.
 
     Returns:
         The errors, or None where no pixel counts.
@@ -114,10 +94,7 @@ def depth_errors(
         return None
     true = truth[counted].astype(np.float64)
     height, width = truth.shape
-    depth = resize_depth(predicted, height, width, interpolation)[counted].astype(np.float64)
-    if median_scaling:
-        depth *= np.median(true) / np.median(depth)
-    depth = np.clip(depth, minimum, maximum)
+    depth = np.clip(resize_depth(predicted, height, width)[counted].astype(np.float64), minimum, maximum)
     difference = depth - true
     ratio = np.maximum(depth / true, true / depth)
     return DepthErrors(
@@ -132,14 +109,7 @@ def depth_errors(
 
 
 class DepthMetric:
-    """Mean over frames of `depth_errors`.
-
-    Args:
-        crop: See `depth_errors`.
-        minimum: See `depth_errors`.
-        maximum: See `depth_errors`.
-        median_scaling: See `depth_errors`.
-        interpolation: See `depth_errors`.
+    """Mean over frames of `depth_errors`, which has the same arguments.
 
     Attributes:
         sums: float64 [7], the errors of all frames added up.
@@ -147,47 +117,23 @@ class DepthMetric:
         empty_frames: Frames without a pixel to count.
     """
 
-    def __init__(
-        self,
-        *,
-        crop: bool = True,
-        minimum: float = 1e-3,
-        maximum: float = 80.0,
-        median_scaling: bool = False,
-        interpolation: Interpolation = "bilinear",
-    ) -> None:
+    def __init__(self, *, crop: bool = True, minimum: float = 1e-3, maximum: float = 80.0) -> None:
         self.crop = crop
         self.minimum = minimum
         self.maximum = maximum
-        self.median_scaling = median_scaling
-        self.interpolation: Interpolation = interpolation
         self.sums = np.zeros(7)
         self.frames = 0
         self.empty_frames = 0
 
     def update(self, predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]]) -> DepthErrors | None:
         """Count one frame; see `depth_errors`. Returns the frame's errors."""
-        errors = depth_errors(
-            predicted,
-            truth,
-            crop=self.crop,
-            minimum=self.minimum,
-            maximum=self.maximum,
-            median_scaling=self.median_scaling,
-            interpolation=self.interpolation,
-        )
+        errors = depth_errors(predicted, truth, crop=self.crop, minimum=self.minimum, maximum=self.maximum)
         if errors is None:
             self.empty_frames += 1
         else:
             self.sums += astuple(errors)
             self.frames += 1
         return errors
-
-    def merge(self, other: DepthMetric) -> None:
-        """Add the state of another accumulator."""
-        self.sums += other.sums
-        self.frames += other.frames
-        self.empty_frames += other.empty_frames
 
     def compute(self) -> DepthErrors:
         """Mean over the frames; all NaN before the first."""

@@ -38,30 +38,8 @@ class FeatureConsistency:
     cosine: float
 
 
-def feature_consistency(
-    features_1: NDArray[np.floating[Any]],
-    features_2: NDArray[np.floating[Any]],
-    warp: NDArray[np.floating[Any]],
-    valid: NDArray[np.bool_],
-) -> FeatureConsistency:
-    """Compare the features of two views.
-
-    Args:
-        features_1: [D, H, W] of view 1, brought to the size of its image or of its resized camera.
-        features_2: [D, H2, W2] of view 2; sampled bilinearly, clamped to the border.
-        warp: [H, W, 2], where the pixels of view 1 are in view 2: (u, v) in pixels, (0, 0) the centre of the first.
-        valid: bool [H, W], pixels that are seen in both views.
-
-    Raises:
-        ImageError: The shapes do not fit together.
-    """
-    metric = FeatureConsistencyMetric()
-    metric.update(features_1, features_2, warp, valid)
-    return metric.compute()
-
-
 class FeatureConsistencyMetric:
-    """`feature_consistency` over all valid pixels of all pairs of views.
+    """`FeatureConsistency` over all valid pixels of all pairs of views.
 
     Attributes:
         sums: float64 [4]: pixels, and L1, L2 and cosine added up.
@@ -77,7 +55,17 @@ class FeatureConsistencyMetric:
         warp: NDArray[np.floating[Any]],
         valid: NDArray[np.bool_],
     ) -> None:
-        """Count a pair of views; see `feature_consistency`."""
+        """Compare the features of a pair of views.
+
+        Args:
+            features_1: [D, H, W] of view 1, brought to the size of its image or of its resized camera.
+            features_2: [D, H2, W2] of view 2; sampled bilinearly, clamped to the border.
+            warp: [H, W, 2], where the pixels of view 1 are in view 2: (u, v) in pixels, (0, 0) the centre of the first.
+            valid: bool [H, W], pixels that are seen in both views.
+
+        Raises:
+            ImageError: The shapes do not fit together.
+        """
         if (
             features_1.ndim != 3
             or features_2.ndim != 3
@@ -127,8 +115,6 @@ def warp_from_depth(
     Args:
         depth_1: z-depth [H, W] of view 1, metres; 0 or not finite where unknown.
         depth_2: z-depth [H2, W2] of view 2.
-        camera_1: Camera of the depth image 1.
-        camera_2: Camera of the depth image 2.
         camera_2_from_camera_1: From the optical frame of view 1 into that of view 2.
         tolerance: Largest difference of depths, as a part of the point's.
 

@@ -140,13 +140,6 @@ class InvisibleEmptyMetric:
         self.frames += 1
         self.counts += np.array(astuple(point_counts(predicted, occupied, visible)))
 
-    def merge(self, other: InvisibleEmptyMetric) -> None:
-        """Add the state of another accumulator."""
-        self.sums += other.sums
-        self.defined += other.defined
-        self.frames += other.frames
-        self.counts += other.counts
-
     def compute(self) -> InvisibleEmptyResult:
         """Means over frames; NaN where a score is defined in none."""
         with np.errstate(invalid="ignore"):

@@ -17,7 +17,6 @@ def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> ND
 
     Args:
         points_camera: Points [N, 3] in the camera's optical frame, metres.
-        camera: The camera.
 
     Returns:
         z-depth float32 [H, W], metres, 0 where no point fell.

@@ -141,10 +141,6 @@ def surface_profile(scan: Scan, protocol: SlabProtocol) -> NDArray[np.float64]:
     -pi + 2 pi i / bins on. A bin without a return repeats the one before; those before the first filled bin take the
     return with the smallest angle.
 
-    Args:
-        scan: The scan.
-        protocol: The protocol.
-
     Returns:
         float64 [bins], metres; all 0 where no return counts, so that the scan has seen nothing free.
     """
@@ -179,9 +175,7 @@ def not_seen_free(
 
     Args:
         points_level: Points [..., 3], level frame, metres.
-        scan: The scan.
         profile: Its `surface_profile`, in the sensor's plane; the points' distances to the sensor are spatial.
-        protocol: The protocol.
 
     Returns:
         bool [...].
@@ -196,9 +190,6 @@ class SlabCounter:
     """Counts for each point of a protocol how many scans did not see it free, one scan after the other.
 
     300 scans of a street are half a gigabyte: they need not be in memory together.
-
-    Args:
-        protocol: The protocol.
 
     Attributes:
         not_seen_free: int64 [Z, X].
@@ -249,7 +240,6 @@ def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray
 
     Args:
         truth: What the scans say.
-        protocol: The protocol.
         shown_by_model: Points whose z-depth does not exceed the model's own depth at their pixel, bool [Z, X]; needed
             by the original protocol, ignored by the other.
 

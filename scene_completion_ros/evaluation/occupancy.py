@@ -172,19 +172,6 @@ class OccupancyMetric:
         self.histogram += score_histogram(score, occupied)
         self.counts += confusion(score >= self.threshold if predicted is None else predicted, occupied)
 
-    def merge(self, other: OccupancyMetric) -> None:
-        """Add the state of another accumulator.
-
-        Raises:
-            GridError: It has another threshold.
-        """
-        if other.threshold != self.threshold:
-            raise GridError(
-                f"thresholds {self.threshold} and {other.threshold}", where="merge", cure="Merge equal thresholds"
-            )
-        self.counts += other.counts
-        self.histogram += other.histogram
-
     def compute(self) -> OccupancyScores:
         """Scores over what was counted."""
         counts = ConfusionCounts(*(int(count) for count in self.counts))
@@ -242,11 +229,6 @@ class OccupancyByRange:
                 metric = self.metrics.setdefault((range_m, region), OccupancyMetric(self.threshold))
                 chosen = None if predicted is None else predicted[crop][counted]
                 metric.update(score[crop][counted], occupied[crop][counted], chosen)
-
-    def merge(self, other: OccupancyByRange) -> None:
-        """Add the state of another accumulator."""
-        for key, metric in other.metrics.items():
-            self.metrics.setdefault(key, OccupancyMetric(self.threshold)).merge(metric)
 
     def compute(self) -> dict[tuple[float, str], OccupancyScores]:
         """(range, region) -> scores."""

@@ -1,7 +1,7 @@
 """Class vocabularies of semantic scene completion, and the 15 classes that all of them are scored in.
 
 Voxels: 0 is empty, 255 does not count. Images: 0 of the common classes is what no voxel can hold (the sky). The
-common classes, their order and the maps from Cityscapes and SSCBench are those of S4C (Hayler et al., 3DV 2024) and
+common classes, their order and the map from SSCBench are those of S4C (Hayler et al., 3DV 2024) and
 SceneDINO (Jevtić et al., ICCV 2025).
 """
 
@@ -86,29 +86,6 @@ SEMANTIC_KITTI_CLASSES: tuple[str, ...] = (
 )
 """SemanticKITTI's 19 classes behind "empty", by learning id (Behley et al., ICCV 2019)."""
 
-CITYSCAPES_CLASSES: tuple[str, ...] = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic-light",
-    "traffic-sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-)
-"""The 19 classes of Cityscapes, by train id; there is no "empty" (Cordts et al., CVPR 2016)."""
-
 _UNDEFINED = 254  # an id that the vocabulary does not have
 
 
@@ -162,21 +139,6 @@ class ClassMap:
     def _knows(self, label: int) -> bool:
         return 0 <= label <= INVALID and int(self.table[label]) != _UNDEFINED
 
-
-CITYSCAPES_TO_COMMON = ClassMap(
-    "Cityscapes' train ids",
-    CITYSCAPES_CLASSES,
-    COMMON_CLASSES,
-    {
-        "wall": "building",
-        "traffic-light": "other-object",
-        "sky": "empty",
-        "rider": "empty",
-        "bus": "other-vehicle",
-        "train": "other-vehicle",
-    },
-)
-"""As published: what is called sky or rider counts as empty."""
 
 SSCBENCH_TO_COMMON = ClassMap(
     "SSCBench-KITTI-360's ids",

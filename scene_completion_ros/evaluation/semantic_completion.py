@@ -115,23 +115,22 @@ class CompletionScores:
     class_iou: dict[str, float]
 
 
-def additional_invalid(truth: NDArray[np.integer[Any]], layers: int = GROUND_LAYERS) -> NDArray[np.bool_]:
+def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Empty voxels of the lowest layers that have no occupied voxel below them in their column.
 
     LiDAR sees no ground through the ground: below it, free is only what was never measured.
 
     Args:
         truth: Classes [X, Y, Z], z up, after they are mapped; 255 does not count and is not occupied.
-        layers: Number of lowest layers.
 
     Returns:
         bool [X, Y, Z].
     """
-    low = truth[..., :layers]
+    low = truth[..., :GROUND_LAYERS]
     occupied = (low != EMPTY) & (low != INVALID)
     invalid = np.zeros(truth.shape, dtype=np.bool_)
     # An empty voxel is not occupied itself: "none up to here" is "none below".
-    invalid[..., :layers] = (low == EMPTY) & ~np.logical_or.accumulate(occupied, axis=-1)
+    invalid[..., :GROUND_LAYERS] = (low == EMPTY) & ~np.logical_or.accumulate(occupied, axis=-1)
     return invalid
 
 
@@ -147,7 +146,6 @@ def completion_confusion(
     Args:
         predicted: Labels [X, Y, Z], 0 empty: classes of the protocol, or clusters from 1 on.
         truth: Classes of the protocol [X, Y, Z], 255 does not count.
-        protocol: What counts.
         field_of_view: bool [X, Y, Z], where the image covers the voxel; for a protocol that wants it.
         labels: Number of predicted labels, "empty" among them; by default the protocol's classes.
 
@@ -181,7 +179,6 @@ def completion_scores(
 
     Args:
         confusion: int64 [labels, classes] of `completion_confusion`.
-        protocol: The protocol it was counted with.
         class_of_label: int [labels], the class of each predicted label, see `cluster_assignment`; by default labels are
             classes. Labels without a class count as empty.
 
@@ -224,7 +221,6 @@ class SemanticCompletionMetric:
     """Scores over all grids of all updates, within each range of a protocol.
 
     Args:
-        protocol: What counts.
         grid: Where truth and predictions lie; another one than SSCBench's has to hold the same ranges.
         labels: Number of predicted labels, "empty" among them; by default the protocol's classes.
 
@@ -261,17 +257,6 @@ class SemanticCompletionMetric:
         for range_m, crop in self.crops.items():
             mask = None if field_of_view is None else field_of_view[crop]
             counts = completion_confusion(predicted[crop], truth[crop], self.protocol, mask, self.labels)
-            self.confusion[range_m] += counts
-
-    def merge(self, other: SemanticCompletionMetric) -> None:
-        """Add the state of another accumulator.
-
-        Raises:
-            GridError: It counts something else.
-        """
-        if (other.protocol, other.labels, other.grid) != (self.protocol, self.labels, self.grid):
-            raise GridError("protocols, labels or grids differ", where="merge", cure="Merge equal metrics")
-        for range_m, counts in other.confusion.items():
             self.confusion[range_m] += counts
 
     def compute(self, class_of_label: NDArray[np.integer[Any]] | None = None) -> dict[float, CompletionScores]:

@@ -31,7 +31,6 @@ def seen_voxels(
     Args:
         occupied: Ground truth, bool [X, Y, Z].
         camera_position: Optical centre in the grid frame, float64 [3], metres. It may lie outside the grid.
-        grid: The grid.
         wanted: Voxels to look at, bool [X, Y, Z], all by default; the others are reported as not seen.
 
     Returns:

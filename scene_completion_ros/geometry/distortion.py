@@ -41,7 +41,6 @@ def distort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) 
     """Apply the lens to ideal normalised coordinates.
 
     Args:
-        model: Distortion model.
         coefficients: As many as `COEFFICIENT_COUNTS` says.
         xy: Ideal coordinates x/z, y/z [..., 2].
 
@@ -67,7 +66,6 @@ def undistort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array
     """Invert `distort` by a bracketed Newton iteration.
 
     Args:
-        model: Distortion model.
         coefficients: As many as `COEFFICIENT_COUNTS` says.
         xy: Distorted coordinates [..., 2].
 

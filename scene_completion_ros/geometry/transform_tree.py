@@ -114,7 +114,6 @@ class TransformTree:
             parent: Frame that it maps into.
             child: Frame that it maps from.
             stamp_ns: Its time, nanoseconds; of no meaning for a static one.
-            parent_from_child: The transform.
             static: Whether it holds for all time.
 
         Raises:

@@ -88,7 +88,6 @@ class Completer:
     is as fast as any. May be used from any thread, one image at a time.
 
     Args:
-        bundle: The student.
         camera: The camera that takes the images, distortion included.
         grid: Where voxels are wanted; None for the bundle's grid.
         grid_from_camera: Pose of the camera's optical frame in the grid, any rigid transform; None for the bundle's.
@@ -237,7 +236,6 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     """What about a camera lies outside of what the student was trained for, with numbers.
 
     Args:
-        bundle: The student.
         camera: The camera that takes the images.
         coverage: Part of the canonical image that it covers, 0..1.
     """

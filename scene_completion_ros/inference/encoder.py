@@ -67,7 +67,6 @@ class OpenVinoEncoder:
     """The encoder on OpenVINO's CPU plugin.
 
     Args:
-        bundle: The student.
         threads: CPU threads; None for all.
         bf16: Compute in bfloat16 where the CPU can.
 
@@ -125,7 +124,6 @@ class OnnxRuntimeEncoder:
     """The encoder on ONNX Runtime's CPU provider.
 
     Args:
-        bundle: The student.
         threads: CPU threads; None for all.
 
     Raises:
@@ -168,12 +166,10 @@ def make_encoder(
     """The encoder of a bundle on an engine.
 
     Args:
-        bundle: The student.
         engine: One of `ENGINES`; ``auto`` takes TensorRT where there is a GPU, all that it needs and a bundle that has
             an encoder for it, and otherwise the CPU (`cpu_engine`), with a warning where a GPU was there to be used.
             For measurements also one of `PRECISION_OF_ENGINE`.
         threads: CPU threads; None for all that this process may use.
-        gpu: What TensorRT is asked for.
 
     Raises:
         SceneCompletionError: The engine is unknown or not installed.
@@ -228,9 +224,7 @@ def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: V
     """Refuse an engine that cannot run here, before anything is built. CPU engines are not looked at.
 
     Args:
-        bundle: The student.
         engine: One of `ENGINES`.
-        gpu: What TensorRT is asked for.
         grid: Where voxels are wanted.
 
     Raises:

@@ -115,7 +115,6 @@ def label_units(
         width: w.
         table_x, table_y, table_z: Positional tables [entries, E] of the units.
         cell, share, rows: Of all prepared points, see `FieldSamples`.
-        i: The point.
         hidden: [E].
     """
     corner = np.uint32(cell[i])

@@ -25,7 +25,6 @@ class GpuGraphEncoder:
     """A variant of a bundle's encoder (an `Encoder`).
 
     Args:
-        bundle: The student.
         precision: One of its `gpu_precisions`.
         threads: CPU threads; None for all.
 
@@ -50,7 +49,6 @@ class GpuGraph:
     """An ONNX graph made for GPUs, run as described above.
 
     Args:
-        graph: The serialised graph.
         where: What it is, for messages.
         threads: CPU threads; None for all.
 

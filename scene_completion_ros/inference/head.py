@@ -119,7 +119,6 @@ class HeadWeights:
         """Reads ``head.safetensors``.
 
         Args:
-            file: The file.
             hidden: C.
             code_size: Length of the point code.
             label_hidden: E; 0 where the student knows no classes.

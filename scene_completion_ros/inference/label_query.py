@@ -121,8 +121,6 @@ def label_logits_reference(
         features: float32 [h, w, C + E], the encoder's output; F_l are the last E channels.
         points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
         head: Weights of the head, labels among them.
-        code: The point code.
-        canonical: The canonical camera.
 
     Returns:
         float64 [N, K].

@@ -117,7 +117,6 @@ def march(
     Args:
         alpha: [X, Y, Z], opacity of each voxel over one voxel edge.
         occupied: bool [X, Y, Z], calibrated probability at or above the threshold: opaque to ``half_distance``.
-        grid: The grid.
         camera_from_grid: Its pose; any rigid transform, the camera may stand anywhere.
         camera: Camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``.
     """
@@ -157,9 +156,6 @@ class March:
     """Marches the rays of one camera through one grid; the same result as `march` up to float32.
 
     Args:
-        grid: The grid.
-        camera_from_grid: Its pose.
-        camera: The ray camera.
         occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
 
     Attributes:

@@ -52,7 +52,6 @@ class PositionalTables:
         Args:
             weight: W_gamma, float32 [C, 39].
             bias: b, float32 [C].
-            code: The point code.
             low, high: Range of code inputs [3] they cover.
         """
         tables = []

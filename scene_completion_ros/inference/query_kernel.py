@@ -48,9 +48,6 @@ class FieldKernel:
     """Evaluates the field of one student at prepared points.
 
     Args:
-        head: Weights of the head.
-        code: The point code.
-        canonical: The canonical camera.
         feature_size: (h, w) of the feature map.
         low, high: Range of code inputs [3] the tables must cover.
 
@@ -139,11 +136,7 @@ class VoxelQuery:
     """The field on a voxel grid.
 
     Args:
-        head: Weights of the head.
-        code: The point code.
-        canonical: The canonical camera.
         feature_size: (h, w) of the feature map.
-        grid: The grid.
         camera_from_grid: Its pose; any rigid transform.
         extrapolate: Evaluate voxels outside the view too, with the features of the image's border.
         coverage: bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
@@ -278,8 +271,6 @@ def hidden_reference(
         points_camera: [N, 3], optical frame, metres.
         weight: W_gamma, float32 [C, 39].
         bias: b, float32 [C].
-        code: The point code.
-        canonical: The canonical camera.
 
     Returns:
         float64 [N, C].
@@ -306,9 +297,6 @@ def density_reference(
     Args:
         features: float32 [h, w, C + E], the encoder's output; F are the first C channels.
         points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
-        head: Weights of the head.
-        code: The point code.
-        canonical: The canonical camera.
         chunk: Points held in memory at a time.
 
     Returns:

@@ -42,7 +42,6 @@ def render_depth(
 
     Args:
         features: float32 [h, w, C], the encoder's output.
-        bundle: The student.
         camera: Its pixels are the rays; any model, same optical frame as the canonical camera.
         pixels: Pixel coordinates [N, 2] (u, v) to render; None for all pixel centres.
         samples: K, samples a ray.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,7 +62,6 @@ class PreparedScene:
         """Prepare a grid.
 
         Args:
-            bundle: The student.
             grid: Where voxels are wanted.
             grid_from_camera: Pose of the camera's optical frame in the grid.
             ray_camera: The camera of the depth image, without distortion.
@@ -138,14 +138,6 @@ class SceneQuery(Protocol):
         ...
 
 
-class FeatureEncoder(Protocol):
-    """What `HostSceneQuery` needs of an encoder."""
-
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features float32 [h, w, C + E] of a canonical image."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class HostField:
     """`DenseField` in the host's memory."""
@@ -158,12 +150,16 @@ class HostSceneQuery:
     """The kernels of the CPU behind an encoder that gives its features to the host.
 
     Args:
-        encoder: The encoder.
-        prepared: The scene.
+        encoder: Gives features float32 [h, w, C + E] of a canonical image.
         threads: CPU threads of the kernels; None for all that this process may use.
     """
 
-    def __init__(self, encoder: FeatureEncoder, prepared: PreparedScene, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        prepared: PreparedScene,
+        threads: int | None = None,
+    ) -> None:
         self._encoder = encoder
         self._prepared = prepared
         self._threads = threads

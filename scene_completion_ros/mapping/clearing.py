@@ -42,9 +42,7 @@ def clearing_rays(
     """Rays through the pixel centres of a camera, in voxel edges, where voxel (i, j, k) begins at (i, j, k).
 
     Args:
-        grid: The grid.
         grid_from_camera: Pose of the camera's optical frame in it.
-        camera: The camera.
 
     Returns:
         The camera's position [3], unit vectors [R, 3] in the grid and the same unit vectors [R, 3] in the optical
@@ -120,7 +118,6 @@ class ClearingRays:
     """Makes the clearing points of one camera; what depends on camera and grid alone is computed once.
 
     Args:
-        grid: The voxel grid.
         grid_from_camera: Pose of the camera's optical frame in it.
         camera: Its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not.
         blind_zone: Distance from the camera in which voxels may be unobserved, or lie before the grid, metres.
@@ -227,6 +224,10 @@ def _kernel() -> Callable[..., None]:
 
 def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxels:
     """The voxels that clearing rays are to be followed through.
+
+    Memory must not clear, for what it calls free may have been entered since; nor must it keep the frame from clearing
+    what it sees itself: close to the camera rays lie in the image where the centres of voxels do not, and there nothing
+    but memory says anything.
 
     Args:
         fused: A frame joined with memory.

@@ -58,7 +58,6 @@ def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) ->
     """How to decode the bytes and where their voxels lie, as JSON.
 
     Args:
-        grid: The voxel grid.
         grid_from_camera: Pose of the camera's optical frame in it; None where the bytes are published in the frame of
             the grid itself, in which cameras may move.
 

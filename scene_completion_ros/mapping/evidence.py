@@ -126,8 +126,6 @@ def recall(
         turn: Rotation [3, 3] from the frame's grid to the odometry frame.
         shift: Translation [3] of voxel coordinates: the point p of the grid, in voxel edges from its lower corner, is
             at turn @ p + shift, in voxel edges from the lower corner of the box.
-        frame: The frame.
-        rules: How to join.
         now: Time of the frame, milliseconds.
         fused: Arrays to write to.
     """

@@ -75,7 +75,6 @@ class GroundProjection:
     """Projects voxels within a band of heights to the ground; all that depends on the pose alone is computed once.
 
     Args:
-        grid: The voxel grid.
         upright_from_grid: Its pose in the upright frame.
         lowest: Lower end of the band above the plane z = 0 of the upright frame, metres. A voxel belongs to the band
             if its centre does.

@@ -17,7 +17,6 @@ def obstacle_points(
     """Centres of the occupied voxels, seen and completed.
 
     Args:
-        voxels: Completed voxels.
         frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
         ignored: Labels of classes that are no obstacles (see `ground_map.ignored_labels`).
 
@@ -34,7 +33,6 @@ def seen_free_cubes(
     """Centres of cubes that were seen free throughout.
 
     Args:
-        voxels: Completed voxels.
         edge: Voxels along an edge of a cube. Larger cubes make fewer points and leave out what lies beside obstacles;
             cubes that do not fit into the grid are left out too.
         frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.

@@ -77,7 +77,6 @@ class DriveAnimation:
         """Draw a frame, unless the drive is so long that it is left out.
 
         Args:
-            voxels: Completed voxels.
             image: RGB image [H, W, 3], if there is one.
             birds_eye: The bird's-eye view of the voxels.
             title: Words above the picture.

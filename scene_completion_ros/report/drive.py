@@ -77,7 +77,6 @@ class DriveReport:
         """Draw one frame.
 
         Args:
-            voxels: Completed voxels.
             frame_id: Optical frame of the image; the LiDAR is brought there by the recorded transforms.
             image: RGB image [H, W, 3].
             depth: Depth along the optical axis in metres [h, w].

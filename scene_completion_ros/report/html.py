@@ -146,7 +146,6 @@ def write_page(
 
     Args:
         out: Text file to write to.
-        title: Heading of the page.
         frames: What the viewer shows of each frame (see ``ReportWriter``), lazily read.
         frame_count: Number of entries in ``frames``.
         class_names: Names by label.

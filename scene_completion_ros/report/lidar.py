@@ -22,13 +22,15 @@ class LidarOfBag:
     Has a reader of its own, so that scans can be read alongside the images. Use it as a context manager.
 
     Args:
-        path: The recording.
-        topic: Its PointCloud2 topic; by default the one with the most messages.
+        path: The recording; of its PointCloud2 topics the one with the most messages is taken.
+
+    Attributes:
+        topic: That topic, if there is one.
     """
 
-    def __init__(self, path: str | Path, topic: str | None = None) -> None:
+    def __init__(self, path: str | Path) -> None:
         self._reader = BagReader(path)
-        self._topic = topic
+        self.topic: str | None = None
         self._scans: Iterator[CloudFrame] = iter(())
         self._transforms = TransformBuffer()
         self._before: CloudFrame | None = None
@@ -38,20 +40,15 @@ class LidarOfBag:
         self._reader.open()
         counts = self._reader.counts
         topics = sorted(self._reader.topics_of_type(CLOUD_TYPE), key=lambda topic: -counts[topic])
-        self._topic = self._topic or next(iter(topics), None)
-        if self._topic is not None:
+        self.topic = next(iter(topics), None)
+        if self.topic is not None:
             self._transforms = self._reader.tf_buffer()
-            self._scans = self._reader.point_clouds(self._topic)
+            self._scans = self._reader.point_clouds(self.topic)
             self._after = next(self._scans, None)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._reader.close()
-
-    @property
-    def topic(self) -> str | None:
-        """The topic that scans come from, if there is one."""
-        return self._topic
 
     def points_grid(
         self, camera_frame: str, stamp_ns: int, grid_from_camera: RigidTransform
@@ -59,7 +56,6 @@ class LidarOfBag:
         """The scan nearest to an image, moved to where the car was when the image was taken.
 
         Args:
-            camera_frame: Frame of the image.
             stamp_ns: Its time in nanoseconds; later calls should not go back in time.
             grid_from_camera: Pose of the camera in the grid.
 

@@ -56,20 +56,17 @@ def scaled_down(picture: Picture, width: int) -> Picture:
     return fit_width(picture, width) if picture.shape[1] > width else picture
 
 
-def depth_picture(depth: NDArray[np.float32], *, width: int = 640, scale_bar: bool = True) -> Picture:
+def depth_picture(depth: NDArray[np.float32], *, width: int = _PANEL_WIDTH) -> Picture:
     """Depth in colours, near bright and far dark, with a scale below.
 
     Args:
         depth: Depth along the optical axis in metres [H, W]; not finite where there is none.
         width: Width of the picture in pixels.
-        scale_bar: Whether to draw the scale.
 
     Returns:
         RGB picture.
     """
     coloured = fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
-    if not scale_bar:
-        return coloured
     # The bar is even in the logarithm of depth, as the colours are.
     colours = depth_colours(np.geomspace(NEAREST_DEPTH, FARTHEST_DEPTH, width - 40))
     whole = math.log(FARTHEST_DEPTH / NEAREST_DEPTH)
@@ -168,7 +165,6 @@ def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[n
 
     Args:
         birds_eye: What ``birds_eye_view`` made of the voxels.
-        voxels: Completed voxels.
         lidar_grid: LiDAR points in the grid frame, metres [N, 3].
 
     Returns:
@@ -183,7 +179,6 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
     """Depth of the first occupied voxel along each ray, for voxels that arrived without their depth image.
 
     Args:
-        voxels: Completed voxels.
         camera: Camera that took the image; lens distortion is ignored.
         columns: Width of the result; the height follows the camera's aspect.
 
@@ -201,7 +196,6 @@ def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture
     """The voxels from where the camera is: along each ray the first occupied one in its colour, its sides darker.
 
     Args:
-        voxels: Completed voxels.
         camera: Camera that took the image; lens distortion is ignored.
         width: Width of the picture in pixels, two a ray.
 

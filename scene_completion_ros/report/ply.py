@@ -54,9 +54,6 @@ def write_ply(path: str | Path, voxels: SemanticVoxels) -> None:
 def ply_bytes(voxels: SemanticVoxels) -> bytes:
     """The occupied voxels as cubes, of which only faces towards unoccupied voxels are kept.
 
-    Args:
-        voxels: Completed voxels.
-
     Returns:
         A PLY file. Vertices are in the grid frame (x forward, y left, z up) in metres, with colours of the class (of
         the height where there is only one class).

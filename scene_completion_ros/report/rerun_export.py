@@ -11,16 +11,12 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.report.writer import CompletionLike
 from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
 class RerunRecording:
     """A ``.rrd`` file that frames are written to as they come.
-
-    Args:
-        path: File to write.
 
     Raises:
         SceneCompletionError: ``rerun-sdk`` is not installed, or too old.
@@ -50,7 +46,7 @@ class RerunRecording:
 
     def add_frame(
         self,
-        scene: SemanticVoxels | CompletionLike,
+        voxels: SemanticVoxels,
         image: NDArray[np.uint8] | None = None,
         depth: NDArray[np.float32] | None = None,
         *,
@@ -59,21 +55,17 @@ class RerunRecording:
     ) -> None:
         """Write one frame; arguments as those of ``ReportWriter.add_frame``."""
         rerun = self._rerun
-        if isinstance(scene, SemanticVoxels):
-            voxels = scene
-        else:
-            voxels = scene.voxels
-            image = scene.image if image is None else image
-            depth = scene.depth if depth is None else depth
-            camera = scene.depth_camera if camera is None else camera
         self._stream.set_time("stamp", timestamp=np.datetime64(voxels.stamp_ns, "ns"))
         points = voxels.points_grid()
         half = np.full_like(points, 0.5 * voxels.grid.voxel_size)
         colours = voxel_colours(voxels.label, points[:, 2], voxels.class_colours)
         labels = None
         if len(voxels.class_names) > 1:
-            self._log_classes(voxels)
             labels = voxels.label
+            if not self._classes_logged:
+                classes = zip(range(len(voxels.class_names)), voxels.class_names, voxels.class_colours, strict=True)
+                self._stream.log("grid", rerun.AnnotationContext(list(classes)), static=True)
+                self._classes_logged = True
         boxes = rerun.Boxes3D(
             centers=points, half_sizes=half, colors=colours, class_ids=labels, show_labels=False, fill_mode="solid"
         )
@@ -95,14 +87,6 @@ class RerunRecording:
             self._stream.log("grid/camera/depth", rerun.DepthImage(depth, meter=1.0))
         if image is not None:
             self._stream.log("image", rerun.Image(image).compress(jpeg_quality=85))
-
-    def _log_classes(self, voxels: SemanticVoxels) -> None:
-        """Names and colours of the classes, once."""
-        if self._classes_logged:
-            return
-        classes = zip(range(len(voxels.class_names)), voxels.class_names, voxels.class_colours, strict=True)
-        self._stream.log("grid", self._rerun.AnnotationContext(list(classes)), static=True)
-        self._classes_logged = True
 
     def close(self) -> None:
         """Write what is still buffered."""

@@ -56,18 +56,17 @@ class BoxPicture:
         view: Where the viewer is.
         width: Of the picture, pixels.
         height: Of the picture, pixels.
-        background: RGB.
 
     Attributes:
         picture: RGB [height, width, 3].
     """
 
-    def __init__(self, view: OrbitView, width: int, height: int, background: tuple[int, int, int] = BACKGROUND) -> None:
+    def __init__(self, view: OrbitView, width: int, height: int) -> None:
         focal = 0.5 * height / math.tan(0.5 * FIELD_OF_VIEW)
         self._camera = Camera(focal, focal, 0.5 * (width - 1), 0.5 * (height - 1), width, height)
         self._frame_from_eye = view.frame_from_eye()
         self._eye_from_frame = self._frame_from_eye.inverse()
-        self.picture: Picture = np.full((height, width, 3), background, dtype=np.uint8)
+        self.picture: Picture = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
 
     def draw_lines(self, begin: NDArray[np.float64], end: NDArray[np.float64]) -> None:
         """Draw thin lines from points [N, 3] to points [N, 3], metres in the frame."""
@@ -170,7 +169,6 @@ def ground_view(
     """The map from above, forward up and left to the left, with axes in metres and the camera's view.
 
     Args:
-        ground: The map.
         upright_from_camera: Pose of the camera's optical frame in the map's upright frame.
         camera: Camera whose left and right view edges are drawn; none are drawn without it.
         clearing: Ends of clearing rays [N, 2] or [N, 3], x and y in the upright frame, metres.

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,30 +33,6 @@ _WIDEST_IMAGE = 960  # pixels; the page carries every image
 _DATA = (("voxels", "_voxels.bin"), ("lidar", "_lidar.bin"))
 
 
-class CompletionLike(Protocol):
-    """What the report shows of a completed image (``inference.completer.Completion`` is one)."""
-
-    @property
-    def voxels(self) -> SemanticVoxels:
-        """Completed voxels."""
-
-    @property
-    def image(self) -> NDArray[np.uint8]:
-        """RGB image [H, W, 3]."""
-
-    @property
-    def depth(self) -> NDArray[np.float32]:
-        """Depth along the optical axis in metres [h, w]."""
-
-    @property
-    def depth_camera(self) -> Camera:
-        """Camera of the depth."""
-
-    @property
-    def timings_ms(self) -> Mapping[str, float]:
-        """Milliseconds by stage."""
-
-
 class ReportWriter:
     """Writes ``pictures/*.jpg`` (for people) and ``frames/*`` (for the page) at once, the rest at the end.
 
@@ -66,7 +42,6 @@ class ReportWriter:
 
     Args:
         folder: Folder of the report; made if missing. Files of an earlier report in it are replaced.
-        title: Heading of the page.
         class_names: Names by label.
         class_colours: RGB colours by label.
         most_frames: Frames embedded in ``index.html``; a longer drive shows evenly spaced ones (a browser cannot hold
@@ -124,7 +99,7 @@ class ReportWriter:
 
     def add_frame(
         self,
-        scene: SemanticVoxels | CompletionLike,
+        voxels: SemanticVoxels,
         image: NDArray[np.uint8] | None = None,
         depth: NDArray[np.float32] | None = None,
         *,
@@ -135,22 +110,13 @@ class ReportWriter:
         """Write one frame.
 
         Args:
-            scene: A completion, or only its voxels (as they arrive over DDS).
-            image: RGB image [H, W, 3]; a completion brings its own.
-            depth: Depth in metres [h, w]; a completion brings its own. Where there is none but the camera is known, the
-                depth of the first occupied voxel along each ray is drawn instead and named so.
-            camera: Camera of the view edges in the bird's-eye view; a completion brings its own.
+            image: RGB image [H, W, 3].
+            depth: Depth in metres [h, w]. Where there is none but the camera is known, the depth of the first occupied
+                voxel along each ray is drawn instead and named so.
+            camera: Camera of the view edges in the bird's-eye view.
             lidar_grid: LiDAR points in the grid frame, metres [M, 3].
-            timings_ms: Milliseconds by stage; ``total`` is drawn as the line. A completion brings its own.
+            timings_ms: Milliseconds by stage; ``total`` is drawn as the line.
         """
-        if isinstance(scene, SemanticVoxels):
-            voxels = scene
-        else:
-            voxels = scene.voxels
-            image = scene.image if image is None else image
-            depth = scene.depth if depth is None else depth
-            camera = scene.depth_camera if camera is None else camera
-            timings_ms = scene.timings_ms if timings_ms is None else timings_ms
         depth_name = "depth"
         if depth is None and camera is not None:
             depth, depth_name = depth_of_voxels(voxels, camera), "depth of the first occupied voxel"

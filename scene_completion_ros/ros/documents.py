@@ -167,9 +167,6 @@ def with_tables(readme: str) -> str:
 def write(root: Path) -> None:
     """Write all of them into a checkout.
 
-    Args:
-        root: The repository's root.
-
     Raises:
         SceneCompletionError: There are no such folders, or there is no README with markers.
     """

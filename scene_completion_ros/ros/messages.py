@@ -91,7 +91,6 @@ def voxels_message(
 
     Args:
         voxels: Completed voxels, N of them occupied; their stamp becomes the message's.
-        frame_id: Frame of the points.
         frame_from_grid: Pose of the grid in it; None where it is the optical frame of the image.
         threads: CPU threads; None for all that this process may use.
         into: An older message of this function that nobody needs any more: its memory is used again, which the system
@@ -231,7 +230,6 @@ def occupancy_grid_message(
     """A map of the ground.
 
     Args:
-        ground: The map.
         stamp_ns: Stamp of the image, nanoseconds.
         frame_id: The frame that the map is published in.
         frame_from_upright: Pose of the map's upright frame in that frame; None where they are the same. Readers such

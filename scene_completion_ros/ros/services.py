@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.task import Future
@@ -16,20 +16,10 @@ from scene_completion_ros.ros.health.inference_health import Result
 from scene_completion_ros.ros.outputs.saving import save_result
 from scene_completion_ros.ros.topics import RESET, SAVE, SET_ENABLED
 
+if TYPE_CHECKING:
+    from scene_completion_ros.ros.completion_node import CompletionNode
+
 CLOSE_TIMEOUT_S = 5.0
-
-
-class Served(Protocol):
-    """What the services do to the node; all raise SceneCompletionError where they cannot."""
-
-    def to_save(self) -> tuple[Path, Result]:
-        """The folder to save in, and the last result."""
-
-    def reset(self) -> None:
-        """Forget what the images so far have left behind."""
-
-    def set_enabled(self, enabled: bool) -> None:
-        """Complete images, or drop them."""
 
 
 class Services:
@@ -39,11 +29,10 @@ class Services:
     the executor goes on with everything but another request to save.
 
     Args:
-        node: The rclpy node.
-        served: What the services do.
+        served: Does what the services ask for.
     """
 
-    def __init__(self, node: Any, served: Served) -> None:
+    def __init__(self, node: Any, served: CompletionNode) -> None:
         self._node = node
         self._served = served
         self._saving: threading.Thread | None = None

@@ -34,7 +34,6 @@ class PublishedGrid:
 
     Args:
         grid: Grid of the node.
-        grid_from_camera: Its pose.
     """
 
     def __init__(self, grid: VoxelGrid, grid_from_camera: RigidTransform) -> None:
@@ -49,7 +48,6 @@ class PublishedGrid:
         Args:
             cloud: Structured array [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
             grid: Grid of the ground truth.
-            grid_from_camera: Its pose.
         """
         points = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(np.float64)
         index, inside = self.grid.index_of(self.grid_from_camera.apply(points))

@@ -98,8 +98,6 @@ class LidarTruth:
     Without transforms between the frames of LiDAR and camera, recorded or given, there is no ground truth.
 
     Args:
-        bag: The recording.
-        camera: Calibration of the images.
         camera_from_lidar: Pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
             car moved between scan and image is then left in.
 

@@ -71,8 +71,6 @@ class SourceScores:
 
         Args:
             depth: Published depth float32 [h, w]; "too far" counts as 80 m, and pixels without depth do not count.
-            depth_camera: Its camera.
-            truth: Ground truth.
         """
         found = published_depth(depth, depth_camera, truth.camera)
         counted = (truth.depth > 0.0) & (truth.depth < FARTHEST_M)
@@ -130,9 +128,6 @@ class ReplayScores:
         Args:
             cloud: Published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
             depth: Published depth float32 [h, w], metres.
-            depth_camera: Its camera.
-            stamp_ns: Stamp of the image.
-            frame_id: Its frame.
         """
         for source, scores in self._scores:
             truth = source.at(stamp_ns, frame_id)
@@ -193,7 +188,6 @@ def markdown(scores: Mapping[str, Any], title: str) -> str:
 
     Args:
         scores: Of `ReplayScores.to_json`.
-        title: Heading.
     """
     lines = [f"# {title}", ""]
     for source, values in scores.items():

@@ -35,7 +35,6 @@ class SequenceTruth:
     officially invalid.
 
     Args:
-        folder: The folder.
         camera: Name of the camera in it that took the images; by default the one that the voxels are around (posed
             sequence), the only one, or KITTI's left colour camera.
         offset_ns: Added to the stamps of the folder, so that they are those of the recording.

@@ -53,7 +53,6 @@ def frames_of_drive(listed: Iterable[ListedFrame], drive: str) -> dict[int, tupl
     """Frame number -> listed sides ("l" before "r") of one drive.
 
     Args:
-        listed: A frame list.
         drive: Name of the drive's folder; a date in front of the listed name is ignored.
     """
     sides: dict[int, set[str]] = {}

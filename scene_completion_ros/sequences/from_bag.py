@@ -28,7 +28,6 @@ def sequence_from_bag(
     frame. Images and clouds stay in the bag and are read when asked for.
 
     Args:
-        reader: An open bag.
         image_topics: Topics to use; by default all with a CameraInfo, of raw and compressed twins the compressed one.
         max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.
         world_frame: Frame to take as the world.

@@ -103,7 +103,6 @@ def read_kitti360_rig(
     """Read the folder `calibration`.
 
     Args:
-        folder: The folder.
         cameras: Some of image_00 … image_03.
 
     Returns:

@@ -120,7 +120,6 @@ def read_recordings(
     """List the images of a bag.
 
     Args:
-        reader: An open bag.
         image_topics: Topics to use; by default all with a CameraInfo or a file, of raw and compressed twins the
             compressed one.
         sync_tolerance_ns: Images of several cameras no further apart in time make one frame.

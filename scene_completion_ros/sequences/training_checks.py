@@ -20,7 +20,6 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
     Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame.
 
     Args:
-        sequence: The sequence.
         where: Folder or bag it comes from, for the error.
 
     Raises:

@@ -122,7 +122,6 @@ def cloud_array_to_voxels(
     Args:
         cloud: Structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame.
         grid: Grid the sender queried.
-        grid_from_camera: Its pose.
         stamp_ns: Stamp of the image in nanoseconds.
         class_names: Names by label.
         class_colours: RGB colours by label.

@@ -44,20 +44,15 @@ def _look_up(name: str, fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
     return _table(name)[np.rint(position).astype(np.uint8)]
 
 
-def depth_colours(depth: ArrayLike, *, near: float = NEAREST_DEPTH, far: float = FARTHEST_DEPTH) -> NDArray[np.uint8]:
-    """Colour depths: near is bright yellow, far is dark; even steps in the logarithm of depth.
-
-    Args:
-        depth: Depths in metres, any shape [...].
-        near: Depth in metres at the bright end.
-        far: Depth in metres at the dark end.
+def depth_colours(depth: ArrayLike) -> NDArray[np.uint8]:
+    """Colours of depths [...] in metres: near is bright yellow, far is dark, in even steps of the logarithm.
 
     Returns:
         RGB colours, uint8 [..., 3]; light grey where the depth is not finite or not positive.
     """
     values = np.asarray(depth, dtype=np.float64)
     known = np.isfinite(values) & (values > 0.0)
-    nearness = np.log(far / np.where(known, values, far)) / np.log(far / near)
+    nearness = np.log(FARTHEST_DEPTH / np.where(known, values, FARTHEST_DEPTH)) / np.log(FARTHEST_DEPTH / NEAREST_DEPTH)
     colours = _look_up("INFERNO", nearness)
     colours[~known] = (225, 225, 225)
     return colours

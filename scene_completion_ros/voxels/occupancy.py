@@ -231,8 +231,6 @@ def states(
         occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
         in_view: bool [X, Y, Z], everything else is unobserved.
         half_distance: [h, w] of `march` with the same ``occupied``.
-        grid: The grid.
-        camera_from_grid: Its pose.
         camera: The ray camera of `march`, without distortion.
 
     Returns:

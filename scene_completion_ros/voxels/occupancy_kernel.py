@@ -67,8 +67,6 @@ class VoxelClassifier:
     """Probability and state of every voxel; the same result as `Calibration.apply` and `states`.
 
     Args:
-        grid: The grid.
-        camera_from_grid: Its pose.
         camera: The ray camera of the march, without distortion.
         in_view: bool [X, Y, Z]; everything else stays unobserved, with probability 0.
         calibration: alpha -> probability.

@@ -10,7 +10,6 @@ import pytest
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, renamed
 from scene_completion_ros.evaluation.cluster_assignment import (
-    apply_assignment,
     match_covering,
     match_majority,
     match_occupied,
@@ -83,7 +82,6 @@ def test_fitted_on_one_set_and_applied_to_another() -> None:
     confusion = class_confusion(clusters, truth, 2, 2)
     np.testing.assert_array_equal(match_one_to_one(confusion), [1, 0])
     np.testing.assert_allclose(class_iou(renamed(confusion, fitted)), [1 / 4, 0.0])
-    np.testing.assert_array_equal(apply_assignment(clusters, fitted, 0), clusters)
 
 
 def test_empty_stays_empty_when_voxels_are_named() -> None:
@@ -94,9 +92,6 @@ def test_empty_stays_empty_when_voxels_are_named() -> None:
     wide = np.vstack([confusion, [[3, 1, 2]]])
     np.testing.assert_array_equal(match_occupied(wide), [0, 2, 1, UNASSIGNED])
     np.testing.assert_array_equal(match_occupied(wide, match_majority), [0, 2, 1, 2])
-    np.testing.assert_array_equal(
-        apply_assignment(np.array([[0, 1], [2, 3]]), match_occupied(wide), 0), [[0, 2], [1, 0]]
-    )
 
 
 @pytest.mark.parametrize("confusion", [np.zeros((0, 3), int), np.zeros(3, int), np.array([[1, -1]])])
@@ -104,9 +99,3 @@ def test_what_is_no_confusion_matrix_is_refused(confusion: np.ndarray) -> None:
     for match in (match_one_to_one, match_majority, match_covering):
         with pytest.raises(GridError, match="no counts"):
             match(confusion)
-
-
-def test_labels_without_an_entry_are_refused() -> None:
-    for label in (-1, 2):
-        with pytest.raises(GridError, match="2 are assigned"):
-            apply_assignment(np.array([0, label]), np.array([0, 1]), 0)

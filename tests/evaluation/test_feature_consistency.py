@@ -9,8 +9,8 @@ import pytest
 
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.evaluation.feature_consistency import (
+    FeatureConsistency,
     FeatureConsistencyMetric,
-    feature_consistency,
     warp_from_depth,
 )
 from scene_completion_ros.geometry.cameras import Camera
@@ -18,6 +18,12 @@ from scene_completion_ros.geometry.resampling import view_rotation
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=19.5, cy=9.5, width=40, height=20)
+
+
+def feature_consistency(*pair: np.ndarray) -> FeatureConsistency:
+    metric = FeatureConsistencyMetric()
+    metric.update(*pair)
+    return metric.compute()
 
 
 def pixel_grid(height: int, width: int) -> np.ndarray:

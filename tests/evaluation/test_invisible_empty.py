@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -42,20 +41,6 @@ def test_frames_count_alike_and_undefined_ones_are_skipped_and_counted() -> None
     assert result.defined == {"o_acc": 2, "o_prec": 2, "o_rec": 1, "ie_acc": 1, "ie_prec": 1, "ie_rec": 1}
     assert (result.counts.points, result.counts.occluded, result.counts.occluded_free) == (12, 6, 3)
     assert result.warnings == ("o_rec, ie_acc, ie_prec, ie_rec not defined in every frame",)
-
-
-def test_merging_is_counting_together() -> None:
-    random = np.random.default_rng(0)
-    whole, first, second = InvisibleEmptyMetric(), InvisibleEmptyMetric(), InvisibleEmptyMetric()
-    for frame in range(5):
-        visible = random.random(50) < 0.5
-        occupied, predicted = ~visible & (random.random(50) < 0.5), random.random(50) < 0.3
-        whole.update(predicted, occupied, visible)
-        (first if frame < 2 else second).update(predicted, occupied, visible)
-    first.merge(second)
-    np.testing.assert_allclose(astuple(first.compute().scores), astuple(whole.compute().scores))
-    assert first.compute().counts == whole.compute().counts
-    assert first.compute().defined == whole.compute().defined
 
 
 def test_nothing_counted_is_not_defined() -> None:

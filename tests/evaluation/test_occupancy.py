@@ -67,17 +67,13 @@ def test_against_scikit_learn(seed: int) -> None:
     assert jaccard_score(occupied, score >= scores.best_threshold) == pytest.approx(scores.best_iou)
 
 
-def test_accumulating_and_merging_equals_one_update() -> None:
+def test_accumulating_equals_one_update() -> None:
     score, occupied = random_scores(5)
-    whole, first, second = OccupancyMetric(0.01), OccupancyMetric(0.01), OccupancyMetric(0.01)
+    whole, parts = OccupancyMetric(0.01), OccupancyMetric(0.01)
     whole.update(score, occupied)
-    first.update(score[:100], occupied[:100])
-    second.update(score[100:2000], occupied[100:2000])
-    second.update(score[2000:], occupied[2000:])
-    first.merge(second)
-    assert first.compute() == whole.compute()
-    with pytest.raises(GridError, match="thresholds"):
-        first.merge(OccupancyMetric(0.02))
+    parts.update(score[:100], occupied[:100])
+    parts.update(score[100:], occupied[100:])
+    assert parts.compute() == whole.compute()
 
 
 def test_constant_score_has_the_average_precision_of_chance() -> None:
@@ -122,8 +118,6 @@ def test_ranges_and_regions_select_their_voxels() -> None:
     assert (scores[0.4, "all"].voxels, scores[0.4, "all"].iou) == (3, 1.0)
     assert (scores[0.8, "all"].voxels, scores[0.8, "all"].iou) == (15, 0.5)
     assert (scores[0.4, "left"].voxels, scores[0.8, "left"].voxels) == (2, 8)
-    other = OccupancyByRange(grid, threshold=0.5, ranges=(0.4, 0.8))
-    other.update(score, occupied, known, {"all": np.ones_like(known)})
-    metric.merge(other)
+    metric.update(score, occupied, known, {"all": np.ones_like(known)})
     assert metric.compute()[0.8, "all"].voxels == 30
     assert metric.compute()[0.8, "left"].voxels == 8

@@ -7,8 +7,6 @@ import pytest
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.semantic_classes import (
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_TO_COMMON,
     COMMON_CLASSES,
     SEMANTIC_KITTI_CLASSES,
     SEMANTIC_KITTI_TO_COMMON,
@@ -23,8 +21,6 @@ from scene_completion_training.street_world.classes import CLASS_NAMES
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        # road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus train …
-        (CITYSCAPES_TO_COMMON, [7, 8, 9, 9, 10, 13, 15, 14, 11, 12, 0, 6, 0, 1, 4, 5, 5, 3, 2]),
         (SSCBENCH_TO_COMMON, [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 12, 9, 10, 11, 12, 13, 14, 9, 15, 0]),
         (SSCBENCH_OFFICIAL, [*range(19), 0]),
         (SEMANTIC_KITTI_TO_COMMON, [0, 1, 2, 3, 4, 5, 6, 255, 255, 7, 8, 8, 12, 9, 10, 11, 11, 12, 13, 14]),
@@ -44,7 +40,6 @@ def test_every_id(mapping: ClassMap, expected: list[int]) -> None:
 
 def test_names_and_numbers_of_classes() -> None:
     assert [len(names) for names in (COMMON_CLASSES, SSCBENCH_CLASSES, SEMANTIC_KITTI_CLASSES)] == [16, 19, 20]
-    assert len(CITYSCAPES_CLASSES) == 19
     assert (COMMON_CLASSES[7], COMMON_CLASSES[11], COMMON_CLASSES[15]) == ("road", "vegetation", "other-object")
     assert (SSCBENCH_CLASSES[7], SSCBENCH_CLASSES[13], SSCBENCH_CLASSES[17]) == (
         "road",

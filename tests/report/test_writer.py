@@ -5,7 +5,6 @@ import json
 import re
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -57,16 +56,10 @@ def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
     assert not re.findall(r"https?://|@import|url\(|\bfetch\(|XMLHttpRequest|WebSocket", text)
 
 
-def test_a_completion_brings_its_own_image_depth_camera_and_timings(tmp_path: Path) -> None:
-    completion = SimpleNamespace(
-        voxels=street(),
-        image=photo(),
-        depth=np.full((40, 80), 7.0, np.float32),
-        depth_camera=CAMERA,
-        timings_ms={"total": 41.5},
-    )
+def test_image_depth_camera_and_timings_stand_in_the_frame(tmp_path: Path) -> None:
     report = ReportWriter(tmp_path, "test", NAMES, COLOURS)
-    report.add_frame(completion)
+    depth = np.full((40, 80), 7.0, np.float32)
+    report.add_frame(street(), photo(), depth, camera=CAMERA, timings_ms={"total": 41.5})
     frame = json.loads((tmp_path / "frames" / "000000.json").read_text())
     assert frame["timings_ms"] == {"total": 41.5}
     assert frame["depth_name"] == "depth"

@@ -15,6 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH = REPOSITORY / "launch"
+ACTIONS = REPOSITORY / "scene_completion_ros" / "ros" / "launching" / "actions.py"
 SUBSTITUTIONS = ("LaunchConfiguration", "PathJoinSubstitution", "FindPackageShare")
 
 
@@ -46,13 +47,15 @@ class LaunchFile:
 
     def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in tree.body:
+        shared = ast.parse(ACTIONS.read_text(encoding="utf-8"))
+        for node in (*tree.body, *shared.body):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("launch"):
                 for name in (node.module, node.module.split(".")[0]):
                     if not isinstance(sys.modules.get(name), SimpleNamespace):
                         patch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))  # type: ignore[arg-type]
                 for alias in node.names:
                     setattr(sys.modules[node.module], alias.name, type(alias.name, (Recorded,), {}))
+        patch.delitem(sys.modules, "scene_completion_ros.ros.launching.actions", raising=False)
         module: dict[str, Any] = {"__name__": "launch_file"}
         exec(compile(tree, str(path), "exec"), module)  # noqa: S102 - our own file
         (found,) = module["generate_launch_description"]().arguments

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import MeanDepth, PriorGrid
 from scene_completion_ros.evaluation.calibration import CalibrationErrors, CalibrationMetric
-from scene_completion_ros.evaluation.depth import DepthErrors, DepthMetric, Interpolation, resize_depth
+from scene_completion_ros.evaluation.depth import DepthErrors, DepthMetric, resize_depth
 from scene_completion_ros.evaluation.lidar import sparse_depth
 from scene_completion_ros.evaluation.occupancy import (
     OccupancyByRange,
@@ -215,8 +215,6 @@ def score_window(
     window: Window,
     methods: Mapping[str, PredictorFactory],
     baselines: Baselines,
-    *,
-    interpolation: Interpolation = "bilinear",
 ) -> WindowScores:
     """Score methods and baselines on one window.
 
@@ -224,14 +222,13 @@ def score_window(
         window: The window.
         methods: Name -> method.
         baselines: The baselines.
-        interpolation: How the mean depth is brought to the image's size.
     """
     predictors = {
         name: make(window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera) for name, make in methods.items()
     }
     depth = {name: DepthMetric() for name in (*predictors, "mean depth")}
     camera = window.camera
-    mean = resize_depth(baselines.depth, camera.height, camera.width, interpolation)
+    mean = resize_depth(baselines.depth, camera.height, camera.width)
     for index in range(len(window.sequence)):
         truth, image = window.depth_truth(index), window.image(index)
         depth["mean depth"].update(mean, truth)

@@ -220,7 +220,6 @@ def explain_failure(text: str, doing: str, memory: tuple[int, int] | None = None
     """The error to raise for one of CUDA or TensorRT.
 
     Args:
-        text: What it says.
         doing: What was being done.
         memory: Bytes of the GPU that are free, and all of them; None where unknown.
     """

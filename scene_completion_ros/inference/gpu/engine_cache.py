@@ -166,7 +166,6 @@ class EngineCache:
         """The engine for a key; None where there is none that can be used.
 
         Args:
-            key: What is needed.
             explain: Say in the log why there is none.
         """
         path = self.path(key)

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey
-from scene_completion_ros.inference.gpu.options import EngineOptions, GpuBundle
+from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.parity import Parity, ReferenceEncoder, compare, gate_images
 from scene_completion_ros.inference.gpu.requirements import installed_flavour
 from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
@@ -48,7 +49,7 @@ class ProvidedEngine:
 
 
 def provide_engine(
-    bundle: GpuBundle,
+    bundle: StudentBundle,
     options: EngineOptions,
     context: PrimaryContext,
     reference: Callable[[], ReferenceEncoder],
@@ -58,9 +59,6 @@ def provide_engine(
     """The engine of a bundle for this GPU; with the context current.
 
     Args:
-        bundle: The student.
-        options: What is asked for.
-        context: The GPU.
         reference: Makes the CPU's encoder, which an engine is compared with when it is built.
         say: Called now and then with the fraction that is built, and the phase; None logs it.
 
@@ -89,14 +87,10 @@ def provide_engine(
         return found or _built(onnx, key, tensorrt, cache, context, reference, say)
 
 
-def build_without_device(bundle: GpuBundle, options: EngineOptions) -> tuple[Path | None, bool]:
+def build_without_device(bundle: StudentBundle, options: EngineOptions) -> tuple[Path | None, bool]:
     """Build an engine on a machine without a GPU, which TensorRT-RTX can; it is compared with nothing.
 
     Its key names no GPU, so that nobody who has one takes it.
-
-    Args:
-        bundle: The student.
-        options: What is asked for.
 
     Returns:
         Its file, None where it could not be written; and whether it was built now.

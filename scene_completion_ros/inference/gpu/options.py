@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, get_args
 
 from scene_completion_ros.errors import BundleError, GpuError, GridError
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS
-from scene_completion_ros.inference.head import HeadWeights
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
@@ -21,38 +20,6 @@ DLA_CORES = 2  # of Xavier and Orin; others have none
 LARGEST_IMAGE_SIDE = 4096  # pixels
 LARGEST_FEATURE_BYTES = 2**30  # of the feature maps of a batch
 LARGEST_GRID = 2**27  # voxels; 512 x 512 x 512
-
-
-@runtime_checkable
-class GpuBundle(Protocol):
-    """What of a student bundle an engine is built from."""
-
-    @property
-    def canonical(self) -> Camera:
-        """The camera of the images."""
-        ...
-
-    @property
-    def head(self) -> HeadWeights:
-        """The head, which says how many channels features have."""
-        ...
-
-    @property
-    def feature_size(self) -> tuple[int, int]:
-        """Height and width of the features."""
-        ...
-
-    @property
-    def gpu_precisions(self) -> tuple[str, ...]:
-        """Precisions for which there is an encoder."""
-        ...
-
-    def read_gpu_encoder(self, precision: str) -> bytes:
-        """The ONNX encoder: ``image`` uint8 [N, H, W, 3] -> ``features`` [N, h, w, C + E].
-
-        Features are float32 for fp32 and float16 otherwise.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -112,30 +79,29 @@ class EngineOptions:
             raise GpuError("TensorRT-RTX cannot use it", where="DLA", cure="Take the flavour tensorrt.")
 
 
-def gpu_bundle(bundle: object, precision: str) -> GpuBundle:
+def gpu_bundle(bundle: StudentBundle, precision: str) -> StudentBundle:
     """The bundle, where it has an encoder for GPUs in this precision.
 
     Raises:
         BundleError: It has none.
     """
-    offered = bundle.gpu_precisions if isinstance(bundle, GpuBundle) else ()
-    if not isinstance(bundle, GpuBundle) or precision not in offered:
+    offered = bundle.gpu_precisions
+    if precision not in offered:
         what = "has no encoder for GPUs"
         if offered:
             what = f"has encoders for GPUs in {', '.join(offered)} only, not in {precision}"
         raise BundleError(
             what,
-            where=f"bundle {getattr(bundle, 'name', '')}".strip(),
+            where=f"bundle {bundle.name}",
             cure=f"Add one (scene-completion export-gpu BUNDLE --precision {precision}), or take a CPU engine.",
         )
     return bundle
 
 
-def check_limits(bundle: GpuBundle, options: EngineOptions, grid: VoxelGrid | None = None) -> None:
+def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid | None = None) -> None:
     """Refuse sizes that no engine should be built for.
 
     Args:
-        bundle: The student.
         options: What its engine is asked for.
         grid: Where voxels are wanted; None where only the encoder runs on the GPU.
 

@@ -31,7 +31,6 @@ def seal(header: Mapping[str, Any], payload: bytes) -> tuple[bytes, bytes]:
 
     Args:
         header: A JSON object; length and hash of the payload are added.
-        payload: The bytes.
     """
     sealed = {**header, "payload_bytes": len(payload), "payload_sha256": hashlib.sha256(payload).hexdigest()}
     text = json.dumps(sealed, sort_keys=True, allow_nan=False).encode()
@@ -55,7 +54,6 @@ def read_sealed(path: Path, check: Mapping[str, Any]) -> bytes:
     """The payload of a file whose header has certain entries.
 
     Args:
-        path: The file.
         check: What the header must hold, entry by entry.
 
     Raises:

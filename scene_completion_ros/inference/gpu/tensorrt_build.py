@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from scene_completion_ros.errors import BundleError, GpuError
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
-from scene_completion_ros.inference.gpu.options import EngineOptions, GpuBundle
+from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, OUTPUT, TensorRt
 
 SAY_EVERY_S = 5.0
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 def engine_key(
-    bundle: GpuBundle,
+    bundle: StudentBundle,
     onnx: bytes,
     options: EngineOptions,
     tensorrt: TensorRt,
@@ -39,9 +40,7 @@ def engine_key(
     """The key of an engine.
 
     Args:
-        bundle: The student.
         onnx: Its encoder for GPUs.
-        options: What is asked for.
         tensorrt: What builds it.
         gpu_name: Name of the GPU; empty, as the next two, for a build without one.
         compute_capability: Of the GPU, such as "8.7".
@@ -76,7 +75,7 @@ def build_plan(
     """Build an engine.
 
     Args:
-        onnx: The encoder, see `GpuBundle.read_gpu_encoder`.
+        onnx: The encoder, see `StudentBundle.read_gpu_encoder`.
         key: What to build, and the shapes that the graph must have.
         tensorrt: What builds.
         timings: Timing cache of a former build; empty where there is none.
@@ -196,7 +195,6 @@ class BuildProgress:
             every few seconds.
         wanted: Asked after every step; where it is false, the build is given up.
         every_s: Seconds between two calls of `say`.
-        now_s: The clock.
     """
 
     def __init__(

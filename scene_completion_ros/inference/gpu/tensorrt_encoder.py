@@ -36,7 +36,6 @@ class TensorRtEncoder:
     too.
 
     Args:
-        bundle: The student.
         options: What its engine is asked for; the batch has to allow one image.
         reference: Makes the CPU's encoder of the same bundle, for the parity gate of an engine that is built.
 

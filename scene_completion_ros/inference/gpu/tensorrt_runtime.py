@@ -105,7 +105,6 @@ class TensorRtEngine:
     Args:
         plan: The serialised engine. It has to come from this process's builder or through `EngineCache`, which checks
             whose it is and for which device and version: a plan is a program.
-        key: What it was built for.
         tensorrt: What runs it.
 
     Attributes:
@@ -156,7 +155,6 @@ class TensorRtEngine:
             image_pointer: Pointer of the device to uint8 [batch, H, W, 3] RGB.
             features_pointer: Pointer of the device to where features [batch, h, w, C + E] go: float32 for fp32,
                 float16 otherwise.
-            stream_handle: Handle of the CUDA stream.
             batch: Number of images, within the key's.
 
         Raises:
@@ -218,7 +216,6 @@ class EngineRunner:
     Made, used and closed with the context current, in one thread.
 
     Args:
-        engine: The engine.
         context: The context that it was made in.
         stream: What all is done on (`pycuda.driver.Stream`); a new one by default.
 

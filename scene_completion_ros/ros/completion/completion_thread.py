@@ -85,11 +85,9 @@ class CompletionThread:
     used is dropped, counted and warned about; one that nobody subscribed to the results of is only counted.
 
     Args:
-        bundle: The student.
         grid: Where voxels are wanted.
         outputs: Where results go; they must outlive this thread.
         counters: Count what becomes of the images.
-        logger: The rclpy logger.
 
     Attributes:
         enabled: Images are completed; otherwise they are dropped as they come.

@@ -75,7 +75,6 @@ class Placements:
         """Where the voxels of an image lie.
 
         Args:
-            frame_id: Frame of the image.
             stamp_ns: Its stamp, nanoseconds.
             parameters: Those of when it arrived.
 

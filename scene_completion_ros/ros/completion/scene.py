@@ -72,7 +72,6 @@ class SceneMemory:
     made for the first image that wants it, and released with the first that does not.
 
     Args:
-        grid: Grid of the voxels.
         threshold: Calibrated probability from which a voxel is occupied.
         counters: Warn of what could not be joined, and of a map that was started anew.
         record: Takes note of it.

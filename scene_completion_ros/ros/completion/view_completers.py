@@ -30,9 +30,7 @@ class ViewCompleters:
     """One completer for each camera; belongs to the inference thread.
 
     Args:
-        bundle: The student.
         grid: Where voxels are wanted.
-        logger: The rclpy logger.
         record: Takes note of what is built.
     """
 
@@ -52,8 +50,6 @@ class ViewCompleters:
         """Build the completer of a camera before an image needs it, at a pose that is a guess: it moves none.
 
         Args:
-            name: Name of the camera.
-            camera: Its calibration.
             grid_from_camera: The guess, unless a better one is known from images.
             parameters: Those that images will have.
         """
@@ -69,8 +65,6 @@ class ViewCompleters:
         corner of the grid is off by more than `grid_frame_tolerance`.
 
         Args:
-            name: Name of the camera.
-            camera: Its calibration.
             grid_from_camera: Pose of its optical frame in the grid.
             parameters: Those of the image.
 
@@ -163,7 +157,6 @@ def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_c
     """How far the corner of a grid that moves most is moved by another pose of the camera, metres.
 
     Args:
-        grid: The grid.
         grid_from_camera: A pose of the camera's optical frame in it.
         grid_from_camera_now: Another one.
     """

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -14,13 +13,12 @@ from rclpy.qos import ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.ros.health.counters import Counts, FrameCounters
+from scene_completion_ros.ros.health.counters import Counts
 from scene_completion_ros.ros.health.fusion_health import NAME as FUSION
 from scene_completion_ros.ros.health.fusion_health import FusionReport, fusion_status
 from scene_completion_ros.ros.health.inference_health import InferenceRecord, inference_status
 from scene_completion_ros.ros.health.input_health import (
     CameraFacts,
-    InputRecord,
     Publishers,
     calibration_status,
     input_status,
@@ -35,44 +33,14 @@ from scene_completion_ros.ros.health.judgement import (
     outputs_status,
 )
 from scene_completion_ros.ros.health.memory_health import memory_status, process_facts
-from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
+
+if TYPE_CHECKING:
+    from scene_completion_ros.ros.completion_node import CompletionNode
 
 PERIOD_S = 1.0
 DROPS_WINDOW_S = 10.0
 LOGGED = ("input", "calibration")  # faults of which nothing else writes a line
-
-
-class Observed(Protocol):
-    """What diagnostics want to know of the node."""
-
-    counters: FrameCounters
-
-    @property
-    def state(self) -> str:
-        """Label of its state."""
-
-    @property
-    def problem(self) -> str:
-        """Why the last transition failed; empty where it did not."""
-
-    @property
-    def enabled(self) -> bool:
-        """Images are completed, as far as `~/set_enabled` is concerned."""
-
-    @property
-    def input_records(self) -> Mapping[str, InputRecord]:
-        """What arrived, by the name of the camera, which is empty where there is only one; nothing unless active."""
-
-    @property
-    def inference_record(self) -> InferenceRecord | None:
-        """What the inference thread did; None while unconfigured."""
-
-    def parameters(self) -> NodeParameters:
-        """The values of now."""
-
-    def subscribers(self) -> Mapping[str, int]:
-        """Number of subscribers of each result, by topic."""
 
 
 class Diagnostics:
@@ -82,11 +50,10 @@ class Diagnostics:
     namespace has it before its name, without the leading slash.
 
     Args:
-        node: The rclpy node.
-        observed: What is looked at.
+        observed: What is looked at, which lives in it.
     """
 
-    def __init__(self, node: Any, observed: Observed) -> None:
+    def __init__(self, node: Any, observed: CompletionNode) -> None:
         self._node = node
         self._observed = observed
         self._prefix = node.get_fully_qualified_name().lstrip("/")

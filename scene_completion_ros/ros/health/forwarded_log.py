@@ -28,11 +28,7 @@ class _Forwarder(logging.Handler):
 
 @contextmanager
 def forwarded_log(logger: Any) -> Iterator[None]:
-    """Hand what the package logs through `logging`, from its info on, to an rclpy logger.
-
-    Args:
-        logger: The rclpy logger.
-    """
+    """Hand what the package logs through `logging`, from its info on, to an rclpy logger."""
     source, handler = logging.getLogger(PACKAGE), _Forwarder(logger)
     level = source.level
     source.addHandler(handler)

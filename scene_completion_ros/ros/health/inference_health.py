@@ -142,7 +142,6 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
 
     Args:
         record: What the inference thread did.
-        drops: Messages that came to nothing.
         processed: Images completed since the node started.
         unwanted: Images that nobody wanted completed.
     """

@@ -169,10 +169,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
     """How images arrive.
 
     Args:
-        camera: The camera of now.
         received: Images received since the node started.
-        drops: Messages that came to nothing.
-        name: Name of the part.
     """
     record, now_s = camera.record, camera.now_s
     values = _input_values(camera, received, drops)
@@ -199,10 +196,7 @@ def calibration_status(
     """Whether the CameraInfo is there, recent, and fits images and student.
 
     Args:
-        camera: The camera of now.
-        drops: Messages that came to nothing.
         warnings: What about the camera lies outside of what the student was trained for.
-        name: Name of the part.
     """
     record, topic = camera.record, camera.record.camera_info_topic
     values = _calibration_values(camera)

@@ -55,15 +55,10 @@ class Drops:
     recent_s: float
 
     def problems(self, *reasons: DropReason, judged_by: JudgedBy | None = None) -> str:
-        """Recent drops for one of these reasons, or for all that a part reports, in words; empty where there are none.
-
-        Args:
-            reasons: The reasons.
-            judged_by: The part.
-        """
+        """Recent drops for these reasons, or for all that a part reports, in words; empty where there are none."""
         wanted = {*reasons, *(reason for reason in DropReason if reason.judged_by == judged_by)}
-        found = [f"{count} {reason}" for reason, count in sorted(self.recent.items()) if reason in wanted and count]
-        return ", ".join(found)
+        drops = [(count, reason) for reason, count in sorted(self.recent.items()) if reason in wanted and count]
+        return ", ".join(f"{count} {reason} ({reason.meaning})" for count, reason in drops)
 
 
 def of_camera(what: str, camera: str) -> str:

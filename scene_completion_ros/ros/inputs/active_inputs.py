@@ -39,8 +39,6 @@ class Inputs:
     images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
 
     Args:
-        node: The rclpy node.
-        parameters: Its parameters.
         thread: Where images go.
         counters: Count what becomes of them.
         orders: Stamps of the images so far, by camera.

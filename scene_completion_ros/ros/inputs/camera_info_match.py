@@ -45,7 +45,6 @@ class CameraInfoMatch:
         """The message nearest to a stamp.
 
         Args:
-            stamp_ns: The stamp.
             tolerance_ns: How far it may be from that.
             final: Whether to take what is there, even if a nearer one may still come.
 

@@ -66,7 +66,6 @@ class CameraInput:
 
     Args:
         node: The rclpy node to put the subscriptions on.
-        parameters: Its parameters.
         name: Name of the camera, before the names of its topics; empty where there is one camera only.
         deliver: Called with each image that can be used.
         prepare: Called with calibration and parameters before an image needs them.

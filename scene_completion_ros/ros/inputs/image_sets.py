@@ -27,7 +27,6 @@ class ImageSets(Generic[Item]):
     after its time is unused.
 
     Args:
-        names: Names of the cameras.
         deliver: Called with the images of a set in the order of the names, and the names of cameras it is without.
         unused: Called with each image that comes into no set.
         on_waiting: Called when an image waits: from then on `look` has to be called now and then.
@@ -60,9 +59,7 @@ class ImageSets(Generic[Item]):
         """Take an image.
 
         Args:
-            name: Name of its camera.
             stamp_ns: Its stamp, nanoseconds.
-            item: The image.
             tolerance_ns: Largest difference of stamps in a set.
             timeout_s: How long it waits for the other cameras.
         """

@@ -27,9 +27,7 @@ class AdaptiveSubscription:
     second (by a steady clock: simulated time may stand still); for a change the subscription is made anew.
 
     Args:
-        node: The rclpy node.
         message_type: Type of the messages.
-        topic: The topic.
         callback: Called with each message, and whether it came over a latched topic.
         depth: Messages kept.
         resources: Closing it destroys the subscription.
@@ -111,11 +109,8 @@ def noted_subscription(
     """Subscribe, and note what the middleware says of the subscription.
 
     Args:
-        node: The rclpy node.
         message_type: Type of the messages.
-        topic: The resolved topic.
         callback: Called with each message.
-        qos: What is asked for.
         record: Where events are noted.
 
     Returns:

@@ -74,10 +74,8 @@ class TopicTransforms:
     A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
 
     Args:
-        node: The rclpy node.
         transform_topics: Topics of geometry_msgs/TransformStamped.
         odometry_topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
-        fixed: Fixed transforms.
         on_arrival: Called after each message.
         on_rejected: Called with the reason for each transform that is left out.
         resources: Closing it destroys the subscriptions.
@@ -148,7 +146,6 @@ class Tf2Transforms:
 
     Args:
         node: The rclpy node; its executor serves the listener too.
-        fixed: Fixed transforms.
         resources: Closing it ends the listener.
         on_demand: Subscribe to /tf and /tf_static no sooner than a transform is asked for.
 
@@ -269,8 +266,6 @@ def make_transform_source(
     """The source that the parameters ask for.
 
     Args:
-        node: The rclpy node.
-        parameters: Its parameters.
         on_arrival: Called after new transforms, where the source can tell.
         on_rejected: Called with the reason for each transform that is left out, where the source can tell.
         resources: Closing it ends the source.

@@ -64,7 +64,6 @@ class WaitingRoom(Generic[Item]):
         """Let an item through, at once if it needs nothing and none waits before it.
 
         Args:
-            item: The item.
             timeout_s: How long it may wait. Beyond `CAPACITY` waiting ones the newest is refused: were it the oldest,
                 none might ever live to see what it waits for.
         """
@@ -104,7 +103,6 @@ class Poll:
     """Looks a hundred times a second, by a steady clock, from a start until nothing is left to look for.
 
     Args:
-        node: The rclpy node.
         look: Looks; whether there is still something to look for.
         resources: Closing it ends that.
     """
@@ -135,7 +133,6 @@ def polled_room(
     """A waiting room that is looked into while somebody waits.
 
     Args:
-        node: The rclpy node.
         admit: See `WaitingRoom`.
         turn_away: See `WaitingRoom`.
         refuse: See `WaitingRoom`.

@@ -78,7 +78,6 @@ def fused_parameters(cameras: Sequence[LaunchedCamera], given: Mapping[str, str]
     """Parameters of the one node that fuses several cameras, beside those of its parameter file.
 
     Args:
-        cameras: The cameras.
         given: Launch arguments; with an `extrinsics_file`, transforms are those of that file alone.
     """
     parameters = given_parameters(

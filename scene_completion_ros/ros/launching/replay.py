@@ -43,7 +43,6 @@ def recorded_camera(bag: str | Path, image_topic: str = "", camera_info_topic: s
     """Look up the topics of a camera.
 
     Args:
-        bag: The recording.
         image_topic: Recorded topic; empty takes the only one.
         camera_info_topic: Recorded topic; empty takes the one that belongs to the image topic.
 
@@ -77,7 +76,6 @@ def node_parameters(camera: RecordedCamera, bundle: str, grid: str = "") -> dict
     """Parameters of the node that a replay needs, whatever the parameter file says.
 
     Args:
-        camera: What is played.
         bundle: Folder of the student; empty leaves it to the parameter file.
         grid: File of the voxel grid; likewise.
     """
@@ -99,9 +97,6 @@ def player_command(bag: str, camera: RecordedCamera, namespace: str, options: Ma
     """The command that plays a recording to the node.
 
     Args:
-        bag: The recording.
-        camera: What is played of it.
-        namespace: Namespace of the node.
         options: Launch arguments: those of `PASSED_ON`, and "also" with further topics, separated by blanks.
     """
     command = [sys.executable, "-m", "scene_completion_ros.cli", "replay", bag, "--node", full_node_name(namespace)]

@@ -66,7 +66,6 @@ def adapted(shipped: str, shown: Shown) -> str:
 
     Args:
         shipped: Text of `config/scene_completion.rviz`.
-        shown: What to show.
 
     Returns:
         Text of a configuration of RViz.
@@ -97,7 +96,6 @@ def write_adapted(shipped: Path, shown: Shown) -> Path:
 
     Args:
         shipped: Path of `config/scene_completion.rviz`.
-        shown: What to show.
 
     Raises:
         SceneCompletionError: See `adapted`.

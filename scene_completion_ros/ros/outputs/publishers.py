@@ -54,8 +54,6 @@ class Outputs:
 
     Args:
         node: The rclpy node to put them on.
-        bundle: The student.
-        grid: Grid of the voxels.
         grid_from_camera: Pose of the camera's optical frame in it; None where the grid is attached to another frame.
         counters: Warn of what cannot be published, and tell of every image that is dropped.
         resources: Closing it destroys the publishers.

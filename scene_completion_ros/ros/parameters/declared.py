@@ -53,7 +53,6 @@ class DeclaredParameters:
     node may have to exist before its folders do.
 
     Args:
-        node: The rclpy node.
         check_change: Called with what the values would be after a live change, in the thread that asks for it; raises
             SceneCompletionError to refuse it.
 
@@ -110,10 +109,6 @@ class DeclaredParameters:
 
 def declare(node: Any, spec: ParameterSpec) -> ParameterValue:
     """Declare one parameter.
-
-    Args:
-        node: The rclpy node.
-        spec: What to declare.
 
     Returns:
         Its value: what was given for the node, otherwise the default.

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rclpy.serialization import serialize_message
 
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
@@ -248,5 +247,7 @@ class ResultCollector:
 
 def _record(bag: BagWriter, topic: str, kind: str, message: Any, stamp_ns: int) -> None:
     """Write a message. Serialised anew: the middleware leaves whatever was in memory in the bytes between fields."""
+    from rclpy.serialization import serialize_message  # only where answers are recorded: the rest needs no ROS
+
     canonical = bag.typestore.deserialize_cdr(serialize_message(message), kind)
     bag.write(topic.replace("~", f"/{topics.NODE_NAME}"), kind, canonical, stamp_ns, latched=topic == topics.LEGEND)

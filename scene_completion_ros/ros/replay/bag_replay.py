@@ -50,7 +50,6 @@ def replay_over_dds(
     delays the next image.
 
     Args:
-        reader: The open bag.
         topic: Its image topic, raw or compressed.
         camera: Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
         output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images, and the

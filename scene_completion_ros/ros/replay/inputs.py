@@ -45,9 +45,7 @@ class InputPublishers:
 
     Args:
         node: The rclpy node to put them on.
-        source: What is played.
         names: Names of the node's inputs.
-        playback: How it is played.
 
     Raises:
         SceneCompletionError: The message package of a further topic is not installed.
@@ -84,9 +82,6 @@ class InputPublishers:
         """Whether a node loses nothing of the further topics that it subscribes to.
 
         It subscribes best effort, and reliably once it has seen that the publishers are: see `AdaptiveSubscription`.
-
-        Args:
-            node: Its full name.
         """
         for publisher in self._others.values():
             subscribed = [

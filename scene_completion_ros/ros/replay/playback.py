@@ -112,7 +112,6 @@ def input_topics(image_topic: str, camera_info_topic: str | None, playback: Play
     them; to a running node under their recorded names. A remapping comes before both.
 
     Args:
-        image_topic: Recorded topic.
         camera_info_topic: Recorded topic; None where there is none and the calibration comes from elsewhere.
         playback: Node and remappings.
     """
@@ -154,10 +153,6 @@ def check_topics(playback: Playback, recorded: Collection[str], image_topic: str
 
 def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) -> None:
     """Refuse to play to a node that is to join successive images, but would not hear where they were taken.
-
-    Args:
-        playback: What is played.
-        parameters: Those of the node.
 
     Raises:
         SceneCompletionError: It listens to topics for that, none of which is played: names them.

@@ -40,10 +40,7 @@ class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
     Args:
-        process: The running node.
-        source: What is played.
         names: Names that the node's inputs go out under.
-        playback: How it is played.
         bag: Where its answers are written.
         on_result: Called with every frame of the first pass whose answers are complete.
         statistics: Filled while frames are played.

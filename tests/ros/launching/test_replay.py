@@ -51,7 +51,7 @@ def test_what_is_started_follows_the_recording(replay: LaunchFile, tmp_path: Pat
     node, player, rviz = replay.started(**given, rviz="true", grid=str(grid_file))
     assert node.settings["remappings"] == [("image", "/front/image_raw"), ("camera_info", "/front/camera_info")]
     file, overrides = node.settings["parameters"]
-    assert file.arguments == ("params_file",)
+    assert Path(file) == REPOSITORY / "config" / "scene_completion.yaml"
     assert overrides["use_sim_time"] is True
     assert overrides["image_transport"] == "compressed"
     assert (overrides["grid_frame"], overrides["cameras"]) == ("", "")  # whatever params_file says

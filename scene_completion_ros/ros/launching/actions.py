@@ -1,0 +1,96 @@
+"""What the launch files start, each in one way; the only module that needs launch and launch_ros."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+from scene_completion_ros.ros.dds import missing_profile
+from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, write_adapted
+from scene_completion_ros.ros.topics import NODE_NAME
+
+PACKAGE = "scene_completion_ros"
+PARAMETER_FILE = PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "scene_completion.yaml"])
+CHOICES = {
+    "fuse": ["true", "false"],
+    "image_transport": ["", "raw", "compressed"],
+    "autostart": ["", "true", "false"],
+    "use_sim_time": ["", "true", "false"],
+    "log_level": ["debug", "info", "warn", "error"],
+    "rviz": ["true", "false"],
+}
+
+
+def described(
+    arguments: Mapping[str, tuple[Any, str]], processes: Callable[[LaunchContext, dict[str, str]], Sequence[Any]]
+) -> LaunchDescription:
+    """A launch description: its arguments, the profile of Fast DDS, and what follows from the arguments.
+
+    Args:
+        arguments: Default (None where one has to be given) and description of each argument.
+        processes: Called with the values of all arguments; what to start.
+    """
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
+        for name, (default, description) in arguments.items()
+    ]
+
+    def started(context: LaunchContext) -> list[Any]:
+        return list(processes(context, {name: LaunchConfiguration(name).perform(context) for name in arguments}))
+
+    environment = [SetEnvironmentVariable(name, value) for name, value in missing_profile().items()]
+    return LaunchDescription([*declared, *environment, OpaqueFunction(function=started)])
+
+
+def shared_folder(context: LaunchContext) -> Path:
+    """Folder in which the package's `config` and `launch` are installed."""
+    return Path(FindPackageShare(PACKAGE).perform(context))
+
+
+def completion_node(
+    given: Mapping[str, str], file: str, parameters: Mapping[str, Any], remappings: Sequence[tuple[str, str]]
+) -> Node:
+    """The node; `parameters` come before what its parameter file says."""
+    return Node(
+        package=PACKAGE,
+        executable="scene_completion_node",
+        name=NODE_NAME,
+        namespace=given["namespace"],
+        output="screen",
+        parameters=[file, *([dict(parameters)] if parameters else [])],
+        remappings=remappings,
+        ros_arguments=["--log-level", given["log_level"]],
+    )
+
+
+def bag_player(given: Mapping[str, str]) -> list[ExecuteProcess]:
+    """`ros2 bag play` of the recording that was given, with its time on /clock; nothing where none was."""
+    if not given["bag"]:
+        return []
+    command = ["ros2", "bag", "play", given["bag"], "--clock", *shlex.split(given["bag_arguments"])]
+    return [ExecuteProcess(cmd=command, name="bag_play", output="screen")]
+
+
+def rviz(given: Mapping[str, str], share: Path, shown: Shown, sim_time: Mapping[str, bool]) -> Node:
+    """RViz, with the configuration that was given, or the shipped one, adapted.
+
+    Raises:
+        SceneCompletionError: The shipped configuration cannot be used.
+    """
+    config = given["rviz_config"] or str(write_adapted(share / LIVE, shown))
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        name="scene_completion_rviz",
+        output="screen",
+        arguments=["-d", config, "-f", shown.fixed_frame],
+        parameters=[dict(sim_time)] if sim_time else [],
+    )
