@@ -293,8 +293,6 @@ def naive_query(
 
     Args:
         points: float32 [N, 3] in the camera's optical frame.
-        device: Where torch computes.
-        chunk: Points at a time.
 
     Returns:
         Takes features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there.

@@ -129,7 +129,6 @@ class Fusion:
 
     Args:
         threshold: Probability from which a voxel is occupied.
-        settings: Of the map.
         stretch: Factor by which odometry takes distances for longer than they are.
         turn: Radians a second that odometry turns too much.
     """

@@ -48,7 +48,6 @@ def speed_table(frames: Sequence[DrivenFrame], threshold: float, threads: int) -
 
     Args:
         frames: A drive, of which the first frames, as many as are fused anew, do not count.
-        threshold: Of the student.
     """
     grid, pose = frames[0].completion.voxels.grid, frames[0].completion.voxels.grid_from_camera
     plain, wide = FusionSettings(), FusionSettings(margin=WIDE)

@@ -185,7 +185,6 @@ def measure_kernels(
     """Run frames, one after the other.
 
     Args:
-        device: What runs them.
         pipeline: The kernels of one scene on it.
         features: Gives the features, or asks for them.
         frames: How many count, after `WARM_UP_S`.
@@ -369,11 +368,7 @@ def measure_speeds(context: PrimaryContext, compiler: str) -> Speeds:
     context.free_pinned(on_host)
     source.free()
     target.free()
-    return Speeds(
-        cache=size * rounds / took,
-        memory=2.0 * IN_MEMORY / copied,
-        bus=on_host.nbytes / sent,
-    )
+    return Speeds(cache=size * rounds / took, memory=2.0 * IN_MEMORY / copied, bus=on_host.nbytes / sent)
 
 
 def reading_module(compute_capability: str, compiler: str) -> Any:

@@ -13,7 +13,6 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -43,8 +42,6 @@ class RunningNode:
 
     Args:
         picture: What it sees, uint8 RGB [H, W, 3].
-        compressed: It publishes JPEG instead of raw images.
-        parameters: Parameters of the node, by name.
 
     Attributes:
         sent: Images published.
@@ -85,13 +82,11 @@ class RunningNode:
     def __enter__(self) -> RunningNode:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
-        self._process.__exit__(kind, error, trace)
+        self._process.__exit__()
 
     def start(self) -> None:
         """Wait until images are completed; what was measured until then is forgotten.
@@ -125,9 +120,6 @@ class RunningNode:
         """Hold the node's process while images come, so that its queue of images fills to the brim.
 
         The middleware gets memory for a message of the queue when it holds so many for the first time, and keeps it.
-
-        Args:
-            seconds: How long it is held.
         """
         os.kill(self._process.pid, signal.SIGSTOP)
         try:

@@ -168,11 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def soak(
     node: RunningNode, minutes: float, rate_hz: float, *, on_sample: Callable[[Sample], None] = lambda _: None
 ) -> Soak:
-    """Publish images to a node that has started, and measure its process.
-
-    Args:
-        on_sample: Called with each measurement.
-    """
+    """Publish images to a node that has started, and measure its process."""
     seconds = 60.0 * minutes
     every_s = min(5.0, seconds / 60.0)
     node.fill_queues(rate_hz)

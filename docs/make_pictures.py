@@ -153,10 +153,7 @@ def replayed(index: int, parameters: Mapping[str, object]) -> Completed:
     remappings = {"image": BUNDLED_DRIVE.image_topics[""], "camera_info": "/camera/camera_info"}
     given = {"image_transport": "compressed", "image_qos": "reliable", **parameters}
     results: list[ReplayResult] = []
-    with (
-        ThinnedBagReader(DEMO_DRIVE, max(index, 1)) as reader,
-        NodeProcess(NAMESPACE, given, remappings) as node,
-    ):
+    with ThinnedBagReader(DEMO_DRIVE, max(index, 1)) as reader, NodeProcess(NAMESPACE, given, remappings) as node:
         listener = Listener(node.full_name)
         try:
             replay_over_dds(

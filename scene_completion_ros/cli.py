@@ -86,10 +86,7 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     for name, command in commands.items():
         text = (command.__doc__ or name).strip().replace("%", "%%")
         subparser = subparsers.add_parser(
-            name,
-            help=text.splitlines()[0],
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=text.splitlines()[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         command.add_arguments(subparser)
     return parser

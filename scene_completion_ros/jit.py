@@ -42,12 +42,7 @@ def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Calla
     """
 
     def compile_lazily(function: Function) -> Function:
-        options: dict[str, Any] = {
-            "parallel": parallel,
-            "fastmath": FAST_MATH,
-            "error_model": "numpy",
-            "nogil": True,
-        }
+        options: dict[str, Any] = {"parallel": parallel, "fastmath": FAST_MATH, "error_model": "numpy", "nogil": True}
         if inlines is not None:
             function.__qualname__ += f"_{zlib.crc32(Path(str(inlines.__file__)).read_bytes()):08x}"
         try:

@@ -15,7 +15,6 @@ class ThinnedBagReader(BagReader):
 
     Args:
         path: Folder or file.
-        every: n.
         camera_info_topic: Topic of the CameraInfo of all images; found by its name where it is None.
     """
 

@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion demo``."""
     parser.add_argument("--bag", type=Path, metavar="PATH", help="recording to play instead of the bundled drive")
     parser.add_argument(
-        "--image-topic",
-        metavar="TOPIC",
-        help="which images (default: the first image topic in alphabetical order)",
+        "--image-topic", metavar="TOPIC", help="which images (default: the first image topic in alphabetical order)"
     )
     parser.add_argument(
         "--camera",

@@ -18,12 +18,7 @@ from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
 from scene_completion_ros.report.latency_plot import latency_percentiles, occupied_median
-from scene_completion_ros.voxels.cloud import (
-    VOXEL_CLOUD_DTYPE,
-    VOXEL_CLOUD_FIELDS,
-    legend_json,
-    voxels_to_cloud_array,
-)
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json, voxels_to_cloud_array
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 VOXELS_TOPIC = "/scene_completion/voxels"
@@ -78,7 +73,6 @@ def replay_offline(
 
     Args:
         output: Recording to write the voxels to, at the bag times of the images, and the legend of their labels.
-        on_result: Called with every image and its completion.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
 
     Returns:
@@ -126,7 +120,6 @@ def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> A
 
     Args:
         writer: The recording; its types are used.
-        frame_id: Name of the camera's optical frame.
 
     Returns:
         A ``sensor_msgs/PointCloud2`` of rosbags in the 24-byte layout.

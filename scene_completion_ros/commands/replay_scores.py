@@ -55,7 +55,6 @@ def open_scores(
     Args:
         camera: Calibration given instead of the recorded one.
         published: Grid of the node.
-        stack: Closing it closes the files.
 
     Raises:
         SceneCompletionError: The folder cannot be used, or none of its frames belongs to the recording.
@@ -106,9 +105,6 @@ def _first_stamp(reader: BagReader, topic: str) -> int | None:
 
 def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str, Any]:
     """Write `scores.json` and `scores.md` where there is something to write.
-
-    Args:
-        recording: Name of the recording, for the heading.
 
     Returns:
         What the page of the report shows of them.

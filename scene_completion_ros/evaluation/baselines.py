@@ -74,10 +74,6 @@ class MeanDepth:
     Images of different sizes are brought together on a grid of normalised image coordinates: a measurement counts in
     the cell that its pixel's centre falls into. Cells without any take the value of the nearest cell that has one.
 
-    Args:
-        height: Cells along the image's height.
-        width: Cells along its width.
-
     Attributes:
         sums: float64 [height, width], metres.
         counts: float64 [height, width].

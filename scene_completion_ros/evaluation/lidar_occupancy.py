@@ -239,7 +239,6 @@ def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray
     """The points that are scored under a protocol, and what is true of them.
 
     Args:
-        truth: What the scans say.
         shown_by_model: Points whose z-depth does not exceed the model's own depth at their pixel, bool [Z, X]; needed
             by the original protocol, ignored by the other.
 

@@ -156,10 +156,7 @@ class OccupancyMetric:
         self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)
 
     def update(
-        self,
-        score: NDArray[np.floating[Any]],
-        occupied: NDArray[np.bool_],
-        predicted: NDArray[np.bool_] | None = None,
+        self, score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], predicted: NDArray[np.bool_] | None = None
     ) -> None:
         """Count voxels.
 

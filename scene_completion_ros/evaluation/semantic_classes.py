@@ -156,13 +156,7 @@ SEMANTIC_KITTI_TO_COMMON = ClassMap(
     "SemanticKITTI's learning ids",
     SEMANTIC_KITTI_CLASSES,
     COMMON_CLASSES,
-    {
-        "bicyclist": None,
-        "motorcyclist": None,
-        "parking": "sidewalk",
-        "other-ground": "terrain",
-        "trunk": "vegetation",
-    },
+    {"bicyclist": None, "motorcyclist": None, "parking": "sidewalk", "other-ground": "terrain", "trunk": "vegetation"},
 )
 """Ground truth of KITTI windows and of the street world in the common classes.
 

@@ -229,10 +229,7 @@ class SemanticCompletionMetric:
     """
 
     def __init__(
-        self,
-        protocol: CompletionProtocol = S4C_PROTOCOL,
-        grid: VoxelGrid = SSCBENCH_GRID,
-        labels: int | None = None,
+        self, protocol: CompletionProtocol = S4C_PROTOCOL, grid: VoxelGrid = SSCBENCH_GRID, labels: int | None = None
     ) -> None:
         self.protocol = protocol
         self.grid = grid

@@ -242,10 +242,7 @@ def _brown_conrady(xp: Namespace, coefficients: tuple[float, ...], xy: Array) ->
     radial = numerator / denominator
     slope = (k1 + s * (2 * k2 + 3 * s * k3) - radial * (k4 + s * (2 * k5 + 3 * s * k6))) / denominator
     distorted = xp.stack(
-        [
-            x * radial + 2 * p1 * x * y + p2 * (s + 2 * x * x),
-            y * radial + p1 * (s + 2 * y * y) + 2 * p2 * x * y,
-        ],
+        [x * radial + 2 * p1 * x * y + p2 * (s + 2 * x * x), y * radial + p1 * (s + 2 * y * y) + 2 * p2 * x * y],
         axis=-1,
     )
     jacobian = (

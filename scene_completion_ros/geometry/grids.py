@@ -27,7 +27,6 @@ class VoxelGrid:
         origin: Lower corner (x, y, z) of voxel (0, 0, 0) in the grid frame, metres.
         voxel_size: Edge of a voxel, metres.
         shape: Number of voxels along x, y, z.
-        frame: Name of the grid frame.
 
     Raises:
         GridError: A number is missing, not finite or not positive.

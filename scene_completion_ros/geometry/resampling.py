@@ -36,7 +36,6 @@ class Resampler:
 
     Args:
         source: Camera that takes the images, distortion included.
-        target: Camera whose images are wanted.
         source_from_target_rotation: Rotation [3, 3] between the optical frames, identity if left out.
 
     Attributes:
@@ -116,7 +115,6 @@ def decoder_shrink(source: Camera, target: Camera) -> int:
 
     Args:
         source: Camera that takes the images.
-        target: Camera that they are resampled to.
 
     Returns:
         8, 4, 2 or 1, of which both sides are a multiple.

@@ -169,8 +169,6 @@ class TransformTree:
         """Find target_from_source at a time.
 
         Args:
-            target: Frame the result maps into.
-            source: Frame the result maps from.
             stamp_ns: Time; between transforms it is interpolated (slerp and lerp).
             max_gap_ns: Largest distance of the two transforms between which is interpolated.
             tolerance_ns: How long after the last transform that one still holds; nothing else is extrapolated.
@@ -182,9 +180,7 @@ class TransformTree:
         path = self._path(target, source)
         if path is None:
             raise NoTransformError(
-                f"no transform from {source!r} to {target!r}",
-                "unconnected",
-                frames=", ".join(self.frames),
+                f"no transform from {source!r} to {target!r}", "unconnected", frames=", ".join(self.frames)
             )
         result = RigidTransform.identity()
         for upper, lower in pairwise(path):

@@ -5,11 +5,4 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import Calibration
 
-__all__ = [
-    "DEFAULT_BUNDLE",
-    "Calibration",
-    "HeadWeights",
-    "PointCodeSpec",
-    "StudentBundle",
-    "load_default_bundle",
-]
+__all__ = ["DEFAULT_BUNDLE", "Calibration", "HeadWeights", "PointCodeSpec", "StudentBundle", "load_default_bundle"]

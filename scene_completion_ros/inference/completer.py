@@ -161,11 +161,7 @@ class Completer:
         self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
 
     def placed(self, grid_from_camera: RigidTransform) -> Completer:
-        """The completer of the same camera elsewhere in the grid; it shares the encoder with this one.
-
-        Args:
-            grid_from_camera: Pose of the camera's optical frame in the grid.
-        """
+        """The completer of the same camera elsewhere in the grid; it shares the encoder with this one."""
         moved = copy.copy(self)
         moved._place(grid_from_camera)
         return moved
@@ -194,7 +190,6 @@ class Completer:
         Args:
             image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as
                 `resampling.decoder_shrink` allows.
-            stamp_ns: Its time, nanoseconds.
 
         Raises:
             ImageError: The image has another size than the calibration, or is no RGB image.
@@ -236,7 +231,6 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     """What about a camera lies outside of what the student was trained for, with numbers.
 
     Args:
-        camera: The camera that takes the images.
         coverage: Part of the canonical image that it covers, 0..1.
     """
     warnings = []

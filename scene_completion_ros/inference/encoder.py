@@ -225,7 +225,6 @@ def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: V
 
     Args:
         engine: One of `ENGINES`.
-        grid: Where voxels are wanted.
 
     Raises:
         BundleError: The bundle has no encoder for TensorRT in this precision, or images or features are too large.

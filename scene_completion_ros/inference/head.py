@@ -81,9 +81,7 @@ class HeadWeights:
         """Number K of classes; 1 without labels, the only one there is."""
         return 1 if self.label_bias is None else int(self.label_bias.shape[0])
 
-    def label_layers(
-        self,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def label_layers(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """W_l [E, 39], b_l [E], V [K, E], v [K].
 
         Raises:

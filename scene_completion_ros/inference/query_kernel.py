@@ -99,7 +99,6 @@ class FieldKernel:
 
         Args:
             features: float32 [h, w, C + E], contiguous.
-            samples: Prepared points.
             out: float32 [M], flat.
             length: Metres; alpha = 1 - exp(-sigma length) is written where it is positive.
         """

@@ -62,8 +62,6 @@ class PreparedScene:
         """Prepare a grid.
 
         Args:
-            grid: Where voxels are wanted.
-            grid_from_camera: Pose of the camera's optical frame in the grid.
             ray_camera: The camera of the depth image, without distortion.
             extrapolate: Predict opacity outside the view too.
             coverage: bool [H, W], the pixels of the canonical image that the camera covers; None for all.

@@ -73,7 +73,6 @@ def fuse_dense_reference(views: DenseViews, threshold: float) -> FusedVoxels:
     """The rule, readable.
 
     Args:
-        views: What the views say.
         threshold: Probability from which a voxel is occupied.
     """
     state, probability = views.state, views.probability

@@ -41,9 +41,6 @@ def clearing_rays(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Rays through the pixel centres of a camera, in voxel edges, where voxel (i, j, k) begins at (i, j, k).
 
-    Args:
-        grid_from_camera: Pose of the camera's optical frame in it.
-
     Returns:
         The camera's position [3], unit vectors [R, 3] in the grid and the same unit vectors [R, 3] in the optical
         frame. Pixels that the lens does not map are left out.
@@ -118,7 +115,6 @@ class ClearingRays:
     """Makes the clearing points of one camera; what depends on camera and grid alone is computed once.
 
     Args:
-        grid_from_camera: Pose of the camera's optical frame in it.
         camera: Its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not.
         blind_zone: Distance from the camera in which voxels may be unobserved, or lie before the grid, metres.
         threads: CPU threads; None for all that this process may use.

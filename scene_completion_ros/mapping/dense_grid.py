@@ -58,8 +58,8 @@ def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) ->
     """How to decode the bytes and where their voxels lie, as JSON.
 
     Args:
-        grid_from_camera: Pose of the camera's optical frame in it; None where the bytes are published in the frame of
-            the grid itself, in which cameras may move.
+        grid_from_camera: Pose of the camera's optical frame in the grid; None where the bytes are published in the
+            grid's own frame, in which cameras may move.
 
     Returns:
         ``shape``, ``layout`` and ``values``; ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and z),

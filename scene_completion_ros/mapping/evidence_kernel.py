@@ -33,7 +33,7 @@ def recall(
     fused: Fused,
 ) -> None:
     """Join a frame with what was remembered before it; see `evidence.recall`."""
-    _recall_kernel()(*memory, lower, turn, shift, *frame, rules, now, *fused)
+    _recall_kernel()(memory, lower, turn, shift, frame, rules, now, fused)
 
 
 def integrate(
@@ -52,7 +52,7 @@ def integrate(
     first = np.clip(np.floor(corners.min(axis=0)).astype(np.int64), 0, sizes)
     stop = np.clip(np.ceil(corners.max(axis=0)).astype(np.int64), 0, sizes)
     counts = np.zeros(max(int(stop[0] - first[0]), 0), dtype=np.int64)
-    _integrate_kernel()(*memory, lower, turn, shift, *frame, rules, now, first, stop, counts)
+    _integrate_kernel()(memory, lower, turn, shift, frame, rules, now, first, stop, counts)
     return int(counts.sum())
 
 
@@ -100,29 +100,10 @@ def between(weight: Any, log_odds: Any, pair: Any) -> Any:
 @functools.cache
 def _recall_kernel() -> Callable[..., None]:
     @kernel()
-    def join(
-        log_odds: Any,
-        weight: Any,
-        observed: Any,
-        seen: Any,
-        seen_free: Any,
-        label: Any,
-        agreement: Any,
-        lower: Any,
-        turn: Any,
-        shift: Any,
-        said: Any,
-        state: Any,
-        said_label: Any,
-        said_confidence: Any,
-        nearness: Any,
-        rules: Any,
-        now: Any,
-        out_log_odds: Any,
-        out_state: Any,
-        out_label: Any,
-        out_confidence: Any,
-    ) -> None:
+    def join(memory: Any, lower: Any, turn: Any, shift: Any, frame: Any, rules: Any, now: Any, fused: Any) -> None:
+        log_odds, weight, observed, seen, seen_free, label, agreement = memory
+        said, state, said_label, said_confidence, nearness = frame
+        out_log_odds, out_state, out_label, out_confidence = fused
         count_x, count_y, count_z = state.shape
         size_x, size_y, size_z = weight.shape
         start_x, start_y, start_z = lower[0] % size_x, lower[1] % size_y, lower[2] % size_z
@@ -213,27 +194,19 @@ def _recall_kernel() -> Callable[..., None]:
 def _integrate_kernel() -> Callable[..., None]:
     @kernel()
     def remember(
-        log_odds: Any,
-        weight: Any,
-        observed: Any,
-        seen: Any,
-        seen_free: Any,
-        label: Any,
-        agreement: Any,
+        memory: Any,
         lower: Any,
         turn: Any,
         shift: Any,
-        said: Any,
-        state: Any,
-        said_label: Any,
-        said_confidence: Any,
-        nearness: Any,
+        frame: Any,
         rules: Any,
         now: Any,
         first: Any,
         stop: Any,
         counts: Any,
     ) -> None:
+        log_odds, weight, observed, seen, seen_free, label, agreement = memory
+        said, state, said_label, said_confidence, nearness = frame
         count_x, count_y, count_z = state.shape
         size_x, size_y, size_z = weight.shape
         start_x, start_y, start_z = lower[0] % size_x, lower[1] % size_y, lower[2] % size_z

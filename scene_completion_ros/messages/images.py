@@ -68,12 +68,7 @@ ENCODINGS: dict[str, Encoding] = {
     "nv21": Encoding("nv", 1, "u1", cv2.COLOR_YUV2RGB_NV21),
 }
 DEPTH_ENCODINGS = ("16uc1", "32fc1")
-_TO_RGB = {
-    "mono": cv2.COLOR_GRAY2RGB,
-    "bgr": cv2.COLOR_BGR2RGB,
-    "rgba": cv2.COLOR_RGBA2RGB,
-    "bgra": cv2.COLOR_BGRA2RGB,
-}
+_TO_RGB = {"mono": cv2.COLOR_GRAY2RGB, "bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COLOR_RGBA2RGB, "bgra": cv2.COLOR_BGRA2RGB}
 
 
 def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:

@@ -63,8 +63,6 @@ class TransformBuffer(TransformTree):
         """Find target_from_source at a time of a recording.
 
         Args:
-            target: Frame the result maps into.
-            source: Frame the result maps from.
             stamp_ns: Time; transforms are interpolated (slerp and lerp), never extrapolated.
             max_gap_ns: Largest distance of the two transforms between which is interpolated.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,6 @@ class DriveReport:
     Args:
         bag: The recording whose LiDAR is drawn, where it has one.
         folder: Folder of the report.
-        class_names: Names by label.
-        class_colours: RGB colours by label.
         title: Heading of the page; names the recording by default.
         rerun: Rerun file to write as well.
 
@@ -60,10 +58,8 @@ class DriveReport:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)
 
     def add(
         self,

@@ -148,8 +148,6 @@ def write_page(
         out: Text file to write to.
         frames: What the viewer shows of each frame (see ``ReportWriter``), lazily read.
         frame_count: Number of entries in ``frames``.
-        class_names: Names by label.
-        class_colours: RGB colours by label.
         timings_ms: Milliseconds by stage of every frame of the drive.
         statistics: Numbers for the table; nested mappings are flattened.
         notes: Sentences shown above the pictures.

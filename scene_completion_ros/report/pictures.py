@@ -136,12 +136,7 @@ def _draw_lidar(picture: Picture, scale: MapScale, lidar_grid: NDArray[np.float3
             picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
 
 
-def birds_eye_view(
-    voxels: SemanticVoxels,
-    *,
-    camera: Camera | None = None,
-    height: int = 620,
-) -> Picture:
+def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, height: int = 620) -> Picture:
     """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
 
     Args:
@@ -220,7 +215,6 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
 
     Args:
         class_names: Names by label; the font knows ASCII only, other characters become question marks.
-        class_colours: RGB colours by label.
         width: Width of the picture in pixels.
 
     Returns:
@@ -290,8 +284,6 @@ def panel(
         birds_eye: RGB bird's-eye view.
         title: Words above the picture.
         depth_name: Words above the depth picture.
-        class_names: Names by label.
-        class_colours: RGB colours by label.
 
     Returns:
         RGB picture on white.

@@ -47,7 +47,6 @@ def voxel_rays(grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera
     """Follow the rays of a small picture through a grid, in steps of half a voxel of depth.
 
     Args:
-        grid_from_camera: Pose of the camera's optical frame in it.
         camera: Camera that took the image; lens distortion is ignored.
         columns: Width of the picture; its height follows the camera's aspect.
     """

@@ -42,8 +42,6 @@ class ReportWriter:
 
     Args:
         folder: Folder of the report; made if missing. Files of an earlier report in it are replaced.
-        class_names: Names by label.
-        class_colours: RGB colours by label.
         most_frames: Frames embedded in ``index.html``; a longer drive shows evenly spaced ones (a browser cannot hold
             an hour of voxels). ``pictures`` always has all.
     """

@@ -91,7 +91,7 @@ def voxels_message(
 
     Args:
         voxels: Completed voxels, N of them occupied; their stamp becomes the message's.
-        frame_from_grid: Pose of the grid in it; None where it is the optical frame of the image.
+        frame_from_grid: Pose of the grid in the frame of the points; None where that is the optical frame of the image.
         threads: CPU threads; None for all that this process may use.
         into: An older message of this function that nobody needs any more: its memory is used again, which the system
             would otherwise have to clear.
@@ -179,7 +179,6 @@ def copied_camera_info(message: Any, stamp_ns: int) -> Any:
 
     Args:
         message: CameraInfo of rosbags.
-        stamp_ns: Stamp of the copy.
 
     Returns:
         sensor_msgs/CameraInfo.
@@ -230,7 +229,6 @@ def occupancy_grid_message(
     """A map of the ground.
 
     Args:
-        stamp_ns: Stamp of the image, nanoseconds.
         frame_id: The frame that the map is published in.
         frame_from_upright: Pose of the map's upright frame in that frame; None where they are the same. Readers such
             as Nav2's StaticLayer understand nothing but a shift in x and y.
@@ -280,9 +278,8 @@ def voxels_marker(
 
     Args:
         voxels: Completed voxels; their stamp becomes the message's.
-        frame_id: Frame that they are placed in.
         limit: Cubes at most: those nearest to the camera.
-        frame_from_grid: Pose of the grid in that frame; None where it is the optical frame of the image.
+        frame_from_grid: Pose of the grid in the marker's frame; None where that is the optical frame of the image.
 
     Returns:
         visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its

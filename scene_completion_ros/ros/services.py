@@ -27,9 +27,6 @@ class Services:
 
     Saving runs in a thread of its own. Its service has a callback group of its own, too: while its answer is awaited,
     the executor goes on with everything but another request to save.
-
-    Args:
-        served: Does what the services ask for.
     """
 
     def __init__(self, node: Any, served: CompletionNode) -> None:

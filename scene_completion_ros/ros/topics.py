@@ -111,9 +111,7 @@ MARKERS = _out(
     only_with="publish_markers: true",
 )
 DIAGNOSTICS = _out(
-    "/diagnostics",
-    "diagnostic_msgs/msg/DiagnosticArray",
-    "what is wrong and what to do about it, in every state",
+    "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "what is wrong and what to do about it, in every state"
 )
 DROPPED = _out("~/debug/dropped", _TEXT, "JSON: a notice for every dropped image")
 for _stage in STAGES:

@@ -47,7 +47,6 @@ class PublishedGrid:
 
         Args:
             cloud: Structured array [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame.
-            grid: Grid of the ground truth.
         """
         points = np.stack([cloud["x"], cloud["y"], cloud["z"]], axis=-1).astype(np.float64)
         index, inside = self.grid.index_of(self.grid_from_camera.apply(points))
@@ -90,7 +89,6 @@ def published_depth(depth: NDArray[np.float32], depth_camera: Camera, camera: Ca
 
     Args:
         depth: float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118).
-        depth_camera: Its camera, as published beside it.
         camera: Camera whose pixels are wanted.
     """
     rows, columns, inside = _nearest_pixels(depth_camera, camera)

@@ -106,7 +106,6 @@ class ReplayScores:
     """Scores of all images of a replay against every ground truth there is.
 
     Args:
-        sources: Where ground truth comes from.
         published: Grid of the node.
     """
 
@@ -115,13 +114,7 @@ class ReplayScores:
         self._scores = [(source, SourceScores()) for source in sources]
 
     def add(
-        self,
-        cloud: NDArray[np.void],
-        depth: NDArray[np.float32],
-        depth_camera: Camera,
-        *,
-        stamp_ns: int,
-        frame_id: str,
+        self, cloud: NDArray[np.void], depth: NDArray[np.float32], depth_camera: Camera, *, stamp_ns: int, frame_id: str
     ) -> None:
         """Score one image.
 

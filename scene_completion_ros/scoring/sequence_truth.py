@@ -125,7 +125,6 @@ def exact_truth(label: NDArray[np.uint8], flags: NDArray[np.uint8], grid: VoxelG
     Args:
         label: uint8 [X, Y, Z], 0 is free.
         flags: uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`.
-        grid: Grid around the camera.
     """
     visible = (flags & SEEN) > 0
     occluded = ((flags & IN_VIEW) > 0) & ~visible & ((flags & INTERIOR) == 0)

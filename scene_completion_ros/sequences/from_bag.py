@@ -30,7 +30,6 @@ def sequence_from_bag(
     Args:
         image_topics: Topics to use; by default all with a CameraInfo, of raw and compressed twins the compressed one.
         max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.
-        world_frame: Frame to take as the world.
         odometry_topic: nav_msgs/Odometry to use where tf is not enough; the only one by default.
         lidar_topic: PointCloud2 to attach as "lidar"; the only one by default.
 
@@ -40,11 +39,7 @@ def sequence_from_bag(
     """
     (recording,) = read_recordings(reader, image_topics)
     return posed_recording(
-        recording,
-        max_gap_s=max_gap_s,
-        world_frame=world_frame,
-        odometry_topic=odometry_topic,
-        lidar_topic=lidar_topic,
+        recording, max_gap_s=max_gap_s, world_frame=world_frame, odometry_topic=odometry_topic, lidar_topic=lidar_topic
     )
 
 

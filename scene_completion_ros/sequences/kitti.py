@@ -32,9 +32,7 @@ from scene_completion_ros.geometry.camera_files import camera_from_projection, r
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, read_image_file
-from scene_completion_ros.sequences.velodyne import (
-    VOXEL_SHAPE as VOXEL_SHAPE,
-)
+from scene_completion_ros.sequences.velodyne import VOXEL_SHAPE as VOXEL_SHAPE
 from scene_completion_ros.sequences.velodyne import (
     load_instance_ids,
     load_scan,
@@ -54,11 +52,7 @@ PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3
 
 
 def kitti_odometry(
-    folder: Path | str,
-    *,
-    cameras: Sequence[str] | None = None,
-    poses: str | None = None,
-    name: str | None = None,
+    folder: Path | str, *, cameras: Sequence[str] | None = None, poses: str | None = None, name: str | None = None
 ) -> PosedSequence:
     """Read a sequence in the layout of KITTI odometry or of a repacked raw drive.
 

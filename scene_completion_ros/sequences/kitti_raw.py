@@ -92,7 +92,6 @@ def complete_frames(
     Args:
         images: Camera -> frame numbers.
         wanted: Only these, where given.
-        where: Folder, for the error.
 
     Raises:
         SequenceError: No frame is left.

@@ -19,9 +19,6 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
 
     Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame.
 
-    Args:
-        where: Folder or bag it comes from, for the error.
-
     Raises:
         SequenceError: Unknown scale, an image file that is missing, a frame without one of the cameras, two cameras at
             one place, or a rig that does not move.

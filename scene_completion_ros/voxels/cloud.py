@@ -49,7 +49,6 @@ def legend_json(class_names: Sequence[str], class_colours: Sequence[tuple[int, i
     """What the labels of points mean, as published beside them.
 
     Args:
-        class_names: Names by label.
         class_colours: RGB colours (0..255) by label.
 
     Returns:
@@ -122,9 +121,6 @@ def cloud_array_to_voxels(
     Args:
         cloud: Structured array [N] of ``VOXEL_CLOUD_DTYPE``, optical frame.
         grid: Grid the sender queried.
-        stamp_ns: Stamp of the image in nanoseconds.
-        class_names: Names by label.
-        class_colours: RGB colours by label.
 
     Returns:
         The voxels inside the grid.

@@ -12,13 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 # Keyed by the values of VoxelState; chosen to stay apart for colour-blind readers and on a white page.
 STATE_COLOURS: MappingProxyType[int, tuple[int, int, int]] = MappingProxyType(
-    {
-        0: (250, 250, 250),
-        1: (214, 234, 214),
-        2: (246, 226, 200),
-        3: (0, 107, 164),
-        4: (230, 126, 34),
-    }
+    {0: (250, 250, 250), 1: (214, 234, 214), 2: (246, 226, 200), 3: (0, 107, 164), 4: (230, 126, 34)}
 )
 STATE_NAMES: MappingProxyType[int, str] = MappingProxyType(
     {0: "unobserved", 1: "free (seen)", 2: "free (inferred)", 3: "surface", 4: "completed"}
@@ -91,9 +85,7 @@ def class_colour_table(class_colours: Sequence[tuple[int, int, int]]) -> NDArray
 
 
 def voxel_colours(
-    label: NDArray[np.uint8],
-    height: NDArray[np.float32],
-    class_colours: Sequence[tuple[int, int, int]],
+    label: NDArray[np.uint8], height: NDArray[np.float32], class_colours: Sequence[tuple[int, int, int]]
 ) -> NDArray[np.uint8]:
     """Colour voxels by class, or by height while the student knows only one class.
 
@@ -102,7 +94,6 @@ def voxel_colours(
     Args:
         label: Labels [N].
         height: Heights in metres [N] along the grid's z axis.
-        class_colours: One RGB colour a class.
 
     Returns:
         RGB colours, uint8 [N, 3].

@@ -192,10 +192,7 @@ def nearest_ray(points: NDArray[np.float64], camera: Camera) -> tuple[NDArray[np
     depth = np.maximum(points[:, 2], 1e-6)
     column = np.floor(camera.fx * points[:, 0] / depth + camera.cx + 0.5)
     row = np.floor(camera.fy * points[:, 1] / depth + camera.cy + 0.5)
-    return (
-        np.clip(row, 0, camera.height - 1).astype(np.int64),
-        np.clip(column, 0, camera.width - 1).astype(np.int64),
-    )
+    return (np.clip(row, 0, camera.height - 1).astype(np.int64), np.clip(column, 0, camera.width - 1).astype(np.int64))
 
 
 def farthest_of_four(

@@ -187,7 +187,6 @@ def gpu_errors(doing: str, context: PrimaryContext | None = None) -> Iterator[No
     """Turn errors of pycuda into `GpuError`.
 
     Args:
-        doing: What is being done.
         context: Where given, how much memory is free is said.
     """
     import pycuda.driver as cuda
@@ -220,7 +219,6 @@ def explain_failure(text: str, doing: str, memory: tuple[int, int] | None = None
     """The error to raise for one of CUDA or TensorRT.
 
     Args:
-        doing: What was being done.
         memory: Bytes of the GPU that are free, and all of them; None where unknown.
     """
     said = " ".join(text.split())

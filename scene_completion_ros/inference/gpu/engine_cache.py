@@ -163,11 +163,7 @@ class EngineCache:
         return self.folder / f"{key.stem}-{_digest(key.fields())}{SUFFIX}"
 
     def load(self, key: CacheKey, *, explain: bool = True) -> CachedEngine | None:
-        """The engine for a key; None where there is none that can be used.
-
-        Args:
-            explain: Say in the log why there is none.
-        """
+        """The engine for a key; None, which the log explains where asked to, where there is none that can be used."""
         path = self.path(key)
         try:
             header = read_header(path)

@@ -102,7 +102,6 @@ def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid 
     """Refuse sizes that no engine should be built for.
 
     Args:
-        options: What its engine is asked for.
         grid: Where voxels are wanted; None where only the encoder runs on the GPU.
 
     Raises:

@@ -117,7 +117,6 @@ def compare(
     Args:
         reference: Of the CPU engine in fp32, [h, w, C] each.
         found: Of the GPU engine, likewise.
-        precision: That of the GPU engine.
 
     Raises:
         ValueError: There are no images, not as many, or features of another shape.

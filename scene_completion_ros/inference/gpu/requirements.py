@@ -86,7 +86,6 @@ def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
     """What of driver, GPU, pycuda and TensorRT is missing; packages are imported where the driver sees a GPU.
 
     Args:
-        flavour: The TensorRT that is wanted.
         device: Whether a GPU is needed, or the builder alone.
     """
     missing = _missing_device() if device else []
@@ -119,7 +118,6 @@ def version_problem(flavour: Flavour, version: str) -> str:
     """Why a version cannot be used; empty where it can, or may be able to.
 
     Args:
-        flavour: TensorRT or TensorRT-RTX.
         version: Its ``__version__``.
     """
     oldest, newest = VERSIONS[flavour]

@@ -41,10 +41,8 @@ def engine_key(
 
     Args:
         onnx: Its encoder for GPUs.
-        tensorrt: What builds it.
         gpu_name: Name of the GPU; empty, as the next two, for a build without one.
         compute_capability: Of the GPU, such as "8.7".
-        multiprocessors: Of the GPU.
     """
     return EngineKey(
         onnx_sha256=hashlib.sha256(onnx).hexdigest(),
@@ -77,7 +75,6 @@ def build_plan(
     Args:
         onnx: The encoder, see `StudentBundle.read_gpu_encoder`.
         key: What to build, and the shapes that the graph must have.
-        tensorrt: What builds.
         timings: Timing cache of a former build; empty where there is none.
         say: Called now and then with the fraction done and the phase; None logs it.
         wanted: Asked after every step; where it is false, the build is given up.

@@ -105,7 +105,6 @@ class TensorRtEngine:
     Args:
         plan: The serialised engine. It has to come from this process's builder or through `EngineCache`, which checks
             whose it is and for which device and version: a plan is a program.
-        tensorrt: What runs it.
 
     Attributes:
         key: What it was built for.

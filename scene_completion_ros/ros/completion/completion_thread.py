@@ -85,9 +85,7 @@ class CompletionThread:
     used is dropped, counted and warned about; one that nobody subscribed to the results of is only counted.
 
     Args:
-        grid: Where voxels are wanted.
         outputs: Where results go; they must outlive this thread.
-        counters: Count what becomes of the images.
 
     Attributes:
         enabled: Images are completed; otherwise they are dropped as they come.
@@ -95,12 +93,7 @@ class CompletionThread:
     """
 
     def __init__(
-        self,
-        bundle: StudentBundle,
-        grid: VoxelGrid,
-        outputs: Outputs,
-        counters: FrameCounters,
-        logger: Any,
+        self, bundle: StudentBundle, grid: VoxelGrid, outputs: Outputs, counters: FrameCounters, logger: Any
     ) -> None:
         self._bundle = bundle
         self._outputs = outputs

@@ -75,7 +75,6 @@ class Placements:
         """Where the voxels of an image lie.
 
         Args:
-            stamp_ns: Its stamp, nanoseconds.
             parameters: Those of when it arrived.
 
         Raises:

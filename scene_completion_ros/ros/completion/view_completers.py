@@ -30,7 +30,6 @@ class ViewCompleters:
     """One completer for each camera; belongs to the inference thread.
 
     Args:
-        grid: Where voxels are wanted.
         record: Takes note of what is built.
     """
 
@@ -65,7 +64,6 @@ class ViewCompleters:
         corner of the grid is off by more than `grid_frame_tolerance`.
 
         Args:
-            grid_from_camera: Pose of its optical frame in the grid.
             parameters: Those of the image.
 
         Returns:
@@ -154,12 +152,7 @@ class ViewCompleters:
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:
-    """How far the corner of a grid that moves most is moved by another pose of the camera, metres.
-
-    Args:
-        grid_from_camera: A pose of the camera's optical frame in it.
-        grid_from_camera_now: Another one.
-    """
+    """How far the corner of a grid that moves most is moved by another pose of the camera, metres."""
     if grid_from_camera is grid_from_camera_now:
         return 0.0
     steps = np.stack(np.meshgrid(*([0, size] for size in grid.shape), indexing="ij"), axis=-1).reshape(8, 3)

@@ -20,7 +20,6 @@ class NewestWorker(Generic[Item]):
     for items to come (such as building the engine for another camera). Never more than one of each is waiting.
 
     Args:
-        handle: Called in the thread with each item.
         on_replaced: Called in the submitting thread with an item that a newer one has replaced.
         on_error: Called in the thread with an exception that `handle` or a preparation let through; the thread
             lives on.

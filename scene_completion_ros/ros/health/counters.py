@@ -39,9 +39,6 @@ class Counts:
 class FrameCounters:
     """Counts images received, completed, dropped by reason and wanted by nobody; safe to use from several threads.
 
-    Args:
-        logger: The rclpy logger that warnings go to.
-
     Attributes:
         on_dropped_image: Called with the reason and the header of every image dropped, in the thread that drops it.
     """
@@ -62,12 +59,7 @@ class FrameCounters:
         """What was counted until now."""
         with self._lock:
             return Counts(
-                self.received,
-                self.processed,
-                self.unwanted,
-                dict(self.dropped),
-                dict(self.warned),
-                dict(self.missing),
+                self.received, self.processed, self.unwanted, dict(self.dropped), dict(self.warned), dict(self.missing)
             )
 
     def count_received(self) -> None:
@@ -89,7 +81,6 @@ class FrameCounters:
         """Count a message that came to nothing.
 
         Args:
-            reason: Under which it is counted.
             warning: What to tell the user, at most every `WARNING_PERIOD_S` for each reason; empty stays silent.
             header: Header of the message, where it is an image.
         """

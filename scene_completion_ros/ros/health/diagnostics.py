@@ -17,12 +17,7 @@ from scene_completion_ros.ros.health.counters import Counts
 from scene_completion_ros.ros.health.fusion_health import NAME as FUSION
 from scene_completion_ros.ros.health.fusion_health import FusionReport, fusion_status
 from scene_completion_ros.ros.health.inference_health import InferenceRecord, inference_status
-from scene_completion_ros.ros.health.input_health import (
-    CameraFacts,
-    Publishers,
-    calibration_status,
-    input_status,
-)
+from scene_completion_ros.ros.health.input_health import CameraFacts, Publishers, calibration_status, input_status
 from scene_completion_ros.ros.health.judgement import (
     Drops,
     Level,
@@ -48,9 +43,6 @@ class Diagnostics:
 
     Lives as long as its node. Names are "<node>: <part>", as diagnostic_aggregator's analyzers match them; a node in a
     namespace has it before its name, without the leading slash.
-
-    Args:
-        observed: What is looked at, which lives in it.
     """
 
     def __init__(self, node: Any, observed: CompletionNode) -> None:

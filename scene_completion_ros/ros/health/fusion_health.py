@@ -92,7 +92,6 @@ def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted
     """The map of earlier images, and whether images are joined with it.
 
     Args:
-        report: What the inference thread did.
         now_s: Now, by `time.perf_counter`.
         recent_s: How long an image that had to do without the map is a warning, seconds.
         wanted: Parameter `temporal_fusion`.

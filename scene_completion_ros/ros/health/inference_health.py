@@ -141,9 +141,7 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
     """The model, and how long images take.
 
     Args:
-        record: What the inference thread did.
         processed: Images completed since the node started.
-        unwanted: Images that nobody wanted completed.
     """
     models, times = record.models, record.times()
     values = {"images completed": str(processed), "images that nobody subscribed to": str(unwanted)}

@@ -96,7 +96,6 @@ def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], 
     """Who listens, and what could not be published.
 
     Args:
-        subscribers: Their number, by topic.
         warnings: How often was warned of something, by key: what was not published is counted under its topic.
         result_age_s: Seconds since the last result was published; None before the first.
     """

@@ -39,12 +39,9 @@ class Inputs:
     images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
 
     Args:
-        thread: Where images go.
-        counters: Count what becomes of them.
         orders: Stamps of the images so far, by camera.
         grid_from_camera: Pose of the camera's optical frame in a grid that is attached to it.
         trained_height: Height above the ground of the cameras that the student was trained with, metres.
-        resources: Closing it ends it all.
 
     Raises:
         SceneCompletionError: The source of transforms cannot be had.

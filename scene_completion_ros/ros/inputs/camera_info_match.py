@@ -13,11 +13,7 @@ KEPT = 200  # more than three seconds at 60 Hz
 
 
 class CameraInfoMatch:
-    """The last CameraInfo messages, to be found by the stamps of images.
-
-    Args:
-        topic: Where they come from, for errors.
-    """
+    """The last CameraInfo messages, to be found by the stamps of images."""
 
     def __init__(self, topic: str) -> None:
         self._topic = topic

@@ -65,14 +65,9 @@ class CameraInput:
     moment, on. A message that cannot be used is dropped, counted and warned about.
 
     Args:
-        node: The rclpy node to put the subscriptions on.
         name: Name of the camera, before the names of its topics; empty where there is one camera only.
-        deliver: Called with each image that can be used.
         prepare: Called with calibration and parameters before an image needs them.
         restart: Called when stamps jumped back, before the first image of the new time.
-        counters: Count what becomes of the images.
-        order: Stamps of the images so far.
-        resources: Closing it destroys the subscriptions.
 
     Attributes:
         record: What arrived.
@@ -299,12 +294,6 @@ class CameraInput:
         self._prepare(camera, image.parameters)
         self._deliver(
             CalibratedImage(
-                self.name,
-                image.message,
-                camera,
-                image.parameters,
-                self._image_topic,
-                image.stamp_ns,
-                image.arrived_s,
+                self.name, image.message, camera, image.parameters, self._image_topic, image.stamp_ns, image.arrived_s
             )
         )

@@ -30,7 +30,6 @@ class ImageSets(Generic[Item]):
         deliver: Called with the images of a set in the order of the names, and the names of cameras it is without.
         unused: Called with each image that comes into no set.
         on_waiting: Called when an image waits: from then on `look` has to be called now and then.
-        clock: Seconds, monotonic.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class ImageSets(Generic[Item]):
         """Take an image.
 
         Args:
-            stamp_ns: Its stamp, nanoseconds.
             tolerance_ns: Largest difference of stamps in a set.
             timeout_s: How long it waits for the other cameras.
         """

@@ -27,10 +27,7 @@ class AdaptiveSubscription:
     second (by a steady clock: simulated time may stand still); for a change the subscription is made anew.
 
     Args:
-        message_type: Type of the messages.
         callback: Called with each message, and whether it came over a latched topic.
-        depth: Messages kept.
-        resources: Closing it destroys the subscription.
         latched: Follow the durability as well.
         subscribe: Makes a subscription of a type, a topic, a callback and a QoS; by default `node.create_subscription`.
     """
@@ -107,11 +104,6 @@ def noted_subscription(
     node: Any, message_type: Any, topic: str, callback: Any, qos: QoSProfile, record: InputRecord
 ) -> Any:
     """Subscribe, and note what the middleware says of the subscription.
-
-    Args:
-        message_type: Type of the messages.
-        callback: Called with each message.
-        record: Where events are noted.
 
     Returns:
         The rclpy subscription.

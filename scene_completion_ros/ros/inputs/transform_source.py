@@ -55,10 +55,7 @@ class TransformSource(Protocol):
         """Find target_from_source.
 
         Args:
-            target: Frame the result maps into.
-            source: Frame the result maps from.
-            stamp_ns: Time, nanoseconds.
-            limits: How far a transform may be from it.
+            limits: How far a transform may be from the stamp.
 
         Raises:
             NotYetError: There is none: says what is missing, and whether it may still come.
@@ -76,9 +73,7 @@ class TopicTransforms:
     Args:
         transform_topics: Topics of geometry_msgs/TransformStamped.
         odometry_topics: Topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id.
-        on_arrival: Called after each message.
         on_rejected: Called with the reason for each transform that is left out.
-        resources: Closing it destroys the subscriptions.
     """
 
     def __init__(
@@ -146,7 +141,6 @@ class Tf2Transforms:
 
     Args:
         node: The rclpy node; its executor serves the listener too.
-        resources: Closing it ends the listener.
         on_demand: Subscribe to /tf and /tf_static no sooner than a transform is asked for.
 
     Raises:
@@ -268,7 +262,6 @@ def make_transform_source(
     Args:
         on_arrival: Called after new transforms, where the source can tell.
         on_rejected: Called with the reason for each transform that is left out, where the source can tell.
-        resources: Closing it ends the source.
 
     Returns:
         None where nothing but the parameters `camera_x` to `camera_yaw` can say where the camera is. Of those with

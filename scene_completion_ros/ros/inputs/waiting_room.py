@@ -37,7 +37,6 @@ class WaitingRoom(Generic[Item]):
         turn_away: Called with an item that waited in vain, or for what cannot come any more, and why.
         refuse: Called with an item for which there is no room.
         on_waiting: Called when the first one begins to wait: from then on `look` has to be called now and then.
-        clock: Seconds, monotonic.
     """
 
     def __init__(
@@ -104,7 +103,6 @@ class Poll:
 
     Args:
         look: Looks; whether there is still something to look for.
-        resources: Closing it ends that.
     """
 
     def __init__(self, node: Any, look: Callable[[], bool], resources: ExitStack) -> None:
@@ -136,7 +134,6 @@ def polled_room(
         admit: See `WaitingRoom`.
         turn_away: See `WaitingRoom`.
         refuse: See `WaitingRoom`.
-        resources: Closing it ends that.
     """
 
     def look() -> bool:

@@ -15,11 +15,7 @@ def full_node_name(namespace: str) -> str:
 
 
 def given_parameters(given: Mapping[str, str], *names: str) -> dict[str, bool | str]:
-    """Parameters of the node that have launch arguments of the same name; empty ones stay as the parameter file says.
-
-    Args:
-        names: Those that are parameters.
-    """
+    """Parameters of the node with launch arguments of the same name; empty ones stay as the parameter file says."""
     booleans = {spec.name for spec in SCHEMA if spec.type_name == "boolean"}
     return {name: given[name] == "true" if name in booleans else given[name] for name in names if given[name]}
 

@@ -53,11 +53,8 @@ class Outputs:
     """The publishers of the node; what describes bundle and grid is published at once and latched.
 
     Args:
-        node: The rclpy node to put them on.
-        grid_from_camera: Pose of the camera's optical frame in it; None where the grid is attached to another frame.
+        grid_from_camera: Pose of the camera's optical frame; None where the grid is attached to another frame.
         counters: Warn of what cannot be published, and tell of every image that is dropped.
-        resources: Closing it destroys the publishers.
-        markers: Publish markers as well.
         best_effort: Offer results with best effort only.
         cameras: Names of several cameras, which have depth topics of their own; empty for the one.
     """
@@ -138,7 +135,6 @@ class Outputs:
         """Publish what somebody subscribed to, with the stamp of its image.
 
         Args:
-            scene: What the image became.
             parameters: Those of when it arrived.
         """
         for topic, (publisher, make) in self._results.items():

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -120,6 +121,9 @@ def _parameter(
     return field(default=default, metadata=metadata)
 
 
+_live = partial(_parameter, live=True)
+
+
 @dataclass(frozen=True)
 class NodeParameters:
     """Values of all parameters at one moment."""
@@ -152,20 +156,17 @@ class NodeParameters:
         "`$XDG_CACHE_HOME/scene_completion_ros/engines`.",
         path="writable folder",
     )
-    threads: int = _parameter(
-        0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256), live=True
-    )
+    threads: int = _live(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
     occupancy_threshold: float = _parameter(
         0.0,
         "Calibrated probability from which a voxel is occupied; 0 takes that of the bundle. Lower finds more obstacles "
         "and more that are none.",
         bounds=(0.0, 1.0),
     )
-    largest_rate: float = _parameter(
+    largest_rate: float = _live(
         0.0,
         "Most images a second, by their stamps, that are completed; 0 takes as many as the machine can.",
         bounds=(0.0, 1000.0),
-        live=True,
     )
     image_transport: ImageTransport = _parameter(
         "raw",
@@ -179,38 +180,32 @@ class NodeParameters:
         "reliable ones, but loses nothing to them; `auto` is reliable while all publishers are.",
         choices=ImageQos,
     )
-    rectified: bool = _parameter(
+    rectified: bool = _live(
         False,
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
-        live=True,
     )
-    camera_info_sync: CameraInfoSync = _parameter(
+    camera_info_sync: CameraInfoSync = _live(
         "latest",
         "Which CameraInfo belongs to an image: the `latest` one, the one of its `exact` stamp, or the nearest within "
         "`camera_info_tolerance` (`approximate`), for both of which the image waits up to `camera_info_tolerance`.",
         choices=CameraInfoSync,
-        live=True,
     )
-    camera_info_tolerance: float = _parameter(
-        0.1, "See `camera_info_sync`: seconds, of stamps and of waiting.", bounds=(0.0, 10.0), live=True
+    camera_info_tolerance: float = _live(
+        0.1, "See `camera_info_sync`: seconds, of stamps and of waiting.", bounds=(0.0, 10.0)
     )
     cameras: str = _parameter(
         "",
         "Names of several cameras, with commas between them, whose voxels are fused into one grid; each has the topics "
         "`<name>/image` and `<name>/camera_info`. Needs `grid_frame`. Empty: one camera, `image` and `camera_info`.",
     )
-    camera_sync_tolerance: float = _parameter(
-        0.02,
-        "Largest difference of the stamps of images, seconds, that are fused.",
-        bounds=(0.0, 10.0),
-        live=True,
+    camera_sync_tolerance: float = _live(
+        0.02, "Largest difference of the stamps of images, seconds, that are fused.", bounds=(0.0, 10.0)
     )
-    camera_timeout: float = _parameter(
+    camera_timeout: float = _live(
         0.2,
         "Seconds that images wait for those of the other cameras. A camera that was waited for in vain is left out "
         "until an image of it comes.",
         bounds=(0.0, 10.0),
-        live=True,
     )
     grid_file: str = _parameter(
         "",
@@ -224,12 +219,11 @@ class NodeParameters:
         "published in it. Empty: the grid looks where the camera looks, and voxels are published in the frame of the "
         "image.",
     )
-    grid_frame_tolerance: float = _parameter(
+    grid_frame_tolerance: float = _live(
         0.05,
         "The model is prepared for a pose of the camera in `grid_frame`, and prepared anew once any corner of the grid "
         "would be wrong by more than this, metres.",
         bounds=(0.0, 10.0),
-        live=True,
     )
     transform_source: TransformSourceName = _parameter(
         "auto",
@@ -251,133 +245,103 @@ class NodeParameters:
         "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
         path="file",
     )
-    transform_timeout: float = _parameter(
-        0.2,
-        "Seconds that an image waits for transforms of its stamp; then it is dropped.",
-        bounds=(0.0, 10.0),
-        live=True,
+    transform_timeout: float = _live(
+        0.2, "Seconds that an image waits for transforms of its stamp; then it is dropped.", bounds=(0.0, 10.0)
     )
-    transform_tolerance: float = _parameter(
-        0.0,
-        "Seconds for which the last transform still holds; nothing else is extrapolated.",
-        bounds=(0.0, 10.0),
-        live=True,
+    transform_tolerance: float = _live(
+        0.0, "Seconds for which the last transform still holds; nothing else is extrapolated.", bounds=(0.0, 10.0)
     )
-    transform_max_gap: float = _parameter(
+    transform_max_gap: float = _live(
         0.5,
         "Largest distance of two transforms, seconds, between which is interpolated. Not with tf2, which takes any.",
         bounds=(0.0, 60.0),
-        live=True,
     )
-    temporal_fusion: bool = _parameter(
+    temporal_fusion: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "
         "`odometry_frame`. `transform_source` has to say where the grid is in it; an image without that is published "
         "alone, and `/diagnostics` says so. Depth stays that of one image.",
-        live=True,
     )
     odometry_frame: str = _parameter(
         "odom",
         "Frame with z up in which the world stands still for `temporal_fusion`, and in which the robot moves without "
         "jumps: `odom` of REP 105, not `map`.",
     )
-    fusion_seen_frames: float = _parameter(
+    fusion_seen_frames: float = _live(
         1.0,
         "Largest weight of what is remembered of a voxel against an image that sees it, in such images. With 1, a half "
         "of what was before is left after one image, an eighth after three. A change of any of these starts the map "
         "anew.",
         bounds=(0.0, 100.0),
-        live=True,
     )
-    fusion_inferred_frames: float = _parameter(
+    fusion_inferred_frames: float = _live(
         2.0,
         "The same against an image that only infers the voxel, in images that see it. With 2, a half is left after "
         "five images.",
         bounds=(0.0, 100.0),
-        live=True,
     )
-    fusion_half_life: float = _parameter(
-        2.0,
-        "Seconds out of view in which what is remembered of a voxel loses half its weight.",
-        bounds=(0.01, 600.0),
-        live=True,
+    fusion_half_life: float = _live(
+        2.0, "Seconds out of view in which what is remembered of a voxel loses half its weight.", bounds=(0.01, 600.0)
     )
-    fusion_forget_after: float = _parameter(
+    fusion_forget_after: float = _live(
         5.0,
         "Seconds out of view after which a voxel is unobserved again. Obstacles beside the image stay that long.",
         bounds=(0.0, 60.0),
-        live=True,
     )
-    fusion_largest_gap: float = _parameter(
+    fusion_largest_gap: float = _live(
         2.0,
         "Seconds between two images that are joined, by their stamps, after which the map starts anew.",
         bounds=(0.01, 60.0),
-        live=True,
     )
-    fusion_largest_speed: float = _parameter(
+    fusion_largest_speed: float = _live(
         60.0,
         "Metres a second: where the camera is farther from its last place, the odometry has jumped and the map starts "
         "anew. Take a little more than the robot drives.",
         bounds=(0.1, 1000.0),
-        live=True,
     )
-    extrapolate: bool = _parameter(False, "Also complete voxels outside the camera's view.", live=True)
-    base_frame: str = _parameter(
+    extrapolate: bool = _live(False, "Also complete voxels outside the camera's view.")
+    base_frame: str = _live(
         "",
         "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `transform_source` says "
         "where the camera is in it. Empty: `grid_frame`, or without one the frame of the image, for RViz; not for "
         "Nav2.",
-        live=True,
     )
-    camera_x: float = _parameter(
-        0.0, "Place of the camera in `base_frame`: metres forward.", bounds=(-100.0, 100.0), live=True
-    )
-    camera_y: float = _parameter(0.0, "Metres to the left.", bounds=(-100.0, 100.0), live=True)
-    camera_height: float = _parameter(
+    camera_x: float = _live(0.0, "Place of the camera in `base_frame`: metres forward.", bounds=(-100.0, 100.0))
+    camera_y: float = _live(0.0, "Metres to the left.", bounds=(-100.0, 100.0))
+    camera_height: float = _live(
         0.0,
         "Height of the camera above the ground, metres; 0: not given. Without `base_frame` and `grid_frame`, 0 lays "
         "`~/occupancy_grid` as far below the camera as those of the student's training stood above the ground.",
         bounds=(0.0, 100.0),
-        live=True,
     )
-    camera_roll: float = _parameter(
-        0.0, "Degrees by which the camera is tilted to the right.", bounds=(-180.0, 180.0), live=True
-    )
-    camera_pitch: float = _parameter(0.0, "Degrees by which it looks down.", bounds=(-90.0, 90.0), live=True)
-    camera_yaw: float = _parameter(0.0, "Degrees by which it looks to the left.", bounds=(-180.0, 180.0), live=True)
-    obstacle_min_height: float = _parameter(
+    camera_roll: float = _live(0.0, "Degrees by which the camera is tilted to the right.", bounds=(-180.0, 180.0))
+    camera_pitch: float = _live(0.0, "Degrees by which it looks down.", bounds=(-90.0, 90.0))
+    camera_yaw: float = _live(0.0, "Degrees by which it looks to the left.", bounds=(-180.0, 180.0))
+    obstacle_min_height: float = _live(
         0.3,
         "Lowest height above the ground, metres, at which voxels are obstacles in `~/occupancy_grid`.",
         bounds=(-10.0, 50.0),
-        live=True,
     )
-    obstacle_max_height: float = _parameter(2.0, "Largest such height, metres.", bounds=(-10.0, 50.0), live=True)
-    ignored_classes: str = _parameter(
+    obstacle_max_height: float = _live(2.0, "Largest such height, metres.", bounds=(-10.0, 50.0))
+    ignored_classes: str = _live(
         "auto",
         "Classes that are no obstacles, with commas between them; `auto` takes road, parking, sidewalk, terrain and "
         "other-ground where the bundle has them.",
-        live=True,
     )
-    inferred_is_free: bool = _parameter(
-        False,
-        "Free space that was only inferred also makes cells of `~/occupancy_grid` free. It never clears.",
-        live=True,
+    inferred_is_free: bool = _live(
+        False, "Free space that was only inferred also makes cells of `~/occupancy_grid` free. It never clears."
     )
-    occupancy_values: OccupancyValues = _parameter(
+    occupancy_values: OccupancyValues = _live(
         "threshold",
         "`threshold`: occupied cells are 100; `probability`: percent. Nav2's StaticLayer takes less than 99 for free.",
         choices=OccupancyValues,
-        live=True,
     )
-    clearing_blind_zone: float = _parameter(
+    clearing_blind_zone: float = _live(
         2.0,
         "Metres before the camera in which unobserved voxels do not end the rays of `~/clearing`.",
         bounds=(0.0, 20.0),
-        live=True,
     )
-    free_space_edge: int = _parameter(
-        2, "Voxels along the edge of a cube of `~/free_space`.", bounds=(1, 64), live=True
-    )
+    free_space_edge: int = _live(2, "Voxels along the edge of a cube of `~/free_space`.", bounds=(1, 64))
     output_qos: OutputQos = _parameter(
         "reliable",
         "Reliability offered with voxels, depth, and clouds and grids for planners: `reliable` serves every reader; "
@@ -386,18 +350,17 @@ class NodeParameters:
         choices=OutputQos,
     )
     publish_markers: bool = _parameter(False, "Publish `~/markers`.")
-    marker_limit: int = _parameter(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000), live=True)
+    marker_limit: int = _live(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000))
     save_folder: str = _parameter(
         "",
         "Folder in which `~/save` writes the last result; empty: it refuses to. Nothing is ever written elsewhere, but "
         "for TensorRT engines (`engine_cache`).",
         path="writable folder",
     )
-    image_timeout: float = _parameter(
+    image_timeout: float = _live(
         2.0,
         "Seconds without an image, or without CameraInfo, after which `/diagnostics` reports an error.",
         bounds=(0.1, 3600.0),
-        live=True,
     )
     hardware_id: str = _parameter("", "`hardware_id` in `/diagnostics`; empty takes the frame of the images.")
     autostart: bool = _parameter(

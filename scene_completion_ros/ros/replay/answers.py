@@ -182,10 +182,7 @@ class ResultCollector:
     """
 
     def __init__(
-        self,
-        bag: BagWriter | None,
-        on_result: Callable[[ReplayResult], None] | None,
-        statistics: ReplayStatistics,
+        self, bag: BagWriter | None, on_result: Callable[[ReplayResult], None] | None, statistics: ReplayStatistics
     ) -> None:
         self._bag, self._on_result, self._statistics = bag, on_result, statistics
         # Milliseconds; arrays, for a recording may be played for days.
@@ -197,9 +194,7 @@ class ResultCollector:
 
         Args:
             sent: With all its answers.
-            source: The image as recorded.
             stages_ms: Its stage times as far as they arrived.
-            legend: The node's legend.
         """
         statistics = self._statistics
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])

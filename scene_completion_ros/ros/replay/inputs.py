@@ -43,10 +43,6 @@ class Source:
 class InputPublishers:
     """Publishers of a replay.
 
-    Args:
-        node: The rclpy node to put them on.
-        names: Names of the node's inputs.
-
     Raises:
         SceneCompletionError: The message package of a further topic is not installed.
     """
@@ -116,7 +112,6 @@ class RecordedClock:
     """Publishes the recorded time on /clock at a rate of ticks, for nodes with `use_sim_time`.
 
     Args:
-        node: The rclpy node to publish with.
         topic: Usually /clock.
         hz: Ticks a recorded second.
     """

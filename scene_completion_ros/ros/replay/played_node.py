@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import dds
@@ -26,8 +25,6 @@ class NodeProcess:
     """`scene_completion_node` in a process of its own.
 
     Args:
-        namespace: Namespace of the node and of its topics.
-        parameters: Values of its parameters, by name.
         remappings: Topics of the node -> names.
 
     Attributes:
@@ -59,9 +56,7 @@ class NodeProcess:
     def __enter__(self) -> NodeProcess:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         self._log.close()
 
@@ -125,9 +120,7 @@ class RunningNode:
     def __enter__(self) -> RunningNode:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """It goes on."""
 
     def check(self) -> None:

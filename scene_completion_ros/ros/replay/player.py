@@ -40,8 +40,6 @@ class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
     Args:
-        names: Names that the node's inputs go out under.
-        bag: Where its answers are written.
         on_result: Called with every frame of the first pass whose answers are complete.
         statistics: Filled while frames are played.
 
