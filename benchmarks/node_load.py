@@ -48,7 +48,6 @@ class Overhead:
     """Milliseconds of single images, as pairs of the median and the 95th percentile.
 
     Attributes:
-        images: Number of images.
         decode: Message to RGB.
         waiting: From the arrival of the message to decoding, and between the stages.
         publish: Conversion to messages and publishing.
@@ -72,7 +71,6 @@ class Load:
 
     Attributes:
         seconds: How long it was measured.
-        sent: Images published.
         received: Images that the node received; the middleware lost the others.
         completed: Images completed and published.
         dropped: The others by reason.

@@ -33,6 +33,7 @@ from scene_completion_ros.ros.replay.played_node import NodeProcess
 FRAME = "camera_optical"
 PATIENCE_S = 600.0  # kernels may have to be compiled first, on a busy machine
 QUIET_S = 1.0
+HELD_S = 1.0
 SETTLE_S = 60.0
 KEPT_RESULTS = 200_000  # about ten hours at 6 Hz
 
@@ -44,7 +45,6 @@ class RunningNode:
         picture: What it sees, uint8 RGB [H, W, 3].
 
     Attributes:
-        sent: Images published.
         clouds: Stamp of each result and when it was read, seconds of `time.monotonic`.
         times_ms: Processing times of each result, by stage.
     """
@@ -116,14 +116,14 @@ class RunningNode:
         for times in self.times_ms.values():
             del times[:]
 
-    def fill_queues(self, rate_hz: float, seconds: float = 1.0) -> None:
+    def fill_queues(self, rate_hz: float) -> None:
         """Hold the node's process while images come, so that its queue of images fills to the brim.
 
         The middleware gets memory for a message of the queue when it holds so many for the first time, and keeps it.
         """
         os.kill(self._process.pid, signal.SIGSTOP)
         try:
-            self.run(rate_hz, seconds)
+            self.run(rate_hz, HELD_S)
         finally:
             os.kill(self._process.pid, signal.SIGCONT)
         self.settle()

@@ -40,7 +40,6 @@ class Sample:
         resident_mb: Memory, 10^6 bytes.
         own_mb: Of it, what is the process's alone.
         shared_mb: Of it, shared memory.
-        threads: Number of threads.
         open_files: Open descriptors, sockets included.
         results: Results read so far.
     """
@@ -59,15 +58,9 @@ class Soak:
     """What a soak came to.
 
     Attributes:
-        minutes: How long.
-        rate_hz: Images a second.
         warm_up_s: Seconds at the beginning that do not count.
-        sent: Images published.
         received: Images that the node received; the middleware lost the others.
-        completed: Images completed.
         dropped: Images that came to nothing, by reason.
-        samples: All measurements.
-        machine: What it ran on.
         load: Load average at the beginning and at the end.
     """
 

@@ -21,7 +21,7 @@ import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
+from scene_completion_ros.bags.reader import ThinnedBagReader
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid

@@ -6,7 +6,7 @@ Intact recordings are read by rosbags. A damaged one yields what it holds, and `
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,10 +38,8 @@ class BagMessage:
     """One recorded message.
 
     Attributes:
-        topic: Topic name.
         stamp_ns: Bag time: when it was received by the recorder.
         type: Message type, in ROS 2's spelling.
-        raw: Bytes as recorded.
     """
 
     topic: str
@@ -296,14 +294,23 @@ class BagReader:
                 continue
             yield CloudFrame(stamp_of(message.header) or recorded.stamp_ns, str(message.header.frame_id), xyz)
 
-    def tf_buffer(self, *, odometry_topic: str | None = None) -> TransformBuffer:
+    def tf_buffer(
+        self, *, odometry_topic: str | None = None, within: Callable[[int], bool] = lambda _: True
+    ) -> TransformBuffer:
         """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
 
         Transforms with NaN or broken quaternions are left out and counted in `skipped`.
+
+        Args:
+            within: Whether to take what was recorded at a bag time; /tf_static is always taken.
         """
         buffer = TransformBuffer()
-        transform_topics = self.topics_of_type(TRANSFORM_TYPE)
-        for recorded, message in self._decoded([*transform_topics, *([odometry_topic] if odometry_topic else [])]):
+        topics = [*self.topics_of_type(TRANSFORM_TYPE), *([odometry_topic] if odometry_topic else [])]
+
+        def wanted(recorded: BagMessage) -> bool:
+            return recorded.topic.endswith("tf_static") or within(recorded.stamp_ns)
+
+        for recorded, message in self._decoded(topics, wanted):
             if recorded.topic == odometry_topic:
                 buffer.add_odometry(message)
             else:
@@ -341,9 +348,11 @@ class BagReader:
             else:
                 yield stored
 
-    def _decoded(self, topics: Collection[str]) -> Iterator[tuple[BagMessage, Any]]:
-        """Messages of some topics that can be decoded; others are counted in `skipped`."""
-        for recorded in self.messages(topics):
+    def _decoded(
+        self, topics: Collection[str], wanted: Callable[[BagMessage], bool] = lambda _: True
+    ) -> Iterator[tuple[BagMessage, Any]]:
+        """Wanted messages of some topics that can be decoded; others are counted in `skipped`."""
+        for recorded in filter(wanted, self.messages(topics)):
             try:
                 yield recorded, recorded.message
             except BagError:
@@ -360,6 +369,49 @@ class BagReader:
             except SceneCompletionError:
                 continue
         return None
+
+
+class ThinnedBagReader(BagReader):
+    """A recording of which only every n-th image (of each image topic) is read.
+
+    Args:
+        path: Folder or file.
+        camera_info_topic: Topic of the CameraInfo of all images; found by its name where it is None.
+    """
+
+    def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
+        super().__init__(path)
+        self._every = every
+        self._camera_info_topic = camera_info_topic
+
+    def camera_info_topic(self, image_topic: str) -> str | None:
+        """The CameraInfo topic that was named, or else the one that belongs to an image topic.
+
+        Raises:
+            BagError: There is none of the name: lists what there is.
+        """
+        if self._camera_info_topic is None:
+            return super().camera_info_topic(image_topic)
+        infos = self.topics_of_type(CAMERA_INFO_TYPE)
+        if self._camera_info_topic not in infos:
+            raise BagError(
+                f"no CameraInfo topic {self._camera_info_topic!r}",
+                where=str(self.path),
+                cure=f"Name one of: {', '.join(infos) or 'none is recorded'}",
+            )
+        return self._camera_info_topic
+
+    def messages(
+        self, topics: Collection[str] | None = None, *, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[BagMessage]:
+        """Yield messages in the order of bag time, without the images that are left out."""
+        seen: Counter[str] = Counter()
+        for message in super().messages(topics, start_ns=start_ns, stop_ns=stop_ns):
+            if message.type in IMAGE_TYPES:
+                seen[message.topic] += 1
+                if (seen[message.topic] - 1) % self._every:
+                    continue
+            yield message
 
 
 def _differ(one: Any, other: Any) -> bool:

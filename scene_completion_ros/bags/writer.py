@@ -11,7 +11,6 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 from rosbags.typesys import Stores, get_typestore
-from rosbags.typesys.store import Typestore
 
 from scene_completion_ros.errors import BagError
 
@@ -41,7 +40,6 @@ class BagWriter:
     Args:
         path: Folder to be made; it must not exist.
         storage: "mcap" or "sqlite3".
-        typestore: Definitions of the message types; those of the latest ROS 2 by default.
         flush_interval_s: Written messages may wait this long in memory for more (when the process is killed, that much
             is lost): 0 stores each on its own, which costs about 200 bytes a message.
 
@@ -54,11 +52,10 @@ class BagWriter:
         path: Path | str,
         *,
         storage: Literal["mcap", "sqlite3"] = "mcap",
-        typestore: Typestore | None = None,
         flush_interval_s: float = 0.0,
     ) -> None:
         self.path = Path(path)
-        self.typestore = typestore or get_typestore(Stores.LATEST)
+        self.typestore = get_typestore(Stores.LATEST)
         self._plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
         self._flush_interval_s = flush_interval_s
         self._last_flush = 0.0
@@ -143,7 +140,7 @@ class BagWriter:
         if connection is None:
             if msgtype not in self.typestore.fielddefs:
                 raise BagError(
-                    f"unknown message type {msgtype!r}", where=f"topic {topic}", cure="Give a typestore that defines it"
+                    f"unknown message type {msgtype!r}", where=f"topic {topic}", cure="Use a type of the latest ROS 2"
                 )
             qos = [LATCHED] if latched or topic.endswith("tf_static") else []
             connection = self._opened.add_connection(topic, msgtype, typestore=self.typestore, offered_qos_profiles=qos)

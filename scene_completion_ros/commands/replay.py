@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the recording; the exit code is 1 if no frame came out."""
-    from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
+    from scene_completion_ros.bags.reader import ThinnedBagReader
     from scene_completion_ros.commands.offline_replay import OfflineStatistics
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import read_camera

@@ -24,7 +24,6 @@ class Finding:
     """What a check found.
 
     Attributes:
-        status: How it ended.
         found: What was found, one sentence.
         cure: What to do about it; empty where nothing is to be done.
         details: The same for programs; plain values for ``json.dumps``.

@@ -34,7 +34,6 @@ class CalibrationErrors:
     Attributes:
         expected_calibration_error: Mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017).
         brier: Mean squared difference between probability and truth (0 or 1).
-        reliability: The bins.
     """
 
     expected_calibration_error: float

@@ -113,7 +113,6 @@ class DepthMetric:
 
     Attributes:
         sums: float64 [7], the errors of all frames added up.
-        frames: Frames counted.
         empty_frames: Frames without a pixel to count.
     """
 

@@ -26,7 +26,6 @@ class FeatureConsistency:
     """Mean over pixels of the differences of features f and g, both scaled to length 1; NaN without pixels.
 
     Attributes:
-        pixels: Pixels counted.
         l1: Sum over the channels of |f - g|.
         l2: Length of f - g.
         cosine: f · g. A feature that is zero has a cosine of 0 with all others.

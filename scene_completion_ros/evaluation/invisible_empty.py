@@ -38,10 +38,6 @@ class PointCounts:
     """Points behind the scores, of a frame or summed over frames.
 
     Attributes:
-        points: All that are scored.
-        predicted: Predicted occupied.
-        occupied: Truly occupied.
-        occluded: Not visible.
         occluded_free: Not visible and not occupied, `t_ie` of the published code: what IE_rec is a share of.
     """
 
@@ -59,7 +55,6 @@ class InvisibleEmptyResult:
     Attributes:
         scores: Means over the frames in which each is defined.
         defined: Number of these frames, by name of the score.
-        frames: Number of all frames.
         counts: Points summed over frames.
     """
 

@@ -48,14 +48,10 @@ class ConfusionCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class OccupancyScores:
-    """Scores over a set of voxels; NaN where a figure is not defined.
+    """Scores over a set of voxels, as they are at the threshold; NaN where a figure is not defined.
 
     Attributes:
-        voxels: Voxels counted.
         occupied_fraction: Share of them that is occupied: the average precision of a constant score.
-        iou: IoU at the threshold.
-        precision: Precision at the threshold.
-        recall: Recall at the threshold.
         best_iou: Largest IoU at any threshold. An upper bound: the threshold is chosen on the scored voxels.
         best_threshold: The threshold that reaches it.
         average_precision: Mean precision over recall.

@@ -91,7 +91,6 @@ class CompletionScores:
     """Scores within one range; NaN where a figure is not defined.
 
     Attributes:
-        voxels: Voxels counted.
         iou: IoU of "occupied", any class.
         precision: Share of the voxels predicted as occupied that are.
         recall: Share of the occupied voxels that are predicted as occupied.

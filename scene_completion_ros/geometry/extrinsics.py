@@ -25,7 +25,6 @@ class Extrinsic:
     Attributes:
         parent: Frame that it maps into.
         child: Frame that it maps from.
-        parent_from_child: The transform.
     """
 
     parent: str

@@ -39,8 +39,6 @@ class Resampler:
         source_from_target_rotation: Rotation [3, 3] between the optical frames, identity if left out.
 
     Attributes:
-        source: As given.
-        target: As given.
         shrink: Images may also come averaged down already, their sides divided by this (`decoder_shrink`).
         validity: Where the source covers the target's pixel, bool [H_t, W_t].
 

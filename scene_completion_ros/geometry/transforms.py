@@ -17,6 +17,10 @@ QUATERNION_NORM_TOLERANCE = 1e-2
 _SMALL_ANGLE_COSINE = 1.0 - 1e-10
 
 
+ROUNDING = 1e-3
+"""Largest deviation of an element of RᵀR from the identity. Files with few decimals need some."""
+
+
 class TransformError(SceneCompletionError):
     """A pose or extrinsic calibration is not a rigid transform."""
 
@@ -49,26 +53,25 @@ class RigidTransform:
         return cls(np.eye(3), np.zeros(3))
 
     @classmethod
-    def from_matrix(cls, matrix: ArrayLike, tolerance: float = 1e-3) -> RigidTransform:
+    def from_matrix(cls, matrix: ArrayLike) -> RigidTransform:
         """Build a transform from a homogeneous matrix; its rotation is made exactly orthonormal.
 
         Args:
             matrix: Row-major [4, 4] or [3, 4].
-            tolerance: Largest deviation of an element of RᵀR from the identity. Files with few decimals need some.
 
         Raises:
-            TransformError: Not finite, not orthonormal within the tolerance, a reflection, or a wrong last row.
+            TransformError: Not finite, not orthonormal within `ROUNDING`, a reflection, or a wrong last row.
         """
         array = np.asarray(matrix, dtype=np.float64)
         if array.shape not in ((3, 4), (4, 4)):
             raise TransformError(f"a rigid transform is a 4x4 or 3x4 matrix, not {_shape_text(array)}")
         _check_array(array, array.shape, "matrix")
-        if array.shape == (4, 4) and not np.allclose(array[3], (0.0, 0.0, 0.0, 1.0), atol=tolerance):
+        if array.shape == (4, 4) and not np.allclose(array[3], (0.0, 0.0, 0.0, 1.0), atol=ROUNDING):
             raise TransformError(
                 f"the last row of the matrix is {array[3].tolist()} instead of [0, 0, 0, 1]",
                 cure="Write the matrix row by row, the translation in the last column",
             )
-        return cls(_nearest_rotation(array[:3, :3], tolerance), array[:3, 3])
+        return cls(_nearest_rotation(array[:3, :3]), array[:3, 3])
 
     @classmethod
     def from_quaternion(cls, quaternion_xyzw: ArrayLike, translation: ArrayLike) -> RigidTransform:
@@ -149,13 +152,13 @@ def _check_array(array: NDArray[np.float64], shape: Sequence[int], name: str) ->
         )
 
 
-def _nearest_rotation(rotation: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+def _nearest_rotation(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Project on the rotations (orthogonal Procrustes), refusing what is further away than rounding explains."""
     deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
-    if deviation > tolerance:
+    if deviation > ROUNDING:
         raise TransformError(
             f"the 3x3 part is not a rotation: RᵀR differs from the identity by {deviation:.3g}",
-            cure=f"Scale and shear are not rigid; at most {tolerance:g} is taken as rounding",
+            cure=f"Scale and shear are not rigid; at most {ROUNDING:g} is taken as rounding",
         )
     if np.linalg.det(rotation) < 0.0:
         raise TransformError(

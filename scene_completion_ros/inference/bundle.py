@@ -20,7 +20,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, SceneCompletionError
+from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -316,6 +316,17 @@ class StudentBundle:
 def load_default_bundle() -> StudentBundle:
     """The student that comes with the package."""
     return StudentBundle.load(DEFAULT_BUNDLE)
+
+
+def check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
+    """Raise ImageError unless an image is uint8 [H, W, 3] of the canonical camera's size."""
+    expected = (bundle.canonical.height, bundle.canonical.width, 3)
+    if image.shape != expected or image.dtype != np.uint8:
+        raise ImageError(
+            f"is {image.dtype} {image.shape} where uint8 {expected} is needed",
+            where="canonical image",
+            cure="Resample the camera image into the canonical camera first.",
+        )
 
 
 def _serialised(manifest: Mapping[str, Any]) -> bytes:

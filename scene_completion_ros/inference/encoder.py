@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.canonical_image import check_image
+from scene_completion_ros.inference.bundle import StudentBundle, check_image
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, SceneCompletionError
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.canonical_image import check_image
+from scene_completion_ros.inference.bundle import StudentBundle, check_image
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
 
 ENGINE_OF_PRECISION: dict[str, str] = {precision: f"onnxruntime_{precision}" for precision in PRECISIONS}

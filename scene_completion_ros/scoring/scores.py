@@ -137,13 +137,13 @@ class ReplayScores:
         return {source.name: scores.to_json() for source, scores in self._scores if scores.frames}
 
 
-def ranges_within(grid: VoxelGrid, wanted: Sequence[float] = SSCBENCH_RANGES) -> tuple[float, ...]:
+def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
     """The ranges of SSCBench that a grid holds, or its own where it is smaller than them all.
 
     Raises:
         GridError: It holds none, and is no square.
     """
-    fitting = [range_m for range_m in wanted if _fits(grid, range_m)]
+    fitting = [range_m for range_m in SSCBENCH_RANGES if _fits(grid, range_m)]
     whole = round(min(grid.shape[:2]) * grid.voxel_size, 6)
     if not fitting and not _fits(grid, whole):
         raise GridError(f"no range fits into {grid.shape} voxels", where="ground truth", cure="Give a square grid")

@@ -41,8 +41,6 @@ class SequenceTruth:
 
     Attributes:
         name: Of the sequence.
-        sequence: What is in it.
-        camera: Name of the camera.
 
     Raises:
         SequenceError: The folder is neither, is damaged, has no such camera, or no ground truth at all.

@@ -21,7 +21,6 @@ class VoxelTruth:
     """Voxels of one frame, arrays [X, Y, Z].
 
     Attributes:
-        grid: The grid.
         grid_from_camera: Pose of the camera's optical frame in it.
         occupied: bool, holds anything.
         known: bool, the voxels that count.
@@ -40,7 +39,6 @@ class DepthTruth:
     """Depth of one frame.
 
     Attributes:
-        camera: Its camera.
         depth: float32 [H, W], metres along the optical axis; 0 where nothing is known, infinite in the sky.
     """
 

@@ -83,18 +83,9 @@ def kitti_odometry(
     pose_file = root / poses if poses else _default_pose_file(root)
     world_from_cam0 = read_kitti_poses(pose_file)
     stamps = read_kitti_times(root / "times.txt") if (root / "times.txt").is_file() else None
-    if len(world_from_cam0) <= numbers[-1]:
-        raise SequenceError(
-            f"{len(world_from_cam0)} poses, but images up to frame {numbers[-1]}",
-            where=str(pose_file),
-            cure="Every image needs the pose on line (number + 1)",
-        )
-    if stamps is not None and len(stamps) <= numbers[-1]:
-        raise SequenceError(
-            f"{len(stamps)} times, but images up to frame {numbers[-1]}",
-            where=str(root / "times.txt"),
-            cure="Every image needs the time on line (number + 1)",
-        )
+    check_lines(world_from_cam0, "poses", numbers[-1], pose_file)
+    if stamps is not None:
+        check_lines(stamps, "times", numbers[-1], root / "times.txt")
     camera_models, rig_from_camera, rig_from_sensor = _rig(root, {c: images[c][numbers[0]] for c in chosen})
     frames = [
         Frame(
@@ -115,6 +106,16 @@ def kitti_odometry(
         provenance={"dataset": "KITTI", "licence": "CC BY-NC-SA 3.0", "folder": root.name, "poses": pose_file.name},
         rig_from_sensor=rig_from_sensor,
     )
+
+
+def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> None:
+    """Raise SequenceError where a file with a line for each frame ends before the last frame that has an image."""
+    if len(values) <= last:
+        raise SequenceError(
+            f"{len(values)} {what}, but images up to frame {last}",
+            where=str(path),
+            cure=f"Every image needs its {what} on line (number + 1): restore the file",
+        )
 
 
 def read_kitti_poses(path: Path) -> list[RigidTransform]:

@@ -23,15 +23,18 @@ from pathlib import Path
 import numpy as np
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.geometry.camera_files import (
-    camera_from_projection,
-    read_kitti360_fisheye,
-    read_kitti_calibration,
-)
+from scene_completion_ros.geometry.camera_files import read_kitti360_fisheye, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
-from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, numbered_images, text_lines
-from scene_completion_ros.sequences.kitti_raw import advancing, complete_frames, entry, rotation_of, scan_assets
+from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, check_lines, numbered_images, text_lines
+from scene_completion_ros.sequences.kitti_raw import (
+    advancing,
+    complete_frames,
+    entry,
+    rectified_camera,
+    rotation_of,
+    scan_assets,
+)
 from scene_completion_ros.sequences.oxts import read_timestamps
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 
@@ -124,11 +127,7 @@ def read_kitti360_rig(
             models[name] = read_kitti360_fisheye(folder / f"{name}.yaml")
             rig_from_camera[name] = rig_from_imu @ imu_from(name)
             continue
-        number = name.removeprefix("image_")
-        width, height = (int(size) for size in entry(intrinsics, f"S_rect_{number}", (2,), intrinsics_file))
-        projection = entry(intrinsics, f"P_rect_{number}", (3, 4), intrinsics_file)
-        models[name], camera_from_rig = camera_from_projection(projection, width, height)
-        rig_from_camera[name] = camera_from_rig.inverse()
+        models[name], rig_from_camera[name] = rectified_camera(intrinsics, name, intrinsics_file)
     rig_from_sensor = {"velodyne": rig_from_velodyne, "imu": rig_from_imu}
     if (folder / "calib_sick_to_velo.txt").is_file():
         rig_from_sensor["sick"] = rig_from_velodyne @ _rigid_line(folder / "calib_sick_to_velo.txt")
@@ -174,10 +173,7 @@ def _stamps(path: Path, numbers: Sequence[int]) -> dict[int, int]:
     if not path.is_file():
         return {number: number * FRAME_PERIOD_NS for number in numbers}
     stamps = read_timestamps(path)
-    if len(stamps) <= numbers[-1]:
-        raise SequenceError(
-            f"{len(stamps)} times, but images up to frame {numbers[-1]}", where=str(path), cure="Restore the file"
-        )
+    check_lines(stamps, "times", numbers[-1], path)
     return {number: stamps[number] for number in numbers}
 
 

@@ -26,7 +26,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.kitti import numbered_images
+from scene_completion_ros.sequences.kitti import check_lines, numbered_images
 from scene_completion_ros.sequences.oxts import mercator_scale, read_oxts, read_timestamps, world_from_imu
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_ros.sequences.velodyne import load_scan, load_scan_reflectance
@@ -57,12 +57,7 @@ def kitti_raw(
     numbers, provenance = complete_frames(images, frames, str(root))
     camera_models, rig_from_camera, rig_from_velodyne, rig_from_imu = _calibration(root.resolve().parent, chosen)
     stamps = read_timestamps(root / chosen[0] / "timestamps.txt")
-    if len(stamps) <= numbers[-1]:
-        raise SequenceError(
-            f"{len(stamps)} times, but images up to frame {numbers[-1]}",
-            where=str(root / chosen[0] / "timestamps.txt"),
-            cure=_RESTORE,
-        )
+    check_lines(stamps, "times", numbers[-1], root / chosen[0] / "timestamps.txt")
     poses = _poses(root / "oxts" / "data", numbers, rig_from_imu)
     found = [
         Frame(
@@ -150,14 +145,22 @@ def _calibration(
     calibration = read_kitti_calibration(path)
     models, rig_from_camera = {}, {}
     for name in cameras:
-        number = name.removeprefix("image_")
-        width, height = (int(size) for size in entry(calibration, f"S_rect_{number}", (2,), path))
-        projection = entry(calibration, f"P_rect_{number}", (3, 4), path)
-        models[name], camera_from_rig = camera_from_projection(projection, width, height)
-        rig_from_camera[name] = camera_from_rig.inverse()
+        models[name], rig_from_camera[name] = rectified_camera(calibration, name, path)
     rectified0_from_camera0 = rotation_of(entry(calibration, "R_rect_00", (3, 3), path))
     rig_from_velodyne = rectified0_from_camera0 @ _rigid(date / "calib_velo_to_cam.txt")
     return models, rig_from_camera, rig_from_velodyne, rig_from_velodyne @ _rigid(date / "calib_imu_to_velo.txt")
+
+
+def rectified_camera(
+    calibration: Mapping[str, NDArray[np.float64]], name: str, path: Path
+) -> tuple[Camera, RigidTransform]:
+    """A camera such as image_02, without distortion, and its pose in the rig."""
+    number = name.removeprefix("image_")
+    width, height = (int(size) for size in entry(calibration, f"S_rect_{number}", (2,), path))
+    camera, camera_from_rig = camera_from_projection(
+        entry(calibration, f"P_rect_{number}", (3, 4), path), width, height
+    )
+    return camera, camera_from_rig.inverse()
 
 
 def rotation_of(rotation: NDArray[np.float64]) -> RigidTransform:

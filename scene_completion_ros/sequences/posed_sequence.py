@@ -46,7 +46,6 @@ class Frame:
     Attributes:
         stamp_ns: Time in nanoseconds.
         images: Camera name -> image source. A camera may be missing in a frame.
-        world_from_rig: Pose of the rig.
         assets: Name -> loader of an array that belongs to the instant. "lidar" is float32 [N, 3] in the rig frame;
             other names (labels, masks, depth, voxels) are documented by the source that makes them.
     """
@@ -85,7 +84,6 @@ class PosedSequence:
 
     Attributes:
         name: Short name for logs and tables.
-        cameras: Camera name -> intrinsics.
         rig_from_camera: Camera name -> pose of its optical frame in the rig frame.
         frames: Instants, stamps strictly increasing.
         pose_source: Where the poses come from, in words ("/tf map -> camera", "poses_gt.txt").

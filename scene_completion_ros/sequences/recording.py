@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scene_completion_ros.bags.reader import TRANSFORM_TYPE, BagReader
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.cameras import Camera
@@ -47,7 +47,6 @@ class Recording:
         window: Stretch of bag time.
         topics: Camera name -> image topic; the first camera's optical frame is the rig frame.
         frame_ids: Camera name -> frame of its images.
-        cameras: Camera name -> intrinsics.
         groups: Images by time: stamp of the earliest, and camera name -> image. A camera may be missing.
         dropped: Reason -> number of images left out.
         warnings: What should be looked at, in words.
@@ -78,26 +77,7 @@ class Recording:
         A clock that was started anew would mix two drives in one buffer. Broken transforms are counted in the reader's
         `skipped`.
         """
-        if self.window == Window():
-            return self.reader.tf_buffer(odometry_topic=odometry_topic)
-        buffer = TransformBuffer()
-        topics = self.reader.topics_of_type(TRANSFORM_TYPE)
-        for recorded in self.reader.messages([*topics, *([odometry_topic] if odometry_topic else [])]):
-            static = recorded.topic.endswith("tf_static")
-            if not static and not self.window.holds(recorded.stamp_ns):
-                continue
-            try:
-                message = recorded.message
-            except BagError:
-                self.reader.skipped[f"{recorded.topic}: damaged message"] += 1
-                continue
-            if recorded.topic == odometry_topic:
-                buffer.add_odometry(message)
-            else:
-                buffer.add_message(message, static=static)
-        for reason, count in buffer.rejected.items():
-            self.reader.skipped[f"transform {reason}"] = count
-        return buffer
+        return self.reader.tf_buffer(odometry_topic=odometry_topic, within=self.window.holds)
 
     def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
         """Pose of a camera in the rig: from tf, or from P of a rectified stereo pair (whose images share one frame).
@@ -105,8 +85,28 @@ class Recording:
         Raises:
             BagError: Neither says it: names the topic.
         """
-        stamp_ns = self.groups[0][0]
-        return _rig_from_camera(self, buffer, camera, stamp_ns)
+        if camera == self.first_camera:
+            return RigidTransform.identity()
+        reader, topic, frame_id = self.reader, self.topics[camera], self.frame_ids[camera]
+        by_projection = _rig_from_camera_by_projection(reader, self.topics[self.first_camera], topic)
+        if frame_id == self.rig_frame:
+            if by_projection is None:
+                raise BagError(
+                    f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline",
+                    where=f"{reader.path}, topic {topic}",
+                    cure="Give each camera its own frame in /tf_static, or publish P of the stereo calibration",
+                )
+            return by_projection
+        if not buffer.has_path(self.rig_frame, frame_id) and by_projection is not None:
+            return by_projection
+        by_tf = buffer.lookup(self.rig_frame, frame_id, self.groups[0][0])
+        if by_projection is not None:
+            difference = float(np.linalg.norm(by_tf.translation - by_projection.translation))
+            if difference > BASELINE_TOLERANCE_M:
+                self.warnings.append(
+                    f"{topic}: tf and field p of CameraInfo place it {difference:.3f} m apart; tf is used"
+                )
+        return by_tf
 
 
 def read_recordings(
@@ -298,31 +298,6 @@ def _grouped(
         elif not groups or stamp_ns > groups[-1][0]:
             groups.append((stamp_ns, {name: BagImage(address)}))
     return groups
-
-
-def _rig_from_camera(recording: Recording, buffer: TransformBuffer, camera: str, stamp_ns: int) -> RigidTransform:
-    if camera == recording.first_camera:
-        return RigidTransform.identity()
-    reader, topic, frame_id = recording.reader, recording.topics[camera], recording.frame_ids[camera]
-    by_projection = _rig_from_camera_by_projection(reader, recording.topics[recording.first_camera], topic)
-    if frame_id == recording.rig_frame:
-        if by_projection is None:
-            raise BagError(
-                f"two cameras in one frame {recording.rig_frame!r}, and field p of their CameraInfo gives no baseline",
-                where=f"{reader.path}, topic {topic}",
-                cure="Give each camera its own frame in /tf_static, or publish P of the stereo calibration",
-            )
-        return by_projection
-    if not buffer.has_path(recording.rig_frame, frame_id) and by_projection is not None:
-        return by_projection
-    by_tf = buffer.lookup(recording.rig_frame, frame_id, stamp_ns)
-    if by_projection is not None:
-        difference = float(np.linalg.norm(by_tf.translation - by_projection.translation))
-        if difference > BASELINE_TOLERANCE_M:
-            recording.warnings.append(
-                f"{topic}: tf and field p of CameraInfo place it {difference:.3f} m apart; tf is used"
-            )
-    return by_tf
 
 
 def _rig_from_camera_by_projection(reader: BagReader, first: str, other: str) -> RigidTransform | None:

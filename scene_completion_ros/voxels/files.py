@@ -82,7 +82,6 @@ class SavedVoxels:
     """What an archive holds.
 
     Attributes:
-        voxels: The voxels.
         camera_frame: Name of the optical frame of their image; empty where it has none.
         details: What ``scene-completion complete`` adds, else None.
     """

@@ -47,7 +47,6 @@ class SemanticVoxels:
         probability: float32 [N], calibrated probability of being occupied.
         label: uint8 [N], index into ``class_names``.
         confidence: float32 [N] in 0..1, confidence in the label.
-        class_names: One name a class.
         class_colours: One RGB colour (0..255) a class.
 
     Raises:

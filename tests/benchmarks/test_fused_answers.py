@@ -16,7 +16,7 @@ from benchmarks.fused_answers import (
     common_voxels,
     moved,
 )
-from benchmarks.fusion_speed import speed_table
+from benchmarks.temporal_fusion import speed_table
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform

@@ -17,8 +17,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
-from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
+from scene_completion_ros.bags.reader import BagReader, ThinnedBagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
 from scene_completion_ros.commands.offline_replay import (

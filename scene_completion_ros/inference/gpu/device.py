@@ -55,7 +55,6 @@ class DeviceFacts:
     """What a GPU is.
 
     Attributes:
-        name: Its name.
         compute_capability: Such as "8.7".
         multiprocessors: How many of them are on; the power mode of a Jetson changes that.
         memory_bytes: Its memory; on a Jetson that of the whole machine.
@@ -70,13 +69,10 @@ class DeviceFacts:
 
 
 class PrimaryContext:
-    """The primary context of a GPU, held until all who hold it have closed it.
+    """The primary context of the first GPU that CUDA_VISIBLE_DEVICES leaves, held until all who hold it have closed it.
 
     Made, used and closed in one thread. With it as a context manager it is current in the thread; so must be whatever
     allocates, launches or frees. May be entered within itself.
-
-    Args:
-        ordinal: Number of the GPU, among those that CUDA_VISIBLE_DEVICES leaves.
 
     Attributes:
         facts: What it is.
@@ -85,13 +81,13 @@ class PrimaryContext:
         GpuError: There is no such GPU, or it cannot be used.
     """
 
-    def __init__(self, ordinal: int = 0) -> None:
+    def __init__(self) -> None:
         import pycuda.driver as cuda
 
         self._cuda: Any = cuda
         with gpu_errors("opening the GPU"):
             cuda.init()
-            device = cuda.Device(ordinal)
+            device = cuda.Device(0)
             major, minor = device.compute_capability()
             self.facts = DeviceFacts(
                 name=device.name(),

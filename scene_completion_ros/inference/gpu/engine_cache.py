@@ -72,18 +72,13 @@ class EngineKey(CacheKey):
     """All that an engine depends on.
 
     Attributes:
-        onnx_sha256: Hash of the ONNX graph.
         flavour: TensorRT or TensorRT-RTX.
-        tensorrt_version: Its version.
         machine: Processor architecture of the host, as in ``uname -m``.
         gpu_name: Name of the GPU; empty where it was built without one.
         compute_capability: Its compute capability, such as "8.7"; empty where it was built without one.
         multiprocessors: How many of them it has; the power mode of a Jetson changes that.
-        precision: Precision of the graph.
-        batch: Smallest and largest batch.
         image: Height and width of the images.
         features: Height, width and channels of the features.
-        workspace_mib: Limit of the workspace.
         dla_core: Core of the deep learning accelerator; None for the GPU.
         schema: `SCHEMA` of when it was built.
     """
@@ -127,7 +122,6 @@ class CachedEngine:
     Attributes:
         plan: The serialised engine, or the kernels' machine code.
         record: What was noted when it was built, such as the numbers of the parity gate.
-        path: Its file.
     """
 
     plan: bytes

@@ -39,7 +39,6 @@ class ProvidedEngine:
         engine: The engine.
         record: What was noted when it was built.
         path: Its file; None where it could not be written.
-        built: Whether it was built now.
     """
 
     engine: TensorRtEngine
@@ -53,14 +52,11 @@ def provide_engine(
     options: EngineOptions,
     context: PrimaryContext,
     reference: Callable[[], ReferenceEncoder],
-    *,
-    say: Callable[[float, str], None] | None = None,
 ) -> ProvidedEngine:
     """The engine of a bundle for this GPU; with the context current.
 
     Args:
         reference: Makes the CPU's encoder, which an engine is compared with when it is built.
-        say: Called now and then with the fraction that is built, and the phase; None logs it.
 
     Raises:
         BundleError: The graph cannot be used.
@@ -84,7 +80,7 @@ def provide_engine(
         return found
     with cache.locked():
         found = _cached(cache, key, tensorrt, explain=False)  # another process may just have built it
-        return found or _built(onnx, key, tensorrt, cache, context, reference, say)
+        return found or _built(onnx, key, tensorrt, cache, context, reference)
 
 
 def build_without_device(bundle: StudentBundle, options: EngineOptions) -> tuple[Path | None, bool]:
@@ -148,7 +144,6 @@ def _built(
     cache: EngineCache,
     context: PrimaryContext,
     reference: Callable[[], ReferenceEncoder],
-    say: Callable[[float, str], None] | None,
 ) -> ProvidedEngine:
     # A warning, for whoever waits for it sees nothing else where nobody listens to the log.
     _log.warning(
@@ -159,7 +154,7 @@ def _built(
         key.gpu_name,
     )
     started_s = time.monotonic()
-    plan, timings = build_plan(onnx, key, tensorrt, timings=cache.load_timings(key), say=say)
+    plan, timings = build_plan(onnx, key, tensorrt, timings=cache.load_timings(key))
     seconds = time.monotonic() - started_s
     if timings:
         cache.store_timings(key, timings)

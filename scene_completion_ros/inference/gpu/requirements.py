@@ -50,7 +50,6 @@ class Missing:
     """A part that is missing.
 
     Attributes:
-        part: Its name.
         what: What is wrong with it.
         cure: How to install it.
     """

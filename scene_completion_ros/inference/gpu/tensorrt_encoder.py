@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError, GridError
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.canonical_image import check_image
+from scene_completion_ros.inference.bundle import StudentBundle, check_image
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine

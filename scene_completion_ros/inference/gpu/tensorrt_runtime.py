@@ -36,7 +36,6 @@ class TensorRt:
     Attributes:
         api: The module.
         flavour: Which of the two it is.
-        version: Its version.
         logger: What it logs to.
     """
 

@@ -29,7 +29,6 @@ class View:
 
     Attributes:
         name: Name of its camera; empty where there is one camera only.
-        frame_id: Frame of the image.
         completion: The result.
     """
 

@@ -36,7 +36,6 @@ class Result:
 
     Attributes:
         voxels: The completed voxels.
-        frame_id: Frame of the image.
     """
 
     voxels: SemanticVoxels

@@ -67,7 +67,6 @@ class ImageShape:
         height: Pixels; 0 where only decoding tells.
         encoding: As the message has it.
         bytes: Of its pixels or of the compressed file.
-        frame_id: Its frame.
     """
 
     width: int

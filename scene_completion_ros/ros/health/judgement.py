@@ -26,8 +26,6 @@ class Status:
     """How one part of the node is.
 
     Attributes:
-        name: The part.
-        level: How bad it is.
         message: One sentence or two: what is so, and what to do about it.
         values: The numbers behind it.
         cause: The part of the message that stays the same as long as the fault does; a new one is logged.

@@ -22,7 +22,6 @@ class ProcessFacts:
         own_mb: Of it, what nobody else has (anonymous pages: heaps, stacks).
         shared_mb: Of it, shared memory (the segments that the middleware hands messages over in).
         peak_mb: The most it ever was.
-        threads: Number of threads.
         open_files: Open descriptors, sockets included.
         open_files_limit: How many may be open.
     """

@@ -23,7 +23,6 @@ class RecordedCamera:
     """Topics of one camera of a recording.
 
     Attributes:
-        recorded_topic: Its image topic.
         image_topic: The same without transport, as the node's `image` is remapped.
         image_transport: "raw" or "compressed".
         camera_info_topic: Where its calibration is played.

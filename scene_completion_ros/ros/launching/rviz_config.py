@@ -37,11 +37,9 @@ class Shown:
     """What RViz is to show.
 
     Attributes:
-        fixed_frame: Its fixed frame.
         optical: That frame is an optical one (x right, y down, z forward); otherwise it has z up and x forward.
         node: Full name of the completion node.
         image_topics: Image topic of every camera, without transport, by the camera's name; the only one has none.
-        compressed: The images are compressed ones.
         voxel_size: Edge of a voxel, metres.
     """
 

@@ -37,7 +37,6 @@ class ParameterSpec:
     """What is known of one parameter.
 
     Attributes:
-        name: Its name.
         default: Its default, which also decides the type.
         meaning: A sentence or two, with units.
         choices: The only values of a string; empty allows any.

@@ -26,9 +26,7 @@ class Source:
     """What is played: images, and the calibration that goes with them.
 
     Attributes:
-        topic: Recorded image topic.
         compressed: Whether it holds CompressedImage.
-        camera: Calibration of the images.
         camera_info: The bag's own message, None to make one from the camera.
         also: Further recorded topics -> message type.
     """

@@ -28,7 +28,6 @@ class NodeProcess:
         remappings: Topics of the node -> names.
 
     Attributes:
-        namespace: As given.
         full_name: Namespace and name.
     """
 
@@ -110,7 +109,6 @@ class RunningNode:
 
     Attributes:
         namespace: Of the replay's own node: the root.
-        full_name: As given.
     """
 
     def __init__(self, full_name: str) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from rclpy.serialization import serialize_message
 
-from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.thinned_reader import ThinnedBagReader
+from scene_completion_ros.bags.reader import BagReader, ThinnedBagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import Extrinsic
