@@ -6,14 +6,12 @@ import struct
 import sys
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
-import lz4.frame  # type: ignore[import-untyped]
-from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+from rosbags.interfaces import MessageDefinition
 
-from scene_completion_ros.bags.recovery import ChunkedFile, Entry
-from scene_completion_ros.bags.storage import StoredTopic
+from scene_completion_ros.bags.recovery import LZ4, ChunkedFile, Entry, decompressed
+from scene_completion_ros.bags.storage import StoredTopic, definition_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -24,14 +22,11 @@ MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")  # opcode, length of the content
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK = struct.Struct("<QQQI")  # start, end, uncompressed size, CRC of the uncompressed content
-_FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
 
 class Opcode(IntEnum):
     """Records this module looks into, and the last one of the specification."""
 
-    HEADER = 0x01
-    FOOTER = 0x02
     SCHEMA = 0x03
     CHANNEL = 0x04
     MESSAGE = 0x05
@@ -50,8 +45,7 @@ class DamagedMcap(ChunkedFile):
 
     def scan(self) -> None:
         """Index every message up to the damage."""
-        if self._file.read(len(MAGIC)) != MAGIC:
-            self.lose("everything: it does not start like an MCAP file")
+        if not self._begins_with(MAGIC, "an MCAP file"):
             return
         position = len(MAGIC)
         while position + _RECORD.size <= self._size:
@@ -98,7 +92,10 @@ class DamagedMcap(ChunkedFile):
         compression = self._file.read(name_length).decode()
         (size,) = struct.unpack("<Q", self._file.read(8))
         compressed = self._file.read(size)
-        records = _decompress(compressed, compression, complete=len(compressed) == size)
+        if compression == "zstd" and len(compressed) == size:
+            records = bytes(zstd.decompress(compressed))
+        else:
+            records = decompressed(compressed, compression, {"zstd": zstd.ZstdDecompressor, **LZ4}, uncompressed="")
         if len(compressed) == size and (len(records) != uncompressed_size or (checksum and crc32(records) != checksum)):
             raise ValueError("checksum or size differs")
         return records
@@ -109,8 +106,7 @@ class DamagedMcap(ChunkedFile):
             name, rest = _string(content[2:])
             encoding, rest = _string(rest)
             text, _ = _string(rest)
-            kind = _FORMATS.get(encoding, MessageDefinitionFormat.NONE)
-            self._schemas[schema] = (name, MessageDefinition(kind, text))
+            self._schemas[schema] = (name, definition_of(encoding, text))
         elif opcode == Opcode.CHANNEL:
             channel, schema = struct.unpack_from("<HH", content)
             topic, _ = _string(content[4:])
@@ -125,22 +121,6 @@ class DamagedMcap(ChunkedFile):
                 log_time, self._channels[channel], chunk, offset + _MESSAGE.size, len(content) - _MESSAGE.size
             )
             self.result.entries.append(entry)
-
-
-def _decompress(data: bytes, compression: str, *, complete: bool) -> bytes:
-    """Decompress; the beginning of a cut stream gives the beginning of the content."""
-    decompressor: Any
-    if compression == "":
-        return data
-    if compression == "zstd":
-        if complete:
-            return bytes(zstd.decompress(data))
-        decompressor = zstd.ZstdDecompressor()
-    elif compression == "lz4":
-        decompressor = lz4.frame.LZ4FrameDecompressor()
-    else:
-        raise ValueError(f"unknown compression {compression!r}")
-    return bytes(decompressor.decompress(data))
 
 
 def _string(content: bytes) -> tuple[str, bytes]:

@@ -6,12 +6,10 @@ import bz2
 import struct
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
-import lz4.frame  # type: ignore[import-untyped]
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-from scene_completion_ros.bags.recovery import ChunkedFile, Entry
+from scene_completion_ros.bags.recovery import LZ4, ChunkedFile, Entry, decompressed
 from scene_completion_ros.bags.storage import StoredTopic
 
 MAGIC = b"#ROSBAG V2.0\n"
@@ -22,8 +20,6 @@ class Operation(IntEnum):
     """Kinds of records."""
 
     MESSAGE = 2
-    BAG_HEADER = 3
-    INDEX = 4
     CHUNK = 5
     CHUNK_INFO = 6
     CONNECTION = 7
@@ -40,8 +36,7 @@ class DamagedRos1Bag(ChunkedFile):
 
     def scan(self) -> None:
         """Index every message up to the damage."""
-        if self._file.read(len(MAGIC)) != MAGIC:
-            self.lose("everything: it does not start like a ROS 1 bag of version 2.0")
+        if not self._begins_with(MAGIC, "a ROS 1 bag of version 2.0"):
             return
         position = len(MAGIC)
         while position < self._size:
@@ -101,7 +96,9 @@ class DamagedRos1Bag(ChunkedFile):
         if header is None:
             raise ValueError("no record header")
         fields, data_length, _ = header
-        return _decompress(self._file.read(data_length), fields["compression"].decode())
+        compression = fields["compression"].decode()
+        known = {"bz2": bz2.BZ2Decompressor, **LZ4}
+        return decompressed(self._file.read(data_length), compression, known, uncompressed="none")
 
     def _scan_record(self, fields: dict[str, bytes], content: bytes, chunk: int | None, offset: int) -> None:
         operation = fields["op"][0]
@@ -137,17 +134,3 @@ def _fields(header: bytes) -> dict[str, bytes] | None:
         fields[name.decode(errors="replace")] = value
         position += 4 + length
     return fields if fields else None
-
-
-def _decompress(data: bytes, compression: str) -> bytes:
-    """Decompress; the beginning of a cut stream gives the beginning of the content."""
-    decompressor: Any
-    if compression == "none":
-        return data
-    if compression == "bz2":
-        decompressor = bz2.BZ2Decompressor()
-    elif compression == "lz4":
-        decompressor = lz4.frame.LZ4FrameDecompressor()
-    else:
-        raise ValueError(f"unknown compression {compression!r}")
-    return bytes(decompressor.decompress(data))

@@ -11,9 +11,7 @@ from tempfile import TemporaryDirectory
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
 from scene_completion_ros.bags.recovery import DamagedFile, Entry
-from scene_completion_ros.bags.storage import StoredTopic
-
-_FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
+from scene_completion_ros.bags.storage import StoredTopic, definition_of
 
 
 def unfinished_journal(path: Path) -> Path | None:
@@ -79,7 +77,7 @@ class DamagedSqlite(DamagedFile):
             for name, encoding, text in self._database.execute(
                 "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
             ):
-                definitions[name] = MessageDefinition(_FORMATS.get(encoding, MessageDefinitionFormat.NONE), text)
+                definitions[name] = definition_of(encoding, text)
         none = MessageDefinition(MessageDefinitionFormat.NONE, "")
         rows = self._database.execute("SELECT id, name, type FROM topics")
         return {key: StoredTopic(name, kind, definitions.get(kind, none)) for key, name, kind in rows}

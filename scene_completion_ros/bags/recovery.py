@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import lz4.frame  # type: ignore[import-untyped]
 
 from scene_completion_ros.bags.storage import StoredMessage, StoredTopic, decoder_for
 
@@ -85,6 +88,12 @@ class ChunkedFile(DamagedFile):
         """Close the file."""
         self._file.close()
 
+    def _begins_with(self, magic: bytes, kind: str) -> bool:
+        if self._file.read(len(magic)) == magic:
+            return True
+        self.lose(f"everything: it does not start like {kind}")
+        return False
+
     def _chunk(self, place: int) -> bytes:
         """Uncompressed records of the chunk at an offset; of a cut chunk as much as is there."""
         if self._kept[0] != place:
@@ -94,6 +103,22 @@ class ChunkedFile(DamagedFile):
     @abstractmethod
     def _read_chunk(self, place: int) -> bytes:
         """What `_chunk` gives, from the file."""
+
+
+LZ4: Mapping[str, Callable[[], Any]] = {"lz4": lz4.frame.LZ4FrameDecompressor}
+
+
+def decompressed(data: bytes, compression: str, known: Mapping[str, Callable[[], Any]], *, uncompressed: str) -> bytes:
+    """Decompress; the beginning of a cut stream gives the beginning of the content.
+
+    Raises:
+        ValueError: The compression is none of the known ones.
+    """
+    if compression == uncompressed:
+        return data
+    if compression not in known:
+        raise ValueError(f"unknown compression {compression!r}")
+    return bytes(known[compression]().decompress(data))
 
 
 class RecoveredStorage:

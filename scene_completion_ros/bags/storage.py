@@ -26,6 +26,12 @@ class StoredTopic:
     definition: MessageDefinition = field(default=MessageDefinition(MessageDefinitionFormat.NONE, ""))
 
 
+def definition_of(encoding: str, text: str) -> MessageDefinition:
+    """The definition of a type as a recording holds it, in one of ROS 2's two languages or in none that is known."""
+    formats = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
+    return MessageDefinition(formats.get(encoding, MessageDefinitionFormat.NONE), text)
+
+
 @dataclass(frozen=True)
 class StoredMessage:
     """One serialised message: bag time in nanoseconds, CDR (ROS 2) or ROS 1 bytes."""

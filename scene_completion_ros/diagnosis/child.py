@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.ros.replay.played_node import with_package
 
 RESULT = "scene_completion_probe "  # a line of the output that begins so holds the answer
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -58,15 +58,6 @@ def run_probe(
     if status is None:
         raise ProbeError(f"gave no answer within {limit_s:.0f} s{_last_words(lines)}")
     return _answer(lines, status)
-
-
-def with_package(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with this package importable also where a checkout was not installed."""
-    variables = dict(environment)
-    root = Path(__file__).resolve().parents[2]
-    if root.name not in ("site-packages", "dist-packages"):
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), variables.get("PYTHONPATH", "")]))
-    return variables
 
 
 def _answer(lines: list[str], status: int) -> dict[str, Any]:

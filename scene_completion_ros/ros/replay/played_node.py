@@ -41,11 +41,13 @@ class NodeProcess:
             command += ["-r", f"{name}:={topic}"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
+        environment = dict(os.environ)
+        dds.use_shipped_profile(environment)
         # Appending, because the node's writes share the position of our reads.
         self._log = tempfile.TemporaryFile(mode="a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             command,
-            env=_environment(),
+            env=with_package(environment),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -144,14 +146,13 @@ class RunningNode:
         return 0
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment, with the shared-memory profile and with this package importable."""
-    environment = dict(os.environ)
-    dds.use_shipped_profile(environment)
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, with this package importable also where a checkout was not installed."""
+    variables = dict(environment)
     root = Path(__file__).resolve().parents[3]
     if root.name not in ("site-packages", "dist-packages"):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
-    return environment
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), variables.get("PYTHONPATH", "")]))
+    return variables
 
 
 def _end_with_parent() -> Callable[[], None]:
