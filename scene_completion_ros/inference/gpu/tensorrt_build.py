@@ -67,7 +67,6 @@ def build_plan(
     tensorrt: TensorRt,
     *,
     timings: bytes = b"",
-    say: Callable[[float, str], None] | None = None,
     wanted: Callable[[], bool] = lambda: True,
 ) -> tuple[bytes, bytes]:
     """Build an engine.
@@ -76,7 +75,6 @@ def build_plan(
         onnx: The encoder, see `StudentBundle.read_gpu_encoder`.
         key: What to build, and the shapes that the graph must have.
         timings: Timing cache of a former build; empty where there is none.
-        say: Called now and then with the fraction done and the phase; None logs it.
         wanted: Asked after every step; where it is false, the build is given up.
 
     Returns:
@@ -105,7 +103,7 @@ def build_plan(
         raise _bad_graph(key, f"{key.flavour} {key.tensorrt_version} cannot parse it ({' '.join(errors.split())})")
     check_ports(network, key, api)
     config, cache = _configure(builder, key, tensorrt, timings)
-    monitor = _Monitor(say or _say_in_log, wanted)
+    monitor = _Monitor(wanted)
     listener = monitor.of(api)  # TensorRT does not keep it alive
     config.progress_monitor = listener
     plan = builder.build_serialized_network(network, config)
@@ -245,9 +243,9 @@ class BuildProgress:
 class _Monitor:
     """Hands what TensorRT reports of a build to `BuildProgress`; nothing may be raised into TensorRT's code."""
 
-    def __init__(self, say: Callable[[float, str], None], wanted: Callable[[], bool]) -> None:
+    def __init__(self, wanted: Callable[[], bool]) -> None:
         self._interruption: BaseException | None = None
-        self._progress = BuildProgress(say, wanted=wanted)
+        self._progress = BuildProgress(_say_in_log, wanted=wanted)
 
     def of(self, api: Any) -> Any:
         """The object that TensorRT calls."""

@@ -78,7 +78,7 @@ def cuda(
     monkeypatch.setattr(HostEngine, "opened", [])
     builds: list[bytes] = []
 
-    def build_plan(onnx: bytes, key: Any, tensorrt: Any, *, timings: bytes, say: Any) -> tuple[bytes, bytes]:
+    def build_plan(onnx: bytes, key: Any, tensorrt: Any, *, timings: bytes) -> tuple[bytes, bytes]:
         builds.append(timings)
         return onnx, b"timings"
 
