@@ -117,15 +117,6 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     return Calibration("piecewise_linear", knot_scores, probabilities)
 
 
-def expected_calibration_error(
-    probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], bins: int = 15
-) -> float:
-    """Expected calibration error of probabilities [...] (0..1) with truth bool [...], over bins of equal width."""
-    metric = CalibrationMetric(bins)
-    metric.update(probability, occupied)
-    return metric.compute().expected_calibration_error
-
-
 class CalibrationMetric:
     """Expected calibration error, Brier score and reliability over all voxels of all updates.
 

@@ -18,7 +18,6 @@ camera of KITTI-360 looks 5 degrees down, other rigs need another `camera_pitch`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -225,14 +224,6 @@ class SlabCounter:
                 cure="A point is free if three scans saw it so: evaluate a frame with more scans ahead",
             )
         return SlabTruth(self.not_seen_free, self.first_saw_free, self.scans)
-
-
-def slab_truth(scans: Iterable[Scan], protocol: SlabProtocol) -> SlabTruth:
-    """What scans say about the points of a protocol; see `SlabCounter`."""
-    counter = SlabCounter(protocol)
-    for scan in scans:
-        counter.update(scan)
-    return counter.compute()
 
 
 def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:

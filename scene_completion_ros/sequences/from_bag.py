@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagReader
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
@@ -12,35 +10,15 @@ from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.sequences.recording import Recording, counted, read_recordings
 
 
-def sequence_from_bag(
-    reader: BagReader,
-    image_topics: Sequence[str] | None = None,
-    *,
-    max_gap_s: float = 0.2,
-    world_frame: str | None = None,
-    odometry_topic: str | None = None,
-    lidar_topic: str | None = None,
-) -> PosedSequence:
-    """Make a posed sequence of the images of a bag.
-
-    The rig frame is the optical frame of the first image topic. The world is the topmost frame above it in tf, or the
-    fixed frame of the odometry where tf does not say how the camera moves. Images that come at one time (1 ms) make one
-    frame. Images and clouds stay in the bag and are read when asked for.
-
-    Args:
-        image_topics: Topics to use; by default all with a CameraInfo, of raw and compressed twins the compressed one.
-        max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.
-        odometry_topic: nav_msgs/Odometry to use where tf is not enough; the only one by default.
-        lidar_topic: PointCloud2 to attach as "lidar"; the only one by default.
+def sequence_from_bag(reader: BagReader) -> PosedSequence:
+    """Make a posed sequence of all images of a bag that have a CameraInfo; see `posed_recording`.
 
     Raises:
         BagError: No usable image topic, CameraInfo, or poses: says what to record.
         SequenceError: No image is left; says what happened to them.
     """
-    (recording,) = read_recordings(reader, image_topics)
-    return posed_recording(
-        recording, max_gap_s=max_gap_s, world_frame=world_frame, odometry_topic=odometry_topic, lidar_topic=lidar_topic
-    )
+    (recording,) = read_recordings(reader)
+    return posed_recording(recording)
 
 
 def posed_recording(
@@ -51,7 +29,21 @@ def posed_recording(
     odometry_topic: str | None = None,
     lidar_topic: str | None = None,
 ) -> PosedSequence:
-    """Give the images of a recording the poses of tf or odometry; arguments and errors as for `sequence_from_bag`."""
+    """Give the images of a recording the poses of tf or odometry.
+
+    The rig frame is the optical frame of the first image topic. The world is the topmost frame above it in tf, or the
+    fixed frame of the odometry where tf does not say how the camera moves. Images that come at one time (1 ms) make one
+    frame. Images and clouds stay in the bag and are read when asked for.
+
+    Args:
+        max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.
+        odometry_topic: nav_msgs/Odometry to use where tf is not enough; the only one by default.
+        lidar_topic: PointCloud2 to attach as "lidar"; the only one by default.
+
+    Raises:
+        BagError: There are no poses: says what to record.
+        SequenceError: No image is left; says what happened to them.
+    """
     reader, rig_frame, dropped = recording.reader, recording.rig_frame, recording.dropped
     buffer, world, pose_source = _poses(recording, world_frame, odometry_topic)
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}

@@ -17,7 +17,7 @@ are not corrected for the motion within a revolution), "lidar_reflectance" float
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +47,12 @@ IMAGE_FOLDERS = {
 FISHEYES = ("image_02", "image_03")
 
 
-def kitti_360(
-    folder: Path | str, drive: str, *, cameras: Sequence[str] | None = None, frames: Collection[int] | None = None
-) -> PosedSequence:
-    """Read a drive of KITTI-360.
+def kitti_360(folder: Path | str, drive: str) -> PosedSequence:
+    """Read a drive of KITTI-360, with the cameras whose folders exist.
 
     Args:
         folder: Root of the data set.
         drive: `2013_05_28_drive_0000_sync`, or its number `0000`.
-        cameras: Some of image_00 … image_03; all whose folders exist by default.
-        frames: Only these frame numbers, for instance those of `frames_of_drive`.
 
     Raises:
         SequenceError: A file is missing or malformed, or no frame is left: names it.
@@ -65,19 +61,13 @@ def kitti_360(
     root = Path(folder)
     drive = f"2013_05_28_drive_{drive}_sync" if drive.isdigit() else drive
     images_root = root / "data_2d_raw" / drive
-    available = [name for name, path in IMAGE_FOLDERS.items() if (images_root / path).is_dir()]
-    chosen = list(cameras) if cameras is not None else available
-    if not chosen or not set(chosen) <= set(IMAGE_FOLDERS):
-        raise SequenceError(
-            f"cameras {chosen}", where=str(images_root), cure=f"Unpack some of {list(IMAGE_FOLDERS.values())}"
-        )
+    chosen = [name for name, path in IMAGE_FOLDERS.items() if (images_root / path).is_dir()]
+    if not chosen:
+        raise SequenceError("no images", where=str(images_root), cure=f"Unpack some of {list(IMAGE_FOLDERS.values())}")
     images = {name: numbered_images(images_root / IMAGE_FOLDERS[name]) for name in chosen}
     models, rig_from_camera, rig_from_sensor = read_kitti360_rig(root / "calibration", chosen)
     poses, source = _poses(root / "data_poses" / drive, rig_from_sensor["imu"])
-    wanted = set(poses) if frames is None else set(poses) & set(frames)
-    numbers, provenance = complete_frames(images, wanted, str(images_root))
-    if frames is not None and (unposed := sorted(set(frames) - set(poses))):
-        provenance["frames_without_pose"] = unposed
+    numbers, provenance = complete_frames(images, poses, str(images_root))
     stamps = _stamps(images_root / chosen[0] / "timestamps.txt", numbers)
     scans = root / "data_3d_raw" / drive / "velodyne_points" / "data"
     found = [

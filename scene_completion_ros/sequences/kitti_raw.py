@@ -35,15 +35,12 @@ CAMERAS = ("image_00", "image_01", "image_02", "image_03")
 _RESTORE = "Restore the file from the data set"
 
 
-def kitti_raw(
-    folder: Path | str, *, cameras: Sequence[str] | None = None, frames: Collection[int] | None = None
-) -> PosedSequence:
+def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None) -> PosedSequence:
     """Read a drive of KITTI's raw recordings; poses come from OXTS.
 
     Args:
         folder: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above.
         cameras: Names of the image folders to use; all that exist by default.
-        frames: Only these frame numbers, for instance those of `frames_of_drive`.
 
     Raises:
         SequenceError: A file is missing or malformed, or no frame is left: names it.
@@ -54,7 +51,7 @@ def kitti_raw(
     if not chosen or not set(chosen) <= set(CAMERAS):
         raise SequenceError(f"cameras {chosen}", where=str(root), cure=f"Name a drive with some of {list(CAMERAS)}")
     images = {name: numbered_images(root / name / "data") for name in chosen}
-    numbers, provenance = complete_frames(images, frames, str(root))
+    numbers, provenance = complete_frames(images, None, str(root))
     camera_models, rig_from_camera, rig_from_velodyne, rig_from_imu = _calibration(root.resolve().parent, chosen)
     stamps = read_timestamps(root / chosen[0] / "timestamps.txt")
     check_lines(stamps, "times", numbers[-1], root / chosen[0] / "timestamps.txt")

@@ -174,7 +174,7 @@ class PosedSequence:
         positions = np.stack([frame.world_from_rig.translation for frame in self.frames])
         return float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
 
-    def save(self, folder: Path | str, *, assets: Sequence[str] | None = None) -> Path:
+    def save(self, folder: Path | str) -> Path:
         """Write the sequence as a folder of images plus `sequence.json` (schema 1).
 
         Image files and compressed messages are copied byte for byte, raw images become PNG. `sequence.json` is written
@@ -182,7 +182,6 @@ class PosedSequence:
 
         Args:
             folder: A new or empty folder.
-            assets: Names of the assets to keep, all by default.
 
         Raises:
             SequenceError: The folder already holds something.
@@ -206,8 +205,6 @@ class PosedSequence:
                 _write(folder / images[camera], content)
             arrays = {}
             for name, loader in frame.assets.items():
-                if assets is not None and name not in assets:
-                    continue
                 if id(loader) not in written:
                     written[id(loader)] = f"assets/{folder_of[name]}/{number:06d}.npz"
                     (folder / written[id(loader)]).parent.mkdir(parents=True, exist_ok=True)

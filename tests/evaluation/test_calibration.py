@@ -10,7 +10,6 @@ from sklearn.metrics import brier_score_loss
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.calibration import (
     CalibrationMetric,
-    expected_calibration_error,
     fit_calibration,
     isotonic_regression,
 )
@@ -22,6 +21,12 @@ def small_scores(seed: int, count: int = 200_000) -> tuple[np.ndarray, np.ndarra
     random = np.random.default_rng(seed)
     score = (random.beta(0.4, 4.0, count) * 0.35).astype(np.float32)
     return score, random.random(count) < np.minimum(1.0, (4.0 * score) ** 2)
+
+
+def expected_calibration_error(probability: np.ndarray, occupied: np.ndarray) -> float:
+    metric = CalibrationMetric()
+    metric.update(probability, occupied)
+    return metric.compute().expected_calibration_error
 
 
 def test_isotonic_regression_by_hand() -> None:

@@ -16,11 +16,11 @@ from scene_completion_ros.evaluation.lidar_occupancy import (
     LIDAR_ONLY_NEAR,
     ORIGINAL,
     Scan,
+    SlabCounter,
     SlabProtocol,
     SlabTruth,
     not_seen_free,
     slab_masks,
-    slab_truth,
     surface_distance,
     surface_profile,
 )
@@ -47,6 +47,13 @@ def ring(distance: float, position: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 def scan_of(*points: list[float]) -> Scan:
     return Scan(np.array(points), sensor_at(0.0, 0.0, 0.0))
+
+
+def slab_truth(scans: list[Scan], protocol: SlabProtocol) -> SlabTruth:
+    counter = SlabCounter(protocol)
+    for scan in scans:
+        counter.update(scan)
+    return counter.compute()
 
 
 def test_published_values() -> None:

@@ -14,17 +14,21 @@ import pytest
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SequenceError
-from scene_completion_ros.sequences.from_bag import sequence_from_bag
+from scene_completion_ros.sequences.from_bag import posed_recording, sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.recording import read_recordings
 from tests.bags.recordings import HEIGHT, SECOND, START, WIDTH, Drive, image, odometry, record
 
 
-def sequence_of(path: Path, fill: Callable[[Drive], Any], **arguments: Any) -> PosedSequence:
+def sequence_of(
+    path: Path, fill: Callable[[Drive], Any], image_topics: list[str] | None = None, **arguments: Any
+) -> PosedSequence:
     with BagWriter(path) as writer:
         fill(Drive(writer))
     with BagReader(path) as reader:
-        return sequence_from_bag(reader, **arguments)
+        (recording,) = read_recordings(reader, image_topics)
+        return posed_recording(recording, **arguments)
 
 
 def test_small_drive(tmp_path: Path) -> None:
@@ -212,7 +216,7 @@ def test_topics_can_be_named(tmp_path: Path) -> None:
     sequence = sequence_of(tmp_path / "bag", fill, image_topics=["/right/image_raw/compressed"])
     assert set(sequence.cameras) == {"right"}
     with BagReader(tmp_path / "bag") as reader, pytest.raises(BagError, match="no image topic '/up'"):
-        sequence_from_bag(reader, ["/up"])
+        read_recordings(reader, ["/up"])
 
 
 # ---- recorded drives

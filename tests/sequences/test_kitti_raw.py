@@ -70,8 +70,8 @@ def test_poses_are_those_of_the_mercator_projection(drive: Path) -> None:
 def test_turning_moves_the_camera_around_the_imu(drive: Path) -> None:
     """The camera stands 0.8 + 0.27 m … ahead of the IMU: a turn on the spot moves it on a circle of that radius."""
     (drive / "oxts" / "data" / "0000000001.txt").write_text(packet(0.0, 0.0, 0.0, math.pi / 4 + math.pi / 2))
-    sequence = kitti_raw(drive, frames=[0, 1])
-    first, turned = sequence.frames
+    sequence = kitti_raw(drive)
+    first, turned = sequence.frames[:2]
     imu = sequence.rig_from_sensor["imu"].translation
     np.testing.assert_allclose(imu, [-0.3, -0.08 + 0.8, -0.27 - 0.8], atol=1e-9)
     np.testing.assert_allclose(turned.world_from_rig.apply(imu), first.world_from_rig.apply(imu), atol=1e-6)
@@ -98,12 +98,10 @@ def test_scans_fall_where_the_projection_of_the_development_kit_puts_them(drive:
     assert sequence.asset(0, "lidar_reflectance") == pytest.approx([0.5])
 
 
-def test_frames_and_cameras_can_be_restricted(drive: Path) -> None:
-    sequence = kitti_raw(drive, cameras=["image_03"], frames=[3, 1, 9])
+def test_cameras_can_be_restricted(drive: Path) -> None:
+    sequence = kitti_raw(drive, cameras=["image_03"])
     assert set(sequence.cameras) == {"image_03"}
-    assert [sequence.image(i, "image_03")[0, 0, 0] for i in range(len(sequence))] == [1, 3]
-    assert sequence.provenance["missing_images"] == [9]
-    np.testing.assert_allclose(sequence.world_from_camera(1, "image_03").translation[2], 3.0, atol=1e-6)
+    np.testing.assert_allclose(sequence.world_from_camera(3, "image_03").translation[2], 3.0, atol=1e-6)
 
 
 def test_a_repeated_stamp_is_dropped_and_counted(drive: Path) -> None:
@@ -136,10 +134,14 @@ def test_defects_are_named(drive: Path, name: str, content: str | None, message:
 
 
 def test_no_complete_frame(drive: Path) -> None:
-    with pytest.raises(SequenceError, match="none of 1 frames has an image of all"):
-        kitti_raw(drive, frames=[77])
     with pytest.raises(SequenceError, match="cameras"):
         kitti_raw(drive, cameras=["image_2"])
+    for camera, kept in (("image_02", 0), ("image_03", 1)):
+        for path in (drive / camera / "data").iterdir():
+            if int(path.stem) != kept:
+                path.unlink()
+    with pytest.raises(SequenceError, match="none of 2 frames has an image of all"):
+        kitti_raw(drive)
 
 
 def test_timestamps_keep_nanoseconds(tmp_path: Path) -> None:

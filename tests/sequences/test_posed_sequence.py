@@ -103,12 +103,6 @@ def test_loading_reads_no_image(sequence: PosedSequence, tmp_path: Path) -> None
         loaded.image(0, "/left")
 
 
-def test_assets_can_be_left_out(sequence: PosedSequence, tmp_path: Path) -> None:
-    loaded = PosedSequence.load(sequence.save(tmp_path / "saved", assets=[]))
-    assert loaded.lidar(2) is None
-    assert not (tmp_path / "saved" / "assets").exists()
-
-
 def test_nothing_is_overwritten(sequence: PosedSequence, tmp_path: Path) -> None:
     folder = sequence.save(tmp_path / "saved")
     before = (folder / "sequence.json").read_bytes()
