@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,25 +39,15 @@ class BagWriter:
     Args:
         path: Folder to be made; it must not exist.
         storage: "mcap" or "sqlite3".
-        flush_interval_s: Written messages may wait this long in memory for more (when the process is killed, that much
-            is lost): 0 stores each on its own, which costs about 200 bytes a message.
 
     Raises:
         BagError: The folder exists already.
     """
 
-    def __init__(
-        self,
-        path: Path | str,
-        *,
-        storage: Literal["mcap", "sqlite3"] = "mcap",
-        flush_interval_s: float = 0.0,
-    ) -> None:
+    def __init__(self, path: Path | str, *, storage: Literal["mcap", "sqlite3"] = "mcap") -> None:
         self.path = Path(path)
         self.typestore = get_typestore(Stores.LATEST)
         self._plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-        self._flush_interval_s = flush_interval_s
-        self._last_flush = 0.0
         self._connections: dict[str, Connection] = {}
         self._writer: Writer | None = None
 
@@ -109,8 +98,7 @@ class BagWriter:
                     f"message does not fit {msgtype}: {error!r}", where=f"topic {topic}", cure="Fill every field"
                 ) from error
         writer.write(connection, stamp_ns, raw)
-        if time.monotonic() - self._last_flush >= self._flush_interval_s:
-            self.flush()
+        self.flush()
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system."""
@@ -121,7 +109,6 @@ class BagWriter:
             storage.bio.flush()
         elif isinstance(storage, Sqlite3Writer):
             storage.conn.commit()
-        self._last_flush = time.monotonic()
 
     def close(self) -> None:
         """Write index and metadata.yaml."""

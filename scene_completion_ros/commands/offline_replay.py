@@ -74,9 +74,6 @@ def replay_offline(
     Args:
         output: Recording to write the voxels to, at the bag times of the images, and the legend of their labels.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
-
-    Returns:
-        Counts and times.
     """
     statistics = statistics or OfflineStatistics(topic)
     already_skipped = sum(reader.skipped.values())

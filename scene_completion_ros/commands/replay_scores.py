@@ -104,11 +104,7 @@ def _first_stamp(reader: BagReader, topic: str) -> int | None:
 
 
 def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str, Any]:
-    """Write `scores.json` and `scores.md` where there is something to write.
-
-    Returns:
-        What the page of the report shows of them.
-    """
+    """Write `scores.json` and `scores.md` where there is something to write; what the report's page shows of them."""
     from scene_completion_ros.scoring.scores import markdown, summary
 
     values = scores.to_json()

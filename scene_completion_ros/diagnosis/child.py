@@ -33,9 +33,6 @@ def run_probe(
         limit_s: The process is killed when it takes longer.
         environment: Its environment, by default that of this process.
 
-    Returns:
-        What the function returned.
-
     Raises:
         ProbeError: It raised, ended otherwise, or was killed.
     """

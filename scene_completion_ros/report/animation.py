@@ -180,9 +180,6 @@ def animated_webp(stills: Sequence[bytes], durations_ms: Sequence[int], size: tu
         stills: WebP files of one size, in order.
         durations_ms: How long each is shown, milliseconds.
         size: Width and height of all of them, pixels.
-
-    Returns:
-        Bytes of a WebP file.
     """
     extent = _number(size[0] - 1, 3) + _number(size[1] - 1, 3)
     chunks = [

@@ -62,9 +62,6 @@ def depth_picture(depth: NDArray[np.float32], *, width: int = _PANEL_WIDTH) -> P
     Args:
         depth: Depth along the optical axis in metres [H, W]; not finite where there is none.
         width: Width of the picture in pixels.
-
-    Returns:
-        RGB picture.
     """
     coloured = fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
     # The bar is even in the logarithm of depth, as the colours are.
@@ -143,9 +140,6 @@ def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, heig
         voxels: Completed voxels; every column shows the colour of its highest occupied voxel, else its free space.
         camera: Camera whose left and right view edges are drawn; none are drawn without it.
         height: Wished height of the picture in pixels; the map takes a whole number of pixels a voxel.
-
-    Returns:
-        RGB picture.
     """
     cell = max(1, (height - 2 * MARGIN) // max(voxels.grid.shape[:2]))
     scale = _scale_of(voxels, cell)
@@ -216,9 +210,6 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
     Args:
         class_names: Names by label; the font knows ASCII only, other characters become question marks.
         width: Width of the picture in pixels.
-
-    Returns:
-        RGB picture on white.
     """
     side, gap, row_height = 12, 18, 20
     drawable = [name.encode("ascii", "replace").decode() for name in class_names]
@@ -247,9 +238,6 @@ def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title
         birds_eye: RGB bird's-eye view.
         title: Words above all.
         width: Width of the pictures on the left, pixels.
-
-    Returns:
-        RGB picture on white.
     """
     heading = 34 if title else _GAP
     height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + _GAP
@@ -284,9 +272,6 @@ def panel(
         birds_eye: RGB bird's-eye view.
         title: Words above the picture.
         depth_name: Words above the depth picture.
-
-    Returns:
-        RGB picture on white.
     """
     tiles = [("camera", image), (depth_name, depth)]
     left = [(name, fit_width(tile, _PANEL_WIDTH)) for name, tile in tiles if tile is not None]

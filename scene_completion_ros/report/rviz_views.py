@@ -173,9 +173,6 @@ def ground_view(
         camera: Camera whose left and right view edges are drawn; none are drawn without it.
         clearing: Ends of clearing rays [N, 2] or [N, 3], x and y in the upright frame, metres.
         height: Wished height of the picture in pixels; the map takes a whole number of pixels a cell.
-
-    Returns:
-        RGB picture.
     """
     along_y, along_x = ground.cells.shape
     pixels = max(1, (height - 2 * MARGIN) // max(along_x, along_y))

@@ -158,9 +158,6 @@ class ReportWriter:
 
         Args:
             statistics: Numbers for the table of the page; nested mappings are flattened.
-
-        Returns:
-            Path of the page.
         """
         self._statistics = dict(statistics or self._statistics)
         every = max(1, -(-self._frame_count // self._most_frames))

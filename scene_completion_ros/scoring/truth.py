@@ -21,7 +21,7 @@ class VoxelTruth:
     """Voxels of one frame, arrays [X, Y, Z].
 
     Attributes:
-        grid_from_camera: Pose of the camera's optical frame in it.
+        grid_from_camera: Pose of the camera's optical frame in the grid.
         occupied: bool, holds anything.
         known: bool, the voxels that count.
         regions: `VISIBLE`, `OCCLUDED`, `ALL` -> bool.

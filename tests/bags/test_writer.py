@@ -114,15 +114,3 @@ def test_everything_written_survives_a_kill(tmp_path: Path, storage: str) -> Non
     assert not (tmp_path / "bag" / "metadata.yaml").exists()
     if storage == "mcap":
         assert "without an end record" in reader.losses[0]
-
-
-def test_flush_interval_gathers_messages(tmp_path: Path) -> None:
-    sizes = []
-    for name, interval in (("each", 0.0), ("gathered", 60.0)):
-        with BagWriter(tmp_path / name, flush_interval_s=interval) as writer:
-            for index in range(200):
-                writer.write("/text", "std_msgs/msg/String", string("a"), START + index)
-        sizes.append((tmp_path / name / f"{name}.mcap").stat().st_size)
-        with BagReader(tmp_path / name) as reader:
-            assert reader.counts["/text"] == 200
-    assert sizes[1] < sizes[0] / 2

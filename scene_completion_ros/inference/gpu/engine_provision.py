@@ -48,10 +48,7 @@ class ProvidedEngine:
 
 
 def provide_engine(
-    bundle: StudentBundle,
-    options: EngineOptions,
-    context: PrimaryContext,
-    reference: Callable[[], ReferenceEncoder],
+    bundle: StudentBundle, options: EngineOptions, context: PrimaryContext, reference: Callable[[], ReferenceEncoder]
 ) -> ProvidedEngine:
     """The engine of a bundle for this GPU; with the context current.
 

@@ -62,12 +62,7 @@ def engine_key(
 
 
 def build_plan(
-    onnx: bytes,
-    key: EngineKey,
-    tensorrt: TensorRt,
-    *,
-    timings: bytes = b"",
-    wanted: Callable[[], bool] = lambda: True,
+    onnx: bytes, key: EngineKey, tensorrt: TensorRt, *, timings: bytes = b"", wanted: Callable[[], bool] = lambda: True
 ) -> tuple[bytes, bytes]:
     """Build an engine.
 

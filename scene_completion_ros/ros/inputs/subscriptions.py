@@ -103,11 +103,7 @@ def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
 def noted_subscription(
     node: Any, message_type: Any, topic: str, callback: Any, qos: QoSProfile, record: InputRecord
 ) -> Any:
-    """Subscribe, and note what the middleware says of the subscription.
-
-    Returns:
-        The rclpy subscription.
-    """
+    """Subscribe, and note what the middleware says of the subscription."""
 
     def on_incompatible_qos(event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)

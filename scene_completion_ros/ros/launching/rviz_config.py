@@ -65,9 +65,6 @@ def adapted(shipped: str, shown: Shown) -> str:
     Args:
         shipped: Text of `config/scene_completion.rviz`.
 
-    Returns:
-        Text of a configuration of RViz.
-
     Raises:
         SceneCompletionError: The text is not that of such a configuration.
     """

@@ -33,9 +33,6 @@ def save_result(folder: Path, result: Result) -> list[Path]:
         folder: An existing folder.
         result: What to write (see `voxels.files` and `report.ply`).
 
-    Returns:
-        The two files.
-
     Raises:
         SceneCompletionError: One of them is there already, or they cannot be written; then none was.
     """
@@ -58,9 +55,6 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     Args:
         folder: An existing folder.
         contents: What to write, by plain file names.
-
-    Returns:
-        The files.
 
     Raises:
         SceneCompletionError: A name is no plain one, is taken, or cannot be written; then none was.

@@ -62,9 +62,6 @@ def replay_over_dds(
             `transform_timeout` is at least 3 s.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
 
-    Returns:
-        Counts, rate, latencies, memory.
-
     Raises:
         BagError: There is no such image topic, or no usable CameraInfo and no camera was given.
         SceneCompletionError: The node did not start, ended, stopped answering in lock step, or publishes voxels in

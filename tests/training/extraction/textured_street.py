@@ -112,7 +112,7 @@ def write_bag(
         tf: Whether /tf and /tf_static are recorded (several cameras are always placed by /tf_static).
         wheel_odometry: Whether /odom is recorded, whose frame "wheels" nothing connects with the cameras.
     """
-    with BagWriter(path, flush_interval_s=60.0) as writer:
+    with BagWriter(path) as writer:
         if tf or len(cameras) > 1:
             for name, (_, base_from_camera) in cameras.items():
                 message = transform("base", name, tuple(base_from_camera.translation), START)
