@@ -123,30 +123,24 @@ def legend_message(class_names: Sequence[str], class_colours: Sequence[tuple[int
 
 def depth_message(depth: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
     """Depth along the optical axis in metres [H, W] as a 32FC1 image."""
-    height, width = depth.shape
-    message = Image(
-        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
-        height=height,
-        width=width,
-        encoding="32FC1",
-        is_bigendian=sys.byteorder == "big",
-        step=width * 4,
-    )
-    return with_data(message, depth.astype(np.float32, copy=False))
+    return _image(depth.astype(np.float32, copy=False), "32FC1", stamp_ns, frame_id)
 
 
 def image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
     """An RGB image [H, W, 3] as an rgb8 message."""
-    height, width, _ = image_rgb.shape
+    return _image(image_rgb, "rgb8", stamp_ns, frame_id)
+
+
+def _image(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> Any:
     message = Image(
         header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
-        height=height,
-        width=width,
-        encoding="rgb8",
-        is_bigendian=0,
-        step=width * 3,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=pixels.itemsize > 1 and sys.byteorder == "big",
+        step=pixels[0].nbytes,
     )
-    return with_data(message, image_rgb)
+    return with_data(message, pixels)
 
 
 def compressed_image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
@@ -206,16 +200,7 @@ def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     Raises:
         GridError: There are more classes than a byte can hold.
     """
-    count_x, count_y, count_z = voxels.grid.shape
-    message = Image(
-        header=Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id),
-        height=count_x,
-        width=count_y * count_z,
-        encoding="mono8",
-        is_bigendian=0,
-        step=count_y * count_z,
-    )
-    return with_data(message, voxels_to_bytes(voxels))
+    return _image(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", voxels.stamp_ns, frame_id)
 
 
 def voxel_grid_info_message(grid: VoxelGrid, grid_from_camera: RigidTransform | None) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.kitti import text_lines
 
@@ -56,8 +57,7 @@ def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
     latitude, longitude, altitude, roll, pitch, yaw = packet.tolist()
     east = scale * EARTH_RADIUS * math.radians(longitude)
     north = scale * EARTH_RADIUS * math.log(math.tan(math.radians(90.0 + latitude) / 2.0))
-    rotation = _about("z", yaw) @ _about("y", pitch) @ _about("x", roll)
-    return RigidTransform(rotation, np.array([east, north, altitude]))
+    return RigidTransform(rotation_of_angles(roll, pitch, yaw), np.array([east, north, altitude]))
 
 
 def read_timestamps(path: Path) -> list[int]:
@@ -77,13 +77,3 @@ def read_timestamps(path: Path) -> list[int]:
                 f"not a time: {line[:60]!r}", where=f"{path}, line {number}", cure="Restore the file from the data set"
             ) from None
     return stamps
-
-
-def _about(axis: str, angle: float) -> NDArray[np.float64]:
-    cosine, sine = math.cos(angle), math.sin(angle)
-    matrix = {
-        "x": [[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]],
-        "y": [[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]],
-        "z": [[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]],
-    }[axis]
-    return np.array(matrix, dtype=np.float64)
