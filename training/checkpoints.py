@@ -127,9 +127,6 @@ class Checkpoint:
     def field_of(self, kind: type[Field]) -> Field:
         """The trained field, of one kind.
 
-        Args:
-            kind: Class of the network.
-
         Raises:
             BundleError: It holds one of another kind, or other weights than its stage has.
         """

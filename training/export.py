@@ -83,7 +83,6 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     """Exports the folded encoder as ONNX; weights are stored in fp16 and cast to fp32 in the graph.
 
     Args:
-        field: Trained field.
         camera: Canonical camera at the resolution it was trained at.
     """
     module = FoldedEncoder(field, feature_size(field, camera)).eval()
@@ -168,8 +167,6 @@ def export_bundle(
 
     Args:
         checkpoint: Checkpoint of `train`; it holds the configuration and the range of focal lengths, which go along.
-        folder: Folder of the bundle.
-        name: Name of the student.
         licence: Licence of the weights, which follows from the training data.
         provenance: What it was trained on and how.
     """
@@ -211,8 +208,6 @@ def export_labelled(
         checkpoint: Checkpoint of stage `feature_field` or `semantics` whose density is that of the student.
         student: The student it was made from.
         classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
-        folder: Folder of the new bundle.
-        name: Name of the student with labels.
         licence: Licence of the weights, which follows from the training data of both.
 
     Returns:

@@ -13,11 +13,7 @@ from scene_completion_training.rendering.depth import render_depth
 
 
 class TrainingPictures(lightning.Callback):
-    """Logs a picture every few steps.
-
-    Args:
-        every: Steps between pictures.
-    """
+    """Logs a picture every few steps."""
 
     def __init__(self, every: int) -> None:
         self.every = every

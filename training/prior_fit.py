@@ -23,11 +23,7 @@ def fit_prior(
     telling the training drives apart.
 
     Args:
-        field: The field.
         link: From density logit to probability, as the training starts with it; it stays as it is.
-        samples: Source of voxel centres.
-        steps: Optimiser steps.
-        batch_size: Samples per step.
 
     Returns:
         Mean loss of the last tenth of the steps.

@@ -68,7 +68,6 @@ def write_class_file(file: Path, names: Sequence[str | None], shares: Sequence[f
     """Writes a class file.
 
     Args:
-        file: Where to.
         names: Class of each cluster; None for those without a name.
         shares: Share of the voxels of each cluster, for the reader.
     """
@@ -86,7 +85,6 @@ def read_class_file(file: Path, count: int) -> NamedClusters:
     """Reads a class file. Clusters of one name become one class, whose colour is that of the first of them.
 
     Args:
-        file: The file.
         count: Number of clusters there are.
 
     Raises:

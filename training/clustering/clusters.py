@@ -37,8 +37,6 @@ def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Cl
     brought back to length one is cosine k-means but for the centres' steps in between.
 
     Args:
-        codes: What is clustered.
-        count: Clusters K.
         seed: Seed of the starts; the best of several is taken.
 
     Raises:

@@ -117,12 +117,7 @@ def check_recordings(args: argparse.Namespace, protocol: str) -> None:
 
 
 def refuse_scored(scored: Sequence[Path], others: dict[str, list[Path]]) -> None:
-    """Raise where the folders of an argument are scored as well.
-
-    Args:
-        scored: What is scored.
-        others: Argument -> its folders.
-    """
+    """Raise where the folders of an argument are scored as well."""
     for flag, folders in others.items():
         if shared := {folder.resolve() for folder in scored} & {folder.resolve() for folder in folders}:
             raise ConfigurationError(

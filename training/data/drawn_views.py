@@ -38,9 +38,7 @@ class DrawnViews:
     """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame.
 
     Attributes:
-        draw: The sample.
         names: Frame and camera of each view.
-        camera: The canonical camera.
         jitter: Source of the colour jitter, the same for all views; without one they keep their colours.
     """
 

@@ -122,10 +122,7 @@ def fuse_occupancy(
     """Fuses depth views into evidence at voxel centres.
 
     Args:
-        views: Depth views with their poses in the grid's frame.
-        grid: The voxels.
         free_samples: Voxels without a hit that are tested for free space, drawn at random.
-        generator: Source of randomness.
         depths: Nearest and farthest depth pixels that count, metres.
         free_factor: Weight of free against hit evidence: rays that graze a surface pass through its voxels too.
 

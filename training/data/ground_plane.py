@@ -25,7 +25,6 @@ def ground_roll(frames: Sequence[PreparedFrame], viewpoint: Viewpoint) -> float:
     would show the road tilted to the other side.
 
     Args:
-        frames: Prepared frames of one sequence.
         viewpoint: What they were prepared for; its height says where ground is looked for.
 
     Returns:

@@ -128,13 +128,10 @@ class SequencesData(lightning.LightningDataModule):
     """Serves `ViewSamples` from prepared sequences.
 
     Args:
-        settings: Data of the training.
         steps: Optimiser steps of the whole training.
-        seed: Seed of the samples.
         encoder_views: Images that the stage encodes.
         targets: Features of a foundation model that the views get.
         label_points: Labelled voxel centres a sample; 0 for none.
-        viewpoint: What the network is trained for.
     """
 
     def __init__(

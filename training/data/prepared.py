@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
-from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.geometry.resampling import view_rotation, virtual_pinhole
+from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.mapped_arrays import mapped_arrays
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
@@ -113,7 +112,6 @@ def prepare_sequence(
 
     Args:
         sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
-        cache: Folder for the prepared frames.
         settings: Fusion settings; part of the cache key.
         exact: Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth
             of the left camera where it has one.
@@ -229,13 +227,7 @@ def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uin
 
 
 class _Stereo:
-    """Depth of the stereo pair of a sequence, remembered for the frames around.
-
-    Args:
-        sequence: The sequence.
-        left: Left camera of the pair.
-        right: Right camera of the pair.
-    """
+    """Depth of the stereo pair of a sequence, remembered for the frames around."""
 
     def __init__(self, sequence: PosedSequence, left: str, right: str) -> None:
         self.sequence = sequence

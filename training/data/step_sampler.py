@@ -17,7 +17,6 @@ class StepSampler(Sampler[int]):
         done: Says how many samples have been used when the iteration starts.
         batch_size: Samples of a batch of one process.
         rank: Number of this process.
-        processes: How many there are.
     """
 
     def __init__(

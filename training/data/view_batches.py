@@ -88,8 +88,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     Args:
         sequences: Prepared frames of each sequence, in order.
-        settings: What a sample holds.
-        seed: Seed of everything random.
         length: Number of samples (steps × batch size).
         shares: Factor on each sequence's share.
         encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
@@ -264,9 +262,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """Mean inverse depth code of the left camera's stereo depth in blocks of 2×2 pixels, never mirrored.
 
         Pixels that were never matched take the mean of their surroundings.
-
-        Args:
-            spec: Point code.
 
         Returns:
             [1, 1, H / 2, W / 2].

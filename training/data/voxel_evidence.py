@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
-from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.fused_occupancy import DepthView, fuse_occupancy
 from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR
@@ -60,13 +59,8 @@ def fusion_views(
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
     Args:
-        sequence: The sequence.
-        index: The frame.
-        left: Name of the left camera.
         depth: Gives the left camera's stereo depth [H, W] of a frame, metres.
         focal_baseline: Focal length × baseline, pixel metres.
-        settings: Fusion settings.
-        volume: The space that is completed.
 
     Yields:
         Views at half resolution; their grid frame is the frame's left camera, axes x forward, y left, z up.
@@ -122,7 +116,6 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
 
     Args:
         sequence: Sequence with the assets "voxel_label" and "voxel_flags".
-        index: The frame.
         left: Camera that the stored grid stands around.
         kept: Most voxels kept, half of them occupied.
     """

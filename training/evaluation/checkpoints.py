@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration
@@ -77,7 +76,6 @@ class FieldModel:
 
     Args:
         field: The field, with the weights that would be exported.
-        name: Short name for tables.
         along: Metres along the drive, from the evaluated frame, of each view that it encodes; the first stands at the
             frame itself, and only a multi-view field has others.
         half_resolution: It was trained on images of half the size, and sees such.
@@ -118,7 +116,6 @@ class CanonicalImages:
     """Images of sequences as a network sees them.
 
     Args:
-        camera: The canonical camera.
         half_resolution: Images are halved, as in the training.
     """
 
@@ -149,7 +146,6 @@ def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -
     the one further along.
 
     Args:
-        sequence: The drive.
         index: The evaluated frame, which is the first view.
         along: Metres from there of the first (ignored), second, ... view.
 

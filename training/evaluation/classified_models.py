@@ -41,7 +41,6 @@ class ClassifiedModel:
     Args:
         model: Gives the codes of points.
         cutoff: Density per metre that an occupied voxel exceeds.
-        name: Short name for tables.
         classify: Class of each code, its number in `COMMON_CLASSES` less one.
     """
 
@@ -69,7 +68,6 @@ def open_supervised(path: Path, density: DensityModel, cutoff: float) -> Classif
     """Opens a checkpoint of a field that has learned classes from labels.
 
     Args:
-        path: The checkpoint.
         density: Whose density says what is occupied.
         cutoff: Density per metre that an occupied voxel exceeds.
 
@@ -95,11 +93,8 @@ def fit_probes(
     for the density as well. All of them weigh the same, as in published probes; so rare classes are rarely said.
 
     Args:
-        models: The models.
         cutoff: Density per metre that an occupied voxel exceeds.
-        labelled: Training recordings with ground truth voxels.
         points_a_frame: Most voxels of a frame, drawn at random.
-        seed: Seed of the draw.
 
     Raises:
         ConfigurationError: The voxels have fewer than two classes, or there are none.

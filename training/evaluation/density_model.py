@@ -90,9 +90,6 @@ class RememberedDensity:
     """A density model that several others share, frame by frame: it looks at a frame once.
 
     What it has seen of the last frame stays, and so does the density of the points asked for last.
-
-    Args:
-        model: The model.
     """
 
     def __init__(self, model: DensityModel) -> None:

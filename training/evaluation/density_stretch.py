@@ -57,7 +57,6 @@ class DensityStretch:
         """The same of a student's unfolded weights, in their own precision.
 
         Args:
-            weights: Name -> array.
             prior: The student has a place prior, to which the offset goes.
         """
         offset = 0.0 if prior else self.offset
@@ -125,8 +124,6 @@ def rays_to_depth(
     """Logits of a student along rays to measured depths, at some of the pixels that have one.
 
     Args:
-        model: The student.
-        sequence: What it looks at.
         depths: Frames, and the reference camera's depth [H, W] there, metres, 0 where there is none.
 
     Raises:

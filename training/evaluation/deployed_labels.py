@@ -22,12 +22,6 @@ class DeployedLabels:
 
     A class counts under its name among the common ones; what is called something else is never right.
 
-    Args:
-        bundle: The student.
-        name: Short name for tables.
-        engine: Encoder engine.
-        threads: CPU threads of encoder and kernels; all by default.
-
     Raises:
         ConfigurationError: None of its classes is one of the common ones.
     """

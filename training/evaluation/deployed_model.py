@@ -7,8 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import FieldKernel
@@ -28,10 +27,7 @@ class DeployedModel:
     """A student bundle.
 
     Args:
-        bundle: The student.
         name: Short name for tables; the bundle's by default.
-        engine: Encoder engine.
-        threads: CPU threads of encoder and kernel; all by default.
     """
 
     def __init__(

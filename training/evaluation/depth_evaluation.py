@@ -80,7 +80,6 @@ class DepthResult:
     """All scores of a run.
 
     Attributes:
-        recordings: Names of the drives.
         frames: Scored frames, the same ones for every method.
         pixels: Pixels with LiDAR that count, over all frames.
         errors: Method -> mean over frames.
@@ -115,7 +114,6 @@ def select_frames(
     """Choose what is scored: all frames with a scan, or those of them that a frame list names.
 
     Args:
-        sequences: The drives.
         listed: A frame list, whose numbers are those of the image files.
 
     Returns:
@@ -203,10 +201,7 @@ def evaluate_depth(
     """Score models, and the mean depth where it is given.
 
     Args:
-        selections: The frames, from `select_frames`.
-        models: The models.
         mean: Mean depth of other drives [h, w], metres, from `fit_mean_depth`.
-        left_out: What `select_frames` left out.
 
     Raises:
         SequenceError: No frame has LiDAR that counts.
@@ -255,12 +250,7 @@ def left_out_table(left_out: Iterable[LeftOutFrame]) -> str:
 
 
 def as_json(result: DepthResult, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All scores as plain values.
-
-    Args:
-        result: The scores.
-        settings: What the run was asked for, plain values.
-    """
+    """All scores as plain values."""
     return {
         "settings": dict(settings),
         "protocol": {"crop": "Garg", "minimum_m": MINIMUM, "maximum_m": MAXIMUM, "scaling": None, "side": LEFT},

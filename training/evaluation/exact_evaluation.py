@@ -29,7 +29,6 @@ class ExactResult:
     """Scores against ground truth voxels.
 
     Attributes:
-        frames: Frames that were scored.
         voxels: (model, rule) -> (range, region) -> scores; the score that ranks voxels is the opacity.
         calibration: Model -> "before" (the opacity itself) and, where one was fitted, "after" -> errors, in view.
     """
@@ -43,7 +42,6 @@ class ExactEvaluation:
     """Accumulates frames.
 
     Attributes:
-        frames: Frames that were counted.
         voxels: (model, rule) -> accumulator.
         calibration: (model, "before" or "after") -> accumulator.
     """
@@ -92,7 +90,6 @@ class CalibratedModel:
     """A model with the calibration that was fitted on other frames.
 
     Args:
-        model: The model.
         calibration: From its opacity to probability.
         threshold: Probability from which a voxel counts as occupied.
     """

@@ -57,8 +57,6 @@ class FieldFeatures:
     """What a feature field that sees an image makes of it, rendered to its own pixels.
 
     Args:
-        field: The field.
-        name: Short name for tables.
         camera: Its canonical camera at the resolution that is compared.
         half_resolution: It was trained on images of half the size.
     """
@@ -74,7 +72,6 @@ class FieldFeatures:
         """Opens a checkpoint of stage `feature_field`, or of stage `semantics`, which holds one.
 
         Args:
-            path: The checkpoint.
             stride: Compare so many-th pixels of its canonical camera.
 
         Raises:
@@ -97,11 +94,8 @@ class TokenFeatures:
     """The tokens of a 2D foundation model, bilinearly enlarged.
 
     Args:
-        backbone: The foundation model.
         cell: Edge of the square of pixels of the canonical image that a token covers.
-        full: Canonical camera.
         camera: The same at the resolution that is compared.
-        name: Short name for tables.
         mean: Taken from each token [D]; nothing if left out.
     """
 
@@ -136,11 +130,7 @@ def token_rows(
     """What stands beside fields: the tokens as they are, and less each mean that a field has learned them without.
 
     Args:
-        fields: The fields.
         backbone: The foundation model that they have learned from.
-        cell: Edge of the square of pixels that a token covers.
-        full: Canonical camera.
-        camera: The same at the resolution that is compared.
 
     Raises:
         ConfigurationError: A field has learned features of another dimension.
@@ -237,7 +227,6 @@ def evaluate_features(
         camera: Canonical camera at that resolution.
         step: Frames to the later view of a pair.
         every: Frames between first views.
-        seed: Seed of the unrelated pixels.
 
     Returns:
         (kind of pair, method) -> scores.

@@ -29,9 +29,7 @@ from scene_completion_ros.evaluation.occupancy import (
     score_histogram,
 )
 from scene_completion_ros.evaluation.visibility import visible_voxels
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.kitti import VOXEL_SHAPE, kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 
@@ -155,7 +153,6 @@ class WindowScores:
     """Scores of all methods on one window.
 
     Attributes:
-        window: Its name.
         depth: Method -> errors.
         voxels: Method -> (range, region) -> scores.
         cutoffs: Name in the literature -> (range, IoU, precision, recall) in view at its density cut-off.
@@ -216,13 +213,7 @@ def score_window(
     methods: Mapping[str, PredictorFactory],
     baselines: Baselines,
 ) -> WindowScores:
-    """Score methods and baselines on one window.
-
-    Args:
-        window: The window.
-        methods: Name -> method.
-        baselines: The baselines.
-    """
+    """Score methods and baselines on one window."""
     predictors = {
         name: make(window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera) for name, make in methods.items()
     }

@@ -61,7 +61,6 @@ class LidarEvaluation:
         Args:
             scans: From `level_scans` with the same pitch.
             pitch: How far the camera looks down, radians.
-            observations: What the models make of the frame.
         """
         counters = {name: SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()}
         for scan in scans:
@@ -91,7 +90,6 @@ def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation)
 
     Args:
         points_camera: Points [..., 3], optical frame, metres.
-        observation: What the model sees.
 
     Returns:
         bool [...].
@@ -108,9 +106,6 @@ def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -
     """Scans of a frame and of those after it, at most to the sequence's end, in the frame's level frame.
 
     Args:
-        sequence: A sequence with LiDAR.
-        index: The evaluated frame.
-        count: Most scans.
         pitch: How far the reference camera looks down, radians.
 
     Yields:

@@ -73,7 +73,6 @@ class Axes:
     """A rectangle of a picture with data coordinates: x to the right, y up.
 
     Attributes:
-        picture: What is drawn on.
         left, top, width, height: The rectangle, pixels.
         x_range, y_range: Data at its edges.
     """
@@ -144,7 +143,6 @@ def reliability_diagram(calibration: Mapping[str, CalibrationErrors], title: str
 
     Args:
         calibration: Name of the curve -> errors and bins.
-        title: Words above.
     """
     picture = blank(560, 520)
     axes = Axes(picture, 60, 40, 430, 330, (0.0, 1.0), (0.0, 1.0))
@@ -231,10 +229,6 @@ def profile_picture(
     """The camera image above top-down views of the ground truth and of what each model says.
 
     Args:
-        sequence: The recording.
-        index: The frame.
-        truth: Its ground truth voxels, where it has any.
-        observed: Models and what they see.
         protocol: Says how far the camera looks down.
     """
     points = profile_points(protocol)
@@ -291,7 +285,6 @@ class FrameProfiles:
     """Writes the profile of the first evaluated frame of every recording; a hook of `occupancy_run.evaluate`.
 
     Args:
-        folder: Takes the pictures.
         pitch: How far the reference camera looks down, radians; None for what is known of the data set.
     """
 

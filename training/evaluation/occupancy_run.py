@@ -77,7 +77,6 @@ class OccupancyResult:
     """All scores of a run.
 
     Attributes:
-        recordings: Names of what was evaluated.
         exact: Against ground truth voxels; None where no frame has any.
         lidar: Under the LiDAR protocols: (setting, model, rule) -> scores; empty without LiDAR.
     """
@@ -135,9 +134,7 @@ def evaluate(
     """Score models on recordings.
 
     Args:
-        recordings: What to evaluate on.
         models_of: Models and controls for one of them; equal names are the same model.
-        settings: Frames and scans.
         on_frame: Told of every evaluated frame.
 
     Raises:
@@ -185,7 +182,6 @@ def markdown(result: OccupancyResult, evaluated: Sequence[str]) -> str:
     """All tables with their captions.
 
     Args:
-        result: The scores.
         evaluated: Names of the models that are no controls.
     """
     parts = [f"Recordings: {', '.join(result.recordings)}."]
@@ -259,12 +255,7 @@ def calibration_table(result: ExactResult, evaluated: Sequence[str]) -> str:
 
 
 def as_json(result: OccupancyResult, settings: dict[str, Any]) -> dict[str, Any]:
-    """All scores as plain values; undefined figures become None.
-
-    Args:
-        result: The scores.
-        settings: What the run was asked for, plain values.
-    """
+    """All scores as plain values; undefined figures become None."""
     lidar = [
         {
             "protocol": setting.protocol,

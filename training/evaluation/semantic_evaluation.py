@@ -23,8 +23,7 @@ from scene_completion_ros.evaluation.cluster_assignment import (
 )
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, SEMANTIC_KITTI_TO_COMMON
 from scene_completion_ros.evaluation.semantic_completion import CompletionScores, SemanticCompletionMetric
-from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.clustering.clusters import Clusters, fit_clusters
 from scene_completion_training.evaluation.density_model import DensityModel
@@ -73,9 +72,7 @@ class FittedModel:
     """A model whose clusters have been found and named.
 
     Attributes:
-        model: The model.
         cutoff: Density per metre that an occupied voxel exceeds.
-        clusters: Its clusters.
         confusion: Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
     """
 
@@ -144,14 +141,11 @@ def fit_models(
     All models look at the same pixels, frame by frame, so that what they share is computed once.
 
     Args:
-        models: The models.
         cutoff: Density per metre that an occupied voxel exceeds.
         recordings: Training recordings whose surfaces are clustered.
         labelled: Training recordings with ground truth voxels, for the names.
-        clusters: Number of clusters.
         every: Frames between clustered ones.
         points_a_frame: Pixels of a frame whose surfaces are looked at.
-        seed: Seed of draw and clustering.
 
     Raises:
         ConfigurationError: Fewer points than clusters, or no labelled frame.

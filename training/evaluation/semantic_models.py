@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.checkpoints import Checkpoint
@@ -75,8 +74,6 @@ class FeatureFieldModel:
     """A trained feature field; its points are clustered by their expanded features, or by what a head makes of them.
 
     Args:
-        field: The field.
-        name: Short name for tables.
         head: The head of the second stage; without one the expanded features themselves are clustered.
         density: Whose density says what is occupied: the student that the field was made from, as it is deployed; the
             field's own if left out.
@@ -108,9 +105,7 @@ class FeatureFieldModel:
         """Opens a checkpoint that holds a feature field, with its head where it has one.
 
         Args:
-            path: The checkpoint.
             name: Short name for tables; that of the run if left out.
-            density: See the class.
             kind: Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
 
         Raises:
@@ -152,10 +147,8 @@ class LiftedTokens:
     clusters.
 
     Args:
-        backbone: The foundation model.
         density: Whose density says what is occupied.
         cell: Edge of the square of pixels that a token covers.
-        name: Short name for tables.
         recordings: Their tokens give the mean.
         camera: The canonical camera of the models that it stands beside.
     """
@@ -197,12 +190,7 @@ class LiftedTokens:
 
 
 class OnSurface:
-    """A control: what another model says, on the surfaces alone that the density shows to the camera.
-
-    Args:
-        model: The model.
-        name: Short name for tables.
-    """
+    """A control: what another model says, on the surfaces alone that the density shows to the camera."""
 
     def __init__(self, model: SemanticModel, name: str) -> None:
         self.name = name
@@ -254,11 +242,6 @@ def surface_points(observed: SemanticObservation, generator: np.random.Generator
 
     Clusters are found among them, not among all that is occupied: most of that lies behind surfaces, where few views
     have told the features what to be.
-
-    Args:
-        observed: What has been seen of a frame.
-        generator: Source of randomness.
-        count: Pixels that are looked at.
     """
     camera = observed.observation.camera
     pixels = generator.uniform((-0.5, -0.5), (camera.width - 0.5, camera.height - 0.5), (count, 2))

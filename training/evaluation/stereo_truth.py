@@ -8,8 +8,13 @@ from functools import cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry import (
+    DEFAULT_GRID,
+    DEFAULT_GRID_FROM_CAMERA,
+    OPTICAL_FROM_FORWARD,
+    RigidTransform,
+    VoxelGrid,
+)
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.fused_occupancy import DepthView, fuse_occupancy
 from scene_completion_training.data.stereo import stereo_pair
@@ -36,8 +41,6 @@ def stereo_evidence(
 
     Args:
         sequence: A drive with a stereo pair.
-        index: The frame.
-        grid: Voxels.
         grid_from_left: Pose of the left camera in the grid.
         depth: Gives the left camera's stereo depth.
         volume: The space that is completed; a street's if left out.

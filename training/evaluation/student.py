@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.evaluation.calibration import fit_calibration
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.resampling import Resampler
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import VoxelQuery
@@ -24,16 +21,7 @@ from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, Pred
 
 
 class StudentPredictor:
-    """The parts of the deployed `Completer`, queried also outside the view and rendered beyond the grid.
-
-    Args:
-        bundle: The student.
-        camera: The camera of the images.
-        grid: The grid of the ground truth.
-        grid_from_camera: Pose of the camera in it.
-        engine: Encoder engine.
-        threads: CPU threads of the encoder.
-    """
+    """The parts of the deployed `Completer`, queried also outside the view and rendered beyond the grid."""
 
     def __init__(
         self,
@@ -106,9 +94,7 @@ def calibrate(
     Args:
         bundle: The student; its folder is written.
         window: A window that neither training nor testing uses.
-        engine: Encoder engine.
         knots: Largest number of knots of the piecewise linear map.
-        threads: CPU threads of the encoder.
 
     Returns:
         The bundle as written.

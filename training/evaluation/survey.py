@@ -30,7 +30,6 @@ class Survey:
     """Points of training recordings.
 
     Attributes:
-        recordings: The recordings.
         recording: Number of the recording of each point [N].
         frame: Its frame [N].
         pixel: Where it lies in the image of the reference camera [N, 2], u and v.
@@ -57,11 +56,8 @@ def survey(
     """Looks at recordings.
 
     Args:
-        model: The model.
-        recordings: Training recordings.
         every: Frames between those that are looked at.
         points_a_frame: Pixels of a frame whose surfaces are looked at.
-        seed: Seed of the draw.
 
     Raises:
         ConfigurationError: No pixel shows a surface.

@@ -54,7 +54,6 @@ def view_pairs(sequence: PosedSequence, camera: Camera, *, step: int, every: int
     """Pairs of each `every`-th frame: its reference view with that some frames later, and with its stereo partner.
 
     Args:
-        sequence: The recording.
         camera: Canonical camera that all views are resampled into; its resolution is that of the warp.
         step: Frames to the later view.
         every: Frames between first views.
@@ -87,8 +86,6 @@ def view_depth(sequence: PosedSequence, index: int, name: str, camera: Camera) -
     """z-depth [H, W] that the recording knows of a view, resampled into a camera at the same place.
 
     Args:
-        sequence: The recording.
-        index: The frame.
         name: The camera: the reference camera, or the right one of the stereo pair.
         camera: The camera to resample into, by the nearest pixel.
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.density_model import reference_camera
 from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, Window
@@ -29,7 +28,6 @@ class VoxelTruth:
     measurements. Calibrations, thresholds and priors are fitted to `all`.
 
     Attributes:
-        grid: The grid.
         grid_from_camera: Pose of the reference camera in it.
         label: uint8, SemanticKITTI's learning ids; 0 is free, 255 unknown.
         occupied: bool, holds anything.

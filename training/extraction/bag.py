@@ -30,9 +30,7 @@ class Job:
     """One bag to be extracted.
 
     Attributes:
-        bag: The bag.
         folder: Folder for its sequences and its report.
-        settings: What is asked for.
         threads: Threads for structure from motion.
     """
 

@@ -52,7 +52,6 @@ def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagR
 
     Args:
         sequence: Posed frames of one drive.
-        settings: What is asked for.
         report: Gets a line for what is left out.
 
     Returns:

@@ -48,10 +48,8 @@ def sequences_from_images(
 
     Args:
         recording: Frames of which every camera has an image and a place on the rig.
-        settings: What is asked for.
         threads: Threads for the reconstruction.
         report: Gets a line for every frame that is lost, and for the scale.
-        progress: Told what is being done.
 
     Returns:
         One sequence for every part that hangs together, rectified already; metric where a scale was found.

@@ -27,7 +27,6 @@ def extract_bags(jobs: Sequence[Job], *, workers: int = 1, ray_address: str | No
     """Extract bags; those that were extracted before, unchanged and with the same settings, are left alone.
 
     Args:
-        jobs: The bags.
         workers: Processes on this machine; 1 extracts in this process, without Ray.
         ray_address: A Ray cluster to use instead; bags and output must lie under the same paths on all its machines.
 

@@ -22,7 +22,6 @@ class View:
 
     Attributes:
         camera: Camera of the rectified images.
-        rig_from_camera: Its pose.
         resampler: Makes its images out of the recorded ones; None where they are kept as they are.
     """
 
@@ -63,7 +62,6 @@ def rectified_views(
 
     Args:
         cameras: Recorded cameras by name.
-        rig_from_camera: Their poses.
         max_fov_degrees: Widest view of a fisheye, horizontally and vertically.
     """
     views = {name: _upright_view(camera, rig_from_camera[name], max_fov_degrees) for name, camera in cameras.items()}

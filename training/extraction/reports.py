@@ -43,12 +43,10 @@ class BagReport:
     """What became of a bag.
 
     Attributes:
-        bag: Path of the bag.
         fingerprint: Hash of names, sizes and times of its files.
         settings: Digest of the settings.
         changed_settings: The settings that are not the default.
         status: "complete", or "failed" where nothing could be extracted.
-        sequences: What was extracted.
         skipped: Reason -> number of images or frames that were left out.
         problems: What went wrong, in words, with the cure.
         warnings: What should be looked at.

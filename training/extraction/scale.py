@@ -79,7 +79,6 @@ def scale_from_camera_height(model: Model, height: float, *, seed: int = 0) -> S
     Args:
         model: Reconstruction of unknown scale; the first camera looks about horizontally.
         height: Metres of the first camera above the ground.
-        seed: Seed of the samples.
 
     Returns:
         The scale; unknown where too few keyframes show enough ground or their heights contradict each other.
@@ -105,7 +104,6 @@ def ground_plane(points: NDArray[np.float64], generator: np.random.Generator) ->
 
     Args:
         points: Points [N, 3] in the optical frame (y down), any unit.
-        generator: Source of the samples.
 
     Returns:
         Distance of the camera from the plane and the number of points on it; None where no plane fits.

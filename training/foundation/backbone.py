@@ -63,11 +63,9 @@ class LoadedNetwork:
 
     Attributes:
         network: The module of transformers.
-        type: Type of the model.
         normalisation: Of the input.
         patch: Edge of a patch, pixels.
         dim: Dimension of a token.
-        blocks: Number of blocks.
         extra_tokens: Class and register tokens before the others.
         options: What its forward pass has to be told.
         files: Weights that were read.

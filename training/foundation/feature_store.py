@@ -130,10 +130,6 @@ class FeatureStore:
 
     It holds nothing but the manifest in memory, may be written and read by many processes at a time, and be handed to
     others by pickling.
-
-    Args:
-        folder: Its folder.
-        manifest: What its features have in common.
     """
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
@@ -170,7 +166,6 @@ class FeatureStore:
         """Opens a store to read from.
 
         Args:
-            folder: Its folder.
             model: Whose features are expected; anyone's if not given.
             cell: Which edge of the square of pixels of a token is expected; any if not given.
 

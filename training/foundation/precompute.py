@@ -28,10 +28,7 @@ def precompute(frames: Sequence[PreparedFrame], camera: Camera, backbone: Backbo
     The images are those that trainings compare with: in the canonical camera, unturned, with their own colours.
 
     Args:
-        frames: Prepared frames.
         camera: The canonical camera that they were prepared for.
-        backbone: The network that the store was made for.
-        store: Takes the features.
 
     Returns:
         Number of images whose features were computed.

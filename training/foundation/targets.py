@@ -115,10 +115,7 @@ class LiveTargets:
     """Features that are computed when they are asked for.
 
     Args:
-        extractor: The network.
         cell: Edge of the square of pixels that a token covers.
-        variants: Number of variants of an image.
-        seed: Seed of the shifts.
     """
 
     def __init__(self, extractor: FeatureExtractor, cell: int, variants: int, seed: int = 0) -> None:

@@ -30,9 +30,6 @@ _CURE = "Only encoders of convolutions are exported for GPUs; report the bundle'
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     """The float32 graph: ``image`` uint8 [N, H, W, 3] RGB -> ``features`` float32 [N, h, w, C + E].
 
-    Args:
-        bundle: The student, saved.
-
     Raises:
         BundleError: Its encoder is none, or has operators that mix the images of a batch.
     """

@@ -25,9 +25,6 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The normalisation of the image before it stays float32 (a mean of 123.675 is none in float16), and so do sums over
     channels.
-
-    Args:
-        model: What `gpu_graph` gives.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.sequences.posed_sequence import read_image_file
 from scene_completion_training.evaluation.density_model import reference_camera
 from scene_completion_training.evaluation.occupancy_run import open_recording

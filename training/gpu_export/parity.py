@@ -54,7 +54,6 @@ class Parity:
     """How far a variant is off; densities, decisions and labels are those of the default grid's voxels in view.
 
     Attributes:
-        images: Number of images.
         threshold: Probability from which a voxel counted as occupied.
         features_max: Largest difference of the map.
         features_mean: Mean difference of the map.
@@ -103,9 +102,7 @@ class ParityCheck:
     """Measures variants on the same images against the same reference.
 
     Args:
-        bundle: The student.
         images: Canonical images uint8 [K, H, W, 3] RGB.
-        reference: What is right.
 
     Raises:
         BundleError: The reference sees nothing occupied in any image: then agreement says nothing.

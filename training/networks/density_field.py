@@ -52,7 +52,6 @@ class DensityField(nn.Module):
 
     Args:
         camera: Canonical camera of the input images.
-        spec: Point code.
         encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
         depth_channel: A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no
             depth units.
@@ -178,7 +177,6 @@ class SingleViewObservation:
     """A `DensityField` that has seen its image (an `ObservedField`).
 
     Attributes:
-        field: The field.
         features: Pre-activation map [B, hidden, h, w].
         depth_code: Inverse depth code of each pixel [B, h, w].
     """

@@ -27,7 +27,6 @@ def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int, weights
     """Makes a trunk by its name.
 
     Args:
-        name: Its name.
         pretrained: Start from its weights.
         frozen_blocks: First blocks that keep them.
         weights: Local folder or hub name of the weights; by default those that the trunk is known by.
@@ -103,14 +102,12 @@ class EncoderDecoder(nn.Module):
     Args:
         size: Height and width of the images.
         channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
-        trunk: Name of the trunk.
         pretrained: Start the trunk from its ImageNet weights.
         frozen_blocks: First blocks of the trunk that keep them.
         weights: Local folder or hub name of the trunk's weights; by default those that it is known by.
 
     Attributes:
         stride: Pixels of the image to one of the feature map.
-        trunk_name: Name of the trunk.
         mixed: Precision that the network itself computes in, where it is not single. What it returns is single always:
             half a pixel is lost where geometry is computed in bfloat16.
     """

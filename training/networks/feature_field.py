@@ -21,9 +21,6 @@ class ChannelNorm(nn.Module):
 
     The cosine loss is blind to the length of features. Without this a decoder's outputs grew three hundredfold within a
     thousand steps, beside which the point code said nothing: all points of a ray had the same feature.
-
-    Args:
-        channels: Number of channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -48,7 +45,6 @@ class FeatureField(nn.Module):
     numbers instead of hundreds is what makes the training affordable.
 
     Args:
-        density: The density field.
         target_size: Dimension D of the targets.
         channels: Dimension of the features that are composited.
         units: Hidden units of the features.
@@ -168,8 +164,6 @@ class FeatureObservation:
     """A `FeatureField` that has seen its image (an `ObservedField`).
 
     Attributes:
-        field: The field.
-        density_observation: Its density.
         features_map: Image part of the units of the features [B, units, h, w].
     """
 

@@ -33,7 +33,6 @@ class FusionHead(nn.Module):
     all count the same), and σ = softplus(w · ReLU(W3 g + b3) + c).
 
     Args:
-        channels: Channels of the feature maps.
         code: Size of the point code.
         hidden: Width of the hidden layer of each view (128 in MVBTS; half of it costs half as much).
         fused: Features of a view that are averaged (16 in MVBTS).
@@ -114,12 +113,8 @@ class MultiViewField(nn.Module):
 
     Args:
         camera: Canonical camera of all views.
-        spec: Point code.
         encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
         channels: Channels of its feature map.
-        hidden: See `FusionHead`.
-        view_dropout: See `FusionHead`.
-        depth_channel: See `DensityField`.
     """
 
     def __init__(
@@ -191,7 +186,6 @@ class MultiViewObservation:
     """A `MultiViewField` that has seen its views (an `ObservedField`).
 
     Attributes:
-        field: The field.
         maps: Prepared features [B·V, hidden, h, w].
         depth_codes: Inverse depth code of each pixel [B, V, h, w].
         view_from_encoder: Poses [B, V, 4, 4].

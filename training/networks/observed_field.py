@@ -50,9 +50,6 @@ class TrainedField(Protocol):
         """An untrained field of this kind that weights fit.
 
         Args:
-            state: Name -> weights.
-            camera: Canonical camera.
-            spec: Point code.
             encoder: Encoder-decoder like that of the weights.
 
         Raises:

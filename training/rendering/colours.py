@@ -21,7 +21,6 @@ def sample_colours(
     Args:
         images: Source images [B, S, 3, H, W] in 0..1.
         masks: Where they show the world, bool [B, S, H, W].
-        camera: Camera shared by the views.
         view_from_encoder: Poses [B, S, 4, 4]: source view from encoder view.
         points: Points [B, N, 3], metres, encoder view's optical frame.
 
@@ -73,7 +72,6 @@ def synthesised_patches(
 
     Args:
         field: The field, for which samples outside its views are guesses.
-        camera: Camera of all views.
         rendered: Patches of the loss views.
         batch: Batch with views [B, V, 3, H, W] in 0..1, masks [B, V, H, W] and encoder_from_view [B, V, 4, 4].
         source_views: Indices [B, S] of the views that supply colours.

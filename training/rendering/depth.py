@@ -29,9 +29,7 @@ def render_depth(
         camera: Its camera.
         near: Nearest sample, metres.
         far: Farthest sample, metres.
-        device: Where the field is.
         stride: Every how many pixels a ray is cast.
-        samples: Samples per ray.
 
     Returns:
         z-depth [H / stride, W / stride], metres.

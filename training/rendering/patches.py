@@ -19,7 +19,6 @@ class RenderedPatches:
     """Rays of patches and what the field says along them.
 
     Attributes:
-        rays: The rays [B, R].
         distances: Samples along them [B, R, K], metres.
         points: The samples [B, R·K, 3], first encoder view's optical frame, metres.
         logit: Density before softplus of the samples [B, R, K].
@@ -50,15 +49,12 @@ def render_patches(
     """Renders random patches of the loss views.
 
     Args:
-        field: The field.
-        camera: Camera of all views.
         encoder_from_view: Poses [B, V, 4, 4] of the views.
         loss_views: Indices [B, L] of the views that may be rendered.
         patches: Patches per batch element.
         samples: Samples per ray.
         near: Nearest sample, metres.
         far: Farthest sample, metres.
-        generator: Source of randomness.
     """
     rays = sample_patch_rays(camera, encoder_from_view, loss_views, patches=patches, generator=generator)
     return render_rays(field, rays, samples=samples, near=near, far=far, generator=generator)

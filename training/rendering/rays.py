@@ -48,7 +48,6 @@ def sample_patch_rays(
         loss_views: Indices [B, L] of the views that may be rendered.
         patches: Patches per batch element.
         patch_size: Edge of a patch in pixels.
-        generator: Source of randomness.
     """
     batch = encoder_from_view.shape[0]
     # Drawn on the CPU, so that a training goes the same way on any device.
@@ -77,7 +76,6 @@ def sample_cell_rays(
         offsets: Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
         patches: Patches per batch element.
         cell: Edge of a cell in pixels.
-        generator: Source of randomness.
 
     Returns:
         The rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.

@@ -31,7 +31,6 @@ def inverse_depth_samples(
         count: Samples K per ray.
         near: Nearest distance in metres.
         far: Farthest distance in metres.
-        generator: Source of randomness.
         jitter: Stratified jitter; off at evaluation.
         device: Where the result goes; the jitter is drawn on the CPU.
 
@@ -60,13 +59,9 @@ def sample_view_volume(
 
     Args:
         camera: Camera of the view.
-        batch: Batch size B.
-        count: Points N.
         near: Nearest depth, metres.
         far: Farthest depth, metres.
         heights: Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
-        generator: Source of randomness, on the CPU.
-        device: Where the points go.
 
     Returns:
         Points [B, N, 3], metres, optical frame.
@@ -88,7 +83,6 @@ def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, gene
         camera: Camera of the depth map.
         bins: Quantile bins of the depth.
         apart: Wanted distance between two centres, metres; where a bin has no such candidate, the farthest is taken.
-        generator: Source of randomness.
 
     Returns:
         Centres [N, 3] in the optical frame, metres, N ≤ bins.

@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.geometry import DEFAULT_GRID, OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_training.street_world.viewing_rays import LENS_ANGLE
 from scene_completion_training.viewpoint import Volume
 
@@ -73,7 +71,6 @@ def make_rig(
     Args:
         width: Of the front images, pixels; by default 1242, of a delivery robot 1280.
         height: By default 375, of a delivery robot 960.
-        lidar: The LiDAR.
         kind: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "delivery": a robot with two
             fisheyes of 120 degrees ahead, 0.4 m above the ground.
 

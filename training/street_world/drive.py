@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_training.street_world.ground_truth import VoxelTruth, voxel_truth
@@ -49,12 +48,7 @@ class FrameContent:
 
 
 class RenderedImage:
-    """One image of a drive, rendered when asked for, stored as JPEG.
-
-    Args:
-        content: Returns the frame's content.
-        camera: Camera name.
-    """
+    """One image of a drive, rendered when asked for, stored as JPEG."""
 
     def __init__(self, content: Callable[[], FrameContent], camera: str) -> None:
         self._content, self._camera = content, camera
@@ -79,11 +73,9 @@ class StreetDrive:
 
     Args:
         seed: Town; `SEEDS_OF_ROLE` says which seeds may be used for what.
-        frames: Number of frames.
         rig: Cameras and LiDAR; they are mounted as the seed has it.
         grid: Voxel grid of the ground truth, around the left camera; by default the rig's.
         supersampling: Rays along each side of a pixel.
-        rate_hz: Frames a second.
     """
 
     def __init__(
@@ -163,12 +155,7 @@ class StreetDrive:
         return self._truth[1]
 
     def content(self, index: int, assets: tuple[str, ...] = ASSETS, quality: int = 92) -> FrameContent:
-        """Compute what is stored of a frame.
-
-        Args:
-            assets: Some of `ASSETS`.
-            quality: JPEG quality.
-        """
+        """Compute what is stored of a frame."""
         images = {name: _jpeg(self.image(index, name), quality) for name in self.rig.cameras}
         makers: dict[str, Callable[[], dict[str, NDArray[Any]]]] = {
             "lidar": lambda: {"lidar": self.lidar(index)},

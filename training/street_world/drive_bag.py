@@ -15,8 +15,7 @@ from rosbags.typesys.store import Typestore
 
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import EncodedImage, ImageSource, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT
 

@@ -65,9 +65,6 @@ class Ground:
     """Shape of the ground along a street.
 
     Args:
-        line: The street's centre line.
-        profile: Its cross-section.
-        side_streets: What crosses it.
         phases: Four angles of the terrain's undulation.
     """
 

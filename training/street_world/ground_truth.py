@@ -8,9 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.render import trace_view
 from scene_completion_training.street_world.scene import GROUND_CLASSES, StreetScene

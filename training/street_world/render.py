@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.street_world.camera_rig import LidarModel
 from scene_completion_training.street_world.scene import StreetScene
 from scene_completion_training.street_world.sensor import expose
@@ -37,8 +36,6 @@ class Renderer:
     """Renders one built stretch of a town.
 
     Args:
-        scene: The town.
-        sky: Its sky.
         supersampling: Rays along each side of a pixel.
     """
 

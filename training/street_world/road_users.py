@@ -38,7 +38,6 @@ class Vehicle:
     """A vehicle.
 
     Args:
-        parts: Its meshes.
         length: Metres along x, centred on the origin.
         width: Metres along y.
     """

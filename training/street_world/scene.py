@@ -94,7 +94,6 @@ class StreetScene:
         tint: [F, 3] float32.
         label: [F] uint8, `StreetClass`.
         texels_per_metre: [F] float32, of the finest texture level.
-        parts: The parts, in the order of their triangles.
         part_low: Smallest coordinates of each part, [P, 3].
         part_high: Largest coordinates of each part, [P, 3].
     """

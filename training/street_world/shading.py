@@ -20,12 +20,7 @@ DIRT_STRENGTH = np.array(  # relative deviation of stains, patches and grain by 
 
 
 class Shader:
-    """Shades the first hits of rays in one town.
-
-    Args:
-        scene: The town.
-        sky: Its sky.
-    """
+    """Shades the first hits of rays in one town."""
 
     def __init__(self, scene: StreetScene, sky: Sky) -> None:
         self._scene = scene

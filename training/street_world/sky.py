@@ -64,11 +64,7 @@ def draw_daylight(rng: np.random.Generator) -> Daylight:
 
 
 class Sky:
-    """Radiance of the sky.
-
-    Args:
-        daylight: The town's weather.
-    """
+    """Radiance of the sky."""
 
     def __init__(self, daylight: Daylight) -> None:
         self._daylight = daylight

@@ -39,11 +39,7 @@ class Texture:
 
 
 class TextureAtlas:
-    """Textures by name.
-
-    Args:
-        textures: The tiles.
-    """
+    """Textures by name."""
 
     def __init__(self, textures: dict[str, Texture]) -> None:
         self.names = tuple(textures)

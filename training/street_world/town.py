@@ -81,7 +81,6 @@ class TownPlan:
     A longer town of the same seed starts like a shorter one.
 
     Args:
-        seed: Town.
         length: Metres of the street, from s = 0, that are driven; the street goes on beyond.
     """
 

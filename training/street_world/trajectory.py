@@ -29,13 +29,7 @@ def longest_drive(profile: StreetProfile, frames: int, rate_hz: float = FRAME_RA
 def drive_poses(
     line: StreetLine, profile: StreetProfile, frames: int, seed: int, rate_hz: float = FRAME_RATE_HZ
 ) -> list[RigidTransform]:
-    """Poses `world_from_rig` along the rig's lane.
-
-    Args:
-        frames: Number of poses.
-        seed: Town.
-        rate_hz: Poses a second.
-    """
+    """Poses `world_from_rig` along the rig's lane."""
     rng = np.random.default_rng([seed, 2])
     phase = rng.uniform(0.0, 2.0 * np.pi, 6)
     time = np.arange(frames) / rate_hz

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.distortion import undistorted_angle
 from scene_completion_training.street_world.shading_kernel import compiled
 

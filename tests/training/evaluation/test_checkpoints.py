@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.geometry import Resampler, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.checkpoints import FieldModel, encoded_views, open_checkpoint
 from scene_completion_training.networks.density_field import DensityField

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry.grids import DEFAULT_GRID
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform
 from scene_completion_training.street_world.camera_rig import (
     CAMERA_HEIGHT_M,
     LEFT,
