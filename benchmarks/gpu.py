@@ -488,7 +488,7 @@ def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callabl
     """
     import torch
 
-    from scene_completion_training.gpu_export.reference import density_field
+    from scene_completion_training.gpu_export.parity import density_field
 
     network: Any = density_field(bundle)
     network = network.to(device, memory_format=torch.channels_last)

@@ -21,9 +21,14 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.clustering.class_file import CLASS_FILE, read_class_file
-from scene_completion_training.clustering.clusters import CLUSTER_FILE, read_clusters
-from scene_completion_training.clustering.label_head import LabelHead, fit_label_head
+from scene_completion_training.clustering.clusters import (
+    CLASS_FILE,
+    CLUSTER_FILE,
+    LabelHead,
+    fit_label_head,
+    read_class_file,
+    read_clusters,
+)
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.occupancy_link import link_calibration

@@ -10,12 +10,11 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from scene_completion_training.checkpoints import Checkpoint, SafeCheckpoints
+from scene_completion_training.checkpoints import Checkpoint, SafeCheckpoints, TrainingRecord
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.pictures import TrainingPictures
-from scene_completion_training.record import TrainingRecord
 from scene_completion_training.stages import stage_class
 
 

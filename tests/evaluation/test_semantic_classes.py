@@ -15,7 +15,7 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SSCBENCH_TO_COMMON,
     ClassMap,
 )
-from scene_completion_training.street_world.classes import CLASS_NAMES
+from scene_completion_training.street_world.classes import StreetClass
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_names_and_numbers_of_classes() -> None:
 
 
 def test_the_street_world_speaks_semantic_kitti() -> None:
-    assert [name.replace("_", "-") for name in CLASS_NAMES[1:]] == list(SEMANTIC_KITTI_CLASSES[1:])
+    assert [entry.name.lower().replace("_", "-") for entry in StreetClass][1:] == list(SEMANTIC_KITTI_CLASSES[1:])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from scene_completion_training.record import KEY
+from scene_completion_training.checkpoints import KEY
 
 
 def save_checkpoint(file: Path, field: torch.nn.Module, stage: str, **configuration: object) -> Path:

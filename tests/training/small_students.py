@@ -14,7 +14,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_training.export import encoder_onnx, feature_size, head_weights
-from scene_completion_training.gpu_export.reference import Reference
+from scene_completion_training.gpu_export.parity import Reference
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from scene_completion_ros.errors import BundleError
-from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecord
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.record import KEY
+from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.viewpoint import VolumeSettings
 
 
 def test_a_foreign_checkpoint_is_refused_without_running_it(tmp_path: Path) -> None:
@@ -42,3 +46,18 @@ def test_a_checkpoint_says_which_version_wrote_it(teacher: Path, tmp_path: Path)
     torch.save({**content, KEY: {"configuration": {"stage": "single_view"}}}, file)
     with pytest.raises(BundleError, match=r"no weights of a DensityField, .*before checkpoints named their version"):
         Checkpoint.read(file).field_of(DensityField)
+
+
+def resume(before: dict[str, Any], **changes: Any) -> None:
+    configuration = dataclasses.asdict(SingleViewConfiguration(**changes).completed())
+    record = TrainingRecord(configuration, SimpleNamespace())  # type: ignore[arg-type]
+    record.on_load_checkpoint(None, None, {KEY: {"configuration": before}})  # type: ignore[arg-type]
+
+
+def test_a_training_of_before_there_was_a_choice_has_the_streets_volume() -> None:
+    before = {"stage": "single_view", "steps": 10_000}
+    resume(before)
+    with pytest.raises(SequenceError, match="other values of .*'camera', 'volume'"):
+        resume(before, volume=VolumeSettings(near=2.0))
+    with pytest.raises(SequenceError, match="other values of .'steps'"):
+        resume(before, steps=20_000)

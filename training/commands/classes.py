@@ -44,8 +44,14 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
-    from scene_completion_training.clustering.class_file import CLASS_FILE, read_class_file, write_class_file
-    from scene_completion_training.clustering.clusters import CLUSTER_FILE, fit_clusters, write_clusters
+    from scene_completion_training.clustering.clusters import (
+        CLASS_FILE,
+        CLUSTER_FILE,
+        fit_clusters,
+        read_class_file,
+        write_class_file,
+        write_clusters,
+    )
     from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.semantic_evaluation import named_by
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Cluster, name, score, print and write."""
-    from scene_completion_training.evaluation.deployed_labels import DeployedLabels
+    from scene_completion_training.evaluation.deployed_model import DeployedLabels
     from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.semantic_evaluation import as_json, markdown, score
 

@@ -47,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.configuration import read_configuration
     from scene_completion_training.data.module import SequencesData
     from scene_completion_training.foundation.backbone import Backbone
-    from scene_completion_training.foundation.feature_store import FeatureStore
-    from scene_completion_training.foundation.precompute import canonical_manifest, precompute
+    from scene_completion_training.foundation.feature_store import FeatureStore, canonical_manifest, precompute
 
     if args.threads:
         torch.set_num_threads(args.threads)

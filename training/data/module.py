@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SequenceError
@@ -20,12 +20,41 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, prepare_sequence
-from scene_completion_training.data.step_sampler import StepSampler
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
 
 BAG_SUFFIXES = (".mcap", ".db3", ".bag")
+
+
+class StepSampler(Sampler[int]):
+    """Sample numbers in order, from where the training stands: what a resumed training still has to see.
+
+    Of several processes each takes every so many-th batch.
+
+    Args:
+        length: Number of samples of the whole training, of all processes together.
+        done: Says how many samples have been used when the iteration starts.
+        batch_size: Samples of a batch of one process.
+        rank: Number of this process.
+    """
+
+    def __init__(
+        self, length: int, done: Callable[[], int], *, batch_size: int = 1, rank: int = 0, processes: int = 1
+    ) -> None:
+        self.length = length
+        self.done = done
+        self.batch_size = batch_size
+        self.rank = rank
+        self.processes = processes
+
+    def __iter__(self) -> Iterator[int]:
+        numbers = range(self.done(), self.length)
+        return (n for n in numbers if n // self.batch_size % self.processes == self.rank)
+
+    def __len__(self) -> int:
+        # The whole length, also after a resumption: the trainer counts the batches of the epoch from its beginning.
+        return self.length // self.processes
 
 
 @dataclass

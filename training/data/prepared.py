@@ -23,7 +23,6 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data.mapped_arrays import mapped_arrays
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
 from scene_completion_training.data.voxel_evidence import (
@@ -35,12 +34,37 @@ from scene_completion_training.data.voxel_evidence import (
 )
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
+_DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F64": "<f8"}
+"""Names of safetensors, for the arrays of prepared frames and feature targets."""
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 _FRAMES_A_PROCESS = 8
 """Fewer are not worth a process of their own, which first imports all that this one has."""
 _VERSION = 5
 _USED_ASSETS = ("validity_", "ego_")
+
+
+def mapped_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of a safetensors file that are read from disk when they are looked at.
+
+    The mapping outlives the file's descriptor, of which NumPy's would keep one a file: a process may have 1024 of them,
+    and a training has more frames (of mappings Linux allows 65 530).
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: The file is damaged.
+        OSError: It cannot be read.
+    """
+    import torch  # what only writes frames, in processes of its own, does without
+
+    content = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
+    content.setflags(write=False)
+    start = 8 + int(content[:8].view("<u8")[0])
+    arrays = {}
+    for name, entry in json.loads(content[8:start].tobytes()).items():
+        first, last = entry["data_offsets"]
+        values = content[start + first : start + last].view(_DTYPES[entry["dtype"]])
+        arrays[name] = values.reshape(entry["shape"])
+    return arrays
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,12 +20,14 @@ from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.data.augmentation import canonical_depth, canonical_image, jittered
 from scene_completion_training.data.drawn_views import (
     Draw,
     DrawnViews,
     as_tensor,
+    canonical_depth,
+    canonical_image,
     depth_hint,
+    jittered,
     metres_travelled,
     nearest_along,
     neighbouring_frame,

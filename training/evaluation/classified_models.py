@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.clustering.label_head import fit_label_head
+from scene_completion_training.clustering.clusters import fit_label_head
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.semantic_evaluation import (
     Assignment,

@@ -16,9 +16,8 @@ from scene_completion_ros.geometry import (
     VoxelGrid,
 )
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data.fused_occupancy import DepthView, fuse_occupancy
 from scene_completion_training.data.stereo import stereo_pair
-from scene_completion_training.data.voxel_evidence import FusionSettings, fusion_views
+from scene_completion_training.data.voxel_evidence import DepthView, FusionSettings, fuse_occupancy, fusion_views
 from scene_completion_training.evaluation.controls import DepthSource, measured_depth
 from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 from scene_completion_training.viewpoint import Volume

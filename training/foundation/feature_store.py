@@ -1,4 +1,4 @@
-"""Feature targets on disk: float16, one file an image, read when they are asked for.
+"""Feature targets on disk: float16, one file an image, computed once, read when they are asked for.
 
 A store is a folder with `manifest.json` and `features/<key>.safetensors`, which holds for the V variants of an image
 features float16 [V, D, h, w], shift int32 [V, 2] and mirrored bool [V].
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import random
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_training.data.feature_targets import FeatureTarget
-from scene_completion_training.data.mapped_arrays import mapped_arrays
-from scene_completion_training.foundation.backbone import ModelIdentity
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.data.drawn_views import canonical_image
+from scene_completion_training.data.feature_targets import FeatureTarget, frame_key
+from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
+from scene_completion_training.foundation.backbone import Backbone, ModelIdentity
 from scene_completion_training.foundation.model_files import Normalisation
-from scene_completion_training.foundation.targets import Variant, as_half, check_variant, variant_of
+from scene_completion_training.foundation.targets import Variant, as_half, check_variant, variant_images, variant_of
 
 _MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -285,3 +290,44 @@ def _short(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {str(entry)[:12]}" for name, entry in value.items())
     return str(value)
+
+
+def canonical_manifest(backbone: Backbone, camera: Camera, *, cell: int, variants: int, seed: int) -> FeatureManifest:
+    """Manifest of a store for images in the canonical camera."""
+    size = (camera.height, camera.width)
+    return FeatureManifest(backbone.identity, cell=cell, image_size=size, variants=variants, seed=seed)
+
+
+def precompute(frames: Sequence[PreparedFrame], camera: Camera, backbone: Backbone, store: FeatureStore) -> int:
+    """Computes the features of every image of frames that the store lacks.
+
+    The images are those that trainings compare with: in the canonical camera, unturned, with their own colours.
+
+    Args:
+        camera: The canonical camera that they were prepared for.
+
+    Returns:
+        Number of images whose features were computed.
+
+    Raises:
+        ConfigurationError: float16 cannot hold them.
+    """
+    images = [(frame, name) for frame in frames for name in sorted(frame.images)]
+    # Every process in an order of its own: several that work on one store would all compute the same image at a time.
+    random.Random(os.getpid()).shuffle(images)
+    computed = 0
+    for frame, name in _bar(images):
+        key = frame_key(frame, name)
+        if key in store:
+            continue
+        image = canonical_image(frame.images[name], frame.cameras[name], camera)
+        variants = variant_images(image, store.variants_of(key))
+        store.save(key, backbone.features(variants, store.cell))
+        computed += 1
+    return computed
+
+
+def _bar(images: list[tuple[PreparedFrame, str]]) -> Any:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    return tqdm(images, unit="image", disable=None)

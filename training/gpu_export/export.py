@@ -13,9 +13,8 @@ from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.gpu_export.graph import gpu_graph
 from scene_completion_training.gpu_export.half import to_half
 from scene_completion_training.gpu_export.images import canonical_images
-from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck
+from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference
 from scene_completion_training.gpu_export.quantised import MOST_IMAGES, to_int8
-from scene_completion_training.gpu_export.reference import Reference
 
 
 def export_for_gpus(

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.networks.efficientnet_trunk import EfficientNetLiteTrunk
-from scene_completion_training.networks.resnet_trunk import PRETRAINED as RESNET
-from scene_completion_training.networks.resnet_trunk import ResNetTrunk
-from scene_completion_training.networks.trunk import Trunk
+from scene_completion_training.networks.trunk import RESNET, EfficientNetLiteTrunk, ResNetTrunk, Trunk
 from scene_completion_training.networks.vision_transformer_trunk import PRETRAINED as DINO
 from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
 

@@ -6,14 +6,18 @@ Rig frame: x forward, y left, z up, on the ground below the middle of the stereo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import DEFAULT_GRID, OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
-from scene_completion_training.street_world.viewing_rays import LENS_ANGLE
+from scene_completion_ros.geometry.distortion import undistorted_angle
+from scene_completion_training.street_world.shading_kernel import compiled
 from scene_completion_training.viewpoint import Volume
 
+LENS_ANGLE = np.deg2rad(92.5)
+"""Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens."""
 BASELINE_M = 0.54
 CAMERA_HEIGHT_M = 1.65
 LIDAR_POSITION_M = (-0.25, 0.0, 1.75)
@@ -29,6 +33,36 @@ ROBOT_HEIGHT_M, ROBOT_BASELINE_M = 0.4, 0.12
 ROBOT_LENS_ANGLE = np.deg2rad(60.0)  # of its fisheyes to each side
 ROBOT_LIDAR_POSITION_M = (0.0, 0.0, 0.55)
 RIGS = ("stereo", "kitti360", "delivery")
+
+
+def viewing_directions(camera: Camera, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Unit directions [..., 3] in the optical frame of pixels [..., 2]; NaN where the lens shows nothing."""
+    if camera.distortion_model != "equidistant":
+        rays = np.asarray(camera.unproject(np.asarray(pixels, np.float64)))
+        return np.asarray(rays / np.linalg.norm(rays, axis=-1, keepdims=True))
+    x = (np.asarray(pixels, np.float64) - (camera.cx, camera.cy)) / (camera.fx, camera.fy)
+    radius = np.linalg.norm(x, axis=-1)
+    angle, valid = undistorted_angle(camera.distortion, radius)
+    flat = x / np.maximum(radius, 1e-12)[..., None] * np.sin(angle)[..., None]
+    directions = np.concatenate([flat, np.cos(angle)[..., None]], axis=-1)
+    directions[~(np.asarray(valid) & (np.asarray(angle) <= LENS_ANGLE))] = np.nan
+    return np.asarray(directions)
+
+
+def turned(directions: NDArray[np.float32], rotation: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Directions [N, 3] turned by a rotation matrix."""
+    out = np.empty(directions.shape, np.float32)
+    compiled("turn")(directions, rotation.astype(np.float32), out)
+    return out
+
+
+@lru_cache(maxsize=8)
+def pixel_directions(camera: Camera, supersampling: int = 1) -> NDArray[np.float32]:
+    """Directions through k by k points of every pixel, float32 [H * k, W * k, 3]; kept, as drives reuse them."""
+    fine = camera.resized(camera.width * supersampling, camera.height * supersampling)
+    directions = viewing_directions(fine, fine.pixel_centres()).astype(np.float32)
+    directions.setflags(write=False)
+    return directions
 
 
 @dataclass(frozen=True)

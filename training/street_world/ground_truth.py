@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_training.street_world.camera_rig import pixel_directions, turned
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.render import trace_view
 from scene_completion_training.street_world.scene import GROUND_CLASSES, StreetScene
-from scene_completion_training.street_world.viewing_rays import pixel_directions, turned
 from scene_completion_training.street_world.voxel_kernel import compiled
 
 Flags = NDArray[np.uint8]

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_training.street_world.camera_rig import LidarModel
+from scene_completion_training.street_world.camera_rig import LidarModel, pixel_directions, turned
 from scene_completion_training.street_world.scene import StreetScene
 from scene_completion_training.street_world.sensor import expose
 from scene_completion_training.street_world.shading import Shader
 from scene_completion_training.street_world.sky import Sky
-from scene_completion_training.street_world.viewing_rays import pixel_directions, turned
 
 CHUNK = 131_072  # rays shaded at once: their arrays stay within the cache
 WELL = 8.0  # highlights are clipped before the mean, as a sensor's wells are

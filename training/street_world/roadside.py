@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from scene_completion_training.street_world import buildings, road_users, street_objects
+from scene_completion_training.street_world import road_users, street_objects
 from scene_completion_training.street_world.facade_textures import FLOORS
 from scene_completion_training.street_world.layout import Layout
 from scene_completion_training.street_world.parts import Part
@@ -73,7 +73,7 @@ def _house(layout: Layout, sign: int, side: SideProfile, s: float, width: float,
     arcade = float(rng.uniform(1.4, 2.2)) if kind is StreetKind.INNER_CITY and layout.chance(0.15) else 0.0
     floors = int(rng.integers(lowest, highest + 1))
     shops = kind is StreetKind.INNER_CITY or layout.chance(0.12)
-    body = buildings.house(rng, width, depth, floors, shops=shops, arcade_m=arcade)
+    body = street_objects.house(rng, width, depth, floors, shops=shops, arcade_m=arcade)
     back = [part.moved((-width / 2, arcade, 0.0)) for part in body]  # around the middle of its front
     turn = (0.0 if sign > 0 else np.pi) + float(rng.normal(0.0, 0.03)) * (setback > 2.5)
     distance = sign * (side.walk_edge + setback + 0.05)
@@ -119,7 +119,7 @@ def _garden(layout: Layout, sign: int, side: SideProfile, reach: tuple[float, fl
     if drive:
         back = float(rng.uniform(3.5, 6.0))
         if layout.chance(0.6):
-            body = [part.moved((-1.5, 0.0, 0.0)) for part in buildings.garage(rng)]
+            body = [part.moved((-1.5, 0.0, 0.0)) for part in street_objects.garage(rng)]
             layout.place_if_clear(body, middle, sign * (side.walk_edge + back), 0.0 if sign > 0 else np.pi, 1.0)
         if layout.chance(0.6):
             car = road_users.car(rng) if layout.chance(0.85) else road_users.trailer(rng)
@@ -139,7 +139,9 @@ def _backdrop(layout: Layout, sign: int, side: SideProfile) -> None:
     """Houses and trees of the next street, seen through the gaps."""
     rng = layout.rng
     for _ in range(int(rng.integers(1, 4))):
-        body = buildings.house(rng, float(rng.uniform(9.0, 20.0)), 10.0, int(rng.integers(1, FLOORS + 1)), shops=False)
+        body = street_objects.house(
+            rng, float(rng.uniform(9.0, 20.0)), 10.0, int(rng.integers(1, FLOORS + 1)), shops=False
+        )
         s, d = float(rng.uniform(layout.start, layout.end)), sign * (side.walk_edge + float(rng.uniform(24.0, 50.0)))
         layout.place_if_clear(body, s, d, float(rng.choice([0.0, np.pi / 2, np.pi])), 8.0)
     for _ in range(int(rng.integers(4, 14))):
@@ -198,7 +200,7 @@ def _yard(layout: Layout, sign: int, side: SideProfile) -> None:
     rng = layout.rng
     width, depth = float(rng.uniform(18.0, 40.0)), float(rng.uniform(12.0, 25.0))
     middle, setback = (layout.start + layout.end) / 2, float(rng.uniform(7.0, 16.0))
-    body = [part.moved((-width / 2, 0.0, 0.0)) for part in buildings.hall(rng, width, depth)]
+    body = [part.moved((-width / 2, 0.0, 0.0)) for part in street_objects.hall(rng, width, depth)]
     turn = 0.0 if sign > 0 else np.pi
     layout.place_if_clear(body, middle, sign * (side.walk_edge + setback), turn, 2.0)
     makers = (road_users.car, road_users.van, road_users.truck, road_users.trailer)

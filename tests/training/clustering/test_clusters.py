@@ -12,9 +12,14 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.clustering.class_file import CLASS_COLOURS, colour_of, read_class_file, write_class_file
-from scene_completion_training.clustering.clusters import fit_clusters
-from scene_completion_training.clustering.label_head import fit_label_head
+from scene_completion_training.clustering.clusters import (
+    CLASS_COLOURS,
+    colour_of,
+    fit_clusters,
+    fit_label_head,
+    read_class_file,
+    write_class_file,
+)
 from scene_completion_training.evaluation.survey import COLUMNS, TILE, contact_sheet, tile
 
 

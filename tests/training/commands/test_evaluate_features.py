@@ -11,7 +11,7 @@ from transformers import Dinov2Config, Dinov2Model
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.evaluation.view_pairs import PARTNER
+from scene_completion_training.evaluation.feature_evaluation import PARTNER
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.viewpoint import STREET_CAMERA

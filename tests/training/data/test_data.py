@@ -18,14 +18,12 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data import prepared
-from scene_completion_training.data.fused_occupancy import DepthView, fuse_occupancy
 from scene_completion_training.data.ground_plane import ground_roll
-from scene_completion_training.data.module import SequenceSource, load_sequence, matching
+from scene_completion_training.data.module import SequenceSource, StepSampler, load_sequence, matching
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
-from scene_completion_training.data.step_sampler import StepSampler
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
-from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
+from scene_completion_training.data.voxel_evidence import POINT_UNIT, DepthView, FusionSettings, fuse_occupancy
 from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 

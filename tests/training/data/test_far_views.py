@@ -14,10 +14,15 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data.augmentation import canonical_depth, canonical_image
-from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
+from scene_completion_training.data.drawn_views import (
+    canonical_depth,
+    canonical_image,
+    metres_travelled,
+    nearest_along,
+    unused_frame,
+)
+from scene_completion_training.data.module import StepSampler
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
-from scene_completion_training.data.step_sampler import StepSampler
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import STREET_CAMERA

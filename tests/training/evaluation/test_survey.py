@@ -8,8 +8,12 @@ import pytest
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.clustering.class_file import read_class_file, write_class_file
-from scene_completion_training.clustering.clusters import read_clusters, write_clusters
+from scene_completion_training.clustering.clusters import (
+    read_class_file,
+    read_clusters,
+    write_class_file,
+    write_clusters,
+)
 from scene_completion_training.evaluation.semantic_evaluation import FittedModel
 from scene_completion_training.evaluation.survey import survey, write_contact_sheets
 from tests.training.evaluation.one_wall import CAMERA

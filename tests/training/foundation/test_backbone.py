@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_training.data.augmentation import canonical_image
+from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.targets import as_half
 from scene_completion_training.viewpoint import STREET_CAMERA

@@ -11,8 +11,7 @@ from transformers import Dinov2Config, Dinov2Model
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.export import export_bundle
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.foundation.precompute import canonical_manifest, precompute
+from scene_completion_training.foundation.feature_store import FeatureStore, canonical_manifest, precompute
 from scene_completion_training.runner import train
 from scene_completion_training.stages.feature_field import FeatureSettings
 from scene_completion_training.stages.single_view import SingleViewConfiguration

@@ -13,8 +13,14 @@ import torch
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.clustering.class_file import CLASS_COLOURS, CLASS_FILE, write_class_file
-from scene_completion_training.clustering.clusters import CLUSTER_FILE, Clusters, write_clusters
+from scene_completion_training.clustering.clusters import (
+    CLASS_COLOURS,
+    CLASS_FILE,
+    CLUSTER_FILE,
+    Clusters,
+    write_class_file,
+    write_clusters,
+)
 from scene_completion_training.configuration import LossWeights, RenderSettings
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.evaluation.density_stretch import DensityStretch

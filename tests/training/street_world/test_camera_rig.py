@@ -9,12 +9,14 @@ from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform
 from scene_completion_training.street_world.camera_rig import (
     CAMERA_HEIGHT_M,
     LEFT,
+    LENS_ANGLE,
     MOUNTING_ANGLE,
     RIGHT,
     SIDE_LEFT,
     SIDE_RIGHT,
     make_rig,
     mounted,
+    viewing_directions,
 )
 from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
@@ -22,7 +24,6 @@ from scene_completion_training.street_world.parts import box
 from scene_completion_training.street_world.render import Renderer, trace_view
 from scene_completion_training.street_world.scene import build_scene
 from scene_completion_training.street_world.sky import Sky
-from scene_completion_training.street_world.viewing_rays import LENS_ANGLE, viewing_directions
 from tests.training.street_world.conftest import small_rig
 
 

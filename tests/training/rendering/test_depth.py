@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.rendering.feature_image import render_features
+from scene_completion_training.rendering.depth import render_features
 from tests.training.evaluation.along_a_wall import CAMERA, DEPTH
 
 
