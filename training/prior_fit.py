@@ -11,12 +11,10 @@ from scene_completion_training.losses.fused_occupancy import occupancy_cross_ent
 from scene_completion_training.networks.observed_field import PriorField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 
-PRIOR_RATE = 2e-2
+PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
 
 
-def fit_prior(
-    field: PriorField, link: OccupancyLink, samples: ViewSamples, steps: int, *, batch_size: int = 4
-) -> float:
+def fit_prior(field: PriorField, link: OccupancyLink, samples: ViewSamples, steps: int) -> float:
     """Fits the head to where things are on average, without any image, before the training.
 
     One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
@@ -35,7 +33,7 @@ def fit_prior(
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = PRIOR_RATE * (1.0 - step / steps)
-        batch = [samples.occupancy(step * batch_size + i) for i in range(batch_size)]
+        batch = [samples.occupancy(step * PRIOR_BATCH + i) for i in range(PRIOR_BATCH)]
         points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
         loss = occupancy_cross_entropy(frozen(field.prior_logit(points)), target, weight)
         optimiser.zero_grad()

@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> int:
         open_window,
         score_window,
     )
-    from scene_completion_training.evaluation.student import calibrate, student_method
+    from scene_completion_training.evaluation.student import StudentPredictor, calibrate
     from scene_completion_training.evaluation.tables import as_json, markdown
 
     if args.data is None:
         raise SequenceError("no data folder given", where="--data", cure=f"Name it, or set {SHARED_DATA}")
     data = Path(args.data)
     names = args.windows if args.windows is not None else [] if args.fit_calibration else list(TEST_WINDOWS)
-    methods = {}
+    bundle: StudentBundle | None = None
     if not args.baselines_only:
         bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
         if args.fit_calibration:
@@ -86,11 +86,15 @@ def run(args: argparse.Namespace) -> int:
                 f"{knots} knots, threshold {bundle.threshold:.4f}"
             )
             say_dropped(before, bundle)
-        methods["student"] = student_method(bundle, engine=args.engine, threads=args.threads)
     if not names:
         return 0
     baselines = fit_baselines(data)
-    scores = [score_window(open_window(data, name), methods, baselines) for name in names]
+    scores = []
+    for window in (open_window(data, name) for name in names):
+        methods = {}
+        if bundle is not None:
+            methods["student"] = StudentPredictor(bundle, window, engine=args.engine, threads=args.threads)
+        scores.append(score_window(window, methods, baselines))
     text = markdown(scores)
     print(text)
     if args.output is not None and args.output.suffix == ".json":

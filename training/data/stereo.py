@@ -83,6 +83,6 @@ def stereo_depth(
     return depth
 
 
-def depth_deviation(depth: NDArray[np.float32], focal_baseline: float, *, pixels: float = 0.3) -> NDArray[np.float32]:
-    """Standard deviation of stereo depth, z² / (f·b) · σ_d, in metres, for a disparity error of `pixels`."""
-    return (depth * depth * np.float32(pixels / focal_baseline)).astype(np.float32)
+def depth_deviation(depth: NDArray[np.float32], focal_baseline: float) -> NDArray[np.float32]:
+    """Standard deviation of stereo depth, z² / (f·b) · σ_d, in metres, for a disparity error of 0.3 pixels."""
+    return (depth * depth * np.float32(0.3 / focal_baseline)).astype(np.float32)

@@ -29,6 +29,7 @@ from scene_completion_training.viewpoint import Volume
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 POINT_UNIT = 0.002
 """Metres per step of the stored voxel centres (int16: ±65 m)."""
+_FREE_FACTOR = 0.3  # of free against hit evidence: rays that graze a surface pass through its voxels too
 
 
 def _jit(function: _Function) -> _Function:
@@ -125,14 +126,12 @@ def fuse_occupancy(
     free_samples: int,
     generator: np.random.Generator,
     depths: tuple[float, float] = (0.5, 60.0),
-    free_factor: float = 0.3,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Fuses depth views into evidence at voxel centres.
 
     Args:
         free_samples: Voxels without a hit that are tested for free space, drawn at random.
         depths: Nearest and farthest depth pixels that count, metres.
-        free_factor: Weight of free against hit evidence: rays that graze a surface pass through its voxels too.
 
     Returns:
         Voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
@@ -176,7 +175,7 @@ def fuse_occupancy(
             free,
         )
     occupied = hits.ravel()[chosen]
-    evidence = occupied + free_factor * free
+    evidence = occupied + _FREE_FACTOR * free
     known = evidence > 0
     target = occupied[known] / evidence[known]
     return centres[known], target.astype(np.float32), evidence[known].astype(np.float32)

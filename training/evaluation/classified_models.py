@@ -32,7 +32,7 @@ from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 from scene_completion_training.networks.feature_field import ClassField
 
 PROBE_POINTS = 2000
-"""Labelled voxels of a frame that a probe is fitted to, at most."""
+"""Labelled voxels of a frame that a probe is fitted to, at most, drawn at random."""
 
 
 class ClassifiedModel:
@@ -84,7 +84,6 @@ def fit_probes(
     cutoff: float,
     labelled: Sequence[PosedSequence],
     *,
-    points_a_frame: int = PROBE_POINTS,
     seed: int = 0,
 ) -> list[ClassifiedModel]:
     """Fits linear probes: multinomial logistic regressions of the classes of voxels on the codes of each model.
@@ -94,7 +93,6 @@ def fit_probes(
 
     Args:
         cutoff: Density per metre that an occupied voxel exceeds.
-        points_a_frame: Most voxels of a frame, drawn at random.
 
     Raises:
         ConfigurationError: The voxels have fewer than two classes, or there are none.
@@ -104,7 +102,7 @@ def fit_probes(
         for model, sample in zip(models, samples, strict=True):
             observed = model.observe(sequence, index)
             points, found = labelled_points(observed, cutoff, truth)
-            chosen = sample.generator.permutation(len(points))[:points_a_frame]
+            chosen = sample.generator.permutation(len(points))[:PROBE_POINTS]
             if len(chosen):
                 sample.codes.append(observed.codes(points[chosen]))
                 sample.classes.append(found[chosen])

@@ -8,7 +8,7 @@ position alone, so all methods are scored on the same voxels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -92,13 +92,6 @@ class Predictor(Protocol):
 
     def voxels(self, image: NDArray[np.uint8]) -> VoxelPrediction:
         """Voxels of the grid."""
-
-
-class PredictorFactory(Protocol):
-    """Makes a `Predictor` for a camera that stands in the grid at `grid_from_camera`."""
-
-    def __call__(self, camera: Camera, grid: VoxelGrid, grid_from_camera: RigidTransform) -> Predictor:
-        """Prepare a method."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,20 +179,15 @@ def open_window(data: Path, name: str) -> Window:
     return Window(name, kitti_odometry(data / "kitti_windows" / "sequences" / name, cameras=[IMAGE], name=name))
 
 
-def fit_baselines(
-    data: Path,
-    windows: Sequence[str] = TRAINING_WINDOWS,
-    calibration_window: str = CALIBRATION_WINDOW,
-    sigma: tuple[float, float, float] = PRIOR_SIGMA,
-) -> Baselines:
+def fit_baselines(data: Path) -> Baselines:
     """Mean depth and prior grid of the training windows; the prior's threshold is fitted on the calibration window."""
     mean, prior = MeanDepth(), PriorGrid(SEMANTIC_KITTI_GRID.shape)
-    for window in (open_window(data, name) for name in windows):
+    for window in (open_window(data, name) for name in TRAINING_WINDOWS):
         prior.update(*window.voxel_labels())
         for index in range(len(window.sequence)):
             mean.update(window.depth_truth(index))
-    grid = prior.compute(sigma)
-    return Baselines(mean.compute(), grid, fit_threshold(grid, open_window(data, calibration_window).voxel_truth()))
+    grid = prior.compute(PRIOR_SIGMA)
+    return Baselines(mean.compute(), grid, fit_threshold(grid, open_window(data, CALIBRATION_WINDOW).voxel_truth()))
 
 
 def fit_threshold(score: NDArray[np.float32], truth: VoxelTruth) -> float:
@@ -208,15 +196,8 @@ def fit_threshold(score: NDArray[np.float32], truth: VoxelTruth) -> float:
     return best_iou(score_histogram(score[counted], truth.occupied[counted]))[1]
 
 
-def score_window(
-    window: Window,
-    methods: Mapping[str, PredictorFactory],
-    baselines: Baselines,
-) -> WindowScores:
-    """Score methods and baselines on one window."""
-    predictors = {
-        name: make(window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera) for name, make in methods.items()
-    }
+def score_window(window: Window, predictors: Mapping[str, Predictor], baselines: Baselines) -> WindowScores:
+    """Score methods, by name, and baselines on one window."""
     depth = {name: DepthMetric() for name in (*predictors, "mean depth")}
     camera = window.camera
     mean = resize_depth(baselines.depth, camera.height, camera.width)

@@ -132,7 +132,6 @@ def fit_models(
     labelled: Sequence[PosedSequence],
     *,
     clusters: int = 19,
-    every: int = 1,
     points_a_frame: int = 500,
     seed: int = 0,
 ) -> list[FittedModel]:
@@ -144,7 +143,6 @@ def fit_models(
         cutoff: Density per metre that an occupied voxel exceeds.
         recordings: Training recordings whose surfaces are clustered.
         labelled: Training recordings with ground truth voxels, for the names.
-        every: Frames between clustered ones.
         points_a_frame: Pixels of a frame whose surfaces are looked at.
 
     Raises:
@@ -153,7 +151,7 @@ def fit_models(
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
     for sequence in recordings:
-        for index in range(0, len(sequence), every):
+        for index in range(len(sequence)):
             for model, generator, found in zip(models, generators, codes, strict=True):
                 observed = model.observe(sequence, index)
                 found.append(observed.codes(surface_points(observed, generator, points_a_frame)))

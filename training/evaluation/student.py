@@ -10,42 +10,25 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.evaluation.calibration import fit_calibration
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
-from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.render import render_depth
 from scene_completion_training.evaluation.density_stretch import fit_stretch, lidar_rays
 from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, PredictorFactory, VoxelPrediction, Window
+from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, VoxelPrediction, Window
 
 
 class StudentPredictor:
     """The parts of the deployed `Completer`, queried also outside the view and rendered beyond the grid."""
 
     def __init__(
-        self,
-        bundle: StudentBundle,
-        camera: Camera,
-        grid: VoxelGrid,
-        grid_from_camera: RigidTransform,
-        *,
-        engine: str = "auto",
-        threads: int | None = None,
+        self, bundle: StudentBundle, window: Window, *, engine: str = "auto", threads: int | None = None
     ) -> None:
-        self.bundle = bundle
-        self.camera = camera
-        self._resampler = Resampler(camera, bundle.canonical)
+        self.bundle, self.window = bundle, window
+        self._resampler = Resampler(window.camera, bundle.canonical)
         self._encoder = make_encoder(bundle, engine, threads=threads)
-        self._query = VoxelQuery(
-            bundle.head,
-            bundle.point_code,
-            bundle.canonical,
-            bundle.feature_size,
-            grid,
-            grid_from_camera.inverse(),
-            extrapolate=True,
-        )
 
     def depth(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Expected z-depth [H, W] of the field along the rays of the wanted pixels, metres; 0 elsewhere."""
@@ -55,7 +38,7 @@ class StudentPredictor:
         depth[row, column] = render_depth(
             self._features(image),
             self.bundle,
-            self.camera,
+            self.window.camera,
             pixels=np.stack([column, row], axis=-1).astype(np.float64),
             near=near,
             far=far,
@@ -64,26 +47,26 @@ class StudentPredictor:
 
     def voxels(self, image: NDArray[np.uint8]) -> VoxelPrediction:
         """Opacity of each voxel as its score, calibrated probability at the bundle's threshold as occupied."""
-        features = self._features(image)
-        alpha = self._query.opacity(features)
-        probability = self.bundle.calibration.apply(alpha)
-        return VoxelPrediction(alpha, probability >= self.bundle.threshold, probability, self._query.density(features))
+        bundle, features = self.bundle, self._features(image)
+        query = VoxelQuery(
+            bundle.head,
+            bundle.point_code,
+            bundle.canonical,
+            bundle.feature_size,
+            SEMANTIC_KITTI_GRID,
+            self.window.velodyne_from_camera.inverse(),
+            extrapolate=True,
+        )
+        alpha = query.opacity(features)
+        probability = bundle.calibration.apply(alpha)
+        return VoxelPrediction(alpha, probability >= bundle.threshold, probability, query.density(features))
 
     def _features(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._encoder(self._resampler(image))
 
 
-def student_method(bundle: StudentBundle, *, engine: str = "auto", threads: int | None = None) -> PredictorFactory:
-    """A bundle as a method of `score_window`."""
-
-    def make(camera: Camera, grid: VoxelGrid, grid_from_camera: RigidTransform) -> StudentPredictor:
-        return StudentPredictor(bundle, camera, grid, grid_from_camera, engine=engine, threads=threads)
-
-    return make
-
-
 def calibrate(
-    bundle: StudentBundle, window: Window, *, engine: str = "auto", knots: int = 32, threads: int | None = None
+    bundle: StudentBundle, window: Window, *, engine: str = "auto", threads: int | None = None
 ) -> StudentBundle:
     """Fit a student's depth and its probabilities on one window, and write both into the bundle.
 
@@ -94,7 +77,6 @@ def calibrate(
     Args:
         bundle: The student; its folder is written.
         window: A window that neither training nor testing uses.
-        knots: Largest number of knots of the piecewise linear map.
 
     Returns:
         The bundle as written.
@@ -110,13 +92,11 @@ def calibrate(
     if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
         weights = stretch.of_weights(bundle.load_weights(), prior=bundle.head.prior is not None)
     bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
-    predictor = StudentPredictor(
-        bundle, window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera, engine=engine, threads=threads
-    )
+    predictor = StudentPredictor(bundle, window, engine=engine, threads=threads)
     truth = window.voxel_truth()
     counted = truth.known & truth.in_view
     alpha, occupied = predictor.voxels(window.image(0)).score[counted], truth.occupied[counted]
-    calibration = fit_calibration(score_histogram(alpha, occupied), knots=knots)
+    calibration = fit_calibration(score_histogram(alpha, occupied))
     iou, threshold = best_iou(score_histogram(calibration.apply(alpha), occupied))
     record = {
         "fitted_on": f"KITTI odometry window {window.name}: densities on its LiDAR, probabilities on frame 0, in view",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 _CORNERS = 300
+_SHIFT = 0.008  # of the image's width: the median shift that makes a keyframe
 _SMALLEST_SHARE = 0.4  # of the corners that must still be tracked, or the view has changed altogether
 
 
@@ -35,7 +36,7 @@ def select_by_motion(poses: Sequence[RigidTransform], metres: float, degrees: fl
     return kept
 
 
-def select_by_image_motion(images: Iterable[NDArray[np.uint8]], share: float = 0.008) -> list[int]:
+def select_by_image_motion(images: Iterable[NDArray[np.uint8]]) -> list[int]:
     """Indices of frames in which corners have moved since the last one kept; frames of a standing rig are left out.
 
     The corners of the last keyframe are followed from image to image (Lucas and Kanade 1981). What moves in front of a
@@ -43,7 +44,6 @@ def select_by_image_motion(images: Iterable[NDArray[np.uint8]], share: float = 0
 
     Args:
         images: Grey images [H, W] of one camera, in order of time.
-        share: Median shift that makes a keyframe, of the image's width.
     """
     kept: list[int] = []
     previous = np.zeros((0, 0), np.uint8)
@@ -53,7 +53,7 @@ def select_by_image_motion(images: Iterable[NDArray[np.uint8]], share: float = 0
         if kept and len(corners):
             corners, starts = _followed(previous, image, corners, starts)
         shift = float(np.median(np.linalg.norm(corners - starts, axis=-1))) if len(corners) else 0.0
-        if not kept or shift > share * image.shape[1] or len(corners) < _SMALLEST_SHARE * count or not count:
+        if not kept or shift > _SHIFT * image.shape[1] or len(corners) < _SMALLEST_SHARE * count or not count:
             kept.append(index)
             found = cv2.goodFeaturesToTrack(image, _CORNERS, 0.01, image.shape[1] / 60)
             corners = starts = np.zeros((0, 1, 2), np.float32) if found is None else np.asarray(found)

@@ -70,7 +70,7 @@ def scale_from_odometry(
     return _median_scale("odometry", np.array(ratios), "distances")
 
 
-def scale_from_camera_height(model: Model, height: float, *, seed: int = 0) -> Scale:
+def scale_from_camera_height(model: Model, height: float) -> Scale:
     """Fit the ground under the camera and compare its distance with the height that the camera is known to have.
 
     For every keyframe a plane is fitted by random samples (Fischler and Bolles 1981) to the sparse points around it;
@@ -83,7 +83,7 @@ def scale_from_camera_height(model: Model, height: float, *, seed: int = 0) -> S
     Returns:
         The scale; unknown where too few keyframes show enough ground or their heights contradict each other.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     heights, supports = [], []
     frames = list(model.world_from_first)
     for position, frame in enumerate(frames):

@@ -114,7 +114,6 @@ class MultiViewField(nn.Module):
     Args:
         camera: Canonical camera of all views.
         encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
-        channels: Channels of its feature map.
     """
 
     def __init__(
@@ -123,7 +122,6 @@ class MultiViewField(nn.Module):
         spec: PointCodeSpec | None = None,
         *,
         encoder: EncoderDecoder | None = None,
-        channels: int = 64,
         hidden: int = 64,
         view_dropout: float = 0.5,
         depth_channel: bool = True,
@@ -132,9 +130,9 @@ class MultiViewField(nn.Module):
         self.camera = camera
         self.spec = spec or PointCodeSpec()
         size = (camera.height, camera.width)
-        self.encoder = encoder or EncoderDecoder(size, channels=channels, pretrained=False)
+        self.encoder = encoder or EncoderDecoder(size, pretrained=False)
         self.fusion = FusionHead(
-            channels, self.spec.size, hidden=hidden, view_dropout=view_dropout, depth_channel=depth_channel
+            64, self.spec.size, hidden=hidden, view_dropout=view_dropout, depth_channel=depth_channel
         )
 
     @classmethod

@@ -12,6 +12,7 @@ from scene_completion_training.rendering.patches import composite_features, heav
 from scene_completion_training.rendering.rays import rays_of_pixels
 
 _CHUNK = 1 << 11  # rays in memory at a time
+_HEAVIEST = 8  # samples of a ray whose features are composited
 
 
 @torch.no_grad()
@@ -49,7 +50,7 @@ def render_depth(
 
 
 @torch.no_grad()
-def render_features(seen: FeatureObservation, camera: Camera, *, samples: int = 64, heaviest: int = 8) -> Tensor:
+def render_features(seen: FeatureObservation, camera: Camera, *, samples: int = 64) -> Tensor:
     """Renders the features that the encoder view sees, in the space of the targets.
 
     Features are composited as in the training, from the heaviest samples of each ray, and expanded then.
@@ -58,7 +59,6 @@ def render_features(seen: FeatureObservation, camera: Camera, *, samples: int = 
         seen: The field with one image encoded.
         camera: Its camera, at the resolution that is wanted.
         samples: Samples a ray, even in inverse distance.
-        heaviest: Samples of a ray whose features are composited.
 
     Returns:
         Features [D, H, W], of any length.
@@ -68,16 +68,16 @@ def render_features(seen: FeatureObservation, camera: Camera, *, samples: int = 
         torch.arange(camera.height, device=device), torch.arange(camera.width, device=device), indexing="ij"
     )
     pixels = torch.stack([u, v], dim=-1).reshape(1, -1, 2)
-    parts = [_rendered(seen, camera, part, samples, heaviest) for part in torch.split(pixels, _CHUNK, dim=1)]
+    parts = [_rendered(seen, camera, part, samples) for part in torch.split(pixels, _CHUNK, dim=1)]
     return torch.cat(parts, dim=1)[0].T.reshape(-1, camera.height, camera.width)
 
 
-def _rendered(seen: FeatureObservation, camera: Camera, pixels: Tensor, samples: int, heaviest: int) -> Tensor:
+def _rendered(seen: FeatureObservation, camera: Camera, pixels: Tensor, samples: int) -> Tensor:
     """Expanded features [1, R, D] of the rays through pixels [1, R, 2]."""
     spec = seen.field.spec
     pose = torch.eye(4, device=pixels.device)[None, None]
     view = torch.zeros(pixels.shape[:2], dtype=torch.long, device=pixels.device)
     rays = rays_of_pixels(camera, pose, view, pixels, 1)
     rendered = render_rays(seen, rays, samples=samples, near=spec.near, far=spec.far, jitter=False)
-    chosen, weights = heaviest_samples(rendered, heaviest)
+    chosen, weights = heaviest_samples(rendered, _HEAVIEST)
     return seen.field.expand(composite_features(seen.features(chosen), weights))

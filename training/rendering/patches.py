@@ -97,19 +97,18 @@ def composite_features(features: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("brk,brkc->brc", share, features.reshape(*weights.shape, -1))
 
 
-def invalid_rays(weights: Tensor, invalid: Tensor, *, threshold: float = 0.9) -> Tensor:
+def invalid_rays(weights: Tensor, invalid: Tensor) -> Tensor:
     """`weight_guided` policy: a ray is invalid if more than 0.9 of its weight is invalid in every source view.
 
     Args:
         weights: Compositing weights [B, R, K].
         invalid: Per sample and source, true where no colour could be sampled [B, S, R, K].
-        threshold: Invalid mass above which a source view cannot supervise the ray.
 
     Returns:
         Flags [B, R].
     """
     mass = (weights[:, None] * invalid).sum(dim=-1)  # [B, S, R]
-    return (mass > threshold).all(dim=1)
+    return (mass > 0.9).all(dim=1)
 
 
 def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:

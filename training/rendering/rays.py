@@ -9,6 +9,9 @@ from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
 
+PATCH = 8
+"""Edge of a patch of `sample_patch_rays`, pixels."""
+
 
 @dataclass(frozen=True)
 class Rays:
@@ -37,7 +40,6 @@ def sample_patch_rays(
     loss_views: Tensor,
     *,
     patches: int,
-    patch_size: int = 8,
     generator: torch.Generator | None = None,
 ) -> Rays:
     """Samples patches at random positions in randomly chosen loss views (BTS `PatchRaySampler`).
@@ -47,14 +49,13 @@ def sample_patch_rays(
         encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
         loss_views: Indices [B, L] of the views that may be rendered.
         patches: Patches per batch element.
-        patch_size: Edge of a patch in pixels.
     """
     batch = encoder_from_view.shape[0]
     # Drawn on the CPU, so that a training goes the same way on any device.
     chosen = torch.randint(loss_views.shape[1], (batch, patches), generator=generator)
-    left = torch.randint(camera.width - patch_size + 1, (batch, patches), generator=generator)
-    top = torch.randint(camera.height - patch_size + 1, (batch, patches), generator=generator)
-    return _patch_rays(camera, encoder_from_view, loss_views, chosen, left, top, patch_size)
+    left = torch.randint(camera.width - PATCH + 1, (batch, patches), generator=generator)
+    top = torch.randint(camera.height - PATCH + 1, (batch, patches), generator=generator)
+    return _patch_rays(camera, encoder_from_view, loss_views, chosen, left, top, PATCH)
 
 
 def sample_cell_rays(

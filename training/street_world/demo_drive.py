@@ -17,14 +17,14 @@ LIDAR = LidarModel(beams=32, columns=600)
 LIDAR_EVERY = 4
 
 
-def make_demo_drive(folder: Path, *, frames: int = FRAMES, width: int = 1242, height: int = 375) -> None:
+def make_demo_drive(folder: Path) -> None:
     """Render the demo town and write its bag into a new folder."""
-    drive = StreetDrive(SEED, frames, make_rig(width, height, LIDAR))
+    drive = StreetDrive(SEED, FRAMES, make_rig(lidar=LIDAR))
     write_drive_bag(
         drive.sequence(("lidar",), QUALITY),
         folder,
         lidar_every=LIDAR_EVERY,
-        on_frame=lambda index: print(f"frame {index + 1} of {frames}", file=sys.stderr),
+        on_frame=lambda index: print(f"frame {index + 1} of {FRAMES}", file=sys.stderr),
     )
 
 

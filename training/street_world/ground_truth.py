@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_training.street_world.camera_rig import pixel_directions, turned
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.render import trace_view
@@ -69,18 +69,12 @@ class VoxelTruth:
         return VoxelTruth(label, interior, in_view, (flags & VISIBLE) > 0, (flags & BELOW_GROUND) > 0)
 
 
-def voxel_truth(
-    scene: StreetScene,
-    camera: Camera,
-    world_from_camera: RigidTransform,
-    grid: VoxelGrid = DEFAULT_GRID,
-    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
-) -> VoxelTruth:
+def voxel_truth(scene: StreetScene, camera: Camera, world_from_camera: RigidTransform, grid: VoxelGrid) -> VoxelTruth:
     """Voxelise the town around one camera pose.
 
     Where a voxel holds several classes, things beat the ground they stand on, and the larger surface wins.
     """
-    grid_from_world = grid_from_camera @ world_from_camera.inverse()
+    grid_from_world = DEFAULT_GRID_FROM_CAMERA @ world_from_camera.inverse()
     label, surface_height = _ground(scene, grid, grid_from_world)
     top = grid.origin[2] + grid.voxel_size * (np.arange(grid.shape[2]) + 1.0)
     below = top[None, None, :] < surface_height[:, :, None]
@@ -92,7 +86,7 @@ def voxel_truth(
     label = np.where(surface > 0, surface, label)
     label[below] = 0  # foundations are no concern of anybody
     interior = (inside > 0) & (surface == 0) & ~below
-    in_view, visible = _visibility(scene, camera, world_from_camera, grid, grid_from_camera)
+    in_view, visible = _visibility(scene, camera, world_from_camera, grid)
     return VoxelTruth(label, interior, in_view, visible, below)
 
 
@@ -228,13 +222,9 @@ def majority_reference(points: NDArray[np.float64], classes: NDArray[np.uint8], 
 
 
 def _visibility(
-    scene: StreetScene,
-    camera: Camera,
-    world_from_camera: RigidTransform,
-    grid: VoxelGrid,
-    grid_from_camera: RigidTransform,
+    scene: StreetScene, camera: Camera, world_from_camera: RigidTransform, grid: VoxelGrid
 ) -> tuple[Mask, Mask]:
-    rows, rays, distance = _centre_rays(camera, grid, grid_from_camera)
+    rows, rays, distance = _centre_rays(camera, grid)
     directions = turned(rays, world_from_camera.rotation)
     origins = np.broadcast_to(world_from_camera.translation.astype(np.float32), directions.shape)
     in_view, visible = np.zeros((2, int(np.prod(grid.shape))), np.bool_)
@@ -245,18 +235,16 @@ def _visibility(
         fine = camera.resized(finer * camera.width, finer * camera.height)
         depth = trace_view(scene, fine, world_from_camera).depth
         rays = pixel_directions(fine)
-        ends = grid_from_camera.apply((rays * (depth / rays[..., 2])[..., None])[np.isfinite(depth)])
+        ends = DEFAULT_GRID_FROM_CAMERA.apply((rays * (depth / rays[..., 2])[..., None])[np.isfinite(depth)])
         compiled("mark_points")(ends, np.asarray(grid.origin), grid.voxel_size, np.asarray(grid.shape), visible)
     visible &= in_view
     return in_view.reshape(grid.shape), visible.reshape(grid.shape)
 
 
 @lru_cache(maxsize=2)
-def _centre_rays(
-    camera: Camera, grid: VoxelGrid, grid_from_camera: RigidTransform
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+def _centre_rays(camera: Camera, grid: VoxelGrid) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Voxels whose centre is in view, unit directions to them in the optical frame, distances; the same every frame."""
-    centres = grid_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
+    centres = DEFAULT_GRID_FROM_CAMERA.inverse().apply(grid.centres().reshape(-1, 3))
     rows = np.flatnonzero(np.asarray(camera.project(centres)[1]))
     rays = centres[rows]
     distance = np.linalg.norm(rays, axis=-1)

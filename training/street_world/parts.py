@@ -262,10 +262,9 @@ def ellipsoid(
     *,
     tint: Colour = WHITE,
     tile: float = 1.0,
-    subdivisions: int = 1,
 ) -> Part:
-    """Smoothly shaded convex ellipsoid with 20 * 4^subdivisions faces."""
-    unit = _icosphere(subdivisions)
+    """Smoothly shaded convex ellipsoid with 80 faces."""
+    unit = _icosphere()
     corners = unit * np.asarray(radii)
     normals = unit / np.asarray(radii)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
@@ -285,7 +284,7 @@ def ellipsoid(
 
 
 @cache
-def _icosphere(subdivisions: int) -> Floats:
+def _icosphere() -> Floats:
     golden = (1.0 + np.sqrt(5.0)) / 2.0
     vertices = np.array(
         [
@@ -306,9 +305,8 @@ def _icosphere(subdivisions: int) -> Floats:
     triangles = vertices[np.array(faces)]
     outward = np.linalg.det(triangles) > 0
     triangles[~outward] = triangles[~outward][:, ::-1]
-    for _ in range(subdivisions):
-        a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
-        ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
-        groups = [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
-        triangles = np.concatenate([np.stack(group, axis=1) for group in groups])
+    a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
+    ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
+    groups = [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
+    triangles = np.concatenate([np.stack(group, axis=1) for group in groups])
     return np.asarray(triangles / np.linalg.norm(triangles, axis=-1, keepdims=True))

@@ -86,14 +86,14 @@ class StreetLine:
         side = np.sign(offset[:, 1] * np.cos(heading) - offset[:, 0] * np.sin(heading))
         return self.knots[row], distance * side
 
-    def smooth_height(self, xy: Floats, reach: float = 7.0, samples: int = 48) -> Floats:
+    def smooth_height(self, xy: Floats) -> Floats:
         """Height of the street around world points [N, 2]: continuous also where the nearest sample jumps."""
         every = max(1, round(2.0 / STEP_M))
         coarse = self.position[::every]
-        count = min(samples, len(coarse))
+        count = min(48, len(coarse))
         distance, row = cKDTree(coarse).query(xy, k=count)
         distance, row = distance.reshape(len(xy), count), row.reshape(len(xy), count)
-        weight = np.exp(-(distance - distance[:, :1]) / reach)
+        weight = np.exp(-(distance - distance[:, :1]) / 7.0)
         return np.asarray((weight * self.height[::every][row]).sum(axis=1) / weight.sum(axis=1))
 
     def between(self, start: float, end: float) -> StreetLine:

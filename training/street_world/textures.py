@@ -37,11 +37,11 @@ def plain(colour: Colour, height: int = 64, width: int = 64, gloss: float = 0.0)
     return image
 
 
-def speckled(rng: np.random.Generator, image: Floats, *, fine: float, coarse: float, exponent: float = 0.9) -> Floats:
+def speckled(rng: np.random.Generator, image: Floats, *, fine: float, coarse: float) -> Floats:
     """Multiply with fine and coarse noise of the given relative deviations."""
     height, width = image.shape[:2]
     gain = 1.0 + fine * periodic_noise(rng, height, width, 0.15, 8.0)
-    gain = gain + coarse * periodic_noise(rng, height, width, 1.0 + exponent)
+    gain = gain + coarse * periodic_noise(rng, height, width, 1.9)
     image[..., :3] *= gain[..., None]
     np.clip(image, 0.0, 1.0, out=image)
     return image

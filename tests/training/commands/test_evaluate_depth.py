@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, load_default_bundle
 from scene_completion_training.commands import evaluate as command
 from scene_completion_training.evaluation.depth_evaluation import MEAN_DEPTH, NO_FRAME
@@ -48,12 +47,6 @@ class WindowWithoutVoxels(Window):
 
 
 class StudentWithoutVoxels(StudentPredictor):
-    """The shipped student, for a few voxels of the grid."""
-
-    def __init__(self, camera: Camera, grid: VoxelGrid, grid_from_camera: RigidTransform) -> None:
-        few = VoxelGrid(grid.origin, grid.voxel_size, (2, 2, 2))
-        super().__init__(load_default_bundle(), camera, few, grid_from_camera, threads=1)
-
     def voxels(self, image: np.ndarray) -> VoxelPrediction:
         return VoxelPrediction(np.ones(VOXEL_SHAPE, np.float32), np.ones(VOXEL_SHAPE, bool))
 
@@ -101,6 +94,7 @@ def test_shipped_student_scores_as_under_the_protocol_of_windows(shared_data: Pa
     window = open_window(shared_data, "04")
     short = WindowWithoutVoxels("04", replace(window.sequence, frames=window.sequence.frames[:2]))
     baselines = Baselines(np.full((4, 4), 20.0, np.float32), np.full(VOXEL_SHAPE, 0.1, np.float32), 0.5)
-    scores = score_window(short, {"student": StudentWithoutVoxels}, baselines)
+    student = StudentWithoutVoxels(load_default_bundle(), short, threads=1)
+    scores = score_window(short, {"student": student}, baselines)
     assert content["frames"] == 2 and content["pixels"] > 20_000
     assert content["depth"][DEFAULT_BUNDLE.name] == pytest.approx(asdict(scores.depth["student"]), abs=1e-4)

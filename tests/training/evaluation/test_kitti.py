@@ -77,7 +77,7 @@ def test_most_voxels_that_the_scan_hits_are_visible(window: Window, truth: Voxel
 
 
 def test_perfect_prediction_is_perfect_and_the_empty_field_is_empty(short: Window, truth: VoxelTruth) -> None:
-    scores = score_window(short, {"perfect": lambda *_: Perfect(short, truth)}, without_knowledge())
+    scores = score_window(short, {"perfect": Perfect(short, truth)}, without_knowledge())
     errors = scores.depth["perfect"]
     assert (errors.abs_rel, errors.rmse, errors.a1) == (0.0, 0.0, 1.0)
     assert scores.depth["mean depth"].abs_rel > 0.3

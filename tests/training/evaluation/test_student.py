@@ -23,7 +23,7 @@ from scene_completion_training.evaluation.student import StudentPredictor, calib
 
 
 def test_student_is_scored_as_it_is_deployed(window: Window, student: StudentBundle) -> None:
-    predictor = StudentPredictor(student, window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera, threads=1)
+    predictor = StudentPredictor(student, window, threads=1)
     image = window.image(0)
     prediction = predictor.voxels(image)
     completer = Completer(
@@ -75,7 +75,7 @@ def test_calibration_is_fitted_and_written_into_the_bundle(
     np.testing.assert_allclose(loaded.load_weights()["density_layer.bias"], loaded.head.density_bias, rtol=2e-3)
     truth = window.voxel_truth()
     counted = truth.known & truth.in_view
-    predictor = StudentPredictor(loaded, window.camera, SEMANTIC_KITTI_GRID, window.velodyne_from_camera, threads=1)
+    predictor = StudentPredictor(loaded, window, threads=1)
     prediction = predictor.voxels(window.image(0))
     assert prediction.probability is not None
     assert expected_calibration_error(prediction.probability[counted], truth.occupied[counted]) < 0.01
