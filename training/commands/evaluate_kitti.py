@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.errors import SequenceError
     from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+    from scene_completion_training.evaluation.deployed_model import StudentPredictor, calibrate
     from scene_completion_training.evaluation.kitti import (
         TEST_WINDOWS,
         TRAINING_WINDOWS,
@@ -52,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
         open_window,
         score_window,
     )
-    from scene_completion_training.evaluation.student import StudentPredictor, calibrate
     from scene_completion_training.evaluation.tables import as_json, markdown
 
     if args.data is None:

@@ -62,8 +62,7 @@ def _add_option(group: argparse._ArgumentGroup, setting: Field[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extract the bags and print what became of them."""
-    from scene_completion_training.extraction.bag import Job
-    from scene_completion_training.extraction.many_bags import extract_bags, output_folders
+    from scene_completion_training.extraction.bag import Job, extract_bags, output_folders
     from scene_completion_training.extraction.reports import summary_table
 
     threads = args.threads if args.threads is not None else (os.cpu_count() or 1) // max(1, args.workers) or 1

@@ -8,19 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.calibration import CalibrationErrors, CalibrationMetric, fit_calibration
-from scene_completion_ros.evaluation.occupancy import (
-    OccupancyByRange,
-    OccupancyScores,
-    best_iou,
-    score_histogram,
-)
+from scene_completion_ros.evaluation.occupancy import OccupancyByRange, OccupancyScores, best_iou, score_histogram
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
-from scene_completion_training.evaluation.density_model import (
-    VOXEL_EDGE,
-    DensityModel,
-    Observation,
-    calibrated_cutoffs,
-)
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, Observation, calibrated_cutoffs
 from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 
 

@@ -16,8 +16,7 @@ from scene_completion_ros.messages.transform_buffer import TransformBuffer
 from scene_completion_ros.sequences.from_bag import recording_provenance
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, ImageSource, PosedSequence
 from scene_completion_ros.sequences.recording import Recording
-from scene_completion_training.extraction.finishing import grey, is_readable, masks_of, views_of
-from scene_completion_training.extraction.keyframes import select_by_image_motion
+from scene_completion_training.extraction.finishing import grey, is_readable, masks_of, select_by_image_motion, views_of
 from scene_completion_training.extraction.rectification import View
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.scale import Scale, scale_from_camera_height, scale_from_odometry

@@ -11,10 +11,9 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.gpu_export.graph import gpu_graph
-from scene_completion_training.gpu_export.half import to_half
 from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, Gate, Parity, ParityCheck, Reference
-from scene_completion_training.gpu_export.quantised import MOST_IMAGES, to_int8
+from scene_completion_training.gpu_export.precisions import MOST_IMAGES, to_half, to_int8
 
 
 def export_for_gpus(

@@ -1,6 +1,6 @@
 """The bundle's encoder as a graph for GPUs in float32: bytes in, channels last, any number of images.
 
-The other precisions are made from it, see `half` and `quantised`. What a GPU gains: no shape arithmetic is left, no
+The other precisions are made from it, see `precisions`. What a GPU gains: no shape arithmetic is left, no
 constant runs along with the images, and channels stay multiples of what tensor cores take.
 """
 

@@ -15,6 +15,7 @@ import pytest
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, load_default_bundle
 from scene_completion_training.commands import evaluate as command
+from scene_completion_training.evaluation.deployed_model import StudentPredictor
 from scene_completion_training.evaluation.depth_evaluation import MEAN_DEPTH, NO_FRAME
 from scene_completion_training.evaluation.kitti import (
     VOXEL_SHAPE,
@@ -25,7 +26,6 @@ from scene_completion_training.evaluation.kitti import (
     open_window,
     score_window,
 )
-from scene_completion_training.evaluation.student import StudentPredictor
 from tests.sequences import test_kitti_raw
 
 DRIVE = "2011_09_26_drive_0001_sync"

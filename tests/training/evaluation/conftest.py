@@ -9,7 +9,7 @@ import pytest
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.kitti import Window, open_window
 from scene_completion_training.evaluation.semantic_evaluation import FittedModel, fit_models
-from tests.training.evaluation.painted import PaintedWall
+from tests.training.evaluation.one_wall import PaintedWall
 
 
 @pytest.fixture(scope="module")

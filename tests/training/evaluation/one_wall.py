@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.evaluation.semantic_models import SemanticObservation
 from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR, VISIBLE
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
@@ -18,6 +20,8 @@ SENSOR = RigidTransform(OPTICAL_FROM_FORWARD.rotation, np.zeros(3))  # at the ca
 FRAMES, STEP = 10, 0.25
 WALL_LEFT, WALL_RIGHT, WALL_FRONT, WALL_BACK = -1.0, 3.0, 10.0, 12.0
 """A wall without end in height, in the optical frame of the first camera."""
+
+CAR = COMMON_CLASSES.index("car")
 
 
 def in_wall(points: np.ndarray, ahead: float = 0.0) -> np.ndarray:
@@ -101,3 +105,36 @@ class Wall:
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         ahead = float(sequence.frames[index].world_from_rig.translation[2])
         return Observation(CAMERA, lambda points: np.where(in_wall(points, ahead), 50.0, 0.0).astype(np.float32))
+
+
+@dataclass
+class PaintedWall:
+    """Knows the wall; its left half looks otherwise than its right half."""
+
+    name: str = "painted wall"
+    calibration: Calibration = IDENTITY
+
+    @property
+    def cutoffs(self) -> dict[str, float]:
+        return {"σ > 0.5": 0.5}
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        def codes(points: np.ndarray) -> np.ndarray:
+            left = points[:, 0] < 1.0
+            return np.stack([left, ~left], axis=-1).astype(np.float32)
+
+        density = Observation(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32))
+        return SemanticObservation(density, codes, units=codes)
+
+
+class PaintedScene:
+    """Knows the wall, of which everything right of x = 1 m is a building, and has two numbers of its place as codes."""
+
+    name = "painted scene"
+
+    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+        def codes(points: np.ndarray) -> np.ndarray:
+            angle = np.where(points[:, 0] < 1.0, 0.3, 1.2) + 0.05 * np.sin(50.0 * points[:, 1])
+            return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+
+        return SemanticObservation(Observation(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32)), codes)

@@ -15,8 +15,7 @@ from scene_completion_training.evaluation.classified_models import ClassifiedMod
 from scene_completion_training.evaluation.density_model import Observation
 from scene_completion_training.evaluation.semantic_evaluation import common_classes, field_of_view, score, truths
 from scene_completion_training.evaluation.semantic_models import SemanticObservation
-from tests.training.evaluation.one_wall import CAMERA, GRID, make_street, voxels
-from tests.training.evaluation.painted import CAR, PaintedScene
+from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedScene, make_street, voxels
 
 
 def _street_of_two_classes() -> PosedSequence:

@@ -11,10 +11,12 @@ import pytest
 
 from scene_completion_training.evaluation.kitti import (
     SEMANTIC_KITTI_GRID,
+    VOXEL_SHAPE,
     Baselines,
     VoxelPrediction,
     VoxelTruth,
     Window,
+    WindowScores,
     fit_baselines,
     score_voxels,
     score_window,
@@ -116,3 +118,12 @@ def test_baselines_reach_what_an_independent_script_found(shared_data: Path, win
     for range_m, (iou, best, precision) in expected.items():
         cell = scores.voxels["prior grid"][range_m, "in view, all"]
         assert (cell.iou, cell.best_iou, cell.average_precision) == pytest.approx((iou, best, precision), abs=0.002)
+
+
+def test_undefined_figures_are_dashes_and_null() -> None:
+    none, all_ = np.zeros(VOXEL_SHAPE, bool), np.ones(VOXEL_SHAPE, bool)
+    nothing, empty = VoxelTruth(none, all_, all_, all_), VoxelPrediction(np.zeros(VOXEL_SHAPE, np.float32), none)
+    cells = score_voxels(empty, nothing, {"all": all_})
+    scores = WindowScores("x", {}, {"empty": cells}, {}, {})
+    assert "| x | all | empty | – / – / – |" in markdown([scores])
+    assert as_json([scores])[0]["voxels"][0]["iou"] is None

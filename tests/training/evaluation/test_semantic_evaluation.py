@@ -24,8 +24,7 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     score,
     truths,
 )
-from tests.training.evaluation.one_wall import GRID, in_wall, make_street, voxels
-from tests.training.evaluation.painted import CAR, PaintedScene, PaintedWall
+from tests.training.evaluation.one_wall import CAR, GRID, PaintedScene, PaintedWall, in_wall, make_street, voxels
 
 
 def test_models_together_score_as_they_do_alone(street: PosedSequence) -> None:

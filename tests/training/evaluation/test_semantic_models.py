@@ -17,8 +17,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.semantic_head import DistillationHead
 from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, WALL_LEFT, WALL_RIGHT
-from tests.training.evaluation.painted import PaintedWall
+from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, WALL_LEFT, WALL_RIGHT, PaintedWall
 
 
 def test_points_are_drawn_from_surfaces(street: PosedSequence) -> None:

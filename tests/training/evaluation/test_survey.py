@@ -16,8 +16,7 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.evaluation.semantic_evaluation import FittedModel
 from scene_completion_training.evaluation.survey import survey, write_contact_sheets
-from tests.training.evaluation.one_wall import CAMERA
-from tests.training.evaluation.painted import PaintedWall
+from tests.training.evaluation.one_wall import CAMERA, PaintedWall
 
 
 def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:

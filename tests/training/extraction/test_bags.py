@@ -22,8 +22,7 @@ from scene_completion_ros.sequences.from_bag import sequence_from_bag
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.extraction import bag as bag_module
-from scene_completion_training.extraction.bag import Job, extract_bag, finished_report
-from scene_completion_training.extraction.many_bags import extract_bags, output_folders
+from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report, output_folders
 from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
 from scene_completion_training.extraction.settings import ExtractionSettings
 from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, record

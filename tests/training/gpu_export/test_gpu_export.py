@@ -25,10 +25,9 @@ from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.gpu_export.export import export_for_gpus
 from scene_completion_training.gpu_export.graph import gpu_graph, simplified
-from scene_completion_training.gpu_export.half import to_half
 from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, ONNX, TORCH, Gate, Parity, ParityCheck, Reference
-from scene_completion_training.gpu_export.quantised import kept_in_half, to_int8
+from scene_completion_training.gpu_export.precisions import kept_in_half, to_half, to_int8
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.small_students import CAMERA, make_small_student, street_images
 

@@ -1,8 +1,10 @@
-"""A float32 graph in 8-bit integers, symmetric, as TensorRT wants it; what is not quantised is float16.
+"""A float32 graph in float16 and in 8-bit integers, as TensorRT wants it.
 
-ONNX Runtime's quantiser looks at real images and puts a pair of QuantizeLinear and DequantizeLinear behind every tensor
-that a convolution reads, so that whatever else reads it reads the same integers, and a DequantizeLinear behind the
-weights, with a scale for each output channel. All zero points are 0.
+It is typed strongly: every tensor has the type it says, and every change of type is a Cast. TensorRT 11 knows only such
+graphs, and 10 takes them as well. Integers are symmetric; what is not quantised is float16. ONNX Runtime's quantiser
+looks at real images and puts a pair of QuantizeLinear and DequantizeLinear behind every tensor that a convolution
+reads, so that whatever else reads it reads the same integers, and a DequantizeLinear behind the weights, with a scale
+for each output channel. All zero points are 0.
 """
 
 from __future__ import annotations
@@ -16,19 +18,91 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_training.gpu_export.graph import INPUT, OUTPUT, constants
-from scene_completion_training.gpu_export.half import to_half
+from scene_completion_training.gpu_export.graph import INPUT, OUTPUT, constants, finished, replace_nodes
 
+_SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
+"""Operators that stay in float32, with all that is computed from them until the next convolution."""
+_PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+_NOT_VALUES = {"Resize": (1, 2)}
+"""Inputs that are no values of the network: the scales of a Resize are float32 by definition."""
 MOST_IMAGES = 64
 """Images that calibration looks at: all that lies between the layers is kept for its histograms, some MB an image."""
 PERCENTILE = 99.999
 """Share of the values, in percent, that a quantised tensor holds without clipping; see docs/gpu.md for the others."""
 LAST_LAYERS = 3
 """Convolutions before the output that stay float16, counted along every path."""
+
+
+def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph in float16, from the first convolution on to the output.
+
+    The normalisation of the image before it stays float32 (a mean of 123.675 is none in float16), and so do sums over
+    channels.
+    """
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    single = _single(graph)
+    values = constants(graph)
+    nodes: list[onnx.NodeProto] = []
+    cast: dict[tuple[str, int], str] = {}
+    types = {value.name: TensorProto.UINT8 for value in graph.input}
+    added: dict[str, onnx.TensorProto] = {}
+    for node in graph.node:
+        wanted = TensorProto.FLOAT if node.output[0] in single else TensorProto.FLOAT16
+        for position, name in _values(node):
+            if types.get(name) == TensorProto.INT8:
+                continue
+            if name in values:
+                if wanted == TensorProto.FLOAT16 and values[name].dtype == np.float32:
+                    node.input[position] = f"{name}/half"
+                    added[f"{name}/half"] = numpy_helper.from_array(values[name].astype(np.float16), f"{name}/half")
+            elif node.op_type != "Cast" and types[name] != wanted:
+                if (name, wanted) not in cast:
+                    cast[name, wanted] = f"{name}/{'half' if wanted == TensorProto.FLOAT16 else 'single'}"
+                    nodes.append(helper.make_node("Cast", [name], [cast[name, wanted]], cast[name, wanted], to=wanted))
+                node.input[position] = cast[name, wanted]
+        types |= dict.fromkeys(node.output, TensorProto.INT8 if node.op_type == "QuantizeLinear" else wanted)
+        nodes.append(node)
+    replace_nodes(graph, nodes)
+    graph.initializer.extend(added.values())
+    if types[OUTPUT] != TensorProto.FLOAT16:
+        _cast_output(graph)
+    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    return finished(half)
+
+
+def _single(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that are computed in float32."""
+    single: set[str] = set()
+    before = {value.name for value in graph.input}  # tensors that no convolution came before
+    for node in graph.node:
+        inputs = set(node.input)
+        if node.op_type not in _PRODUCTS and inputs & before:
+            before |= set(node.output)
+        elif node.op_type not in _SUMS and (node.op_type in _PRODUCTS or not inputs & single):
+            continue
+        single |= set(node.output)
+    return single
+
+
+def _values(node: onnx.NodeProto) -> Iterator[tuple[int, str]]:
+    for position, name in enumerate(node.input):
+        if name and position not in _NOT_VALUES.get(node.op_type, ()):
+            yield position, name
+
+
+def _cast_output(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        node.output[:] = [f"{OUTPUT}/single" if name == OUTPUT else name for name in node.output]
+        node.input[:] = [f"{OUTPUT}/single" if name == OUTPUT else name for name in node.input]
+    graph.node.append(
+        helper.make_node("Cast", [f"{OUTPUT}/single"], [OUTPUT], f"{OUTPUT}/half", to=TensorProto.FLOAT16)
+    )
 
 
 def to_int8(model: onnx.ModelProto, images: NDArray[np.uint8], where: str) -> onnx.ModelProto:
