@@ -96,9 +96,11 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_results(folder: Path, content: dict[str, Any], text: str) -> None:
-    """Write results.json and results.md."""
+    """Print the tables, and write them as results.md beside results.json."""
     import json
 
+    print(text)
+    folder.mkdir(parents=True, exist_ok=True)
     plain = json.dumps(content, indent=2, allow_nan=False)
     (folder / "results.json").write_text(plain + "\n", encoding="utf-8")
     (folder / "results.md").write_text(text, encoding="utf-8")

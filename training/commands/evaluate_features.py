@@ -84,8 +84,5 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
         ).items()
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    text = markdown(results)
-    print(text)
-    write_results(args.output, as_json(results, asked(args)), text)
+    write_results(args.output, as_json(results, asked(args)), markdown(results))
     return 0

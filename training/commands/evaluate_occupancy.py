@@ -96,9 +96,7 @@ def run(args: argparse.Namespace) -> int:
         RunSettings(args.scans, args.every, pitch),
         FrameProfiles(args.output, pitch),
     )
-    text = markdown(result, evaluated)
-    print(text)
-    write_results(args.output, as_json(result, asked(args)), text)
+    write_results(args.output, as_json(result, asked(args)), markdown(result, evaluated))
     if result.exact is not None:
         write_plots(args.output, result.exact, evaluated)
     return 0

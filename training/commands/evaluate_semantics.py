@@ -77,10 +77,7 @@ def run(args: argparse.Namespace) -> int:
             fitted, score(fitted, [open_recording(folder) for folder in folders], args.every), strict=True
         )
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    text = markdown(results)
-    print(text)
-    write_results(args.output, as_json(results, asked(args)), text)
+    write_results(args.output, as_json(results, asked(args)), markdown(results))
     return 0
 
 

@@ -1,0 +1,245 @@
+"""The five protocols, run as commands: what they write and what they refuse."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, load_default_bundle
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.commands import evaluate as command
+from scene_completion_training.commands import evaluate_kitti
+from scene_completion_training.evaluation.deployed_model import StudentPredictor
+from scene_completion_training.evaluation.depth_evaluation import MEAN_DEPTH, NO_FRAME
+from scene_completion_training.evaluation.feature_evaluation import PARTNER
+from scene_completion_training.evaluation.kitti import (
+    VOXEL_SHAPE,
+    Baselines,
+    VoxelPrediction,
+    VoxelTruth,
+    Window,
+    open_window,
+    score_window,
+)
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.sequences import test_kitti_raw
+from tests.training.evaluation.along_a_wall import NEXT
+from tests.training.saved_checkpoint import save_checkpoint
+
+DRIVE = "2011_09_26_drive_0001_sync"
+LISTED = f"2011_09_26/{DRIVE}"
+OTHER = "2011_09_26_drive_0002_sync"
+raw_drive = test_kitti_raw.drive
+
+
+def run(*options: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(option) for option in options]))
+
+
+# depth
+
+
+def write_list(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+class WindowWithoutVoxels(Window):
+    """Voxels take long and are not under test here."""
+
+    def voxel_truth(self) -> VoxelTruth:
+        return VoxelTruth(*[np.ones(VOXEL_SHAPE, bool)] * 4)
+
+
+class StudentWithoutVoxels(StudentPredictor):
+    def voxels(self, image: np.ndarray) -> VoxelPrediction:
+        return VoxelPrediction(np.ones(VOXEL_SHAPE, np.float32), np.ones(VOXEL_SHAPE, bool))
+
+
+def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mean depth alone, of a second drive with the same scans: no error at all."""
+    second = shutil.copytree(raw_drive, raw_drive.parent / OTHER)
+    frames = write_list(tmp_path / "list.txt", f"{LISTED} 0000000001 l", f"{LISTED} 77 l")
+    output = tmp_path / "new" / "out"
+    assert run("depth", "--data", raw_drive, "--frames", frames, "--mean-depth", second, "--output", output) == 0
+    text = (output / "results.md").read_text(encoding="utf-8")
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert f"| {MEAN_DEPTH} | 1 | 1 | 0.000 |" in text
+    content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert (content["frames"], content["pixels"], content["recordings"]) == (1, 1, [DRIVE])
+    assert content["left_out"] == [{"reason": NO_FRAME, "drive": DRIVE, "frame": 77}]
+    assert content["settings"]["mean_depth"] == [str(second)]
+    assert all(math.isfinite(value) for value in content["depth"][MEAN_DEPTH].values())
+
+
+def test_depth_refuses_what_contradicts_itself(raw_drive: Path) -> None:
+    for options, message in (
+        ((raw_drive,), "nothing to score"),
+        ((raw_drive, raw_drive, "--mean-depth", raw_drive.parent), "named twice"),
+        ((raw_drive, "--mean-depth", raw_drive), "is scored as well"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            run("depth", "--data", *options)
+    with pytest.raises(SequenceError, match="no recording"):
+        run("depth", "--data", raw_drive.parent, "--bundle", DEFAULT_BUNDLE)
+
+
+def test_depth_of_the_shipped_student_is_that_of_the_protocol_of_windows(shared_data: Path, tmp_path: Path) -> None:
+    frames = write_list(tmp_path / "list.txt", "04 0 l", "04 1 l")
+    folder = shared_data / "kitti_windows" / "sequences" / "04"
+    options = ("--data", folder, "--frames", frames, "--bundle", DEFAULT_BUNDLE, "--threads", "1")
+    assert run("depth", *options, "--output", tmp_path) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    window = open_window(shared_data, "04")
+    short = WindowWithoutVoxels("04", replace(window.sequence, frames=window.sequence.frames[:2]))
+    baselines = Baselines(np.full((4, 4), 20.0, np.float32), np.full(VOXEL_SHAPE, 0.1, np.float32), 0.5)
+    student = StudentWithoutVoxels(load_default_bundle(), short, threads=1)
+    scores = score_window(short, {"student": student}, baselines)
+    assert content["frames"] == 2 and content["pixels"] > 20_000
+    assert content["depth"][DEFAULT_BUNDLE.name] == pytest.approx(asdict(scores.depth["student"]), abs=1e-4)
+
+
+# features
+
+
+@pytest.fixture(scope="module")
+def foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    config = Dinov2Config(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+def test_features_writes_what_it_prints(
+    synthetic_drive: Path,
+    feature_field_checkpoint: Path,
+    foundation: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = ("--checkpoint", feature_field_checkpoint, "--foundation", foundation)
+    options = ("--data", synthetic_drive, "--step", 1, "--every", 2, "--stride", 16)
+    assert run("features", *models, *options, "--output", tmp_path / "scores") == 0
+    text = (tmp_path / "scores" / "results.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "recordings, 1 frames later" in text and "recordings, stereo partner" in text
+    entries = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
+    assert {(entry["pair"], entry["method"]) for entry in entries} == {
+        (pair, method) for pair in (NEXT, PARTNER) for method in ("mine", "tokens of the image")
+    }
+    for pair in (NEXT, PARTNER):
+        mine, tokens = (entry for entry in entries if entry["pair"] == pair)
+        assert mine["over_pixels"]["pixels"] == tokens["over_pixels"]["pixels"] > 0
+        assert mine["pairs"] == tokens["pairs"] == 2
+
+
+def test_features_refuses_what_it_cannot_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, feature_field_checkpoint: Path, foundation: Path
+) -> None:
+    torch.manual_seed(0)
+    field = FeatureField(DensityField(STREET_CAMERA), target_size=5, channels=4, units=6, expansion=5)
+    wider = save_checkpoint(tmp_path / "other" / "checkpoints" / "last.ckpt", field, "feature_field")
+    monkeypatch.delenv("SCENE_COMPLETION_DATA", raising=False)
+    mine, data = feature_field_checkpoint, ("--data", tmp_path)
+    for options, message in (
+        ((mine,), "nothing to score on"),
+        ((mine, "--step", 0, *data), "0 and 5 frames"),
+        ((mine, "--stride", 5, *data), "stride: 5 pixels"),
+        ((mine, mine, *data), "equal names"),
+        ((mine, "--windows", "06"), "its folder is not known"),
+        ((wider, *data), "other has features of 5 numbers, the tokens have 8"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            run("features", "--foundation", foundation, "--output", "y", "--checkpoint", *options)
+
+
+# kitti
+
+
+def test_kitti_refuses_to_fit_on_test_and_training_windows(student: StudentBundle, tmp_path: Path) -> None:
+    for window in ("06", "00"):
+        with pytest.raises(SceneCompletionError, match="training or testing"):
+            run("kitti", "--data", tmp_path, "--bundle", student.folder, "--fit-calibration", window)
+
+
+def test_section_of_a_document_is_added_then_replaced(tmp_path: Path) -> None:
+    document = tmp_path / "results.md"
+    document.write_text("# Results\n", encoding="utf-8")
+    evaluate_kitti.write_section(document, "first\n")
+    document.write_text(document.read_text(encoding="utf-8") + "\nafter\n", encoding="utf-8")
+    evaluate_kitti.write_section(document, "second\n")
+    text = document.read_text(encoding="utf-8")
+    assert text == f"# Results\n\n{evaluate_kitti.BEGIN}\nsecond\n{evaluate_kitti.END}\n\nafter\n"
+
+
+# occupancy
+
+
+def test_occupancy_of_a_town(
+    street: PosedSequence, student: StudentBundle, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    street.save(tmp_path / "town" / "sequence")
+    other = replace(street, name="other").save(tmp_path / "other")
+    options = ["--bundle", student.folder, "--controls", "--scans", 10, "--threads", 1, "--calibrate-on", other]
+    assert run("occupancy", "--data", tmp_path / "town", *options, "--output", tmp_path / "out") == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"results.json", "results.md", "iou_by_region.png", "profile_one_wall_000000.png"} <= written
+    assert any(name.startswith("reliability_") for name in written)
+    assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8") in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert content["settings"]["scans"] == "10"
+    assert {entry["rule"] for entry in content["lidar"]} == {"σ > 0.5", "calibrated"}
+    assert "surface + 4 m (true depth)" in {entry["method"] for entry in content["exact"]["voxels"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "nothing to score on"),
+        (("--data", "town"), "nothing to score"),
+        (("--data", "town", "--controls", "--scans", 2), "at least 3"),
+        (("--data", "town", "--controls", "--prior", "town"), "is scored as well"),
+        (("--data", "town", "--controls"), "no recording"),
+    ],
+)
+def test_occupancy_refuses_what_makes_no_sense(options: tuple, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SceneCompletionError, match=message):
+        run("occupancy", *options, "--output", tmp_path / "out")
+
+
+# semantics
+
+
+def test_semantics_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SCENE_COMPLETION_DATA", raising=False)
+    data, student, prior = ("--data", tmp_path), ("--student", "x"), "--prior"
+    first, second = (tmp_path / group / "run" / "checkpoints" / "last.ckpt" for group in ("a", "b"))
+    for options, message in (
+        (student, "nothing to score on"),
+        ((*student, *data), "nothing to score"),
+        ((*student, *data, "--checkpoint", first, second), "several are called run"),
+        ((*student, *data, "--checkpoint", first, "--bundle", tmp_path / "run"), "several are called run"),
+        ((*data, prior), "--student"),
+        ((*student, *data, "--bundle", tmp_path), "--student"),
+        ((*student, "--windows", "06", prior), "its folder is not known"),
+        ((*student, *data, "--name-on", tmp_path, prior), "is scored as well"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            run("semantics", *options, "--output", "y")
