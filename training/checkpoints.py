@@ -217,10 +217,11 @@ class Checkpoint:
         """
         found = self.stage_class.field_class
         if found is not kind:
+            stages = [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
             raise BundleError(
                 f"no {kind.__name__} in it: its stage is {self.stage}, which trains a {found.__name__}",
                 where=str(self.file),
-                cure=f"Name the checkpoint of a training with stage {' or '.join(_stages_of(kind))}",
+                cure=f"Name the checkpoint of a training with stage {' or '.join(stages)}",
             )
         try:
             viewpoint = self.viewpoint
@@ -263,10 +264,6 @@ class Checkpoint:
         camera = self.viewpoint.camera
         size = (camera.height, camera.width)
         return EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
-
-
-def _stages_of(kind: type[TrainedField]) -> list[str]:
-    return [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
 
 
 def trained_viewpoint(source: Path) -> Viewpoint:

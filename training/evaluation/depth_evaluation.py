@@ -12,7 +12,7 @@ Models that encode several views take further frames of the drive, listed or not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -206,9 +206,11 @@ def evaluate_depth(
     Raises:
         SequenceError: No frame has LiDAR that counts.
     """
-    metrics = {name: DepthMetric(minimum=MINIMUM, maximum=MAXIMUM) for name in _methods(models, mean)}
+    methods = [model.name for model in models] + ([] if mean is None else [MEAN_DEPTH])
+    metrics = {name: DepthMetric(minimum=MINIMUM, maximum=MAXIMUM) for name in methods}
     frames, pixels, missed = 0, 0, list(left_out)
-    for sequence, index, number in _frames(selections):
+    chosen = [(selection.sequence, *pair) for selection in selections for pair in selection.numbers.items()]
+    for sequence, index, number in chosen:
         truth = counted_depth(lidar_depth(sequence, index))
         if not truth.any():
             missed.append(LeftOutFrame(NO_PIXEL, _drive_name(sequence.name), number))
@@ -260,16 +262,6 @@ def as_json(result: DepthResult, settings: Mapping[str, Any]) -> dict[str, Any]:
         "depth": {name: asdict(errors) for name, errors in result.errors.items()},
         "left_out": [asdict(frame) for frame in result.left_out],
     }
-
-
-def _methods(models: Sequence[DensityModel], mean: NDArray[np.float32] | None) -> list[str]:
-    return [model.name for model in models] + ([] if mean is None else [MEAN_DEPTH])
-
-
-def _frames(selections: Iterable[Selection]) -> Iterator[tuple[PosedSequence, int, int]]:
-    for selection in selections:
-        for index, number in selection.numbers.items():
-            yield selection.sequence, index, number
 
 
 def _frames_elsewhere(listed: Iterable[ListedFrame], drives: Collection[str]) -> list[LeftOutFrame]:

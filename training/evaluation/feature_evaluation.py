@@ -11,9 +11,9 @@ beside: what counts is how far the two are apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -331,7 +331,8 @@ def evaluate_features(
     names = []
     for sequence in recordings:
         names.append(sequence.name)
-        views = {method.name: _remembered(method, sequence, 2 * step + 2) for method in methods}
+        remembered = lru_cache(maxsize=2 * step + 2)
+        views = {method.name: remembered(partial(method.features, sequence)) for method in methods}
         for pair in view_pairs(sequence, camera, step=step, every=every):
             if not pair.valid.any():
                 continue
@@ -346,12 +347,6 @@ def evaluate_features(
             cure="Take a smaller --step, or recordings that are longer",
         )
     return {key: collected.compute() for key, collected in scores.items()}
-
-
-def _remembered(
-    method: FeatureImages, sequence: PosedSequence, views: int
-) -> Callable[[int, str], NDArray[np.float32]]:
-    return lru_cache(maxsize=views)(lambda index, name: method.features(sequence, index, name))
 
 
 def _compared(

@@ -85,7 +85,8 @@ def reconstruct(
     log = folder / "log.txt"
     with log.open("wb") as output:
         command = [sys.executable, "-m", "scene_completion_training.extraction.mapper_process", str(folder)]
-        ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=_root(), check=False)
+        root = Path(__file__).resolve().parents[2]  # where the package `training` lies
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=root, check=False)
     if ended.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise SequenceError(
@@ -94,11 +95,6 @@ def reconstruct(
             cure="Record /tf or odometry, or report this bag",
         )
     return _read_models(folder / "models.npz")
-
-
-def _root() -> Path:
-    """Where the package `training` lies, for the process that is started."""
-    return Path(__file__).resolve().parents[2]
 
 
 def _write_problem(

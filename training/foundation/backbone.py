@@ -184,15 +184,13 @@ class Backbone:
         height, width = (-(-size // cell) for size in images.shape[-2:])
         # Lightning's mixed precision ends here: targets do not depend on how a network is trained on them.
         with torch.autocast(self._device.type, enabled=False):
-            pixels = self._normalised(_enlarged(images.to(self._device).float(), cell, height, width))
+            pixels = _enlarged(images.to(self._device).float(), cell, height, width)
+            pixels = (pixels - self._mean) / self._deviation
             if cell != self._patch:
                 size = (height * self._patch, width * self._patch)
                 pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
             tokens: Tensor = self._network(pixel_values=pixels, **self._options).last_hidden_state
         return tokens[:, self._extra_tokens :].transpose(1, 2).reshape(len(images), self.dim, height, width)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images - self._mean) / self._deviation
 
 
 def _enlarged(images: Tensor, cell: int, height: int, width: int) -> Tensor:

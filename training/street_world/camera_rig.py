@@ -126,8 +126,9 @@ def make_rig(
     }
     cameras = dict.fromkeys(rig_from_camera, camera)
     if kind == "kitti360":
+        size = max(16, 4 * round(SIDE_PER_WIDTH * width / 4))  # their circles touch the edges of square images
         for name, side in ((SIDE_LEFT, 1), (SIDE_RIGHT, -1)):
-            cameras[name] = _side_camera(width)
+            cameras[name] = _fisheye(size, size, LENS_ANGLE)
             place = np.array(SIDE_POSITION_M) * (1, side, 1)
             rig_from_camera[name] = RigidTransform(rotation(side * np.pi / 2, 0.0, 0.0) @ axes, place)
     return StreetRig(
@@ -137,12 +138,6 @@ def make_rig(
         rig_from_lidar=RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M)),
         grid=Volume.to_measure(above).grid,
     )
-
-
-def _side_camera(width: int) -> Camera:
-    """A fisheye whose circle touches the edges of its square image."""
-    size = max(16, 4 * round(SIDE_PER_WIDTH * width / 4))
-    return _fisheye(size, size, LENS_ANGLE)
 
 
 def _fisheye(width: int, height: int, a: float) -> Camera:

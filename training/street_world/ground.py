@@ -78,11 +78,9 @@ class Ground:
         """World z of the ground at street coordinates, metres."""
         side = self.profile.side(1 if d > 0 else -1)
         xy = self.line.point(s, d)[None]
-        over = self.strip(s, d).height if abs(d) < side.walk_edge else side.kerb * (not self._on_arm(s, d))
+        on_arm = any(street.covers(s, 1 if d > 0 else -1) for street in self.side_streets)
+        over = self.strip(s, d).height if abs(d) < side.walk_edge else side.kerb * (not on_arm)
         return float(self.line.height_at(s) + over + self.rise(np.array([d]), xy)[0])
-
-    def _on_arm(self, s: float, d: float) -> bool:
-        return any(street.covers(s, 1 if d > 0 else -1) for street in self.side_streets)
 
     def rise(self, d: Floats, xy: Floats) -> Floats:
         """How far the terrain lies above its street at signed distances d [N] and world points [N, 2]."""

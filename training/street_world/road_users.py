@@ -102,7 +102,8 @@ def _car_body(body: _Body, colour: Colour, label: StreetClass) -> list[Part]:
     end, half = body.length / 2, body.half
     inner = half - 0.17
     crown = body.roof - 0.05
-    nose = _nose_height(body)
+    slope = end - 0.25 - body.bonnet
+    nose = max(0.70, (0.60 * slope + 0.25 * body.waist) / (slope + 0.25) + 0.01)  # keeps the profile convex
     lower = np.array(
         [
             (-end, 0.36),
@@ -136,12 +137,6 @@ def _car_body(body: _Body, colour: Colour, label: StreetClass) -> list[Part]:
         parts.append(box((0.03, 0.5, 0.11), (x, 0.0, 0.45), "cloth", label, tint=PLATE))
         parts.append(box((0.05, 1.5 * half, 0.16), (x, 0.0, 0.30), "rubber", label))
     return parts
-
-
-def _nose_height(body: _Body) -> float:
-    """Height of the bonnet's front edge that keeps the profile convex."""
-    slope = body.length / 2 - 0.25 - body.bonnet
-    return max(0.70, (0.60 * slope + 0.25 * body.waist) / (slope + 0.25) + 0.01)
 
 
 def _wheels(
@@ -201,11 +196,6 @@ def truck(rng: np.random.Generator, *, long: bool = False) -> Vehicle:
     ]
     lamps = [box((0.05, 0.3, 0.2), (-end - 0.01, y, 0.9), "cloth", label, tint=LAMP_RED) for y in (-0.9, 0.9)]
     return Vehicle([*parts, *lamps], length, 2 * half)
-
-
-def articulated_lorry(rng: np.random.Generator) -> Vehicle:
-    """A long lorry."""
-    return truck(rng, long=True)
 
 
 def bus(rng: np.random.Generator) -> Vehicle:

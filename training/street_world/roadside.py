@@ -311,11 +311,11 @@ def _corners(layout: Layout) -> None:
 def _traffic(layout: Layout) -> None:
     """Vehicles in all lanes but the rig's, and cyclists at the edge of the opposite one."""
     rng, profile = layout.rng, layout.profile
-    makers = (
+    makers: tuple[Callable[[np.random.Generator], road_users.Vehicle], ...] = (
         road_users.car,
         road_users.van,
         road_users.truck,
-        road_users.articulated_lorry if profile.kind is StreetKind.ARTERIAL else road_users.truck,
+        partial(road_users.truck, long=True) if profile.kind is StreetKind.ARTERIAL else road_users.truck,
         road_users.bus,
         road_users.motorcyclist,
         road_users.cyclist,

@@ -56,45 +56,26 @@ def test_clusters_of_one_name_are_one_class(tmp_path: Path) -> None:
     assert named.classes(np.array([3, 1])).tolist() == [0, 1]
 
 
+def _set(**values: object) -> Callable[[dict[str, Any]], None]:
+    """Change the entry of cluster 1."""
+    return lambda content: content["clusters"][1].update(values)
+
+
 def test_colours_of_unnamed_clusters_stay_apart() -> None:
     colours = np.array([colour_of(f"cluster_{n:02d}", n) for n in range(19)], float)
     distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
     assert distance[~np.eye(19, dtype=bool)].min() > 20.0
 
 
-def _drop(content: dict[str, Any]) -> None:
-    content["clusters"].pop()
-
-
-def _repeat(content: dict[str, Any]) -> None:
-    content["clusters"][1]["cluster"] = 0
-
-
-def _unname(content: dict[str, Any]) -> None:
-    content["clusters"][1]["name"] = "  "
-
-
-def _discolour(content: dict[str, Any]) -> None:
-    content["clusters"][1]["colour"] = [1, 2, 256]
-
-
-def _quarrel(content: dict[str, Any]) -> None:
-    content["clusters"][1] |= {"name": "road", "colour": [1, 2, 3]}
-
-
-def _newer(content: dict[str, Any]) -> None:
-    content["schema"] = 2
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_drop, r"clusters: leaves out \[2\]"),
-        (_repeat, r"clusters: leaves out \[1\], has twice or unknown \[0\]"),
-        (_unname, r"clusters\[1\]\.name: '  ' is no name"),
-        (_discolour, r"clusters\[1\]\.colour: \[1, 2, 256\] is no RGB colour"),
-        (_quarrel, r"clusters\[1\]\.colour: is \[1, 2, 3\], another road has"),
-        (_newer, "schema: is 2, this version reads 1"),
+        (lambda content: content["clusters"].pop(), r"clusters: leaves out \[2\]"),
+        (_set(cluster=0), r"clusters: leaves out \[1\], has twice or unknown \[0\]"),
+        (_set(name="  "), r"clusters\[1\]\.name: '  ' is no name"),
+        (_set(colour=[1, 2, 256]), r"clusters\[1\]\.colour: \[1, 2, 256\] is no RGB colour"),
+        (_set(name="road", colour=[1, 2, 3]), r"clusters\[1\]\.colour: is \[1, 2, 3\], another road has"),
+        (lambda content: content.update(schema=2), "schema: is 2, this version reads 1"),
     ],
 )
 def test_a_spoilt_class_file_is_refused(tmp_path: Path, spoil: Callable[[dict[str, Any]], None], said: str) -> None:
