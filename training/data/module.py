@@ -235,12 +235,17 @@ class SequencesData(lightning.LightningDataModule):
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training, of all processes together."""
         length = self.steps * self.settings.batch_size * self._processes
+        return self._samples(self.frames, self.settings.views, length, self.shares)
+
+    def _samples(
+        self, frames: list[list[PreparedFrame]], views: ViewSettings, length: int, shares: list[float] | None = None
+    ) -> ViewSamples:
         return ViewSamples(
-            self.frames,
-            self.settings.views,
+            frames,
+            views,
             seed=self.seed,
             length=length,
-            shares=self.shares,
+            shares=shares,
             encoder_views=self.encoder_views,
             targets=self.targets,
             label_points=self.label_points,
@@ -280,15 +285,5 @@ class SequencesData(lightning.LightningDataModule):
         plain = dataclasses.replace(
             self.settings.views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False
         )
-        length = self.settings.validation_samples
-        samples = ViewSamples(
-            self.watched,
-            plain,
-            seed=self.seed,
-            length=length,
-            encoder_views=self.encoder_views,
-            targets=self.targets,
-            label_points=self.label_points,
-            viewpoint=self.viewpoint,
-        )
+        samples = self._samples(self.watched, plain, self.settings.validation_samples)
         return [DataLoader(samples, batch_size=self.settings.batch_size)]

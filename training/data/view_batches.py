@@ -223,16 +223,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
         A sample keeps its frame, side and small rotation.
         """
-        settings = dataclasses.replace(self.settings, mirror=False)
-        plain = ViewSamples(
-            self.sequences,
-            settings,
-            seed=self.seed,
-            length=self.length,
-            encoder_views=self.encoder_views,
-            viewpoint=self.viewpoint,
-        )
-        plain.share = self.share
+        plain = copy.copy(self)
+        plain.settings = dataclasses.replace(self.settings, mirror=False)
         return plain
 
     def occupancy(self, number: int) -> dict[str, Tensor]:

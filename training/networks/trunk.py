@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,12 @@ class Trunk(nn.Module):
 
     def freeze(self, blocks: int) -> None:
         """Keeps the stem and the first blocks as they are; 0 lets everything learn."""
+        self.requires_grad_(True)
+        for module in list(self.in_order())[: 1 + blocks] if blocks else ():
+            module.requires_grad_(False)
+
+    def in_order(self) -> Iterable[nn.Module]:
+        """The stem, and then the blocks."""
         raise NotImplementedError
 
     def normalised(self, image: Tensor) -> Tensor:
@@ -90,11 +97,9 @@ class ResNetTrunk(Trunk):
             self.freeze(frozen_blocks)
         self.train()
 
-    def freeze(self, blocks: int) -> None:
-        """Keeps the stem and the first of the four stages as they are; 0 lets everything learn."""
-        self.requires_grad_(True)
-        for module in (self.stem, *self.stages[:blocks]) if blocks else ():
-            module.requires_grad_(False)
+    def in_order(self) -> Iterable[nn.Module]:
+        """The stem, and then the four stages."""
+        return (self.stem, *self.stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255."""
@@ -136,11 +141,9 @@ class EfficientNetLiteTrunk(Trunk):
             self.freeze(frozen_blocks)
         self.train()
 
-    def freeze(self, blocks: int) -> None:
-        """Keeps the stem and the first of the 16 blocks as they are; 0 lets everything learn."""
-        self.requires_grad_(True)
-        for module in (self.stem, *self.blocks[:blocks]) if blocks else ():
-            module.requires_grad_(False)
+    def in_order(self) -> Iterable[nn.Module]:
+        """The stem, and then the 16 blocks."""
+        return (self.stem, *self.blocks)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -60,14 +61,11 @@ class VisionTransformerTrunk(Trunk):
             self.freeze(frozen_blocks)
         self.train()
 
-    def freeze(self, blocks: int) -> None:
-        """Keeps the embedding and the first blocks as they are; 0 lets everything learn."""
-        self.requires_grad_(True)
+    def in_order(self) -> Iterable[nn.Module]:
+        """The embedding, and then the blocks."""
         # The list of blocks has another name in every model of transformers, and in its versions.
         lists = [module for module in self.network.modules() if isinstance(module, nn.ModuleList)]
-        layers = next(module for module in lists if len(module) == self._taps[-1])
-        for module in (self.network.embeddings, *layers[:blocks]) if blocks else ():
-            module.requires_grad_(False)
+        return (self.network.embeddings, *next(module for module in lists if len(module) == self._taps[-1]))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at a quarter of, half of, once and twice the patch size of images [B, 3, H, W] in 0..255."""

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model
 
 from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, load_default_bundle
@@ -36,6 +35,7 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.along_a_wall import NEXT
+from tests.training.foundation.tiny_models import tiny_model
 from tests.training.saved_checkpoint import save_checkpoint
 
 DRIVE = "2011_09_26_drive_0001_sync"
@@ -118,12 +118,8 @@ def test_depth_of_the_shipped_student_is_that_of_the_protocol_of_windows(shared_
 
 @pytest.fixture(scope="module")
 def foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    config = Dinov2Config(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14
-    )
-    Dinov2Model(config).save_pretrained(folder)
+    tiny_model("dinov2", hidden_size=8).save_pretrained(folder)
     return folder
 
 

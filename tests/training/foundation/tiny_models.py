@@ -29,11 +29,11 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Model type -> class, class of its configuration, and what is particular to it."""
 
 
-def tiny_model(kind: str) -> Any:
+def tiny_model(kind: str, **changes: int) -> Any:
     """A model whose weights are all random, also those that start at zero or one."""
     network_class, config_class, options = KINDS[kind]
     torch.manual_seed(0)
-    config = getattr(transformers, config_class)(**_SMALL, **options)
+    config = getattr(transformers, config_class)(**{**_SMALL, **options, **changes})
     network = getattr(transformers, network_class)(config).eval()
     for weight in network.parameters():
         weight.data += 0.1 * torch.randn_like(weight)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
+from transformers import ViTConfig, ViTModel
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
@@ -16,6 +16,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
+from tests.training.foundation.tiny_models import saved_model
 
 CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
 SIZE = (32, 64)
@@ -117,7 +118,5 @@ def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path)
 
 
 def test_patches_of_other_sizes_are_refused(tmp_path: Path) -> None:
-    config = Dinov2Config(hidden_size=12, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
-    Dinov2Model(config).save_pretrained(tmp_path / "m")
     with pytest.raises(ConfigurationError, match="patches of 14 pixels"):
-        VisionTransformerTrunk(weights=str(tmp_path / "m"))
+        VisionTransformerTrunk(weights=str(saved_model("dinov2", tmp_path / "m")))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
-import lightning
 import numpy as np
 import onnxruntime
 import pytest
@@ -22,6 +20,7 @@ from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage, Teacher
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import batches, small_training
 
 LEARNED = {
@@ -152,25 +151,8 @@ def test_a_student_resumes_with_averaged_weights(synthetic_drive: Path, teacher:
     whole = train(_student(synthetic_drive, teacher, tmp_path / "whole", **changes))
     content = torch.load(whole, weights_only=True)
     assert not any("teacher." in name for part in ("state_dict", "current_model_state") for name in content[part])
-    halved = tmp_path / "resumed" / "checkpoints"
-    stopped = _student(synthetic_drive, teacher, tmp_path / "resumed", **changes)
-    limited = pytest.MonkeyPatch()
-    limited.setattr("lightning.Trainer.__init__", _ending_at(2))
-    train(stopped)
-    limited.undo()
-    assert torch.load(halved / "last.ckpt", weights_only=True)["global_step"] == 2
-    resumed = Checkpoint.read(train(stopped)).state
-    for name, value in Checkpoint.read(whole).state.items():
-        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
-
-
-def _ending_at(step: int) -> Callable[..., None]:
-    begin = lightning.Trainer.__init__
-
-    def ending(self: lightning.Trainer, *arguments: object, **settings: object) -> None:
-        begin(self, *arguments, **{**settings, "max_steps": step})  # type: ignore[arg-type]
-
-    return ending
+    resumed = resumed_weights(_student(synthetic_drive, teacher, tmp_path / "resumed", **changes))
+    torch.testing.assert_close(resumed, dict(Checkpoint.read(whole).state), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
