@@ -85,11 +85,7 @@ def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[in
 
 
 def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
-    """Exports the folded encoder as ONNX; weights are stored in fp16 and cast to fp32 in the graph.
-
-    Args:
-        camera: Canonical camera at the resolution it was trained at.
-    """
+    """Exports the folded encoder as ONNX for a canonical camera; weights are fp16, and cast to fp32 in the graph."""
     module = FoldedEncoder(field, feature_size(field, camera)).eval()
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:

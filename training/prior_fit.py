@@ -18,13 +18,8 @@ def fit_prior(field: PriorField, link: OccupancyLink, samples: ViewSamples, step
     """Fits the head to where things are on average, without any image, before the training.
 
     One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
-    telling the training drives apart.
-
-    Args:
-        link: From density logit to probability, as the training starts with it; it stays as it is.
-
-    Returns:
-        Mean loss of the last tenth of the steps.
+    telling the training drives apart. The link from logit to probability stays as it is. Returns the mean loss of the
+    last tenth of the steps.
     """
     samples = samples.unmirrored()
     frozen = copy.deepcopy(link).requires_grad_(False)

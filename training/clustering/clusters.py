@@ -44,11 +44,7 @@ CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Cosine clusters.
-
-    Attributes:
-        centres: Of length one, float32 [K, C].
-    """
+    """Cosine clusters: centres of length one, float32 [K, C]."""
 
     centres: NDArray[np.float32]
 
@@ -58,13 +54,10 @@ class Clusters:
 
 
 def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Clusters:
-    """K-means of codes of length one [N, C], with centres of length one.
+    """K-means of codes of length one [N, C], with centres of length one: the best of several starts.
 
     On the sphere the squared Euclidean distance is two minus twice the cosine, so that ordinary k-means with centres
     brought back to length one is cosine k-means but for the centres' steps in between.
-
-    Args:
-        seed: Seed of the starts; the best of several is taken.
 
     Raises:
         ConfigurationError: There are fewer codes than clusters.
@@ -211,10 +204,7 @@ def write_class_file(file: Path, names: Sequence[str | None], shares: Sequence[f
 
 
 def read_class_file(file: Path, count: int) -> NamedClusters:
-    """Reads a class file. Clusters of one name become one class, whose colour is that of the first of them.
-
-    Args:
-        count: Number of clusters there are.
+    """Reads the class file of `count` clusters; those of one name become a class with the colour of the first of them.
 
     Raises:
         ConfigurationError: The file is damaged, leaves out a cluster or has one twice or one there is not, a name is

@@ -19,16 +19,10 @@ _STEEPEST = 0.1  # a fit that is steeper met a wall or a kerb
 
 
 def ground_roll(frames: Sequence[PreparedFrame], viewpoint: Viewpoint) -> float:
-    """Slope of the ground along the left camera's x axis, radians: the mean over up to a dozen frames.
+    """Angle by which the ground's y (down) grows with the left camera's x, radians: the mean over up to a dozen frames.
 
     Cameras are rarely level with the road (KITTI's stands about 1° askew). A scene mirrored in the camera's own plane
-    would show the road tilted to the other side.
-
-    Args:
-        viewpoint: What they were prepared for; its height says where ground is looked for.
-
-    Returns:
-        Angle by which y (down) grows with x (right); 0 where no ground is seen.
+    would show the road tilted to the other side. It is 0 where no ground is seen at the viewpoint's height.
     """
     slopes = [_slope(frame, viewpoint) for frame in frames[:: -(-len(frames) // _FRAMES)]]
     found = [slope for slope in slopes if slope is not None and abs(slope) < _STEEPEST]

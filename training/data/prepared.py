@@ -132,7 +132,7 @@ def prepare_sequence(
     viewpoint: Viewpoint | None = None,
     workers: int = 2,
 ) -> list[Path]:
-    """Prepares every frame of a sequence; frames that are already in the cache are left alone.
+    """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
 
     Args:
         sequence: Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
@@ -141,9 +141,6 @@ def prepare_sequence(
             of the left camera where it has one.
         viewpoint: What the network is trained for; part of the cache key.
         workers: Processes, if there are enough frames for so many.
-
-    Returns:
-        One file a frame, in order.
 
     Raises:
         SequenceError: Ground truth is asked for and there is none.

@@ -14,10 +14,7 @@ DISPARITIES = 160
 
 
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
-    """Finds the rectified stereo pair of a sequence.
-
-    Returns:
-        Names of the left and right camera and the baseline in metres.
+    """Finds the rectified stereo pair of a sequence: names of its left and right camera and the baseline in metres.
 
     Raises:
         SequenceError: No two cameras have the same intrinsics and lie side by side along x.
@@ -60,7 +57,7 @@ def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.
 def stereo_depth(
     left: NDArray[np.uint8], right: NDArray[np.uint8], focal: float, baseline: float, *, reference: str = "left"
 ) -> NDArray[np.float32]:
-    """Matches a rectified pair.
+    """Matches a rectified pair: z-depth [H, W] in metres; 0 where matching failed.
 
     Args:
         left: Grey image [H, W].
@@ -68,9 +65,6 @@ def stereo_depth(
         focal: Focal length in pixels.
         baseline: Distance of the cameras in metres.
         reference: Image whose depth is wanted, "left" or "right".
-
-    Returns:
-        z-depth [H, W] in metres; 0 where matching failed.
     """
     if reference == "left":
         disparity = _disparity(left, right)

@@ -228,11 +228,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return plain
 
     def occupancy(self, number: int) -> dict[str, Tensor]:
-        """Returns only the voxel centres of a sample, without reading images.
-
-        Returns:
-            points [M, 3] (encoder frame, metres), target [M], weight [M].
-        """
+        """Only a sample's points [M, 3] (encoder frame, metres), target [M] and weight [M], without reading images."""
         generator = np.random.default_rng((self.seed, number))
         return self._occupancy(self._draw(generator), generator)
 
@@ -253,12 +249,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         }
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
-        """Mean inverse depth code of the left camera's stereo depth in blocks of 2×2 pixels, never mirrored.
+        """Mean inverse depth code [1, 1, H / 2, W / 2] of the left camera's stereo depth in blocks of 2×2 pixels.
 
-        Pixels that were never matched take the mean of their surroundings.
-
-        Returns:
-            [1, 1, H / 2, W / 2].
+        It is never mirrored. Pixels that were never matched take the mean of their surroundings.
         """
         total = np.zeros((self.camera.height // 2, self.camera.width // 2), np.float32)
         count = np.zeros_like(total)

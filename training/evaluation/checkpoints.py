@@ -113,11 +113,7 @@ class FieldModel:
 
 
 class CanonicalImages:
-    """Images of sequences as a network sees them.
-
-    Args:
-        half_resolution: Images are halved, as in the training.
-    """
+    """Images of sequences as a network sees them, halved where it was trained on halved ones."""
 
     def __init__(self, camera: Camera, half_resolution: bool) -> None:
         self.camera = camera

@@ -88,11 +88,8 @@ def fit_probes(
 ) -> list[ClassifiedModel]:
     """Fits linear probes: multinomial logistic regressions of the classes of voxels on the codes of each model.
 
-    They learn from the voxels that clusters get their names from: those that are labelled, in the image, and occupied
-    for the density as well. All of them weigh the same, as in published probes; so rare classes are rarely said.
-
-    Args:
-        cutoff: Density per metre that an occupied voxel exceeds.
+    They learn from the voxels that clusters get their names from: those that are labelled, in the image, and denser per
+    metre than the cutoff. All of them weigh the same, as in published probes; so rare classes are rarely said.
 
     Raises:
         ConfigurationError: The voxels have fewer than two classes, or there are none.

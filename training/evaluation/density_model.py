@@ -42,14 +42,11 @@ class Observation:
     depth_range: tuple[float, float] = (3.0, 80.0)
 
     def depth(self, pixels: NDArray[np.float64], *, samples: int = 64) -> NDArray[np.float32]:
-        """Expected z-depth of rays through pixels, rendered from the density without jitter.
+        """Expected z-depth of rays through pixels, float32 [N], metres, rendered from the density without jitter.
 
         Args:
             pixels: Pixel coordinates [N, 2] (u, v) of the reference camera, also outside of the image.
             samples: Samples a ray, even in inverse distance.
-
-        Returns:
-            float32 [N], metres.
         """
         distances = inverse_distance_samples(samples, *self.depth_range)
         depth = np.empty(len(pixels), dtype=np.float32)

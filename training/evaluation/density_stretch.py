@@ -54,11 +54,7 @@ class DensityStretch:
         )
 
     def of_weights(self, weights: Mapping[str, NDArray[Any]], *, prior: bool = False) -> dict[str, NDArray[Any]]:
-        """The same of a student's unfolded weights, in their own precision.
-
-        Args:
-            prior: The student has a place prior, to which the offset goes.
-        """
+        """The same of unfolded weights, in their own precision; the offset goes to a place prior if there is one."""
         offset = 0.0 if prior else self.offset
         changed = {f"{LAYER}.weight": (self.scale, 0.0), f"{LAYER}.bias": (self.scale, offset)}
         return {

@@ -39,11 +39,7 @@ _CHUNK = 1 << 20  # points prepared at a time
 
 
 class DeployedModel:
-    """A student bundle.
-
-    Args:
-        name: Short name for tables; the bundle's by default.
-    """
+    """A student bundle, in tables by its own name unless another is given."""
 
     def __init__(
         self, bundle: StudentBundle, name: str | None = None, *, engine: str = "auto", threads: int | None = None
@@ -199,7 +195,7 @@ class StudentPredictor:
 def calibrate(
     bundle: StudentBundle, window: Window, *, engine: str = "auto", threads: int | None = None
 ) -> StudentBundle:
-    """Fit a student's depth and its probabilities on one window, and write both into the bundle.
+    """Fit a student's depth and its probabilities on one window; the bundle with both, as it is written.
 
     First the two numbers of a `DensityStretch`, on the LiDAR depth of all frames; they leave the order of the voxels as
     it is. Then α → probability and the threshold with the largest IoU, on the known voxels in view of frame 0, as the
@@ -208,9 +204,6 @@ def calibrate(
     Args:
         bundle: The student; its folder is written.
         window: A window that neither training nor testing uses.
-
-    Returns:
-        The bundle as written.
 
     Raises:
         BundleError: The bundle was never saved.

@@ -92,11 +92,7 @@ class CalibratedModel:
 
 
 class CalibrationFit:
-    """Collects opacities of one model over frames of validation data.
-
-    Attributes:
-        histogram: int64 [2, SCORE_BINS] of `score_histogram`, voxels in view.
-    """
+    """One model's opacities in view of frames of validation data, as a `score_histogram`: int64 [2, SCORE_BINS]."""
 
     def __init__(self) -> None:
         empty = np.zeros(0, dtype=np.float32)

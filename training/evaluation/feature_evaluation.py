@@ -161,10 +161,7 @@ class FieldFeatures:
 
     @staticmethod
     def open(path: Path, stride: int) -> FieldFeatures:
-        """Opens a checkpoint of stage `feature_field`, or of stage `semantics`, which holds one.
-
-        Args:
-            stride: Compare so many-th pixels of its canonical camera.
+        """Opens a checkpoint of stage `feature_field` or `semantics`, to compare every so many-th pixel of its camera.
 
         Raises:
             BundleError: It is none of these.
@@ -220,9 +217,6 @@ def token_rows(
     fields: Sequence[FieldFeatures], backbone: Backbone, cell: int, full: Camera, camera: Camera
 ) -> list[TokenFeatures]:
     """What stands beside fields: the tokens as they are, and less each mean that a field has learned them without.
-
-    Args:
-        backbone: The foundation model that they have learned from.
 
     Raises:
         ConfigurationError: A field has learned features of another dimension.

@@ -46,11 +46,7 @@ class Setting:
 
 
 class LidarEvaluation:
-    """Accumulates frames.
-
-    Attributes:
-        metrics: (setting, model, rule) -> accumulator.
-    """
+    """Accumulates frames: (setting, model, rule) -> metric."""
 
     def __init__(self) -> None:
         self.metrics: dict[tuple[Setting, str, str], InvisibleEmptyMetric] = {}
@@ -84,15 +80,9 @@ class LidarEvaluation:
 
 
 def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation) -> NDArray[np.bool_]:
-    """Whether the z-depth of points does not exceed the model's depth at their nearest pixel.
+    """Whether the z-depth of points [..., 3], optical frame, metres, is at most the model's at their nearest pixel.
 
     Points beside the image take the pixel at its border.
-
-    Args:
-        points_camera: Points [..., 3], optical frame, metres.
-
-    Returns:
-        bool [...].
     """
     camera = observation.camera
     pixels, _ = camera.project(points_camera.reshape(-1, 3))

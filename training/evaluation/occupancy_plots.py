@@ -131,11 +131,7 @@ def _ticks(limits: tuple[float, float], step: float) -> list[float]:
 
 
 def reliability_diagram(calibration: Mapping[str, CalibrationErrors], title: str) -> Picture:
-    """Observed frequency over stated probability, one curve each, above how many voxels state it.
-
-    Args:
-        calibration: Name of the curve -> errors and bins.
-    """
+    """Observed frequency over stated probability, one curve of each name, above how many voxels state it."""
     picture = blank(560, 520)
     axes = Axes(picture, 60, 40, 430, 330, (0.0, 1.0), (0.0, 1.0))
     counts = Axes(picture, 60, 440, 430, 70, (0.0, 1.0), (0.0, 9.0))
@@ -159,11 +155,7 @@ def reliability_diagram(calibration: Mapping[str, CalibrationErrors], title: str
 
 
 def iou_bars(voxels: Mapping[tuple[str, str], Mapping[tuple[float, str], OccupancyScores]]) -> Picture:
-    """IoU of every method by region, one panel a range.
-
-    Args:
-        voxels: (model, rule) -> (range, region) -> scores.
-    """
+    """IoU by (model, rule) and (range, region): bars of every method by region, one panel a range."""
     cells = list(dict.fromkeys(key for found in voxels.values() for key in found))
     ranges, regions = sorted({range_m for range_m, _ in cells}), list(dict.fromkeys(region for _, region in cells))
     width, panel = 1000, 190
@@ -218,11 +210,7 @@ def profile_picture(
     observed: Sequence[tuple[DensityModel, Observation]],
     protocol: SlabProtocol,
 ) -> Picture:
-    """The camera image above top-down views of the ground truth and of what each model says.
-
-    Args:
-        protocol: Says how far the camera looks down.
-    """
+    """The camera image above top-down views, level by the protocol, of the ground truth and of what each model says."""
     points = profile_points(protocol)
     maps = [("ground truth", truth_map(truth, points))] if truth is not None else []
     maps += [(model.name, probability_map(model, observation, points)) for model, observation in observed]

@@ -179,11 +179,7 @@ def calibrate_model(model: DensityModel, recordings: Sequence[PosedSequence], ev
 
 
 def markdown(result: OccupancyResult, evaluated: Sequence[str]) -> str:
-    """All tables with their captions.
-
-    Args:
-        evaluated: Names of the models that are no controls.
-    """
+    """All tables with their captions; `evaluated` names the models that are no controls."""
     parts = [f"Recordings: {', '.join(result.recordings)}."]
     if result.exact is not None:
         parts += [f"{CAPTION_VOXELS} {result.exact.frames} frames.", voxel_table(result.exact)]

@@ -36,16 +36,13 @@ def stereo_evidence(
     depth: DepthSource = measured_depth,
     volume: Volume | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Occupancy evidence of a frame, fused as for training.
+    """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z].
 
     Args:
         sequence: A drive with a stereo pair.
         grid_from_left: Pose of the left camera in the grid.
         depth: Gives the left camera's stereo depth.
         volume: The space that is completed; a street's if left out.
-
-    Returns:
-        Share of the evidence that speaks for "occupied", 0..1, and whether there is evidence, [X, Y, Z] each.
     """
     volume = volume or Volume()
     left, _, baseline = stereo_pair(sequence)

@@ -254,14 +254,11 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
 
 
 def extract_bags(jobs: Sequence[Job], *, workers: int = 1, ray_address: str | None = None) -> list[BagReport]:
-    """Extract bags; those that were extracted before, unchanged and with the same settings, are left alone.
+    """Extract bags, a report each, in order; those extracted before, unchanged and with equal settings, are left alone.
 
     Args:
         workers: Processes on this machine; 1 extracts in this process, without Ray.
         ray_address: A Ray cluster to use instead; bags and output must lie under the same paths on all its machines.
-
-    Returns:
-        One report a bag, in order.
 
     Raises:
         SceneCompletionError: Ray is asked for and not installed, or its cluster does not answer.

@@ -56,13 +56,10 @@ def select_by_motion(poses: Sequence[RigidTransform], metres: float, degrees: fl
 
 
 def select_by_image_motion(images: Iterable[NDArray[np.uint8]]) -> list[int]:
-    """Indices of frames in which corners have moved since the last one kept; frames of a standing rig are left out.
+    """Indices of grey images [H, W] in which corners have moved since the last one kept: none where the rig stands.
 
     The corners of the last keyframe are followed from image to image (Lucas and Kanade 1981). What moves in front of a
     standing camera is in the minority, so that the median decides.
-
-    Args:
-        images: Grey images [H, W] of one camera, in order of time.
     """
     kept: list[int] = []
     previous = np.zeros((0, 0), np.uint8)
@@ -102,7 +99,7 @@ class ConstantArray:
 
 
 def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> PosedSequence | None:
-    """Thin out, rectify and mask a sequence.
+    """Thin out, rectify and mask a sequence; None where it has too few keyframes.
 
     Masks become assets of every frame: "validity_CAMERA" bool [H, W], True where the recorded image covers the
     rectified one, and "ego_CAMERA" bool [H, W], True where the camera sees its own vehicle. What is rectified and
@@ -111,9 +108,6 @@ def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagR
     Args:
         sequence: Posed frames of one drive.
         report: Gets a line for what is left out.
-
-    Returns:
-        The sequence; None where it has too few keyframes.
     """
     keyframes = _keyframes(sequence, settings, report)
     if keyframes is None:
@@ -226,15 +220,12 @@ def is_readable(images: Mapping[str, ImageSource], cameras: Mapping[str, Camera]
 
 
 def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
-    """Read an ego mask drawn on a recorded image.
+    """Read an ego mask drawn on a recorded image as one of the view, bool [H, W], True on the own vehicle.
 
     Args:
         path: Image file of the recorded size, white where the camera sees its own vehicle.
         camera: Recorded camera.
         view: Camera of the sequence.
-
-    Returns:
-        Mask of the view, bool [H, W], True on the own vehicle.
 
     Raises:
         ImageError: The file is no image or has another size.
@@ -250,17 +241,14 @@ def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
 
 
 def estimate_ego_mask(images: Sequence[NDArray[np.uint8]], validity: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Find the pixels that do not change while the rig moves and that hang together with the lower image border.
+    """Find the own vehicle, bool [H, W]: pixels that never change in a drive and hang together with the lower border.
 
-    Sky does not change either, but reaches the upper border. A road without any texture can be taken for a bonnet:
-    look at the mask.
+    Sky does not change either, but reaches the upper border. A road without any texture can be taken for a bonnet: look
+    at the mask.
 
     Args:
         images: Grey images [H, W] of one camera, some dozens spread over a drive of ten metres or more.
         validity: Where the images show anything, bool [H, W].
-
-    Returns:
-        Mask bool [H, W], True on the own vehicle.
     """
     stack = np.stack([cv2.GaussianBlur(image, (0, 0), 1.5) for image in images]).astype(np.float32)
     # The median of the changes is robust to a shadow or reflection that passes; the mean brightness is taken out.

@@ -45,15 +45,14 @@ class Scale:
 def scale_from_odometry(
     model: Model, stamps: Mapping[int, int], position_at: Callable[[int], NDArray[np.float64] | None]
 ) -> Scale:
-    """Compare distances between keyframes with those that odometry has measured.
+    """Compare distances between keyframes with those that odometry has measured: the median ratio.
+
+    It is unknown where odometry covers less than three distances, or they contradict each other.
 
     Args:
         model: Reconstruction of unknown scale.
         stamps: Frame index -> time, ns.
         position_at: Position [3] in metres at a time, None where odometry has none.
-
-    Returns:
-        The median ratio; unknown where odometry covers less than three distances, or they contradict each other.
     """
     frames = list(model.world_from_first)
     places = {frame: position_at(stamps[frame]) for frame in frames}
@@ -100,14 +99,7 @@ def scale_from_camera_height(model: Model, height: float) -> Scale:
 
 
 def ground_plane(points: NDArray[np.float64], generator: np.random.Generator) -> tuple[float, int] | None:
-    """Find the plane below a camera with most points on it.
-
-    Args:
-        points: Points [N, 3] in the optical frame (y down), any unit.
-
-    Returns:
-        Distance of the camera from the plane and the number of points on it; None where no plane fits.
-    """
+    """Distance to the plane below a camera with most points of [N, 3] (y down), and their number; None if none fits."""
     below = points[(points[:, 1] > 0.0) & (points[:, 1] > 0.05 * np.abs(points[:, 2]))]
     if len(below) < _FEWEST_POINTS:
         return None

@@ -299,15 +299,10 @@ def canonical_manifest(backbone: Backbone, camera: Camera, *, cell: int, variant
 
 
 def precompute(frames: Sequence[PreparedFrame], camera: Camera, backbone: Backbone, store: FeatureStore) -> int:
-    """Computes the features of every image of frames that the store lacks.
+    """Computes the features of every image of frames that the store lacks; their number.
 
-    The images are those that trainings compare with: in the canonical camera, unturned, with their own colours.
-
-    Args:
-        camera: The canonical camera that they were prepared for.
-
-    Returns:
-        Number of images whose features were computed.
+    The images are those that trainings compare with: in the canonical camera that the frames were prepared for,
+    unturned, with their own colours.
 
     Raises:
         ConfigurationError: float16 cannot hold them.

@@ -112,11 +112,7 @@ def as_half(features: Tensor, key: str) -> Tensor:
 
 
 class LiveTargets:
-    """Features that are computed when they are asked for.
-
-    Args:
-        cell: Edge of the square of pixels that a token covers.
-    """
+    """Features of cells of so many pixels that are computed when they are asked for."""
 
     def __init__(self, extractor: FeatureExtractor, cell: int, variants: int, seed: int = 0) -> None:
         self._extractor = extractor

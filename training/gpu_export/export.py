@@ -27,7 +27,7 @@ def export_for_gpus(
     threads: int | None = None,
     report: Callable[[str, int, Parity], None] = lambda *_: None,
 ) -> StudentBundle:
-    """Adds encoders for GPUs to a bundle, all of them or none.
+    """Adds encoders for GPUs to a bundle, all of them or none, and returns it as written.
 
     Args:
         bundle: The student, saved; its folder is written.
@@ -38,9 +38,6 @@ def export_for_gpus(
         gates: Precision -> what is allowed of it.
         threads: CPU threads of ONNX Runtime; None for all.
         report: Called for every variant with its precision, bytes and parity, also where it fails.
-
-    Returns:
-        The bundle as written.
 
     Raises:
         ConfigurationError: int8 is wanted, and no images to calibrate it on are named.

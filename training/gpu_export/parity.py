@@ -106,10 +106,7 @@ class Parity:
 
 
 class ParityCheck:
-    """Measures variants on the same images against the same reference.
-
-    Args:
-        images: Canonical images uint8 [K, H, W, 3] RGB.
+    """Measures variants on the same canonical images, uint8 [K, H, W, 3] RGB, against the same reference.
 
     Raises:
         BundleError: The reference sees nothing occupied in any image: then agreement says nothing.

@@ -12,14 +12,13 @@ _SHARPNESS = 200.0  # of the softplus, metres
 
 
 def block_depth(depth: Tensor, size: int) -> Tensor:
-    """Harmonic mean of the known depths of each block of pixels: the depth at the block's centre, exact for planes.
+    """Harmonic mean [B, H / size, W / size] of the known depths of each block of pixels; 0 where none is known.
+
+    It is the depth at the block's centre, exact for planes.
 
     Args:
         depth: z-depth [B, H, W], metres; 0 where unknown.
         size: Edge of a block in pixels; a feature map of stride `size` has its pixel centres at the blocks' centres.
-
-    Returns:
-        [B, H / size, W / size]; 0 where nothing in the block is known.
     """
     known = (depth > 0).to(depth.dtype)
     inverse = torch.where(depth > 0, 1.0 / depth.clamp_min(1e-3), torch.zeros_like(depth))

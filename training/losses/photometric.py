@@ -32,14 +32,11 @@ def structural_dissimilarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def photometric_error(target: Tensor, rendered: Tensor) -> Tensor:
-    """0.85 · mean_c (1 − SSIM)/2 + 0.15 · mean_c |I − I_v| (BTS, equation 6).
+    """0.85 · mean_c (1 − SSIM)/2 + 0.15 · mean_c |I − I_v| (BTS, equation 6), [P, S, h, w].
 
     Args:
         target: Observed patches [P, 3, h, w] in 0..1.
         rendered: Rendered patches [P, S, 3, h, w], one for each source view.
-
-    Returns:
-        Error [P, S, h, w].
     """
     count, sources = rendered.shape[:2]
     flat = rendered.flatten(0, 1)

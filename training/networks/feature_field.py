@@ -161,11 +161,7 @@ class ClassField(FeatureField):
 
 @dataclass(frozen=True, eq=False)
 class FeatureObservation:
-    """A `FeatureField` that has seen its image (an `ObservedField`).
-
-    Attributes:
-        features_map: Image part of the units of the features [B, units, h, w].
-    """
+    """A `FeatureField` that has seen its image (an `ObservedField`): the image part [B, units, h, w] of its units."""
 
     field: FeatureField
     density_observation: SingleViewObservation

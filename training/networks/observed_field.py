@@ -47,10 +47,7 @@ class TrainedField(Protocol):
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder) -> Any:
-        """An untrained field of this kind that weights fit.
-
-        Args:
-            encoder: Encoder-decoder like that of the weights.
+        """An untrained field of this kind that weights fit, on an encoder-decoder like theirs.
 
         Raises:
             KeyError: The weights are those of another kind.

@@ -26,7 +26,7 @@ def render_depth(
     stride: int = 4,
     samples: int = 64,
 ) -> Tensor:
-    """Renders the z-depth the first encoder view sees, without jitter.
+    """Renders the z-depth [H / stride, W / stride], metres, that the first encoder view sees, without jitter.
 
     Args:
         field: The density field with one image encoded (or one set of views).
@@ -34,9 +34,6 @@ def render_depth(
         near: Nearest sample, metres.
         far: Farthest sample, metres.
         stride: Every how many pixels a ray is cast.
-
-    Returns:
-        z-depth [H / stride, W / stride], metres.
     """
     v, u = torch.meshgrid(
         torch.arange(0, camera.height, stride, device=device),
@@ -51,7 +48,7 @@ def render_depth(
 
 @torch.no_grad()
 def render_features(seen: FeatureObservation, camera: Camera, *, samples: int = 64) -> Tensor:
-    """Renders the features that the encoder view sees, in the space of the targets.
+    """Renders the features [D, H, W] that the encoder view sees, in the space of the targets, of any length.
 
     Features are composited as in the training, from the heaviest samples of each ray, and expanded then.
 
@@ -59,9 +56,6 @@ def render_features(seen: FeatureObservation, camera: Camera, *, samples: int = 
         seen: The field with one image encoded.
         camera: Its camera, at the resolution that is wanted.
         samples: Samples a ray, even in inverse distance.
-
-    Returns:
-        Features [D, H, W], of any length.
     """
     device = seen.features_map.device
     v, u = torch.meshgrid(

@@ -98,14 +98,11 @@ def composite_features(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def invalid_rays(weights: Tensor, invalid: Tensor) -> Tensor:
-    """`weight_guided` policy: a ray is invalid if more than 0.9 of its weight is invalid in every source view.
+    """`weight_guided` policy [B, R]: a ray is invalid if more than 0.9 of its weight is invalid in every source view.
 
     Args:
         weights: Compositing weights [B, R, K].
         invalid: Per sample and source, true where no colour could be sampled [B, S, R, K].
-
-    Returns:
-        Flags [B, R].
     """
     mass = (weights[:, None] * invalid).sum(dim=-1)  # [B, S, R]
     return (mass > 0.9).all(dim=1)

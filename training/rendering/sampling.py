@@ -26,6 +26,8 @@ def inverse_depth_samples(
 ) -> Tensor:
     """Distances t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K); the interval's middle without jitter.
 
+    They are [*shape, K] in metres, increasing.
+
     Args:
         shape: Leading shape, e.g. (B, R).
         count: Samples K per ray.
@@ -33,9 +35,6 @@ def inverse_depth_samples(
         far: Farthest distance in metres.
         jitter: Stratified jitter; off at evaluation.
         device: Where the result goes; the jitter is drawn on the CPU.
-
-    Returns:
-        Distances [*shape, K] in metres, increasing.
     """
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
     offset = torch.rand((*shape, count), generator=generator) if jitter else torch.full((*shape, count), 0.5)
@@ -55,16 +54,13 @@ def sample_view_volume(
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Draws points uniformly in depth and pixel position from the part of the view between two heights.
+    """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres.
 
     Args:
         camera: Camera of the view.
         near: Nearest depth, metres.
         far: Farthest depth, metres.
         heights: Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
-
-    Returns:
-        Points [B, N, 3], metres, optical frame.
     """
     unit = torch.rand((batch, count, 3), generator=generator).to(device)
     depth = near + (far - near) * unit[..., 2]

@@ -182,10 +182,8 @@ class StreetDrive:
 
         Frames carry the assets "lidar" (float32 [N, 3], rig frame), "depth" (float32 [H, W], z-depth of the left
         camera, infinite in the sky), "label" (uint8 [H, W]), "voxel_label" (uint8 [X, Y, Z], `StreetClass`) and
-        "voxel_flags" (uint8 [X, Y, Z], bits of `ground_truth`), as far as they are asked for.
-
-        Args:
-            content_of: Where frames come from; by default they are computed here, the last one is kept.
+        "voxel_flags" (uint8 [X, Y, Z], bits of `ground_truth`), as far as they are asked for. Without `content_of`
+        frames are computed here, and the last one is kept.
         """
         content = content_of or self.content_keeping_last(assets, quality)
         names = [

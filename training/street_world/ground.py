@@ -62,11 +62,7 @@ def smoothstep(x: NDArray[np.floating]) -> Floats:
 
 
 class Ground:
-    """Shape of the ground along a street.
-
-    Args:
-        phases: Four angles of the terrain's undulation.
-    """
+    """Shape of the ground along a street; the terrain undulates with four phases."""
 
     def __init__(
         self, line: StreetLine, profile: StreetProfile, side_streets: Sequence[SideStreet], phases: Floats

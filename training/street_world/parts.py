@@ -196,11 +196,7 @@ def extrusion(
     tint: Colour = WHITE,
     tile: Tile = "natural",
 ) -> Part:
-    """Convex profile [K, 2] of (x, z), counter-clockwise seen from -y, drawn along y.
-
-    Args:
-        textures: Texture of the two caps and of the mantle.
-    """
+    """Convex profile [K, 2] of (x, z), counter-clockwise seen from -y, drawn along y; textures of caps and mantle."""
     count, size = len(profile), _tile_m(tile, textures)
     near = np.insert(profile, 1, y[0], axis=1)  # [K, 3]
     far = np.insert(profile, 1, y[1], axis=1)

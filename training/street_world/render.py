@@ -32,11 +32,7 @@ class View:
 
 
 class Renderer:
-    """Renders one built stretch of a town.
-
-    Args:
-        supersampling: Rays along each side of a pixel.
-    """
+    """Renders one built stretch of a town, with `supersampling` rays along each side of a pixel."""
 
     def __init__(self, scene: StreetScene, sky: Sky, supersampling: int = 2) -> None:
         self._scene = scene
@@ -44,11 +40,7 @@ class Renderer:
         self._supersampling = supersampling
 
     def image(self, camera: Camera, world_from_camera: RigidTransform, seed: tuple[int, ...]) -> NDArray[np.uint8]:
-        """RGB image uint8 [H, W, 3]; pixels outside a fisheye's circle are black.
-
-        Args:
-            seed: Seed of the sensor's noise.
-        """
+        """RGB image uint8 [H, W, 3] with the seed's noise; pixels outside a fisheye's circle are black."""
         light, dark = self.light(camera, world_from_camera)
         image = expose(light, self._scene.town.look, seed)
         image[dark] = 0
@@ -123,14 +115,7 @@ def beam_directions(model: LidarModel) -> NDArray[np.float32]:
 def scan(
     scene: StreetScene, model: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """One turn, taken at one instant.
-
-    Args:
-        seed: Seed of noise and dropouts, for example (town, frame).
-
-    Returns:
-        Points float32 [N, 3] in the LiDAR's frame, metres, and their classes uint8 [N].
-    """
+    """Points float32 [N, 3] of one turn at one instant, in the LiDAR's frame, metres, and their classes uint8 [N]."""
     rng = np.random.default_rng([*seed, 4])
     beams = beam_directions(model)
     directions = (beams @ world_from_lidar.rotation.T.astype(np.float32)).astype(np.float32)

@@ -48,11 +48,7 @@ class Hits:
 
 
 class RayScene:
-    """Triangles behind an embree tree.
-
-    Args:
-        corners: [F, 3, 3] metres, world frame.
-    """
+    """Triangles [F, 3, 3], metres, world frame, behind an embree tree."""
 
     def __init__(self, corners: NDArray[np.floating]) -> None:
         from embreex.mesh_construction import TriangleMesh

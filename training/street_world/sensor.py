@@ -59,15 +59,7 @@ def draw_camera_look(rng: np.random.Generator, daylight: Daylight) -> CameraLook
 
 
 def expose(linear: Floats, look: CameraLook, seed: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Develop an image.
-
-    Args:
-        linear: Light [H, W, 3].
-        seed: Seed of the noise, for example (town, frame, camera).
-
-    Returns:
-        uint8 RGB [H, W, 3].
-    """
+    """Develop light [H, W, 3] into a uint8 RGB image [H, W, 3] with the seed's noise."""
     height, width = linear.shape[:2]
     light = linear
     sigma = look.blur * width / REFERENCE_WIDTH

@@ -26,11 +26,7 @@ ROOF_TINTS: tuple[Colour, ...] = ((0.55, 0.22, 0.14), (0.28, 0.26, 0.26), (0.42,
 
 
 def fence(length: float, kind: str, height: float) -> list[Part]:
-    """A fence or wall along x, starting at the origin.
-
-    Args:
-        kind: "planks", "rails", "mesh", "bars" or "wall".
-    """
+    """A fence of "planks", "rails", "mesh" or "bars", or a "wall", along x, starting at the origin."""
     along = (length / 2, 0.0)
     if kind == "wall":
         return [

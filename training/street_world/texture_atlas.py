@@ -78,15 +78,12 @@ class TextureAtlas:
         return self.names.index(name)
 
     def sample(self, texture: NDArray[np.integer], uv: Floats, footprint: Floats) -> Floats:
-        """Linear colour and gloss, bilinear in the pyramid level that fits the footprint.
+        """Linear colour and gloss, float32 [N, 4], bilinear in the pyramid level that fits the footprint.
 
         Args:
             texture: Texture numbers, [N].
             uv: Tile coordinates, v upwards, [N, 2].
             footprint: Side of a pixel's patch in texels of the finest level, [N].
-
-        Returns:
-            float32 [N, 4].
         """
         out = np.empty((len(uv), 4), np.float32)
         compiled("sample")(np.asarray(texture, np.int32), uv, footprint, *self.tables, out)

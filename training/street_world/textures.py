@@ -228,11 +228,7 @@ def metal() -> Texture:
 
 
 def ground_textures(rng: np.random.Generator, wetness: float) -> dict[str, Texture]:
-    """Everything that lies, grows or stands without windows.
-
-    Args:
-        wetness: 0 dry ... 1 wet.
-    """
+    """Everything that lies, grows or stands without windows, at a wetness of 0 (dry) to 1."""
     season = float(rng.random())  # summer to late autumn
     dry = float(rng.uniform(0.0, 1.0)) ** 1.5
     leaf = np.array([0.22, 0.28, 0.10]) * (1 - season**2) + np.array([0.38, 0.29, 0.10]) * season**2

@@ -78,10 +78,8 @@ def profile_of(seed: int) -> StreetProfile:
 class TownPlan:
     """A town that is laid out, but not built.
 
-    A longer town of the same seed starts like a shorter one.
-
-    Args:
-        length: Metres of the street, from s = 0, that are driven; the street goes on beyond.
+    A longer town of the same seed starts like a shorter one. Its length in metres, from s = 0, is what is driven; the
+    street goes on beyond.
     """
 
     def __init__(self, seed: int, length: float) -> None:
