@@ -167,22 +167,15 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, folder: Path, *, model: ModelIdentity | None = None, cell: int | None = None) -> FeatureStore:
-        """Opens a store to read from.
-
-        Args:
-            model: Whose features are expected; anyone's if not given.
-            cell: Which edge of the square of pixels of a token is expected; any if not given.
+    def open(cls, folder: Path, *, cell: int | None = None) -> FeatureStore:
+        """Opens a store to read from, of tokens that cover squares of so many pixels; of any if not given.
 
         Raises:
-            ConfigurationError: It holds features of another model or layer, or of other cells.
+            ConfigurationError: It holds features of other cells.
             SequenceError: There is none, or its manifest is damaged.
         """
         manifest = FeatureManifest.read(folder / _MANIFEST)
-        asked = FeatureManifest(
-            model or manifest.model, cell or manifest.cell, manifest.image_size, manifest.variants, manifest.seed
-        )
-        _refuse_difference(folder, manifest, asked)
+        _refuse_difference(folder, manifest, dataclasses.replace(manifest, cell=cell or manifest.cell))
         return cls(folder, manifest)
 
     @property

@@ -65,7 +65,7 @@ def file_of(store: FeatureStore) -> Path:
 def test_features_come_back_with_their_shift_and_mirroring(store: FeatureStore) -> None:
     assert KEY not in store
     store.save(KEY, features())
-    opened: FeatureTargets = FeatureStore.open(store.folder, model=MODEL, cell=16)
+    opened: FeatureTargets = FeatureStore.open(store.folder, cell=16)
     assert (opened.dim, opened.cell, opened.variants) == (6, 16, 3)
     assert KEY in FeatureStore.open(store.folder)
     for number in range(3):
@@ -132,11 +132,9 @@ def test_a_store_of_something_else_is_refused(other: FeatureManifest, message: s
     FeatureStore.create(store.folder, _with(name="same weights elsewhere"))
 
 
-def test_a_reader_refuses_another_model_layer_or_cell(store: FeatureStore) -> None:
+def test_a_reader_refuses_another_cell(store: FeatureStore) -> None:
     with pytest.raises(ConfigurationError, match="cell 16, asked for 8"):
         FeatureStore.open(store.folder, cell=8)
-    with pytest.raises(ConfigurationError, match="layer 11, asked for 10"):
-        FeatureStore.open(store.folder, model=dataclasses.replace(MODEL, layer=10))
 
 
 @pytest.mark.parametrize("change", [{"variants": 0}, {"cell": 0}, {"seed": -1}])
