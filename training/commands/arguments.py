@@ -95,11 +95,13 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path, content: dict[str, Any], text: str) -> None:
-    """Print the tables, and write them as results.md beside results.json."""
+def write_results(folder: Path | None, content: dict[str, Any], text: str) -> None:
+    """Print the tables, and where a folder is given write them as results.md beside results.json."""
     import json
 
     print(text)
+    if folder is None:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     plain = json.dumps(content, indent=2, allow_nan=False)
     (folder / "results.json").write_text(plain + "\n", encoding="utf-8")

@@ -60,10 +60,7 @@ def run(args: argparse.Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
     mean = fit_mean_depth(open_drive(folder) for folder in args.mean_depth) if args.mean_depth else None
     result = evaluate_depth(selections, models, mean, left_out)
-    text = markdown(result)
-    print(text)
-    if args.output is not None:
-        write_results(args.output, as_json(result, asked(args)), text)
+    write_results(args.output, as_json(result, asked(args)), markdown(result))
     return 0
 
 
