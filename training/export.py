@@ -207,9 +207,7 @@ def export_labelled(
 
     Args:
         checkpoint: Checkpoint of stage `feature_field` or `semantics` whose density is that of the student.
-        student: The student it was made from.
         classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
-        licence: Licence of the weights, which follows from the training data of both.
 
     Returns:
         The bundle, and the share of points to which its label head gives the class of their cluster.

@@ -245,10 +245,8 @@ class Viewpoint:
     """Camera, place and volume, as they were chosen.
 
     Attributes:
-        camera: Canonical camera, a pinhole.
         height_above_ground: Its height above the ground, metres.
         pitch_range: Smallest and largest pitch, radians, down positive.
-        volume: The space that is completed.
 
     Raises:
         ConfigurationError: No network can have this camera, or the ground is not in the volume.

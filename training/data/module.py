@@ -35,8 +35,6 @@ class StepSampler(Sampler[int]):
     Args:
         length: Number of samples of the whole training, of all processes together.
         done: Says how many samples have been used when the iteration starts.
-        batch_size: Samples of a batch of one process.
-        rank: Number of this process.
     """
 
     def __init__(
@@ -136,10 +134,6 @@ class DataSettings:
             validation seed, or drives that are used for nothing else.
         validation_samples: Samples of a validation, always the same.
         cache: Folder for prepared frames.
-        fusion: How stereo depth is fused into occupancy.
-        views: What a sample holds.
-        batch_size: Samples per step.
-        workers: Loader processes.
     """
 
     root: str = "."

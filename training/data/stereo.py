@@ -57,13 +57,11 @@ def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.
 def stereo_depth(
     left: NDArray[np.uint8], right: NDArray[np.uint8], focal: float, baseline: float, *, reference: str = "left"
 ) -> NDArray[np.float32]:
-    """Matches a rectified pair: z-depth [H, W] in metres; 0 where matching failed.
+    """Matches a rectified pair (focal length in pixels, baseline in metres): z-depth [H, W], metres, 0 where it failed.
 
     Args:
         left: Grey image [H, W].
         right: Grey image [H, W].
-        focal: Focal length in pixels.
-        baseline: Distance of the cameras in metres.
         reference: Image whose depth is wanted, "left" or "right".
     """
     if reference == "left":

@@ -89,14 +89,12 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length.
 
     Args:
-        sequences: Prepared frames of each sequence, in order.
         length: Number of samples (steps × batch size).
         shares: Factor on each sequence's share.
         encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
             ahead so many less one from further along the drive.
         targets: Features of a foundation model that the views get.
         label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
-        viewpoint: What the network is trained for, and the frames were prepared for.
     """
 
     def __init__(

@@ -41,7 +41,6 @@ def open_checkpoint(path: Path, views: Sequence[int] = (1,)) -> list[DensityMode
     """Open a checkpoint, once for each number of encoded views.
 
     Args:
-        path: A checkpoint of `scene-completion train`.
         views: Numbers of views; the first ones of `VIEW_SHARES` are encoded.
 
     Raises:
@@ -142,7 +141,6 @@ def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -
     the one further along.
 
     Args:
-        index: The evaluated frame, which is the first view.
         along: Metres from there of the first (ignored), second, ... view.
 
     Raises:

@@ -67,10 +67,6 @@ class ClassifiedModel:
 def open_supervised(path: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
     """Opens a checkpoint of a field that has learned classes from labels.
 
-    Args:
-        density: Whose density says what is occupied.
-        cutoff: Density per metre that an occupied voxel exceeds.
-
     Raises:
         BundleError: It is no such checkpoint.
     """

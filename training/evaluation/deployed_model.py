@@ -202,7 +202,6 @@ def calibrate(
     student is used.
 
     Args:
-        bundle: The student; its folder is written.
         window: A window that neither training nor testing uses.
 
     Raises:

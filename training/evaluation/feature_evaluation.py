@@ -78,11 +78,6 @@ class ViewPair:
 def view_pairs(sequence: PosedSequence, camera: Camera, *, step: int, every: int) -> Iterator[ViewPair]:
     """Pairs of each `every`-th frame: its reference view with that some frames later, and with its stereo partner.
 
-    Args:
-        camera: Canonical camera that all views are resampled into; its resolution is that of the warp.
-        step: Frames to the later view.
-        every: Frames between first views.
-
     Raises:
         SequenceError: A view has no depth.
     """
@@ -305,17 +300,7 @@ def evaluate_features(
     every: int = 5,
     seed: int = 0,
 ) -> dict[tuple[str, str], ConsistencyScores]:
-    """Compare the features of pairs of views, of all methods at the same pixels.
-
-    Args:
-        recordings: Recordings with depth or a stereo pair.
-        methods: What gives features, at the resolution of the camera.
-        camera: Canonical camera at that resolution.
-        step: Frames to the later view of a pair.
-        every: Frames between first views.
-
-    Returns:
-        (kind of pair, method) -> scores.
+    """Compare pairs of views, of all methods at the same pixels of the camera: (kind of pair, method) -> scores.
 
     Raises:
         SequenceError: A view has no depth, or no two views have a pixel in common.

@@ -93,13 +93,10 @@ def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation)
 
 
 def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
-    """Scans of a frame and of those after it, at most to the sequence's end, in the frame's level frame.
+    """Scans of a frame and of those after it, as far as there are any, in the frame's level frame, one at a time.
 
     Args:
         pitch: How far the reference camera looks down, radians.
-
-    Yields:
-        One scan a frame, read when asked for.
 
     Raises:
         SequenceError: A frame has no scan, or the LiDAR's place is not known.

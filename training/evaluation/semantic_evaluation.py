@@ -143,7 +143,6 @@ def fit_models(
         cutoff: Density per metre that an occupied voxel exceeds.
         recordings: Training recordings whose surfaces are clustered.
         labelled: Training recordings with ground truth voxels, for the names.
-        points_a_frame: Pixels of a frame whose surfaces are looked at.
 
     Raises:
         ConfigurationError: Fewer points than clusters, or no labelled frame.
@@ -183,8 +182,6 @@ class ClassPrior:
     """A control: of every voxel the class that is most frequent around it in labelled recordings, whatever it shows.
 
     Args:
-        density: Whose density says what is occupied.
-        cutoff: Density per metre that an occupied voxel exceeds.
         labelled: Training recordings with ground truth voxels on one grid.
 
     Raises:

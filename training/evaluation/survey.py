@@ -52,11 +52,7 @@ def survey(
     points_a_frame: int = 500,
     seed: int = 0,
 ) -> Survey:
-    """Looks at recordings.
-
-    Args:
-        every: Frames between those that are looked at.
-        points_a_frame: Pixels of a frame whose surfaces are looked at.
+    """Looks at surfaces of recordings: so many pixels of every so many-th frame.
 
     Raises:
         ConfigurationError: No pixel shows a surface.

@@ -106,7 +106,6 @@ def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagR
     masked already, as sequences out of images are, stays as it is.
 
     Args:
-        sequence: Posed frames of one drive.
         report: Gets a line for what is left out.
     """
     keyframes = _keyframes(sequence, settings, report)
@@ -224,8 +223,6 @@ def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
 
     Args:
         path: Image file of the recorded size, white where the camera sees its own vehicle.
-        camera: Recorded camera.
-        view: Camera of the sequence.
 
     Raises:
         ImageError: The file is no image or has another size.

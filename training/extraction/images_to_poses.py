@@ -47,7 +47,6 @@ def sequences_from_images(
 
     Args:
         recording: Frames of which every camera has an image and a place on the rig.
-        threads: Threads for the reconstruction.
         report: Gets a line for every frame that is lost, and for the scale.
 
     Returns:

@@ -18,12 +18,9 @@ class SequenceSummary:
     """One extracted sequence.
 
     Attributes:
-        folder: Its folder, relative to the report.
         frames: Keyframes.
-        cameras: Names of the cameras.
         seconds: Time from first to last frame.
         metres: Travelled distance, in units of the poses where the scale is unknown.
-        pose_source: Where the poses come from.
         scale: "recorded", "stereo", "odometry", "camera height" or "unknown".
         scale_support: What speaks for the scale.
     """
@@ -45,13 +42,11 @@ class BagReport:
     Attributes:
         fingerprint: Hash of names, sizes and times of its files.
         settings: Digest of the settings.
-        changed_settings: The settings that are not the default.
         status: "complete", or "failed" where nothing could be extracted.
         skipped: Reason -> number of images or frames that were left out.
         problems: What went wrong, in words, with the cure.
         warnings: What should be looked at.
         losses: What a damaged recording lost.
-        seconds: How long it took.
         defect: Traceback, where the program and not the bag was at fault.
     """
 

@@ -50,7 +50,6 @@ def scale_from_odometry(
     It is unknown where odometry covers less than three distances, or they contradict each other.
 
     Args:
-        model: Reconstruction of unknown scale.
         stamps: Frame index -> time, ns.
         position_at: Position [3] in metres at a time, None where odometry has none.
     """
@@ -70,14 +69,13 @@ def scale_from_odometry(
 
 
 def scale_from_camera_height(model: Model, height: float) -> Scale:
-    """Fit the ground under the camera and compare its distance with the height that the camera is known to have.
+    """Fit the ground under the camera and compare its distance with the known height of the camera, metres.
 
     For every keyframe a plane is fitted by random samples (Fischler and Bolles 1981) to the sparse points around it;
     planes that are tilted against the camera's horizontal plane, as walls are, do not count.
 
     Args:
         model: Reconstruction of unknown scale; the first camera looks about horizontally.
-        height: Metres of the first camera above the ground.
 
     Returns:
         The scale; unknown where too few keyframes show enough ground or their heights contradict each other.

@@ -32,10 +32,6 @@ def _option(
         flag: Name of the option; where the default is True, the option switches it off.
         group: Heading under which its help stands.
         meaning: Its help, without the default.
-        metavar: Name of its value.
-        low: Smallest value.
-        high: Largest value.
-        choices: The values there are.
     """
     described = {"flag": flag, "group": group, "meaning": meaning, "metavar": metavar}
     return field(

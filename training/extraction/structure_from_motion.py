@@ -67,7 +67,6 @@ def reconstruct(
         folder: An empty folder for images and the database.
         masks: Camera -> pixels to be used, bool [H, W].
         width: Images are reduced to at most this width.
-        smallest_model: Fewest frames of a model.
 
     Returns:
         Models, the largest first, empty where nothing fits together. A frame may be in several.

@@ -45,7 +45,6 @@ class ModelIdentity:
         type: Type of the model, as in its configuration.
         weights: File -> SHA-256.
         layer: Hidden state that is taken, 0 what goes into the first block.
-        dim: Dimension of the features.
         normalisation: Of the input.
     """
 
@@ -86,7 +85,6 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> Loa
     """Loads a transformer of the DINO family, without the blocks after a layer.
 
     Args:
-        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
         layer: Hidden state that its last block gives.
         pretrained: Read its weights; otherwise they are random, and only its configuration is read.
 

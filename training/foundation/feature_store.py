@@ -41,10 +41,8 @@ class FeatureManifest:
     """What all feature targets of a store have in common.
 
     Attributes:
-        model: Whose features they are.
         cell: Edge of the square of pixels that a token covers.
         image_size: Height and width of the images.
-        variants: Number of variants of an image.
         seed: Seed of the variants.
     """
 

@@ -31,12 +31,9 @@ def export_for_gpus(
 
     Args:
         bundle: The student, saved; its folder is written.
-        precisions: Which variants, of `PRECISIONS`.
         calibration: Places of the images that int8 is calibrated on, those of the training.
         parity: Places of the images that every variant is compared on.
         parity_images: How many of these, in all.
-        gates: Precision -> what is allowed of it.
-        threads: CPU threads of ONNX Runtime; None for all.
         report: Called for every variant with its precision, bytes and parity, also where it fails.
 
     Raises:

@@ -25,7 +25,6 @@ def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> N
     Args:
         sources: Sequence folders, drives of KITTI, bags, or folders of images. Those of the first three are resampled
             by their calibration; an image without one is cut to the canonical camera's shape and scaled.
-        canonical: The bundle's camera.
         most: How many images to take in all; each place gives its share.
 
     Raises:

@@ -62,8 +62,6 @@ class Parity:
 
     Attributes:
         threshold: Probability from which a voxel counted as occupied.
-        features_max: Largest difference of the map.
-        features_mean: Mean difference of the map.
         features_relative: The same as a share of the map's mean size.
         density_max: Largest difference of the density, 1/m.
         density_mean: Mean difference of the density, 1/m.
@@ -203,10 +201,6 @@ class Reference:
 
     Args:
         bundle: The student, saved.
-        threads: CPU threads of ONNX Runtime; None for all.
-
-    Attributes:
-        name: What it is, in words, for the parity report.
 
     Raises:
         BundleError: The unfolded weights are not those of a network that is known.

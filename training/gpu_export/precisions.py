@@ -111,7 +111,6 @@ def to_int8(model: onnx.ModelProto, images: NDArray[np.uint8], where: str) -> on
     Args:
         model: What `gpu_graph` gives, float32.
         images: Canonical images uint8 [K, H, W, 3] RGB, those of the training.
-        where: What is quantised, for messages.
 
     Raises:
         BundleError: No convolution is left to quantise.

@@ -51,12 +51,9 @@ class DensityField(nn.Module):
     take tens of thousands of steps to find.
 
     Args:
-        camera: Canonical camera of the input images.
         encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
         depth_channel: A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no
             depth units.
-        channels: Channels of the feature map.
-        hidden: Width of the hidden layer.
     """
 
     def __init__(

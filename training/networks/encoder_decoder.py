@@ -97,7 +97,6 @@ class EncoderDecoder(nn.Module):
     Channel 0 starts as `prior`, a map of the mean inverse depth code; the image's share is learned as its correction.
 
     Args:
-        size: Height and width of the images.
         channels: Channels of the feature map (64 in Behind the Scenes, section 4.1).
         pretrained: Start the trunk from its ImageNet weights.
         frozen_blocks: First blocks of the trunk that keep them.

@@ -47,9 +47,7 @@ class FeatureField(nn.Module):
     Args:
         target_size: Dimension D of the targets.
         channels: Dimension of the features that are composited.
-        units: Hidden units of the features.
         expansion: Hidden width of the expansion.
-        map_channels: Channels of the feature map.
 
     Attributes:
         target_size: Dimension of the expanded features.

@@ -33,7 +33,6 @@ class FusionHead(nn.Module):
     all count the same), and σ = softplus(w · ReLU(W3 g + b3) + c).
 
     Args:
-        code: Size of the point code.
         hidden: Width of the hidden layer of each view (128 in MVBTS; half of it costs half as much).
         fused: Features of a view that are averaged (16 in MVBTS).
         view_dropout: Probability with which a point does without a view in training, drawn for each point and view;

@@ -24,7 +24,6 @@ class VisionTransformerTrunk(Trunk):
     Args:
         pretrained: Start from its weights; otherwise only its configuration is read.
         frozen_blocks: The embedding and so many first blocks keep their weights.
-        weights: Hub name or local folder.
 
     Raises:
         ConfigurationError: Its patches are neither 8 nor 16 pixels wide.

@@ -30,9 +30,6 @@ def render_depth(
 
     Args:
         field: The density field with one image encoded (or one set of views).
-        camera: Its camera.
-        near: Nearest sample, metres.
-        far: Farthest sample, metres.
         stride: Every how many pixels a ray is cast.
     """
     v, u = torch.meshgrid(
@@ -53,7 +50,6 @@ def render_features(seen: FeatureObservation, camera: Camera, *, samples: int = 
     Features are composited as in the training, from the heaviest samples of each ray, and expanded then.
 
     Args:
-        seen: The field with one image encoded.
         camera: Its camera, at the resolution that is wanted.
         samples: Samples a ray, even in inverse distance.
     """

@@ -46,15 +46,11 @@ def render_patches(
     far: float,
     generator: torch.Generator | None = None,
 ) -> RenderedPatches:
-    """Renders random patches of the loss views.
+    """Renders random patches of the loss views, with samples from near to far, metres.
 
     Args:
         encoder_from_view: Poses [B, V, 4, 4] of the views.
         loss_views: Indices [B, L] of the views that may be rendered.
-        patches: Patches per batch element.
-        samples: Samples per ray.
-        near: Nearest sample, metres.
-        far: Farthest sample, metres.
     """
     rays = sample_patch_rays(camera, encoder_from_view, loss_views, patches=patches, generator=generator)
     return render_rays(field, rays, samples=samples, near=near, far=far, generator=generator)

@@ -71,12 +71,9 @@ def sample_cell_rays(
     """Samples patches that are cells of a grid over randomly chosen loss views: the tokens of a vision transformer.
 
     Args:
-        camera: Camera shared by all views.
         encoder_from_view: Poses [B, V, 4, 4] of the views in the encoder view's frame.
         loss_views: Indices [B, L] of the views that may be rendered.
         offsets: Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
-        patches: Patches per batch element.
-        cell: Edge of a cell in pixels.
 
     Returns:
         The rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.

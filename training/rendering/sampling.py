@@ -31,9 +31,6 @@ def inverse_depth_samples(
     Args:
         shape: Leading shape, e.g. (B, R).
         count: Samples K per ray.
-        near: Nearest distance in metres.
-        far: Farthest distance in metres.
-        jitter: Stratified jitter; off at evaluation.
         device: Where the result goes; the jitter is drawn on the CPU.
     """
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
@@ -76,8 +73,6 @@ def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, gene
 
     Args:
         depth: z-depth [h, w] of the pixels of `camera`, metres.
-        camera: Camera of the depth map.
-        bins: Quantile bins of the depth.
         apart: Wanted distance between two centres, metres; where a bin has no such candidate, the farthest is taken.
 
     Returns:

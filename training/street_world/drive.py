@@ -75,7 +75,6 @@ class StreetDrive:
         seed: Town; `SEEDS_OF_ROLE` says which seeds may be used for what.
         rig: Cameras and LiDAR; they are mounted as the seed has it.
         grid: Voxel grid of the ground truth, around the left camera; by default the rig's.
-        supersampling: Rays along each side of a pixel.
     """
 
     def __init__(

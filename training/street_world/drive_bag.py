@@ -34,8 +34,6 @@ def write_drive_bag(
     """Write a drive as a new bag; images are taken as they are encoded.
 
     Args:
-        sequence: The drive, computed or loaded.
-        path: Folder to be made.
         cameras: Cameras to record: a single one on /camera, several on a namespace each.
         lidar_every: Record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out.
         on_frame: Called with the number of each frame that is written.

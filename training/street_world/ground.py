@@ -33,7 +33,6 @@ class SideStreet:
 
     Args:
         half: Half the width of its asphalt, metres.
-        sidewalk: Width of its sidewalks.
         left: Distance to which it reaches on the left of the main street, 0 for no arm.
         right: The same on the right.
         zebra: Whether pedestrians cross the main street before it.

@@ -34,9 +34,7 @@ class Part:
         uv: Texture coordinates of the corners, [F, 3, 2] in tiles of the texture.
         normals: Shading normals of the corners, [F, 3, 3].
         texture: Texture name of each face's group, [F] index into `texture_names`.
-        texture_names: Names the texture indices refer to.
         tint: Linear colour the texture is multiplied with.
-        label: Class.
         solid: Whether the inside of the convex body belongs to the class, too.
     """
 

@@ -37,7 +37,6 @@ class Strip:
         inner: Distance of its near edge from the centre line, metres.
         outer: Of its far edge.
         texture: Name in the atlas.
-        label: Class.
         height: Above the lanes, metres.
     """
 
@@ -54,12 +53,8 @@ class SideProfile:
 
     Args:
         median: Half of the strip between the directions.
-        lanes: Number of lanes of this side's direction.
-        lane: Width of a lane.
         shoulder: Asphalt beside the outermost lane, with the edge line.
-        parking: Parked cars.
         verge: Grass between kerb and sidewalk.
-        sidewalk: For pedestrians.
         kerb: Height of the kerb; 0 without one.
         bank: Rise of the terrain beyond the street, negative for a fall.
         bank_width: Over which the terrain rises.
