@@ -22,13 +22,11 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     Assignment,
     Naming,
     common_classes,
-    field_of_view,
     label_volume,
     truths,
-    voxel_centres,
 )
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, SemanticModel, SemanticObservation
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_centres
 from scene_completion_training.networks.feature_field import ClassField
 
 PROBE_POINTS = 2000
@@ -136,7 +134,7 @@ def labelled_points(
         `COMMON_CLASSES` less one.
     """
     classes = common_classes(truth)
-    asked = truth.known & field_of_view(truth) & (classes != EMPTY) & (classes != INVALID)
+    asked = truth.known & truth.regions[ALL] & (classes != EMPTY) & (classes != INVALID)
     points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
     occupied = observed.observation.density(points) > cutoff
     return points[occupied], classes[asked][occupied].astype(np.int64) - 1

@@ -94,21 +94,15 @@ class RememberedDensity:
         self.cutoffs = model.cutoffs
         self.calibration = model.calibration
         self._model = model
-        self._frame: tuple[PosedSequence, int] | None = None
-        self._observation: Observation | None = None
+        self._seen: tuple[PosedSequence, int, Observation] | None = None
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Look at a frame, unless it is that of the last call."""
-        if (
-            self._observation is None
-            or self._frame is None
-            or self._frame[0] is not sequence
-            or self._frame[1] != index
-        ):
+        if self._seen is None or self._seen[0] is not sequence or self._seen[1] != index:
             seen = self._model.observe(sequence, index)
-            self._frame = sequence, index
-            self._observation = Observation(seen.camera, _remembering_last(seen.density), seen.depth_range)
-        return self._observation
+            remembered = Observation(seen.camera, _remembering_last(seen.density), seen.depth_range)
+            self._seen = sequence, index, remembered
+        return self._seen[2]
 
 
 def _remembering_last(density: DensityFunction) -> DensityFunction:

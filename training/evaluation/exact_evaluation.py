@@ -11,7 +11,7 @@ from scene_completion_ros.evaluation.calibration import CalibrationErrors, Calib
 from scene_completion_ros.evaluation.occupancy import OccupancyByRange, OccupancyScores, best_iou, score_histogram
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, Observation, calibrated_cutoffs
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
+from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_centres
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +69,8 @@ class ExactEvaluation:
 def density_in_view(truth: VoxelTruth, observation: Observation) -> NDArray[np.float32]:
     """Density at the centres of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere."""
     counted = truth.known & np.logical_or.reduce(list(truth.regions.values()))
-    centres = np.asarray(truth.grid.origin) + (np.argwhere(counted) + 0.5) * truth.grid.voxel_size
     density = np.zeros(truth.grid.shape, dtype=np.float32)
-    points = truth.grid_from_camera.inverse().apply(centres)
-    density[counted] = observation.density(points.astype(np.float32))
+    density[counted] = observation.density(voxel_centres(truth.grid, truth.grid_from_camera, counted))
     return density
 
 

@@ -31,7 +31,7 @@ from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
 from scene_completion_training.evaluation.occupancy_run import exact_frames
 from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, surface_points
 from scene_completion_training.evaluation.tables import defined_values, percent, table
-from scene_completion_training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth
+from scene_completion_training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth, voxel_centres
 
 Naming = Literal["hungarian", "covering", "majority"]
 _MATCHES: dict[Naming, Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]] = {
@@ -240,7 +240,7 @@ def score(
     metrics: list[SemanticCompletionMetric] = []
     for sequence, index, truth in truths(recordings, every):
         metrics = metrics or [SemanticCompletionMetric(grid=truth.grid, labels=model.labels) for model in models]
-        classes, counted = common_classes(truth), field_of_view(truth)
+        classes, counted = common_classes(truth), truth.regions[ALL]
         for model, metric in zip(models, metrics, strict=True):
             metric.update(model.predict(sequence, index, truth), classes, counted)
     if len(metrics) < len(models):
@@ -263,17 +263,6 @@ def common_classes(truth: VoxelTruth) -> NDArray[np.uint8]:
     """The 15 classes of S4C [X, Y, Z]; 255 where nothing is known, and inside of things that no sensor looks into."""
     inside = truth.regions.get(INTERIORS, np.zeros_like(truth.known))
     return SEMANTIC_KITTI_TO_COMMON.apply(np.where(truth.known & ~inside, truth.label, INVALID))
-
-
-def field_of_view(truth: VoxelTruth) -> NDArray[np.bool_]:
-    """The voxels that the image shows, or something in front of them."""
-    return truth.regions[ALL]
-
-
-def voxel_centres(grid: VoxelGrid, grid_from_camera: RigidTransform, asked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Centres [N, 3] of the voxels asked for [X, Y, Z], in order, metres, optical frame of the reference camera."""
-    centres = np.asarray(grid.origin) + (np.argwhere(asked) + 0.5) * grid.voxel_size
-    return np.asarray(grid_from_camera.inverse().apply(centres), np.float32)
 
 
 Results: TypeAlias = Mapping[tuple[str, str], tuple[ScoredModel, SemanticCompletionMetric]]

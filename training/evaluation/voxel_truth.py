@@ -85,3 +85,9 @@ def _measured_truth(sequence: PosedSequence, index: int) -> VoxelTruth | None:
     label = np.asarray(sequence.asset(0, "ssc_label"), np.uint8)
     pose = window.velodyne_from_camera
     return VoxelTruth(SEMANTIC_KITTI_GRID, pose, label, truth.occupied, truth.known, regions)
+
+
+def voxel_centres(grid: VoxelGrid, grid_from_camera: RigidTransform, asked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Centres [N, 3] of the voxels asked for [X, Y, Z], in order, metres, optical frame of the reference camera."""
+    centres = np.asarray(grid.origin) + (np.argwhere(asked) + 0.5) * grid.voxel_size
+    return np.asarray(grid_from_camera.inverse().apply(centres), np.float32)

@@ -16,7 +16,6 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     FittedModel,
     as_json,
     common_classes,
-    field_of_view,
     fit_models,
     label_volume,
     markdown,
@@ -50,7 +49,7 @@ def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedMode
     # One to one, the other half is called something else.
     label, _ = voxels()
     ((_, _, truth),) = list(truths([street]))
-    counted = field_of_view(truth) & (label > 0)
+    counted = truth.regions["all"] & (label > 0)
     centres = truth.grid_from_camera.inverse().apply(GRID.centres().astype(np.float64))
     left = counted & (centres[..., 0] < 1.0)
     named_left = one_to_one[1 + fitted.clusters.assign(np.array([[1.0, 0.0]], np.float32))[0]] == CAR
@@ -65,7 +64,7 @@ def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
     assert set(np.unique(classes)) == {0, CAR, 255}
     assert (classes[~truth.known] == 255).all()
     inside = truth.regions["interiors"]
-    assert inside.any() and (classes[inside] == 255).all() and not field_of_view(truth)[inside].any()
+    assert inside.any() and (classes[inside] == 255).all() and not truth.regions["all"][inside].any()
 
 
 def test_a_volume_holds_the_clusters_of_what_is_occupied(street: PosedSequence) -> None:
