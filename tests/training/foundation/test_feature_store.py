@@ -334,7 +334,8 @@ def test_the_command_reads_a_training_configuration(
     chosen = [f"data.sources=[{{folder: {synthetic_drive.name}}}]"]
     assert main([*command, *chosen]) == 0
     assert "8 images, 8 of them new; 2 variants of 32 channels" in capsys.readouterr().out
-    store = FeatureStore.open(output, model=Backbone(folders["dinov3_vit"], 1).identity, cell=16)
+    store = FeatureStore.open(output, cell=16)
+    assert store.manifest.model == Backbone(folders["dinov3_vit"], 1).identity
     assert all(frame_key(frame, camera) in store for frame in frames for camera in ("left", "right"))
 
     assert main([*command, *chosen]) == 0
