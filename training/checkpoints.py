@@ -96,11 +96,7 @@ def written_by(record: Mapping[str, Any]) -> str:
 
 
 def refuse_later(record: Mapping[str, Any], where: str) -> None:
-    """Refuses the record of a checkpoint whose format this version does not know.
-
-    Raises:
-        BundleError: So it is.
-    """
+    """Raises a `BundleError` for the record of a checkpoint whose format this version does not know."""
     if record.get("format", 0) > FORMAT:
         raise BundleError(
             f"{written_by(record)} wrote this checkpoint in format {record['format']}, and "
@@ -137,11 +133,7 @@ class Checkpoint:
 
     @staticmethod
     def read(file: Path) -> Checkpoint:
-        """Reads a file; nothing in it is executed.
-
-        Raises:
-            BundleError: The file is no checkpoint, or a later version wrote it.
-        """
+        """Reads a file without executing any of it; a `BundleError` if it is none, or of a later version."""
         # Tensors and plain containers are all we accept.
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -172,11 +164,7 @@ class Checkpoint:
 
     @property
     def stage_class(self) -> type[FieldStage]:
-        """The stage it comes from.
-
-        Raises:
-            BundleError: There is none of its name.
-        """
+        """The stage it comes from; a `BundleError` if there is none of its name."""
         try:
             return stage_class(self.stage)
         except ConfigurationError as error:
@@ -322,11 +310,7 @@ class SafeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint.
-
-        Raises:
-            TrainingError: It cannot be written.
-        """
+        """Writes a checkpoint; a `TrainingError` if it cannot be written."""
         target = Path(path)
         part = target.with_name(f"{target.name}.part")
         try:

@@ -168,11 +168,7 @@ class VolumeSettings:
     voxel_size: float | None = None
 
     def volume(self, height_above_ground: float) -> Volume:
-        """The volume around a camera at this height.
-
-        Raises:
-            ConfigurationError: It is empty, too large, or no whole number of voxels.
-        """
+        """The volume around a camera at this height; a `ConfigurationError` if it cannot be one."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         return Volume.to_measure(height_above_ground, **given)
 

@@ -86,11 +86,7 @@ def write_clusters(file: Path, clusters: Clusters, codes: NDArray[np.float32], u
 
 
 def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np.int64]]:
-    """Reads centres, units [N, E] and clusters [N].
-
-    Raises:
-        ConfigurationError: The file is missing or damaged.
-    """
+    """Reads centres, units [N, E] and clusters [N]; a `ConfigurationError` if the file is missing or damaged."""
     try:
         arrays = safetensors.numpy.load_file(file)
         return Clusters(arrays["centres"]), arrays["units"], arrays["cluster"].astype(np.int64)

@@ -66,11 +66,7 @@ def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
 
 
 def open_models(args: argparse.Namespace) -> list[DensityModel]:
-    """Open the bundles and checkpoints that were named.
-
-    Raises:
-        ConfigurationError: Two have the same name.
-    """
+    """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.deployed_model import DeployedModel
@@ -109,11 +105,7 @@ def write_results(folder: Path | None, content: dict[str, Any], text: str) -> No
 
 
 def check_recordings(args: argparse.Namespace, protocol: str) -> None:
-    """Raise where neither --data nor --windows is given, or the folder of the windows is not known.
-
-    Raises:
-        ConfigurationError: So it is.
-    """
+    """Raise a `ConfigurationError` without --data and --windows, or if the windows' folder is not known."""
     if not (args.data or args.windows):
         raise ConfigurationError("nothing to score on", where=f"evaluate {protocol}", cure="Give --data or --windows")
     if args.windows and not os.environ.get(SHARED_DATA):

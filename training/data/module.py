@@ -75,11 +75,7 @@ class SequenceSource:
 
 
 def matching(root: Path, sources: Sequence[SequenceSource]) -> list[SequenceSource]:
-    """The sources with each wildcard replaced by the folders that match it, in the order of their names.
-
-    Raises:
-        SequenceError: Nothing matches.
-    """
+    """The sources, each wildcard replaced by the folders that match it, by name; a `SequenceError` if none does."""
     found: list[SequenceSource] = []
     for source in sources:
         if not any(sign in source.folder for sign in "*?["):

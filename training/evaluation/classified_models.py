@@ -63,11 +63,7 @@ class ClassifiedModel:
 
 
 def open_supervised(path: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
-    """Opens a checkpoint of a field that has learned classes from labels.
-
-    Raises:
-        BundleError: It is no such checkpoint.
-    """
+    """Opens a checkpoint of a field that has learned classes from labels; a `BundleError` if it is none."""
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
     model = FeatureFieldModel.open(path, name, density, ClassField)
     return ClassifiedModel(model, cutoff, model.name, lambda logits: np.asarray(logits.argmax(axis=1), np.int64))

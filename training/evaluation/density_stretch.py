@@ -105,11 +105,7 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
 
 
 def lidar_rays(model: DensityModel, window: Window) -> list[RayLogits]:
-    """Logits of a student along rays to what the LiDAR hit, in each frame of a window.
-
-    Raises:
-        SequenceError: No frame has LiDAR in the image.
-    """
+    """Logits of a student along rays to what the LiDAR of a window hit; a `SequenceError` if it hit nothing."""
     frames = range(len(window.sequence.frames))
     return rays_to_depth(model, window.sequence, ((index, window.depth_truth(index)) for index in frames))
 

@@ -278,11 +278,7 @@ class PairScores:
 
 
 def compared_camera(canonical: Camera, stride: int) -> Camera:
-    """A canonical camera with one pixel for so many by so many.
-
-    Raises:
-        ConfigurationError: The stride does not divide the image.
-    """
+    """A camera with one pixel for stride by stride; a `ConfigurationError` if that does not divide the image."""
     width, height = canonical.width, canonical.height
     if stride < 1 or width % stride or height % stride:
         raise ConfigurationError(

@@ -52,11 +52,7 @@ def survey(
     points_a_frame: int = 500,
     seed: int = 0,
 ) -> Survey:
-    """Looks at surfaces of recordings: so many pixels of every so many-th frame.
-
-    Raises:
-        ConfigurationError: No pixel shows a surface.
-    """
+    """Looks at so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
     generator = np.random.default_rng(seed)
     parts: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.float16]]] = []
     for number, sequence in enumerate(recordings):

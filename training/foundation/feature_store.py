@@ -76,11 +76,7 @@ class FeatureManifest:
 
     @staticmethod
     def read(file: Path) -> FeatureManifest:
-        """Reads what `write` wrote.
-
-        Raises:
-            SequenceError: There is none, it is damaged, or of another version.
-        """
+        """Reads what `write` wrote; a `SequenceError` if there is none, it is damaged, or of another version."""
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:

@@ -91,11 +91,7 @@ def _folder(model: str, wanted: Sequence[str]) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Configuration of a model.
-
-    Raises:
-        BundleError: There is none.
-    """
+    """Configuration of a model; a `BundleError` if there is none."""
     file = folder / _CONFIG
     if not file.is_file():
         raise BundleError(f"no {_CONFIG} in it", where=str(folder), cure="Name the folder that save_pretrained wrote")
@@ -103,11 +99,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_normalisation(folder: Path) -> Normalisation:
-    """What `preprocessor_config.json` says of colours; without one, mean and deviation of ImageNet.
-
-    Raises:
-        BundleError: It makes no sense.
-    """
+    """What `preprocessor_config.json` says of colours, or ImageNet; a `BundleError` if it makes no sense."""
     file = folder / _PREPROCESSOR
     content = read_json(file) if file.is_file() else {}
     try:
@@ -126,11 +118,7 @@ def read_normalisation(folder: Path) -> Normalisation:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Object in a JSON file.
-
-    Raises:
-        BundleError: It holds none.
-    """
+    """Object in a JSON file; a `BundleError` if it holds none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -76,11 +76,7 @@ def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:
 
 
 def check_variant(number: int, variants: int) -> None:
-    """Refuses a variant that there is not.
-
-    Raises:
-        ConfigurationError: There are fewer.
-    """
+    """Raises a `ConfigurationError` for a variant that there is not."""
     if not 0 <= number < variants:
         raise ConfigurationError(
             f"no variant {number}, there are 0 to {variants - 1}",
@@ -96,11 +92,7 @@ def variant_images(image: NDArray[np.uint8], variants: Sequence[Variant]) -> Ten
 
 
 def as_half(features: Tensor, key: str) -> Tensor:
-    """Features as float16 on the CPU.
-
-    Raises:
-        ConfigurationError: They are not numbers, or too large for it.
-    """
+    """Features as float16 on the CPU; a `ConfigurationError` if they are not numbers, or too large for it."""
     largest = features.abs().amax().item()
     if not largest <= LARGEST_HALF:  # also for NaN
         raise ConfigurationError(

@@ -225,11 +225,7 @@ class Reference:
 
 
 def density_field(bundle: StudentBundle) -> DensityField:
-    """The density field of a bundle, from its unfolded weights.
-
-    Raises:
-        BundleError: They are missing, or those of another network than the bundle says.
-    """
+    """A bundle's density field of its unfolded weights; a `BundleError` if they are missing or another network's."""
     weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
     where = f"{bundle.folder}/{WEIGHTS}"
     configuration = bundle.provenance.get("configuration")

@@ -47,8 +47,4 @@ class TrainedField(Protocol):
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder) -> Any:
-        """An untrained field of this kind that weights fit, on an encoder-decoder like theirs.
-
-        Raises:
-            KeyError: The weights are those of another kind.
-        """
+        """An untrained field of this kind that weights fit, on such an encoder; a `KeyError` for other weights."""

@@ -58,11 +58,7 @@ class Town:
 
 
 def role_of_seed(seed: int) -> Role:
-    """Role of a town's seed.
-
-    Raises:
-        ValueError: The seed belongs to no role.
-    """
+    """Role of a town's seed; a `ValueError` if it belongs to no role."""
     for role, seeds in SEEDS_OF_ROLE.items():
         if seed in seeds:
             return role
