@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.calibration import expected_calibration_error
+from scene_completion_ros.evaluation.calibration import CalibrationMetric
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -114,7 +114,9 @@ def test_calibration_is_fitted_and_written_into_the_bundle(
     predictor = StudentPredictor(loaded, window, threads=1)
     prediction = predictor.voxels(window.image(0))
     assert prediction.probability is not None
-    assert expected_calibration_error(prediction.probability[counted], truth.occupied[counted]) < 0.01
+    calibration = CalibrationMetric()
+    calibration.update(prediction.probability[counted], truth.occupied[counted])
+    assert calibration.compute().expected_calibration_error < 0.01
     # No threshold on the opacity itself does better.
     from_alpha = prediction.score >= np.float32(fit_threshold(prediction.score, truth))
     best, reached = (
