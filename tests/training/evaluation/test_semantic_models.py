@@ -35,7 +35,7 @@ def test_the_surface_control_keeps_what_is_seen(street: PosedSequence) -> None:
     x, y, z = np.meshgrid(np.linspace(-0.5, 2.5, 40), np.linspace(-1.0, 1.0, 30), np.linspace(8.0, 12.0, 41))
     points = np.stack([x, y, z], axis=-1).reshape(-1, 3).astype(np.float32)
     hit = points[shown.observation.density(points) > 0.5, 2]
-    assert len(hit) > 100 and hit.min() > 9.5 and hit.max() < 10.8
+    assert len(hit) > 100 and hit.min() > 9.5 and hit.max() < 11.3  # two voxels of 0.8 m
     assert shown.codes(points[:20]).shape == (20, 2)
 
 
