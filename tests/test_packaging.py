@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import scene_completion_ros
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "scene_completion_ros"
 PINS = (ROOT / "constraints" / "pins.txt").read_text(encoding="utf-8").splitlines()
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -123,19 +123,8 @@ def test_every_direct_requirement_but_torch_is_pinned(python: str) -> None:
 
 
 def test_wheel_holds_model_and_demo_drive(sources: Path, tmp_path: Path) -> None:
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path,
-        sources,
-        cwd=tmp_path,
-    )
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path)
+    run(sys.executable, "-m", "pip", "wheel", *options, sources, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -153,27 +153,23 @@ def test_transforms_with_nan_are_counted(tmp_path: Path) -> None:
         assert reader.skipped["transform map -> base_link: not finite"] == 1
 
 
-def test_messages_come_in_bag_time_whatever_the_order_of_writing(tmp_path: Path) -> None:
-    for storage in ("mcap", "sqlite3"):
-        path = tmp_path / storage
-        with BagWriter(path, storage=storage) as writer:  # type: ignore[arg-type]
-            for stamp in (5, 1, 3, 2, 4):
-                writer.write("/a", "std_msgs/msg/String", string(str(stamp)), stamp)
-        with BagReader(path) as reader:
-            assert [m.message.data for m in reader.messages()] == ["1", "2", "3", "4", "5"]
-
-
 @pytest.mark.parametrize("suffix", [".mcap", ".db3"])
-def test_single_file_and_missing_metadata(tmp_path: Path, suffix: str) -> None:
+def test_messages_come_in_bag_time_with_and_without_metadata_and_folder(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "bag"
     with BagWriter(path, storage="mcap" if suffix == ".mcap" else "sqlite3") as writer:
-        for index in range(3):
-            writer.write("/a", "std_msgs/msg/String", string(str(index)), index)
-    (path / "metadata.yaml").unlink()
+        for stamp in (5, 1, 3, 2, 4):
+            writer.write("/a", "std_msgs/msg/String", string(str(stamp)), stamp)
+    (path / "metadata.yaml").rename(tmp_path / "metadata.yaml")
     for target in (path, path / f"bag{suffix}"):
-        with BagReader(target) as reader:
-            assert [m.message.data for m in reader.messages()] == ["0", "1", "2"]
-            assert reader.losses == []
+        in_order(target)
+    (tmp_path / "metadata.yaml").rename(path / "metadata.yaml")
+    in_order(path)
+
+
+def in_order(path: Path) -> None:
+    with BagReader(path) as reader:
+        assert [m.message.data for m in reader.messages()] == ["1", "2", "3", "4", "5"]
+        assert reader.losses == []
 
 
 def test_what_is_no_bag(tmp_path: Path) -> None:
@@ -217,17 +213,21 @@ def cut(source: Path, target: Path, share: float) -> Path:
     return target
 
 
+def contents(reader: BagReader) -> list[tuple[str, int, bytes]]:
+    return [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+
+
 @pytest.mark.parametrize("share", [0.999, 0.9, 0.5, 0.1])
 def test_cut_mcap_yields_what_it_holds(shared_data: Path, tmp_path: Path, share: float) -> None:
     source = shared_data / GRAY
     with BagReader(source) as reader:
-        everything = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+        everything = contents(reader)
     folder = tmp_path / source.name
     folder.mkdir()
     shutil.copy(source / "metadata.yaml", folder)
     cut(source / f"{source.name}.mcap", folder / f"{source.name}.mcap", share)
     with BagReader(folder) as reader:
-        found = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+        found = contents(reader)
         assert any("file ends at byte" in loss for loss in reader.losses)
         images = list(reader.images("/camera_gray_left/image_raw/compressed"))
     assert set(found) <= set(everything)
@@ -248,16 +248,16 @@ def test_cut_mcap_file_without_its_folder(shared_data: Path, tmp_path: Path) -> 
 def test_cut_ros1_bag_yields_what_it_holds(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "ros1_real_bag_tiny" / "aruco_images.bag"
     with BagReader(source) as reader:
-        everything = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+        everything = contents(reader)
         expected = reader.camera_for("/raspicam_node/image/compressed")
         assert len(list(reader.images("/raspicam_node/image/compressed"))) == 1
     with BagReader(cut(source, tmp_path / "index.bag", 0.99)) as reader:
-        assert {(m.topic, m.stamp_ns, m.raw) for m in reader.messages()} == set(everything)
+        assert set(contents(reader)) == set(everything)
         assert len(everything) == 16
         assert reader.camera_for("/raspicam_node/image/compressed") == expected
         assert reader.losses
     with BagReader(cut(source, tmp_path / "half.bag", 0.6)) as reader:
-        found = {(m.topic, m.stamp_ns, m.raw) for m in reader.messages()}
+        found = set(contents(reader))
         assert found < set(everything)
         assert found
     with pytest.raises(BagError, match="no readable message"):
@@ -309,9 +309,9 @@ def test_cut_sqlite_yields_what_it_holds(shared_data: Path, tmp_path: Path, shar
         for recorded in reader.messages():
             writer.write(recorded.topic, recorded.type, recorded.raw, recorded.stamp_ns)
     with BagReader(path) as reader:
-        everything = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+        everything = contents(reader)
     with BagReader(cut(path / "whole.db3", tmp_path / "cut.db3", share)) as reader:
-        found = [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+        found = contents(reader)
         assert any("damaged" in loss for loss in reader.losses)
         pictures = list(reader.images("/camera_gray_left/image_raw/compressed"))
     assert set(found) <= set(everything)

@@ -18,12 +18,13 @@ from benchmarks.fused_answers import (
 )
 from benchmarks.temporal_fusion import speed_table
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
+from tests.mapping.small_voxels import voxels_of
 
 GRID = VoxelGrid((0.0, -1.0, -0.5), 0.5, (6, 4, 2))
 CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
@@ -33,20 +34,9 @@ def driven(probability: np.ndarray, x: float = 0.0, stamp_ns: int = 0) -> Driven
     """A frame whose grid lies x metres ahead of the origin; NaN is out of view, 0.5 and more is occupied."""
     with np.errstate(invalid="ignore"):
         state = np.where(probability >= 0.5, VoxelState.SURFACE, VoxelState.FREE_SEEN)
-    state = np.where(np.isnan(probability), VoxelState.UNOBSERVED, state).astype(np.uint8)
-    index = np.argwhere(state == VoxelState.SURFACE).astype(np.int32)
+    state = np.where(np.isnan(probability), VoxelState.UNOBSERVED, state)
     dense = np.nan_to_num(probability).astype(np.float32)
-    count = len(index)
-    voxels = SemanticVoxels(
-        GRID,
-        DEFAULT_GRID_FROM_CAMERA,
-        stamp_ns,
-        state,
-        index,
-        dense[tuple(index.T)],
-        np.zeros(count, np.uint8),
-        np.ones(count, np.float32),
-    )
+    voxels = voxels_of(state, GRID.origin, GRID.voxel_size, probabilities=dense, stamp_ns=stamp_ns)
     picture = np.zeros((4, 8), dtype=np.float32)
     completion = Completion(
         voxels, HostField(dense, dense), picture, picture, CAMERA, np.zeros((4, 8, 3), np.uint8), {"total": 1.0}

@@ -11,14 +11,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from tests.inference.small_bundle import (
-    CANONICAL,
-    CHANNELS,
-    class_colours,
-    class_names,
-    make_small_bundle,
-    with_labels,
-)
+from tests.inference.small_bundle import CANONICAL, CHANNELS, class_colours, class_names, make_small_bundle, with_labels
 
 CAMERA_HEIGHT = 1.6  # metres above the road: a face of the default grid, half a voxel from the nearest centres
 

@@ -20,12 +20,7 @@ from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 from scene_completion_ros.bags.reader import BagReader, ThinnedBagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
-from scene_completion_ros.commands.offline_replay import (
-    LEGEND_TOPIC,
-    VOXELS_TOPIC,
-    OfflineStatistics,
-    replay_offline,
-)
+from scene_completion_ros.commands.offline_replay import LEGEND_TOPIC, VOXELS_TOPIC, OfflineStatistics, replay_offline
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import EngineName

@@ -12,6 +12,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from tests.commands.conftest import CAMERA_HEIGHT
 from tests.commands.recordings import POLE, record
+from tests.commands.test_replay import replay
 
 FARTHEST_ROAD_M = 51.2  # the end of the default grid
 TOO_FAR_M = 80.0
@@ -20,8 +21,7 @@ TOO_FAR_M = 80.0
 def test_depth_is_scored_against_the_recordings_lidar(tmp_path: Path, flat_road: StudentBundle) -> None:
     """The student sees a flat road and no pole: the depth behind a point of the pole is that of the road there."""
     bag, output = record(tmp_path / "drive"), tmp_path / "out"
-    arguments = ["replay", str(bag), "--offline", "--output", str(output), "--bundle", str(flat_road.folder)]
-    assert main(arguments) == 0
+    assert replay(bag, output, flat_road, "--offline") == 0
     distance, below_camera = POLE[:, 0], -POLE[:, 2] - 1.0  # the LiDAR stands a metre above the camera
     with np.errstate(divide="ignore"):
         road = np.where(below_camera > 0.0, distance * CAMERA_HEIGHT / below_camera, np.inf)
@@ -43,14 +43,13 @@ def test_a_replay_is_scored_against_an_earlier_one(
 ) -> None:
     bag = record(tmp_path / "drive", frames=2)
     first, second = tmp_path / "first", tmp_path / "second"
-    arguments = ["replay", str(bag), "--offline", "--bundle", str(flat_road.folder), "--output"]
-    assert main([*arguments, str(first)]) == 0
-    assert main([*arguments, str(second), "--ground-truth", str(first / "bag")]) == 0
+    assert replay(bag, first, flat_road, "--offline") == 0
+    assert replay(bag, second, flat_road, "--offline", "--ground-truth", str(first / "bag")) == 0
     scores = json.loads((second / "scores.json").read_text(encoding="utf-8"))["bag"]
     assert scores["voxels"]["frames"] == 2
     for regions in scores["voxels"]["by_range"].values():
         assert (regions["all"]["iou"], regions["all"]["occupied_fraction"] > 0.0) == (1.0, True)
-    assert main([*arguments, str(tmp_path / "third"), "--ground-truth", str(bag)]) == 2
+    assert replay(bag, tmp_path / "third", flat_road, "--offline", "--ground-truth", str(bag)) == 2
     assert "no topic with published voxels" in capsys.readouterr().err
 
 
@@ -70,7 +69,7 @@ def test_options_of_the_node_are_refused_offline(
     tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
-    assert main(["replay", str(bag), "--offline", "--output", str(output), *options]) == 2
+    assert replay(bag, output, flat_road, "--offline", *options) == 2
     assert f"{options[0]}: an offline replay has no node" in capsys.readouterr().err
     assert not output.exists()
 
@@ -98,8 +97,7 @@ def test_parameters_of_a_robot_that_do_not_go_with_a_replay(
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     bag, robot = record(tmp_path / "drive", frames=1), tmp_path / "robot.yaml"
     robot.write_text(f"/**: {{ros__parameters: {text}}}\n", encoding="utf-8")
-    given = ["--output", str(tmp_path / "out"), "--params-file", str(robot), *options]
-    assert main(["replay", str(bag), "--bundle", str(flat_road.folder), *given]) == 2
+    assert replay(bag, tmp_path / "out", flat_road, "--params-file", str(robot), *options) == 2
     assert complaint in capsys.readouterr().err
 
 
@@ -114,17 +112,16 @@ def test_a_camera_info_topic_that_is_not_there_is_refused(
     tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = record(tmp_path / "drive", frames=1)
-    arguments = ["replay", str(bag), "--offline", "--output", str(tmp_path / "out"), "--bundle", str(flat_road.folder)]
-    assert main([*arguments, "--camera-info-topic", "/rear/camera_info"]) == 2
+    given = (bag, tmp_path / "out", flat_road, "--offline", "--camera-info-topic")
+    assert replay(*given, "/rear/camera_info") == 2
     assert "/camera/camera_info" in capsys.readouterr().err
-    assert main([*arguments, "--camera-info-topic", "/camera/camera_info"]) == 0
+    assert replay(*given, "/camera/camera_info") == 0
 
 
 def test_a_folder_that_is_no_ground_truth_is_refused_before_anything_is_written(
     tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag, output = record(tmp_path / "drive", frames=1), tmp_path / "out"
-    arguments = ["replay", str(bag), "--offline", "--output", str(output), "--bundle", str(flat_road.folder)]
-    assert main([*arguments, "--ground-truth", str(tmp_path)]) == 2
+    assert replay(bag, output, flat_road, "--offline", "--ground-truth", str(tmp_path)) == 2
     assert "neither sequence.json nor calib.txt" in capsys.readouterr().err
     assert not output.exists()

@@ -37,7 +37,7 @@ def test_wheels_started_from_another_environment(monkeypatch: pytest.MonkeyPatch
         assert f"unset {ros_environment.WHEELS_MARK} LD_LIBRARY_PATH" in finding.cure
 
 
-def test_a_distribution_whose_rclpy_python_does_not_find(tmp_path: Path, extra_modules: Callable[..., None]) -> None:
+def test_a_distribution_whose_rclpy_python_does_not_find(extra_modules: Callable[..., None]) -> None:
     extra_modules(sitecustomize=HIDE_RCLPY)
     code = (
         "from scene_completion_ros.diagnosis.ros_environment import check_ros; f = check_ros(); print(f.status, f.cure)"

@@ -5,10 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.invisible_empty import (
-    InvisibleEmptyMetric,
-    invisible_empty_scores,
-)
+from scene_completion_ros.evaluation.invisible_empty import InvisibleEmptyMetric, invisible_empty_scores
 from scene_completion_ros.evaluation.lidar_occupancy import ORIGINAL, SlabTruth, slab_masks
 
 # Points 0..3 are visible, 4..9 occluded.

@@ -100,11 +100,6 @@ def test_a_bin_begins_at_its_lower_border() -> None:
     np.testing.assert_allclose(profile[[4, 5, 6, 7]], [math.hypot(5, 5), math.hypot(5, 5), math.hypot(5, 5), 8.0])
 
 
-def test_distances_in_the_plane_of_the_sensor() -> None:
-    # 3 m ahead and 4 m to the left, 0.5 m down: 5 m in the plane, not 5.025.
-    assert surface_profile(scan_of([3.0, 4.0, -0.5]), EIGHT)[0] == pytest.approx(5.0)
-
-
 def test_linear_between_the_middles_of_bins_and_around_the_circle() -> None:
     profile = np.array([6.0, 6, 6, 6, 5, 5, 7, 7])
     # Middles of bins 4..7: 22.5, 67.5, 112.5, 157.5°. Half way between 67.5 (5 m) and 112.5 (7 m): 6 m.
@@ -134,22 +129,6 @@ def test_a_scan_without_a_return_that_counts_has_seen_nothing_free() -> None:
     scan = scan_of(polar(0, 10, 2.0))
     assert not surface_profile(scan, EIGHT).any()
     assert not_seen_free(EIGHT.points(), scan, surface_profile(scan, EIGHT), EIGHT).all()
-
-
-def test_points_are_behind_the_surface_by_their_distance_in_space() -> None:
-    scan = ring(10.0)
-    profile = surface_profile(scan, ORIGINAL)
-    # 9.99 m ahead at the sensor's height: in front. The same 1 m lower: sqrt(9.99² + 1) = 10.04 m, behind.
-    points = np.array([[0.0, 0.0, 9.99], [0.0, 1.0, 9.99], [0.0, 0.0, 10.01]])
-    assert not_seen_free(points, scan, profile, ORIGINAL).tolist() == [False, True, True]
-
-
-def test_what_is_near_the_sensor_is_not_seen_free() -> None:
-    scan = ring(10.0, (0.0, 0.0, 4.0))  # the sensor has moved 4 m ahead
-    points = np.array([[0.0, 0.0, 6.9], [0.0, 0.0, 7.0], [0.0, 0.0, 0.5], [0.0, 0.0, 13.9], [0.0, 0.0, 14.1]])
-    # Distances 2.9 (too near), 3.0 (free), 3.5 behind it (free), 9.9 (free), 10.1 m (behind the wall).
-    found = not_seen_free(points, scan, surface_profile(scan, ORIGINAL), ORIGINAL)
-    assert found.tolist() == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize("scans", [3, 10, 20, 300])

@@ -7,10 +7,8 @@ import pytest
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.semantic_classes import (
-    COMMON_CLASSES,
     SEMANTIC_KITTI_CLASSES,
     SEMANTIC_KITTI_TO_COMMON,
-    SSCBENCH_CLASSES,
     SSCBENCH_OFFICIAL,
     SSCBENCH_TO_COMMON,
     ClassMap,
@@ -36,16 +34,6 @@ def test_every_id(mapping: ClassMap, expected: list[int]) -> None:
     with pytest.raises(GridError, match=r"ids \[-2, 300\]"):
         mapping.apply(np.array([300, -2, 1]))
     assert mapping.apply(np.zeros((0, 3), int)).shape == (0, 3)
-
-
-def test_names_and_numbers_of_classes() -> None:
-    assert [len(names) for names in (COMMON_CLASSES, SSCBENCH_CLASSES, SEMANTIC_KITTI_CLASSES)] == [16, 19, 20]
-    assert (COMMON_CLASSES[7], COMMON_CLASSES[11], COMMON_CLASSES[15]) == ("road", "vegetation", "other-object")
-    assert (SSCBENCH_CLASSES[7], SSCBENCH_CLASSES[13], SSCBENCH_CLASSES[17]) == (
-        "road",
-        "vegetation",
-        "other-structure",
-    )
 
 
 def test_the_street_world_speaks_semantic_kitti() -> None:

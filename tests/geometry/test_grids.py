@@ -148,13 +148,8 @@ def test_missing_keys_are_named(tmp_path: Path, key: str) -> None:
         read_grid(write(tmp_path, document))
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "- 1\n- 2\n", ""])
-def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
-    path = write(tmp_path, text)
+@pytest.mark.parametrize("text", ["[1, 2", "- 1\n- 2\n", "", None])
+def test_files_that_are_missing_or_no_mapping(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "grid.yaml" if text is None else write(tmp_path, text)
     with pytest.raises(GridError, match="grid.yaml"):
         read_grid(path)
-
-
-def test_missing_grid_file(tmp_path: Path) -> None:
-    with pytest.raises(GridError, match="nowhere.yaml"):
-        read_grid(tmp_path / "nowhere.yaml")

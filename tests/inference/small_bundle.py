@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from scene_completion_ros.geometry import Camera
@@ -78,20 +80,9 @@ def random_features(seed: int = 0, channels: int = CHANNELS) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.0, 0.7, (96, 320, channels)).astype(np.float32)
 
 
-def tiny_encoder(
-    seed: int = 0,
-    *,
-    channels: int = CHANNELS,
-    label_hidden: int = 0,
-    stem: int = 8,
-    output: str = "features",
-    camera: Camera = CANONICAL,
-) -> bytes:
-    """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph.
-
-    The channels of the density are the same with and without those of label units.
-    """
-    rng = np.random.default_rng(seed)
+def tiny_weights(seed: int, *, channels: int = CHANNELS, label_hidden: int = 0) -> dict[str, NDArray[np.float16]]:
+    """Of two convolutions; channels of the density are the same with and without those of label units."""
+    rng, stem = np.random.default_rng(seed), 8
     weights = {
         "stem_weight": rng.normal(0.0, 0.25, (stem, 3, 3, 3)),
         "stem_bias": rng.normal(0.0, 0.1, stem),
@@ -102,11 +93,33 @@ def tiny_encoder(
     for name in ("last_weight", "last_bias"):
         of_labels = rng.normal(0.0, 0.7, (label_hidden, *weights[name].shape[1:]))
         weights[name] = np.concatenate([weights[name], of_labels])
-    initializers = [
-        *(numpy_helper.from_array(value.astype(np.float16), f"{name}_fp16") for name, value in weights.items()),
-        numpy_helper.from_array(np.array(127.0, dtype=np.float32), "middle"),
-        numpy_helper.from_array(np.array(1 / 64, dtype=np.float32), "scale"),
-    ]
+    return {name: value.astype(np.float16) for name, value in weights.items()}
+
+
+def serialised(
+    nodes: list[Any], given: Any, made: Any, tensors: Mapping[str, Any], *, opset: int = 19, producer: str = ""
+) -> bytes:
+    """An ONNX graph of nodes, one input, one output and constant tensors."""
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "tiny", [given], [made], initializers)
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=9 if opset > 17 else 8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def tiny_encoder(
+    seed: int = 0,
+    *,
+    channels: int = CHANNELS,
+    label_hidden: int = 0,
+    output: str = "features",
+    camera: Camera = CANONICAL,
+) -> bytes:
+    """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph."""
+    weights = tiny_weights(seed, channels=channels, label_hidden=label_hidden)
+    tensors: dict[str, Any] = {f"{name}_fp16": value for name, value in weights.items()}
+    tensors |= {"middle": np.float32(127.0), "scale": np.float32(1 / 64)}
     nodes = [
         *(helper.make_node("Cast", [f"{name}_fp16"], [name], to=TensorProto.FLOAT) for name in weights),
         helper.make_node("Sub", ["image", "middle"], ["shifted"]),
@@ -116,20 +129,9 @@ def tiny_encoder(
         helper.make_node("Conv", ["active", "last_weight", "last_bias"], ["last"]),
         helper.make_node("Transpose", ["last"], [output], perm=[0, 2, 3, 1]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "tiny_encoder",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])],
-        [
-            helper.make_tensor_value_info(
-                output, TensorProto.FLOAT, [1, camera.height // 2, camera.width // 2, channels + label_hidden]
-            )
-        ],
-        initializers,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])
+    shape = [1, camera.height // 2, camera.width // 2, channels + label_hidden]
+    return serialised(nodes, given, helper.make_tensor_value_info(output, TensorProto.FLOAT, shape), tensors, opset=17)
 
 
 def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields: Any) -> StudentBundle:

@@ -19,7 +19,7 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD,
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from tests.checkout import run_python
-from tests.inference.small_bundle import make_small_bundle, random_head, tiny_encoder
+from tests.inference.small_bundle import make_small_bundle, random_head, serialised, tiny_encoder
 from tests.inference.test_bundle import edit_manifest, refused
 
 HALF, INTEGER = b"a graph in float16", b"a graph in integers"
@@ -204,27 +204,21 @@ def test_an_unsaved_bundle_has_none(bundle: StudentBundle) -> None:
 
 def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
     """Without a place that stores it, ONNX Runtime multiplies twice in float32 and rounds once."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 
     factors = {"third": np.float16(1 / 3), "three": np.float16(3.0)}
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
-            helper.make_node("Mul", ["half", "third"], ["less"]),
-            helper.make_node("Mul", ["less", "three"], ["features"]),
-        ],
-        "two_roundings",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 1, 256, 1])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT16, ["N", 1, 256, 1])],
-        [numpy_helper.from_array(np.array(value), name) for name, value in factors.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    onnx.checker.check_model(model)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["half", "third"], ["less"]),
+        helper.make_node("Mul", ["less", "three"], ["features"]),
+    ]
+    given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 1, 256, 1])
+    made = helper.make_tensor_value_info("features", TensorProto.FLOAT16, ["N", 1, 256, 1])
+    model = serialised(nodes, given, made, factors)
     image = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1)
     twice = ((image.astype(np.float16) * factors["third"]) * factors["three"]).astype(np.float32)
     once = (image * factors["third"].astype(np.float32) * np.float32(3.0)).astype(np.float16).astype(np.float32)
     assert np.count_nonzero(once != twice) > 10
-    np.testing.assert_array_equal(GpuGraph(model.SerializeToString(), "test", threads=1)(image), twice)
+    np.testing.assert_array_equal(GpuGraph(model, "test", threads=1)(image), twice)

@@ -110,16 +110,6 @@ def test_nothing_is_seen_through_a_wall_of_low_opacity(opacity: float) -> None:
             assert np.all(state[core][planes][view[core][planes]] == expected), expected
 
 
-def test_an_empty_field_is_seen_as_free() -> None:
-    view = in_view(GRID, FORWARD)
-    classify = VoxelClassifier(GRID, FORWARD, RAYS, view, Calibration(), 0.5)
-    alpha = np.zeros(GRID.shape, dtype=np.float32)
-    for result in both(alpha):
-        np.testing.assert_array_equal(
-            classify(alpha, result.half_distance)[1], np.where(view, VoxelState.FREE_SEEN, VoxelState.UNOBSERVED)
-        )
-
-
 def test_nothing_is_seen_behind_what_is_not_a_number() -> None:
     alpha = np.zeros(GRID.shape, dtype=np.float32)
     alpha[40] = np.nan
@@ -162,12 +152,16 @@ def test_a_thin_volume_attenuates_like_its_geometric_series() -> None:
         np.testing.assert_allclose(result.half_distance, 68.5 * 0.2, rtol=1e-6)
 
 
-def test_empty_rays_leave_at_the_grid_s_end() -> None:
-    for result in both(np.zeros(GRID.shape, dtype=np.float32)):
+def test_an_empty_field_is_seen_as_free_to_its_end() -> None:
+    alpha, view = np.zeros(GRID.shape, dtype=np.float32), in_view(GRID, FORWARD)
+    classify = VoxelClassifier(GRID, FORWARD, RAYS, view, Calibration(), 0.5)
+    for result in both(alpha):
         assert np.all(np.isinf(result.half_distance))
         assert np.all(result.transmittance == 1.0)
         # Straight ahead the grid ends after 20 m.
         np.testing.assert_allclose(result.depth[23:25, 47:49], 20.0, rtol=1e-4)
+        _, state = classify(alpha, result.half_distance)
+        np.testing.assert_array_equal(state, np.where(view, VoxelState.FREE_SEEN, VoxelState.UNOBSERVED))
 
 
 def test_rays_that_miss_the_grid_have_no_depth() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -74,7 +72,7 @@ def test_agrees_with_the_reference_field() -> None:
 
 
 @pytest.mark.parametrize("far", [20.0, 80.0])
-def test_empty_space_ends_at_the_last_sample(tmp_path: Path, far: float) -> None:
+def test_empty_space_ends_at_the_last_sample(far: float) -> None:
     head = HeadWeights(*(np.zeros(s, dtype=np.float32) for s in ((2, 39), (2,), (2,))), np.array([-30.0], np.float32))
     depth = render_depth(FEATURES, bundle(head), CANONICAL, pixels=np.array([[319.5, 90.0]]), far=far)
     np.testing.assert_allclose(depth, inverse_distance_samples(64, 3.0, far)[-1], rtol=1e-4)

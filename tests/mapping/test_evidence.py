@@ -62,9 +62,8 @@ def test_means_by_hand(twin) -> None:
     voxel = OneVoxel(twin)
     voxel(one_voxel(2.0, SURFACE, 1), 0)  # memory: 2 of weight 1
     assert voxel(one_voxel(-1.0, FREE), 0)[0] == pytest.approx((2.0 - 1.0) / 2)  # memory: 0.5 of weight 2
-    assert voxel(one_voxel(-1.0, FREE), 0)[0] == pytest.approx(
-        (2 * 0.5 - 1.0) / 3
-    )  # memory: 0 of weight 3, limited to 2
+    assert voxel(one_voxel(-1.0, FREE), 0)[0] == pytest.approx((2 * 0.5 - 1.0) / 3)
+    # memory: 0 of weight 3, limited to 2
     assert voxel(one_voxel(-1.0, FREE), 0)[0] == pytest.approx(-1.0 / 3)
     # An inferring frame weighs 0.25 and lets memory count 0.5.
     assert voxel(one_voxel(3.0, COMPLETED), 0)[0] == pytest.approx((0.5 * -1.0 / 3 + 0.25 * 3.0) / 0.75)

@@ -22,7 +22,7 @@ from scene_completion_ros.mapping.temporal_fusion import (
     rules_of,
 )
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-from tests.mapping.small_voxels import COLOURS, COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED
+from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED, voxels_of
 
 GRID = VoxelGrid((0.0, -1.2, -0.6), 0.2, (14, 12, 6))
 THRESHOLD = 0.4
@@ -37,21 +37,9 @@ def frame(
     with np.errstate(invalid="ignore"):
         occupied = probability >= THRESHOLD
     state = np.where(occupied, np.where(hidden, COMPLETED, SURFACE), np.where(hidden, INFERRED, FREE))
-    state = np.where(np.isnan(probability), UNOBSERVED, state).astype(np.uint8)
-    index = np.argwhere(state >= SURFACE).astype(np.int32)
-    found = tuple(index.T)
-    return SemanticVoxels(
-        grid=GRID,
-        grid_from_camera=DEFAULT_GRID_FROM_CAMERA,
-        stamp_ns=stamp_ns,
-        state=state,
-        index=index,
-        probability=probability[found].astype(np.float32),
-        label=np.ones(len(index), dtype=np.uint8) if label is None else label[found].astype(np.uint8),
-        confidence=np.full(len(index), 0.75, dtype=np.float32),
-        class_names=NAMES,
-        class_colours=COLOURS,
-    )
+    state = np.where(np.isnan(probability), UNOBSERVED, state)
+    given = {"labels": label, "probabilities": probability, "confidence": 0.75, "stamp_ns": stamp_ns}
+    return voxels_of(state, GRID.origin, GRID.voxel_size, **given)
 
 
 def fuse(fusion: TemporalFusion, probability: np.ndarray, stamp_ns: int, pose: RigidTransform, **kinds) -> FusedFrame:

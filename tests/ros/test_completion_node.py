@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Float64
 
@@ -30,6 +29,7 @@ from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.outputs import publishers
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
 from tests.ros.graph import PATIENCE_S, Graph
+from tests.ros.moving_robot import LATCHED
 from tests.ros.voxel_samples import some_voxels
 
 CAMERA = Camera(20.0, 20.0, 15.5, 11.5, 32, 24)
@@ -206,36 +206,6 @@ def test_an_unusable_camera_is_tried_once(node: CompletionNode, model: Model) ->
     assert node.counters.dropped["unusable camera"] == 3
 
 
-@pytest.mark.parametrize(
-    ("stamps", "completed"),
-    [
-        ([0, 0, 0], [0, 0, 0]),
-        ([5_000, 4_000, 5_000, 6_000], [5_000, 5_000, 6_000]),
-        ([3_000_000_000, 1_000, 2_000], [3_000_000_000, 1_000, 2_000]),
-    ],
-)
-def test_stamps_that_repeat_or_go_back(
-    node: CompletionNode, model: Model, stamps: list[int], completed: list[int]
-) -> None:
-    calibrate(node, CAMERA)
-    show_in_turn(node, *stamps)
-    assert [stamp_ns for _, stamp_ns in model.completed] == completed
-    assert node.counters.dropped["stamp went back"] == len(stamps) - len(completed)
-
-
-def test_depth_is_infinite_where_the_ray_leaves_the_grid(graph: Graph, node: CompletionNode) -> None:
-    depths = graph.collect(Image, f"{graph.namespace}/{topics.NODE_NAME}/depth/image")
-    calibrate(node, CAMERA)
-
-    def seen() -> bool:
-        show(node, 7)
-        graph.spin(0.2)
-        return bool(depths)
-
-    assert graph.until(seen, 20.0)
-    np.testing.assert_array_equal(np.frombuffer(bytes(depths[0].data), np.float32), [3.0, np.inf, np.nan])
-
-
 def test_parameters_set_by_another_node_hold_for_the_next_image(
     graph: Graph, node: CompletionNode, model: Model
 ) -> None:
@@ -248,25 +218,6 @@ def test_parameters_set_by_another_node_hold_for_the_next_image(
     assert used == [(False, None), (True, 2)]
     show_in_turn(node, 3)
     assert len(model.built) == 2  # once for each, not for every image
-
-
-def test_a_refused_change_has_a_reason_and_leaves_the_next_image_as_it_was(
-    graph: Graph, node: CompletionNode, model: Model
-) -> None:
-    calibrate(node, CAMERA, [0.0] * 12)
-    for refused, words in (
-        ({"threads": 1000}, "parameter threads: 1000 lies outside of 0 to 256"),
-        ({"threads": "many"}, "must be of type integer: 0 to 256"),
-        ({"engine": "openvino"}, "read-only"),
-        ({"extrapolat": True}, "did you mean extrapolate?"),
-        ({"rectified": True}, "P is missing or all zero"),
-    ):
-        result = graph.set_parameters(topics.NODE_NAME, **{"extrapolate": True, **refused})
-        assert not result.successful
-        assert words in result.reason
-    show_in_turn(node, 1)
-    assert [(settings["extrapolate"], settings["threads"]) for settings in model.settings] == [(False, None)]
-    assert node.counters.processed == 1
 
 
 def test_an_image_keeps_the_parameters_of_when_it_arrived(graph: Graph, node: CompletionNode, model: Model) -> None:
@@ -350,8 +301,7 @@ def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
 
 
 def test_the_number_of_subscriptions_stays(graph: Graph, own: Any, node: CompletionNode) -> None:
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    camera_infos = graph.node.create_publisher(CameraInfo, topics.CAMERA_INFO, latched)
+    camera_infos = graph.node.create_publisher(CameraInfo, topics.CAMERA_INFO, LATCHED)
     before = len(list(own.subscriptions))
     for _ in range(3):
         camera_infos.publish(messages.camera_info_message(CAMERA, 0, "front"))
@@ -446,17 +396,6 @@ def test_a_fault_in_diagnostics_does_not_end_the_node(
 
     monkeypatch.setattr(node._diagnostics, "publish", fail)
     assert graph.until(lambda: node.counters.warned["diagnostics"] > 0)
-
-
-def test_diagnostics_hold_every_drop(node: CompletionNode) -> None:
-    show(node, 1)
-    assert node.inputs is not None
-    node.inputs.cameras[0]._on_camera_info(CameraInfo(width=32, height=24))  # uncalibrated
-    statuses = {status.name: status for status in node._diagnostics.statuses()}
-    assert node.counters.dropped == {"no CameraInfo": 1, "bad CameraInfo": 1}
-    for reason, count in node.counters.dropped.items():
-        assert statuses["input"].values[f"dropped: {reason}"] == str(count)
-    assert statuses["input"].values["dropped"] == "2"
 
 
 def test_a_model_that_fails_in_an_unknown_way_is_unusable_and_not_being_built_for_ever(

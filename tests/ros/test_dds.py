@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -28,16 +27,6 @@ def test_users_profile_is_kept(name: str) -> None:
     environment = {name: "/etc/mine.xml"}
     assert not dds.use_shipped_profile(environment)
     assert environment == {name: "/etc/mine.xml"}
-
-
-def test_profile_has_room_for_large_images() -> None:
-    space = {"dds": "http://www.eprosima.com"}
-    root = ElementTree.parse(dds.profile_path()).getroot()
-    sizes = root.findall(".//dds:segment_size", space)
-    assert [int(size.text or 0) for size in sizes] == [32 * 1024 * 1024]
-    participant = root.find(".//dds:participant", space)
-    assert participant is not None
-    assert participant.get("is_default_profile") == "true"
 
 
 def test_choosing_the_profile_imports_no_rclpy() -> None:

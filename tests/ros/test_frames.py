@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -232,22 +231,3 @@ def test_a_clock_that_jumps_back_makes_older_stamps_count_again(mounted: CameraT
     mounted.graph.spin(0.3)
     again = mounted.answer(mounted.image(2, 50 * SECOND_NS - 2 * TENTH_NS))
     assert messages.stamp_nanoseconds(again.header.stamp) == 50 * SECOND_NS - 2 * TENTH_NS
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ({"extrinsics_file": "{empty}"}, "parameter extrinsics_file, {empty}: is no list of transforms"),
-        (
-            {"base_frame": BASE, "camera_x": "1.2", "transform_source": "parameters"},
-            "nothing says where the camera is in base_link. Give its place by camera_height",
-        ),
-    ],
-)
-def test_what_does_not_place_the_camera_keeps_the_node_from_starting(
-    arguments: dict[str, str], complaint: str, start: Start, tmp_path: Path
-) -> None:
-    empty = tmp_path / "empty.yaml"
-    empty.touch()
-    given = {name: value.format(empty=empty) for name, value in arguments.items()}
-    start(*as_arguments(given)).node.ends_with(complaint.format(empty=empty))

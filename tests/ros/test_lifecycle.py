@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float64, String
 
 from scene_completion_ros.ros import messages, topics
 from tests.ros import held_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels
+from tests.ros.moving_robot import LATCHED
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
@@ -29,7 +29,6 @@ SHUTDOWN = {
 }
 UP_TO = {"unconfigured": (), "inactive": (CONFIGURE,), "active": (CONFIGURE, ACTIVATE)}
 MANAGED = ("-p", "autostart:=false")
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 Start = Callable[..., Any]
 

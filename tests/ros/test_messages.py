@@ -152,19 +152,6 @@ def test_the_map_of_an_optical_frame_lies_in_it_as_the_ground_does() -> None:
     np.testing.assert_allclose(pose.apply(np.array([0.5, 0.25, 0.0])), [-3.25, 1.65, 2.5], atol=1e-12)
 
 
-def test_points_are_plain() -> None:
-    points = np.array([[1.0, 2.0, 3.0], [-4.0, 5.0, 6.5]], dtype=np.float32)
-    sent = messages.points_message(points, STAMP_NS, "front_optical")
-    message = deserialize_message(serialize_message(sent), PointCloud2)
-    checked_header(message)
-    assert (message.height, message.width, message.point_step, message.row_step) == (1, 2, 12, 24)
-    assert [(f.name, f.offset, f.datatype, f.count) for f in message.fields] == [
-        (name, offset, PointField.FLOAT32, 1) for name, offset in (("x", 0), ("y", 4), ("z", 8))
-    ]
-    np.testing.assert_array_equal(np.frombuffer(message.data, np.float32).reshape(-1, 3), points)
-    assert messages.points_message(points[:0], 0, "c").width == 0
-
-
 def placed(marker: Marker) -> np.ndarray:
     position, turn = marker.pose.position, marker.pose.orientation
     pose = RigidTransform.from_quaternion([turn.x, turn.y, turn.z, turn.w], [position.x, position.y, position.z])

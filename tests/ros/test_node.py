@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Float64, String
 
@@ -22,16 +22,15 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.voxels.cloud import (
-    VOXEL_CLOUD_FIELDS,
-    cloud_array_from_message,
-    voxels_to_cloud_array,
-)
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS, cloud_array_from_message, voxels_to_cloud_array
 from tests.inference.small_bundle import CANONICAL
 from tests.ros import held_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.graph import REPOSITORY, as_arguments
+from tests.ros.moving_robot import LATCHED
 
 Start = Callable[..., Any]
+NO_LIST = REPOSITORY / "config" / "multi_camera_grid.yaml"
 LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 90.0, 640, 192)
 
 
@@ -83,8 +82,7 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
 
 def test_a_late_reader_gets_the_legend_of_the_labels(running: CameraToVoxels, bundle_folder: Path) -> None:
     message = running.answer(messages.image_message(some_image(5), 50 * SECOND_NS, FRAME))
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    legends = running.graph.collect(String, f"{running.output}/legend", latched)
+    legends = running.graph.collect(String, f"{running.output}/legend", LATCHED)
     assert running.graph.until(lambda: bool(legends)), running.node.log
     legend = json.loads(legends[0].data)
     bundle = StudentBundle.load(bundle_folder)
@@ -228,8 +226,7 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
     start: Start, hold: tuple[Path, Path]
 ) -> None:
     held_while, reached = hold
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    running = start("-p", "image_qos:=reliable", script=held_node.__file__, camera_info_qos=latched)
+    running = start("-p", "image_qos:=reliable", script=held_node.__file__, camera_info_qos=LATCHED)
     node, told = running.node, running.told
     running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))  # once, before the node is there
     image = messages.image_message(some_image(0), 0, FRAME)
@@ -264,14 +261,16 @@ def test_newest_image_wins_with_a_latched_camera_info_and_sigterm_while_busy(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("given", "complaint"),
     [
+        ({"bundle": "/nowhere"}, "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere"),
+        ({"image_qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
+        ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no list of transforms"),
         (
-            ["-p", "bundle:=/nowhere"],
-            "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere",
+            {"base_frame": "base_link", "camera_x": 1.2, "transform_source": "parameters"},
+            "nothing says where the camera is in base_link. Give its place by camera_height",
         ),
-        (["-p", "image_qos:=telepathy"], "choose one of auto, sensor_data, reliable"),
     ],
 )
-def test_node_says_why_it_cannot_start(arguments: list[str], complaint: str, start: Start) -> None:
-    start(*arguments).node.ends_with(complaint)
+def test_node_says_why_it_cannot_start(given: dict[str, object], complaint: str, start: Start) -> None:
+    start(*as_arguments(given)).node.ends_with(complaint)

@@ -25,10 +25,7 @@ RULES = {
     ("services", "request"): "get_client_names_and_types_by_node",
 }
 # Values of parameters with which every endpoint is there in one of the two.
-CONFIGURATIONS = {
-    "plain": (),
-    "other": ("image_transport:=compressed", "publish_markers:=true", "use_sim_time:=true"),
-}
+CONFIGURATIONS = {"plain": (), "other": ("image_transport:=compressed", "publish_markers:=true", "use_sim_time:=true")}
 
 Endpoints = dict[tuple[str, str], set[str]]
 

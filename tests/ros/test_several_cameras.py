@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
 
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -24,12 +22,11 @@ from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.completion.placements import check_frames
-from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
 from tests.ros.diagnosed import ERROR, OK, values
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
+from tests.ros.moving_robot import LATCHED
 
 MILLISECOND_NS = SECOND_NS // 1000
 NAMES = ("front", "left")
@@ -160,8 +157,7 @@ def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
 
 
 def test_the_grid_is_described_in_its_own_frame(rig: Rig) -> None:
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    found = rig.graph.collect(String, f"{rig.output}/voxel_grid/info", latched)
+    found = rig.graph.collect(String, f"{rig.output}/voxel_grid/info", LATCHED)
     assert rig.graph.until(lambda: bool(found)), rig.node.log
     described = json.loads(found[0].data)
     np.testing.assert_allclose(described["first_centre"], np.array(rig.grid.origin) + 0.1)
@@ -240,20 +236,3 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
     received, processed, dropped = rig.node.counts
     assert received == processed + dropped
     assert re.search(r"1 bad image.*1 no transform.*\), missing left", rig.node.log), rig.node.log
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"cameras": "front, left"}, "must be attached to a frame"),
-        (
-            {"cameras": "front, left", "grid_frame": "base_link", "transform_source": "parameters"},
-            "are those of one camera",
-        ),
-        ({"cameras": "front, front", "grid_frame": "base_link"}, "cannot be names of cameras"),
-        ({"cameras": "../front", "grid_frame": "base_link"}, "'../front' cannot be names of cameras"),
-    ],
-)
-def test_what_does_not_fit_is_refused(given: dict[str, str], words: str) -> None:
-    with pytest.raises(SceneCompletionError, match=re.escape(words)):
-        check_frames(NodeParameters(**given))  # type: ignore[arg-type]

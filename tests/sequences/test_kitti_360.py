@@ -12,28 +12,11 @@ from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.frame_lists import ListedFrame, frames_of_drive, read_frame_list
 from scene_completion_ros.sequences.kitti_360 import kitti_360
+from tests.geometry.test_camera_files import KITTI360_FISHEYE
 
 DRIVE = "2013_05_28_drive_0000_sync"
 POSED = (4, 5, 7, 8)  # the car stood at 6: no pose
-FISHEYE = """%YAML:1.0
----
-model_type: MEI
-camera_name: image_02
-image_width: 140
-image_height: 140
-mirror_parameters:
-   xi: 2.2134047507854890e+00
-distortion_parameters:
-   k1: 1.6798235660113681e-02
-   k2: 1.6548773243373522e+00
-   p1: 4.2223943394772046e-04
-   p2: 4.2462134260997584e-04
-projection_parameters:
-   gamma1: 1.3363220825849971e+02
-   gamma2: 1.3357883350012958e+02
-   u0: 6.9694323510126321e+01
-   v0: 7.0576498308221585e+01
-"""
+FISHEYE = KITTI360_FISHEYE.replace("1400", "140").replace("e+02", "e+01").replace("e+03", "e+02")
 RECTIFY = view_rotation(yaw=0.01, pitch=0.02)  # rectified from raw camera 0
 IMU_FROM_CAMERA0 = RigidTransform(np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]), np.array([1.6, -0.27, -0.9]))
 SIDEWAYS = RigidTransform(np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]]), np.array([0.7, -1.1, -0.9]))

@@ -189,11 +189,7 @@ def test_access_is_checked(sequence: PosedSequence) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [
-        ({"cameras": {}}, "no camera"),
-        ({"frames": []}, "no frame"),
-        ({"rig_from_camera": {}}, "rig_from_camera"),
-    ],
+    [({"cameras": {}}, "no camera"), ({"frames": []}, "no frame"), ({"rig_from_camera": {}}, "rig_from_camera")],
 )
 def test_contradictions_are_refused(sequence: PosedSequence, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SequenceError, match=words):

@@ -295,13 +295,8 @@ class HostBuilder:
                 self._outputs: list[ITensor] = []
                 self._parser: Callable[[], OnnxParser | None] = lambda: None
 
-            @property
-            def num_inputs(self) -> int:
-                return len(self._inputs)
-
-            @property
-            def num_outputs(self) -> int:
-                return len(self._outputs)
+            num_inputs = property(lambda network: len(network._inputs))
+            num_outputs = property(lambda network: len(network._outputs))
 
             def get_input(self, index: int) -> ITensor:
                 return self._inputs[index]
@@ -319,9 +314,7 @@ class HostBuilder:
                 self._flags: set[str] = set()
                 self._errors: list[ParserError] = []
 
-            @property
-            def num_errors(self) -> int:
-                return len(self._errors)
+            num_errors = property(lambda parser: len(parser._errors))
 
             def get_error(self, index: int) -> ParserError:
                 return self._errors[index]
@@ -349,9 +342,7 @@ class HostBuilder:
                     raise TypeError("pybind11::init(): factory function returned nullptr")
                 self._logger = logger
 
-            @property
-            def num_DLA_cores(self) -> int:
-                return host.cores
+            num_DLA_cores = property(lambda _: host.cores)
 
             def create_network(self, flags: int = 0) -> INetworkDefinition:
                 return INetworkDefinition(flags)

@@ -19,7 +19,6 @@ from typing import Any
 from scene_completion_ros import cli
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header
 from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
@@ -221,20 +220,6 @@ def command(folder: Path, arguments: list[str]) -> dict[str, Any]:
     return {"said": said, "keys": keys}
 
 
-def never_taken(folder: Path, gpu_name: str) -> dict[str, Any]:
-    """Look for an engine for a GPU where there is one that was built without."""
-    made = command(folder, ["--no-device"])
-    bundle, tensorrt = make_gpu_bundle(folder / "bundle"), load_tensorrt("tensorrt_rtx")
-    options = EngineOptions(flavour="tensorrt_rtx")
-    onnx = bundle.read_gpu_encoder("fp16")
-    with_gpu = engine_key(
-        bundle, onnx, options, tensorrt, gpu_name=gpu_name, compute_capability="8.6", multiprocessors=1
-    )
-    cache = EngineCache(folder / "cache")
-    without = cache.load(engine_key(bundle, onnx, options, tensorrt))
-    return {"keys": made["keys"], "found": cache.load(with_gpu) is not None, "without": without is not None}
-
-
 def names(folder: Path) -> dict[str, Any]:
     """Compare the names that are used with those of TensorRT-RTX."""
     api = load_tensorrt("tensorrt_rtx").api
@@ -248,7 +233,6 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "command": functools.partial(command, arguments=["--no-device", "--precision", "fp32", "--batch", "1", "2"]),
     "names": names,
     "shipped": build_shipped,
-    "never taken": functools.partial(never_taken, gpu_name="NVIDIA RTX A6000"),
 }
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
-from tests.inference.small_bundle import CANONICAL, CHANNELS, make_small_bundle
+from tests.inference.small_bundle import CANONICAL, CHANNELS, make_small_bundle, serialised, tiny_weights
 
 TYPES = {
     "fp32": (TensorProto.FLOAT, np.float32),
@@ -36,23 +35,10 @@ def gpu_encoder(
     For int8 the second one has quantised weights and inputs, symmetric, as TensorRT wants them.
     """
     kind, dtype = TYPES[precision]
-    rng = np.random.default_rng(seed)
     height, width = size
-    stem = 8
-    weights = {
-        "stem_weight": rng.normal(0.0, 0.25, (stem, 3, 3, 3)),
-        "stem_bias": rng.normal(0.0, 0.1, stem),
-        "last_weight": rng.normal(0.0, 0.7, (channels, stem, 1, 1)),
-        "last_bias": rng.normal(0.0, 0.1, channels),
-        "middle": np.array(127.0),
-        "scale": np.array(1 / 64),
-    }
-    # The numbers of tiny_encoder, which computes the same.
-    weights["last_weight"][0] = weights["last_bias"][0] = 0.0
-    for name in ("last_weight", "last_bias"):
-        of_labels = rng.normal(0.0, 0.7, (label_hidden, *weights[name].shape[1:]))
-        weights[name] = np.concatenate([weights[name], of_labels])
-    weights = {name: value.astype(np.float16).astype(dtype) for name, value in weights.items()}
+    weights: dict[str, Any] = {**tiny_weights(seed, channels=channels, label_hidden=label_hidden)}
+    weights |= {"middle": np.float16(127.0), "scale": np.float16(1 / 64)}
+    weights = {name: np.asarray(value).astype(dtype) for name, value in weights.items()}
     nodes = [
         helper.make_node("Cast", ["image"], ["typed"], to=kind),
         helper.make_node("Transpose", ["typed"], ["planes"], perm=[0, 3, 1, 2]),
@@ -75,16 +61,9 @@ def gpu_encoder(
         helper.make_node("Conv", [features, weight, "last_bias"], ["last"]),
         helper.make_node("Transpose", ["last"], [output], perm=[0, 2, 3, 1]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "tiny_gpu_encoder",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])],
-        [helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels + label_hidden])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, producer_name=producer, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
+    made = helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels + label_hidden])
+    return serialised(nodes, given, made, weights, producer=producer)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,11 +32,7 @@ def same(first: Completer, second: Completer) -> None:
     ("fault", "function"), [("no_graphs", "cuGraphInstantiateWithFlags"), ("no_launches", "cuGraphLaunch")]
 )
 def test_a_driver_without_graphs_does_without(
-    build: Build,
-    cuda: HostCuda,
-    caplog: pytest.LogCaptureFixture,
-    fault: str,
-    function: str,
+    build: Build, cuda: HostCuda, caplog: pytest.LogCaptureFixture, fault: str, function: str
 ) -> None:
     setattr(cuda, fault, UNSUPPORTED)
     completer = build(graphs=True)

@@ -167,7 +167,7 @@ def test_engines_of_other_users_are_not_used(cache: EngineCache, caplog: pytest.
     assert "belongs to user 12345" in caplog.text
 
 
-def test_an_engine_in_a_folder_that_cannot_be_written_is_used(tmp_path: Path) -> None:
+def test_an_engine_in_a_folder_that_cannot_be_written_is_used() -> None:
     folder = Path("/tmp") / f"scene_completion_engines_{os.getpid()}"
     cache = EngineCache(folder)
     try:

@@ -123,35 +123,25 @@ def test_an_accelerator_that_is_not_there_is_an_error(host: HostBuilder, load: L
     assert host.config is None  # nothing was built
 
 
-@pytest.mark.parametrize("core", [0, 1])
-def test_an_engine_for_the_accelerator_may_fall_back_to_the_gpu(host: HostBuilder, load: Load, core: int) -> None:
-    host.cores = 2
+@pytest.mark.parametrize(
+    ("core", "flags", "given"),
+    [
+        (0, ("NATIVE_INSTANCENORM", "ADJUST_FOR_DLA"), {"ADJUST_FOR_DLA"}),
+        (1, ("NATIVE_INSTANCENORM",), set()),  # as TensorRT 10.3 has it
+        (1, None, set()),
+    ],
+)
+def test_an_engine_for_the_accelerator_may_fall_back_to_the_gpu(
+    host: HostBuilder, load: Load, core: int, flags: tuple[str, ...] | None, given: set[str]
+) -> None:
+    host.cores, host.parser_flags = 2, flags
     build_plan(graph(), some_key(dla_core=core, batch=(2, 2)), load())
     assert host.config.default_device_type is DeviceType.DLA
     assert host.config.DLA_core == core
     assert BuilderFlag.GPU_FALLBACK in host.config._flags
-    assert host.flags_when_parsed == {"ADJUST_FOR_DLA"}
+    assert host.flags_when_parsed == given
     smallest, best, largest = host.config._profiles[0]._shapes["image"]
     assert smallest == best == largest == (2, 192, 640, 3)  # as the accelerator demands
-
-
-@pytest.mark.parametrize("flags", [("NATIVE_INSTANCENORM",), None])
-def test_a_parser_without_a_flag_for_the_accelerator_is_given_none(
-    host: HostBuilder, load: Load, flags: tuple[str, ...] | None
-) -> None:
-    host.cores, host.parser_flags = 1, flags  # as TensorRT 10.3 has it
-    build_plan(graph(), some_key(dla_core=0), load())
-    assert host.flags_when_parsed == set()
-    assert host.config.default_device_type is DeviceType.DLA
-
-
-def test_an_engine_for_the_gpu_knows_nothing_of_the_accelerator(host: HostBuilder, load: Load) -> None:
-    host.cores = 2
-    build_plan(graph(), KEY, load())
-    assert host.config.default_device_type is DeviceType.GPU
-    assert host.config.DLA_core == -1
-    assert BuilderFlag.GPU_FALLBACK not in host.config._flags
-    assert host.flags_when_parsed == set()
 
 
 @pytest.mark.parametrize(
@@ -163,16 +153,18 @@ def test_fp32_is_computed_without_tf32(host: HostBuilder, load: Load, precision:
 
 
 @pytest.mark.parametrize("batch", [(1, 1), (1, 4), (3, 8)])
-def test_the_profile_is_tuned_for_the_largest_batch(host: HostBuilder, load: Load, batch: tuple[int, int]) -> None:
-    build_plan(graph(), some_key(batch=batch), load())
+def test_an_engine_for_the_gpu_is_tuned_for_the_largest_batch_and_knows_no_accelerator(
+    host: HostBuilder, load: Load, batch: tuple[int, int]
+) -> None:
+    host.cores = 2
+    build_plan(graph(), some_key(batch=batch, workspace_mib=256), load())
     (profile,) = host.config._profiles
     low, high = batch
     assert profile._shapes == {"image": [(low, 192, 640, 3), (high, 192, 640, 3), (high, 192, 640, 3)]}
-
-
-def test_the_workspace_is_limited_in_bytes(host: HostBuilder, load: Load) -> None:
-    build_plan(graph(), some_key(workspace_mib=256), load())
     assert host.config._pools == {MemoryPoolType.WORKSPACE: 268_435_456}
+    assert (host.config.default_device_type, host.config.DLA_core) == (DeviceType.GPU, -1)
+    assert BuilderFlag.GPU_FALLBACK not in host.config._flags
+    assert host.flags_when_parsed == set()
 
 
 @pytest.mark.parametrize(("flag", "given"), [(1, 2), (0, 1), (None, 0)], ids=["10", "11", "without a flag"])

@@ -74,10 +74,3 @@ def test_the_command_builds_once(answers: dict[str, Any]) -> None:
     assert key["batch"] == [1, 2]
     assert key["gpu_name"] == ""
     assert key["flavour"] == "tensorrt_rtx"
-
-
-def test_what_was_built_without_a_device_is_not_for_one(answers: dict[str, Any]) -> None:
-    answer = answers["never taken"]
-    assert len(answer["keys"]) == 1
-    assert answer["without"]
-    assert not answer["found"]

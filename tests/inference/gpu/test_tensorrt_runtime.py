@@ -145,9 +145,7 @@ class HostTensorRt:
                 self._graph = graph
                 self._logger = logger
 
-            @property
-            def num_io_tensors(self) -> int:
-                return len(self._graph.ports)
+            num_io_tensors = property(lambda engine: len(engine._graph.ports))
 
             def get_tensor_name(self, index: int) -> str:
                 return list(self._graph.ports)[index]

@@ -175,6 +175,10 @@ def test_frames_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"base_frame": BASE, "grid_frame": ODOM, "camera_height": 1.2}, "Take one frame for both"),
         ({"transform_source": "topics"}, "transforms are to come from topics, but none is named"),
         ({"cameras": "front, left", "grid_frame": BASE, "camera_height": 1.2}, "those of one camera"),
+        ({"cameras": "front, left", "grid_frame": BASE, "transform_source": "parameters"}, "are those of one camera"),
+        ({"cameras": "front, left"}, "must be attached to a frame"),
+        ({"cameras": "front, front", "grid_frame": BASE}, "cannot be names of cameras"),
+        ({"cameras": "../front", "grid_frame": BASE}, "'../front' cannot be names of cameras"),
     ],
 )
 def test_frames_that_nothing_places_are_refused(

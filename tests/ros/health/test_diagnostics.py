@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -18,23 +19,19 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds, messages, topics
 from tests.ros import publish_images
 from tests.ros.camera_to_voxels import CAMERA, FRAME, CameraToVoxels, some_image
-from tests.ros.diagnosed import ERROR, OK, WARN, Diagnosed, values
+from tests.ros.diagnosed import ERROR, OK, WARN, values
 from tests.ros.graph import REPOSITORY
 
 LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 99.5, 640, 200)
 PARTS = {"lifecycle", "input", "calibration", "inference", "outputs", "memory"}
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
-Start = Callable[..., tuple[CameraToVoxels, Diagnosed]]
+Start = Callable[..., CameraToVoxels]
 
 
 @pytest.fixture
-def start(start: Callable[..., Any]) -> Start:
-    def start_and_listen(*arguments: str, timeout_s: float = 1.5, **further: Any) -> tuple[CameraToVoxels, Diagnosed]:
-        running = start(*arguments, "-p", f"image_timeout:={timeout_s}", **further)
-        return running, Diagnosed(running.graph, running.node)
-
-    return start_and_listen
+def start(start: Start) -> Start:
+    return functools.partial(start, "-p", "image_timeout:=1.5")
 
 
 class Stream:
@@ -60,8 +57,8 @@ class Stream:
 
 
 def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
-    running, told = start("-p", "autostart:=false", "-p", "hardware_id:=front camera")
-    stream = Stream(running)
+    running = start("-p", "autostart:=false", "-p", "hardware_id:=front camera")
+    stream, told = Stream(running), running.told
     told.until("lifecycle", OK, "unconfigured: nothing is loaded; configure")
     assert set(told.newest) == PARTS
     for part in ("input", "calibration", "inference", "outputs"):
@@ -114,7 +111,8 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
 
 def test_it_goes_on_while_simulated_time_stands_still_and_tells_what_failed(start: Start, tmp_path: Path) -> None:
     missing = tmp_path / "bundle"
-    running, told = start("-p", "use_sim_time:=true", "-p", "autostart:=false", bundle=missing)
+    running = start("-p", "use_sim_time:=true", "-p", "autostart:=false", bundle=missing)
+    told = running.told
     assert not running.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
     told.until("lifecycle", ERROR, "unconfigured: the last transition failed", f"there is no folder {missing}")
     heard = len(told.arrays)
@@ -123,7 +121,8 @@ def test_it_goes_on_while_simulated_time_stands_still_and_tells_what_failed(star
 
 
 def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start) -> None:
-    running, told = start("-p", "image_qos:=reliable")
+    running = start("-p", "image_qos:=reliable")
+    told = running.told
     running.graph.node.destroy_publisher(running.images)
     running.graph.node.destroy_publisher(running.camera_infos)
     told.until("input", ERROR, f"nobody publishes on {running.graph.namespace}/image", "-r image:=<topic>")
@@ -142,7 +141,7 @@ def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start
 
 def test_large_images_that_are_lost_without_a_word_are_told_with_the_cure(start: Start) -> None:
     """The publishing process lacks the profile, as a camera driver does by default."""
-    running, told = start(timeout_s=0.5)
+    running = start("-p", "image_timeout:=0.5")
     running.graph.node.destroy_publisher(running.images)
     environment = {name: value for name, value in os.environ.items() if not name.endswith("DEFAULT_PROFILES_FILE")}
     driver = subprocess.Popen(
@@ -154,7 +153,7 @@ def test_large_images_that_are_lost_without_a_word_are_told_with_the_cure(start:
         Camera(700.0, 700.0, 639.5, 359.5, publish_images.WIDTH, publish_images.HEIGHT), 0, FRAME
     )
     try:
-        status = told.until(
+        status = running.told.until(
             "input", ERROR, "1 publisher exists", "loses best-effort messages above 0.5 MB (these have 2.8 MB)",
             meanwhile=lambda: running.camera_infos.publish(info),
         )  # fmt: skip

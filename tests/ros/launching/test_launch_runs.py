@@ -137,11 +137,7 @@ def test_several_cameras(fuse: str, graph: Graph, bundle_folder: Path, params_fi
 def test_a_recording(bundle_folder: Path, tmp_path: Path) -> None:
     write_bag(tmp_path / "drive", frames=FRAMES)
     process = launched(
-        "replay.launch.py",
-        tmp_path / "log",
-        bag=tmp_path / "drive",
-        bundle=bundle_folder,
-        output=tmp_path / "out",
+        "replay.launch.py", tmp_path / "log", bag=tmp_path / "drive", bundle=bundle_folder, output=tmp_path / "out"
     )
     try:
         assert process.process.wait(PATIENCE_S * 2) == 0, process.log

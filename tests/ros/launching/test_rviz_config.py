@@ -43,7 +43,7 @@ CLOUD = {
 # The properties that these displays have, as read in the sources of RViz (ros2/rviz, f7112b1).
 PROPERTIES = {
     "Grid": {
-        *("Reference Frame", "Plane", "Offset", "Cell Size", "Plane Cell Count", "Normal Cell Count", "Color", "Alpha"),
+        *("Reference Frame", "Plane", "Offset", "Cell Size", "Plane Cell Count", "Normal Cell Count", "Color", "Alpha")
     },
     "Axes": {"Reference Frame", "Length", "Radius"},
     "TF": {"Show Names", "Show Axes", "Show Arrows", "Marker Scale", "Update Interval", "Frame Timeout"},
@@ -232,7 +232,7 @@ def test_optical_frames_are_known_by_their_names(frame: str, optical: bool) -> N
     assert is_optical(frame) == optical
 
 
-def test_what_is_written_goes_away_with_its_process(tmp_path: Path) -> None:
+def test_what_is_written_goes_away_with_its_process() -> None:
     script = (
         "import sys; from pathlib import Path; from scene_completion_ros.ros.launching.rviz_config import *;"
         "path = write_adapted(Path(sys.argv[1]), BUNDLED_DRIVE); print(path); print(path.is_file())"

@@ -182,9 +182,3 @@ def test_node_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> None
             reader, "/front/image_raw", output_bag=tmp_path / "completed", node_parameters={"bundle": "/nowhere"}
         )
     assert "/nowhere" in str(caught.value)
-
-
-@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
-def test_senseless_rates_are_refused(rate: float) -> None:
-    with pytest.raises(SceneCompletionError, match="rate"):
-        Playback(rate=rate)

@@ -144,7 +144,12 @@ def test_a_longer_recording_may_be_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "where"),
-    [({"loops": -1}, "loop"), ({"clock_hz": 0.0}, "clock"), ({"node": "scene completion"}, "node")],
+    [
+        *(({"rate": rate}, "rate") for rate in (0.0, -1.0, float("nan"))),
+        ({"loops": -1}, "loop"),
+        ({"clock_hz": 0.0}, "clock"),
+        ({"node": "scene completion"}, "node"),
+    ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, float | str], where: str) -> None:
     with pytest.raises(SceneCompletionError, match=f"^{where}: "):
