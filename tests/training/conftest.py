@@ -70,6 +70,6 @@ def feature_field_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def teacher(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint of a teacher of a few steps, which drew one picture."""
+    """Checkpoint of a teacher of a few steps in one thread, as the command trains it in tests; it drew one picture."""
     output = tmp_path_factory.mktemp("runs") / "teacher"
-    return train(TeacherConfiguration(**small_training(synthetic_drive, output, picture_every=STEPS)))
+    return train(TeacherConfiguration(**small_training(synthetic_drive, output, picture_every=STEPS)), threads=1)
