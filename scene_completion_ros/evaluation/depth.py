@@ -6,7 +6,7 @@ The errors are those of Eigen et al., "Depth Map Prediction from a Single Image 
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import cv2
@@ -31,6 +31,7 @@ class DepthErrors:
         a1: Share of pixels with max(d / d*, d* / d) < 1.25.
         a2: The same for 1.25^2.
         a3: The same for 1.25^3.
+        abs_rel_scaled: abs_rel of d median(d*) / median(d). What is less of it than of abs_rel is a wrong scale.
     """
 
     abs_rel: float
@@ -40,6 +41,7 @@ class DepthErrors:
     a1: float
     a2: float
     a3: float
+    abs_rel_scaled: float
 
 
 def garg_crop(height: int, width: int) -> NDArray[np.bool_]:
@@ -95,6 +97,7 @@ def depth_errors(
     true = truth[counted].astype(np.float64)
     height, width = truth.shape
     depth = np.clip(resize_depth(predicted, height, width)[counted].astype(np.float64), minimum, maximum)
+    scaled = np.clip(depth * (np.median(true) / np.median(depth)), minimum, maximum)
     difference = depth - true
     ratio = np.maximum(depth / true, true / depth)
     return DepthErrors(
@@ -105,6 +108,7 @@ def depth_errors(
         a1=float(np.mean(ratio < 1.25)),
         a2=float(np.mean(ratio < 1.25**2)),
         a3=float(np.mean(ratio < 1.25**3)),
+        abs_rel_scaled=float(np.mean(np.abs(scaled - true) / true)),
     )
 
 
@@ -112,7 +116,7 @@ class DepthMetric:
     """Mean over frames of `depth_errors`, which has the same arguments.
 
     Attributes:
-        sums: float64 [7], the errors of all frames added up.
+        sums: The errors of all frames added up.
         empty_frames: Frames without a pixel to count.
     """
 
@@ -120,7 +124,7 @@ class DepthMetric:
         self.crop = crop
         self.minimum = minimum
         self.maximum = maximum
-        self.sums = np.zeros(7)
+        self.sums = np.zeros(len(fields(DepthErrors)))
         self.frames = 0
         self.empty_frames = 0
 

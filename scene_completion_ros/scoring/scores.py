@@ -21,7 +21,7 @@ from scene_completion_ros.scoring.truth import ALL, DepthTruth, TruthSource, Vox
 FARTHEST_M = 80.0
 DEPTH_PROTOCOLS = {"all pixels": False, "Garg crop": True}
 _VOXEL_COLUMNS = ("iou", "precision", "recall", "average_precision")
-_DEPTH_COLUMNS = ("abs_rel", "rmse", "a1")
+_DEPTH_COLUMNS = ("abs_rel", "abs_rel_scaled", "rmse", "a1")
 
 
 class SourceScores:

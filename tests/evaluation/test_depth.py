@@ -27,6 +27,7 @@ def test_two_pixels_by_hand() -> None:
     assert errors.rmse == pytest.approx(math.sqrt((4 + 64) / 2))
     assert errors.rmse_log == pytest.approx(math.sqrt((math.log(1.2) ** 2 + math.log(2) ** 2) / 2))
     assert (errors.a1, errors.a2, errors.a3) == (0.5, 0.5, 0.5)  # ratios 1.2 and 2.0; 1.25^3 = 1.95
+    assert errors.abs_rel_scaled == pytest.approx((0.56 + 0.35) / 2)  # medians 13 and 10: 15.6 and 10.4
 
 
 def test_against_scikit_learn() -> None:
@@ -62,7 +63,7 @@ def test_accumulator_means_over_frames() -> None:
     for frame in (*frames, (np.ones((8, 8)), np.zeros((8, 8)))):
         metric.update(*frame)
     assert (metric.frames, metric.empty_frames) == (4, 1)
-    for name in ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"):
+    for name in ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3", "abs_rel_scaled"):
         assert getattr(metric.compute(), name) == pytest.approx(np.mean([getattr(errors, name) for errors in single]))
     assert math.isnan(DepthMetric().compute().rmse)
 

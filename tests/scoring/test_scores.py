@@ -131,7 +131,9 @@ def test_depth_by_hand() -> None:
     assert errors["abs_rel"] == pytest.approx((0.0 + 1.0) / 2)
     assert errors["rmse"] == pytest.approx(np.sqrt((0.0 + 1600.0) / 2))
     assert errors["a1"] == 0.5
-    assert f"| all pixels | 0.500 | {np.sqrt(800.0):.3f} | 0.500 |" in markdown(scores.to_json(), "")
+    # Medians 45 and 25: 5.6 and 44.4 m.
+    assert errors["abs_rel_scaled"] == pytest.approx((4.0 / 9.0 + 1.0 / 9.0) / 2)
+    assert f"| all pixels | 0.500 | 0.278 | {np.sqrt(800.0):.3f} | 0.500 |" in markdown(scores.to_json(), "")
 
 
 def test_depth_comes_from_the_nearest_published_pixel() -> None:

@@ -41,7 +41,8 @@ NO_DRIVE, NO_FRAME, RIGHT_ONLY = "drive not given", "not in the drive", "listed 
 NO_SCAN, NO_PIXEL = "no LiDAR scan", "no LiDAR inside the crop"
 
 CAPTION = (
-    "Depth against the LiDAR of each frame in its left camera: Garg crop, 1e-3 to 80 m, no scaling, mean over frames."
+    "Depth against the LiDAR of each frame in its left camera: Garg crop, 1e-3 to 80 m, mean over frames; only the "
+    "last column scales each frame by its median."
 )
 CAPTION_MEAN = "The mean depth is that of each pixel over the LiDAR of other drives."
 CAPTION_LEFT_OUT = "Frames that are left out: {left_out} of {all}."

@@ -1,6 +1,6 @@
 """Depth and voxels against the LiDAR and the semantic voxels of KITTI odometry windows.
 
-Depth: LiDAR of the frame projected into image_2, Garg crop, 80 m, no scaling, mean over the frames of a window.
+Depth: LiDAR of the frame projected into image_2, Garg crop, 80 m, mean over the frames of a window.
 Voxels: semantic voxels of frame 0 on their own grid, in the velodyne frame; voxels of unknown content and officially
 invalid ones do not count. The regions ("visible", "behind obstacles") follow from the ground truth and the camera's
 position alone, so all methods are scored on the same voxels.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from scene_completion_ros.evaluation.calibration import CalibrationErrors
+from scene_completion_ros.evaluation.depth import DepthErrors
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
 from scene_completion_training.evaluation.kitti import WindowScores
 
 CAPTION_DEPTH = (
-    "Depth of 10 frames each against the LiDAR of the frame (Garg crop, 80 m, no scaling, mean over frames). The mean "
-    "depth is that of each pixel over the LiDAR of the training windows."
+    "Depth of 10 frames each against the LiDAR of the frame (Garg crop, 80 m, mean over frames). Only the last "
+    "column scales each frame by its median. The mean depth is that of each pixel over the LiDAR of the training "
+    "windows."
 )
 CAPTION_VOXELS = (
     "Voxels of frame 0 against the semantic voxels on their own grid, in percent: IoU at the calibrated threshold / "
@@ -34,7 +36,7 @@ def depth_table(scores: Sequence[WindowScores]) -> str:
         for window in scores
         for method, errors in window.depth.items()
     ]
-    return table(["window", "method", "abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3"], rows)
+    return table(["window", "method", *(field.name for field in fields(DepthErrors))], rows)
 
 
 def voxel_table(scores: Sequence[WindowScores]) -> str:
