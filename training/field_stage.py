@@ -70,11 +70,13 @@ class DataNeeds:
         encoder_views: Images that it encodes.
         targets: Features of a foundation model that the views get.
         label_points: Labelled voxel centres a sample.
+        rendered: Views that the field is rendered for.
     """
 
     encoder_views: int = 1
     targets: FeatureTargets | None = None
     label_points: int = 0
+    rendered: bool = True
 
 
 class FieldStage(lightning.LightningModule):
@@ -106,7 +108,7 @@ class FieldStage(lightning.LightningModule):
 
     def data_needs(self) -> DataNeeds:
         """What it needs of its samples."""
-        return DataNeeds()
+        return DataNeeds(rendered=self.renders)
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint remembers besides the configuration; a training that resumes has to have the same."""

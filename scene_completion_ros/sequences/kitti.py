@@ -48,6 +48,8 @@ ODOMETRY_LIDAR_UNIT = 0.004  # metres per step of the packed scans of the odomet
 RAW_LIDAR_UNIT = 0.02  # metres per step of the packed scans of the raw drives
 FRAME_PERIOD_NS = 100_000_000  # KITTI records at 10 Hz
 IMAGE_SUFFIXES = (".jpg", ".png")
+UNKNOWN_POSES = "none"
+"""As name of the pose file: the frames are unrelated, each of them taken somewhere else."""
 PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3"}
 
 
@@ -64,7 +66,8 @@ def kitti_odometry(
         folder: Holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them).
         cameras: Names of the image folders to use; all that exist by default.
         poses: Name of the pose file; by default `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes
-            first. Line i belongs to frame i.
+            first. Line i belongs to frame i. "none" says that there are none: every frame gets the identity, and the
+            frames are unrelated.
         name: Name of the sequence; the last two folder names by default.
 
     Raises:
@@ -80,8 +83,11 @@ def kitti_odometry(
     numbers = sorted(set.intersection(*(set(found) for found in images.values())))
     if not numbers:
         raise SequenceError(f"no frame has an image of all of {chosen}", where=str(root), cure="Name other cameras")
-    pose_file = root / poses if poses else _default_pose_file(root)
-    world_from_cam0 = read_kitti_poses(pose_file)
+    if poses == UNKNOWN_POSES:
+        pose_file, world_from_cam0 = Path(UNKNOWN_POSES), [RigidTransform.identity()] * (numbers[-1] + 1)
+    else:
+        pose_file = root / poses if poses else _default_pose_file(root)
+        world_from_cam0 = read_kitti_poses(pose_file)
     stamps = read_kitti_times(root / "times.txt") if (root / "times.txt").is_file() else None
     check_lines(world_from_cam0, "poses", numbers[-1], pose_file)
     if stamps is not None:

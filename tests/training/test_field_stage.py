@@ -25,6 +25,19 @@ def test_emptiness_acts_beside_occupancy_alone(synthetic_drive: Path) -> None:
         assert ("emptiness" in terms) == bool(occupancy)
 
 
+@pytest.mark.parametrize(
+    "losses", [{}, {"photometric": 0.0}, dict.fromkeys(("photometric", "smoothness", "stereo_depth"), 0.0)]
+)
+def test_samples_hold_views_where_a_loss_renders_them(synthetic_drive: Path, losses: dict[str, float]) -> None:
+    settings = TeacherConfiguration(pretrained=False, losses=LossWeights(**losses), half_resolution_steps=1)
+    stage = TeacherStage(settings)
+    rendered = stage.data_needs().rendered
+    (batch,) = batches(small_data(synthetic_drive), 1, views=3, rendered=rendered)
+    assert rendered == (len(losses) < 3) == ("views" in batch)
+    with torch.no_grad():
+        assert "dense_depth" in stage.terms(batch, torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_mixed_precision_is_for_the_encoder_alone(precision: torch.dtype) -> None:
     """With an encoder that ignores it, nothing changes at all: half precision would move points by pixels."""

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.from_bag import sequence_from_bag
-from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.kitti import UNKNOWN_POSES, kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.feature_targets import FeatureTargets
@@ -63,8 +63,10 @@ class SequenceSource:
         folder: A `PosedSequence` folder, a KITTI folder or a bag (one camera or a rectified pair, with CameraInfo, and
             poses in tf or odometry), relative to the data root, or to the working directory where it begins with
             "./". With wildcards (`./towns/*`) it stands for all that match.
-        poses: Name of the pose file, where a KITTI folder has several.
-        share: Factor on the share of samples it gets, which grows with the square root of its length.
+        poses: Name of the pose file, where a KITTI folder has several; "none" where it has none: each frame is then a
+            drive of its own, of which depth and evidence are what its stereo pair alone says.
+        share: Factor on the share of samples it gets, which grows with the square root of its length (with the number
+            of frames where they are unrelated).
         exact: Take the ground truth voxels that a rendered town holds, instead of what its stereo depth says.
     """
 
@@ -151,6 +153,7 @@ class SequencesData(lightning.LightningDataModule):
         encoder_views: Images that the stage encodes.
         targets: Features of a foundation model that the views get.
         label_points: Labelled voxel centres a sample; 0 for none.
+        rendered: Samples hold views to render.
     """
 
     def __init__(
@@ -162,11 +165,13 @@ class SequencesData(lightning.LightningDataModule):
         encoder_views: int = 1,
         targets: FeatureTargets | None = None,
         label_points: int = 0,
+        rendered: bool = True,
         viewpoint: Viewpoint | None = None,
     ) -> None:
         super().__init__()
         self.viewpoint = viewpoint or Viewpoint()
         self.label_points = label_points
+        self.rendered = rendered
         self.encoder_views = encoder_views
         self.targets = targets
         self.settings = settings
@@ -183,18 +188,23 @@ class SequencesData(lightning.LightningDataModule):
             return
         root = Path(self.settings.root)
         for source in matching(root, self.settings.sources):
-            frames, ratios = self._prepared(source, "training")
-            self.frames.append(frames)
-            self.shares.append(source.share)
+            drives, ratios = self._prepared(source, "training")
+            self.frames += drives
+            self.shares += [source.share] * len(drives)
             self.focal_ratios += ratios
-        self.watched = [self._prepared(s, "validation")[0] for s in matching(root, self.settings.validation)]
+        watched = (self._prepared(source, "validation")[0] for source in matching(root, self.settings.validation))
+        self.watched = [drive for drives in watched for drive in drives]
 
-    def _prepared(self, source: SequenceSource, role: str) -> tuple[list[PreparedFrame], list[float]]:
-        """Prepared frames of a source, and the focal lengths of its cameras per image width."""
+    def _prepared(self, source: SequenceSource, role: str) -> tuple[list[list[PreparedFrame]], list[float]]:
+        """Prepared frames of each drive of a source, and the focal lengths of its cameras per image width."""
         sequence = load_sequence(Path(self.settings.root), source, role)
-        cache = Path(self.settings.cache)
+        unrelated = sequence.pose_source == UNKNOWN_POSES
         files = prepare_sequence(
-            sequence, cache, settings=self.settings.fusion, exact=source.exact, viewpoint=self.viewpoint
+            sequence,
+            Path(self.settings.cache),
+            settings=dataclasses.replace(self.settings.fusion, views=0) if unrelated else self.settings.fusion,
+            exact=source.exact,
+            viewpoint=self.viewpoint,
         )
         every = [load_prepared(file) for file in files]
         ahead = cameras_ahead(sequence)
@@ -210,7 +220,8 @@ class SequencesData(lightning.LightningDataModule):
         if len(frames) < len(files):
             missing = "evidence or labels" if self.label_points else "evidence"
             print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without {missing} left out")
-        return frames, [sequence.cameras[name].fx / sequence.cameras[name].width for name in ahead]
+        drives = [[frame] for frame in frames] if unrelated else [frames]
+        return drives, [sequence.cameras[name].fx / sequence.cameras[name].width for name in ahead]
 
     def _labelled(self, frames: list[PreparedFrame], source: SequenceSource) -> list[PreparedFrame]:
         labelled = [frame for frame in frames if frame.labelled.size]
@@ -239,6 +250,7 @@ class SequencesData(lightning.LightningDataModule):
             encoder_views=self.encoder_views,
             targets=self.targets,
             label_points=self.label_points,
+            rendered=self.rendered,
             viewpoint=self.viewpoint,
         )
 

@@ -95,6 +95,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             ahead so many less one from further along the drive.
         targets: Features of a foundation model that the views get.
         label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
+        rendered: Samples hold the views that a field is rendered for: most of the time that a sample takes.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_views: int = 1,
         targets: FeatureTargets | None = None,
         label_points: int = 0,
+        rendered: bool = True,
         viewpoint: Viewpoint | None = None,
     ) -> None:
         self.viewpoint = viewpoint or Viewpoint()
@@ -116,6 +118,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.encoder_views = encoder_views
         self.targets = targets
         self.label_points = label_points
+        self.rendered = rendered
         self.sequences = sequences
         self.settings = settings
         self.seed = seed
@@ -149,13 +152,15 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         same_jitter = copy.deepcopy(generator) if self.settings.colour_jitter else None
         sample = self._own_view(draw, generator)
         views = DrawnViews(draw, self._names(draw, generator), self.camera)
-        sample |= {
-            "views": views.stacked,
-            "masks": as_tensor(np.stack(views.masks)),
-            "encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(),
-            "hints": as_tensor(np.stack(views.hints)),
-            "roles": torch.from_numpy(roles_of_views(len(views.names), generator)),
-        }
+        roles = torch.from_numpy(roles_of_views(len(views.names), generator))
+        if self.rendered:
+            sample |= {
+                "views": views.stacked,
+                "masks": as_tensor(np.stack(views.masks)),
+                "encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(),
+                "hints": as_tensor(np.stack(views.hints)),
+                "roles": roles,
+            }
         if self.encoder_views > 1:
             others = DrawnViews(draw, self._encoder_names(draw, generator), self.camera, same_jitter)
             sample |= {

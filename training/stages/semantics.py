@@ -16,7 +16,7 @@ from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import SingleImageStage
+from scene_completion_training.field_stage import DataNeeds, SingleImageStage
 from scene_completion_training.losses.feature_correspondence import (
     KITTI_360_FORCES,
     PAIRS,
@@ -135,6 +135,10 @@ class SemanticsStage(SingleImageStage):
         self.buffer = CropBuffer(settings.buffer, settings.crop_points, field.target_size)
         self.forces_values: Tensor
         self.register_buffer("forces_values", torch.full((len(PAIRS), 2), float("nan")))
+
+    def data_needs(self) -> DataNeeds:
+        """Images alone."""
+        return DataNeeds(rendered=False)
 
     def first_weights(self, data: SequencesData) -> None:
         """Its field is trained."""

@@ -159,7 +159,7 @@ class StudentStage(SingleImageStage):
 
     def data_needs(self) -> DataNeeds:
         """The views of the teacher."""
-        return DataNeeds(encoder_views=self.settings.encoder_views)
+        return DataNeeds(encoder_views=self.settings.encoder_views, rendered=self.renders)
 
     def remembered(self) -> dict[str, Any]:
         """Which teacher it was."""

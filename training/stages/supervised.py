@@ -76,7 +76,7 @@ class SupervisedStage(SingleImageStage):
 
     def data_needs(self) -> DataNeeds:
         """Labelled voxels."""
-        return DataNeeds(label_points=self.settings.label_points)
+        return DataNeeds(label_points=self.settings.label_points, rendered=False)
 
     def take(self, weights: TrainedWeights) -> None:
         """Takes the weights of a field that learned classes, or the density alone."""

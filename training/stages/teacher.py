@@ -53,7 +53,7 @@ class TeacherStage(FieldStage):
 
     def data_needs(self) -> DataNeeds:
         """Several views."""
-        return DataNeeds(encoder_views=self.settings.encoder_views)
+        return DataNeeds(encoder_views=self.settings.encoder_views, rendered=self.renders)
 
     def take(self, weights: TrainedWeights) -> None:
         """Takes a teacher's weights, or the encoder alone of a field that has no views to fuse."""

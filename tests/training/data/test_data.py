@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+import shutil
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,14 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data import prepared
 from scene_completion_training.data.ground_plane import ground_roll
-from scene_completion_training.data.module import SequenceSource, StepSampler, load_sequence, matching
+from scene_completion_training.data.module import (
+    DataSettings,
+    SequencesData,
+    SequenceSource,
+    StepSampler,
+    load_sequence,
+    matching,
+)
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
@@ -264,6 +272,17 @@ def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
         assert draw.mirror or np.allclose(draw.turn, unmirrored.turn)
 
 
+def test_without_views_to_render_a_sample_is_the_same(frames: list[PreparedFrame]) -> None:
+    settings = dataclasses.replace(PLAIN, colour_jitter=True, yaw=3.0)
+    whole, bare = (
+        ViewSamples([frames], settings, seed=5, length=3, encoder_views=2, rendered=rendered)[2]
+        for rendered in (True, False)
+    )
+    assert set(whole) - set(bare) == {"views", "masks", "encoder_from_view", "hints", "roles"}
+    for name, value in bare.items():
+        assert torch.equal(value, whole[name]), name
+
+
 def test_near_voxels_are_drawn_more_often(frames: list[PreparedFrame]) -> None:
     """In proportion to 1/depth: the mean depth drawn is the harmonic mean of the voxels' depths."""
     settings = dataclasses.replace(PLAIN, occupancy_points=40_000, hit_fraction=0.5)
@@ -336,6 +355,33 @@ def test_sequences_that_must_not_be_trained_on_are_refused(synthetic_drive: Path
         load_sequence(tmp_path, SequenceSource("held_out"))
     with pytest.raises(SequenceError, match=r"sequence\.json"):
         load_sequence(tmp_path, SequenceSource("nothing"))
+
+
+def test_unrelated_pairs_are_drives_of_one_frame(synthetic_drive: Path, tmp_path: Path) -> None:
+    """Depth and evidence are what each pair alone says; no sample mixes two of them."""
+    shutil.copytree(synthetic_drive, tmp_path / "pairs")
+    (tmp_path / "pairs" / "poses.txt").unlink()
+    settings = DataSettings(
+        root=str(tmp_path), cache=str(tmp_path / "cache"), sources=[SequenceSource("pairs", poses="none", share=0.5)],
+        fusion=FusionSettings(free_samples=20_000), views=dataclasses.replace(PLAIN, far_views=True),
+    )  # fmt: skip
+    data = SequencesData(settings, steps=8, seed=0)
+    data.setup("fit")
+    assert [len(drive) for drive in data.frames] == [1] * 4 and data.shares == [0.5] * 4
+    # The pair says nothing of what hides behind the box; the whole drive does, see above.
+    (first,) = data.frames[0]
+    points = first.points[first.target > 128] * POINT_UNIT
+    hidden = (np.abs(points[:, 0]) < 0.4) & (points[:, 2] > BOX[1][2] + 1.0) & (points[:, 1] > 0.8)
+    assert len(points) > 1000 and not hidden.any()
+    samples = data.samples()
+    for number in range(8):
+        sample = samples[number]
+        assert sample["weight"].max() > 0.0 and (sample["hint"] > 0.0).any()
+        shown = sample["masks"].flatten(1).any(dim=1)
+        assert shown.sum() == 2  # of the eight views, the pair
+        poses = sample["encoder_from_view"][shown]
+        assert sorted(poses[:, 0, 3].abs().tolist()) == pytest.approx([0.0, BASELINE], abs=1e-3)
+        assert poses[:, 2, 3].abs().max() < 1e-4
 
 
 def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
