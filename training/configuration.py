@@ -78,7 +78,8 @@ class Configuration:
         volume: The space that is completed; by default as the camera. What is left out is to the measure of its height.
         losses: Loss weights.
         render: Rendering at training time.
-        encoder: Trunk of the encoder: "efficientnet_lite0", or "resnet50" and "vision_transformer" as in the papers.
+        encoder: Trunk of the encoder: "efficientnet_lite0", "depth_anything" which sees depth, or "resnet50" and
+            "vision_transformer" as in the papers.
         encoder_weights: Local folder or hub name of its weights; by default those that the trunk is known by.
         seed: Seed of samples, rays and initial weights; together with the step it determines everything random.
         steps: Optimiser steps of the whole training.
@@ -88,7 +89,7 @@ class Configuration:
         trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
         hidden: Width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS).
         frozen_blocks: First blocks of the pretrained trunk that keep their weights (EfficientNet-Lite0 has 16,
-            ResNet-50 four).
+            ResNet-50 four, Depth Anything V2 Small twelve and a neck that always learns).
         head_rate: Factor on `learning_rate` for the head.
         depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
             while the features hold no depth, and their gradients drown the one that would put it there.

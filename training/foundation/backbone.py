@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +31,7 @@ _CLASSES = {
     "dinov2_with_registers": "Dinov2WithRegistersModel",
     "dinov3_vit": "DINOv3ViTModel",
 }
+_DEPTH = {"depth_anything": "DepthAnythingForDepthEstimation"}
 _DERIVED = ("out_features", "out_indices", "stage_names")
 """Entries of a configuration that count its blocks, and do not matter here."""
 _UNUSED = "mask_token"
@@ -94,12 +95,12 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> Loa
     """
     folder = description_folder(model)
     config = read_config(folder)
-    kind = _supported_type(config, model)
+    kind = _supported_type(config, model, _CLASSES)
     normalisation = read_normalisation(folder)
     blocks = _layer_index(config, layer, model)
     config |= {"num_hidden_layers": blocks}
     files = weight_files(model) if pretrained else []
-    network = _network(files, kind, config)
+    network = _network(files, _CLASSES[kind], config)
     return LoadedNetwork(
         network=network,
         type=kind,
@@ -110,6 +111,36 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> Loa
         extra_tokens=1 + int(getattr(network.config, "num_register_tokens", 0)),
         # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
         options={"interpolate_pos_encoding": True} if kind == "vit" else {},
+        files=files,
+    )
+
+
+def load_depth_network(model: str, *, pretrained: bool = True) -> LoadedNetwork:
+    """Loads a network that estimates relative depth, whole.
+
+    Args:
+        model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
+        pretrained: Read its weights; otherwise they are random, and only its configuration is read.
+
+    Raises:
+        ConfigurationError: No such model, or one of another type.
+        BundleError: Weights that are missing, damaged, of another network, or only pickled.
+    """
+    folder = description_folder(model)
+    config = read_config(folder)
+    kind = _supported_type(config, model, _DEPTH)
+    files = weight_files(model) if pretrained else []
+    network = _network(files, _DEPTH[kind], config)
+    backbone = network.backbone.config
+    return LoadedNetwork(
+        network=network,
+        type=kind,
+        normalisation=read_normalisation(folder),
+        patch=_patch_size(network.config.patch_size, model),
+        dim=int(backbone.hidden_size),
+        blocks=int(backbone.num_hidden_layers),
+        extra_tokens=1,
+        options={},
         files=files,
     )
 
@@ -197,12 +228,12 @@ def _enlarged(images: Tensor, cell: int, height: int, width: int) -> Tensor:
     return functional.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
 
 
-def _supported_type(config: dict[str, Any], model: str) -> str:
+def _supported_type(config: dict[str, Any], model: str, known: Mapping[str, str]) -> str:
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in _CLASSES:
+    if not isinstance(kind, str) or kind not in known:
         reason = ": its stages have resolutions of their own" if kind == "dinov3_convnext" else ""
         raise ConfigurationError(
-            f"model type {kind!r} is not supported{reason}", where=model, cure=f"There are {', '.join(_CLASSES)}"
+            f"model type {kind!r} is not supported{reason}", where=model, cure=f"There are {', '.join(known)}"
         )
     if config.get("num_channels", 3) != 3:
         raise ConfigurationError(f"takes {config['num_channels']} channels", where=model, cure="Name one for RGB")
@@ -230,7 +261,7 @@ def _patch_size(size: int | list[int], model: str) -> int:
     return edges.pop()
 
 
-def _network(files: list[Path], kind: str, config: dict[str, Any]) -> Any:
+def _network(files: list[Path], name: str, config: dict[str, Any]) -> Any:
     """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
 
     Raises:
@@ -238,8 +269,8 @@ def _network(files: list[Path], kind: str, config: dict[str, Any]) -> Any:
     """
     import transformers
 
-    network_class = getattr(transformers, _CLASSES[kind])
-    options = {"add_pooling_layer": False} if kind == "vit" else {}
+    network_class = getattr(transformers, name)
+    options: dict[str, Any] = {"add_pooling_layer": False} if name == "ViTModel" else {}
     known = {name: value for name, value in config.items() if name not in _DERIVED}
     if not files:
         return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
@@ -253,14 +284,14 @@ def _network(files: list[Path], kind: str, config: dict[str, Any]) -> Any:
                 config=network_class.config_class.from_dict(known),
                 state_dict=weights,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                **({} if name in _DEPTH.values() else {"attn_implementation": "sdpa"}),  # its backbone chooses itself
                 ignore_mismatched_sizes=True,  # they are in the report
                 output_loading_info=True,
                 **options,
             )
     except Exception as error:  # of whatever kind: these files may say anything
         raise BundleError(
-            f"cannot be loaded as {_CLASSES[kind]} ({str(error)[:300]})", where=folder, cure="Get it once more"
+            f"cannot be loaded as {name} ({str(error)[:300]})", where=folder, cure="Get it once more"
         ) from error
     missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
     unfit = sorted([*missing, *(name for name, *_ in report["mismatched_keys"])])

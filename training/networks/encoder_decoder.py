@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scene_completion_training.networks.depth_anything_trunk import PRETRAINED as DEPTH_ANYTHING
+from scene_completion_training.networks.depth_anything_trunk import STRIDE, DepthAnythingTrunk
 from scene_completion_training.networks.trunk import RESNET, EfficientNetLiteTrunk, ResNetTrunk, Trunk
 from scene_completion_training.networks.vision_transformer_trunk import PRETRAINED as DINO
 from scene_completion_training.networks.vision_transformer_trunk import DensePredictionDecoder, VisionTransformerTrunk
 
-TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer"]
+TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer", "depth_anything"]
 DECODER_WIDTHS = {
     "efficientnet_lite0": (48, 64, 96, 160),
     "resnet50": (64, 64, 128, 256),
@@ -32,13 +34,17 @@ def make_trunk(name: TrunkName, *, pretrained: bool, frozen_blocks: int, weights
         return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)
     if name == "vision_transformer":
         return VisionTransformerTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DINO)
+    if name == "depth_anything":
+        return DepthAnythingTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DEPTH_ANYTHING)
     return EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
 
 
-def make_decoder(name: TrunkName, trunk: Trunk) -> UNetDecoder | DensePredictionDecoder:
+def make_decoder(name: TrunkName, trunk: Trunk) -> UNetDecoder | DensePredictionDecoder | MetricDecoder:
     """Makes the decoder that belongs to a trunk."""
     if isinstance(trunk, VisionTransformerTrunk):
         return DensePredictionDecoder(trunk.patch)
+    if isinstance(trunk, DepthAnythingTrunk):
+        return MetricDecoder(trunk.channels[0])
     return UNetDecoder(trunk.channels, DECODER_WIDTHS[name])
 
 
@@ -89,6 +95,32 @@ def _coordinates(like: Tensor) -> Tensor:
     x = torch.linspace(-1.0, 1.0, width, device=like.device, dtype=like.dtype).expand(height, width)
     y = torch.linspace(-1.0, 1.0, height, device=like.device, dtype=like.dtype)[:, None].expand(height, width)
     return torch.stack([x, y]).expand(batch, 2, height, width)
+
+
+class MetricDecoder(nn.Module):
+    """From the maps of a `DepthAnythingTrunk` to features at half the resolution of the image.
+
+    The relative depth goes in as it is and divided by its mean, and with it the place of each pixel: how far the ground
+    lies that it shows is what gives depth its metres.
+
+    Args:
+        channels: Channels of the fused map.
+        width: Channels that come out.
+    """
+
+    stride = STRIDE
+
+    def __init__(self, channels: int, width: int = 64) -> None:
+        super().__init__()
+        self.width = width
+        self.merge = nn.Sequential(_convolution(channels + 4, width), _convolution(width, width))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Returns features [B, width, H/2, W/2]."""
+        fused, relative = maps
+        even = relative / (relative.mean(dim=(2, 3), keepdim=True) + 1e-3)
+        out: Tensor = self.merge(torch.cat([fused, 0.1 * relative, even, _coordinates(relative)], dim=1))
+        return out
 
 
 class EncoderDecoder(nn.Module):

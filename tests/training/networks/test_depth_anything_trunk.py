@@ -1,0 +1,107 @@
+"""The trunk of Depth Anything, on a tiny random network in the layout of the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.export import encoder_onnx, feature_size
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.depth_anything_trunk import DepthAnythingTrunk
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from tests.training.foundation.tiny_models import saved_model
+
+CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
+SIZE = (32, 64)
+PATCHES = (2, 5)
+"""32×64 pixels are 2.3×4.6 patches of 14."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("depth") / "tiny"
+    backbone = Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=56, patch_size=14,
+        out_indices=[1, 2, 3, 4], apply_layernorm=True, reshape_hidden_states=False,
+    )  # fmt: skip
+    config = DepthAnythingConfig(
+        backbone_config=backbone, patch_size=14, reassemble_hidden_size=16, neck_hidden_sizes=[4, 6, 8, 10],
+        fusion_hidden_size=12, head_hidden_size=5,
+    )  # fmt: skip
+    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+    return folder
+
+
+def _trunk(model: Path, **options: bool | int) -> DepthAnythingTrunk:
+    return DepthAnythingTrunk(weights=str(model), **options)  # type: ignore[arg-type]
+
+
+def test_its_depth_is_that_of_the_network(model: Path) -> None:
+    trunk = _trunk(model)
+    image = 255.0 * torch.rand(1, 3, *SIZE)
+    network = DepthAnythingForDepthEstimation.from_pretrained(model)
+    resized = torch.nn.functional.interpolate(trunk.normalised(image), [14 * n for n in PATCHES], mode="bilinear")
+    with torch.no_grad():
+        expected = network(pixel_values=resized).predicted_depth[:, None]
+        fused, depth = trunk(image)
+    assert fused.shape == (1, 12, 16, 32) and depth.shape == (1, 1, 16, 32)
+    expected = torch.nn.functional.interpolate(expected, (16, 32), mode="bilinear")
+    torch.testing.assert_close(depth, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_colours_are_those_it_was_trained_on(model: Path) -> None:
+    """ImageNet's, for images in 0..255."""
+    white = _trunk(model).normalised(torch.full((1, 3, 1, 1), 255.0))
+    torch.testing.assert_close(
+        white.flatten(), (1.0 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    )
+
+
+@pytest.mark.parametrize(("blocks", "frozen"), [(0, set()), (2, {"0", "1"}), (4, {"0", "1", "2", "3"})])
+def test_blocks_freeze_and_neck_and_head_learn(model: Path, blocks: int, frozen: set[str]) -> None:
+    trunk = _trunk(model, frozen_blocks=blocks)
+    kept = {name for name, parameter in trunk.named_parameters() if not parameter.requires_grad}
+    assert {name.split("layer.")[1].split(".")[0] for name in kept if "layer." in name} == frozen
+    assert any("embeddings" in name for name in kept) == bool(blocks)
+    assert not any(name.startswith(("neck", "head")) for name in kept)
+
+
+def test_a_field_on_it_learns_depth_and_is_exported(model: Path) -> None:
+    encoder = EncoderDecoder(SIZE, channels=24, trunk="depth_anything", weights=str(model), frozen_blocks=0)
+    field = DensityField(CAMERA, encoder=encoder, channels=24, hidden=32)
+    image = 255.0 * torch.rand(2, 3, *SIZE)
+    features, code = field.encode_with_depth(image)
+    assert features.shape == (2, 32, 16, 32) and code.shape == (2, 16, 32)
+    loss = features.square().sum() + code.square().sum() + encoder.decoder(encoder.trunk_maps(image)).square().sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert isinstance(encoder.trunk, DepthAnythingTrunk)
+    for part in (encoder.trunk.backbone.embeddings, encoder.trunk.neck, encoder.trunk.head):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+    assert feature_size(field, CAMERA) == (16, 32)
+    session = onnxruntime.InferenceSession(encoder_onnx(field.eval(), CAMERA), providers=["CPUExecutionProvider"])
+    (exported,) = session.run(None, {"image": image[:1].numpy()})
+    expected = features[:1].detach().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(exported, expected, atol=5e-3 * np.abs(expected).max())  # weights are stored as halves
+
+
+def test_weights_of_another_layout_are_refused(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "m" / name).write_bytes((model / name).read_bytes())
+    weights = safetensors.torch.load_file(tmp_path / "m" / "model.safetensors")
+    del weights["neck.convs.0.weight"]
+    safetensors.torch.save_file(weights, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(BundleError, match=r"1 weights are missing.*neck\.convs\.0\.weight"):
+        _trunk(tmp_path / "m")
+    dinov2 = saved_model("dinov2", tmp_path / "dino")
+    with pytest.raises(ConfigurationError, match="There are depth_anything"):
+        _trunk(dinov2)
