@@ -40,7 +40,7 @@ DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 """Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are."""
 _FRAMES_A_PROCESS = 8
 """Fewer are not worth a process of their own, which first imports all that this one has."""
-_VERSION = 5
+_VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
 
 
