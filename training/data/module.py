@@ -131,6 +131,8 @@ class DataSettings:
         validation: Sequences on which the losses are watched; the best checkpoint is kept. Rendered towns with a
             validation seed, or drives that are used for nothing else.
         validation_samples: Samples of a validation, always the same.
+        distinct_samples: Number of different samples of the training, which come again in another order; 0 for as many
+            as it takes. See `keep_maps`.
         cache: Folder for prepared frames.
     """
 
@@ -138,6 +140,7 @@ class DataSettings:
     sources: list[SequenceSource] = field(default_factory=list)
     validation: list[SequenceSource] = field(default_factory=list)
     validation_samples: int = 64
+    distinct_samples: int = 0
     cache: str = "prepared"
     fusion: FusionSettings = field(default_factory=FusionSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
@@ -236,10 +239,18 @@ class SequencesData(lightning.LightningDataModule):
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training, of all processes together."""
         length = self.steps * self.settings.batch_size * self._processes
-        return self._samples(self.frames, self.settings.views, length, self.shares)
+        return self._samples(
+            self.frames, self.settings.views, length, self.shares, distinct=self.settings.distinct_samples
+        )
 
     def _samples(
-        self, frames: list[list[PreparedFrame]], views: ViewSettings, length: int, shares: list[float] | None = None
+        self,
+        frames: list[list[PreparedFrame]],
+        views: ViewSettings,
+        length: int,
+        shares: list[float] | None = None,
+        *,
+        distinct: int = 0,
     ) -> ViewSamples:
         return ViewSamples(
             frames,
@@ -251,6 +262,7 @@ class SequencesData(lightning.LightningDataModule):
             targets=self.targets,
             label_points=self.label_points,
             rendered=self.rendered,
+            distinct=distinct,
             viewpoint=self.viewpoint,
         )
 

@@ -96,6 +96,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         targets: Features of a foundation model that the views get.
         label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
         rendered: Samples hold the views that a field is rendered for: most of the time that a sample takes.
+        distinct: Number of different samples, which come again in another order when all have been seen; 0 for as many
+            as there are samples.
     """
 
     def __init__(
@@ -110,8 +112,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         targets: FeatureTargets | None = None,
         label_points: int = 0,
         rendered: bool = True,
+        distinct: int = 0,
         viewpoint: Viewpoint | None = None,
     ) -> None:
+        self.distinct = distinct
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
@@ -145,8 +149,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             features [V, D, h, w] (float16) and feature_offsets [V, 2], the left and upper edge (x, y) of token (0, 0)
             in the view, pixels. V is 4, or 8 with far views. With labels
             label_points [M, 3] (occupied voxel centres in the recorded image, seen or hidden; encoder frame, metres)
-            and label_classes [M] (`COMMON_CLASSES` without "empty", from 0).
+            and label_classes [M] (`COMMON_CLASSES` without "empty", from 0). Of so many different samples,
+            sample_number [] is which of them it is.
         """
+        number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
         draw = self._draw(generator)
         same_jitter = copy.deepcopy(generator) if self.settings.colour_jitter else None
@@ -172,7 +178,16 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             sample |= self._features(self.targets, views, generator)
         if self.label_points:
             sample |= self._labels(draw, generator)
+        if self.distinct:
+            sample["sample_number"] = torch.tensor(number)
         return sample
+
+    def _which(self, number: int) -> int:
+        """Which of the different samples a number stands for."""
+        if not self.distinct:
+            return number
+        epoch, place = divmod(number, self.distinct)
+        return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
 
     def _features(
         self, targets: FeatureTargets, views: DrawnViews, generator: np.random.Generator
@@ -232,7 +247,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def occupancy(self, number: int) -> dict[str, Tensor]:
         """Only a sample's points [M, 3] (encoder frame, metres), target [M] and weight [M], without reading images."""
-        generator = np.random.default_rng((self.seed, number))
+        generator = np.random.default_rng((self.seed, self._which(number)))
         return self._occupancy(self._draw(generator), generator)
 
     def _labels(self, draw: Draw, generator: np.random.Generator) -> dict[str, Tensor]:

@@ -39,15 +39,27 @@ class DepthAnythingTrunk(Trunk):
         self.patch = loaded.patch
         network: Any = loaded.network.requires_grad_(True)
         self.backbone, self.neck, self.head = network.backbone, network.neck, network.head
+        self._taps = tuple(network.config.backbone_config.out_indices)
+        self._fixed_blocks = 0
         if pretrained:
             self.freeze(frozen_blocks)
         self.train()
+
+    def freeze(self, blocks: int) -> None:
+        """Keeps the embedding and the first blocks as they are, and the norm behind them; 0 lets everything learn."""
+        super().freeze(blocks)
+        self.backbone.layernorm.requires_grad_(not blocks)
+        self._fixed_blocks = min(blocks, len(list(self.in_order())) - 1)
 
     def in_order(self) -> Iterable[nn.Module]:
         """The embedding, and then the blocks of the transformer."""
         # The list of blocks has another name in every version of transformers.
         lists = [module for module in self.backbone.modules() if isinstance(module, nn.ModuleList)]
         return (self.backbone.embeddings, *max(lists, key=len))
+
+    def rates(self) -> list[tuple[nn.Module, float]]:
+        """The blocks of a transformer learn five times more slowly than the neck, a layer of which may be missing."""
+        return [(self.backbone, 0.2), (self.neck, 1.0), (self.head, 1.0)]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps of images [B, 3, H, W] in 0..255.
@@ -57,13 +69,44 @@ class DepthAnythingTrunk(Trunk):
             [B, 1, H/2, W/2] ≥ 0, known up to scale and shift.
         """
         height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
-        rows, columns = max(1, round(height / self.patch)), max(1, round(width / self.patch))
-        tokens = self.backbone.forward_with_filtered_kwargs(
-            _resized(self.normalised(image), rows * self.patch, columns * self.patch)
-        ).feature_maps
-        fused = self.neck(tokens, rows, columns)
+        return self.maps_of_fixed(self.fixed(image), (height, width))
+
+    def fixed(self, image: Tensor) -> list[Tensor]:
+        """Hidden states [B, T, D] that frozen blocks make of images [B, 3, H, W]: of the taps, and the last one."""
+        rows, columns = self._patches((int(image.shape[-2]), int(image.shape[-1])))
+        state = self.backbone.embeddings(_resized(self.normalised(image), rows * self.patch, columns * self.patch))
+        blocks = list(self.in_order())[1 : 1 + self._fixed_blocks]
+        states = []
+        for number, block in enumerate(blocks, start=1):
+            state = _state(block(state))
+            if number in self._taps and number < len(blocks):
+                states.append(state)
+        return [*states, state]
+
+    def maps_of_fixed(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """What `forward` gives, of the hidden states."""
+        height, width = size
+        rows, columns = self._patches(size)
+        first, state = self._fixed_blocks, fixed[-1]
+        tapped = [*fixed[:-1], *([state] if first in self._taps else [])]
+        for number, block in enumerate(list(self.in_order())[1 + first :], start=first + 1):
+            state = _state(block(state))
+            if number in self._taps:
+                tapped.append(state)
+        fused = self.neck([self.backbone.layernorm(tokens) for tokens in tapped], rows, columns)
         depth = self.head(fused, rows, columns)[:, None]
         return [_resized(x, height // STRIDE, width // STRIDE) for x in (fused[-1], depth)]
+
+    def _patches(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the patches of images of a size (H, W)."""
+        rows, columns = (max(1, round(edge / self.patch)) for edge in size)
+        return rows, columns
+
+
+def _state(out: Any) -> Tensor:
+    """Hidden state that a block gives: some versions of transformers wrap it in a tuple."""
+    state: Tensor = out[0] if isinstance(out, tuple) else out
+    return state
 
 
 def _resized(maps: Tensor, height: int, width: int) -> Tensor:

@@ -181,6 +181,22 @@ class EncoderDecoder(nn.Module):
             maps: list[Tensor] = self.trunk(image)
         return maps
 
+    def fixed(self, image: Tensor) -> list[Tensor]:
+        """What weights that never learn make of images [B, 3, H, W]: to be kept, and given to `from_fixed`."""
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            return [self(image)]
+        with self.autocast(image):
+            kept: list[Tensor] = self.trunk.fixed(image)
+        return kept
+
+    def from_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """What `forward` gives, of what `fixed` gave for images of a size (H, W)."""
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            return kept[0]
+        with self.autocast(kept[0]):
+            maps = self.trunk.maps_of_fixed(kept, size)
+        return self.decode(maps)
+
     def decode(self, maps: list[Tensor]) -> Tensor:
         """Returns features [B, channels, H / stride, W / stride] of the trunk's maps."""
         with self.autocast(maps[0]):

@@ -65,9 +65,21 @@ class Trunk(nn.Module):
         """The stem, and then the blocks."""
         raise NotImplementedError
 
+    def rates(self) -> list[tuple[nn.Module, float]]:
+        """Its parts, and the factor on the rate of the trunk that each learns with."""
+        return [(self, 1.0)]
+
     def normalised(self, image: Tensor) -> Tensor:
         """Returns RGB images [B, 3, H, W] in 0..255 as the trunk was pretrained on."""
         return (image - self._mean) / self._scale
+
+    def fixed(self, image: Tensor) -> list[Tensor]:
+        """What the blocks that never learn make of images [B, 3, H, W]: the images, where nothing else is known."""
+        return [image]
+
+    def maps_of_fixed(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """What `forward` gives, of what `fixed` gave for images of a size (H, W)."""
+        return self(fixed[0])  # type: ignore[no-any-return]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255; H and W multiples of 32."""

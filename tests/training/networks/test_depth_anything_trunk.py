@@ -105,3 +105,29 @@ def test_weights_of_another_layout_are_refused(model: Path, tmp_path: Path) -> N
     dinov2 = saved_model("dinov2", tmp_path / "dino")
     with pytest.raises(ConfigurationError, match="There are depth_anything"):
         _trunk(dinov2)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2, 3, 4])
+def test_what_frozen_blocks_make_can_be_kept(model: Path, frozen: int) -> None:
+    trunk = _trunk(model, frozen_blocks=frozen)
+    image = 255.0 * torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        expected = trunk(image)
+        found = trunk.maps_of_fixed(trunk.fixed(image), SIZE)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    learning = [name for name, value in trunk.backbone.named_parameters() if value.requires_grad]
+    assert ("layernorm.weight" in learning) == (frozen == 0)
+    assert any("layer.3" in name for name in learning) == (frozen < 4)
+
+
+def test_an_encoder_goes_on_from_what_is_kept(model: Path) -> None:
+    encoder = EncoderDecoder(SIZE, trunk="depth_anything", weights=str(model), frozen_blocks=2).eval()
+    image = 255.0 * torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        expected = encoder(image)
+        torch.testing.assert_close(encoder.from_fixed(encoder.fixed(image), SIZE), expected)
+        encoder.requires_grad_(False)  # a frozen encoder keeps what comes out of it
+        (kept,) = encoder.fixed(image)
+        torch.testing.assert_close(kept, expected)
+        torch.testing.assert_close(encoder.from_fixed([kept], SIZE), expected)

@@ -1,0 +1,87 @@
+"""What the weights that never learn make of each sample, kept on disk, so that it is computed once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scene_completion_ros.errors import TrainingError
+
+KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
+
+
+class KeptMaps:
+    """Maps of a training's samples, float16, one array a map, mapped into memory.
+
+    Several processes of one training may share the folder: each writes the samples that it draws.
+
+    Args:
+        folder: Where they are kept; what another key left there is deleted.
+        samples: Number of different samples.
+        key: Names what they follow from.
+    """
+
+    def __init__(self, folder: Path, samples: int, key: str) -> None:
+        self.folder = folder
+        self.samples = samples
+        stored = folder / KEY_FILE
+        if not stored.exists() or stored.read_text(encoding="utf-8") != key:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            np.save(folder / KNOWN_FILE, np.zeros(samples, np.bool_))
+            stored.write_text(key, encoding="utf-8")
+        self._known: NDArray[np.bool_] = np.load(folder / KNOWN_FILE, mmap_mode="r+")
+        self._maps: list[NDArray[np.float16]] = []
+
+    def __deepcopy__(self, memo: object) -> KeptMaps:
+        return self  # an average of the weights has the same maps
+
+    def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Maps [B, ...], float32, of samples of these numbers [B].
+
+        Args:
+            make: Computes them, for a batch of which not all are known.
+
+        Raises:
+            TrainingError: They cannot be written.
+        """
+        rows = numbers.cpu().numpy()
+        if self._known[rows].all():
+            self._open()
+            return [torch.from_numpy(values[rows]).to(numbers.device).float() for values in self._maps]
+        made = make()
+        try:
+            self._write(rows, made)
+        except OSError as error:
+            raise TrainingError(
+                f"maps of samples cannot be kept ({error.strerror})",
+                where=str(self.folder),
+                cure="Make room, take fewer data.distinct_samples, or set keep_maps=false",
+            ) from error
+        return made
+
+    def _write(self, rows: NDArray[np.int64], made: list[Tensor]) -> None:
+        if not self._file(0).exists():
+            for number, values in enumerate(made):
+                shape = (self.samples, *values.shape[1:])
+                part = self._file(number).with_suffix(".part")
+                np.lib.format.open_memmap(part, "w+", np.float16, shape).flush()
+                part.replace(self._file(number))
+        self._open()
+        for values, kept in zip(made, self._maps, strict=True):
+            kept[rows] = values.detach().cpu().half().numpy()
+        self._known[rows] = True
+
+    def _open(self) -> None:
+        if not self._maps:
+            files = sorted(self.folder.glob("map_*.npy"))
+            self._maps = [np.load(file, mmap_mode="r+") for file in files]
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"map_{number:02d}.npy"
