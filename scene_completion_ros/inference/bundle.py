@@ -38,10 +38,11 @@ from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import Calibration
 
-# What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, with or
-# without labels. A program that knows 1 only would take the further channels of the encoder of 2 for a damage that
-# another export repairs, and one that knows no prior would state probabilities that the student of 3 never had.
-WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR = 1, 2, 3
+# What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, 4 one
+# whose encoder gives a volume, these two with or without labels, 4 with or without a prior. A program that knows 1 only
+# would take the further channels of the encoder of 2 for a damage that another export repairs, and one that knows no
+# prior would state probabilities that the student of 3 never had.
+WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR, WITH_VOLUME = 1, 2, 3, 4
 MOST_CLASSES = 255  # a label is one byte
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
@@ -121,12 +122,17 @@ class StudentBundle:
                 where="class_names",
                 cure="Several classes need a head with labels, a row for each; without labels there is one class.",
             )
+        if self.gpu_encoders and self.head.volume is not None:
+            raise BundleError(
+                "the kernels for GPUs do not read the volume of its encoder", where=FIELD, cure="Export it again."
+            )
 
     @property
     def encoder_path(self) -> Path:
         """The ONNX encoder: ``image`` float32 [1, 3, H, W] RGB 0..255 -> ``features`` float32 [1, h, w, C + E].
 
-        The first C channels are those of the density, the last E those of the label units, see `HeadWeights`.
+        The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. Where the
+        head reads a volume, a second output ``volume`` float32 [1, X, Y, Z] follows.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
@@ -208,11 +214,11 @@ class StudentBundle:
             raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
         fields = JsonObject.read(folder / MANIFEST)
         version = fields.integer("schema_version")
-        if version not in (WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR):
+        if not WITHOUT_LABELS <= version <= WITH_VOLUME:
             raise fields.error(
                 "schema_version",
-                f"is {version}, this version reads {WITHOUT_LABELS} to {WITH_PRIOR}",
-                "Update scene_completion_ros." if version > WITH_PRIOR else "Export the bundle again.",
+                f"is {version}, this version reads {WITHOUT_LABELS} to {WITH_VOLUME}",
+                "Update scene_completion_ros." if version > WITH_VOLUME else "Export the bundle again.",
             )
         sha256 = _check_files(fields, folder)
         try:
@@ -273,6 +279,8 @@ class StudentBundle:
         return safetensors.numpy.load(_read_checked(self.folder / WEIGHTS, self.sha256[WEIGHTS]))
 
     def _schema_version(self) -> int:
+        if self.head.volume is not None:
+            return WITH_VOLUME
         if self.head.prior is not None:
             return WITH_PRIOR
         return WITH_LABELS if self.head.label_hidden else WITHOUT_LABELS
@@ -293,6 +301,7 @@ class StudentBundle:
                 "hidden": self.head.hidden,
                 **({"label_hidden": self.head.label_hidden} if self.head.label_hidden else {}),
                 **({"prior_knots": self.head.prior_knots} if self.head.prior_knots else {}),
+                **({"volume_knots": self.head.volume_knots} if self.head.volume_knots else {}),
                 "code": self.point_code.size,
                 "feature_height": self.feature_size[0],
                 "feature_width": self.feature_size[1],
@@ -387,7 +396,8 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         point_code.size,
         _parse_label_hidden(fields, sizes, len(class_names)),
         len(class_names),
-        _parse_prior_knots(fields, sizes),
+        _parse_knots(fields, sizes, "prior_knots", WITH_PRIOR),
+        _parse_knots(fields, sizes, "volume_knots", WITH_VOLUME),
     )
     return {
         "name": fields.text("name"),
@@ -488,7 +498,7 @@ def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> 
 def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> int:
     """Hidden units E of the labels; 0 where there are none."""
     version = fields.integer("schema_version")
-    if version == WITHOUT_LABELS or (version == WITH_PRIOR and classes == 1):
+    if version == WITHOUT_LABELS or (version >= WITH_PRIOR and classes == 1):
         if classes > 1:
             raise fields.error("class_names", f"{classes} names, but the head has no labels to tell them apart")
         if "label_hidden" in sizes.values:
@@ -502,13 +512,12 @@ def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> 
     return label_hidden
 
 
-def _parse_prior_knots(fields: JsonObject, sizes: JsonObject) -> tuple[int, ...]:
-    """Knots (A, B, C) of the place prior; none where there is no prior."""
-    if fields.integer("schema_version") != WITH_PRIOR:
-        if "prior_knots" in sizes.values:
-            raise sizes.error("prior_knots", f"a place prior needs schema_version {WITH_PRIOR}")
-        return ()
-    return sizes.integers("prior_knots", 3)
+def _parse_knots(fields: JsonObject, sizes: JsonObject, name: str, needed: int) -> tuple[int, ...]:
+    """Knots of the place prior or of the volume, by the name of their field; none where there is no such thing."""
+    version = fields.integer("schema_version")
+    if name in sizes.values and version < needed:
+        raise sizes.error(name, f"needs schema_version {needed}")
+    return sizes.integers(name, 3) if name in sizes.values or version == needed else ()
 
 
 def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:

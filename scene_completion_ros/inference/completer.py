@@ -181,7 +181,7 @@ class Completer:
         self._query: SceneQuery = (
             self._encoder.scene_query(prepared)
             if isinstance(self._encoder, DeviceEncoder)
-            else HostSceneQuery(self._encoder, prepared, self.threads)
+            else HostSceneQuery(self._encoder.encode, prepared, self.threads)
         )
 
     def complete(self, image_rgb: NDArray[np.uint8], stamp_ns: int = 0) -> Completion:

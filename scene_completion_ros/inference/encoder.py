@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle, check_image
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
@@ -40,12 +41,16 @@ class Encoder(Protocol):
 
     name: str
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+        """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
         Raises:
             ImageError: The image has another size or type.
         """
+        ...
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The features of `encode` alone."""
         ...
 
 
@@ -99,14 +104,15 @@ class OpenVinoEncoder:
                 options["INFERENCE_NUM_THREADS"] = threads
             self._request = core.compile_model(pre.build(), "CPU", options).create_infer_request()
             # OpenVINO's own output starts at any multiple of 16 bytes.
-            self._features = aligned_empty(1, *bundle.feature_size, bundle.head.channels)
-            self._request.set_output_tensor(openvino.Tensor(self._features, shared_memory=True))
+            self._outputs = [aligned_empty(*shape) for _, shape in _output_ports(bundle)]
+            for number, array in enumerate(self._outputs):
+                self._request.set_output_tensor(number, openvino.Tensor(array, shared_memory=True))
         except RuntimeError as error:
             raise BundleError(
                 f"OpenVINO cannot run it ({_first_line(error)})", where=str(bundle.encoder_path), cure=CURE
             ) from error
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """See `Encoder`."""
         import openvino
 
@@ -115,8 +121,11 @@ class OpenVinoEncoder:
         image = np.ascontiguousarray(image_rgb)[None]
         self._request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
         self._request.infer()
-        features: NDArray[np.float32] = self._features[0]
-        return features
+        return EncodedImage.of(self._outputs)
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`."""
+        return self.encode(image_rgb).features
 
 
 class OnnxRuntimeEncoder:
@@ -151,12 +160,16 @@ class OnnxRuntimeEncoder:
         _check_ports(bundle, inputs, outputs)
         self._input = np.empty((1, 3, bundle.canonical.height, bundle.canonical.width), dtype=np.float32)
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """See `Encoder`."""
         check_image(self._bundle, image_rgb)
         self._input[0] = image_rgb.transpose(2, 0, 1)
-        features: NDArray[np.float32] = self._session.run(["features"], {"image": self._input})[0][0]
-        return features
+        names = [name for name, _ in _output_ports(self._bundle)]
+        return EncodedImage.of(self._session.run(names, {"image": self._input}))
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`."""
+        return self.encode(image_rgb).features
 
 
 def make_encoder(
@@ -252,16 +265,21 @@ def _check_ports(
     bundle: StudentBundle, inputs: list[tuple[str, list[Any]]], outputs: list[tuple[str, list[Any]]]
 ) -> None:
     camera, head = bundle.canonical, bundle.head
-    height, width = bundle.feature_size
     channels = f" ({head.hidden} channels for the density and {head.label_hidden} for labels)"
     for kind, found, expected, note in (
-        ("input", inputs, ("image", [1, 3, camera.height, camera.width]), ""),
-        ("output", outputs, ("features", [1, height, width, head.channels]), channels),
+        ("input", inputs, [("image", [1, 3, camera.height, camera.width])], ""),
+        ("output", outputs, _output_ports(bundle), channels),
     ):
-        if found != [expected]:
+        if found != expected:
             raise BundleError(
-                f"{kind} is {found} where {[expected]} is needed{note}", where=str(bundle.encoder_path), cure=CURE
+                f"{kind} is {found} where {expected} is needed{note}", where=str(bundle.encoder_path), cure=CURE
             )
+
+
+def _output_ports(bundle: StudentBundle) -> list[tuple[str, list[int]]]:
+    """Names and shapes of what the graph of a bundle gives."""
+    ports = [("features", [1, *bundle.feature_size, bundle.head.channels])]
+    return [*ports, ("volume", [1, *bundle.head.volume_knots])] if bundle.head.volume_knots else ports
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle, check_image
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
 
 ENGINE_OF_PRECISION: dict[str, str] = {precision: f"onnxruntime_{precision}" for precision in PRECISIONS}
@@ -42,6 +43,10 @@ class GpuGraphEncoder:
         check_image(self._bundle, image_rgb)
         features: NDArray[np.float32] = self._graph(image_rgb[None])[0]
         return features
+
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+        """See `Encoder`."""
+        return EncodedImage(self(image_rgb))
 
 
 class GpuGraph:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.json_object import CURE
+from scene_completion_ros.inference.lattice import Lattice
 from scene_completion_ros.inference.place_prior import PlacePrior
 
 # What the sizes of tensors that belong to labels have to agree with.
@@ -23,13 +24,41 @@ _SIZES = {
     "label_bias": " (one value for each of class_names)",
 }
 _OF_PRIOR = ("gain", "logit", "lattice")
+_OF_VOLUME = ("gain", "lattice")
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeReading:
+    """How the head reads the volume that the encoder gives beside its features: logits at knots before the camera.
+
+    Attributes:
+        gain: Factor on the logits, float32 [1].
+        lattice: float32 [2, 3], see `Lattice.corner`.
+        knots: Shape (X, Y, Z) of the volume.
+
+    Raises:
+        BundleError: Fewer than two knots along an axis, or numbers that cannot be.
+    """
+
+    gain: NDArray[np.float32]
+    lattice: NDArray[np.float32]
+    knots: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        self.places.check("volume", CURE)
+
+    @property
+    def places(self) -> Lattice:
+        """Where the knots are."""
+        return Lattice(self.lattice, self.knots)
 
 
 @dataclass(frozen=True, eq=False)
 class HeadWeights:
     """sigma = softplus(w . h + d) with h = ReLU(F(u, v) + W_gamma gamma(c) + b), the feature weights folded into F.
 
-    With a place prior, w . h + d is weighed and added to what the place says by itself, see `PlacePrior`.
+    Where the encoder gives a volume too, w . h + d + g v(p) stands for w . h + d, v the volume at the point p. With a
+    place prior, this is weighed and added to what the place says by itself, see `PlacePrior`.
 
     Where the student knows classes, it has hidden units for them beside those of the density: logits = V . h_l + v with
     h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first.
@@ -44,6 +73,7 @@ class HeadWeights:
         label_weight: V, float32 [K, E].
         label_bias: v, float32 [K].
         prior: What each place adds to the density's logit; None for nothing.
+        volume: How the volume of the encoder is read; None where it gives none.
     """
 
     positional_weight: NDArray[np.float32]
@@ -55,6 +85,7 @@ class HeadWeights:
     label_weight: NDArray[np.float32] | None = None
     label_bias: NDArray[np.float32] | None = None
     prior: PlacePrior | None = None
+    volume: VolumeReading | None = None
 
     @property
     def hidden(self) -> int:
@@ -70,6 +101,11 @@ class HeadWeights:
     def prior_knots(self) -> tuple[int, ...]:
         """Knots (A, B, C) of the place prior; empty without one."""
         return () if self.prior is None else self.prior.logit.shape
+
+    @property
+    def volume_knots(self) -> tuple[int, ...]:
+        """Shape (X, Y, Z) of the encoder's volume; empty without one."""
+        return () if self.volume is None else self.volume.knots
 
     @property
     def channels(self) -> int:
@@ -98,11 +134,14 @@ class HeadWeights:
         tensors = {name: getattr(self, name) for name in expected_shapes(1, 1, 1)}
         if self.prior is not None:
             tensors |= {f"prior_{name}": getattr(self.prior, name) for name in _OF_PRIOR}
+        if self.volume is not None:
+            tensors |= {f"volume_{name}": getattr(self.volume, name) for name in _OF_VOLUME}
         return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
 
     def check(self, hidden: int, code_size: int, label_hidden: int, classes: int, where: str) -> None:
         """Raises BundleError where a tensor is missing, not float32, not finite or of another shape."""
-        _check(self.tensors(), expected_shapes(hidden, code_size, label_hidden, classes, self.prior_knots), where)
+        shapes = expected_shapes(hidden, code_size, label_hidden, classes, self.prior_knots, self.volume_knots)
+        _check(self.tensors(), shapes, where)
 
     @classmethod
     def load(
@@ -113,6 +152,7 @@ class HeadWeights:
         label_hidden: int = 0,
         classes: int = 1,
         prior_knots: tuple[int, ...] = (),
+        volume_knots: tuple[int, ...] = (),
     ) -> HeadWeights:
         """Reads ``head.safetensors``.
 
@@ -122,10 +162,11 @@ class HeadWeights:
             label_hidden: E; 0 where the student knows no classes.
             classes: K.
             prior_knots: (A, B, C) of the place prior; none where there is no prior.
+            volume_knots: (X, Y, Z) of the encoder's volume; none where it gives none.
 
         Raises:
-            BundleError: A tensor is missing, not float32, of another shape or not finite, or belongs to labels or to a
-                prior where there are none; the file is no safetensors.
+            BundleError: A tensor is missing, not float32, of another shape or not finite, or belongs to labels, a prior
+                or a volume where there are none; the file is no safetensors.
         """
         try:
             tensors = safetensors.numpy.load_file(file)
@@ -133,17 +174,26 @@ class HeadWeights:
             raise BundleError(f"cannot be read ({error})", where=str(file), cure=CURE) from error
         except (safetensors.SafetensorError, ValueError, KeyError) as error:
             raise BundleError(f"is not a valid safetensors file ({error})", where=str(file), cure=CURE) from error
-        expected = expected_shapes(hidden, code_size, label_hidden, classes, prior_knots)
+        expected = expected_shapes(hidden, code_size, label_hidden, classes, prior_knots, volume_knots)
         _check(tensors, expected, str(file))
         prior = PlacePrior(**{name: tensors[f"prior_{name}"] for name in _OF_PRIOR}) if prior_knots else None
-        own = {name: tensors[name] for name in expected if not name.startswith("prior_")}
-        return cls(**own, prior=prior)
+        volume = None
+        if volume_knots:
+            x, y, z = volume_knots
+            volume = VolumeReading(**{name: tensors[f"volume_{name}"] for name in _OF_VOLUME}, knots=(x, y, z))
+        own = {name: tensors[name] for name in expected if not name.startswith(("prior_", "volume_"))}
+        return cls(**own, prior=prior, volume=volume)
 
 
 def expected_shapes(
-    hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1, prior_knots: tuple[int, ...] = ()
+    hidden: int,
+    code_size: int,
+    label_hidden: int = 0,
+    classes: int = 1,
+    prior_knots: tuple[int, ...] = (),
+    volume_knots: tuple[int, ...] = (),
 ) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the head; those of labels and of the prior where their sizes are given."""
+    """Name and shape of every tensor of the head; those of labels, prior and volume where sizes are given."""
     shapes: dict[str, tuple[int, ...]] = {
         "positional_weight": (hidden, code_size),
         "hidden_bias": (hidden,),
@@ -157,6 +207,8 @@ def expected_shapes(
         shapes["label_bias"] = (classes,)
     if prior_knots:
         shapes |= {"prior_gain": prior_knots, "prior_logit": prior_knots, "prior_lattice": (2, 3)}
+    if volume_knots:
+        shapes |= {"volume_gain": (1,), "volume_lattice": (2, 3)}
     return shapes
 
 
@@ -168,13 +220,15 @@ def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tu
                 where=f"{where}: tensor {name}",
                 cure=CURE,
             )
-    for name in (f"prior_{name}" for name in _OF_PRIOR):
-        if name in tensors and name not in expected:
-            raise BundleError(
-                "belongs to a place prior, but no head.prior_knots says how large that is",
-                where=f"{where}: tensor {name}",
-                cure=CURE,
-            )
+    for part, names in (("prior", _OF_PRIOR), ("volume", _OF_VOLUME)):
+        thing = "place prior" if part == "prior" else part
+        for name in (f"{part}_{name}" for name in names):
+            if name in tensors and name not in expected:
+                raise BundleError(
+                    f"belongs to a {thing}, but no head.{part}_knots says how large that is",
+                    where=f"{where}: tensor {name}",
+                    cure=CURE,
+                )
     for name, shape in expected.items():
         if name not in tensors:
             raise BundleError("is missing", where=f"{where}: tensor {name}", cure=CURE)

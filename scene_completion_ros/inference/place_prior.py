@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
+from scene_completion_ros.inference.lattice import Lattice
+
+_CURE = "Fit it again with scene-completion calibrate"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +26,7 @@ class PlacePrior:
     Attributes:
         gain: float32 [A, B, C], at least 0.
         logit: float32 [A, B, C].
-        lattice: float32 [2, 3], place of the first knot and distance of knots along each axis, metres; axes of the
-            camera: x forward, y left, z up.
+        lattice: float32 [2, 3], see `Lattice.corner`.
 
     Raises:
         BundleError: Fewer than two knots along an axis, shapes that differ, numbers that are not finite, negative gains
@@ -36,30 +38,21 @@ class PlacePrior:
     lattice: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        knots = self.logit.shape
         problem = ""
-        if self.gain.shape != knots or len(knots) != 3 or min(knots) < 2 or self.lattice.shape != (2, 3):
-            problem = (
-                f"gain {self.gain.shape}, logit {knots} and lattice {self.lattice.shape} instead of two volumes of one "
-                "shape, at least two knots along each axis, and two rows of three"
-            )
-        elif not all(np.isfinite(values).all() for values in (self.gain, self.logit, self.lattice)):
+        if self.gain.shape != self.logit.shape:
+            problem = f"gain {self.gain.shape} and logit {self.logit.shape} instead of two volumes of one shape"
+        elif not (np.isfinite(self.gain).all() and np.isfinite(self.logit).all()):
             problem = "a number is not finite"
-        elif self.gain.min() < 0.0 or self.lattice[1].min() <= 0.0:
-            problem = "a gain is negative, or a distance of knots is not positive"
+        elif self.gain.size and self.gain.min() < 0.0:
+            problem = "a gain is negative"
         if problem:
-            raise BundleError(problem, where="place prior", cure="Fit it again with scene-completion calibrate")
+            raise BundleError(problem, where="place prior", cure=_CURE)
+        self._knots.check("place prior", _CURE)
+
+    @cached_property
+    def _knots(self) -> Lattice:
+        return Lattice(self.lattice, cast("tuple[int, int, int]", self.logit.shape))
 
     def at(self, points_camera: NDArray[np.floating]) -> NDArray[np.float32]:
         """Gain and logit at points [N, 3] (optical frame, metres): float32 [N, 2]."""
-        size = np.array(self.logit.shape)
-        values = np.stack([self.gain, self.logit], axis=-1).reshape(-1, 2)
-        forward = OPTICAL_FROM_FORWARD.inverse().apply(points_camera.astype(np.float64))
-        position = np.clip((forward - self.lattice[0]) / self.lattice[1], 0.0, size - 1.0)
-        corner = np.minimum(position.astype(np.int64), size - 2)
-        share = (position - corner).astype(np.float32)
-        found = np.zeros((len(points_camera), 2), dtype=np.float32)
-        for step in itertools.product((0, 1), repeat=3):
-            weight = np.prod(np.where(step, share, 1.0 - share), axis=1, dtype=np.float32)
-            found += weight[:, None] * values[np.ravel_multi_index((corner + step).T, self.logit.shape)]
-        return found
+        return self._knots.sample(np.stack([self.gain, self.logit], axis=-1), points_camera)

@@ -8,6 +8,7 @@ neighbours stay in the first-level cache (measured: 3 to 20 % faster than grid o
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.positional_tables import PositionalTables
 from scene_completion_ros.voxels.occupancy import density_of_logit
 
+AT_KNOT = 1e-3
+"""Shares nearer to 0 or 1 than this count as such: float32 places of knots are not exact."""
+
 
 @dataclass(frozen=True, eq=False)
 class FieldSamples:
@@ -35,6 +39,8 @@ class FieldSamples:
             of several hundred would have lost five digits.
         rows: float32 [N, 3], fractional rows in the positional tables.
         place: float32 [N, 2], gain and logit of the place prior; 1 and 0 where the student has none.
+        knot: int32 [N], flat index of the lowest of the eight knots of the volume around the point; [0] without one.
+        between: float32 [N, 3], shares of the next knots along each axis; [0, 3] where every point is a knot.
     """
 
     target: NDArray[np.int32]
@@ -42,6 +48,8 @@ class FieldSamples:
     share: NDArray[np.float32]
     rows: NDArray[np.float32]
     place: NDArray[np.float32]
+    knot: NDArray[np.int32]
+    between: NDArray[np.float32]
 
 
 class FieldKernel:
@@ -90,10 +98,20 @@ class FieldKernel:
         else:
             place = self.head.prior.at(points_camera)
         share = (position - corner).astype(np.float32)
-        return FieldSamples(target, cell, share, self.tables.rows(coordinates), place)
+        knot, between = np.zeros(0, np.int32), np.zeros((0, 3), np.float32)
+        if self.head.volume is not None:
+            lowest, between = self.head.volume.places.taps(points_camera)
+            knot = np.asarray(np.ravel_multi_index(tuple(lowest.T), self.head.volume.knots), np.int32)
+        return FieldSamples(target, cell, share, self.tables.rows(coordinates), place, knot, between)
 
     def __call__(
-        self, features: NDArray[np.float32], samples: FieldSamples, out: NDArray[np.float32], length: float = 0.0
+        self,
+        features: NDArray[np.float32],
+        samples: FieldSamples,
+        out: NDArray[np.float32],
+        length: float = 0.0,
+        *,
+        volume: NDArray[np.float32] | None = None,
     ) -> None:
         """Writes the density sigma per metre, or the opacity alpha over a length, to ``out[target]``.
 
@@ -101,7 +119,14 @@ class FieldKernel:
             features: float32 [h, w, C + E], contiguous.
             out: float32 [M], flat.
             length: Metres; alpha = 1 - exp(-sigma length) is written where it is positive.
+            volume: float32 [X, Y, Z], of a student whose head reads one.
+
+        Raises:
+            ValueError: Features or volume have another size or type.
         """
+        knots, gain = (1, 1, 1), np.float32(0.0)
+        if self.head.volume is not None:
+            knots, gain = self.head.volume.knots, self.head.volume.gain[0]
         self._kernel(
             self.flat_features(features),
             self.feature_size[1],
@@ -115,9 +140,24 @@ class FieldKernel:
             samples.share,
             samples.rows,
             samples.place,
+            self._flat_volume(volume),
+            gain,
+            knots[1] * knots[2],
+            knots[2],
+            samples.knot,
+            samples.between,
             np.float32(length),
             out,
         )
+
+    def _flat_volume(self, volume: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        expected = self.head.volume_knots
+        if volume is None and not expected:
+            return np.zeros(0, np.float32)
+        if volume is None or volume.shape != expected or volume.dtype != np.float32:
+            given = "missing" if volume is None else f"{volume.dtype} {volume.shape}"
+            raise ValueError(f"the volume is {given}, {f'float32 {expected}' if expected else 'none'} is needed")
+        return np.ascontiguousarray(volume).reshape(-1)
 
     def flat_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The feature map [h, w, C + E] as the kernels take it, [h * w, C + E].
@@ -168,26 +208,38 @@ class VoxelQuery:
             self.in_view.reshape(-1)[target] = valid
             chosen = slice(None) if extrapolate else valid
             parts.append(self.field.prepare(points[chosen], target[chosen]))
-        self.samples = _ordered(parts)
+        self.samples = self._at_knots(_ordered(parts))
 
-    def density(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _at_knots(self, samples: FieldSamples) -> FieldSamples:
+        """The samples without shares, where each is a knot of the volume, as in the grid that the student has."""
+        nearest = np.rint(samples.between)
+        if not self.field.head.volume_knots or np.abs(samples.between - nearest).max(initial=0.0) > AT_KNOT:
+            return samples
+        _, count_y, count_z = self.field.head.volume_knots
+        steps = np.array([count_y * count_z, count_z, 1], np.int32)
+        knot = (samples.knot + nearest @ steps).astype(np.int32)
+        return dataclasses.replace(samples, knot=knot, between=np.zeros((0, 3), np.float32))
+
+    def density(self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view unless extrapolating.
 
         Args:
             features: float32 [h, w, C + E], the encoder's output.
+            volume: Its volume, where the head reads one.
         """
         out = np.zeros(self.grid.shape, dtype=np.float32)
-        self.field(features, self.samples, out.reshape(-1))
+        self.field(features, self.samples, out.reshape(-1), volume=volume)
         return out
 
-    def opacity(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def opacity(self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Opacity 1 - exp(-sigma delta) of every voxel, delta its edge, float32 [X, Y, Z].
 
         Args:
             features: float32 [h, w, C + E], the encoder's output.
+            volume: Its volume, where the head reads one.
         """
         out = np.zeros(self.grid.shape, dtype=np.float32)
-        self.field(features, self.samples, out.reshape(-1), self.grid.voxel_size)
+        self.field(features, self.samples, out.reshape(-1), self.grid.voxel_size, volume=volume)
         return out
 
 
@@ -225,12 +277,15 @@ def _ordered(parts: list[FieldSamples]) -> FieldSamples:
     cell = np.concatenate([part.cell for part in parts])
     rows = np.concatenate([part.rows for part in parts])
     order = np.argsort((cell.astype(np.int64) << 32) + rows[:, 2].astype(np.int64))
+    knot = np.concatenate([part.knot for part in parts])
     return FieldSamples(
         np.concatenate([part.target for part in parts])[order],
         cell[order],
         np.concatenate([part.share for part in parts])[order],
         rows[order],
         np.concatenate([part.place for part in parts])[order],
+        knot[order] if len(knot) else knot,
+        np.concatenate([part.between for part in parts])[order if len(knot) else slice(None)],
     )
 
 
@@ -287,15 +342,18 @@ def density_reference(
     code: PointCodeSpec,
     canonical: Camera,
     *,
+    volume: NDArray[np.float32] | None = None,
     chunk: int = 65536,
 ) -> NDArray[np.float64]:
-    """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d) + l), per metre.
+    """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + k v) + l), per metre.
 
-    Gain g and logit l are those of the place prior at the point; 1 and 0 where the head has none.
+    Gain g and logit l are those of the place prior at the point, 1 and 0 where the head has none; v is the volume
+    there, k the factor that the head reads it with.
 
     Args:
         features: float32 [h, w, C + E], the encoder's output; F are the first C channels.
         points_camera: [N, 3], optical frame, metres; anywhere, also outside the view.
+        volume: float32 [X, Y, Z], the encoder's second output, where the head reads one.
         chunk: Points held in memory at a time.
 
     Returns:
@@ -306,6 +364,8 @@ def density_reference(
         points = points_camera[start : start + chunk]
         hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
         logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
+        if head.volume is not None and volume is not None:
+            logit = logit + float(head.volume.gain[0]) * head.volume.places.sample(volume, points)
         if head.prior is not None:
             gain, prior = head.prior.at(points).astype(np.float64).T
             logit = gain * logit + prior

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.arrays import Array
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.voxels.occupancy import composite
@@ -29,7 +30,7 @@ def inverse_distance_samples(count: int, near: float, far: float) -> NDArray[np.
 
 
 def render_depth(
-    features: NDArray[np.float32],
+    encoded: EncodedImage,
     bundle: StudentBundle,
     camera: Camera,
     *,
@@ -41,7 +42,7 @@ def render_depth(
     """Renders z-depth from one student's field for a camera at the place of the canonical one.
 
     Args:
-        features: float32 [h, w, C], the encoder's output.
+        encoded: The encoder's output.
         camera: Its pixels are the rays; any model, same optical frame as the canonical camera.
         pixels: Pixel coordinates [N, 2] (u, v) to render; None for all pixel centres.
         samples: K, samples a ray.
@@ -71,7 +72,7 @@ def render_depth(
         density = np.empty(len(points), dtype=np.float32)
         prepared = field.prepare(points, np.arange(len(points), dtype=np.int32))
         with kernel_threads(None):
-            field(features, prepared, density)
+            field(encoded.features, prepared, density, volume=encoded.volume)
         depth[start : start + CHUNK] = composite(density.reshape(len(directions), -1), distances).distance
     depth *= (1.0 / length).astype(np.float32)
     return depth.reshape(camera.height, camera.width) if pixels is None else depth

@@ -14,6 +14,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import VoxelQuery
@@ -148,27 +149,27 @@ class HostSceneQuery:
     """The kernels of the CPU behind an encoder that gives its features to the host.
 
     Args:
-        encoder: Gives features float32 [h, w, C + E] of a canonical image.
+        encode: See `Encoder.encode`.
         threads: CPU threads of the kernels; None for all that this process may use.
     """
 
     def __init__(
         self,
-        encoder: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        encode: Callable[[NDArray[np.uint8]], EncodedImage],
         prepared: PreparedScene,
         threads: int | None = None,
     ) -> None:
-        self._encoder = encoder
+        self._encode = encode
         self._prepared = prepared
         self._threads = threads
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
-        features = self._encoder(image_rgb)
+        features, volume = self._encode(image_rgb)
         clock.lap("encode")
         with kernel_threads(self._threads):
-            alpha = prepared.query.opacity(features)
+            alpha = prepared.query.opacity(features, volume)
             clock.lap("query")
             rays = prepared.march(alpha)
             clock.lap("march")

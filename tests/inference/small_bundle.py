@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
 CANONICAL = Camera(fx=371.2, fy=371.2, cx=319.5, cy=90.0, width=640, height=192)
@@ -97,11 +97,18 @@ def tiny_weights(seed: int, *, channels: int = CHANNELS, label_hidden: int = 0) 
 
 
 def serialised(
-    nodes: list[Any], given: Any, made: Any, tensors: Mapping[str, Any], *, opset: int = 19, producer: str = ""
+    nodes: list[Any],
+    given: Any,
+    made: Any,
+    tensors: Mapping[str, Any],
+    *,
+    opset: int = 19,
+    producer: str = "",
+    further: Sequence[Any] = (),
 ) -> bytes:
-    """An ONNX graph of nodes, one input, one output and constant tensors."""
+    """An ONNX graph of nodes, one input, one output or further ones, and constant tensors."""
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
-    graph = helper.make_graph(nodes, "tiny", [given], [made], initializers)
+    graph = helper.make_graph(nodes, "tiny", [given], [made, *further], initializers)
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=9 if opset > 17 else 8)
     onnx.checker.check_model(model)
@@ -115,8 +122,12 @@ def tiny_encoder(
     label_hidden: int = 0,
     output: str = "features",
     camera: Camera = CANONICAL,
+    volume: NDArray[np.float32] | None = None,
 ) -> bytes:
-    """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph."""
+    """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph.
+
+    A volume [X, Y, Z] comes out beside them, whatever the image is, plus the mean of the normalised image.
+    """
     weights = tiny_weights(seed, channels=channels, label_hidden=label_hidden)
     tensors: dict[str, Any] = {f"{name}_fp16": value for name, value in weights.items()}
     tensors |= {"middle": np.float32(127.0), "scale": np.float32(1 / 64)}
@@ -131,13 +142,36 @@ def tiny_encoder(
     ]
     given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])
     shape = [1, camera.height // 2, camera.width // 2, channels + label_hidden]
-    return serialised(nodes, given, helper.make_tensor_value_info(output, TensorProto.FLOAT, shape), tensors, opset=17)
+    further = []
+    if volume is not None:
+        tensors["constant_volume"] = volume[None]
+        nodes += [
+            helper.make_node("ReduceMean", ["normal"], ["mean"], keepdims=0),
+            helper.make_node("Add", ["constant_volume", "mean"], ["volume"]),
+        ]
+        further = [helper.make_tensor_value_info("volume", TensorProto.FLOAT, [1, *volume.shape])]
+    made = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
+    return serialised(nodes, given, made, tensors, opset=17, further=further)
 
 
-def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields: Any) -> StudentBundle:
+def volume_reading(grid: VoxelGrid, gain: float = 1.0) -> VolumeReading:
+    """Reads a volume whose knots are the centres of a grid's voxels."""
+    step = np.full(3, grid.voxel_size, np.float32)
+    corner = np.stack([np.asarray(grid.origin, np.float32) + 0.5 * step, step])
+    return VolumeReading(np.array([gain], np.float32), corner, grid.shape)
+
+
+def make_small_bundle(
+    folder: Path,
+    *,
+    seed: int = 0,
+    classes: int = 1,
+    volume: NDArray[np.float32] | None = None,
+    **fields: Any,
+) -> StudentBundle:
     """Writes the student into a folder and loads it; ``fields`` replace those of `StudentBundle`.
 
-    With several ``classes`` it has random labels.
+    With several ``classes`` it has random labels; with a volume, of the shape of its grid, its head reads it.
     """
     values: dict[str, Any] = {
         "name": "small",
@@ -151,4 +185,7 @@ def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields
         values["head"] = with_labels(values["head"], classes, seed=seed)
         values |= {"class_names": class_names(classes), "class_colours": class_colours(classes)}
     bundle = StudentBundle(**{**values, **fields})
-    return bundle.save(folder, tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical))
+    if volume is not None:
+        bundle = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, volume=volume_reading(bundle.grid)))
+    encoder = tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical, volume=volume)
+    return bundle.save(folder, encoder)

@@ -20,7 +20,7 @@ from scene_completion_ros.inference.bundle import (
     MANIFEST,
     WEIGHTS,
     WITH_LABELS,
-    WITH_PRIOR,
+    WITH_VOLUME,
     WITHOUT_LABELS,
     StudentBundle,
 )
@@ -209,7 +209,7 @@ def test_an_encoder_that_was_replaced_after_loading_is_refused(tmp_path: Path) -
 
 def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
-    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_PRIOR + 1))
+    edit_manifest(tmp_path, lambda m: m.update(schema_version=WITH_VOLUME + 1))
     error = refused(tmp_path)
     assert "schema_version" in error.where
     assert "Update" in error.cure

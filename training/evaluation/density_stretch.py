@@ -46,8 +46,12 @@ class DensityStretch:
         scale, offset, prior = np.float32(self.scale), np.float32(self.offset), head.prior
         if prior is not None:
             prior, offset = dataclasses.replace(prior, logit=scale * prior.logit + offset), np.float32(0.0)
+        volume = head.volume
+        if volume is not None:
+            volume = dataclasses.replace(volume, gain=scale * volume.gain)
         return dataclasses.replace(
             head,
+            volume=volume,
             density_weight=scale * head.density_weight,
             density_bias=scale * head.density_bias + offset,
             prior=prior,
@@ -57,6 +61,7 @@ class DensityStretch:
         """The same of unfolded weights, in their own precision; the offset goes to a place prior if there is one."""
         offset = 0.0 if prior else self.offset
         changed = {f"{LAYER}.weight": (self.scale, 0.0), f"{LAYER}.bias": (self.scale, offset)}
+        changed |= {f"spatial.{name}": (self.scale, 0.0) for name in ("leave.weight", "leave.bias", "mean")}
         return {
             name: (values * np.float64(changed[name][0]) + changed[name][1]).astype(values.dtype)
             if name in changed

@@ -17,6 +17,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import FieldKernel, VoxelQuery
 from scene_completion_ros.inference.render import render_depth
@@ -65,19 +66,19 @@ class DeployedModel:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        features = self._encoder(self._resampler(camera)(sequence.image(index, name)))
-        return Observation(camera, lambda points: self._density(features, points), self.bundle.depth_range)
+        encoded = self._encoder.encode(self._resampler(camera)(sequence.image(index, name)))
+        return Observation(camera, lambda points: self._density(encoded, points), self.bundle.depth_range)
 
     def _make_resampler(self, camera: Camera) -> Resampler:
         return Resampler(camera, self.bundle.canonical)
 
-    def _density(self, features: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _density(self, encoded: EncodedImage, points: NDArray[np.float32]) -> NDArray[np.float32]:
         density = np.empty(len(points), dtype=np.float32)
         for start in range(0, len(points), _CHUNK):
             chunk = points[start : start + _CHUNK].astype(np.float64)
             samples = self._field.prepare(chunk, np.arange(len(chunk), dtype=np.int32))
             with kernel_threads(self._threads):
-                self._field(features, samples, density[start : start + len(chunk)])
+                self._field(encoded.features, samples, density[start : start + len(chunk)], volume=encoded.volume)
         return density
 
 
@@ -163,7 +164,7 @@ class StudentPredictor:
         near, far = self.bundle.depth_range
         depth = np.zeros(wanted.shape, dtype=np.float32)
         depth[row, column] = render_depth(
-            self._features(image),
+            self._encoded(image),
             self.bundle,
             self.window.camera,
             pixels=np.stack([column, row], axis=-1).astype(np.float64),
@@ -174,7 +175,7 @@ class StudentPredictor:
 
     def voxels(self, image: NDArray[np.uint8]) -> VoxelPrediction:
         """Opacity of each voxel as its score, calibrated probability at the bundle's threshold as occupied."""
-        bundle, features = self.bundle, self._features(image)
+        bundle, (features, volume) = self.bundle, self._encoded(image)
         query = VoxelQuery(
             bundle.head,
             bundle.point_code,
@@ -184,12 +185,12 @@ class StudentPredictor:
             self.window.velodyne_from_camera.inverse(),
             extrapolate=True,
         )
-        alpha = query.opacity(features)
+        alpha = query.opacity(features, volume)
         probability = bundle.calibration.apply(alpha)
-        return VoxelPrediction(alpha, probability >= bundle.threshold, probability, query.density(features))
+        return VoxelPrediction(alpha, probability >= bundle.threshold, probability, query.density(features, volume))
 
-    def _features(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._encoder(self._resampler(image))
+    def _encoded(self, image: NDArray[np.uint8]) -> EncodedImage:
+        return self._encoder.encode(self._resampler(image))
 
 
 def calibrate(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import GpuFailureError
 from scene_completion_ros.inference.gpu.engine_cache import CacheKey, EngineCache
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
@@ -278,7 +279,7 @@ def _compared(
     prepared: PreparedScene, device: KernelDevice, pipeline: VoxelPipeline, features: NDArray[np.floating[Any]]
 ) -> KernelParity:
     given = features.astype(np.float32)
-    expected = HostSceneQuery(lambda _: given, prepared)(np.zeros((0, 0, 3), np.uint8))
+    expected = HostSceneQuery(lambda _: EncodedImage(given), prepared)(np.zeros((0, 0, 3), np.uint8))
     pipeline.enqueue(device.upload(features))
     found = pipeline.wait()
     alpha, probability = device.download(pipeline.alpha), device.download(pipeline.probability)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError, GridError
 from scene_completion_ros.inference.bundle import StudentBundle, check_image
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
@@ -84,6 +85,10 @@ class TensorRtEncoder:
             self._features[0] = self._runner(image_rgb[None])[0]
         features: NDArray[np.float32] = self._features[0]
         return features
+
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+        """See `Encoder`."""
+        return EncodedImage(self(image_rgb))
 
     def load(self, images: NDArray[np.uint8]) -> None:
         """Give it images, see `EngineRunner.load`."""

@@ -1,0 +1,26 @@
+"""What an encoder says of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class EncodedImage(NamedTuple):
+    """What an encoder says of one image.
+
+    Attributes:
+        features: float32 [h, w, C + E].
+        volume: float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
+    """
+
+    features: NDArray[np.float32]
+    volume: NDArray[np.float32] | None = None
+
+    @staticmethod
+    def of(outputs: Sequence[NDArray[np.float32]]) -> EncodedImage:
+        """Of the outputs of a graph, in order, for a batch of one image."""
+        return EncodedImage(*(output[0] for output in outputs))

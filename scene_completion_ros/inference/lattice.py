@@ -1,0 +1,57 @@
+"""Regular lattices of values that move with the camera, read between their knots."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """Places of knots, in axes of the camera: x forward, y left, z up. Constant beyond the outer ones.
+
+    Attributes:
+        corner: float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
+        knots: Number of knots (A, B, C) along each axis.
+    """
+
+    corner: NDArray[np.float32]
+    knots: tuple[int, int, int]
+
+    def check(self, where: str, cure: str) -> None:
+        """Raises a `BundleError` for fewer than two knots along an axis, or places that cannot be."""
+        problem = ""
+        if self.corner.shape != (2, 3) or len(self.knots) != 3 or min(self.knots) < 2:
+            problem = f"{self.knots} knots, corner {self.corner.shape}: at least two knots an axis and (2, 3) needed"
+        elif not np.isfinite(self.corner).all() or self.corner[1].min() <= 0.0:
+            problem = "a number is not finite, or a distance of knots is not positive"
+        if problem:
+            raise BundleError(problem, where=where, cure=cure)
+
+    def taps(self, points_camera: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """For points [N, 3] (optical frame, metres): the lowest of the eight knots around [N, 3], and shares [N, 3].
+
+        A share is that of the next knot along the axis, 0..1.
+        """
+        size = np.array(self.knots)
+        forward = OPTICAL_FROM_FORWARD.inverse().apply(points_camera.astype(np.float64))
+        position = np.clip((forward - self.corner[0]) / self.corner[1], 0.0, size - 1.0)
+        lowest = np.minimum(position.astype(np.int64), size - 2)
+        return lowest, (position - lowest).astype(np.float32)
+
+    def sample(self, values: NDArray[np.float32], points_camera: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Trilinear samples [N, ...] of values [A, B, C, ...] at points [N, 3] (optical frame, metres)."""
+        lowest, share = self.taps(points_camera)
+        flat = values.reshape(-1, *values.shape[3:])
+        found = np.zeros((len(points_camera), *flat.shape[1:]), dtype=np.float32)
+        for step in itertools.product((0, 1), repeat=3):
+            weight = np.prod(np.where(step, share, 1.0 - share), axis=1, dtype=np.float32)
+            index = np.ravel_multi_index((lowest + step).T, self.knots)
+            found += weight.reshape(-1, *[1] * (flat.ndim - 1)) * flat[index]
+        return found

@@ -1,0 +1,133 @@
+"""Students whose encoder gives a volume of logits beside its features."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.inference.bundle import MANIFEST, WITH_VOLUME, StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.lattice import Lattice
+from scene_completion_ros.inference.place_prior import PlacePrior
+from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
+from tests.inference.small_bundle import (
+    CANONICAL,
+    make_small_bundle,
+    random_features,
+    random_head,
+    volume_reading,
+    with_labels,
+)
+from tests.inference.test_bundle import edit_manifest, refused
+
+GRID = VoxelGrid((0.0, -6.4, -2.0), 0.4, (32, 32, 10), "forward")
+FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
+SHIFTED = FORWARD @ RigidTransform(np.eye(3), np.array([0.37, -0.81, 0.1]))
+CODE = PointCodeSpec()
+HEAD = dataclasses.replace(random_head(), volume=volume_reading(GRID, gain=0.7))
+
+
+def random_volume(shape: tuple[int, ...] = GRID.shape) -> np.ndarray:
+    return np.random.default_rng(3).normal(0.0, 2.0, shape).astype(np.float32)
+
+
+def test_a_lattice_is_linear_between_knots_and_constant_beyond() -> None:
+    """Knots at x = 1, 3 and 5 m ahead; the optical frame looks along z."""
+    lattice = Lattice(np.array([[1.0, 0.0, 0.0], [2.0, 1.0, 1.0]], np.float32), (3, 2, 2))
+    values = np.zeros((3, 2, 2), np.float32)
+    values[:, 0, 0] = 10.0, 20.0, 40.0
+    values[:, 1, 0] = 50.0  # one metre to the left
+    points = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 2.0], [0.0, 0.0, 4.5], [0.0, 0.0, 9.0], [-0.5, 0.0, 3.0]])
+    np.testing.assert_allclose(lattice.sample(values, points), [10.0, 15.0, 35.0, 40.0, 35.0])
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+@pytest.mark.parametrize(("pose", "at_knots"), [(FORWARD, True), (SHIFTED, False)])
+def test_kernel_agrees_with_the_reference(pose: RigidTransform, at_knots: bool, with_prior: bool) -> None:
+    head, features, volume = HEAD, random_features(), random_volume()
+    if with_prior:
+        knots = np.random.default_rng(5).uniform(0.5, 1.5, (4, 3, 3)).astype(np.float32)
+        corner = np.array([[1.0, -5.0, -1.5], [3.0, 5.0, 1.5]], np.float32)
+        head = dataclasses.replace(head, prior=PlacePrior(knots, -knots, corner))
+    query = VoxelQuery(head, CODE, CANONICAL, (96, 320), GRID, pose)
+    assert (query.samples.between.size == 0) == at_knots
+    centres = np.stack(np.meshgrid(*GRID.axis_centres(), indexing="ij"), axis=-1).reshape(-1, 3)
+    points = np.asarray(pose.apply(centres))
+    expected = density_reference(features, points, head, CODE, CANONICAL, volume=volume).reshape(GRID.shape)
+    without = density_reference(features, points, head, CODE, CANONICAL).reshape(GRID.shape)
+    assert np.abs(expected - without)[query.in_view].mean() > 0.1
+    found = query.density(features, volume)
+    np.testing.assert_allclose(found, np.where(query.in_view, expected, 0.0), atol=2e-4, rtol=1e-4)
+
+
+def test_a_volume_of_another_shape_is_refused() -> None:
+    query = VoxelQuery(HEAD, CODE, CANONICAL, (96, 320), GRID, FORWARD)
+    with pytest.raises(ValueError, match="missing"):
+        query.density(random_features())
+    with pytest.raises(ValueError, match=r"\(32, 32, 9\)"):
+        query.density(random_features(), random_volume()[:, :, :9])
+    plain = VoxelQuery(random_head(), CODE, CANONICAL, (96, 320), GRID, FORWARD)
+    with pytest.raises(ValueError, match="none is needed"):
+        plain.density(random_features(), random_volume())
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """Its volume says free everywhere, but for a block from 10 to 12 m ahead, 1 to 3 m to the left."""
+    volume = np.full(DEFAULT_GRID.shape, -30.0, np.float32)
+    volume[50:60, 133:143, 15:25] = 60.0
+    head = with_labels(random_head(density_bias=-8.0), 3)
+    return make_small_bundle(tmp_path_factory.mktemp("student"), classes=3, head=head, volume=volume)
+
+
+def test_a_bundle_keeps_how_its_volume_is_read(student: StudentBundle) -> None:
+    assert student.folder is not None
+    loaded = StudentBundle.load(student.folder)
+    assert loaded.head.volume is not None and student.head.volume is not None
+    assert loaded.head.volume.knots == DEFAULT_GRID.shape and loaded.head.classes == 3
+    np.testing.assert_array_equal(loaded.head.volume.lattice, student.head.volume.lattice)
+    manifest = json.loads((student.folder / MANIFEST).read_text())
+    assert manifest["schema_version"] == WITH_VOLUME  # an older program would leave the volume out
+
+
+def test_engines_give_the_same_volume(student: StudentBundle) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (192, 640, 3), dtype=np.uint8)
+    first, second = (make_encoder(student, engine, threads=1).encode(image) for engine in ("openvino", "onnxruntime"))
+    assert first.volume is not None and second.volume is not None
+    np.testing.assert_allclose(first.volume, second.volume, atol=1e-4)
+    np.testing.assert_allclose(first.features, second.features, atol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.07])
+def test_what_the_volume_calls_occupied_lies_where_it_says(student: StudentBundle, shift: float) -> None:
+    pose = DEFAULT_GRID_FROM_CAMERA @ RigidTransform(np.eye(3), np.array([shift, 0.0, 0.0]))
+    completer = Completer(student, CANONICAL, grid_from_camera=pose, threads=1)
+    voxels = completer.complete(np.full((192, 640, 3), 127, np.uint8)).voxels
+    centres = np.asarray(DEFAULT_GRID.origin) + (voxels.index + 0.5) * DEFAULT_GRID.voxel_size
+    low, high = centres.min(axis=0), centres.max(axis=0)
+    np.testing.assert_allclose(low, [10.1, 1.1, 0.9], atol=0.21)
+    np.testing.assert_allclose(high, [11.9, 2.9, 2.7], atol=0.21)
+    assert len(centres) > 700
+
+
+def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    volume = np.zeros(DEFAULT_GRID.shape, np.float32)
+    make_small_bundle(tmp_path, volume=volume)
+    edit_manifest(tmp_path, lambda m: m["head"].update(volume_knots=[256, 256, 1]))
+    assert "at least two knots" in refused(tmp_path).what
+    edit_manifest(tmp_path, lambda m: m["head"].update(volume_knots=[256, 256, 16]))
+    with pytest.raises(BundleError, match="output is"):
+        make_encoder(StudentBundle.load(tmp_path), "onnxruntime")
+    edit_manifest(tmp_path, lambda m: m["head"].pop("volume_knots"))
+    assert "volume_knots" in refused(tmp_path).where
+    edit_manifest(tmp_path, lambda m: m.update(schema_version=1))
+    assert "no head.volume_knots" in refused(tmp_path).what
