@@ -212,8 +212,7 @@ class Checkpoint:
                 cure=f"Name the checkpoint of a training with stage {' or '.join(stages)}",
             )
         try:
-            viewpoint = self.viewpoint
-            made = kind.rebuilt(self.state, viewpoint.camera, viewpoint.volume.point_code, self._encoder())
+            made = kind.rebuilt(self.state, self.viewpoint, self._encoder())
             made.load_state_dict(dict(self.state))
         except (KeyError, RuntimeError) as error:
             raise BundleError(

@@ -15,6 +15,7 @@ from scene_completion_training.data.module import DataSettings, load_sequence, m
 from scene_completion_training.data.recorded_camera import viewpoint_of
 from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.networks.encoder_decoder import TrunkName
+from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 from scene_completion_training.stages import DEFAULT_STAGE, stage_class
 from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Viewpoint, VolumeSettings
 
@@ -68,6 +69,35 @@ class RenderSettings:
 
 
 @dataclass
+class SpatialSettings:
+    """The decoder in space.
+
+    Attributes:
+        stride: Voxels to a cell of its bird's-eye view, along x and y; 4 is four times as fast as 2.
+        reduced: Channels of the image's features that a cell looks up.
+        widths: Channels of its U-Net, the finest first; each level has half the resolution of the one before.
+    """
+
+    stride: int = 2
+    reduced: int = 16
+    widths: tuple[int, ...] = (48, 64, 96, 96)
+
+    def decoder(self, viewpoint: Viewpoint) -> SpatialDecoder:
+        """An untrained decoder for a viewpoint; a `ConfigurationError` where there can be none."""
+        if min(self.stride, self.reduced, *self.widths, len(self.widths)) < 1:
+            raise ConfigurationError(f"{self}", where="spatial", cure="Take positive numbers, and a width or more")
+        volume = viewpoint.volume
+        return SpatialDecoder(
+            viewpoint.camera,
+            volume.grid,
+            volume.point_code,
+            stride=self.stride,
+            reduced=self.reduced,
+            widths=tuple(self.widths),
+        )
+
+
+@dataclass
 class Configuration:
     """What every stage that trains a density field needs; a stage adds keys of its own in its file.
 
@@ -96,6 +126,8 @@ class Configuration:
         half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
+        keep_maps: Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a
+            training that sees each several times computes it once. Two megabytes a sample with Depth Anything V2 Small.
         pretrained: Start the trunk from its ImageNet weights.
         voxel_size: δ of the opacity, metres; by default the voxels of the volume.
         data: Sequences and samples.
@@ -134,6 +166,7 @@ class Configuration:
     depth_only_steps: int = 0
     half_resolution_steps: int = 0
     warmup: int = 200
+    keep_maps: bool = False
     pretrained: bool = True
     voxel_size: float | None = None
     data: DataSettings = field(default_factory=DataSettings)
@@ -244,6 +277,18 @@ class Configuration:
                 "in no checkpoint",
                 where="steps",
                 cure="Change one of them",
+            )
+        if self.keep_maps and not (self.data.distinct_samples and (self.frozen_blocks or self.looks_through())):
+            raise ConfigurationError(
+                "nothing comes again that could be kept",
+                where="keep_maps",
+                cure="Set data.distinct_samples to what the disk has room for, and frozen_blocks",
+            )
+        if self.keep_maps and 0 < self.half_resolution_steps < self.steps:
+            raise ConfigurationError(
+                "what is kept of images of half the size is no use for whole ones",
+                where="keep_maps",
+                cure="Set half_resolution_steps to 0 or to all steps",
             )
         camera = self.viewpoint().camera
         if self.half_resolution_steps and (camera.width % (2 * ENCODER_STEP) or camera.height % (2 * ENCODER_STEP)):

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
-from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_FILE,
@@ -53,18 +53,22 @@ class FoldedEncoder(nn.Module):
         self.decoder = density.encoder.decoder
         self.prior = functional.interpolate(density.encoder.prior, feature_size, mode="bilinear")
         self.project = fold(density.encoder.project, density.feature_layer)
+        self.spatial = density.spatial
+        self.encoder_project = density.encoder.project
         self.features: nn.Sequential | None = None
         if isinstance(field, FeatureField):
             folded = fold(field.project, field.feature_layer)
             self.features = nn.Sequential(field.decoder, field.normalise, folded)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255."""
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255, and a volume if there is one."""
         maps = self.trunk(image)
-        out: Tensor = self.project(torch.cat([self.decoder(maps), self.prior], dim=1))
+        decoded = torch.cat([self.decoder(maps), self.prior], dim=1)
+        out: Tensor = self.project(decoded)
         if self.features is not None:
             out = torch.cat([out, self.features(maps)], dim=1)
-        return out.permute(0, 2, 3, 1)
+        found = (out.permute(0, 2, 3, 1),)
+        return found if self.spatial is None else (*found, self.spatial(self.encoder_project(decoded)))
 
 
 def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -96,7 +100,7 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
             (image,),
             file,
             input_names=["image"],
-            output_names=["features"],
+            output_names=["features"] if module.spatial is None else ["features", "volume"],
             opset_version=OPSET,
             dynamo=False,
         )
@@ -130,7 +134,15 @@ def head_weights(field: DensityField) -> HeadWeights:
         hidden_bias=_array(field.position_layer.bias),
         density_weight=_array(field.density_layer.weight[0]),
         density_bias=_array(field.density_layer.bias),
+        volume=None if field.spatial is None else volume_reading(field.spatial.grid),
     )
+
+
+def volume_reading(grid: VoxelGrid) -> VolumeReading:
+    """How a head reads logits at the centres of a grid's voxels."""
+    step = np.full(3, grid.voxel_size, np.float32)
+    first = np.asarray(grid.origin, np.float32) + 0.5 * step
+    return VolumeReading(np.ones(1, np.float32), np.stack([first, step]), grid.shape)
 
 
 def labelled_head(student: HeadWeights, field: FeatureField, labels: LabelHead) -> HeadWeights:

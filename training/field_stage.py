@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +24,7 @@ from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.feature_targets import FeatureTargets
+from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.losses.dense_depth import block_depth, log_inverse_depth_loss
 from scene_completion_training.losses.emptiness import free_cross_entropy
@@ -35,6 +39,7 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField, TrainedField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
+from scene_completion_training.networks.trunk import Trunk
 from scene_completion_training.prior_fit import fit_prior
 from scene_completion_training.rendering.colours import synthesised_patches
 from scene_completion_training.rendering.patches import RenderedPatches, render_patches
@@ -60,6 +65,16 @@ def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     image = batch["image"]
     poses = torch.eye(4, dtype=image.dtype, device=image.device).expand(len(image), 1, 4, 4)
     return image[:, None], batch["hint"][:, None], poses
+
+
+def kept_maps(encoder: EncoderDecoder, settings: Configuration, camera: Camera) -> KeptMaps:
+    """Maps of a training's samples that follow from the weights of an encoder that never learn."""
+    data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
+    key = hashlib.sha256(repr((data, settings.seed, camera)).encode())
+    for name, parameter in encoder.named_parameters():
+        if not parameter.requires_grad:
+            key.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
+    return KeptMaps(Path(settings.output) / "kept_maps", settings.data.distinct_samples, key.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -240,9 +255,11 @@ class FieldStage(lightning.LightningModule):
         self.log("validation/total", self._total(terms), sync_dist=True)
 
     def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The losses; with mixed precision the encoder alone computes in the lower one."""
+        """The losses; with mixed precision only encoder and decoder in space compute in the lower one."""
         kind = self.device.type
         self.encoder.mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        if isinstance(self.density, DensityField) and self.density.spatial is not None:
+            self.density.spatial.mixed = self.encoder.mixed
         with torch.autocast(kind, enabled=False):
             return self.terms(batch, generator)
 
@@ -361,14 +378,14 @@ class FieldStage(lightning.LightningModule):
         safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
         return file
 
-    def grouped_optimiser(self, trunk: nn.Module, head: list[nn.Module]) -> Any:
+    def grouped_optimiser(self, trunk: Trunk, head: list[nn.Module]) -> Any:
         """Adam with rates of their own for the pretrained trunk and the head, linear warm-up, then the decay.
 
         A constant rate alone left depth behind the mean-depth grid.
         """
         settings = self.settings
         groups = [
-            (list(trunk.parameters()), settings.trunk_rate),
+            *((list(part.parameters()), settings.trunk_rate * factor) for part, factor in trunk.rates()),
             ([p for module in head for p in module.parameters()], settings.head_rate),
         ]
         named = {id(p) for parameters, _ in groups for p in parameters}
@@ -402,7 +419,19 @@ class SingleImageStage(FieldStage):
 
     def observe(self, batch: dict[str, Tensor]) -> Any:
         """The field with the batch's images encoded."""
-        return self.field.observe(self.sized(batch["image"]))
+        image = self.sized(batch["image"])
+        if not (self.settings.keep_maps and self.training and isinstance(self.field, DensityField)):
+            return self.field.observe(image)
+        maps = self._kept_maps.get(batch["sample_number"], lambda: self._fixed(image))
+        return self.field.observe_fixed(maps, (image.shape[-2], image.shape[-1]))
+
+    @torch.no_grad()
+    def _fixed(self, image: Tensor) -> list[Tensor]:
+        return [maps.float() for maps in self.encoder.fixed(image)]
+
+    @cached_property
+    def _kept_maps(self) -> KeptMaps:
+        return kept_maps(self.encoder, self.settings, self.camera)
 
     def configure_optimizers(self) -> Any:
         """Adam with the rates of the settings."""

@@ -34,6 +34,10 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
         BundleError: Its encoder is none, or has operators that mix the images of a batch.
     """
     where = str(bundle.encoder_path)
+    if bundle.head.volume is not None:
+        raise BundleError(
+            "gives a volume, which the kernels for GPUs do not read", where=where, cure="Run this student on the CPU."
+        )
     model = simplified(bundle.read_encoder(), where)
     graph = model.graph
     _take_constants_out(graph, where)

@@ -15,6 +15,8 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.spatial_decoder import SpatialDecoder
+from scene_completion_training.viewpoint import Viewpoint
 
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
 """Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""
@@ -40,6 +42,13 @@ def start_depth_units(features: nn.Conv2d, position: nn.Linear) -> None:
         position.bias[unit] = slope * offset
 
 
+def spatial_decoder_of(state: Mapping[str, Tensor], viewpoint: Viewpoint) -> SpatialDecoder | None:
+    """An untrained decoder in space that weights of a field fit; None where they have none."""
+    weights = {name.removeprefix("spatial."): value for name, value in state.items() if name.startswith("spatial.")}
+    volume = viewpoint.volume
+    return SpatialDecoder.of_weights(weights, viewpoint.camera, volume.grid, volume.point_code) if weights else None
+
+
 class DensityField(nn.Module):
     """Behind-the-Scenes density field with one encoder view.
 
@@ -54,6 +63,7 @@ class DensityField(nn.Module):
         encoder: Encoder-decoder; EfficientNet-Lite0 with random weights if left out.
         depth_channel: A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no
             depth units.
+        spatial: Decoder in space; what it says of a place is added to what the head says.
     """
 
     def __init__(
@@ -65,8 +75,10 @@ class DensityField(nn.Module):
         depth_channel: bool = True,
         channels: int = 64,
         hidden: int = 64,
+        spatial: SpatialDecoder | None = None,
     ) -> None:
         super().__init__()
+        self.spatial = spatial
         self.camera = camera
         self.spec = spec or PointCodeSpec()
         self.hidden = hidden
@@ -90,11 +102,11 @@ class DensityField(nn.Module):
         nn.init.constant_(self.density_layer.bias, -2.0)
 
     @classmethod
-    def rebuilt(
-        cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder
-    ) -> DensityField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> DensityField:
         """An untrained field that weights fit, see `TrainedField`."""
-        return cls(camera, spec, encoder=encoder, hidden=len(state["position_layer.weight"]))
+        camera, spec = viewpoint.camera, viewpoint.volume.point_code
+        hidden = len(state["position_layer.weight"])
+        return cls(camera, spec, encoder=encoder, hidden=hidden, spatial=spatial_decoder_of(state, viewpoint))
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""
@@ -122,15 +134,22 @@ class DensityField(nn.Module):
 
     def observe_maps(self, maps: list[Tensor]) -> SingleViewObservation:
         """What `observe` gives, of the trunk's maps of the images."""
-        return SingleViewObservation(self, *self._with_depth(self.encoder.decode(maps)))
+        return self._observed(self.encoder.decode(maps))
+
+    def _observed(self, raw: Tensor) -> SingleViewObservation:
+        return SingleViewObservation(self, *self._with_depth(raw), None if self.spatial is None else self.spatial(raw))
 
     def _with_depth(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         kept = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
         return self.feature_layer(kept), raw[:, 0]
 
+    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> SingleViewObservation:
+        """What `observe` gives, of what `EncoderDecoder.fixed` gave for images of a size (H, W)."""
+        return self._observed(self.encoder.from_fixed(kept, size))
+
     def observe(self, image: Tensor) -> SingleViewObservation:
         """Encodes RGB images [B, 3, H, W] in 0..255."""
-        return SingleViewObservation(self, *self.encode_with_depth(image))
+        return self._observed(self.encoder(image))
 
     def encode(self, image: Tensor) -> Tensor:
         """Returns the pre-activation map [B, hidden, H/2, W/2] of RGB images [B, 3, H, W] in 0..255."""
@@ -176,19 +195,24 @@ class SingleViewObservation:
     Attributes:
         features: Pre-activation map [B, hidden, h, w].
         depth_code: Inverse depth code of each pixel [B, h, w].
+        volume: What the decoder in space adds to the logits at the centres of voxels [B, X, Y, Z]; None without one.
     """
 
     field: DensityField
     features: Tensor
     depth_code: Tensor
+    volume: Tensor | None = None
 
     def density_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3], metres, optical frame."""
-        return self.field.density_logit(self.features, points)
+        logit = self.field.density_logit(self.features, points)
+        spatial = self.field.spatial
+        return logit if spatial is None or self.volume is None else logit + spatial.at(self.volume, points)
 
     def density(self, points: Tensor) -> Tensor:
         """Density σ [B, N] per metre at points [B, N, 3]."""
-        return self.field.density(self.features, points)
+        out: Tensor = density_of_logit(self.density_logit(points))
+        return out
 
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into the image [B, N]."""

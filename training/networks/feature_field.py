@@ -14,6 +14,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, sample_map
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, make_decoder
+from scene_completion_training.viewpoint import Viewpoint
 
 
 class ChannelNorm(nn.Module):
@@ -85,13 +86,12 @@ class FeatureField(nn.Module):
         nn.init.zeros_(self.position_layer.bias)
 
     @classmethod
-    def rebuilt(
-        cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder
-    ) -> FeatureField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> FeatureField:
         """An untrained field that weights fit, see `TrainedField`."""
         output, target, expansion = (state[f"{name}.weight"] for name in ("output_layer", "expansion.2", "expansion.0"))
+        density = {name.removeprefix("density."): v for name, v in state.items() if name.startswith("density.")}
         return cls(
-            DensityField(camera, spec, encoder=encoder, hidden=len(state["density.position_layer.weight"])),
+            DensityField.rebuilt(density, viewpoint, encoder),
             target_size=len(target),
             channels=len(output),
             units=output.shape[1],

@@ -20,6 +20,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.networks.density_field import DEPTH_UNITS, sample_map, start_depth_units
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.viewpoint import Viewpoint
 
 NEVER = -1e9
 """Confidence of a view that does not see a point; finite, so that the softmax stays finite where none sees it."""
@@ -135,11 +136,10 @@ class MultiViewField(nn.Module):
         )
 
     @classmethod
-    def rebuilt(
-        cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder
-    ) -> MultiViewField:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> MultiViewField:
         """An untrained field that weights fit, see `TrainedField`."""
-        return cls(camera, spec, encoder=encoder, hidden=len(state["fusion.position_layer.weight"]))
+        hidden = len(state["fusion.position_layer.weight"])
+        return cls(viewpoint.camera, viewpoint.volume.point_code, encoder=encoder, hidden=hidden)
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.viewpoint import Viewpoint
 
 
 class ObservedField(Protocol):
@@ -46,5 +46,5 @@ class TrainedField(Protocol):
     """A field that is made again for the weights of a checkpoint."""
 
     @classmethod
-    def rebuilt(cls, state: Mapping[str, Tensor], camera: Camera, spec: PointCodeSpec, encoder: EncoderDecoder) -> Any:
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> Any:
         """An untrained field of this kind that weights fit, on such an encoder; a `KeyError` for other weights."""

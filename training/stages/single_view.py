@@ -1,4 +1,8 @@
-"""Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video."""
+"""Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video.
+
+With `spatial` a decoder in space stands beside the pixel-aligned head: what lies behind a surface is known from its
+neighbours and the street around, and no longer from its pixel alone.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene_completion_training.configuration import Configuration
+from scene_completion_training.checkpoints import TrainedWeights
+from scene_completion_training.configuration import Configuration, SpatialSettings
 from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.networks.density_field import DensityField
 
 
 @dataclass
 class SingleViewConfiguration(Configuration):
-    """It has no keys of its own.
+    """What a single-view field needs.
 
     Attributes:
         stage: Name of the stage.
+        spatial: The decoder in space; by default there is none.
+        freeze_encoder: The encoder stays as it is, and only head and decoder in space learn. With `keep_maps` what it
+            says is computed once for each sample.
     """
 
     stage: str = "single_view"
+    spatial: SpatialSettings | None = None
+    freeze_encoder: bool = False
+
+    def check(self) -> None:
+        """Refuses a frozen encoder that never learned."""
+        super().check()
+        if self.freeze_encoder:
+            self.check_start()
 
 
 class SingleViewStage(SingleImageStage):
@@ -32,22 +48,36 @@ class SingleViewStage(SingleImageStage):
 
     configuration_class = SingleViewConfiguration
     field: DensityField
+    settings: SingleViewConfiguration
 
-    def __init__(self, settings: Configuration) -> None:
+    def __init__(self, settings: SingleViewConfiguration) -> None:
         super().__init__(settings)
-        depth = bool(settings.losses.dense_depth)
         self.field = DensityField(
             self.camera,
             self.viewpoint.volume.point_code,
             encoder=self.make_encoder(),
-            depth_channel=depth,
+            depth_channel=bool(settings.losses.dense_depth) or settings.freeze_encoder,
             hidden=settings.hidden,
+            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
         )
+
+    def take(self, weights: TrainedWeights) -> None:
+        """Takes the weights of a field; a decoder in space that they lack starts as nothing."""
+        own = self.field.state_dict()
+        new = {name: own[name] for name in own if name.startswith("spatial.")}
+        self.field.load_state_dict({**new, **weights.field})
+        self.take_link(weights)
+
+    def start_learning(self) -> None:
+        """The encoder may stay as it is."""
+        super().start_learning()
+        if self.settings.freeze_encoder:
+            self.encoder.requires_grad_(False)
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Depth of every pixel, rendered patches of loss views, voxel centres."""
         seen = self.observe(batch)
-        terms = self.dense_depth(seen.depth_code, batch["hint"])
+        terms = {} if self.settings.freeze_encoder else self.dense_depth(seen.depth_code, batch["hint"])
         if not self.depth_only:
             terms |= self.volume_terms(seen, self.rendered(seen, batch, generator), batch, generator)
         return terms

@@ -1,4 +1,7 @@
-"""Stage `student`: a single-view density field learns from the multi-view teacher (KDBTS)."""
+"""Stage `student`: a single-view density field learns from a teacher.
+
+That is the multi-view one (KDBTS), or a larger single-view field, for a robot that has not the time to run it.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,22 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.voxels.occupancy import density_of_logit
-from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import MultiViewConfiguration
+from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
+from scene_completion_training.configuration import MultiViewConfiguration, SpatialSettings
+from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import DataNeeds, SingleImageStage, encoded_views, half_size
+from scene_completion_training.field_stage import DataNeeds, SingleImageStage, encoded_views, half_size, kept_maps
+from scene_completion_training.losses.dense_depth import log_inverse_depth_loss
 from scene_completion_training.losses.distillation import (
     density_distillation,
     occupancy_distillation,
@@ -25,6 +32,7 @@ from scene_completion_training.losses.distillation import (
 )
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.rendering.patches import RenderedPatches
 
@@ -41,6 +49,8 @@ class DistillationSettings:
         along_rays: Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much
             as the rest, and holds the student to the teacher's surfaces, which are softer than its own.
         freeze_encoder: The encoder stays that of the teacher, and only the student's head learns.
+        depth: Weight of the teacher's inverse depth of every pixel, which a single-view teacher says; unlike stereo it
+            knows the sky, and what has no texture.
     """
 
     weight: float = 0.01
@@ -48,20 +58,24 @@ class DistillationSettings:
     limit: float = 2.0
     along_rays: bool = True
     freeze_encoder: bool = False
+    depth: float = 0.0
 
 
 @dataclass
 class StudentConfiguration(MultiViewConfiguration):
-    """What the distilled student needs; its encoder views are those that the teacher encodes.
+    """What the distilled student needs; its encoder views are those that a multi-view teacher encodes.
 
     Attributes:
         stage: Name of the stage.
-        teacher: Checkpoint of the teacher.
+        teacher: Checkpoint of the teacher, of stage `teacher`, or of a stage that trains a single-view field. With
+            `keep_maps`, what the encoder of a single-view teacher says of each sample is kept.
+        spatial: The student's decoder in space; by default it has none.
         distillation: What is learned from it.
     """
 
     stage: str = "student"
     teacher: str = ""
+    spatial: SpatialSettings | None = None
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
     def looks_through(self) -> str:
@@ -93,9 +107,10 @@ class Teacher:
         half_resolution: It was trained on images of half the size, and keeps seeing such.
     """
 
-    field: MultiViewField
+    field: MultiViewField | DensityField
     link: OccupancyLink | None = None
     half_resolution: bool = False
+    trunk: str = ""
 
     def __deepcopy__(self, memo: object) -> Teacher:
         return self  # an average of the student's weights needs no teacher of its own
@@ -109,13 +124,22 @@ class Teacher:
             ConfigurationError: Its encoder is another one than the student's.
         """
         stored = Checkpoint.read(Path(settings.teacher))
-        if stored.trunk != settings.encoder:
+        alone = stored.stage_class.field_class is DensityField
+        field = stored.field_of(DensityField) if alone else stored.field_of(MultiViewField)
+        if stored.trunk != settings.encoder and (not alone or settings.distillation.freeze_encoder):
             raise ConfigurationError(
                 f"the student's is {settings.encoder}, the teacher's {stored.trunk}",
                 where="encoder",
                 cure="The student starts from its teacher's encoder: name the same one",
             )
-        return Teacher(stored.field_of(MultiViewField), stored.occupancy_link(), stored.half_resolution)
+        if settings.keep_maps and not alone:
+            raise ConfigurationError("a teacher of several views", where="keep_maps", cure="Set keep_maps=false")
+        return Teacher(field, stored.occupancy_link(), stored.half_resolution, stored.trunk)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it sees one image, as its student does."""
+        return isinstance(self.field, DensityField)
 
 
 class StudentStage(SingleImageStage):
@@ -150,16 +174,34 @@ class StudentStage(SingleImageStage):
         teacher.field.eval().requires_grad_(False)
         if teacher.link is not None:
             self.link.load_state_dict(teacher.link.requires_grad_(False).state_dict())
-        encoder = copy.deepcopy(teacher.field.encoder).requires_grad_(True)
-        depth = bool(settings.losses.dense_depth) or settings.distillation.freeze_encoder
+        own = teacher.alone and not settings.distillation.freeze_encoder
+        encoder = self.make_encoder() if own else copy.deepcopy(teacher.field.encoder).requires_grad_(True)
+        says_depth = (settings.losses.dense_depth, settings.distillation.freeze_encoder, settings.distillation.depth)
         self.field = DensityField(
-            self.camera, teacher.field.spec, encoder=encoder, depth_channel=depth, hidden=settings.hidden
+            self.camera,
+            teacher.field.spec,
+            encoder=encoder,
+            depth_channel=any(says_depth),
+            hidden=settings.hidden,
+            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
         )
         self.start_learning()
 
     def data_needs(self) -> DataNeeds:
         """The views of the teacher."""
-        return DataNeeds(encoder_views=self.settings.encoder_views, rendered=self.renders)
+        views = 1 if self._teacher.alone else self.settings.encoder_views
+        return DataNeeds(encoder_views=views, rendered=self.renders)
+
+    def take(self, weights: TrainedWeights) -> None:
+        """Takes the encoder of a field where the teacher has another one; the head is learned from the teacher."""
+        if self._teacher.alone:
+            self.encoder.load_state_dict(weights.under("encoder."))
+        else:
+            super().take(weights)
+
+    def observe(self, batch: dict[str, Tensor]) -> SingleViewObservation:
+        """The student with the batch's images encoded."""
+        return self.field.observe(self.sized(batch["image"]))
 
     def remembered(self) -> dict[str, Any]:
         """Which teacher it was."""
@@ -177,10 +219,12 @@ class StudentStage(SingleImageStage):
             self.encoder.requires_grad_(False)
 
     def first_depth(self, data: SequencesData) -> None:
-        """It has its teacher's."""
+        """It has its teacher's, where that has the same encoder."""
+        if self._teacher.alone:
+            super().first_depth(data)
 
     @property
-    def teacher(self) -> MultiViewField:
+    def teacher(self) -> MultiViewField | DensityField:
         """The frozen teacher."""
         return self._teacher.field.to(self.device)
 
@@ -191,7 +235,8 @@ class StudentStage(SingleImageStage):
 
     def weights(self) -> dict[str, float]:
         """Weight of each loss."""
-        return {**super().weights(), "distillation": self.settings.distillation.weight}
+        learned = self.settings.distillation
+        return {**super().weights(), "distillation": learned.weight, "taught_depth": learned.depth}
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """What `single_view` has, and agreement with the teacher wherever a ray or a voxel was queried."""
@@ -216,9 +261,8 @@ class StudentStage(SingleImageStage):
             points = torch.cat([points, rendered.points], dim=1)
             logit = torch.cat([logit, rendered.logit.flatten(1)], dim=1)
         with torch.no_grad():
-            images, _, poses = encoded_views(batch)
-            images = half_size(images) if self._teacher.half_resolution else self.sized(images)
-            taught = self.teacher.observe(images, poses).density_logit(points)
+            asked = self._asked(batch)
+            taught = asked.density_logit(points)
         settings, valid = self.settings.distillation, seen.in_view(points)
         known = batch["weight"] > 0  # frames without evidence have no voxels, only room for them
         valid[:, : known.shape[1]] &= known
@@ -232,4 +276,32 @@ class StudentStage(SingleImageStage):
                 loss = density_distillation(*densities, valid, limit=settings.limit)
             else:
                 loss = opacity_distillation(*densities, valid, voxel_size=self.voxel_size)
-        return {"distillation": loss}
+        return {"distillation": loss} | self._taught_depth(seen, asked)
+
+    def _asked(self, batch: dict[str, Tensor]) -> ObservedField:
+        """The teacher with the batch's images encoded."""
+        teacher = self.teacher
+        if isinstance(teacher, MultiViewField):
+            images, _, poses = encoded_views(batch)
+            images = half_size(images) if self._teacher.half_resolution else self.sized(images)
+            return teacher.observe(images, poses)
+        image = half_size(batch["image"]) if self._teacher.half_resolution else batch["image"]
+        teacher.encoder.mixed = self.encoder.mixed
+        if not (self.settings.keep_maps and self.training):
+            return teacher.observe(image)
+        maps = self._kept_maps.get(batch["sample_number"], lambda: teacher.encoder.fixed(image))
+        return teacher.observe_fixed(maps, (image.shape[-2], image.shape[-1]))
+
+    @cached_property
+    def _kept_maps(self) -> KeptMaps:
+        """What the teacher's encoder says of the samples."""
+        return kept_maps(self._teacher.field.encoder, self.settings, self.camera)
+
+    def _taught_depth(self, seen: SingleViewObservation, asked: ObservedField) -> dict[str, Tensor]:
+        """The teacher's depth of each pixel of the student, where it has a weight."""
+        if not (self.settings.distillation.depth and isinstance(asked, SingleViewObservation)):
+            return {}
+        size = (seen.depth_code.shape[-2], seen.depth_code.shape[-1])
+        code = functional.interpolate(asked.depth_code[:, None], size, mode="area")[:, 0]
+        depth = 1.0 / self.point_code.inverse_depth(code).clamp_min(1.0 / self.far)
+        return {"taught_depth": log_inverse_depth_loss(seen.depth_code, depth, self.point_code)}

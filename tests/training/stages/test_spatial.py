@@ -1,0 +1,168 @@
+"""Fields with a decoder in space: trained, kept maps and all, deployed, and distilled into a smaller student."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import LossWeights, SpatialSettings
+from scene_completion_training.evaluation.density_stretch import DensityStretch
+from scene_completion_training.export import export_bundle
+from scene_completion_training.gpu_export.graph import gpu_graph
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.runner import train
+from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
+from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage
+from tests.training.killed_training import resumed_weights
+from tests.training.small_trainings import batches, small_data, small_training
+
+OCCUPANCY = LossWeights(photometric=0.0, smoothness=0.0, stereo_depth=0.0, sparsity=0.0, emptiness=0.1)
+SPATIAL = SpatialSettings(stride=4, reduced=4, widths=(8, 8))
+
+
+def _data(drive: Path, distinct: int = 0):  # type: ignore[no-untyped-def]
+    return dataclasses.replace(small_data(drive), distinct_samples=distinct)
+
+
+def _settings(drive: Path, output: Path, **changes: object) -> SingleViewConfiguration:
+    values = {"losses": OCCUPANCY, "hidden": 32, **changes}
+    return SingleViewConfiguration(**small_training(drive, output, **values))
+
+
+@pytest.fixture(scope="module")
+def eyes(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a field without a decoder in space, of a few steps."""
+    return train(_settings(synthetic_drive, tmp_path_factory.mktemp("runs") / "eyes"))
+
+
+@pytest.fixture(scope="module")
+def seeing(synthetic_drive: Path, eyes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of the same field with one, which alone learned; what the encoder says was kept."""
+    output = tmp_path_factory.mktemp("runs") / "seeing"
+    changes = {"spatial": SPATIAL, "freeze_encoder": True, "keep_maps": True, "data": _data(synthetic_drive, 2)}
+    return train(_settings(synthetic_drive, output, start_from=str(eyes), learning_rate=0.05, steps=8, **changes))
+
+
+def test_a_decoder_in_space_learns_beside_a_frozen_encoder(eyes: Path, seeing: Path) -> None:
+    before, after = Checkpoint.read(eyes), Checkpoint.read(seeing)
+    for name, value in before.state.items():
+        assert torch.equal(after.state[name], value) == name.startswith("encoder."), name
+    assert after.state["spatial.leave.weight"].any()
+    kept = sorted(path.name for path in (seeing.parent.parent / "kept_maps").iterdir())
+    assert kept == ["key.txt", "known.npy", "map_00.npy"]
+
+
+def test_maps_that_are_kept_change_nothing(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
+    changes = {"start_from": str(eyes), "spatial": SPATIAL, "freeze_encoder": True}
+    data = _data(synthetic_drive, 2)
+    runs = {}
+    for kept in (False, True):
+        settings = _settings(synthetic_drive, tmp_path / str(kept), keep_maps=kept, data=data, **changes)
+        runs[kept] = Checkpoint.read(train(settings)).state
+    for name, value in runs[False].items():
+        torch.testing.assert_close(runs[True][name], value, atol=2e-3, rtol=2e-2)  # they are float16
+
+
+def test_such_a_training_resumes(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
+    def settings(output: Path) -> SingleViewConfiguration:
+        changes = {"start_from": str(eyes), "spatial": SPATIAL, "freeze_encoder": True, "keep_maps": True}
+        return _settings(synthetic_drive, output, data=_data(synthetic_drive, 2), **changes)
+
+    resumed = resumed_weights(settings(tmp_path / "killed"))
+    for name, value in Checkpoint.read(train(settings(tmp_path / "whole"))).state.items():
+        torch.testing.assert_close(resumed[name], value)
+
+
+def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
+    bundle = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={})
+    assert bundle.head.volume is not None and bundle.head.volume.knots == bundle.grid.shape
+    stored = Checkpoint.read(seeing)
+    image = np.random.default_rng(0).integers(0, 255, (96, 320, 3), dtype=np.uint8)
+    completion = Completer(bundle, bundle.canonical, threads=1).complete(image)
+    points = np.array([[0.5, 1.2, 7.3], [-2.1, 0.3, 11.9], [3.3, -0.7, 20.1], [0.1, 1.5, 30.3]])
+    index = np.floor((np.stack([points[:, 2], -points[:, 0], -points[:, 1]], -1) - bundle.grid.origin) / 0.2)
+    centres = np.asarray(bundle.grid.origin) + (index + 0.5) * 0.2
+    cameras = np.stack([-centres[:, 1], -centres[:, 2], centres[:, 0]], axis=-1).astype(np.float32)
+    with torch.no_grad():
+        planes = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
+        density = stored.field_of(DensityField).observe(planes).density(torch.from_numpy(cameras)[None])[0].numpy()
+    found = completion.alpha[tuple(index.astype(int).T)]
+    np.testing.assert_allclose(found, -np.expm1(-0.2 * density), atol=5e-3)
+    with pytest.raises(BundleError, match="gives a volume"):
+        gpu_graph(bundle)
+
+
+def test_densities_of_a_volume_are_stretched_with_it(seeing: Path, tmp_path: Path) -> None:
+    bundle = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={})
+    head = DensityStretch(2.0, 0.5).of_head(bundle.head)
+    assert head.volume is not None and head.volume.gain[0] == 2.0
+    weights = bundle.load_weights()
+    stretched = DensityStretch(2.0, 0.5).of_weights(weights)
+    np.testing.assert_allclose(stretched["spatial.leave.weight"], 2.0 * weights["spatial.leave.weight"], rtol=1e-3)
+    np.testing.assert_allclose(stretched["spatial.mean"], 2.0 * weights["spatial.mean"], rtol=1e-3)
+
+
+def test_a_smaller_student_learns_from_it(synthetic_drive: Path, seeing: Path, tmp_path: Path) -> None:
+    """Its trunk is its own, its decoder in space another; the distilled losses fall."""
+    distillation = DistillationSettings(weight=1.0, space="occupancy", along_rays=False, depth=1.0)
+    silent = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0)
+    settings = StudentConfiguration(
+        teacher=str(seeing),
+        spatial=SpatialSettings(stride=8, reduced=2, widths=(4, 4)),
+        distillation=distillation,
+        keep_maps=True,
+        **small_training(synthetic_drive, tmp_path / "small", losses=silent, hidden=16, data=_data(synthetic_drive, 2)),
+    )
+    torch.manual_seed(0)
+    stage = StudentStage(settings)
+    found = batches(settings.data, 2, distinct=2)
+
+    def losses() -> dict[str, float]:
+        terms = [stage.terms(batch, torch.Generator().manual_seed(k)) for k, batch in enumerate(found)]
+        total = torch.stack([term["distillation"] + term["taught_depth"] for term in terms]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return {name: sum(float(term[name].detach()) for term in terms) for name in ("distillation", "taught_depth")}
+
+    optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 1e-3)
+    history = []
+    for _ in range(20):
+        optimiser.zero_grad()
+        history.append(losses())
+        optimiser.step()
+    assert all(history[-1][name] < 0.9 * history[0][name] for name in history[0]), history
+    stored = Checkpoint.read(train(dataclasses.replace(settings, output=str(tmp_path / "trained"))))
+    assert stored.field_of(DensityField).spatial is not None
+
+
+def test_what_cannot_be_is_refused(synthetic_drive: Path, teacher: Path, eyes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="none is named"):
+        _settings(synthetic_drive, tmp_path, freeze_encoder=True).check()
+    with pytest.raises(ConfigurationError, match="nothing comes again"):
+        _settings(synthetic_drive, tmp_path, keep_maps=True).check()
+    data = _data(synthetic_drive, 2)
+    with pytest.raises(ConfigurationError, match="half the size"):
+        _settings(synthetic_drive, tmp_path, keep_maps=True, data=data, half_resolution_steps=2).check()
+    with pytest.raises(ConfigurationError, match="spatial"):
+        SingleViewStage(_settings(synthetic_drive, tmp_path, spatial=SpatialSettings(stride=0)).completed())
+    values = small_training(synthetic_drive, tmp_path, keep_maps=True, data=data)
+    with pytest.raises(ConfigurationError, match="several views"):
+        StudentStage(StudentConfiguration(teacher=str(teacher), **values))
+
+
+def test_samples_come_again_in_another_order(synthetic_drive: Path) -> None:
+    (first, *_) = batches(small_data(synthetic_drive), 1)
+    assert "sample_number" not in first
+    found = batches(small_data(synthetic_drive), 9, distinct=3)
+    numbers = [int(batch["sample_number"]) for batch in found]
+    assert [sorted(numbers[k : k + 3]) for k in (0, 3, 6)] == [[0, 1, 2]] * 3
+    assert len({tuple(numbers[k : k + 3]) for k in (0, 3, 6)}) > 1
+    by_number: dict[int, torch.Tensor] = {}
+    for number, batch in zip(numbers, found, strict=True):
+        assert torch.equal(by_number.setdefault(number, batch["image"]), batch["image"])
