@@ -29,6 +29,7 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery, density_reference
@@ -231,35 +232,37 @@ def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The voxel query in all its forms."""
     encoder = make_encoder(bundle, threads=threads)
-    features = encoder(picture(bundle.canonical, 0))  # no copy: where it starts in memory matters
+    features, volume = encoder.encode(picture(bundle.canonical, 0))  # no copy: where it starts in memory matters
     camera_from_grid = bundle.grid_from_camera.inverse()
     query = VoxelQuery(
         bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
     )
     in_view = query.in_view.reshape(-1)
-    density = query.density(features)
+    density = query.density(features, volume)
     with kernel_threads(threads):
-        fused = timed(lambda: query.density(features), repeats)
+        fused = timed(lambda: query.density(features, volume), repeats)
         ordered = query.samples
         query.samples = in_grid_order(ordered)
-        unordered = timed(lambda: query.density(features), repeats)
+        unordered = timed(lambda: query.density(features, volume), repeats)
         query.samples = ordered
     points = camera_from_grid.apply(bundle.grid.centres().reshape(-1, 3).astype(np.float64))
     chosen = np.random.default_rng(0).choice(np.flatnonzero(in_view), REFERENCE_VOXELS, replace=False)
-    (expected, *_), reference = run_reference(bundle, features, points[chosen], int(in_view.sum()))
+    encoded = EncodedImage(features, volume)
+    (expected, *_), reference = run_reference(bundle, encoded, points[chosen], int(in_view.sum()))
     difference = float(np.abs(density.reshape(-1)[chosen] - expected).max())
     rows: list[tuple[str, ...]] = [
         row(f"NumPy reference, voxels in view (scaled from {REFERENCE_VOXELS})", reference, fused, "–"),
         row("fused, samples in grid order", unordered, fused, "–"),
         row("**fused**, samples ordered by feature cell", fused, fused, f"{difference:.1e} to the reference"),
     ]
-    if importlib.util.find_spec("torch"):
+    if importlib.util.find_spec("torch") and volume is None:
         naive = naive_query(bundle, points.astype(np.float32), threads)
         difference = float(np.abs(naive(features).numpy()[in_view] - density.reshape(-1)[in_view]).max())
         runs = timed(lambda: naive(features), max(3, repeats // 4))
         rows.insert(0, row("naive PyTorch, all voxels", runs, fused, f"{difference:.1e} to fused"))
     else:
-        rows.insert(0, ("naive PyTorch, all voxels", "not measured: needs torch", *5 * ("",)))
+        why = "not measured: needs torch" if volume is None else "not measured: reads no volume"
+        rows.insert(0, ("naive PyTorch, all voxels", why, *5 * ("",)))
     header = (
         f"query, {len(points)} voxels, {int(in_view.sum())} in view",
         "p50 ms",
@@ -273,12 +276,14 @@ def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 
 
 def run_reference(
-    bundle: StudentBundle, features: NDArray[np.float32], points: NDArray[np.float64], scaled_to: int
+    bundle: StudentBundle, encoded: EncodedImage, points: NDArray[np.float64], scaled_to: int
 ) -> tuple[list[NDArray[np.float64]], tuple[list[float], float]]:
     """Density of points by the NumPy reference, and its times scaled to another number of points."""
     results: list[NDArray[np.float64]] = []
+    features, volume = encoded
+    head, code, canonical = bundle.head, bundle.point_code, bundle.canonical
     seconds, processor = timed(
-        lambda: results.append(density_reference(features, points, bundle.head, bundle.point_code, bundle.canonical)), 1
+        lambda: results.append(density_reference(features, points, head, code, canonical, volume=volume)), 1
     )
     scale = scaled_to / len(points)
     return results, ([scale * one for one in seconds], scale * processor)
@@ -325,7 +330,8 @@ def naive_query(
 def in_grid_order(samples: FieldSamples) -> FieldSamples:
     """The same samples as they come in the grid."""
     order = np.argsort(samples.target)
-    return FieldSamples(*(getattr(samples, field.name)[order] for field in dataclasses.fields(samples)))
+    fields = (getattr(samples, field.name) for field in dataclasses.fields(samples))
+    return FieldSamples(*(values[order] if len(values) else values for values in fields))
 
 
 def picture(camera: Camera, seed: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 OF_SEVERAL_MODULES = {
     "inference/gpu/test_tensorrt_rtx.py": "names and builds of TensorRT-RTX itself, by which stand-ins are measured",
+    "inference/test_volume.py": "students whose encoder gives a volume, from bundle to voxels",
     "report/test_page_in_browser.py": "the whole page, with its JavaScript",
     "ros/launching/test_launch_files.py": "the files of launch/, read",
     "ros/launching/test_launch_runs.py": "the files of launch/, run",
@@ -27,6 +28,7 @@ OF_SEVERAL_MODULES = {
     "test_packaging.py": "setup.py and what is built with it",
     "test_pictures_of_documents.py": "docs/make_pictures.py",
     "training/data/test_data.py": "from a recording to batches of views",
+    "training/stages/test_spatial.py": "fields with a decoder in space, through all stages that have one",
     "training/data/test_far_views.py": "views far apart, through all of training/data",
     "training/extraction/test_bags.py": "from bags to sequences",
     "training/gpu_export/test_gpu_export.py": "from a student to its graphs for GPUs",

@@ -78,7 +78,7 @@ class TrainingRecord(lightning.Callback):
         changed = [
             name
             for name, value in self.configuration.items()
-            if name not in _MAY_CHANGE and name in before and _essential(before[name]) != _essential(value)
+            if name not in _MAY_CHANGE and name in before and _differ(before[name], value)
         ]
         if before and "camera" not in before and Viewpoint.of_record(self.configuration) != Viewpoint():
             changed += ["camera", "volume"]  # before there was a choice, they were the street's
@@ -106,11 +106,13 @@ def refuse_later(record: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _essential(value: Any) -> Any:
-    """A value of the configuration without what of the data changes no result."""
-    if not isinstance(value, dict):
-        return value
-    return {name: entry for name, entry in value.items() if name not in _DATA_MAY_CHANGE}
+def _differ(before: Any, now: Any) -> bool:
+    """Whether values of a configuration differ in what changes a result; new keys do not count."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return any(_differ(before[name], now[name]) for name in now if name in before and name not in _DATA_MAY_CHANGE)
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(before) == len(now):
+        return any(_differ(one, other) for one, other in zip(before, now, strict=True))
+    return bool(before != now)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import jsonargparse
 import yaml
@@ -116,7 +116,8 @@ class Configuration:
         learning_rate: Adam learning rate after the warm-up.
         schedule: "cosine" to zero over all steps, or "step": a tenth of the rate after `decay_at` of them.
         decay_at: Share of the steps after which "step" lowers the rate.
-        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
+        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn; those of Depth Anything
+            take a fifth of it, and its neck the whole.
         hidden: Width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS).
         frozen_blocks: First blocks of the pretrained trunk that keep their weights (EfficientNet-Lite0 has 16,
             ResNet-50 four, Depth Anything V2 Small twelve and a neck that always learns).
@@ -147,6 +148,7 @@ class Configuration:
         output: Folder for checkpoints and curves.
     """
 
+    keeps_maps: ClassVar[bool] = False
     stage: str = DEFAULT_STAGE
     camera: CameraSettings | Literal["auto"] | None = None
     volume: VolumeSettings | None = None
@@ -278,11 +280,17 @@ class Configuration:
                 where="steps",
                 cure="Change one of them",
             )
-        if self.keep_maps and not (self.data.distinct_samples and (self.frozen_blocks or self.looks_through())):
+        if self.keep_maps and not self.keeps_maps:
+            raise ConfigurationError(f"stage {self.stage} keeps none", where="keep_maps", cure="Set it to false")
+        if self.keep_maps and not self.data.distinct_samples:
             raise ConfigurationError(
-                "nothing comes again that could be kept",
+                "no sample comes again",
                 where="keep_maps",
-                cure="Set data.distinct_samples to what the disk has room for, and frozen_blocks",
+                cure="Set data.distinct_samples to what the disk has room for",
+            )
+        if self.keep_maps and self.devices * self.nodes > 1:
+            raise ConfigurationError(
+                "only one process can keep maps", where="keep_maps", cure="Set it to false, or devices and nodes to 1"
             )
         if self.keep_maps and 0 < self.half_resolution_steps < self.steps:
             raise ConfigurationError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, TrainingError
+from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
@@ -45,6 +45,8 @@ from scene_completion_training.rendering.colours import synthesised_patches
 from scene_completion_training.rendering.patches import RenderedPatches, render_patches
 from scene_completion_training.rendering.sampling import sample_view_volume
 
+SPATIAL = "spatial."
+"""Prefix of the decoder in space among the weights of a density field."""
 VOLUME_POINTS = 2048
 """Random points of the view, for sparsity, emptiness and the agreement of a student with its teacher."""
 
@@ -67,14 +69,9 @@ def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return image[:, None], batch["hint"][:, None], poses
 
 
-def kept_maps(encoder: EncoderDecoder, settings: Configuration, camera: Camera) -> KeptMaps:
-    """Maps of a training's samples that follow from the weights of an encoder that never learn."""
-    data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
-    key = hashlib.sha256(repr((data, settings.seed, camera)).encode())
-    for name, parameter in encoder.named_parameters():
-        if not parameter.requires_grad:
-            key.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
-    return KeptMaps(Path(settings.output) / "kept_maps", settings.data.distinct_samples, key.hexdigest())
+def has_spatial(weights: Mapping[str, Any]) -> bool:
+    """Whether weights of a field, of whatever kind, are also those of a decoder in space."""
+    return any(name.startswith((SPATIAL, f"density.{SPATIAL}")) for name in weights)
 
 
 @dataclass(frozen=True)
@@ -148,9 +145,13 @@ class FieldStage(lightning.LightningModule):
 
     def first_weights(self, data: SequencesData) -> None:
         """Fits depth and head to where things are on average, where losses say so."""
-        losses, steps = self.settings.losses, self.settings.prior_steps
-        if losses.dense_depth:
+        if self.settings.losses.dense_depth:
             self.first_depth(data)
+        self.first_head(data)
+
+    def first_head(self, data: SequencesData) -> None:
+        """Fits the head to where things are on average."""
+        losses, steps = self.settings.losses, self.settings.prior_steps
         if losses.occupancy and steps:
             data.setup("fit")
             loss = fit_prior(self.density, self.link, data.samples(), steps)
@@ -173,6 +174,12 @@ class FieldStage(lightning.LightningModule):
             BundleError: The weights are those of another network.
         """
         weights = TrainedWeights.read(Path(source)).with_prior_of(self.encoder)
+        if has_spatial(weights.field) and not has_spatial(self.field.state_dict()):
+            raise BundleError(
+                f"has a decoder in space, which this training of stage {self.settings.stage} has not",
+                where=source,
+                cure="Set `spatial` in stages that know it, single_view and student, or name a student without one",
+            )
         try:
             self.take(weights)
         except RuntimeError as error:
@@ -184,8 +191,13 @@ class FieldStage(lightning.LightningModule):
         self.start_learning()
 
     def take(self, weights: TrainedWeights) -> None:
-        """Takes weights that were trained before; a stage whose network is another one takes what fits."""
-        self.field.load_state_dict(dict(weights.field))
+        """Takes weights that were trained before; a stage whose network is another one takes what fits.
+
+        A decoder in space that they lack starts as nothing.
+        """
+        own = self.field.state_dict()
+        new = {} if has_spatial(weights.field) else {name: own[name] for name in own if name.startswith(SPATIAL)}
+        self.field.load_state_dict({**new, **weights.field})
         self.take_link(weights)
 
     def take_link(self, weights: TrainedWeights) -> None:
@@ -301,6 +313,30 @@ class FieldStage(lightning.LightningModule):
         """Whether any loss needs rendered patches."""
         losses = self.settings.losses
         return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
+
+    def maps_kept_of(self, encoder: EncoderDecoder) -> KeptMaps:
+        """Maps of the samples, which follow from the frames of the training and from weights that never learn.
+
+        Raises:
+            ConfigurationError: All of the encoder's weights learn, or its trunk cannot go on in the middle.
+        """
+        settings = self.settings
+        if not (encoder.frozen or encoder.trunk.keeps):
+            raise ConfigurationError(
+                f"an encoder {encoder.trunk_name} with frozen_blocks={settings.frozen_blocks} says nothing that stays",
+                where="keep_maps",
+                cure="Set it to false, freeze_encoder=true, or take depth_anything with frozen_blocks",
+            )
+        data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
+        served = getattr(self._trainer, "datamodule", None)
+        names = [[frame.name for frame in drive] for drive in served.frames] if served else []
+        halved = settings.half_resolution_steps >= settings.steps
+        key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())
+        learning = {name for name, value in encoder.named_parameters() if value.requires_grad}
+        for name, value in encoder.state_dict().items():
+            if name not in learning:
+                key.update(name.encode() + value.cpu().numpy().tobytes())
+        return KeptMaps(Path(settings.output) / "kept_maps", data.distinct_samples, key.hexdigest())
 
     @property
     def loss_camera(self) -> Camera:
@@ -431,7 +467,7 @@ class SingleImageStage(FieldStage):
 
     @cached_property
     def _kept_maps(self) -> KeptMaps:
-        return kept_maps(self.encoder, self.settings, self.camera)
+        return self.maps_kept_of(self.encoder)
 
     def configure_optimizers(self) -> Any:
         """Adam with the rates of the settings."""

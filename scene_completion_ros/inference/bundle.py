@@ -124,7 +124,9 @@ class StudentBundle:
             )
         if self.gpu_encoders and self.head.volume is not None:
             raise BundleError(
-                "the kernels for GPUs do not read the volume of its encoder", where=FIELD, cure="Export it again."
+                "the kernels for GPUs do not read the volume of its encoder",
+                where=FIELD,
+                cure="Take this field out of the manifest: such a student runs on the CPU.",
             )
 
     @property

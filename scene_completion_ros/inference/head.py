@@ -33,7 +33,7 @@ class VolumeReading:
 
     Attributes:
         gain: Factor on the logits, float32 [1].
-        lattice: float32 [2, 3], see `Lattice.corner`.
+        lattice: float32 [2, 3], see `Lattice.placement`.
         knots: Shape (X, Y, Z) of the volume.
 
     Raises:

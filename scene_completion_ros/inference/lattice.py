@@ -17,19 +17,19 @@ class Lattice:
     """Places of knots, in axes of the camera: x forward, y left, z up. Constant beyond the outer ones.
 
     Attributes:
-        corner: float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
+        placement: float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
         knots: Number of knots (A, B, C) along each axis.
     """
 
-    corner: NDArray[np.float32]
+    placement: NDArray[np.float32]
     knots: tuple[int, int, int]
 
     def check(self, where: str, cure: str) -> None:
         """Raises a `BundleError` for fewer than two knots along an axis, or places that cannot be."""
         problem = ""
-        if self.corner.shape != (2, 3) or len(self.knots) != 3 or min(self.knots) < 2:
-            problem = f"{self.knots} knots, corner {self.corner.shape}: at least two knots an axis and (2, 3) needed"
-        elif not np.isfinite(self.corner).all() or self.corner[1].min() <= 0.0:
+        if self.placement.shape != (2, 3) or len(self.knots) != 3 or min(self.knots) < 2:
+            problem = f"{self.knots} knots, placed by {self.placement.shape}, not at least two knots an axis and (2, 3)"
+        elif not np.isfinite(self.placement).all() or self.placement[1].min() <= 0.0:
             problem = "a number is not finite, or a distance of knots is not positive"
         if problem:
             raise BundleError(problem, where=where, cure=cure)
@@ -41,7 +41,7 @@ class Lattice:
         """
         size = np.array(self.knots)
         forward = OPTICAL_FROM_FORWARD.inverse().apply(points_camera.astype(np.float64))
-        position = np.clip((forward - self.corner[0]) / self.corner[1], 0.0, size - 1.0)
+        position = np.clip((forward - self.placement[0]) / self.placement[1], 0.0, size - 1.0)
         lowest = np.minimum(position.astype(np.int64), size - 2)
         return lowest, (position - lowest).astype(np.float32)
 

@@ -26,7 +26,7 @@ class PlacePrior:
     Attributes:
         gain: float32 [A, B, C], at least 0.
         logit: float32 [A, B, C].
-        lattice: float32 [2, 3], see `Lattice.corner`.
+        lattice: float32 [2, 3], see `Lattice.placement`.
 
     Raises:
         BundleError: Fewer than two knots along an axis, shapes that differ, numbers that are not finite, negative gains

@@ -364,7 +364,9 @@ def density_reference(
         points = points_camera[start : start + chunk]
         hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
         logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
-        if head.volume is not None and volume is not None:
+        if head.volume is not None:
+            if volume is None:
+                raise ValueError("the head reads a volume, and there is none")
             logit = logit + float(head.volume.gain[0]) * head.volume.places.sample(volume, points)
         if head.prior is not None:
             gain, prior = head.prior.at(points).astype(np.float64).T

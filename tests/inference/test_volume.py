@@ -15,6 +15,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.inference.bundle import MANIFEST, WITH_VOLUME, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.gpu.options import gpu_bundle
 from scene_completion_ros.inference.lattice import Lattice
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
@@ -63,7 +64,10 @@ def test_kernel_agrees_with_the_reference(pose: RigidTransform, at_knots: bool, 
     centres = np.stack(np.meshgrid(*GRID.axis_centres(), indexing="ij"), axis=-1).reshape(-1, 3)
     points = np.asarray(pose.apply(centres))
     expected = density_reference(features, points, head, CODE, CANONICAL, volume=volume).reshape(GRID.shape)
-    without = density_reference(features, points, head, CODE, CANONICAL).reshape(GRID.shape)
+    plain = dataclasses.replace(head, volume=None)
+    without = density_reference(features, points, plain, CODE, CANONICAL).reshape(GRID.shape)
+    with pytest.raises(ValueError, match="there is none"):
+        density_reference(features, points, head, CODE, CANONICAL)
     assert np.abs(expected - without)[query.in_view].mean() > 0.1
     found = query.density(features, volume)
     np.testing.assert_allclose(found, np.where(query.in_view, expected, 0.0), atol=2e-4, rtol=1e-4)
@@ -97,6 +101,20 @@ def test_a_bundle_keeps_how_its_volume_is_read(student: StudentBundle) -> None:
     np.testing.assert_array_equal(loaded.head.volume.lattice, student.head.volume.lattice)
     manifest = json.loads((student.folder / MANIFEST).read_text())
     assert manifest["schema_version"] == WITH_VOLUME  # an older program would leave the volume out
+
+
+def test_a_bundle_may_have_volume_and_prior(student: StudentBundle, tmp_path: Path) -> None:
+    knots = np.ones((4, 3, 3), np.float32)
+    corner = np.array([[1.0, -5.0, -1.5], [3.0, 5.0, 1.5]], np.float32)
+    head = dataclasses.replace(student.head, prior=PlacePrior(knots, -70.0 * knots, corner))
+    both = dataclasses.replace(student, head=head).save(tmp_path, student.read_encoder())
+    assert both.head.prior is not None
+    assert both.head.volume is not None
+    image = np.full((192, 640, 3), 127, np.uint8)
+    many, none = (Completer(bundle, CANONICAL, threads=1).complete(image).voxels for bundle in (student, both))
+    assert len(many) > 0 == len(none)
+    with pytest.raises(BundleError, match="kernels for GPUs do not read"):
+        gpu_bundle(both, "fp16")
 
 
 def test_engines_give_the_same_volume(student: StudentBundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,7 @@ KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 
 
 class KeptMaps:
-    """Maps of a training's samples, float16, one array a map, mapped into memory.
-
-    Several processes of one training may share the folder: each writes the samples that it draws.
+    """Maps of a training's samples, float16, one array a map, mapped into memory. They belong to one process.
 
     Args:
         folder: Where they are kept; what another key left there is deleted.
@@ -64,14 +63,15 @@ class KeptMaps:
                 where=str(self.folder),
                 cure="Make room, take fewer data.distinct_samples, or set keep_maps=false",
             ) from error
-        return made
+        return [values.detach().half().float() for values in made]  # as they come next time
 
     def _write(self, rows: NDArray[np.int64], made: list[Tensor]) -> None:
         if not self._file(0).exists():
-            for number, values in enumerate(made):
-                shape = (self.samples, *values.shape[1:])
+            for number in reversed(range(len(made))):  # the first one says that all are there
                 part = self._file(number).with_suffix(".part")
-                np.lib.format.open_memmap(part, "w+", np.float16, shape).flush()
+                np.lib.format.open_memmap(part, "w+", np.float16, (self.samples, *made[number].shape[1:])).flush()
+                with part.open("r+b") as file:  # a hole in a file ends the process where the disk is full
+                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
                 part.replace(self._file(number))
         self._open()
         for values, kept in zip(made, self._maps, strict=True):

@@ -130,18 +130,21 @@ class DensityField(nn.Module):
         The hidden layer reads channel 0 without passing gradients back: through the steep depth units they would drown
         those of the loss that makes it a depth.
         """
-        return self._with_depth(self.encoder(image))
+        raw = self.encoder(image)
+        return self.feature_layer(self._read(raw)), raw[:, 0]
 
     def observe_maps(self, maps: list[Tensor]) -> SingleViewObservation:
         """What `observe` gives, of the trunk's maps of the images."""
         return self._observed(self.encoder.decode(maps))
 
     def _observed(self, raw: Tensor) -> SingleViewObservation:
-        return SingleViewObservation(self, *self._with_depth(raw), None if self.spatial is None else self.spatial(raw))
+        read = self._read(raw)
+        volume = None if self.spatial is None else self.spatial(read)
+        return SingleViewObservation(self, self.feature_layer(read), raw[:, 0], volume)
 
-    def _with_depth(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        kept = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
-        return self.feature_layer(kept), raw[:, 0]
+    def _read(self, raw: Tensor) -> Tensor:
+        """The features as head and decoder in space read them: channel 0 gets no gradient where it is a depth."""
+        return torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
 
     def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> SingleViewObservation:
         """What `observe` gives, of what `EncoderDecoder.fixed` gave for images of a size (H, W)."""

@@ -71,6 +71,11 @@ class DepthAnythingTrunk(Trunk):
         height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
         return self.maps_of_fixed(self.fixed(image), (height, width))
 
+    @property
+    def keeps(self) -> bool:
+        """Whether any block is frozen."""
+        return self._fixed_blocks > 0
+
     def fixed(self, image: Tensor) -> list[Tensor]:
         """Hidden states [B, T, D] that frozen blocks make of images [B, 3, H, W]: of the taps, and the last one."""
         rows, columns = self._patches((int(image.shape[-2]), int(image.shape[-1])))

@@ -181,9 +181,14 @@ class EncoderDecoder(nn.Module):
             maps: list[Tensor] = self.trunk(image)
         return maps
 
+    @property
+    def frozen(self) -> bool:
+        """Whether none of its weights learns."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
     def fixed(self, image: Tensor) -> list[Tensor]:
         """What weights that never learn make of images [B, 3, H, W]: to be kept, and given to `from_fixed`."""
-        if not any(parameter.requires_grad for parameter in self.parameters()):
+        if self.frozen:
             return [self(image)]
         with self.autocast(image):
             kept: list[Tensor] = self.trunk.fixed(image)
@@ -191,7 +196,7 @@ class EncoderDecoder(nn.Module):
 
     def from_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> Tensor:
         """What `forward` gives, of what `fixed` gave for images of a size (H, W)."""
-        if not any(parameter.requires_grad for parameter in self.parameters()):
+        if self.frozen:
             return kept[0]
         with self.autocast(kept[0]):
             maps = self.trunk.maps_of_fixed(kept, size)

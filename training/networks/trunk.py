@@ -73,13 +73,18 @@ class Trunk(nn.Module):
         """Returns RGB images [B, 3, H, W] in 0..255 as the trunk was pretrained on."""
         return (image - self._mean) / self._scale
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it can go on from what its frozen blocks said."""
+        return False
+
     def fixed(self, image: Tensor) -> list[Tensor]:
-        """What the blocks that never learn make of images [B, 3, H, W]: the images, where nothing else is known."""
-        return [image]
+        """What frozen blocks make of images [B, 3, H, W], of a trunk that `keeps`."""
+        raise NotImplementedError
 
     def maps_of_fixed(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """What `forward` gives, of what `fixed` gave for images of a size (H, W)."""
-        return self(fixed[0])  # type: ignore[no-any-return]
+        raise NotImplementedError
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Returns the maps at strides 2 to 32 of RGB images [B, 3, H, W] in 0..255; H and W multiples of 32."""

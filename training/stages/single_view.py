@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scene_completion_training.checkpoints import TrainedWeights
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import Configuration, SpatialSettings
 from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.networks.density_field import DensityField
@@ -28,15 +28,28 @@ class SingleViewConfiguration(Configuration):
             says is computed once for each sample.
     """
 
+    keeps_maps = True
     stage: str = "single_view"
     spatial: SpatialSettings | None = None
     freeze_encoder: bool = False
 
     def check(self) -> None:
-        """Refuses a frozen encoder that never learned."""
+        """Refuses a frozen encoder that never learned or would learn depth, and a decoder that is told no depth."""
         super().check()
         if self.freeze_encoder:
             self.check_start()
+        if self.freeze_encoder and self.depth_only_steps:
+            raise ConfigurationError(
+                f"{self.depth_only_steps} steps of depth alone, but the encoder is frozen",
+                where="depth_only_steps",
+                cure="Set it to 0",
+            )
+        if self.spatial is not None and not (self.freeze_encoder or self.losses.dense_depth):
+            raise ConfigurationError(
+                "no loss teaches the depth that the decoder in space looks at",
+                where="spatial",
+                cure="Set losses.dense_depth, or freeze_encoder",
+            )
 
 
 class SingleViewStage(SingleImageStage):
@@ -60,13 +73,6 @@ class SingleViewStage(SingleImageStage):
             hidden=settings.hidden,
             spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
         )
-
-    def take(self, weights: TrainedWeights) -> None:
-        """Takes the weights of a field; a decoder in space that they lack starts as nothing."""
-        own = self.field.state_dict()
-        new = {name: own[name] for name in own if name.startswith("spatial.")}
-        self.field.load_state_dict({**new, **weights.field})
-        self.take_link(weights)
 
     def start_learning(self) -> None:
         """The encoder may stay as it is."""

@@ -23,7 +23,7 @@ from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
 from scene_completion_training.configuration import MultiViewConfiguration, SpatialSettings
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import DataNeeds, SingleImageStage, encoded_views, half_size, kept_maps
+from scene_completion_training.field_stage import DataNeeds, SingleImageStage, encoded_views, half_size
 from scene_completion_training.losses.dense_depth import log_inverse_depth_loss
 from scene_completion_training.losses.distillation import (
     density_distillation,
@@ -73,6 +73,7 @@ class StudentConfiguration(MultiViewConfiguration):
         distillation: What is learned from it.
     """
 
+    keeps_maps = True
     stage: str = "student"
     teacher: str = ""
     spatial: SpatialSettings | None = None
@@ -83,8 +84,15 @@ class StudentConfiguration(MultiViewConfiguration):
         return self.teacher
 
     def check(self) -> None:
-        """Refuses a student without a teacher, and one that would learn depth before it starts."""
+        """Refuses a student without a teacher, one that would learn depth before it starts, or never looks for it."""
         super().check()
+        says_depth = self.losses.dense_depth or self.distillation.depth or self.distillation.freeze_encoder
+        if self.spatial is not None and not says_depth:
+            raise ConfigurationError(
+                "no loss teaches the depth that the decoder in space looks at",
+                where="spatial",
+                cure="Set losses.dense_depth or distillation.depth",
+            )
         if self.depth_only_steps:
             raise ConfigurationError(
                 f"{self.depth_only_steps} steps of depth alone, but a student starts with its teacher's depth",
@@ -110,7 +118,6 @@ class Teacher:
     field: MultiViewField | DensityField
     link: OccupancyLink | None = None
     half_resolution: bool = False
-    trunk: str = ""
 
     def __deepcopy__(self, memo: object) -> Teacher:
         return self  # an average of the student's weights needs no teacher of its own
@@ -124,26 +131,26 @@ class Teacher:
             ConfigurationError: Its encoder is another one than the student's.
         """
         stored = Checkpoint.read(Path(settings.teacher))
-        alone = stored.stage_class.field_class is DensityField
-        field = stored.field_of(DensityField) if alone else stored.field_of(MultiViewField)
-        if stored.trunk != settings.encoder and (not alone or settings.distillation.freeze_encoder):
+        single_view = stored.stage_class.field_class is DensityField
+        field = stored.field_of(DensityField) if single_view else stored.field_of(MultiViewField)
+        if stored.trunk != settings.encoder and (not single_view or settings.distillation.freeze_encoder):
             raise ConfigurationError(
                 f"the student's is {settings.encoder}, the teacher's {stored.trunk}",
                 where="encoder",
                 cure="The student starts from its teacher's encoder: name the same one",
             )
-        if settings.keep_maps and not alone:
+        if settings.keep_maps and not single_view:
             raise ConfigurationError("a teacher of several views", where="keep_maps", cure="Set keep_maps=false")
-        return Teacher(field, stored.occupancy_link(), stored.half_resolution, stored.trunk)
+        return Teacher(field, stored.occupancy_link(), stored.half_resolution)
 
     @property
-    def alone(self) -> bool:
+    def single_view(self) -> bool:
         """Whether it sees one image, as its student does."""
         return isinstance(self.field, DensityField)
 
 
 class StudentStage(SingleImageStage):
-    """Distils a frozen `MultiViewField` into a `DensityField` with the head that is deployed.
+    """Distils a frozen field, of several views or a larger one of a single view, into the `DensityField` to deploy.
 
     The teacher keeps an encoder of its own: in the published code it shares the student's, and its targets drift with
     the student's gradient. With `freeze_encoder` the two are the same weights, of which only the student's head learns.
@@ -164,6 +171,7 @@ class StudentStage(SingleImageStage):
     def __init__(self, settings: StudentConfiguration, teacher: Teacher | None = None) -> None:
         teacher = teacher or Teacher.read(settings)
         super().__init__(settings)
+        self._took_head = True
         if settings.distillation.space == "occupancy" and teacher.link is None:
             raise ConfigurationError(
                 "the teacher says nothing about occupancy",
@@ -174,7 +182,7 @@ class StudentStage(SingleImageStage):
         teacher.field.eval().requires_grad_(False)
         if teacher.link is not None:
             self.link.load_state_dict(teacher.link.requires_grad_(False).state_dict())
-        own = teacher.alone and not settings.distillation.freeze_encoder
+        own = teacher.single_view and not settings.distillation.freeze_encoder
         encoder = self.make_encoder() if own else copy.deepcopy(teacher.field.encoder).requires_grad_(True)
         says_depth = (settings.losses.dense_depth, settings.distillation.freeze_encoder, settings.distillation.depth)
         self.field = DensityField(
@@ -189,15 +197,27 @@ class StudentStage(SingleImageStage):
 
     def data_needs(self) -> DataNeeds:
         """The views of the teacher."""
-        views = 1 if self._teacher.alone else self.settings.encoder_views
+        views = 1 if self._teacher.single_view else self.settings.encoder_views
         return DataNeeds(encoder_views=views, rendered=self.renders)
 
+    def start(self, data: SequencesData) -> None:
+        """A head that what it starts from does not fit is fitted without images, as that of a new training."""
+        super().start(data)
+        if self.settings.start_from and not self._took_head:
+            self.first_head(data)
+
     def take(self, weights: TrainedWeights) -> None:
-        """Takes the encoder of a field where the teacher has another one; the head is learned from the teacher."""
-        if self._teacher.alone:
-            self.encoder.load_state_dict(weights.under("encoder."))
-        else:
+        """Takes the weights of a field; of one with another head, the encoder alone."""
+        own = self.field.state_dict()
+        self._took_head = all(
+            name in own and own[name].shape == value.shape
+            for name, value in weights.field.items()
+            if not name.startswith("encoder.")
+        )
+        if self._took_head or not self._teacher.single_view:
             super().take(weights)
+        else:
+            self.encoder.load_state_dict(weights.under("encoder."))
 
     def observe(self, batch: dict[str, Tensor]) -> SingleViewObservation:
         """The student with the batch's images encoded."""
@@ -219,8 +239,8 @@ class StudentStage(SingleImageStage):
             self.encoder.requires_grad_(False)
 
     def first_depth(self, data: SequencesData) -> None:
-        """It has its teacher's, where that has the same encoder."""
-        if self._teacher.alone:
+        """It has its teacher's, where it has its encoder."""
+        if self._teacher.single_view and not self.settings.distillation.freeze_encoder:
             super().first_depth(data)
 
     @property
@@ -287,6 +307,8 @@ class StudentStage(SingleImageStage):
             return teacher.observe(images, poses)
         image = half_size(batch["image"]) if self._teacher.half_resolution else batch["image"]
         teacher.encoder.mixed = self.encoder.mixed
+        if teacher.spatial is not None:
+            teacher.spatial.mixed = self.encoder.mixed
         if not (self.settings.keep_maps and self.training):
             return teacher.observe(image)
         maps = self._kept_maps.get(batch["sample_number"], lambda: teacher.encoder.fixed(image))
@@ -295,7 +317,7 @@ class StudentStage(SingleImageStage):
     @cached_property
     def _kept_maps(self) -> KeptMaps:
         """What the teacher's encoder says of the samples."""
-        return kept_maps(self._teacher.field.encoder, self.settings, self.camera)
+        return self.maps_kept_of(self._teacher.field.encoder)
 
     def _taught_depth(self, seen: SingleViewObservation, asked: ObservedField) -> dict[str, Tensor]:
         """The teacher's depth of each pixel of the student, where it has a weight."""

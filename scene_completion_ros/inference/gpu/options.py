@@ -86,6 +86,12 @@ def gpu_bundle(bundle: StudentBundle, precision: str) -> StudentBundle:
         BundleError: It has none.
     """
     offered = bundle.gpu_precisions
+    if bundle.head.volume is not None:
+        raise BundleError(
+            "gives a volume, which the kernels for GPUs do not read",
+            where=f"bundle {bundle.name}",
+            cure="Take a CPU engine, or engine auto.",
+        )
     if precision not in offered:
         what = "has no encoder for GPUs"
         if offered:

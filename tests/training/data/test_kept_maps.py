@@ -48,7 +48,7 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     kept = KeptMaps(tmp_path / "maps", 2, "a")
-    monkeypatch.setattr("numpy.lib.format.open_memmap", full)
+    monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(TrainingError, match="No space left") as caught:
         kept.get(torch.tensor([0]), lambda: [torch.zeros(1, 3)])
     assert "distinct_samples" in str(caught.value)

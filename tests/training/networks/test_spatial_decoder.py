@@ -29,7 +29,7 @@ def _decoder(stride: int = 2) -> SpatialDecoder:
 def _random(decoder: SpatialDecoder) -> SpatialDecoder:
     with torch.no_grad():
         decoder.leave.weight.normal_(0.0, 0.3)
-        decoder.mean.normal_(1.0, 2.0)
+        decoder.mean.normal_(3.0, 2.0)
     return decoder
 
 

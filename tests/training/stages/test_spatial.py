@@ -13,6 +13,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights, SpatialSettings
+from scene_completion_training.data.module import DataSettings, SequenceSource
 from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.export import export_bundle
 from scene_completion_training.gpu_export.graph import gpu_graph
@@ -20,6 +21,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.runner import train
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage
+from scene_completion_training.stages.teacher import TeacherConfiguration
 from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import batches, small_data, small_training
 
@@ -27,7 +29,7 @@ OCCUPANCY = LossWeights(photometric=0.0, smoothness=0.0, stereo_depth=0.0, spars
 SPATIAL = SpatialSettings(stride=4, reduced=4, widths=(8, 8))
 
 
-def _data(drive: Path, distinct: int = 0):  # type: ignore[no-untyped-def]
+def _data(drive: Path, distinct: int = 0) -> DataSettings:
     return dataclasses.replace(small_data(drive), distinct_samples=distinct)
 
 
@@ -139,21 +141,74 @@ def test_a_smaller_student_learns_from_it(synthetic_drive: Path, seeing: Path, t
     assert all(history[-1][name] < 0.9 * history[0][name] for name in history[0]), history
     stored = Checkpoint.read(train(dataclasses.replace(settings, output=str(tmp_path / "trained"))))
     assert stored.field_of(DensityField).spatial is not None
+    frozen = dataclasses.replace(distillation, freeze_encoder=True, depth=0.0)
+    copied = dataclasses.replace(settings, distillation=frozen, keep_maps=False, output=str(tmp_path / "frozen"))
+    kept, taught = Checkpoint.read(train(copied)).state, Checkpoint.read(seeing).state
+    assert all(torch.equal(kept[name], value) for name, value in taught.items() if name.startswith("encoder."))
 
 
 def test_what_cannot_be_is_refused(synthetic_drive: Path, teacher: Path, eyes: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="none is named"):
         _settings(synthetic_drive, tmp_path, freeze_encoder=True).check()
-    with pytest.raises(ConfigurationError, match="nothing comes again"):
+    with pytest.raises(ConfigurationError, match="no sample comes again"):
         _settings(synthetic_drive, tmp_path, keep_maps=True).check()
     data = _data(synthetic_drive, 2)
     with pytest.raises(ConfigurationError, match="half the size"):
         _settings(synthetic_drive, tmp_path, keep_maps=True, data=data, half_resolution_steps=2).check()
     with pytest.raises(ConfigurationError, match="spatial"):
         SingleViewStage(_settings(synthetic_drive, tmp_path, spatial=SpatialSettings(stride=0)).completed())
+    with pytest.raises(ConfigurationError, match="only one process"):
+        _settings(synthetic_drive, tmp_path, keep_maps=True, data=data, devices=2).check()
+    with pytest.raises(ConfigurationError, match="stage teacher keeps none"):
+        TeacherConfiguration(**small_training(synthetic_drive, tmp_path, keep_maps=True, data=data)).check()
+    with pytest.raises(ConfigurationError, match="says nothing that stays"):
+        train(_settings(synthetic_drive, tmp_path / "none", keep_maps=True, data=data))
+    frozen = {"freeze_encoder": True, "start_from": str(eyes)}
+    with pytest.raises(ConfigurationError, match="the encoder is frozen"):
+        _settings(synthetic_drive, tmp_path, depth_only_steps=2, **frozen).check()
+    with pytest.raises(ConfigurationError, match="no loss teaches the depth"):
+        _settings(synthetic_drive, tmp_path, spatial=SPATIAL, losses=LossWeights(dense_depth=0.0)).check()
     values = small_training(synthetic_drive, tmp_path, keep_maps=True, data=data)
     with pytest.raises(ConfigurationError, match="several views"):
         StudentStage(StudentConfiguration(teacher=str(teacher), **values))
+
+
+def test_other_stages_say_that_they_know_no_decoder_in_space(
+    synthetic_drive: Path, seeing: Path, tmp_path: Path
+) -> None:
+    stage = SingleViewStage(_settings(synthetic_drive, tmp_path).completed())
+    with pytest.raises(BundleError, match="has a decoder in space") as caught:
+        stage.load(str(seeing))
+    assert "Set `spatial`" in str(caught.value)
+
+
+def test_maps_of_other_frames_are_not_taken(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
+    """The same configuration, whose wildcard has come to match another drive."""
+    drives = tmp_path / "drives"
+    drives.mkdir()
+    (drives / "a").symlink_to(synthetic_drive)
+    data = dataclasses.replace(_data(synthetic_drive, 2), sources=[SequenceSource(f"{drives}/*")])
+    changes = {"start_from": str(eyes), "spatial": SPATIAL, "freeze_encoder": True, "keep_maps": True, "data": data}
+    settings = _settings(synthetic_drive, tmp_path / "run", steps=2, **changes)
+    last = train(settings)
+    key = (tmp_path / "run" / "kept_maps" / "key.txt").read_text()
+    last.unlink()
+    (drives / "b").symlink_to(synthetic_drive)
+    train(settings)
+    assert (tmp_path / "run" / "kept_maps" / "key.txt").read_text() != key
+
+
+def test_the_decoder_in_space_leaves_the_depth_channel_alone(synthetic_drive: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stage = SingleViewStage(_settings(synthetic_drive, tmp_path, spatial=SPATIAL).completed())
+    spatial = stage.field.spatial
+    assert spatial is not None
+    torch.nn.init.normal_(spatial.leave.weight)
+    raw = torch.rand(1, 64, 48, 160, requires_grad=True)
+    spatial(stage.field._read(raw)).square().mean().backward()  # type: ignore[no-untyped-call]
+    assert raw.grad is not None
+    assert not raw.grad[:, 0].any()
+    assert raw.grad[:, 1:].any()
 
 
 def test_samples_come_again_in_another_order(synthetic_drive: Path) -> None:
