@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.ros import completion_node
 from scene_completion_ros.ros.node import main
@@ -30,10 +31,13 @@ class FailingEncoder:
     def __init__(self, bundle: StudentBundle, *_: Any) -> None:
         self._encoder = encoder.make_encoder(bundle, encoder.cpu_engine(), threads=1)
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         if Path(os.environ[FAILS]).exists():
             raise explain_failure("cuStreamSynchronize failed: GPU is lost", "running the encoder")
-        return self._encoder(image_rgb)
+        return self._encoder.encode(image_rgb)
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.encode(image_rgb).features
 
 
 if __name__ == "__main__":

@@ -60,6 +60,6 @@ def test_the_prior_is_fitted_through_the_link_that_the_training_starts_with(
     with torch.no_grad():
         logit = field.prior_logit(points)
         under = [occupancy_cross_entropy(one(logit), target, weight).item() for one in (link, OccupancyLink())]
-    assert under[0] < 1.1 * reported < 0.8 * under[1]
+    assert under[0] < 1.25 * reported < 0.8 * under[1]
     assert all(torch.equal(value, before[name]) for name, value in link.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in link.parameters())

@@ -102,8 +102,8 @@ def test_the_student_goes_towards_its_teacher(
         return torch.stack([term["distillation"] for term in terms]).sum()
 
     before = loss().item()
-    optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 3e-2)
-    for _ in range(8):
+    optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 1e-2)
+    for _ in range(24):
         optimiser.zero_grad()
         loss().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
