@@ -73,7 +73,7 @@ class SpatialSettings:
     """The decoder in space.
 
     Attributes:
-        stride: Voxels to a cell of its bird's-eye view, along x and y; 4 is four times as fast as 2.
+        stride: Voxels to a cell of its bird's-eye view, along x and y; 4 is two to three times as fast as 2.
         reduced: Channels of the image's features that a cell looks up.
         widths: Channels of its U-Net, the finest first; each level has half the resolution of the one before.
     """
@@ -128,7 +128,7 @@ class Configuration:
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
         keep_maps: Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a
-            training that sees each several times computes it once. Two megabytes a sample with Depth Anything V2 Small.
+            training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2.
         pretrained: Start the trunk from its ImageNet weights.
         voxel_size: δ of the opacity, metres; by default the voxels of the volume.
         data: Sequences and samples.

@@ -174,7 +174,8 @@ class FieldStage(lightning.LightningModule):
             BundleError: The weights are those of another network.
         """
         weights = TrainedWeights.read(Path(source)).with_prior_of(self.encoder)
-        if has_spatial(weights.field) and not has_spatial(self.field.state_dict()):
+        of_density = isinstance(self.density, DensityField)  # a teacher takes the encoder alone
+        if of_density and has_spatial(weights.field) and not has_spatial(self.field.state_dict()):
             raise BundleError(
                 f"has a decoder in space, which this training of stage {self.settings.stage} has not",
                 where=source,

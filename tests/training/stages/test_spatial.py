@@ -21,7 +21,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.runner import train
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage
-from scene_completion_training.stages.teacher import TeacherConfiguration
+from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
 from tests.training.killed_training import resumed_weights
 from tests.training.small_trainings import batches, small_data, small_training
 
@@ -180,6 +180,10 @@ def test_other_stages_say_that_they_know_no_decoder_in_space(
     with pytest.raises(BundleError, match="has a decoder in space") as caught:
         stage.load(str(seeing))
     assert "Set `spatial`" in str(caught.value)
+    teacher = TeacherStage(TeacherConfiguration(**small_training(synthetic_drive, tmp_path)).completed())
+    teacher.load(str(seeing))  # it takes the encoder of a student, whatever stands beside it
+    kept = Checkpoint.read(seeing).state
+    assert torch.equal(teacher.encoder.project.weight, kept["encoder.project.weight"])
 
 
 def test_maps_of_other_frames_are_not_taken(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
