@@ -29,7 +29,7 @@ from scene_completion_training.clustering.clusters import (
     read_class_file,
     read_clusters,
 )
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.occupancy_link import link_calibration
 
@@ -231,6 +231,7 @@ def export_labelled(
     stored = Checkpoint.read(checkpoint)
     field = stored.field_of(FeatureField)
     _refuse_other_density(field.density, student, checkpoint)
+    _give_volume_of(student, field.density)
     clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
     if units.shape[1] != field.position_layer.out_features:
         raise ConfigurationError(
@@ -259,11 +260,22 @@ def export_labelled(
     return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement
 
 
+def _give_volume_of(student: StudentBundle, density: DensityField) -> None:
+    """Gives a decoder in space the last weights of a student's encoder: the student's head may have stretched them."""
+    reading = student.head.volume
+    if density.spatial is None or reading is None:
+        return
+    stored = {name: torch.from_numpy(v.astype(np.float32)) for name, v in student.load_weights().items()}
+    own = density.state_dict()
+    last = {name: stored[name] / float(reading.gain[0]) for name in LAST_WEIGHTS if name.startswith("spatial.")}
+    density.load_state_dict({**own, **last})
+
+
 def _refuse_other_density(density: DensityField, student: StudentBundle, checkpoint: Path) -> None:
-    """Refuses a student whose units are others; its last layer is its own, and may have been stretched meanwhile."""
+    """Refuses a student whose units are others; its last weights may have been stretched meanwhile."""
     stored = student.load_weights()
     for name, value in density.named_parameters():
-        if name.startswith("density_layer."):
+        if name in LAST_WEIGHTS:
             continue
         if name not in stored or not np.array_equal(value.detach().numpy().astype(np.float16), stored[name]):
             raise BundleError(

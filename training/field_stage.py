@@ -179,7 +179,7 @@ class FieldStage(lightning.LightningModule):
             raise BundleError(
                 f"has a decoder in space, which this training of stage {self.settings.stage} has not",
                 where=source,
-                cure="Set `spatial` in stages that know it, single_view and student, or name a student without one",
+                cure="Set `spatial` as it was set there, or name a student without one",
             )
         try:
             self.take(weights)

@@ -57,6 +57,8 @@ class ViewSettings:
         yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Pitch and roll
             stay small because the ground's place in the image is the best cue a fixed camera has: with 0.5° the horizon
             of some streets that the network had not seen was off by as much.
+        covered: Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn anew
+            for each edge. A camera that is turned shows where the recording ends, and so by how much it was turned.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
@@ -73,6 +75,7 @@ class ViewSettings:
     yaw: float = 6.0
     pitch: float = 0.1
     roll: float = 0.1
+    covered: int = 0
     colour_jitter: bool = True
     mirror: bool = True
     far_views: bool = False
@@ -298,6 +301,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         hint = depth_hint(frame, side, self.camera, draw.turn)
         if self.settings.colour_jitter:
             image = jittered(image, generator)
+        if self.settings.covered:
+            image, hint = covered_edges(image, hint, generator.integers(self.settings.covered + 1, size=2))
         if draw.mirror:
             image, hint = image[:, ::-1], hint[:, ::-1]
         return {
@@ -346,6 +351,15 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
+
+
+def covered_edges(
+    image: NDArray[np.uint8], hint: NDArray[np.float32], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """An image [H, W, 3] and its depth [H, W], so many rows covered at the upper and lower edge; see `ViewSettings`."""
+    shown = np.clip(np.arange(len(image)), rows[0], len(image) - 1 - rows[1])
+    known = shown == np.arange(len(image))
+    return image[shown], np.where(known[:, None], hint, np.float32(0.0))
 
 
 def _choose(

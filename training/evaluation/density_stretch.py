@@ -24,14 +24,13 @@ from scene_completion_ros.voxels.occupancy import composite, density_of_logit, l
 from scene_completion_training.evaluation.density_model import DensityModel, Observation
 from scene_completion_training.evaluation.depth_evaluation import counted_depth
 from scene_completion_training.evaluation.kitti import Window
+from scene_completion_training.networks.density_field import LAST_WEIGHTS
 
 PIXELS = 2000
 """Pixels of a frame that are looked at, drawn from those with a depth."""
 SAMPLES = 64
 BOUNDS = ((-np.log(4.0), np.log(4.0)), (-4.0, 4.0))
 """Of ln k and c; who needs more has not learned depth."""
-LAYER = "density_layer"
-"""The layer in a student's unfolded weights that gives the logit."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,7 @@ class DensityStretch:
     def of_weights(self, weights: Mapping[str, NDArray[Any]], *, prior: bool = False) -> dict[str, NDArray[Any]]:
         """The same of unfolded weights, in their own precision; the offset goes to a place prior if there is one."""
         offset = 0.0 if prior else self.offset
-        changed = {f"{LAYER}.weight": (self.scale, 0.0), f"{LAYER}.bias": (self.scale, offset)}
-        changed |= {f"spatial.{name}": (self.scale, 0.0) for name in ("leave.weight", "leave.bias", "mean")}
+        changed = dict.fromkeys(LAST_WEIGHTS, (self.scale, 0.0)) | {"density_layer.bias": (self.scale, offset)}
         return {
             name: (values * np.float64(changed[name][0]) + changed[name][1]).astype(values.dtype)
             if name in changed

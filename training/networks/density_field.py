@@ -22,6 +22,16 @@ DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 
 """Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0."""
 
 
+LAST_WEIGHTS = (
+    "density_layer.weight",
+    "density_layer.bias",
+    "spatial.leave.weight",
+    "spatial.leave.bias",
+    "spatial.mean",
+)
+"""Weights that the logit is linear in: who scales them and the logit's offset stretches the densities."""
+
+
 def sample_map(values: Tensor, coordinates: Tensor) -> Tensor:
     """Samples a map [B, C, h, w] at normalised coordinates [B, N, 2 or more] (x, y first): [B, C, N].
 

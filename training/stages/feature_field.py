@@ -15,7 +15,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.checkpoints import TrainedWeights
-from scene_completion_training.configuration import Configuration
+from scene_completion_training.configuration import Configuration, SpatialSettings
 from scene_completion_training.data.feature_targets import FeatureTargets
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import DataNeeds, SingleImageStage
@@ -93,10 +93,12 @@ class FeatureFieldConfiguration(Configuration):
 
     Attributes:
         stage: Name of the stage.
+        spatial: The density's decoder in space, as it is in `start_from`; by default there is none.
         features: What it learns from a 2D foundation model.
     """
 
     stage: str = "feature_field"
+    spatial: SpatialSettings | None = None
     features: FeatureSettings = field(default_factory=FeatureSettings)
 
     def check(self) -> None:
@@ -150,6 +152,7 @@ class FeatureFieldStage(SingleImageStage):
             encoder=self.make_encoder(),
             depth_channel=depth,
             hidden=settings.hidden,
+            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
         )
         self.field = FeatureField(density, target_size=target_size, channels=features.channels, units=features.units)
         self.start_learning()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_training.checkpoints import TrainedWeights
-from scene_completion_training.configuration import Configuration
+from scene_completion_training.configuration import Configuration, SpatialSettings
 from scene_completion_training.field_stage import DataNeeds, SingleImageStage
 from scene_completion_training.losses.class_agreement import class_cross_entropy
 from scene_completion_training.networks.density_field import DensityField
@@ -28,12 +28,14 @@ class SupervisedConfiguration(Configuration):
 
     Attributes:
         stage: Name of the stage.
+        spatial: The density's decoder in space, as it is in `start_from`; by default there is none.
         label_points: Labelled voxel centres a sample.
         channels: Dimension of the features before the expansion to classes, as a feature field has them.
         units: Hidden units of the features, as a feature field has them.
     """
 
     stage: str = "supervised"
+    spatial: SpatialSettings | None = None
     label_points: int = 4096
     channels: int = 64
     units: int = 64
@@ -68,6 +70,7 @@ class SupervisedStage(SingleImageStage):
             encoder=self.make_encoder(),
             depth_channel=True,
             hidden=settings.hidden,
+            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
         )
         self.field = ClassField(
             density, target_size=len(COMMON_CLASSES) - 1, channels=settings.channels, units=settings.units

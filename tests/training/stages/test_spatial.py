@@ -12,18 +12,28 @@ import torch
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.clustering.clusters import (
+    CLASS_FILE,
+    CLUSTER_FILE,
+    Clusters,
+    write_class_file,
+    write_clusters,
+)
 from scene_completion_training.configuration import LossWeights, SpatialSettings
 from scene_completion_training.data.module import DataSettings, SequenceSource
 from scene_completion_training.evaluation.density_stretch import DensityStretch
-from scene_completion_training.export import export_bundle
+from scene_completion_training.export import export_bundle, export_labelled
 from scene_completion_training.gpu_export.graph import gpu_graph
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.runner import train
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.feature_field import FeatureSettings
+from scene_completion_training.stages.semantics import SemanticsConfiguration
 from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
 from scene_completion_training.stages.student import DistillationSettings, StudentConfiguration, StudentStage
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
 from tests.training.killed_training import resumed_weights
-from tests.training.small_trainings import batches, small_data, small_training
+from tests.training.small_trainings import batches, feature_training, small_data, small_training
 
 OCCUPANCY = LossWeights(photometric=0.0, smoothness=0.0, stereo_depth=0.0, sparsity=0.0, emptiness=0.1)
 SPATIAL = SpatialSettings(stride=4, reduced=4, widths=(8, 8))
@@ -173,7 +183,36 @@ def test_what_cannot_be_is_refused(synthetic_drive: Path, teacher: Path, eyes: P
         StudentStage(StudentConfiguration(teacher=str(teacher), **values))
 
 
-def test_other_stages_say_that_they_know_no_decoder_in_space(
+def test_labels_stand_on_a_field_with_a_decoder_in_space(
+    synthetic_drive: Path, targets: Path, seeing: Path, tmp_path: Path
+) -> None:
+    """Features learn beside it, before or after the student is stretched, and the labelled student completes as it."""
+    plain = export_bundle(seeing, tmp_path / "plain", name="t", licence="none", provenance={})
+    stretch = DensityStretch(2.0, 0.5)
+    weights = stretch.of_weights(plain.load_weights())
+    stretched = dataclasses.replace(plain, head=stretch.of_head(plain.head))
+    stretched = stretched.save(tmp_path / "stretched", plain.read_encoder(), weights)
+    image = np.random.default_rng(0).integers(0, 255, (96, 320, 3), dtype=np.uint8)
+    expected = Completer(stretched, plain.canonical, threads=1).complete(image).alpha
+    features = FeatureSettings(targets=str(targets))
+    for start in (plain, stretched):
+        output, folder = tmp_path / f"of_{start.folder.name}", tmp_path / f"classes_{start.folder.name}"
+        values = {"start_from": str(start.folder), "spatial": SPATIAL, "hidden": 32}
+        checkpoint = train(feature_training(synthetic_drive, output, features, **values))
+        units, codes = np.tile(np.eye(2, 64, dtype=np.float16), (50, 1)), np.tile(np.eye(2, dtype=np.float32), (50, 1))
+        folder.mkdir()
+        write_clusters(folder / CLUSTER_FILE, Clusters(np.eye(2, dtype=np.float32)), codes, units)
+        write_class_file(folder / CLASS_FILE, ["road", "car"], [0.5, 0.5])
+        labelled, _ = export_labelled(checkpoint, stretched, folder, tmp_path / output.name / "l", name="l", licence="")
+        assert labelled.head.label_hidden and labelled.head.volume is not None
+        found = Completer(labelled, plain.canonical, threads=1).complete(image)
+        np.testing.assert_allclose(found.alpha, expected, atol=2e-3)
+    semantics = SemanticsConfiguration(features_from=str(checkpoint), **small_training(synthetic_drive, tmp_path / "s"))
+    stage = make_stage(semantics)
+    assert isinstance(stage.field, FeatureField) and stage.field.density.spatial is not None
+
+
+def test_stages_that_are_told_of_no_decoder_in_space_refuse_one(
     synthetic_drive: Path, seeing: Path, tmp_path: Path
 ) -> None:
     stage = SingleViewStage(_settings(synthetic_drive, tmp_path).completed())
