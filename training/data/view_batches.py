@@ -24,6 +24,7 @@ from scene_completion_training.data.drawn_views import (
     Draw,
     DrawnViews,
     as_tensor,
+    blinded,
     canonical_depth,
     canonical_image,
     depth_hint,
@@ -59,6 +60,8 @@ class ViewSettings:
             of some streets that the network had not seen was off by as much.
         covered: Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn anew
             for each edge. A camera that is turned shows where the recording ends, and so by how much it was turned.
+        blind: Share of the images that show little or nothing: black, white, noise, night, or half covered. What the
+            losses ask for stays, so that the network learns to fall back on where things are on average.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
@@ -76,6 +79,7 @@ class ViewSettings:
     pitch: float = 0.1
     roll: float = 0.1
     covered: int = 0
+    blind: float = 0.0
     colour_jitter: bool = True
     mirror: bool = True
     far_views: bool = False
@@ -301,6 +305,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         hint = depth_hint(frame, side, self.camera, draw.turn)
         if self.settings.colour_jitter:
             image = jittered(image, generator)
+        if self.settings.blind and generator.random() < self.settings.blind:
+            image = blinded(image, generator)
         if self.settings.covered:
             image, hint = covered_edges(image, hint, generator.integers(self.settings.covered + 1, size=2))
         if draw.mirror:

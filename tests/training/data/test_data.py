@@ -286,6 +286,38 @@ def test_a_mirrored_road_tilts_as_before(frames: list[PreparedFrame]) -> None:
         assert draw.mirror or np.allclose(draw.turn, unmirrored.turn)
 
 
+def test_covered_edges_repeat_the_last_row_that_is_shown_and_have_no_depth(frames: list[PreparedFrame]) -> None:
+    settings = dataclasses.replace(PLAIN, covered=14)
+    covered = [0, 0]
+    for number in range(8):
+        plain, found = (ViewSamples([frames], s, seed=3, length=8)[number] for s in (PLAIN, settings))
+        image, whole = found["image"], plain["image"]
+        first, last = (int(part) for part in torch.nonzero((image == whole).all(dim=2).all(dim=0))[[0, -1], 0])
+        assert 0 <= first <= 14 and whole.shape[1] - 15 <= last < whole.shape[1]
+        assert (image[:, :first] == image[:, first : first + 1]).all()
+        assert (image[:, last:] == image[:, last : last + 1]).all()
+        assert not found["hint"][:first].any() and not found["hint"][last + 1 :].any()
+        assert torch.equal(found["hint"][first : last + 1], plain["hint"][first : last + 1])
+        covered = [covered[0] + first, covered[1] + whole.shape[1] - 1 - last]
+    assert min(covered) > 0
+
+
+def test_blind_images_keep_what_the_losses_ask_for(frames: list[PreparedFrame]) -> None:
+    settings = dataclasses.replace(PLAIN, blind=1.0)
+    spread = []
+    for number in range(24):
+        plain, found = (ViewSamples([frames], s, seed=3, length=24)[number] for s in (PLAIN, settings))
+        assert torch.equal(found["hint"], plain["hint"])
+        same = (found["image"] == plain["image"]).float().mean()
+        assert same < 0.75  # at most what half a cover leaves
+        spread.append(float(found["image"].std()))
+    assert min(spread) == 0.0 and max(spread) > 70.0  # black or white, and noise
+    some = ViewSamples([frames], dataclasses.replace(PLAIN, blind=0.3), seed=3, length=40)
+    plain_samples = ViewSamples([frames], PLAIN, seed=3, length=40)
+    blind = sum(not torch.equal(some[n]["image"], plain_samples[n]["image"]) for n in range(40))
+    assert 4 <= blind <= 20
+
+
 def test_without_views_to_render_a_sample_is_the_same(frames: list[PreparedFrame]) -> None:
     settings = dataclasses.replace(PLAIN, colour_jitter=True, yaw=3.0)
     whole, bare = (
