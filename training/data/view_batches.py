@@ -58,8 +58,8 @@ class ViewSettings:
         yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Pitch and roll
             stay small because the ground's place in the image is the best cue a fixed camera has: with 0.5° the horizon
             of some streets that the network had not seen was off by as much.
-        covered: Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn anew
-            for each edge. A camera that is turned shows where the recording ends, and so by how much it was turned.
+        covered: Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn
+            anew for each edge. A turned camera shows where the recording ends, and so by how much it was turned.
         blind: Share of the images that show little or nothing: black, white, noise, night, or half covered. What the
             losses ask for stays, so that the network learns to fall back on where things are on average.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
