@@ -20,6 +20,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
+from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_FILE,
@@ -29,11 +30,14 @@ from scene_completion_training.clustering.clusters import (
     read_class_file,
     read_clusters,
 )
+from scene_completion_training.losses.dense_depth import positive_inverse_depth
 from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.occupancy_link import link_calibration
 
 OPSET = 18
+SMALLEST_INVERSE_DEPTH = 1e-3
+"""Per metre: what lies farther is said to lie at a kilometre."""
 _PLACES = ("output", "start_from", "teacher", "features_from", "encoder_weights")
 """Settings that name files of the machine that trained."""
 
@@ -43,32 +47,46 @@ class FoldedEncoder(nn.Module):
 
     Args:
         field: Trained field; the units of a feature field come after those of its density.
-        feature_size: (h, w) of its feature map.
+        camera: Canonical camera of its images.
     """
 
-    def __init__(self, field: DensityField | FeatureField, feature_size: tuple[int, int]) -> None:
+    def __init__(self, field: DensityField | FeatureField, camera: Camera) -> None:
         super().__init__()
         density = field.density if isinstance(field, FeatureField) else field
         self.trunk = density.encoder.trunk
         self.decoder = density.encoder.decoder
-        self.prior = functional.interpolate(density.encoder.prior, feature_size, mode="bilinear")
+        self.prior = functional.interpolate(density.encoder.prior, feature_size(density, camera), mode="bilinear")
         self.project = fold(density.encoder.project, density.feature_layer)
         self.spatial = density.spatial
         self.encoder_project = density.encoder.project
+        self.inverse_depth = density.spec.inverse_depth
+        self.rays = ray_camera(camera)
         self.features: nn.Sequential | None = None
         if isinstance(field, FeatureField):
             folded = fold(field.project, field.feature_layer)
             self.features = nn.Sequential(field.decoder, field.normalise, folded)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255, and a volume if there is one."""
+        """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255.
+
+        With a decoder in space the volume follows, and then the depth of the pixels of the ray camera.
+        """
         maps = self.trunk(image)
         decoded = torch.cat([self.decoder(maps), self.prior], dim=1)
         out: Tensor = self.project(decoded)
         if self.features is not None:
             out = torch.cat([out, self.features(maps)], dim=1)
         found = (out.permute(0, 2, 3, 1),)
-        return found if self.spatial is None else (*found, self.spatial(self.encoder_project(decoded)))
+        if self.spatial is None:
+            return found
+        raw = self.encoder_project(decoded)
+        return (*found, self.spatial(raw), self._depth(raw[:, :1]))
+
+    def _depth(self, code: Tensor) -> Tensor:
+        """z-depth [1, h', w'] of the pixels of the ray camera, of inverse depth codes [1, 1, h, w]."""
+        size = (self.rays.height, self.rays.width)
+        inverse = self.inverse_depth(functional.interpolate(code, size, mode="bilinear", align_corners=False))
+        return 1.0 / positive_inverse_depth(inverse)[:, 0].clamp_min(SMALLEST_INVERSE_DEPTH)
 
 
 def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -90,7 +108,7 @@ def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[in
 
 def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     """Exports the folded encoder as ONNX for a canonical camera; weights are fp16, and cast to fp32 in the graph."""
-    module = FoldedEncoder(field, feature_size(field, camera)).eval()
+    module = FoldedEncoder(field, camera).eval()
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
@@ -100,7 +118,7 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
             (image,),
             file,
             input_names=["image"],
-            output_names=["features"] if module.spatial is None else ["features", "volume"],
+            output_names=["features"] if module.spatial is None else ["features", "volume", "depth"],
             opset_version=OPSET,
             dynamo=False,
         )

@@ -134,7 +134,8 @@ class StudentBundle:
         """The ONNX encoder: ``image`` float32 [1, 3, H, W] RGB 0..255 -> ``features`` float32 [1, h, w, C + E].
 
         The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. Where the
-        head reads a volume, a second output ``volume`` float32 [1, X, Y, Z] follows.
+        head reads a volume, ``volume`` float32 [1, X, Y, Z] follows, and then ``depth`` float32 [1, h', w']: z-depth,
+        metres, of the pixels of `scene_query.ray_camera`.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")

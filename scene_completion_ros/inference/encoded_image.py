@@ -15,10 +15,12 @@ class EncodedImage(NamedTuple):
     Attributes:
         features: float32 [h, w, C + E].
         volume: float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
+        depth: float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; beside a volume only.
     """
 
     features: NDArray[np.float32]
     volume: NDArray[np.float32] | None = None
+    depth: NDArray[np.float32] | None = None
 
     @staticmethod
     def of(outputs: Sequence[NDArray[np.float32]]) -> EncodedImage:

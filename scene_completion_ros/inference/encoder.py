@@ -26,7 +26,7 @@ from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
 from scene_completion_ros.inference.gpu_graph_encoder import PRECISION_OF_ENGINE, GpuGraphEncoder
-from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
+from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery, ray_camera
 from scene_completion_ros.jit import aligned_empty
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
@@ -279,7 +279,10 @@ def _check_ports(
 def _output_ports(bundle: StudentBundle) -> list[tuple[str, list[int]]]:
     """Names and shapes of what the graph of a bundle gives."""
     ports = [("features", [1, *bundle.feature_size, bundle.head.channels])]
-    return [*ports, ("volume", [1, *bundle.head.volume_knots])] if bundle.head.volume_knots else ports
+    if bundle.head.volume_knots:
+        rays = ray_camera(bundle.canonical)
+        ports += [("volume", [1, *bundle.head.volume_knots]), ("depth", [1, rays.height, rays.width])]
+    return ports
 
 
 def _first_line(error: Exception) -> str:

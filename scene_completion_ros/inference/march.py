@@ -13,11 +13,15 @@ published or thresholded is the calibrated probability, and the states of voxels
     T_state,i+1 = T_state,i (1 - alpha_i) for a free voxel,    0 for an occupied one
 
 so that nothing behind an occupied voxel is ever taken for seen.
+
+A student may say the depth of each pixel itself, which knows more of it than voxels do. Then a ray is not attenuated:
+it ends there, or at the first occupied voxel before (`sight`).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -152,11 +156,51 @@ def march(
     )
 
 
+def sight(
+    depth: NDArray[np.floating],
+    occupied: NDArray[np.bool_],
+    grid: VoxelGrid,
+    camera_from_grid: RigidTransform,
+    camera: Camera,
+    far: float,
+) -> MarchResult:
+    """How far the rays of a camera see, of which a student says the depth itself.
+
+    Args:
+        depth: [h, w], z-depth of the camera's pixels, metres. It is returned as it is.
+        occupied: bool [X, Y, Z], calibrated probability at or above the threshold.
+        camera_from_grid: Its pose; any rigid transform, the camera may stand anywhere.
+        camera: Camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``.
+        far: Depth, metres, from which on nothing is there: the transmittance is 1 there, and 0 elsewhere.
+    """
+    rays = grid_rays(grid, camera_from_grid, camera)
+    ends = depth.reshape(-1) / rays.cosine
+    half_distance = np.full(len(ends), np.inf)
+    last = np.asarray(grid.shape) - 1
+    for ray, (first, stop) in enumerate(zip(rays.first, rays.stop, strict=True)):
+        for step in range(first, stop):
+            along = (step + 0.5) * grid.voxel_size
+            if not along < ends[ray]:  # also where the student says no number: behind it nothing is seen
+                half_distance[ray] = ends[ray]
+                break
+            position = rays.origin + (step + 0.5) * rays.direction[ray]
+            if occupied[tuple(np.clip(np.floor(position).astype(np.int64), 0, last))]:
+                half_distance[ray] = along
+                break
+    shape = (camera.height, camera.width)
+    return MarchResult(
+        depth=depth.astype(np.float32),
+        half_distance=half_distance.astype(np.float32).reshape(shape),
+        transmittance=(depth >= far).astype(np.float32),
+    )
+
+
 class March:
-    """Marches the rays of one camera through one grid; the same result as `march` up to float32.
+    """Marches the rays of one camera through one grid; the same result as `march`, or `sight`, up to float32.
 
     Args:
         occupied_from: alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
+        far: Depth, metres, from which on a student that says depth itself sees nothing.
 
     Attributes:
         rays: `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and
@@ -164,7 +208,13 @@ class March:
     """
 
     def __init__(
-        self, grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera, occupied_from: float | np.float32
+        self,
+        grid: VoxelGrid,
+        camera_from_grid: RigidTransform,
+        camera: Camera,
+        occupied_from: float | np.float32,
+        *,
+        far: float = math.inf,
     ) -> None:
         rays = grid_rays(grid, camera_from_grid, camera)
         self.grid = grid
@@ -178,11 +228,18 @@ class March:
             rays.stop,
             rays.leave.astype(np.float32),
         )
-        self._kernel = _march_kernel()
+        self.far = np.float32(far)
+        self._kernel, self._sight = _march_kernel(), _sight_kernel()
 
-    def __call__(self, alpha: NDArray[np.float32]) -> MarchResult:
-        """Marches through alpha, float32 [X, Y, Z]."""
+    def __call__(self, alpha: NDArray[np.float32], depth: NDArray[np.float32] | None = None) -> MarchResult:
+        """Marches through alpha, float32 [X, Y, Z], up to the depth, float32 [h, w], where a student says it itself."""
         shape = (self.camera.height, self.camera.width)
+        if depth is not None:
+            half_distance = np.empty(shape, dtype=np.float32)
+            step_length = np.float32(self.grid.voxel_size)
+            rays = self.rays[:-1]
+            self._sight(alpha, self.occupied_from, step_length, depth.reshape(-1), *rays, half_distance.reshape(-1))
+            return MarchResult(depth.copy(), half_distance, (depth >= self.far).astype(np.float32))
         out = tuple(np.empty(shape, dtype=np.float32) for _ in range(3))
         step_length = np.float32(self.grid.voxel_size)
         self._kernel(alpha, self.occupied_from, step_length, *self.rays, *(part.reshape(-1) for part in out))
@@ -197,6 +254,38 @@ def opacity_at(along: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, flat: Any,
     y = min(max(np.int32(origin[1] + along * d_y), 0), shape[1] - 1)
     z = min(max(np.int32(origin[2] + along * d_z), 0), shape[2] - 1)
     return flat[np.uint32((x * shape[1] + y) * shape[2] + z)]
+
+
+@functools.cache
+def _sight_kernel() -> Callable[..., None]:
+    @kernel()
+    def see(
+        alpha: Any,
+        occupied_from: Any,
+        step_length: Any,
+        depth: Any,
+        origin: Any,
+        direction: Any,
+        cosine: Any,
+        first: Any,
+        stop: Any,
+        half_distance: Any,
+    ) -> None:
+        flat = alpha.reshape(-1)
+        for ray in prange(first.size):
+            d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
+            end, turned = depth[ray] / cosine[ray], NEVER
+            for step in range(first[ray], stop[ray]):
+                along = np.float32(step) + HALF
+                if not along * step_length < end:
+                    turned = end
+                    break
+                if opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape) >= occupied_from:
+                    turned = along * step_length
+                    break
+            half_distance[ray] = turned
+
+    return see
 
 
 @functools.cache

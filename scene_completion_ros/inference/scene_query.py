@@ -80,7 +80,7 @@ class PreparedScene:
         )
         labels = LabelQuery(query.field, query.samples, query.in_view.size) if bundle.head.label_hidden else None
         occupied_from = bundle.calibration.occupied_from(bundle.threshold)
-        march = March(grid, camera_from_grid, ray_camera, occupied_from)
+        march = March(grid, camera_from_grid, ray_camera, occupied_from, far=bundle.depth_range[1])
         classifier = VoxelClassifier(
             grid, camera_from_grid, ray_camera, query.in_view, bundle.calibration, bundle.threshold
         )
@@ -166,12 +166,12 @@ class HostSceneQuery:
     def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
-        features, volume = self._encode(image_rgb)
+        features, volume, depth = self._encode(image_rgb)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha = prepared.query.opacity(features, volume)
             clock.lap("query")
-            rays = prepared.march(alpha)
+            rays = prepared.march(alpha, depth)
             clock.lap("march")
             probability, state = prepared.classifier(alpha, rays.half_distance)
             occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)

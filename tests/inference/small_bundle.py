@@ -17,9 +17,11 @@ from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.scene_query import ray_camera
 
 CANONICAL = Camera(fx=371.2, fy=371.2, cx=319.5, cy=90.0, width=640, height=192)
 CHANNELS = 64
+SAID_DEPTH = 15.0
 
 
 def random_head(seed: int = 0, channels: int = CHANNELS, density_bias: float = 0.0) -> HeadWeights:
@@ -126,7 +128,8 @@ def tiny_encoder(
 ) -> bytes:
     """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph.
 
-    A volume [X, Y, Z] comes out beside them, whatever the image is, plus the mean of the normalised image.
+    A volume [X, Y, Z] comes out beside them, whatever the image is, plus the mean of the normalised image; and a depth
+    of `SAID_DEPTH` metres, plus that mean.
     """
     weights = tiny_weights(seed, channels=channels, label_hidden=label_hidden)
     tensors: dict[str, Any] = {f"{name}_fp16": value for name, value in weights.items()}
@@ -149,7 +152,13 @@ def tiny_encoder(
             helper.make_node("ReduceMean", ["normal"], ["mean"], keepdims=0),
             helper.make_node("Add", ["constant_volume", "mean"], ["volume"]),
         ]
-        further = [helper.make_tensor_value_info("volume", TensorProto.FLOAT, [1, *volume.shape])]
+        rays = ray_camera(camera)
+        tensors["constant_depth"] = np.full((1, rays.height, rays.width), SAID_DEPTH, np.float32)
+        nodes.append(helper.make_node("Add", ["constant_depth", "mean"], ["depth"]))
+        further = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape_of)
+            for name, shape_of in (("volume", [1, *volume.shape]), ("depth", [1, rays.height, rays.width]))
+        ]
     made = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
     return serialised(nodes, given, made, tensors, opset=17, further=further)
 

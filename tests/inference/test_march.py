@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.march import March, MarchResult, march
+from scene_completion_ros.inference.march import March, MarchResult, march, sight
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -196,3 +196,35 @@ def test_kernel_agrees_with_the_reference(name: str, density: float) -> None:
     assert np.mean(state[view] != expected_state[view]) < 1e-3
     np.testing.assert_array_equal(state == VoxelState.UNOBSERVED, ~view)
     assert np.unique(state[view]).size >= (4 if density == 1.0 else 2 if density == 0.3 else 1)
+
+
+@pytest.mark.parametrize("name", POSES)
+def test_sight_kernel_agrees_with_the_reference(name: str) -> None:
+    """A student that says depth itself: the ray ends there, or in an occupied voxel before."""
+    rng = np.random.default_rng(1)
+    alpha = (rng.random(GRID.shape) ** 30).astype(np.float32)
+    depth = rng.uniform(2.0, 40.0, (RAYS.height, RAYS.width)).astype(np.float32)
+    pose = POSES[name]
+    expected = sight(depth, alpha >= np.float32(0.5), GRID, pose, RAYS, 35.0)
+    found = March(GRID, pose, RAYS, 0.5, far=35.0)(alpha, depth)
+    np.testing.assert_array_equal(found.depth, depth)
+    np.testing.assert_array_equal(found.transmittance, depth >= 35.0)
+    np.testing.assert_array_equal(found.transmittance, expected.transmittance)
+    ends = np.isfinite(expected.half_distance)
+    assert np.mean(ends != np.isfinite(found.half_distance)) < 0.01
+    both_end = ends & np.isfinite(found.half_distance)
+    assert np.mean(np.abs(found.half_distance - expected.half_distance)[both_end] > 1e-3) < 0.01
+    cosine = 1.0 / np.linalg.norm(RAYS.unproject(RAYS.pixel_centres()), axis=-1)
+    at_depth = np.isclose(expected.half_distance * cosine, depth, rtol=1e-5)
+    assert both_end.any()
+    assert at_depth[both_end].any()
+    assert not at_depth[both_end].all()
+
+
+def test_where_a_student_says_no_depth_nothing_behind_is_seen() -> None:
+    depth = np.full((RAYS.height, RAYS.width), np.nan, np.float32)
+    alpha = np.zeros(GRID.shape, np.float32)
+    for result in (sight(depth, alpha > 0.5, GRID, FORWARD, RAYS, 80.0), March(GRID, FORWARD, RAYS, 0.5)(alpha, depth)):
+        met = ~np.isinf(result.half_distance)
+        assert met.mean() > 0.4
+        assert np.isnan(result.half_distance[met]).all()

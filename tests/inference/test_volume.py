@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import MANIFEST, WITH_VOLUME, StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -20,8 +20,12 @@ from scene_completion_ros.inference.lattice import Lattice
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
+from scene_completion_ros.inference.render import said_depth
+from scene_completion_ros.inference.scene_query import ray_camera
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import (
     CANONICAL,
+    SAID_DEPTH,
     make_small_bundle,
     random_features,
     random_head,
@@ -135,6 +139,39 @@ def test_what_the_volume_calls_occupied_lies_where_it_says(student: StudentBundl
     np.testing.assert_allclose(low, [10.1, 1.1, 0.9], atol=0.21)
     np.testing.assert_allclose(high, [11.9, 2.9, 2.7], atol=0.21)
     assert len(centres) > 700
+
+
+def test_the_depth_that_it_says_is_shown_and_ends_what_is_seen(student: StudentBundle) -> None:
+    """15 m everywhere; the block of the volume stands in front of it and ends the view there."""
+    completer = Completer(student, CANONICAL, threads=1)
+    found = completer.complete(np.full((192, 640, 3), 127, np.uint8))
+    np.testing.assert_allclose(found.shown_depth, SAID_DEPTH)
+    assert not found.transmittance.any()
+    centres = np.stack(np.meshgrid(*DEFAULT_GRID.axis_centres(), indexing="ij"), axis=-1)
+    state, ahead, left = found.voxels.state, centres[..., 0], centres[..., 1]
+    straight = completer.in_view & (np.abs(centres[..., 2] - 1.6) < 0.2)
+    before, behind = straight & (ahead < 14.0), straight & (ahead > 16.0)
+    beside = before & (np.abs(left / ahead + 0.1) < 0.05)  # to the right, where nothing stands
+    assert beside.sum() > 20 and (state[beside] == VoxelState.FREE_SEEN).all()
+    assert (state[behind] == VoxelState.FREE_INFERRED).all()
+    hidden = before & (ahead > 12.3) & (np.abs(left / ahead - 0.17) < 0.03)
+    assert hidden.sum() > 3 and (state[hidden] == VoxelState.FREE_INFERRED).all()
+    far = dataclasses.replace(student, depth_range=(3.0, 14.0)).save(student.folder / "far", student.read_encoder())
+    shown = Completer(far, CANONICAL, threads=1).complete(np.full((192, 640, 3), 127, np.uint8)).shown_depth
+    assert np.isposinf(shown).all()
+
+
+def test_said_depth_is_sampled_where_a_pixel_looks() -> None:
+    """A plane is exact between pixels: its inverse depth is linear in them. Another camera sees the same metres."""
+    rays = ray_camera(CANONICAL)
+    u, v = np.meshgrid(np.arange(rays.width), np.arange(rays.height))
+    depth = 1.0 / (0.02 + 1e-4 * u + 2e-4 * v)
+    other = Camera(fx=500.0, fy=480.0, cx=300.0, cy=100.0, width=600, height=200)
+    pixels = np.array([[300.0, 100.0], [250.25, 130.5], [410.0, 60.0]])
+    seen = rays.project(other.unproject(pixels))[0]
+    expected = 1.0 / (0.02 + 1e-4 * seen[:, 0] + 2e-4 * seen[:, 1])
+    found = said_depth(depth.astype(np.float32), CANONICAL, other, pixels)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -25,6 +26,7 @@ IDENTITY = Calibration()
 _CHUNK = 2048  # rays rendered at a time
 
 DensityFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+DepthFunction: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +37,23 @@ class Observation:
         camera: The reference camera of the frame, in whose optical frame all points are.
         density: Density per metre [N] at points [N, 3], metres.
         depth_range: Nearest and farthest sample along a ray, metres.
+        said: z-depth [N] at pixels [N, 2], metres, of a model that says it itself.
     """
 
     camera: Camera
     density: DensityFunction
     depth_range: tuple[float, float] = (3.0, 80.0)
+    said: DepthFunction | None = None
 
     def depth(self, pixels: NDArray[np.float64], *, samples: int = 64) -> NDArray[np.float32]:
-        """Expected z-depth of rays through pixels, float32 [N], metres, rendered from the density without jitter.
+        """z-depth of rays through pixels, float32 [N], metres: as the model says it, or rendered from the density.
 
         Args:
             pixels: Pixel coordinates [N, 2] (u, v) of the reference camera, also outside of the image.
             samples: Samples a ray, even in inverse distance.
         """
+        if self.said is not None:
+            return self.said(pixels)
         distances = inverse_distance_samples(samples, *self.depth_range)
         depth = np.empty(len(pixels), dtype=np.float32)
         for start in range(0, len(pixels), _CHUNK):
@@ -100,7 +106,7 @@ class RememberedDensity:
         """Look at a frame, unless it is that of the last call."""
         if self._seen is None or self._seen[0] is not sequence or self._seen[1] != index:
             seen = self._model.observe(sequence, index)
-            remembered = Observation(seen.camera, _remembering_last(seen.density), seen.depth_range)
+            remembered = dataclasses.replace(seen, density=_remembering_last(seen.density))
             self._seen = sequence, index, remembered
         return self._seen[2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import FieldKernel, VoxelQuery
-from scene_completion_ros.inference.render import render_depth
+from scene_completion_ros.inference.render import render_depth, said_depth
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.density_model import (
@@ -29,7 +30,7 @@ from scene_completion_training.evaluation.density_model import (
     over_voxel_edge,
     reference_camera,
 )
-from scene_completion_training.evaluation.density_stretch import fit_stretch, lidar_rays
+from scene_completion_training.evaluation.density_stretch import DensityStretch, fit_stretch, lidar_rays
 from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, VoxelPrediction, Window
 from scene_completion_training.evaluation.voxel_truth import VoxelTruth
 
@@ -67,7 +68,10 @@ class DeployedModel:
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
         encoded = self._encoder.encode(self._resampler(camera)(sequence.image(index, name)))
-        return Observation(camera, lambda points: self._density(encoded, points), self.bundle.depth_range)
+        said = None
+        if encoded.depth is not None:
+            said = functools.partial(said_depth, encoded.depth.copy(), self.bundle.canonical, camera)
+        return Observation(camera, lambda points: self._density(encoded, points), self.bundle.depth_range, said)
 
     def _make_resampler(self, camera: Camera) -> Resampler:
         return Resampler(camera, self.bundle.canonical)
@@ -159,23 +163,20 @@ class StudentPredictor:
         self._encoder = make_encoder(bundle, engine, threads=threads)
 
     def depth(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Expected z-depth [H, W] of the field along the rays of the wanted pixels, metres; 0 elsewhere."""
+        """z-depth [H, W] of the wanted pixels, as the student says it or rendered, metres; 0 elsewhere."""
         row, column = np.nonzero(wanted)
+        pixels = np.stack([column, row], axis=-1).astype(np.float64)
+        depth, encoded, camera = np.zeros(wanted.shape, dtype=np.float32), self._encoded(image), self.window.camera
+        if encoded.depth is not None:
+            depth[row, column] = said_depth(encoded.depth, self.bundle.canonical, camera, pixels)
+            return depth
         near, far = self.bundle.depth_range
-        depth = np.zeros(wanted.shape, dtype=np.float32)
-        depth[row, column] = render_depth(
-            self._encoded(image),
-            self.bundle,
-            self.window.camera,
-            pixels=np.stack([column, row], axis=-1).astype(np.float64),
-            near=near,
-            far=far,
-        )
+        depth[row, column] = render_depth(encoded, self.bundle, camera, pixels=pixels, near=near, far=far)
         return depth
 
     def voxels(self, image: NDArray[np.uint8]) -> VoxelPrediction:
         """Opacity of each voxel as its score, calibrated probability at the bundle's threshold as occupied."""
-        bundle, (features, volume) = self.bundle, self._encoded(image)
+        bundle, (features, volume, _) = self.bundle, self._encoded(image)
         query = VoxelQuery(
             bundle.head,
             bundle.point_code,
@@ -198,9 +199,9 @@ def calibrate(
 ) -> StudentBundle:
     """Fit a student's depth and its probabilities on one window; the bundle with both, as it is written.
 
-    First the two numbers of a `DensityStretch`, on the LiDAR depth of all frames; they leave the order of the voxels as
-    it is. Then α → probability and the threshold with the largest IoU, on the known voxels in view of frame 0, as the
-    student is used.
+    First the two numbers of a `DensityStretch`, on the LiDAR depth of all frames. They leave the order of the voxels as
+    it is, and a student that says depth itself needs none. Then α → probability and the threshold with the largest IoU,
+    on the known voxels in view of frame 0, as the student is used.
 
     Args:
         window: A window that neither training nor testing uses.
@@ -211,7 +212,9 @@ def calibrate(
     """
     if bundle.folder is None:
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
-    stretch = fit_stretch(lidar_rays(DeployedModel(bundle, engine=engine, threads=threads), window))
+    stretch = DensityStretch()
+    if bundle.head.volume is None:
+        stretch = fit_stretch(lidar_rays(DeployedModel(bundle, engine=engine, threads=threads), window))
     folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
     if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
         weights = stretch.of_weights(bundle.load_weights(), prior=bundle.head.prior is not None)

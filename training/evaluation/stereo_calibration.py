@@ -29,7 +29,7 @@ from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
 from scene_completion_training.evaluation.controls import measured_depth
-from scene_completion_training.evaluation.density_stretch import RayLogits, fit_stretch, rays_to_depth
+from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
 from scene_completion_training.evaluation.stereo_truth import OCCUPIED, stereo_evidence
@@ -64,7 +64,7 @@ def calibrate_on_stereo(
 
     1. The prior: the mean of what stereo says of the training drives, weighed against the student on held-out drives.
     2. Two numbers that stretch its densities, fitted to the stereo depth of the held-out drives; the order of the
-       voxels stays as it is.
+       voxels stays as it is. A student that says depth itself needs none.
     3. α → probability, which follows from the first two, and the threshold with the largest IoU on the fused stereo
        occupancy of the held-out drives.
 
@@ -94,9 +94,11 @@ def calibrate_on_stereo(
     groups = [[frame for drive in group for frame in _evidence(model, drive, every, volume)] for group in held_out]
     prior = fit_place_prior(groups, mean, volume)
     with_prior = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=prior))
-    model = DeployedModel(with_prior, engine=engine, threads=threads)
-    rays = [ray for group in held_out for drive in group for ray in _stereo_rays(model, drive, every)]
-    stretch = fit_stretch(rays)
+    stretch = DensityStretch()
+    if bundle.head.volume is None:
+        model = DeployedModel(with_prior, engine=engine, threads=threads)
+        drives = (drive for group in held_out for drive in group)
+        stretch = fit_stretch([ray for drive in drives for ray in _stereo_rays(model, drive, every)])
     # Before the stretch, a density's logit is that of the probability.
     log_scale, offset = -math.log(stretch.scale), -stretch.offset / stretch.scale
     weights_of_link = {"log_scale": torch.tensor(log_scale), "offset": torch.tensor(offset)}

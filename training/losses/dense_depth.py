@@ -26,6 +26,11 @@ def block_depth(depth: Tensor, size: int) -> Tensor:
     return torch.where(count > 0, count / total.clamp_min(1e-9), torch.zeros_like(count))
 
 
+def positive_inverse_depth(inverse: Tensor) -> Tensor:
+    """Inverse depth, per metre, as the loss reads it: positive, and with a gradient, also where a code says less."""
+    return functional.softplus(inverse, beta=_SHARPNESS)
+
+
 def log_inverse_depth_loss(
     code: Tensor, hint: Tensor, spec: PointCodeSpec, *, cap: float = 1.0, offset: float = 2e-3
 ) -> Tensor:
@@ -45,7 +50,6 @@ def log_inverse_depth_loss(
     valid = hint > 0
     if not bool(valid.any()):
         return code.sum() * 0.0
-    # Positive, and with a gradient, also where the code says less than zero.
-    inverse = functional.softplus(spec.inverse_depth(code[valid]), beta=_SHARPNESS)
+    inverse = positive_inverse_depth(spec.inverse_depth(code[valid]))
     error = (torch.log(inverse + offset) - torch.log(1.0 / hint[valid] + offset)).abs()
     return torch.clamp(error, max=cap).mean()

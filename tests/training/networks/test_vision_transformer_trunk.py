@@ -92,7 +92,7 @@ def test_a_field_on_it_trains_and_comes_back(model: Path, tmp_path: Path) -> Non
     assert gradient is not None and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
     assert feature_size(field, CAMERA) == SIZE
     with torch.no_grad():
-        (folded,) = FoldedEncoder(field.eval(), SIZE)(255.0 * torch.rand(1, 3, *SIZE))
+        (folded,) = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
     assert folded.shape == (1, *SIZE, 64 + 6)
 
 

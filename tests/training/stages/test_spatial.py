@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.completer import Completer
@@ -107,6 +108,11 @@ def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
         density = stored.field_of(DensityField).observe(planes).density(torch.from_numpy(cameras)[None])[0].numpy()
     found = completion.alpha[tuple(index.astype(int).T)]
     np.testing.assert_allclose(found, -np.expm1(-0.2 * density), atol=5e-3)
+    with torch.no_grad():
+        code = stored.field_of(DensityField).observe(planes).depth_code[:, None]
+        inverse = functional.interpolate(bundle.point_code.inverse_depth(code), (96, 320), mode="bilinear")
+    expected = 1.0 / (np.logaddexp(0.0, 200.0 * inverse[0, 0].double().numpy()) / 200.0).clip(1e-3)
+    np.testing.assert_allclose(completion.depth, expected, rtol=2e-2)
     with pytest.raises(BundleError, match="gives a volume"):
         gpu_graph(bundle)
 
