@@ -315,13 +315,17 @@ class FieldStage(lightning.LightningModule):
         losses = self.settings.losses
         return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
 
-    def maps_kept_of(self, encoder: EncoderDecoder) -> KeptMaps:
+    def maps_kept_of(self, network: DensityField | EncoderDecoder) -> KeptMaps:
         """Maps of the samples, which follow from the frames of the training and from weights that never learn.
+
+        Args:
+            network: What makes them: a density that stays as it is, or an encoder part of which does.
 
         Raises:
             ConfigurationError: All of the encoder's weights learn, or its trunk cannot go on in the middle.
         """
         settings = self.settings
+        encoder = network.encoder if isinstance(network, DensityField) else network
         if not (encoder.frozen or encoder.trunk.keeps):
             raise ConfigurationError(
                 f"an encoder {encoder.trunk_name} with frozen_blocks={settings.frozen_blocks} says nothing that stays",
@@ -333,8 +337,8 @@ class FieldStage(lightning.LightningModule):
         names = [[frame.name for frame in drive] for drive in served.frames] if served else []
         halved = settings.half_resolution_steps >= settings.steps
         key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())
-        learning = {name for name, value in encoder.named_parameters() if value.requires_grad}
-        for name, value in encoder.state_dict().items():
+        learning = {name for name, value in network.named_parameters() if value.requires_grad}
+        for name, value in network.state_dict().items():
             if name not in learning:
                 key.update(name.encode() + value.cpu().numpy().tobytes())
         return KeptMaps(Path(settings.output) / "kept_maps", data.distinct_samples, key.hexdigest())
@@ -457,18 +461,18 @@ class SingleImageStage(FieldStage):
     def observe(self, batch: dict[str, Tensor]) -> Any:
         """The field with the batch's images encoded."""
         image = self.sized(batch["image"])
-        if not (self.settings.keep_maps and self.training and isinstance(self.field, DensityField)):
+        if not (self.settings.keep_maps and self.training):
             return self.field.observe(image)
         maps = self._kept_maps.get(batch["sample_number"], lambda: self._fixed(image))
         return self.field.observe_fixed(maps, (image.shape[-2], image.shape[-1]))
 
     @torch.no_grad()
     def _fixed(self, image: Tensor) -> list[Tensor]:
-        return [maps.float() for maps in self.encoder.fixed(image)]
+        return [maps.float() for maps in self.field.fixed(image)]
 
     @cached_property
     def _kept_maps(self) -> KeptMaps:
-        return self.maps_kept_of(self.encoder)
+        return self.maps_kept_of(self.density if isinstance(self.field, FeatureField) else self.encoder)
 
     def configure_optimizers(self) -> Any:
         """Adam with the rates of the settings."""

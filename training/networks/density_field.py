@@ -143,21 +143,26 @@ class DensityField(nn.Module):
         raw = self.encoder(image)
         return self.feature_layer(self._read(raw)), raw[:, 0]
 
-    def observe_maps(self, maps: list[Tensor]) -> SingleViewObservation:
-        """What `observe` gives, of the trunk's maps of the images."""
-        return self._observed(self.encoder.decode(maps))
+    def observe_maps(self, maps: list[Tensor], volume: Tensor | None = None) -> SingleViewObservation:
+        """What `observe` gives, of the trunk's maps of the images, and of the volume where it is known already."""
+        return self._observed(self.encoder.decode(maps), volume)
 
-    def _observed(self, raw: Tensor) -> SingleViewObservation:
+    def _observed(self, raw: Tensor, volume: Tensor | None = None) -> SingleViewObservation:
         read = self._read(raw)
-        volume = None if self.spatial is None else self.spatial(read)
+        if self.spatial is not None and volume is None:
+            volume = self.spatial(read)
         return SingleViewObservation(self, self.feature_layer(read), raw[:, 0], volume)
 
     def _read(self, raw: Tensor) -> Tensor:
         """The features as head and decoder in space read them: channel 0 gets no gradient where it is a depth."""
         return torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
 
+    def fixed(self, image: Tensor) -> list[Tensor]:
+        """What weights of the encoder that never learn make of images: see `EncoderDecoder.fixed`."""
+        return self.encoder.fixed(image)
+
     def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> SingleViewObservation:
-        """What `observe` gives, of what `EncoderDecoder.fixed` gave for images of a size (H, W)."""
+        """What `observe` gives, of what `fixed` gave for images of a size (H, W)."""
         return self._observed(self.encoder.from_fixed(kept, size))
 
     def observe(self, image: Tensor) -> SingleViewObservation:

@@ -129,10 +129,27 @@ class FeatureField(nn.Module):
 
     def observe(self, image: Tensor) -> FeatureObservation:
         """Encodes RGB images [B, 3, H, W] in 0..255."""
-        encoder = self.density.encoder
-        maps = encoder.trunk_maps(image)
-        seen = self.density.observe_maps(maps)
-        with encoder.autocast(image):
+        maps = self.density.encoder.trunk_maps(image)
+        return self._observed(maps, self.density.observe_maps(maps))
+
+    def fixed(self, image: Tensor) -> list[Tensor]:
+        """What a density that never learns makes of images [B, 3, H, W]: the trunk's maps, and a volume if it has one.
+
+        To be kept, and given to `observe_fixed`.
+        """
+        maps = self.density.encoder.trunk_maps(image)
+        volume = self.density.observe_maps(maps).volume
+        return maps if volume is None else [*maps, volume]
+
+    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> FeatureObservation:
+        """What `observe` gives, of what `fixed` gave for images of a size (H, W)."""
+        if self.density.spatial is None:
+            return self._observed(kept, self.density.observe_maps(kept))
+        *maps, volume = kept
+        return self._observed(maps, self.density.observe_maps(maps, volume))
+
+    def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> FeatureObservation:
+        with self.density.encoder.autocast(maps[0]):
             decoded = self.decoder(maps)
         return FeatureObservation(self, seen, self.feature_layer(self.project(self.normalise(decoded.float()))))
 

@@ -97,6 +97,7 @@ class FeatureFieldConfiguration(Configuration):
         features: What it learns from a 2D foundation model.
     """
 
+    keeps_maps = True
     stage: str = "feature_field"
     spatial: SpatialSettings | None = None
     features: FeatureSettings = field(default_factory=FeatureSettings)
@@ -115,6 +116,12 @@ class FeatureFieldConfiguration(Configuration):
         if not 0.0 <= features.own_view <= 0.9:
             raise ConfigurationError(
                 f"{features.own_view}", where="features.own_view", cure="Take a share from 0 to 0.9"
+            )
+        if self.keep_maps and not features.freeze_density:
+            raise ConfigurationError(
+                "the density learns, and what it says of a sample changes",
+                where="keep_maps",
+                cure="Set it to false, or features.freeze_density to true",
             )
         if features.freeze_density:
             self.check_start(", or let the density learn with features.freeze_density=false")

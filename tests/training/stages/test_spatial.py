@@ -218,6 +218,24 @@ def test_labels_stand_on_a_field_with_a_decoder_in_space(
     assert isinstance(stage.field, FeatureField) and stage.field.density.spatial is not None
 
 
+def test_maps_kept_for_features_change_nothing(
+    synthetic_drive: Path, targets: Path, seeing: Path, tmp_path: Path
+) -> None:
+    features, runs = FeatureSettings(targets=str(targets)), {}
+    for kept in (False, True):
+        values = {"start_from": str(seeing), "spatial": SPATIAL, "hidden": 32, "data": _data(synthetic_drive, 2)}
+        settings = feature_training(synthetic_drive, tmp_path / str(kept), features, keep_maps=kept, steps=6, **values)
+        runs[kept] = Checkpoint.read(train(settings)).state
+    for name, value in runs[False].items():
+        torch.testing.assert_close(runs[True][name], value, atol=2e-3, rtol=2e-2)  # they are float16
+    maps = sorted(path.name for path in (tmp_path / "True" / "kept_maps").glob("map_*"))
+    assert len(maps) == 6  # five of the trunk, and the volume
+    learning = dataclasses.replace(features, freeze_density=False)
+    settings = feature_training(synthetic_drive, tmp_path, learning, keep_maps=True, **values)
+    with pytest.raises(ConfigurationError, match="the density learns"):
+        settings.check()
+
+
 def test_stages_that_are_told_of_no_decoder_in_space_refuse_one(
     synthetic_drive: Path, seeing: Path, tmp_path: Path
 ) -> None:
