@@ -232,7 +232,7 @@ def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The voxel query in all its forms."""
     encoder = make_encoder(bundle, threads=threads)
-    features, volume = encoder.encode(picture(bundle.canonical, 0))  # no copy: where it starts in memory matters
+    features, volume, _ = encoder.encode(picture(bundle.canonical, 0))  # no copy: where it starts in memory matters
     camera_from_grid = bundle.grid_from_camera.inverse()
     query = VoxelQuery(
         bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
@@ -280,7 +280,7 @@ def run_reference(
 ) -> tuple[list[NDArray[np.float64]], tuple[list[float], float]]:
     """Density of points by the NumPy reference, and its times scaled to another number of points."""
     results: list[NDArray[np.float64]] = []
-    features, volume = encoded
+    features, volume, _ = encoded
     head, code, canonical = bundle.head, bundle.point_code, bundle.canonical
     seconds, processor = timed(
         lambda: results.append(density_reference(features, points, head, code, canonical, volume=volume)), 1

@@ -33,6 +33,9 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 LARGEST_TRANSMITTANCE = 0.5
 # Less of the canonical image than this makes the network guess from too little.
 SMALLEST_COVERAGE = 0.7
+# Cameras of the same vehicle differ by as much.
+LARGEST_HEIGHT_RATIO = 1.15
+PITCH_TOLERANCE_DEG = 1.0
 # More stretching than this shows the network blurred images, which it was not trained with.
 LARGEST_STRETCH = 1.25
 
@@ -225,6 +228,31 @@ class Completer:
             image=image,
             timings_ms={**times_ms, "total": 1e3 * (time.perf_counter() - started_s)},
         )
+
+
+def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform) -> list[str]:
+    """What about the place of a camera lies outside of what the student was trained for, with numbers.
+
+    Depth follows from the height: seen from half as high, the same image shows a street half as large.
+
+    Args:
+        upright_from_camera: Pose of the optical frame in a frame whose z axis points up and begins on the ground.
+    """
+    warnings = []
+    height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground
+    if not 1.0 / LARGEST_HEIGHT_RATIO <= height / trained <= LARGEST_HEIGHT_RATIO:
+        warnings.append(
+            f"the camera stands {height:.2f} m above the ground, the student was trained at {trained:.2f} m: expect "
+            f"distances that are off by a factor of {trained / max(height, 0.01):.2f}; train with this camera"
+        )
+    down = -float(np.degrees(np.arcsin(np.clip(upright_from_camera.rotation[2, 2], -1.0, 1.0))))
+    low, high = np.degrees(bundle.pitch_range)
+    if not low - PITCH_TOLERANCE_DEG <= down <= high + PITCH_TOLERANCE_DEG:
+        warnings.append(
+            f"the camera looks {abs(down):.1f}° {'down' if down > 0.0 else 'up'}, the student was trained with "
+            f"{low:.1f}° to {high:.1f}° (down is positive): expect worse depth; train with this camera"
+        )
+    return warnings
 
 
 def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> list[str]:

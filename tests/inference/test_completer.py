@@ -18,8 +18,10 @@ from scene_completion_ros.geometry import (
     RigidTransform,
     VoxelGrid,
 )
+from scene_completion_ros.geometry.extrinsics import rotation_of_angles
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
-from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march
@@ -265,3 +267,23 @@ def test_placed_elsewhere_it_is_as_if_it_had_been_built_there(bundle: StudentBun
     assert moved.voxels.grid_from_camera is there
     assert (moved.voxels.state != before.voxels.state).any()
     np.testing.assert_array_equal(here.complete(picture()).voxels.state, before.voxels.state)  # it stays where it was
+
+
+@pytest.mark.parametrize(
+    ("height", "down_deg", "said"),
+    [
+        (1.65, 0.0, []),
+        (1.5, 3.0, []),
+        (0.4, 0.0, ["stands 0.40 m above the ground, the student was trained at 1.65 m"]),
+        (1.65, 20.0, ["looks 20.0° down, the student was trained with -2.9° to 2.9°"]),
+        (2.5, -10.0, ["factor of 0.66", "looks 10.0° up"]),
+    ],
+)
+def test_cameras_that_stand_otherwise_are_warned_of(
+    bundle: StudentBundle, height: float, down_deg: float, said: list[str]
+) -> None:
+    tilted = RigidTransform(rotation_of_angles(0.0, np.radians(down_deg), 0.0), np.array([0.3, 0.0, height]))
+    found = mounting_warnings(bundle, tilted @ OPTICAL_FROM_FORWARD.inverse())
+    assert len(found) == len(said)
+    for text, part in zip(found, said, strict=True):
+        assert part in text

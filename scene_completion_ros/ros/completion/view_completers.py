@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.completer import Completer, mounting_warnings
 from scene_completion_ros.inference.encoder import cpu_engine
+from scene_completion_ros.ros.completion.placements import Placement
 from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
@@ -24,6 +26,7 @@ class _Made:
     made_for: tuple[Camera, int, bool]
     grid_from_camera: RigidTransform
     completer: Completer | None  # None for a camera that cannot be used
+    mounting_checked: bool = False
 
 
 class ViewCompleters:
@@ -84,6 +87,21 @@ class ViewCompleters:
             made.grid_from_camera = grid_from_camera
         return made.completer
 
+    def check_mounting(self, name: str, placement: Placement) -> None:
+        """Warn of a camera that stands otherwise than those of the training: once, when its first image is placed."""
+        made = self._made.get(name)
+        if made is None or made.completer is None or made.mounting_checked or placement.assumed_height is not None:
+            return
+        made.mounting_checked = True
+        warnings = mounting_warnings(self._bundle, placement.map_from_grid @ placement.grid_from_camera)
+        self._warn(name, warnings)
+        if warnings:
+            self._record.ready(made.completer.engine, [*made.completer.warnings, *warnings], name)
+
+    def _warn(self, name: str, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self._logger.warning(f"{name}: {warning}" if name else warning)
+
     def gpu_failed(self, error: GpuError, parameters: NodeParameters) -> None:
         """The GPU failed while an image was completed: from now on the CPU works, where `engine` is auto.
 
@@ -126,8 +144,7 @@ class ViewCompleters:
         except Exception as error:
             self._record.failed(f"{type(error).__name__}: {error}", name)
             raise
-        for warning in completer.warnings:
-            self._logger.warning(f"{name}: {warning}" if name else warning)
+        self._warn(name, completer.warnings)
         self._record.ready(completer.engine, completer.warnings, name)
         self._logger.info(
             f"ready for {camera.width}x{camera.height} images {of_which}".rstrip()

@@ -12,6 +12,7 @@ from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.ros.completion.placements import Placement
 from scene_completion_ros.ros.completion.view_completers import ViewCompleters, largest_shift
 from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
@@ -60,3 +61,44 @@ def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: P
     extrapolating = completers.get("front", CAMERA, at(0.06), NodeParameters(threads=1, extrapolate=True))
     assert extrapolating is not None
     assert extrapolating is not moved
+
+
+class _Logged:
+    """Keeps warnings about the ground alone."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warning(self, text: str) -> None:
+        if "above the ground" in text:
+            self.warnings.append(text)
+
+    def info(self, text: str) -> None:
+        pass
+
+
+def test_a_camera_that_stands_otherwise_than_in_training_is_warned_of_once(
+    bundle_folder: Path, grid_file: Path
+) -> None:
+    grid, pose = read_grid(grid_file)
+    log, record = _Logged(), InferenceRecord()
+    completers = ViewCompleters(StudentBundle.load(bundle_folder), grid, log, record)
+    grid_file_pose = pose.translation[2]
+
+    def placed(height: float, assumed: float | None = None) -> Placement:
+        on_ground = RigidTransform(np.eye(3), np.array([0.0, 0.0, height - grid_file_pose]))
+        return Placement("camera", pose, RigidTransform.identity(), "base", on_ground, assumed_height=assumed)
+
+    completers.check_mounting("front", placed(0.5))  # nothing was built yet
+    assert completers.get("front", CAMERA, pose, PARAMETERS) is not None
+    completers.check_mounting("front", placed(0.5, assumed=0.5))  # nobody said that it stands there
+    assert log.warnings == []
+    completers.check_mounting("front", placed(0.5))
+    completers.check_mounting("front", placed(0.6))
+    (warning,) = log.warnings
+    assert "front: the camera stands 0.50 m above the ground, the student was trained at 1.65 m" in warning
+    assert "a factor of 3.30" in warning
+    assert record.model("front").warnings[-1] == warning.removeprefix("front: ")
+    assert completers.get("left", CAMERA, pose, PARAMETERS) is not None
+    completers.check_mounting("left", placed(1.7))
+    assert len(log.warnings) == 1
