@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query",
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="student bundle (default: the one that is shipped)")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="student bundle, or name of a shipped one",
+    )
     parser.add_argument(
         "--engine",
         default="auto",
@@ -54,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
-    from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
     from scene_completion_ros.inference.completer import Completer
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, write_picture
     from scene_completion_ros.report.ply import write_ply
     from scene_completion_ros.report.rerun_export import RerunRecording
@@ -64,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     recording = RerunRecording(args.rerun) if args.rerun else None  # fails before the work where Rerun is missing
     image = read_image(args.image)
     camera = read_camera(args.camera, image_size=(image.shape[1], image.shape[0]))
-    bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
+    bundle = open_student(args.bundle)
     grid, grid_from_camera = read_grid(args.grid) if args.grid else (None, None)
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, extrapolate=True

@@ -36,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="student bundle (default: the one that is shipped)")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="student bundle, or name of a shipped one",
+    )
     parser.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
 
 
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.commands.replay import result_drawer, termination_as_interruption
     from scene_completion_ros.errors import SceneCompletionError
     from scene_completion_ros.geometry.camera_files import read_camera
-    from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.drive import DriveReport
 
     if find_spec("rclpy") is None:
@@ -65,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     with termination_as_interruption(), BagReader(bag) as reader:
         topic = first_image_topic(reader, args.image_topic)
         camera = read_camera(args.camera) if args.camera else None
-        bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
+        bundle = open_student(args.bundle)
         parameters = {"bundle": str(args.bundle.resolve())} if args.bundle else {}
         with DriveReport(bag, args.output, bundle.class_names, bundle.class_colours, title=title) as report:
             for loss in reader.losses:

@@ -59,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="student bundle (default: the one that is shipped)")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="student bundle, or name of a shipped one",
+    )
     parser.add_argument(
         "--engine",
         default="auto",
@@ -83,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
-    from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.drive import DriveReport
     from scene_completion_ros.ros.replay.results import ReplayStatistics
     from scene_completion_ros.scoring.published import PublishedGrid
@@ -104,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         reader = stack.enter_context(ThinnedBagReader(args.bag, args.every, camera_info_topic=args.camera_info_topic))
         topic = reader.choose_image_topic(args.image_topic)
         camera = read_camera(args.camera) if args.camera else None
-        bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
+        bundle = open_student(args.bundle)
         place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
         scores = open_scores(args, reader, topic, camera, PublishedGrid(*place), stack)
         classes = (bundle.class_names, bundle.class_colours)

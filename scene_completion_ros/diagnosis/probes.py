@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from itertools import cycle, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.diagnosis.child import RESULT
@@ -159,9 +158,9 @@ def self_test(folder: str, drive: str) -> dict[str, Any]:
 
 
 def _student(folder: str) -> StudentBundle:
-    from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+    from scene_completion_ros.inference.shipped import open_student
 
-    return StudentBundle.load(Path(folder)) if folder else load_default_bundle()
+    return open_student(folder)
 
 
 PROBES = {probe.__name__: probe for probe in (module, middleware, messages, cuda, kernels, bundle, self_test)}

@@ -15,8 +15,8 @@ from rclpy.lifecycle import ManagedEntity, TransitionCallbackReturn
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.inference.encoder import check_engine
+from scene_completion_ros.inference.shipped import choose_student
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
@@ -216,8 +216,14 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     def _configure(self) -> None:
         parameters = self._parameters.checked()
-        folder = parameters.bundle
-        bundle = StudentBundle.load(Path(folder)) if folder else load_default_bundle()
+        bundle, why = choose_student(
+            parameters.bundle,
+            engine=parameters.engine,
+            gpu=parameters.engine_options(),
+            threads=parameters.threads or None,
+            rate_hz=parameters.largest_rate,
+        )
+        self._logger.info(f"student {bundle.name}: {why}")
         if parameters.occupancy_threshold:
             bundle = replace(bundle, threshold=parameters.occupancy_threshold)
         grid, grid_from_camera = bundle.grid, bundle.grid_from_camera

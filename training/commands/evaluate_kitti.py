@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from scene_completion_ros.errors import SequenceError
-    from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
+    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.deployed_model import StudentPredictor, calibrate
     from scene_completion_training.evaluation.kitti import (
         TEST_WINDOWS,
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     names = args.windows if args.windows is not None else [] if args.fit_calibration else list(TEST_WINDOWS)
     bundle: StudentBundle | None = None
     if not args.baselines_only:
-        bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
+        bundle = open_student(args.bundle)
         if args.fit_calibration:
             if not args.bundle:
                 raise SequenceError(

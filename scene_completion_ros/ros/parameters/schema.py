@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.inference.gpu.options import WORKSPACE_MIB, EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
+from scene_completion_ros.inference.shipped import AUTO, shipped_students
 
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
@@ -25,7 +26,7 @@ ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
-PathKind = Literal["folder", "file", "writable folder"]
+PathKind = Literal["folder", "file", "writable folder", "student"]
 ParameterValue = bool | int | float | str
 
 TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
@@ -65,6 +66,8 @@ class ParameterSpec:
             return f"one of {', '.join(self.choices)}"
         if self.bounds:
             return f"{self.bounds[0]} to {self.bounds[1]}"
+        if self.path == "student":
+            return f"{', '.join((AUTO, *shipped_students()))}, or an existing folder"
         if self.path:
             article = "a" if self.path == "writable folder" else "an existing"
             return f"{article} {self.path}" + (", or empty" if self.default == "" else "")
@@ -87,7 +90,8 @@ class ParameterSpec:
     def _text_problem(self, value: str) -> str | None:
         if self.choices and value not in self.choices:
             return f"{value!r} is not allowed; choose {self.allowed}"
-        problem = _path_problem(Path(value), self.path) if self.path and value != self.default else None
+        named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))
+        problem = _path_problem(Path(value), self.path) if self.path and not named else None
         return f"{problem}; name {self.allowed}" if problem else None
 
 
@@ -128,7 +132,11 @@ class NodeParameters:
     """Values of all parameters at one moment."""
 
     bundle: str = _parameter(
-        "", "Folder of the student bundle; empty takes the bundle that comes with the package.", path="folder"
+        AUTO,
+        "Folder of the student bundle, or the name of one that comes with the package. `auto` takes the large one "
+        "where there is a GPU for it, or where its encoder keeps `largest_rate` on the CPU (10/s where that is 0). "
+        "The node logs which one, and why.",
+        path="student",
     )
     engine: EngineName = _parameter(
         "auto",

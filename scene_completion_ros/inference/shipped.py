@@ -1,0 +1,90 @@
+"""The students that come with the package, and which of them keeps a camera's rate on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, MANIFEST, StudentBundle
+from scene_completion_ros.inference.encoder import gpu_is_offered, make_encoder
+from scene_completion_ros.inference.gpu.options import EngineOptions
+
+AUTO = "auto"
+LARGE = "street_large"
+"""The one that `auto` takes where it can."""
+CAMERA_RATE_HZ = 10.0
+"""Taken for the rate of a camera of which nothing is known."""
+SHARE_OF_PERIOD = 0.6
+"""Of the time from one image to the next, what the encoder may take: voxels, messages and other nodes need the rest."""
+
+
+def shipped_students(models: Path = DEFAULT_BUNDLE.parent) -> tuple[str, ...]:
+    """Names of the students that come with the package."""
+    return tuple(sorted(file.parent.name for file in models.glob(f"*/{MANIFEST}")))
+
+
+def open_student(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.parent) -> StudentBundle:
+    """The student of a folder or of a name; the default one where nothing is named.
+
+    Raises:
+        BundleError: It is none.
+    """
+    if named is None or str(named) in ("", AUTO):
+        return StudentBundle.load(DEFAULT_BUNDLE)
+    by_name = models / str(named)
+    if str(named) in shipped_students(models) and not Path(named).is_dir():
+        return StudentBundle.load(by_name)
+    return StudentBundle.load(Path(named))
+
+
+def choose_student(
+    named: str,
+    *,
+    engine: str = "auto",
+    gpu: EngineOptions | None = None,
+    threads: int | None = None,
+    rate_hz: float = 0.0,
+    models: Path = DEFAULT_BUNDLE.parent,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[StudentBundle, str]:
+    """The student that was asked for; with "auto", or nothing, the large one where this machine keeps a camera's rate.
+
+    Args:
+        named: Folder, name of a shipped student, "auto", or nothing.
+        engine: Encoder engine that will run it.
+        gpu: What TensorRT will be asked for.
+        threads: CPU threads of the encoder; None for all.
+        rate_hz: Images a second that are wanted; 0 where nothing is known.
+        models: Folder of the shipped students.
+        clock: Seconds.
+
+    Returns:
+        The bundle, and why it was taken, in words.
+
+    Raises:
+        BundleError: What is named is no bundle.
+        SceneCompletionError: The engine cannot run it.
+    """
+    if named not in ("", AUTO):
+        return open_student(named, models=models), "it is named"
+    if LARGE not in shipped_students(models):
+        return open_student(None), "it is the default"
+    large = StudentBundle.load(models / LARGE)
+    if engine in ("auto", "tensorrt") and gpu_is_offered(large):
+        return large, "there is a GPU for it"
+    if engine == "tensorrt":
+        return open_student(None), f"{LARGE} has no encoder for the GPU"
+    allowed_s = SHARE_OF_PERIOD / (rate_hz or CAMERA_RATE_HZ)
+    encoder = make_encoder(large, engine, threads=threads, gpu=gpu)
+    image = np.zeros((large.canonical.height, large.canonical.width, 3), np.uint8)
+    taken = []
+    for _ in range(3):  # the first one is slower
+        started = clock()
+        encoder(image)
+        taken.append(clock() - started)
+    wanted = f"{rate_hz or CAMERA_RATE_HZ:g} images a second"
+    said = f"the encoder of {LARGE} takes {1e3 * min(taken):.0f} ms here, and {wanted} leave it {1e3 * allowed_s:.0f}"
+    return (large, said) if min(taken) <= allowed_s else (open_student(None), said)

@@ -1,0 +1,76 @@
+"""Which of the shipped students is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference import shipped
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
+from scene_completion_ros.inference.shipped import LARGE, choose_student, open_student, shipped_students
+from tests.inference.small_bundle import make_small_bundle
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_small_bundle(folder / LARGE, name=LARGE)
+    (folder / "no_student").mkdir()
+    return folder
+
+
+def ticking(step_s: float) -> Iterator[float]:
+    now = 0.0
+    while True:
+        yield now
+        now += step_s
+
+
+def test_students_are_named_by_their_folders(models: Path, tmp_path: Path) -> None:
+    assert shipped_students(models) == (LARGE,)
+    assert DEFAULT_BUNDLE.name in shipped_students()
+    assert open_student(LARGE, models=models).name == LARGE
+    assert open_student(None).folder == DEFAULT_BUNDLE
+    assert open_student(DEFAULT_BUNDLE.name).folder == DEFAULT_BUNDLE
+    assert open_student(make_small_bundle(tmp_path).folder).name == "small"
+    with pytest.raises(BundleError):
+        open_student("no_student", models=models)
+
+
+@pytest.mark.parametrize(
+    ("encoder_s", "rate_hz", "large"), [(0.05, 0.0, True), (0.07, 0.0, False), (0.07, 5.0, True), (0.05, 20.0, False)]
+)
+def test_the_large_one_is_taken_where_it_keeps_the_rate(
+    models: Path, encoder_s: float, rate_hz: float, large: bool
+) -> None:
+    """Six tenths of a period are allowed: 60 ms at ten images a second."""
+    times = ticking(encoder_s)
+    found, why = choose_student("auto", threads=1, rate_hz=rate_hz, models=models, clock=lambda: next(times))
+    assert (found.name == LARGE) == large
+    assert found.name == LARGE or found.folder == DEFAULT_BUNDLE
+    assert f"takes {1e3 * encoder_s:.0f} ms here, and {rate_hz or 10.0:g} images a second leave it" in why
+
+
+def test_a_gpu_is_reason_enough(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "gpu_is_offered", lambda bundle: True)
+    found, why = choose_student("", models=models)
+    assert (found.name, why) == (LARGE, "there is a GPU for it")
+    assert choose_student("", engine="onnxruntime", threads=1, rate_hz=1e-3, models=models)[1] != why
+    monkeypatch.setattr(shipped, "gpu_is_offered", lambda bundle: False)
+    found, why = choose_student("", engine="tensorrt", models=models)
+    assert found.folder == DEFAULT_BUNDLE
+    assert "no encoder for the GPU" in why
+
+
+def test_what_is_named_is_obeyed(models: Path, tmp_path: Path) -> None:
+    make_small_bundle(tmp_path)
+    assert choose_student(str(tmp_path), models=models)[0].name == "small"
+    assert choose_student(LARGE, rate_hz=1000.0, models=models)[0].name == LARGE
+    with pytest.raises(BundleError):
+        choose_student(str(tmp_path / "none"), models=models)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert choose_student("auto", models=empty)[1] == "it is the default"
