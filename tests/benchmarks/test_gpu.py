@@ -11,12 +11,12 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.completion import naive_query
-from benchmarks.gpu import Speeds, Work, canonical_image, torch_encoder, torch_features
+from benchmarks.gpu import Speeds, Work, canonical_image, torch_encoder, torch_outputs
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
+from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernels import KernelSizes, find_nvrtc, nvrtc_cubin
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
@@ -48,14 +48,14 @@ def test_every_stage_of_every_frame_is_measured(
     with context:
         device = KernelDevice(context, compiler(KernelSizes.of(bundle.head, half_features=True), (8, 7)))
         pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-        uploaded, asked, loaded = device.upload(noise(bundle)), [], []
+        uploaded, asked, loaded = EncodedOnDevice(device.upload(noise(bundle))), [], []
 
-        def features() -> gpu.Buffer:
+        def encode() -> EncodedOnDevice:
             asked.append(1)
             return uploaded
 
         times, occupied = gpu.measure_kernels(
-            device, pipeline, features, 2, first="encode", load=lambda: loaded.append(1), graph=graph
+            device, pipeline, encode, 2, first="encode", load=lambda: loaded.append(1), graph=graph
         )
         device.close()
     context.close()
@@ -158,7 +158,7 @@ def test_what_reads_the_cache_compiles() -> None:
 def test_the_encoder_in_torch_is_that_of_the_bundle(half: bool, allowed: float) -> None:
     bundle = StudentBundle.load(DEFAULT_BUNDLE)
     image = canonical_image(bundle)
-    found = torch_features(bundle, "cpu", half=half)(torch.from_numpy(image[None]))
+    (found,) = torch_outputs(bundle, "cpu", half=half)(torch.from_numpy(image[None]))
     assert found.dtype == (torch.float16 if half else torch.float32)
     assert tuple(found.shape) == (1, *bundle.feature_size, bundle.head.channels)
     assert found.is_contiguous()
