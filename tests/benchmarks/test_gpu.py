@@ -23,6 +23,7 @@ from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
+from tests.training.small_students import CAMERA, make_spatial_student
 
 
 @pytest.fixture
@@ -166,6 +167,27 @@ def test_the_encoder_in_torch_is_that_of_the_bundle(half: bool, allowed: float) 
     density = found[0, ..., : bundle.head.hidden].float().numpy()
     assert np.abs(density - expected).mean() < allowed * np.abs(expected).mean()
     assert not found[0, ..., bundle.head.hidden :].any()
+
+
+def test_the_encoder_in_torch_gives_the_volume(tmp_path: Path) -> None:
+    student = make_spatial_student(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
+    found = torch_outputs(student, "cpu", half=False)(torch.from_numpy(image[None]))
+    expected = make_encoder(student, "onnxruntime").encode(image)
+    assert expected.volume is not None
+    for given, wanted in zip(found, expected, strict=True):
+        assert wanted is not None and given.is_contiguous() and given.shape == (1, *wanted.shape)
+        assert np.abs(given[0].numpy() - wanted).mean() < 1e-3 * np.abs(wanted).mean()
+
+
+def test_a_knot_of_the_volume_is_read_for_each_sample(bundle: GpuStudent, spatial_bundle: GpuStudent) -> None:
+    with_volume, without = (
+        PreparedScene.of(one, one.grid, one.grid_from_camera, ray_camera(one.canonical))
+        for one in (spatial_bundle, bundle)
+    )
+    more, less = (gpu.least_work(one, 2, occupied=10)["query"] for one in (with_volume, without))
+    assert more.gathered == less.gathered
+    assert more.streamed - less.streamed == (4 + 2) * len(without.query.samples.target)  # its number, and its logit
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")
