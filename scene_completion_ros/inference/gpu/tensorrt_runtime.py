@@ -1,4 +1,4 @@
-"""TensorRT or TensorRT-RTX, whose Python interfaces are alike: imported, an engine run, images in and features out.
+"""TensorRT or TensorRT-RTX, whose Python interfaces are alike: imported, an engine run, images in and its outputs out.
 
 This is the one place that imports them, and that hears what they log.
 """

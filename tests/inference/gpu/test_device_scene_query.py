@@ -363,6 +363,23 @@ def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
     assert len(compiler.compiled) == 1
 
 
+def test_the_command_says_how_far_the_volume_is_off(
+    cuda: HostCuda,
+    spatial_bundle: GpuStudent,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(StudentBundle, "load", lambda folder: spatial_bundle)
+    monkeypatch.setattr(requirements, "require", lambda flavour, device: None)
+    monkeypatch.setattr(requirements, "installed_flavour", lambda: "tensorrt")
+    assert cli.main(["build-engine", str(tmp_path), "--cache", str(tmp_path / "engines")]) == 0
+    said = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines() if "CPU's encoder" in line]
+    names = ("map error", "channel error", "largest error")
+    of_volume = [f"{name} of the volume against the CPU's encoder" for name in names]
+    assert said == [*(f"{name} against the CPU's encoder" for name in names), *of_volume]
+
+
 def test_a_student_that_the_kernels_cannot_run_is_refused_when_configured(
     bundle: GpuStudent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
