@@ -34,7 +34,7 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
+from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import (
     KERNEL_LIMITS,
     check_loads,
@@ -139,15 +139,16 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     print(parity_table(bundle, kernels, on_gpu, half=half) + "\n", flush=True)
 
     image = canonical_image(bundle)
-    features = make_encoder(bundle, cpu_engine())(image).astype(np.float16 if half else np.float32)
+    encoded = make_encoder(bundle, cpu_engine()).encode(image)
+    stored = [part.astype(np.float16 if half else np.float32) for part in encoded if part is not None]
     prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
     device = KernelDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-    uploaded = device.upload(features)
+    uploaded = EncodedOnDevice(*(device.upload(part) for part in stored))
     with filler(context, device, speeds) as busy:
         times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames, busy=busy)
-    work = least_work(prepared, features.dtype.itemsize, occupied)
-    naive_ms = measure_naive(bundle, prepared, features)
+    work = least_work(prepared, stored[0].dtype.itemsize, occupied)
+    naive_ms = measure_naive(bundle, prepared, stored[0])
     print(kernel_table(prepared, times, occupied, work, speeds, naive_ms) + "\n", flush=True)
     try:
         opened = open_encoder(bundle, context, device, precision)
@@ -174,7 +175,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
 def measure_kernels(
     device: KernelDevice,
     pipeline: VoxelPipeline,
-    features: Callable[[], Buffer],
+    encode: Callable[[], EncodedOnDevice],
     frames: int,
     *,
     first: str | None = None,
@@ -186,10 +187,10 @@ def measure_kernels(
 
     Args:
         pipeline: The kernels of one scene on it.
-        features: Gives the features, or asks for them.
+        encode: Gives what the encoder says, or asks for it.
         frames: How many count, after `WARM_UP_S`.
-        first: Name of the stage that `features` is; None for none.
-        load: Gives the host's part of what `features` asks for.
+        first: Name of the stage that `encode` is; None for none.
+        load: Gives the host's part of what `encode` asks for.
         busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
             ask for them.
         graph: Capture a frame, and launch that.
@@ -204,10 +205,10 @@ def measure_kernels(
 
     def ask() -> None:
         device.begin()
-        found = features()
+        found = encode()
         if first is not None:
             device.lap(first)
-        pipeline.enqueue(found)
+        pipeline.enqueue(*found)
         device.lap("copies")
 
     def frame() -> tuple[dict[str, float], int]:
@@ -236,19 +237,20 @@ def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> di
 
     The feature map and the positional tables are taken to stay in the cache. `RUN` samples one after the other are one
     thread's, which loads a pixel's features anew where the cell changes. Of the march, opacities in view are counted
-    once, however many rays read them.
+    once, however many rays read them; so is a knot of the volume for each sample.
     """
     samples, head = prepared.query.samples, prepared.query.field.head
     per_sample = sum(
         getattr(samples, field.name).nbytes for field in dataclasses.fields(samples) if field.name != "place"
     )
+    knot_bytes = feature_bytes if head.volume is not None else 0
     voxels, in_view = prepared.query.in_view.size, int(np.count_nonzero(prepared.query.in_view))
     label = TAPS * head.label_hidden * feature_bytes
     rays = sum(part.nbytes for part in prepared.march.rays[1:])
     pixels = prepared.march.camera.width * prepared.march.camera.height
     cells = cell_loads(samples.cell)
     return {
-        "query": Work(cells * TAPS * head.hidden * feature_bytes, per_sample + 4 * len(samples.target)),
+        "query": Work(cells * TAPS * head.hidden * feature_bytes, per_sample + (4 + knot_bytes) * len(samples.target)),
         "march": Work(0, 4 * in_view + rays + 3 * 4 * pixels),
         # Opacity; view, probability, state twice; index; and to the host index and probability.
         "assemble": Work(0, 4 * in_view + voxels * (1 + 4 + 1 + 1) + 4 * occupied, sent=(4 + 4) * occupied),
@@ -414,8 +416,10 @@ def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDAr
     return float(np.median(times[2:]))
 
 
-OpenedEncoder: TypeAlias = "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], Buffer], Callable[[], None]]"
-"""Its name, what takes images [1, H, W, 3], what asks for their features, and what ends it."""
+OpenedEncoder: TypeAlias = (
+    "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], EncodedOnDevice], Callable[[], None]]"
+)
+"""Its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it."""
 
 
 def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelDevice, precision: str) -> OpenedEncoder:
@@ -457,7 +461,7 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
     if not torch.cuda.is_available():
         raise GpuError("torch sees no GPU", where="encoder", cure="Install one for CUDA, or TensorRT and its graph.")
     half = precision != "fp32"
-    features_of = torch_features(bundle, "cuda", half=half)
+    outputs_of = torch_outputs(bundle, "cuda", half=half)
     stream: Any = torch.cuda.ExternalStream(int(device.stream.handle))  # type: ignore[no-untyped-call]
     camera = bundle.canonical
     on_host = torch.empty((1, camera.height, camera.width, 3), dtype=torch.uint8).pin_memory()
@@ -467,24 +471,26 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
     def load(images: NDArray[np.uint8]) -> None:
         on_host.copy_(torch.from_numpy(images))
 
-    def encode() -> Buffer:
+    def encode() -> EncodedOnDevice:
         with torch.cuda.stream(stream):
-            features = features_of(on_host.cuda(non_blocking=True))
-        kept.append(features)  # until the kernels have read it, as a graph may again
+            outputs = outputs_of(on_host.cuda(non_blocking=True))
+        kept.append(outputs)  # until the kernels have read them, as a graph may again
         del kept[:-2]
-        channels = np.dtype(np.float16 if half else np.float32)
-        return Buffer(features.data_ptr(), tuple(features.shape), channels, features)
+        kind = np.dtype(np.float16 if half else np.float32)
+        return EncodedOnDevice(*(Buffer(one.data_ptr(), tuple(one.shape), kind, one) for one in outputs))
 
     return f"torch {torch.__version__} in {'mixed float16' if half else 'float32'}", load, encode, kept.clear
 
 
-def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], Any]:
-    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3], both tensors of a device of torch.
+def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], list[Any]]:
+    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3], and a volume [1, X, Y, Z] if one is read.
+
+    All are tensors of a device of torch.
 
     Bundles hold no unfolded weights of the label units: their channels are zeros.
 
     Args:
-        half: Convolutions in float16, with sums in float32 where torch has it so, and features in float16.
+        half: Convolutions in float16, with sums in float32 where torch has it so, and outputs in float16.
     """
     import torch
 
@@ -493,15 +499,21 @@ def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callabl
     network: Any = density_field(bundle)
     network = network.to(device, memory_format=torch.channels_last)
     network.encoder.mixed = torch.float16 if half else None
-    labels = (0, bundle.head.label_hidden)
+    labels, kind = (0, bundle.head.label_hidden), torch.float16 if half else torch.float32
+    if network.spatial is not None:
+        network.spatial.mixed = network.encoder.mixed
+    gain = 1.0 if bundle.head.volume is None else float(bundle.head.volume.gain[0])
 
-    def features_of(images: Any) -> Any:
+    def outputs_of(images: Any) -> list[Any]:
         with torch.inference_mode():
             pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
-            found = network.encode(pixels).to(torch.float16 if half else torch.float32)
-            return torch.nn.functional.pad(found.permute(0, 2, 3, 1), labels).contiguous()
+            found = network.observe(pixels)
+            features = torch.nn.functional.pad(found.features.to(kind).permute(0, 2, 3, 1), labels)
+            # Weights of a stretched student hold the gain of its head; its encoder does not.
+            volume = [] if found.volume is None else [(found.volume / gain).to(kind)]
+            return [one.contiguous() for one in (features, *volume)]
 
-    return features_of
+    return outputs_of
 
 
 def canonical_image(bundle: StudentBundle) -> NDArray[np.uint8]:

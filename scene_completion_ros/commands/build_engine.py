@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
     from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
     from scene_completion_ros.inference.gpu.device import PrimaryContext
-    from scene_completion_ros.inference.gpu.engine_provision import provide_engine
+    from scene_completion_ros.inference.gpu.engine_provision import RECORDS, provide_engine
     from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
     from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, provide_kernels
     from scene_completion_ros.inference.gpu.options import gpu_bundle
@@ -113,10 +113,13 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
     finally:
         context.close()
     _say(provided.path, built=provided.built)
-    parity = provided.record.get("parity")
-    numbers = parity if isinstance(parity, dict) else {}
-    for name, limit in numbers.get("limits", {}).items():
-        print(f"{name.replace('_', ' ')} against the CPU's encoder: {numbers[name]:.2e}, allowed is {limit:.2e}")
+    for output, noted in RECORDS.items():
+        parity = provided.record.get(noted)
+        numbers = parity if isinstance(parity, dict) else {}
+        of_volume = " of the volume" if output == "volume" else ""
+        for name, limit in numbers.get("limits", {}).items():
+            what = f"{name.replace('_', ' ')}{of_volume} against the CPU's encoder"
+            print(f"{what}: {numbers[name]:.2e}, allowed is {limit:.2e}")
     _say(kernels.path, built=kernels.built)
     parity = kernels.record.get("parity")
     for name, value in (parity if isinstance(parity, dict) else {}).items():

@@ -122,12 +122,6 @@ class StudentBundle:
                 where="class_names",
                 cure="Several classes need a head with labels, a row for each; without labels there is one class.",
             )
-        if self.gpu_encoders and self.head.volume is not None:
-            raise BundleError(
-                "the kernels for GPUs do not read the volume of its encoder",
-                where=FIELD,
-                cure="Take this field out of the manifest: such a student runs on the CPU.",
-            )
 
     @property
     def encoder_path(self) -> Path:
@@ -157,8 +151,10 @@ class StudentBundle:
     def read_gpu_encoder(self, precision: str) -> bytes:
         """The encoder for GPUs, an ONNX graph: ``image`` uint8 [N, H, W, 3] RGB -> ``features`` [N, h, w, C + E].
 
+        Where the head reads a volume, a second output ``volume`` [N, X, Y, Z] follows.
+
         Args:
-            precision: One of `gpu_precisions`. ``features`` are float32 for ``fp32``, otherwise float16.
+            precision: One of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16.
 
         Raises:
             BundleError: There is none, it was made from another encoder or head, or its file is gone or was replaced.

@@ -22,6 +22,10 @@ class EncodedImage(NamedTuple):
     volume: NDArray[np.float32] | None = None
     depth: NDArray[np.float32] | None = None
 
+    def copy(self) -> EncodedImage:
+        """One whose arrays nobody overwrites."""
+        return EncodedImage(self.features.copy(), None if self.volume is None else self.volume.copy())
+
     @staticmethod
     def of(outputs: Sequence[NDArray[np.float32]]) -> EncodedImage:
         """Of the outputs of a graph, in order, for a batch of one image."""

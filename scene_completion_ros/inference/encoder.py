@@ -195,7 +195,7 @@ def make_encoder(
             f"unknown engine {engine!r}", where="engine", cure=f"Use one of {', '.join(ENGINES)}."
         )
     gpu = gpu or EngineOptions()
-    if engine == "auto" and bundle.head.volume is None and not bundle.gpu_precisions and cuda_devices().names:
+    if engine == "auto" and not bundle.gpu_precisions and cuda_devices().names:
         _log.info(
             "there is a GPU, but the bundle has no encoder for it, so that all runs on the CPU: add one with "
             "`scene-completion export-gpu`"

@@ -40,13 +40,12 @@ class GpuGraphEncoder:
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder`."""
-        check_image(self._bundle, image_rgb)
-        features: NDArray[np.float32] = self._graph(image_rgb[None])[0]
-        return features
+        return self.encode(image_rgb).features
 
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """See `Encoder`."""
-        return EncodedImage(self(image_rgb))
+        check_image(self._bundle, image_rgb)
+        return EncodedImage.of(self._graph.outputs(image_rgb[None]))
 
 
 class GpuGraph:
@@ -83,11 +82,16 @@ class GpuGraph:
             raise BundleError(
                 f"ONNX Runtime cannot run it ({str(error)[:200]})", where=where, cure=export_cure("BUNDLE")
             ) from error
+        given = {output.name for output in self._session.get_outputs()}
+        self._names = ["features", *(["volume"] if "volume" in given else [])]
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features float32 [N, h, w, C + E] of images uint8 [N, H, W, 3] RGB."""
-        features: NDArray[np.float32] = self._session.run(["features"], {"image": images})[0].astype(np.float32)
-        return features
+        return self.outputs(images)[0]
+
+    def outputs(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """The same, and after them volumes float32 [N, X, Y, Z] where the graph gives any."""
+        return [output.astype(np.float32) for output in self._session.run(self._names, {"image": images})]
 
 
 def _with_roundings(graph: bytes) -> bytes:

@@ -11,18 +11,19 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.completion import naive_query
-from benchmarks.gpu import Speeds, Work, canonical_image, torch_encoder, torch_features
+from benchmarks.gpu import Speeds, Work, canonical_image, torch_encoder, torch_outputs
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
+from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernels import KernelSizes, find_nvrtc, nvrtc_cubin
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
+from tests.training.small_students import CAMERA, make_spatial_student
 
 
 @pytest.fixture
@@ -48,14 +49,14 @@ def test_every_stage_of_every_frame_is_measured(
     with context:
         device = KernelDevice(context, compiler(KernelSizes.of(bundle.head, half_features=True), (8, 7)))
         pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-        uploaded, asked, loaded = device.upload(noise(bundle)), [], []
+        uploaded, asked, loaded = EncodedOnDevice(device.upload(noise(bundle))), [], []
 
-        def features() -> gpu.Buffer:
+        def encode() -> EncodedOnDevice:
             asked.append(1)
             return uploaded
 
         times, occupied = gpu.measure_kernels(
-            device, pipeline, features, 2, first="encode", load=lambda: loaded.append(1), graph=graph
+            device, pipeline, encode, 2, first="encode", load=lambda: loaded.append(1), graph=graph
         )
         device.close()
     context.close()
@@ -158,7 +159,7 @@ def test_what_reads_the_cache_compiles() -> None:
 def test_the_encoder_in_torch_is_that_of_the_bundle(half: bool, allowed: float) -> None:
     bundle = StudentBundle.load(DEFAULT_BUNDLE)
     image = canonical_image(bundle)
-    found = torch_features(bundle, "cpu", half=half)(torch.from_numpy(image[None]))
+    (found,) = torch_outputs(bundle, "cpu", half=half)(torch.from_numpy(image[None]))
     assert found.dtype == (torch.float16 if half else torch.float32)
     assert tuple(found.shape) == (1, *bundle.feature_size, bundle.head.channels)
     assert found.is_contiguous()
@@ -166,6 +167,27 @@ def test_the_encoder_in_torch_is_that_of_the_bundle(half: bool, allowed: float) 
     density = found[0, ..., : bundle.head.hidden].float().numpy()
     assert np.abs(density - expected).mean() < allowed * np.abs(expected).mean()
     assert not found[0, ..., bundle.head.hidden :].any()
+
+
+def test_the_encoder_in_torch_gives_the_volume(tmp_path: Path) -> None:
+    student = make_spatial_student(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
+    found = torch_outputs(student, "cpu", half=False)(torch.from_numpy(image[None]))
+    expected = make_encoder(student, "onnxruntime").encode(image)
+    assert expected.volume is not None
+    for given, wanted in zip(found, expected, strict=True):
+        assert wanted is not None and given.is_contiguous() and given.shape == (1, *wanted.shape)
+        assert np.abs(given[0].numpy() - wanted).mean() < 1e-3 * np.abs(wanted).mean()
+
+
+def test_a_knot_of_the_volume_is_read_for_each_sample(bundle: GpuStudent, spatial_bundle: GpuStudent) -> None:
+    with_volume, without = (
+        PreparedScene.of(one, one.grid, one.grid_from_camera, ray_camera(one.canonical))
+        for one in (spatial_bundle, bundle)
+    )
+    more, less = (gpu.least_work(one, 2, occupied=10)["query"] for one in (with_volume, without))
+    assert more.gathered == less.gathered
+    assert more.streamed - less.streamed == (4 + 2) * len(without.query.samples.target)  # its number, and its logit
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")

@@ -176,11 +176,12 @@ def make_small_bundle(
     seed: int = 0,
     classes: int = 1,
     volume: NDArray[np.float32] | None = None,
+    gain: float = 1.0,
     **fields: Any,
 ) -> StudentBundle:
     """Writes the student into a folder and loads it; ``fields`` replace those of `StudentBundle`.
 
-    With several ``classes`` it has random labels; with a volume, of the shape of its grid, its head reads it.
+    With several ``classes`` it has random labels; with a volume, of the shape of its grid, its head reads it by a gain.
     """
     values: dict[str, Any] = {
         "name": "small",
@@ -195,6 +196,7 @@ def make_small_bundle(
         values |= {"class_names": class_names(classes), "class_colours": class_colours(classes)}
     bundle = StudentBundle(**{**values, **fields})
     if volume is not None:
-        bundle = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, volume=volume_reading(bundle.grid)))
+        head = dataclasses.replace(bundle.head, volume=volume_reading(bundle.grid, gain))
+        bundle = dataclasses.replace(bundle, head=head)
     encoder = tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical, volume=volume)
     return bundle.save(folder, encoder)

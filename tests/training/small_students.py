@@ -1,4 +1,4 @@
-"""A small labelled student of a real network with random weights, in a bundle of its own."""
+"""Small students of real networks with random weights, each in a bundle of its own."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import torch
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_training.export import encoder_onnx, feature_size, head_weights
 from scene_completion_training.gpu_export.parity import Reference
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 from tests.inference.small_bundle import class_colours, class_names, random_head, with_labels
 
 CAMERA = Camera(fx=74.0, fy=74.0, cx=63.5, cy=28.0, width=128, height=64)
@@ -72,11 +74,53 @@ def make_small_student(folder: Path, seed: int = 0) -> StudentBundle:
     return dataclasses.replace(saved, threshold=_median(saved)).save(folder, saved.read_encoder(), weights)
 
 
+def make_spatial_student(folder: Path, model: Path | None = None, seed: int = 0) -> StudentBundle:
+    """Writes a student with a decoder in space, without labels; with unfolded weights beside it.
+
+    Args:
+        model: Configuration of a Depth Anything trunk; EfficientNet-Lite0 without.
+    """
+    torch.manual_seed(seed)
+    trunk: TrunkName = "efficientnet_lite0" if model is None else "depth_anything"
+    size, spec = (CAMERA.height, CAMERA.width), PointCodeSpec()
+    field = DensityField(
+        CAMERA,
+        spec,
+        encoder=EncoderDecoder(size, channels=16, trunk=trunk, pretrained=False, weights=str(model or "")),
+        channels=16,
+        hidden=32,
+        spatial=SpatialDecoder(CAMERA, GRID, spec, channels=16, stride=4, reduced=8, widths=(16, 24)),
+    ).eval()
+    assert field.spatial is not None
+    with torch.no_grad():
+        if model is not None:  # whose own random weights are so small that no image matters
+            for weight in field.encoder.trunk.parameters():
+                weight += 0.1 * torch.randn_like(weight)
+        field.encoder.project.weight[0].normal_(0.0, 0.1)  # depth that depends on the image
+        field.spatial.leave.weight.normal_(0.0, 0.5)
+        field.spatial.mean.normal_(0.0, 1.0)
+    _settle(field)
+    bundle = StudentBundle(
+        name="spatial",
+        canonical=CAMERA,
+        head=head_weights(field),
+        point_code=spec,
+        feature_size=feature_size(field, CAMERA),
+        grid=GRID,
+        provenance={"configuration": {"encoder": trunk}},
+        licence="Apache-2.0",
+    )
+    weights = {name: value.detach().numpy().astype(np.float16) for name, value in field.state_dict().items()}
+    saved = bundle.save(folder, encoder_onnx(field, CAMERA), weights)
+    threshold = _median(saved, str(model or ""))
+    return dataclasses.replace(saved, threshold=threshold).save(folder, saved.read_encoder(), weights)
+
+
 _OF_DENSITY = ("positional_weight", "hidden_bias", "density_weight", "density_bias")
 
 
 @torch.no_grad()
-def _settle(field: FeatureField) -> None:
+def _settle(field: DensityField | FeatureField) -> None:
     """Gives the normalisations of a random network the statistics of images, as training would."""
     images = torch.randint(0, 256, (4, 3, CAMERA.height, CAMERA.width)).float()
     blurred = torch.nn.functional.avg_pool2d(images, 9, 1, 4)
@@ -86,7 +130,7 @@ def _settle(field: FeatureField) -> None:
     field.eval()
 
 
-def _median(bundle: StudentBundle) -> float:
+def _median(bundle: StudentBundle, encoder_weights: str = "") -> float:
     """A threshold with about half of the voxels in view above it."""
     image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
     query = VoxelQuery(
@@ -97,4 +141,5 @@ def _median(bundle: StudentBundle) -> float:
         bundle.grid,
         bundle.grid_from_camera.inverse(),
     )
-    return float(np.median(query.opacity(Reference(bundle)(image))[query.in_view]))
+    encoded = Reference(bundle, encoder_weights=encoder_weights).encode(image)
+    return float(np.median(query.opacity(*encoded)[query.in_view]))

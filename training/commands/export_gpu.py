@@ -1,8 +1,8 @@
 """Add encoders for GPUs to a student bundle: ONNX graphs that TensorRT builds engines of, in fp32, fp16 and int8.
 
-Each is compared with the student in torch on real images: its feature map, and density, occupied voxels and labels of
-the default grid. One that misses what is allowed of its precision makes the command fail, and the bundle stays as it
-was. No GPU is needed. int8 is calibrated on images of the drives that the student was trained on:
+Each is compared with the student in torch on real images: its feature map and volume, and density, occupied voxels and
+labels of the default grid. One that misses what is allowed of its precision makes the command fail, and the bundle
+stays as it was. No GPU is needed. int8 is calibrated on images of the drives that the student was trained on:
 
     scene-completion export-gpu BUNDLE --precision fp32 fp16 int8 --calibration-images drives/train_*
 """
@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "what to compare on, places of the same kinds (default: the bundled drive)"
     add_paths(parser, "--parity-images", "PLACE", meaning)
     parser.add_argument("--images", type=int, default=8, metavar="N", help="how many to compare (default: %(default)s)")
+    parser.add_argument(
+        "--encoder-weights",
+        default="",
+        metavar="MODEL",
+        help="of a student with a transformer: folder or hub name whose configuration is read (default: on the hub)",
+    )
     parser.add_argument("--threads", type=int, help="threads of ONNX Runtime (default: all)")
 
 
@@ -63,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         parity=args.parity_images or [DEMO_DRIVE],
         parity_images=args.images,
         threads=args.threads,
+        encoder_weights=args.encoder_weights,
         report=_print,
     )
     print(f"{bundle.folder}: encoders for GPUs in {', '.join(bundle.gpu_precisions)}")
@@ -70,9 +77,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(precision: str, size: int, parity: Parity) -> None:
+    volume = ""
+    if parity.volume_max > 0.0:
+        volume = f"volume by {parity.volume_mean:.4g} ({100 * parity.volume_relative:.3g} %), {parity.volume_max:.4g}; "
     print(
         f"{precision}: {size / 1e6:.1f} MB; map off by {parity.features_mean:.4g} on average "
-        f"({100 * parity.features_relative:.3g} %), {parity.features_max:.4g} at most; density by "
+        f"({100 * parity.features_relative:.3g} %), {parity.features_max:.4g} at most; {volume}density by "
         f"{100 * parity.density_relative:.3g} %; {100 * parity.occupied_agreement:.3f} % of the decisions agree, IoU "
         f"of the occupied voxels {parity.occupied_iou:.4f}; {100 * parity.labels_agreement:.2f} % of the labels agree "
         f"({parity.images} images)",

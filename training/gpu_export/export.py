@@ -25,6 +25,7 @@ def export_for_gpus(
     parity_images: int = 8,
     gates: Mapping[str, Gate] = GATES,
     threads: int | None = None,
+    encoder_weights: str = "",
     report: Callable[[str, int, Parity], None] = lambda *_: None,
 ) -> StudentBundle:
     """Adds encoders for GPUs to a bundle, all of them or none, and returns it as written.
@@ -34,10 +35,12 @@ def export_for_gpus(
         calibration: Places of the images that int8 is calibrated on, those of the training.
         parity: Places of the images that every variant is compared on.
         parity_images: How many of these, in all.
+        encoder_weights: Folder or hub name of a transformer trunk, see `Reference`.
         report: Called for every variant with its precision, bytes and parity, also where it fails.
 
     Raises:
-        ConfigurationError: int8 is wanted, and no images to calibrate it on are named.
+        ConfigurationError: int8 is wanted, and no images to calibrate it on are named; or the configuration of a
+            transformer is not there.
         BundleError: A variant misses its gate, or cannot be made; the bundle stays as it was.
     """
     if "int8" in precisions and not calibration:
@@ -47,8 +50,8 @@ def export_for_gpus(
             cure="Name drives that the student was trained on, not those that it is tested on",
         )
     single = gpu_graph(bundle)
-    reference = Reference(bundle, threads=threads)
-    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, parity_images), reference)
+    reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)
+    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, parity_images), reference.encode)
     made: dict[str, tuple[bytes, GpuEncoder]] = {}
     failures: list[str] = []
     for precision in precisions:
@@ -60,7 +63,7 @@ def export_for_gpus(
         else:
             model = single if precision == "fp32" else to_half(single)
         graph: bytes = model.SerializeToString(deterministic=True)
-        measured = check(GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads))
+        measured = check(GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads).outputs)
         report(precision, len(graph), measured)
         failures += [f"{precision}: {failure}" for failure in measured.failures(gates[precision])]
         numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}

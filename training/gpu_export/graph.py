@@ -1,5 +1,9 @@
 """The bundle's encoder as a graph for GPUs in float32: bytes in, channels last, any number of images.
 
+An encoder is traced with one image, so that its shapes are numbers. What names the number of images (the shape of a
+Reshape, the sizes of a Resize) is written anew without it; constants that were joined with an image's channels or
+tokens are added instead.
+
 The other precisions are made from it, see `precisions`. What a GPU gains: no shape arithmetic is left, no
 constant runs along with the images, and channels stay multiples of what tensor cores take.
 """
@@ -7,7 +11,7 @@ constant runs along with the images, and channels stay multiples of what tensor 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +24,32 @@ from onnx.reference import ReferenceEvaluator
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle
 
-INPUT, OUTPUT = "image", "features"
+INPUT, OUTPUT, VOLUME = "image", "features", "volume"
 OPSET, IR_VERSION = 19, 9  # from opset 19 on, the scale of a quantised tensor may be float16
 OLDEST_OPSET = 17  # what encoders hold means the same in these
 BATCH = "N"
-_CURE = "Only encoders of convolutions are exported for GPUs; report the bundle's encoder and how it was made."
+_CURE = "Only encoders whose images stay apart are exported for GPUs; report this one and how it was made."
 
 
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     """The float32 graph: ``image`` uint8 [N, H, W, 3] RGB -> ``features`` float32 [N, h, w, C + E].
 
+    Where the head reads a volume, ``volume`` float32 [N, X, Y, Z] is the second output.
+
     Raises:
         BundleError: Its encoder is none, or has operators that mix the images of a batch.
     """
     where = str(bundle.encoder_path)
-    if bundle.head.volume is not None:
-        raise BundleError(
-            "gives a volume, which the kernels for GPUs do not read", where=where, cure="Run this student on the CPU."
-        )
     model = simplified(bundle.read_encoder(), where)
-    graph = model.graph
-    _take_constants_out(graph, where)
-    camera, (height, width) = bundle.canonical, bundle.feature_size
-    if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [OUTPUT]:
-        raise BundleError(f"has other inputs and outputs than {INPUT!r} and {OUTPUT!r}", where=where, cure=_CURE)
+    graph, shapes = model.graph, _shapes(model)
+    camera, head = bundle.canonical, bundle.head
+    outputs = {OUTPUT: (*bundle.feature_size, head.channels), **({VOLUME: head.volume_knots} if head.volume else {})}
+    if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [*outputs]:
+        raise BundleError(
+            f"has other inputs and outputs than {INPUT} and {', '.join(outputs)}", where=where, cure=_CURE
+        )
+    _take_constants_out(graph, shapes, where)
+    _take_numbers_of_images_out(graph, shapes, where)
     for node in graph.node:
         node.input[:] = ["image_planes" if name == INPUT else name for name in node.input]
     front = [
@@ -53,8 +59,8 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     replace_nodes(graph, [*front, *graph.node])
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [BATCH, camera.height, camera.width, 3]))
-    shape: list[str | int | None] = [BATCH, height, width, bundle.head.channels]
-    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
+    for name, sizes in outputs.items():
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *sizes]))
     graph.name = "encoder"
     return finished(model)
 
@@ -89,7 +95,10 @@ def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = f"{folder}/simplified.onnx"
         try:
-            onnxruntime.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
+            # A product of matrices and its sum as one Gemm would need the images of a batch in one matrix.
+            onnxruntime.InferenceSession(
+                encoder, options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
+            )
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise BundleError(f"ONNX Runtime cannot run it ({error})", where=where, cure=_CURE) from error
         model = onnx.load(Path(options.optimized_model_filepath))
@@ -113,11 +122,70 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
     graph.node.extend(nodes)
 
 
-def _take_constants_out(graph: onnx.GraphProto, where: str) -> None:
-    """Replaces constant channels in front of a convolution by a constant map after it, which is the same.
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor that the graph computes, for one image."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
 
-    A convolution is linear, so conv([x, c]) = conv(x) + conv(c). The constant channels (pixel coordinates, the mean
-    depth) would have to be repeated for each image of a batch, and would share one quantisation step with the others.
+
+def _take_numbers_of_images_out(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Lets shapes and sizes that were those of one image hold for any number of them, which stays the first axis.
+
+    Raises:
+        BundleError: Another axis becomes the first one, or a shape is not known before.
+    """
+    values = constants(graph)
+    nodes: list[onnx.NodeProto] = []
+
+    def constant(name: str, value: NDArray[np.generic]) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
+    for node in graph.node:
+        made, given = shapes.get(node.output[0], ()), shapes.get(node.input[0], ())
+        moved = node.op_type == "Transpose" and helper.get_node_attr_value(node, "perm")[0] != 0
+        known = made and given and all((*made, *given))
+        if moved or not (known or node.op_type not in ("Reshape", "Resize", "GridSample")):
+            raise BundleError(f"{node.name} mixes the images of a batch", where=where, cure=_CURE)
+        if node.op_type == "Reshape":
+            node.input[1] = constant(f"{node.output[0]}/shape", np.array([-1, *made[1:]], np.int64))
+        elif node.op_type == "Resize" and len(node.input) == 4:
+            scales = [_scale(*sizes) for sizes in zip(given, made, strict=True)]
+            node.input[:] = [node.input[0], "", constant(f"{node.output[0]}/scales", np.array(scales, np.float32))]
+            kept = [entry for entry in node.attribute if entry.name != "axes"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        elif node.op_type == "GridSample" and node.input[1] in values:
+            # The places are the same in every image: the channels of all of them are those of one.
+            name, joined, apart = node.output[0], (1, -1, *given[2:]), (-1, *made[1:])
+            shape = constant(f"{name}/joined", np.array(joined, np.int64))
+            nodes.append(helper.make_node("Reshape", [node.input[0], shape], [f"{name}/channels"], f"{name}/join"))
+            node.input[0], node.output[0] = f"{name}/channels", f"{name}/sampled"
+            shape = constant(f"{name}/apart", np.array(apart, np.int64))
+            nodes += [node, helper.make_node("Reshape", [f"{name}/sampled", shape], [name], f"{name}/part")]
+            continue
+        nodes.append(node)
+    replace_nodes(graph, nodes)
+
+
+def _scale(before: int, after: int) -> np.float32:
+    """The factor that makes one size of another, which is rounded down."""
+    scale = np.float32(after / before)
+    while min(int(np.float32(before) * scale), int(before * float(scale))) < after:
+        scale = np.nextafter(scale, np.float32(np.inf))
+    return scale
+
+
+def _take_constants_out(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Replaces constants that were joined with what an image says, which no other number of images could be.
+
+    Constant channels in front of a convolution become a constant map after it. A convolution is linear, so conv([x, c])
+    = conv(x) + conv(c). The constant channels (pixel coordinates, the mean depth) would have to be repeated for each
+    image of a batch, and would share one quantisation step with the others. Elsewhere zeros take their place, and the
+    constant is added to these: [x, c] = [x, 0] + [0, c].
     """
     values = constants(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -132,11 +200,8 @@ def _take_constants_out(graph: onnx.GraphProto, where: str) -> None:
             followers = readers.get(node.output[0], [])
             tail = list(node.input)[len(node.input) - len(given) :]
             if tail != given or not followers or any(not _plain_convolution(other) for other in followers):
-                raise BundleError(
-                    f"{node.name} joins a constant with the image's channels in a way that no batch can have",
-                    where=where,
-                    cure=_CURE,
-                )
+                nodes += _padded(graph, node, values, shapes, where)
+                continue
             constant = np.concatenate([values[name] for name in given], axis=1)
             maps[node.output[0]] = (slice(None, -constant.shape[1]), constant)
             kept = [name for name in node.input if name not in values]
@@ -149,6 +214,43 @@ def _take_constants_out(graph: onnx.GraphProto, where: str) -> None:
         else:
             nodes.append(node)
     replace_nodes(graph, _without_identities(nodes))
+
+
+def _padded(
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    values: Mapping[str, NDArray[np.generic]],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> list[onnx.NodeProto]:
+    """A concatenation with constants as a sum: what is not constant between zeros, and the constants between zeros."""
+    name, made, axis = node.output[0], shapes[node.output[0]], int(helper.get_node_attr_value(node, "axis"))
+    axis %= len(made)
+    joined = [place for place, given in enumerate(node.input) if given not in values]
+    if axis == 0 or joined != list(range(joined[0], joined[-1] + 1)):
+        raise BundleError(
+            f"{node.name} joins a constant with the image's channels in a way that no batch can have",
+            where=where,
+            cure=_CURE,
+        )
+    kept = [node.input[place] for place in joined]
+    around = [[values[given] for given in part] for part in (node.input[: joined[0]], node.input[joined[-1] + 1 :])]
+    before, after = (sum(value.shape[axis] for value in part) for part in around)
+    middle = np.zeros((1, *made[1:axis], made[axis] - before - after, *made[axis + 1 :]), np.float32)
+    ends = np.zeros(2 * len(made), np.int64)
+    ends[axis], ends[len(made) + axis] = before, after
+    constant = np.concatenate([*around[0], middle, *around[1]], axis=axis).astype(np.float32)
+    for suffix, value in (("ends", ends), ("constant", constant)):
+        graph.initializer.append(numpy_helper.from_array(value, f"{name}/{suffix}"))
+    join = (
+        [helper.make_node("Concat", kept, [f"{name}/joined"], f"{node.name}/join", axis=axis)] if len(kept) > 1 else []
+    )
+    source = f"{name}/joined" if join else kept[0]
+    return [
+        *join,
+        helper.make_node("Pad", [source, f"{name}/ends"], [f"{name}/padded"], f"{node.name}/pad"),
+        helper.make_node("Add", [f"{name}/padded", f"{name}/constant"], [name], f"{node.name}/add"),
+    ]
 
 
 def _plain_convolution(node: onnx.NodeProto) -> bool:

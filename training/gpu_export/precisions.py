@@ -22,11 +22,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_training.gpu_export.graph import INPUT, OUTPUT, constants, finished, replace_nodes
+from scene_completion_training.gpu_export.graph import INPUT, constants, finished, replace_nodes
 
 _SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
-"""Operators that stay in float32, with all that is computed from them until the next convolution."""
+_SUMS |= {"InstanceNormalization", "GroupNormalization", "GridSample"}
+"""Operators that stay in float32, with all that is computed from them until the next convolution.
+
+GridSample, because float16 would move the places that it looks up by a tenth of a pixel.
+"""
 _PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _NOT_VALUES = {"Resize": (1, 2)}
 """Inputs that are no values of the network: the scales of a Resize are float32 by definition."""
 MOST_IMAGES = 64
@@ -34,14 +39,14 @@ MOST_IMAGES = 64
 PERCENTILE = 99.999
 """Share of the values, in percent, that a quantised tensor holds without clipping; see docs/gpu.md for the others."""
 LAST_LAYERS = 3
-"""Convolutions before the output that stay float16, counted along every path."""
+"""Convolutions before an output that stay float16, counted along every path."""
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph in float16, from the first convolution on to the output.
 
     The normalisation of the image before it stays float32 (a mean of 123.675 is none in float16), and so do sums over
-    channels.
+    channels, scores of attention, and what a decoder in space makes of the places that it looks up.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
@@ -50,44 +55,72 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     values = constants(graph)
     nodes: list[onnx.NodeProto] = []
     cast: dict[tuple[str, int], str] = {}
-    types = {value.name: TensorProto.UINT8 for value in graph.input}
+    types = _types(model)  # until a tensor's node comes, those of the float32 graph
     added: dict[str, onnx.TensorProto] = {}
     for node in graph.node:
         wanted = TensorProto.FLOAT if node.output[0] in single else TensorProto.FLOAT16
         for position, name in _values(node):
-            if types.get(name) == TensorProto.INT8:
-                continue
             if name in values:
                 if wanted == TensorProto.FLOAT16 and values[name].dtype == np.float32:
                     node.input[position] = f"{name}/half"
                     added[f"{name}/half"] = numpy_helper.from_array(values[name].astype(np.float16), f"{name}/half")
-            elif node.op_type != "Cast" and types[name] != wanted:
+            elif node.op_type != "Cast" and types[name] in _FLOATS and types[name] != wanted:
                 if (name, wanted) not in cast:
                     cast[name, wanted] = f"{name}/{'half' if wanted == TensorProto.FLOAT16 else 'single'}"
                     nodes.append(helper.make_node("Cast", [name], [cast[name, wanted]], cast[name, wanted], to=wanted))
                 node.input[position] = cast[name, wanted]
-        types |= dict.fromkeys(node.output, TensorProto.INT8 if node.op_type == "QuantizeLinear" else wanted)
+        made = [name for name in node.output if types[name] in _FLOATS]  # not integers, nor what is true or false
+        types |= dict.fromkeys(made, wanted)
+        if node.op_type == "Cast" and made:
+            next(entry for entry in node.attribute if entry.name == "to").i = wanted
         nodes.append(node)
     replace_nodes(graph, nodes)
     graph.initializer.extend(added.values())
-    if types[OUTPUT] != TensorProto.FLOAT16:
-        _cast_output(graph)
-    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    for output in graph.output:
+        if types[output.name] != TensorProto.FLOAT16:
+            _cast_output(graph, output.name)
+        output.type.tensor_type.elem_type = TensorProto.FLOAT16
     return finished(half)
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor that a graph computes."""
+    graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    known = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: value.type.tensor_type.elem_type for value in known}
 
 
 def _single(graph: onnx.GraphProto) -> set[str]:
     """Tensors that are computed in float32."""
     single: set[str] = set()
     before = {value.name for value in graph.input}  # tensors that no convolution came before
+    scores = _scores(graph)
     for node in graph.node:
         inputs = set(node.input)
         if node.op_type not in _PRODUCTS and inputs & before:
             before |= set(node.output)
+        elif not scores.isdisjoint(node.output):
+            pass
         elif node.op_type not in _SUMS and (node.op_type in _PRODUCTS or not inputs & single):
             continue
         single |= set(node.output)
     return single
+
+
+def _scores(graph: onnx.GraphProto) -> set[str]:
+    """What a Softmax reads, back to the product that it comes from.
+
+    Attention reads differences of scores: rounded to float16, those of a Depth Anything trunk made half of the error.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    scores: set[str] = set()
+    waiting = [node.input[0] for node in graph.node if node.op_type == "Softmax"]
+    while waiting:
+        name = waiting.pop()
+        if name in makers and name not in scores:
+            scores.add(name)
+            waiting += [] if makers[name].op_type in _PRODUCTS else makers[name].input
+    return scores
 
 
 def _values(node: onnx.NodeProto) -> Iterator[tuple[int, str]]:
@@ -96,12 +129,12 @@ def _values(node: onnx.NodeProto) -> Iterator[tuple[int, str]]:
             yield position, name
 
 
-def _cast_output(graph: onnx.GraphProto) -> None:
+def _cast_output(graph: onnx.GraphProto, output: str) -> None:
     for node in graph.node:
-        node.output[:] = [f"{OUTPUT}/single" if name == OUTPUT else name for name in node.output]
-        node.input[:] = [f"{OUTPUT}/single" if name == OUTPUT else name for name in node.input]
+        node.output[:] = [f"{output}/single" if name == output else name for name in node.output]
+        node.input[:] = [f"{output}/single" if name == output else name for name in node.input]
     graph.node.append(
-        helper.make_node("Cast", [f"{OUTPUT}/single"], [OUTPUT], f"{OUTPUT}/half", to=TensorProto.FLOAT16)
+        helper.make_node("Cast", [f"{output}/single"], [output], f"{output}/half", to=TensorProto.FLOAT16)
     )
 
 
@@ -153,11 +186,15 @@ def to_int8(model: onnx.ModelProto, images: NDArray[np.uint8], where: str) -> on
 
 
 def kept_in_half(graph: onnx.GraphProto) -> set[str]:
-    """Names of the convolutions that stay float16: the first, and the last `LAST_LAYERS` of every path."""
+    """Names of the convolutions that stay float16: the first, and the last `LAST_LAYERS` of every path.
+
+    What a decoder in space looks up counts as an end: it says how far surfaces are, and 256 steps are too few for that.
+    """
     makers = {name: node for node in graph.node for name in node.output}
     kept = {next(node.name for node in graph.node if node.op_type == "Conv")}
-    reached: dict[str, int] = {}  # tensor -> convolutions between it and the output, the fewest
-    waiting = [(OUTPUT, 0)]
+    reached: dict[str, int] = {}  # tensor -> convolutions between it and an output, the fewest
+    waiting = [(output.name, 0) for output in graph.output]
+    waiting += [(node.input[0], 0) for node in graph.node if node.op_type == "GridSample"]
     while waiting:
         name, layers = waiting.pop()
         if name not in makers or layers >= reached.get(name, LAST_LAYERS):

@@ -12,7 +12,7 @@ missing) is in modules that never import them.
 | `parity` | is what the GPU computes what the CPU computes | nothing |
 | `tensorrt_build` | ONNX -> plan | TensorRT; a device, but for TensorRT-RTX |
 | `device` | primary context, stream, memory, and what errors mean | pycuda, a device |
-| `tensorrt_runtime` | the one place that imports TensorRT; plan -> features | TensorRT, a device |
+| `tensorrt_runtime` | the one place that imports TensorRT; plan -> features, volume | TensorRT, a device |
 | `voxel_query.cu`, `kernels` | what follows the encoder, and its compilation for a GPU | NVRTC or nvcc |
 | `kernel_device`, `cuda_graph` | what runs them on a GPU | pycuda, a device |
 | `voxel_pipeline` | the order of its launches | a kernel device |

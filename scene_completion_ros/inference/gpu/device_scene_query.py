@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
+from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer
 
@@ -23,14 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 class EnqueuedEncoder(Protocol):
-    """An encoder whose features stay on the device."""
+    """An encoder whose outputs stay on the device."""
 
     def load(self, images: NDArray[np.uint8]) -> None:
         """Takes images [1, H, W, 3]; what was asked of the former ones must have been waited for."""
         ...
 
-    def enqueue(self) -> Buffer:
-        """Asks for features [1, h, w, C + E] of what it took, in the order of the stream of the kernels.
+    def enqueue(self) -> EncodedOnDevice:
+        """Asks for what it says of what it took, in the order of the stream of the kernels.
 
         They go to the same place always.
         """
@@ -181,9 +181,9 @@ class _FieldOnDevice:
 def _ask(device: KernelDevice, encoder: EnqueuedEncoder, pipeline: VoxelPipeline) -> None:
     """Ask for a frame of what the encoder took."""
     device.begin()
-    features = encoder.enqueue()
+    encoded = encoder.enqueue()
     device.lap("encode")
-    pipeline.enqueue(features)
+    pipeline.enqueue(*encoded)
 
 
 def _release(device: KernelDevice, context: PrimaryContext) -> None:

@@ -79,6 +79,7 @@ class EngineKey(CacheKey):
         multiprocessors: How many of them it has; the power mode of a Jetson changes that.
         image: Height and width of the images.
         features: Height, width and channels of the features.
+        volume: Shape of the volume; None where there is none.
         dla_core: Core of the deep learning accelerator; None for the GPU.
         schema: `SCHEMA` of when it was built.
     """
@@ -95,6 +96,7 @@ class EngineKey(CacheKey):
     image: tuple[int, int]
     features: tuple[int, int, int]
     workspace_mib: int
+    volume: tuple[int, ...] | None = None
     dla_core: int | None = None
     schema: int = SCHEMA
 
@@ -111,7 +113,16 @@ class EngineKey(CacheKey):
     @property
     def for_timings(self) -> dict[str, Any]:
         """What a timing cache depends on."""
-        of_the_engine = ("onnx_sha256", "precision", "batch", "image", "features", "workspace_mib", "dla_core")
+        of_the_engine = {
+            "onnx_sha256",
+            "precision",
+            "batch",
+            "image",
+            "features",
+            "volume",
+            "workspace_mib",
+            "dla_core",
+        }
         return {name: value for name, value in self.fields().items() if name not in of_the_engine}
 
 

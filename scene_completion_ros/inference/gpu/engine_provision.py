@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.parity import Parity, ReferenceEncoder, compare, gate_images
+from scene_completion_ros.inference.gpu.parity import Output, Parity, ReferenceEncoder, compare, gate_images
 from scene_completion_ros.inference.gpu.requirements import installed_flavour
 from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
 from scene_completion_ros.inference.gpu.tensorrt_runtime import (
@@ -27,6 +27,9 @@ from scene_completion_ros.inference.gpu.tensorrt_runtime import (
     UnusablePlanError,
     load_tensorrt,
 )
+
+RECORDS: Mapping[Output, str] = {"features": "parity", "volume": "volume_parity"}
+"""Under which name the parity of an output is noted."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,22 +107,27 @@ def build_without_device(bundle: StudentBundle, options: EngineOptions) -> tuple
         return cache.store(key, plan, {"parity": None}), True
 
 
-def measure_parity(engine: TensorRtEngine, context: PrimaryContext, reference: ReferenceEncoder) -> Parity:
-    """Compare an engine with the CPU's encoder, with its smallest and its largest batch."""
+def measure_parity(engine: TensorRtEngine, context: PrimaryContext, reference: ReferenceEncoder) -> list[Parity]:
+    """Compare an engine with the CPU's encoder, with its smallest and its largest batch: features, then the volume."""
     key = engine.key
     images = gate_images(*key.image)
-    expected = [reference(image).copy() for image in images]
+    expected = [reference.encode(image).copy() for image in images] * len(set(key.batch))
     runner = EngineRunner(engine, context)
-    found: list[NDArray[Any]] = []
+    found: list[EncodedImage] = []
     try:
         for batch in sorted(set(key.batch)):
             for start in range(0, len(images), batch):
                 # The last batch is filled up with the last image.
                 group = [images[min(start + i, len(images) - 1)] for i in range(batch)]
-                found += list(runner(np.stack(group)).copy())[: len(images) - start]
+                outputs = [output[: len(images) - start].copy() for output in runner(np.stack(group))]
+                found += [EncodedImage(*parts) for parts in zip(*outputs, strict=True)]
     finally:
         runner.close()
-    return compare(expected * len(set(key.batch)), found, key.precision)
+    parities = [compare([one.features for one in expected], [one.features for one in found], key.precision)]
+    if key.volume:
+        right, given = ([one.volume for one in some if one.volume is not None] for some in (expected, found))
+        parities.append(compare(right, given, key.precision, "volume"))
+    return parities
 
 
 def _cached(cache: EngineCache, key: EngineKey, tensorrt: TensorRt, *, explain: bool) -> ProvidedEngine | None:
@@ -162,11 +170,13 @@ def _built(
         where = f"{key.flavour} {key.tensorrt_version} refuses what it built for {key.gpu_name}"
         raise GpuError(error.what, where=where, cure=cure) from error
     try:
-        parity = measure_parity(engine, context, reference())
-        parity.require()
+        parities = measure_parity(engine, context, reference())
+        for parity in parities:
+            parity.require()
     except BaseException:
         engine.close()
         raise
-    _log.info("built after %.0f s; against the CPU's encoder: %s", seconds, parity)
-    record = {"build_seconds": round(seconds, 1), "parity": parity.as_record()}
+    said = "; ".join(map(str, parities))
+    _log.info("built after %.0f s; against the CPU's encoder: %s", seconds, said)
+    record = {"build_seconds": round(seconds, 1), **{RECORDS[one.output]: one.as_record() for one in parities}}
     return ProvidedEngine(engine, record, cache.store(key, plan, record), built=True)

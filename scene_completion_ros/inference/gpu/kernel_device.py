@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,18 @@ class SharedBuffer(Buffer):
     """
 
     array: NDArray[Any]
+
+
+class EncodedOnDevice(NamedTuple):
+    """What an encoder says of an image, as `EncodedImage`, in memory of the device.
+
+    Attributes:
+        features: float16 or float32 [..., h, w, C + E].
+        volume: Of the same type [..., X, Y, Z]; None where the encoder gives none.
+    """
+
+    features: Buffer
+    volume: Buffer | None = None
 
 
 Argument: TypeAlias = "Buffer | np.int32 | np.float32 | None"

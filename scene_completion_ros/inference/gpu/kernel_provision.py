@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import GpuFailureError
@@ -36,6 +37,7 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 # Spread of the noise that both sides are compared on: with the shipped student, one voxel in six is occupied.
 SPREAD = 1.0
 DEPTH_TOLERANCE, TRANSMITTANCE_TOLERANCE = 0.02, 0.02  # metres; part of a ray
+BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that none lies at a knot of the volume
 TIE = 0.01  # logits that are nearer than this may be ordered either way
 # What compiles and launches the kernels belongs to them.
 SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
@@ -51,7 +53,7 @@ class KernelKey(CacheKey):
         source_sha256: Hash of the kernels, and of what compiles, launches and compares them.
         head_sha256: Hash of the head of the student that they were compared with.
         compute_capability: Of the GPU, such as "8.7".
-        channels, units, classes, half_features: See `KernelSizes`.
+        channels, units, classes, half_features, volume: See `KernelSizes`.
         machine: Processor architecture of the host, as in ``uname -m``.
     """
 
@@ -62,6 +64,7 @@ class KernelKey(CacheKey):
     units: int
     classes: int
     half_features: bool
+    volume: bool
     machine: str
 
     @property
@@ -94,7 +97,7 @@ class ProvidedKernels:
 
 @dataclass(frozen=True)
 class KernelParity:
-    """How far the kernels are from those of the CPU, on the same features; each the worst of all maps.
+    """How far the kernels are from those of the CPU, on the same outputs of the encoder; each the worst of all.
 
     Attributes:
         alpha_error: Largest difference of an opacity.
@@ -170,8 +173,8 @@ def provide_kernels(
         bundle: The student.
         compute_capability: Of the GPU, such as "8.7".
         make_device: Loads kernels onto it.
-        reference: Makes the CPU's encoder, for features to compare them on.
-        half_features: The encoder's map is float16, not float32.
+        reference: Makes the CPU's encoder, for outputs to compare them on.
+        half_features: The encoder's outputs are float16, not float32.
         cache: Folder of the engine cache; None for the user's.
 
     Raises:
@@ -235,38 +238,47 @@ def check_loads(make_device: Callable[[CompiledKernels], KernelDevice], kernels:
         ) from error
 
 
-def comparison_maps(bundle: StudentBundle, encoder: ReferenceEncoder) -> list[NDArray[np.float32]]:
-    """Features [h, w, C + E] to compare kernels on: noise, where rays end soon, and what is seen of a street."""
+def comparison_maps(bundle: StudentBundle, encoder: ReferenceEncoder) -> list[EncodedImage]:
+    """Outputs of an encoder to compare kernels on: noise, where rays end soon, and what is seen of a street."""
     height, width = bundle.canonical.height, bundle.canonical.width
-    noise = np.random.default_rng(0).normal(0.0, SPREAD, (*bundle.feature_size, bundle.head.channels))
-    return [noise.astype(np.float32), encoder(gate_images(height, width)[0]).copy()]
+    shapes = ((*bundle.feature_size, bundle.head.channels), bundle.head.volume_knots)
+    random = np.random.default_rng(0)
+    noise = [random.normal(0.0, SPREAD, shape).astype(np.float32) for shape in shapes if shape]
+    return [EncodedImage(*noise), encoder.encode(gate_images(height, width)[0]).copy()]
 
 
 def measure_kernel_parity(
     bundle: StudentBundle,
     kernels: CompiledKernels,
     make_device: Callable[[CompiledKernels], KernelDevice],
-    maps: Sequence[NDArray[np.float32]],
+    maps: Sequence[EncodedImage],
     *,
     half_features: bool,
 ) -> KernelParity:
-    """Compare kernels with the CPU's, in the grid of a bundle.
+    """Compare kernels with the CPU's, in the grid of a bundle; where it has a volume, also with voxels between knots.
 
     Args:
         bundle: The student.
         kernels: The kernels.
         make_device: Loads them onto a device.
-        maps: Features [h, w, C + E] to compare them on.
-        half_features: The encoder's map is float16, not float32.
+        maps: Outputs of the encoder to compare them on.
+        half_features: The encoder's outputs are float16, not float32.
     """
-    prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
-    device = make_device(kernels)
-    try:
-        pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-        kind = np.float16 if half_features else np.float32
-        return worst([_compared(prepared, device, pipeline, features.astype(kind)) for features in maps])
-    finally:
-        device.close()
+    poses = [bundle.grid_from_camera]
+    if bundle.head.volume is not None:
+        aside = RigidTransform(np.eye(3), bundle.grid.voxel_size * np.array(BETWEEN_KNOTS))
+        poses.append(aside @ bundle.grid_from_camera)
+    kind = np.float16 if half_features else np.float32
+    found = []
+    for pose in poses:
+        prepared = PreparedScene.of(bundle, bundle.grid, pose, ray_camera(bundle.canonical))
+        device = make_device(kernels)
+        try:
+            pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
+            found += [_compared(prepared, device, pipeline, one, kind) for one in maps]
+        finally:
+            device.close()
+    return worst(found)
 
 
 def worst(found: Sequence[KernelParity]) -> KernelParity:
@@ -276,11 +288,16 @@ def worst(found: Sequence[KernelParity]) -> KernelParity:
 
 
 def _compared(
-    prepared: PreparedScene, device: KernelDevice, pipeline: VoxelPipeline, features: NDArray[np.floating[Any]]
+    prepared: PreparedScene,
+    device: KernelDevice,
+    pipeline: VoxelPipeline,
+    encoded: EncodedImage,
+    kind: type[np.floating[Any]],
 ) -> KernelParity:
-    given = features.astype(np.float32)
-    expected = HostSceneQuery(lambda _: EncodedImage(given), prepared)(np.zeros((0, 0, 3), np.uint8))
-    pipeline.enqueue(device.upload(features))
+    stored = [part.astype(kind) for part in encoded if part is not None]  # as the GPU's encoder gives it
+    given = EncodedImage(*(part.astype(np.float32) for part in stored))
+    expected = HostSceneQuery(lambda _: given, prepared)(np.zeros((0, 0, 3), np.uint8))
+    pipeline.enqueue(*(device.upload(part) for part in stored))
     found = pipeline.wait()
     alpha, probability = device.download(pipeline.alpha), device.download(pipeline.probability)
     in_view = prepared.query.in_view
@@ -290,7 +307,7 @@ def _compared(
     common, ours, theirs = np.intersect1d(found.index, expected.occupied, return_indices=True)
     wrong_labels = 0
     if prepared.labels is not None and len(common):
-        logits = prepared.labels.logits(given, common)
+        logits = prepared.labels.logits(given.features, common)
         chosen = logits[np.arange(len(common)), found.label[ours].clip(max=logits.shape[1] - 1)]
         wrong_labels = int(np.count_nonzero(~(chosen >= logits.max(axis=1) - TIE)))
 

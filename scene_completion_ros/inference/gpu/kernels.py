@@ -42,7 +42,8 @@ class KernelSizes:
         channels: Hidden units of the density.
         units: Hidden units of the labels, 0 for none.
         classes: Number of classes.
-        half_features: The encoder's map is float16, not float32.
+        half_features: The encoder's outputs are float16, not float32.
+        volume: The encoder gives a volume beside its map.
 
     Raises:
         GpuError: The kernels cannot have so many units.
@@ -52,6 +53,7 @@ class KernelSizes:
     units: int
     classes: int
     half_features: bool
+    volume: bool = False
 
     def __post_init__(self) -> None:
         if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
@@ -64,7 +66,7 @@ class KernelSizes:
     @staticmethod
     def of(head: HeadWeights, *, half_features: bool) -> KernelSizes:
         """The sizes of a student's head."""
-        return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features)
+        return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features, head.volume is not None)
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -78,6 +80,7 @@ class KernelSizes:
             "UNITS": self.units,
             "CLASSES": self.classes,
             "HALF_FEATURES": int(self.half_features),
+            "VOLUME": int(self.volume),
         }
         return tuple(f"-D{name}={value}" for name, value in values.items())
 

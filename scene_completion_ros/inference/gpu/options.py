@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,7 +19,7 @@ LARGEST_BATCH = 16
 WORKSPACE_MIB = (16, 65_536)  # smallest, largest
 DLA_CORES = 2  # of Xavier and Orin; others have none
 LARGEST_IMAGE_SIDE = 4096  # pixels
-LARGEST_FEATURE_BYTES = 2**30  # of the feature maps of a batch
+LARGEST_FEATURE_BYTES = 2**30  # of the feature maps of a batch, and of its volumes
 LARGEST_GRID = 2**27  # voxels; 512 x 512 x 512
 
 
@@ -86,12 +87,6 @@ def gpu_bundle(bundle: StudentBundle, precision: str) -> StudentBundle:
         BundleError: It has none.
     """
     offered = bundle.gpu_precisions
-    if bundle.head.volume is not None:
-        raise BundleError(
-            "gives a volume, which the kernels for GPUs do not read",
-            where=f"bundle {bundle.name}",
-            cure="Take a CPU engine, or engine auto.",
-        )
     if precision not in offered:
         what = "has no encoder for GPUs"
         if offered:
@@ -111,7 +106,7 @@ def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid 
         grid: Where voxels are wanted; None where only the encoder runs on the GPU.
 
     Raises:
-        BundleError: Image or features are too large.
+        BundleError: Image, features or volume are too large.
         GridError: The grid has too many voxels.
     """
     width, height = bundle.canonical.width, bundle.canonical.height
@@ -129,6 +124,13 @@ def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid 
             f"{size / 2**20:.0f} MiB, at most {LARGEST_FEATURE_BYTES / 2**20:.0f} MiB are allowed",
             where="head",
             cure="Take a smaller batch, or a student with fewer channels.",
+        )
+    if bundle.head.volume_knots and 4 * options.batch[1] * math.prod(bundle.head.volume_knots) > LARGEST_FEATURE_BYTES:
+        raise BundleError(
+            f"{options.batch[1]} volumes of {'x'.join(map(str, bundle.head.volume_knots))} knots take more than "
+            f"{LARGEST_FEATURE_BYTES / 2**20:.0f} MiB",
+            where="head.volume_knots",
+            cure="Take a smaller batch, or a student with fewer voxels.",
         )
     if grid is not None:
         check_grid(grid)

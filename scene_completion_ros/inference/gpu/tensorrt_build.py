@@ -14,15 +14,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, OUTPUT, TensorRt
+from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, OUTPUT, VOLUME, TensorRt
 
 SAY_EVERY_S = 5.0
+_Port: TypeAlias = "tuple[str, tuple[int, ...], Any]"
+"""Name, shape and type."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ def engine_key(
         batch=options.batch,
         image=(bundle.canonical.height, bundle.canonical.width),
         features=(*bundle.feature_size, bundle.head.channels),
+        volume=bundle.head.volume_knots or None,
         workspace_mib=options.workspace_mib,
         dla_core=options.dla_core,
     )
@@ -121,16 +124,16 @@ def check_ports(network: Any, key: EngineKey, api: Any) -> None:
         BundleError: They differ.
     """
     kinds = api.DataType
-    features = kinds.FLOAT if key.precision == "fp32" else kinds.HALF
+    kind = kinds.FLOAT if key.precision == "fp32" else kinds.HALF
+    given: list[_Port] = [(INPUT, (-1, *key.image, 3), kinds.UINT8)]
+    made: list[_Port] = [(OUTPUT, (-1, *key.features), kind)]
+    made += [(VOLUME, (-1, *key.volume), kind)] if key.volume else []
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    for what, found, expected in (
-        ("input", inputs, (INPUT, (-1, *key.image, 3), kinds.UINT8)),
-        ("output", outputs, (OUTPUT, (-1, *key.features), features)),
-    ):
+    for what, found, expected in (("input", inputs, given), ("output", outputs, made)):
         ports = [(port.name, tuple(port.shape), port.dtype) for port in found]
-        if ports != [expected]:
-            raise _bad_graph(key, f"{what} is {_in_words(ports)} where {_in_words([expected])} is needed")
+        if ports != expected:
+            raise _bad_graph(key, f"{what} is {_in_words(ports)} where {_in_words(expected)} is needed")
 
 
 def _configure(builder: Any, key: EngineKey, tensorrt: TensorRt, timings: bytes) -> tuple[Any, Any]:
@@ -280,7 +283,7 @@ def _say_in_log(fraction: float, phase: str) -> None:
     _log.info("building the engine: %.0f %% (%s)", 100.0 * fraction, phase)
 
 
-def _in_words(ports: list[tuple[str, tuple[int, ...], Any]]) -> str:
+def _in_words(ports: list[_Port]) -> str:
     return ", ".join(
         f"{name} {getattr(kind, 'name', kind)} [{', '.join('N' if size == -1 else str(size) for size in shape)}]"
         for name, shape, kind in ports

@@ -1,4 +1,4 @@
-"""The encoder of a bundle on TensorRT: its features stay on the GPU for the kernels, or come back to the host."""
+"""The encoder of a bundle on TensorRT: what it says stays on the GPU for the kernels, or comes back to the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
+from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_grid, check_limits, gpu_bundle
@@ -70,11 +70,16 @@ class TensorRtEncoder:
         # TensorRT-RTX has conditions of its own for what may be captured, and changes kernels while it runs.
         if options.graphs and flavour == "tensorrt":
             self._examples = np.stack(gate_images(bundle.canonical.height, bundle.canonical.width)[:2])
-        self._features = aligned_empty(1, *bundle.feature_size, bundle.head.channels)
+        shapes = ((*bundle.feature_size, bundle.head.channels), bundle.head.volume_knots)
+        self._outputs = [aligned_empty(1, *shape) for shape in shapes if shape]
         finalizer = weakref.finalize(self, _release, self._context, engine, self._runner)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`."""
+        return self.encode(image_rgb).features
+
+    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """See `Encoder`.
 
         Raises:
@@ -82,20 +87,16 @@ class TensorRtEncoder:
         """
         check_image(self._bundle, image_rgb)
         with self._context:
-            self._features[0] = self._runner(image_rgb[None])[0]
-        features: NDArray[np.float32] = self._features[0]
-        return features
-
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """See `Encoder`."""
-        return EncodedImage(self(image_rgb))
+            for output, found in zip(self._outputs, self._runner(image_rgb[None]), strict=True):
+                output[:] = found
+        return EncodedImage.of(self._outputs)
 
     def load(self, images: NDArray[np.uint8]) -> None:
         """Give it images, see `EngineRunner.load`."""
         self._runner.load(images)
 
-    def enqueue(self) -> Buffer:
-        """Ask for the features of the image that was given, see `EngineRunner.enqueue`; with the context current."""
+    def enqueue(self) -> EncodedOnDevice:
+        """Ask for what it says of the image that was given, see `EngineRunner.enqueue`; with the context current."""
         return self._runner.enqueue()
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:

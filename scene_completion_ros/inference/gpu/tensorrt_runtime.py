@@ -1,4 +1,4 @@
-"""TensorRT or TensorRT-RTX, whose Python interfaces are alike: imported, an engine run, images in and features out.
+"""TensorRT or TensorRT-RTX, whose Python interfaces are alike: imported, an engine run, images in and its outputs out.
 
 This is the one place that imports them, and that hears what they log.
 """
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure, gpu_errors
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
-from scene_completion_ros.inference.gpu.kernel_device import Buffer
+from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDevice
 from scene_completion_ros.inference.gpu.options import Flavour
 from scene_completion_ros.inference.gpu.requirements import INSTALL, version_problem
 
-INPUT, OUTPUT = "image", "features"
+INPUT, OUTPUT, VOLUME = "image", "features", "volume"
 ERRORS_KEPT = 5
 
 _log = logging.getLogger(__name__)
@@ -146,7 +146,15 @@ class TensorRtEngine:
         if self._context is None:
             raise explain_failure(tensorrt.errors(), "making an execution context")
 
-    def enqueue(self, image_pointer: int, features_pointer: int, stream_handle: int, batch: int = 1) -> None:
+    def enqueue(
+        self,
+        image_pointer: int,
+        features_pointer: int,
+        stream_handle: int,
+        batch: int = 1,
+        *,
+        volume_pointer: int | None = None,
+    ) -> None:
         """Run it in the order of a stream; returns before it is done.
 
         Args:
@@ -154,6 +162,7 @@ class TensorRtEngine:
             features_pointer: Pointer of the device to where features [batch, h, w, C + E] go: float32 for fp32,
                 float16 otherwise.
             batch: Number of images, within the key's.
+            volume_pointer: Where volumes [batch, X, Y, Z] go, of the same type; None where the key has none.
 
         Raises:
             GpuError: The batch is not within the key's, or TensorRT refuses to run.
@@ -169,6 +178,8 @@ class TensorRtEngine:
             self._batch = batch
         self._require(self._context.set_tensor_address(INPUT, image_pointer), "setting the image's address")
         self._require(self._context.set_tensor_address(OUTPUT, features_pointer), "setting the features' address")
+        if volume_pointer is not None:
+            self._require(self._context.set_tensor_address(VOLUME, volume_pointer), "setting the volume's address")
         self._require(self._context.execute_async_v3(stream_handle), "running the engine")
 
     def close(self) -> None:
@@ -189,6 +200,8 @@ class TensorRtEngine:
             INPUT: (api.TensorIOMode.INPUT, api.DataType.UINT8, (-1, *key.image, 3)),
             OUTPUT: (api.TensorIOMode.OUTPUT, kind, (-1, *key.features)),
         }
+        if key.volume:
+            expected[VOLUME] = (api.TensorIOMode.OUTPUT, kind, (-1, *key.volume))
         found = _ports(self._engine)
         if key.batch[0] == key.batch[1]:  # one size only: TensorRT may state it, or leave it open
             found = {
@@ -209,7 +222,7 @@ def _ports(engine: Any) -> dict[str, tuple[Any, Any, tuple[int, ...]]]:
 
 
 class EngineRunner:
-    """Copies images to the GPU, runs an engine on them and copies the features back.
+    """Copies images to the GPU, runs an engine on them and copies its outputs back.
 
     Made, used and closed with the context current, in one thread.
 
@@ -227,7 +240,7 @@ class EngineRunner:
     def __init__(self, engine: TensorRtEngine, context: PrimaryContext, stream: Any = None) -> None:
         self._engine = engine
         self._context = context
-        self._device: list[Any] = []
+        self._device: list[Any] = []  # the image, the features, and the volume where there is one
         self._pinned: list[NDArray[Any]] = []
         key = engine.key
         largest = key.batch[1]
@@ -237,6 +250,7 @@ class EngineRunner:
             for shape, dtype, what in (
                 ((largest, *key.image, 3), np.uint8, "images"),
                 ((largest, *key.features), kind, "features"),
+                *([((largest, *key.volume), kind, "volumes")] if key.volume else []),
             ):
                 self._pinned.append(context.pinned(shape, dtype))
                 self._device.append(context.allocate(self._pinned[-1].nbytes, what))
@@ -244,48 +258,56 @@ class EngineRunner:
             self.close()
             raise
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """Features of images; overwritten by the next call.
+    def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Outputs of the engine for images; overwritten by the next call.
 
         Args:
             images: uint8 [n, H, W, 3] RGB, n within the engine's batch.
 
         Returns:
-            [n, h, w, C + E], float32 for fp32 and float16 otherwise.
+            Features [n, h, w, C + E], and volumes [n, X, Y, Z] where there are any; float32 for fp32 and float16
+            otherwise.
 
         Raises:
             GpuError: The GPU failed.
         """
         self.load(images)
-        features = self.enqueue(len(images))
-        host_features = self._pinned[1][: len(images)]
+        self.enqueue(len(images))
+        outputs = [array[: len(images)] for array in self._pinned[1:]]
         with gpu_errors("running the encoder", self._context):
-            self._context.copy_to_host(host_features, features.pointer, self.stream)
+            for output, source in zip(outputs, self._device[1:], strict=True):
+                self._context.copy_to_host(output, int(source), self.stream)
             self.stream.synchronize()
-        return host_features
+        return outputs
 
     def load(self, images: NDArray[np.uint8]) -> None:
-        """Put images [n, H, W, 3] where they are copied from; features of the former ones must have been waited for."""
+        """Put images [n, H, W, 3] where they are copied from; outputs of the former ones must have been waited for."""
         self._pinned[0][: len(images)] = images
 
-    def enqueue(self, count: int = 1) -> Buffer:
-        """Ask for the features of images that were loaded, in the order of the stream; returns before they are there.
+    def enqueue(self, count: int = 1) -> EncodedOnDevice:
+        """Ask for the outputs of images that were loaded, in the order of the stream; returns before they are there.
 
         Args:
             count: How many images, within the engine's batch.
 
         Returns:
-            Where features [n, h, w, C + E] go on the GPU, always the same place.
+            Where features [n, h, w, C + E] and volumes [n, X, Y, Z] go on the GPU, always the same places.
 
         Raises:
             GpuError: The GPU failed.
         """
-        image, features = self._device
-        host_images, host_features = (array[:count] for array in self._pinned)
+        image, *outputs = self._device
+        host_images, *on_host = (array[:count] for array in self._pinned)
+        made = EncodedOnDevice(
+            *(Buffer(int(one), host.shape, host.dtype, one) for one, host in zip(outputs, on_host, strict=True))
+        )
+        volume_pointer = None if made.volume is None else made.volume.pointer
         with gpu_errors("running the encoder", self._context):
             self._context.copy_to_device(int(image), host_images, self.stream)
-            self._engine.enqueue(int(image), int(features), int(self.stream.handle), count)
-        return Buffer(int(features), host_features.shape, host_features.dtype, features)
+            self._engine.enqueue(
+                int(image), made.features.pointer, int(self.stream.handle), count, volume_pointer=volume_pointer
+            )
+        return made
 
     def close(self) -> None:
         """Free its memory; features that it gave out must not be touched any more."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice, SharedBuffer
+from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, KernelDevice, SharedBuffer
+from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.positional_tables import PositionalTables
@@ -85,6 +86,7 @@ class VoxelPipeline:
         voxels = int(np.prod(grid.shape))
         self._width = np.int32(query.field.feature_size[1])
         self._samples = _Samples(device, query.samples, with_place=head.prior is not None)
+        self._reading = None if head.volume is None else _reading(device, head.volume, query.samples)
         self._tables = _tables(device, query.field.tables)
         self._weight, self._bias = device.upload(head.density_weight), np.float32(head.density_bias[0])
         self._edge = np.float32(grid.voxel_size)
@@ -118,14 +120,18 @@ class VoxelPipeline:
                 device.upload(labels.sample_of),
             )
 
-    def enqueue(self, features: Buffer) -> None:
+    def enqueue(self, features: Buffer, volume: Buffer | None = None) -> None:
         """Asks for a frame; does not wait.
 
         Args:
             features: The encoder's map [h, w, C + E] on the device, of the type that the kernels were compiled for.
+            volume: Its volume [X, Y, Z], of the same type, where the head reads one.
+
+        Raises:
+            ValueError: There is no volume where one is read, or one where none is.
         """
         device, host = self._device, self._host
-        self._density(features)
+        self._density(features, volume)
         device.lap("query")
         device.launch(
             "march_rays", _blocks(self._ray_count), THREADS,
@@ -172,15 +178,20 @@ class VoxelPipeline:
             transmittance=host.transmittance.array,
         )
 
-    def _density(self, features: Buffer) -> None:
+    def _density(self, features: Buffer, volume: Buffer | None) -> None:
         samples = self._samples
+        beside: tuple[Argument, ...] = ()
+        if (volume is None) != (self._reading is None):
+            raise ValueError("the volume is missing" if volume is None else "there is a volume, none is read")
+        if self._reading is not None:
+            beside = (volume, *self._reading)
         if not samples.count:
             return
         groups = -(-samples.count // RUN)
         self._device.launch(
             "query_density", _blocks(groups * LANES), THREADS,
             features, self._width, *self._tables, self._weight, self._bias, *samples.arguments,
-            np.int32(samples.count), self._edge, self.alpha,
+            *beside, np.int32(samples.count), self._edge, self.alpha,
         )  # fmt: skip
 
 
@@ -205,6 +216,14 @@ class _Host:
         self.label.array[:], self.confidence.array[:] = 0, 1.0  # of a student without classes
         self.state = device.shared(grid, np.uint8)
         self.depth, self.transmittance = device.shared(image, np.float32), device.shared(image, np.float32)
+
+
+def _reading(device: KernelDevice, reading: VolumeReading, samples: FieldSamples) -> tuple[Argument, ...]:
+    """How the volume is read: gain, steps of its flat index, knots, and shares where points lie between them."""
+    _, count_y, count_z = reading.knots
+    between = device.upload(samples.between) if samples.between.size else None
+    gain = np.float32(reading.gain[0])
+    return gain, np.int32(count_y * count_z), np.int32(count_z), device.upload(samples.knot), between
 
 
 def _tables(device: KernelDevice, tables: PositionalTables) -> tuple[Buffer | np.int32, ...]:

@@ -2,16 +2,17 @@
 // voxel, the list of the occupied ones, and their labels. Readable twins: density_reference, march, states,
 // label_logits_reference.
 //
-// Compiled for one student: CHANNELS units of the density, UNITS of the labels (0: none), CLASSES classes, and
-// HALF_FEATURES, whether the encoder's map is float16 or float32. No header is needed, so that NVRTC compiles it without
-// a toolkit. The same text compiles as C++ for the tests, see tests/inference/gpu/cuda_on_cpu.h.
+// Compiled for one student: CHANNELS units of the density, UNITS of the labels (0: none), CLASSES classes, HALF_FEATURES,
+// whether the encoder's outputs are float16 or float32, and VOLUME, whether it gives a volume of logits beside its map. No
+// header is needed, so that NVRTC compiles it without a toolkit. The same text compiles as C++ for the tests, see
+// tests/inference/gpu/cuda_on_cpu.h.
 //
 // Density and labels: LANES threads share a point, four channels each at a time, so that every load of a tap or of a
 // table's row is one whole line of the cache. Samples are ordered by cell of the feature map; a group of threads takes
 // RUN of them in a row and reads the four taps again only where the cell changes.
 
-#if !defined(CHANNELS) || !defined(UNITS) || !defined(CLASSES) || !defined(HALF_FEATURES)
-#error "CHANNELS, UNITS, CLASSES and HALF_FEATURES say for which student this is compiled"
+#if !defined(CHANNELS) || !defined(UNITS) || !defined(CLASSES) || !defined(HALF_FEATURES) || !defined(VOLUME)
+#error "CHANNELS, UNITS, CLASSES, HALF_FEATURES and VOLUME say for which student this is compiled"
 #endif
 #if CHANNELS % 32 || UNITS % 32
 #error "CHANNELS and UNITS must be multiples of 32: eight threads take four each"
@@ -95,6 +96,34 @@ static __device__ __forceinline__ void add_taps(Four& sum, const four_features& 
 #endif
 }
 
+#if VOLUME
+// The volume has the type of the map: that of the engine's last layers. In float16 a logit below eight is at most 0.002 off,
+// larger ones are decided; and half as many bytes are written and read as in float32.
+static __device__ __forceinline__ float knot_at(const feature* __restrict__ volume, word at) {
+#if HALF_FEATURES
+    return half_to_float(volume[at]);
+#else
+    return volume[at];
+#endif
+}
+
+// What one lane has of the volume at a point; the LANES lanes of the point sum it with all else. Between knots each of them
+// reads one of the eight around the point, as trilinear weights want it; where `between` is null, the point is a knot, and
+// lane 0 alone has it. A knot that is not a number makes none of the points around it.
+static __device__ __forceinline__ float volume_of_lane(
+    const feature* __restrict__ volume, const int* __restrict__ knot, const float* __restrict__ between, int sample,
+    word step_x, word step_y, int lane) {
+    word at = word(knot[sample]);
+    float share = 1.0f;
+    if (between) {
+        const float x = between[3 * sample], y = between[3 * sample + 1], z = between[3 * sample + 2];
+        at += (lane & 4 ? step_x : 0) + (lane & 2 ? step_y : 0) + (lane & 1);
+        share = (lane & 4 ? x : 1.0f - x) * (lane & 2 ? y : 1.0f - y) * (lane & 1 ? z : 1.0f - z);
+    }
+    return between || lane == 0 ? share * knot_at(volume, at) : 0.0f;
+}
+#endif
+
 // ReLU; unlike fmaxf it keeps what is not a number, so that a broken map is not taken for an empty one.
 static __device__ __forceinline__ float rectified(float value) { return value < 0.0f ? 0.0f : value; }
 
@@ -118,9 +147,15 @@ static __device__ __forceinline__ int row_before(float row, int last) { return m
         int last_x, int last_y, int last_z
 
 // Density per metre (length 0), or opacity over a length, of prepared points, to out[target].
-//   features [h w, CHANNELS + UNITS], width w; weight [CHANNELS]; count points.
+//   features [h w, CHANNELS + UNITS], width w; weight [CHANNELS]; count points. Of a student with a volume: volume
+//   [X Y Z], the factor `gain` that it is read with, steps Y Z and Z of its flat index, and knot [N] and between [N, 3]
+//   of FieldSamples, between null where every point is a knot.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) query_density(
     const feature* __restrict__ features, int width, TABLES, const float* __restrict__ weight, float bias, SAMPLES,
+#if VOLUME
+    const feature* __restrict__ volume, float gain, int step_x, int step_y, const int* __restrict__ knot,
+    const float* __restrict__ between,
+#endif
     int count, float length, float* __restrict__ out) {
     const int lane = threadIdx.x % LANES;
     const int start = ((blockIdx.x * blockDim.x + threadIdx.x) / LANES) * RUN;
@@ -167,6 +202,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) query_density(
             total += of_part.x * rectified(hidden.a) + of_part.y * rectified(hidden.b) +
                      of_part.z * rectified(hidden.c) + of_part.w * rectified(hidden.d);
         }
+#if VOLUME
+        total += gain * volume_of_lane(volume, knot, between, sample, word(step_x), word(step_y), lane);
+#endif
         total = sum_of_lanes(total) + bias;
         if (lane == 0 && i < count) {
             if (place) total = place[2 * sample] * total + place[2 * sample + 1];

@@ -39,6 +39,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
     )
 
 
+@pytest.fixture(scope="module")
+def spatial_bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
+    """A student whose encoders give a volume too: a wall 4 m ahead, and noise everywhere."""
+    volume = np.random.default_rng(2).normal(0.0, 1.5, GRID.shape).astype(np.float32)
+    volume[6, 4:16] += 12.0
+    folder = tmp_path_factory.mktemp("spatial")
+    return make_gpu_bundle(
+        folder, canonical=SMALL, feature_size=(16, 48), grid=GRID, classes=5, threshold=0.1, volume=volume, gain=0.8
+    )
+
+
 @pytest.fixture(scope="session")
 def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where kernels lie that were compiled once, by whichever worker."""
@@ -74,6 +85,7 @@ def cuda(
         monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
     monkeypatch.setattr(HostEngine, "cuda", host, raising=False)
     monkeypatch.setattr(HostEngine, "offset", 0.0)
+    monkeypatch.setattr(HostEngine, "volume_offset", 0.0)
     monkeypatch.setattr(HostEngine, "refused", set())
     monkeypatch.setattr(HostEngine, "opened", [])
     builds: list[bytes] = []
@@ -107,6 +119,12 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(bundle: GpuStudent, cuda: HostCuda, engines: Path) -> Build:
     """Makes a completer on the GPU."""
     return _builder(bundle, engines)
+
+
+@pytest.fixture
+def build_spatial(spatial_bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
+    """Makes a completer on the GPU for the student with a volume."""
+    return _builder(spatial_bundle, tmp_path / "spatial_engines")
 
 
 @pytest.fixture

@@ -69,11 +69,12 @@ def dla_core(cores: Callable[[], int]) -> property:
 class HostEngine:
     """A deserialised engine: runs the ONNX graph that its plan is, on the pointers of `HostCuda`.
 
-    ``offset`` is added to what it computes, and some plans are refused.
+    ``offset`` is added to the features that it computes, ``volume_offset`` to the volume, and some plans are refused.
     """
 
     cuda: ClassVar[HostCuda]
     offset = 0.0
+    volume_offset = 0.0
     refused: ClassVar[set[bytes]] = set()
     opened: ClassVar[list[HostEngine]] = []
 
@@ -85,17 +86,31 @@ class HostEngine:
         self.batches: list[int] = []
         self.opened.append(self)
 
-    def enqueue(self, image_pointer: int, features_pointer: int, stream_handle: int, batch: int = 1) -> None:
+    def enqueue(
+        self,
+        image_pointer: int,
+        features_pointer: int,
+        stream_handle: int,
+        batch: int = 1,
+        *,
+        volume_pointer: int | None = None,
+    ) -> None:
+        assert (volume_pointer is not None) == (self.key.volume is not None)
         assert self.key.batch[0] <= batch <= self.key.batch[1]
         if self.cuda.capturing(stream_handle) and batch not in self.batches[-1:]:
             raise explain_failure("the first batch of a size may not be captured", "running the engine")
         self.batches.append(batch)
-        self.cuda.enqueue(stream_handle, functools.partial(self._run, image_pointer, features_pointer, batch))
+        pointers = [features_pointer, *([] if volume_pointer is None else [volume_pointer])]
+        self.cuda.enqueue(stream_handle, functools.partial(self._run, image_pointer, pointers, batch))
 
-    def _run(self, image_pointer: int, features_pointer: int, batch: int) -> None:
+    def _run(self, image_pointer: int, pointers: list[int], batch: int) -> None:
         images = _at(image_pointer, (batch, *self.key.image, 3), np.uint8)
-        (features,) = self._session.run(["features"], {"image": images})
-        _at(features_pointer, features.shape, features.dtype)[:] = features + np.asarray(self.offset, features.dtype)
+        names = ["features", "volume"][: len(pointers)]
+        outputs = zip(
+            pointers, self._session.run(names, {"image": images}), (self.offset, self.volume_offset), strict=False
+        )
+        for pointer, output, offset in outputs:
+            _at(pointer, output.shape, output.dtype)[:] = output + np.asarray(offset, output.dtype)
 
     def close(self) -> None:
         self._session = None
@@ -140,11 +155,13 @@ class ITensor(NamedTuple):
     dtype: DataType
 
 
-def graph(*, precision: str = "fp16", batch: int = -1, output: str = "features") -> bytes:
+def graph(
+    *, precision: str = "fp16", batch: int = -1, output: str = "features", volume: tuple[int, ...] | None = None
+) -> bytes:
     """Stands for an ONNX graph."""
     kind = "FLOAT" if precision == "fp32" else "HALF"
-    ports = [("image", (batch, 192, 640, 3), "UINT8")], [(output, (batch, 96, 320, 64), kind)]
-    return json.dumps(ports).encode()
+    outputs = [(output, (batch, 96, 320, 64), kind), *([("volume", (batch, *volume), kind)] if volume else [])]
+    return json.dumps(([("image", (batch, 192, 640, 3), "UINT8")], outputs)).encode()
 
 
 def timings(*nodes: str, device: str = "Orin") -> bytes:

@@ -15,9 +15,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import numpy as np
 
 from scene_completion_ros import cli
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header
@@ -155,6 +159,12 @@ def build_shipped(_: Path) -> dict[str, Any]:
     return build_for(StudentBundle.load(DEFAULT_BUNDLE), "fp16")
 
 
+def build_spatial(folder: Path, precision: str) -> dict[str, Any]:
+    """The same of a student whose encoder gives a volume."""
+    grid = VoxelGrid((0.0, -3.2, -1.6), 0.4, (16, 16, 8))
+    return build_for(make_gpu_bundle(folder, grid=grid, volume=np.ones(grid.shape, np.float32)), precision)
+
+
 def build_for(bundle: StudentBundle, precision: str) -> dict[str, Any]:
     """The same of any student."""
     tensorrt = load_tensorrt("tensorrt_rtx")
@@ -179,6 +189,7 @@ def refuse(folder: Path, case: str) -> dict[str, Any]:
         "channels": gpu_encoder("fp16", channels=32),
         "type": gpu_encoder("fp32"),
         "size": gpu_encoder("fp16", size=(96, 320)),
+        "volume": gpu_encoder("fp16", volume=np.ones((4, 4, 4), np.float32)),
     }
     bundle, tensorrt = make_gpu_bundle(folder), load_tensorrt("tensorrt_rtx")
     key = engine_key(bundle, graphs[case], EngineOptions(), tensorrt)
@@ -210,10 +221,13 @@ def give_up(folder: Path, how: str) -> dict[str, Any]:
 def command(folder: Path, arguments: list[str]) -> dict[str, Any]:
     """The command on a bundle that has encoders for GPUs, twice."""
     bundle = make_gpu_bundle(folder / "bundle")
-    StudentBundle.load = lambda folder: bundle  # type: ignore[method-assign, assignment]
     said = []
     for _ in range(2):
-        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        with (
+            mock.patch.object(StudentBundle, "load", return_value=bundle),
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
             code = cli.main(["build-engine", str(folder / "bundle"), "--cache", str(folder / "cache"), *arguments])
         said.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
     keys = [read_header(path)["key"] for path in sorted((folder / "cache").glob("*.engine"))]
@@ -226,13 +240,16 @@ def names(folder: Path) -> dict[str, Any]:
     return {"wrong": disagreements(api, {**RUNTIME_NAMES, **BUILDER_NAMES})}
 
 
+_REFUSED = ("rubbish", "output", "channels", "type", "size", "volume")
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     **{precision: functools.partial(build, precision=precision) for precision in ("fp16", "int8", "fp32")},
-    **{case: functools.partial(refuse, case=case) for case in ("rubbish", "output", "channels", "type", "size")},
+    **{case: functools.partial(refuse, case=case) for case in _REFUSED},
     **{how: functools.partial(give_up, how=how) for how in ("unwanted", "interrupt")},
     "command": functools.partial(command, arguments=["--no-device", "--precision", "fp32", "--batch", "1", "2"]),
     "names": names,
     "shipped": build_shipped,
+    "spatial_fp16": functools.partial(build_spatial, precision="fp16"),
+    "spatial_fp32": functools.partial(build_spatial, precision="fp32"),
 }
 
 

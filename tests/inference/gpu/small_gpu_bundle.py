@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -29,10 +30,12 @@ def gpu_encoder(
     label_hidden: int = 0,
     output: str = "features",
     producer: str = "",
+    volume: NDArray[np.float32] | None = None,
 ) -> bytes:
     """Two convolutions as ONNX, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + label_hidden].
 
-    For int8 the second one has quantised weights and inputs, symmetric, as TensorRT wants them.
+    For int8 the second one has quantised weights and inputs, symmetric, as TensorRT wants them. A volume [X, Y, Z]
+    comes out beside them, plus the mean of each normalised image, as from `tiny_encoder`.
     """
     kind, dtype = TYPES[precision]
     height, width = size
@@ -63,7 +66,17 @@ def gpu_encoder(
     ]
     given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
     made = helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels + label_hidden])
-    return serialised(nodes, given, made, weights, producer=producer)
+    further = []
+    if volume is not None:
+        weights |= {"constant_volume": volume[None].astype(dtype), "sides": np.array([1, 2, 3])}
+        nodes += [
+            helper.make_node("Cast", ["normal"], ["single"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["single", "sides"], ["mean_single"]),
+            helper.make_node("Cast", ["mean_single"], ["mean"], to=kind),
+            helper.make_node("Add", ["constant_volume", "mean"], ["volume"]),
+        ]
+        further = [helper.make_tensor_value_info("volume", kind, ["N", *volume.shape])]
+    return serialised(nodes, given, made, weights, producer=producer, further=further)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +84,7 @@ class GpuStudent(StudentBundle):
     """A student whose encoders for GPUs are made when they are read."""
 
     precisions: tuple[str, ...] = ()
+    volume: NDArray[np.float32] | None = None
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
@@ -78,14 +92,21 @@ class GpuStudent(StudentBundle):
 
     def read_gpu_encoder(self, precision: str) -> bytes:
         size, head = (self.canonical.height, self.canonical.width), self.head
-        return gpu_encoder(precision, size=size, channels=head.hidden, label_hidden=head.label_hidden)
+        return gpu_encoder(
+            precision, size=size, channels=head.hidden, label_hidden=head.label_hidden, volume=self.volume
+        )
 
 
-def make_gpu_bundle(folder: Path, precisions: tuple[str, ...] = ("fp16", "int8", "fp32"), **fields: Any) -> GpuStudent:
-    """Writes a tiny student into a folder and loads it, with encoders for GPUs."""
-    bundle = make_small_bundle(folder, **fields)
+def make_gpu_bundle(
+    folder: Path,
+    precisions: tuple[str, ...] = ("fp16", "int8", "fp32"),
+    volume: NDArray[np.float32] | None = None,
+    **fields: Any,
+) -> GpuStudent:
+    """Writes a tiny student into a folder and loads it, with encoders for GPUs; see `make_small_bundle`."""
+    bundle = make_small_bundle(folder, volume=volume, **fields)
     values = {name: getattr(bundle, name) for name in StudentBundle.__dataclass_fields__}
-    return GpuStudent(**values, precisions=precisions)
+    return GpuStudent(**values, precisions=precisions, volume=volume)
 
 
 def some_key(**fields: Any) -> EngineKey:

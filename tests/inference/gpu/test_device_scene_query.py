@@ -73,6 +73,51 @@ def test_voxels_are_those_of_the_same_graph_on_the_cpu(
     assert (tried > 0, cuda.graphs - tried) == ((True, 2) if graphs else (False, 0))
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["late", "at once"])
+@pytest.mark.parametrize(("precision", "graphs"), [("fp32", False), ("fp16", True), ("fp16", False)])
+@pytest.mark.parametrize("shift", [0.0, 0.11], ids=["at knots", "between knots"])
+def test_voxels_of_a_student_with_a_volume_are_those_of_the_cpu(
+    build_spatial: Build,
+    spatial_bundle: GpuStudent,
+    cuda: HostCuda,
+    shift: float,
+    precision: str,
+    graphs: bool,
+    at_once: bool,
+) -> None:
+    cuda.at_once = at_once
+    pose = RigidTransform(np.eye(3), np.full(3, shift)) @ spatial_bundle.grid_from_camera
+    engine = f"onnxruntime_{precision}"
+    on_gpu = build_spatial(precision, graphs=graphs).placed(pose)
+    on_cpu = Completer(spatial_bundle, SMALL, grid_from_camera=pose, engine=engine, threads=1)
+    tried = cuda.graphs
+    for seed in range(2):
+        found, expected = (one.complete(picture(seed)) for one in (on_gpu, on_cpu))
+        assert_alike(found.voxels, expected.voxels)
+        np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-4 if precision == "fp32" else 5e-3)
+    assert cuda.graphs - tried == (2 if graphs else 0)
+    plain = dataclasses.replace(spatial_bundle, head=dataclasses.replace(spatial_bundle.head, volume=None), volume=None)
+    without = Completer(plain, SMALL, grid_from_camera=pose, engine=engine, threads=1).complete(picture(1))
+    assert np.abs(without.alpha - expected.alpha).max() > 0.5  # the wall
+
+
+VOLUME_MUTANTS = {
+    "gain": ("total += gain *", "total +="),
+    "knot": ("word(knot[sample])", "word(knot[sample] + 1)"),
+    "lane": ("between || lane == 0", "between || lane < 2"),
+    "step": ("(lane & 2 ? step_y : 0)", "(lane & 2 ? step_x : 0)"),
+    "share": ("(lane & 1 ? z : 1.0f - z)", "(lane & 1 ? 1.0f - z : z)"),
+}
+
+
+@pytest.mark.parametrize("mutant", VOLUME_MUTANTS)
+def test_kernels_that_misread_a_volume_are_refused(build_spatial: Build, compiler: HostCompiler, mutant: str) -> None:
+    """At its knots and between them, though in the grid of the bundle every voxel is a knot."""
+    compiler.changed = (VOLUME_MUTANTS[mutant],)
+    with pytest.raises(GpuError, match=r"does not compute what the CPU computes: .*alpha error is"):
+        build_spatial()
+
+
 def test_what_was_given_out_stays_as_it_was(build: Build) -> None:
     completer = build()
     first = completer.complete(picture(0))
@@ -316,6 +361,23 @@ def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
         assert 0.0 < float(alpha.split(": ")[1].split(",")[0]) < 1e-3
     build_anew()
     assert len(compiler.compiled) == 1
+
+
+def test_the_command_says_how_far_the_volume_is_off(
+    cuda: HostCuda,
+    spatial_bundle: GpuStudent,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(StudentBundle, "load", lambda folder: spatial_bundle)
+    monkeypatch.setattr(requirements, "require", lambda flavour, device: None)
+    monkeypatch.setattr(requirements, "installed_flavour", lambda: "tensorrt")
+    assert cli.main(["build-engine", str(tmp_path), "--cache", str(tmp_path / "engines")]) == 0
+    said = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines() if "CPU's encoder" in line]
+    names = ("map error", "channel error", "largest error")
+    of_volume = [f"{name} of the volume against the CPU's encoder" for name in names]
+    assert said == [*(f"{name} against the CPU's encoder" for name in names), *of_volume]
 
 
 def test_a_student_that_the_kernels_cannot_run_is_refused_when_configured(

@@ -67,6 +67,7 @@ OTHERS = {
     "image": (96, 320),
     "features": (96, 320, 128),
     "workspace_mib": 512,
+    "volume": (256, 256, 32),
     "dla_core": 0,
     "schema": 0,
 }

@@ -20,7 +20,7 @@ from scene_completion_ros.inference.gpu import engine_provision
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from tests.inference.gpu.conftest import SMALL
+from tests.inference.gpu.conftest import GRID, SMALL
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_tensorrt import HostEngine
 from tests.inference.gpu.small_gpu_bundle import GpuStudent, gpu_encoder
@@ -78,6 +78,49 @@ def test_an_engine_that_misses_the_gate_is_refused_with_the_numbers_and_not_kept
     monkeypatch.setattr(HostEngine, "offset", float("nan"))
     with pytest.raises(GpuError, match="not finite"):
         provide(bundle, options)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_with_a_volume_is_compared_in_both_outputs(
+    spatial_bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, precision: str
+) -> None:
+    options = EngineOptions(precision=precision, batch=(1, 4), cache=tmp_path / "engines")
+    first = provide(spatial_bundle, options)
+    assert first.engine.key.volume == GRID.shape
+    parity, of_volume = first.record["parity"], first.record["volume_parity"]
+    assert (parity["output"], of_volume["output"]) == ("features", "volume")
+    assert (parity["images"], of_volume["images"]) == (8, 8)
+    assert of_volume["map_error"] < of_volume["limits"]["map_error"]
+    assert (of_volume["map_error"] > 0.0) is (precision == "fp16")
+    second = provide(spatial_bundle, options)
+    assert not second.built and second.record["volume_parity"] == of_volume
+
+
+def test_a_wrong_volume_misses_the_gate_though_the_features_are_right(
+    spatial_bundle: GpuStudent, cuda: HostCuda, options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostEngine, "volume_offset", 0.3)
+    with pytest.raises(GpuError, match=r"parity gate: .*CPU computes: volume: map error is .* where 0.02 is allowed"):
+        provide(spatial_bundle, options)
+    assert not list((tmp_path / "engines").glob("*.engine"))
+    monkeypatch.setattr(HostEngine, "volume_offset", float("nan"))
+    with pytest.raises(GpuError, match="volume: .* values are not finite"):
+        provide(spatial_bundle, options)
+
+
+def test_the_volume_comes_back_as_from_the_cpu(spatial_bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
+    options = EngineOptions(precision="fp32", cache=tmp_path / "engines")
+    image = np.random.default_rng(0).integers(0, 256, (SMALL.height, SMALL.width, 3), dtype=np.uint8)
+    on_cpu = make_encoder(spatial_bundle, encoder.cpu_engine(), threads=1)
+    on_gpu = make_encoder(spatial_bundle, "tensorrt", threads=1, gpu=options)
+    for one in (image, image // 2):
+        expected, found = on_cpu.encode(one).copy(), on_gpu.encode(one)
+        assert expected.volume is not None and found.volume is not None
+        assert found.volume.shape == GRID.shape and found.volume.dtype == np.float32
+        np.testing.assert_allclose(found.volume, expected.volume, atol=1e-3)
+        np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
+        np.testing.assert_array_equal(on_gpu(one), found.features)
+    assert np.abs(on_gpu.encode(image).volume - expected.volume).max() > 1e-2  # of the image before
 
 
 def test_a_plan_that_tensorrt_refuses_is_built_again(

@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scene_completion_ros.errors import BundleError, GpuError, GridError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
+from scene_completion_ros.inference.head import VolumeReading
 from tests.inference.gpu.small_gpu_bundle import make_gpu_bundle
 from tests.inference.small_bundle import make_small_bundle
 
@@ -47,6 +49,19 @@ def test_a_bundle_offers_what_it_has(bundle: StudentBundle, tmp_path: Path) -> N
         gpu_bundle(bundle, "int8")
     with pytest.raises(BundleError, match="has no encoder for GPUs.*export"):
         gpu_bundle(make_small_bundle(tmp_path), "fp16")
+
+
+def test_a_volume_may_be_as_large_as_a_feature_map(bundle: StudentBundle) -> None:
+    def with_knots(*knots: int) -> StudentBundle:
+        reading = VolumeReading(np.ones(1, np.float32), np.ones((2, 3), np.float32), knots)  # type: ignore[arg-type]
+        return dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, volume=reading))
+
+    assert gpu_bundle(with_knots(256, 256, 32), "fp16").head.volume is not None
+    check_limits(with_knots(256, 256, 32), EngineOptions(batch=(1, 16)))
+    check_limits(with_knots(1024, 1024, 256), EngineOptions())
+    with pytest.raises(BundleError, match="2 volumes of 1024x1024x256 knots take more than 1024 MiB") as caught:
+        check_limits(with_knots(1024, 1024, 256), EngineOptions(batch=(1, 2)))
+    assert caught.value.cure
 
 
 @pytest.mark.parametrize(

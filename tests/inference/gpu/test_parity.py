@@ -7,7 +7,7 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu import parity
-from scene_completion_ros.inference.gpu.parity import LIMITS, compare, gate_images
+from scene_completion_ros.inference.gpu.parity import LIMITS, VOLUME_LIMITS, compare, gate_images
 
 
 @pytest.fixture
@@ -74,6 +74,28 @@ def test_swapped_images_and_channels_miss(features: list[np.ndarray]) -> None:
     assert not compare(features, features[::-1], "int8").passed
     assert not compare(features, [array[..., ::-1] for array in features], "int8").passed
     assert not compare(features, [np.zeros_like(array) for array in features], "int8").passed
+
+
+@pytest.mark.parametrize("precision", VOLUME_LIMITS)
+def test_a_volume_has_limits_of_its_own(precision: str) -> None:
+    rng = np.random.default_rng(0)
+    volumes = [rng.normal(size=(24, 20, 8)).astype(np.float32) for _ in range(2)]
+    limits = VOLUME_LIMITS[precision]
+    for factor, passes in ((0.9, True), (1.1, False)):
+        noisy = [volume * (1.0 + factor * limits.map_error) for volume in volumes]
+        found = compare(volumes, noisy, precision, "volume")
+        assert found.passed is passes
+        assert found.as_record()["limits"] == vars(limits)
+    with pytest.raises(GpuError, match="volume: map error is"):
+        found.require()
+
+
+@pytest.mark.parametrize("precision", VOLUME_LIMITS)
+def test_a_wrong_layer_of_a_volume_does_not_hide_among_right_ones(precision: str) -> None:
+    volumes = [np.random.default_rng(0).normal(size=(24, 20, 64)).astype(np.float32)]
+    wrong = [volumes[0].copy()]
+    wrong[0][..., 5] = -wrong[0][..., 6]
+    assert "volume: channel error is" in "; ".join(compare(volumes, wrong, precision, "volume").misses)
 
 
 @pytest.mark.parametrize("count", [0, 2])

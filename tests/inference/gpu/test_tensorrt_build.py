@@ -198,6 +198,7 @@ def test_no_engine_is_an_error_in_the_words_of_tensorrt(host: HostBuilder, load:
         (b"rubbish", r"tensorrt 10.3.0 cannot parse it \(Failed to parse ONNX model from buffer\)"),
         (graph(output="map"), "output is map HALF .* where features HALF"),
         (graph(precision="fp32"), "output is features FLOAT .* where features HALF"),
+        (graph(volume=(256, 256, 32)), r"features HALF .*, volume HALF \[N, 256, 256, 32\] where features HALF"),
         (graph(batch=1), r"input is image UINT8 \[1, 192, 640, 3\] where image UINT8 \[N, 192, 640, 3\]"),
     ],
 )
@@ -207,6 +208,16 @@ def test_other_graphs_are_refused_before_anything_is_built(
     with pytest.raises(BundleError, match=said):
         build_plan(onnx, KEY, load())
     assert host.config is None
+
+
+def test_a_graph_with_a_volume_is_built_where_that_is_needed(host: HostBuilder, load: Load) -> None:
+    key = some_key(volume=(256, 256, 32))
+    assert build_plan(graph(volume=(256, 256, 32)), key, load())[0] == b"plan of features"
+    for other in (graph(), graph(volume=(256, 256, 16)), graph(precision="fp32", volume=(256, 256, 32))):
+        host.config = None
+        with pytest.raises(BundleError, match=r"where features HALF .*, volume HALF \[N, 256, 256, 32\] is needed"):
+            build_plan(other, key, load())
+        assert host.config is None
 
 
 def test_a_build_that_is_not_wanted_any_more_is_given_up(host: HostBuilder, load: Load) -> None:

@@ -30,7 +30,7 @@ def test_every_name_that_is_used_is_there(answers: dict[str, Any]) -> None:
     assert answers["names"] == {"wrong": []}
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "fp32", "shipped"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp32", "shipped", "spatial_fp16", "spatial_fp32"])
 def test_every_precision_is_parsed_and_built(answers: dict[str, Any], precision: str) -> None:
     answer = answers[precision]
     assert answer["plan"] > 10_000
@@ -45,6 +45,7 @@ def test_every_precision_is_parsed_and_built(answers: dict[str, Any], precision:
         ("output", "output is map HALF .* where features HALF"),
         ("channels", r"output is features HALF \[N, 96, 320, 32\] where features HALF \[N, 96, 320, 64\]"),
         ("type", "output is features FLOAT .* where features HALF"),
+        ("volume", r"volume HALF \[N, 4, 4, 4\] where features HALF \[N, 96, 320, 64\] is needed"),
         ("size", r"input is image UINT8 \[N, 96, 320, 3\] where image UINT8 \[N, 192, 640, 3\]"),
     ],
 )

@@ -25,6 +25,7 @@ from tests.inference.gpu.rtx_builds import RUNTIME_NAMES, disagreements, unliste
 from tests.inference.gpu.small_gpu_bundle import some_key
 
 IMAGE, FEATURES, STREAM = 0x7F00_0000_0000, 0x7F00_1000_0000, 0x5500_0000_0100
+VOLUME = 0x7F00_2000_0000
 
 # As TensorRT says it.
 OUT_OF_MEMORY = (
@@ -235,6 +236,8 @@ def graph_for(key: EngineKey, *, stated: int = -1) -> Graph:
         "image": Port(TensorIOMode.INPUT, DataType.UINT8, (stated, *key.image, 3)),
         "features": Port(TensorIOMode.OUTPUT, kind, (stated, *key.features)),
     }
+    if key.volume:
+        ports["volume"] = Port(TensorIOMode.OUTPUT, kind, (stated, *key.volume))
     return Graph(ports, key.batch)
 
 
@@ -281,6 +284,45 @@ def test_addresses_and_stream_are_handed_on_and_the_batch_where_it_changes(
         *(Run(again, (batch, 192, 640, 3), STREAM + 1) for batch in (3, 3, 4, 3)),
     ]
     assert [shape[0] for shape in host.shapes] == [1, 3, 4, 3]
+
+
+SPATIAL = some_key(batch=(1, 4), volume=(256, 256, 32))
+
+
+@pytest.mark.parametrize("key", [SPATIAL, some_key(batch=(2, 2), volume=(8, 8, 4), precision="fp32")])
+def test_a_volume_goes_where_it_is_told(host: HostTensorRt, tensorrt: TensorRt, key: EngineKey) -> None:
+    engine = open_engine(host, tensorrt, key)
+    engine.enqueue(IMAGE, FEATURES, STREAM, 2, volume_pointer=VOLUME)
+    engine.close()
+    assert host.runs[0].addresses == {"image": IMAGE, "features": FEATURES, "volume": VOLUME}
+
+
+def test_a_volume_that_has_no_place_does_not_run(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    engine = open_engine(host, tensorrt, SPATIAL)
+    with pytest.raises(GpuFailureError, match="running the engine failed: .*Address is not set"):
+        engine.enqueue(IMAGE, FEATURES, STREAM)
+    host.failing["volume"] = ("misaligned",)
+    with pytest.raises(GpuFailureError, match="setting the volume's address failed: misaligned"):
+        engine.enqueue(IMAGE, FEATURES, STREAM, volume_pointer=VOLUME)
+    assert host.runs == []
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("plan", "key"),
+    [
+        (KEY, SPATIAL),
+        (SPATIAL, KEY),
+        (replace(SPATIAL, volume=(256, 256, 16)), SPATIAL),
+        (replace(SPATIAL, precision="fp32"), SPATIAL),
+    ],
+)
+def test_a_plan_with_another_volume_is_refused(
+    host: HostTensorRt, tensorrt: TensorRt, plan: EngineKey, key: EngineKey
+) -> None:
+    host.plans[b"plan"] = graph_for(plan)
+    with pytest.raises(UnusablePlanError, match="has the ports"):
+        TensorRtEngine(b"plan", key, tensorrt)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])

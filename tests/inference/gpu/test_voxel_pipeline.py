@@ -24,11 +24,11 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, KernelDevice
+from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads
 from scene_completion_ros.inference.gpu.kernels import KERNELS, KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
-from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
 from scene_completion_ros.inference.march import March, march
 from scene_completion_ros.inference.place_prior import PlacePrior
@@ -40,7 +40,7 @@ from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import SHIM, HostCompiler, compile_for_the_cpu
-from tests.inference.small_bundle import random_head, with_labels
+from tests.inference.small_bundle import random_head, volume_reading, with_labels
 
 CODE = PointCodeSpec()
 CANONICAL = Camera(fx=185.0, fy=185.0, cx=159.5, cy=45.75, width=320, height=96)
@@ -132,8 +132,9 @@ class Run:
     device: KernelDevice
     pipeline: VoxelPipeline
 
-    def frame(self, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
-        self.pipeline.enqueue(self.device.upload(features.astype(np.float16 if half else np.float32)))
+    def frame(self, features: np.ndarray, volume: np.ndarray | None = None, *, half: bool = True) -> DeviceVoxels:
+        outputs = [features, *([] if volume is None else [volume])]
+        self.pipeline.enqueue(*(self.device.upload(one.astype(np.float16 if half else np.float32)) for one in outputs))
         return self.pipeline.wait()
 
 
@@ -181,17 +182,19 @@ def centres(grid: VoxelGrid, pose: RigidTransform, flat: np.ndarray) -> np.ndarr
     return pose.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
 
 
-def check(run: Run, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
+def check(run: Run, features: np.ndarray, volume: np.ndarray | None = None, *, half: bool = True) -> DeviceVoxels:
     """Compares a frame with the twins, each stage given what the stages before it made."""
-    found = run.frame(features, half=half)
+    found = run.frame(features, volume, half=half)
     grid, query = run.query.grid, run.query
     pose = run_pose(run)
     assert_nothing_in_view_was_left_out(run)
     given = rounded(features) if half else features
+    beside = rounded(volume) if half and volume is not None else volume
 
     alpha = run.device.download(run.pipeline.alpha)
     evaluated = np.sort(query.samples.target)
-    density = density_reference(given, centres(grid, pose, evaluated), run.head, CODE, run.canonical)
+    points = centres(grid, pose, evaluated)
+    density = density_reference(given, points, run.head, CODE, run.canonical, volume=beside)
     expected_alpha = np.zeros(alpha.size)
     expected_alpha[evaluated] = -np.expm1(-density * grid.voxel_size)
     np.testing.assert_allclose(alpha.reshape(-1), expected_alpha, atol=1e-4)
@@ -263,6 +266,7 @@ class Student(NamedTuple):
     classes: int = 19
     half: bool = True
     prior: bool = False
+    volume: bool = False
     feature_size: tuple[int, int] = FEATURE_SIZE
 
 
@@ -276,7 +280,23 @@ STUDENTS = (
     Student(channels=96, units=96, classes=256, feature_size=(24, 80), prior=True),
     Student(units=0),
     Student(channels=32, units=0, half=False, prior=True, feature_size=(2, 2)),
+    Student(volume=True),
+    Student(channels=128, units=0, volume=True, prior=True),  # a large student's sizes
+    Student(channels=32, units=32, classes=2, half=False, volume=True),
 )
+
+
+def reading(seed: int) -> VolumeReading:
+    """How some volume is read whose knots are no voxels' centres, and end within the view."""
+    random = np.random.default_rng(seed)
+    lattice = np.stack([random.uniform(-4.0, 1.0, 3), random.uniform(0.3, 1.2, 3)]).astype(np.float32)
+    x, y, z = (int(size) for size in random.integers(2, 24, 3))
+    return VolumeReading(np.array([0.7], np.float32), lattice, (x, y, z))
+
+
+def logits(head: HeadWeights, seed: int = 0) -> np.ndarray | None:
+    """A volume for a head that reads one."""
+    return np.random.default_rng(seed).normal(0.0, 2.0, head.volume_knots).astype(np.float32) if head.volume else None
 
 
 def some_camera(rng: np.random.Generator) -> Camera:
@@ -297,6 +317,8 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devi
         head = with_labels(head, classes=student.classes, label_hidden=student.units, seed=seed)
     if student.prior:
         head = dataclasses.replace(head, prior=place_prior(seed))
+    if student.volume:
+        head = dataclasses.replace(head, volume=reading(seed))
     shape = tuple(int(size) for size in rng.integers(3, 40, 3))
     grid = VoxelGrid((*(float(o) for o in rng.uniform(-8.0, 4.0, 3)),), float(rng.uniform(0.1, 1.5)), shape)
     shift = tuple(float(value) for value in rng.uniform(-3.0, 3.0, 3))
@@ -307,7 +329,48 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devi
         device(head, half=student.half), head, grid=grid, pose=pose, rays=rays, extrapolate=bool(seed % 2),
         canonical=canonical, feature_size=student.feature_size,
     )  # fmt: skip
-    check(run, feature_map(head, seed=seed + 1, size=student.feature_size), half=student.half)
+    check(run, feature_map(head, seed=seed + 1, size=student.feature_size), logits(head, seed), half=student.half)
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
+@pytest.mark.parametrize("with_prior", [False, True])
+@pytest.mark.parametrize("shift", [0.0, 0.13], ids=["at knots", "between knots"])
+def test_a_volume_is_read_as_its_twin_reads_it(shift: float, with_prior: bool, half: bool, device: Devices) -> None:
+    head = dataclasses.replace(random_head(channels=64, density_bias=-1.0), volume=volume_reading(GRID, gain=0.7))
+    if with_prior:
+        head = dataclasses.replace(head, prior=place_prior(1))
+    pose = rotated(0.0, 0.0, 0.0, (shift, -shift, shift))
+    run = run_of(device(head, half=half), head, pose=pose)
+    assert (run.query.samples.between.size == 0) == (shift == 0.0)
+    features, volume = feature_map(head, seed=1), logits(head, 1)
+    assert volume is not None
+    check(run, features, volume, half=half)
+    alpha = run.device.download(run.pipeline.alpha)
+    run.frame(features, np.zeros_like(volume), half=half)
+    assert np.abs(run.device.download(run.pipeline.alpha) - alpha)[run.query.in_view].mean() > 0.02
+
+
+def test_only_a_head_that_reads_a_volume_is_given_one(device: Devices) -> None:
+    head = dataclasses.replace(random_head(channels=64), volume=volume_reading(GRID))
+    run = run_of(device(head), head)
+    with pytest.raises(ValueError, match="the volume is missing"):
+        run.frame(feature_map(head))
+    plain = random_head(channels=64)
+    run = run_of(device(plain), plain)
+    with pytest.raises(ValueError, match="none is read"):
+        run.frame(feature_map(plain), logits(head))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.13], ids=["at knots", "between knots"])
+def test_what_is_not_a_number_in_a_volume_stays_so_around_it_alone(shift: float, device: Devices) -> None:
+    head = dataclasses.replace(random_head(channels=64, density_bias=-60.0), volume=volume_reading(GRID))
+    run = run_of(device(head), head, pose=rotated(0.0, 0.0, 0.0, (shift, shift, shift)))
+    volume = np.zeros(GRID.shape, np.float32)
+    volume[20, 15, 5] = np.nan
+    found = run.frame(feature_map(head), volume)
+    places = np.argwhere(np.isnan(run.device.download(run.pipeline.alpha)))
+    assert len(places) == (1 if shift == 0.0 else 8)
+    assert (np.abs(places - [20, 15, 5]) <= 1).all() and len(found.index) == 0
 
 
 def test_densities_and_logits_that_the_pipeline_does_not_ask_for(device: Devices) -> None:
@@ -434,8 +497,8 @@ class GivenMaps:
     def load(self, images: np.ndarray) -> None:
         self.number = int(images[0, 0, 0, 0])
 
-    def enqueue(self) -> Buffer:
-        return self.maps[self.number]
+    def enqueue(self) -> EncodedOnDevice:
+        return EncodedOnDevice(self.maps[self.number])
 
 
 def test_two_scenes_on_one_device_ended_in_either_order(device: Devices) -> None:

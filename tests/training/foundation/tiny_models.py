@@ -46,6 +46,21 @@ def saved_model(kind: str, folder: Path, **options: Any) -> Path:
     return folder
 
 
+def saved_depth_model(folder: Path) -> Path:
+    """Folder of a tiny network of Depth Anything as of `save_pretrained`."""
+    torch.manual_seed(0)
+    backbone = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=56, patch_size=14,
+        out_indices=[1, 2, 3, 4], apply_layernorm=True, reshape_hidden_states=False,
+    )  # fmt: skip
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone, patch_size=14, reassemble_hidden_size=16, neck_hidden_sizes=[4, 6, 8, 10],
+        fusion_hidden_size=12, head_hidden_size=5,
+    )  # fmt: skip
+    transformers.DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+    return folder
+
+
 class PatchMeans:
     """Stands for a backbone: the features of a token are the mean colour of its cell."""
 

@@ -7,8 +7,9 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -23,17 +24,20 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.commands.arguments import say_dropped
+from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.gpu_export.export import export_for_gpus
 from scene_completion_training.gpu_export.graph import gpu_graph, simplified
 from scene_completion_training.gpu_export.images import canonical_images
 from scene_completion_training.gpu_export.parity import GATES, ONNX, TORCH, Gate, Parity, ParityCheck, Reference
 from scene_completion_training.gpu_export.precisions import kept_in_half, to_half, to_int8
-from tests.inference.small_bundle import make_small_bundle
-from tests.training.small_students import CAMERA, make_small_student, street_images
+from tests.inference.small_bundle import make_small_bundle, random_head
+from tests.training.foundation.tiny_models import saved_depth_model
+from tests.training.small_students import CAMERA, GRID, make_small_student, make_spatial_student, street_images
 
 # Random weights spread what is quantised more widely than trained ones.
-LOOSE = {**GATES, "int8": Gate(features=0.3, density=0.5, occupied_iou=0.6, labels=0.6, batch=0.05)}
+LOOSE = {**GATES, "int8": Gate(features=0.3, density=0.5, occupied_iou=0.6, labels=0.6, batch=0.05, volume=0.5)}
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+Encode = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,36 @@ def graphs(student: StudentBundle, places: tuple[Path, Path]) -> dict[str, onnx.
     single = gpu_graph(student)
     calibration = canonical_images([places[0]], CAMERA, 8)
     return {"fp32": single, "fp16": to_half(single), "int8": to_int8(single, calibration, "student")}
+
+
+@pytest.fixture(scope="module")
+def depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
+
+
+class Spatial(NamedTuple):
+    """A student with a decoder in space, its trunk, and its encoder for GPUs in float32."""
+
+    bundle: StudentBundle
+    model: str
+    single: onnx.ModelProto
+
+    def variant(self, precision: str, calibration: Path) -> onnx.ModelProto:
+        """The encoder for GPUs in a precision."""
+        if precision == "int8":
+            return to_int8(self.single, canonical_images([calibration], CAMERA, 8), "spatial")
+        return to_half(self.single) if precision == "fp16" else self.single
+
+    def reference(self) -> Reference:
+        """What its variants are compared with."""
+        return Reference(self.bundle, threads=1, encoder_weights=self.model)
+
+
+@pytest.fixture(scope="module", params=["convolutions", "transformer"])
+def spatial(request: pytest.FixtureRequest, depth_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Spatial:
+    model = depth_model if request.param == "transformer" else None
+    bundle = make_spatial_student(tmp_path_factory.mktemp("spatial"), model)
+    return Spatial(bundle, str(model or ""), gpu_graph(bundle))
 
 
 @pytest.fixture
@@ -248,7 +282,7 @@ def test_weights_of_another_network_are_refused(student: StudentBundle, tmp_path
 
 def test_one_variant_that_fails_keeps_all_out(copied: StudentBundle, places: tuple[Path, Path]) -> None:
     before = contents(copied.folder)
-    exact = Gate(features=0.0, density=1.0, occupied_iou=0.0, labels=0.0, batch=1.0)
+    exact = Gate(features=0.0, density=1.0, occupied_iou=0.0, labels=0.0, batch=1.0, volume=1.0)
     with pytest.raises(BundleError, match="^parity with .*: fp16: mean difference of the map is [0-9.e-]+ where"):
         export_for_gpus(copied, ["fp32", "fp16"], parity=[places[1]], gates={**LOOSE, "fp16": exact}, threads=1)
     assert contents(copied.folder) == before
@@ -268,16 +302,13 @@ def test_an_encoder_of_two_layers_has_none_for_integers(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def check(student: StudentBundle, images: NDArray[np.uint8]) -> ParityCheck:
-    return ParityCheck(student, images, Reference(student, threads=1))
+    return ParityCheck(student, images, Reference(student, threads=1).encode)
 
 
 @pytest.fixture(scope="module")
-def exact(student: StudentBundle) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def exact(student: StudentBundle) -> Encode:
     reference = Reference(student, threads=1)
-    return lambda batch: np.stack([reference(image) for image in batch])
-
-
-Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    return lambda batch: [np.stack([reference(image) for image in batch])]
 
 
 def test_the_reference_itself_passes_every_gate(check: ParityCheck, exact: Encode) -> None:
@@ -288,7 +319,7 @@ def test_the_reference_itself_passes_every_gate(check: ParityCheck, exact: Encod
 
 
 def test_noise_in_the_map_fails(check: ParityCheck, exact: Encode) -> None:
-    parity = check(lambda batch: exact(batch) * np.float32(1.01))
+    parity = check(lambda batch: [exact(batch)[0] * np.float32(1.01)])
     assert parity.features_relative == pytest.approx(0.01, rel=1e-3)
     assert next(iter(parity.failures(GATES["fp32"]))).startswith("mean difference of the map is 0.01 ")
 
@@ -297,10 +328,10 @@ def test_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact:
     """One unit is off: hardly seen in the map's mean, but in what it is for."""
     unit = int(student.head.density_weight.argmax())
 
-    def shifted(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        features = exact(batch)
+    def shifted(batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        (features,) = exact(batch)
         features[..., unit] += 8.0
-        return features
+        return [features]
 
     said = " ".join(check(shifted).failures(dataclasses.replace(GATES["int8"], features=10.0)))
     assert "mean difference of the density" in said and "IoU of the occupied voxels" in said
@@ -308,10 +339,10 @@ def test_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact:
 
 
 def test_wrong_labels_fail_alone(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
-    def shuffled(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        features = exact(batch)
+    def shuffled(batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        (features,) = exact(batch)
         features[..., student.head.hidden :] = features[..., : student.head.hidden - 1 : -1]
-        return features
+        return [features]
 
     parity = check(shuffled)
     assert (parity.occupied_iou, parity.density_max) == (1.0, 0.0)
@@ -320,7 +351,7 @@ def test_wrong_labels_fail_alone(student: StudentBundle, check: ParityCheck, exa
 
 
 def test_images_that_mix_in_a_batch_fail_alone(check: ParityCheck, exact: Encode) -> None:
-    (said,) = check(lambda batch: exact(batch) * len(batch)).failures(GATES["int8"])
+    (said,) = check(lambda batch: [exact(batch)[0] * len(batch)]).failures(GATES["int8"])
     assert said.startswith("difference between a batch and single images is 1 ")
 
 
@@ -339,29 +370,193 @@ def test_each_gate_has_its_number(check: ParityCheck, exact: Encode, precision: 
 def test_a_student_that_sees_nothing_cannot_be_compared(student: StudentBundle, images: NDArray[np.uint8]) -> None:
     blind = dataclasses.replace(student, threshold=1.0)
     with pytest.raises(BundleError, match="nothing occupied in any of 3 images.*--parity-images"):
-        ParityCheck(blind, images, Reference(student, threads=1))
+        ParityCheck(blind, images, Reference(student, threads=1).encode)
 
 
-def test_constants_that_no_batch_can_have_are_refused(tmp_path: Path) -> None:
+def joined(
+    folder: Path, order: list[str], *further: onnx.NodeProto, axis: int = 1, channels: int | None = None
+) -> StudentBundle:
+    """A student whose encoder joins constants with what a convolution says, for no convolution to read."""
+    channels = channels or 2 + sum(name != "map" for name in order)
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["image", "weight"], ["map"], "first"),
-            helper.make_node("Concat", ["map", "constant"], ["joined"], "join", axis=1),
-            helper.make_node("Relu", ["joined"], ["active"]),
+            helper.make_node("Concat", order, ["joined"], "join", axis=axis),
+            *(further or (helper.make_node("Relu", ["joined"], ["active"]),)),
             helper.make_node("Transpose", ["active"], ["features"], perm=[0, 2, 3, 1]),
         ],
         "graph",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 192, 640])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 192, 640, 3])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 64])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 32, 64, channels] if axis == 1 else None)],
         [
-            numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "weight"),
-            numpy_helper.from_array(np.random.default_rng(0).random((1, 1, 192, 640), np.float32), "constant"),
+            numpy_helper.from_array(np.full((2, 3, 1, 1), 0.01, np.float32), "weight"),
+            *(
+                numpy_helper.from_array(np.random.default_rng(seed).random((1, count, 32, 64), np.float32), name)
+                for seed, (name, count) in enumerate((("first_constant", 1), ("second_constant", 1), ("other", 2)))
+            ),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    small = make_small_bundle(tmp_path)
-    with pytest.raises(BundleError, match=r"encoder\.onnx: join joins a constant"):
-        gpu_graph(small.save(tmp_path, model.SerializeToString()))
+    camera, head = CAMERA.resized(64, 32), random_head(channels=channels)
+    small = make_small_bundle(folder, canonical=camera, head=head, feature_size=(32, 64))
+    return small.save(folder, model.SerializeToString())
+
+
+@pytest.mark.parametrize("order", [["map", "first_constant"], ["first_constant", "map", "second_constant"]])
+def test_constants_that_no_convolution_reads_are_added(tmp_path: Path, order: list[str]) -> None:
+    student = joined(tmp_path, order)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 64, 3), dtype=np.uint8)
+    encoder = make_encoder(student, "onnxruntime", threads=1)
+    wanted = np.stack([encoder(image).copy() for image in images])
+    found = GpuGraph(gpu_graph(student).SerializeToString(), "test", threads=1)(images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_constants_that_no_batch_can_have_are_refused(tmp_path: Path) -> None:
+    last = helper.make_node("ReduceSum", ["joined", "axis"], ["active"], "sum")
+    values = helper.make_node("Constant", [], ["axis"], value=numpy_helper.from_array(np.array([0])))
+    for number, (order, axis, further) in enumerate(
+        ((["map", "other"], 0, (values, last)), (["map", "first_constant", "map"], 1, ()))
+    ):
+        with pytest.raises(BundleError, match=r"encoder\.onnx: join joins a constant"):
+            gpu_graph(joined(tmp_path / str(number), order, *further, axis=axis))
+
+
+def test_axes_that_take_the_place_of_the_images_are_refused(tmp_path: Path) -> None:
+    turned = helper.make_node("Transpose", ["joined"], ["turned"], "turn", perm=[1, 0, 2, 3])
+    twice = helper.make_node("Concat", ["turned", "turned"], ["twice"], "twice", axis=1)
+    sizes = numpy_helper.from_array(np.array([1, 6, 32, 64]))
+    shape = helper.make_node("Constant", [], ["shape"], value=sizes)
+    flat = helper.make_node("Reshape", ["twice", "shape"], ["active"], "flat")
+    with pytest.raises(BundleError, match="mixes the images of a batch"):
+        gpu_graph(joined(tmp_path, ["map", "first_constant"], turned, twice, shape, flat, channels=6))
+
+
+def outputs(model: onnx.ModelProto, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    return GpuGraph(model.SerializeToString(), "test", threads=1).outputs(images)
+
+
+def test_a_graph_gives_the_volume_of_any_number_of_images(spatial: Spatial, images: NDArray[np.uint8]) -> None:
+    encoder = make_encoder(spatial.bundle, "onnxruntime", threads=1)
+    wanted = [encoder.encode(image).copy() for image in images]
+    volumes = np.stack([one.volume for one in wanted if one.volume is not None])
+    assert volumes.shape == (len(images), *GRID.shape) and np.abs(volumes[0] - volumes[1]).max() > 0.1
+    for found, right in zip(
+        outputs(spatial.single, images), (np.stack([one.features for one in wanted]), volumes), strict=True
+    ):
+        np.testing.assert_allclose(found, right, atol=1e-4 * np.abs(right).max())
+    assert not {node.op_type for node in spatial.single.graph.node} & {"Shape", "Expand", "Range", "Gemm"}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_graphs_with_a_volume_have_two_outputs_of_one_type(
+    spatial: Spatial, places: tuple[Path, Path], images: NDArray[np.uint8], precision: str
+) -> None:
+    model = spatial.variant(precision, places[0])
+    kind = TensorProto.FLOAT if precision == "fp32" else TensorProto.FLOAT16
+    ports = [
+        (
+            port.name,
+            port.type.tensor_type.elem_type,
+            [d.dim_param or d.dim_value for d in port.type.tensor_type.shape.dim],
+        )
+        for port in model.graph.output
+    ]
+    size, channels = spatial.bundle.feature_size, spatial.bundle.head.channels
+    assert ports == [("features", kind, ["N", *size, channels]), ("volume", kind, ["N", *GRID.shape])]
+    together = outputs(model, images)
+    for index, image in enumerate(images):
+        for all_of_them, alone in zip(together, outputs(model, image[None]), strict=True):
+            np.testing.assert_allclose(all_of_them[index], alone[0], atol=1e-3 * np.abs(alone).max())
+
+
+def test_float16_keeps_what_it_would_spoil(spatial: Spatial, images: NDArray[np.uint8]) -> None:
+    half = to_half(spatial.single)
+    found = types(half)
+    nodes = half.graph.node
+    for node in nodes:
+        if node.op_type not in ("Cast", "Resize", "Clip"):
+            mixed = {found[name] for name in (*node.input, *node.output) if found.get(name) in FLOATS}
+            assert len(mixed) == 1, node.name
+    single = {node.op_type for node in nodes if found[node.output[0]] == TensorProto.FLOAT}
+    kept = {"GridSample", "InstanceNormalization", "Exp", "Tanh", "Reciprocal"}
+    if spatial.model:
+        kept |= {"LayerNormalization", "Softmax", "Erf", "ReduceMean"}
+        makers = {name: node for node in nodes for name in node.output}
+        scores = [makers[node.input[0]] for node in nodes if node.op_type == "Softmax"]
+        assert len(scores) == 4 and {node.op_type for node in scores} == {"MatMul"}
+    assert kept <= single
+    halves = {node.op_type for node in nodes if found[node.output[0]] == TensorProto.FLOAT16}
+    assert halves & kept == set() and {"Conv", "DepthToSpace"} <= halves and "Conv" not in single
+    for right, rounded in zip(outputs(spatial.single, images), outputs(half, images), strict=True):
+        assert 0.0 < np.abs(right - rounded).mean() < 4e-3 * np.abs(right).mean()
+
+
+def test_integers_are_those_of_convolutions_that_say_no_depth(spatial: Spatial, places: tuple[Path, Path]) -> None:
+    model = spatial.variant("int8", places[0])
+    integers = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8}
+    weights = {
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in integers
+    }
+    quantised = {node.name: node.op_type for node in model.graph.node if weights & set(node.input)}
+    assert set(quantised.values()) == {"Conv"} and len(quantised) >= 10
+    assert any(name.startswith("/spatial/") for name in quantised)
+    assert not {"/encoder_project/Conv", "/spatial/reduce/Conv", "/spatial/leave/Conv", "/project/Conv"} & set(
+        quantised
+    )
+
+
+def test_a_student_with_a_volume_gets_its_encoders(
+    spatial: Spatial, places: tuple[Path, Path], tmp_path: Path, images: NDArray[np.uint8]
+) -> None:
+    copy = spatial.bundle.save(tmp_path, spatial.bundle.read_encoder(), spatial.bundle.load_weights())
+    options = {"calibration": [places[0]], "parity": [places[1]], "gates": LOOSE, "encoder_weights": spatial.model}
+    made = export_for_gpus(copy, PRECISIONS, threads=1, **options)  # type: ignore[arg-type]
+    assert made.gpu_precisions == PRECISIONS
+    for precision in PRECISIONS:
+        parity = made.gpu_encoders[precision].parity
+        assert 0.0 < parity["volume_relative"] < LOOSE[precision].volume
+        assert parity["volume_max"] > parity["volume_mean"] > 0.0
+        encoder = make_encoder(made, f"onnxruntime_{precision}", threads=1)
+        (_, right), found = outputs(spatial.variant(precision, places[0]), images[:1]), encoder.encode(images[0])
+        assert found.volume is not None
+        np.testing.assert_array_equal(found.volume, right[0])
+    assert made.gpu_encoders["fp16"].reference == TORCH
+
+
+def test_a_wrong_volume_fails(spatial: Spatial, images: NDArray[np.uint8]) -> None:
+    reference = spatial.reference()
+    check = ParityCheck(spatial.bundle, images, reference.encode)
+
+    def exact(batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        encoded = [reference.encode(image) for image in batch]
+        return [np.stack([one.features for one in encoded]), np.stack([one.volume for one in encoded])]  # type: ignore[misc]
+
+    parity = check(exact)
+    assert all(parity.failures(gate) == [] for gate in GATES.values())
+    assert (parity.volume_max, parity.volume_relative, parity.density_max) == (0.0, 0.0, 0.0)
+    scaled = check(lambda batch: [exact(batch)[0], exact(batch)[1] * np.float32(1.07)])
+    assert scaled.volume_relative == pytest.approx(0.07, rel=1e-3) and scaled.features_max == 0.0
+    for gate in GATES.values():
+        assert next(iter(scaled.failures(gate))).startswith("mean difference of the volume is 0.07 ")
+    mixed = check(lambda batch: [exact(batch)[0], exact(batch)[1] * len(batch)])
+    (said,) = mixed.failures(GATES["int8"])
+    assert said.startswith("difference between a batch and single images is 1 ")
+    broken = check(lambda batch: [exact(batch)[0], exact(batch)[1] * np.float32("nan")])
+    assert "mean difference of the volume is nan" in " ".join(broken.failures(GATES["int8"]))
+
+
+def test_the_reference_of_a_stretched_student_is_what_its_encoder_says(
+    spatial: Spatial, images: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """The head's gain stretches the volume, the encoder's stays; unfolded weights hold both."""
+    bundle, stretch = spatial.bundle, DensityStretch(2.0, 0.5)
+    head, weights = stretch.of_head(bundle.head), stretch.of_weights(bundle.load_weights())
+    stretched = dataclasses.replace(bundle, head=head).save(tmp_path, bundle.read_encoder(), weights)
+    before = spatial.reference().encode(images[0]).volume
+    after = Reference(stretched, threads=1, encoder_weights=spatial.model).encode(images[0]).volume
+    assert before is not None and after is not None
+    np.testing.assert_allclose(after, before, atol=2e-3 * np.abs(before).max())
 
 
 def test_what_is_no_encoder_is_refused() -> None:
@@ -420,7 +615,7 @@ for file in sys.argv[1:]:
         if not parser.parse(graph.read()):
             answers[file] = {"error": str(parser.get_error(0))}
             continue
-    ports = [network.get_input(0), network.get_output(0)]
+    ports = [network.get_input(0), *(network.get_output(i) for i in range(network.num_outputs))]
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     profile.set_shape("image", *((count, *tuple(ports[0].shape)[1:]) for count in (1, 2, 6)))
     config.add_optimization_profile(profile)
@@ -440,18 +635,36 @@ print(json.dumps(answers))
 def test_tensorrt_rtx_builds_every_precision(
     student: StudentBundle, graphs: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    for precision, model in graphs.items():
-        (tmp_path / precision).write_bytes(model.SerializeToString())
-    command = [sys.executable, "-c", BUILD, *PRECISIONS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout.splitlines()[-1])
+    answers = built(graphs, tmp_path)
     for precision in PRECISIONS:
-        answer = answers[precision]
-        assert "error" not in answer, answer
         element = "DataType.FLOAT" if precision == "fp32" else "DataType.HALF"
-        assert answer["ports"] == [
+        assert answers[precision]["ports"] == [
             ["image", "DataType.UINT8", [-1, CAMERA.height, CAMERA.width, 3]],
             ["features", element, [-1, *student.feature_size, student.head.channels]],
         ]
-        assert answer["plan"] > 100_000
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="TensorRT-RTX is not installed (pip install tensorrt_rtx; x86-64 only)",
+)
+def test_tensorrt_rtx_builds_encoders_with_a_volume(
+    spatial: Spatial, places: tuple[Path, Path], tmp_path: Path
+) -> None:
+    answers = built({precision: spatial.variant(precision, places[0]) for precision in PRECISIONS}, tmp_path)
+    for precision in PRECISIONS:
+        element = "DataType.FLOAT" if precision == "fp32" else "DataType.HALF"
+        assert answers[precision]["ports"][2] == ["volume", element, [-1, *GRID.shape]]
+
+
+def built(graphs: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, Any]:
+    """What TensorRT-RTX says of graphs that it builds for one to six images."""
+    for precision, model in graphs.items():
+        (folder / precision).write_bytes(model.SerializeToString())
+    command = [sys.executable, "-c", BUILD, *PRECISIONS]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert not [answer for answer in answers.values() if "error" in answer]
+    assert all(answer["plan"] > 100_000 for answer in answers.values())
+    return answers

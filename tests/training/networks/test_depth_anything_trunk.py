@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+from transformers import DepthAnythingForDepthEstimation
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera
@@ -17,7 +17,7 @@ from scene_completion_training.export import encoder_onnx, feature_size
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.depth_anything_trunk import DepthAnythingTrunk
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from tests.training.foundation.tiny_models import saved_model
+from tests.training.foundation.tiny_models import saved_depth_model, saved_model
 
 CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
 SIZE = (32, 64)
@@ -27,18 +27,7 @@ PATCHES = (2, 5)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("depth") / "tiny"
-    backbone = Dinov2Config(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=56, patch_size=14,
-        out_indices=[1, 2, 3, 4], apply_layernorm=True, reshape_hidden_states=False,
-    )  # fmt: skip
-    config = DepthAnythingConfig(
-        backbone_config=backbone, patch_size=14, reassemble_hidden_size=16, neck_hidden_sizes=[4, 6, 8, 10],
-        fusion_hidden_size=12, head_hidden_size=5,
-    )  # fmt: skip
-    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
-    return folder
+    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
 
 
 def _trunk(model: Path, **options: bool | int) -> DepthAnythingTrunk:

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_FILE,
@@ -113,8 +115,11 @@ def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
         inverse = functional.interpolate(bundle.point_code.inverse_depth(code), (96, 320), mode="bilinear")
     expected = 1.0 / (np.logaddexp(0.0, 200.0 * inverse[0, 0].double().numpy()) / 200.0).clip(1e-3)
     np.testing.assert_allclose(completion.depth, expected, rtol=2e-2)
-    with pytest.raises(BundleError, match="gives a volume"):
-        gpu_graph(bundle)
+    encoder = make_encoder(bundle, "onnxruntime", threads=1).encode(image)
+    features, volume = GpuGraph(gpu_graph(bundle).SerializeToString(), "test", threads=1).outputs(image[None])
+    assert encoder.volume is not None and encoder.volume.any()
+    np.testing.assert_allclose(features[0], encoder.features, atol=1e-3)
+    np.testing.assert_allclose(volume[0], encoder.volume, atol=1e-3)
 
 
 def test_densities_of_a_volume_are_stretched_with_it(seeing: Path, tmp_path: Path) -> None:
