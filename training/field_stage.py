@@ -315,11 +315,12 @@ class FieldStage(lightning.LightningModule):
         losses = self.settings.losses
         return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
 
-    def maps_kept_of(self, network: DensityField | EncoderDecoder) -> KeptMaps:
+    def maps_kept_of(self, network: DensityField | EncoderDecoder, *, halved: bool) -> KeptMaps:
         """Maps of the samples, which follow from the frames of the training and from weights that never learn.
 
         Args:
             network: What makes them: a density that stays as it is, or an encoder part of which does.
+            halved: It sees images of half the size.
 
         Raises:
             ConfigurationError: All of the encoder's weights learn, or its trunk cannot go on in the middle.
@@ -335,7 +336,6 @@ class FieldStage(lightning.LightningModule):
         data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
         served = getattr(self._trainer, "datamodule", None)
         names = [[frame.name for frame in drive] for drive in served.frames] if served else []
-        halved = settings.half_resolution_steps >= settings.steps
         key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())
         learning = {name for name, value in network.named_parameters() if value.requires_grad}
         for name, value in network.state_dict().items():
@@ -472,7 +472,8 @@ class SingleImageStage(FieldStage):
 
     @cached_property
     def _kept_maps(self) -> KeptMaps:
-        return self.maps_kept_of(self.density if isinstance(self.field, FeatureField) else self.encoder)
+        looks = self.density if isinstance(self.field, FeatureField) else self.encoder
+        return self.maps_kept_of(looks, halved=self.settings.half_resolution_steps >= self.settings.steps)
 
     def configure_optimizers(self) -> Any:
         """Adam with the rates of the settings."""

@@ -317,7 +317,7 @@ class StudentStage(SingleImageStage):
     @cached_property
     def _kept_maps(self) -> KeptMaps:
         """What the teacher's encoder says of the samples."""
-        return self.maps_kept_of(self._teacher.field.encoder)
+        return self.maps_kept_of(self._teacher.field.encoder, halved=self._teacher.half_resolution)
 
     def _taught_depth(self, seen: SingleViewObservation, asked: ObservedField) -> dict[str, Tensor]:
         """The teacher's depth of each pixel of the student, where it has a weight."""
