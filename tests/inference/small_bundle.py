@@ -135,8 +135,8 @@ def tiny_encoder(
 ) -> bytes:
     """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph.
 
-    A volume [X, Y, Z] comes out beside them, whatever the image is, plus the mean of the normalised image; and the depth
-    [h', w'], or one of `SAID_DEPTH` metres, plus that mean.
+    A volume [X, Y, Z] comes out beside them, whatever the image is, plus the mean of the normalised image; and the
+    depth [h', w'], or one of `SAID_DEPTH` metres, plus that mean.
     """
     weights = tiny_weights(seed, channels=channels, label_hidden=label_hidden)
     tensors: dict[str, Any] = {f"{name}_fp16": value for name, value in weights.items()}

@@ -124,10 +124,10 @@ def measure_parity(engine: TensorRtEngine, context: PrimaryContext, reference: R
                 found += [EncodedImage(*parts) for parts in zip(*outputs, strict=True)]
     finally:
         runner.close()
+    names: list[Output] = [name for name in get_args(Output) if name in outputs_of(key)]
     return [
-        compare(*([getattr(one, name) for one in some] for some in (expected, found)), key.precision, name)
-        for name in get_args(Output)
-        if name in outputs_of(key)
+        compare([getattr(one, name) for one in expected], [getattr(one, name) for one in found], key.precision, name)
+        for name in names
     ]
 
 

@@ -2,8 +2,8 @@
 
 Three numbers are compared with limits, each the worst of all images: the error of the whole map, that of the worst
 channel (a channel that is wrong alone would hide in the map's), and the largest error of one value. A volume, where the
-encoder gives one, is compared likewise; its channels are the layers of one height. Of a depth that the encoder says, what
-counts is the error as a share of the right depth; its channels are the rows of the image.
+encoder gives one, is compared likewise; its channels are the layers of one height. The error of a depth counts as a
+share of the right depth; its channels are the rows of the image.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ for its trunk is off, see docs/gpu_engine.md."""
 DEPTH_LIMITS: Mapping[str, ParityLimits] = {
     "fp32": ParityLimits(map_error=1e-4, channel_error=1e-3, largest_error=5e-3),
     "fp16": ParityLimits(map_error=5e-3, channel_error=0.02, largest_error=0.1),
-    "int8": ParityLimits(map_error=0.05, channel_error=0.2, largest_error=1.0),
+    "int8": ParityLimits(map_error=0.05, channel_error=0.2, largest_error=0.8),
 }
-"""The same of depths, as shares of the right depth."""
+"""The same of depths, as shares of the right depth: ten times and more what small untrained students are off, see
+docs/gpu_engine.md. They say 3 to 11 m; of what is farther away, an error of inverse depth is a larger share. A depth of
+zero misses."""
 
 
 @dataclass(frozen=True)

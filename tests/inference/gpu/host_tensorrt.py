@@ -69,7 +69,7 @@ def dla_core(cores: Callable[[], int]) -> property:
 class HostEngine:
     """A deserialised engine: runs the ONNX graph that its plan is, on the pointers of `HostCuda`.
 
-    ``offset`` is added to the features that it computes, ``volume_offset`` to the volume, and the depth is multiplied by
+    ``offset`` is added to the features that it computes and ``volume_offset`` to the volume; the depth is multiplied by
     ``depth_factor``. Some plans are refused.
     """
 
