@@ -73,9 +73,10 @@ def test_every_stage_of_every_frame_is_measured(
         assert "not measured: torch sees no GPU" in printed
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize(("student", "precision"), [("bundle", "fp16"), ("bundle", "fp32"), ("spatial_bundle", "fp16")])
 def test_the_whole_benchmark_prints_its_tables(
-    bundle: GpuStudent,
+    request: pytest.FixtureRequest,
+    student: str,
     cuda: HostCuda,
     compiler: HostCompiler,
     precision: str,
@@ -84,6 +85,7 @@ def test_the_whole_benchmark_prints_its_tables(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """All that `make test-gpu` cannot ask of a machine without a GPU: only the figures mean nothing here."""
+    bundle: GpuStudent = request.getfixturevalue(student)
     image = np.random.default_rng(0).integers(
         0, 256, (bundle.canonical.height, bundle.canonical.width, 3), dtype=np.uint8
     )
@@ -105,7 +107,7 @@ def test_the_whole_benchmark_prints_its_tables(
     context.close()
     printed = capsys.readouterr().out
     assert "Host, compute capability 8.7, 16 multiprocessors" in printed
-    assert re.search(r"\| alpha error +\| \d", printed)
+    assert re.search(r"\| alpha error +\| \d", printed) and re.search(r"\| sight difference +\| \d", printed)
     assert "20x20x10 voxels" in printed and "times the floor" in printed
     assert printed.count("image to voxels, by the host's clock") == 2
     assert f"encoder: tensorrt in {precision}" in printed
