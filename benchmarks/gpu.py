@@ -40,6 +40,7 @@ from scene_completion_ros.inference.gpu.kernel_provision import (
     check_loads,
     comparison_maps,
     measure_kernel_parity,
+    stored_outputs,
 )
 from scene_completion_ros.inference.gpu.kernels import (
     CompiledKernels,
@@ -140,7 +141,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
 
     image = canonical_image(bundle)
     encoded = make_encoder(bundle, cpu_engine()).encode(image)
-    stored = [part.astype(np.float16 if half else np.float32) for part in encoded if part is not None]
+    stored = stored_outputs(encoded, np.float16 if half else np.float32)
     prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
     device = KernelDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
@@ -237,7 +238,8 @@ def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> di
 
     The feature map and the positional tables are taken to stay in the cache. `RUN` samples one after the other are one
     thread's, which loads a pixel's features anew where the cell changes. Of the march, opacities in view are counted
-    once, however many rays read them; so is a knot of the volume for each sample.
+    once, however many rays read them; so is a knot of the volume for each sample. A ray whose depth is said does not
+    read where it leaves the grid, and reads that depth instead of writing one.
     """
     samples, head = prepared.query.samples, prepared.query.field.head
     per_sample = sum(
@@ -246,7 +248,7 @@ def least_work(prepared: PreparedScene, feature_bytes: int, occupied: int) -> di
     knot_bytes = feature_bytes if head.volume is not None else 0
     voxels, in_view = prepared.query.in_view.size, int(np.count_nonzero(prepared.query.in_view))
     label = TAPS * head.label_hidden * feature_bytes
-    rays = sum(part.nbytes for part in prepared.march.rays[1:])
+    rays = sum(part.nbytes for part in (prepared.march.rays[1:] if head.volume is None else prepared.march.rays[1:-1]))
     pixels = prepared.march.camera.width * prepared.march.camera.height
     cells = cell_loads(samples.cell)
     return {
@@ -476,24 +478,26 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
             outputs = outputs_of(on_host.cuda(non_blocking=True))
         kept.append(outputs)  # until the kernels have read them, as a graph may again
         del kept[:-2]
-        kind = np.dtype(np.float16 if half else np.float32)
-        return EncodedOnDevice(*(Buffer(one.data_ptr(), tuple(one.shape), kind, one) for one in outputs))
+        kinds: dict[Any, np.dtype[Any]] = {torch.float16: np.dtype(np.float16), torch.float32: np.dtype(np.float32)}
+        return EncodedOnDevice(*(Buffer(one.data_ptr(), tuple(one.shape), kinds[one.dtype], one) for one in outputs))
 
     return f"torch {torch.__version__} in {'mixed float16' if half else 'float32'}", load, encode, kept.clear
 
 
 def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], list[Any]]:
-    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3], and a volume [1, X, Y, Z] if one is read.
+    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3].
 
-    All are tensors of a device of torch.
+    If a volume is read, it also computes that, [1, X, Y, Z], and the depth of the rays, [1, h', w']. All are tensors of
+    a device of torch.
 
     Bundles hold no unfolded weights of the label units: their channels are zeros.
 
     Args:
-        half: Convolutions in float16, with sums in float32 where torch has it so, and outputs in float16.
+        half: Convolutions in float16, with sums in float32 where torch has it so, and outputs but depth in float16.
     """
     import torch
 
+    from scene_completion_training.export import ray_depth
     from scene_completion_training.gpu_export.parity import density_field
 
     network: Any = density_field(bundle)
@@ -510,8 +514,11 @@ def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable
             found = network.observe(pixels)
             features = torch.nn.functional.pad(found.features.to(kind).permute(0, 2, 3, 1), labels)
             # Weights of a stretched student hold the gain of its head; its encoder does not.
-            volume = [] if found.volume is None else [(found.volume / gain).to(kind)]
-            return [one.contiguous() for one in (features, *volume)]
+            further = []
+            if found.volume is not None:
+                depth = ray_depth(found.depth_code[:, None].float(), bundle.point_code, ray_camera(bundle.canonical))
+                further = [(found.volume / gain).to(kind), depth]
+            return [one.contiguous() for one in (features, *further)]
 
     return outputs_of
 

@@ -20,6 +20,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
@@ -59,7 +60,7 @@ class FoldedEncoder(nn.Module):
         self.project = fold(density.encoder.project, density.feature_layer)
         self.spatial = density.spatial
         self.encoder_project = density.encoder.project
-        self.inverse_depth = density.spec.inverse_depth
+        self.spec = density.spec
         self.rays = ray_camera(camera)
         self.features: nn.Sequential | None = None
         if isinstance(field, FeatureField):
@@ -80,13 +81,14 @@ class FoldedEncoder(nn.Module):
         if self.spatial is None:
             return found
         raw = self.encoder_project(decoded)
-        return (*found, self.spatial(raw), self._depth(raw[:, :1]))
+        return (*found, self.spatial(raw), ray_depth(raw[:, :1], self.spec, self.rays))
 
-    def _depth(self, code: Tensor) -> Tensor:
-        """z-depth [1, h', w'] of the pixels of the ray camera, of inverse depth codes [1, 1, h, w]."""
-        size = (self.rays.height, self.rays.width)
-        inverse = self.inverse_depth(functional.interpolate(code, size, mode="bilinear", align_corners=False))
-        return 1.0 / positive_inverse_depth(inverse)[:, 0].clamp_min(SMALLEST_INVERSE_DEPTH)
+
+def ray_depth(code: Tensor, spec: PointCodeSpec, rays: Camera) -> Tensor:
+    """z-depth [B, h', w'], metres, of the pixels of a ray camera, of inverse depth codes [B, 1, h, w]."""
+    size = (rays.height, rays.width)
+    inverse = spec.inverse_depth(functional.interpolate(code, size, mode="bilinear", align_corners=False))
+    return 1.0 / positive_inverse_depth(inverse)[:, 0].clamp_min(SMALLEST_INVERSE_DEPTH)
 
 
 def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:

@@ -116,9 +116,9 @@ def _build_for_device(bundle: StudentBundle, options: EngineOptions) -> None:
     for output, noted in RECORDS.items():
         parity = provided.record.get(noted)
         numbers = parity if isinstance(parity, dict) else {}
-        of_volume = " of the volume" if output == "volume" else ""
+        of_output = "" if output == "features" else f" of the {output}"
         for name, limit in numbers.get("limits", {}).items():
-            what = f"{name.replace('_', ' ')}{of_volume} against the CPU's encoder"
+            what = f"{name.replace('_', ' ')}{of_output} against the CPU's encoder"
             print(f"{what}: {numbers[name]:.2e}, allowed is {limit:.2e}")
     _say(kernels.path, built=kernels.built)
     parity = kernels.record.get("parity")

@@ -151,10 +151,11 @@ class StudentBundle:
     def read_gpu_encoder(self, precision: str) -> bytes:
         """The encoder for GPUs, an ONNX graph: ``image`` uint8 [N, H, W, 3] RGB -> ``features`` [N, h, w, C + E].
 
-        Where the head reads a volume, a second output ``volume`` [N, X, Y, Z] follows.
+        Where the head reads a volume, ``volume`` [N, X, Y, Z] follows, and then ``depth`` [N, h', w'].
 
         Args:
-            precision: One of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16.
+            precision: One of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16; depth is always
+                float32.
 
         Raises:
             BundleError: There is none, it was made from another encoder or head, or its file is gone or was replaced.

@@ -24,7 +24,8 @@ class EncodedImage(NamedTuple):
 
     def copy(self) -> EncodedImage:
         """One whose arrays nobody overwrites."""
-        return EncodedImage(self.features.copy(), None if self.volume is None else self.volume.copy())
+        volume, depth = (None if part is None else part.copy() for part in (self.volume, self.depth))
+        return EncodedImage(self.features.copy(), volume, depth)
 
     @staticmethod
     def of(outputs: Sequence[NDArray[np.float32]]) -> EncodedImage:

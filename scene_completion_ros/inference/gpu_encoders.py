@@ -2,8 +2,9 @@
 
 A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [N, H, W, 3] RGB -> ``features``
 [N, h, w, C + E] and, where the head reads one, ``volume`` [N, X, Y, Z]. Both are float32 for ``fp32``, float16 for the
-others. ``scene-completion export-gpu`` makes them and measures each against the student it was made from. What this
-holds is read from untrusted files: every field is checked.
+others. Beside a volume comes ``depth`` [N, h', w'], float32 in all of them. ``scene-completion export-gpu`` makes them
+and measures each against the student it was made from. What this holds is read from untrusted files: every field is
+checked.
 """
 
 from __future__ import annotations

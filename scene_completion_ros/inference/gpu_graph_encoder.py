@@ -83,14 +83,14 @@ class GpuGraph:
                 f"ONNX Runtime cannot run it ({str(error)[:200]})", where=where, cure=export_cure("BUNDLE")
             ) from error
         given = {output.name for output in self._session.get_outputs()}
-        self._names = ["features", *(["volume"] if "volume" in given else [])]
+        self._names = [name for name in ("features", "volume", "depth") if name in given]
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features float32 [N, h, w, C + E] of images uint8 [N, H, W, 3] RGB."""
         return self.outputs(images)[0]
 
     def outputs(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """The same, and after them volumes float32 [N, X, Y, Z] where the graph gives any."""
+        """The same, and after them volumes float32 [N, X, Y, Z] and depths float32 [N, h', w'] where it gives any."""
         return [output.astype(np.float32) for output in self._session.run(self._names, {"image": images})]
 
 

@@ -73,9 +73,10 @@ def test_every_stage_of_every_frame_is_measured(
         assert "not measured: torch sees no GPU" in printed
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize(("student", "precision"), [("bundle", "fp16"), ("bundle", "fp32"), ("spatial_bundle", "fp16")])
 def test_the_whole_benchmark_prints_its_tables(
-    bundle: GpuStudent,
+    request: pytest.FixtureRequest,
+    student: str,
     cuda: HostCuda,
     compiler: HostCompiler,
     precision: str,
@@ -84,6 +85,7 @@ def test_the_whole_benchmark_prints_its_tables(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """All that `make test-gpu` cannot ask of a machine without a GPU: only the figures mean nothing here."""
+    bundle: GpuStudent = request.getfixturevalue(student)
     image = np.random.default_rng(0).integers(
         0, 256, (bundle.canonical.height, bundle.canonical.width, 3), dtype=np.uint8
     )
@@ -105,7 +107,7 @@ def test_the_whole_benchmark_prints_its_tables(
     context.close()
     printed = capsys.readouterr().out
     assert "Host, compute capability 8.7, 16 multiprocessors" in printed
-    assert re.search(r"\| alpha error +\| \d", printed)
+    assert re.search(r"\| alpha error +\| \d", printed) and re.search(r"\| sight difference +\| \d", printed)
     assert "20x20x10 voxels" in printed and "times the floor" in printed
     assert printed.count("image to voxels, by the host's clock") == 2
     assert f"encoder: tensorrt in {precision}" in printed
@@ -169,12 +171,12 @@ def test_the_encoder_in_torch_is_that_of_the_bundle(half: bool, allowed: float) 
     assert not found[0, ..., bundle.head.hidden :].any()
 
 
-def test_the_encoder_in_torch_gives_the_volume(tmp_path: Path) -> None:
+def test_the_encoder_in_torch_gives_volume_and_depth(tmp_path: Path) -> None:
     student = make_spatial_student(tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
     found = torch_outputs(student, "cpu", half=False)(torch.from_numpy(image[None]))
     expected = make_encoder(student, "onnxruntime").encode(image)
-    assert expected.volume is not None
+    assert expected.volume is not None and expected.depth is not None
     for given, wanted in zip(found, expected, strict=True):
         assert wanted is not None and given.is_contiguous() and given.shape == (1, *wanted.shape)
         assert np.abs(given[0].numpy() - wanted).mean() < 1e-3 * np.abs(wanted).mean()
@@ -188,6 +190,9 @@ def test_a_knot_of_the_volume_is_read_for_each_sample(bundle: GpuStudent, spatia
     more, less = (gpu.least_work(one, 2, occupied=10)["query"] for one in (with_volume, without))
     assert more.gathered == less.gathered
     assert more.streamed - less.streamed == (4 + 2) * len(without.query.samples.target)  # its number, and its logit
+    seen, marched = (gpu.least_work(one, 2, occupied=10)["march"] for one in (with_volume, without))
+    pixels = without.march.camera.width * without.march.camera.height
+    assert marched.streamed - seen.streamed == 4 * pixels  # no way out; and a depth is read, not written
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")

@@ -117,6 +117,12 @@ def serialised(
     return bytes(model.SerializeToString())
 
 
+def said_depth_map(camera: Camera) -> NDArray[np.float32]:
+    """`SAID_DEPTH` for all rays of a canonical camera, [h', w']."""
+    rays = ray_camera(camera)
+    return np.full((rays.height, rays.width), SAID_DEPTH, np.float32)
+
+
 def tiny_encoder(
     seed: int = 0,
     *,
@@ -125,11 +131,12 @@ def tiny_encoder(
     output: str = "features",
     camera: Camera = CANONICAL,
     volume: NDArray[np.float32] | None = None,
+    depth: NDArray[np.float32] | None = None,
 ) -> bytes:
     """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph.
 
-    A volume [X, Y, Z] comes out beside them, whatever the image is, plus the mean of the normalised image; and a depth
-    of `SAID_DEPTH` metres, plus that mean.
+    A volume [X, Y, Z] comes out beside them, whatever the image is, plus the mean of the normalised image; and the
+    depth [h', w'], or one of `SAID_DEPTH` metres, plus that mean.
     """
     weights = tiny_weights(seed, channels=channels, label_hidden=label_hidden)
     tensors: dict[str, Any] = {f"{name}_fp16": value for name, value in weights.items()}
@@ -152,12 +159,12 @@ def tiny_encoder(
             helper.make_node("ReduceMean", ["normal"], ["mean"], keepdims=0),
             helper.make_node("Add", ["constant_volume", "mean"], ["volume"]),
         ]
-        rays = ray_camera(camera)
-        tensors["constant_depth"] = np.full((1, rays.height, rays.width), SAID_DEPTH, np.float32)
+        depth = said_depth_map(camera) if depth is None else depth
+        tensors["constant_depth"] = depth[None]
         nodes.append(helper.make_node("Add", ["constant_depth", "mean"], ["depth"]))
         further = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, shape_of)
-            for name, shape_of in (("volume", [1, *volume.shape]), ("depth", [1, rays.height, rays.width]))
+            for name, shape_of in (("volume", [1, *volume.shape]), ("depth", [1, *depth.shape]))
         ]
     made = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
     return serialised(nodes, given, made, tensors, opset=17, further=further)
@@ -176,12 +183,14 @@ def make_small_bundle(
     seed: int = 0,
     classes: int = 1,
     volume: NDArray[np.float32] | None = None,
+    depth: NDArray[np.float32] | None = None,
     gain: float = 1.0,
     **fields: Any,
 ) -> StudentBundle:
     """Writes the student into a folder and loads it; ``fields`` replace those of `StudentBundle`.
 
-    With several ``classes`` it has random labels; with a volume, of the shape of its grid, its head reads it by a gain.
+    With several ``classes`` it has random labels; with a volume, of the shape of its grid, its head reads it by a gain,
+    and its encoder says the depth, see `tiny_encoder`.
     """
     values: dict[str, Any] = {
         "name": "small",
@@ -198,5 +207,6 @@ def make_small_bundle(
     if volume is not None:
         head = dataclasses.replace(bundle.head, volume=volume_reading(bundle.grid, gain))
         bundle = dataclasses.replace(bundle, head=head)
-    encoder = tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical, volume=volume)
+    hidden = bundle.head.label_hidden
+    encoder = tiny_encoder(seed, label_hidden=hidden, camera=bundle.canonical, volume=volume, depth=depth)
     return bundle.save(folder, encoder)

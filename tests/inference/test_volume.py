@@ -135,6 +135,15 @@ def test_engines_give_the_same_volume(student: StudentBundle) -> None:
     np.testing.assert_allclose(first.features, second.features, atol=1e-3)
 
 
+def test_a_copy_is_overwritten_by_no_image(student: StudentBundle) -> None:
+    encoder = make_encoder(student, "openvino", threads=1)
+    kept = encoder.encode(np.full((192, 640, 3), 127, np.uint8)).copy()
+    later = encoder.encode(np.full((192, 640, 3), 255, np.uint8))
+    for first, second in zip(kept, later, strict=True):
+        assert first is not None and second is not None
+        assert not np.shares_memory(first, second) and np.abs(first - second).max() > 1.0
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.07])
 def test_what_the_volume_calls_occupied_lies_where_it_says(student: StudentBundle, shift: float) -> None:
     pose = DEFAULT_GRID_FROM_CAMERA @ RigidTransform(np.eye(3), np.array([shift, 0.0, 0.0]))

@@ -142,4 +142,4 @@ def _median(bundle: StudentBundle, encoder_weights: str = "") -> float:
         bundle.grid_from_camera.inverse(),
     )
     encoded = Reference(bundle, encoder_weights=encoder_weights).encode(image)
-    return float(np.median(query.opacity(*encoded)[query.in_view]))
+    return float(np.median(query.opacity(encoded.features, encoded.volume)[query.in_view]))

@@ -1,8 +1,8 @@
 """Add encoders for GPUs to a student bundle: ONNX graphs that TensorRT builds engines of, in fp32, fp16 and int8.
 
-Each is compared with the student in torch on real images: its feature map and volume, and density, occupied voxels and
-labels of the default grid. One that misses what is allowed of its precision makes the command fail, and the bundle
-stays as it was. No GPU is needed. int8 is calibrated on images of the drives that the student was trained on:
+Each is compared with the student in torch on real images: its feature map, volume and depth, and density, occupied
+voxels and labels of the default grid. One that misses what is allowed of its precision makes the command fail, and the
+bundle stays as it was. No GPU is needed. int8 is calibrated on images of the drives that the student was trained on:
 
     scene-completion export-gpu BUNDLE --precision fp32 fp16 int8 --calibration-images drives/train_*
 """
@@ -80,6 +80,7 @@ def _print(precision: str, size: int, parity: Parity) -> None:
     volume = ""
     if parity.volume_max > 0.0:
         volume = f"volume by {parity.volume_mean:.4g} ({100 * parity.volume_relative:.3g} %), {parity.volume_max:.4g}; "
+        volume += f"depth by {100 * parity.depth_relative:.3g} %, {100 * parity.depth_max:.3g} % at most; "
     print(
         f"{precision}: {size / 1e6:.1f} MB; map off by {parity.features_mean:.4g} on average "
         f"({100 * parity.features_relative:.3g} %), {parity.features_max:.4g} at most; {volume}density by "

@@ -23,8 +23,9 @@ from onnx.reference import ReferenceEvaluator
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.scene_query import ray_camera
 
-INPUT, OUTPUT, VOLUME = "image", "features", "volume"
+INPUT, OUTPUT, VOLUME, DEPTH = "image", "features", "volume", "depth"
 OPSET, IR_VERSION = 19, 9  # from opset 19 on, the scale of a quantised tensor may be float16
 OLDEST_OPSET = 17  # what encoders hold means the same in these
 BATCH = "N"
@@ -34,7 +35,8 @@ _CURE = "Only encoders whose images stay apart are exported for GPUs; report thi
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     """The float32 graph: ``image`` uint8 [N, H, W, 3] RGB -> ``features`` float32 [N, h, w, C + E].
 
-    Where the head reads a volume, ``volume`` float32 [N, X, Y, Z] is the second output.
+    Where the head reads a volume, ``volume`` float32 [N, X, Y, Z] is the second output, and ``depth`` float32
+    [N, h', w'] the third.
 
     Raises:
         BundleError: Its encoder is none, or has operators that mix the images of a batch.
@@ -43,7 +45,10 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     model = simplified(bundle.read_encoder(), where)
     graph, shapes = model.graph, _shapes(model)
     camera, head = bundle.canonical, bundle.head
-    outputs = {OUTPUT: (*bundle.feature_size, head.channels), **({VOLUME: head.volume_knots} if head.volume else {})}
+    outputs: dict[str, tuple[int, ...]] = {OUTPUT: (*bundle.feature_size, head.channels)}
+    if head.volume is not None:
+        rays = ray_camera(camera)
+        outputs |= {VOLUME: head.volume_knots, DEPTH: (rays.height, rays.width)}
     if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [*outputs]:
         raise BundleError(
             f"has other inputs and outputs than {INPUT} and {', '.join(outputs)}", where=where, cure=_CURE

@@ -18,7 +18,9 @@ from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.voxels.occupancy import opacity
+from scene_completion_training.export import ray_depth
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.spatial_decoder import SpatialDecoder
@@ -26,7 +28,7 @@ from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 Encode = Callable[[NDArray[np.uint8]], EncodedImage]
 """Of a canonical image uint8 [H, W, 3]."""
 Variant = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.float32]]]
-"""Images uint8 [N, H, W, 3] -> features float32 [N, h, w, C + E], and volumes [N, X, Y, Z] where there are any."""
+"""Images uint8 [N, H, W, 3] -> features [N, h, w, C + E], and volumes [N, X, Y, Z] and depths [N, h', w'] if any."""
 
 TORCH, ONNX = "weights.safetensors in torch", "encoder.onnx in ONNX Runtime, float32"
 
@@ -40,9 +42,10 @@ class Gate:
         density: Largest mean difference of the density, as a share of its mean.
         occupied_iou: Smallest intersection over union of the occupied voxels.
         labels: Smallest share of voxels, occupied in both, with the same label.
-        batch: Largest difference of a map or volume between an image in a batch and the same alone, as a share of its
-            largest value.
+        batch: Largest difference of a map, volume or depth between an image in a batch and the same alone, as a share
+            of its largest value.
         volume: Largest mean difference of the volume, as a share of its mean size.
+        depth: Largest mean of what the depth is off, each pixel as a share of its depth.
     """
 
     features: float
@@ -51,17 +54,20 @@ class Gate:
     labels: float
     batch: float
     volume: float
+    depth: float
 
 
 # Two to three times what was measured of the shipped student on window 04, and of students with a decoder in space, see
-# docs/gpu.md.
+# docs/gpu.md. Depths were measured of small untrained ones up to 11 m, and an error of inverse depth grows with depth.
 GATES: Mapping[str, Gate] = {
     # The stored weights are float16 before and after folding: against torch, that rounding is most of the difference.
-    "fp32": Gate(features=1e-3, density=2.5e-3, occupied_iou=0.995, labels=0.999, batch=1e-5, volume=1.5e-3),
+    "fp32": Gate(
+        features=1e-3, density=2.5e-3, occupied_iou=0.995, labels=0.999, batch=1e-5, volume=1.5e-3, depth=1e-3
+    ),
     # Every result is rounded to 11 bits.
-    "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998, batch=1e-3, volume=5e-3),
+    "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998, batch=1e-3, volume=5e-3, depth=3e-3),
     # 8 bits: decisions at the rim of surfaces change.
-    "int8": Gate(features=0.03, density=0.1, occupied_iou=0.9, labels=0.95, batch=0.05, volume=0.06),
+    "int8": Gate(features=0.03, density=0.1, occupied_iou=0.9, labels=0.95, batch=0.05, volume=0.06, depth=0.03),
 }
 
 
@@ -83,6 +89,8 @@ class Parity:
         volume_max: Largest difference of a logit of the volume; 0 without a volume, as the next two.
         volume_mean: Mean difference of its logits.
         volume_relative: The same as a share of their mean size.
+        depth_max: Largest error of a pixel's depth as a share of its depth; 0 without one, as the next.
+        depth_relative: The mean of these shares.
     """
 
     images: int
@@ -100,12 +108,15 @@ class Parity:
     volume_max: float
     volume_mean: float
     volume_relative: float
+    depth_max: float
+    depth_relative: float
 
     def failures(self, gate: Gate) -> list[str]:
         """What the gate does not allow, in words with numbers; empty where it passes."""
         checks = (
             ("mean difference of the map", self.features_relative, gate.features, True),
             ("mean difference of the volume", self.volume_relative, gate.volume, True),
+            ("mean share that the depth is off", self.depth_relative, gate.depth, True),
             ("mean difference of the density", self.density_relative, gate.density, True),
             ("IoU of the occupied voxels", self.occupied_iou, gate.occupied_iou, False),
             ("agreement of the labels", self.labels_agreement, gate.labels, False),
@@ -152,7 +163,7 @@ class ParityCheck:
 
     def __call__(self, variant: Variant) -> Parity:
         """Measures a variant."""
-        features, volume, density_of = _Difference(), _Difference(), _Difference()
+        features, volume, depth, density_of = _Difference(), _Difference(), _Difference(), _Difference()
         batch_relative = 0.0
         agreed = voxels = both = either = labelled = same_label = 0
         for index, (image, wanted) in enumerate(zip(self._images, self._reference, strict=True)):
@@ -163,6 +174,8 @@ class ParityCheck:
             features.add(found.features, wanted.features)
             if wanted.volume is not None and found.volume is not None:
                 volume.add(found.volume, wanted.volume)
+            if wanted.depth is not None and found.depth is not None:
+                depth.add(found.depth / wanted.depth, np.ones_like(wanted.depth))
             density, occupied = self._density_and_occupied(found)
             right_density, right_occupied = self._density_and_occupied(wanted)
             density_of.add(density, right_density)
@@ -193,11 +206,13 @@ class ParityCheck:
             volume_max=volume.largest,
             volume_mean=volume.sum / count,
             volume_relative=volume.relative,
+            depth_max=depth.largest,
+            depth_relative=depth.relative,
         )
 
     def _density_and_occupied(self, encoded: EncodedImage) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Density, 1/m, and decision of the voxels in view."""
-        density = self._query.density(*encoded).reshape(-1)[self._in_view]
+        density = self._query.density(encoded.features, encoded.volume).reshape(-1)[self._in_view]
         alpha = opacity(density, self._bundle.grid.voxel_size)
         return density, self._bundle.calibration.apply(alpha) >= self._bundle.threshold
 
@@ -234,7 +249,7 @@ def _contiguous(encoded: EncodedImage) -> EncodedImage:
 
 
 def _batch_relative(together: EncodedImage, alone: EncodedImage, wanted: EncodedImage) -> float:
-    """The larger difference of map and volume, each as a share of its largest value."""
+    """The largest difference of map, volume and depth, each as a share of its largest value."""
     parts = zip(together, alone, wanted, strict=True)
     return max(
         _share(_largest(one - other), _largest(right))
@@ -252,11 +267,11 @@ def _share(value: float, whole: float) -> float:
 
 
 class Reference:
-    """The student's pre-activation map and volume, as exactly as the bundle allows.
+    """The student's pre-activation map, volume and depth, as exactly as the bundle allows.
 
-    The channels of the density, and the volume, come from ``weights.safetensors`` through torch. A bundle holds no
-    unfolded weights of its label units, and may hold none at all: what is missing comes from ``encoder.onnx``, in
-    float32.
+    The channels of the density, the volume and the depth come from ``weights.safetensors`` through torch. A bundle
+    holds no unfolded weights of its label units, and may hold none at all: what is missing comes from ``encoder.onnx``,
+    in float32.
 
     Args:
         bundle: The student, saved.
@@ -279,8 +294,8 @@ class Reference:
         return self.encode(image_rgb).features
 
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """The same, with the volume."""
-        features, volume = self._encoder.encode(image_rgb).copy()
+        """The same, with volume and depth."""
+        features, volume, depth = self._encoder.encode(image_rgb).copy()
         if self._field is not None:
             planes = torch.from_numpy(image_rgb.transpose(2, 0, 1).astype(np.float32))[None]
             with torch.inference_mode():
@@ -289,7 +304,9 @@ class Reference:
             if seen.volume is not None and self._bundle.head.volume is not None:
                 # Weights of a stretched student hold the gain of its head; its encoder does not.
                 volume = seen.volume[0].numpy() / self._bundle.head.volume.gain[0]
-        return EncodedImage(features, volume)
+                rays = ray_camera(self._bundle.canonical)
+                depth = ray_depth(seen.depth_code[:, None], self._bundle.point_code, rays)[0].numpy()
+        return EncodedImage(features, volume, depth)
 
 
 def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:

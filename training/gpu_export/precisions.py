@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_training.gpu_export.graph import INPUT, constants, finished, replace_nodes
+from scene_completion_training.gpu_export.graph import DEPTH, INPUT, constants, finished, replace_nodes
 
 _SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
 _SUMS |= {"InstanceNormalization", "GroupNormalization", "GridSample"}
@@ -46,7 +46,8 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph in float16, from the first convolution on to the output.
 
     The normalisation of the image before it stays float32 (a mean of 123.675 is none in float16), and so do sums over
-    channels, scores of attention, and what a decoder in space makes of the places that it looks up.
+    channels, scores of attention, what a decoder in space makes of the places that it looks up, and the depth, whose
+    output is float32 in every graph.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
@@ -77,9 +78,10 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     replace_nodes(graph, nodes)
     graph.initializer.extend(added.values())
     for output in graph.output:
-        if types[output.name] != TensorProto.FLOAT16:
-            _cast_output(graph, output.name)
-        output.type.tensor_type.elem_type = TensorProto.FLOAT16
+        wanted = TensorProto.FLOAT if output.name == DEPTH else TensorProto.FLOAT16
+        if types[output.name] != wanted:
+            _cast_output(graph, output.name, wanted)
+        output.type.tensor_type.elem_type = wanted
     return finished(half)
 
 
@@ -94,12 +96,12 @@ def _single(graph: onnx.GraphProto) -> set[str]:
     """Tensors that are computed in float32."""
     single: set[str] = set()
     before = {value.name for value in graph.input}  # tensors that no convolution came before
-    scores = _scores(graph)
+    exact = _scores(graph) | _behind_products(graph, DEPTH)
     for node in graph.node:
         inputs = set(node.input)
         if node.op_type not in _PRODUCTS and inputs & before:
             before |= set(node.output)
-        elif not scores.isdisjoint(node.output):
+        elif not exact.isdisjoint(node.output):
             pass
         elif node.op_type not in _SUMS and (node.op_type in _PRODUCTS or not inputs & single):
             continue
@@ -123,19 +125,34 @@ def _scores(graph: onnx.GraphProto) -> set[str]:
     return scores
 
 
+def _behind_products(graph: onnx.GraphProto, output: str) -> set[str]:
+    """What an output is computed of since the last convolutions or products before it.
+
+    Depth is the inverse of a number that is small far away: each rounding of that one costs many times its share there.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    waiting = [output]
+    while waiting:
+        name = waiting.pop()
+        if name in makers and name not in found and makers[name].op_type not in _PRODUCTS:
+            found.add(name)
+            waiting += makers[name].input
+    return found
+
+
 def _values(node: onnx.NodeProto) -> Iterator[tuple[int, str]]:
     for position, name in enumerate(node.input):
         if name and position not in _NOT_VALUES.get(node.op_type, ()):
             yield position, name
 
 
-def _cast_output(graph: onnx.GraphProto, output: str) -> None:
+def _cast_output(graph: onnx.GraphProto, output: str, kind: int) -> None:
+    computed = f"{output}/computed"
     for node in graph.node:
-        node.output[:] = [f"{output}/single" if name == output else name for name in node.output]
-        node.input[:] = [f"{output}/single" if name == output else name for name in node.input]
-    graph.node.append(
-        helper.make_node("Cast", [f"{output}/single"], [output], f"{output}/half", to=TensorProto.FLOAT16)
-    )
+        node.output[:] = [computed if name == output else name for name in node.output]
+        node.input[:] = [computed if name == output else name for name in node.input]
+    graph.node.append(helper.make_node("Cast", [computed], [output], f"{output}/typed", to=kind))
 
 
 def to_int8(model: onnx.ModelProto, images: NDArray[np.uint8], where: str) -> onnx.ModelProto:

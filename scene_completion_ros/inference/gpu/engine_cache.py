@@ -80,6 +80,7 @@ class EngineKey(CacheKey):
         image: Height and width of the images.
         features: Height, width and channels of the features.
         volume: Shape of the volume; None where there is none.
+        depth: Height and width of the depth; None where there is none.
         dla_core: Core of the deep learning accelerator; None for the GPU.
         schema: `SCHEMA` of when it was built.
     """
@@ -97,6 +98,7 @@ class EngineKey(CacheKey):
     features: tuple[int, int, int]
     workspace_mib: int
     volume: tuple[int, ...] | None = None
+    depth: tuple[int, int] | None = None
     dla_core: int | None = None
     schema: int = SCHEMA
 
@@ -120,6 +122,7 @@ class EngineKey(CacheKey):
             "image",
             "features",
             "volume",
+            "depth",
             "workspace_mib",
             "dla_core",
         }

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -26,9 +26,10 @@ from scene_completion_ros.inference.gpu.tensorrt_runtime import (
     TensorRtEngine,
     UnusablePlanError,
     load_tensorrt,
+    outputs_of,
 )
 
-RECORDS: Mapping[Output, str] = {"features": "parity", "volume": "volume_parity"}
+RECORDS: Mapping[Output, str] = {"features": "parity", "volume": "volume_parity", "depth": "depth_parity"}
 """Under which name the parity of an output is noted."""
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def build_without_device(bundle: StudentBundle, options: EngineOptions) -> tuple
 
 
 def measure_parity(engine: TensorRtEngine, context: PrimaryContext, reference: ReferenceEncoder) -> list[Parity]:
-    """Compare an engine with the CPU's encoder, with its smallest and its largest batch: features, then the volume."""
+    """Compare an engine with the CPU's encoder, with its smallest and its largest batch: each output, in order."""
     key = engine.key
     images = gate_images(*key.image)
     expected = [reference.encode(image).copy() for image in images] * len(set(key.batch))
@@ -123,11 +124,11 @@ def measure_parity(engine: TensorRtEngine, context: PrimaryContext, reference: R
                 found += [EncodedImage(*parts) for parts in zip(*outputs, strict=True)]
     finally:
         runner.close()
-    parities = [compare([one.features for one in expected], [one.features for one in found], key.precision)]
-    if key.volume:
-        right, given = ([one.volume for one in some if one.volume is not None] for some in (expected, found))
-        parities.append(compare(right, given, key.precision, "volume"))
-    return parities
+    names: list[Output] = [name for name in get_args(Output) if name in outputs_of(key)]
+    return [
+        compare([getattr(one, name) for one in expected], [getattr(one, name) for one in found], key.precision, name)
+        for name in names
+    ]
 
 
 def _cached(cache: EngineCache, key: EngineKey, tensorrt: TensorRt, *, explain: bool) -> ProvidedEngine | None:

@@ -51,10 +51,12 @@ class EncodedOnDevice(NamedTuple):
     Attributes:
         features: float16 or float32 [..., h, w, C + E].
         volume: Of the same type [..., X, Y, Z]; None where the encoder gives none.
+        depth: float32 [..., h', w'], whatever the type of the others; beside a volume only.
     """
 
     features: Buffer
     volume: Buffer | None = None
+    depth: Buffer | None = None
 
 
 Argument: TypeAlias = "Buffer | np.int32 | np.float32 | None"

@@ -38,6 +38,8 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 SPREAD = 1.0
 DEPTH_TOLERANCE, TRANSMITTANCE_TOLERANCE = 0.02, 0.02  # metres; part of a ray
 BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that none lies at a knot of the volume
+BEYOND_FAR = 2.0  # times the farthest depth of a student, up to which the noise goes that stands for what it says
+UNSAID = 0.05  # part of the rays of which that noise says no number
 TIE = 0.01  # logits that are nearer than this may be ordered either way
 # What compiles and launches the kernels belongs to them.
 SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
@@ -103,6 +105,7 @@ class KernelParity:
         alpha_error: Largest difference of an opacity.
         probability_error: Largest difference of a probability.
         state_difference: Part of the voxels in view whose state differs.
+        sight_difference: Part of the rays whose half distance differs by more than `DEPTH_TOLERANCE`.
         depth_difference: Part of the rays whose depth differs by more than `DEPTH_TOLERANCE`.
         transmittance_difference: Part of the rays whose transmittance differs by more than `TRANSMITTANCE_TOLERANCE`.
         confidence_error: Largest difference of a confidence, of voxels that are occupied for both.
@@ -114,6 +117,7 @@ class KernelParity:
     alpha_error: float
     probability_error: float
     state_difference: float
+    sight_difference: float
     depth_difference: float
     transmittance_difference: float
     confidence_error: float
@@ -148,6 +152,7 @@ KERNEL_LIMITS = KernelParity(
     alpha_error=1e-3,
     probability_error=2e-2,
     state_difference=5e-3,
+    sight_difference=0.02,
     depth_difference=0.02,
     transmittance_difference=0.02,
     confidence_error=5e-3,
@@ -174,7 +179,7 @@ def provide_kernels(
         compute_capability: Of the GPU, such as "8.7".
         make_device: Loads kernels onto it.
         reference: Makes the CPU's encoder, for outputs to compare them on.
-        half_features: The encoder's outputs are float16, not float32.
+        half_features: The encoder's map and volume are float16, not float32.
         cache: Folder of the engine cache; None for the user's.
 
     Raises:
@@ -239,11 +244,18 @@ def check_loads(make_device: Callable[[CompiledKernels], KernelDevice], kernels:
 
 
 def comparison_maps(bundle: StudentBundle, encoder: ReferenceEncoder) -> list[EncodedImage]:
-    """Outputs of an encoder to compare kernels on: noise, where rays end soon, and what is seen of a street."""
+    """Outputs of an encoder to compare kernels on: noise, where rays end soon, and what is seen of a street.
+
+    The noise says depths from before the nearest to behind the farthest that the student knows, and of some rays none.
+    """
     height, width = bundle.canonical.height, bundle.canonical.width
     shapes = ((*bundle.feature_size, bundle.head.channels), bundle.head.volume_knots)
     random = np.random.default_rng(0)
     noise = [random.normal(0.0, SPREAD, shape).astype(np.float32) for shape in shapes if shape]
+    if bundle.head.volume is not None:
+        rays, (near, far) = ray_camera(bundle.canonical), bundle.depth_range
+        depth = random.uniform(np.log(near / 2.0), np.log(BEYOND_FAR * far), (rays.height, rays.width))
+        noise.append(np.where(random.random(depth.shape) < UNSAID, np.nan, np.exp(depth)).astype(np.float32))
     return [EncodedImage(*noise), encoder.encode(gate_images(height, width)[0]).copy()]
 
 
@@ -262,7 +274,7 @@ def measure_kernel_parity(
         kernels: The kernels.
         make_device: Loads them onto a device.
         maps: Outputs of the encoder to compare them on.
-        half_features: The encoder's outputs are float16, not float32.
+        half_features: The encoder's map and volume are float16, not float32.
     """
     poses = [bundle.grid_from_camera]
     if bundle.head.volume is not None:
@@ -287,6 +299,12 @@ def worst(found: Sequence[KernelParity]) -> KernelParity:
     return KernelParity(**{name: float(np.max([row[name] for row in rows])) for name in rows[0]})
 
 
+def stored_outputs(encoded: EncodedImage, kind: type[np.floating[Any]]) -> list[NDArray[np.floating[Any]]]:
+    """What an encoder says, as one for GPUs stores it: map and volume in its type, the depth in float32."""
+    of_its_type = [part.astype(kind) for part in (encoded.features, encoded.volume) if part is not None]
+    return [*of_its_type, *([] if encoded.depth is None else [encoded.depth.astype(np.float32)])]
+
+
 def _compared(
     prepared: PreparedScene,
     device: KernelDevice,
@@ -294,12 +312,13 @@ def _compared(
     encoded: EncodedImage,
     kind: type[np.floating[Any]],
 ) -> KernelParity:
-    stored = [part.astype(kind) for part in encoded if part is not None]  # as the GPU's encoder gives it
+    stored = stored_outputs(encoded, kind)
     given = EncodedImage(*(part.astype(np.float32) for part in stored))
     expected = HostSceneQuery(lambda _: given, prepared)(np.zeros((0, 0, 3), np.uint8))
     pipeline.enqueue(*(device.upload(part) for part in stored))
     found = pipeline.wait()
     alpha, probability = device.download(pipeline.alpha), device.download(pipeline.probability)
+    half_distance = prepared.march(expected.dense.alpha, given.depth).half_distance
     in_view = prepared.query.in_view
     listed = np.flatnonzero(found.state.reshape(-1) >= VoxelState.SURFACE)
     wrong = len(np.setxor1d(found.index, listed)) + int(np.count_nonzero(np.diff(found.index) <= 0))
@@ -318,6 +337,7 @@ def _compared(
         alpha_error=_largest(alpha - expected.dense.alpha),
         probability_error=_largest(probability - expected.dense.probability),
         state_difference=float(np.mean(found.state[in_view] != expected.state[in_view])) if in_view.any() else 0.0,
+        sight_difference=rays_off(device.download(pipeline.half_distance), half_distance, DEPTH_TOLERANCE),
         depth_difference=rays_off(found.depth, expected.depth, DEPTH_TOLERANCE),
         transmittance_difference=rays_off(found.transmittance, expected.transmittance, TRANSMITTANCE_TOLERANCE),
         confidence_error=_largest(found.confidence[ours] - expected.confidence[theirs]),

@@ -23,7 +23,7 @@ from scene_completion_ros.inference.gpu.device import GpuFailureError
 from scene_completion_ros.inference.head import HeadWeights
 
 SOURCE = Path(__file__).with_name("voxel_query.cu")
-KERNELS = ("query_density", "march_rays", "classify", "offsets", "compact", "query_labels")
+KERNELS = ("query_density", "see_rays", "march_rays", "classify", "offsets", "compact", "query_labels")
 STANDARD = "--std=c++17"
 CHANNEL_TILE = 32
 """Units that a warp's threads take at a time; their number must be a multiple of it."""
@@ -42,8 +42,8 @@ class KernelSizes:
         channels: Hidden units of the density.
         units: Hidden units of the labels, 0 for none.
         classes: Number of classes.
-        half_features: The encoder's outputs are float16, not float32.
-        volume: The encoder gives a volume beside its map.
+        half_features: The encoder's map and volume are float16, not float32.
+        volume: The encoder gives a volume and the depth of the rays beside its map.
 
     Raises:
         GpuError: The kernels cannot have so many units.
@@ -71,7 +71,8 @@ class KernelSizes:
     @property
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that such a student has."""
-        return KERNELS if self.units else tuple(name for name in KERNELS if name != "query_labels")
+        without = {"march_rays" if self.volume else "see_rays", *(() if self.units else ("query_labels",))}
+        return tuple(name for name in KERNELS if name not in without)
 
     def definitions(self) -> tuple[str, ...]:
         """Options of the compiler."""

@@ -2,7 +2,8 @@
 
 Three numbers are compared with limits, each the worst of all images: the error of the whole map, that of the worst
 channel (a channel that is wrong alone would hide in the map's), and the largest error of one value. A volume, where the
-encoder gives one, is compared likewise; its channels are the layers of one height.
+encoder gives one, is compared likewise; its channels are the layers of one height. The error of a depth counts as a
+share of the right depth; its channels are the rows of the image.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.encoded_image import EncodedImage
 
-Output = Literal["features", "volume"]
+Output = Literal["features", "volume", "depth"]
 
 GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
 # A channel that is almost zero everywhere is measured as if it had this part of the map's root mean square.
@@ -36,7 +37,7 @@ class ReferenceEncoder(Protocol):
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """Largest errors that pass, in units of the reference's root mean square.
+    """Largest errors that pass, in units of the reference's root mean square; of a depth, as a share of the right one.
 
     Attributes:
         map_error: Root mean square error of a map.
@@ -66,6 +67,16 @@ VOLUME_LIMITS: Mapping[str, ParityLimits] = {
 for its trunk is off, see docs/gpu_engine.md."""
 
 
+DEPTH_LIMITS: Mapping[str, ParityLimits] = {
+    "fp32": ParityLimits(map_error=1e-4, channel_error=1e-3, largest_error=5e-3),
+    "fp16": ParityLimits(map_error=5e-3, channel_error=0.02, largest_error=0.1),
+    "int8": ParityLimits(map_error=0.05, channel_error=0.2, largest_error=0.8),
+}
+"""The same of depths, as shares of the right depth: ten times and more what small untrained students are off, see
+docs/gpu_engine.md. They say 3 to 11 m; of what is farther away, an error of inverse depth is a larger share. A depth of
+zero misses."""
+
+
 @dataclass(frozen=True)
 class Parity:
     """How far two engines are apart.
@@ -91,7 +102,8 @@ class Parity:
     @property
     def limits(self) -> ParityLimits:
         """What is allowed."""
-        return (VOLUME_LIMITS if self.output == "volume" else LIMITS)[self.precision]
+        limits = {"features": LIMITS, "volume": VOLUME_LIMITS, "depth": DEPTH_LIMITS}[self.output]
+        return limits[self.precision]
 
     @property
     def passed(self) -> bool:
@@ -106,12 +118,13 @@ class Parity:
             value = getattr(self, name)
             if not value <= limit:
                 found.append(f"{name.replace('_', ' ')} is {value:.3g} where {limit:.3g} is allowed")
-        return [f"{self.output}: {miss}" for miss in found] if self.output == "volume" else found
+        return found if self.output == "features" else [f"{self.output}: {miss}" for miss in found]
 
     def __str__(self) -> str:
+        share = "the depth" if self.output == "depth" else "the root mean square"
         return (
             f"{self.output}: map error {self.map_error:.2e}, channel error {self.channel_error:.2e}, largest error "
-            f"{self.largest_error:.2e} of the root mean square over {self.images} images"
+            f"{self.largest_error:.2e} of {share} over {self.images} images"
         )
 
     def as_record(self) -> dict[str, Any]:
@@ -141,7 +154,7 @@ def compare(
     """Compare an output of the same images.
 
     Args:
-        reference: Of the CPU engine in fp32: features [h, w, C], or volumes [X, Y, Z].
+        reference: Of the CPU engine in fp32: features [h, w, C], volumes [X, Y, Z], or depths [h', w'].
         found: Of the GPU engine, likewise.
 
     Raises:
@@ -149,8 +162,14 @@ def compare(
     """
     if not reference or len(reference) != len(found) or precision not in LIMITS:
         raise ValueError(f"{len(reference)} maps cannot be compared with {len(found)} in {precision}")
-    maps = zip(reference, found, strict=True)
-    errors = [_errors(np.asarray(one, np.float64), np.asarray(other, np.float64)) for one, other in maps]
+    errors = []
+    for one, other in zip(reference, found, strict=True):
+        right, given = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        if right.shape != given.shape:
+            raise ValueError(f"{given.shape} cannot be compared with {right.shape}")
+        if output == "depth":  # [w', 1, h'] of shares, so that a row is a channel
+            right, given = np.ones_like(right).T[:, None], (given / right).T[:, None]
+        errors.append(_errors(right, given))
     return Parity(
         precision=precision,
         output=output,
@@ -164,8 +183,6 @@ def compare(
 
 def _errors(reference: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[float, float, float, int]:
     """The three errors of one map [h, w, C], and how many values are not finite; those count as zero."""
-    if reference.shape != found.shape:
-        raise ValueError(f"{found.shape} cannot be compared with {reference.shape}")
     finite = np.isfinite(found)
     difference = np.where(finite, found, 0.0) - reference
     scale = max(float(np.sqrt(np.mean(reference**2))), float(np.finfo(np.float32).tiny))

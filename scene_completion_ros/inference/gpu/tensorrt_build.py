@@ -20,7 +20,8 @@ from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, OUTPUT, VOLUME, TensorRt
+from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, TensorRt, element_type, outputs_of
+from scene_completion_ros.inference.scene_query import ray_camera
 
 SAY_EVERY_S = 5.0
 _Port: TypeAlias = "tuple[str, tuple[int, ...], Any]"
@@ -46,6 +47,7 @@ def engine_key(
         gpu_name: Name of the GPU; empty, as the next two, for a build without one.
         compute_capability: Of the GPU, such as "8.7".
     """
+    rays = ray_camera(bundle.canonical)
     return EngineKey(
         onnx_sha256=hashlib.sha256(onnx).hexdigest(),
         flavour=tensorrt.flavour,
@@ -59,6 +61,7 @@ def engine_key(
         image=(bundle.canonical.height, bundle.canonical.width),
         features=(*bundle.feature_size, bundle.head.channels),
         volume=bundle.head.volume_knots or None,
+        depth=(rays.height, rays.width) if bundle.head.volume else None,
         workspace_mib=options.workspace_mib,
         dla_core=options.dla_core,
     )
@@ -123,11 +126,10 @@ def check_ports(network: Any, key: EngineKey, api: Any) -> None:
     Raises:
         BundleError: They differ.
     """
-    kinds = api.DataType
-    kind = kinds.FLOAT if key.precision == "fp32" else kinds.HALF
-    given: list[_Port] = [(INPUT, (-1, *key.image, 3), kinds.UINT8)]
-    made: list[_Port] = [(OUTPUT, (-1, *key.features), kind)]
-    made += [(VOLUME, (-1, *key.volume), kind)] if key.volume else []
+    given: list[_Port] = [(INPUT, (-1, *key.image, 3), api.DataType.UINT8)]
+    made: list[_Port] = [
+        (name, (-1, *shape), element_type(kind, api)) for name, (shape, kind) in outputs_of(key).items()
+    ]
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     for what, found, expected in (("input", inputs, given), ("output", outputs, made)):

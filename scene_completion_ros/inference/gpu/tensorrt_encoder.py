@@ -22,7 +22,7 @@ from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.gpu.options import EngineOptions, check_grid, check_limits, gpu_bundle
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
-from scene_completion_ros.inference.gpu.tensorrt_runtime import EngineRunner, TensorRtEngine
+from scene_completion_ros.inference.gpu.tensorrt_runtime import EngineRunner, TensorRtEngine, outputs_of
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
 from scene_completion_ros.jit import aligned_empty
 
@@ -70,8 +70,7 @@ class TensorRtEncoder:
         # TensorRT-RTX has conditions of its own for what may be captured, and changes kernels while it runs.
         if options.graphs and flavour == "tensorrt":
             self._examples = np.stack(gate_images(bundle.canonical.height, bundle.canonical.width)[:2])
-        shapes = ((*bundle.feature_size, bundle.head.channels), bundle.head.volume_knots)
-        self._outputs = [aligned_empty(1, *shape) for shape in shapes if shape]
+        self._outputs = [aligned_empty(1, *shape) for shape, _ in outputs_of(engine.key).values()]
         finalizer = weakref.finalize(self, _release, self._context, engine, self._runner)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 

@@ -21,7 +21,8 @@ from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDe
 from scene_completion_ros.inference.gpu.options import Flavour
 from scene_completion_ros.inference.gpu.requirements import INSTALL, version_problem
 
-INPUT, OUTPUT, VOLUME = "image", "features", "volume"
+INPUT, OUTPUT, VOLUME, DEPTH = "image", "features", "volume", "depth"
+_MANY = {OUTPUT: "features", VOLUME: "volumes", DEPTH: "depths"}
 ERRORS_KEPT = 5
 
 _log = logging.getLogger(__name__)
@@ -94,6 +95,21 @@ def _make_logger(api: Any, errors: deque[str]) -> Any:
     return Logger()
 
 
+def outputs_of(key: EngineKey) -> dict[str, tuple[tuple[int, ...], type[np.floating[Any]]]]:
+    """Shape for one image, and type, of every output of an engine by name, in order.
+
+    Depth is float32 in every precision: float16 would round it by up to 0.05 %, and its map is small.
+    """
+    kind = np.float32 if key.precision == "fp32" else np.float16
+    volume = {VOLUME: (key.volume, kind)} if key.volume else {}
+    return {OUTPUT: (key.features, kind), **volume, **({DEPTH: (key.depth, np.float32)} if key.depth else {})}
+
+
+def element_type(kind: type[np.floating[Any]], api: Any) -> Any:
+    """TensorRT's name of a type."""
+    return api.DataType.FLOAT if kind is np.float32 else api.DataType.HALF
+
+
 class UnusablePlanError(GpuError):
     """TensorRT refuses a plan, though its key is right."""
 
@@ -154,6 +170,7 @@ class TensorRtEngine:
         batch: int = 1,
         *,
         volume_pointer: int | None = None,
+        depth_pointer: int | None = None,
     ) -> None:
         """Run it in the order of a stream; returns before it is done.
 
@@ -163,6 +180,7 @@ class TensorRtEngine:
                 float16 otherwise.
             batch: Number of images, within the key's.
             volume_pointer: Where volumes [batch, X, Y, Z] go, of the same type; None where the key has none.
+            depth_pointer: Where depths float32 [batch, h', w'] go; None where the key has none.
 
         Raises:
             GpuError: The batch is not within the key's, or TensorRT refuses to run.
@@ -178,8 +196,9 @@ class TensorRtEngine:
             self._batch = batch
         self._require(self._context.set_tensor_address(INPUT, image_pointer), "setting the image's address")
         self._require(self._context.set_tensor_address(OUTPUT, features_pointer), "setting the features' address")
-        if volume_pointer is not None:
-            self._require(self._context.set_tensor_address(VOLUME, volume_pointer), "setting the volume's address")
+        for name, pointer in ((VOLUME, volume_pointer), (DEPTH, depth_pointer)):
+            if pointer is not None:
+                self._require(self._context.set_tensor_address(name, pointer), f"setting the {name}'s address")
         self._require(self._context.execute_async_v3(stream_handle), "running the engine")
 
     def close(self) -> None:
@@ -195,13 +214,11 @@ class TensorRtEngine:
     def _check_ports(self) -> None:
         """A file that was swapped for one of another graph would make TensorRT write behind the buffers."""
         api, key = self._tensorrt.api, self.key
-        kind = api.DataType.FLOAT if key.precision == "fp32" else api.DataType.HALF
         expected: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
             INPUT: (api.TensorIOMode.INPUT, api.DataType.UINT8, (-1, *key.image, 3)),
-            OUTPUT: (api.TensorIOMode.OUTPUT, kind, (-1, *key.features)),
         }
-        if key.volume:
-            expected[VOLUME] = (api.TensorIOMode.OUTPUT, kind, (-1, *key.volume))
+        for name, (shape, kind) in outputs_of(key).items():
+            expected[name] = (api.TensorIOMode.OUTPUT, element_type(kind, api), (-1, *shape))
         found = _ports(self._engine)
         if key.batch[0] == key.batch[1]:  # one size only: TensorRT may state it, or leave it open
             found = {
@@ -240,18 +257,14 @@ class EngineRunner:
     def __init__(self, engine: TensorRtEngine, context: PrimaryContext, stream: Any = None) -> None:
         self._engine = engine
         self._context = context
-        self._device: list[Any] = []  # the image, the features, and the volume where there is one
+        self._device: list[Any] = []  # the image, the features, and volume and depth where there are any
         self._pinned: list[NDArray[Any]] = []
         key = engine.key
         largest = key.batch[1]
-        kind = np.float32 if key.precision == "fp32" else np.float16
+        outputs = [((largest, *shape), kind, _MANY[name]) for name, (shape, kind) in outputs_of(key).items()]
         self.stream: Any = context.stream() if stream is None else stream
         try:
-            for shape, dtype, what in (
-                ((largest, *key.image, 3), np.uint8, "images"),
-                ((largest, *key.features), kind, "features"),
-                *([((largest, *key.volume), kind, "volumes")] if key.volume else []),
-            ):
+            for shape, dtype, what in (((largest, *key.image, 3), np.uint8, "images"), *outputs):
                 self._pinned.append(context.pinned(shape, dtype))
                 self._device.append(context.allocate(self._pinned[-1].nbytes, what))
         except BaseException:
@@ -265,8 +278,8 @@ class EngineRunner:
             images: uint8 [n, H, W, 3] RGB, n within the engine's batch.
 
         Returns:
-            Features [n, h, w, C + E], and volumes [n, X, Y, Z] where there are any; float32 for fp32 and float16
-            otherwise.
+            Features [n, h, w, C + E]; volumes [n, X, Y, Z] and depths [n, h', w'] where there are any. See
+            `outputs_of` for their types.
 
         Raises:
             GpuError: The GPU failed.
@@ -291,7 +304,8 @@ class EngineRunner:
             count: How many images, within the engine's batch.
 
         Returns:
-            Where features [n, h, w, C + E] and volumes [n, X, Y, Z] go on the GPU, always the same places.
+            Where features [n, h, w, C + E], volumes [n, X, Y, Z] and depths [n, h', w'] go on the GPU, always the same
+            places.
 
         Raises:
             GpuError: The GPU failed.
@@ -301,12 +315,11 @@ class EngineRunner:
         made = EncodedOnDevice(
             *(Buffer(int(one), host.shape, host.dtype, one) for one, host in zip(outputs, on_host, strict=True))
         )
-        volume_pointer = None if made.volume is None else made.volume.pointer
+        volume, depth = (None if part is None else part.pointer for part in (made.volume, made.depth))
+        pointer, stream = made.features.pointer, int(self.stream.handle)
         with gpu_errors("running the encoder", self._context):
             self._context.copy_to_device(int(image), host_images, self.stream)
-            self._engine.enqueue(
-                int(image), made.features.pointer, int(self.stream.handle), count, volume_pointer=volume_pointer
-            )
+            self._engine.enqueue(int(image), pointer, stream, count, volume_pointer=volume, depth_pointer=depth)
         return made
 
     def close(self) -> None:

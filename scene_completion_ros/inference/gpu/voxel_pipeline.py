@@ -1,4 +1,4 @@
-"""From the encoder's map on the device to occupied voxels on the host: density, march, states, compaction, labels.
+"""From the encoder's map on the device to occupied voxels on the host: density, rays, states, compaction, labels.
 
 All that depends on camera and grid is uploaded once. A frame allocates nothing, is one sequence of launches on one
 stream, and is waited for once. Over the bus go the state of every voxel, the depth image, and index, probability,
@@ -65,6 +65,8 @@ class DeviceVoxels:
 class VoxelPipeline:
     """Runs the kernels of one camera and grid on a device.
 
+    What stays there of a frame is an attribute: opacity and probability of all voxels, and half distance of the rays.
+
     Args:
         device: The device, its kernels compiled for the student.
         query: The prepared field on the grid.
@@ -90,7 +92,9 @@ class VoxelPipeline:
         self._tables = _tables(device, query.field.tables)
         self._weight, self._bias = device.upload(head.density_weight), np.float32(head.density_bias[0])
         self._edge = np.float32(grid.voxel_size)
-        self._march, self._rays = march, tuple(device.upload(part) for part in march.rays[1:])
+        # A ray whose depth is said is not asked where it leaves the grid.
+        rays = march.rays[1:] if head.volume is None else march.rays[1:-1]
+        self._march, self._rays = march, tuple(device.upload(part) for part in rays)
         self._ray_count = march.camera.width * march.camera.height
         self._scene = device.upload(_scene(march, classifier))
         self._in_view = device.upload(query.in_view.astype(np.uint8))
@@ -108,7 +112,7 @@ class VoxelPipeline:
         self._counts, self._total = device.empty((self._blocks,), np.int32), device.empty((1,), np.int32)
         self._index = device.empty((capacity,), np.int32)
         image = (march.camera.height, march.camera.width)
-        self._half_distance = device.empty(image, np.float32)
+        self.half_distance = device.empty(image, np.float32)
         self._depth, self._transmittance = device.empty(image, np.float32), device.empty(image, np.float32)
         self._host = _Host(device, grid.shape, image, capacity)
         self._labels = None
@@ -120,28 +124,34 @@ class VoxelPipeline:
                 device.upload(labels.sample_of),
             )
 
-    def enqueue(self, features: Buffer, volume: Buffer | None = None) -> None:
+    def enqueue(self, features: Buffer, volume: Buffer | None = None, depth: Buffer | None = None) -> None:
         """Asks for a frame; does not wait.
 
         Args:
             features: The encoder's map [h, w, C + E] on the device, of the type that the kernels were compiled for.
             volume: Its volume [X, Y, Z], of the same type, where the head reads one.
+            depth: The z-depth that it says of the rays, float32 [h', w'], metres; beside a volume only.
 
         Raises:
-            ValueError: There is no volume where one is read, or one where none is.
+            ValueError: Volume or depth are missing where a volume is read, or there where none is; or the depth is not
+                that of the rays.
         """
         device, host = self._device, self._host
+        for part, what in ((volume, "volume"), (depth, "depth")):
+            if (part is None) != (self._reading is None):
+                raise ValueError(f"the {what} is missing" if part is None else f"there is a {what}, none is read")
+        if depth is not None and (depth.shape[-2:] != self._depth.shape or depth.dtype != np.float32):
+            raise ValueError(
+                f"the depth is {depth.dtype} {depth.shape}, that of the rays is float32 {self._depth.shape}"
+            )
         self._density(features, volume)
         device.lap("query")
-        device.launch(
-            "march_rays", _blocks(self._ray_count), THREADS,
-            self.alpha, self._scene, self._march.occupied_from, *self._rays, np.int32(self._ray_count),
-            self._depth, self._half_distance, self._transmittance,
-        )  # fmt: skip
+        seen = self._depth if depth is None else depth
+        self._rays_of(depth)
         device.lap("march")
         device.launch(
             "classify", self._blocks, THREADS,
-            self.alpha, self._in_view, self._half_distance, self._scene, *self._knots, self._last_interval,
+            self.alpha, self._in_view, self.half_distance, self._scene, *self._knots, self._last_interval,
             self._threshold, self.probability, self._state, self._counts,
         )  # fmt: skip
         device.launch("offsets", 1, THREADS, self._counts, np.int32(self._blocks), self._total, host.total)
@@ -160,7 +170,7 @@ class VoxelPipeline:
             )  # fmt: skip
         device.lap("label")
         device.copy(self._state, host.state)
-        device.copy(self._depth, host.depth)
+        device.copy(seen, host.depth)
         device.copy(self._transmittance, host.transmittance)
 
     def wait(self) -> DeviceVoxels:
@@ -180,11 +190,7 @@ class VoxelPipeline:
 
     def _density(self, features: Buffer, volume: Buffer | None) -> None:
         samples = self._samples
-        beside: tuple[Argument, ...] = ()
-        if (volume is None) != (self._reading is None):
-            raise ValueError("the volume is missing" if volume is None else "there is a volume, none is read")
-        if self._reading is not None:
-            beside = (volume, *self._reading)
+        beside: tuple[Argument, ...] = () if self._reading is None else (volume, *self._reading)
         if not samples.count:
             return
         groups = -(-samples.count // RUN)
@@ -193,6 +199,22 @@ class VoxelPipeline:
             features, self._width, *self._tables, self._weight, self._bias, *samples.arguments,
             *beside, np.int32(samples.count), self._edge, self.alpha,
         )  # fmt: skip
+
+    def _rays_of(self, depth: Buffer | None) -> None:
+        """Marches the rays, or lets them see as far as the student says."""
+        march, count = self._march, np.int32(self._ray_count)
+        if depth is None:
+            self._device.launch(
+                "march_rays", _blocks(self._ray_count), THREADS,
+                self.alpha, self._scene, march.occupied_from, *self._rays, count,
+                self._depth, self.half_distance, self._transmittance,
+            )  # fmt: skip
+        else:
+            self._device.launch(
+                "see_rays", _blocks(self._ray_count), THREADS,
+                self.alpha, self._scene, march.occupied_from, depth, march.far, *self._rays, count,
+                self.half_distance, self._transmittance,
+            )  # fmt: skip
 
 
 class _Samples:

@@ -1,10 +1,10 @@
 // The student's field on the GPU: density of all voxels in view, the march of the camera's rays, the state of every
-// voxel, the list of the occupied ones, and their labels. Readable twins: density_reference, march, states,
+// voxel, the list of the occupied ones, and their labels. Readable twins: density_reference, march or sight, states,
 // label_logits_reference.
 //
 // Compiled for one student: CHANNELS units of the density, UNITS of the labels (0: none), CLASSES classes, HALF_FEATURES,
-// whether the encoder's outputs are float16 or float32, and VOLUME, whether it gives a volume of logits beside its map. No
-// header is needed, so that NVRTC compiles it without a toolkit. The same text compiles as C++ for the tests, see
+// whether the encoder's map and volume are float16 or float32, and VOLUME, whether it gives a volume of logits and the depth
+// of the rays beside its map: then its rays are not marched, they see as far as it says. No header is needed, so that NVRTC compiles it without a toolkit. The same text compiles as C++ for the tests, see
 // tests/inference/gpu/cuda_on_cpu.h.
 //
 // Density and labels: LANES threads share a point, four channels each at a time, so that every load of a tap or of a
@@ -223,6 +223,44 @@ struct Scene {
     float camera[3];          // the camera's centre, voxel coordinates
 };
 
+// Opacity of the voxel in which a ray is at a distance, in voxel edges.
+static __device__ __forceinline__ float opacity_at(
+    const Scene& scene, const float* __restrict__ alpha, float along, float d_x, float d_y, float d_z) {
+    const int x = min(max(int(scene.camera[0] + along * d_x), 0), scene.size_x - 1);
+    const int y = min(max(int(scene.camera[1] + along * d_y), 0), scene.size_y - 1);
+    const int z = min(max(int(scene.camera[2] + along * d_z), 0), scene.size_z - 1);
+    return alpha[(x * scene.size_y + y) * scene.size_z + z];
+}
+
+#if VOLUME
+// See march.sight: half distance and transmittance of every ray whose depth the student says itself.
+//   alpha [X, Y, Z]; said [R], z-depth in metres, float32 whatever the map is; from `far` metres on nothing is there;
+//   direction [R, 3], cosine [R], first [R], stop [R] of GridRays.
+extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
+    const float* __restrict__ alpha, const Scene* __restrict__ of_scene, float occupied_from, const float* __restrict__ said,
+    float far, const float* __restrict__ direction, const float* __restrict__ cosine, const int* __restrict__ first,
+    const int* __restrict__ stop, int count, float* __restrict__ half_distance, float* __restrict__ transmittance) {
+    const int ray = blockIdx.x * blockDim.x + threadIdx.x;
+    if (ray >= count) return;
+    const Scene& scene = *of_scene;
+    const float d_x = direction[3 * ray], d_y = direction[3 * ray + 1], d_z = direction[3 * ray + 2];
+    const float depth = said[ray], ends = depth / cosine[ray];
+    float turned = infinity();
+    for (int step = first[ray]; step < stop[ray]; ++step) {
+        const float along = float(step) + 0.5f;
+        if (!(along * scene.edge < ends)) {  // also where it says no number: behind that nothing is seen
+            turned = ends;
+            break;
+        }
+        if (opacity_at(scene, alpha, along, d_x, d_y, d_z) >= occupied_from) {
+            turned = along * scene.edge;
+            break;
+        }
+    }
+    half_distance[ray] = turned;
+    transmittance[ray] = depth >= far ? 1.0f : 0.0f;
+}
+#else
 // See march.march: depth, half distance and transmittance of every ray.
 //   alpha [X, Y, Z]; direction [R, 3], cosine [R], first [R], stop [R], leave [R] of GridRays.
 extern "C" __global__ void __launch_bounds__(THREADS) march_rays(
@@ -240,10 +278,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) march_rays(
     // "Not less" and "not at least" as in the twin: NaN spends no ray, and behind it nothing is seen.
     while (step < end && !(left < SPENT)) {
         const float along = float(step) + 0.5f;
-        const int x = min(max(int(scene.camera[0] + along * d_x), 0), scene.size_x - 1);
-        const int y = min(max(int(scene.camera[1] + along * d_y), 0), scene.size_y - 1);
-        const int z = min(max(int(scene.camera[2] + along * d_z), 0), scene.size_z - 1);
-        const float opacity = alpha[(x * scene.size_y + y) * scene.size_z + z];
+        const float opacity = opacity_at(scene, alpha, along, d_x, d_y, d_z);
         distance += left * opacity * along;
         left *= 1.0f - opacity;
         ++step;
@@ -260,6 +295,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) march_rays(
     half_distance[ray] = turned;
     transmittance[ray] = left;
 }
+#endif
 
 struct Projected {
     float column, row, distance, depth;

@@ -41,13 +41,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
 
 @pytest.fixture(scope="module")
 def spatial_bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
-    """A student whose encoders give a volume too: a wall 4 m ahead, and noise everywhere."""
+    """A student whose encoders give volume and depth too: a wall 4 m ahead, and noise everywhere."""
     volume = np.random.default_rng(2).normal(0.0, 1.5, GRID.shape).astype(np.float32)
     volume[6, 4:16] += 12.0
+    # Blocks of pixels before the grid, in it, behind it, and farther than the student knows.
+    blocks = np.exp(np.random.default_rng(3).uniform(np.log(2.0), np.log(160.0), (4, 12)))
+    depth = blocks.repeat(8, axis=0).repeat(8, axis=1).astype(np.float32)
+    fields: dict[str, Any] = {"canonical": SMALL, "feature_size": (16, 48), "grid": GRID, "classes": 5, "gain": 0.8}
     folder = tmp_path_factory.mktemp("spatial")
-    return make_gpu_bundle(
-        folder, canonical=SMALL, feature_size=(16, 48), grid=GRID, classes=5, threshold=0.1, volume=volume, gain=0.8
-    )
+    return make_gpu_bundle(folder, volume=volume, depth=depth, threshold=0.1, **fields)
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +88,7 @@ def cuda(
     monkeypatch.setattr(HostEngine, "cuda", host, raising=False)
     monkeypatch.setattr(HostEngine, "offset", 0.0)
     monkeypatch.setattr(HostEngine, "volume_offset", 0.0)
+    monkeypatch.setattr(HostEngine, "depth_factor", 1.0)
     monkeypatch.setattr(HostEngine, "refused", set())
     monkeypatch.setattr(HostEngine, "opened", [])
     builds: list[bytes] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scene_completion_ros.inference.gpu.kernels import KERNELS, SOURCE, CompiledKernels, KernelSizes
+from scene_completion_ros.inference.gpu.kernels import SOURCE, CompiledKernels, KernelSizes
 
 SHIM = Path(__file__).with_name("cuda_on_cpu.h")
 
@@ -49,8 +49,7 @@ def compiled_library(sizes: KernelSizes, folder: Path, *changed: tuple[str, str]
         f'extern "C" void launch_{name}(int blocks, int threads, void** arguments) '
         f"{{ on_cpu::launch({name}, blocks, threads, arguments); }}\n"
         f'extern "C" int layout_{name}(int* sizes) {{ return on_cpu::layout({name}, sizes); }}'
-        for name in KERNELS
-        if sizes.units or name != "query_labels"
+        for name in sizes.kernels
     )
     kernels = SOURCE.read_text(encoding="utf-8")
     for right, wrong in changed:

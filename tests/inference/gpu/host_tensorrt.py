@@ -69,12 +69,14 @@ def dla_core(cores: Callable[[], int]) -> property:
 class HostEngine:
     """A deserialised engine: runs the ONNX graph that its plan is, on the pointers of `HostCuda`.
 
-    ``offset`` is added to the features that it computes, ``volume_offset`` to the volume, and some plans are refused.
+    ``offset`` is added to the features that it computes and ``volume_offset`` to the volume; the depth is multiplied by
+    ``depth_factor``. Some plans are refused.
     """
 
     cuda: ClassVar[HostCuda]
     offset = 0.0
     volume_offset = 0.0
+    depth_factor = 1.0
     refused: ClassVar[set[bytes]] = set()
     opened: ClassVar[list[HostEngine]] = []
 
@@ -94,23 +96,24 @@ class HostEngine:
         batch: int = 1,
         *,
         volume_pointer: int | None = None,
+        depth_pointer: int | None = None,
     ) -> None:
         assert (volume_pointer is not None) == (self.key.volume is not None)
+        assert (depth_pointer is not None) == (self.key.depth is not None)
         assert self.key.batch[0] <= batch <= self.key.batch[1]
         if self.cuda.capturing(stream_handle) and batch not in self.batches[-1:]:
             raise explain_failure("the first batch of a size may not be captured", "running the engine")
         self.batches.append(batch)
-        pointers = [features_pointer, *([] if volume_pointer is None else [volume_pointer])]
+        pointers = [one for one in (features_pointer, volume_pointer, depth_pointer) if one is not None]
         self.cuda.enqueue(stream_handle, functools.partial(self._run, image_pointer, pointers, batch))
 
     def _run(self, image_pointer: int, pointers: list[int], batch: int) -> None:
         images = _at(image_pointer, (batch, *self.key.image, 3), np.uint8)
-        names = ["features", "volume"][: len(pointers)]
-        outputs = zip(
-            pointers, self._session.run(names, {"image": images}), (self.offset, self.volume_offset), strict=False
-        )
-        for pointer, output, offset in outputs:
-            _at(pointer, output.shape, output.dtype)[:] = output + np.asarray(offset, output.dtype)
+        names = ["features", "volume", "depth"][: len(pointers)]
+        wrong = {"features": (1.0, self.offset), "volume": (1.0, self.volume_offset), "depth": (self.depth_factor, 0.0)}
+        for name, pointer, output in zip(names, pointers, self._session.run(names, {"image": images}), strict=True):
+            factor, offset = np.asarray(wrong[name], output.dtype)
+            _at(pointer, output.shape, output.dtype)[:] = output * factor + offset
 
     def close(self) -> None:
         self._session = None
@@ -156,11 +159,19 @@ class ITensor(NamedTuple):
 
 
 def graph(
-    *, precision: str = "fp16", batch: int = -1, output: str = "features", volume: tuple[int, ...] | None = None
+    *,
+    precision: str = "fp16",
+    batch: int = -1,
+    output: str = "features",
+    volume: tuple[int, ...] | None = None,
+    depth: tuple[int, ...] | None = None,
+    depth_type: str = "FLOAT",
 ) -> bytes:
     """Stands for an ONNX graph."""
     kind = "FLOAT" if precision == "fp32" else "HALF"
-    outputs = [(output, (batch, 96, 320, 64), kind), *([("volume", (batch, *volume), kind)] if volume else [])]
+    outputs = [(output, (batch, 96, 320, 64), kind)]
+    outputs += [("volume", (batch, *volume), kind)] if volume else []
+    outputs += [("depth", (batch, *depth), depth_type)] if depth else []
     return json.dumps(([("image", (batch, 192, 640, 3), "UINT8")], outputs)).encode()
 
 

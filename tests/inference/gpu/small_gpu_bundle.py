@@ -12,7 +12,14 @@ from onnx import TensorProto, helper
 
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.engine_cache import EngineKey
-from tests.inference.small_bundle import CANONICAL, CHANNELS, make_small_bundle, serialised, tiny_weights
+from tests.inference.small_bundle import (
+    CANONICAL,
+    CHANNELS,
+    make_small_bundle,
+    said_depth_map,
+    serialised,
+    tiny_weights,
+)
 
 TYPES = {
     "fp32": (TensorProto.FLOAT, np.float32),
@@ -31,11 +38,12 @@ def gpu_encoder(
     output: str = "features",
     producer: str = "",
     volume: NDArray[np.float32] | None = None,
+    depth: NDArray[np.float32] | None = None,
 ) -> bytes:
     """Two convolutions as ONNX, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + label_hidden].
 
     For int8 the second one has quantised weights and inputs, symmetric, as TensorRT wants them. A volume [X, Y, Z]
-    comes out beside them, plus the mean of each normalised image, as from `tiny_encoder`.
+    comes out beside them, plus the mean of each normalised image, and so does the depth, as from `tiny_encoder`.
     """
     kind, dtype = TYPES[precision]
     height, width = size
@@ -75,7 +83,16 @@ def gpu_encoder(
             helper.make_node("Cast", ["mean_single"], ["mean"], to=kind),
             helper.make_node("Add", ["constant_volume", "mean"], ["volume"]),
         ]
-        further = [helper.make_tensor_value_info("volume", kind, ["N", *volume.shape])]
+        depth = said_depth_map(CANONICAL) if depth is None else depth
+        weights |= {"constant_depth": depth[None], "last_side": np.array([3])}
+        nodes += [
+            helper.make_node("Squeeze", ["mean_single", "last_side"], ["mean_depth"]),
+            helper.make_node("Add", ["constant_depth", "mean_depth"], ["depth"]),
+        ]
+        further = [
+            helper.make_tensor_value_info("volume", kind, ["N", *volume.shape]),
+            helper.make_tensor_value_info("depth", TensorProto.FLOAT, ["N", *depth.shape]),
+        ]
     return serialised(nodes, given, made, weights, producer=producer, further=further)
 
 
@@ -85,6 +102,7 @@ class GpuStudent(StudentBundle):
 
     precisions: tuple[str, ...] = ()
     volume: NDArray[np.float32] | None = None
+    depth: NDArray[np.float32] | None = None
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
@@ -93,7 +111,12 @@ class GpuStudent(StudentBundle):
     def read_gpu_encoder(self, precision: str) -> bytes:
         size, head = (self.canonical.height, self.canonical.width), self.head
         return gpu_encoder(
-            precision, size=size, channels=head.hidden, label_hidden=head.label_hidden, volume=self.volume
+            precision,
+            size=size,
+            channels=head.hidden,
+            label_hidden=head.label_hidden,
+            volume=self.volume,
+            depth=said_depth_map(self.canonical) if self.depth is None else self.depth,
         )
 
 
@@ -101,12 +124,13 @@ def make_gpu_bundle(
     folder: Path,
     precisions: tuple[str, ...] = ("fp16", "int8", "fp32"),
     volume: NDArray[np.float32] | None = None,
+    depth: NDArray[np.float32] | None = None,
     **fields: Any,
 ) -> GpuStudent:
     """Writes a tiny student into a folder and loads it, with encoders for GPUs; see `make_small_bundle`."""
-    bundle = make_small_bundle(folder, volume=volume, **fields)
+    bundle = make_small_bundle(folder, volume=volume, depth=depth, **fields)
     values = {name: getattr(bundle, name) for name in StudentBundle.__dataclass_fields__}
-    return GpuStudent(**values, precisions=precisions, volume=volume)
+    return GpuStudent(**values, precisions=precisions, volume=volume, depth=depth)
 
 
 def some_key(**fields: Any) -> EngineKey:

@@ -95,7 +95,13 @@ def test_voxels_of_a_student_with_a_volume_are_those_of_the_cpu(
         found, expected = (one.complete(picture(seed)) for one in (on_gpu, on_cpu))
         assert_alike(found.voxels, expected.voxels)
         np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-4 if precision == "fp32" else 5e-3)
+        np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-5)  # float32 in both precisions
+        np.testing.assert_array_equal(found.transmittance, expected.transmittance)
+        assert 0.0 < expected.transmittance.mean() < 0.5
+        np.testing.assert_array_equal(found.shown_depth, np.where(found.transmittance, np.inf, found.depth))
     assert cuda.graphs - tried == (2 if graphs else 0)
+    seen = {VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED, VoxelState.SURFACE, VoxelState.COMPLETED}
+    assert seen <= set(np.unique(expected.voxels.state))
     plain = dataclasses.replace(spatial_bundle, head=dataclasses.replace(spatial_bundle.head, volume=None), volume=None)
     without = Completer(plain, SMALL, grid_from_camera=pose, engine=engine, threads=1).complete(picture(1))
     assert np.abs(without.alpha - expected.alpha).max() > 0.5  # the wall
@@ -115,6 +121,28 @@ def test_kernels_that_misread_a_volume_are_refused(build_spatial: Build, compile
     """At its knots and between them, though in the grid of the bundle every voxel is a knot."""
     compiler.changed = (VOLUME_MUTANTS[mutant],)
     with pytest.raises(GpuError, match=r"does not compute what the CPU computes: .*alpha error is"):
+        build_spatial()
+
+
+SIGHT_MUTANTS = {
+    "said depth": (("if (!(along * scene.edge < ends)) {", "if (!(along * scene.edge < depth)) {"), "sight difference"),
+    "no number": (("if (!(along * scene.edge < ends)) {", "if (along * scene.edge >= ends) {"), "sight difference"),
+    "occupied voxels": ((">= occupied_from) {", ">= 2.0f) {"), "sight difference"),
+    "far": (("depth >= far ?", "depth >= 0.8f * far ?"), "transmittance difference"),
+    "steps": (
+        ("float(step) + 0.5f;\n        if (!(along", "float(step) + 1.5f;\n        if (!(along"),
+        "sight difference",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", SIGHT_MUTANTS)
+def test_kernels_that_see_too_far_or_too_near_are_refused(
+    build_spatial: Build, compiler: HostCompiler, mutant: str
+) -> None:
+    changed, said = SIGHT_MUTANTS[mutant]
+    compiler.changed = (changed,)
+    with pytest.raises(GpuError, match=rf"does not compute what the CPU computes: .*{said} is"):
         build_spatial()
 
 
@@ -363,7 +391,7 @@ def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
     assert len(compiler.compiled) == 1
 
 
-def test_the_command_says_how_far_the_volume_is_off(
+def test_the_command_says_how_far_volume_and_depth_are_off(
     cuda: HostCuda,
     spatial_bundle: GpuStudent,
     tmp_path: Path,
@@ -376,8 +404,8 @@ def test_the_command_says_how_far_the_volume_is_off(
     assert cli.main(["build-engine", str(tmp_path), "--cache", str(tmp_path / "engines")]) == 0
     said = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines() if "CPU's encoder" in line]
     names = ("map error", "channel error", "largest error")
-    of_volume = [f"{name} of the volume against the CPU's encoder" for name in names]
-    assert said == [*(f"{name} against the CPU's encoder" for name in names), *of_volume]
+    further = [f"{name} of the {what} against the CPU's encoder" for what in ("volume", "depth") for name in names]
+    assert said == [*(f"{name} against the CPU's encoder" for name in names), *further]
 
 
 def test_a_student_that_the_kernels_cannot_run_is_refused_when_configured(

@@ -68,6 +68,7 @@ OTHERS = {
     "features": (96, 320, 128),
     "workspace_mib": 512,
     "volume": (256, 256, 32),
+    "depth": (96, 320),
     "dla_core": 0,
     "schema": 0,
 }

@@ -81,19 +81,23 @@ def test_an_engine_that_misses_the_gate_is_refused_with_the_numbers_and_not_kept
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_with_a_volume_is_compared_in_both_outputs(
+def test_an_engine_with_a_volume_is_compared_in_all_outputs(
     spatial_bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, precision: str
 ) -> None:
     options = EngineOptions(precision=precision, batch=(1, 4), cache=tmp_path / "engines")
     first = provide(spatial_bundle, options)
     assert first.engine.key.volume == GRID.shape
-    parity, of_volume = first.record["parity"], first.record["volume_parity"]
-    assert (parity["output"], of_volume["output"]) == ("features", "volume")
-    assert (parity["images"], of_volume["images"]) == (8, 8)
+    assert first.engine.key.depth == (SMALL.height, SMALL.width)
+    records = [first.record[name] for name in ("parity", "volume_parity", "depth_parity")]
+    assert [one["output"] for one in records] == ["features", "volume", "depth"]
+    assert [one["images"] for one in records] == [8, 8, 8]
+    of_volume = records[1]
+    assert 0.0 <= records[2]["map_error"] < records[2]["limits"]["map_error"]
     assert of_volume["map_error"] < of_volume["limits"]["map_error"]
     assert (of_volume["map_error"] > 0.0) is (precision == "fp16")
     second = provide(spatial_bundle, options)
     assert not second.built and second.record["volume_parity"] == of_volume
+    assert second.record["depth_parity"] == records[2]
 
 
 def test_a_wrong_volume_misses_the_gate_though_the_features_are_right(
@@ -108,7 +112,19 @@ def test_a_wrong_volume_misses_the_gate_though_the_features_are_right(
         provide(spatial_bundle, options)
 
 
-def test_the_volume_comes_back_as_from_the_cpu(spatial_bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
+def test_a_wrong_depth_misses_the_gate_though_all_else_is_right(
+    spatial_bundle: GpuStudent, cuda: HostCuda, options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostEngine, "depth_factor", 1.02)
+    with pytest.raises(GpuError, match=r"parity gate: .*CPU computes: depth: map error is 0.02 where 0.005 is allowed"):
+        provide(spatial_bundle, options)
+    assert not list((tmp_path / "engines").glob("*.engine"))
+    monkeypatch.setattr(HostEngine, "depth_factor", float("nan"))
+    with pytest.raises(GpuError, match="computes: depth: .* values are not finite"):
+        provide(spatial_bundle, options)
+
+
+def test_volume_and_depth_come_back_as_from_the_cpu(spatial_bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> None:
     options = EngineOptions(precision="fp32", cache=tmp_path / "engines")
     image = np.random.default_rng(0).integers(0, 256, (SMALL.height, SMALL.width, 3), dtype=np.uint8)
     on_cpu = make_encoder(spatial_bundle, encoder.cpu_engine(), threads=1)
@@ -120,7 +136,11 @@ def test_the_volume_comes_back_as_from_the_cpu(spatial_bundle: GpuStudent, cuda:
         np.testing.assert_allclose(found.volume, expected.volume, atol=1e-3)
         np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
         np.testing.assert_array_equal(on_gpu(one), found.features)
+        assert expected.depth is not None and found.depth is not None
+        assert found.depth.shape == (SMALL.height, SMALL.width) and found.depth.dtype == np.float32
+        np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-5)
     assert np.abs(on_gpu.encode(image).volume - expected.volume).max() > 1e-2  # of the image before
+    assert np.abs(on_gpu.encode(image).depth - expected.depth).max() > 1e-2
 
 
 def test_a_plan_that_tensorrt_refuses_is_built_again(

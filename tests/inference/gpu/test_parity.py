@@ -7,7 +7,7 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu import parity
-from scene_completion_ros.inference.gpu.parity import LIMITS, VOLUME_LIMITS, compare, gate_images
+from scene_completion_ros.inference.gpu.parity import DEPTH_LIMITS, LIMITS, VOLUME_LIMITS, compare, gate_images
 
 
 @pytest.fixture
@@ -96,6 +96,43 @@ def test_a_wrong_layer_of_a_volume_does_not_hide_among_right_ones(precision: str
     wrong = [volumes[0].copy()]
     wrong[0][..., 5] = -wrong[0][..., 6]
     assert "volume: channel error is" in "; ".join(compare(volumes, wrong, precision, "volume").misses)
+
+
+@pytest.fixture
+def depths() -> list[np.ndarray]:
+    return [np.random.default_rng(0).uniform(2.0, 120.0, (48, 160)).astype(np.float32) for _ in range(2)]
+
+
+@pytest.mark.parametrize("precision", DEPTH_LIMITS)
+def test_a_depth_is_compared_by_its_share(depths: list[np.ndarray], precision: str) -> None:
+    limits = DEPTH_LIMITS[precision]
+    for factor, passes in ((0.9, True), (1.1, False)):
+        found = compare(depths, [depth * (1.0 + factor * limits.map_error) for depth in depths], precision, "depth")
+        assert found.passed is passes
+        assert found.map_error == pytest.approx(factor * limits.map_error, rel=1e-2)
+        assert found.as_record()["limits"] == vars(limits)
+    with pytest.raises(GpuError, match="depth: map error is"):
+        found.require()
+    broken = [depth.copy() for depth in depths]
+    broken[1][3, 4] = np.nan
+    assert compare(depths, broken, precision, "depth").not_finite == 1
+
+
+@pytest.mark.parametrize("precision", DEPTH_LIMITS)
+@pytest.mark.parametrize(("place", "said"), [(np.s_[7], "depth: channel error is"), (np.s_[7, 9], "depth: largest")])
+def test_a_wrong_row_or_pixel_of_a_depth_does_not_hide(
+    depths: list[np.ndarray], precision: str, place: tuple[int, ...], said: str
+) -> None:
+    wrong = [depth.copy() for depth in depths]
+    wrong[0][place] *= 2.1
+    assert said in "; ".join(compare(depths, wrong, precision, "depth").misses)
+
+
+@pytest.mark.parametrize("precision", DEPTH_LIMITS)
+def test_depths_of_another_place_or_shape_miss(depths: list[np.ndarray], precision: str) -> None:
+    assert not compare(depths, [depth[::-1] for depth in depths], precision, "depth").passed
+    with pytest.raises(ValueError, match="cannot be compared"):
+        compare(depths, [depth[:, 1:] for depth in depths], precision, "depth")
 
 
 @pytest.mark.parametrize("count", [0, 2])

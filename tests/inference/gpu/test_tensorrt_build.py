@@ -210,12 +210,21 @@ def test_other_graphs_are_refused_before_anything_is_built(
     assert host.config is None
 
 
-def test_a_graph_with_a_volume_is_built_where_that_is_needed(host: HostBuilder, load: Load) -> None:
-    key = some_key(volume=(256, 256, 32))
-    assert build_plan(graph(volume=(256, 256, 32)), key, load())[0] == b"plan of features"
-    for other in (graph(), graph(volume=(256, 256, 16)), graph(precision="fp32", volume=(256, 256, 32))):
+def test_a_graph_with_volume_and_depth_is_built_where_that_is_needed(host: HostBuilder, load: Load) -> None:
+    knots, rays = (256, 256, 32), (96, 320)
+    key = some_key(volume=knots, depth=rays)
+    assert build_plan(graph(volume=knots, depth=rays), key, load())[0] == b"plan of features"
+    for other in (
+        graph(),
+        graph(volume=knots),
+        graph(volume=(256, 256, 16), depth=rays),
+        graph(volume=knots, depth=(96, 160)),
+        graph(volume=knots, depth=rays, depth_type="HALF"),
+        graph(precision="fp32", volume=knots, depth=rays),
+    ):
         host.config = None
-        with pytest.raises(BundleError, match=r"where features HALF .*, volume HALF \[N, 256, 256, 32\] is needed"):
+        needed = r"where features HALF .*, volume HALF \[N, 256, 256, 32\], depth FLOAT \[N, 96, 320\] is needed"
+        with pytest.raises(BundleError, match=needed):
             build_plan(other, key, load())
         assert host.config is None
 

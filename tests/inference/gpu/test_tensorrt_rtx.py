@@ -45,7 +45,7 @@ def test_every_precision_is_parsed_and_built(answers: dict[str, Any], precision:
         ("output", "output is map HALF .* where features HALF"),
         ("channels", r"output is features HALF \[N, 96, 320, 32\] where features HALF \[N, 96, 320, 64\]"),
         ("type", "output is features FLOAT .* where features HALF"),
-        ("volume", r"volume HALF \[N, 4, 4, 4\] where features HALF \[N, 96, 320, 64\] is needed"),
+        ("volume", r"volume HALF \[N, 4, 4, 4\], depth FLOAT \[N, 96, 320\] where features HALF .* is needed"),
         ("size", r"input is image UINT8 \[N, 96, 320, 3\] where image UINT8 \[N, 192, 640, 3\]"),
     ],
 )

@@ -25,7 +25,7 @@ from tests.inference.gpu.rtx_builds import RUNTIME_NAMES, disagreements, unliste
 from tests.inference.gpu.small_gpu_bundle import some_key
 
 IMAGE, FEATURES, STREAM = 0x7F00_0000_0000, 0x7F00_1000_0000, 0x5500_0000_0100
-VOLUME = 0x7F00_2000_0000
+VOLUME, DEPTH = 0x7F00_2000_0000, 0x7F00_3000_0000
 
 # As TensorRT says it.
 OUT_OF_MEMORY = (
@@ -238,6 +238,8 @@ def graph_for(key: EngineKey, *, stated: int = -1) -> Graph:
     }
     if key.volume:
         ports["volume"] = Port(TensorIOMode.OUTPUT, kind, (stated, *key.volume))
+    if key.depth:
+        ports["depth"] = Port(TensorIOMode.OUTPUT, DataType.FLOAT, (stated, *key.depth))
     return Graph(ports, key.batch)
 
 
@@ -286,24 +288,26 @@ def test_addresses_and_stream_are_handed_on_and_the_batch_where_it_changes(
     assert [shape[0] for shape in host.shapes] == [1, 3, 4, 3]
 
 
-SPATIAL = some_key(batch=(1, 4), volume=(256, 256, 32))
+SPATIAL = some_key(batch=(1, 4), volume=(256, 256, 32), depth=(96, 320))
 
 
-@pytest.mark.parametrize("key", [SPATIAL, some_key(batch=(2, 2), volume=(8, 8, 4), precision="fp32")])
-def test_a_volume_goes_where_it_is_told(host: HostTensorRt, tensorrt: TensorRt, key: EngineKey) -> None:
+@pytest.mark.parametrize("key", [SPATIAL, some_key(batch=(2, 2), volume=(8, 8, 4), depth=(6, 9), precision="fp32")])
+def test_volume_and_depth_go_where_they_are_told(host: HostTensorRt, tensorrt: TensorRt, key: EngineKey) -> None:
     engine = open_engine(host, tensorrt, key)
-    engine.enqueue(IMAGE, FEATURES, STREAM, 2, volume_pointer=VOLUME)
+    engine.enqueue(IMAGE, FEATURES, STREAM, 2, volume_pointer=VOLUME, depth_pointer=DEPTH)
     engine.close()
-    assert host.runs[0].addresses == {"image": IMAGE, "features": FEATURES, "volume": VOLUME}
+    assert host.runs[0].addresses == {"image": IMAGE, "features": FEATURES, "volume": VOLUME, "depth": DEPTH}
 
 
-def test_a_volume_that_has_no_place_does_not_run(host: HostTensorRt, tensorrt: TensorRt) -> None:
+@pytest.mark.parametrize("missing", ["volume", "depth"])
+def test_an_output_that_has_no_place_does_not_run(host: HostTensorRt, tensorrt: TensorRt, missing: str) -> None:
     engine = open_engine(host, tensorrt, SPATIAL)
+    places = {"volume_pointer": VOLUME, "depth_pointer": DEPTH}
     with pytest.raises(GpuFailureError, match="running the engine failed: .*Address is not set"):
-        engine.enqueue(IMAGE, FEATURES, STREAM)
-    host.failing["volume"] = ("misaligned",)
-    with pytest.raises(GpuFailureError, match="setting the volume's address failed: misaligned"):
-        engine.enqueue(IMAGE, FEATURES, STREAM, volume_pointer=VOLUME)
+        engine.enqueue(IMAGE, FEATURES, STREAM, **{**places, f"{missing}_pointer": None})
+    host.failing[missing] = ("misaligned",)
+    with pytest.raises(GpuFailureError, match=f"setting the {missing}'s address failed: misaligned"):
+        engine.enqueue(IMAGE, FEATURES, STREAM, **places)
     assert host.runs == []
     engine.close()
 
@@ -315,14 +319,26 @@ def test_a_volume_that_has_no_place_does_not_run(host: HostTensorRt, tensorrt: T
         (SPATIAL, KEY),
         (replace(SPATIAL, volume=(256, 256, 16)), SPATIAL),
         (replace(SPATIAL, precision="fp32"), SPATIAL),
+        (replace(SPATIAL, depth=None), SPATIAL),
+        (replace(SPATIAL, depth=(96, 160)), SPATIAL),
     ],
 )
-def test_a_plan_with_another_volume_is_refused(
+def test_a_plan_with_another_volume_or_depth_is_refused(
     host: HostTensorRt, tensorrt: TensorRt, plan: EngineKey, key: EngineKey
 ) -> None:
     host.plans[b"plan"] = graph_for(plan)
     with pytest.raises(UnusablePlanError, match="has the ports"):
         TensorRtEngine(b"plan", key, tensorrt)
+
+
+def test_a_plan_that_says_depth_in_float16_is_refused(host: HostTensorRt, tensorrt: TensorRt) -> None:
+    """The kernel would take two of them for one."""
+    right = graph_for(SPATIAL)
+    host.plans[b"plan"] = replace(
+        right, ports={**right.ports, "depth": replace(right.ports["depth"], kind=DataType.HALF)}
+    )
+    with pytest.raises(UnusablePlanError, match="has the ports"):
+        TensorRtEngine(b"plan", SPATIAL, tensorrt)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])

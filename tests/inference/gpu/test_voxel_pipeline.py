@@ -30,7 +30,7 @@ from scene_completion_ros.inference.gpu.kernels import KERNELS, KernelSizes, com
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
-from scene_completion_ros.inference.march import March, march
+from scene_completion_ros.inference.march import March, march, sight
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
@@ -50,6 +50,7 @@ FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
 GRID = VoxelGrid((0.0, -6.4, -2.2), 0.4, (48, 32, 11))  # 11 layers: no multiple of anything
 CALIBRATION = Calibration("piecewise_linear", (0.0, 0.02, 0.1, 0.4, 1.0), (0.0, 0.1, 0.4, 0.9, 0.99))
 THRESHOLD = 0.5
+FAR = 12.0
 ON_GPU = os.environ.get("SCENE_COMPLETION_GPU") == "1"
 """The same tests on a real GPU, through pycuda: ``make test-gpu``."""
 
@@ -132,10 +133,26 @@ class Run:
     device: KernelDevice
     pipeline: VoxelPipeline
 
-    def frame(self, features: np.ndarray, volume: np.ndarray | None = None, *, half: bool = True) -> DeviceVoxels:
-        outputs = [features, *([] if volume is None else [volume])]
-        self.pipeline.enqueue(*(self.device.upload(one.astype(np.float16 if half else np.float32)) for one in outputs))
+    def frame(
+        self,
+        features: np.ndarray,
+        volume: np.ndarray | None = None,
+        depth: np.ndarray | None = None,
+        *,
+        half: bool = True,
+    ) -> DeviceVoxels:
+        outputs = [one.astype(np.float16 if half else np.float32) for one in (features, volume) if one is not None]
+        outputs += [] if depth is None else [depth]
+        self.pipeline.enqueue(*(self.device.upload(one) for one in outputs))
         return self.pipeline.wait()
+
+    def said(self, seed: int = 0) -> np.ndarray | None:
+        """Depths of the rays for a head that reads a volume: before, within and behind the grid, and no numbers."""
+        if self.head.volume is None:
+            return None
+        rng, shape = np.random.default_rng(seed), (self.march.camera.height, self.march.camera.width)
+        depth = np.exp(rng.uniform(math.log(0.5), math.log(40.0), shape))
+        return np.where(rng.random(shape) < 0.02, np.nan, depth).astype(np.float32)
 
 
 def run_of(
@@ -151,7 +168,7 @@ def run_of(
     feature_size: tuple[int, int] = FEATURE_SIZE,
 ) -> Run:
     query = VoxelQuery(head, CODE, canonical, feature_size, grid, pose, extrapolate=extrapolate)
-    marched = March(grid, pose, rays, CALIBRATION.occupied_from(threshold))
+    marched = March(grid, pose, rays, CALIBRATION.occupied_from(threshold), far=FAR)
     classifier = VoxelClassifier(grid, pose, rays, query.in_view, CALIBRATION, threshold)
     labels = LabelQuery(query.field, query.samples, query.in_view.size) if head.label_hidden else None
     pipeline = VoxelPipeline(device, query, marched, classifier, labels)
@@ -184,7 +201,8 @@ def centres(grid: VoxelGrid, pose: RigidTransform, flat: np.ndarray) -> np.ndarr
 
 def check(run: Run, features: np.ndarray, volume: np.ndarray | None = None, *, half: bool = True) -> DeviceVoxels:
     """Compares a frame with the twins, each stage given what the stages before it made."""
-    found = run.frame(features, volume, half=half)
+    said = run.said()
+    found = run.frame(features, volume, said, half=half)
     grid, query = run.query.grid, run.query
     pose = run_pose(run)
     assert_nothing_in_view_was_left_out(run)
@@ -200,8 +218,15 @@ def check(run: Run, features: np.ndarray, volume: np.ndarray | None = None, *, h
     np.testing.assert_allclose(alpha.reshape(-1), expected_alpha, atol=1e-4)
 
     occupied_from = run.march.occupied_from
-    expected = march(alpha, alpha >= occupied_from, grid, pose, run.march.camera)
+    if said is None:
+        expected = march(alpha, alpha >= occupied_from, grid, pose, run.march.camera)
+    else:
+        expected = sight(said, alpha >= occupied_from, grid, pose, run.march.camera, FAR)
+        np.testing.assert_array_equal(found.depth, said)
+        np.testing.assert_array_equal(found.transmittance, said >= FAR)
+    half_distance = run.device.download(run.pipeline.half_distance)
     # Where float32 puts a step into the voxel beside it, a ray differs: less than one in a hundred.
+    assert np.mean(~np.isclose(half_distance, expected.half_distance, rtol=0.0, atol=2e-3, equal_nan=True)) <= 0.01
     for ours, twin in ((found.depth, expected.depth), (found.transmittance, expected.transmittance)):
         np.testing.assert_array_equal(np.isnan(ours), np.isnan(twin))
         there = ~np.isnan(twin)
@@ -346,7 +371,7 @@ def test_a_volume_is_read_as_its_twin_reads_it(shift: float, with_prior: bool, h
     assert volume is not None
     check(run, features, volume, half=half)
     alpha = run.device.download(run.pipeline.alpha)
-    run.frame(features, np.zeros_like(volume), half=half)
+    run.frame(features, np.zeros_like(volume), run.said(), half=half)
     assert np.abs(run.device.download(run.pipeline.alpha) - alpha)[run.query.in_view].mean() > 0.02
 
 
@@ -355,10 +380,58 @@ def test_only_a_head_that_reads_a_volume_is_given_one(device: Devices) -> None:
     run = run_of(device(head), head)
     with pytest.raises(ValueError, match="the volume is missing"):
         run.frame(feature_map(head))
+    with pytest.raises(ValueError, match="the depth is missing"):
+        run.frame(feature_map(head), logits(head))
+    said = run.said()
+    assert said is not None
+    for other in (said[:, 1:], said.astype(np.float16)):  # the kernel would read behind it, or something else
+        with pytest.raises(ValueError, match=r"the depth is .*, that of the rays is float32 \(48, 160\)"):
+            run.frame(feature_map(head), logits(head), np.ascontiguousarray(other))
     plain = random_head(channels=64)
     run = run_of(device(plain), plain)
-    with pytest.raises(ValueError, match="none is read"):
+    with pytest.raises(ValueError, match="there is a volume, none is read"):
         run.frame(feature_map(plain), logits(head))
+
+
+SEEN = {
+    **POSES,
+    "beside the view, so that most rays miss": (FORWARD, VoxelGrid((3.0, 1.0, -2.2), 0.4, (10, 12, 11))),
+}
+
+
+@pytest.mark.parametrize("pose", SEEN)
+def test_rays_see_as_far_as_is_said_or_to_the_first_occupied_voxel(pose: str, device: Devices) -> None:
+    """Depths before and behind occupied voxels, and none at all: each ray ends as that of `sight`."""
+    camera_from_grid, grid = SEEN[pose]
+    head = dataclasses.replace(random_head(channels=32), volume=volume_reading(grid))
+    run, rng = run_of(device(head), head, pose=camera_from_grid, grid=grid), np.random.default_rng(4)
+    alpha = (rng.random(grid.shape) ** 60).astype(np.float32)
+    alpha[tuple(rng.integers(0, size, 30) for size in grid.shape)] = np.nan
+    said, occupied = run.said(1), alpha >= run.march.occupied_from
+    assert said is not None and 0.0 < occupied.mean() < 0.2
+    expected = sight(said, occupied, grid, camera_from_grid, RAYS, FAR)
+    given, rays = run.device.upload(said), np.int32(said.size)
+    half_distance, transmittance = (run.device.empty(said.shape, np.float32) for _ in range(2))
+    run.device.launch(
+        "see_rays", -(-said.size // voxel_pipeline.THREADS), voxel_pipeline.THREADS,
+        run.device.upload(alpha), run.pipeline._scene, run.march.occupied_from, given, run.march.far,
+        *run.pipeline._rays, rays, half_distance, transmittance,
+    )  # fmt: skip
+    found = run.device.download(half_distance)
+    np.testing.assert_array_equal(run.device.download(transmittance), expected.transmittance)
+    off = ~np.isclose(found, expected.half_distance, rtol=0.0, atol=1e-3, equal_nan=True)
+    assert np.count_nonzero(off) <= 0.01 * off.size
+
+    cosine, first, stop = (run.march.rays[number].reshape(said.shape) for number in (2, 3, 4))
+    unsaid, hit = np.isnan(said), stop > first
+    np.testing.assert_array_equal(found[~hit], np.inf)
+    assert np.isnan(found[unsaid & hit]).all() and (unsaid & hit).any()
+    ends = said / cosine
+    at_depth = np.isfinite(found) & np.isclose(found, ends, rtol=1e-5)
+    before = np.isfinite(found) & (found < ends) & ~at_depth
+    through = np.isinf(found) & hit
+    assert at_depth.sum() > 50 and before.sum() > 50 and through.any()
+    assert (~hit).sum() > 50 or pose != "beside the view, so that most rays miss"
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.13], ids=["at knots", "between knots"])
@@ -367,7 +440,7 @@ def test_what_is_not_a_number_in_a_volume_stays_so_around_it_alone(shift: float,
     run = run_of(device(head), head, pose=rotated(0.0, 0.0, 0.0, (shift, shift, shift)))
     volume = np.zeros(GRID.shape, np.float32)
     volume[20, 15, 5] = np.nan
-    found = run.frame(feature_map(head), volume)
+    found = run.frame(feature_map(head), volume, run.said())
     places = np.argwhere(np.isnan(run.device.download(run.pipeline.alpha)))
     assert len(places) == (1 if shift == 0.0 else 8)
     assert (np.abs(places - [20, 15, 5]) <= 1).all() and len(found.index) == 0
@@ -429,7 +502,7 @@ def test_a_frame_allocates_nothing_and_brings_little(device: Devices) -> None:
     run.pipeline.enqueue(features)
     second = run.pipeline.wait()
     assert cuda.allocations == allocations
-    assert cuda.launched[launched:] == 2 * list(KERNELS)
+    assert cuda.launched[launched:] == 2 * [name for name in KERNELS if name != "see_rays"]
     rays = RAYS.width * RAYS.height
     assert cuda.copied - copied == 2 * (first.state.nbytes + 2 * 4 * rays)
     for before, after in zip(kept, (second.index, second.label, second.state), strict=True):

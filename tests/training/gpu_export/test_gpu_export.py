@@ -35,7 +35,10 @@ from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_students import CAMERA, GRID, make_small_student, make_spatial_student, street_images
 
 # Random weights spread what is quantised more widely than trained ones.
-LOOSE = {**GATES, "int8": Gate(features=0.3, density=0.5, occupied_iou=0.6, labels=0.6, batch=0.05, volume=0.5)}
+LOOSE = {
+    **GATES,
+    "int8": Gate(features=0.3, density=0.5, occupied_iou=0.6, labels=0.6, batch=0.05, volume=0.5, depth=0.1),
+}
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 Encode = Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]
 
@@ -282,7 +285,7 @@ def test_weights_of_another_network_are_refused(student: StudentBundle, tmp_path
 
 def test_one_variant_that_fails_keeps_all_out(copied: StudentBundle, places: tuple[Path, Path]) -> None:
     before = contents(copied.folder)
-    exact = Gate(features=0.0, density=1.0, occupied_iou=0.0, labels=0.0, batch=1.0, volume=1.0)
+    exact = Gate(features=0.0, density=1.0, occupied_iou=0.0, labels=0.0, batch=1.0, volume=1.0, depth=1.0)
     with pytest.raises(BundleError, match="^parity with .*: fp16: mean difference of the map is [0-9.e-]+ where"):
         export_for_gpus(copied, ["fp32", "fp16"], parity=[places[1]], gates={**LOOSE, "fp16": exact}, threads=1)
     assert contents(copied.folder) == before
@@ -436,20 +439,21 @@ def outputs(model: onnx.ModelProto, images: NDArray[np.uint8]) -> list[NDArray[n
     return GpuGraph(model.SerializeToString(), "test", threads=1).outputs(images)
 
 
-def test_a_graph_gives_the_volume_of_any_number_of_images(spatial: Spatial, images: NDArray[np.uint8]) -> None:
+def test_a_graph_gives_volume_and_depth_of_any_number_of_images(spatial: Spatial, images: NDArray[np.uint8]) -> None:
     encoder = make_encoder(spatial.bundle, "onnxruntime", threads=1)
     wanted = [encoder.encode(image).copy() for image in images]
-    volumes = np.stack([one.volume for one in wanted if one.volume is not None])
+    features, volumes, depths = (
+        np.stack([getattr(one, name) for one in wanted]) for name in ("features", "volume", "depth")
+    )
     assert volumes.shape == (len(images), *GRID.shape) and np.abs(volumes[0] - volumes[1]).max() > 0.1
-    for found, right in zip(
-        outputs(spatial.single, images), (np.stack([one.features for one in wanted]), volumes), strict=True
-    ):
+    assert depths.shape == (len(images), CAMERA.height, CAMERA.width) and np.abs(depths[0] - depths[1]).max() > 0.1
+    for found, right in zip(outputs(spatial.single, images), (features, volumes, depths), strict=True):
         np.testing.assert_allclose(found, right, atol=1e-4 * np.abs(right).max())
     assert not {node.op_type for node in spatial.single.graph.node} & {"Shape", "Expand", "Range", "Gemm"}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_graphs_with_a_volume_have_two_outputs_of_one_type(
+def test_graphs_with_a_volume_have_two_outputs_of_one_type_and_depth_in_float32(
     spatial: Spatial, places: tuple[Path, Path], images: NDArray[np.uint8], precision: str
 ) -> None:
     model = spatial.variant(precision, places[0])
@@ -463,7 +467,11 @@ def test_graphs_with_a_volume_have_two_outputs_of_one_type(
         for port in model.graph.output
     ]
     size, channels = spatial.bundle.feature_size, spatial.bundle.head.channels
-    assert ports == [("features", kind, ["N", *size, channels]), ("volume", kind, ["N", *GRID.shape])]
+    assert ports == [
+        ("features", kind, ["N", *size, channels]),
+        ("volume", kind, ["N", *GRID.shape]),
+        ("depth", TensorProto.FLOAT, ["N", CAMERA.height, CAMERA.width]),
+    ]
     together = outputs(model, images)
     for index, image in enumerate(images):
         for all_of_them, alone in zip(together, outputs(model, image[None]), strict=True):
@@ -492,6 +500,24 @@ def test_float16_keeps_what_it_would_spoil(spatial: Spatial, images: NDArray[np.
         assert 0.0 < np.abs(right - rounded).mean() < 4e-3 * np.abs(right).mean()
 
 
+def test_what_depth_is_computed_of_is_float32(spatial: Spatial, images: NDArray[np.uint8]) -> None:
+    """Rounded to float16 only in the convolution before, and so with more than float16's steps."""
+    half = to_half(spatial.single)
+    found = types(half)
+    makers = {name: node for node in half.graph.node for name in node.output}
+    waiting, passed = ["depth"], set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.op_type != "Conv":
+            passed.add(node.op_type)
+            if not (node.op_type == "Cast" and makers[node.input[0]].op_type == "Conv"):
+                assert found[node.output[0]] in (TensorProto.FLOAT, TensorProto.INT64), node.name
+            waiting += node.input
+    assert {"Resize", "Softplus", "Cast"} <= passed and {"Reciprocal", "Div"} & passed
+    depth = outputs(half, images)[2]
+    assert (depth.astype(np.float16).astype(np.float32) != depth).mean() > 0.9
+
+
 def test_integers_are_those_of_convolutions_that_say_no_depth(spatial: Spatial, places: tuple[Path, Path]) -> None:
     model = spatial.variant("int8", places[0])
     integers = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8}
@@ -517,33 +543,51 @@ def test_a_student_with_a_volume_gets_its_encoders(
         parity = made.gpu_encoders[precision].parity
         assert 0.0 < parity["volume_relative"] < LOOSE[precision].volume
         assert parity["volume_max"] > parity["volume_mean"] > 0.0
+        assert 0.0 < parity["depth_relative"] < LOOSE[precision].depth
+        assert parity["depth_relative"] < parity["depth_max"] < 0.1
         encoder = make_encoder(made, f"onnxruntime_{precision}", threads=1)
-        (_, right), found = outputs(spatial.variant(precision, places[0]), images[:1]), encoder.encode(images[0])
-        assert found.volume is not None
-        np.testing.assert_array_equal(found.volume, right[0])
+        right, found = outputs(spatial.variant(precision, places[0]), images[:1]), encoder.encode(images[0])
+        assert found.volume is not None and found.depth is not None
+        np.testing.assert_array_equal(found.volume, right[1][0])
+        np.testing.assert_array_equal(found.depth, right[2][0])
     assert made.gpu_encoders["fp16"].reference == TORCH
 
 
-def test_a_wrong_volume_fails(spatial: Spatial, images: NDArray[np.uint8]) -> None:
+def test_a_wrong_volume_or_depth_fails(spatial: Spatial, images: NDArray[np.uint8]) -> None:
     reference = spatial.reference()
     check = ParityCheck(spatial.bundle, images, reference.encode)
 
     def exact(batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         encoded = [reference.encode(image) for image in batch]
-        return [np.stack([one.features for one in encoded]), np.stack([one.volume for one in encoded])]  # type: ignore[misc]
+        return [np.stack([getattr(one, name) for one in encoded]) for name in ("features", "volume", "depth")]
+
+    def with_volume(factor: float) -> Parity:
+        return check(lambda batch: [(one := exact(batch))[0], one[1] * np.float32(factor), one[2]])
+
+    def with_depth(factor: float) -> Parity:
+        return check(lambda batch: [*(one := exact(batch))[:2], one[2] * np.float32(factor)])
 
     parity = check(exact)
     assert all(parity.failures(gate) == [] for gate in GATES.values())
     assert (parity.volume_max, parity.volume_relative, parity.density_max) == (0.0, 0.0, 0.0)
-    scaled = check(lambda batch: [exact(batch)[0], exact(batch)[1] * np.float32(1.07)])
+    assert (parity.depth_max, parity.depth_relative) == (0.0, 0.0)
+    scaled = with_volume(1.07)
     assert scaled.volume_relative == pytest.approx(0.07, rel=1e-3) and scaled.features_max == 0.0
     for gate in GATES.values():
         assert next(iter(scaled.failures(gate))).startswith("mean difference of the volume is 0.07 ")
-    mixed = check(lambda batch: [exact(batch)[0], exact(batch)[1] * len(batch)])
-    (said,) = mixed.failures(GATES["int8"])
-    assert said.startswith("difference between a batch and single images is 1 ")
-    broken = check(lambda batch: [exact(batch)[0], exact(batch)[1] * np.float32("nan")])
+    for place in (1, 2):
+        mixed = check(
+            lambda batch, of=place: [one * (len(batch) if at == of else 1) for at, one in enumerate(exact(batch))]
+        )
+        (said,) = mixed.failures(GATES["int8"])
+        assert said.startswith("difference between a batch and single images is 1 ")
+    broken = with_volume(float("nan"))
     assert "mean difference of the volume is nan" in " ".join(broken.failures(GATES["int8"]))
+    for factor, share in ((1.04, "0.04"), (0.95, "0.05"), (float("nan"), "nan")):
+        for gate in GATES.values():
+            said = " ".join(with_depth(factor).failures(gate))
+            assert f"mean share that the depth is off is {share} where" in said
+            assert "volume" not in said and "density" not in said
 
 
 def test_the_reference_of_a_stretched_student_is_what_its_encoder_says(
@@ -648,13 +692,16 @@ def test_tensorrt_rtx_builds_every_precision(
     importlib.util.find_spec("tensorrt_rtx") is None,
     reason="TensorRT-RTX is not installed (pip install tensorrt_rtx; x86-64 only)",
 )
-def test_tensorrt_rtx_builds_encoders_with_a_volume(
+def test_tensorrt_rtx_builds_encoders_with_volume_and_depth(
     spatial: Spatial, places: tuple[Path, Path], tmp_path: Path
 ) -> None:
     answers = built({precision: spatial.variant(precision, places[0]) for precision in PRECISIONS}, tmp_path)
     for precision in PRECISIONS:
         element = "DataType.FLOAT" if precision == "fp32" else "DataType.HALF"
-        assert answers[precision]["ports"][2] == ["volume", element, [-1, *GRID.shape]]
+        assert answers[precision]["ports"][2:] == [
+            ["volume", element, [-1, *GRID.shape]],
+            ["depth", "DataType.FLOAT", [-1, CAMERA.height, CAMERA.width]],
+        ]
 
 
 def built(graphs: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, Any]:
