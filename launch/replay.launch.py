@@ -16,7 +16,7 @@ ARGUMENTS = {
     "bag": (None, "Recording: rosbag2 folder, .mcap, .db3, or ROS 1 .bag"),
     "image_topic": ("", "Recorded image topic, with /compressed where it has it; empty takes the only one"),
     "camera_info_topic": ("", "Recorded CameraInfo of these images; empty finds it by the name of the image topic"),
-    "bundle": ("", "Student bundle; empty takes the one that is shipped (and that of params_file for the node)"),
+    "bundle": ("", "Student bundle of node and report; empty takes the default one, and for the node params_file's"),
     "grid": ("", "File of the voxel grid, as for grid_file; empty takes the bundle's, for the node params_file's"),
     "namespace": ("", "Namespace of the node and of its outputs"),
     "rate": ("", "Play in real time, this many times as fast as recorded; empty plays in lock step, without drops"),

@@ -128,7 +128,8 @@ class Configuration:
             resizing). Points are queried in normalised coordinates, so nothing else changes.
         warmup: Steps of linear warm-up.
         keep_maps: Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a
-            training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2.
+            training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2,
+            and four more of the volume that features stand on.
         pretrained: Start the trunk from its ImageNet weights.
         voxel_size: δ of the opacity, metres; by default the voxels of the volume.
         data: Sequences and samples.
@@ -279,6 +280,13 @@ class Configuration:
                 "in no checkpoint",
                 where="steps",
                 cure="Change one of them",
+            )
+        views, rows = self.data.views, self.viewpoint().camera.height
+        if not (0.0 <= views.blind <= 1.0 and views.nearness >= 0.0 and 0 <= 2 * views.covered < rows):
+            raise ConfigurationError(
+                f"blind={views.blind}, nearness={views.nearness}, covered={views.covered}",
+                where="data.views",
+                cure="Take a share from 0 to 1, a power of at least 0, and fewer rows than half of the image",
             )
         if self.keep_maps and not self.keeps_maps:
             raise ConfigurationError(f"stage {self.stage} keeps none", where="keep_maps", cure="Set it to false")

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         topic = first_image_topic(reader, args.image_topic)
         camera = read_camera(args.camera) if args.camera else None
         bundle = open_student(args.bundle)
-        parameters = {"bundle": str(args.bundle.resolve())} if args.bundle else {}
+        parameters = {"bundle": str(bundle.folder)}  # the very one that reads what the node says
         with DriveReport(bag, args.output, bundle.class_names, bundle.class_colours, title=title) as report:
             for loss in reader.losses:
                 _say(f"warning: {loss}")

@@ -219,8 +219,7 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
     args = setup.args
     parameters: dict[str, object] = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
     parameters["engine"] = args.engine
-    if args.bundle:
-        parameters["bundle"] = str(args.bundle.resolve())
+    parameters["bundle"] = str(setup.bundle.folder)  # the very one that reads what the node says
     if args.grid:
         parameters["grid_file"] = str(args.grid.resolve())
     if setup.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images

@@ -71,7 +71,7 @@ class StudentBundle:
         point_code: How points are encoded.
         feature_size: (h, w) of the encoder's output.
         height_above_ground: Height of the cameras it was trained with, metres.
-        pitch_range: Smallest and largest pitch seen in training, radians.
+        pitch_range: Smallest and largest pitch seen in training, radians, down positive.
         focal_range: Smallest and largest fx / W of the source cameras seen in training.
         depth_range: Nearest and farthest depth trained, metres.
         normalisation: What the graph does with the image, as documentation.

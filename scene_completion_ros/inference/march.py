@@ -54,6 +54,10 @@ class MarchResult:
             first one in an occupied voxel, unless free ones have taken half of the ray before. Infinite where there is
             none.
         transmittance: float32 [h, w], T where the ray left the grid (0 for spent rays, 1 for rays that miss the grid).
+
+    Of a student that says depth itself (`sight`), the depth is what it says, inside of the grid or not, and the
+    transmittance is 1 where that is the farthest that it knows, and 0 elsewhere. Then half_distance is where the ray
+    ends: at that depth, or at the first occupied voxel before; 0 where the depth is no number.
     """
 
     depth: NDArray[np.float32]
@@ -180,8 +184,8 @@ def sight(
     for ray, (first, stop) in enumerate(zip(rays.first, rays.stop, strict=True)):
         for step in range(first, stop):
             along = (step + 0.5) * grid.voxel_size
-            if not along < ends[ray]:  # also where the student says no number: behind it nothing is seen
-                half_distance[ray] = ends[ray]
+            if not along < ends[ray]:  # where the student says no number, nothing is seen at all
+                half_distance[ray] = np.nan_to_num(ends[ray], nan=0.0)
                 break
             position = rays.origin + (step + 0.5) * rays.direction[ray]
             if occupied[tuple(np.clip(np.floor(position).astype(np.int64), 0, last))]:
@@ -278,7 +282,7 @@ def _sight_kernel() -> Callable[..., None]:
             for step in range(first[ray], stop[ray]):
                 along = np.float32(step) + HALF
                 if not along * step_length < end:
-                    turned = end
+                    turned = ZERO if np.isnan(end) else end
                     break
                 if opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape) >= occupied_from:
                     turned = along * step_length

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, MANIFEST, StudentBundle
-from scene_completion_ros.inference.encoder import gpu_is_offered, make_encoder
+from scene_completion_ros.inference.encoder import check_engine, cpu_engine, gpu_is_offered, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
 
 AUTO = "auto"
@@ -57,7 +58,7 @@ def choose_student(
         engine: Encoder engine that will run it.
         gpu: What TensorRT will be asked for.
         threads: CPU threads of the encoder; None for all.
-        rate_hz: Images a second that are wanted; 0 where nothing is known.
+        rate_hz: Images a second that are wanted, of all cameras together; 0 where nothing is known.
         models: Folder of the shipped students.
         clock: Seconds.
 
@@ -66,19 +67,21 @@ def choose_student(
 
     Raises:
         BundleError: What is named is no bundle.
-        SceneCompletionError: The engine cannot run it.
     """
     if named not in ("", AUTO):
         return open_student(named, models=models), "it is named"
     if LARGE not in shipped_students(models):
         return open_student(None), "it is the default"
-    large = StudentBundle.load(models / LARGE)
-    if engine in ("auto", "tensorrt") and gpu_is_offered(large):
-        return large, "there is a GPU for it"
-    if engine == "tensorrt":
-        return open_student(None), f"{LARGE} has no encoder for the GPU"
+    try:
+        large = StudentBundle.load(models / LARGE)
+        if _gpu_can(large, engine, gpu or EngineOptions()):
+            return large, "there is a GPU for it"
+        if engine == "tensorrt":
+            return open_student(None), f"a GPU cannot run {LARGE} here"
+        encoder = make_encoder(large, cpu_engine() if engine == "auto" else engine, threads=threads)
+    except SceneCompletionError as error:
+        return open_student(None), f"{LARGE} cannot be used: {error}"
     allowed_s = SHARE_OF_PERIOD / (rate_hz or CAMERA_RATE_HZ)
-    encoder = make_encoder(large, engine, threads=threads, gpu=gpu)
     image = np.zeros((large.canonical.height, large.canonical.width, 3), np.uint8)
     taken = []
     for _ in range(3):  # the first one is slower
@@ -88,3 +91,14 @@ def choose_student(
     wanted = f"{rate_hz or CAMERA_RATE_HZ:g} images a second"
     said = f"the encoder of {LARGE} takes {1e3 * min(taken):.0f} ms here, and {wanted} leave it {1e3 * allowed_s:.0f}"
     return (large, said) if min(taken) <= allowed_s else (open_student(None), said)
+
+
+def _gpu_can(bundle: StudentBundle, engine: str, gpu: EngineOptions) -> bool:
+    """Whether TensorRT would run a bundle, as far as that is known before an engine is built."""
+    if engine not in ("auto", "tensorrt") or not gpu_is_offered(bundle):
+        return False
+    try:
+        check_engine(bundle, "tensorrt", gpu, bundle.grid)
+    except SceneCompletionError:
+        return False
+    return True

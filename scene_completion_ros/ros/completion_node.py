@@ -16,7 +16,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.encoder import check_engine
-from scene_completion_ros.inference.shipped import choose_student
+from scene_completion_ros.inference.shipped import CAMERA_RATE_HZ, choose_student
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
@@ -221,7 +221,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             engine=parameters.engine,
             gpu=parameters.engine_options(),
             threads=parameters.threads or None,
-            rate_hz=parameters.largest_rate,
+            rate_hz=(parameters.largest_rate or CAMERA_RATE_HZ) * max(1, len(names_in(parameters.cameras))),
         )
         self._logger.info(f"student {bundle.name}: {why}")
         if parameters.occupancy_threshold:

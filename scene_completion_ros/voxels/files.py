@@ -23,7 +23,7 @@
 | ``probability_grid`` | float16 [X, Y, Z] | of every voxel, calibrated; outside of the view it means little |
 | ``alpha_grid`` | float16 [X, Y, Z] | the network's opacity over one voxel edge, likewise |
 | ``depth`` | float32 [h, w] | metres along the optical axis; NaN where the image does not reach |
-| ``transmittance`` | float16 [h, w] | part of each ray that leaves the grid; near 1, ``depth`` is where it leaves |
+| ``transmittance`` | float16 [h, w] | part of each ray that meets nothing; near 1, ``depth`` is the farthest there is |
 | ``depth_intrinsics`` | float64 [3, 3] | of the pinhole camera of ``depth`` |
 
 Two kinds of files are older and have no ``format``. Those of ``~/save`` hold the first table. Those of ``complete``

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from scene_completion_ros.errors import SequenceError
-    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.deployed_model import StudentPredictor, calibrate
     from scene_completion_training.evaluation.kitti import (
@@ -64,11 +64,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.baselines_only:
         bundle = open_student(args.bundle)
         if args.fit_calibration:
-            if not args.bundle:
+            if bundle.folder is not None and bundle.folder.resolve().parent == DEFAULT_BUNDLE.parent:
                 raise SequenceError(
-                    "no bundle named to write into",
+                    "the bundle would be one that comes with the package",
                     where="--fit-calibration",
-                    cure="Name it with --bundle: the installed one is not rewritten silently",
+                    cure="Name a folder of your own with --bundle: the installed ones are not rewritten",
                 )
             if args.fit_calibration in (*TEST_WINDOWS, *TRAINING_WINDOWS):
                 raise SequenceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.render import said_depth
+from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
@@ -27,7 +30,8 @@ from scene_completion_training.evaluation.density_model import (
     Observation,
     reference_camera,
 )
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.export import ray_depth
+from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField
 
@@ -130,8 +134,13 @@ class CanonicalImages:
 
 
 def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec) -> Observation:
-    """A field that has seen its images, as evaluations look at it."""
-    return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far))
+    """A field that has seen its images, as evaluations look at it: as what it is deployed as would be."""
+    said = None
+    if isinstance(seen, SingleViewObservation) and seen.volume is not None:
+        canonical = seen.field.camera
+        depth = ray_depth(seen.depth_code[:, None], spec, ray_camera(canonical))[0].numpy()
+        said = functools.partial(said_depth, depth, canonical, camera)
+    return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far), said)
 
 
 def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[tuple[int, str]]:

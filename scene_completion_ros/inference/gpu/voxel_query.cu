@@ -248,8 +248,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
     float turned = infinity();
     for (int step = first[ray]; step < stop[ray]; ++step) {
         const float along = float(step) + 0.5f;
-        if (!(along * scene.edge < ends)) {  // also where it says no number: behind that nothing is seen
-            turned = ends;
+        if (!(along * scene.edge < ends)) {  // where it says no number, nothing is seen at all
+            turned = ends == ends ? ends : 0.0f;
             break;
         }
         if (opacity_at(scene, alpha, along, d_x, d_y, d_z) >= occupied_from) {

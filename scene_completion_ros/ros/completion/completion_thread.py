@@ -277,7 +277,7 @@ class CompletionThread:
                     DropReason.UNUSABLE_CAMERA, "see the error about the camera of these images", header=header
                 )
                 return None
-            self._completers.check_mounting(image.name, image.placement)
+            self._completers.check_mounting(image.name, image.placement, parameters)
             return completer.complete(pixels, stamp_nanoseconds(header.stamp)), decode_ms
         except (ImageError, CameraError) as error:
             self._counters.drop(DropReason.BAD_IMAGE, f"{image.topic}: {error}", header=header)

@@ -20,13 +20,15 @@ from scene_completion_ros.ros.completion.placements import Placement
 from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 
+_MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
+
 
 @dataclass
 class _Made:
     made_for: tuple[Camera, int, bool]
     grid_from_camera: RigidTransform
     completer: Completer | None  # None for a camera that cannot be used
-    mounting_checked: bool = False
+    mounting: tuple[object, ...] = ()  # the parameters for which it was looked at how the camera stands
 
 
 class ViewCompleters:
@@ -87,16 +89,21 @@ class ViewCompleters:
             made.grid_from_camera = grid_from_camera
         return made.completer
 
-    def check_mounting(self, name: str, placement: Placement) -> None:
-        """Warn of a camera that stands otherwise than those of the training: once, when its first image is placed."""
+    def check_mounting(self, name: str, placement: Placement, parameters: NodeParameters) -> None:
+        """Warn of a camera that stands otherwise than those of the training.
+
+        It is looked at when the first image is placed, and again when parameters say something else of its place. A
+        frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
+        """
         made = self._made.get(name)
-        if made is None or made.completer is None or made.mounting_checked or placement.assumed_height is not None:
+        said = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING))
+        if made is None or made.completer is None or made.mounting == said:
             return
-        made.mounting_checked = True
-        warnings = mounting_warnings(self._bundle, placement.map_from_grid @ placement.grid_from_camera)
+        made.mounting, warnings = said, []
+        if placement.assumed_height is None and (parameters.base_frame or parameters.camera_height):
+            warnings = mounting_warnings(self._bundle, placement.map_from_grid @ placement.grid_from_camera)
         self._warn(name, warnings)
-        if warnings:
-            self._record.ready(made.completer.engine, [*made.completer.warnings, *warnings], name)
+        self._record.ready(made.completer.engine, [*made.completer.warnings, *warnings], name)
 
     def _warn(self, name: str, warnings: Sequence[str]) -> None:
         for warning in warnings:

@@ -134,7 +134,7 @@ class NodeParameters:
     bundle: str = _parameter(
         AUTO,
         "Folder of the student bundle, or the name of one that comes with the package. `auto` takes the large one "
-        "where there is a GPU for it, or where its encoder keeps `largest_rate` on the CPU (10/s where that is 0). "
+        "where there is a GPU for it, or where its encoder keeps `largest_rate` (or 10/s) of every camera on the CPU. "
         "The node logs which one, and why.",
         path="student",
     )

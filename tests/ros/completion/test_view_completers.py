@@ -89,16 +89,20 @@ def test_a_camera_that_stands_otherwise_than_in_training_is_warned_of_once(
         on_ground = RigidTransform(np.eye(3), np.array([0.0, 0.0, height - grid_file_pose]))
         return Placement("camera", pose, RigidTransform.identity(), "base", on_ground, assumed_height=assumed)
 
-    completers.check_mounting("front", placed(0.5))  # nothing was built yet
+    standing = NodeParameters(threads=1, base_frame="base")
+    completers.check_mounting("front", placed(0.5), standing)  # nothing was built yet
     assert completers.get("front", CAMERA, pose, PARAMETERS) is not None
-    completers.check_mounting("front", placed(0.5, assumed=0.5))  # nobody said that it stands there
+    completers.check_mounting("front", placed(0.5, assumed=0.5), PARAMETERS)  # nobody said that it stands there
+    on_axle = NodeParameters(threads=1, grid_frame="axle")  # whose height above the ground nobody knows
+    completers.check_mounting("front", placed(0.5), on_axle)
     assert log.warnings == []
-    completers.check_mounting("front", placed(0.5))
-    completers.check_mounting("front", placed(0.6))
+    completers.check_mounting("front", placed(0.5), standing)
+    completers.check_mounting("front", placed(0.6), standing)
     (warning,) = log.warnings
     assert "front: the camera stands 0.50 m above the ground, the student was trained at 1.65 m" in warning
     assert "a factor of 3.30" in warning
     assert record.model("front").warnings[-1] == warning.removeprefix("front: ")
-    assert completers.get("left", CAMERA, pose, PARAMETERS) is not None
-    completers.check_mounting("left", placed(1.7))
+    corrected = NodeParameters(threads=1, camera_height=1.7)
+    completers.check_mounting("front", placed(1.7), corrected)
     assert len(log.warnings) == 1
+    assert not any("above the ground" in text for text in record.model("front").warnings)

@@ -14,6 +14,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
+from scene_completion_ros.inference.render import said_depth
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_FILE,
@@ -24,6 +25,7 @@ from scene_completion_training.clustering.clusters import (
 )
 from scene_completion_training.configuration import LossWeights, SpatialSettings
 from scene_completion_training.data.module import DataSettings, SequenceSource
+from scene_completion_training.evaluation.checkpoints import observed_density
 from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.export import export_bundle, export_labelled
 from scene_completion_training.gpu_export.graph import gpu_graph
@@ -115,6 +117,11 @@ def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
         inverse = functional.interpolate(bundle.point_code.inverse_depth(code), (96, 320), mode="bilinear")
     expected = 1.0 / (np.logaddexp(0.0, 200.0 * inverse[0, 0].double().numpy()) / 200.0).clip(1e-3)
     np.testing.assert_allclose(completion.depth, expected, rtol=2e-2)
+    seen = observed_density(stored.field_of(DensityField).observe(planes), bundle.canonical, bundle.point_code)
+    pixels = np.array([[20.0, 30.0], [160.5, 60.0]])
+    np.testing.assert_allclose(
+        seen.depth(pixels), said_depth(completion.depth, bundle.canonical, bundle.canonical, pixels), rtol=2e-2
+    )
     encoder = make_encoder(bundle, "onnxruntime", threads=1).encode(image)
     features, volume = GpuGraph(gpu_graph(bundle).SerializeToString(), "test", threads=1).outputs(image[None])
     assert encoder.volume is not None and encoder.volume.any()
@@ -184,6 +191,10 @@ def test_what_cannot_be_is_refused(synthetic_drive: Path, teacher: Path, eyes: P
         TeacherConfiguration(**small_training(synthetic_drive, tmp_path, keep_maps=True, data=data)).check()
     with pytest.raises(ConfigurationError, match="says nothing that stays"):
         train(_settings(synthetic_drive, tmp_path / "none", keep_maps=True, data=data))
+    for wrong in ({"covered": -1}, {"covered": 96}, {"blind": 1.5}, {"blind": float("nan")}, {"nearness": -1.0}):
+        views = dataclasses.replace(data, views=dataclasses.replace(data.views, **wrong))
+        with pytest.raises(ConfigurationError, match="fewer rows than half"):
+            _settings(synthetic_drive, tmp_path, data=views).check()
     frozen = {"freeze_encoder": True, "start_from": str(eyes)}
     with pytest.raises(ConfigurationError, match="the encoder is frozen"):
         _settings(synthetic_drive, tmp_path, depth_only_steps=2, **frozen).check()
