@@ -76,15 +76,18 @@ class SpatialSettings:
         stride: Voxels to a cell of its bird's-eye view, along x and y; 4 is two to three times as fast as 2.
         reduced: Channels of the image's features that a cell looks up.
         widths: Channels of its U-Net, the finest first; each level has half the resolution of the one before.
+        alone_steps: First steps of a training in which the head says nothing. It draws cones behind surfaces, which the
+            decoder would learn to take away again; so the head learns afterwards what the decoder left open.
     """
 
     stride: int = 2
     reduced: int = 16
     widths: tuple[int, ...] = (48, 64, 96, 96)
+    alone_steps: int = 0
 
     def decoder(self, viewpoint: Viewpoint) -> SpatialDecoder:
         """An untrained decoder for a viewpoint; a `ConfigurationError` where there can be none."""
-        if min(self.stride, self.reduced, *self.widths, len(self.widths)) < 1:
+        if min(self.stride, self.reduced, *self.widths, len(self.widths)) < 1 or self.alone_steps < 0:
             raise ConfigurationError(f"{self}", where="spatial", cure="Take positive numbers, and a width or more")
         volume = viewpoint.volume
         return SpatialDecoder(

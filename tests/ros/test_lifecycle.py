@@ -143,7 +143,7 @@ def test_a_bundle_that_cannot_be_used_leaves_a_managed_node_unconfigured(
     managed = start(*MANAGED, bundle=bundle)
     managed.refuse(CONFIGURE)
     assert managed.state == "unconfigured"
-    assert f"cannot configure: parameter bundle: there is no folder {bundle}; name an existing" in managed.node.log
+    assert f"cannot configure: parameter bundle: there is no folder {bundle}; name auto" in managed.node.log
     bundle.mkdir()
     managed.refuse(CONFIGURE)
     assert managed.state == "unconfigured"

@@ -138,7 +138,7 @@ def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec) -
     said = None
     if isinstance(seen, SingleViewObservation) and seen.volume is not None:
         canonical = seen.field.camera
-        depth = ray_depth(seen.depth_code[:, None], spec, ray_camera(canonical))[0].numpy()
+        depth = ray_depth(seen.depth_code.detach()[:, None], spec, ray_camera(canonical))[0].numpy()
         said = functools.partial(said_depth, depth, canonical, camera)
     return Observation(camera, lambda points: _density(seen, points), (spec.near, spec.far), said)
 

@@ -134,6 +134,12 @@ class DensityField(nn.Module):
             return
         self.density_layer.weight[:, : len(DEPTH_UNITS)] = 0.0
 
+    @torch.no_grad()
+    def silence_head(self, logit: float) -> None:
+        """Lets the head say the same everywhere; its hidden units stay."""
+        self.density_layer.weight.zero_()
+        self.density_layer.bias.fill_(logit)
+
     def encode_with_depth(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what `encode` does, and channel 0 of f [B, H/2, W/2]: the inverse depth code of each pixel.
 

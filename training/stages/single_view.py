@@ -6,6 +6,7 @@ neighbours and the street around, and no longer from its pixel alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import Configuration, SpatialSettings
+from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.networks.density_field import DensityField
 
@@ -79,6 +81,20 @@ class SingleViewStage(SingleImageStage):
         super().start_learning()
         if self.settings.freeze_encoder:
             self.encoder.requires_grad_(False)
+
+    def start(self, data: SequencesData) -> None:
+        """Where the decoder in space first learns alone, the head is silent, at the share of occupied samples."""
+        super().start(data)
+        if self.settings.spatial is not None and self.settings.spatial.alone_steps:
+            share = self.settings.data.views.hit_fraction
+            wanted = math.log(share / (1.0 - share))
+            self.field.silence_head((wanted - self.link.offset.item()) / math.exp(self.link.log_scale.item()))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A head that is to be silent does not learn: Adam leaves alone what has no gradient."""
+        spatial = self.settings.spatial
+        if spatial is not None and self.global_step < spatial.alone_steps:
+            self.field.density_layer.weight.grad = None
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Depth of every pixel, rendered patches of loss views, voxel centres."""

@@ -76,6 +76,18 @@ def test_a_decoder_in_space_learns_beside_a_frozen_encoder(eyes: Path, seeing: P
     assert kept == ["key.txt", "known.npy", "map_00.npy"]
 
 
+@pytest.mark.parametrize(("alone", "silent"), [(4, True), (2, False)])
+def test_a_head_may_learn_after_the_decoder(
+    synthetic_drive: Path, eyes: Path, tmp_path: Path, alone: int, silent: bool
+) -> None:
+    spatial = dataclasses.replace(SPATIAL, alone_steps=alone)
+    changes = {"start_from": str(eyes), "spatial": spatial, "freeze_encoder": True, "steps": 4, "learning_rate": 0.05}
+    state = Checkpoint.read(train(_settings(synthetic_drive, tmp_path, **changes))).state
+    assert Checkpoint.read(eyes).state["density_layer.weight"].any()
+    assert bool(state["density_layer.weight"].any()) != silent
+    assert state["spatial.leave.weight"].any()
+
+
 def test_maps_that_are_kept_change_nothing(synthetic_drive: Path, eyes: Path, tmp_path: Path) -> None:
     changes = {"start_from": str(eyes), "spatial": SPATIAL, "freeze_encoder": True}
     data = _data(synthetic_drive, 2)
@@ -123,10 +135,12 @@ def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
         seen.depth(pixels), said_depth(completion.depth, bundle.canonical, bundle.canonical, pixels), rtol=2e-2
     )
     encoder = make_encoder(bundle, "onnxruntime", threads=1).encode(image)
-    features, volume = GpuGraph(gpu_graph(bundle).SerializeToString(), "test", threads=1).outputs(image[None])
+    features, volume, depth = GpuGraph(gpu_graph(bundle).SerializeToString(), "test", threads=1).outputs(image[None])
     assert encoder.volume is not None and encoder.volume.any()
     np.testing.assert_allclose(features[0], encoder.features, atol=1e-3)
     np.testing.assert_allclose(volume[0], encoder.volume, atol=1e-3)
+    assert encoder.depth is not None
+    np.testing.assert_allclose(depth[0], encoder.depth, rtol=1e-3)
 
 
 def test_densities_of_a_volume_are_stretched_with_it(seeing: Path, tmp_path: Path) -> None:
