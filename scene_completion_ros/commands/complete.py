@@ -40,10 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query",
     )
     parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="DIR",
-        help="student bundle, or name of a shipped one",
+        "--bundle", type=Path, metavar="DIR", help="folder or name of a student (default: kitti_student)"
     )
     parser.add_argument(
         "--engine",

@@ -37,10 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
     )
     parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="DIR",
-        help="student bundle, or name of a shipped one",
+        "--bundle", type=Path, metavar="DIR", help="folder or name of a student (default: kitti_student)"
     )
     parser.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
 

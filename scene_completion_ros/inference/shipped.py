@@ -15,7 +15,7 @@ from scene_completion_ros.inference.gpu.options import EngineOptions
 
 AUTO = "auto"
 LARGE = "street_large"
-"""The one that `auto` takes where it can."""
+"""The one that `auto` takes where it can; a package may come without it."""
 CAMERA_RATE_HZ = 10.0
 """Taken for the rate of a camera of which nothing is known."""
 SHARE_OF_PERIOD = 0.6
@@ -28,7 +28,7 @@ def shipped_students(models: Path = DEFAULT_BUNDLE.parent) -> tuple[str, ...]:
 
 
 def open_student(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.parent) -> StudentBundle:
-    """The student of a folder or of a name; the default one where nothing is named.
+    """The student of a folder or of a name; the default one where nothing, or "auto", is named.
 
     Raises:
         BundleError: It is none.

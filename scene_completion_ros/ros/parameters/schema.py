@@ -133,9 +133,9 @@ class NodeParameters:
 
     bundle: str = _parameter(
         AUTO,
-        "Folder of the student bundle, or the name of one that comes with the package. `auto` takes the large one "
-        "where there is a GPU for it, or where its encoder keeps `largest_rate` (or 10/s) of every camera on the CPU. "
-        "The node logs which one, and why.",
+        "Folder of the student bundle, or the name of one that comes with the package. `auto` takes "
+        "`street_large`, in a package that has it, where a GPU runs it, or its encoder keeps `largest_rate` (or 10/s) "
+        "of every camera on the CPU; otherwise the default one. The node logs which one, and why.",
         path="student",
     )
     engine: EngineName = _parameter(
