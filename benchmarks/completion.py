@@ -8,16 +8,19 @@ the stages from image to SemanticVoxels, without and with semantics. Rows whose 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import multiprocessing
 import os
 import platform
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery, density_reference
+from scene_completion_ros.inference.shipped import shipped_students
 from scene_completion_ros.jit import kernel_threads
 
 REFERENCE_VOXELS = 65536
@@ -48,11 +52,25 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads for everything")
     parser.add_argument("--repeats", type=int, default=20, help="runs a row; the naive query is run a quarter as often")
+    parser.add_argument(
+        "--beside",
+        nargs="*",
+        metavar="DIR[:ENGINE]",
+        default=[
+            f"{DEFAULT_BUNDLE.parent / name}:{engine}"
+            for name in shipped_students()
+            for engine in ("auto", "openvino_bf16")
+        ],
+        help="students to compare with it, frame by frame (default: those that the package ships)",
+    )
     arguments = parser.parse_args()
     bundle = StudentBundle.load(arguments.bundle)
     print(hardware(arguments.threads), flush=True)
     # The pipeline comes first: peak memory must not contain torch.
     print("\n" + pipeline_table(bundle, arguments.threads, arguments.repeats), flush=True)
+    if arguments.beside:
+        students = [f"{arguments.bundle}:auto", *arguments.beside]
+        print("\n" + students_table(list(dict.fromkeys(students)), arguments.threads, arguments.repeats), flush=True)
     if not bundle.head.label_hidden:
         print("\nThe student has no labels: what those cost was not measured.", flush=True)
     elif importlib.util.find_spec("onnx"):
@@ -101,6 +119,56 @@ def pipeline_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
         + f"\n\n{rate:.1f} Hz with {completer.engine}; {np.median(occupied):.0f} voxels occupied; "
         + f"ready after {ready:.1f} s; peak resident memory {peak:.0f} MiB"
     )
+
+
+def students_table(students: Sequence[str], threads: int, repeats: int) -> str:
+    """Whole frames of several students, each in a process of its own, which take the same images in turn.
+
+    Args:
+        students: ``FOLDER:ENGINE`` or ``FOLDER`` of each; ratios are to the first one.
+    """
+    asked = [(folder, engine or "auto") for folder, _, engine in (name.partition(":") for name in students)]
+    stages = ("encode", "query", "march", "assemble", "label", "total")
+    milliseconds = np.zeros((len(asked), repeats, len(stages)))
+    answers: list[Any] = []
+    with contextlib.ExitStack() as stack:
+        spawn = multiprocessing.get_context("spawn")
+        workers = [stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in asked]
+        for frame in range(-1, repeats):  # the first one, which does not count, opens the student
+            answers = [
+                worker.submit(frame_of, *one, threads, max(frame, 0)).result()
+                for worker, one in zip(workers, asked, strict=True)
+            ]
+            milliseconds[:, frame] = [[answer[0][stage] for stage in stages] for answer in answers]
+    totals = milliseconds[:, :, -1]
+    # Ratios of each image, because the load of the machine changes meanwhile.
+    rows = [
+        (
+            f"{Path(folder).name}, {engine}",
+            *(f"{value:.1f}" for value in np.median(milliseconds[which], axis=0)),
+            f"{np.median(totals[0] / totals[which]):.2f}",
+            f"{voxels}",
+            f"{peak:.0f}",
+        )
+        for which, ((folder, _), (_, engine, voxels, peak)) in enumerate(zip(asked, answers, strict=True))
+    ]
+    header = ("student", *(f"{stage} p50 ms" for stage in stages), "times as fast", "voxels", "peak MiB")
+    return table(header, rows)
+
+
+def frame_of(folder: str, engine: str, threads: int, frame: int) -> tuple[dict[str, float], str, int, float]:
+    """One frame in a process of its own: milliseconds of its stages, the engine, the voxels, the peak memory in MiB."""
+    completer, images = opened(folder, engine, threads)
+    result = completer.complete(images[frame % len(images)])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return result.timings_ms, completer.engine, len(result.voxels), peak
+
+
+@functools.cache
+def opened(folder: str, engine: str, threads: int) -> tuple[Completer, list[NDArray[np.uint8]]]:
+    """A student, and the images of the bundled drive."""
+    camera, images = demo_drive()
+    return Completer(StudentBundle.load(Path(folder)), camera, engine=engine, threads=threads), images
 
 
 def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:

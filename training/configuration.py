@@ -285,11 +285,12 @@ class Configuration:
                 cure="Change one of them",
             )
         views, rows = self.data.views, self.viewpoint().camera.height
-        if not (0.0 <= views.blind <= 1.0 and views.nearness >= 0.0 and 0 <= 2 * views.covered < rows):
+        usual = 0.0 <= views.blind <= 1.0 and views.nearness >= 0.0 and 0.0 <= views.misread <= 5.0
+        if not (usual and 0 <= 2 * views.covered < rows):
             raise ConfigurationError(
-                f"blind={views.blind}, nearness={views.nearness}, covered={views.covered}",
+                f"blind={views.blind}, nearness={views.nearness}, misread={views.misread}, covered={views.covered}",
                 where="data.views",
-                cure="Take a share from 0 to 1, a power of at least 0, and fewer rows than half of the image",
+                cure="Take a share from 0 to 1, a power of 0 or more, up to 5°, and fewer rows than half of the image",
             )
         if self.keep_maps and not self.keeps_maps:
             raise ConfigurationError(f"stage {self.stage} keeps none", where="keep_maps", cure="Set it to false")

@@ -192,7 +192,13 @@ def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export_bundle(
-    checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]
+    checkpoint: Path,
+    folder: Path,
+    *,
+    name: str,
+    licence: str,
+    provenance: Mapping[str, Any],
+    keep_weights: bool = True,
 ) -> StudentBundle:
     """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
 
@@ -202,6 +208,7 @@ def export_bundle(
         checkpoint: Checkpoint of `train`; it holds the configuration and the range of focal lengths, which go along.
         licence: Licence of the weights, which follows from the training data.
         provenance: What it was trained on and how.
+        keep_weights: Write also the unfolded weights, which nothing but further training needs.
     """
     stored = Checkpoint.read(checkpoint)
     field, camera, record = stored.field_of(DensityField), stored.camera, stored.record
@@ -229,17 +236,25 @@ def export_bundle(
         licence=licence,
     )
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
-    return bundle.save(folder, encoder_onnx(field, camera), weights)
+    return bundle.save(folder, encoder_onnx(field, camera), weights if keep_weights else None)
 
 
 def export_labelled(
-    checkpoint: Path, student: StudentBundle, classes: Path, folder: Path, *, name: str, licence: str
+    checkpoint: Path,
+    student: StudentBundle,
+    classes: Path,
+    folder: Path,
+    *,
+    name: str,
+    licence: str,
+    keep_weights: bool = True,
 ) -> tuple[StudentBundle, float]:
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
     Args:
         checkpoint: Checkpoint of stage `feature_field` or `semantics` whose density is that of the student.
         classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
+        keep_weights: Write also the unfolded weights, which nothing but further training needs.
 
     Returns:
         The bundle, and the share of points to which its label head gives the class of their cluster.
@@ -276,7 +291,7 @@ def export_labelled(
             },
         },
     )
-    weights = student.load_weights()
+    weights = student.load_weights() if keep_weights else None
     return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement
 
 

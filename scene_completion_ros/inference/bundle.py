@@ -254,7 +254,7 @@ class StudentBundle:
             files |= {self.gpu_encoders[precision].file: graph for precision, graph in kept.items()}
             manifest[FIELD] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
         _write(folder, files | {MANIFEST: _serialised(manifest)})
-        for name in {gpu_encoder_file(precision) for precision in PRECISIONS} - files.keys():
+        for name in {WEIGHTS, *(gpu_encoder_file(precision) for precision in PRECISIONS)} - files.keys():
             (folder / name).unlink(missing_ok=True)
         return StudentBundle.load(folder)
 

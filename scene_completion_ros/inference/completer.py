@@ -18,6 +18,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.image_content import BLIND, shown_share
 from scene_completion_ros.inference.scene_query import (
     DenseField,
     HostSceneQuery,
@@ -27,7 +28,7 @@ from scene_completion_ros.inference.scene_query import (
     ray_camera,
 )
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 # Rays of which at least this part leaves the grid met nothing in it.
 LARGEST_TRANSMITTANCE = 0.5
@@ -38,6 +39,10 @@ LARGEST_HEIGHT_RATIO = 1.15
 PITCH_TOLERANCE_DEG = 1.0
 # More stretching than this shows the network blurred images, which it was not trained with.
 LARGEST_STRETCH = 1.25
+
+# What the states become where nothing was seen.
+_INFERRED = np.arange(len(VoxelState), dtype=np.uint8)
+_INFERRED[[VoxelState.FREE_SEEN, VoxelState.SURFACE]] = VoxelState.FREE_INFERRED, VoxelState.COMPLETED
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +62,8 @@ class Completion:
         image: uint8 [H, W, 3], the canonical image.
         timings_ms: Milliseconds of resample, encode, query, march, assemble, label (next to none where the student
             knows no classes), and their total.
+        shown: Share of the image that shows anything, see `image_content`. Below `BLIND` there no voxel counts as seen:
+            all that is said was inferred.
     """
 
     voxels: SemanticVoxels
@@ -66,6 +73,7 @@ class Completion:
     depth_camera: Camera
     image: NDArray[np.uint8]
     timings_ms: dict[str, float]
+    shown: float = 1.0
 
     @property
     def alpha(self) -> NDArray[np.float32]:
@@ -203,12 +211,13 @@ class Completer:
         clock.lap("resample")
         answer = self._query(image)
         assembling = StageClock()
+        shown = shown_share(image)
         answer.depth[~self._ray_covered] = np.nan
         voxels = SemanticVoxels(
             grid=self.grid,
             grid_from_camera=self.grid_from_camera,
             stamp_ns=stamp_ns,
-            state=answer.state,
+            state=answer.state if shown >= BLIND else _INFERRED[answer.state],
             index=axis_indices(answer.occupied, self.grid.shape),
             probability=answer.probability,
             label=answer.label,
@@ -227,6 +236,7 @@ class Completer:
             depth_camera=self.depth_camera,
             image=image,
             timings_ms={**times_ms, "total": 1e3 * (time.perf_counter() - started_s)},
+            shown=shown,
         )
 
 

@@ -13,7 +13,7 @@ from benchmarks import gpu
 from benchmarks.completion import naive_query
 from benchmarks.gpu import Speeds, Work, canonical_image, torch_encoder, torch_outputs
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
@@ -23,6 +23,7 @@ from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
+from tests.inference.small_bundle import PLAIN_STUDENT
 from tests.training.small_students import CAMERA, make_spatial_student
 
 
@@ -159,7 +160,7 @@ def test_what_reads_the_cache_compiles() -> None:
 
 @pytest.mark.parametrize(("half", "allowed"), [(False, 1e-3), (True, 2e-2)], ids=["float32", "float16"])
 def test_the_encoder_in_torch_is_that_of_the_bundle(half: bool, allowed: float) -> None:
-    bundle = StudentBundle.load(DEFAULT_BUNDLE)
+    bundle = StudentBundle.load(PLAIN_STUDENT)
     image = canonical_image(bundle)
     (found,) = torch_outputs(bundle, "cpu", half=half)(torch.from_numpy(image[None]))
     assert found.dtype == (torch.float16 if half else torch.float32)
@@ -198,4 +199,4 @@ def test_a_knot_of_the_volume_is_read_for_each_sample(bundle: GpuStudent, spatia
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")
 def test_without_a_gpu_torch_says_so() -> None:
     with pytest.raises(GpuError, match="torch sees no GPU"):
-        torch_encoder(StudentBundle.load(DEFAULT_BUNDLE), None, "fp16")  # type: ignore[arg-type]
+        torch_encoder(StudentBundle.load(PLAIN_STUDENT), None, "fp16")  # type: ignore[arg-type]

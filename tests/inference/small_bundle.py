@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from scene_completion_ros.geometry import Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.scene_query import ray_camera
@@ -22,6 +22,8 @@ from scene_completion_ros.inference.scene_query import ray_camera
 CANONICAL = Camera(fx=371.2, fy=371.2, cx=319.5, cy=90.0, width=640, height=192)
 CHANNELS = 64
 SAID_DEPTH = 15.0
+PLAIN_STUDENT = DEFAULT_BUNDLE.parent / "kitti_student"
+"""A student of the package without a decoder in space."""
 
 
 def random_head(seed: int = 0, channels: int = CHANNELS, density_bias: float = 0.0) -> HeadWeights:

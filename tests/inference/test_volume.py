@@ -159,7 +159,8 @@ def test_what_the_volume_calls_occupied_lies_where_it_says(student: StudentBundl
 def test_the_depth_that_it_says_is_shown_and_ends_what_is_seen(student: StudentBundle) -> None:
     """15 m everywhere; the block of the volume stands in front of it and ends the view there."""
     completer = Completer(student, CANONICAL, threads=1)
-    found = completer.complete(np.full((192, 640, 3), 127, np.uint8))
+    chequered = np.where(np.indices((192, 640)).sum(axis=0)[..., None] % 2, 100, 154)  # of grey, nothing counts as seen
+    found = completer.complete(chequered.repeat(3, axis=2).astype(np.uint8))
     np.testing.assert_allclose(found.shown_depth, SAID_DEPTH)
     assert not found.transmittance.any()
     centres = np.stack(np.meshgrid(*DEFAULT_GRID.axis_centres(), indexing="ij"), axis=-1)

@@ -54,6 +54,7 @@ class Model:
         self.completed_with: list[dict[str, Any]] = []
         self.released_in: list[str] = []
         self.unusable: Camera | None = None
+        self.shown = 1.0
         self.building, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
 
@@ -71,7 +72,8 @@ class Model:
             voxels = some_voxels(3, stamp_ns)
             nothing = np.zeros(voxels.state.shape, np.float32)
             times = dict.fromkeys(topics.STAGES, 1.0)
-            return Completion(voxels, HostField(nothing, nothing), DEPTH, TRANSMITTANCE, CAMERA, image, times)
+            dense = HostField(nothing, nothing)
+            return Completion(voxels, dense, DEPTH, TRANSMITTANCE, CAMERA, image, times, self.shown)
 
         made = Built(complete)
         weakref.finalize(made, lambda: self.released_in.append(threading.current_thread().name))
@@ -381,6 +383,20 @@ def test_an_image_that_waits_is_given_up_by_a_deactivation(own: Any, node: Compl
     assert [stamp_ns for _, stamp_ns in model.completed] == [2]
     assert node.counters.dropped == {"deactivated": 1}
     assert len(model.built) == 1
+
+
+@pytest.mark.parametrize(("shown", "so"), [(0.02, "no voxel counts as seen"), (0.45, "the rest is a guess"), (0.7, "")])
+def test_images_that_show_little_are_warned_of(
+    node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch, shown: float, so: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(node.counters, "warn", lambda key, text: said.append(f"{key}: {text}"))
+    model.shown = shown
+    show_in_turn(node, 1)
+    wait_for(lambda: node.counters.processed == 1)
+    assert len(said) == bool(so) and all(
+        f"only {100 * shown:.0f} % of the image" in text and so in text for text in said
+    )
 
 
 def test_nothing_is_saved_without_a_folder(node: CompletionNode) -> None:

@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--student", type=Path, metavar="DIR", help="with --classes: the bundle that the features were trained on"
     )
+    parser.add_argument(
+        "--without-weights",
+        action="store_true",
+        help="leave out weights.safetensors, which nothing but further training needs: half the size",
+    )
     parser.add_argument("--trained-on", default="", help="what it was trained on, for the bundle's provenance")
 
 
@@ -37,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         licence=arguments.licence,
         provenance={"trained_on": arguments.trained_on, "checkpoint": arguments.checkpoint.name},
+        keep_weights=not arguments.without_weights,
     )
     _print_files(arguments.bundle)
     fitted_on = bundle.provenance["calibration"]["fitted_on"]
@@ -62,6 +68,7 @@ def _run_labelled(arguments: argparse.Namespace) -> int:
         arguments.bundle,
         name=arguments.name,
         licence=arguments.licence,
+        keep_weights=not arguments.without_weights,
     )
     _print_files(arguments.bundle)
     print(

@@ -63,6 +63,9 @@ class ViewSettings:
             anew for each edge. A turned camera shows where the recording ends, and so by how much it was turned.
         blind: Share of the images that show little or nothing: black, white, noise, night, or half covered. What the
             losses ask for stays, so that the network learns to fall back on where things are on average.
+        misread: How far the horizon is misread, degrees, one standard deviation: the voxels of each sample then lie,
+            along their rays, where an encoder that errs by that much would put them. An encoder knows the depth of the
+            streets that it learned from better than that of others, and who learns from it believes it too much.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
         far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
@@ -82,6 +85,7 @@ class ViewSettings:
     roll: float = 0.1
     covered: int = 0
     blind: float = 0.0
+    misread: float = 0.0
     colour_jitter: bool = True
     mirror: bool = True
     far_views: bool = False
@@ -349,8 +353,12 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         )
         # Evidence of one good view is enough; what was seen once from afar counts less.
         weight = np.minimum(frame.evidence[chosen].astype(np.float32) / 0.5, 1.0)
+        points = self._in_encoder(draw, frame.points[chosen])
+        if self.settings.misread:
+            angle = generator.normal(0.0, np.radians(self.settings.misread))
+            points = misread(points, angle, self.viewpoint.height_above_ground)
         return {
-            "points": self._in_encoder(draw, frame.points[chosen]),
+            "points": points,
             "target": torch.from_numpy(frame.target[chosen].astype(np.float32) / 255.0),
             "weight": torch.from_numpy(weight),
         }
@@ -360,6 +368,15 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
+
+
+def misread(points: Tensor, angle: float, height: float) -> Tensor:
+    """Where points [M, 3] (optical frame, metres) seem to lie to who takes the horizon for higher by an angle, radians.
+
+    The depth z of the ground follows from its angle below the horizon, about height / z. What stands on the ground
+    moves with it, along its ray; depths are halved or doubled at most.
+    """
+    return points / (1.0 + angle / height * points[:, 2:]).clamp(0.5, 2.0)
 
 
 def covered_edges(

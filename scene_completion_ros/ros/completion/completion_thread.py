@@ -19,6 +19,7 @@ from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.image_content import BLIND, MOSTLY
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.messages.drop_reasons import DropReason
@@ -278,7 +279,15 @@ class CompletionThread:
                 )
                 return None
             self._completers.check_mounting(image.name, image.placement, parameters)
-            return completer.complete(pixels, stamp_nanoseconds(header.stamp)), decode_ms
+            completion = completer.complete(pixels, stamp_nanoseconds(header.stamp))
+            if completion.shown < MOSTLY:
+                so = "no voxel counts as seen" if completion.shown < BLIND else "the rest is a guess"
+                self._counters.warn(
+                    f"{image.topic}: blind",
+                    f"{image.topic}: only {100.0 * completion.shown:.0f} % of the image shows anything, {so}. Is the "
+                    "lens covered, or is it too dark or too bright?",
+                )
+            return completion, decode_ms
         except (ImageError, CameraError) as error:
             self._counters.drop(DropReason.BAD_IMAGE, f"{image.topic}: {error}", header=header)
         except GpuError as error:

@@ -22,12 +22,13 @@ import numpy as np
 from scene_completion_ros import cli
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.sealed_file import read_header
 from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
 from scene_completion_ros.inference.gpu.tensorrt_runtime import load_tensorrt
 from tests.inference.gpu.small_gpu_bundle import gpu_encoder, make_gpu_bundle
+from tests.inference.small_bundle import PLAIN_STUDENT
 
 # What is called, with the arguments that it is called with; what is read; and what is set, which ends in "=".
 _LOGGING = {
@@ -156,7 +157,7 @@ def build(folder: Path, precision: str) -> dict[str, Any]:
 
 def build_shipped(_: Path) -> dict[str, Any]:
     """The same of the student that comes with the package."""
-    return build_for(StudentBundle.load(DEFAULT_BUNDLE), "fp16")
+    return build_for(StudentBundle.load(PLAIN_STUDENT), "fp16")
 
 
 def build_spatial(folder: Path, precision: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import GpuError, SceneCompletionError
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
 from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.inference.gpu.kernels import (
@@ -22,6 +22,7 @@ from scene_completion_ros.inference.gpu.kernels import (
 )
 from scene_completion_ros.voxels.occupancy_kernel import BINS
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
+from tests.inference.small_bundle import PLAIN_STUDENT
 
 ARCHITECTURES = ((7, 5), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0))
 # Two blocks of 256 threads fit on a processor with 65536 registers where a thread takes 128, four where it takes 64.
@@ -40,7 +41,7 @@ needs_compiler = pytest.mark.skipif(
 @pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
 @pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
 def test_no_kernel_spills_on_any_gpu(capability: tuple[int, int], half: bool) -> None:
-    head = StudentBundle.load(DEFAULT_BUNDLE).head
+    head = StudentBundle.load(PLAIN_STUDENT).head
     assert_fits(compile_kernels(KernelSizes.of(head, half_features=half), capability))
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
@@ -40,7 +40,7 @@ from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import SHIM, HostCompiler, compile_for_the_cpu
-from tests.inference.small_bundle import random_head, volume_reading, with_labels
+from tests.inference.small_bundle import PLAIN_STUDENT, random_head, volume_reading, with_labels
 
 CODE = PointCodeSpec()
 CANONICAL = Camera(fx=185.0, fy=185.0, cx=159.5, cy=45.75, width=320, height=96)
@@ -482,7 +482,7 @@ def test_densities_and_logits_that_the_pipeline_does_not_ask_for(device: Devices
 
 
 def test_the_shipped_student_in_both_precisions(device: Devices) -> None:
-    head = StudentBundle.load(DEFAULT_BUNDLE).head
+    head = StudentBundle.load(PLAIN_STUDENT).head
     for half in (True, False):
         run = run_of(device(head, half=half), head, threshold=0.3)
         found = check(run, feature_map(head), half=half)

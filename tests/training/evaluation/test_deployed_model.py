@@ -55,7 +55,11 @@ def test_a_deployed_student_is_scored_by_its_own_names(street: PosedSequence) ->
     (metric,) = score([model], [street])
     assert metric.compute(model.names("hungarian"))[51.2].voxels > 0
     with pytest.raises(ConfigurationError, match="cluster_01"):
-        DeployedLabels(dataclasses.replace(shipped, class_names=tuple(f"cluster_0{n}" for n in range(1, 8))))
+        DeployedLabels(
+            dataclasses.replace(
+                shipped, class_names=tuple(f"cluster_0{n}" for n in range(1, 1 + len(shipped.class_names)))
+            )
+        )
 
 
 def test_student_is_scored_as_it_is_deployed(window: Window, student: StudentBundle) -> None:

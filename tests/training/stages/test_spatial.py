@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.inference.bundle import WEIGHTS
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
@@ -29,6 +30,7 @@ from scene_completion_training.evaluation.checkpoints import observed_density
 from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.export import export_bundle, export_labelled
 from scene_completion_training.gpu_export.graph import gpu_graph
+from scene_completion_training.gpu_export.parity import ONNX, Reference
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
@@ -143,6 +145,16 @@ def test_it_is_deployed_with_its_volume(seeing: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(depth[0], encoder.depth, rtol=1e-3)
 
 
+def test_weights_for_further_training_may_stay_behind(seeing: Path, tmp_path: Path) -> None:
+    whole = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={})
+    assert whole.load_weights()
+    slim = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={}, keep_weights=False)
+    assert slim.read_encoder() == whole.read_encoder() and not (tmp_path / "bundle" / WEIGHTS).exists()
+    with pytest.raises(BundleError, match="is missing"):
+        slim.load_weights()
+    assert Reference(slim, threads=1).name == ONNX  # encoders for GPUs can be made of it all the same
+
+
 def test_densities_of_a_volume_are_stretched_with_it(seeing: Path, tmp_path: Path) -> None:
     bundle = export_bundle(seeing, tmp_path / "bundle", name="t", licence="none", provenance={})
     head = DensityStretch(2.0, 0.5).of_head(bundle.head)
@@ -205,7 +217,14 @@ def test_what_cannot_be_is_refused(synthetic_drive: Path, teacher: Path, eyes: P
         TeacherConfiguration(**small_training(synthetic_drive, tmp_path, keep_maps=True, data=data)).check()
     with pytest.raises(ConfigurationError, match="says nothing that stays"):
         train(_settings(synthetic_drive, tmp_path / "none", keep_maps=True, data=data))
-    for wrong in ({"covered": -1}, {"covered": 96}, {"blind": 1.5}, {"blind": float("nan")}, {"nearness": -1.0}):
+    for wrong in (
+        {"covered": -1},
+        {"covered": 96},
+        {"blind": 1.5},
+        {"blind": float("nan")},
+        {"nearness": -1.0},
+        {"misread": 6.0},
+    ):
         views = dataclasses.replace(data, views=dataclasses.replace(data.views, **wrong))
         with pytest.raises(ConfigurationError, match="fewer rows than half"):
             _settings(synthetic_drive, tmp_path, data=views).check()
