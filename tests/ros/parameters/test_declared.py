@@ -81,7 +81,7 @@ def test_overrides_are_read(context: Any, grid_file: Path) -> None:
         ("threads", "two", "of type integer: 0 to 256"),
         ("image_transport", "theora", "choose one of raw, compressed"),
         ("rectified", "yes", "of type boolean: true or false"),
-        ("bundle", "/nowhere/bundle", "no folder /nowhere/bundle; name auto, kitti_student, or an existing folder"),
+        ("bundle", "/no/bundle", "no folder /no/bundle; name auto, kitti_student, street_large, or an existing folder"),
         ("grid_file", "/nowhere/grid.yaml", "no file /nowhere/grid.yaml; name an existing file, or empty"),
     ],
 )
