@@ -392,6 +392,7 @@ def test_images_that_show_little_are_warned_of(
     said: list[str] = []
     monkeypatch.setattr(node.counters, "warn", lambda key, text: said.append(f"{key}: {text}"))
     model.shown = shown
+    calibrate(node, CAMERA)
     show_in_turn(node, 1)
     wait_for(lambda: node.counters.processed == 1)
     assert len(said) == bool(so) and all(
