@@ -211,7 +211,7 @@ class Completer:
         clock.lap("resample")
         answer = self._query(image)
         assembling = StageClock()
-        shown = shown_share(image)
+        shown = shown_share(image, self._resampler.validity)
         answer.depth[~self._ray_covered] = np.nan
         voxels = SemanticVoxels(
             grid=self.grid,

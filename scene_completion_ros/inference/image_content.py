@@ -18,15 +18,22 @@ BLIND = 0.3
 """Share of windows below which nothing counts as seen. The same streets, 25 times darker, had 0.05 to 0.26."""
 
 
-def shown_share(image_rgb: NDArray[np.uint8]) -> float:
-    """Share of the windows of an image, uint8 [H, W, 3] RGB, that show something, 0..1."""
+def shown_share(image_rgb: NDArray[np.uint8], covered: NDArray[np.bool_] | None = None) -> float:
+    """Share of the windows of an image, uint8 [H, W, 3] RGB, that show something, 0..1.
+
+    Args:
+        covered: bool [H, W], the pixels that the camera covers: windows with others do not count. None for all.
+    """
     grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    edge = max(LEAST_EDGE, grey.shape[0] // ROWS)
-    rows, columns = (max(2, side // edge) for side in grey.shape)
-    # Less the mean of all, so that the difference of the squares keeps its digits in float32.
-    grey = (grey - grey.mean())[: rows * edge, : columns * edge]
-    mean, square = (
-        cv2.blur(cv2.resize(values, (columns, rows), interpolation=cv2.INTER_AREA), (2, 2))[1:, 1:]
-        for values in (grey, grey * grey)
-    )
-    return float(np.mean(square - mean * mean >= FAINTEST**2))
+    grey -= grey.mean()  # so that the difference of the squares keeps its digits in float32
+    shows = _windows(grey * grey) - _windows(grey) ** 2 >= FAINTEST**2
+    counted = np.ones_like(shows) if covered is None else _windows(covered.astype(np.float32)) > 0.999
+    return float(shows[counted].mean()) if counted.any() else 1.0
+
+
+def _windows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over all windows of two by two cells."""
+    edge = max(LEAST_EDGE, values.shape[0] // ROWS)
+    rows, columns = (max(2, side // edge) for side in values.shape)
+    cells = cv2.resize(values[: rows * edge, : columns * edge], (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.blur(cells, (2, 2))[1:, 1:], np.float32)

@@ -32,6 +32,10 @@ def test_the_share_of_an_image_that_shows_something() -> None:
     rows, columns = np.mgrid[:24, :96]
     image[:24] = np.where((rows + columns)[..., None] % 2, 110, 90)
     assert shown_share(image) == pytest.approx(6 / 23)
+    covered = np.zeros((96, 96), np.bool_)
+    assert shown_share(image, covered) == 1.0  # nothing to judge by
+    covered[:48] = True
+    assert shown_share(image, covered) == pytest.approx(6 / 11)
     image[:24] = np.where((rows + columns)[..., None] % 2, 101, 100)  # as noise of a sensor is
     assert shown_share(image) == 0.0
 
