@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ CAMERA_RATE_HZ = 10.0
 """Taken for the rate of a camera of which nothing is known."""
 SHARE_OF_PERIOD = 0.6
 """Of the time from one image to the next, what the encoder may take: voxels, messages and other nodes need the rest."""
+LEAST_WORK_S = 0.3
+"""Seconds of one thread that an image costs the large one's encoder at least: half of what was measured (0.7, see
+docs/benchmarks.md). Where less is allowed, nothing is tried: opening it takes seconds and half a gigabyte."""
 
 
 def shipped_students(models: Path = DEFAULT_BUNDLE.parent) -> tuple[str, ...]:
@@ -72,23 +76,25 @@ def choose_student(
         return open_student(named, models=models), "it is named"
     if LARGE not in shipped_students(models):
         return open_student(None), "it is the default"
+    allowed_s = SHARE_OF_PERIOD / (rate_hz or CAMERA_RATE_HZ)
+    wanted = f"{rate_hz or CAMERA_RATE_HZ:g} images a second"
     try:
         large = StudentBundle.load(models / LARGE)
         if _gpu_can(large, engine, gpu or EngineOptions()):
             return large, "there is a GPU for it"
         if engine == "tensorrt":
             return open_student(None), f"a GPU cannot run {LARGE} here"
+        if (threads or len(os.sched_getaffinity(0))) * allowed_s < LEAST_WORK_S:
+            return open_student(None), f"{LARGE} needs more threads for {wanted}, or a GPU with an encoder for it"
         encoder = make_encoder(large, cpu_engine() if engine == "auto" else engine, threads=threads)
     except SceneCompletionError as error:
         return open_student(None), f"{LARGE} cannot be used: {error}"
-    allowed_s = SHARE_OF_PERIOD / (rate_hz or CAMERA_RATE_HZ)
     image = np.zeros((large.canonical.height, large.canonical.width, 3), np.uint8)
     taken = []
     for _ in range(3):  # the first one is slower
         started = clock()
         encoder(image)
         taken.append(clock() - started)
-    wanted = f"{rate_hz or CAMERA_RATE_HZ:g} images a second"
     said = f"the encoder of {LARGE} takes {1e3 * min(taken):.0f} ms here, and {wanted} leave it {1e3 * allowed_s:.0f}"
     return (large, said) if min(taken) <= allowed_s else (open_student(None), said)
 

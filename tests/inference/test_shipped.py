@@ -40,6 +40,12 @@ def test_students_are_named_by_their_folders(models: Path, tmp_path: Path) -> No
         open_student("no_student", models=models)
 
 
+@pytest.fixture
+def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "LEAST_WORK_S", 0.0)
+
+
+@pytest.mark.usefixtures("_little_work")
 @pytest.mark.parametrize(
     ("encoder_s", "rate_hz", "large"), [(0.05, 0.0, True), (0.07, 0.0, False), (0.07, 5.0, True), (0.05, 20.0, False)]
 )
@@ -54,6 +60,20 @@ def test_the_large_one_is_taken_where_it_keeps_the_rate(
     assert f"takes {1e3 * encoder_s:.0f} ms here, and {rate_hz or 10.0:g} images a second leave it" in why
 
 
+@pytest.mark.parametrize(("threads", "rate_hz", "tried"), [(4, 10.0, False), (6, 10.0, True), (1, 1.0, True)])
+def test_nothing_is_tried_where_it_cannot_be_fast_enough(
+    models: Path, threads: int, rate_hz: float, tried: bool
+) -> None:
+    """By hand: 0.3 s of one thread an image; 60 ms of four threads are 0.24 s."""
+    times = ticking(0.01)
+    found, why = choose_student("auto", threads=threads, rate_hz=rate_hz, models=models, clock=lambda: next(times))
+    assert (found.name == LARGE) == tried == (next(times) > 0.0)
+    assert (
+        tried or why == f"{LARGE} needs more threads for {rate_hz:g} images a second, or a GPU with an encoder for it"
+    )
+
+
+@pytest.mark.usefixtures("_little_work")
 def test_a_gpu_is_reason_enough(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "gpu_is_offered", lambda bundle: True)
     times = ticking(9.0)
