@@ -188,7 +188,14 @@ def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
         kept["features"]["model"] = Path(kept["features"].get("model", "")).name
     if "data" in kept:
         kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}
+        for group in kept["data"].keys() & {"sources", "validation"}:
+            kept["data"][group] = [{**one, "folder": _name_of(one["folder"])} for one in kept["data"][group]]
     return kept
+
+
+def _name_of(folder: str) -> str:
+    """The folder of a source as it lies in the data; of one with its place on a machine, the last three parts."""
+    return str(Path(*Path(folder).parts[-3:])) if Path(folder).is_absolute() else folder
 
 
 def export_bundle(

@@ -64,6 +64,6 @@ def test_nothing_is_certain_of_images_that_show_nothing(name: str, street: tuple
         found = completer.complete(image)
         if image is not noise:
             assert found.shown == 0.0 and not np.isin(found.voxels.state, SEEN).any()
-        # Of streets that were driven through, about a tenth is occupied there.
+        # Neither student may be sure that all of it is free.
         assert found.probability[obstacles].mean() > 0.02
     assert np.isin(completer.complete(photograph).voxels.state, SEEN).any()

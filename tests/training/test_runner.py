@@ -28,7 +28,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Trainin
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.view_batches import ViewSettings
-from scene_completion_training.export import export_bundle
+from scene_completion_training.export import _without_places, export_bundle
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.runner import make_stage, train
@@ -307,3 +307,12 @@ def test_two_processes_train_one_teacher(synthetic_drive: Path, teacher: Path, t
     alone = Checkpoint.read(teacher).state["fusion.position_layer.weight"]
     assert torch.isfinite(together["fusion.position_layer.weight"]).all()
     assert not torch.equal(together["fusion.position_layer.weight"], alone)  # the second one's samples count too
+
+
+def test_what_a_bundle_tells_of_its_training_names_no_place_on_a_machine() -> None:
+    sources = [{"folder": "/home/me/runs/towns/*/sequence", "share": 0.5}, {"folder": "windows/00"}]
+    data = {"root": "/home/me", "cache": "/tmp/cache", "sources": sources, "validation": sources[:1], "workers": 1}
+    kept = _without_places({"stage": "single_view", "output": "/home/me/runs/a", "data": data})
+    assert "/home" not in str(kept) and "/tmp" not in str(kept)
+    assert kept["data"]["sources"] == [{"folder": "towns/*/sequence", "share": 0.5}, {"folder": "windows/00"}]
+    assert kept["data"]["validation"] == [{"folder": "towns/*/sequence", "share": 0.5}]
