@@ -164,3 +164,6 @@ Parking and other ground go where SSCBench's go. Riders do not count, as in SSCB
 vegetation, as in KITTI-360's and Cityscapes' labels. "other-object" never occurs: SemanticKITTI leaves such voxels
 unlabelled. A mean over all 15 classes counts it as 0.
 """
+
+SEMANTIC_KITTI_OFFICIAL = ClassMap("SemanticKITTI's learning ids", SEMANTIC_KITTI_CLASSES, SEMANTIC_KITTI_CLASSES, {})
+"""SemanticKITTI's own 19 classes, as they are."""

@@ -21,9 +21,9 @@ from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.semantic_evaluation import (
     Assignment,
     Naming,
-    common_classes,
     label_volume,
     truths,
+    voxel_classes,
 )
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, SemanticModel, SemanticObservation
 from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_centres
@@ -129,7 +129,7 @@ def labelled_points(
         Their centres [N, 3], metres, optical frame of the reference camera, and their classes [N]: the number in
         `COMMON_CLASSES` less one.
     """
-    classes = common_classes(truth)
+    classes = voxel_classes(truth)
     asked = truth.known & truth.regions[ALL] & (classes != EMPTY) & (classes != INVALID)
     points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
     occupied = observed.observation.density(points) > cutoff

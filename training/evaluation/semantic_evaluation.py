@@ -21,7 +21,12 @@ from scene_completion_ros.evaluation.cluster_assignment import (
     match_occupied,
     match_one_to_one,
 )
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, SEMANTIC_KITTI_TO_COMMON
+from scene_completion_ros.evaluation.semantic_classes import (
+    COMMON_CLASSES,
+    INVALID,
+    SEMANTIC_KITTI_TO_COMMON,
+    ClassMap,
+)
 from scene_completion_ros.evaluation.semantic_completion import CompletionScores, SemanticCompletionMetric
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -203,7 +208,7 @@ class ClassPrior:
                 "no frame has ground truth voxels", where="labelled recordings", cure="Name some that have"
             )
         self._grid, self._grid_from_camera = found[0].grid, found[0].grid_from_camera
-        classes = [common_classes(truth) for truth in found]
+        classes = [voxel_classes(truth) for truth in found]
         best = np.zeros(self._grid.shape, np.float32)
         self._class = np.ones(self._grid.shape, np.uint8)
         for number in range(1, self.labels):
@@ -240,7 +245,7 @@ def score(
     metrics: list[SemanticCompletionMetric] = []
     for sequence, index, truth in truths(recordings, every):
         metrics = metrics or [SemanticCompletionMetric(grid=truth.grid, labels=model.labels) for model in models]
-        classes, counted = common_classes(truth), truth.regions[ALL]
+        classes, counted = voxel_classes(truth), truth.regions[ALL]
         for model, metric in zip(models, metrics, strict=True):
             metric.update(model.predict(sequence, index, truth), classes, counted)
     if len(metrics) < len(models):
@@ -259,10 +264,10 @@ def truths(recordings: Sequence[PosedSequence], every: int = 1) -> Iterator[tupl
             yield sequence, index, truth
 
 
-def common_classes(truth: VoxelTruth) -> NDArray[np.uint8]:
-    """The 15 classes of S4C [X, Y, Z]; 255 where nothing is known, and inside of things that no sensor looks into."""
+def voxel_classes(truth: VoxelTruth, class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON) -> NDArray[np.uint8]:
+    """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees."""
     inside = truth.regions.get(INTERIORS, np.zeros_like(truth.known))
-    return SEMANTIC_KITTI_TO_COMMON.apply(np.where(truth.known & ~inside, truth.label, INVALID))
+    return class_map.apply(np.where(truth.known & ~inside, truth.label, INVALID))
 
 
 Results: TypeAlias = Mapping[tuple[str, str], tuple[ScoredModel, SemanticCompletionMetric]]

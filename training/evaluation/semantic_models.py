@@ -131,8 +131,8 @@ class FeatureFieldModel:
             observation = self._density.observe(sequence, index)
         return SemanticObservation(
             observation,
-            codes=lambda points: _in_chunks(lambda p: self._codes(seen, p), points),
-            units=lambda points: _in_chunks(lambda p: seen.units(p[None])[0], points),
+            codes=lambda points: in_chunks(lambda p: self._codes(seen, p), points),
+            units=lambda points: in_chunks(lambda p: seen.units(p[None])[0], points),
         )
 
     def _codes(self, seen: FeatureObservation, points: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class LiftedTokens:
         tokens = self._tokens(sequence, index) - self._mean[:, None, None]
         observation = self._density.observe(sequence, index)
         return SemanticObservation(
-            observation, lambda points: _in_chunks(lambda p: _tokens_at(tokens, p, self._camera), points)
+            observation, lambda points: in_chunks(lambda p: tokens_at(tokens, p, self._camera), points)
         )
 
 
@@ -218,7 +218,7 @@ def student_density(folder: Path) -> tuple[DensityModel, float]:
     return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
 
 
-def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
+def tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     """Tokens [1, D, h, w] at the pixels that points [N, 3] project to, bilinear, of length one [N, D]."""
     depth = points[:, 2].clamp_min(1e-3)
     x = (2.0 * (camera.fx * points[:, 0] / depth + camera.cx) + 1.0) / camera.width - 1.0
@@ -228,7 +228,8 @@ def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     return normalised(sampled[0, :, 0].T)
 
 
-def _in_chunks(function: Callable[[Tensor], Tensor], points: NDArray[np.float32]) -> NDArray[np.float32]:
+def in_chunks(function: Callable[[Tensor], Tensor], points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a function gives for points [N, 3], a part of them at a time, so that memory lasts."""
     with torch.inference_mode():
         parts = [
             function(torch.from_numpy(points[start : start + _CHUNK])).numpy()

@@ -13,7 +13,7 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.classified_models import ClassifiedModel, fit_probes, labelled_points
 from scene_completion_training.evaluation.density_model import Observation
-from scene_completion_training.evaluation.semantic_evaluation import common_classes, score, truths
+from scene_completion_training.evaluation.semantic_evaluation import score, truths, voxel_classes
 from scene_completion_training.evaluation.semantic_models import SemanticObservation
 from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedScene, make_street, voxels
 
@@ -34,7 +34,7 @@ def test_a_probe_says_the_classes_that_codes_tell() -> None:
     ((_, _, truth),) = list(truths([street]))
     observed = PaintedScene().observe(street, 0)
     points, classes = labelled_points(observed, 0.5, truth)
-    shown = common_classes(truth)[truth.regions["all"]]
+    shown = voxel_classes(truth)[truth.regions["all"]]
     assert np.bincount(classes + 1, minlength=16).tolist() == [0, *np.bincount(shown[shown < 16], minlength=16)[1:]]
     assert np.array_equal(COMMON_CLASSES[CAR] == np.array(COMMON_CLASSES)[classes + 1], points[:, 0] < 1.0)
     probe = fit_probes([PaintedScene()], 0.5, [street])[0]

@@ -15,13 +15,13 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
     as_json,
-    common_classes,
     fit_models,
     label_volume,
     markdown,
     named_by,
     score,
     truths,
+    voxel_classes,
 )
 from tests.training.evaluation.one_wall import CAR, GRID, PaintedScene, PaintedWall, in_wall, make_street, voxels
 
@@ -60,7 +60,7 @@ def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedMode
 def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
     """The wall's back is its interior, and what is below the ground is unknown."""
     ((_, _, truth),) = list(truths([street]))
-    classes = common_classes(truth)
+    classes = voxel_classes(truth)
     assert set(np.unique(classes)) == {0, CAR, 255}
     assert (classes[~truth.known] == 255).all()
     inside = truth.regions["interiors"]

@@ -1,0 +1,290 @@
+"""Zero-shot labels of voxels: scores of phrases, ensembles of two sources, mean IoU and accuracy, average precision.
+
+A voxel has a feature, and phrases have embeddings in the same space. The score of a class is the best cosine of its
+phrases. A feature of zeros, or one that is not finite, is none: its scores are minus infinity and its label is the
+number of classes. Such voxels count as misses here. In the released code of OpenScene (Peng et al., CVPR 2023) and
+CUA-O3D (Li et al., CVPR 2025) they leave the confusion matrix; what comes of that is reported under its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.class_confusion import class_confusion, class_iou, mean_iou
+
+Part: TypeAlias = tuple[float, str]
+"""Range in metres and name of the region that voxels are counted in."""
+
+
+def unit_vectors(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Features [N, D] of length one, float32; zeros where there is none."""
+    largest = np.abs(features).max(axis=1, keepdims=True, initial=0.0)
+    found = np.isfinite(largest) & (largest > 0.0)
+    scaled = np.where(found, features, 0.0) / np.where(found, largest, 1.0)  # squares neither vanish nor overflow
+    return np.asarray(scaled / np.where(found, np.linalg.norm(scaled, axis=1, keepdims=True), 1.0), np.float32)
+
+
+def cosines(features: NDArray[np.floating[Any]], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosines [N, R] of features [N, D] with rows [R, D] of length one; minus infinity where there is no feature."""
+    units = unit_vectors(features)
+    return np.where(units.any(axis=1, keepdims=True), units @ rows.T, np.float32(-np.inf))
+
+
+def class_scores(
+    features: NDArray[np.floating[Any]], rows: NDArray[np.float32], group: NDArray[np.integer[Any]], classes: int
+) -> NDArray[np.float32]:
+    """Best cosine of the phrases of each class.
+
+    Args:
+        features: float [N, D].
+        rows: Embeddings of the phrases, float32 [R, D], of length one.
+        group: Class of each row [R]; rows of others than 0 .. classes - 1 are left out.
+
+    Returns:
+        float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases.
+    """
+    found = cosines(features, rows)
+    scores = np.full((len(features), classes), -np.inf, np.float32)
+    for number in np.unique(group[(group >= 0) & (group < classes)]):
+        scores[:, number] = found[:, group == number].max(axis=1)
+    return scores
+
+
+def best_classes(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Class [N] with the largest of scores [N, K]; K where there is no feature."""
+    labels = scores.argmax(axis=1)
+    labels[np.isneginf(scores).all(axis=1)] = scores.shape[1]
+    return np.asarray(labels, np.int64)
+
+
+def max_rule(
+    first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]], rows: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """For each point the source with the larger best cosine, its feature at length one (OpenScene's rule).
+
+    Args:
+        first, second: Features of the two sources [N, D]; where one has none, it is the other.
+        rows: Embeddings of all phrases of the classes, float32 [R, D], of length one.
+
+    Returns:
+        float32 [N, D]; zeros where both have none.
+    """
+    best = [cosines(source, rows).max(axis=1, keepdims=True) for source in (first, second)]
+    return np.where(best[0] >= best[1], unit_vectors(first), unit_vectors(second))
+
+
+def mean_rule(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Mean of the features of two sources [N, D], each at length one; where one has none, half of the other.
+
+    CUA-O3D's evaluator takes the mean of the features as they are: their lengths, which a cosine loss leaves free,
+    decide how much either source says.
+    """
+    return (unit_vectors(first) + unit_vectors(second)) / np.float32(2.0)
+
+
+@dataclass(frozen=True)
+class ZeroShotScores:
+    """Scores of labels on voxels whose class is known; NaN where a figure is not defined.
+
+    Attributes:
+        without_feature: Voxels without a label among them: they are misses, but for `released_mean_iou`.
+        mean_iou: Mean IoU over the classes in the truth.
+        mean_iou_of_all: The same sum, divided by the number of all classes.
+        mean_accuracy: Mean recall over the classes in the truth.
+        mean_accuracy_of_all: The same sum, divided by the number of all classes: the released code's mean accuracy.
+        released_mean_iou: As the released code has it: voxels without a label leave the confusion matrix, and the sum
+            is divided by the number of all classes. A class that is left with no voxel, where that code fails, is 0.
+        class_iou: Class -> IoU; NaN for those that are neither true nor said.
+        class_accuracy: Class -> recall; NaN for those that are not true.
+    """
+
+    voxels: int
+    without_feature: int
+    mean_iou: float
+    mean_iou_of_all: float
+    mean_accuracy: float
+    mean_accuracy_of_all: float
+    released_mean_iou: float
+    class_iou: dict[str, float]
+    class_accuracy: dict[str, float]
+
+
+def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> ZeroShotScores:
+    """Score a confusion matrix.
+
+    Args:
+        confusion: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label.
+        names: The K classes.
+
+    Raises:
+        GridError: The matrix has another shape.
+    """
+    classes = len(names)
+    if confusion.shape != (classes + 1, classes):
+        raise GridError(
+            f"shape {confusion.shape} for {classes} classes",
+            where="confusion",
+            cure="Give a row for each class and one for voxels without a label",
+        )
+    true = confusion.sum(axis=0)
+    present = true > 0
+    iou = class_iou(confusion)
+    accuracy = np.divide(np.diagonal(confusion), true, out=np.full(classes, np.nan), where=present)
+    share = float(present.mean()) if present.any() else float("nan")
+    return ZeroShotScores(
+        voxels=int(true.sum()),
+        without_feature=int(confusion[classes].sum()),
+        mean_iou=mean_iou(iou[present]),
+        mean_iou_of_all=mean_iou(iou[present]) * share,
+        mean_accuracy=mean_iou(accuracy[present]),
+        mean_accuracy_of_all=mean_iou(accuracy[present]) * share,
+        released_mean_iou=mean_iou(class_iou(confusion[:classes])[present]) * share,
+        class_iou=dict(zip(names, iou.tolist(), strict=True)),
+        class_accuracy=dict(zip(names, accuracy.tolist(), strict=True)),
+    )
+
+
+class ZeroShotMetric:
+    """Scores over all voxels of all updates, within each part.
+
+    Args:
+        names: The K classes.
+
+    Attributes:
+        confusion: Part -> int64 [K + 1, K].
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.confusion: dict[Part, NDArray[np.int64]] = {}
+
+    def update(
+        self,
+        labels: NDArray[np.integer[Any]],
+        truth: NDArray[np.integer[Any]],
+        parts: Mapping[Part, NDArray[np.bool_]],
+    ) -> None:
+        """Count voxels.
+
+        Args:
+            labels: Said classes [N], K for none.
+            truth: True classes [N]; -1 and 255 do not count.
+            parts: Part -> which voxels are in it, bool [N]. Parts may overlap.
+
+        Raises:
+            GridError: Shapes differ, or a class is out of range.
+        """
+        for part, mask in parts.items():
+            counts = class_confusion(labels, truth, len(self.names) + 1, len(self.names), mask)
+            self.confusion[part] = self.confusion.get(part, 0) + counts
+
+    def compute(self) -> dict[Part, ZeroShotScores]:
+        """Part -> scores."""
+        return {part: zero_shot_scores(counts, self.names) for part, counts in self.confusion.items()}
+
+
+def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
+    """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
+
+    Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N).
+
+    Args:
+        score: float [N], larger is more likely; minus infinity is last.
+        positive: bool [N].
+
+    Returns:
+        0..1; NaN without positives.
+
+    Raises:
+        GridError: The shapes differ, or a score is not a number.
+    """
+    if score.shape != positive.shape or np.isnan(score).any():
+        raise GridError(
+            f"scores {score.shape} of which {int(np.isnan(score).sum())} are not numbers, truth {positive.shape}",
+            where="score",
+            cure="Give one number a voxel",
+        )
+    order = np.argsort(-score, kind="stable")
+    return _ranked_precision(score[order], positive[order])
+
+
+def _ranked_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
+    """Average precision of voxels in descending order of their scores [N]."""
+    if not positive.any():
+        return float("nan")
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True))  # of every block of equal scores
+    found = np.cumsum(positive)[last]
+    return float(np.sum(np.diff(found, prepend=0) * (found / (last + 1))) / found[-1])
+
+
+@dataclass(frozen=True)
+class WordScores:
+    """How well a word finds its voxels.
+
+    Attributes:
+        positives: Voxels of the classes that it means.
+        prior: Their share: the average precision of a score that says nothing.
+        average_precision: Of the voxels, ranked by the word's score; NaN where there is no positive.
+    """
+
+    voxels: int
+    positives: int
+    prior: float
+    average_precision: float
+
+
+class WordMetric:
+    """Average precision of words over all voxels of all updates, within each part.
+
+    It keeps every score, 4 bytes for each voxel and word: ranks are exact.
+
+    Args:
+        words: Word -> the true classes that it means.
+    """
+
+    def __init__(self, words: Mapping[str, Sequence[int]]) -> None:
+        self.words = {word: np.asarray(classes, np.int64) for word, classes in words.items()}
+        self._kept: list[tuple[NDArray[np.float32], NDArray[np.integer[Any]], dict[Part, NDArray[np.bool_]]]] = []
+
+    def update(
+        self,
+        scores: NDArray[np.float32],
+        truth: NDArray[np.integer[Any]],
+        parts: Mapping[Part, NDArray[np.bool_]],
+    ) -> None:
+        """Keep voxels.
+
+        Args:
+            scores: Score of each word, float32 [N, W], in the order of the words.
+            truth: True classes [N], all of them known.
+            parts: Part -> which voxels are in it, bool [N]; the same parts with every update.
+        """
+        self._kept.append((scores, truth, dict(parts)))
+
+    def compute(self) -> dict[str, dict[Part, WordScores]]:
+        """Word -> part -> scores; no word where nothing was kept."""
+        if not self._kept:
+            return {}
+        truth = np.concatenate([kept for _, kept, _ in self._kept])
+        parts = {part: np.concatenate([masks[part] for _, _, masks in self._kept]) for part in self._kept[0][2]}
+        result: dict[str, dict[Part, WordScores]] = {}
+        for number, (word, classes) in enumerate(self.words.items()):
+            score = np.concatenate([scores[:, number] for scores, _, _ in self._kept])
+            order = np.argsort(-score, kind="stable")
+            score, positive = score[order], np.isin(truth, classes)[order]
+            result[word] = {part: _word_scores(score, positive, mask[order]) for part, mask in parts.items()}
+        return result
+
+
+def _word_scores(score: NDArray[np.float32], positive: NDArray[np.bool_], counted: NDArray[np.bool_]) -> WordScores:
+    """Scores of those of the ranked voxels [N] that count."""
+    positive = positive[counted]
+    positives = int(np.count_nonzero(positive))
+    prior = positives / len(positive) if len(positive) else float("nan")
+    return WordScores(len(positive), positives, prior, _ranked_precision(score[counted], positive))

@@ -1,0 +1,196 @@
+"""Zero-shot scores: voxels counted by hand, the released code's own numbers, AP against scikit-learn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.zero_shot import (
+    WordMetric,
+    ZeroShotMetric,
+    average_precision,
+    best_classes,
+    class_scores,
+    cosines,
+    max_rule,
+    mean_rule,
+    unit_vectors,
+    zero_shot_scores,
+)
+
+NAMES = ("car", "road", "tree", "pole")
+CONFUSION = np.array([[3, 1, 0, 0], [1, 4, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [2, 0, 1, 0]], np.int64)
+"""By hand: 6 cars (2 without a label), 6 of road, 2 trees (1 without a label), no pole; nothing is called pole."""
+ALL = (51.2, "all")
+
+
+def random_sources(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    first, second, rows = (random.normal(size=shape).astype(np.float32) for shape in ((50, 8), (50, 8), (6, 8)))
+    return first * 3.0, second * 0.2, unit_vectors(rows)
+
+
+# labels
+
+
+def test_a_class_scores_as_the_best_of_its_phrases() -> None:
+    rows = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], np.float32)
+    features = np.array([[2.0, 0.0], [0.0, -3.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 0.0]], np.float32)
+    scores = class_scores(features, rows, np.array([0, -1, 0]), 2)  # the second phrase is no class's
+    np.testing.assert_allclose(scores[:2, 0], [1.0, -0.0], atol=1e-6)
+    assert np.isneginf(scores[:, 1]).all() and np.isneginf(scores[2:]).all()
+    assert best_classes(scores).tolist() == [0, 0, 2, 2, 2]
+
+
+def test_labels_do_not_depend_on_lengths_or_the_order_of_phrases() -> None:
+    features, _, rows = random_sources()
+    group = np.array([0, 1, 2, 0, 1, 2])
+    labels = best_classes(class_scores(features, rows, group, 3))
+    for factor in (1e-30, 1e30):
+        assert np.array_equal(best_classes(class_scores(features * np.float32(factor), rows, group, 3)), labels)
+    order = np.random.default_rng(1).permutation(6)
+    assert np.array_equal(best_classes(class_scores(features, rows[order], group[order], 3)), labels)
+
+
+# ensembles
+
+
+def test_the_max_rule_takes_the_surer_source() -> None:
+    first, second, rows = random_sources()
+    best = cosines(max_rule(first, second, rows), rows).max(axis=1)
+    for source in (first, second):
+        assert (best >= cosines(source, rows).max(axis=1) - 1e-6).all()
+    both = np.stack([cosines(source, rows).max(axis=1) for source in (first, second)])
+    np.testing.assert_allclose(best, both.max(axis=0), atol=1e-6)
+
+
+def test_ensembles_do_not_depend_on_lengths_but_the_mean_of_raw_features_does() -> None:
+    """S4 of the released code: how long a source's features are decides how much it says."""
+    first, second, rows = random_sources()
+    for a, b in ((7.0, 1.0), (1.0, 0.01)):
+        np.testing.assert_allclose(max_rule(a * first, b * second, rows), max_rule(first, second, rows), atol=1e-6)
+        np.testing.assert_allclose(mean_rule(a * first, b * second), mean_rule(first, second), atol=1e-6)
+    raw = cosines((first + second) / 2.0, rows).argmax(axis=1)
+    assert (cosines((first + 30.0 * second) / 2.0, rows).argmax(axis=1) != raw).mean() > 0.2
+
+
+def test_an_ensemble_has_what_one_source_has() -> None:
+    first = np.array([[0.0, 0.0], [0.0, 2.0], [0.0, 0.0], [np.nan, 0.0]], np.float32)
+    second = np.array([[3.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, -1.0]], np.float32)
+    rows = np.array([[1.0, 0.0]], np.float32)
+    expected = [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, -1.0]]
+    assert max_rule(first, second, rows).tolist() == expected
+    assert unit_vectors(mean_rule(first, second)).tolist() == expected
+
+
+# mean IoU and accuracy
+
+
+def test_both_denominators_by_hand() -> None:
+    """car 3 / (6 + 4 - 3), road 4 / (6 + 5 - 4), tree 1 / (2 + 2 - 1); three classes are true, there are four."""
+    scores = zero_shot_scores(CONFUSION, NAMES)
+    iou, accuracy = 3 / 7 + 4 / 7 + 1 / 3, 3 / 6 + 4 / 6 + 1 / 2
+    assert (scores.voxels, scores.without_feature) == (14, 3)
+    assert scores.mean_iou == pytest.approx(iou / 3) and scores.mean_iou_of_all == pytest.approx(iou / 4)
+    assert scores.mean_accuracy == pytest.approx(accuracy / 3)
+    assert scores.mean_accuracy_of_all == pytest.approx(accuracy / 4)
+    assert scores.class_iou["tree"] == pytest.approx(1 / 3) and math.isnan(scores.class_iou["pole"])
+    assert scores.class_accuracy["car"] == 0.5 and math.isnan(scores.class_accuracy["pole"])
+
+
+def test_the_released_code_forgets_voxels_without_a_feature() -> None:
+    """They are no misses of car, 3 / (4 + 4 - 3), nor of tree, 1 / (1 + 2 - 1): it scores higher than it should."""
+    scores = zero_shot_scores(CONFUSION, NAMES)
+    assert scores.released_mean_iou == pytest.approx((3 / 5 + 4 / 7 + 1 / 2) / 4)
+    assert scores.released_mean_iou > scores.mean_iou_of_all
+    nothing = np.zeros((5, 4), np.int64)
+    nothing[4, 0] = 3  # where the released code fails
+    assert zero_shot_scores(nothing, NAMES).released_mean_iou == 0.0
+
+
+def test_the_released_code_itself_says_so() -> None:
+    """OpenScene's `util/metric.py`, which CUA-O3D has too, on random labels."""
+    random = np.random.default_rng(0)
+    said, true = random.integers(0, 5, 400), random.choice([0, 1, 2, 255], 400)
+    counts = np.zeros((5, 5))
+    for row, column in zip(said, true, strict=True):
+        if column != 255:
+            counts[row, column] += 1
+    counts = counts[:4, :4]  # without what has no feature
+    iou = [counts[k, k] / (counts[k].sum() + counts[:, k].sum() - counts[k, k]) for k in range(3)]
+    accuracy = [counts[k, k] / (true == k).sum() for k in range(3)]
+    metric = ZeroShotMetric(NAMES)
+    metric.update(said, true, {ALL: np.ones(400, bool)})
+    scores = metric.compute()[ALL]
+    assert scores.released_mean_iou == pytest.approx(sum(iou) / 4)
+    assert scores.mean_accuracy_of_all == pytest.approx(sum(accuracy) / 4)
+
+
+def test_a_class_that_is_said_but_nowhere_true_costs_others_only() -> None:
+    confusion = np.zeros((5, 4), np.int64)
+    confusion[0, 0], confusion[3, 0] = 1, 1
+    scores = zero_shot_scores(confusion, NAMES)
+    assert scores.mean_iou == 0.5 and scores.class_iou["pole"] == 0.0 and scores.mean_iou_of_all == 0.125
+    assert math.isnan(zero_shot_scores(np.zeros((5, 4), np.int64), NAMES).mean_iou)
+    with pytest.raises(GridError, match=r"shape \(4, 4\) for 4 classes"):
+        zero_shot_scores(confusion[:4], NAMES)
+
+
+def test_parts_and_updates_add_up() -> None:
+    random = np.random.default_rng(0)
+    said, true, near = random.integers(0, 5, 300), random.choice([0, 1, 2, 3, 255], 300), random.random(300) < 0.5
+    whole, halves = ZeroShotMetric(NAMES), ZeroShotMetric(NAMES)
+    parts = {ALL: np.ones(300, bool), (12.8, "all"): near}
+    whole.update(said, true, parts)
+    for half in (slice(0, 100), slice(100, None)):
+        halves.update(said[half], true[half], {part: mask[half] for part, mask in parts.items()})
+    assert whole.compute() == halves.compute()
+    assert whole.compute()[12.8, "all"].voxels == (near & (true != 255)).sum()
+
+
+# average precision
+
+
+def test_average_precision_by_hand() -> None:
+    """Ranked: hit, miss, then a tied block of one hit and one miss: 1/2 · 1/1 + 1/2 · 2/4."""
+    score, positive = np.array([0.2, 0.9, 0.5, 0.2]), np.array([True, True, False, False])
+    assert average_precision(score, positive) == pytest.approx(0.75)
+    assert average_precision(score[::-1], positive[::-1]) == pytest.approx(0.75)  # whichever of the tied comes first
+    assert average_precision(np.zeros(4), positive) == 0.5  # the share of positives
+    assert math.isnan(average_precision(score, np.zeros(4, bool)))
+    for wrong in (np.array([np.nan, 0.0, 0.0, 0.0]), np.zeros(3)):
+        with pytest.raises(GridError, match="score"):
+            average_precision(wrong, positive)
+
+
+@pytest.mark.parametrize("levels", [2, 7, 10_000])
+def test_average_precision_is_scikit_learns(levels: int) -> None:
+    random = np.random.default_rng(levels)
+    score, positive = random.integers(-levels, levels, 500) / levels, random.random(500) < 0.2
+    assert average_precision(score, positive) == pytest.approx(average_precision_score(positive, score), abs=1e-12)
+
+
+def test_words_stand_beside_their_prior() -> None:
+    """Two frames; voxels without a feature come last, the first word has a perfect ranking where it is near."""
+    metric = WordMetric({"automobile": [0], "greenery": [2, 3], "boat": [7]})
+    assert metric.compute() == {}
+    truth = np.array([0, 2, 3, 1])
+    scores = np.array([[0.9, 0.1, 0.3], [0.2, 0.8, 0.3], [0.1, 0.7, 0.3], [-np.inf] * 3], np.float32)
+    near = np.array([True, True, False, False])
+    for truth_of_frame, masked in ((truth, near), (np.array([1, 1, 1, 0]), ~near)):
+        metric.update(scores, truth_of_frame, {ALL: np.ones(4, bool), (12.8, "all"): masked})
+    found = metric.compute()
+    car = found["automobile"]
+    assert (car[ALL].voxels, car[ALL].positives, car[ALL].prior) == (8, 2, 0.25)
+    # All: 0.9 twice (one hit), then nothing until the block of two without a feature, whose one hit is the last of 8.
+    assert car[ALL].average_precision == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 8)
+    # Near: 0.9 hit, 0.2 miss, 0.1 miss, none: hit.
+    assert car[12.8, "all"].average_precision == pytest.approx(0.5 * 1 + 0.5 * 2 / 4)
+    assert found["greenery"][ALL].positives == 2 and math.isnan(found["boat"][ALL].average_precision)
+    every = np.concatenate([scores[:, 1]] * 2)
+    positive = np.isin(np.concatenate([truth, [1, 1, 1, 0]]), [2, 3])
+    assert found["greenery"][ALL].average_precision == average_precision(every, positive)

@@ -1,0 +1,215 @@
+"""Words on a street with one wall, whose left half looks otherwise than its right half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import scene_completion_training
+from scene_completion_ros.errors import ConfigurationError, VocabularyError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, SEMANTIC_KITTI_CLASSES
+from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.open_vocabulary import (
+    COMMON,
+    SEMANTIC_KITTI,
+    OpenVocabularyObservation,
+    ZeroShot,
+    evaluate_model,
+    label_set_of,
+    read_words,
+)
+from scene_completion_training.evaluation.semantic_evaluation import truths
+from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES
+from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, PaintedWall, make_street
+
+VOCABULARIES = Path(scene_completion_training.__file__).parent / "configs" / "vocabularies"
+WORDS = {"automobile": (1,), "house": (13,), "hedge": (15,)}
+ALL, VISIBLE, OCCLUDED = ((51.2, region) for region in ("all", "visible", "occluded"))
+
+
+def make_bank(**phrases: tuple[tuple[str, ...], tuple[float, float, float]]) -> TextBank:
+    """A bank whose classes have a direction each; words are on those of the classes that they mean."""
+    directions = {p: vector for of, vector in phrases.values() for p in of}
+    directions |= {"automobile": (1.0, 0.1, 0.0), "house": (0.1, 1.0, 0.0), "hedge": (0.0, 0.0, 1.0)}
+    classes = tuple(BankClass(name.replace("_", "-"), of, (0, 0, 0)) for name, (of, _) in phrases.items())
+    return TextBank(tuple(directions), np.array(list(directions.values())), "tiny", "0", classes=classes)
+
+
+BANK = make_bank(
+    car=(("car", "sedan"), (1.0, 0.0, 0.0)),
+    building=(("building",), (0.0, 1.0, 0.0)),
+    trunk=(("log",), (0.0, 0.0, 1.0)),
+)
+
+
+@dataclass
+class Painted:
+    """Left of x = 1 m it is a car, right of it a building, as far as it knows; from a depth on it knows nothing."""
+
+    name: str = "painted"
+    knows: Callable[[np.ndarray], np.ndarray] = lambda points: points[:, 2] < 100.0
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        def features(points: np.ndarray) -> np.ndarray:
+            left = points[:, 0] < 1.0
+            found = np.stack([3.0 * left, 0.5 * ~left, np.zeros(len(points))], axis=-1)
+            return np.where(self.knows(points)[:, None], found, 0.0).astype(np.float32)
+
+        return OpenVocabularyObservation(PaintedWall().observe(sequence, index).observation, features)
+
+
+def wall(street: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of the wall's voxels that count, and whether they are visible."""
+    ((_, _, truth),) = list(truths([street]))
+    counted = truth.known & truth.regions["all"] & (truth.label > 0)
+    centres = truth.grid_from_camera.inverse().apply(truth.grid.centres().astype(np.float64))[counted]
+    return centres, truth.regions["visible"][counted]
+
+
+def with_labels(street: PosedSequence, change: Callable[[np.ndarray], np.ndarray]) -> PosedSequence:
+    """The first frame of the street with other labels."""
+    label = change(np.asarray(street.asset(0, "voxel_label"))).astype(np.uint8)
+    assets = {**street.frames[0].assets, "voxel_label": lambda: label}
+    return replace(street, frames=[replace(street.frames[0], assets=assets)])
+
+
+# label sets and words
+
+
+def test_phrases_come_together_as_the_classes_do() -> None:
+    content = yaml.safe_load((VOCABULARIES / "street.yaml").read_text())["classes"]
+    classes = tuple(BankClass(name, tuple(of["phrases"]), tuple(of["colour"])) for name, of in content.items())
+    phrases = tuple(phrase for proposed in classes for phrase in proposed.phrases)
+    bank = TextBank(phrases, np.random.default_rng(0).normal(size=(len(phrases), 4)), "tiny", "0", classes=classes)
+    assert set(SEMANTIC_KITTI.phrases(bank)) == set(SEMANTIC_KITTI_CLASSES[1:])
+    found = COMMON.phrases(bank)
+    assert set(found) == set(COMMON_CLASSES[1:]) - {"other-object"}  # no voxel is labelled so
+    assert set(found["sidewalk"]) == {"sidewalk", *content["parking"]["phrases"]}
+    assert set(found["vegetation"]) == {*content["vegetation"]["phrases"], *content["trunk"]["phrases"]}
+    assert "cyclist" not in {phrase for of in found.values() for phrase in of}  # riders do not count there
+    zero_shot = ZeroShot(bank, COMMON, {})
+    assert set(zero_shot.group) == {COMMON.names.index(name) for name in found}
+
+
+def test_shipped_words_are_of_no_training_vocabulary(tmp_path: Path) -> None:
+    """Neither of ESPNetv2's classes nor a phrase of any class; the shipped vocabulary holds them all."""
+    words = read_words(VOCABULARIES / "unseen_words.yaml")
+    assert len(words) >= 20 and {number for of in words.values() for number in of} <= set(range(1, 20))
+    assert words["parking lot"] == (SEMANTIC_KITTI_CLASSES.index("parking"),)
+    content = yaml.safe_load((VOCABULARIES / "street.yaml").read_text())
+    assert set(words) == set(content["phrases"])
+    assert not set(words) & {*CITYSCAPES_CLASSES, *(p for of in content["classes"].values() for p in of["phrases"])}
+    listed = yaml.safe_load((VOCABULARIES / "unseen_words.yaml").read_text())["training_vocabulary"]
+    assert set(CITYSCAPES_CLASSES) - {"background"} == set(listed)
+    for text, message in (
+        ("words: {Car: [car]}\ntraining_vocabulary: [car]", "Car: of the training vocabulary"),
+        ("words: {boat: [ship]}\ntraining_vocabulary: [car]", "cannot be read as words"),
+        ("words: [boat]\ntraining_vocabulary: [car]", "cannot be read as words"),
+        ("words: {lorry: [truck]}", "cannot be read as words"),
+        (":", "cannot be read as words"),
+    ):
+        (tmp_path / "words.yaml").write_text(text)
+        with pytest.raises(ConfigurationError, match=message):
+            read_words(tmp_path / "words.yaml")
+    with pytest.raises(ConfigurationError, match="cannot be read as words"):
+        read_words(tmp_path)
+
+
+def test_a_bank_fits_what_is_scored() -> None:
+    with pytest.raises(ConfigurationError, match="class 'boat' is none of the 19 classes"):
+        ZeroShot(make_bank(boat=(("boat",), (1.0, 0.0, 0.0))), SEMANTIC_KITTI, {})
+    with pytest.raises(ConfigurationError, match="has no classes"):
+        ZeroShot(make_bank(), COMMON, {})
+    with pytest.raises(VocabularyError, match="zeppelin"):
+        ZeroShot(BANK, COMMON, {"zeppelin": (1,)})
+    with pytest.raises(ConfigurationError, match="embeddings of 3 numbers, features of 5"):
+        ZeroShot(BANK, COMMON, {}, np.zeros(5, np.float32))
+
+
+def test_phrases_are_compared_without_the_centre() -> None:
+    """cos(f − c, t − c): what all texts have in common says nothing."""
+    centre = np.array([0.5, 0.5, 0.5], np.float32)
+    zero_shot = ZeroShot(BANK, SEMANTIC_KITTI, {"automobile": (1,)}, centre)
+    observed = OpenVocabularyObservation(Painted().observe(make_street(), 0).observation, lambda points: points)
+    labels, scores = zero_shot(observed, np.array([[1.0, 0.0, 0.0] - centre, [-0.2, 0.5, -0.4]], np.float32))
+    assert labels.tolist() == [0, SEMANTIC_KITTI.names.index("building")]
+    text = np.array([1.0, 0.1, 0.0]) / np.linalg.norm([1.0, 0.1, 0.0]) - centre
+    expected = (text @ [0.5, -0.5, -0.5]) / np.linalg.norm(text) / np.linalg.norm([0.5, -0.5, -0.5])
+    assert scores[0, 0] == pytest.approx(expected, abs=1e-3)
+
+
+# scores
+
+
+def test_labels_given_the_geometry(street: PosedSequence) -> None:
+    """All of the wall is "car", and its left half is called so."""
+    assert label_set_of(street) is SEMANTIC_KITTI and label_set_of(make_street(("lidar",))) is COMMON
+    scores = evaluate_model(Painted(), ZeroShot(BANK, SEMANTIC_KITTI, WORDS), [street], SEMANTIC_KITTI, 0.5)
+    centres, visible = wall(street)
+    left = centres[:, 0] < 1.0
+    found = scores.given[ALL]
+    assert found.voxels == len(centres) == scores.given[VISIBLE].voxels + scores.given[OCCLUDED].voxels
+    assert found.mean_iou == found.class_accuracy["car"] == pytest.approx(left.mean())
+    assert found.mean_iou_of_all == pytest.approx(left.mean() / 19)
+    assert found.without_feature == 0 and found.released_mean_iou == found.mean_iou_of_all
+    assert scores.given[VISIBLE].class_iou["car"] == pytest.approx(left[visible].mean())
+    assert found.class_iou["building"] == 0.0 and np.isnan(found.class_iou["trunk"])
+    assert scores.words["automobile"][ALL].average_precision == 1.0  # nothing else is there
+    assert scores.words["house"][ALL].positives == 0
+    assert (12.8, "all") in scores.given and set(scores.given) == set(scores.completion)
+
+
+def test_voxels_without_a_feature_are_misses(street: PosedSequence) -> None:
+    """Of its upper half it knows nothing: that is no car, but for the released code it is not there."""
+    centres, _ = wall(street)
+    middle = float(np.median(centres[:, 1]))
+    model = Painted(knows=lambda points: points[:, 1] < middle)
+    scores = evaluate_model(model, ZeroShot(BANK, SEMANTIC_KITTI, WORDS), [street], SEMANTIC_KITTI, 0.5)
+    left, known = centres[:, 0] < 1.0, centres[:, 1] < middle
+    found = scores.given[ALL]
+    assert found.without_feature == (~known).sum() > 0
+    assert found.mean_iou == pytest.approx((left & known).mean())
+    assert found.released_mean_iou == pytest.approx((left & known).sum() / known.sum() / 19)
+    completed = scores.completion[ALL]
+    assert completed.recall == pytest.approx(known.mean())  # what has no name is empty
+    assert completed.precision == 1.0
+
+
+def test_completions_are_those_of_the_student(street: PosedSequence) -> None:
+    """It knows the wall: its labels are right on the left half, and nothing is too much."""
+    scores = evaluate_model(Painted(), ZeroShot(BANK, COMMON, {}), [street], COMMON, 0.5)
+    centres, visible = wall(street)
+    left = centres[:, 0] < 1.0
+    assert scores.completion[ALL].iou == 1.0
+    assert scores.completion[ALL].class_iou["car"] == pytest.approx(left.mean())
+    assert scores.completion[ALL].mean_iou == pytest.approx(left.mean() / 15)
+    assert scores.completion[ALL].mean_iou_of_present == pytest.approx(left.mean())
+    assert scores.completion[VISIBLE].class_iou["car"] == pytest.approx(left[visible].mean())
+    nothing = evaluate_model(Painted(), ZeroShot(BANK, COMMON, {}), [street], COMMON, 100.0)
+    assert nothing.completion[ALL].recall == 0.0 and nothing.given[ALL].mean_iou == scores.given[ALL].mean_iou
+    assert nothing.words == {}
+
+
+def test_words_rank_all_labelled_voxels(street: PosedSequence) -> None:
+    """Of a wall whose right half is truly a building, both words find their half first; a third one ranks at random."""
+    ((_, _, truth),) = list(truths([street]))
+    x = truth.grid_from_camera.inverse().apply(truth.grid.centres().astype(np.float64))[..., 0]
+    painted = with_labels(street, lambda label: np.where((label > 0) & (x >= 1.0), 13, label))
+    scores = evaluate_model(Painted(), ZeroShot(BANK, COMMON, WORDS), [painted], COMMON, 0.5)
+    left = (wall(street)[0][:, 0] < 1.0).mean()
+    assert scores.words["automobile"][ALL].average_precision == scores.words["house"][ALL].average_precision == 1.0
+    assert scores.words["automobile"][ALL].prior == pytest.approx(left)
+    assert np.isnan(scores.words["hedge"][ALL].average_precision)
+    assert scores.given[ALL].mean_iou == 1.0
+    assert CAMERA.project(np.array([[0.0, 0.0, WALL_FRONT]]))[1].all()
+
+
+def test_recordings_without_truth_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no frame has ground truth"):
+        evaluate_model(Painted(), ZeroShot(BANK, COMMON, {}), [make_street(("lidar",))], COMMON, 0.5)

@@ -1,0 +1,330 @@
+"""Voxels that answer words, against ground truth: zero-shot labels, and how well a word finds its voxels.
+
+Labels are scored twice. Given the geometry, all voxels are labelled that the truth calls occupied: what is left is
+semantics. In completion, those that the student calls occupied are labelled: semantic scene completion. Words are
+ranked given the geometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
+from scene_completion_ros.evaluation.semantic_classes import (
+    EMPTY,
+    INVALID,
+    SEMANTIC_KITTI_CLASSES,
+    SEMANTIC_KITTI_OFFICIAL,
+    SEMANTIC_KITTI_TO_COMMON,
+    ClassMap,
+)
+from scene_completion_ros.evaluation.semantic_completion import (
+    S4C_PROTOCOL,
+    CompletionProtocol,
+    CompletionScores,
+    SemanticCompletionMetric,
+)
+from scene_completion_ros.evaluation.zero_shot import (
+    Part,
+    WordMetric,
+    WordScores,
+    ZeroShotMetric,
+    ZeroShotScores,
+    best_classes,
+    class_scores,
+    cosines,
+    unit_vectors,
+)
+from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.density_model import Observation
+from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
+from scene_completion_training.evaluation.semantic_models import CodeFunction
+from scene_completion_training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE, VoxelTruth, voxel_centres
+
+REGIONS = (ALL, VISIBLE, OCCLUDED)
+_CHUNK = 1 << 14  # points in memory at a time
+
+
+@dataclass(frozen=True, eq=False)
+class OpenVocabularyObservation:
+    """A model that has seen the image of a frame.
+
+    Attributes:
+        observation: Its density.
+        features: Text-aligned features [N, D] of points [N, 3], metres, optical frame of the reference camera, in the
+            space of the text encoder, less the centre that phrases are compared without; zeros where it has none.
+        units: What a linear probe sees of points [N, E], where that is not the features.
+    """
+
+    observation: Observation
+    features: CodeFunction
+    units: CodeFunction | None = None
+
+
+class OpenVocabularyModel(Protocol):
+    """Anything whose voxels can be asked for words."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables."""
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """Look at a frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSet:
+    """Classes that labels are scored in.
+
+    Attributes:
+        name: For tables.
+        protocol: Of completion; its classes are these, "empty" first.
+        class_map: From SemanticKITTI's ids.
+    """
+
+    name: str
+    protocol: CompletionProtocol
+    class_map: ClassMap
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The K classes, without "empty"."""
+        return self.protocol.class_names[1:]
+
+    def phrases(self, bank: TextBank) -> dict[str, tuple[str, ...]]:
+        """Phrases of each class that has some, from a bank whose classes are SemanticKITTI's, or of these.
+
+        Phrases of classes that are one here come together; those of classes that do not count are left out.
+
+        Raises:
+            ConfigurationError: A class of the bank is neither, or it has none.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for proposed in bank.classes:
+            name: str | None = proposed.name
+            if name in SEMANTIC_KITTI_CLASSES[1:]:
+                number = int(self.class_map.table[SEMANTIC_KITTI_CLASSES.index(name)])
+                name = None if number == INVALID else self.protocol.class_names[number]
+            elif name not in self.names:
+                raise ConfigurationError(
+                    f"class {name!r} is none of {self.name}",
+                    where=bank.where,
+                    cure=f"Call its classes {', '.join(SEMANTIC_KITTI_CLASSES[1:])}",
+                )
+            if name is not None:
+                found[name] = (*found.get(name, ()), *proposed.phrases)
+        if not found:
+            raise ConfigurationError(
+                "has no classes", where=bank.where, cure="Make it of a vocabulary with classes, such as street.yaml"
+            )
+        return found
+
+
+COMMON = LabelSet("the 15 classes of S4C", S4C_PROTOCOL, SEMANTIC_KITTI_TO_COMMON)
+SEMANTIC_KITTI = LabelSet(
+    "the 19 classes of SemanticKITTI",
+    replace(
+        S4C_PROTOCOL,
+        class_names=SEMANTIC_KITTI_CLASSES,
+        class_weights=dict.fromkeys(SEMANTIC_KITTI_CLASSES[1:], 1.0),  # nobody weighs them
+    ),
+    SEMANTIC_KITTI_OFFICIAL,
+)
+
+
+def label_set_of(sequence: PosedSequence) -> LabelSet:
+    """What a recording is scored in: a town has exact voxels of SemanticKITTI's classes, windows get those of S4C."""
+    return SEMANTIC_KITTI if "voxel_label" in sequence.frames[0].assets else COMMON
+
+
+def read_words(file: Path) -> dict[str, tuple[int, ...]]:
+    """Reads words and SemanticKITTI's ids of the classes that they mean.
+
+    Args:
+        file: YAML with `words`, word -> names of classes, and `training_vocabulary`, which no word may be of.
+
+    Raises:
+        ConfigurationError: It is no such file, names an unknown class, or a word that was trained with.
+    """
+    content: Any = None
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        words = {str(word): tuple(map(SEMANTIC_KITTI_CLASSES.index, of)) for word, of in content["words"].items()}
+        trained = {str(word).casefold() for word in content["training_vocabulary"]}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"cannot be read as words and classes ({error})",
+            where=str(file),
+            cure=f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}",
+        ) from error
+    if seen := [word for word in words if word.casefold() in trained]:
+        raise ConfigurationError(
+            f"{', '.join(seen)}: of the training vocabulary", where=str(file), cure="Ask for words that are not in it"
+        )
+    return words
+
+
+class Judge(Protocol):
+    """What says of points what they are.
+
+    Attributes:
+        words: Words that it scores, and SemanticKITTI's ids of what they mean.
+    """
+
+    words: Mapping[str, Sequence[int]]
+
+    def __call__(
+        self, observed: OpenVocabularyObservation, points: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Classes [N] of points [N, 3], K for none, and the score of each word [N, W]."""
+
+
+class ZeroShot:
+    """Labels by the best phrase of all classes, and cosines of words.
+
+    Args:
+        bank: Its classes, and all words, are phrases of it.
+        words: See `read_words`.
+        centre: What phrases are compared without [D]: it was taken from the features too.
+
+    Attributes:
+        rows: Phrases of classes, float32 [R, D], of length one.
+        group: The class of each [R].
+
+    Raises:
+        ConfigurationError: The bank has other classes than the label set, or embeddings of another dimension.
+        VocabularyError: A word is not in it.
+    """
+
+    def __init__(
+        self,
+        bank: TextBank,
+        label_set: LabelSet,
+        words: Mapping[str, Sequence[int]],
+        centre: NDArray[np.float32] | None = None,
+    ) -> None:
+        vocabulary = bank.vocabulary(label_set.phrases(bank))
+        self.words = words
+        of_class = vocabulary.group >= 0
+        rows, asked = vocabulary.rows[of_class], bank.rows(list(words)) if words else vocabulary.rows[:0]
+        if centre is not None:
+            if centre.shape != (bank.dimension,):
+                raise ConfigurationError(
+                    f"embeddings of {bank.dimension} numbers, features of {len(centre)}",
+                    where=bank.where,
+                    cure="Name the text bank of the encoder that the teacher is aligned to",
+                )
+            rows, asked = (unit_vectors(found - centre) for found in (rows, asked))
+        self.rows, self._asked = rows, asked
+        self.group = np.array([label_set.names.index(name) for name in vocabulary.names])[vocabulary.group[of_class]]
+        self.classes = len(label_set.names)
+
+    def __call__(
+        self, observed: OpenVocabularyObservation, points: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See `Judge`."""
+        features = observed.features(points)
+        labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
+        return labels, cosines(features, self._asked)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelScores:
+    """What a model scores on some recordings.
+
+    Attributes:
+        given: Part -> labels of what the truth calls occupied.
+        completion: Part -> labels of what the student calls occupied; voxels without one count as empty.
+        words: Word -> part -> how well it finds its voxels among those that the truth calls occupied.
+    """
+
+    given: dict[Part, ZeroShotScores]
+    completion: dict[Part, CompletionScores]
+    words: dict[str, dict[Part, WordScores]]
+
+
+def evaluate_model(
+    model: OpenVocabularyModel,
+    judge: Judge,
+    recordings: Sequence[PosedSequence],
+    label_set: LabelSet,
+    cutoff: float,
+    every: int = 1,
+) -> ModelScores:
+    """Scores a model on recordings.
+
+    Args:
+        cutoff: Density per metre that an occupied voxel exceeds.
+        every: Frames between scored ones.
+
+    Raises:
+        ConfigurationError: No frame has ground truth voxels.
+    """
+    given, words = ZeroShotMetric(label_set.names), WordMetric(judge.words)
+    completion: dict[str, SemanticCompletionMetric] = {}
+    none = len(label_set.names)
+    for sequence, index, truth in truths(recordings, every):
+        counted = truth.known & truth.regions[ALL]
+        classes = voxel_classes(truth, label_set.class_map)
+        observed = model.observe(sequence, index)
+        points = voxel_centres(truth.grid, truth.grid_from_camera, counted)
+        dense = observed.observation.density(points) > cutoff
+        labelled = (truth.label[counted] != EMPTY) & (truth.label[counted] != INVALID)
+        asked = dense | labelled
+        found, scores = _judged(judge, observed, points[asked])
+        parts = {part: mask[counted][labelled] for part, mask in _parts(truth).items()}
+        true = classes[counted][labelled].astype(np.int64)
+        given.update(found[labelled[asked]], np.where(true == INVALID, INVALID, true - 1), parts)
+        words.update(scores[labelled[asked]], truth.label[counted][labelled], parts)
+        volume = np.zeros(truth.grid.shape, np.uint8)
+        volume.reshape(-1)[np.flatnonzero(counted)[dense]] = 1 + found[dense[asked]]
+        for region in REGIONS:
+            metric = completion.setdefault(
+                region, SemanticCompletionMetric(label_set.protocol, truth.grid, labels=none + 2)
+            )
+            metric.update(volume, classes, truth.regions[region])
+    if not completion:
+        raise ConfigurationError(
+            "no frame has ground truth voxels",
+            where=", ".join(sequence.name for sequence in recordings),
+            cure="Name recordings that have",
+        )
+    class_of_label = np.append(np.arange(none + 1), -1)
+    return ModelScores(
+        given.compute(),
+        {
+            (range_m, region): scores
+            for region, metric in completion.items()
+            for range_m, scores in metric.compute(class_of_label).items()
+        },
+        words.compute(),
+    )
+
+
+def _judged(
+    judge: Judge, observed: OpenVocabularyObservation, points: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    labels, scores = np.zeros(len(points), np.int64), np.zeros((len(points), len(judge.words)), np.float32)
+    for start in range(0, len(points), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        labels[chunk], scores[chunk] = judge(observed, points[chunk])
+    return labels, scores
+
+
+def _parts(truth: VoxelTruth) -> dict[Part, NDArray[np.bool_]]:
+    """Voxels [X, Y, Z] of each range and region."""
+    parts: dict[Part, NDArray[np.bool_]] = {}
+    for range_m in SSCBENCH_RANGES:
+        near = np.zeros(truth.grid.shape, np.bool_)
+        near[truth.grid.cropped(range_m)[1]] = True
+        parts |= {(range_m, region): near & truth.regions[region] for region in REGIONS}
+    return parts

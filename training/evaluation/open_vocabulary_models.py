@@ -1,0 +1,249 @@
+"""Models that are asked for words, and the controls that they have to beat."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
+from scene_completion_ros.evaluation.zero_shot import max_rule, mean_rule
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.density_model import DensityModel, Observation, reference_camera
+from scene_completion_training.evaluation.open_vocabulary import (
+    LabelSet,
+    OpenVocabularyModel,
+    OpenVocabularyObservation,
+)
+from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
+from scene_completion_training.evaluation.semantic_models import CodeFunction, in_chunks, tokens_at
+from scene_completion_training.evaluation.voxel_truth import ALL, VISIBLE, voxel_truth
+from scene_completion_training.foundation.targets import FeatureExtractor
+from scene_completion_training.networks.feature_field import FeatureField
+
+RELATIVE_TOLERANCE, LEAST_CAP, FAR_TOLERANCE = 0.25, 0.4, 0.05
+"""A point lies on a surface at z-depth d that is not farther than min(0.25 d, 0.4 m + 0.05 d) from it, along z: the
+tolerance of OpenScene and CUA-O3D, capped, since a quarter of the depth is 12 m at 50 m."""
+_SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
+
+
+class FieldFeatures:
+    """A trained field whose hidden units are read as the features of a teacher. It is never trained here (S6).
+
+    Args:
+        read: Features [N, D] in the space of the text encoder of hidden units [N, E].
+        density: Whose density says what is occupied: the student that the field was made from, as it is deployed.
+        half_resolution: It was trained on images of half the size.
+    """
+
+    def __init__(
+        self,
+        field: FeatureField,
+        read: Callable[[Tensor], Tensor],
+        density: DensityModel,
+        name: str,
+        *,
+        half_resolution: bool = False,
+    ) -> None:
+        self.name = name
+        self.field = field.eval()
+        self._read = read
+        self._density = density
+        self._image = CanonicalImages(field.camera, half_resolution)
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """Encode the reference camera's image of a frame."""
+        with torch.inference_mode():
+            seen = self.field.observe(self._image(sequence, index, reference_camera(sequence))[None])
+        return OpenVocabularyObservation(
+            self._density.observe(sequence, index),
+            features=lambda points: in_chunks(lambda p: self._read(seen.units(p[None])[0]), points),
+            units=lambda points: in_chunks(lambda p: seen.units(p[None])[0], points),
+        )
+
+
+class LiftedPixels:
+    """A control, 2D only: every point has the teacher's feature of the pixel it projects to, whatever lies before it.
+
+    Args:
+        teacher: Its features are text-aligned.
+        density: Whose density says what is occupied.
+        cell: Edge of the square of pixels that a feature of the teacher covers.
+        camera: The canonical camera of the models that it stands beside; points outside its image have no feature.
+        centre: Taken from the features [D], as from the phrases that they are compared with.
+    """
+
+    def __init__(
+        self,
+        teacher: FeatureExtractor,
+        density: DensityModel,
+        cell: int,
+        camera: Camera,
+        name: str,
+        centre: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.name = name
+        self._centre = torch.zeros(1) if centre is None else torch.from_numpy(centre)
+        self._teacher = teacher
+        self._density = density
+        self._cell = cell
+        self._camera = camera
+        self._image = CanonicalImages(camera, half_resolution=False)
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """Compute the features of the reference camera's image of a frame."""
+        image = self._image(sequence, index, reference_camera(sequence))[None]
+        tokens = self._teacher.features(image, self._cell).float().cpu() - self._centre[:, None, None]
+        return OpenVocabularyObservation(
+            self._density.observe(sequence, index),
+            _where(
+                lambda points: np.asarray(self._camera.project(points)[1]),
+                lambda points: in_chunks(lambda p: tokens_at(tokens, p, self._camera), points),
+            ),
+        )
+
+
+class OnSurface:
+    """A control: the features of another model, where its density shows points to the camera, and none elsewhere."""
+
+    def __init__(self, model: OpenVocabularyModel, name: str) -> None:
+        self.name = name
+        self._model = model
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """Look at a frame, and at the depth that is rendered of it."""
+        seen = self._model.observe(sequence, index)
+        depth = seen.observation.depth_image(_SURFACE_STRIDE)
+        return dataclasses.replace(
+            seen, features=_where(lambda points: on_surface(points, depth, seen.observation), seen.features)
+        )
+
+
+class OracleLift:
+    """A control: the features of another model for the voxels that the camera truly sees, and none for all others.
+
+    With `LiftedPixels` it is what a teacher knows of images, lifted by the true depth.
+    """
+
+    def __init__(self, model: OpenVocabularyModel, name: str) -> None:
+        self.name = name
+        self._model = model
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """Look at a frame, and at its ground truth.
+
+        Raises:
+            SequenceError: It has none.
+        """
+        truth = voxel_truth(sequence, index)
+        if truth is None:
+            raise SequenceError(
+                "no ground truth voxels", where=f"{sequence.name}, frame {index}", cure="Score another recording"
+            )
+        seen = self._model.observe(sequence, index)
+
+        def visible(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+            voxel, inside = truth.grid.index_of(truth.grid_from_camera.apply(points.astype(np.float64)))
+            found = np.array(inside)
+            found[found] = truth.regions[VISIBLE][tuple(np.asarray(voxel)[found].T)]
+            return found
+
+        return dataclasses.replace(seen, features=_where(visible, seen.features))
+
+
+class ClassPrior:
+    """A control that knows no image: every point is of the class that most labelled voxels are of.
+
+    All points have one feature. Any word then ranks them alike, and its average precision is the share of positives.
+
+    Args:
+        row: Embedding of a phrase of that class, float32 [D], see `most_frequent`.
+    """
+
+    name = "class prior"
+
+    def __init__(self, row: NDArray[np.float32], density: DensityModel) -> None:
+        self._row = row
+        self._density = density
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """The same features at every frame."""
+        return OpenVocabularyObservation(
+            self._density.observe(sequence, index), lambda points: np.tile(self._row, (len(points), 1))
+        )
+
+
+def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phrased: Sequence[int]) -> int:
+    """The most frequent class of labelled voxels in view, among those that have phrases.
+
+    Raises:
+        ConfigurationError: No voxel is labelled.
+    """
+    counts = np.zeros(len(label_set.names), np.int64)
+    for _, _, truth in truths(recordings):
+        classes = voxel_classes(truth, label_set.class_map)[truth.known & truth.regions[ALL]]
+        counts += np.bincount(classes[(classes != EMPTY) & (classes != INVALID)] - 1, minlength=len(counts))
+    if not counts.any():
+        raise ConfigurationError(
+            "no voxel is labelled",
+            where=", ".join(sequence.name for sequence in recordings),
+            cure="Name recordings with ground truth",
+        )
+    return max(phrased, key=lambda number: int(counts[number]))
+
+
+class Ensemble:
+    """Two models together, with the density of the first.
+
+    Args:
+        rows: Embeddings of all phrases of the classes, float32 [R, D]: the max rule, see `max_rule`; None for
+            `mean_rule`.
+    """
+
+    def __init__(
+        self,
+        first: OpenVocabularyModel,
+        second: OpenVocabularyModel,
+        name: str,
+        rows: NDArray[np.float32] | None,
+    ) -> None:
+        self.name = name
+        self._models = first, second
+        self._rows = rows
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """Look at a frame with both."""
+        first, second = (model.observe(sequence, index) for model in self._models)
+
+        def features(points: NDArray[np.float32]) -> NDArray[np.float32]:
+            both = first.features(points), second.features(points)
+            return mean_rule(*both) if self._rows is None else max_rule(*both, self._rows)
+
+        return OpenVocabularyObservation(first.observation, features)
+
+
+def on_surface(points: NDArray[np.float32], depth: NDArray[np.float32], observation: Observation) -> NDArray[np.bool_]:
+    """Whether points [N, 3] lie on the surface that a depth image [H / 4, W / 4] shows: bool [N].
+
+    Args:
+        points: Metres, optical frame of the reference camera.
+        depth: z-depth of every fourth pixel, metres.
+    """
+    pixels, inside = observation.camera.project(points.astype(np.float64))
+    place = np.rint(np.asarray(pixels)[:, ::-1] / _SURFACE_STRIDE)
+    row, column = np.clip(place, 0, np.array(depth.shape) - 1).astype(np.int64).T
+    shown = depth[row, column]
+    tolerance = np.minimum(RELATIVE_TOLERANCE * shown, LEAST_CAP + FAR_TOLERANCE * shown)
+    return np.asarray(np.asarray(inside) & (np.abs(points[:, 2] - shown) <= tolerance))
+
+
+def _where(asked: Callable[[NDArray[np.float32]], NDArray[np.bool_]], features: CodeFunction) -> CodeFunction:
+    """Features of the points that are asked for, zeros for the others."""
+    return lambda points: np.where(asked(points)[:, None], features(points), np.float32(0.0))
