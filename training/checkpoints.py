@@ -206,7 +206,7 @@ class Checkpoint:
             BundleError: It holds one of another kind, or other weights than its stage has.
         """
         found = self.stage_class.field_class
-        if found is not kind:
+        if kind not in (found, *getattr(found, "stands_for", ())):
             stages = [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
             raise BundleError(
                 f"no {kind.__name__} in it: its stage is {self.stage}, which trains a {found.__name__}",
@@ -214,7 +214,7 @@ class Checkpoint:
                 cure=f"Name the checkpoint of a training with stage {' or '.join(stages)}",
             )
         try:
-            made = kind.rebuilt(self.state, self.viewpoint, self._encoder())
+            made = found.rebuilt(self.state, self.viewpoint, self._encoder())
             made.load_state_dict(dict(self.state))
         except (KeyError, RuntimeError) as error:
             raise BundleError(

@@ -32,6 +32,7 @@ from scene_completion_training.clustering.clusters import (
     read_clusters,
 )
 from scene_completion_training.losses.dense_depth import positive_inverse_depth
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.occupancy_link import link_calibration
@@ -63,6 +64,9 @@ class FoldedEncoder(nn.Module):
         self.spec = density.spec
         self.rays = ray_camera(camera)
         self.features: nn.Sequential | None = None
+        self.surface: nn.Conv2d | None = None
+        if isinstance(field, AgglomeratedField):
+            self.surface = fold(first_channel(density.encoder.project), field.surface_layer)
         if isinstance(field, FeatureField):
             folded = fold(field.project, field.feature_layer)
             self.features = nn.Sequential(field.decoder, field.normalise, folded)
@@ -76,7 +80,8 @@ class FoldedEncoder(nn.Module):
         decoded = torch.cat([self.decoder(maps), self.prior], dim=1)
         out: Tensor = self.project(decoded)
         if self.features is not None:
-            out = torch.cat([out, self.features(maps)], dim=1)
+            units = self.features(maps)
+            out = torch.cat([out, units if self.surface is None else units + self.surface(decoded)], dim=1)
         found = (out.permute(0, 2, 3, 1),)
         if self.spatial is None:
             return found
@@ -101,6 +106,16 @@ def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
         if folded.bias is not None:
             folded.bias.copy_(bias if second.bias is None else bias + second.bias)
     return folded
+
+
+def first_channel(convolution: nn.Conv2d) -> nn.Conv2d:
+    """The 1×1 convolution that gives the first channel of another one."""
+    one = nn.Conv2d(convolution.in_channels, 1, 1)
+    with torch.no_grad():
+        one.weight.copy_(convolution.weight[:1])
+        if one.bias is not None and convolution.bias is not None:
+            one.bias.copy_(convolution.bias[:1])
+    return one
 
 
 def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[int, int]:

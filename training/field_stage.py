@@ -80,13 +80,13 @@ class DataNeeds:
 
     Attributes:
         encoder_views: Images that it encodes.
-        targets: Features of a foundation model that the views get.
+        targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample.
         rendered: Views that the field is rendered for.
     """
 
     encoder_views: int = 1
-    targets: FeatureTargets | None = None
+    targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None
     label_points: int = 0
     rendered: bool = True
 

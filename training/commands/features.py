@@ -1,9 +1,11 @@
 """Compute the feature targets of a training once, so that it only reads them.
 
 MODEL is a DINO, DINOv2 or DINOv3 transformer: a local folder with config.json and model.safetensors, or a name on the
-model hub. DIR gets manifest.json and for every image of the training and validation sequences one file with the tokens
-of its variants in half precision: variant 0 is the image as it is, the others have randomly shifted grids, and every
-other one is mirrored. A training that mirrors scenes needs two variants or more.
+model hub. `espnetv2:FOLDER` is ESPNetv2: its class probabilities, as vectors in the space of --text-encoder.
+
+DIR gets manifest.json and for every image of the training and validation sequences one file with the tokens of its
+variants in half precision: variant 0 is the image as it is, the others have randomly shifted grids, and every other one
+is mirrored. A training that mirrors scenes needs two variants or more.
 
 An interrupted command goes on where it was; several may work on the same DIR at a time.
 """
@@ -23,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=-1,
         help="hidden state: 1 is what comes out of the first block, -1 of the last (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--text-encoder", metavar="MODEL", help="text encoder of espnetv2: local folder, or name on the model hub"
+    )
+    parser.add_argument(
+        "--template",
+        default="a photo of a {} on the street",
+        help="sentence that the class names of espnetv2 stand in (default: %(default)s)",
     )
     parser.add_argument(
         "--cell", type=int, default=16, metavar="PIXELS", help="pixels along a token's side (default: %(default)s)"
@@ -46,21 +56,21 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_training.configuration import read_configuration
     from scene_completion_training.data.module import SequencesData
-    from scene_completion_training.foundation.backbone import Backbone
     from scene_completion_training.foundation.feature_store import FeatureStore, canonical_manifest, precompute
+    from scene_completion_training.foundation.teachers import open_teacher
 
     if args.threads:
         torch.set_num_threads(args.threads)
     configuration = read_configuration(args.config, args.overrides).completed()
-    backbone = Backbone(args.model, args.layer, args.device)
+    teacher = open_teacher(args.model, args.layer, args.device, text_encoder=args.text_encoder, template=args.template)
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera
-    manifest = canonical_manifest(backbone, camera, cell=args.cell, variants=args.variants, seed=args.seed)
+    manifest = canonical_manifest(teacher, camera, cell=args.cell, variants=args.variants, seed=args.seed)
     store = FeatureStore.create(args.output, manifest)
     data.setup("fit")
     frames = [frame for sequence in (*data.frames, *data.watched) for frame in sequence]
-    computed = precompute(frames, camera, backbone, store)
+    computed = precompute(frames, camera, teacher, store)
     images = sum(len(frame.images) for frame in frames)
     print(f"{args.output}: {images} images, {computed} of them new; {store.variants} variants of {store.dim} channels")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,7 +154,7 @@ class SequencesData(lightning.LightningDataModule):
     Args:
         steps: Optimiser steps of the whole training.
         encoder_views: Images that the stage encodes.
-        targets: Features of a foundation model that the views get.
+        targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample; 0 for none.
         rendered: Samples hold views to render.
     """
@@ -166,7 +166,7 @@ class SequencesData(lightning.LightningDataModule):
         seed: int,
         *,
         encoder_views: int = 1,
-        targets: FeatureTargets | None = None,
+        targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None,
         label_points: int = 0,
         rendered: bool = True,
         viewpoint: Viewpoint | None = None,

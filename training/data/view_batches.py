@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +106,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         shares: Factor on each sequence's share.
         encoder_views: Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras
             ahead so many less one from further along the drive.
-        targets: Features of a foundation model that the views get.
+        targets: Features of a foundation model that the views get, or of several by name.
         label_points: Labelled voxel centres a sample, of frames that all have some; 0 for none.
         rendered: Samples hold the views that a field is rendered for: most of the time that a sample takes.
         distinct: Number of different samples, which come again in another order when all have been seen; 0 for as many
@@ -122,7 +122,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         length: int,
         shares: Sequence[float] | None = None,
         encoder_views: int = 1,
-        targets: FeatureTargets | None = None,
+        targets: FeatureTargets | Mapping[str, FeatureTargets] | None = None,
         label_points: int = 0,
         rendered: bool = True,
         distinct: int = 0,
@@ -133,7 +133,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
         self.encoder_views = encoder_views
-        self.targets = targets
+        self.targets = named_targets(targets)
         self.label_points = label_points
         self.rendered = rendered
         self.sequences = sequences
@@ -160,8 +160,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             `occupancy`, and where more than one view is encoded encoder_images [E, 3, H, W] (0..255, augmented alike),
             encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With feature targets
             features [V, D, h, w] (float16) and feature_offsets [V, 2], the left and upper edge (x, y) of token (0, 0)
-            in the view, pixels. V is 4, or 8 with far views. With labels
-            label_points [M, 3] (occupied voxel centres in the recorded image, seen or hidden; encoder frame, metres)
+            in the view, pixels; of several models each under its name, features/NAME. V is 4, or 8 with far views.
+            With labels label_points [M, 3] (occupied voxel centres in the recorded image, seen or hidden; encoder
+            frame, metres)
             and label_classes [M] (`COMMON_CLASSES` without "empty", from 0). Of so many different samples,
             sample_number [] is which of them it is.
         """
@@ -187,8 +188,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                 "encoder_hints": torch.cat([sample["hint"][None], as_tensor(np.stack(others.hints))]),
                 "encoder_poses": torch.cat([torch.eye(4)[None], torch.from_numpy(np.stack(others.poses)).float()]),
             }
-        if self.targets is not None:
-            sample |= self._features(self.targets, views, generator)
+        for entry, targets in self.targets.items():
+            sample |= self._features(entry, targets, views, generator)
         if self.label_points:
             sample |= self._labels(draw, generator)
         if self.distinct:
@@ -203,9 +204,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
 
     def _features(
-        self, targets: FeatureTargets, views: DrawnViews, generator: np.random.Generator
+        self, entry: str, targets: FeatureTargets, views: DrawnViews, generator: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Targets of the views, each with a grid of its own."""
+        """Targets of the views, each with a grid of its own; `entry` follows the names of what is returned."""
         found = []
         for (index, name), image in zip(views.names, views.recorded, strict=True):
             # Odd variants are mirrored, as the whole scene may be.
@@ -213,8 +214,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             found.append(targets.get(frame_key(views.draw.frames[index], name), image, variant))
         offsets = [(target.shift[1], target.shift[0]) for target in found]
         return {
-            "features": torch.stack([target.features for target in found]),
-            "feature_offsets": torch.tensor(offsets),
+            f"features{entry}": torch.stack([target.features for target in found]),
+            f"feature_offsets{entry}": torch.tensor(offsets),
         }
 
     def _encoder_names(self, draw: Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
@@ -368,6 +369,13 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
+
+
+def named_targets(targets: FeatureTargets | Mapping[str, FeatureTargets] | None) -> dict[str, FeatureTargets]:
+    """Targets by what follows the names of their entries in a sample: nothing for those of a single model."""
+    if targets is None:
+        return {}
+    return {f"/{name}": one for name, one in targets.items()} if isinstance(targets, Mapping) else {"": targets}
 
 
 def misread(points: Tensor, angle: float, height: float) -> Tensor:

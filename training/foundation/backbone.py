@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, ImageError
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training.foundation.dense_extractor import DenseExtractor, as_maps, in_patches
 from scene_completion_training.foundation.model_files import (
     Normalisation,
     description_folder,
+    model_name,
     read_config,
     read_normalisation,
     sha256,
     weight_files,
 )
+from scene_completion_training.foundation.pretrained import frozen_network
 
 _CLASSES = {
     "vit": "ViTModel",  # DINO
@@ -32,9 +30,7 @@ _CLASSES = {
     "dinov3_vit": "DINOv3ViTModel",
 }
 _DEPTH = {"depth_anything": "DepthAnythingForDepthEstimation"}
-_DERIVED = ("out_features", "out_indices", "stage_names")
-"""Entries of a configuration that count its blocks, and do not matter here."""
-_UNUSED = "mask_token"
+_ATTENTION = {"attn_implementation": "sdpa"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,9 @@ class ModelIdentity:
         weights: File -> SHA-256.
         layer: Hidden state that is taken, 0 what goes into the first block.
         normalisation: Of the input.
+        text_encoder: Name of the model whose sentences lie in the space of the features; empty where there is none.
+        text_encoder_sha256: Of its weights.
+        settings: What else they follow from, name -> value.
     """
 
     name: str
@@ -55,6 +54,9 @@ class ModelIdentity:
     layer: int
     dim: int
     normalisation: Normalisation
+    text_encoder: str = ""
+    text_encoder_sha256: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,8 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> Loa
     blocks = _layer_index(config, layer, model)
     config |= {"num_hidden_layers": blocks}
     files = weight_files(model) if pretrained else []
-    network = _network(files, _CLASSES[kind], config)
+    options = {"add_pooling_layer": False} if kind == "vit" else {}
+    network = frozen_network(_CLASSES[kind], config, files, **_ATTENTION, **options)
     return LoadedNetwork(
         network=network,
         type=kind,
@@ -130,7 +133,7 @@ def load_depth_network(model: str, *, pretrained: bool = True) -> LoadedNetwork:
     config = read_config(folder)
     kind = _supported_type(config, model, _DEPTH)
     files = weight_files(model) if pretrained else []
-    network = _network(files, _DEPTH[kind], config)
+    network = frozen_network(_DEPTH[kind], config, files)  # its backbone chooses its attention itself
     backbone = network.backbone.config
     return LoadedNetwork(
         network=network,
@@ -145,10 +148,11 @@ def load_depth_network(model: str, *, pretrained: bool = True) -> LoadedNetwork:
     )
 
 
-class Backbone:
+class Backbone(DenseExtractor):
     """A frozen DINO, DINOv2 or DINOv3 transformer that gives one hidden state, through its final LayerNorm.
 
-    Class and register tokens are dropped. Blocks after the hidden state are not even loaded.
+    Images are resized by patch / cell (bilinear, antialiased). Class and register tokens are dropped. Blocks after the
+    hidden state are not even loaded.
 
     Args:
         model: Local folder as of `save_pretrained` (the hub is never asked then), or name on the hub.
@@ -164,23 +168,17 @@ class Backbone:
     def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
         self._model = str(model)
         loaded = load_network(self._model, layer)
-        self.type, self.normalisation = loaded.type, loaded.normalisation
-        self.layer, self.dim = loaded.blocks, loaded.dim
+        super().__init__(loaded.dim, loaded.normalisation, device)
+        self.type, self.layer = loaded.type, loaded.blocks
         self._patch, self._extra_tokens, self._options = loaded.patch, loaded.extra_tokens, loaded.options
         self._weights = loaded.files
-        self._device = torch.device(device)
         self._network = loaded.network.to(self._device)
-        self._mean, self._deviation = (
-            torch.tensor(values, device=self._device)[:, None, None]
-            for values in (self.normalisation.mean, self.normalisation.deviation)
-        )
 
     @cached_property
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
-        folder = Path(self._model).expanduser()
         return ModelIdentity(
-            name=folder.resolve().name if folder.is_dir() else self._model,
+            name=model_name(self._model),
             type=self.type,
             weights={file.name: sha256(file) for file in self._weights},
             layer=self.layer,
@@ -188,44 +186,10 @@ class Backbone:
             normalisation=self.normalisation,
         )
 
-    @torch.no_grad()
-    def features(self, images: Tensor, cell: int) -> Tensor:
-        """Tokens of images; token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell).
-
-        The image is resized by patch / cell (bilinear, antialiased). Where its size is no multiple of `cell`, its last
-        row and column are repeated before: every pixel is in a cell, and cells stay where they are.
-
-        Args:
-            images: RGB [B, 3, H, W] in 0..255, of any type.
-            cell: Edge of the square of pixels that a token covers.
-
-        Returns:
-            float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the backbone's device, not normalised in length.
-
-        Raises:
-            ImageError: Images of another shape.
-            ConfigurationError: `cell` is not positive.
-        """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")
-        if cell < 1:
-            raise ConfigurationError(f"{cell} pixels", where="cell", cure="Give at least 1")
-        height, width = (-(-size // cell) for size in images.shape[-2:])
-        # Lightning's mixed precision ends here: targets do not depend on how a network is trained on them.
-        with torch.autocast(self._device.type, enabled=False):
-            pixels = _enlarged(images.to(self._device).float(), cell, height, width)
-            pixels = (pixels - self._mean) / self._deviation
-            if cell != self._patch:
-                size = (height * self._patch, width * self._patch)
-                pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
-            tokens: Tensor = self._network(pixel_values=pixels, **self._options).last_hidden_state
-        return tokens[:, self._extra_tokens :].transpose(1, 2).reshape(len(images), self.dim, height, width)
-
-
-def _enlarged(images: Tensor, cell: int, height: int, width: int) -> Tensor:
-    """Images [B, 3, H, W] with their edge repeated to the right and below, to a whole number of cells."""
-    right, below = width * cell - images.shape[-1], height * cell - images.shape[-2]
-    return functional.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
+    def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        pixels = in_patches(pixels, self._patch, height, width)
+        tokens: Tensor = self._network(pixel_values=pixels, **self._options).last_hidden_state
+        return as_maps(tokens[:, self._extra_tokens :], height, width)
 
 
 def _supported_type(config: dict[str, Any], model: str, known: Mapping[str, str]) -> str:
@@ -259,63 +223,3 @@ def _patch_size(size: int | list[int], model: str) -> int:
     if len(edges) > 1:
         raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
     return edges.pop()
-
-
-def _network(files: list[Path], name: str, config: dict[str, Any]) -> Any:
-    """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
-
-    Raises:
-        BundleError: They are damaged, or those of another network.
-    """
-    import transformers
-
-    network_class = getattr(transformers, name)
-    options: dict[str, Any] = {"add_pooling_layer": False} if name == "ViTModel" else {}
-    known = {name: value for name, value in config.items() if name not in _DERIVED}
-    if not files:
-        return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
-    folder = str(files[0].parent)
-    try:
-        weights = {name: value for file in files for name, value in safetensors.torch.load_file(file).items()}
-        with _quiet():
-            # Given the weights, transformers opens no file: a configuration cannot send it elsewhere.
-            network, report = network_class.from_pretrained(
-                None,
-                config=network_class.config_class.from_dict(known),
-                state_dict=weights,
-                dtype=torch.float32,
-                **({} if name in _DEPTH.values() else {"attn_implementation": "sdpa"}),  # its backbone chooses itself
-                ignore_mismatched_sizes=True,  # they are in the report
-                output_loading_info=True,
-                **options,
-            )
-    except Exception as error:  # of whatever kind: these files may say anything
-        raise BundleError(
-            f"cannot be loaded as {name} ({str(error)[:300]})", where=folder, cure="Get it once more"
-        ) from error
-    missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
-    unfit = sorted([*missing, *(name for name, *_ in report["mismatched_keys"])])
-    if unfit:  # they would have random values
-        raise BundleError(
-            f"{len(unfit)} weights are missing or of another shape, such as {unfit[0]}",
-            where=folder,
-            cure="Name a model whose weights fit its config.json",
-        )
-    return network.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers from listing the blocks that are left out on purpose, and from drawing a bar."""
-    from transformers.utils import logging as settings
-
-    logger = logging.getLogger("transformers")
-    level, bar = logger.level, settings.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    settings.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bar:
-            settings.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -28,9 +28,16 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.feature_targets import FeatureTarget, frame_key
 from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
-from scene_completion_training.foundation.backbone import Backbone, ModelIdentity
+from scene_completion_training.foundation.backbone import ModelIdentity
 from scene_completion_training.foundation.model_files import Normalisation
-from scene_completion_training.foundation.targets import Variant, as_half, check_variant, variant_images, variant_of
+from scene_completion_training.foundation.targets import (
+    Teacher,
+    Variant,
+    as_half,
+    check_variant,
+    variant_images,
+    variant_of,
+)
 
 _MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -59,9 +66,9 @@ class FeatureManifest:
         return -(-height // self.cell), -(-width // self.cell)
 
     def facts(self) -> dict[str, Any]:
-        """What the features depend on, as name -> value for people; a model's name does not matter."""
+        """What the features depend on, as name -> value for people; models' names do not matter."""
         model = dataclasses.asdict(self.model)
-        del model["name"]
+        del model["name"], model["text_encoder"]
         return {f"model {name}": value for name, value in model.items()} | {
             "cell": self.cell,
             "image size": self.image_size,
@@ -110,6 +117,9 @@ def _parsed(content: dict[str, Any]) -> FeatureManifest:
             layer=_counted(model["layer"], least=0),
             dim=_counted(model["dim"]),
             normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
+            text_encoder=str(model.get("text_encoder", "")),
+            text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
+            settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
         ),
         cell=_counted(content["cell"]),
         image_size=(height, width),
@@ -279,13 +289,13 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def canonical_manifest(backbone: Backbone, camera: Camera, *, cell: int, variants: int, seed: int) -> FeatureManifest:
+def canonical_manifest(teacher: Teacher, camera: Camera, *, cell: int, variants: int, seed: int) -> FeatureManifest:
     """Manifest of a store for images in the canonical camera."""
     size = (camera.height, camera.width)
-    return FeatureManifest(backbone.identity, cell=cell, image_size=size, variants=variants, seed=seed)
+    return FeatureManifest(teacher.identity, cell=cell, image_size=size, variants=variants, seed=seed)
 
 
-def precompute(frames: Sequence[PreparedFrame], camera: Camera, backbone: Backbone, store: FeatureStore) -> int:
+def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: Teacher, store: FeatureStore) -> int:
     """Computes the features of every image of frames that the store lacks; their number.
 
     The images are those that trainings compare with: in the canonical camera that the frames were prepared for,
@@ -304,7 +314,7 @@ def precompute(frames: Sequence[PreparedFrame], camera: Camera, backbone: Backbo
             continue
         image = canonical_image(frame.images[name], frame.cameras[name], camera)
         variants = variant_images(image, store.variants_of(key))
-        store.save(key, backbone.features(variants, store.cell))
+        store.save(key, teacher.features(variants, store.cell))
         computed += 1
     return computed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _DESCRIPTION_FILES = (_CONFIG, _PREPROCESSOR)
 _WEIGHT_FILES = (_WEIGHTS, _INDEX, "model-*.safetensors")
+_PACKAGE = "package:"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -33,13 +35,24 @@ class Normalisation:
     deviation: tuple[float, float, float]
 
 
-def description_folder(model: str) -> Path:
-    """Folder with the configuration of a model: the one that is named, or a download from the hub (without weights).
+def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
+    """Folder with the configuration of a model, without its weights.
+
+    Args:
+        model: Local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
+            on the hub, from which it is downloaded.
+        wanted: Patterns of further files.
 
     Raises:
         ConfigurationError: There is neither such a folder nor such a model on the hub.
     """
-    return _folder(model, _DESCRIPTION_FILES)
+    return _folder(model, (*_DESCRIPTION_FILES, *wanted))
+
+
+def model_name(model: str) -> str:
+    """Name of a model for people: its folder's, or what it was named by."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model
 
 
 def weight_files(model: str) -> list[Path]:
@@ -73,6 +86,8 @@ def weight_files(model: str) -> list[Path]:
 
 
 def _folder(model: str, wanted: Sequence[str]) -> Path:
+    if model.startswith(_PACKAGE):
+        return _package_folder(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -88,6 +103,22 @@ def _folder(model: str, wanted: Sequence[str]) -> Path:
             where=model,
             cure="Name a local folder with config.json and model.safetensors, or check name, network and access",
         ) from error
+
+
+def _package_folder(model: str) -> Path:
+    """Folder of `package:NAME/FOLDER`; a `ConfigurationError` if there is none."""
+    package, _, inside = model.removeprefix(_PACKAGE).partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    places = (found.submodule_search_locations if found else None) or []
+    for place in places:
+        folder = Path(place, inside)
+        if folder.is_dir() and folder.resolve().is_relative_to(Path(place).resolve()):
+            return folder
+    raise ConfigurationError(
+        "no such folder in it" if places else "not installed",
+        where=model,
+        cure="Install the package, or name a local folder or a model on the hub",
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -126,6 +157,14 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BundleError("holds no JSON object", where=str(file), cure="Get the model once more")
     return content
+
+
+def joint_sha256(files: Sequence[Path]) -> str:
+    """SHA-256 of one file, or of the names and digests of several."""
+    digests = {file.name: sha256(file) for file in files}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

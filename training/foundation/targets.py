@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.feature_targets import FeatureTarget
+from scene_completion_training.foundation.backbone import ModelIdentity
 
 LARGEST_HALF = 65504.0
 
@@ -33,6 +34,14 @@ class FeatureExtractor(Protocol):
 
     def features(self, images: Tensor, cell: int) -> Tensor:
         """Tokens [B, D, ⌈H / cell⌉, ⌈W / cell⌉] of RGB images [B, 3, H, W] in 0..255."""
+
+
+class Teacher(FeatureExtractor, Protocol):
+    """A network whose features can be stored."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What the features follow from, besides the image."""
 
 
 @dataclass(frozen=True)

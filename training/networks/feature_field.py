@@ -48,7 +48,7 @@ class FeatureField(nn.Module):
     Args:
         target_size: Dimension D of the targets.
         channels: Dimension of the features that are composited.
-        expansion: Hidden width of the expansion.
+        expansion: Hidden width of the expansion, or another network in its place.
 
     Attributes:
         target_size: Dimension of the expanded features.
@@ -63,7 +63,7 @@ class FeatureField(nn.Module):
         target_size: int,
         channels: int = 64,
         units: int = 128,
-        expansion: int = 128,
+        expansion: int | nn.Module = 128,
         map_channels: int = 64,
     ) -> None:
         super().__init__()
@@ -74,8 +74,10 @@ class FeatureField(nn.Module):
         self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
         self.position_layer = nn.Linear(density.spec.size, units)
         self.output_layer = nn.Linear(units, channels)
-        self.expansion = nn.Sequential(
-            nn.Linear(channels, expansion), nn.ReLU(inplace=True), nn.Linear(expansion, target_size)
+        self.expansion = (
+            expansion
+            if isinstance(expansion, nn.Module)
+            else nn.Sequential(nn.Linear(channels, expansion), nn.ReLU(inplace=True), nn.Linear(expansion, target_size))
         )
         self.target_size = target_size
         self.target_mean: Tensor

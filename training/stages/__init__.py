@@ -16,6 +16,7 @@ STAGES = {
     "teacher": "scene_completion_training.stages.teacher:TeacherStage",
     "student": "scene_completion_training.stages.student:StudentStage",
     "feature_field": "scene_completion_training.stages.feature_field:FeatureFieldStage",
+    "agglomeration": "scene_completion_training.stages.agglomeration:AgglomerationStage",
     "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
     "supervised": "scene_completion_training.stages.supervised:SupervisedStage",
 }

@@ -1,0 +1,90 @@
+"""Lifting features of views to points: who sees what, and what they say together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
+
+CAMERA = Camera(40.0, 40.0, 31.5, 15.5, 64, 32)
+LIFTER = FeatureLifter(CAMERA, voxel_size=0.2)
+
+
+def poses(*places: tuple[float, float, float]) -> Tensor:
+    """Views that look ahead from places."""
+    out = torch.eye(4).repeat(len(places), 1, 1)
+    out[:, :3, 3] = torch.tensor(places)
+    return out
+
+
+def maps(*values: float, cell: int = 8) -> TokenMaps:
+    """Maps [V, 2, 4, 8] of two channels, (value, 1)."""
+    tokens = torch.stack([torch.tensor([value, 1.0])[:, None, None].expand(2, 4, 8) for value in values])
+    return TokenMaps(tokens, torch.zeros(len(values), 2), cell)
+
+
+def surface(*depths: float) -> Tensor:
+    return torch.stack([torch.full((32, 64), depth) for depth in depths])
+
+
+def test_the_mean_of_the_views_that_see_a_point_in_any_order() -> None:
+    points = torch.tensor([[0.0, 0.0, 10.0]])
+    two = poses((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))
+    found = LIFTER(points, {"t": maps(2.0, 6.0)}, two, surface(10.0, 10.0))["t"]
+    assert found.mean.tolist() == [[4.0, 1.0]] and found.views.tolist() == [2]
+    other = LIFTER(points, {"t": maps(6.0, 2.0)}, two.flip(0), surface(10.0, 10.0))["t"]
+    assert torch.equal(found.mean, other.mean) and torch.equal(found.circular_variance, other.circular_variance)
+    # Unit vectors (2, 1)/√5 and (6, 1)/√37.
+    unit = torch.tensor([2.0, 1.0]) / 5.0**0.5 + torch.tensor([6.0, 1.0]) / 37.0**0.5
+    assert found.circular_variance.item() == pytest.approx(1.0 - float(unit.norm()) / 2.0, abs=1e-6)
+
+
+def test_views_that_agree_have_no_variance() -> None:
+    points = torch.tensor([[0.0, 0.0, 10.0]])
+    found = LIFTER(points, {"t": maps(2.0, 2.0)}, poses((0.0, 0.0, 0.0), (1.0, 0.0, 0.0)), surface(10.0, 10.0))["t"]
+    assert found.circular_variance.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_is_hidden_behind_the_camera_or_beside_the_image_is_not_seen() -> None:
+    points = torch.tensor([[0.0, 0.0, 20.0], [0.0, 0.0, -10.0], [50.0, 0.0, 10.0], [0.0, 0.0, 0.0]])
+    found = LIFTER(points, {"t": maps(2.0)}, poses((0.0, 0.0, 0.0)), surface(10.0))["t"]
+    assert found.views.tolist() == [0, 0, 0, 0]
+    assert not found.mean.any() and not found.circular_variance.any()
+
+
+def test_the_tolerance_is_capped() -> None:
+    """A quarter of the depth is what the published code allows: 12 m at 50 m."""
+    behind = torch.tensor([[0.0, 0.0, 52.8], [0.0, 0.0, 53.0], [0.0, 0.0, 1.2], [0.0, 0.0, 1.3]])
+    pixels, depth = LIFTER.pixels(behind, poses((0.0, 0.0, 0.0)))
+    assert LIFTER.visible(pixels, depth, surface(50.0))[0].tolist() == [True, False, False, False]
+    assert LIFTER.visible(pixels, depth, surface(1.0))[0].tolist() == [False, False, True, False]
+
+
+def test_unknown_depth_and_masked_pixels_see_nothing() -> None:
+    points = torch.tensor([[0.0, 0.0, 10.0]])
+    pixels, depth = LIFTER.pixels(points, poses((0.0, 0.0, 0.0)))
+    assert not LIFTER.visible(pixels, depth, surface(0.0)).any()
+    assert not LIFTER.visible(pixels, depth, surface(10.0), torch.zeros(1, 32, 64, dtype=torch.bool)).any()
+    assert LIFTER.visible(pixels, depth, None).all()
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_tokens_are_read_where_they_lie(bilinear: bool) -> None:
+    """Token (r, c) of a shifted grid covers the pixels [8 r + dy, 8 r + dy + 8)."""
+    lifter = FeatureLifter(CAMERA, 0.2, bilinear=bilinear)
+    tokens = torch.arange(32.0).reshape(1, 1, 4, 8)
+    found = lifter.sampled(
+        TokenMaps(tokens, torch.tensor([[3.0, -2.0]]), 8), 0, torch.tensor([[3.0 + 19.5, -2.0 + 11.5]])
+    )
+    assert found.item() == pytest.approx(10.0, abs=1e-5)  # row 1, column 2: its centre
+
+
+def test_a_turned_view_sees_what_lies_beside() -> None:
+    turned = torch.eye(4)[None].clone()
+    turned[0, :3, :3] = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # looks along +x
+    pixels, depth = LIFTER.pixels(torch.tensor([[10.0, 0.0, 0.0], [0.0, 0.0, 10.0]]), turned)
+    assert depth[0].tolist() == pytest.approx([10.0, 0.0])
+    assert pixels[0, 0].tolist() == pytest.approx([31.5, 15.5])

@@ -1,0 +1,90 @@
+"""What all dense teachers share: images come in, cells are whole, colours are normalised, tokens go out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError, ImageError
+from scene_completion_training.foundation.model_files import Normalisation
+
+
+class DenseExtractor(ABC):
+    """A frozen network that gives one token for each square of pixels.
+
+    Args:
+        dim: Dimension of a token.
+        normalisation: Of the input.
+        device: Where it runs, in single precision.
+    """
+
+    def __init__(self, dim: int, normalisation: Normalisation, device: str) -> None:
+        self.dim = dim
+        self.normalisation = normalisation
+        self._device = torch.device(device)
+        self._mean, self._deviation = (
+            torch.tensor(values, device=self._device)[:, None, None]
+            for values in (normalisation.mean, normalisation.deviation)
+        )
+
+    @torch.no_grad()
+    def features(self, images: Tensor, cell: int) -> Tensor:
+        """Tokens of images; token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell).
+
+        Where the size of an image is no multiple of `cell`, its last row and column are repeated before: every pixel is
+        in a cell, and cells stay where they are.
+
+        Args:
+            images: RGB [B, 3, H, W] in 0..255, of any type.
+            cell: Edge of the square of pixels that a token covers.
+
+        Returns:
+            float32 [B, D, ⌈H / cell⌉, ⌈W / cell⌉] on the network's device, not normalised in length.
+
+        Raises:
+            ImageError: Images of another shape.
+            ConfigurationError: `cell` is not positive.
+        """
+        check_images(images)
+        if cell < 1:
+            raise ConfigurationError(f"{cell} pixels", where="cell", cure="Give at least 1")
+        height, width = (-(-size // cell) for size in images.shape[-2:])
+        # Lightning's mixed precision ends here: targets do not depend on how a network is trained on them.
+        with torch.autocast(self._device.type, enabled=False):
+            pixels = _enlarged(images.to(self._device).float(), cell, height, width)
+            return self._tokens(self._normalised(pixels), height, width)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._deviation
+
+    @abstractmethod
+    def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """Tokens [B, D, height, width] of normalised images [B, 3, height · cell, width · cell]."""
+
+
+def check_images(images: Tensor) -> None:
+    """Raises an `ImageError` unless these are images [B, 3, H, W]."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ImageError(f"shape {tuple(images.shape)}", where="images", cure="Give [B, 3, H, W]")
+
+
+def in_patches(pixels: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """Images resized (bilinear, antialiased) to so many patches."""
+    size = (height * patch, width * patch)
+    if pixels.shape[-2:] == size:
+        return pixels
+    return functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+
+
+def as_maps(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Tokens [B, height · width, D] as maps [B, D, height, width]."""
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+
+def _enlarged(images: Tensor, cell: int, height: int, width: int) -> Tensor:
+    """Images [B, 3, H, W] with their edge repeated to the right and below, to a whole number of cells."""
+    right, below = width * cell - images.shape[-1], height * cell - images.shape[-2]
+    return functional.pad(images, (0, right, 0, below), mode="replicate") if right or below else images

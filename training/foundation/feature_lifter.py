@@ -1,0 +1,146 @@
+"""2D features lifted to points in space: the mean of what views say that see them (OpenScene; CUA-O3D, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+
+RELATIVE_TOLERANCE = 0.25
+"""Largest share of its depth by which a visible point may lie before or behind the surface (ScanNet's in OpenScene)."""
+FAR_TOLERANCE = 0.05
+NEAREST = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMaps:
+    """Features of a teacher for several views.
+
+    Attributes:
+        values: [V, D, h, w], any floating type.
+        offsets: Left and upper edge (x, y) of token (0, 0) in each view, pixels [V, 2].
+        cell: Pixels along a token's side.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    cell: int
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedFeatures:
+    """What views say of points.
+
+    Attributes:
+        mean: Mean of their features [N, D], zero where no view sees the point.
+        views: Number of views that see each point [N].
+        circular_variance: 1 − |mean of the views' unit vectors| [N], in 0..1: how much they contradict each other.
+    """
+
+    mean: Tensor
+    views: Tensor
+    circular_variance: Tensor
+
+
+class FeatureLifter:
+    """Lifts features of views to points.
+
+    A view sees a point that lies before its camera, inside its image, and not farther than a tolerance from the surface
+    that the view's depth shows. The tolerance of the published code, a quarter of the depth, is 12 m at 50 m; here it
+    is capped.
+
+    Args:
+        camera: Camera of all views.
+        voxel_size: The cap is two voxels and 5 % of the depth, metres.
+        bilinear: Sample tokens between their centres; otherwise take that of the nearest pixel.
+    """
+
+    def __init__(self, camera: Camera, voxel_size: float, *, bilinear: bool = False) -> None:
+        self.camera = camera
+        self.cap = 2.0 * voxel_size
+        self.bilinear = bilinear
+
+    def pixels(self, points: Tensor, reference_from_view: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels [V, N, 2] and z-depth [V, N] of points [N, 3] in views with poses [V, 4, 4]."""
+        rotation, place = reference_from_view[:, :3, :3], reference_from_view[:, :3, 3]
+        seen = (points[None] - place[:, None]) @ rotation  # the inverse of a rotation is its transpose
+        depth = seen[..., 2]
+        ahead = depth.clamp_min(NEAREST)
+        camera = self.camera
+        u = camera.fx * seen[..., 0] / ahead + camera.cx
+        v = camera.fy * seen[..., 1] / ahead + camera.cy
+        return torch.stack([u, v], dim=-1), depth
+
+    def visible(self, pixels: Tensor, depth: Tensor, surface: Tensor | None, shown: Tensor | None = None) -> Tensor:
+        """Whether views see points, bool [V, N].
+
+        Args:
+            pixels: [V, N, 2].
+            depth: z-depth of the points [V, N], metres.
+            surface: z-depth of what each pixel shows [V, H, W], metres; 0 where unknown: such a pixel sees no point.
+                None if nothing hides anything.
+            shown: Pixels that show the world, bool [V, H, W]; None for all.
+        """
+        width, height = self.camera.width, self.camera.height
+        column, row = pixels.round().long().unbind(dim=-1)
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (depth > NEAREST)
+        at = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+        if surface is not None:
+            there = surface.flatten(1).gather(1, at)
+            tolerance = torch.minimum(RELATIVE_TOLERANCE * there, self.cap + FAR_TOLERANCE * there)
+            inside &= (there > 0.0) & ((there - depth).abs() <= tolerance)
+        return inside if shown is None else inside & shown.flatten(1).gather(1, at)
+
+    def __call__(
+        self,
+        points: Tensor,
+        maps: Mapping[str, TokenMaps],
+        reference_from_view: Tensor,
+        surface: Tensor | None,
+        shown: Tensor | None = None,
+    ) -> dict[str, LiftedFeatures]:
+        """Lifts the features of each teacher.
+
+        Args:
+            points: [N, 3], metres, reference frame.
+            maps: Of each teacher by name, V views each.
+            reference_from_view: Poses [V, 4, 4].
+            surface, shown: See `visible`.
+        """
+        pixels, depth = self.pixels(points, reference_from_view)
+        seen = self.visible(pixels, depth, surface, shown)
+        return {name: self._mean(pixels, seen, of_teacher) for name, of_teacher in maps.items()}
+
+    def _mean(self, pixels: Tensor, seen: Tensor, maps: TokenMaps) -> LiftedFeatures:
+        count, dim = pixels.shape[1], maps.values.shape[1]
+        total = pixels.new_zeros(count, dim)
+        directions = pixels.new_zeros(count, dim)
+        for view in range(len(pixels)):
+            chosen = seen[view].nonzero()[:, 0]
+            if len(chosen):
+                found = self.sampled(maps, view, pixels[view, chosen])
+                total.index_add_(0, chosen, found)
+                directions.index_add_(0, chosen, functional.normalize(found, dim=-1, eps=1e-6))
+        views = seen.sum(dim=0)
+        share = 1.0 / views.clamp_min(1)[:, None]
+        variance = (1.0 - (directions * share).norm(dim=-1)).clamp(0.0, 1.0) * (views > 0)
+        return LiftedFeatures(total * share, views, variance)
+
+    def sampled(self, maps: TokenMaps, view: int, pixels: Tensor) -> Tensor:
+        """Tokens of a view at pixels [M, 2]: [M, D]; beyond the outermost ones their values hold."""
+        place = (pixels - maps.offsets[view] + 0.5) / maps.cell  # (0, 0) is the corner of token (0, 0)
+        values = maps.values[view]
+        height, width = values.shape[1:]
+        if not self.bilinear:
+            column, row = place.floor().long().unbind(dim=-1)
+            return values[:, row.clamp(0, height - 1), column.clamp(0, width - 1)].T.float()
+        grid = 2.0 * place / place.new_tensor([width, height]) - 1.0
+        found = functional.grid_sample(
+            values[None].float(), grid[None, None], mode="bilinear", padding_mode="border", align_corners=False
+        )
+        return found[0, :, 0].T

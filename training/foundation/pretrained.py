@@ -1,0 +1,82 @@
+"""Networks of transformers with the weights of safetensors files, and nothing else from outside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from scene_completion_ros.errors import BundleError
+
+_DERIVED = ("out_features", "out_indices", "stage_names")
+"""Entries of a configuration that count its blocks, and do not matter here."""
+_UNUSED = "mask_token"
+
+
+def frozen_network(name: str, config: dict[str, Any], files: list[Path], **options: Any) -> Any:
+    """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
+
+    Args:
+        name: Of the class.
+        config: Its configuration.
+        options: What else the class takes.
+
+    Raises:
+        BundleError: They are damaged, or those of another network.
+    """
+    import transformers
+
+    network_class = getattr(transformers, name)
+    known = {name: value for name, value in config.items() if name not in _DERIVED}
+    if not files:
+        options.pop("attn_implementation", None)
+        return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
+    folder = str(files[0].parent)
+    try:
+        weights = {name: value for file in files for name, value in safetensors.torch.load_file(file).items()}
+        with _quiet():
+            # Given the weights, transformers opens no file: a configuration cannot send it elsewhere.
+            network, report = network_class.from_pretrained(
+                None,
+                config=network_class.config_class.from_dict(known),
+                state_dict=weights,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are in the report
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:  # of whatever kind: these files may say anything
+        raise BundleError(
+            f"cannot be loaded as {name} ({str(error)[:300]})", where=folder, cure="Get it once more"
+        ) from error
+    missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
+    unfit = sorted([*missing, *(name for name, *_ in report["mismatched_keys"])])
+    if unfit:  # they would have random values
+        raise BundleError(
+            f"{len(unfit)} weights are missing or of another shape, such as {unfit[0]}",
+            where=folder,
+            cure="Name a model whose weights fit its config.json",
+        )
+    return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from listing the blocks that are left out on purpose, and from drawing a bar."""
+    from transformers.utils import logging as settings
+
+    logger = logging.getLogger("transformers")
+    level, bar = logger.level, settings.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    settings.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bar:
+            settings.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,202 @@
+"""Sentences to vectors: sentence-transformers of the BERT family, and the text towers of CLIP and SigLIP."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training.foundation.model_files import (
+    description_folder,
+    joint_sha256,
+    model_name,
+    read_config,
+    read_json,
+    weight_files,
+)
+from scene_completion_training.foundation.pretrained import frozen_network
+
+STREET_TEMPLATE = "a photo of a {} on the street"
+BARE = "other"
+"""The phrase that no template is put around: "a photo of a other" says nothing."""
+_SENTENCES = {"bert": "BertModel", "mpnet": "MPNetModel", "xlm-roberta": "XLMRobertaModel"}
+_TOWERS = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
+_TOWERS_ALONE = {"clip_text_model": "clip", "siglip_text_model": "siglip", "siglip2_text_model": "siglip2"}
+_TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
+_LONGEST = 512
+_BATCH = 256
+
+
+def check_template(template: str) -> None:
+    """Raises a `ConfigurationError` unless a template has one place for a phrase."""
+    if template.count("{}") != 1:
+        raise ConfigurationError(
+            f"{template!r} has {template.count('{}')} places for a phrase",
+            where="template",
+            cure=f'Write one {{}} where the phrase goes, as in "{STREET_TEMPLATE}"',
+        )
+
+
+def prompt(phrase: str, template: str) -> str:
+    """A phrase within a template; "other" stays bare, wherever it stands in a list."""
+    check_template(template)
+    return phrase if phrase == BARE else template.replace("{}", phrase)
+
+
+def canonical_text(text: str) -> str:
+    """A text as SigLIP was trained with: lower case, no punctuation, single spaces."""
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+class TextEncoder:
+    """A frozen text encoder.
+
+    Args:
+        model: Local folder as of `save_pretrained` (of CLIP and SigLIP the whole model, or the text tower alone), name
+            on the hub, or `package:NAME/FOLDER` for a folder of an installed package.
+        device: Where it runs, in single precision.
+
+    Raises:
+        ConfigurationError: No such model, or of another type.
+        BundleError: Weights or tokenizer are missing, damaged, of another network, or only pickled.
+    """
+
+    def __init__(self, model: str | Path, device: str = "cpu") -> None:
+        self._model = str(model)
+        folder = description_folder(self._model, _TOKENIZER_FILES)
+        config = read_config(folder)
+        kind = str(config.get("model_type"))
+        self.type = _TOWERS_ALONE.get(kind, kind)
+        self._files = weight_files(self._model)
+        self._device = torch.device(device)
+        self._tokenizer = _tokenizer(folder)
+        options: dict[str, Any] = {"attn_implementation": "sdpa"}
+        if self.type in _SENTENCES:
+            self._first_token = _pools_first_token(folder)
+            name = _SENTENCES[self.type]
+            options["add_pooling_layer"] = False
+        elif self.type in _TOWERS:
+            name = _TOWERS[self.type]
+            if kind in _TOWERS:
+                config = _text_part(config, folder)
+        else:
+            raise ConfigurationError(
+                f"model type {kind!r} is no text encoder that is supported",
+                where=self._model,
+                cure=f"There are {', '.join((*_SENTENCES, *_TOWERS))}",
+            )
+        self._network = frozen_network(name, config, self._files, **options).to(self._device)
+        settings = self._network.config
+        sizes = {"clip": "projection_dim", "siglip": "projection_size", "siglip2": "projection_size"}
+        self.dim = int(getattr(settings, sizes.get(self.type, "hidden_size")))
+        self._longest = min(int(settings.max_position_embeddings), _LONGEST, _longest_sentence(folder))
+
+    @property
+    def name(self) -> str:
+        """Name of its folder, or on the hub; for people, two names may mean the same model."""
+        return model_name(self._model)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights; reads the files."""
+        return joint_sha256(self._files)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Vectors float32 [N, D] of texts, of length 1, on the CPU. Texts that are too long are cut.
+
+        Raises:
+            ConfigurationError: There is an empty text, or a vector is no number or zero.
+        """
+        if not all(text.strip() for text in texts):
+            raise ConfigurationError("an empty text", where="phrases", cure="Leave it out")
+        batches = [self._encoded(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]
+        vectors = torch.cat([torch.zeros(0, self.dim), *batches])
+        if not (torch.isfinite(vectors).all() and (vectors.norm(dim=-1) > 0.0).all()):
+            raise ConfigurationError(
+                "gives vectors that are no numbers or zero", where=self._model, cure="Name another text encoder"
+            )
+        return functional.normalize(vectors, dim=-1)
+
+    def _encoded(self, texts: list[str]) -> Tensor:
+        siglip = self.type.startswith("siglip")
+        tokens = self._tokenizer(
+            [canonical_text(text) for text in texts] if siglip else texts,
+            padding="max_length" if siglip else True,  # SigLIP has seen nothing else, and takes the last token
+            truncation=True,
+            max_length=self._longest,
+            return_tensors="pt",
+        ).to(self._device)
+        if self.type in _TOWERS:
+            if siglip:
+                return self._network(input_ids=tokens["input_ids"]).pooler_output.float().cpu()  # type: ignore[no-any-return]
+            return self._network(**tokens).text_embeds.float().cpu()  # type: ignore[no-any-return]
+        states = self._network(**tokens).last_hidden_state.float()
+        if self._first_token:
+            return states[:, 0].cpu()  # type: ignore[no-any-return]
+        kept = tokens["attention_mask"][..., None].float()
+        return ((states * kept).sum(dim=1) / kept.sum(dim=1)).cpu()  # type: ignore[no-any-return]
+
+
+def _text_part(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Configuration of the text tower of a whole model."""
+    part = config.get("text_config")
+    if not isinstance(part, dict):
+        raise BundleError("has no text_config", where=str(folder / "config.json"), cure="Get the model once more")
+    return part | {name: config[name] for name in ("projection_dim",) if name in config}
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whatever kind: these files may say anything
+        raise BundleError(
+            f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})",
+            where=str(folder),
+            cure="Name a folder with the tokenizer's files beside the model's",
+        ) from error
+
+
+def _pools_first_token(folder: Path) -> bool:
+    """Whether a sentence-transformer takes its first token, not the mean over all, as its modules say."""
+    modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in _read_list(modules)] if modules.is_file() else []
+    foreign = sorted({*kinds} - {"Transformer", "Pooling", "Normalize"})
+    content = read_json(pooling) if pooling.is_file() else {}
+    modes = {name.removeprefix("pooling_mode_") for name, value in content.items() if value is True}
+    if "pooling_mode" in content:
+        modes = {str(content["pooling_mode"])}
+    modes = {mode for mode in modes if not mode.startswith("include")} or {"mean_tokens"}
+    if foreign or not modes <= {"mean_tokens", "mean", "cls_token", "cls"} or len(modes) != 1:
+        raise ConfigurationError(
+            f"pools with {', '.join(foreign or sorted(modes))}, supported are the mean and the first token",
+            where=str(folder),
+            cure="Name another text encoder",
+        )
+    return modes <= {"cls_token", "cls"}
+
+
+def _read_list(file: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+            raise ValueError("no list of modules")
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot be read ({error})", where=str(file), cure="Get the model once more") from error
+    return content
+
+
+def _longest_sentence(folder: Path) -> int:
+    file = folder / "sentence_bert_config.json"
+    length = read_json(file).get("max_seq_length") if file.is_file() else None
+    return length if isinstance(length, int) and length > 2 else _LONGEST

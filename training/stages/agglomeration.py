@@ -1,0 +1,333 @@
+"""Stage `agglomeration`: several 2D foundation models lifted into one field under learned uncertainty (CUA-O3D)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.checkpoints import TrainedWeights
+from scene_completion_training.configuration import Configuration, SpatialSettings
+from scene_completion_training.data.module import SequencesData
+from scene_completion_training.field_stage import DataNeeds, SingleImageStage
+from scene_completion_training.foundation.feature_lifter import FeatureLifter, LiftedFeatures, TokenMaps
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.losses.agglomeration import TeacherLoss, teacher_loss
+from scene_completion_training.losses.dense_depth import positive_inverse_depth
+from scene_completion_training.losses.uncertainty import Form, UncertaintyWeights
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureObservation
+from scene_completion_training.networks.feature_heads import FeatureHeads, HeadKind
+from scene_completion_training.networks.target_normaliser import NormaliserKind, TargetNormaliser
+
+FITTED_SAMPLES = 64
+"""Samples whose tokens give a teacher's mean and spread."""
+TOKENS_A_SAMPLE = 512
+DRAWN_FOR_ONE = 3
+"""Pixels drawn for a point: many show nothing whose depth is known."""
+FARTHEST = 1.2
+"""Points lie at most this many lengths of the volume away: what is farther, the sky most of all, is no voxel."""
+
+
+@dataclass
+class TeacherSpec:
+    """A foundation model that the field learns from.
+
+    Attributes:
+        name: Its name, letters, digits, "_" and "-".
+        targets: Folder of its precomputed features, see `scene-completion features`.
+        loss: Cosine, or the mean absolute difference.
+        demean: Take from every vector the mean of its own channels. Not for features that are asked in words: texts
+            keep theirs.
+        normaliser: Bring its channels to one scale: "standard", or "phi_s" which keeps their proportions.
+        centred: Take the mean of all its features from each of them: what all have in common hides what tells them
+            apart. Not for features that are asked in words.
+    """
+
+    name: str
+    targets: str
+    loss: TeacherLoss = "cosine"
+    demean: bool = False
+    normaliser: NormaliserKind = "none"
+    centred: bool = False
+
+
+@dataclass
+class AgglomerationSettings:
+    """How the teachers are learned together.
+
+    Attributes:
+        teachers: The teachers.
+        heads: A head for each: "linear", whose features a robot can ask for words, or "mlp".
+        uncertainty: How losses are weighed: learned as in the released code ("log1p_sq"), on the slides ("log1p") or in
+            Kendall et al. ("kendall"), or all alike ("fixed").
+        channels: Dimension of the feature of a point.
+        units: Hidden units of the features.
+        points: Points of an image that are compared.
+        own: Share of them on the surface that the density shows in its own image; the others are what stereo or the
+            rendered depth shows in all views, seen in the image or hidden there.
+        depth_noise: How far the former are moved along their rays, as a share of their depth, one standard deviation:
+            the voxels of a robot lie where its student puts them.
+        bilinear: Sample tokens between their centres.
+        shared_mask: Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
+    """
+
+    teachers: list[TeacherSpec] = field(default_factory=list)
+    heads: HeadKind = "linear"
+    uncertainty: Form = "log1p_sq"
+    channels: int = 64
+    units: int = 64
+    points: int = 4096
+    own: float = 0.5
+    depth_noise: float = 0.05
+    bilinear: bool = True
+    shared_mask: bool = False
+
+
+@dataclass
+class AgglomerationConfiguration(Configuration):
+    """What the agglomeration needs.
+
+    Attributes:
+        stage: Name of the stage.
+        spatial: The density's decoder in space, as it is in `start_from`; by default there is none.
+        agglomeration: The teachers, and how they are learned.
+    """
+
+    keeps_maps = True
+    stage: str = "agglomeration"
+    spatial: SpatialSettings | None = None
+    agglomeration: AgglomerationSettings = field(default_factory=AgglomerationSettings)
+
+    def check(self) -> None:
+        """Refuses a training without teachers, and settings that contradict each other."""
+        super().check()
+        self.check_start()
+        settings = self.agglomeration
+        names = [teacher.name for teacher in settings.teachers]
+        if not names or len(set(names)) < len(names) or not all(n.replace("-", "_").isidentifier() for n in names):
+            raise ConfigurationError(
+                f"teachers {names}",
+                where="agglomeration.teachers",
+                cure="Name one teacher or more, each another, with letters, digits, _ and -",
+            )
+        if not (0.0 <= settings.own <= 1.0 and settings.points >= 1 and 0.0 <= settings.depth_noise < 1.0):
+            raise ConfigurationError(
+                f"points={settings.points}, own={settings.own}, depth_noise={settings.depth_noise}",
+                where="agglomeration",
+                cure="Take one point or more, a share from 0 to 1, and noise from 0 to less than 1",
+            )
+
+
+class AgglomerationStage(SingleImageStage):
+    """Trains an `AgglomeratedField` on a density that stays as it is, from batches of `ViewSamples` with targets.
+
+    Points of surfaces get what all views that see them say on average (`FeatureLifter`); the field learns to say the
+    same of them from its one image.
+
+    Args:
+        settings: The configuration.
+
+    Raises:
+        ConfigurationError: Targets that do not fit together or what they are asked for.
+    """
+
+    configuration_class = AgglomerationConfiguration
+    field_class = AgglomeratedField
+    next_command = "scene-completion classes {checkpoint} --student BUNDLE ..."
+    field: AgglomeratedField
+    settings: AgglomerationConfiguration
+
+    def __init__(self, settings: AgglomerationConfiguration) -> None:
+        super().__init__(settings)
+        asked = settings.agglomeration
+        self.stores = {spec.name: opened_targets(spec) for spec in asked.teachers}
+        density = DensityField(
+            self.camera,
+            self.viewpoint.volume.point_code,
+            encoder=self.make_encoder(),
+            hidden=settings.hidden,
+            spatial=None if settings.spatial is None else settings.spatial.decoder(self.viewpoint),
+        )
+        dims = {name: store.dim for name, store in self.stores.items()}
+        normalisers = {spec.name: TargetNormaliser(dims[spec.name], spec.normaliser) for spec in asked.teachers}
+        heads = FeatureHeads(asked.channels, dims, asked.heads)
+        self.field = AgglomeratedField(density, heads, normalisers, channels=asked.channels, units=asked.units)
+        self.uncertainty = UncertaintyWeights(list(dims), asked.uncertainty)
+        self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size, bilinear=asked.bilinear)
+        self.start_learning()
+
+    def data_needs(self) -> DataNeeds:
+        """Features of its views, of every teacher."""
+        return DataNeeds(targets=self.stores)
+
+    def remembered(self) -> dict[str, Any]:
+        """Hashes of the targets' manifests: a training goes on with those that it began with."""
+        return {
+            "targets_sha256": {
+                name: hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest()
+                for name, store in self.stores.items()
+            }
+        }
+
+    def start(self, data: SequencesData) -> None:
+        """First takes mean and spread of each teacher's features."""
+        data.setup("fit")
+        samples = data.samples()
+        self.fit_targets(samples[index] for index in range(min(FITTED_SAMPLES, len(samples))))
+        super().start(data)
+
+    def fit_targets(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
+        """Takes centres and normalisers from samples.
+
+        Raises:
+            ConfigurationError: Features that are not finite, or that no normaliser of the kind asked for fits.
+        """
+        drawn: dict[str, list[Tensor]] = {name: [] for name in self.stores}
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        for sample in samples:
+            for name, tokens in drawn.items():
+                found = sample[f"features/{name}"].float().movedim(1, -1).flatten(0, -2)
+                tokens.append(found[torch.randint(len(found), (TOKENS_A_SAMPLE,), generator=generator)])
+        for spec in self.settings.agglomeration.teachers:
+            every = torch.cat(drawn[spec.name])
+            normaliser = self.field.normalisers[spec.name]
+            assert isinstance(normaliser, TargetNormaliser)
+            normaliser.fit(every)
+            if spec.centred and spec.normaliser == "none":
+                normaliser.offset.copy_(every.mean(dim=0))
+
+    def take(self, weights: TrainedWeights) -> None:
+        """Takes the weights of such a field, or the density alone."""
+        self.field.start_from(weights.field)
+        self.take_link(weights)
+
+    def start_learning(self) -> None:
+        """The density stays as it is, its trunk included."""
+        super().start_learning()
+        self.field.density.requires_grad_(False)
+
+    def weights(self) -> dict[str, float]:
+        """The weighed total is the loss; what each teacher says is only watched."""
+        return {"agglomeration": 1.0, **{f"teacher_{name}": 0.0 for name in self.stores}}
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One step; the uncertainties are curves of their own."""
+        self.log_dict({f"uncertainty/{name}": p for name, p in self.uncertainty.uncertainties.items()})
+        return super().training_step(batch, batch_index)
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """How far the features of points are from what the teachers say of them."""
+        seen: FeatureObservation = self.observe(batch)
+        points, targets, known = self._compared(batch, seen, generator)
+        features = seen.features(points).flatten(0, 1)  # [B N, channels]
+        if self.settings.agglomeration.shared_mask:
+            shared = torch.stack(list(known.values())).all(dim=0)
+            known = dict.fromkeys(known, shared)
+        losses = {
+            spec.name: teacher_loss(
+                self.field.learned(spec.name, features),
+                self.field.target(spec.name, targets[spec.name]),
+                known[spec.name],
+                spec.loss,
+                demean=spec.demean,
+            )
+            for spec in self.settings.agglomeration.teachers
+        }
+        total = self.uncertainty(losses)
+        return {"agglomeration": total, **{f"teacher_{name}": loss.detach() for name, loss in losses.items()}}
+
+    @torch.no_grad()
+    def _compared(
+        self, batch: dict[str, Tensor], seen: FeatureObservation, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Points [B, N, 3] (encoder frame, metres), and of each teacher targets [B N, D] and where they are known."""
+        points, counted = [], []
+        lifted: list[dict[str, LiftedFeatures]] = []
+        asked = self.settings.agglomeration
+        own = round(asked.points * asked.own)
+        for number in range(len(batch["image"])):
+            poses, hints, masks = (batch[name][number] for name in ("encoder_from_view", "hints", "masks"))
+            maps = {
+                name: TokenMaps(batch[f"features/{name}"][number], batch[f"feature_offsets/{name}"][number], store.cell)
+                for name, store in self.stores.items()
+            }
+            # View 0 shows what the field sees: of a point on the surface there, it alone is asked, at any depth.
+            shown = self._surface_points(seen.depth_code[number], own, generator)
+            others, valid = self._view_points(hints, masks, poses, asked.points - own, generator)
+            lifted += [self.lifter(shown, maps, poses[:1], None, masks[:1])]
+            lifted += [self.lifter(others, maps, poses, hints, masks)]
+            points.append(torch.cat([shown, others]))
+            counted.append(torch.cat([torch.ones_like(valid[:1]).expand(own), valid]))
+        found = torch.stack(points)
+        counts = torch.stack(counted) & seen.in_view(found) & (found[..., 2] <= FARTHEST * self.viewpoint.volume.ahead)
+        targets = {name: torch.cat([part[name].mean for part in lifted]) for name in self.stores}
+        known = {
+            name: counts.flatten() & (torch.cat([part[name].views for part in lifted]) > 0) for name in self.stores
+        }
+        return found, targets, known
+
+    def _surface_points(self, code: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Points [M, 3] near the surface that inverse depth codes [h, w] of pixels show, moved along their rays."""
+        height, width = code.shape
+        camera = self.camera
+        drawn = torch.rand(count, 2, generator=generator).to(code.device)
+        column, row = (drawn * drawn.new_tensor([width, height])).long().unbind(dim=-1)
+        inverse = positive_inverse_depth(self.point_code.inverse_depth(code[row, column])).clamp_min(1.0 / self.far)
+        noise = self.settings.agglomeration.depth_noise * torch.randn(count, generator=generator).to(code.device)
+        depth = noise.exp() / inverse
+        x = ((column + 0.5) * camera.width / width - 0.5 - camera.cx) / camera.fx
+        y = ((row + 0.5) * camera.height / height - 0.5 - camera.cy) / camera.fy
+        return torch.stack([x, y, torch.ones_like(x)], dim=-1) * depth[:, None]
+
+    def _view_points(
+        self, surface: Tensor, shown: Tensor, poses: Tensor, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Points [M, 3] of the surfaces that views [V, H, W] show, and which of them are any, bool [M]."""
+        camera = self.camera
+        drawn = torch.randint(surface.numel(), (DRAWN_FOR_ONE * count,), generator=generator).to(surface.device)
+        known = (surface.flatten() > 0.0) & shown.flatten()
+        drawn = torch.cat([drawn[known[drawn]], drawn[~known[drawn]]])[:count]
+        _, height, width = surface.shape
+        view, row, column = drawn // (height * width), drawn // width % height, drawn % width
+        x, y = (column - camera.cx) / camera.fx, (row - camera.cy) / camera.fy
+        seen = torch.stack([x, y, torch.ones_like(x)], dim=-1) * surface.flatten()[drawn, None]
+        rotation, place = poses[view, :3, :3], poses[view, :3, 3]
+        return (rotation @ seen[..., None])[..., 0] + place, known[drawn]
+
+
+def opened_targets(spec: TeacherSpec) -> FeatureStore:
+    """The features of a teacher.
+
+    Raises:
+        ConfigurationError: They have no mirrored variant, or what is asked of them contradicts what they are.
+        SequenceError: There are none.
+    """
+    where = f"agglomeration.teachers: {spec.name}"
+    store = FeatureStore.open(Path(spec.targets))
+    if store.variants < 2:
+        raise ConfigurationError(
+            "the targets have one variant an image, but mirrored scenes need their own",
+            where=where,
+            cure="Make them with --variants 2 or more",
+        )
+    if store.manifest.model.text_encoder and (spec.demean or spec.centred):
+        raise ConfigurationError(
+            "the features are asked in words, which keep their mean",
+            where=where,
+            cure="Set demean and centred to false for this teacher",
+        )
+    if store.manifest.model.text_encoder and spec.normaliser != "none" and spec.loss == "cosine":
+        raise ConfigurationError(
+            f"features that are learned as {spec.normaliser} without their length have no way back to those of texts",
+            where=where,
+            cure="Take loss: l1, or normaliser: none",
+        )
+    return store
