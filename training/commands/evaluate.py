@@ -16,6 +16,10 @@ scored in the same way: linear probes of the same features (--probe), and checkp
 
 `evaluate features` asks whether the features of fields, and the tokens they were learned from, look the same from two
 views.
+
+`evaluate open-vocabulary` asks the voxels of agglomerated fields for words: zero-shot labels on towns and KITTI
+windows, given the true geometry and as completions, and the average precision of single words; beside the 2D teacher
+alone, ensembles of both, priors and linear probes. Several checkpoints of one method give mean and spread over seeds.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from scene_completion_training.commands import (
     evaluate_features,
     evaluate_kitti,
     evaluate_occupancy,
+    evaluate_open_vocabulary,
     evaluate_semantics,
 )
 
@@ -36,6 +41,7 @@ PROTOCOLS = {
     "depth": (evaluate_depth, "depth against LiDAR on drives, as the Eigen split of KITTI"),
     "semantics": (evaluate_semantics, "unsupervised semantic completion, protocol of S4C"),
     "features": (evaluate_features, "whether features look the same from two views"),
+    "open-vocabulary": (evaluate_open_vocabulary, "zero-shot labels and words of voxels, linear probes"),
 }
 
 

@@ -41,7 +41,6 @@ from scene_completion_ros.evaluation.zero_shot import (
     best_classes,
     class_scores,
     cosines,
-    unit_vectors,
 )
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -61,7 +60,7 @@ class OpenVocabularyObservation:
     Attributes:
         observation: Its density.
         features: Text-aligned features [N, D] of points [N, 3], metres, optical frame of the reference camera, in the
-            space of the text encoder, less the centre that phrases are compared without; zeros where it has none.
+            space of the text encoder; zeros where it has none.
         units: What a linear probe sees of points [N, E], where that is not the features.
     """
 
@@ -174,13 +173,11 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 class Judge(Protocol):
-    """What says of points what they are.
+    """What says of points what they are."""
 
-    Attributes:
-        words: Words that it scores, and SemanticKITTI's ids of what they mean.
-    """
-
-    words: Mapping[str, Sequence[int]]
+    @property
+    def words(self) -> Mapping[str, Sequence[int]]:
+        """Words that it scores, and SemanticKITTI's ids of what they mean."""
 
     def __call__(
         self, observed: OpenVocabularyObservation, points: NDArray[np.float32]
@@ -194,45 +191,40 @@ class ZeroShot:
     Args:
         bank: Its classes, and all words, are phrases of it.
         words: See `read_words`.
-        centre: What phrases are compared without [D]: it was taken from the features too.
 
     Attributes:
         rows: Phrases of classes, float32 [R, D], of length one.
         group: The class of each [R].
 
     Raises:
-        ConfigurationError: The bank has other classes than the label set, or embeddings of another dimension.
+        ConfigurationError: The bank has other classes than the label set.
         VocabularyError: A word is not in it.
     """
 
-    def __init__(
-        self,
-        bank: TextBank,
-        label_set: LabelSet,
-        words: Mapping[str, Sequence[int]],
-        centre: NDArray[np.float32] | None = None,
-    ) -> None:
+    def __init__(self, bank: TextBank, label_set: LabelSet, words: Mapping[str, Sequence[int]]) -> None:
         vocabulary = bank.vocabulary(label_set.phrases(bank))
         self.words = words
         of_class = vocabulary.group >= 0
-        rows, asked = vocabulary.rows[of_class], bank.rows(list(words)) if words else vocabulary.rows[:0]
-        if centre is not None:
-            if centre.shape != (bank.dimension,):
-                raise ConfigurationError(
-                    f"embeddings of {bank.dimension} numbers, features of {len(centre)}",
-                    where=bank.where,
-                    cure="Name the text bank of the encoder that the teacher is aligned to",
-                )
-            rows, asked = (unit_vectors(found - centre) for found in (rows, asked))
-        self.rows, self._asked = rows, asked
+        self.rows = vocabulary.rows[of_class]
+        self._asked = bank.rows(list(words)) if words else self.rows[:0]
         self.group = np.array([label_set.names.index(name) for name in vocabulary.names])[vocabulary.group[of_class]]
         self.classes = len(label_set.names)
 
     def __call__(
         self, observed: OpenVocabularyObservation, points: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """See `Judge`."""
+        """See `Judge`.
+
+        Raises:
+            ConfigurationError: The features have another dimension than the embeddings.
+        """
         features = observed.features(points)
+        if features.shape[1] != self.rows.shape[1]:
+            raise ConfigurationError(
+                f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}",
+                where="text bank",
+                cure="Name the text bank of the encoder that the teacher is aligned to",
+            )
         labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
         return labels, cosines(features, self._asked)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,30 +17,30 @@ from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.evaluation.zero_shot import max_rule, mean_rule
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
-from scene_completion_training.evaluation.density_model import DensityModel, Observation, reference_camera
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, reference_camera
 from scene_completion_training.evaluation.open_vocabulary import (
     LabelSet,
     OpenVocabularyModel,
     OpenVocabularyObservation,
 )
 from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
-from scene_completion_training.evaluation.semantic_models import CodeFunction, in_chunks, tokens_at
+from scene_completion_training.evaluation.semantic_models import CodeFunction, in_chunks
 from scene_completion_training.evaluation.voxel_truth import ALL, VISIBLE, voxel_truth
+from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 from scene_completion_training.foundation.targets import FeatureExtractor
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureField
 
-RELATIVE_TOLERANCE, LEAST_CAP, FAR_TOLERANCE = 0.25, 0.4, 0.05
-"""A point lies on a surface at z-depth d that is not farther than min(0.25 d, 0.4 m + 0.05 d) from it, along z: the
-tolerance of OpenScene and CUA-O3D, capped, since a quarter of the depth is 12 m at 50 m."""
 _SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
 
 
 class FieldFeatures:
-    """A trained field whose hidden units are read as the features of a teacher. It is never trained here (S6).
+    """A trained field, read in the space of one of its teachers. It is never trained here (S6).
 
     Args:
-        read: Features [N, D] in the space of the text encoder of hidden units [N, E].
+        read: Features of the teacher [N, D], in its own space, of features of points [N, channels].
         density: Whose density says what is occupied: the student that the field was made from, as it is deployed.
         half_resolution: It was trained on images of half the size.
     """
@@ -58,13 +60,37 @@ class FieldFeatures:
         self._density = density
         self._image = CanonicalImages(field.camera, half_resolution)
 
+    @staticmethod
+    def open(file: Path, density: DensityModel, teacher: str | None = None) -> FieldFeatures:
+        """Opens a checkpoint of stage `agglomeration`, under the name of its run.
+
+        Args:
+            teacher: In whose space it is read; its only one if left out.
+
+        Raises:
+            BundleError: It holds no such field.
+            ConfigurationError: It has no such teacher, or none is named and it has several.
+        """
+        stored = Checkpoint.read(file)
+        field = stored.field_of(AgglomeratedField)
+        if teacher is None and len(field.teachers) == 1:
+            (teacher,) = field.teachers
+        if teacher not in field.teachers:
+            raise ConfigurationError(
+                f"no teacher {teacher}: there are {', '.join(field.teachers)}" if teacher else "has several teachers",
+                where=str(file),
+                cure=f"Name one that is aligned to texts with --space: {', '.join(field.teachers)}",
+            )
+        name, half = file.resolve().parent.parent.name, stored.half_resolution
+        return FieldFeatures(field, partial(field.original, teacher), density, name, half_resolution=half)
+
     def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
         """Encode the reference camera's image of a frame."""
         with torch.inference_mode():
             seen = self.field.observe(self._image(sequence, index, reference_camera(sequence))[None])
         return OpenVocabularyObservation(
             self._density.observe(sequence, index),
-            features=lambda points: in_chunks(lambda p: self._read(seen.units(p[None])[0]), points),
+            features=lambda points: in_chunks(lambda p: self._read(seen.features(p[None])[0]), points),
             units=lambda points: in_chunks(lambda p: seen.units(p[None])[0], points),
         )
 
@@ -77,36 +103,26 @@ class LiftedPixels:
         density: Whose density says what is occupied.
         cell: Edge of the square of pixels that a feature of the teacher covers.
         camera: The canonical camera of the models that it stands beside; points outside its image have no feature.
-        centre: Taken from the features [D], as from the phrases that they are compared with.
     """
 
-    def __init__(
-        self,
-        teacher: FeatureExtractor,
-        density: DensityModel,
-        cell: int,
-        camera: Camera,
-        name: str,
-        centre: NDArray[np.float32] | None = None,
-    ) -> None:
+    def __init__(self, teacher: FeatureExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
         self.name = name
-        self._centre = torch.zeros(1) if centre is None else torch.from_numpy(centre)
         self._teacher = teacher
         self._density = density
         self._cell = cell
-        self._camera = camera
+        self._lifter = FeatureLifter(camera, VOXEL_EDGE, bilinear=True)
         self._image = CanonicalImages(camera, half_resolution=False)
 
     def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
         """Compute the features of the reference camera's image of a frame."""
         image = self._image(sequence, index, reference_camera(sequence))[None]
-        tokens = self._teacher.features(image, self._cell).float().cpu() - self._centre[:, None, None]
+        maps = {self.name: TokenMaps(self._teacher.features(image, self._cell).cpu(), torch.zeros(1, 2), self._cell)}
+
+        def features(points: Tensor) -> Tensor:
+            return self._lifter(points, maps, torch.eye(4)[None], surface=None)[self.name].mean
+
         return OpenVocabularyObservation(
-            self._density.observe(sequence, index),
-            _where(
-                lambda points: np.asarray(self._camera.project(points)[1]),
-                lambda points: in_chunks(lambda p: tokens_at(tokens, p, self._camera), points),
-            ),
+            self._density.observe(sequence, index), lambda points: in_chunks(features, points)
         )
 
 
@@ -120,10 +136,20 @@ class OnSurface:
     def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
         """Look at a frame, and at the depth that is rendered of it."""
         seen = self._model.observe(sequence, index)
-        depth = seen.observation.depth_image(_SURFACE_STRIDE)
-        return dataclasses.replace(
-            seen, features=_where(lambda points: on_surface(points, depth, seen.observation), seen.features)
-        )
+        camera = seen.observation.camera
+        coarse = seen.observation.depth_image(_SURFACE_STRIDE)
+        depth = coarse.repeat(_SURFACE_STRIDE, axis=0).repeat(_SURFACE_STRIDE, axis=1)
+        surface = torch.from_numpy(depth[None, : camera.height, : camera.width])
+        lifter = FeatureLifter(camera, VOXEL_EDGE)
+
+        def visible(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+            pixels = torch.from_numpy(np.asarray(camera.project(points)[0]))
+            found: NDArray[np.bool_] = lifter.visible(pixels[None], torch.from_numpy(points[None, :, 2]), surface)[
+                0
+            ].numpy()
+            return found
+
+        return dataclasses.replace(seen, features=_where(visible, seen.features))
 
 
 class OracleLift:
@@ -227,21 +253,6 @@ class Ensemble:
             return mean_rule(*both) if self._rows is None else max_rule(*both, self._rows)
 
         return OpenVocabularyObservation(first.observation, features)
-
-
-def on_surface(points: NDArray[np.float32], depth: NDArray[np.float32], observation: Observation) -> NDArray[np.bool_]:
-    """Whether points [N, 3] lie on the surface that a depth image [H / 4, W / 4] shows: bool [N].
-
-    Args:
-        points: Metres, optical frame of the reference camera.
-        depth: z-depth of every fourth pixel, metres.
-    """
-    pixels, inside = observation.camera.project(points.astype(np.float64))
-    place = np.rint(np.asarray(pixels)[:, ::-1] / _SURFACE_STRIDE)
-    row, column = np.clip(place, 0, np.array(depth.shape) - 1).astype(np.int64).T
-    shown = depth[row, column]
-    tolerance = np.minimum(RELATIVE_TOLERANCE * shown, LEAST_CAP + FAR_TOLERANCE * shown)
-    return np.asarray(np.asarray(inside) & (np.abs(points[:, 2] - shown) <= tolerance))
 
 
 def _where(asked: Callable[[NDArray[np.float32]], NDArray[np.bool_]], features: CodeFunction) -> CodeFunction:

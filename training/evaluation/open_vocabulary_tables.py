@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -130,9 +131,7 @@ def _tables(results: Sequence[MethodScores]) -> Iterator[tuple[str, str]]:
         ),
     )
     names = list(results[0].seeds[0].given[LARGEST].class_iou)
-    columns: dict[str, Callable[[ModelScores], list[float]]] = {
-        name: lambda seed, name=name: [seed.given[LARGEST].class_iou[name]] for name in names
-    }
+    columns = {name: partial(_class_iou, name) for name in names}
     yield "IoU of classes, given the geometry, at 51.2 m" + spread, _scores(results, columns)
     yield "average precision of voxels by word, given the geometry, at 51.2 m" + spread, _words(results)
 
@@ -143,6 +142,10 @@ def _scores(results: Sequence[MethodScores], columns: Mapping[str, Callable[[Mod
         for result in results
     ]
     return table(["method", *columns], rows)
+
+
+def _class_iou(name: str, seed: ModelScores) -> list[float]:
+    return [seed.given[LARGEST].class_iou[name]]
 
 
 def _words(results: Sequence[MethodScores]) -> str:

@@ -185,7 +185,7 @@ class LiftedTokens:
         tokens = self._tokens(sequence, index) - self._mean[:, None, None]
         observation = self._density.observe(sequence, index)
         return SemanticObservation(
-            observation, lambda points: in_chunks(lambda p: tokens_at(tokens, p, self._camera), points)
+            observation, lambda points: in_chunks(lambda p: _tokens_at(tokens, p, self._camera), points)
         )
 
 
@@ -218,7 +218,7 @@ def student_density(folder: Path) -> tuple[DensityModel, float]:
     return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
 
 
-def tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
+def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     """Tokens [1, D, h, w] at the pixels that points [N, 3] project to, bilinear, of length one [N, D]."""
     depth = points[:, 2].clamp_min(1e-3)
     x = (2.0 * (camera.fx * points[:, 0] / depth + camera.cx) + 1.0) / camera.width - 1.0

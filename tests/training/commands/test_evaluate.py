@@ -1,4 +1,4 @@
-"""The five protocols, run as commands: what they write and what they refuse."""
+"""The protocols, run as commands: what they write and what they refuse."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ import torch
 
 from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, load_default_bundle
+from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
 from scene_completion_training.commands import evaluate_kitti
+from scene_completion_training.evaluation import linear_probe
 from scene_completion_training.evaluation.deployed_model import StudentPredictor
 from scene_completion_training.evaluation.depth_evaluation import MEAN_DEPTH, NO_FRAME
 from scene_completion_training.evaluation.feature_evaluation import PARTNER
@@ -30,8 +33,12 @@ from scene_completion_training.evaluation.kitti import (
     open_window,
     score_window,
 )
+from scene_completion_training.foundation import teachers
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_heads import FeatureHeads
+from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.along_a_wall import NEXT
@@ -239,3 +246,110 @@ def test_semantics_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, tm
     ):
         with pytest.raises(ConfigurationError, match=message):
             run("semantics", *options, "--output", "y")
+
+
+# open vocabulary
+
+
+@pytest.fixture(scope="module")
+def text_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("bank") / "bank.safetensors"
+    phrases, classes = ("car", "road", "automobile"), [BankClass(name, (name,), (0, 0, 0)) for name in ("car", "road")]
+    vectors = np.random.default_rng(0).normal(size=(3, 5))
+    TextBank(phrases, vectors, "tiny", "abc", classes=tuple(classes)).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def agglomerated(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Fields of two seeds, each with a text-aligned teacher and another one."""
+    files = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        heads = FeatureHeads(4, {"text": 5, "other": 3})
+        normalisers = {"text": TargetNormaliser(5), "other": TargetNormaliser(3)}
+        field = AgglomeratedField(DensityField(STREET_CAMERA), heads, normalisers, channels=4, units=6)
+        file = tmp_path_factory.mktemp("runs") / f"seed{seed}" / "checkpoints" / "last.ckpt"
+        files.append(save_checkpoint(file, field, "agglomeration"))
+    return files
+
+
+class TextAlignedTeacher:
+    """A teacher in the space of an encoder whose hash is abc."""
+
+    def __init__(self, digest: str = "abc") -> None:
+        self.identity = SimpleNamespace(text_encoder="tiny", text_encoder_sha256=digest)
+
+    def features(self, images: torch.Tensor, cell: int) -> torch.Tensor:
+        return torch.ones(len(images), 5, images.shape[2] // cell, images.shape[3] // cell)
+
+
+def test_open_vocabulary_of_a_town(
+    street: PosedSequence,
+    student: StudentBundle,
+    text_bank: Path,
+    agglomerated: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every row that there is, of two seeds."""
+    monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher())
+    monkeypatch.setattr(linear_probe, "STEPS", 5)
+    (tmp_path / "words.yaml").write_text("training_vocabulary: [car]\nwords: {automobile: [car]}\n")
+    folders = []
+    for name, classes in (("town", (1, 1)), ("training", (1, 9))):
+        label = np.asarray(street.asset(0, "voxel_label")).copy()
+        label[:, :32][label[:, :32] > 0], label[:, 32:][label[:, 32:] > 0] = classes
+        assets = {**street.frames[0].assets, "voxel_label": lambda label=label: label}
+        frames = [replace(street.frames[0], assets=assets)]
+        folders.append(replace(street, name=name, frames=frames).save(tmp_path / name))
+    output = tmp_path / "scores"
+    code = run(
+        "open-vocabulary", "--student", student.folder, "--bank", text_bank, "--words", tmp_path / "words.yaml",
+        "--method", "mine", *agglomerated, "--space", "text", "--teacher", "any", "--ensemble", "--prior", "--probe",
+        "--recordings", folders[0], "--train-recordings", folders[1], "--output", output,
+    )  # fmt: skip
+    assert code == 0
+    text = (output / "results.md").read_text()
+    assert text in capsys.readouterr().out
+    content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    methods = {entry["method"]: entry["seeds"] for entry in content["scores"]}
+    surface = "2D on the rendered surface"
+    assert methods == {
+        "class prior: car": 1, "2D": 1, surface: 1, "2D lifted by true depth": 1, "2D, linear probe": 1, "mine": 2,
+        "mine + 2D, max": 2, "mine + 2D, mean": 2, f"mine + {surface}, max": 2, f"mine + {surface}, mean": 2,
+        "mine, linear probe": 2,
+    }  # fmt: skip
+    (entry,) = (
+        entry for entry in content["scores"] if entry["method"] == "class prior: car" and entry["region"] == "all"
+        and entry["setting"] == "given geometry" and entry["range_m"] == 51.2
+    )  # fmt: skip
+    assert entry["recordings"] == "towns" and entry["scores"]["mean_iou"]["mean"] == 1.0
+
+
+def test_open_vocabulary_refuses_what_it_cannot_do(
+    student: StudentBundle,
+    text_bank: Path,
+    agglomerated: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    street: PosedSequence,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher("other"))
+    town = street.save(tmp_path / "town")
+    given = ("--student", student.folder, "--bank", text_bank, "--output", tmp_path / "y", "--recordings", town)
+    for options, message in (
+        ((), "nothing to score"),
+        (("--method", "mine"), "mine has no checkpoint"),
+        (("--method", "a", "x", "--method", "a", "y"), "a comes twice"),
+        (("--method", "a", "x", "--ensemble"), "--ensemble"),
+        (("--prior",), "no labelled recordings"),
+        (("--prior", "--train-recordings", town), "is scored as well"),
+        (("--teacher", "any"), "aligned to those of tiny"),
+        (("--method", "mine", agglomerated[0]), "has several teachers"),
+        (("--method", "mine", agglomerated[0], "--space", "third"), "no teacher third: there are text, other"),
+        (("--method", "mine", agglomerated[0], "--space", "other"), "embeddings of 5 numbers, features of 3"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            run("open-vocabulary", *given, *options)

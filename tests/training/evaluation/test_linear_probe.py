@@ -84,7 +84,7 @@ def test_probing_changes_no_statistics(two_classes: PosedSequence) -> None:
     torch.manual_seed(0)
     field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5).train()
     before = {name: value.clone() for name, value in field.state_dict().items()}
-    model = FieldFeatures(field, lambda units: units, Wall(), "mine")
+    model = FieldFeatures(field, lambda features: features, Wall(), "mine")
     probe = probe_model(model, [two_classes], SEMANTIC_KITTI)
     evaluate_model(model, probe, [two_classes], SEMANTIC_KITTI, 0.5)
     assert probe.weight.shape == (len(SEMANTIC_KITTI_CLASSES) - 1, 6) and probe.weight.any()

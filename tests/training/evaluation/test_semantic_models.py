@@ -10,8 +10,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.semantic_models import (
     FeatureFieldModel,
     OnSurface,
+    _tokens_at,
     surface_points,
-    tokens_at,
 )
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
@@ -46,7 +46,7 @@ def test_tokens_are_looked_up_where_points_project_to() -> None:
     u, v = 7 * 16 + 7.5, 5 * 16 + 7.5  # the middle of that cell
     ray = np.array([(u - STREET_CAMERA.cx) / STREET_CAMERA.fx, (v - STREET_CAMERA.cy) / STREET_CAMERA.fy, 1])
     points = torch.tensor(np.stack([ray * 4.0, ray * 40.0, ray * 4.0 + [4.0, 0.0, 0.0]]), dtype=torch.float32)
-    found = tokens_at(tokens, points, STREET_CAMERA)
+    found = _tokens_at(tokens, points, STREET_CAMERA)
     assert found.tolist() == pytest.approx(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), abs=1e-3)
 
 
