@@ -201,6 +201,9 @@ def _without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
     if "features" in kept:
         kept["features"] = {name: value for name, value in kept["features"].items() if name != "targets"}
         kept["features"]["model"] = Path(kept["features"].get("model", "")).name
+    if "agglomeration" in kept:
+        teachers = [{k: v for k, v in one.items() if k != "targets"} for one in kept["agglomeration"]["teachers"]]
+        kept["agglomeration"] = {**kept["agglomeration"], "teachers": teachers}
     if "data" in kept:
         kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}
         for group in kept["data"].keys() & {"sources", "validation"}:

@@ -169,10 +169,15 @@ class AgglomerationStage(SingleImageStage):
         return DataNeeds(targets=self.stores)
 
     def remembered(self) -> dict[str, Any]:
-        """Hashes of the targets' manifests: a training goes on with those that it began with."""
+        """What each teacher's targets are: a training goes on with those that it began with."""
         return {
-            "targets_sha256": {
-                name: hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest()
+            "teachers": {
+                name: {
+                    "targets_sha256": hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest(),
+                    "model": store.manifest.model.name,
+                    "text_encoder": store.manifest.model.text_encoder,
+                    "text_encoder_sha256": store.manifest.model.text_encoder_sha256,
+                }
                 for name, store in self.stores.items()
             }
         }
@@ -265,7 +270,7 @@ class AgglomerationStage(SingleImageStage):
             lifted += [self.lifter(shown, maps, poses[:1], None, masks[:1])]
             lifted += [self.lifter(others, maps, poses, hints, masks)]
             points.append(torch.cat([shown, others]))
-            counted.append(torch.cat([torch.ones_like(valid[:1]).expand(own), valid]))
+            counted.append(torch.cat([valid.new_ones(own), valid]))
         found = torch.stack(points)
         counts = torch.stack(counted) & seen.in_view(found) & (found[..., 2] <= FARTHEST * self.viewpoint.volume.ahead)
         targets = {name: torch.cat([part[name].mean for part in lifted]) for name in self.stores}
