@@ -41,12 +41,11 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from scene_completion_training.foundation.phrases import PhraseList, make_bank, read_phrases
-    from scene_completion_training.foundation.text_encoder import TextEncoder, check_template
+    from scene_completion_training.foundation.text_encoder import TextEncoder
 
     given = read_phrases(args.file) if args.file else PhraseList()
     changes = {name: getattr(args, name) for name in ("template", "licence") if getattr(args, name) is not None}
     given = replace(given, phrases=(*given.phrases, *args.phrases), **changes)
-    check_template(given.template)
     bank = make_bank(TextEncoder(args.encoder, args.device), given)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     bank.save(args.output)

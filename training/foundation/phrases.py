@@ -14,7 +14,7 @@ from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_training.clustering.clusters import CLASS_COLOURS
-from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, prompt
+from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, check_template, prompt
 
 _KEYS = {"template", "classes", "background", "phrases", "licence"}
 _CLASS_KEYS = {"phrases", "colour"}
@@ -104,6 +104,7 @@ def make_bank(encoder: Encoder, given: PhraseList) -> TextBank:
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
+    check_template(given.template)
     phrases = given.all_phrases
     if not phrases:
         raise VocabularyError("no phrases", where="vocabulary", cure="Name at least one")
