@@ -29,6 +29,7 @@ COMMANDS = {
     "features": "scene_completion_training.commands.features",
     "street-world": "scene_completion_training.commands.street_world",
     "train": "scene_completion_training.commands.train",
+    "vocabulary": "scene_completion_training.commands.vocabulary",
 }
 """The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them."""
 

@@ -14,23 +14,8 @@ import safetensors.numpy
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference import text_bank
 from scene_completion_ros.inference.text_bank import BACKGROUND, METADATA, BankClass, TextBank, Vocabulary
-
-PHRASES = ("car", "parked van", "tree", "zebra crossing", "sky", "wall")
-
-
-def bank(dimension: int = 8, **fields: Any) -> TextBank:
-    rng = np.random.default_rng(0)
-    values: dict[str, Any] = {
-        "phrases": PHRASES,
-        "stored": rng.normal(size=(len(PHRASES), dimension)),
-        "text_encoder": "tiny-encoder",
-        "text_encoder_sha256": "ab" * 32,
-        "template": "a photo of a {} on the street",
-        "classes": (BankClass("vehicle", ("car", "parked van"), (1, 2, 3)), BankClass("tree", ("tree",), (0, 99, 0))),
-        "background": ("sky", "wall"),
-        "licence": "CC0-1.0",
-    }
-    return TextBank(**{**values, **fields})
+from tests.inference.small_vocabulary import PHRASES
+from tests.inference.small_vocabulary import small_bank as bank
 
 
 def with_metadata(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
@@ -90,7 +75,7 @@ def test_the_hash_changes_with_a_phrase_a_class_and_an_embedding() -> None:
 def test_rows_are_found_by_phrase_in_any_order() -> None:
     shuffled = bank(phrases=PHRASES[::-1], stored=bank().stored[::-1])
     assert np.array_equal(shuffled.rows(("tree", "car")), bank().rows(("tree", "car")))
-    assert bank().rows(()).shape == (0, 8)
+    assert bank().rows(()).shape == (0, 16)
 
 
 def test_an_unknown_phrase_is_answered_with_near_ones() -> None:

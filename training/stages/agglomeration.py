@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.checkpoints import TrainedWeights
@@ -26,6 +26,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureObservation
 from scene_completion_training.networks.feature_heads import FeatureHeads, HeadKind
 from scene_completion_training.networks.target_normaliser import NormaliserKind, TargetNormaliser
+from scene_completion_training.networks.target_rarity import TargetRarity
 
 FITTED_SAMPLES = 64
 """Samples whose tokens give a teacher's mean and spread."""
@@ -49,6 +50,7 @@ class TeacherSpec:
         normaliser: Bring its channels to one scale: "standard", or "phi_s" which keeps their proportions.
         centred: Take the mean of all its features from each of them: what all have in common hides what tells them
             apart. Not for features that are asked in words.
+        rarity: Power of the weight that a rare kind of target has, see `TargetRarity`; 0 weighs all alike, as CUA-O3D.
     """
 
     name: str
@@ -57,6 +59,7 @@ class TeacherSpec:
     demean: bool = False
     normaliser: NormaliserKind = "none"
     centred: bool = False
+    rarity: float = 0.0
 
 
 @dataclass
@@ -118,6 +121,12 @@ class AgglomerationConfiguration(Configuration):
                 where="agglomeration.teachers",
                 cure="Name one teacher or more, each another, with letters, digits, _ and -",
             )
+        if not all(0.0 <= teacher.rarity <= 1.0 for teacher in settings.teachers):
+            raise ConfigurationError(
+                f"{[teacher.rarity for teacher in settings.teachers]}",
+                where="agglomeration.teachers: rarity",
+                cure="Take powers from 0 to 1",
+            )
         if not (0.0 <= settings.own <= 1.0 and settings.points >= 1 and 0.0 <= settings.depth_noise < 1.0):
             raise ConfigurationError(
                 f"points={settings.points}, own={settings.own}, depth_noise={settings.depth_noise}",
@@ -160,6 +169,7 @@ class AgglomerationStage(SingleImageStage):
         normalisers = {spec.name: TargetNormaliser(dims[spec.name], spec.normaliser) for spec in asked.teachers}
         heads = FeatureHeads(asked.channels, dims, asked.heads)
         self.field = AgglomeratedField(density, heads, normalisers, channels=asked.channels, units=asked.units)
+        self.rarity = nn.ModuleDict({spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in asked.teachers})
         self.uncertainty = UncertaintyWeights(list(dims), asked.uncertainty)
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size, bilinear=asked.bilinear)
         self.start_learning()
@@ -169,10 +179,15 @@ class AgglomerationStage(SingleImageStage):
         return DataNeeds(targets=self.stores)
 
     def remembered(self) -> dict[str, Any]:
-        """Hashes of the targets' manifests: a training goes on with those that it began with."""
+        """What each teacher's targets are: a training goes on with those that it began with."""
         return {
-            "targets_sha256": {
-                name: hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest()
+            "teachers": {
+                name: {
+                    "targets_sha256": hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest(),
+                    "model": store.manifest.model.name,
+                    "text_encoder": store.manifest.model.text_encoder,
+                    "text_encoder_sha256": store.manifest.model.text_encoder_sha256,
+                }
                 for name, store in self.stores.items()
             }
         }
@@ -203,6 +218,9 @@ class AgglomerationStage(SingleImageStage):
             normaliser.fit(every)
             if spec.centred and spec.normaliser == "none":
                 normaliser.offset.copy_(every.mean(dim=0))
+            rarity = self.rarity[spec.name]
+            assert isinstance(rarity, TargetRarity)
+            rarity.fit(normaliser(every), self.settings.seed)
 
     def take(self, weights: TrainedWeights) -> None:
         """Takes the weights of such a field, or the density alone."""
@@ -231,16 +249,12 @@ class AgglomerationStage(SingleImageStage):
         if self.settings.agglomeration.shared_mask:
             shared = torch.stack(list(known.values())).all(dim=0)
             known = dict.fromkeys(known, shared)
-        losses = {
-            spec.name: teacher_loss(
-                self.field.learned(spec.name, features),
-                self.field.target(spec.name, targets[spec.name]),
-                known[spec.name],
-                spec.loss,
-                demean=spec.demean,
-            )
-            for spec in self.settings.agglomeration.teachers
-        }
+        losses = {}
+        for spec in self.settings.agglomeration.teachers:
+            target = self.field.target(spec.name, targets[spec.name])
+            weight = known[spec.name] * self.rarity[spec.name](target)
+            predicted = self.field.learned(spec.name, features)
+            losses[spec.name] = teacher_loss(predicted, target, weight, spec.loss, demean=spec.demean)
         total = self.uncertainty(losses)
         return {"agglomeration": total, **{f"teacher_{name}": loss.detach() for name, loss in losses.items()}}
 
@@ -265,7 +279,7 @@ class AgglomerationStage(SingleImageStage):
             lifted += [self.lifter(shown, maps, poses[:1], None, masks[:1])]
             lifted += [self.lifter(others, maps, poses, hints, masks)]
             points.append(torch.cat([shown, others]))
-            counted.append(torch.cat([torch.ones_like(valid[:1]).expand(own), valid]))
+            counted.append(torch.cat([valid.new_ones(own), valid]))
         found = torch.stack(points)
         counts = torch.stack(counted) & seen.in_view(found) & (found[..., 2] <= FARTHEST * self.viewpoint.volume.ahead)
         targets = {name: torch.cat([part[name].mean for part in lifted]) for name in self.stores}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,17 @@ def targets(synthetic_drive: Path, model: Path, tmp_path_factory: pytest.TempPat
     data.setup("fit")
     store = FeatureStore.create(folder, canonical_manifest(backbone, STREET_CAMERA, cell=16, variants=2, seed=0))
     precompute(data.frames[0], STREET_CAMERA, backbone, store)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_targets(targets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same tokens, as if they lay in the space of a text encoder."""
+    folder = tmp_path_factory.mktemp("text_targets") / "store"
+    shutil.copytree(targets, folder)
+    store = FeatureStore.open(folder)
+    model = dataclasses.replace(store.manifest.model, text_encoder="tiny/text", text_encoder_sha256="0" * 64)
+    dataclasses.replace(store.manifest, model=model).write(folder / "manifest.json")
     return folder
 
 

@@ -1,0 +1,239 @@
+"""The agglomeration: what it learns from several teachers, what stays, what is deployed, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.data.module import SequencesData
+from scene_completion_training.export import FoldedEncoder, encoder_onnx
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.losses.uncertainty import UncertaintyWeights
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_heads import FeatureHeads
+from scene_completion_training.networks.target_normaliser import TargetNormaliser
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.agglomeration import (
+    AgglomerationConfiguration,
+    AgglomerationSettings,
+    AgglomerationStage,
+    TeacherSpec,
+)
+from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.training.killed_training import resumed_weights
+from tests.training.small_trainings import DIMENSION, HIDDEN, small_data, small_training
+
+
+@pytest.fixture(scope="module")
+def settings(targets: Path, text_targets: Path) -> AgglomerationSettings:
+    """Two teachers: one in the space of a text encoder, one not."""
+    text = TeacherSpec("text", str(text_targets))
+    return AgglomerationSettings([text, TeacherSpec("dino", str(targets), loss="l1", normaliser="phi_s")], points=256)
+
+
+def training(drive: Path, output: Path, settings: AgglomerationSettings, **changes: Any) -> AgglomerationConfiguration:
+    return AgglomerationConfiguration(**small_training(drive, output, hidden=HIDDEN, agglomeration=settings, **changes))
+
+
+@pytest.fixture(scope="module")
+def agglomerated(
+    synthetic_drive: Path, student: Path, settings: AgglomerationSettings, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Checkpoint of a few steps."""
+    output = tmp_path_factory.mktemp("runs") / "agglomerated"
+    return train(training(synthetic_drive, output, settings, start_from=str(student)))
+
+
+def test_the_density_stays_and_all_else_learns(agglomerated: Path, student: Path) -> None:
+    stored = Checkpoint.read(agglomerated)
+    field = stored.field_of(AgglomeratedField)
+    weights = StudentBundle.load(student).load_weights()
+    for name, value in field.density.named_parameters():
+        assert torch.equal(value, torch.from_numpy(weights[name]).float()), name
+    assert field.teachers == ("text", "dino")
+    assert stored.configuration["teachers"]["text"]["text_encoder"] == "tiny/text"
+    content = torch.load(agglomerated, weights_only=True)["state_dict"]
+    moved = [float(content[f"uncertainty.logarithms.{number}"]) for number in range(2)]
+    assert all(value != 0.0 for value in moved)
+    normaliser = field.normalisers["dino"]
+    assert isinstance(normaliser, TargetNormaliser) and normaliser.kind == "phi_s" and normaliser.offset.any()
+
+
+def test_it_is_a_feature_field_for_whoever_clusters_one(agglomerated: Path) -> None:
+    field = Checkpoint.read(agglomerated).field_of(FeatureField)
+    assert isinstance(field, AgglomeratedField)
+    codes = field.codes(torch.randn(5, field.channels))
+    assert codes.shape == (5, 2 * DIMENSION)
+    assert torch.allclose(codes.norm(dim=-1), torch.ones(5), atol=1e-5)
+
+
+def test_a_killed_training_goes_on_the_same(
+    synthetic_drive: Path, student: Path, settings: AgglomerationSettings, agglomerated: Path, tmp_path: Path
+) -> None:
+    configuration = training(synthetic_drive, tmp_path / "run", settings, start_from=str(student))
+    weights = dict(Checkpoint.read(agglomerated).state)
+    torch.testing.assert_close(resumed_weights(configuration), weights, rtol=0, atol=1e-6)
+
+
+def test_teachers_can_be_learned(synthetic_drive: Path, student: Path, settings: AgglomerationSettings) -> None:
+    """The same points again and again: from no agreement with the text teacher to most."""
+    torch.manual_seed(0)
+    stage = AgglomerationStage(
+        AgglomerationConfiguration(
+            pretrained=False, hidden=HIDDEN, half_resolution_steps=1, agglomeration=settings, start_from=str(student)
+        )
+    )
+    stage.load(str(student))
+    data = SequencesData(small_data(synthetic_drive), 1, 0, targets=stage.stores)
+    data.setup("fit")
+    batch = {name: value[None] for name, value in data.samples()[0].items()}
+    stage.fit_targets([data.samples()[0]])
+    optimiser = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 5e-3)
+    losses = []
+    for _ in range(25):
+        terms = stage.terms(batch, torch.Generator().manual_seed(5))
+        optimiser.zero_grad()
+        terms["agglomeration"].backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append({name: value.item() for name, value in terms.items()})
+    assert losses[0]["teacher_text"] > 0.5 and losses[-1]["teacher_text"] < 0.4 * losses[0]["teacher_text"]
+    assert losses[-1]["teacher_dino"] < losses[0]["teacher_dino"]
+    assert all(parameter.grad is None for parameter in stage.field.density.parameters())
+
+
+def test_a_noisy_teacher_counts_less_and_words_find_their_class() -> None:
+    """Two teachers of six classes, one ten times noisier, as linear maps of what they see: 300 steps."""
+    generator = torch.Generator().manual_seed(0)
+    names, count, dim = ("clean", "noisy"), 1200, 32
+    truth = torch.randint(6, (count,), generator=generator)
+    seen = functional.one_hot(truth, 6).float()
+    texts = torch.randn(6, dim, generator=generator)
+    maps = {"clean": texts, "noisy": torch.randn(6, dim, generator=generator)}
+    spread = {"clean": 0.1, "noisy": 1.0}
+    targets = {n: seen @ maps[n] + spread[n] * torch.randn(count, dim, generator=generator) for n in names}
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 16))
+    heads, weights = FeatureHeads(16, dict.fromkeys(names, dim)), UncertaintyWeights(names)
+    optimiser = torch.optim.Adam([*trunk.parameters(), *heads.parameters(), *weights.parameters()], 0.01)
+    for _ in range(300):
+        features = trunk(seen)
+        losses = {
+            name: (1.0 - functional.cosine_similarity(heads.of(name, features), targets[name], dim=-1)).mean()
+            for name in names
+        }
+        optimiser.zero_grad()
+        weights(losses).backward()
+        optimiser.step()
+    with torch.no_grad():
+        found = functional.normalize(heads.of("clean", trunk(seen)), dim=-1) @ functional.normalize(texts, dim=-1).T
+    assert (found.argmax(dim=1) == truth).float().mean() > 0.95
+    assert weights.uncertainties["noisy"] > weights.uncertainties["clean"]
+
+
+def random_field(heads: str = "linear") -> AgglomeratedField:
+    """A field with random weights whose teachers were normalised in every way."""
+    torch.manual_seed(0)
+    dims = {"plain": 10, "standard": 12, "phi": 24}
+    normalisers = {"plain": TargetNormaliser(10), "standard": TargetNormaliser(12, "standard")}
+    normalisers["phi"] = TargetNormaliser(24, "phi_s")
+    for name, dim in dims.items():
+        normalisers[name].fit(torch.randn(500, dim) * torch.linspace(0.5, 3.0, dim) + 2.0)
+    made = FeatureHeads(16, dims, heads)  # type: ignore[arg-type]
+    density = DensityField(STREET_CAMERA, hidden=HIDDEN)
+    nn.init.normal_(density.encoder.project.weight, std=0.1)
+    return AgglomeratedField(density, made, normalisers, channels=16, units=20).eval()
+
+
+@pytest.mark.parametrize("teacher", ["plain", "standard", "phi"])
+def test_a_teachers_space_is_a_linear_map_of_the_units(teacher: str) -> None:
+    """What the robot computes from the units is what the heads say, on the scale of the teacher's own features."""
+    field = random_field()
+    seen = field.observe(255.0 * torch.rand(1, 3, 192, 640))
+    points = torch.rand(1, 50, 3) * torch.tensor([4.0, 2.0, 20.0]) + torch.tensor([-2.0, -1.0, 4.0])
+    with torch.no_grad():
+        features, units = seen.features(points)[0], seen.units(points)[0]
+        space = field.space(teacher)
+        found = units @ space.weight.T + space.bias
+        expected = field.original(teacher, features)
+        assert torch.allclose(found, expected, atol=1e-4)
+        assert torch.allclose(field.target(teacher, expected), field.learned(teacher, features), atol=1e-3)
+
+
+def test_mlps_cannot_be_asked() -> None:
+    with pytest.raises(ConfigurationError, match="linear"):
+        random_field("mlp").space("plain")
+
+
+def test_the_units_see_the_surface(tmp_path: Path) -> None:
+    """Nearer surfaces change the units of the same place; the exported encoder gives the same map."""
+    field = random_field()
+    image = 255.0 * torch.rand(1, 3, 192, 640)
+    with torch.no_grad():
+        before = field.observe(image)
+        field.density.encoder.prior += 0.5
+        after = field.observe(image)
+        assert not torch.allclose(before.features_map, after.features_map)
+        folded = FoldedEncoder(field, STREET_CAMERA)(image)[0]
+    expected = after.features_map.permute(0, 2, 3, 1)
+    assert torch.allclose(folded[..., HIDDEN:], expected, atol=1e-4 * float(expected.abs().max()))
+    session = onnxruntime.InferenceSession(encoder_onnx(field, STREET_CAMERA), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"image": image.numpy()})[0]
+    assert np.abs(found[..., HIDDEN:] - expected.numpy()).max() < 5e-3 * float(expected.abs().max())
+
+
+def test_the_share_of_points_on_the_own_surface(
+    synthetic_drive: Path, student: Path, settings: AgglomerationSettings
+) -> None:
+    """All on it: they project where they were drawn, and view 0 knows each; none: they are what the views show."""
+    for own in (0.0, 1.0):
+        asked = dataclasses.replace(settings, own=own, depth_noise=0.0)
+        stage = AgglomerationStage(
+            AgglomerationConfiguration(pretrained=False, hidden=HIDDEN, agglomeration=asked, start_from=str(student))
+        )
+        data = SequencesData(small_data(synthetic_drive), 1, 0, targets=stage.stores)
+        data.setup("fit")
+        batch = {name: value[None] for name, value in data.samples()[0].items()}
+        seen = stage.field.observe(batch["image"])
+        points, targets, known = stage._compared(batch, seen, torch.Generator().manual_seed(0))
+        assert points.shape == (1, 256, 3) and targets["text"].shape == (256, DIMENSION)
+        assert known["text"].float().mean() > 0.3
+        assert targets["text"][known["text"]].abs().sum(dim=1).min() > 0.0
+
+
+def test_what_cannot_be_trained_is_refused(
+    synthetic_drive: Path, targets: Path, text_targets: Path, student: Path, tmp_path: Path
+) -> None:
+    def refused(match: str, teachers: list[TeacherSpec], **changes: Any) -> None:
+        asked = AgglomerationSettings(teachers, **changes)
+        with pytest.raises(ConfigurationError, match=match):
+            make_stage(training(synthetic_drive, tmp_path, asked, start_from=str(student)))
+
+    plain = TeacherSpec("a", str(targets))
+    refused("teachers", [])
+    refused("teachers", [plain, plain])
+    refused("teachers", [dataclasses.replace(plain, name="a.b")])
+    refused("a share from 0 to 1", [plain], own=1.5)
+    refused("asked in words", [TeacherSpec("text", str(text_targets), demean=True)])
+    refused("asked in words", [TeacherSpec("text", str(text_targets), centred=True)])
+    refused("no way back", [TeacherSpec("text", str(text_targets), normaliser="standard")])
+    refused("uncertainty", [plain], uncertainty="dropout")
+    one_variant = tmp_path / "one"
+    store = FeatureStore.open(targets)
+    one_variant.mkdir()
+    dataclasses.replace(store.manifest, variants=1).write(one_variant / "manifest.json")
+    refused("mirrored", [TeacherSpec("a", str(one_variant))])
+    with pytest.raises(ConfigurationError, match="start_from"):
+        make_stage(training(synthetic_drive, tmp_path, AgglomerationSettings([plain])))
