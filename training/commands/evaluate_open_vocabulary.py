@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name for tables, and checkpoints of stage agglomeration that differ in the seed alone; repeatable",
     )
     parser.add_argument(
-        "--space", metavar="TEACHER", help="text-aligned teacher whose features are read (default: the only one)"
+        "--space", metavar="TEACHER", help="text-aligned teacher of the methods, whose features are read"
     )
     parser.add_argument(
         "--student", type=Path, required=True, metavar="DIR", help="bundle whose density says what is occupied"
@@ -166,6 +166,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             "nothing to score", where="evaluate open-vocabulary", cure="Give --method, --teacher or --prior"
         )
+    if args.method and not args.space:
+        raise ConfigurationError("in whose space", where="--method", cure="Name the text-aligned teacher with --space")
     names = [name for name, *_ in args.method]
     for name, *files in args.method:
         if not files or names.count(name) > 1:
@@ -174,6 +176,8 @@ def _check(args: argparse.Namespace) -> None:
                 where="--method",
                 cure="Give each method a name of its own, and then its checkpoints",
             )
+        if missing := [file for file in files if not Path(file).is_file()]:  # found before hours of other methods
+            raise ConfigurationError(f"no file {', '.join(missing)}", where=f"--method {name}", cure="Name checkpoints")
     if args.ensemble and not (args.method and args.teacher):
         raise ConfigurationError("of what", where="--ensemble", cure="Give --method and --teacher as well")
     if (args.prior or args.probe) and not args.train_recordings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.evaluation.zero_shot import max_rule, mean_rule
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, reference_camera
 from scene_completion_training.evaluation.open_vocabulary import (
@@ -26,73 +24,45 @@ from scene_completion_training.evaluation.open_vocabulary import (
     OpenVocabularyObservation,
 )
 from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
-from scene_completion_training.evaluation.semantic_models import CodeFunction, in_chunks
+from scene_completion_training.evaluation.semantic_models import (
+    CodeFunction,
+    FeatureFieldModel,
+    SemanticModel,
+    in_chunks,
+)
 from scene_completion_training.evaluation.voxel_truth import ALL, VISIBLE, voxel_truth
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 from scene_completion_training.foundation.targets import FeatureExtractor
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.feature_field import FeatureField
 
 _SURFACE_STRIDE = 4  # pixels between the rays that surfaces are rendered with
 
 
 class FieldFeatures:
-    """A trained field, read in the space of one of its teachers. It is never trained here (S6).
+    """A trained field, read in the space of one of its teachers, see `FeatureFieldModel`."""
 
-    Args:
-        read: Features of the teacher [N, D], in its own space, of features of points [N, channels].
-        density: Whose density says what is occupied: the student that the field was made from, as it is deployed.
-        half_resolution: It was trained on images of half the size.
-    """
-
-    def __init__(
-        self,
-        field: FeatureField,
-        read: Callable[[Tensor], Tensor],
-        density: DensityModel,
-        name: str,
-        *,
-        half_resolution: bool = False,
-    ) -> None:
-        self.name = name
-        self.field = field.eval()
-        self._read = read
-        self._density = density
-        self._image = CanonicalImages(field.camera, half_resolution)
+    def __init__(self, model: SemanticModel) -> None:
+        self.name = model.name
+        self._model = model
 
     @staticmethod
-    def open(file: Path, density: DensityModel, teacher: str | None = None) -> FieldFeatures:
+    def open(file: Path, density: DensityModel, teacher: str) -> FieldFeatures:
         """Opens a checkpoint of stage `agglomeration`, under the name of its run.
 
         Args:
-            teacher: In whose space it is read; its only one if left out.
+            density: Whose density says what is occupied: the student that the field was made from, as it is deployed.
+            teacher: In whose space it is read.
 
         Raises:
             BundleError: It holds no such field.
-            ConfigurationError: It has no such teacher, or none is named and it has several.
+            ConfigurationError: It has no such teacher.
         """
-        stored = Checkpoint.read(file)
-        field = stored.field_of(AgglomeratedField)
-        if teacher is None and len(field.teachers) == 1:
-            (teacher,) = field.teachers
-        if teacher not in field.teachers:
-            raise ConfigurationError(
-                f"no teacher {teacher}: there are {', '.join(field.teachers)}" if teacher else "has several teachers",
-                where=str(file),
-                cure=f"Name one that is aligned to texts with --space: {', '.join(field.teachers)}",
-            )
-        name, half = file.resolve().parent.parent.name, stored.half_resolution
-        return FieldFeatures(field, partial(field.original, teacher), density, name, half_resolution=half)
+        return FieldFeatures(FeatureFieldModel.open(file, None, density, AgglomeratedField, teacher))
 
     def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
         """Encode the reference camera's image of a frame."""
-        with torch.inference_mode():
-            seen = self.field.observe(self._image(sequence, index, reference_camera(sequence))[None])
-        return OpenVocabularyObservation(
-            self._density.observe(sequence, index),
-            features=lambda points: in_chunks(lambda p: self._read(seen.features(p[None])[0]), points),
-            units=lambda points: in_chunks(lambda p: seen.units(p[None])[0], points),
-        )
+        seen = self._model.observe(sequence, index)
+        return OpenVocabularyObservation(seen.observation, seen.codes, seen.units)
 
 
 class LiftedPixels:

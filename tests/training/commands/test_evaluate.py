@@ -341,14 +341,15 @@ def test_open_vocabulary_refuses_what_it_cannot_do(
     given = ("--student", student.folder, "--bank", text_bank, "--output", tmp_path / "y", "--recordings", town)
     for options, message in (
         ((), "nothing to score"),
-        (("--method", "mine"), "mine has no checkpoint"),
-        (("--method", "a", "x", "--method", "a", "y"), "a comes twice"),
-        (("--method", "a", "x", "--ensemble"), "--ensemble"),
+        (("--method", "mine", "--space", "text"), "mine has no checkpoint"),
+        (("--method", "a", "x", "--method", "a", "y", "--space", "text"), "a comes twice"),
+        (("--method", "a", "x", agglomerated[0], "--space", "text"), "no file x"),
+        (("--method", "a", agglomerated[0], "--space", "text", "--ensemble"), "--ensemble"),
         (("--prior",), "no labelled recordings"),
         (("--prior", "--train-recordings", town), "is scored as well"),
         (("--teacher", "any"), "aligned to those of tiny"),
-        (("--method", "mine", agglomerated[0]), "has several teachers"),
-        (("--method", "mine", agglomerated[0], "--space", "third"), "no teacher third: there are text, other"),
+        (("--method", "mine", agglomerated[0]), "in whose space"),
+        (("--method", "mine", agglomerated[0], "--space", "third"), "no teacher third. There are text, other"),
         (("--method", "mine", agglomerated[0], "--space", "other"), "embeddings of 5 numbers, features of 3"),
     ):
         with pytest.raises(ConfigurationError, match=message):

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation import linear_probe
 from scene_completion_training.evaluation.linear_probe import fit_linear_probe, probe_model, probed
 from scene_completion_training.evaluation.open_vocabulary import (
     COMMON,
@@ -19,11 +20,17 @@ from scene_completion_training.evaluation.open_vocabulary import (
 )
 from scene_completion_training.evaluation.open_vocabulary_models import FieldFeatures
 from scene_completion_training.evaluation.semantic_evaluation import truths
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.one_wall import Wall, make_street
 from tests.training.evaluation.test_open_vocabulary import ALL, Painted, with_labels
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_probe, "STEPS", 30)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,7 @@ def two_classes() -> PosedSequence:
     return with_labels(street, lambda label: np.where((label > 0) & (x >= 1.0), 13, label))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_separable_features_are_told_apart(two_classes: PosedSequence) -> None:
     probe = probe_model(Painted(), [two_classes], COMMON)
     scores = evaluate_model(Painted(), probe, [two_classes], COMMON, 0.5)
@@ -59,6 +67,7 @@ def test_it_finds_what_a_logistic_regression_finds() -> None:
     assert np.array_equal(again.weight, probe.weight) and np.array_equal(again.bias, probe.bias)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_voxels_without_a_feature_are_neither_learned_from_nor_labelled(two_classes: PosedSequence) -> None:
     model = Painted(knows=lambda points: points[:, 1] > 0.0)
     probe = probe_model(model, [two_classes], SEMANTIC_KITTI)
@@ -79,12 +88,13 @@ def test_too_few_classes_are_refused(street: PosedSequence) -> None:
         probe_model(Painted(), [make_street(("lidar",))], COMMON)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_probing_changes_no_statistics(two_classes: PosedSequence) -> None:
     """S6: in the released code the "frozen" network's running statistics drift while it is probed."""
     torch.manual_seed(0)
     field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5).train()
     before = {name: value.clone() for name, value in field.state_dict().items()}
-    model = FieldFeatures(field, lambda features: features, Wall(), "mine")
+    model = FieldFeatures(FeatureFieldModel(field, "mine", density=Wall()))
     probe = probe_model(model, [two_classes], SEMANTIC_KITTI)
     evaluate_model(model, probe, [two_classes], SEMANTIC_KITTI, 0.5)
     assert probe.weight.shape == (len(SEMANTIC_KITTI_CLASSES) - 1, 6) and probe.weight.any()

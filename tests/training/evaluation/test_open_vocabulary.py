@@ -26,6 +26,7 @@ from scene_completion_training.evaluation.open_vocabulary import (
 )
 from scene_completion_training.evaluation.semantic_evaluation import truths
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES
+from scene_completion_training.foundation.phrases import read_phrases
 from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, PaintedWall, make_street
 
 VOCABULARIES = Path(scene_completion_training.__file__).parent / "configs" / "vocabularies"
@@ -83,15 +84,15 @@ def with_labels(street: PosedSequence, change: Callable[[np.ndarray], np.ndarray
 
 
 def test_phrases_come_together_as_the_classes_do() -> None:
-    content = yaml.safe_load((VOCABULARIES / "street.yaml").read_text())["classes"]
-    classes = tuple(BankClass(name, tuple(of["phrases"]), tuple(of["colour"])) for name, of in content.items())
-    phrases = tuple(phrase for proposed in classes for phrase in proposed.phrases)
-    bank = TextBank(phrases, np.random.default_rng(0).normal(size=(len(phrases), 4)), "tiny", "0", classes=classes)
+    given = read_phrases(VOCABULARIES / "street.yaml")
+    vectors = np.random.default_rng(0).normal(size=(len(given.all_phrases), 4))
+    bank = TextBank(given.all_phrases, vectors, "tiny", "0", classes=given.classes)
+    content = {proposed.name: proposed.phrases for proposed in bank.classes}
     assert set(SEMANTIC_KITTI.phrases(bank)) == set(SEMANTIC_KITTI_CLASSES[1:])
     found = COMMON.phrases(bank)
     assert set(found) == set(COMMON_CLASSES[1:]) - {"other-object"}  # no voxel is labelled so
-    assert set(found["sidewalk"]) == {"sidewalk", *content["parking"]["phrases"]}
-    assert set(found["vegetation"]) == {*content["vegetation"]["phrases"], *content["trunk"]["phrases"]}
+    assert set(found["sidewalk"]) == {"sidewalk", *content["parking"]}
+    assert set(found["vegetation"]) == {*content["vegetation"], *content["trunk"]}
     assert "cyclist" not in {phrase for of in found.values() for phrase in of}  # riders do not count there
     zero_shot = ZeroShot(bank, COMMON, {})
     assert set(zero_shot.group) == {COMMON.names.index(name) for name in found}
@@ -102,9 +103,9 @@ def test_shipped_words_are_of_no_training_vocabulary(tmp_path: Path) -> None:
     words = read_words(VOCABULARIES / "unseen_words.yaml")
     assert len(words) >= 20 and {number for of in words.values() for number in of} <= set(range(1, 20))
     assert words["parking lot"] == (SEMANTIC_KITTI_CLASSES.index("parking"),)
-    content = yaml.safe_load((VOCABULARIES / "street.yaml").read_text())
-    assert set(words) == set(content["phrases"])
-    assert not set(words) & {*CITYSCAPES_CLASSES, *(p for of in content["classes"].values() for p in of["phrases"])}
+    given = read_phrases(VOCABULARIES / "street.yaml")
+    assert set(words) == set(given.phrases)
+    assert not set(words) & {*CITYSCAPES_CLASSES, *(phrase for of in given.classes for phrase in of.phrases)}
     listed = yaml.safe_load((VOCABULARIES / "unseen_words.yaml").read_text())["training_vocabulary"]
     assert set(CITYSCAPES_CLASSES) - {"background"} == set(listed)
     for text, message in (

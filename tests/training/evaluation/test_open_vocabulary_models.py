@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.evaluation.zero_shot import cosines, unit_vectors
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI, ZeroShot, evaluate_model
@@ -22,11 +23,14 @@ from scene_completion_training.evaluation.open_vocabulary_models import (
     most_frequent,
 )
 from scene_completion_training.evaluation.semantic_evaluation import truths
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_heads import FeatureHeads
+from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, Wall, make_street
 from tests.training.evaluation.test_open_vocabulary import ALL, BANK, WORDS, Painted
+from tests.training.saved_checkpoint import save_checkpoint
 
 CELL = 4
 
@@ -119,20 +123,26 @@ def test_two_models_together(street: PosedSequence) -> None:
     assert best.units is None and cosines(mean, rows).max() < 1.0
 
 
-def test_a_field_is_read_by_its_units_and_never_trained(street: PosedSequence) -> None:
-    """S6: buffers are bit for bit what they were, even if the field was left in train mode."""
+def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5).train()
-    before = {name: value.clone() for name, value in field.state_dict().items()}
-    weight = torch.randn(3, 4)
-    model = FieldFeatures(field, lambda features: features @ weight.T + 1.0, Wall(), "mine")
+    heads = FeatureHeads(4, {"text": 5, "other": 3})
+    field = AgglomeratedField(
+        DensityField(STREET_CAMERA),
+        heads,
+        {"text": TargetNormaliser(5, "standard"), "other": TargetNormaliser(3)},
+        channels=4,
+        units=6,
+    )
+    field.normalisers["text"].fit(torch.randn(50, 5) * torch.arange(1.0, 6.0) + 3.0)
+    file = save_checkpoint(tmp_path / "mine" / "checkpoints" / "last.ckpt", field, "agglomeration")
+    model = FieldFeatures.open(file, Wall(), "text")
+    assert model.name == "mine"
     points = np.array([[0.0, 0.0, 10.0], [1.0, 0.5, 20.0]], np.float32)
     seen = model.observe(street, 0)
-    assert seen.units is not None and (seen.units(points) >= 0.0).all()
-    with torch.no_grad():
-        expected = field.output_layer(torch.from_numpy(seen.units(points))) @ weight.T + 1.0
-    np.testing.assert_allclose(seen.features(points), expected, rtol=1e-4)
-    assert any("running_mean" in name for name in before)
-    for name, value in field.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    assert len(SEMANTIC_KITTI_CLASSES) == 20
+    assert seen.units is not None and seen.units(points).shape == (2, 6)
+    space = field.space("text")
+    features = seen.units(points) @ space.weight.numpy().T + space.bias.numpy()
+    np.testing.assert_allclose(seen.features(points), unit_vectors(features), atol=1e-5)
+    assert seen.observation.density(np.array([[0.0, 0.0, 11.0]], np.float32)) == 50.0
+    with pytest.raises(ConfigurationError, match=r"no teacher third. There are text, other"):
+        FieldFeatures.open(file, Wall(), "third")
