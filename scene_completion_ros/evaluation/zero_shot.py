@@ -225,18 +225,24 @@ def _ranked_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
 
 @dataclass(frozen=True)
 class WordScores:
-    """How well a word finds its voxels.
+    """How well a word finds its voxels; NaN where there is no positive.
+
+    A voxel of which little is sure has a mixture of features, which lies near what all sentences have in common, and so
+    near any word: by the cosine alone it comes first. The contrast takes that away.
 
     Attributes:
         positives: Voxels of the classes that it means.
         prior: Their share: the average precision of a score that says nothing.
-        average_precision: Of the voxels, ranked by the word's score; NaN where there is no positive.
+        average_precision: Of the voxels, ranked by the contrast: the word's cosine less the mean of those of all
+            phrases of the vocabulary.
+        average_precision_of_cosine: The same, ranked by the word's cosine.
     """
 
     voxels: int
     positives: int
     prior: float
     average_precision: float
+    average_precision_of_cosine: float
 
 
 class WordMetric:
@@ -250,41 +256,58 @@ class WordMetric:
 
     def __init__(self, words: Mapping[str, Sequence[int]]) -> None:
         self.words = {word: np.asarray(classes, np.int64) for word, classes in words.items()}
-        self._kept: list[tuple[NDArray[np.float32], NDArray[np.integer[Any]], dict[Part, NDArray[np.bool_]]]] = []
+        self._kept: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.integer[Any]]]] = []
+        self._parts: dict[Part, list[NDArray[np.bool_]]] = {}
 
     def update(
         self,
-        scores: NDArray[np.float32],
+        cosine: NDArray[np.float32],
+        common: NDArray[np.float32],
         truth: NDArray[np.integer[Any]],
         parts: Mapping[Part, NDArray[np.bool_]],
     ) -> None:
         """Keep voxels.
 
         Args:
-            scores: Score of each word, float32 [N, W], in the order of the words.
+            cosine: Cosine of each word, float32 [N, W], in the order of the words; minus infinity without a feature.
+            common: Mean cosine of all phrases of the vocabulary, float32 [N].
             truth: True classes [N], all of them known.
             parts: Part -> which voxels are in it, bool [N]; the same parts with every update.
         """
-        self._kept.append((scores, truth, dict(parts)))
+        self._kept.append((cosine, common, truth))
+        for part, mask in parts.items():
+            self._parts.setdefault(part, []).append(mask)
 
     def compute(self) -> dict[str, dict[Part, WordScores]]:
         """Word -> part -> scores; no word where nothing was kept."""
         if not self._kept:
             return {}
-        truth = np.concatenate([kept for _, kept, _ in self._kept])
-        parts = {part: np.concatenate([masks[part] for _, _, masks in self._kept]) for part in self._kept[0][2]}
+        common, truth = (np.concatenate([kept[place] for kept in self._kept]) for place in (1, 2))
+        parts = {part: np.concatenate(masks) for part, masks in self._parts.items()}
+        none = np.isneginf(common)
         result: dict[str, dict[Part, WordScores]] = {}
         for number, (word, classes) in enumerate(self.words.items()):
-            score = np.concatenate([scores[:, number] for scores, _, _ in self._kept])
-            order = np.argsort(-score, kind="stable")
-            score, positive = score[order], np.isin(truth, classes)[order]
-            result[word] = {part: _word_scores(score, positive, mask[order]) for part, mask in parts.items()}
+            cosine = np.concatenate([kept[0][:, number] for kept in self._kept])
+            contrast = np.subtract(cosine, common, out=np.full_like(cosine, -np.inf), where=~none)
+            positive = np.isin(truth, classes)
+            ranked = [_ranked(score, positive, parts) for score in (contrast, cosine)]
+            result[word] = {
+                part: WordScores(
+                    voxels=int(mask.sum()),
+                    positives=int(positive[mask].sum()),
+                    prior=float(positive[mask].mean()) if mask.any() else float("nan"),
+                    average_precision=ranked[0][part],
+                    average_precision_of_cosine=ranked[1][part],
+                )
+                for part, mask in parts.items()
+            }
         return result
 
 
-def _word_scores(score: NDArray[np.float32], positive: NDArray[np.bool_], counted: NDArray[np.bool_]) -> WordScores:
-    """Scores of those of the ranked voxels [N] that count."""
-    positive = positive[counted]
-    positives = int(np.count_nonzero(positive))
-    prior = positives / len(positive) if len(positive) else float("nan")
-    return WordScores(len(positive), positives, prior, _ranked_precision(score[counted], positive))
+def _ranked(
+    score: NDArray[np.float32], positive: NDArray[np.bool_], parts: Mapping[Part, NDArray[np.bool_]]
+) -> dict[Part, float]:
+    """Average precision of a score [N] within each part."""
+    order = np.argsort(-score, kind="stable")
+    score, positive = score[order], positive[order]
+    return {part: _ranked_precision(score[mask[order]], positive[mask[order]]) for part, mask in parts.items()}

@@ -180,9 +180,10 @@ def test_words_stand_beside_their_prior() -> None:
     assert metric.compute() == {}
     truth = np.array([0, 2, 3, 1])
     scores = np.array([[0.9, 0.1, 0.3], [0.2, 0.8, 0.3], [0.1, 0.7, 0.3], [-np.inf] * 3], np.float32)
+    common = np.array([0.0, 0.0, 0.0, -np.inf], np.float32)
     near = np.array([True, True, False, False])
     for truth_of_frame, masked in ((truth, near), (np.array([1, 1, 1, 0]), ~near)):
-        metric.update(scores, truth_of_frame, {ALL: np.ones(4, bool), (12.8, "all"): masked})
+        metric.update(scores, common, truth_of_frame, {ALL: np.ones(4, bool), (12.8, "all"): masked})
     found = metric.compute()
     car = found["automobile"]
     assert (car[ALL].voxels, car[ALL].positives, car[ALL].prior) == (8, 2, 0.25)
@@ -190,7 +191,18 @@ def test_words_stand_beside_their_prior() -> None:
     assert car[ALL].average_precision == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 8)
     # Near: 0.9 hit, 0.2 miss, 0.1 miss, none: hit.
     assert car[12.8, "all"].average_precision == pytest.approx(0.5 * 1 + 0.5 * 2 / 4)
+    assert car[ALL].average_precision_of_cosine == car[ALL].average_precision  # nothing is common
     assert found["greenery"][ALL].positives == 2 and math.isnan(found["boat"][ALL].average_precision)
     every = np.concatenate([scores[:, 1]] * 2)
     positive = np.isin(np.concatenate([truth, [1, 1, 1, 0]]), [2, 3])
     assert found["greenery"][ALL].average_precision == average_precision(every, positive)
+
+
+def test_contrast_takes_away_what_is_near_to_any_word() -> None:
+    """The blurred voxel has the larger cosine with every word; its contrast with none."""
+    metric = WordMetric({"automobile": [0], "house": [1]})
+    cosine = np.array([[0.6, 0.1], [0.1, 0.6], [0.7, 0.7]], np.float32)
+    metric.update(cosine, np.array([0.35, 0.35, 0.7], np.float32), np.array([0, 1, 2]), {ALL: np.ones(3, bool)})
+    for word in ("automobile", "house"):
+        assert metric.compute()[word][ALL].average_precision == 1.0
+        assert metric.compute()[word][ALL].average_precision_of_cosine == 0.5

@@ -19,6 +19,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.open_vocabulary import (
+    Judgement,
     LabelSet,
     OpenVocabularyModel,
     OpenVocabularyObservation,
@@ -46,13 +47,12 @@ class LinearProbe:
     bias: NDArray[np.float32]
     words: Mapping[str, Sequence[int]]
 
-    def __call__(
-        self, observed: OpenVocabularyObservation, points: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Classes [N] of points [N, 3], K for those without a feature; it knows no words."""
+    def __call__(self, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
+        """Classes of points [N, 3]; it knows no words."""
         values, known = probed(observed, points)
         labels = (values @ self.weight.T + self.bias).argmax(axis=1)
-        return np.where(known, labels, len(self.bias)), np.zeros((len(points), 0), np.float32)
+        labels[~known] = len(self.bias)
+        return Judgement(labels, np.zeros((len(points), 0), np.float32), np.zeros(len(points), np.float32))
 
 
 def probed(

@@ -172,6 +172,21 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
     return words
 
 
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What is said of points.
+
+    Attributes:
+        labels: Classes, int64 [N]; K for none.
+        cosine: Of each word, float32 [N, W]; minus infinity where there is no feature.
+        common: Mean cosine of all phrases of the vocabulary, float32 [N].
+    """
+
+    labels: NDArray[np.int64]
+    cosine: NDArray[np.float32]
+    common: NDArray[np.float32]
+
+
 class Judge(Protocol):
     """What says of points what they are."""
 
@@ -179,10 +194,8 @@ class Judge(Protocol):
     def words(self) -> Mapping[str, Sequence[int]]:
         """Words that it scores, and SemanticKITTI's ids of what they mean."""
 
-    def __call__(
-        self, observed: OpenVocabularyObservation, points: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Classes [N] of points [N, 3], K for none, and the score of each word [N, W]."""
+    def __call__(self, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
+        """What it says of points [N, 3]."""
 
 
 class ZeroShot:
@@ -205,14 +218,12 @@ class ZeroShot:
         vocabulary = bank.vocabulary(label_set.phrases(bank))
         self.words = words
         of_class = vocabulary.group >= 0
-        self.rows = vocabulary.rows[of_class]
+        self.rows, self._all_rows = vocabulary.rows[of_class], vocabulary.rows
         self._asked = bank.rows(list(words)) if words else self.rows[:0]
         self.group = np.array([label_set.names.index(name) for name in vocabulary.names])[vocabulary.group[of_class]]
         self.classes = len(label_set.names)
 
-    def __call__(
-        self, observed: OpenVocabularyObservation, points: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def __call__(self, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
         """See `Judge`.
 
         Raises:
@@ -226,7 +237,8 @@ class ZeroShot:
                 cure="Name the text bank of the encoder that the teacher is aligned to",
             )
         labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
-        return labels, cosines(features, self._asked)
+        common = cosines(features, self._all_rows).mean(axis=1)
+        return Judgement(labels, cosines(features, self._asked), common)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,13 +284,14 @@ def evaluate_model(
         dense = observed.observation.density(points) > cutoff
         labelled = (truth.label[counted] != EMPTY) & (truth.label[counted] != INVALID)
         asked = dense | labelled
-        found, scores = _judged(judge, observed, points[asked])
+        found = _judged(judge, observed, points[asked])
         parts = {part: mask[counted][labelled] for part, mask in _parts(truth).items()}
         true = classes[counted][labelled].astype(np.int64)
-        given.update(found[labelled[asked]], np.where(true == INVALID, INVALID, true - 1), parts)
-        words.update(scores[labelled[asked]], truth.label[counted][labelled], parts)
+        there = labelled[asked]
+        given.update(found.labels[there], np.where(true == INVALID, INVALID, true - 1), parts)
+        words.update(found.cosine[there], found.common[there], truth.label[counted][labelled], parts)
         volume = np.zeros(truth.grid.shape, np.uint8)
-        volume.reshape(-1)[np.flatnonzero(counted)[dense]] = 1 + found[dense[asked]]
+        volume.reshape(-1)[np.flatnonzero(counted)[dense]] = 1 + found.labels[dense[asked]]
         for region in REGIONS:
             metric = completion.setdefault(
                 region, SemanticCompletionMetric(label_set.protocol, truth.grid, labels=none + 2)
@@ -302,14 +315,16 @@ def evaluate_model(
     )
 
 
-def _judged(
-    judge: Judge, observed: OpenVocabularyObservation, points: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    labels, scores = np.zeros(len(points), np.int64), np.zeros((len(points), len(judge.words)), np.float32)
-    for start in range(0, len(points), _CHUNK):
+def _judged(judge: Judge, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
+    count = len(points)
+    said = Judgement(
+        np.zeros(count, np.int64), np.zeros((count, len(judge.words)), np.float32), np.zeros(count, np.float32)
+    )
+    for start in range(0, count, _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        labels[chunk], scores[chunk] = judge(observed, points[chunk])
-    return labels, scores
+        found = judge(observed, points[chunk])
+        said.labels[chunk], said.cosine[chunk], said.common[chunk] = found.labels, found.cosine, found.common
+    return said
 
 
 def _parts(truth: VoxelTruth) -> dict[Part, NDArray[np.bool_]]:

@@ -133,7 +133,7 @@ def _tables(results: Sequence[MethodScores]) -> Iterator[tuple[str, str]]:
     names = list(results[0].seeds[0].given[LARGEST].class_iou)
     columns = {name: partial(_class_iou, name) for name in names}
     yield "IoU of classes, given the geometry, at 51.2 m" + spread, _scores(results, columns)
-    yield "average precision of voxels by word, given the geometry, at 51.2 m" + spread, _words(results)
+    yield "average precision of voxels by contrast with a word, given the geometry, at 51.2 m" + spread, _words(results)
 
 
 def _scores(results: Sequence[MethodScores], columns: Mapping[str, Callable[[ModelScores], list[float]]]) -> str:
@@ -153,21 +153,21 @@ def _words(results: Sequence[MethodScores]) -> str:
     asked = [result for result in results if result.seeds[0].words]
     if not asked:
         return ""
-    first = asked[0].seeds[0].words
-    found = [word for word, parts in first.items() if parts[LARGEST].positives]
+    first = {word: parts[LARGEST] for word, parts in asked[0].seeds[0].words.items() if parts[LARGEST].positives}
     rows = []
-    for word in found:
-        means = ", ".join(SEMANTIC_KITTI_CLASSES[number] for number in asked[0].meanings[word])
-        precision = [_cell([[seed.words[word][LARGEST].average_precision] for seed in r.seeds]) for r in asked]
-        rows.append([word, means, percent(first[word][LARGEST].prior), *precision])
-    if found:
-        mean = [
-            _cell([[np.mean([seed.words[word][LARGEST].average_precision for word in found])] for seed in r.seeds])
-            for r in asked
-        ]
-        prior = float(np.mean([first[word][LARGEST].prior for word in found]))
-        rows.append(["**mean**", "", percent(prior), *mean])
+    for word, scores in first.items():
+        meant = ", ".join(SEMANTIC_KITTI_CLASSES[number] for number in asked[0].meanings[word])
+        found = [_cell([[seed.words[word][LARGEST].average_precision] for seed in result.seeds]) for result in asked]
+        rows.append([word, meant, percent(scores.prior), *found])
+    prior = percent(float(np.mean([scores.prior for scores in first.values()])) if first else math.nan)
+    for title, figure in (("mean", "average_precision"), ("mean, by cosine", "average_precision_of_cosine")):
+        means = [_cell([[_mean(seed, list(first), figure)] for seed in result.seeds]) for result in asked]
+        rows.append([f"**{title}**", "", prior, *means])
     return table(["word", "means", "prior", *(result.method for result in asked)], rows)
+
+
+def _mean(seed: ModelScores, words: Sequence[str], figure: str) -> float:
+    return float(np.mean([getattr(seed.words[word][LARGEST], figure) for word in words])) if words else math.nan
 
 
 def _cell(seeds: Sequence[Sequence[Any]]) -> str:
