@@ -103,7 +103,9 @@ class FeatureSpace:
 
 
 def feature_space_for(spaces: Sequence[FeatureSpace], bank: TextBank | Vocabulary, student: str) -> FeatureSpace:
-    """The first space in which the texts of a bank lie: same text encoder, same dimension.
+    """The first space in which the texts of a bank lie: same weights of the text encoder, same dimension.
+
+    The encoder's name is for people: two names may mean the same weights.
 
     Args:
         student: Name of the student whose spaces these are, for messages.
@@ -111,13 +113,9 @@ def feature_space_for(spaces: Sequence[FeatureSpace], bank: TextBank | Vocabular
     Raises:
         VocabularyError: There is none.
     """
-    of_encoder = [
-        space
-        for space in spaces
-        if (space.text_encoder, space.text_encoder_sha256) == (bank.text_encoder, bank.text_encoder_sha256)
-    ]
+    of_encoder = [space for space in spaces if space.text_encoder_sha256 == bank.text_encoder_sha256]
     for space in of_encoder:
-        if space.text_encoder and space.dimension == bank.dimension:
+        if space.text_encoder_sha256 and space.dimension == bank.dimension:
             return space
     own = ", ".join(
         f"{space.name} (text encoder {space.text_encoder or 'none'} {space.text_encoder_sha256[:12]}, "
