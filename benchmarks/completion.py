@@ -242,7 +242,9 @@ def without_labels(bundle: StudentBundle, folder: Path) -> StudentBundle:
 
     head = bundle.head
     head = HeadWeights(head.positional_weight, head.hidden_bias, head.density_weight, head.density_bias)
-    plain = dataclasses.replace(bundle, head=head, class_names=("unlabelled",), class_colours=((128, 128, 128),))
+    plain = dataclasses.replace(
+        bundle, head=head, class_names=("unlabelled",), class_colours=((128, 128, 128),), feature_spaces=()
+    )
     return plain.save(folder, density_channels(onnx.load(bundle.encoder_path), bundle.head.label_hidden))
 
 

@@ -43,6 +43,10 @@ class BundleError(SceneCompletionError):
     """A student bundle is corrupted, foreign or of another schema."""
 
 
+class VocabularyError(SceneCompletionError):
+    """A text bank, a vocabulary of it or a query cannot be used, or does not fit the student."""
+
+
 class GpuError(SceneCompletionError):
     """A GPU, or an engine on it, cannot be used."""
 

@@ -308,6 +308,7 @@ def export_labelled(
         head=labelled_head(student.head, field, labels),
         class_names=named.class_names,
         class_colours=named.class_colours,
+        feature_spaces=(),  # those of the student read other label units
         provenance={
             **student.provenance,
             "labels": {

@@ -20,10 +20,12 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
+from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference import feature_space
+from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.gpu_encoders import (
     FIELD,
     PRECISIONS,
@@ -36,6 +38,7 @@ from scene_completion_ros.inference.gpu_encoders import (
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Vocabulary
 from scene_completion_ros.voxels.occupancy import Calibration
 
 # What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, 4 one
@@ -48,6 +51,8 @@ MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
+TEXT_BANK = "text_bank.safetensors"
+_VOCABULARY_FILES = {feature_space.FILE, TEXT_BANK}
 _FETCH = "Fetch or export the bundle again, then load it anew (clean up and configure a running node)."
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "kitti_student"
 
@@ -83,12 +88,13 @@ class StudentBundle:
         grid_from_camera: Its pose.
         provenance: What it was trained on and how; any JSON object.
         licence: Licence of the weights.
+        feature_spaces: Spaces of foundation models that follow from the label units; there may be none.
         gpu_encoders: Variants of the encoder for GPUs by precision, see `gpu_precisions`.
         folder: Where it was loaded from or saved to.
         sha256: Hash of each file of the folder.
 
     Raises:
-        BundleError: Names, colours and labels of the head contradict each other.
+        BundleError: Names, colours and labels of the head, or label units and feature spaces, contradict each other.
     """
 
     name: str
@@ -109,6 +115,7 @@ class StudentBundle:
     grid_from_camera: RigidTransform = field(default_factory=lambda: DEFAULT_GRID_FROM_CAMERA)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
+    feature_spaces: tuple[FeatureSpace, ...] = ()
     gpu_encoders: Mapping[str, GpuEncoder] = field(default_factory=dict)
     folder: Path | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -122,6 +129,7 @@ class StudentBundle:
                 where="class_names",
                 cure="Several classes need a head with labels, a row for each; without labels there is one class.",
             )
+        feature_space.check_feature_spaces(self.feature_spaces, self.head.label_hidden)
 
     @property
     def encoder_path(self) -> Path:
@@ -183,10 +191,7 @@ class StudentBundle:
         Raises:
             BundleError: The bundle was replaced since it was loaded.
         """
-        folder = self.encoder_path.parent
-        manifest = dict(JsonObject.read(folder / MANIFEST).values)
-        if manifest.get("sha256") != self.sha256:
-            raise BundleError("was replaced meanwhile", where=str(folder / MANIFEST), cure="Start again.")
+        folder, manifest = self._manifest_of_folder()
         kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self._made_from()}
         files = {gpu_encoder_file(precision): graph for precision, (graph, _) in made.items()}
         added = {
@@ -198,6 +203,68 @@ class StudentBundle:
         manifest[FIELD] = {precision: encoder.to_json() for precision, encoder in (kept | added).items()}
         _write(folder, files | {MANIFEST: _serialised(manifest)})
         return StudentBundle.load(folder)
+
+    def _manifest_of_folder(self) -> tuple[Path, dict[str, Any]]:
+        folder = self.encoder_path.parent
+        manifest = dict(JsonObject.read(folder / MANIFEST).values)
+        if manifest.get("sha256") != self.sha256:
+            raise BundleError("was replaced meanwhile", where=str(folder / MANIFEST), cure="Start again.")
+        return folder, manifest
+
+    def text_bank(self) -> TextBank | None:
+        """The bank of phrases that comes with the student; None where there is none.
+
+        Raises:
+            BundleError: Its file is gone or was replaced since the bundle was loaded.
+            VocabularyError: It is no bank.
+        """
+        if self.folder is None or TEXT_BANK not in self.sha256:
+            return None
+        file = self.folder / TEXT_BANK
+        return TextBank.from_bytes(_read_checked(file, self.sha256[TEXT_BANK], largest=LARGEST_FILE), str(file))
+
+    def feature_space_for(self, bank: TextBank | Vocabulary) -> FeatureSpace:
+        """The feature space in which the texts of a bank lie.
+
+        Raises:
+            VocabularyError: The bank was made by another text encoder than those of the student's spaces.
+        """
+        return feature_space.feature_space_for(self.feature_spaces, bank, self.name)
+
+    def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> StudentBundle:
+        """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
+
+        All else stays as it is. The manifest is replaced last and at once.
+
+        Args:
+            spaces: Spaces that follow from the label units; without any, the bank must be None.
+            bank: Phrases in one of the spaces; None for no bank.
+
+        Raises:
+            BundleError: The bundle was replaced since it was loaded, or the spaces do not fit its head.
+            VocabularyError: The bank is in none of the spaces.
+        """
+        changed = dataclasses.replace(self, feature_spaces=tuple(spaces))
+        if bank is not None:
+            changed.feature_space_for(bank)
+        folder, manifest = self._manifest_of_folder()
+        files = changed._vocabulary_files(None if bank is None else bank.to_bytes())
+        others = {name: value for name, value in self.sha256.items() if name not in _VOCABULARY_FILES}
+        manifest.pop(feature_space.FIELD, None)
+        manifest |= changed._vocabulary_manifest()
+        manifest["sha256"] = others | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        _write(folder, files | {MANIFEST: _serialised(manifest)})
+        for name in _VOCABULARY_FILES - files.keys():
+            (folder / name).unlink(missing_ok=True)
+        return StudentBundle.load(folder)
+
+    def _vocabulary_files(self, bank: bytes | None) -> dict[str, bytes]:
+        files = {feature_space.FILE: feature_space.spaces_to_bytes(self.feature_spaces)} if self.feature_spaces else {}
+        return files if bank is None else files | {TEXT_BANK: bank}
+
+    def _vocabulary_manifest(self) -> dict[str, Any]:
+        spaces = self.feature_spaces
+        return {feature_space.FIELD: feature_space.spaces_to_json(spaces)} if spaces else {}
 
     def _made_from(self) -> dict[str, str]:
         return {name: self.sha256[name] for name in (ENCODER, HEAD)}
@@ -234,7 +301,7 @@ class StudentBundle:
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
-        they are dropped, with their files.
+        they are dropped, with their files. So is a text bank that is in none of the feature spaces.
 
         Args:
             folder: Where to; files of an older bundle are replaced.
@@ -248,13 +315,15 @@ class StudentBundle:
         files = {ENCODER: encoder_onnx, HEAD: safetensors.numpy.save(self.head.tensors())}
         if weights is not None:
             files[WEIGHTS] = safetensors.numpy.save({n: np.ascontiguousarray(w) for n, w in weights.items()})
+        files |= self._vocabulary_files(self._kept_text_bank())
         manifest = self._manifest()
         manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         if kept := self._kept_gpu_encoders(manifest["sha256"]):
             files |= {self.gpu_encoders[precision].file: graph for precision, graph in kept.items()}
             manifest[FIELD] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
         _write(folder, files | {MANIFEST: _serialised(manifest)})
-        for name in {WEIGHTS, *(gpu_encoder_file(precision) for precision in PRECISIONS)} - files.keys():
+        of_gpus = {gpu_encoder_file(precision) for precision in PRECISIONS}
+        for name in ({WEIGHTS} | _VOCABULARY_FILES | of_gpus) - files.keys():
             (folder / name).unlink(missing_ok=True)
         return StudentBundle.load(folder)
 
@@ -266,6 +335,14 @@ class StudentBundle:
                 with contextlib.suppress(BundleError):
                     kept[precision] = self.read_gpu_encoder(precision)
         return kept
+
+    def _kept_text_bank(self) -> bytes | None:
+        """The bank, if it is whole and in one of the spaces."""
+        with contextlib.suppress(BundleError, VocabularyError):
+            if bank := self.text_bank():
+                self.feature_space_for(bank)
+                return bank.to_bytes()
+        return None
 
     def load_weights(self) -> dict[str, NDArray[Any]]:
         """The unfolded weights for later training.
@@ -319,6 +396,7 @@ class StudentBundle:
             },
             "provenance": self.provenance,
             "licence": self.licence,
+            **self._vocabulary_manifest(),
         }
 
 
@@ -350,9 +428,15 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         temporary.replace(folder / name)
 
 
-def _read_checked(file: Path, expected: str, cure: str | None = None) -> bytes:
-    """The content of a file; the cure is another one where the bundle itself is whole without it."""
+def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest: int | None = None) -> bytes:
+    """The content of a file; the cure is another one where the bundle itself is whole without it.
+
+    Args:
+        largest: Bytes that it may have; None for any number.
+    """
     try:
+        if largest is not None and file.stat().st_size > largest:
+            raise BundleError(f"is larger than {largest} bytes", where=str(file), cure=cure or CURE)
         content = file.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot be read ({error.strerror})", where=str(file), cure=cure or CURE) from error
@@ -418,8 +502,18 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "grid_from_camera": grid_from_camera,
         "provenance": dict(fields.object("provenance").values),
         "licence": fields.text("licence"),
+        "feature_spaces": _parse_feature_spaces(fields, head.label_hidden),
         "gpu_encoders": parse_gpu_encoders(fields),
     }
+
+
+def _parse_feature_spaces(fields: JsonObject, label_hidden: int) -> tuple[FeatureSpace, ...]:
+    file = fields.file.parent / feature_space.FILE
+    return feature_space.parse_feature_spaces(
+        fields,
+        label_hidden,
+        lambda largest: _read_checked(file, fields.object("sha256").text(feature_space.FILE), largest=largest),
+    )
 
 
 def _three(fields: JsonObject, name: str) -> tuple[float, float, float]:

@@ -77,6 +77,13 @@ def state_colours(state: ArrayLike) -> NDArray[np.uint8]:
     return table[np.asarray(state, dtype=np.uint8)]
 
 
+def spread_colour(number: int) -> tuple[int, int, int]:
+    """RGB colour of a class by its number; it stays apart from those of the numbers before."""
+    hue = (number * 0.61803398875) % 1.0  # the golden ratio spreads any count evenly over the circle
+    red, green, blue = (np.clip(np.abs((hue * 6.0 + shift) % 6.0 - 3.0) - 1.0, 0.0, 1.0) for shift in (0.0, 4.0, 2.0))
+    return int(60 + 180 * red), int(60 + 180 * green), int(60 + 180 * blue)
+
+
 def class_colour_table(class_colours: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
     """RGB table [256, 3] by label; labels without a colour of their own are mid grey."""
     table = np.full((256, 3), 128, dtype=np.uint8)

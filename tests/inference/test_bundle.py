@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -11,19 +12,22 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from scene_completion_ros.errors import BundleError
+from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import (
     DEFAULT_BUNDLE,
     ENCODER,
     HEAD,
     MANIFEST,
+    TEXT_BANK,
     WEIGHTS,
     WITH_LABELS,
     WITH_VOLUME,
     WITHOUT_LABELS,
     StudentBundle,
 )
+from scene_completion_ros.inference.feature_space import FILE as SPACES
+from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.voxels.occupancy import Calibration
 from tests.inference.small_bundle import (
     CANONICAL,
@@ -35,6 +39,7 @@ from tests.inference.small_bundle import (
     tiny_encoder,
     with_labels,
 )
+from tests.inference.small_vocabulary import small_bank, small_space
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -301,5 +306,136 @@ def test_a_manifest_that_is_no_json_object(tmp_path: Path, content: bytes) -> No
 
 def test_unknown_fields_of_later_writers_are_ignored(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
-    edit_manifest(tmp_path, lambda m: m.update(feature_spaces={"clip": {}}))
+    edit_manifest(tmp_path, lambda m: m.update(moods={"clip": {}}))
     StudentBundle.load(tmp_path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def with_vocabulary(folder: Path) -> StudentBundle:
+    return make_small_bundle(folder, classes=3).with_vocabulary((small_space(),), small_bank())
+
+
+def test_feature_spaces_and_a_bank_come_back(tmp_path: Path) -> None:
+    plain = make_small_bundle(tmp_path, classes=3)
+    assert (plain.feature_spaces, plain.text_bank()) == ((), None)
+    spaces = (small_space("dino", 24, text_encoder=""), small_space("clip", temperature=0.05))
+    given = plain.with_vocabulary(spaces, small_bank())
+    assert [(s.name, s.dimension, s.text_encoder, s.temperature) for s in given.feature_spaces] == [
+        ("dino", 24, "", 0.07),
+        ("clip", 16, "tiny-encoder", 0.05),
+    ]
+    assert np.array_equal(given.feature_spaces[1].weight, spaces[1].weight)
+    bank = given.text_bank()
+    assert bank is not None
+    assert bank.sha256 == small_bank().sha256
+    assert given.feature_space_for(bank).name == given.feature_space_for(bank.vocabulary()).name == "clip"
+
+
+def test_a_bundle_without_a_vocabulary_is_to_the_byte_what_it_was(tmp_path: Path) -> None:
+    before = contents(make_small_bundle(tmp_path, classes=3).folder or tmp_path)
+    given = StudentBundle.load(tmp_path).with_vocabulary((small_space(),), small_bank())
+    assert contents(tmp_path).keys() == before.keys() | {SPACES, TEXT_BANK}
+    manifest = json.loads(contents(tmp_path)[MANIFEST])
+    assert manifest.pop("feature_spaces")[0]["dimension"] == 16
+    assert {manifest["sha256"].pop(SPACES), manifest["sha256"].pop(TEXT_BANK)}
+    assert manifest == json.loads(before[MANIFEST])
+    given.with_vocabulary((), None)
+    assert contents(tmp_path) == before
+
+
+def test_a_vocabulary_goes_along_when_a_bundle_is_saved_elsewhere(tmp_path: Path) -> None:
+    given = with_vocabulary(tmp_path / "a")
+    again = given.save(tmp_path / "b", given.read_encoder())
+    assert again.sha256 == given.sha256
+    assert again.text_bank() is not None
+    without = dataclasses.replace(given, feature_spaces=()).save(tmp_path / "b", given.read_encoder())
+    assert without.text_bank() is None
+    assert contents(tmp_path / "b").keys() == {ENCODER, HEAD, MANIFEST}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"text_encoder": "other"}, "spaces of another encoder only: clip.*tiny-encoder abab"),
+        ({"text_encoder_sha256": "cd" * 32}, "made by the text encoder tiny-encoder cdcdcdcdcdcd .*abababababab"),
+        ({"dimension": 8}, "8 numbers a phrase.*another dimension only: clip.*16 numbers"),
+    ],
+)
+def test_a_bank_of_another_encoder_or_student_is_refused(tmp_path: Path, fields: dict[str, Any], told: str) -> None:
+    given, before = with_vocabulary(tmp_path), contents(tmp_path)
+    with pytest.raises(VocabularyError, match=told):
+        given.feature_space_for(small_bank(**fields).vocabulary())
+    with pytest.raises(VocabularyError, match=told):
+        given.with_vocabulary(given.feature_spaces, small_bank(**fields))
+    with pytest.raises(VocabularyError, match="student small has no feature spaces"):
+        dataclasses.replace(given, feature_spaces=()).feature_space_for(small_bank())
+    assert contents(tmp_path) == before
+
+
+def test_spaces_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
+    labelled, plain = make_small_bundle(tmp_path / "a", classes=3), make_small_bundle(tmp_path / "b")
+    with pytest.raises(BundleError, match="reads 32 label units, the head has 64"):
+        labelled.with_vocabulary((small_space(units=32),), None)
+    with pytest.raises(BundleError, match="the head has none"):
+        plain.with_vocabulary((small_space(),), None)
+    with pytest.raises(BundleError, match=r"feature_spaces\.clip: comes twice"):
+        labelled.with_vocabulary((small_space(), small_space()), None)
+    with pytest.raises(BundleError, match="at most 16"):
+        labelled.with_vocabulary([small_space(str(i)) for i in range(17)], None)
+
+
+def replace_spaces(folder: Path, **tensors: np.ndarray) -> None:
+    data = safetensors.numpy.save(tensors)
+    (folder / SPACES).write_bytes(data)
+    edit_manifest(folder, lambda m: m["sha256"].update({SPACES: hashlib.sha256(data).hexdigest()}))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m.update(feature_spaces={}), "no list of 1 to 16 objects"),
+        (lambda m: m.update(feature_spaces=[]), "no list of 1 to 16 objects"),
+        (lambda m: m.update(feature_spaces=[3]), "is not an object"),
+        (lambda m: m["feature_spaces"][0].update(dimension=10**9), "1000000000 is not in 1..8192"),
+        (lambda m: m["feature_spaces"][0].update(dimension=15), r"clip\.weight: has shape \(16, 64\) where \(15, 64\)"),
+        (lambda m: m["feature_spaces"][0].update(name="dino"), r"dino\.weight: is missing"),
+        (lambda m: m["feature_spaces"][0].update(temperature=-1), "temperature"),
+        (lambda m: m["feature_spaces"][0].pop("text_encoder"), "is missing"),
+        (lambda m: m["sha256"].pop(SPACES), "sha256.feature_spaces.safetensors: is missing"),
+        (lambda m: m["sha256"].update({SPACES: "0" * 64}), "damaged or was replaced"),
+    ],
+)
+def test_fields_of_spaces_that_cannot_be_are_refused(tmp_path: Path, change: Any, told: str) -> None:
+    with_vocabulary(tmp_path)
+    edit_manifest(tmp_path, change)
+    error = refused(tmp_path)
+    assert re.search(told, str(error))
+    assert error.cure
+
+
+def test_tensors_of_spaces_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with_vocabulary(tmp_path)
+    weight, bias = np.ones((16, 64), np.float32), np.ones(16, np.float32)
+    for tensors, told in (
+        ({"clip.weight": weight}, "clip.bias: is missing"),
+        ({"clip.weight": weight * np.nan, "clip.bias": bias}, "not finite"),
+        ({"clip.weight": weight.astype(np.float16), "clip.bias": bias}, "is float16"),
+        ({"clip.weight": weight, "clip.bias": bias, "more": np.ones(10**5)}, "is larger than"),
+    ):
+        replace_spaces(tmp_path, **tensors)
+        assert told in str(refused(tmp_path))
+    (tmp_path / SPACES).write_bytes(b"")
+    edit_manifest(tmp_path, lambda m: m["sha256"].update({SPACES: hashlib.sha256(b"").hexdigest()}))
+    assert "not a valid safetensors file" in str(refused(tmp_path))
+
+
+def test_a_bank_that_was_replaced_is_refused_but_the_student_loads(tmp_path: Path) -> None:
+    with_vocabulary(tmp_path)
+    small_bank(licence="other").save(tmp_path / TEXT_BANK)
+    loaded = StudentBundle.load(tmp_path)
+    with pytest.raises(BundleError, match="damaged or was replaced"):
+        loaded.text_bank()
+    assert TextBank.load(tmp_path / TEXT_BANK).licence == "other"

@@ -15,6 +15,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.voxels.colours import spread_colour
 
 CLUSTER_FILE = "clusters.safetensors"
 HELD_OUT = 5
@@ -175,11 +176,7 @@ class NamedClusters:
 
 def colour_of(name: str, number: int) -> tuple[int, int, int]:
     """Colour of a class: its usual one, or one that stays apart from those of the numbers before."""
-    if name in CLASS_COLOURS:
-        return CLASS_COLOURS[name]
-    hue = (number * 0.61803398875) % 1.0  # the golden ratio spreads any count evenly over the circle
-    red, green, blue = (np.clip(np.abs((hue * 6.0 + shift) % 6.0 - 3.0) - 1.0, 0.0, 1.0) for shift in (0.0, 4.0, 2.0))
-    return int(60 + 180 * red), int(60 + 180 * green), int(60 + 180 * blue)
+    return CLASS_COLOURS[name] if name in CLASS_COLOURS else spread_colour(number)
 
 
 def write_class_file(file: Path, names: Sequence[str | None], shares: Sequence[float]) -> None:

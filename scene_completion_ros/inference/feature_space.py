@@ -1,0 +1,227 @@
+"""Feature spaces: how the features of a foundation model follow from a student's label units, and cosines in them.
+
+A feature has hundreds of numbers, the label units E = 64. Since it is linear in the units, its cosine with a text
+embedding can be computed from the units alone: exactly, see `FeatureSpace.folded`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError, VocabularyError
+from scene_completion_ros.inference.json_object import CURE, JsonObject
+from scene_completion_ros.inference.text_bank import LARGEST_DIMENSION, TextBank, Vocabulary
+
+FIELD = "feature_spaces"
+FILE = "feature_spaces.safetensors"
+MOST_SPACES = 16
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedRows:
+    """Text embeddings t and the norm of a feature, folded into label units h: cos = (weight h + bias) / |root [h; 1]|.
+
+    Attributes:
+        weight: float64 [R, E].
+        bias: float64 [R].
+        root: float64 [E + 1, E + 1], upper triangular.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    root: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSpace:
+    """f(x) = A h(x) + b: the features of one teacher, in its own space, of label units h.
+
+    Attributes:
+        name: Name of the teacher: letters, digits, ``_`` and ``-``.
+        weight: A, float32 [D, E].
+        bias: b, float32 [D].
+        text_encoder, text_encoder_sha256: Id and hash of the encoder whose texts lie in the same space; empty where
+            there is none.
+        temperature: Of the softmax over cosines that gives a confidence.
+
+    Raises:
+        BundleError: A name or number that cannot be, or tensors of other shapes or types, or not finite.
+    """
+
+    name: str
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    text_encoder: str = ""
+    text_encoder_sha256: str = ""
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        where = f"feature space {self.name[:80]!r}"
+        if not _NAME.fullmatch(self.name):
+            raise BundleError("a name has 1 to 64 letters, digits, _ or -", where=where, cure=CURE)
+        if not 1e-4 <= self.temperature <= 1e4:
+            raise BundleError(f"temperature {self.temperature} is not in 0.0001..10000", where=where, cure=CURE)
+        weight, bias = self.weight, self.bias
+        if weight.ndim != 2 or not 1 <= len(weight) <= LARGEST_DIMENSION or bias.shape != weight.shape[:1]:
+            raise BundleError(f"weight {weight.shape} and bias {bias.shape} do not fit", where=where, cure=CURE)
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+                raise BundleError(f"is {tensor.dtype} or not finite", where=f"{where}: {name}", cure=CURE)
+
+    @property
+    def dimension(self) -> int:
+        """D, of the teacher's features."""
+        return int(self.weight.shape[0])
+
+    def features(self, hidden: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Features [N, D] of label units [N, E], float64."""
+        return np.asarray(hidden @ self.weight.T.astype(np.float64) + self.bias, dtype=np.float64)
+
+    def folded(self, rows: NDArray[np.floating]) -> FoldedRows:
+        """Folds unit rows t, [R, D], into the label units.
+
+        With A' = [A b] and h' = [h; 1], f = A' h', t . f = (t A') h', and |f| = |Q root h'| = |root h'|, where
+        A' = Q root is a QR decomposition. ``root`` is the Cholesky factor of A'^T A' up to signs, but exists whatever
+        the rank of A' is, and is not squared into less precision.
+        """
+        extended = np.column_stack([self.weight, self.bias]).astype(np.float64)
+        extended /= np.abs(extended).max() or 1.0  # a cosine does not change, and squares cannot overflow
+        root = np.zeros((extended.shape[1], extended.shape[1]))
+        root[: min(extended.shape)] = np.linalg.qr(extended, mode="r")
+        products = np.asarray(rows, dtype=np.float64) @ extended
+        return FoldedRows(weight=products[:, :-1].copy(), bias=products[:, -1].copy(), root=root)
+
+
+def feature_space_for(spaces: Sequence[FeatureSpace], bank: TextBank | Vocabulary, student: str) -> FeatureSpace:
+    """The first space in which the texts of a bank lie: same text encoder, same dimension.
+
+    Args:
+        student: Name of the student whose spaces these are, for messages.
+
+    Raises:
+        VocabularyError: There is none.
+    """
+    of_encoder = [
+        space
+        for space in spaces
+        if (space.text_encoder, space.text_encoder_sha256) == (bank.text_encoder, bank.text_encoder_sha256)
+    ]
+    for space in of_encoder:
+        if space.text_encoder and space.dimension == bank.dimension:
+            return space
+    own = ", ".join(
+        f"{space.name} (text encoder {space.text_encoder or 'none'} {space.text_encoder_sha256[:12]}, "
+        f"{space.dimension} numbers)"
+        for space in spaces
+    )
+    what = "encoder" if not of_encoder else "dimension"
+    raise VocabularyError(
+        f"was made by the text encoder {bank.text_encoder or 'none'} {bank.text_encoder_sha256[:12]} with "
+        f"{bank.dimension} numbers a phrase, but the student {student} has "
+        f"{f'spaces of another {what} only: {own}' if spaces else 'no feature spaces'}",
+        where=bank.where if isinstance(bank, TextBank) else "vocabulary",
+        cure="Make a bank with the student's text encoder, or take the student that the bank was made for.",
+    )
+
+
+def check_feature_spaces(spaces: Sequence[FeatureSpace], label_hidden: int) -> None:
+    """Raises BundleError where spaces do not read E label units, or have one name."""
+    for i, space in enumerate(spaces):
+        where = f"{FIELD}.{space.name}"
+        if not label_hidden or space.weight.shape[1] != label_hidden:
+            raise BundleError(
+                f"reads {space.weight.shape[1]} label units, the head has {label_hidden or 'none'}",
+                where=where,
+                cure="A space belongs to the label units that it was trained on: export it with them.",
+            )
+        if space.name in (other.name for other in spaces[:i]):
+            raise BundleError("comes twice", where=where, cure=CURE)
+    if len(spaces) > MOST_SPACES:
+        raise BundleError(f"{len(spaces)} where at most {MOST_SPACES} are possible", where=FIELD, cure=CURE)
+
+
+def spaces_to_bytes(spaces: Sequence[FeatureSpace]) -> bytes:
+    """Content of ``feature_spaces.safetensors``."""
+    tensors = {f"{space.name}.{part}": getattr(space, part) for space in spaces for part in ("weight", "bias")}
+    return safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+
+
+def spaces_to_json(spaces: Sequence[FeatureSpace]) -> list[dict[str, Any]]:
+    """Plain values for the manifest."""
+    return [
+        {
+            "name": space.name,
+            "dimension": space.dimension,
+            "text_encoder": space.text_encoder,
+            "text_encoder_sha256": space.text_encoder_sha256,
+            "temperature": space.temperature,
+        }
+        for space in spaces
+    ]
+
+
+def parse_feature_spaces(
+    manifest: JsonObject, label_hidden: int, read: Callable[[int], bytes]
+) -> tuple[FeatureSpace, ...]:
+    """The spaces that a manifest names; none where it has no such field.
+
+    Args:
+        label_hidden: E of the head.
+        read: Gives the checked content of `FILE`, of a largest size in bytes.
+
+    Raises:
+        BundleError: A field is malformed, or a tensor is missing, of another shape or type, or not finite.
+    """
+    if FIELD not in manifest.values:
+        return ()
+    entries = manifest.values[FIELD]
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_SPACES:
+        raise manifest.error(FIELD, f"is no list of 1 to {MOST_SPACES} objects")
+    named = JsonObject({str(i): entry for i, entry in enumerate(entries)}, manifest.file, f"{FIELD}.")
+    fields = [named.object(name) for name in named.values]
+    dimensions = [entry.integer("dimension") for entry in fields]
+    for entry, dimension in zip(fields, dimensions, strict=True):
+        if not 1 <= dimension <= LARGEST_DIMENSION:
+            raise entry.error("dimension", f"{dimension} is not in 1..{LARGEST_DIMENSION}")
+    content = read(4 * sum(dimensions) * (label_hidden + 1) + (1 << 16))
+    where = str(manifest.file.parent / FILE)
+    try:
+        tensors = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"is not a valid safetensors file ({error})", where=where, cure=CURE) from error
+    return tuple(
+        _space(entry, dimension, label_hidden, tensors, where)
+        for entry, dimension in zip(fields, dimensions, strict=True)
+    )
+
+
+def _space(
+    entry: JsonObject, dimension: int, label_hidden: int, tensors: Mapping[str, NDArray[Any]], where: str
+) -> FeatureSpace:
+    name = entry.text("name")
+    for part, shape in (("weight", (dimension, label_hidden)), ("bias", (dimension,))):
+        tensor = tensors.get(f"{name}.{part}")
+        if tensor is None or tensor.shape != shape:
+            found = "is missing" if tensor is None else f"has shape {tensor.shape}"
+            raise BundleError(f"{found} where {shape} is needed", where=f"{where}: tensor {name}.{part}", cure=CURE)
+    try:
+        return FeatureSpace(
+            name,
+            tensors[f"{name}.weight"],
+            tensors[f"{name}.bias"],
+            entry.text("text_encoder"),
+            entry.text("text_encoder_sha256"),
+            entry.number("temperature"),
+        )
+    except BundleError as error:
+        raise BundleError(error.what, where=f"{where}: {error.where}", cure=CURE) from error

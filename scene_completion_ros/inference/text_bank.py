@@ -1,0 +1,466 @@
+"""Phrases and their embeddings, as a text encoder gave them, and the vocabularies that are made of them.
+
+A `TextBank` is one safetensors file. The robot reads it and needs no text encoder. Banks come from untrusted sources:
+nothing in them is executed, sizes are checked before memory is taken, and a hash says whether they are whole.
+A `Vocabulary` is what voxels are compared with: rows of a bank, each of a class or of the background.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError, VocabularyError
+from scene_completion_ros.inference.json_object import JsonObject
+from scene_completion_ros.voxels.colours import spread_colour
+
+SCHEMA_VERSION = 1
+METADATA = "text_bank"
+EMBEDDINGS = "embeddings"
+LARGEST_FILE, LARGEST_HEADER = 256 << 20, 32 << 20
+LARGEST_DIMENSION = 8192
+LONGEST_TEXT = 200
+MOST_CLASSES = 254  # a label is one byte, and one label says "unknown"
+MOST_ROWS = 4096
+MARGIN = 0.02
+UNKNOWN = "unknown"
+UNKNOWN_COLOUR = (128, 128, 128)
+BACKGROUND = -1
+Pooling = Literal["max", "mean"]
+Colour = tuple[int, int, int]
+_CURE = "Make the bank again with: scene-completion vocabulary"
+_SUGGESTED = 3  # a search for near matches takes milliseconds
+
+
+@dataclass(frozen=True)
+class BankClass:
+    """A class that a bank names: what phrases stand for it, and its RGB colour (0..255)."""
+
+    name: str
+    phrases: tuple[str, ...]
+    colour: Colour
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What voxels are compared with: rows of unit length, each of a class or of the background.
+
+    The score of a class is the largest cosine of its rows.
+
+    Attributes:
+        names: Names of the K classes, each another, without ``unknown``.
+        colours: One RGB colour (0..255) a class.
+        rows: float32 [R, D], L2-normalised.
+        group: int32 [R], class 0..K-1 of each row; `BACKGROUND` for those that are of none.
+        text_encoder, text_encoder_sha256: The encoder that made the rows.
+        margin: A voxel whose best class is not ahead of all others by this much cosine is ``unknown``.
+        temperature: Of the softmax that gives the confidence; None for that of the feature space.
+        bank_sha256: Hash of the bank that the rows are from; empty where they are from none.
+
+    Raises:
+        VocabularyError: No class or more than `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, a name
+            twice, rows that are not finite or not of unit length, or numbers that cannot be.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    rows: NDArray[np.float32]
+    group: NDArray[np.int32]
+    text_encoder: str = ""
+    text_encoder_sha256: str = ""
+    margin: float = MARGIN
+    temperature: float | None = None
+    bank_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        classes, rows = len(self.names), len(self.rows)
+        _check_count(classes, rows)
+        for name in self.names:
+            _check_text(name, "vocabulary: class")
+        _check_distinct(self.names, "vocabulary: class", forbidden=UNKNOWN)
+        if len(self.colours) != classes:
+            raise VocabularyError(f"{len(self.colours)} colours for {classes} classes", where="vocabulary")
+        if self.rows.dtype != np.float32 or self.rows.ndim != 2 or self.group.shape != (rows,):
+            raise VocabularyError(
+                f"rows {self.rows.dtype} {self.rows.shape} with groups {self.group.shape} where float32 [R, D] with "
+                f"[R] is needed",
+                where="vocabulary",
+            )
+        if missing := set(range(classes)) - set(self.group.tolist()):
+            raise VocabularyError(
+                "has no row", where=f"vocabulary: class {self.names[min(missing)]!r}", cure="Give it a phrase."
+            )
+        if self.group.min() < BACKGROUND or self.group.max() >= classes:
+            raise VocabularyError("names classes that are not there", where="vocabulary: group")
+        length = np.linalg.norm(self.rows.astype(np.float64), axis=1)
+        if not np.all(np.abs(length - 1.0) < 1e-3):  # NaN is not near 1 either
+            raise VocabularyError("rows are not finite or not of unit length", where="vocabulary")
+        if not 0.0 <= self.margin <= 2.0:
+            raise VocabularyError(f"{self.margin} is no difference of cosines", where="vocabulary: margin")
+        if self.temperature is not None and not 1e-4 <= self.temperature <= 1e4:
+            raise VocabularyError(f"{self.temperature} is not in 0.0001..10000", where="vocabulary: temperature")
+
+    @property
+    def dimension(self) -> int:
+        """D, of the text encoder's embeddings."""
+        return int(self.rows.shape[1])
+
+    @property
+    def legend_names(self) -> tuple[str, ...]:
+        """Names by label; ``unknown`` is the last, label K."""
+        return (*self.names, UNKNOWN)
+
+    @property
+    def legend_colours(self) -> tuple[Colour, ...]:
+        """RGB colours by label; grey is the last."""
+        return (*self.colours, UNKNOWN_COLOUR)
+
+
+@dataclass(frozen=True, eq=False)
+class TextBank:
+    """Phrases with their embeddings.
+
+    Attributes:
+        phrases: P phrases as typed, each another, without the template.
+        stored: float16 [P, D], as in the file. Other floating-point numbers are normalised and rounded to that.
+        text_encoder, text_encoder_sha256: The encoder that made them: an id, and the hash of its weights.
+        template: What the encoder read is the template with a phrase for its ``{}``.
+        classes: Classes that the bank proposes; may be none.
+        background: Phrases that voxels of no class should be nearest to.
+        licence: Licence of the embeddings.
+        where: File of the bank, for messages.
+
+    Raises:
+        VocabularyError: What is wrong, where, and the cure.
+    """
+
+    phrases: tuple[str, ...]
+    stored: NDArray[np.float16]
+    text_encoder: str
+    text_encoder_sha256: str
+    template: str = "{}"
+    classes: tuple[BankClass, ...] = ()
+    background: tuple[str, ...] = ()
+    licence: str = ""
+    where: str = "text bank"
+    embeddings: NDArray[np.float32] = field(init=False, repr=False)
+    """float32 [P, D], L2-normalised."""
+    sha256: str = field(init=False)
+    """Hash of all that the bank says, embeddings included."""
+    _row_of: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_texts(self.phrases, f"{self.where}: phrase")
+        _check_text(self.text_encoder, f"{self.where}: encoder.id")
+        _check_text(self.template, f"{self.where}: template")
+        if self.template.count("{}") != 1:
+            raise self._error(f"{self.template!r} does not hold one {{}}", "template")
+        _check_shape(self.stored.shape, len(self.phrases), self.where)
+        stored = self.stored
+        if stored.dtype != np.float16:
+            stored = self._normalised(stored).astype(np.float16)
+        object.__setattr__(self, "stored", np.ascontiguousarray(stored))
+        object.__setattr__(self, "embeddings", self._normalised(stored))
+        object.__setattr__(self, "_row_of", {phrase: i for i, phrase in enumerate(self.phrases)})
+        _check_distinct(tuple(c.name for c in self.classes), f"{self.where}: class", forbidden=UNKNOWN)
+        for proposed in self.classes:
+            where = f"{self.where}: class {_short(proposed.name)}"
+            _check_text(proposed.name, where)
+            _check_phrases_of_class(proposed.phrases, where)
+            self._rows_of(proposed.phrases)
+            if len(proposed.colour) != 3 or not all(0 <= channel <= 255 for channel in proposed.colour):
+                raise VocabularyError(f"{list(proposed.colour)} is no RGB colour of 0..255", where=where, cure=_CURE)
+        _check_texts(self.background, f"{self.where}: background")
+        self._rows_of(self.background)
+        object.__setattr__(self, "sha256", self._hash())
+
+    def _error(self, what: str, name: str) -> VocabularyError:
+        return VocabularyError(what, where=f"{self.where}: {name}", cure=_CURE)
+
+    def _normalised(self, given: NDArray[Any]) -> NDArray[np.float32]:
+        exact = np.asarray(given, dtype=np.float64)
+        length = np.linalg.norm(exact, axis=1)
+        if not (np.isfinite(length) & (length > 0.0)).all():
+            bad = int(np.flatnonzero(~(np.isfinite(length) & (length > 0.0)))[0])
+            raise self._error(f"row {bad} ({_short(self.phrases[bad])}) is zero or not finite", EMBEDDINGS)
+        return np.asarray(exact / length[:, None], dtype=np.float32)
+
+    @property
+    def dimension(self) -> int:
+        """D, of the text encoder's embeddings."""
+        return int(self.stored.shape[1])
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "encoder": {"id": self.text_encoder, "sha256": self.text_encoder_sha256},
+            "template": self.template,
+            "phrases": list(self.phrases),
+            "classes": [{"name": c.name, "phrases": list(c.phrases), "colour": list(c.colour)} for c in self.classes],
+            "background": list(self.background),
+            "licence": self.licence,
+        }
+
+    def _hash(self) -> str:
+        text = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("ascii") + self.stored.astype("<f2").tobytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Content of the bank's file."""
+        metadata = {METADATA: json.dumps({**self._content(), "sha256": self.sha256}, sort_keys=True)}
+        return safetensors.numpy.save({EMBEDDINGS: self.stored}, metadata=metadata)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the bank beside its place, and moves it there when it is whole."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_bytes(self.to_bytes())
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TextBank:
+        """Reads a bank and checks it.
+
+        Raises:
+            VocabularyError: It cannot be read, is damaged, or contradicts itself.
+        """
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                content = file.read(LARGEST_FILE + 1) if size <= LARGEST_FILE else b""
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            raise VocabularyError(f"cannot be read ({error})", where=str(path), cure="Name a text bank.") from error
+        if size > LARGEST_FILE or len(content) > LARGEST_FILE:
+            raise VocabularyError(
+                f"is larger than {LARGEST_FILE >> 20} MiB", where=str(path), cure="Make a bank of fewer phrases."
+            )
+        return cls.from_bytes(content, str(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str = "text bank") -> TextBank:
+        """The bank of a file's content; errors are those of `load`."""
+        try:
+            length = int.from_bytes(content[:8], "little")
+            if length > LARGEST_HEADER:
+                raise ValueError(f"a header of more than {LARGEST_HEADER >> 20} MiB")
+            ((name, tensor),) = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
+            values = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][METADATA])
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise VocabularyError(
+                f"is no text bank ({type(error).__name__}: {str(error)[:LONGEST_TEXT]})", where=where, cure=_CURE
+            ) from error
+        if name != EMBEDDINGS or tensor["dtype"] != "F16" or not isinstance(values, dict):
+            raise VocabularyError(
+                f"holds {tensor['dtype']} {_short(name)} where F16 {EMBEDDINGS!r} beside a JSON object is needed",
+                where=where,
+                cure=_CURE,
+            )
+        try:
+            parsed = _parse(JsonObject(values, Path(where), f"{METADATA}."))
+        except BundleError as error:
+            what = error.what if len(error.what) <= LONGEST_TEXT else f"{error.what[:100]}…{error.what[-100:]}"
+            raise VocabularyError(what, where=error.where, cure=_CURE) from error
+        except RecursionError as error:
+            raise VocabularyError("is nested too deeply", where=f"{where}: {METADATA}", cure=_CURE) from error
+        expected = parsed.pop("sha256")
+        _check_shape(tuple(tensor["shape"]), len(parsed["phrases"]), where)
+        stored = np.frombuffer(tensor["data"], dtype="<f2").reshape(tensor["shape"]).astype(np.float16)
+        bank = cls(**parsed, stored=stored, where=where)
+        if bank.sha256 != expected:
+            raise VocabularyError(
+                f"sha256 is {bank.sha256[:12]}…, the file says {_short(expected[:12])}…: it is damaged or was changed",
+                where=where,
+                cure=_CURE,
+            )
+        return bank
+
+    def _rows_of(self, phrases: Sequence[str]) -> list[int]:
+        unknown = [phrase for phrase in phrases if phrase not in self._row_of]
+        if unknown:
+            told = "; ".join(self._near(phrase) for phrase in unknown[:_SUGGESTED])
+            more = f"; and {len(unknown) - _SUGGESTED} more" if len(unknown) > _SUGGESTED else ""
+            raise VocabularyError(
+                f"does not hold {told}{more}",
+                where=self.where,
+                cure="Use a phrase that it holds, or make a bank with yours with: scene-completion vocabulary",
+            )
+        return [self._row_of[phrase] for phrase in phrases]
+
+    def _near(self, phrase: str) -> str:
+        folded = {known.casefold(): known for known in self.phrases}
+        near = difflib.get_close_matches(phrase[:LONGEST_TEXT].casefold(), folded, n=_SUGGESTED)
+        return f"{_short(phrase)} (near: {', '.join(repr(folded[n]) for n in near)})" if near else _short(phrase)
+
+    def rows(self, phrases: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings of phrases as typed when the bank was made, float32 [R, D], L2-normalised.
+
+        Raises:
+            VocabularyError: The bank does not hold a phrase; near ones are named.
+        """
+        return self.embeddings[self._rows_of(phrases)]
+
+    def vocabulary(
+        self,
+        classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        *,
+        pooling: Pooling = "max",
+        margin: float = MARGIN,
+    ) -> Vocabulary:
+        """A vocabulary of the bank's phrases.
+
+        A class that the bank names too keeps its colour. The bank's background goes along, less what classes say.
+
+        Args:
+            classes: Phrases, a class each, where the name of a class of the bank that is no phrase stands for all
+                phrases of that class; or the phrases of each class by its name; None for the bank's own classes and,
+                where it has none, for every phrase that is not of the background.
+            pooling: ``max``: a class is as near as its nearest phrase. ``mean``: as the mean of its phrases.
+            margin: See `Vocabulary`.
+
+        Raises:
+            VocabularyError: A phrase is not in the bank or is of two classes; or there are no classes, or too many.
+        """
+        phrases_of = self._phrases_of(classes)
+        for name, phrases in phrases_of.items():
+            _check_phrases_of_class(phrases, f"vocabulary: class {_short(name)}")
+        _check_count(len(phrases_of), sum(map(len, phrases_of.values())))
+        class_of: dict[str, str] = {}
+        for name, phrases in phrases_of.items():
+            for phrase in phrases:
+                if class_of.setdefault(phrase, name) != name:
+                    raise VocabularyError(
+                        f"{_short(phrase)} stands for {_short(class_of[phrase])} and for {_short(name)}",
+                        where="vocabulary",
+                        cure="Give it to one of them.",
+                    )
+        rows, group = [], []
+        for number, phrases in enumerate(phrases_of.values()):
+            of_class = self.rows(phrases)
+            if pooling == "mean":
+                of_class = _mean(of_class, tuple(phrases_of)[number])
+            rows.append(of_class)
+            group += [number] * len(of_class)
+        background = [phrase for phrase in self.background if phrase not in class_of]
+        rows.append(self.rows(background))
+        own_colours = {proposed.name: proposed.colour for proposed in self.classes}
+        return Vocabulary(
+            names=tuple(phrases_of),
+            colours=tuple(own_colours.get(name, spread_colour(number)) for number, name in enumerate(phrases_of)),
+            rows=np.concatenate(rows),
+            group=np.array(group + [BACKGROUND] * len(background), dtype=np.int32),
+            text_encoder=self.text_encoder,
+            text_encoder_sha256=self.text_encoder_sha256,
+            margin=margin,
+            bank_sha256=self.sha256,
+        )
+
+    def _phrases_of(self, classes: Sequence[str] | Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]]:
+        own = {proposed.name: proposed.phrases for proposed in self.classes}
+        if classes is None:
+            return dict(own) or {p: (p,) for p in self.phrases if p not in self.background}
+        if isinstance(classes, str):
+            raise VocabularyError("is a text, no list of phrases", where="vocabulary", cure="Make a list.")
+        _check_texts(tuple(classes), "vocabulary")
+        if isinstance(classes, Mapping):
+            return dict(classes)
+        return {name: own[name] if name in own and name not in self._row_of else (name,) for name in classes}
+
+
+def _mean(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """The mean of unit rows, of unit length, float32 [1, D]."""
+    mean = rows.astype(np.float64).mean(axis=0, keepdims=True)
+    length = float(np.linalg.norm(mean))
+    if length < 1e-6:
+        raise VocabularyError("the phrases cancel each other", where=f"vocabulary: class {_short(name)}")
+    return np.asarray(mean / length, dtype=np.float32)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…")
+
+
+def _check_count(classes: int, rows: int) -> None:
+    if not classes:
+        raise VocabularyError("is empty", where="vocabulary", cure="Name at least one phrase.")
+    if classes > MOST_CLASSES or rows > MOST_ROWS:
+        raise VocabularyError(
+            f"has {classes} classes and {rows} phrases, where at most {MOST_CLASSES} and {MOST_ROWS} are possible",
+            where="vocabulary",
+            cure="Name fewer, or group phrases into classes.",
+        )
+
+
+def _check_text(text: str, where: str) -> None:
+    if not (isinstance(text, str) and text == text.strip() and text.isprintable() and 1 <= len(text) <= LONGEST_TEXT):
+        raise VocabularyError(
+            f"{_short(str(text))} is no text of 1 to {LONGEST_TEXT} printable characters without spaces around it",
+            where=where,
+            cure="Write it again.",
+        )
+
+
+def _check_distinct(texts: Sequence[str], where: str, *, forbidden: str | None = None) -> None:
+    seen = {forbidden} if forbidden is not None else set()
+    for text in texts:
+        if text in seen:
+            what = "has a meaning of its own" if text == forbidden else "comes twice"
+            raise VocabularyError(f"{_short(text)} {what}", where=where, cure="Remove or rename it.")
+        seen.add(text)
+
+
+def _check_texts(texts: Sequence[str], where: str) -> None:
+    for text in texts:
+        _check_text(text, where)
+    _check_distinct(texts, where)
+
+
+def _check_phrases_of_class(phrases: Sequence[str], where: str) -> None:
+    if not isinstance(phrases, (list, tuple)) or not phrases:
+        raise VocabularyError("has no list of phrases", where=where, cure="Give it at least one phrase.")
+    _check_texts(phrases, where)
+
+
+def _check_shape(shape: tuple[int, ...], phrases: int, where: str) -> None:
+    if len(shape) != 2 or shape[0] != phrases or not phrases or not 1 <= shape[1] <= LARGEST_DIMENSION:
+        raise VocabularyError(
+            f"has shape {shape} where [{phrases or 'at least 1'}, 1..{LARGEST_DIMENSION}] is needed, a row a phrase",
+            where=f"{where}: {EMBEDDINGS}",
+            cure=_CURE,
+        )
+
+
+def _parse(fields: JsonObject) -> dict[str, Any]:
+    if fields.integer("schema_version") != SCHEMA_VERSION:
+        raise fields.error("schema_version", f"is {fields.integer('schema_version')}, this version reads 1")
+    encoder = fields.object("encoder")
+    classes = fields.values.get("classes")
+    if not isinstance(classes, list):
+        raise fields.error("classes", "is missing or not a list")
+    proposed = JsonObject({str(i): entry for i, entry in enumerate(classes)}, fields.file, f"{fields.prefix}classes.")
+    return {
+        "phrases": fields.texts("phrases"),
+        "text_encoder": encoder.text("id"),
+        "text_encoder_sha256": encoder.text("sha256"),
+        "template": fields.text("template"),
+        "classes": tuple(_parse_class(proposed.object(name)) for name in proposed.values),
+        "background": fields.texts("background"),
+        "licence": fields.text("licence"),
+        "sha256": fields.text("sha256"),
+    }
+
+
+def _parse_class(fields: JsonObject) -> BankClass:
+    red, green, blue = fields.integers("colour", 3)
+    return BankClass(fields.text("name"), fields.texts("phrases"), (red, green, blue))

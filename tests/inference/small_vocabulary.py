@@ -1,0 +1,38 @@
+"""A bank of phrases and a feature space in which it lies, for students of `small_bundle` that know classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scene_completion_ros.inference.feature_space import FeatureSpace
+from scene_completion_ros.inference.text_bank import BankClass, TextBank
+
+PHRASES = ("car", "parked van", "tree", "zebra crossing", "sky", "wall")
+ENCODER = {"text_encoder": "tiny-encoder", "text_encoder_sha256": "ab" * 32}
+
+
+def small_bank(dimension: int = 16, **fields: Any) -> TextBank:
+    """Six random phrases, two classes of three of them, two of the background; ``fields`` replace those of a bank."""
+    values: dict[str, Any] = {
+        "phrases": PHRASES,
+        "stored": np.random.default_rng(0).normal(size=(len(PHRASES), dimension)),
+        **ENCODER,
+        "template": "a photo of a {} on the street",
+        "classes": (BankClass("vehicle", ("car", "parked van"), (1, 2, 3)), BankClass("tree", ("tree",), (0, 99, 0))),
+        "background": ("sky", "wall"),
+        "licence": "CC0-1.0",
+    }
+    return TextBank(**{**values, **fields})
+
+
+def small_space(name: str = "clip", dimension: int = 16, units: int = 64, seed: int = 0, **fields: Any) -> FeatureSpace:
+    """A random space with a bias; ``fields`` replace those of a space."""
+    rng = np.random.default_rng(seed)
+    values: dict[str, Any] = {
+        "weight": rng.normal(size=(dimension, units)).astype(np.float32),
+        "bias": rng.normal(size=dimension).astype(np.float32),
+        **ENCODER,
+    }
+    return FeatureSpace(name, **{**values, **fields})

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference.feature_space import FeatureSpace
+
+UNITS = 64
+
+
+def space(dimension: int = 384, units: int = UNITS, rank: int | None = None, seed: int = 0) -> FeatureSpace:
+    """A space whose matrix has a rank, and a bias as large as its features."""
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(dimension, units))
+    if rank is not None:
+        weight = rng.normal(size=(dimension, rank)) @ rng.normal(size=(rank, units))
+    return FeatureSpace("clip", weight.astype(np.float32), rng.normal(size=dimension).astype(np.float32))
+
+
+def unit_rows(count: int, dimension: int, seed: int = 1) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(count, dimension))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [space(), space(512, rank=3), space(16), space(1), space(8, units=4), replace(space(), weight=space().weight * 0)],
+)
+def test_the_folded_cosine_is_the_explicit_one(of: FeatureSpace) -> None:
+    rng = np.random.default_rng(2)
+    hidden = np.maximum(rng.normal(size=(500, of.weight.shape[1])), 0.0)
+    rows = unit_rows(20, of.dimension).astype(np.float64)
+    features = of.features(hidden)
+    explicit = features @ rows.T / np.linalg.norm(features, axis=1, keepdims=True)
+    folded = of.folded(rows)
+    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ folded.root.T, axis=1, keepdims=True)
+    assert np.abs((hidden @ folded.weight.T + folded.bias) / norm - explicit).max() < 1e-10
+    assert np.array_equal(folded.root, np.triu(folded.root))
+
+
+def test_features_of_any_scale_fold_to_numbers_whose_squares_are_finite() -> None:
+    huge = replace(space(), weight=space().weight * np.float32(1e37))
+    assert np.abs(huge.folded(unit_rows(3, 384)).root).max() < 1e3
+
+
+def test_a_space_of_zeros_folds_to_zeros() -> None:
+    empty = FeatureSpace("empty", np.zeros((8, UNITS), np.float32), np.zeros(8, np.float32))
+    assert not empty.folded(unit_rows(2, 8)).root.any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"name": "../clip"}, "letters, digits"),
+        ({"name": ""}, "letters, digits"),
+        ({"temperature": 0.0}, "temperature 0.0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"bias": np.zeros(3, np.float32)}, "do not fit"),
+        ({"weight": np.zeros(3, np.float32)}, "do not fit"),
+        ({"weight": np.zeros((384, UNITS))}, "float64"),
+        ({"bias": np.full(384, np.inf, np.float32)}, "bias.*not finite"),
+    ],
+)
+def test_spaces_that_cannot_be_are_refused(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(BundleError, match=told):
+        replace(space(), **fields)

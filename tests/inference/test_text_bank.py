@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from scene_completion_ros.errors import VocabularyError
+from scene_completion_ros.inference import text_bank
+from scene_completion_ros.inference.text_bank import BACKGROUND, METADATA, BankClass, TextBank, Vocabulary
+from tests.inference.small_vocabulary import PHRASES
+from tests.inference.small_vocabulary import small_bank as bank
+
+
+def with_metadata(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
+    """The bank with its JSON changed."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    values = json.loads(header["__metadata__"][METADATA])
+    changed = change(values)
+    text = changed if isinstance(changed, str) else json.dumps(values)
+    return safetensors.numpy.save({"embeddings": safetensors.numpy.load(content)["embeddings"]}, {METADATA: text})
+
+
+def refused(content: bytes) -> str:
+    with pytest.raises(VocabularyError) as caught:
+        TextBank.from_bytes(content, "bank.safetensors")
+    assert "bank.safetensors" in caught.value.where
+    assert caught.value.cure
+    assert len(str(caught.value)) < 1000
+    return str(caught.value)
+
+
+def test_a_bank_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    saved = bank()
+    saved.save(tmp_path / "bank.safetensors")
+    loaded = TextBank.load(tmp_path / "bank.safetensors")
+    for name in ("phrases", "text_encoder", "text_encoder_sha256", "template", "classes", "background", "licence"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    assert loaded.sha256 == saved.sha256
+    assert np.array_equal(loaded.stored, saved.stored)
+    assert np.array_equal(loaded.embeddings, saved.embeddings)
+    assert loaded.embeddings.dtype == np.float32
+    assert np.allclose(np.linalg.norm(loaded.embeddings, axis=1), 1.0, atol=1e-6)
+    assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"]
+
+
+def test_float16_embeddings_are_kept_to_the_bit_and_others_are_normalised_first() -> None:
+    rows = np.full((6, 4), 3.0)
+    assert np.array_equal(bank(stored=rows).stored, np.full((6, 4), 0.5, np.float16))
+    assert np.array_equal(bank(stored=rows.astype(np.float16)).stored, rows)
+    assert np.array_equal(bank(stored=rows.astype(np.float16)).embeddings, np.full((6, 4), 0.5, np.float32))
+
+
+def test_the_hash_changes_with_a_phrase_a_class_and_an_embedding() -> None:
+    plain = bank()
+    moved = plain.stored.copy()
+    moved[0, 0] += 0.25
+    others = [
+        bank(phrases=("cart", *PHRASES[1:]), classes=()),
+        bank(classes=()),
+        bank(stored=moved),
+        bank(template="{}"),
+        bank(background=("sky",)),
+        bank(text_encoder="other"),
+    ]
+    assert len({plain.sha256, *(other.sha256 for other in others)}) == 7
+
+
+def test_rows_are_found_by_phrase_in_any_order() -> None:
+    shuffled = bank(phrases=PHRASES[::-1], stored=bank().stored[::-1])
+    assert np.array_equal(shuffled.rows(("tree", "car")), bank().rows(("tree", "car")))
+    assert bank().rows(()).shape == (0, 16)
+
+
+def test_an_unknown_phrase_is_answered_with_near_ones() -> None:
+    told = r"'Zebra crosing' \(near: 'zebra crossing'\); 'q1'; 'q2'; and 1 more"
+    with pytest.raises(VocabularyError, match=told) as caught:
+        bank().rows(("car", "Zebra crosing", "q1", "q2", "q3"))
+    assert "scene-completion vocabulary" in caught.value.cure
+
+
+def test_the_banks_own_classes_make_a_vocabulary() -> None:
+    vocabulary = bank().vocabulary()
+    assert vocabulary.names == ("vehicle", "tree")
+    assert vocabulary.legend_names == ("vehicle", "tree", "unknown")
+    assert vocabulary.legend_colours == ((1, 2, 3), (0, 99, 0), (128, 128, 128))
+    assert np.array_equal(vocabulary.rows, bank().rows(("car", "parked van", "tree", "sky", "wall")))
+    assert vocabulary.group.tolist() == [0, 0, 1, BACKGROUND, BACKGROUND]
+    assert (vocabulary.text_encoder, vocabulary.bank_sha256) == ("tiny-encoder", bank().sha256)
+
+
+def test_a_bank_without_classes_makes_one_of_every_phrase_that_is_not_background() -> None:
+    assert bank(classes=()).vocabulary().names == ("car", "parked van", "tree", "zebra crossing")
+
+
+def test_phrases_make_a_class_each_and_names_of_classes_stand_for_theirs() -> None:
+    vocabulary = bank().vocabulary(["tree", "vehicle", "wall"], margin=0.1)
+    assert vocabulary.names == ("tree", "vehicle", "wall")
+    assert vocabulary.group.tolist() == [0, 1, 1, 2, BACKGROUND]  # what a class says is no background
+    assert vocabulary.colours[:2] == ((0, 99, 0), (1, 2, 3))
+    assert len(set(vocabulary.legend_colours)) == 4
+    assert vocabulary.margin == 0.1
+
+
+def test_mean_pooling_gives_one_unit_row_a_class() -> None:
+    vocabulary = bank().vocabulary({"thing": ["car", "tree"]}, pooling="mean")
+    mean = bank().rows(("car", "tree")).sum(axis=0)
+    assert np.allclose(vocabulary.rows[0], mean / np.linalg.norm(mean), atol=1e-6)
+    assert vocabulary.group.tolist() == [0, BACKGROUND, BACKGROUND]
+    opposed = bank(stored=np.array([[1.0, 0.0], [-1.0, 0.0], [0, 1], [0, 1], [0, 1], [0, 1]]))
+    with pytest.raises(VocabularyError, match="cancel"):
+        opposed.vocabulary(pooling="mean")
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        ([], "is empty"),
+        ({}, "is empty"),
+        ({"a": []}, "no list of phrases"),
+        ({"a": "car"}, "no list of phrases"),
+        ({"a": None}, "no list of phrases"),
+        ({"a": [3]}, "'3' is no text"),
+        ("car", "is a text, no list"),
+        ([3], "'3' is no text"),
+        (["car", "car"], "'car' comes twice"),
+        ({"a": ["car"], "b": ["car"]}, "'car' stands for 'a' and for 'b'"),
+        ({"unknown": ["car"]}, "'unknown' has a meaning of its own"),
+        (["stroller"], "does not hold 'stroller'"),
+        ({"a\nb": ["car"]}, "is no text"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused(classes: Any, told: str) -> None:
+    with pytest.raises(VocabularyError, match=told):
+        bank().vocabulary(classes)
+
+
+def test_ten_thousand_phrases_load_but_are_too_many_classes() -> None:
+    phrases = tuple(f"phrase {i}" for i in range(10_000))
+    rows = np.random.default_rng(1).normal(size=(10_000, 8))
+    large = TextBank.from_bytes(bank(phrases=phrases, stored=rows, classes=(), background=()).to_bytes())
+    with pytest.raises(VocabularyError, match="10000 classes and 10000 phrases, where at most 254 and 4096"):
+        large.vocabulary()
+    with pytest.raises(VocabularyError, match="1 classes and 5000 phrases"):
+        large.vocabulary({"all": phrases[:5000]})
+    assert len(large.vocabulary(phrases[:254]).names) == 254
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"rows": np.full((2, 2), np.nan, np.float32)}, "not finite or not of unit length"),
+        ({"rows": np.zeros((2, 2), np.float32)}, "not of unit length"),
+        ({"rows": np.eye(2)}, "float64"),
+        ({"group": np.array([0, 0], np.int32)}, "class 'b'.*has no row"),
+        ({"group": np.array([0, 1, 2], np.int32)}, "groups"),
+        ({"rows": np.eye(3, dtype=np.float32), "group": np.array([0, 1, 2], np.int32)}, "not there"),
+        ({"names": ("a", "a")}, "'a' comes twice"),
+        ({"colours": ()}, "0 colours for 2 classes"),
+        ({"margin": float("nan")}, "no difference of cosines"),
+        ({"margin": -0.1}, "no difference of cosines"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"names": (), "colours": ()}, "is empty"),
+    ],
+)
+def test_vocabularies_that_cannot_be_are_refused(fields: dict[str, Any], told: str) -> None:
+    plain = Vocabulary(("a", "b"), ((0, 0, 0),) * 2, np.eye(2, dtype=np.float32), np.array([0, 1], np.int32))
+    with pytest.raises(VocabularyError, match=told):
+        replace(plain, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"stored": np.zeros((6, 8), np.float16)}, r"row 0 \('car'\) is zero or not finite"),
+        ({"stored": np.full((6, 8), np.nan)}, "zero or not finite"),
+        ({"stored": np.ones((5, 8))}, r"shape \(5, 8\)"),
+        ({"stored": np.ones((6, 0))}, r"shape \(6, 0\)"),
+        ({"stored": np.ones((6, 9000))}, "1..8192"),
+        ({"phrases": ("car", "car", *PHRASES[2:])}, "'car' comes twice"),
+        ({"phrases": ("", *PHRASES[1:])}, "printable"),
+        ({"phrases": ("x" * 201, *PHRASES[1:])}, "200 printable"),
+        ({"phrases": ("a\x1b[2J", *PHRASES[1:])}, "printable"),
+        ({"phrases": (), "stored": np.ones((0, 8))}, "at least 1"),
+        ({"template": "a photo"}, "does not hold one {}"),
+        ({"text_encoder": ""}, "encoder.id"),
+        ({"background": ("moon",)}, "does not hold 'moon'"),
+        ({"background": ("sky", "sky")}, "'sky' comes twice"),
+        ({"classes": (BankClass("a", ("moon",), (0, 0, 0)),)}, "does not hold 'moon'"),
+        ({"classes": (BankClass("a", (), (0, 0, 0)),)}, "no list of phrases"),
+        ({"classes": (BankClass("a", ("car",), (0, 0, 256)),)}, "no RGB colour"),
+        ({"classes": (BankClass("unknown", ("car",), (0, 0, 0)),)}, "meaning of its own"),
+        ({"classes": (BankClass("a", ("car",), (0, 0, 0)), BankClass("a", ("tree",), (0, 0, 0)))}, "'a' comes twice"),
+    ],
+)
+def test_banks_that_contradict_themselves_are_refused(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(VocabularyError, match=told):
+        bank(**fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda v: v.update(sha256="0" * 64), "the file says '000000000000'.*damaged or was changed"),
+        (lambda v: v["phrases"].__setitem__(0, "cab"), "does not hold 'car'"),
+        (lambda v: v.update(licence="none"), "damaged or was changed"),
+        (lambda v: v.update(schema_version=2), "is 2, this version reads 1"),
+        (lambda v: v.pop("encoder"), "encoder: is missing"),
+        (lambda v: v.update(phrases="car"), "not a list of strings"),
+        (lambda v: v.update(phrases=[["car"]]), "not a list of strings"),
+        (lambda v: v.update(phrases=["x" * 10_000, 3]), "not a list of strings|'xxx"),
+        (lambda v: v.update(classes={}), "classes: is missing or not a list"),
+        (lambda v: v.update(classes=[3]), "not an object"),
+        (lambda v: v["classes"][0].update(colour=[1, 2]), "2 numbers where 3"),
+        (lambda v: v["classes"][0].update(colour=[1, 2, 10**400]), "not a finite number"),
+        (lambda v: "[" * 100_000, "is no text bank"),
+        (lambda v: '{"schema_version": ' + "[" * 900 + "]" * 900 + "}", "whole number|nested"),
+        (lambda v: "[]", "beside a JSON object"),
+        (lambda v: "NaN", "beside a JSON object"),
+        (lambda v: '{"phrases"', "is no text bank"),
+    ],
+)
+def test_a_file_whose_json_was_changed_is_refused(change: Any, told: str) -> None:
+    assert re.search(told, refused(with_metadata(bank().to_bytes(), change)))
+
+
+def test_files_that_are_no_banks_are_refused(tmp_path: Path) -> None:
+    content = bank().to_bytes()
+    rows = bank().embeddings
+    assert "is no text bank" in refused(b"")
+    assert "is no text bank" in refused(b"\x80\x04pickle")
+    assert "is no text bank" in refused(content[:-1])
+    assert "header of more than" in refused((1 << 60).to_bytes(8, "little") + content[8:])
+    assert "is no text bank" in refused(safetensors.numpy.save({"embeddings": rows}))
+    metadata = {METADATA: "{}"}
+    assert "F32" in refused(safetensors.numpy.save({"embeddings": rows}, metadata))
+    assert "is no text bank" in refused(safetensors.numpy.save({"embeddings": rows, "more": rows}, metadata))
+    with pytest.raises(VocabularyError, match="cannot be read"):
+        TextBank.load(tmp_path)
+    with pytest.raises(VocabularyError, match="cannot be read"):
+        TextBank.load("a\0b")
+
+
+def test_a_file_of_any_size_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(text_bank.LARGEST_FILE + 1)  # sparse
+    with pytest.raises(VocabularyError, match="larger than 256 MiB"):
+        TextBank.load(tmp_path / "large")
