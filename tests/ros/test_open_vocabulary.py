@@ -90,10 +90,14 @@ class Talkative(CameraToVoxels):
         self.to_query.publish(String(data=text))
         assert self.graph.until(lambda: json.loads(self.phrases[-1].data)["phrases"] == list(phrases)), self.node.log
 
-    def refused(self, topic: Any, text: str, *complaints: str) -> None:
-        """Say what cannot be used; it is counted, and the reason is told."""
+    def refused(self, topic: Any, text: str | bytes, *complaints: str) -> None:
+        """Say what cannot be used; it is counted, and the reason is told.
+
+        Bytes are published as they are, which a publisher in another language may do.
+        """
         before = int(values(self.told.newest["vocabulary"])["refused"]) if "vocabulary" in self.told.newest else 0
-        topic.publish(String(data=text))
+        little_endian, packed = b"\0\1\0\0", text if isinstance(text, bytes) else text.encode()
+        topic.publish(little_endian + (len(packed) + 1).to_bytes(4, "little") + packed + b"\0")
         status = self.told.until("vocabulary", WARN, *complaints)
         assert self.graph.until(lambda: int(values(self.told.newest["vocabulary"])["refused"]) == before + 1), status
 
@@ -215,7 +219,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_told(talkative: Talkative, t
         ("[]", "vocabulary: is empty"),
         (many, "has 10000 classes and 10000 phrases, where at most 254 and 4096 are possible"),
         ("x" * (9 << 20), "a text of 9437184 characters"),
-        ("caf\ufffd", "is not UTF-8"),
+        (b"caf\xe9", "is not UTF-8"),
         (
             json.dumps({"classes": ["a"], **other}),
             "made by the text encoder another",

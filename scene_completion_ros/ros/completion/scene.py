@@ -136,7 +136,7 @@ class SceneMemory:
             self._counters.warn(ALONE, why)
             return scene
         if self._relabel:
-            fusion.relabel(_of_no_class(scene.voxels, parameters))
+            fusion.relabel(label_of_no_class(scene.voxels, parameters))
             self._relabel = False
         fusion.threads = parameters.threads or None
         fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
@@ -167,7 +167,7 @@ class SceneMemory:
             self._record.released()
 
 
-def _of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int:
+def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int:
     """Label of what nobody has named yet: unknown, or a class that is an obstacle, for that is what it may be."""
     names = voxels.class_names
     if UNKNOWN in names:
