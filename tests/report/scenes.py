@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 GRID = VoxelGrid((0.0, -4.0, -2.0), 0.2, (60, 40, 20), "camera_forward")
@@ -40,6 +41,18 @@ def street(*, classes: bool = True, stamp_ns: int = 1_500_000_000) -> SemanticVo
         class_names=NAMES if classes else ("unlabelled",),
         class_colours=COLOURS if classes else ((128, 128, 128),),
     )
+
+
+WORDS = ("wall", "<b>hedge</b> & co", "nothing at all")
+
+
+def words_of_street() -> PhraseMatches:
+    """Wall and hedge answer a word each, the front of the wall less surely; all of the road does nearly."""
+    voxels = street()
+    probability = np.zeros((len(WORDS), len(voxels)), dtype=np.float32)
+    probability[0] = np.where(voxels.label == 1, np.where(voxels.index[:, 0] == WALL[0].start, 0.65, 0.95), 0.49)
+    probability[1] = np.where(voxels.label == 2, 0.85, 0.0)
+    return PhraseMatches(WORDS, probability, probability)
 
 
 def photo() -> NDArray[np.uint8]:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import signal
+import zlib
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,13 @@ import cv2
 import numpy as np
 import pytest
 
+from scene_completion_ros.errors import GridError
 from scene_completion_ros.report.html import pack_voxels
 from scene_completion_ros.report.writer import ReportWriter
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.checkout import run_python
 from tests.report.animations import decoded
-from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street
+from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, words_of_street
 
 SECOND = 1_000_000_000
 
@@ -173,3 +178,85 @@ def test_text_cannot_end_the_script(tmp_path: Path) -> None:
         report.add_frame(street(), timings_ms={"</script>": 1.0})
     text = report.index.read_text("utf-8")
     assert text.count("</script>") == 3  # settings, one frame, the viewer
+
+
+def markup(page: Path) -> str:
+    """The page without its scripts and style."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text("utf-8"), flags=re.DOTALL)
+
+
+class Buttons(HTMLParser):
+    """Texts of buttons by their attribute data-word, and all tags of a page."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.words: dict[str, str] = {}
+        self.tags: set[str] = set()
+        self._inside: str | None = None
+        self.feed(page.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "button":
+            self._inside = dict(attrs).get("data-word")
+            if self._inside is not None:
+                self.words[self._inside] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "button":
+            self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside is not None:
+            self.words[self._inside] += data
+
+
+def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> None:
+    voxels, matches = street(), words_of_street()
+    with ReportWriter(tmp_path, "test", NAMES, COLOURS, words=WORDS) as report:
+        report.add_frame(voxels, matches=matches)
+        report.add_frame(voxels)  # was not answered
+    answered, silent = embedded_frames(report.index)
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(answered["matches"])), np.uint8).reshape(3, -1)
+    # The order of `pack_voxels` is that of `argwhere`, in which the scene has its voxels.
+    assert np.array_equal(planes > 0, [voxels.label == 1, voxels.label == 2, np.zeros(len(voxels), bool)])
+    assert silent["matches"] is None
+    buttons = Buttons(report.index)
+    assert buttons.words == {str(number): word for number, word in enumerate(WORDS)}
+    assert "b" not in buttons.tags
+
+
+def test_a_word_is_text_wherever_it_stands(tmp_path: Path) -> None:
+    hostile = """</script><script>alert(1)</script><img src=x onerror="alert(2)">'{colourings}"""
+    with ReportWriter(tmp_path, "test", words=(hostile,)) as report:
+        report.add_frame(street())
+    assert Buttons(report.index).words == {"0": hostile}
+    assert "<img src=x" not in report.index.read_text("utf-8")
+    assert report.index.read_text("utf-8").count("</script>") == 3  # settings, one frame, the viewer
+
+
+def test_without_words_nothing_of_them_is_in_the_page(tmp_path: Path) -> None:
+    for name, words in (("with", WORDS), ("without", ())):
+        with ReportWriter(tmp_path / name, "test", NAMES, COLOURS, words=words) as report:
+            report.add_frame(street(), photo(), camera=CAMERA)
+    text = markup(report.index)
+    assert 'word"' not in text and 'id="matching"' not in text and 'id="match"' not in text
+    inserted = markup(tmp_path / "with" / "index.html")
+    start, end = inserted.index('<div class="bar" role="group"'), inserted.index('\n<div id="scene"')
+    assert inserted[:start] + inserted[end:] == text
+    assert "matches" not in embedded_frames(report.index)[0]
+    settings = re.findall(r'id="report-data">(.*?)</script>', report.index.read_text("utf-8"))
+    assert set(json.loads(settings[0])) == {"frames", "heightRange", "lidarResolution", "palettes"}
+
+
+def test_matches_of_other_words_or_voxels_are_refused(tmp_path: Path) -> None:
+    for words, voxels in ((NAMES, street()), ((), street()), (WORDS, without_the_first(street()))):
+        report = ReportWriter(tmp_path, "test", words=words)
+        with pytest.raises(GridError, match="matches: are of"):
+            report.add_frame(voxels, matches=words_of_street())
+        assert len(report) == 0
+
+
+def without_the_first(voxels: SemanticVoxels) -> SemanticVoxels:
+    kept = {name: getattr(voxels, name)[1:] for name in ("index", "probability", "label", "confidence")}
+    return dataclasses.replace(voxels, **kept)
