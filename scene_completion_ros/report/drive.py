@@ -72,7 +72,7 @@ class DriveReport:
         depth: NDArray[np.float32],
         depth_camera: Camera,
         timings_ms: Mapping[str, float],
-        matches: PhraseMatches | None = None,
+        matches: Sequence[PhraseMatches] = (),
     ) -> None:
         """Draw one frame.
 
@@ -82,7 +82,7 @@ class DriveReport:
             depth: Depth along the optical axis in metres [h, w].
             depth_camera: Camera of the depth.
             timings_ms: Milliseconds by stage; ``total`` is drawn as a line above the others.
-            matches: What the words match among the voxels; None where there was no answer.
+            matches: What each word matches among the voxels; none where there was no answer.
         """
         lidar = self._lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera)
         self.page.add_frame(

@@ -266,22 +266,23 @@ def _page_order(voxels: SemanticVoxels) -> tuple[NDArray[np.int64], NDArray[np.i
     return flat, np.argsort(flat, kind="stable")
 
 
-def pack_matches(matches: PhraseMatches, voxels: SemanticVoxels) -> bytes:
+def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> bytes:
     """What phrases match the occupied voxels, as zlib-compressed planes.
 
     Args:
-        matches: Of P phrases with N voxels.
-        voxels: Those voxels.
+        matches: Of P phrases.
+        voxels: The frame that they are of, with N occupied voxels.
 
     Returns:
         Compressed bytes of a plane [N] a phrase, in the order of `pack_voxels`: 0 where the phrase does not match, else
         1 .. `MATCH_STEPS`, even steps from `LEAST_PROBABILITY` to 1.
     """
+    planes = np.zeros((len(matches), len(voxels)), dtype=np.uint8)
+    for plane, found in zip(planes, matches, strict=True):
+        share = (np.nan_to_num(found.probability) - LEAST_PROBABILITY) / (1.0 - LEAST_PROBABILITY)
+        plane[found.voxels] = np.clip(1 + np.floor(MATCH_STEPS * share), 0, MATCH_STEPS)
     _, order = _page_order(voxels)
-    probability = np.nan_to_num(matches.probability[:, order])
-    share = (probability - LEAST_PROBABILITY) / (1.0 - LEAST_PROBABILITY)
-    step = 1 + np.floor(MATCH_STEPS * share)
-    return zlib.compress(np.clip(step, 0, MATCH_STEPS).astype(np.uint8).tobytes(), 9)
+    return zlib.compress(planes[:, order].tobytes(), 9)
 
 
 def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> bytes:

@@ -110,7 +110,7 @@ class ReportWriter:
         camera: Camera | None = None,
         lidar_grid: NDArray[np.float32] | None = None,
         timings_ms: Mapping[str, float] | None = None,
-        matches: PhraseMatches | None = None,
+        matches: Sequence[PhraseMatches] = (),
     ) -> None:
         """Write one frame.
 
@@ -121,15 +121,16 @@ class ReportWriter:
             camera: Camera of the view edges in the bird's-eye view.
             lidar_grid: LiDAR points in the grid frame, metres [M, 3].
             timings_ms: Milliseconds by stage; ``total`` is drawn as the line.
-            matches: What the words of the report match among the voxels; None where there was no answer.
+            matches: What each word of the report matches among the voxels; none where there was no answer.
 
         Raises:
-            GridError: The matches are of other words, or of other voxels.
+            GridError: The matches are of other words, or of voxels that are not there.
         """
-        if matches is not None and (matches.phrases, len(matches)) != (self._words, len(voxels)):
+        farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)
+        if matches and (tuple(found.phrase for found in matches) != self._words or farthest >= len(voxels)):
             raise GridError(
-                f"are of {len(matches)} voxels and {list(matches.phrases)}, the frame has {len(voxels)} voxels, the "
-                f"report {list(self._words)}",
+                f"are of {[found.phrase for found in matches]} and more than {farthest} voxels, the report is of "
+                f"{list(self._words)}, the frame has {len(voxels)} voxels",
                 where="matches",
                 cure="Ask the same words about the same frame",
             )
@@ -152,7 +153,7 @@ class ReportWriter:
         self._write("_voxels.bin", pack_voxels(voxels))
         if lidar_grid is not None:
             self._write("_lidar.bin", pack_lidar(lidar_grid, voxels))
-        if matches is not None:
+        if matches:
             self._write(_MATCHES, pack_matches(matches, voxels))
         description = {
             "caption": caption,

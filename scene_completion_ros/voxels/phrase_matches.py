@@ -20,78 +20,82 @@ OTHER, OTHER_COLOUR = "other", (222, 222, 226)
 
 @dataclass(frozen=True, eq=False)
 class PhraseMatches:
-    """How well each of P phrases fits each of the N occupied voxels of a frame.
+    """Where a phrase of a query was found.
 
     Attributes:
-        phrases: As they were asked, P of them, each another.
-        score: float32 [P, N], cosine of the voxel's feature with the phrase; 0 where nothing is known.
-        probability: float32 [P, N] in 0..1, of the phrase against the background; 0 where nothing is known.
+        phrase: The phrase, or the name of a class of phrases.
+        voxels: int32 [M], which of the N occupied voxels, each another.
+        score: float32 [M], cosine.
+        probability: float32 [M] in 0..1, of the phrase against the background.
 
     Raises:
         GridError: Shapes contradict each other.
     """
 
-    phrases: tuple[str, ...]
+    phrase: str
+    voxels: NDArray[np.int32]
     score: NDArray[np.float32]
     probability: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        expected = (len(self.phrases), *self.score.shape[1:2])
-        for name in ("score", "probability"):
-            if (found := getattr(self, name).shape) != expected or len(expected) != 2:
-                raise GridError(f"shape {found} where [phrases, voxels] is needed", where=f"PhraseMatches.{name}")
+        shapes = [array.shape for array in (self.voxels, self.score, self.probability)]
+        if shapes != [(self.voxels.size,)] * 3:
+            raise GridError(f"shapes {shapes} where three times [M] is needed", where=f"PhraseMatches {self.phrase!r}")
 
-    def __len__(self) -> int:
-        """Number of voxels N."""
-        return int(self.probability.shape[1])
 
-    @classmethod
-    def of_points(
-        cls,
-        phrases: Sequence[str],
-        voxels: SemanticVoxels,
-        points_grid: NDArray[np.floating],
-        phrase: NDArray[np.integer],
-        score: NDArray[np.floating],
-        probability: NDArray[np.floating],
-    ) -> PhraseMatches:
-        """Put matches that arrived as points onto the voxels of their frame.
+def matches_of_points(
+    phrases: Sequence[str],
+    voxels: SemanticVoxels,
+    points_grid: NDArray[np.floating],
+    phrase: NDArray[np.integer],
+    score: NDArray[np.floating],
+    probability: NDArray[np.floating],
+) -> tuple[PhraseMatches, ...]:
+    """Put matches that arrived as points onto the voxels of their frame.
 
-        Args:
-            voxels: The frame, with N occupied voxels.
-            points_grid: Centres of matching voxels in the grid frame, metres [M, 3].
-            phrase: Of each, a place in ``phrases`` [M].
-            score: Of each [M].
-            probability: Of each [M].
+    Args:
+        phrases: What was asked.
+        voxels: The frame, with N occupied voxels.
+        points_grid: Centres of matching voxels in the grid frame, metres [M, 3].
+        phrase: Of each, a place in ``phrases`` [M].
+        score: Of each [M].
+        probability: Of each [M].
 
-        Returns:
-            Zeros but for the points. Points outside of occupied voxels, and of no phrase, are left out.
-        """
-        row = np.full(voxels.grid.shape, -1, dtype=np.int64)
-        row[tuple(voxels.index.T)] = np.arange(len(voxels))
-        index, inside = voxels.grid.index_of(np.asarray(points_grid, dtype=np.float64).reshape(-1, 3))
-        kept = np.asarray(inside) & (phrase >= 0) & (phrase < len(phrases))
-        place = row[tuple(np.asarray(index)[kept].T)]
-        values = [np.zeros((len(phrases), len(voxels)), dtype=np.float32) for _ in range(2)]
-        for value, given in zip(values, (score, probability), strict=True):
-            value[phrase[kept][place >= 0], place[place >= 0]] = given[kept][place >= 0]
-        return cls(tuple(phrases), *values)
+    Returns:
+        One for each of the phrases. Points outside of occupied voxels, and of no phrase, are left out.
+    """
+    row = np.full(voxels.grid.shape, -1, dtype=np.int32)
+    row[tuple(voxels.index.T)] = np.arange(len(voxels))
+    index, inside = voxels.grid.index_of(np.asarray(points_grid, dtype=np.float64).reshape(-1, 3))
+    place = np.full(len(phrase), -1, dtype=np.int32)
+    place[np.asarray(inside)] = row[tuple(np.asarray(index)[np.asarray(inside)].T)]
+    found = []
+    for number, name in enumerate(phrases):
+        own, first = np.unique(np.where(phrase == number, place, -1), return_index=True)
+        first, own = first[own >= 0], own[own >= 0]
+        values = (np.asarray(value[first], dtype=np.float32) for value in (score, probability))
+        found.append(PhraseMatches(name, own, *values))
+    return tuple(found)
 
-    def as_classes(self, voxels: SemanticVoxels) -> SemanticVoxels:
-        """The voxels with their most likely phrase as their class, for pictures; ``other`` where none matches.
 
-        Args:
-            voxels: The frame that was asked about.
-        """
-        best = self.probability.argmax(axis=0)
-        probability = self.probability[best, np.arange(len(voxels))]
-        return dataclasses.replace(
-            voxels,
-            label=np.where(probability >= LEAST_PROBABILITY, best + 1, 0).astype(np.uint8),
-            confidence=probability,
-            class_names=(OTHER, *self.phrases),
-            class_colours=(OTHER_COLOUR, *phrase_colours(len(self.phrases))),
-        )
+def as_classes(voxels: SemanticVoxels, matches: Sequence[PhraseMatches]) -> SemanticVoxels:
+    """The voxels with their most likely phrase as their class, for pictures; ``other`` where none matches.
+
+    Args:
+        voxels: The frame that was asked about.
+        matches: Its answer, at most 255 phrases.
+    """
+    label, confidence = np.zeros(len(voxels), dtype=np.uint8), np.zeros(len(voxels), dtype=np.float32)
+    for number, found in enumerate(matches, start=1):
+        better = found.probability > np.maximum(confidence[found.voxels], np.nextafter(LEAST_PROBABILITY, 0.0))
+        label[found.voxels[better]], confidence[found.voxels[better]] = number, found.probability[better]
+    return dataclasses.replace(
+        voxels,
+        label=label,
+        confidence=confidence,
+        class_names=(OTHER, *(found.phrase for found in matches)),
+        class_colours=(OTHER_COLOUR, *phrase_colours(len(matches))),
+    )
 
 
 def phrase_colours(count: int) -> tuple[tuple[int, int, int], ...]:

@@ -46,13 +46,17 @@ def street(*, classes: bool = True, stamp_ns: int = 1_500_000_000) -> SemanticVo
 WORDS = ("wall", "<b>hedge</b> & co", "nothing at all")
 
 
-def words_of_street() -> PhraseMatches:
+def words_of_street() -> tuple[PhraseMatches, ...]:
     """Wall and hedge answer a word each, the front of the wall less surely; all of the road does nearly."""
-    voxels = street()
-    probability = np.zeros((len(WORDS), len(voxels)), dtype=np.float32)
-    probability[0] = np.where(voxels.label == 1, np.where(voxels.index[:, 0] == WALL[0].start, 0.65, 0.95), 0.49)
-    probability[1] = np.where(voxels.label == 2, 0.85, 0.0)
-    return PhraseMatches(WORDS, probability, probability)
+    scene = street()
+    probability = np.zeros((len(WORDS), len(scene)), dtype=np.float32)
+    probability[0] = np.where(scene.label == 1, np.where(scene.index[:, 0] == WALL[0].start, 0.65, 0.95), 0.49)
+    probability[1] = np.where(scene.label == 2, 0.85, 0.0)
+    found = [np.flatnonzero(row).astype(np.int32) for row in probability]
+    return tuple(
+        PhraseMatches(word, voxels, row[voxels], row[voxels])
+        for word, voxels, row in zip(WORDS, found, probability, strict=True)
+    )
 
 
 def photo() -> NDArray[np.uint8]:
