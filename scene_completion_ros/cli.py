@@ -28,6 +28,7 @@ COMMANDS = {
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
     "street-world": "scene_completion_training.commands.street_world",
+    "text-encoder": "scene_completion_training.commands.text_encoder",
     "train": "scene_completion_training.commands.train",
 }
 """The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them."""

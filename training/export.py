@@ -19,9 +19,11 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
+from scene_completion_ros.inference.feature_space import FeatureSpace, feature_space_for
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.scene_query import ray_camera
+from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import (
     CLASS_FILE,
@@ -277,7 +279,8 @@ def export_labelled(
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
     Args:
-        checkpoint: Checkpoint of stage `feature_field` or `semantics` whose density is that of the student.
+        checkpoint: Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the
+            student. Of an agglomeration the spaces of the teachers that can be asked in words go along.
         classes: Folder that `scene-completion classes` made of that checkpoint, its file of names edited or not.
         keep_weights: Write also the unfolded weights, which nothing but further training needs.
 
@@ -290,6 +293,7 @@ def export_labelled(
     """
     stored = Checkpoint.read(checkpoint)
     field = stored.field_of(FeatureField)
+    spaces = feature_spaces(stored, field) if isinstance(field, AgglomeratedField) else ()
     _refuse_other_density(field.density, student, checkpoint)
     _give_volume_of(student, field.density)
     clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
@@ -308,7 +312,7 @@ def export_labelled(
         head=labelled_head(student.head, field, labels),
         class_names=named.class_names,
         class_colours=named.class_colours,
-        feature_spaces=(),  # those of the student read other label units
+        feature_spaces=spaces,  # those of the student read other label units
         provenance={
             **student.provenance,
             "labels": {
@@ -319,6 +323,32 @@ def export_labelled(
     )
     weights = student.load_weights() if keep_weights else None
     return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement
+
+
+def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[FeatureSpace, ...]:
+    """The spaces of the teachers of an agglomeration whose features lie in that of a text encoder.
+
+    Raises:
+        ConfigurationError: Their heads are no linear ones.
+    """
+    spaces = []
+    for name, teacher in stored.configuration["teachers"].items():
+        if teacher["text_encoder"]:
+            space = field.space(name)
+            encoder = (teacher["text_encoder"], teacher["text_encoder_sha256"])
+            spaces.append(FeatureSpace(name, _array(space.weight), _array(space.bias), *encoder))
+    return tuple(spaces)
+
+
+def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
+    """The teacher of an agglomeration in whose space the texts of a bank lie.
+
+    Raises:
+        BundleError: The checkpoint is none of an agglomeration.
+        VocabularyError: The bank was made with the encoder of none of its teachers.
+    """
+    spaces = feature_spaces(stored, stored.field_of(AgglomeratedField))
+    return feature_space_for(spaces, bank, str(stored.file)).name
 
 
 def _give_volume_of(student: StudentBundle, density: DensityField) -> None:

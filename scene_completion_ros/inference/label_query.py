@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.field_kernels import TILE, label_kernel
+from scene_completion_ros.inference.field_kernels import TILE, label_kernel, order_kernel
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import FieldKernel, FieldSamples, hidden_reference
@@ -49,8 +49,9 @@ class LabelQuery:
         # 8 MB for the default grid. Filtering all samples by whether they are occupied would take 3 ms a frame.
         self.sample_of = np.full(size, -1, dtype=np.int32)
         self.sample_of[samples.target] = np.arange(len(samples.target), dtype=np.int32)
-        self.weight, self.bias = _padded(weight), _padded(bias)
+        self.weight, self.bias = padded(weight), padded(bias)
         self.classes = field.head.classes
+        self._order = order_kernel()
         self._kernel = label_kernel(field.head.hidden, field.head.label_hidden, self.classes)
 
     def __call__(
@@ -73,14 +74,23 @@ class LabelQuery:
         self._run(features, targets, logits)
         return logits
 
-    def _run(
-        self, features: NDArray[np.float32], targets: NDArray[np.integer], logits: NDArray[np.float32]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def ordered(self, targets: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Samples of voxels [N] in the order of the feature map's cells, and the place of each among the voxels.
+
+        Raises:
+            ValueError: A voxel has no sample: it is out of view.
+        """
         chosen = self.sample_of[targets]
         if (chosen < 0).any():
             raise ValueError(f"{np.count_nonzero(chosen < 0)} of {len(targets)} voxels are out of view")
-        # Samples are ordered by cell. Sorting them and their places as one number takes half the time of argsort.
-        chosen = np.sort((chosen.astype(np.int64) << 32) | np.arange(len(chosen)))
+        samples, place = np.empty_like(chosen), np.empty_like(chosen)
+        self._order(chosen, samples, place)  # samples are ordered by cell
+        return samples, place
+
+    def _run(
+        self, features: NDArray[np.float32], targets: NDArray[np.integer], logits: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        chosen, place = self.ordered(targets)
         label, confidence = np.empty(len(chosen), dtype=np.uint8), np.empty(len(chosen), dtype=np.float32)
         self._kernel(
             self.field.flat_features(features),
@@ -90,8 +100,8 @@ class LabelQuery:
             self.tables.z,
             self.weight,
             self.bias,
-            chosen >> 32,
-            chosen & 0xFFFFFFFF,
+            chosen,
+            place,
             self.samples.cell,
             self.samples.share,
             self.samples.rows,
@@ -102,7 +112,7 @@ class LabelQuery:
         return label, confidence
 
 
-def _padded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+def padded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Contiguous weights [K] or [K, E], with rows of zeros up to a multiple of TILE."""
     missing = [(0, -len(weights) % TILE)] + [(0, 0)] * (weights.ndim - 1)
     return np.ascontiguousarray(np.pad(weights, missing), dtype=np.float32)

@@ -58,17 +58,22 @@ def ignored_labels(ignored: str, class_names: tuple[str, ...], *, where: str = "
     Raises:
         SceneCompletionError: There is no class of such a name.
     """
-    if ignored.strip() == AUTO:
-        return [label for label, name in enumerate(class_names) if name in GROUND_CLASSES]
-    names = [name.strip() for name in ignored.split(",") if name.strip()]
+    names = ignored_names(ignored)
     unknown = [name for name in names if name not in class_names]
-    if unknown:
+    if unknown and ignored.strip() != AUTO:
         raise SceneCompletionError(
             f"no class is called {', '.join(map(repr, unknown))}",
             where=where,
             cure=f"Choose among {', '.join(class_names)}, with commas between them, write {AUTO}, or nothing",
         )
-    return [class_names.index(name) for name in names]
+    return [label for label, name in enumerate(class_names) if name in names]
+
+
+def ignored_names(ignored: str) -> tuple[str, ...]:
+    """Names of classes that are no obstacles, whether there are such classes or not; see `ignored_labels`."""
+    if ignored.strip() == AUTO:
+        return GROUND_CLASSES
+    return tuple(name.strip() for name in ignored.split(",") if name.strip())
 
 
 class GroundProjection:

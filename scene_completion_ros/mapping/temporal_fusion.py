@@ -25,6 +25,8 @@ from scene_completion_ros.mapping.rolling_grid import LARGEST_TILT, RollingGrid,
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
+HEARSAY = np.float32(1e-6)
+"""Confidence in labels that no frame gave: any that a frame gives outvotes them."""
 _LARGEST_CLOCK = 2**30  # milliseconds from the first frame: 12 days, far from where int32 ends
 _TURN_SLACK = 0.02  # radians that poses of one instant may differ
 _FALL = 3  # power of the distance with which memory counts less beyond reach
@@ -191,6 +193,15 @@ class TemporalFusion:
         _clear(self.memory, ...)
         self._last = None
 
+    def relabel(self, label: int) -> None:
+        """Forget the labels of all that is remembered: labels have another meaning from now on. Occupancy stays.
+
+        Args:
+            label: What remembered voxels count as, with next to no confidence, until a frame says what they are.
+        """
+        self.memory.label[...] = label
+        self.memory.agreement[...] = HEARSAY
+
     def fuse(
         self, voxels: SemanticVoxels, probability: NDArray[np.float32], odometry_from_grid: RigidTransform
     ) -> FusedFrame:
@@ -254,7 +265,8 @@ class TemporalFusion:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_odds = log_odds_of_probability(probability)
         occupied = tuple(voxels.index.T)
-        self._label[occupied], self._confidence[occupied] = voxels.label, voxels.confidence
+        # Memory takes a label of no confidence at all for none, and class 0 for that.
+        self._label[occupied], self._confidence[occupied] = voxels.label, np.maximum(voxels.confidence, HEARSAY)
         evidence = np.clip(log_odds, -limit, limit).astype(np.float32, copy=False)
         evidence[np.isnan(evidence)] = self._rules.prior  # a frame that knows nothing must not stay in memory
         return FrameEvidence(evidence, voxels.state, self._label, self._confidence, self._nearness)

@@ -89,9 +89,16 @@ _in(
     only_with="image_transport: compressed",
 )
 CAMERA_INFO = _in("camera_info", _INFO, "with every image, or once and latched")
+VOCABULARY = _in("~/vocabulary", _TEXT, "what classes there are from now on: phrases, or JSON; empty: as by parameter")
+QUERY = _in("~/query", _TEXT, "what is looked for in all images from now on: phrases, or JSON; empty: nothing")
 
 VOXELS = _out("~/voxels", _CLOUD, "the occupied voxels, with stamp and frame of the image")
-LEGEND = _out("~/legend", _TEXT, "once: JSON with `class_names` and `class_colours` by label", latched=True)
+LEGEND = _out(
+    "~/legend",
+    _TEXT,
+    "once, and with every vocabulary: JSON with `class_names` and `class_colours` by label",
+    latched=True,
+)
 DEPTH = _out("~/depth/image", _IMAGE, "32FC1: metres along the optical axis, from the same voxels")
 DEPTH_CAMERA_INFO = _out("~/depth/camera_info", _INFO, "calibration of the depth")
 OCCUPANCY_GRID = _out(
@@ -104,6 +111,11 @@ VOXEL_GRID = _out("~/voxel_grid", _IMAGE, "every voxel, one byte each")
 VOXEL_GRID_INFO = _out(
     "~/voxel_grid/info", _TEXT, "once: JSON that says what the bytes mean and where they lie", latched=True
 )
+MATCHES = _out("~/query/matches", _CLOUD, "with a query: the voxels that answer it, with their scores")
+CENTROIDS = _out(
+    "~/query/centroids", "geometry_msgs/msg/PoseArray", "with a query: the middle of each cluster of such voxels"
+)
+PHRASES = _out("~/query/phrases", _TEXT, "JSON: the phrases of the query, by number", latched=True)
 MARKERS = _out(
     "~/markers",
     "visualization_msgs/msg/Marker",

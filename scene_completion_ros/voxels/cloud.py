@@ -44,17 +44,41 @@ VOXEL_CLOUD_FIELDS: tuple[tuple[str, int, int, int], ...] = (
     ("confidence", 22, POINT_FIELD_UINT8, 1),
 )
 
+MATCH_CLOUD_DTYPE = np.dtype(
+    {
+        "names": ["x", "y", "z", "score", "probability", "phrase"],
+        "formats": ["<f4", "<f4", "<f4", "<f4", "<f4", "u1"],
+        "offsets": [0, 4, 8, 12, 16, 20],
+        "itemsize": 24,
+    }
+)
+"""Voxels that answer a query: centre, cosine with the phrase, its probability against the background, its number."""
 
-def legend_json(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]]) -> str:
+MATCH_CLOUD_FIELDS: tuple[tuple[str, int, int, int], ...] = (
+    ("x", 0, POINT_FIELD_FLOAT32, 1),
+    ("y", 4, POINT_FIELD_FLOAT32, 1),
+    ("z", 8, POINT_FIELD_FLOAT32, 1),
+    ("score", 12, POINT_FIELD_FLOAT32, 1),
+    ("probability", 16, POINT_FIELD_FLOAT32, 1),
+    ("phrase", 20, POINT_FIELD_UINT8, 1),
+)
+
+
+def legend_json(
+    class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], text_bank_sha256: str = ""
+) -> str:
     """What the labels of points mean, as published beside them.
 
     Args:
         class_colours: RGB colours (0..255) by label.
+        text_bank_sha256: Hash of the text bank that a vocabulary is from; empty where labels are the student's own.
 
     Returns:
-        JSON: ``{"class_names": ["road", …], "class_colours": [[128, 64, 128], …]}``.
+        JSON: ``{"class_names": ["road", …], "class_colours": [[128, 64, 128], …]}``, and ``text_bank_sha256`` where
+        there is one.
     """
-    return json.dumps({"class_names": list(class_names), "class_colours": [list(colour) for colour in class_colours]})
+    legend = {"class_names": list(class_names), "class_colours": [list(colour) for colour in class_colours]}
+    return json.dumps({**legend, "text_bank_sha256": text_bank_sha256} if text_bank_sha256 else legend)
 
 
 def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None) -> NDArray[np.void]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.inference.feature_space import FeatureSpace
-from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, TextBank, Vocabulary
 
 PHRASES = ("car", "parked van", "tree", "zebra crossing", "sky", "wall")
 ENCODER = {"text_encoder": "tiny-encoder", "text_encoder_sha256": "ab" * 32}
@@ -36,3 +36,19 @@ def small_space(name: str = "clip", dimension: int = 16, units: int = 64, seed: 
         **ENCODER,
     }
     return FeatureSpace(name, **{**values, **fields})
+
+
+def random_vocabulary(
+    classes: int, rows: int, *, background: int = 1, dimension: int = 16, seed: int = 0, **fields: Any
+) -> Vocabulary:
+    """Random rows, shared out to classes in turn, and rows of the background between them."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.normal(size=(rows + background, dimension))
+    group = np.concatenate([np.arange(rows) % classes, np.full(background, BACKGROUND)])
+    return Vocabulary(
+        tuple(f"class {number}" for number in range(classes)),
+        ((0, 0, 0),) * classes,
+        (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32),
+        rng.permutation(group).astype(np.int32),
+        **{**ENCODER, **fields},
+    )

@@ -79,7 +79,7 @@ def test_ignored_classes_are_no_obstacles() -> None:
 
 def test_names_of_classes_are_checked() -> None:
     assert ignored_labels("", NAMES) == []
-    assert ignored_labels("wall, road", NAMES) == [2, 0]
+    assert ignored_labels("wall, road", NAMES) == [0, 2]
     assert ignored_labels("auto", ("car", "terrain", "road")) == [1, 2]  # the ground
     assert ignored_labels("auto", ("unlabelled",)) == []
     with pytest.raises(SceneCompletionError, match=r"ignored_classes: no class is called 'raod'.*road, car, wall"):

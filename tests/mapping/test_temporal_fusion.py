@@ -136,6 +136,37 @@ def test_a_voxel_that_leaves_the_image_is_remembered_where_it_was() -> None:
     assert result.voxels.state[0, 3, 1] == FREE
 
 
+def test_labels_of_another_meaning_are_forgotten_and_occupancy_stays() -> None:
+    rng = np.random.default_rng(3)
+    first, second = random_probability(rng), random_probability(rng)
+    before, after = rng.integers(0, 2, GRID.shape), np.full(GRID.shape, 1)
+    fusion, untouched = make(), make()
+    for one in (fusion, untouched):
+        fuse(one, first, 0, at(), label=before)
+    fusion.relabel(2)
+    found, same = (fuse(one, second, TENTH, at(0.2), label=after) for one in (fusion, untouched))
+    np.testing.assert_array_equal(found.voxels.state, same.voxels.state)
+    np.testing.assert_array_equal(found.log_odds, same.log_odds)
+    at_places = tuple(found.voxels.index.T)
+    said = second[at_places] >= THRESHOLD  # by the second frame
+    assert 50 < said.sum() < len(said) - 50
+    assert set(found.voxels.label[said]) == {1}
+    assert (found.voxels.confidence[said] > 0.1).all()
+    assert set(found.voxels.label[~said]) == {2}
+    assert (found.voxels.confidence[~said] < 1e-5).all()
+    assert set(same.voxels.label[~said]) == {0, 1}
+
+
+def test_a_label_of_no_confidence_is_a_label_too() -> None:
+    probability = np.full(GRID.shape, 0.9)
+    voxels = frame(probability, label=np.full(GRID.shape, 2))
+    voxels = replace(voxels, confidence=np.zeros_like(voxels.confidence))
+    fusion, dense = make(), probability.astype(np.float32)
+    for number in range(2):
+        fused = fusion.fuse(replace(voxels, stamp_ns=number * TENTH), dense, at())
+        assert set(fused.voxels.label) == {2}
+
+
 def test_a_scene_that_stands_still_is_answered_better_than_by_one_frame_and_never_with_more_certainty() -> None:
     rng = np.random.default_rng(3)
     truth = rng.random(GRID.shape) < 0.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,19 +179,24 @@ def colour_of(name: str, number: int) -> tuple[int, int, int]:
     return CLASS_COLOURS[name] if name in CLASS_COLOURS else spread_colour(number)
 
 
-def write_class_file(file: Path, names: Sequence[str | None], shares: Sequence[float]) -> None:
+def write_class_file(
+    file: Path,
+    names: Sequence[str | None],
+    shares: Sequence[float],
+    colours: Mapping[str, tuple[int, int, int]] | None = None,
+) -> None:
     """Writes a class file.
 
     Args:
         names: Class of each cluster; None for those without a name.
         shares: Share of the voxels of each cluster, for the reader.
+        colours: Colours of classes; those that it lacks have their usual one.
     """
     clusters = []
     for number, (name, share) in enumerate(zip(names, shares, strict=True)):
         called = name or UNNAMED.format(number)
-        clusters.append(
-            {"cluster": number, "name": called, "colour": colour_of(called, number), "share": round(share, 4)}
-        )
+        colour = (colours or {}).get(called) or colour_of(called, number)
+        clusters.append({"cluster": number, "name": called, "colour": colour, "share": round(share, 4)})
     content = {"schema": SCHEMA, "clusters": clusters}
     file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

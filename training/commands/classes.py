@@ -3,7 +3,10 @@
 DIR gets classes.json (one entry a cluster: its name, its colour, its share of the surfaces), a picture
 cluster_XX.png of each with what is typical of it, and clusters.safetensors. Names come from labelled training
 recordings where there are some (--labelled); otherwise clusters are called by their number. Look at the pictures, edit
-names and colours in classes.json (clusters of one name become one class), then
+names and colours in classes.json (clusters of one name become one class).
+
+With --vocabulary the classes are those of a text bank: a cluster is a phrase, and a point falls to the nearest one in
+the space of the teacher that the bank's encoder goes with. Then
 
     scene-completion export CHECKPOINT BUNDLE --classes DIR --student STUDENT --licence ...
 """
@@ -18,7 +21,7 @@ from scene_completion_training.commands.arguments import add_paths
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion classes``."""
-    parser.add_argument("checkpoint", type=Path, help="checkpoint of stage semantics, or of feature_field")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of stage semantics, feature_field or agglomeration")
     parser.add_argument(
         "--student", type=Path, required=True, metavar="DIR", help="bundle whose density says what is occupied"
     )
@@ -30,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="covering",
         help="how clusters get the names of classes: each class one cluster, each class at least one, or each cluster "
         "the class it falls together with most often (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="text bank whose classes are taken, instead of clusters"
     )
     parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
     parser.add_argument("--every", type=int, default=2, metavar="N", help="look at every N-th frame (default: 2)")
@@ -44,9 +50,12 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
+    from scene_completion_ros.inference.text_bank import TextBank
+    from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.clustering.clusters import (
         CLASS_FILE,
         CLUSTER_FILE,
+        Clusters,
         fit_clusters,
         read_class_file,
         write_class_file,
@@ -56,9 +65,12 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.semantic_evaluation import named_by
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
     from scene_completion_training.evaluation.survey import survey, write_contact_sheets
+    from scene_completion_training.export import asked_teacher
 
     density, cutoff = student_density(args.student)
-    model = FeatureFieldModel.open(args.checkpoint, density=density)
+    bank = TextBank.load(args.vocabulary) if args.vocabulary else None
+    teacher = asked_teacher(Checkpoint.read(args.checkpoint), bank) if bank else ""
+    model = FeatureFieldModel.open(args.checkpoint, density=density, teacher=teacher)
     found = survey(
         model,
         [open_recording(folder) for folder in args.data],
@@ -66,19 +78,28 @@ def run(args: argparse.Namespace) -> int:
         points_a_frame=args.points,
         seed=args.seed,
     )
-    clusters = fit_clusters(found.codes, args.clusters, seed=args.seed)
-    names: list[str | None] = [None] * args.clusters
-    if args.labelled:
+    colours: dict[str, tuple[int, int, int]] = {}
+    if bank:
+        vocabulary = bank.vocabulary()
+        of_class = vocabulary.group >= 0
+        clusters = Clusters(vocabulary.rows[of_class])
+        names: list[str | None] = [vocabulary.names[number] for number in vocabulary.group[of_class]]
+        colours = dict(zip(vocabulary.names, vocabulary.colours, strict=True))
+    else:
+        clusters = fit_clusters(found.codes, args.clusters, seed=args.seed)
+        names = [None] * args.clusters
+    if args.labelled and not bank:
         labelled = [open_recording(folder) for folder in args.labelled]
         classes = named_by([model], cutoff, [clusters], labelled)[0].names(args.naming)[1:]
         names = [None if number in (EMPTY, UNASSIGNED) else COMMON_CLASSES[number] for number in classes]
-    shares = np.bincount(clusters.assign(found.codes), minlength=args.clusters) / len(found.codes)
+    count = len(clusters.centres)
+    shares = np.bincount(clusters.assign(found.codes), minlength=count) / len(found.codes)
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / CLASS_FILE
-    write_class_file(file, names, shares.tolist())
+    write_class_file(file, names, shares.tolist(), colours)
     write_clusters(args.output / CLUSTER_FILE, clusters, found.codes, found.units)
-    named = read_class_file(file, args.clusters)
+    named = read_class_file(file, count)
     write_contact_sheets(args.output, clusters, found, named)
-    print(f"{args.output}: {args.clusters} clusters of {len(found.codes)} points, {len(named.class_names)} classes")
+    print(f"{args.output}: {count} clusters of {len(found.codes)} points, {len(named.class_names)} classes")
     print(f"next: look at cluster_*.png, edit {file}, then scene-completion export ... --classes {args.output}")
     return 0

@@ -17,10 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
-        "feature_field or semantics",
+        "feature_field, semantics or agglomeration",
     )
     parser.add_argument(
         "--student", type=Path, metavar="DIR", help="with --classes: the bundle that the features were trained on"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="with --classes, of a checkpoint of stage agglomeration: text bank that goes along with the bundle",
     )
     parser.add_argument(
         "--without-weights",
@@ -55,12 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_labelled(arguments: argparse.Namespace) -> int:
     from scene_completion_ros.errors import ConfigurationError
     from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.export import export_labelled
 
     if not arguments.student:
         raise ConfigurationError(
             "is needed with --classes", where="--student", cure="Name the bundle that the features were trained on"
         )
+    bank = TextBank.load(arguments.vocabulary) if arguments.vocabulary else None
     bundle, agreement = export_labelled(
         arguments.checkpoint,
         StudentBundle.load(arguments.student),
@@ -70,6 +78,8 @@ def _run_labelled(arguments: argparse.Namespace) -> int:
         licence=arguments.licence,
         keep_weights=not arguments.without_weights,
     )
+    if bank:
+        bundle = bundle.with_vocabulary(bundle.feature_spaces, bank)
     _print_files(arguments.bundle)
     print(
         f"student {bundle.name} with {len(bundle.class_names)} classes; its labels are those of the clusters at "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -31,6 +32,7 @@ from scene_completion_training.evaluation.density_model import (
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.voxel_truth import stored_grid
 from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.networks.semantic_head import DistillationHead
 
@@ -78,6 +80,11 @@ class FeatureFieldModel:
         density: Whose density says what is occupied: the student that the field was made from, as it is deployed; the
             field's own if left out.
         half_resolution: It was trained on images of half the size.
+        teacher: Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left
+            out.
+
+    Raises:
+        ConfigurationError: The field has no such teacher.
     """
 
     def __init__(
@@ -88,7 +95,14 @@ class FeatureFieldModel:
         *,
         density: DensityModel | None = None,
         half_resolution: bool = False,
+        teacher: str = "",
     ) -> None:
+        known = field.teachers if isinstance(field, AgglomeratedField) else ()
+        if teacher and teacher not in known:
+            raise ConfigurationError(
+                f"no teacher {teacher}", where=name, cure=f"There are {', '.join(known)}" if known else "Leave it out"
+            )
+        self._teacher = teacher
         self._density = density
         self.field = field.eval()
         self.head = head.eval() if head is not None else None
@@ -101,6 +115,7 @@ class FeatureFieldModel:
         name: str | None = None,
         density: DensityModel | None = None,
         kind: type[FeatureField] = FeatureField,
+        teacher: str = "",
     ) -> FeatureFieldModel:
         """Opens a checkpoint that holds a feature field, with its head where it has one.
 
@@ -118,6 +133,7 @@ class FeatureFieldModel:
             stored.distillation_head(),
             density=density,
             half_resolution=stored.half_resolution,
+            teacher=teacher,
         )
 
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
@@ -137,6 +153,8 @@ class FeatureFieldModel:
 
     def _codes(self, seen: FeatureObservation, points: Tensor) -> Tensor:
         features = seen.features(points[None])[0]
+        if self._teacher and isinstance(self.field, AgglomeratedField):
+            return normalised(self.field.original(self._teacher, features))
         return self.field.codes(features) if self.head is None else self.head(self.field.expand(features))
 
 

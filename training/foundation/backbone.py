@@ -30,7 +30,6 @@ _CLASSES = {
     "dinov3_vit": "DINOv3ViTModel",
 }
 _DEPTH = {"depth_anything": "DepthAnythingForDepthEstimation"}
-_ATTENTION = {"attn_implementation": "sdpa"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class LoadedNetwork:
 
 
 def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> LoadedNetwork:
-    """Loads a transformer of the DINO family, without the blocks after a layer.
+    """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
     Args:
         layer: Hidden state that its last block gives.
@@ -97,16 +96,20 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True) -> Loa
     """
     folder = description_folder(model)
     config = read_config(folder)
+    whole = _supported_type(config, model, {**_CLASSES, **_DEPTH})
+    part = ""
+    if whole in _DEPTH:
+        config, part = _dictionary(config, "backbone_config", model), "backbone."
     kind = _supported_type(config, model, _CLASSES)
     normalisation = read_normalisation(folder)
     blocks = _layer_index(config, layer, model)
     config |= {"num_hidden_layers": blocks}
     files = weight_files(model) if pretrained else []
     options = {"add_pooling_layer": False} if kind == "vit" else {}
-    network = frozen_network(_CLASSES[kind], config, files, **_ATTENTION, **options)
+    network = frozen_network(_CLASSES[kind], config, files, part=part, attn_implementation="sdpa", **options)
     return LoadedNetwork(
         network=network,
-        type=kind,
+        type=whole,
         normalisation=normalisation,
         patch=_patch_size(network.config.patch_size, model),
         dim=int(network.config.hidden_size),
@@ -150,6 +153,8 @@ def load_depth_network(model: str, *, pretrained: bool = True) -> LoadedNetwork:
 
 class Backbone(DenseExtractor):
     """A frozen DINO, DINOv2 or DINOv3 transformer that gives one hidden state, through its final LayerNorm.
+
+    Of a Depth Anything it is the DINOv2 inside, which was trained to see depth.
 
     Images are resized by patch / cell (bilinear, antialiased). Class and register tokens are dropped. Blocks after the
     hidden state are not even loaded.
@@ -202,6 +207,13 @@ def _supported_type(config: dict[str, Any], model: str, known: Mapping[str, str]
     if config.get("num_channels", 3) != 3:
         raise ConfigurationError(f"takes {config['num_channels']} channels", where=model, cure="Name one for RGB")
     return kind
+
+
+def _dictionary(config: dict[str, Any], name: str, model: str) -> dict[str, Any]:
+    value = config.get(name)
+    if not isinstance(value, dict):
+        raise BundleError(f"{name} is {value!r}", where=f"{model}: config.json", cure="Get the model once more")
+    return value
 
 
 def _layer_index(config: dict[str, Any], layer: int, model: str) -> int:

@@ -14,9 +14,9 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
+_CONFIG, _PREPROCESSOR, _PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_DESCRIPTION_FILES = (_CONFIG, _PREPROCESSOR)
+_DESCRIPTION_FILES = (_CONFIG, _PREPROCESSOR, _PROCESSOR)
 _WEIGHT_FILES = (_WEIGHTS, _INDEX, "model-*.safetensors")
 _PACKAGE = "package:"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -46,7 +46,7 @@ def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
     Raises:
         ConfigurationError: There is neither such a folder nor such a model on the hub.
     """
-    return _folder(model, (*_DESCRIPTION_FILES, *wanted))
+    return hub_folder(model, (*_DESCRIPTION_FILES, *wanted))
 
 
 def model_name(model: str) -> str:
@@ -62,7 +62,7 @@ def weight_files(model: str) -> list[Path]:
         BundleError: There are none, or they are not as their index says. Pickled ones are never opened.
         ConfigurationError: See `description_folder`.
     """
-    folder = _folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
+    folder = hub_folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if not (folder / _INDEX).is_file():
@@ -85,7 +85,8 @@ def weight_files(model: str) -> list[Path]:
     return [folder / name for name in parts]
 
 
-def _folder(model: str, wanted: Sequence[str]) -> Path:
+def hub_folder(model: str, wanted: Sequence[str]) -> Path:
+    """Folder of a model with files of these patterns at least, see `description_folder`."""
     if model.startswith(_PACKAGE):
         return _package_folder(model)
     folder = Path(model).expanduser()
@@ -129,12 +130,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def read_normalisation(folder: Path) -> Normalisation:
-    """What `preprocessor_config.json` says of colours, or ImageNet; a `BundleError` if it makes no sense."""
+def read_normalisation(
+    folder: Path,
+    usual_mean: tuple[float, float, float] = IMAGENET_MEAN,
+    usual_deviation: tuple[float, float, float] = IMAGENET_STD,
+) -> Normalisation:
+    """What the preprocessor's file says of colours, or else what is usual; a `BundleError` if it makes no sense."""
     file = folder / _PREPROCESSOR
     content = read_json(file) if file.is_file() else {}
+    if not file.is_file() and (folder / _PROCESSOR).is_file():  # where transformers 5 writes it
+        file = folder / _PROCESSOR
+        part = read_json(file).get("image_processor", {})
+        content = part if isinstance(part, dict) else {}
     try:
-        mean, deviation = content.get("image_mean", IMAGENET_MEAN), content.get("image_std", IMAGENET_STD)
+        mean, deviation = content.get("image_mean", usual_mean), content.get("image_std", usual_deviation)
         if not content.get("do_normalize", True):
             mean, deviation = (0.0,) * 3, (1.0,) * 3
         factor = float(content.get("rescale_factor", 1.0 / 255.0)) if content.get("do_rescale", True) else 1.0

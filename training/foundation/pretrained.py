@@ -16,14 +16,23 @@ from scene_completion_ros.errors import BundleError
 _DERIVED = ("out_features", "out_indices", "stage_names")
 """Entries of a configuration that count its blocks, and do not matter here."""
 _UNUSED = "mask_token"
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 
 
-def frozen_network(name: str, config: dict[str, Any], files: list[Path], **options: Any) -> Any:
+def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part: str = "", **options: Any) -> Any:
     """The network, a class of transformers, with the weights of its files, or random ones where there are none, frozen.
 
     Args:
         name: Of the class.
         config: Its configuration.
+        part: Prefix of its weights, where they are part of a larger network.
         options: What else the class takes.
 
     Raises:
@@ -38,7 +47,12 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], **optio
         return network_class(network_class.config_class.from_dict(known), **options).eval().requires_grad_(False)
     folder = str(files[0].parent)
     try:
-        weights = {name: value for file in files for name, value in safetensors.torch.load_file(file).items()}
+        weights = {
+            name.removeprefix(part): value
+            for file in files
+            for name, value in safetensors.torch.load_file(file).items()
+            if name.startswith(part)
+        }
         with _quiet():
             # Given the weights, transformers opens no file: a configuration cannot send it elsewhere.
             network, report = network_class.from_pretrained(
@@ -63,6 +77,22 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], **optio
             cure="Name a model whose weights fit its config.json",
         )
     return network.eval().requires_grad_(False)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Tokenizer of transformers in a folder; a `BundleError` if there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        if not any((folder / name).is_file() for name in _TOKENIZERS):  # transformers would make an empty one
+            raise FileNotFoundError(f"there is none of {', '.join(_TOKENIZERS)}")
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whatever kind: these files may say anything
+        raise BundleError(
+            f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})",
+            where=str(folder),
+            cure="Name a folder with the tokenizer's files beside the model's",
+        ) from error
 
 
 @contextmanager

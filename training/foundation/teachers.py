@@ -5,10 +5,18 @@ from __future__ import annotations
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher
+from scene_completion_training.foundation.diffusion import PIPELINE, DiffusionTeacher
+from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
+from scene_completion_training.foundation.model_files import description_folder, read_config
 from scene_completion_training.foundation.targets import Teacher
 from scene_completion_training.foundation.text_encoder import STREET_TEMPLATE, TextEncoder
 
 _ESPNETV2 = "espnetv2:"
+_IMAGE_TEXT: dict[str, type[ClipTeacher | SiglipTeacher]] = {
+    "clip": ClipTeacher,
+    "siglip": SiglipTeacher,
+    "siglip2": SiglipTeacher,
+}
 
 
 def open_teacher(
@@ -22,17 +30,20 @@ def open_teacher(
     """Opens a teacher.
 
     Args:
-        spec: `espnetv2:FILE_OR_FOLDER`, or a folder or hub name of a DINO, DINOv2 or DINOv3 transformer.
-        layer: Hidden state that is taken, where the teacher has a choice, see `Backbone`.
+        spec: `espnetv2:FILE_OR_FOLDER`; or a local folder, or a name on the hub, of a DINO, DINOv2, DINOv3, Depth
+            Anything, CLIP, SigLIP or Stable Diffusion: its configuration says which.
+        layer: Hidden state that is taken, of transformers of the DINO family and Depth Anything, see `Backbone`.
         device: Where it runs.
-        text_encoder: Folder or hub name of the text encoder that class probabilities are tied to.
-        template: Sentence that class names stand in.
+        text_encoder: Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
+        template: Sentence that these names stand in.
 
     Raises:
-        ConfigurationError: No such model, or of a type that is not supported, or a text encoder is lacking.
+        ConfigurationError: No such model, or of a type that is not supported; a text encoder is lacking, or there is no
+            choice of a layer or text encoder.
         BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
     if spec.startswith(_ESPNETV2):
+        _refuse(layer != -1, "layer", spec)
         if text_encoder is None:
             raise ConfigurationError(
                 "class probabilities are tied to sentences, and no text encoder is named",
@@ -41,4 +52,18 @@ def open_teacher(
             )
         encoder = TextEncoder(text_encoder, device)
         return ClassProbabilityTeacher(spec.removeprefix(_ESPNETV2), encoder, template, device)
+    _refuse(text_encoder is not None, "text encoder", spec)
+    folder = description_folder(spec, (PIPELINE,))
+    if (folder / PIPELINE).is_file():
+        _refuse(layer != -1, "layer", spec)
+        return DiffusionTeacher(spec, device)
+    kind = read_config(folder).get("model_type")
+    if isinstance(kind, str) and kind in _IMAGE_TEXT:
+        _refuse(layer != -1, "layer", spec)
+        return _IMAGE_TEXT[kind](spec, device)
     return Backbone(spec, layer, device)
+
+
+def _refuse(chosen: bool, what: str, spec: str) -> None:
+    if chosen:
+        raise ConfigurationError(f"this teacher has no choice of a {what}", where=spec, cure="Leave it out")

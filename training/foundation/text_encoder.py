@@ -22,7 +22,7 @@ from scene_completion_training.foundation.model_files import (
     read_json,
     weight_files,
 )
-from scene_completion_training.foundation.pretrained import frozen_network
+from scene_completion_training.foundation.pretrained import frozen_network, read_tokenizer
 
 STREET_TEMPLATE = "a photo of a {} on the street"
 BARE = "other"
@@ -77,7 +77,7 @@ class TextEncoder:
         self.type = _TOWERS_ALONE.get(kind, kind)
         self._files = weight_files(self._model)
         self._device = torch.device(device)
-        self._tokenizer = _tokenizer(folder)
+        self._tokenizer = read_tokenizer(folder)
         options: dict[str, Any] = {"attn_implementation": "sdpa"}
         if self.type in _SENTENCES:
             self._first_token = _pools_first_token(folder)
@@ -152,19 +152,6 @@ def _text_part(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(part, dict):
         raise BundleError("has no text_config", where=str(folder / "config.json"), cure="Get the model once more")
     return part | {name: config[name] for name in ("projection_dim",) if name in config}
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # of whatever kind: these files may say anything
-        raise BundleError(
-            f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})",
-            where=str(folder),
-            cure="Name a folder with the tokenizer's files beside the model's",
-        ) from error
 
 
 def _pools_first_token(folder: Path) -> bool:

@@ -26,7 +26,9 @@ ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
-PathKind = Literal["folder", "file", "writable folder", "student"]
+PathKind = Literal["folder", "file", "writable folder", "student", "text bank"]
+SHIPPED = "shipped"
+"""The text bank of the student bundle, as parameter `vocabulary`."""
 ParameterValue = bool | int | float | str
 
 TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
@@ -68,6 +70,8 @@ class ParameterSpec:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path == "student":
             return f"{', '.join((AUTO, *shipped_students()))}, or an existing folder"
+        if self.path == "text bank":
+            return f"{SHIPPED}, an existing file, or empty"
         if self.path:
             article = "a" if self.path == "writable folder" else "an existing"
             return f"{article} {self.path}" + (", or empty" if self.default == "" else "")
@@ -91,20 +95,21 @@ class ParameterSpec:
         if self.choices and value not in self.choices:
             return f"{value!r} is not allowed; choose {self.allowed}"
         named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))
+        named = named or (self.path == "text bank" and value == SHIPPED)
         problem = _path_problem(Path(value), self.path) if self.path and not named else None
         return f"{problem}; name {self.allowed}" if problem else None
 
 
 def _path_problem(path: Path, kind: PathKind) -> str | None:
     """What keeps a path from being used, or None."""
-    noun = "file" if kind == "file" else "folder"
+    noun = "file" if kind in ("file", "text bank") else "folder"
     try:
-        exists = path.is_file() if kind == "file" else path.is_dir()
+        exists = path.is_file() if noun == "file" else path.is_dir()
     except (OSError, ValueError):  # a folder above it may not be entered, or it is none
         exists = False
     if not exists:
         return f"there is no {noun} {path.absolute()}"
-    if not os.access(path, os.R_OK if kind == "file" else os.R_OK | os.X_OK):
+    if not os.access(path, os.R_OK if noun == "file" else os.R_OK | os.X_OK):
         return f"the {noun} {path.absolute()} may not be read by this user"
     if kind == "writable folder" and not os.access(path, os.W_OK | os.X_OK):
         return f"the folder {path.absolute()} may not be written to, or is on a read-only file system"
@@ -169,6 +174,13 @@ class NodeParameters:
         "Calibrated probability from which a voxel is occupied; 0 takes that of the bundle. Lower finds more obstacles "
         "and more that are none.",
         bounds=(0.0, 1.0),
+    )
+    vocabulary: str = _live(
+        "",
+        "Text bank that names the classes of voxels instead of the bundle's own labels, and whose phrases "
+        "`~/vocabulary` and `~/query` may use; `shipped` is the one in the bundle. Empty: the bundle's labels, with "
+        "the phrases of its bank. It takes effect within half a second of the change.",
+        path="text bank",
     )
     largest_rate: float = _live(
         0.0,

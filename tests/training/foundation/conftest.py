@@ -7,19 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.foundation.tiny_models import KINDS, saved_model
+from tests.training.foundation.tiny_models import KINDS, saved_model, saved_sentence_encoder
 
 
-@pytest.fixture(scope="session")
-def dinov2_derived(shared_data: Path) -> Path:
-    """A DINOv2-derived ViT-S/14 beside the recordings; skips where it is missing, fails when `REQUIRE_DATA=1`."""
-    folder = shared_data.parent / "weights" / "dinov2_vits14"
-    if not (folder / "model.safetensors").is_file():
+def _weights(shared_data: Path, name: str, file: str) -> Path:
+    """Folder of pretrained weights; skips where they are missing, fails when `REQUIRE_DATA=1`."""
+    folder = shared_data.parent / "weights" / name
+    if not (folder / file).is_file():
         reason = f"pretrained weights not found at {folder}"
         if os.environ.get("REQUIRE_DATA") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2_derived(shared_data: Path) -> Path:
+    """A DINOv2-derived ViT-S/14 beside the recordings."""
+    return _weights(shared_data, "dinov2_vits14", "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def espnetv2_cityscapes(shared_data: Path) -> Path:
+    """ESPNetv2 of Cityscapes beside the recordings."""
+    return _weights(shared_data, "espnetv2_cityscapes", "espnetv2_s_2.0_city_1024x512.pth")
+
+
+@pytest.fixture(scope="session")
+def depth_anything(shared_data: Path) -> Path:
+    """Depth Anything V2 Small beside the recordings."""
+    return _weights(shared_data, "depth_anything_v2_small", "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny sentence encoder."""
+    return saved_sentence_encoder(tmp_path_factory.mktemp("models") / "sentences")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,124 @@ def saved_depth_model(folder: Path) -> Path:
         fusion_hidden_size=12, head_hidden_size=5,
     )  # fmt: skip
     transformers.DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+    return folder
+
+
+_TOWER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "hidden_size": WIDTH}
+_LETTERS = string.ascii_letters + string.digits + string.punctuation + " "
+
+
+def _randomised(network: Any) -> Any:
+    """The network with all its weights random, also those that start at zero or one."""
+    torch.manual_seed(1)
+    for weight in network.parameters():
+        weight.data += 0.2 * torch.randn_like(weight)
+    return network.eval()
+
+
+def _write(file: Path, content: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+def saved_sentence_encoder(folder: Path, pooling: str = "mean_tokens", longest: int = 20) -> Path:
+    """Folder of a tiny BERT as sentence-transformers publishes them."""
+    config = transformers.BertConfig(
+        vocab_size=200, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    _randomised(transformers.BertModel(config)).save_pretrained(folder)
+    letters = string.ascii_lowercase + string.digits + "."
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}).save_pretrained(folder)
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    _write(
+        folder / "modules.json",
+        [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds],
+    )
+    modes = ("cls_token", "mean_tokens", "max_tokens")
+    _write(folder / "1_Pooling" / "config.json", {f"pooling_mode_{mode}": mode == pooling for mode in modes})
+    _write(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+    return folder
+
+
+def _save_clip_tokenizer(folder: Path) -> dict[str, int]:
+    letters = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
+    vocabulary = {piece: i for i, piece in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77).save_pretrained(folder)
+    return {"vocab_size": len(vocabulary), "bos_token_id": len(vocabulary) - 2, "eos_token_id": len(vocabulary) - 1}
+
+
+def saved_clip(folder: Path) -> Path:
+    """Folder of a tiny CLIP: both towers, tokenizer and preprocessor."""
+    tokens = _save_clip_tokenizer(folder)
+    config = transformers.CLIPConfig(
+        text_config=_TOWER | tokens | {"hidden_size": 16, "max_position_embeddings": 77},
+        vision_config=_TOWER | {"image_size": 32, "patch_size": 8},
+        projection_dim=20,
+    )
+    torch.manual_seed(0)
+    _randomised(transformers.CLIPModel(config)).save_pretrained(folder)
+    half = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "do_normalize": True}
+    _write(folder / "preprocessor_config.json", half | {"rescale_factor": 1 / 255, "do_rescale": True})
+    return folder
+
+
+def saved_siglip(folder: Path, kind: str) -> Path:
+    """Folder of a tiny SigLIP: `siglip` as first published, `siglip2` with a fixed size or `naflex` with any."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", *string.ascii_lowercase, *string.digits]
+    if kind == "siglip":
+        _save_sentencepiece(folder)
+    else:
+        name = "Siglip2Tokenizer" if kind == "naflex" else "GemmaTokenizer"
+        tokenizer = getattr(transformers, name)(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+        tokenizer.save_pretrained(folder)
+    vision = {"patch_size": 8, **({"num_patches": 16} if kind == "naflex" else {"image_size": 32})}
+    name = "Siglip2" if kind == "naflex" else "Siglip"
+    text = {"vocab_size": 64, "max_position_embeddings": 24, "projection_size": WIDTH, "pad_token_id": 0}
+    config = getattr(transformers, f"{name}Config")(text_config=_TOWER | text, vision_config=_TOWER | vision)
+    torch.manual_seed(0)
+    _randomised(getattr(transformers, f"{name}Model")(config)).save_pretrained(folder)
+    _write(folder / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    return folder
+
+
+def _save_sentencepiece(folder: Path) -> None:
+    """Tokenizer files of SigLIP: a SentencePiece model of letters."""
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = string.ascii_lowercase + string.digits
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([letters, *letters] * 9), model_prefix=str(folder / "spiece"), vocab_size=60,
+        model_type="char", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.vocab").unlink()
+    _write(folder / "tokenizer_config.json", {"tokenizer_class": "SiglipTokenizer", "model_max_length": 24})
+
+
+def saved_diffusion_model(folder: Path) -> Path:
+    """Folder of a tiny Stable Diffusion as diffusers publishes its parts."""
+    import diffusers
+
+    torch.manual_seed(0)
+    channels = (8, 12, 16, 16)
+    diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=channels, layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
+        attention_head_dim=2,
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    diffusers.AutoencoderKL(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    tokens = _save_clip_tokenizer(folder / "tokenizer")
+    text = transformers.CLIPTextConfig(**_TOWER | tokens | {"hidden_size": 16, "max_position_embeddings": 77})
+    _randomised(transformers.CLIPTextModel(text)).save_pretrained(folder / "text_encoder")
+    diffusers.PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    ).save_pretrained(folder / "scheduler")
+    _write(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.6.0"})
     return folder
 
 

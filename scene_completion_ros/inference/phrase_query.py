@@ -1,0 +1,191 @@
+"""Voxels that answer words: cosines of their features with phrases, and labels by them.
+
+A voxel's score for a class is the largest cosine of its feature with the phrases of the class. The background counts as
+one more class. The voxel has the label of its best class. It is ``unknown`` where that is the background, where it is
+not ahead of the second best by a margin, and where the feature is zero or not finite. The confidence is the softmax
+probability of the best, classes and background together, at a temperature; 0 where there is no feature.
+
+Nothing is computed in the feature space, see `FeatureSpace.folded`: for each voxel, beside its label units, a row a
+phrase and a triangle for the norm. `class_cosines_reference` and `labels_reference` are the readable twins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.inference.feature_space import FeatureSpace
+from scene_completion_ros.inference.field_kernels import phrase_kernel
+from scene_completion_ros.inference.label_query import LabelQuery, padded
+from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedVocabulary:
+    """A vocabulary, folded into the label units of a student: what the kernels read.
+
+    Attributes:
+        vocabulary: What was folded.
+        space: Name of the feature space.
+        weight, bias: float32 [P, E] and [P], rows of phrases, and of zeros behind them up to a multiple of `TILE`.
+        group: int32 [R], class 0..K-1 of each row; K for the background.
+        root, root_bias: float32 [Q, E] and [Q], the upper triangle whose product with the units has the feature's norm,
+            without its last row, padded as the others.
+        rest: Square of that last row, float32: the part of the norm that no unit changes.
+        temperature: Of the softmax.
+    """
+
+    vocabulary: Vocabulary
+    space: str
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    group: NDArray[np.int32]
+    root: NDArray[np.float32]
+    root_bias: NDArray[np.float32]
+    rest: np.float32
+    temperature: float
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, space: FeatureSpace) -> FoldedVocabulary:
+        """Folds a vocabulary whose rows lie in a space."""
+        folded = space.folded(vocabulary.rows)
+        units = space.weight.shape[1]
+        used = min(units, space.dimension)  # below, the root is zero
+        return cls(
+            vocabulary=vocabulary,
+            space=space.name,
+            weight=padded(folded.weight.astype(np.float32)),
+            bias=padded(folded.bias.astype(np.float32)),
+            group=np.where(vocabulary.group == BACKGROUND, len(vocabulary.names), vocabulary.group).astype(np.int32),
+            root=padded(folded.root[:used, :units].astype(np.float32)),
+            root_bias=padded(folded.root[:used, units].astype(np.float32)),
+            rest=np.float32(folded.root[units, units] ** 2),
+            temperature=space.temperature if vocabulary.temperature is None else vocabulary.temperature,
+        )
+
+    @property
+    def classes(self) -> int:
+        """K, which is also the label of ``unknown``."""
+        return len(self.vocabulary.names)
+
+    @property
+    def groups(self) -> int:
+        """K, or K + 1 with a background."""
+        return int(self.group.max()) + 1
+
+
+class PhraseQuery:
+    """Cosines with phrases at the points that were prepared for a student's labels.
+
+    Args:
+        labels: The prepared labels, whose units these are.
+    """
+
+    def __init__(self, labels: LabelQuery) -> None:
+        self._labels = labels
+        head = labels.field.head
+        self._kernel = phrase_kernel(head.hidden, head.label_hidden)
+
+    def __call__(
+        self, vocabulary: FoldedVocabulary, features: NDArray[np.float32], targets: NDArray[np.integer]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Label, uint8 [N], K for ``unknown``, and confidence, float32 [N] in 0..1.
+
+        Args:
+            features: float32 [h, w, C + E], the encoder's output.
+            targets: [N], flat indices of voxels that have a sample.
+
+        Raises:
+            ValueError: A voxel has no sample: it is out of view.
+        """
+        return self._run(vocabulary, features, targets, np.empty((0, vocabulary.groups), np.float32))
+
+    def cosines(
+        self, vocabulary: FoldedVocabulary, features: NDArray[np.float32], targets: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """Score of each class, and of the background behind them where there is one, float32 [N, K or K + 1].
+
+        0 where there is no feature. Arguments and errors are those of a call.
+        """
+        cosines = np.empty((len(targets), vocabulary.groups), dtype=np.float32)
+        self._run(vocabulary, features, targets, cosines)
+        return cosines
+
+    def _run(
+        self,
+        vocabulary: FoldedVocabulary,
+        features: NDArray[np.float32],
+        targets: NDArray[np.integer],
+        cosines: NDArray[np.float32],
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        labels, field, samples = self._labels, self._labels.field, self._labels.samples
+        chosen, place = labels.ordered(targets)
+        label, confidence = np.empty(len(chosen), dtype=np.uint8), np.empty(len(chosen), dtype=np.float32)
+        self._kernel(
+            field.flat_features(features),
+            field.feature_size[1],
+            labels.tables.x,
+            labels.tables.y,
+            labels.tables.z,
+            vocabulary.weight,
+            vocabulary.bias,
+            vocabulary.group,
+            vocabulary.groups,
+            vocabulary.classes,
+            vocabulary.root,
+            vocabulary.root_bias,
+            vocabulary.rest,
+            np.float32(vocabulary.vocabulary.margin),
+            np.float32(1.0 / vocabulary.temperature),
+            chosen,
+            place,
+            samples.cell,
+            samples.share,
+            samples.rows,
+            label,
+            confidence,
+            cosines,
+        )
+        return label, confidence
+
+
+def class_cosines_reference(
+    hidden: NDArray[np.floating], vocabulary: Vocabulary, space: FeatureSpace
+) -> NDArray[np.float64]:
+    """Score of each class, and of the background behind them where there is one; 0 where there is no feature.
+
+    Args:
+        hidden: [N, E], label units, see `query_kernel.hidden_reference`.
+
+    Returns:
+        float64 [N, K or K + 1].
+    """
+    folded = space.folded(vocabulary.rows)
+    product = hidden @ folded.weight.T + folded.bias  # [N, R]
+    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ folded.root.T, axis=1)[:, None]
+    there = np.isfinite(norm) & (norm > 0.0)
+    cosine = np.divide(product, norm, out=np.zeros_like(product), where=there)
+    classes = range(len(vocabulary.names))
+    groups = [*classes, BACKGROUND] if (vocabulary.group == BACKGROUND).any() else classes
+    return np.stack([cosine[:, vocabulary.group == group].max(axis=1) for group in groups], axis=1)
+
+
+def labels_reference(
+    cosines: NDArray[np.floating], classes: int, margin: float, temperature: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Label, uint8 [N], and confidence, float64 [N], of scores [N, K or K + 1], see the head of this module.
+
+    A voxel all of whose scores are 0 has no feature.
+
+    Args:
+        classes: K.
+    """
+    best = cosines.argmax(axis=1)
+    ranked = np.sort(cosines, axis=1)[:, ::-1]
+    ahead = ranked[:, 0] - ranked[:, 1] if cosines.shape[1] > 1 else np.full(len(cosines), np.inf)
+    there = cosines.any(axis=1)
+    label = np.where(there & (ahead >= margin), best, classes).astype(np.uint8)
+    confidence = 1.0 / np.exp((cosines - ranked[:, :1]) / temperature).sum(axis=1)
+    return label, np.where(there, confidence, 0.0)

@@ -1,0 +1,131 @@
+"""Connected clusters of some voxels, and their centroids: where the things are that answer a query.
+
+Voxels that share a face, an edge or a corner are connected, if they belong to the same group. `connect` is the compiled
+twin of `connect_reference`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.jit import inlined, kernel
+
+MOST_CLUSTERS = 16
+_AFTER = np.array([step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)], dtype=np.int64)  # [13, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """C clusters, by group and the largest first.
+
+    Attributes:
+        group: uint8 [C].
+        size: int64 [C], voxels of each.
+        centroid: float64 [C, 3], mean of their centres in the grid frame, metres.
+    """
+
+    group: NDArray[np.uint8]
+    size: NDArray[np.int64]
+    centroid: NDArray[np.float64]
+
+
+class VoxelClusters:
+    """Finds clusters on one grid; keeps 4 bytes a voxel of it.
+
+    Args:
+        most: Clusters at most that are told of each group.
+    """
+
+    def __init__(self, grid: VoxelGrid, most: int = MOST_CLUSTERS) -> None:
+        self.grid = grid
+        self._most = most
+        self._number = np.full(grid.shape, -1, dtype=np.int32)
+
+    def __call__(self, index: NDArray[np.int32], group: NDArray[np.uint8]) -> Clusters:
+        """The largest clusters of each group.
+
+        Args:
+            index: int32 [N, 3], voxels of the grid, each another.
+            group: uint8 [N], what each belongs to.
+        """
+        cluster = connect(np.ascontiguousarray(index), np.ascontiguousarray(group), self._number)
+        first, number, size = np.unique(cluster, return_inverse=True, return_counts=True)
+        sums = np.stack([np.bincount(number, weights=index[:, axis], minlength=len(first)) for axis in range(3)], -1)
+        of_group = group[first]
+        order = np.lexsort((first, -size, of_group))
+        # The place of each cluster among those of its group.
+        rank = np.arange(len(order)) - np.searchsorted(of_group[order], of_group[order])
+        kept = order[rank < self._most]
+        centres = (sums / np.maximum(size, 1)[:, None] + 0.5) * self.grid.voxel_size + np.asarray(self.grid.origin)
+        return Clusters(of_group[kept], size[kept], centres[kept])
+
+
+def connect_reference(index: NDArray[np.int32], group: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The first voxel of each voxel's cluster, int32 [N]; arguments as for `VoxelClusters`."""
+    number = {tuple(voxel): i for i, voxel in enumerate(index.tolist())}
+    first = np.full(len(index), -1, dtype=np.int32)
+    for start in range(len(index)):
+        waiting = [start] if first[start] < 0 else []
+        while waiting:
+            voxel = waiting.pop()
+            first[voxel] = start
+            for step in product((-1, 0, 1), repeat=3):
+                near = number.get(tuple((index[voxel] + step).tolist()), -1)
+                if near >= 0 and first[near] < 0 and group[near] == group[start]:
+                    waiting.append(near)
+    return first
+
+
+def connect(index: NDArray[np.int32], group: NDArray[np.uint8], number: NDArray[np.int32]) -> NDArray[np.int32]:
+    """See `connect_reference`.
+
+    Args:
+        number: int32 [X, Y, Z], all -1, and so it is afterwards.
+    """
+    first = np.arange(len(index), dtype=np.int32)
+    _kernel()(index, group, number, _AFTER, first)
+    return first
+
+
+@inlined
+def first_of(first: Any, voxel: Any) -> Any:
+    """Follow links to the first voxel, and shorten them."""
+    while first[voxel] != voxel:
+        first[voxel] = first[first[voxel]]
+        voxel = first[voxel]
+    return voxel
+
+
+@functools.cache
+def _kernel() -> Callable[..., None]:
+    @kernel(parallel=False)
+    def connect_voxels(index: Any, group: Any, number: Any, steps: Any, first: Any) -> None:
+        sizes = number.shape
+        for voxel in range(len(index)):
+            number[index[voxel, 0], index[voxel, 1], index[voxel, 2]] = voxel
+        for voxel in range(len(index)):
+            for step in range(len(steps)):
+                i, j, k = (
+                    index[voxel, 0] + steps[step, 0],
+                    index[voxel, 1] + steps[step, 1],
+                    index[voxel, 2] + steps[step, 2],
+                )
+                if i < 0 or j < 0 or k < 0 or i >= sizes[0] or j >= sizes[1] or k >= sizes[2]:
+                    continue
+                near = number[i, j, k]
+                if near >= 0 and group[near] == group[voxel]:
+                    one, other = first_of(first, voxel), first_of(first, near)
+                    first[max(one, other)] = min(one, other)
+        for voxel in range(len(index)):
+            first[voxel] = first_of(first, voxel)
+            number[index[voxel, 0], index[voxel, 1], index[voxel, 2]] = -1
+
+    return connect_voxels

@@ -1,0 +1,214 @@
+"""What a text message asks for in words: a vocabulary, or a query. Knows no bank and no student.
+
+A text is phrases with commas or line ends between them, a JSON list of phrases, or a JSON object. Messages come from
+untrusted sources: sizes are checked before much is made of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import VocabularyError
+
+LARGEST_TEXT = 8 << 20
+"""Characters: more than 4096 phrases of 768 numbers take."""
+MOST_QUERIED = 32
+_LARGEST_EMBEDDING = 8192
+_SHOWN = 80  # characters of what was wrong, in messages
+_NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"  # what rclpy puts for bytes that are none
+_EMBEDDED = ("encoder", "embeddings", "background")
+_OF_VOCABULARY = ("classes", "margin", "pooling", *_EMBEDDED)
+_OF_QUERY = ("phrases", *_EMBEDDED)
+
+Phrases: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class GivenEmbeddings:
+    """Phrases that a message brings along.
+
+    Attributes:
+        text_encoder, text_encoder_sha256: The encoder that made them: an id, and the hash of its weights.
+        phrases: P phrases, each another.
+        rows: float16 [P, D], any numbers.
+    """
+
+    text_encoder: str
+    text_encoder_sha256: str
+    phrases: Phrases
+    rows: NDArray[np.float16]
+
+
+@dataclass(frozen=True, eq=False)
+class AskedWords:
+    """What a message asks for.
+
+    Attributes:
+        phrases: What is asked for, or the phrases of each class by its name.
+        margin, pooling: See `TextBank.vocabulary`; None where the message does not say.
+        background: Phrases instead of those of the bank; None where the message does not say.
+        given: Embeddings that the message brings along; None where it has none.
+    """
+
+    phrases: Phrases | Mapping[str, Phrases]
+    margin: float | None = None
+    pooling: str | None = None
+    background: Phrases | None = None
+    given: GivenEmbeddings | None = None
+
+
+def read_vocabulary(text: str) -> AskedWords | None:
+    """The vocabulary that a text asks for; None for an empty one, which takes it back.
+
+    An object may hold ``classes`` (phrases by name, or a list of phrases), ``margin``, ``pooling`` (``max`` or
+    ``mean``), ``background``, and ``embeddings`` (base64 of little-endian float16 by phrase) with their ``encoder``
+    (``id``, ``sha256``). Without ``classes`` every phrase with an embedding is one, but for those of the background.
+
+    Raises:
+        VocabularyError: What is wrong, and the cure.
+    """
+    return _read(text, "~/vocabulary", "classes", _OF_VOCABULARY, _classes)
+
+
+def read_query(text: str) -> AskedWords | None:
+    """The query that a text asks for; None for an empty one, which ends it.
+
+    An object may hold ``phrases``, ``background``, and ``embeddings`` with their ``encoder``, see `read_vocabulary`.
+
+    Raises:
+        VocabularyError: What is wrong, and the cure.
+    """
+    asked = _read(text, "~/query", "phrases", _OF_QUERY, _list)
+    if asked is not None and len(asked.phrases) > MOST_QUERIED:
+        raise VocabularyError(
+            f"asks for {len(asked.phrases)} phrases, where at most {MOST_QUERIED} are possible",
+            where="~/query",
+            cure="Ask for fewer; a vocabulary may have more",
+        )
+    return asked
+
+
+_ReadWanted: TypeAlias = Callable[[Any, str], "Phrases | dict[str, Phrases]"]
+
+
+def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted) -> AskedWords | None:
+    if len(text) > LARGEST_TEXT:
+        raise VocabularyError(
+            f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read", where=where, cure="Ask for less"
+        )
+    if _NOT_UTF8 in text:
+        raise VocabularyError("is not UTF-8", where=where, cure="Publish UTF-8 text")
+    text = text.strip()
+    if not text:
+        return None
+    if text[0] not in "[{":
+        return AskedWords(tuple(filter(None, (part.strip() for part in text.replace("\n", ",").split(",")))))
+    try:
+        content = json.loads(text, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise VocabularyError(
+            f"is no JSON ({str(error)[:_SHOWN]}): {_shown(text)}",
+            where=where,
+            cure="Text that begins with [ or { is read as JSON; phrases alone need commas between them",
+        ) from error
+    if isinstance(content, list):
+        return AskedWords(_list(content, where))
+    return _asked(content, where, wanted, known, read_wanted)
+
+
+def _asked(
+    content: Mapping[str, Any], where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted
+) -> AskedWords:
+    """What an object asks for."""
+    if unknown := sorted(set(content) - set(known)):
+        near = difflib.get_close_matches(unknown[0][:_SHOWN], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise VocabularyError(f"{_shown(unknown[0])} means nothing: {hint}", where=where, cure="Name it right")
+    given = _given(content, where)
+    background = _list(content["background"], f"{where}: background") if "background" in content else None
+    if wanted in content:
+        phrases = read_wanted(content[wanted], f"{where}: {wanted}")
+    elif given is not None:
+        phrases = tuple(phrase for phrase in given.phrases if phrase not in (background or ()))
+    else:
+        raise VocabularyError(f"has no {wanted!r}", where=where, cure="Say what is asked for")
+    margin, pooling = content.get("margin"), content.get("pooling")
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float))):
+        raise VocabularyError(f"{_shown(margin)} is no number", where=f"{where}: margin", cure="Write 0.02, or nothing")
+    if pooling not in (None, "max", "mean"):
+        raise VocabularyError(f"{_shown(pooling)} is none", where=f"{where}: pooling", cure="Write max or mean")
+    return AskedWords(phrases, margin, pooling, background, given)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose names comes twice, of which JSON would keep the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{_shown(name)} comes twice")
+    return content
+
+
+def _classes(value: Any, where: str) -> Phrases | dict[str, Phrases]:
+    if isinstance(value, dict):
+        return {name: _list(phrases, f"{where}: {_shown(name)}") for name, phrases in value.items()}
+    return _list(value, where)
+
+
+def _list(value: Any, where: str) -> Phrases:
+    if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
+        raise VocabularyError(f"{_shown(value)} is no list of phrases", where=where, cure='Write ["…", "…"]')
+    return tuple(value)
+
+
+def _given(content: Mapping[str, Any], where: str) -> GivenEmbeddings | None:
+    embeddings, encoder = content.get("embeddings"), content.get("encoder")
+    if embeddings is None and encoder is None:
+        return None
+    if not isinstance(embeddings, dict) or not embeddings:
+        raise VocabularyError("is no object with embeddings by phrase", where=f"{where}: embeddings", cure=_MEANT)
+    if not isinstance(encoder, dict) or [type(encoder.get(name)) for name in ("id", "sha256")] != [str, str]:
+        raise VocabularyError(
+            f"{_shown(encoder)} does not say the id and the sha256 of the encoder",
+            where=f"{where}: encoder",
+            cure=_MEANT,
+        )
+    rows = [_row(text, f"{where}: embeddings: {_shown(phrase)}") for phrase, text in embeddings.items()]
+    sizes = sorted({row.size for row in rows})
+    if len(sizes) > 1:
+        raise VocabularyError(
+            f"have {sizes[0]} to {sizes[-1]} numbers each", where=f"{where}: embeddings", cure="Take one encoder"
+        )
+    return GivenEmbeddings(encoder["id"], encoder["sha256"], tuple(embeddings), np.stack(rows))
+
+
+_MEANT = 'Write {"encoder": {"id": "…", "sha256": "…"}, "embeddings": {"phrase": "base64 of little-endian float16"}}'
+
+
+def _row(text: object, where: str) -> NDArray[np.float16]:
+    try:
+        packed = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+    except (ValueError, binascii.Error):
+        packed = b""
+    if not packed or len(packed) % 2 or len(packed) > 2 * _LARGEST_EMBEDDING:
+        raise VocabularyError(
+            f"{_shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16", where=where, cure=_MEANT
+        )
+    return np.frombuffer(packed, dtype="<f2").astype(np.float16)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (list, dict)):  # whose text may be long, or nested too deeply
+        return "a list" if isinstance(value, list) else "an object"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

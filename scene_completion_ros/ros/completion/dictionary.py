@@ -1,0 +1,121 @@
+"""The words that a node knows: those of a text bank, and those that messages bring along. Needs no ROS."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from scene_completion_ros.errors import VocabularyError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
+from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
+from scene_completion_ros.ros.parameters.schema import SHIPPED
+from scene_completion_ros.ros.topics import QUERY, VOCABULARY
+
+_SAID = 3  # phrases that a message quotes
+
+
+class Dictionary:
+    """The words that the parameter `vocabulary` names, for a student.
+
+    Args:
+        name: Value of the parameter: a file, `SHIPPED`, or empty.
+
+    Attributes:
+        bank: The text bank; without a name that of the bundle, None where it has none.
+        vocabulary: What the parameter asks for; None for the labels of the bundle.
+
+    Raises:
+        VocabularyError: The bank cannot be used, or belongs to another student.
+    """
+
+    def __init__(self, bundle: StudentBundle, name: str) -> None:
+        self.name = name
+        self._bundle = bundle
+        self.bank = bundle.text_bank() if name in ("", SHIPPED) else TextBank.load(name)
+        if name and self.bank is None:
+            raise VocabularyError(
+                f"the student {bundle.name} has no text bank",
+                where=f"parameter vocabulary: {SHIPPED}",
+                cure="Name a file, made with: scene-completion vocabulary",
+            )
+        self.vocabulary = self._fitting(self.bank.vocabulary()) if name and self.bank else None
+
+    def vocabulary_of(self, asked: AskedWords | None) -> Vocabulary | None:
+        """The vocabulary that is asked for; for nothing that of the parameter.
+
+        Raises:
+            VocabularyError: What is wrong, where, and the cure.
+        """
+        if asked is None:
+            return self.vocabulary
+        said: dict[str, Any] = {"margin": asked.margin, "pooling": asked.pooling}
+        said = {name: value for name, value in said.items() if value is not None}
+        return self._made(self._bank_for(asked, VOCABULARY), asked, **said)
+
+    def query_of(self, asked: AskedWords) -> Vocabulary:
+        """What is looked for: a class for each phrase, and the background that voxels without it are nearest to.
+
+        Where neither the message nor the bank says a background, the other classes of the bank are it.
+
+        Raises:
+            VocabularyError: What is wrong, where, and the cure.
+        """
+        bank, wanted = self._bank_for(asked, QUERY), set(asked.phrases)
+        background = [phrase for phrase in bank.background if phrase not in wanted]
+        if not background:
+            others = [proposed.phrases for proposed in bank.classes if proposed.name not in wanted]
+            distinct = dict.fromkeys(phrase for of_class in others for phrase in of_class)
+            background = [phrase for phrase in distinct if phrase not in wanted]
+        if not background:
+            raise VocabularyError(
+                "there is nothing that voxels without it could be nearer to",
+                where=QUERY,
+                cure="Make a bank with a background, or send one along with its embeddings",
+            )
+        return self._made(replace(bank, background=tuple(background)), asked, margin=0.0)
+
+    def _made(self, bank: TextBank, asked: AskedWords, **said: Any) -> Vocabulary:
+        made = self._fitting(bank.vocabulary(asked.phrases, **said))
+        own = self.bank if asked.given is None else None
+        return made if own is None else replace(made, bank_sha256=own.sha256)
+
+    def _fitting(self, vocabulary: Vocabulary) -> Vocabulary:
+        self._bundle.feature_space_for(vocabulary)
+        return vocabulary
+
+    def _bank_for(self, asked: AskedWords, where: str) -> TextBank:
+        """What holds the phrases that are asked for, with the background that is."""
+        if asked.given is not None:
+            bank = _with_given(self.bank, asked.given, where)
+        elif self.bank is not None:
+            bank = self.bank
+        else:
+            quoted = ", ".join(map(repr, list(asked.phrases)[:_SAID]))
+            raise VocabularyError(
+                f"{quoted or 'nothing'} without embeddings, and the student {self._bundle.name} has no text bank",
+                where=where,
+                cure="Name a bank in parameter vocabulary, or run scene-completion text-encoder",
+            )
+        return bank if asked.background is None else replace(bank, background=asked.background)
+
+
+def _with_given(bank: TextBank | None, given: GivenEmbeddings, where: str) -> TextBank:
+    """The phrases of a message, and those of the bank besides where one encoder made both."""
+    encoder = given.text_encoder, given.text_encoder_sha256
+    if (
+        bank is None
+        or (bank.text_encoder, bank.text_encoder_sha256) != encoder
+        or bank.dimension != given.rows.shape[1]
+    ):
+        return TextBank(given.phrases, given.rows, *encoder, where=where)
+    known = set(given.phrases)
+    new = [phrase for phrase in bank.phrases if phrase not in known]
+    return replace(
+        bank,
+        phrases=(*given.phrases, *new),
+        stored=np.concatenate([given.rows.astype(np.float32), bank.rows(new)]),
+        where=where,
+    )

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.mapping.clusters import VoxelClusters, connect, connect_reference
+
+GRID = VoxelGrid((1.0, -2.0, 0.0), 0.5, (12, 9, 7))
+
+
+def some_voxels(share: float, seed: int = 0) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    rng = np.random.default_rng(seed)
+    index = np.argwhere(rng.random(GRID.shape) < share).astype(np.int32)
+    return index, rng.integers(0, 3, len(index), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
+def test_the_kernel_connects_as_its_twin_and_scipy_do(share: float) -> None:
+    index, group = some_voxels(share)
+    number = np.full(GRID.shape, -1, dtype=np.int32)
+    first = connect(index, group, number)
+    np.testing.assert_array_equal(first, connect_reference(index, group))
+    assert (number == -1).all()
+    for one in range(3):
+        dense = np.zeros(GRID.shape, dtype=bool)
+        dense[tuple(index[group == one].T)] = True
+        labelled, count = scipy.ndimage.label(dense, structure=np.ones((3, 3, 3)))
+        ours = first[group == one]
+        assert len(np.unique(ours)) == count
+        pairs = set(zip(ours.tolist(), labelled[tuple(index[group == one].T)].tolist(), strict=True))
+        assert len(pairs) == count
+
+
+def test_clusters_come_by_group_and_size_with_their_centroids() -> None:
+    a_row = [(0, 0, 0), (1, 1, 1), (2, 2, 2)]  # connected by corners
+    apart, a_pair = [(6, 0, 0)], [(9, 4, 4), (9, 4, 5)]
+    of_other_group = [(3, 3, 3)]  # touches the row
+    index = np.array([*apart, *of_other_group, *a_row, *a_pair], np.int32)
+    found = VoxelClusters(GRID)(index, np.array([1, 0, 1, 1, 1, 1, 1], np.uint8))
+    assert found.group.tolist() == [0, 1, 1, 1]
+    assert found.size.tolist() == [1, 3, 2, 1]
+    # Centres of voxels lie at origin + (index + 1/2) edge.
+    by_hand = [[2.75, -0.25, 1.75], [1.75, -1.25, 0.75], [5.75, 0.25, 2.5], [4.25, -1.75, 0.25]]
+    np.testing.assert_allclose(found.centroid, by_hand)
+
+
+def test_of_each_group_the_largest_few_are_told() -> None:
+    index, group = some_voxels(0.2)
+    everything, few = VoxelClusters(GRID, most=10_000)(index, group), VoxelClusters(GRID, most=2)(index, group)
+    assert int(everything.size.sum()) == len(index)
+    assert few.group.tolist() == [0, 0, 1, 1, 2, 2]
+    for one in range(3):
+        sizes = everything.size[everything.group == one]
+        assert sorted(sizes, reverse=True) == sizes.tolist()
+        assert few.size[few.group == one].tolist() == sizes[:2].tolist()
+
+
+def test_nothing_has_no_clusters() -> None:
+    found = VoxelClusters(GRID)(np.zeros((0, 3), np.int32), np.zeros(0, np.uint8))
+    assert (len(found.group), len(found.size), found.centroid.shape) == (0, 0, (0, 3))

@@ -1,0 +1,117 @@
+"""What vocabularies and queries say, and what they are refused for."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import VocabularyError
+from scene_completion_ros.messages.words import LARGEST_TEXT, AskedWords, read_query, read_vocabulary
+
+ENCODER = {"id": "tiny", "sha256": "ab"}
+
+
+def packed(*numbers: float) -> str:
+    return base64.b64encode(np.array(numbers, "<f2").tobytes()).decode()
+
+
+@pytest.mark.parametrize("read", [read_vocabulary, read_query])
+@pytest.mark.parametrize(
+    "text",
+    ["zebra crossing,car", " zebra crossing ,\n car\n\n", '["zebra crossing", "car"]', ' ["zebra crossing","car"]\n'],
+)
+def test_phrases_alone(read: Callable[[str], AskedWords | None], text: str) -> None:
+    asked = read(text)
+    assert asked is not None
+    assert asked.phrases == ("zebra crossing", "car")
+    assert (asked.margin, asked.pooling, asked.background, asked.given) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("read", [read_vocabulary, read_query])
+def test_nothing_takes_back_what_was_asked(read: Callable[[str], AskedWords | None]) -> None:
+    assert read("") is None
+    assert read(" \n") is None
+    assert read(",").phrases == ()  # type: ignore[union-attr]  # which no bank accepts: somebody forgot something
+    assert read("[]").phrases == ()  # type: ignore[union-attr]
+
+
+def test_an_object_may_say_everything() -> None:
+    content: dict[str, Any] = {
+        "classes": {"vehicle": ["car", "bus"], "tree": ["tree"]},
+        "margin": 0.1,
+        "pooling": "mean",
+        "background": ["sky"],
+        "encoder": ENCODER,
+        "embeddings": {"bus": packed(1.5, -2.0), "sky": packed(0.0, 0.25)},
+    }
+    asked = read_vocabulary(json.dumps(content))
+    assert asked is not None
+    assert asked.phrases == {"vehicle": ("car", "bus"), "tree": ("tree",)}
+    assert (asked.margin, asked.pooling, asked.background) == (0.1, "mean", ("sky",))
+    given = asked.given
+    assert given is not None
+    assert (given.text_encoder, given.text_encoder_sha256, given.phrases) == ("tiny", "ab", ("bus", "sky"))
+    np.testing.assert_array_equal(given.rows, np.array([[1.5, -2.0], [0.0, 0.25]], np.float16))
+    assert given.rows.dtype == np.float16
+
+    del content["classes"]
+    embedded = read_vocabulary(json.dumps(content))
+    assert embedded is not None and embedded.phrases == ("bus",)  # that of the background is no class
+    for name in ("margin", "pooling"):
+        del content[name]
+    query = read_query(json.dumps(content))
+    assert query is not None and query.phrases == ("bus",)
+    assert read_query('{"phrases": ["car"]}').phrases == ("car",)  # type: ignore[union-attr]
+
+
+TWO_SIZES = {"encoder": ENCODER, "embeddings": {"a": packed(1), "b": packed(1, 2)}}
+UNSAID = "does not say the id and the sha256 of the encoder"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("x" * (LARGEST_TEXT + 1), "a text of 8388609 characters, where at most 8388608 are read"),
+        ("caf\ufffd", "is not UTF-8. Publish UTF-8 text"),
+        ("[" * 100_000, "is no JSON"),
+        ('{"classes": ', r"is no JSON .*: '\{\"classes\":'.*phrases alone need commas"),
+        ('{"a": 1, "b": 2, "a": 3}', r"is no JSON \('a' comes twice\)"),
+        ('{"klasses": []}', r"'klasses' means nothing: did you mean classes\?"),
+        ('{"xyz": 1}', "'xyz' means nothing: known are classes, margin"),
+        ("{}", "has no 'classes'"),
+        ('{"classes": "car"}', "~/vocabulary: classes: 'car' is no list of phrases"),
+        ('{"classes": {"car": [1]}}', "~/vocabulary: classes: 'car': a list is no list of phrases"),
+        ('["car", null]', "is no list of phrases"),
+        ('{"classes": ["car"], "margin": true}', "margin: True is no number"),
+        ('{"classes": ["car"], "pooling": "min"}', "pooling: 'min' is none. Write max or mean"),
+        ('{"classes": ["car"], "background": "sky"}', "background: 'sky' is no list of phrases"),
+        ('{"classes": ["car"], "encoder": {"id": "a", "sha256": "b"}}', "embeddings: is no object with embeddings"),
+        ('{"embeddings": {}, "encoder": {"id": "a", "sha256": "b"}}', "embeddings: is no object with embeddings"),
+        (json.dumps({"embeddings": {"car": packed(1.0)}}), UNSAID),
+        (json.dumps({"embeddings": {"car": packed(1.0)}, "encoder": {"id": "a"}}), UNSAID),
+        (json.dumps({"embeddings": {"car": packed(1.0)}, "encoder": {"id": "a", "sha256": 3}}), UNSAID),
+        (json.dumps({"embeddings": {"car": "§"}, "encoder": ENCODER}), "embeddings: 'car': '§' is no base64"),
+        (json.dumps({"embeddings": {"car": "AAAA"}, "encoder": ENCODER}), "'AAAA' is no base64 of 1 to 8192"),
+        (json.dumps({"embeddings": {"car": [1.0]}, "encoder": ENCODER}), "a list is no base64"),
+        (json.dumps(TWO_SIZES), "embeddings: have 1 to 2 numbers each. Take one encoder"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_cure(text: str, complaint: str) -> None:
+    with pytest.raises(VocabularyError, match=complaint) as refused:
+        read_vocabulary(text)
+    assert len(str(refused.value)) < 500
+
+
+def test_a_query_has_few_phrases_and_no_classes() -> None:
+    phrases = [f"phrase {number}" for number in range(33)]
+    assert read_query(json.dumps(phrases[:32])) is not None
+    assert read_vocabulary(json.dumps(phrases)) is not None
+    with pytest.raises(VocabularyError, match="~/query: asks for 33 phrases, where at most 32 are possible"):
+        read_query(json.dumps(phrases))
+    with pytest.raises(VocabularyError, match="'classes' means nothing: known are phrases, encoder"):
+        read_query('{"classes": ["car"]}')

