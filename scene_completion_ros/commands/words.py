@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.completer import Completer
 
 DEMO_WORDS = (
     "car",
@@ -67,3 +68,13 @@ def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str]
     if words and bank is not None:
         bank.query(words)
     return words
+
+
+def ask_words(completer: Completer, words: Sequence[str]) -> None:
+    """Have a completer say where words are, as `chosen_words` gave them; nothing changes where there are none.
+
+    As the node does, it tells all voxels that are nearer to the word than to the background, by however little.
+    """
+    bank = completer.bundle.text_bank()
+    if words and bank is not None:
+        completer.ask(completer.prepare_vocabulary(bank.query(words, margin=0.0)))

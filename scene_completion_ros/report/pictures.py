@@ -286,7 +286,7 @@ def panel(
 def words_panel(
     image: Picture, voxels: SemanticVoxels, matches: Sequence[PhraseMatches], *, camera: Camera, title: str = ""
 ) -> Picture:
-    """Camera image, voxels as the camera sees them and bird's-eye view, all voxels in the colour of their likeliest word.
+    """Camera image, voxels as the camera sees them and from above, each in the colour of its most likely word.
 
     Args:
         image: RGB camera image.
