@@ -132,7 +132,7 @@ def _points_of(message: Any, dtype: np.dtype[Any], layout: Sequence[tuple[str, i
         raise SceneCompletionError(
             f"a point cloud of {message.point_step} bytes a point with fields {[name for name, *_ in fields]}",
             where="PointCloud2.fields",
-            cure="Only clouds published by scene_completion_node have this layout; check the topic",
+            cure="Only clouds published by scene_completion_node have the voxel layout; check the topic",
         )
     return np.frombuffer(bytes(memoryview(message.data)), dtype=dtype)
 

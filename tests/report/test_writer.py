@@ -5,10 +5,7 @@ import dataclasses
 import json
 import re
 import signal
-import zlib
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,14 +17,10 @@ from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.checkout import run_python
 from tests.report.animations import decoded
+from tests.report.pages import WordButtons, embedded_frames, steps_of_matches
 from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, words_of_street
 
 SECOND = 1_000_000_000
-
-
-def embedded_frames(page: Path) -> list[dict[str, Any]]:
-    scripts = re.findall(r'<script type="application/json" id="frame-\d+">(.*?)</script>', page.read_text("utf-8"))
-    return [json.loads(script) for script in scripts]
 
 
 def test_a_frame_is_on_disk_as_soon_as_it_is_added(tmp_path: Path) -> None:
@@ -185,43 +178,18 @@ def markup(page: Path) -> str:
     return re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text("utf-8"), flags=re.DOTALL)
 
 
-class Buttons(HTMLParser):
-    """Texts of buttons by their attribute data-word, and all tags of a page."""
-
-    def __init__(self, page: Path) -> None:
-        super().__init__()
-        self.words: dict[str, str] = {}
-        self.tags: set[str] = set()
-        self._inside: str | None = None
-        self.feed(page.read_text("utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        if tag == "button":
-            self._inside = dict(attrs).get("data-word")
-            if self._inside is not None:
-                self.words[self._inside] = ""
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "button":
-            self._inside = None
-
-    def handle_data(self, data: str) -> None:
-        if self._inside is not None:
-            self.words[self._inside] += data
-
-
 def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> None:
     voxels, matches = street(), words_of_street()
     with ReportWriter(tmp_path, "test", NAMES, COLOURS, words=WORDS) as report:
         report.add_frame(voxels, matches=matches)
         report.add_frame(voxels)  # was not answered
     answered, silent = embedded_frames(report.index)
-    planes = np.frombuffer(zlib.decompress(base64.b64decode(answered["matches"])), np.uint8).reshape(3, -1)
     # The order of `pack_voxels` is that of `argwhere`, in which the scene has its voxels.
-    assert np.array_equal(planes > 0, [voxels.label == 1, voxels.label == 2, np.zeros(len(voxels), bool)])
+    assert np.array_equal(
+        steps_of_matches(answered) > 0, [voxels.label == 1, voxels.label == 2, np.zeros(len(voxels), bool)]
+    )
     assert silent["matches"] is None
-    buttons = Buttons(report.index)
+    buttons = WordButtons(report.index)
     assert buttons.words == {str(number): word for number, word in enumerate(WORDS)}
     assert "b" not in buttons.tags
 
@@ -230,7 +198,7 @@ def test_a_word_is_text_wherever_it_stands(tmp_path: Path) -> None:
     hostile = """</script><script>alert(1)</script><img src=x onerror="alert(2)">'{colourings}"""
     with ReportWriter(tmp_path, "test", words=(hostile,)) as report:
         report.add_frame(street())
-    assert Buttons(report.index).words == {"0": hostile}
+    assert WordButtons(report.index).words == {"0": hostile}
     assert "<img src=x" not in report.index.read_text("utf-8")
     assert report.index.read_text("utf-8").count("</script>") == 3  # settings, one frame, the viewer
 
