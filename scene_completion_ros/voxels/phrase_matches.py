@@ -15,7 +15,7 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 LEAST_PROBABILITY = 0.5
 """From here on a voxel matches a phrase: the phrase is more likely than the background."""
-OTHER, OTHER_COLOUR = "other", (222, 222, 226)
+OTHER, OTHER_COLOUR = "other", (196, 196, 204)
 
 
 @dataclass(frozen=True, eq=False)

@@ -172,10 +172,9 @@ def test_words_have_the_colours_of_their_voxels_in_one_picture() -> None:
     wall, hedge = phrase_colours(2)
     legend = 34 + 2 * (320 + 24)  # below it
     seen, above = picture[:legend, :652], picture[:legend, 664:]
-    for part, colour, least in ((seen, wall, 2000), (above, wall, 400), (above, hedge, 400)):
+    for part, colour, least in ((seen, wall, 2000), (seen, hedge, 400), (above, wall, 400), (above, hedge, 400)):
         shades = (part[..., None, :] == np.rint(np.outer([0.7, 0.85, 1.0], colour))).all(axis=-1).any(axis=-1)
         assert shades.sum() > least
-    assert not (seen == hedge).all(axis=-1).any()  # behind the wall
     assert (above == OTHER_COLOUR).all(axis=-1).sum() > 400  # the road
 
 
