@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.ros.replay.results import ReplayStatistics
     from scene_completion_ros.scoring.scores import ReplayScores
     from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+    from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "loop", "clock", "timeout", "node", "also", "remap", "lock_step", "params_file")
@@ -266,31 +267,44 @@ def result_drawer(
         place: Grid of the node and the camera's pose in it, where they are not those of the bundle.
         words: What the node was asked for.
     """
+    place = place or (bundle.grid, bundle.grid_from_camera)
+
+    def draw(result: ReplayResult) -> None:
+        voxels, found = answer_of(result, bundle, place, words)
+        timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
+        timings["total"] = result.latency_ms
+        report.add(voxels, result.frame_id, result.image_rgb, result.depth, result.depth_camera, timings, found)
+
+    return draw
+
+
+def answer_of(
+    result: ReplayResult, bundle: StudentBundle, place: tuple[VoxelGrid, RigidTransform], words: Sequence[str]
+) -> tuple[SemanticVoxels, tuple[PhraseMatches, ...]]:
+    """The voxels that a node published of an image, and where it found the words; nothing where it was asked none.
+
+    Args:
+        bundle: Bundle that the node uses, for its classes.
+        place: Grid of the node and the camera's pose in it.
+        words: What the node was asked for.
+    """
     import numpy as np
 
     from scene_completion_ros.voxels.cloud import cloud_array_to_voxels
     from scene_completion_ros.voxels.phrase_matches import matches_of_points
 
-    grid, grid_from_camera = place or (bundle.grid, bundle.grid_from_camera)
-
-    def draw(result: ReplayResult) -> None:
-        voxels = cloud_array_to_voxels(
-            result.voxels,
-            grid,
-            grid_from_camera,
-            stamp_ns=result.stamp_ns,
-            class_names=bundle.class_names,
-            class_colours=bundle.class_colours,
-        )
-        timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
-        timings["total"] = result.latency_ms
-        found: tuple[PhraseMatches, ...] = ()
-        if (cloud := result.matches) is not None:
-            points = grid_from_camera.apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
-            found = matches_of_points(words, voxels, points, cloud["phrase"], cloud["score"], cloud["probability"])
-        report.add(voxels, result.frame_id, result.image_rgb, result.depth, result.depth_camera, timings, found)
-
-    return draw
+    voxels = cloud_array_to_voxels(
+        result.voxels,
+        *place,
+        stamp_ns=result.stamp_ns,
+        class_names=bundle.class_names,
+        class_colours=bundle.class_colours,
+    )
+    cloud = result.matches
+    if cloud is None:
+        return voxels, ()
+    points = place[1].apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
+    return voxels, matches_of_points(words, voxels, points, cloud["phrase"], cloud["score"], cloud["probability"])
 
 
 @contextmanager
