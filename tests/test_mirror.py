@@ -19,6 +19,7 @@ OF_SEVERAL_MODULES = {
     "ros/test_fusing_node.py": "a running node that fuses images over time",
     "ros/test_fuzzed_messages.py": "a running node and messages of any content",
     "ros/test_gpu_engine.py": "a running node with engines of GPUs",
+    "ros/test_open_vocabulary.py": "a running node whose voxels answer words",
     "ros/test_lifecycle.py": "a running node in all its states",
     "ros/test_security_policy.py": "a running node and config/security",
     "ros/test_several_cameras.py": "a running node with several cameras",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import CameraError, GpuError
+from scene_completion_ros.errors import CameraError, GpuError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
@@ -19,6 +19,13 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.image_content import BLIND, shown_share
+from scene_completion_ros.inference.phrase_query import (
+    MOST_ASKED,
+    FoldedVocabulary,
+    PhraseMatches,
+    Words,
+    matches_of,
+)
 from scene_completion_ros.inference.scene_query import (
     DenseField,
     HostSceneQuery,
@@ -27,6 +34,7 @@ from scene_completion_ros.inference.scene_query import (
     StageClock,
     ray_camera,
 )
+from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
@@ -64,6 +72,9 @@ class Completion:
             knows no classes), and their total.
         shown: Share of the image that shows anything, see `image_content`. Below `BLIND` there no voxel counts as seen:
             all that is said was inferred.
+        vocabulary: The labels are classes of this, and ``unknown``; None where they are those of the student.
+        query: What was asked beside the labels; None where nothing was.
+        matches: Its answer, a phrase each.
     """
 
     voxels: SemanticVoxels
@@ -74,6 +85,9 @@ class Completion:
     image: NDArray[np.uint8]
     timings_ms: dict[str, float]
     shown: float = 1.0
+    vocabulary: Vocabulary | None = None
+    query: Vocabulary | None = None
+    matches: tuple[PhraseMatches, ...] = ()
 
     @property
     def alpha(self) -> NDArray[np.float32]:
@@ -138,6 +152,8 @@ class Completer:
         self.grid = bundle.grid if grid is None else grid
         self.threads = threads
         self._extrapolate = extrapolate
+        self._vocabulary: FoldedVocabulary | None = None
+        self._asked: FoldedVocabulary | None = None
         canonical = bundle.canonical
         self._resampler = Resampler(camera, canonical)
         covered: NDArray[np.bool_] = self._resampler.validity
@@ -170,9 +186,60 @@ class Completer:
         self._encoder, self.engine = encoder, encoder.name
         self._place(grid_from_camera)
         self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
+        if self.bundle.feature_spaces:  # the first image with a vocabulary is as fast as any
+            space = self.bundle.feature_spaces[0]
+            row = np.eye(2, space.dimension, dtype=np.float32)[:1]
+            some = FoldedVocabulary.of(Vocabulary(("any",), ((0, 0, 0),), row, np.zeros(1, np.int32)), space)
+            canonical = self.bundle.canonical
+            self._query(np.zeros((canonical.height, canonical.width, 3), dtype=np.uint8), Words(some, some))
+
+    def prepare_vocabulary(self, vocabulary: Vocabulary) -> FoldedVocabulary:
+        """Makes a vocabulary ready for `use` and `ask`, of this and all completers of the same bundle.
+
+        It takes milliseconds and may be called from any thread, also while an image is completed.
+
+        Raises:
+            VocabularyError: It was made by another text encoder than those of the student's feature spaces.
+        """
+        return FoldedVocabulary.of(vocabulary, self.bundle.feature_space_for(vocabulary))
+
+    def use(self, vocabulary: FoldedVocabulary | None) -> None:
+        """From the next image on, labels are those of a prepared vocabulary; None for the classes of the student.
+
+        Raises:
+            VocabularyError: It was prepared for another student.
+        """
+        self._vocabulary = self._own(vocabulary)
+
+    def ask(self, query: FoldedVocabulary | None) -> None:
+        """From the next image on, completions say where the phrases of a query are; None for none any more.
+
+        Args:
+            query: Prepared from `TextBank.query`.
+
+        Raises:
+            VocabularyError: It was prepared for another student, has no background or too many phrases.
+        """
+        if query is not None and (query.groups == query.classes or query.classes > MOST_ASKED):
+            raise VocabularyError(
+                f"asks for {query.classes} phrases (1..{MOST_ASKED}) "
+                f"{'without' if query.groups == query.classes else 'with'} a background",
+                where="query",
+                cure="Ask for fewer phrases at a time, and make the query with TextBank.query.",
+            )
+        self._asked = self._own(query)
+
+    def _own(self, words: FoldedVocabulary | None) -> FoldedVocabulary | None:
+        if words is not None and not any(words.space is space for space in self.bundle.feature_spaces):
+            raise VocabularyError(
+                f"was prepared for another student than {self.bundle.name}",
+                where="vocabulary",
+                cure="Prepare it with the completer that uses it.",
+            )
+        return words
 
     def placed(self, grid_from_camera: RigidTransform) -> Completer:
-        """The completer of the same camera elsewhere in the grid; it shares the encoder with this one."""
+        """The completer of the same camera elsewhere in the grid; it shares the encoder, and has the same words."""
         moved = copy.copy(self)
         moved._place(grid_from_camera)
         return moved
@@ -209,10 +276,12 @@ class Completer:
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)
         clock.lap("resample")
-        answer = self._query(image)
+        words = Words(self._vocabulary, self._asked)
+        answer = self._query(image, words)
         assembling = StageClock()
         shown = shown_share(image, self._resampler.validity)
         answer.depth[~self._ray_covered] = np.nan
+        vocabulary = None if words.vocabulary is None else words.vocabulary.vocabulary
         voxels = SemanticVoxels(
             grid=self.grid,
             grid_from_camera=self.grid_from_camera,
@@ -222,9 +291,11 @@ class Completer:
             probability=answer.probability,
             label=answer.label,
             confidence=answer.confidence,
-            class_names=self.bundle.class_names,
-            class_colours=self.bundle.class_colours,
+            class_names=self.bundle.class_names if vocabulary is None else vocabulary.legend_names,
+            class_colours=self.bundle.class_colours if vocabulary is None else vocabulary.legend_colours,
         )
+        asked = words.asked
+        matches = () if asked is None or answer.cosines is None else matches_of(asked, answer.cosines)
         assembling.lap("assemble")
         times_ms = {**clock.laps_ms, **answer.times_ms}
         times_ms["assemble"] += assembling.laps_ms["assemble"]
@@ -237,6 +308,9 @@ class Completer:
             image=image,
             timings_ms={**times_ms, "total": 1e3 * (time.perf_counter() - started_s)},
             shown=shown,
+            vocabulary=vocabulary,
+            query=None if asked is None else asked.vocabulary,
+            matches=matches,
         )
 
 

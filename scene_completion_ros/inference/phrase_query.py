@@ -12,6 +12,7 @@ phrase and a triangle for the norm. `class_cosines_reference` and `labels_refere
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from scene_completion_ros.inference.field_kernels import phrase_kernel
 from scene_completion_ros.inference.label_query import LabelQuery, padded
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
 
+# Phrases of one query: what a GPU keeps of the answer grows with them.
+MOST_ASKED = 16
+
 
 @dataclass(frozen=True, eq=False)
 class FoldedVocabulary:
@@ -28,9 +32,9 @@ class FoldedVocabulary:
 
     Attributes:
         vocabulary: What was folded.
-        space: Name of the feature space.
+        space: The feature space.
         weight, bias: float32 [P, E] and [P], rows of phrases, and of zeros behind them up to a multiple of `TILE`.
-        group: int32 [R], class 0..K-1 of each row; K for the background.
+        group: int32 [R], class 0..K-1 of each row, rising; K for the background.
         root, root_bias: float32 [Q, E] and [Q], the upper triangle whose product with the units has the feature's norm,
             without its last row, padded as the others.
         rest: Square of that last row, float32: the part of the norm that no unit changes.
@@ -38,7 +42,7 @@ class FoldedVocabulary:
     """
 
     vocabulary: Vocabulary
-    space: str
+    space: FeatureSpace
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     group: NDArray[np.int32]
@@ -50,15 +54,17 @@ class FoldedVocabulary:
     @classmethod
     def of(cls, vocabulary: Vocabulary, space: FeatureSpace) -> FoldedVocabulary:
         """Folds a vocabulary whose rows lie in a space."""
-        folded = space.folded(vocabulary.rows)
+        group = np.where(vocabulary.group == BACKGROUND, len(vocabulary.names), vocabulary.group).astype(np.int32)
+        order = np.argsort(group, kind="stable")
+        folded = space.folded(vocabulary.rows[order])
         units = space.weight.shape[1]
         used = min(units, space.dimension)  # below, the root is zero
         return cls(
             vocabulary=vocabulary,
-            space=space.name,
+            space=space,
             weight=padded(folded.weight.astype(np.float32)),
             bias=padded(folded.bias.astype(np.float32)),
-            group=np.where(vocabulary.group == BACKGROUND, len(vocabulary.names), vocabulary.group).astype(np.int32),
+            group=group[order],
             root=padded(folded.root[:used, :units].astype(np.float32)),
             root_bias=padded(folded.root[:used, units].astype(np.float32)),
             rest=np.float32(folded.root[units, units] ** 2),
@@ -74,6 +80,58 @@ class FoldedVocabulary:
     def groups(self) -> int:
         """K, or K + 1 with a background."""
         return int(self.group.max()) + 1
+
+
+class Words(NamedTuple):
+    """What the voxels of an image are compared with.
+
+    Attributes:
+        vocabulary: Gives the labels; None for the classes of the student.
+        asked: A query beside the labels; None for none.
+    """
+
+    vocabulary: FoldedVocabulary | None = None
+    asked: FoldedVocabulary | None = None
+
+
+NO_WORDS = Words()
+
+
+@dataclass(frozen=True, eq=False)
+class PhraseMatches:
+    """Where a phrase of a query was found.
+
+    Attributes:
+        phrase: The phrase, or the name of a class of phrases.
+        voxels: int32 [M], which of the N occupied voxels, rising.
+        score: float32 [M], cosine.
+        probability: float32 [M] in 0..1, of the phrase against the background, see `matches_of`.
+    """
+
+    phrase: str
+    voxels: NDArray[np.int32]
+    score: NDArray[np.float32]
+    probability: NDArray[np.float32]
+
+
+def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
+    """The voxels of each phrase: those whose cosine with it is ahead of that of the background by the margin.
+
+    Phrases do not compete with each other. The probability is the softmax one of the two alone, at the temperature.
+
+    Args:
+        asked: The query; it has a background.
+        cosines: [N, K + 1], see `PhraseQuery.cosines`.
+    """
+    background, there = cosines[:, asked.classes], cosines.any(axis=1)
+    found = []
+    for number, phrase in enumerate(asked.vocabulary.names):
+        ahead = cosines[:, number] - background
+        voxels = np.flatnonzero(there & (ahead >= asked.vocabulary.margin))
+        probability = 1.0 / (1.0 + np.exp(-np.clip(ahead[voxels] / asked.temperature, -80.0, 80.0)))
+        score = cosines[voxels, number].astype(np.float32)
+        found.append(PhraseMatches(phrase, voxels.astype(np.int32), score, probability.astype(np.float32)))
+    return tuple(found)
 
 
 class PhraseQuery:

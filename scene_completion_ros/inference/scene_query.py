@@ -17,6 +17,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
+from scene_completion_ros.inference.phrase_query import NO_WORDS, PhraseQuery, Words
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
@@ -112,6 +113,7 @@ class SceneAnswer:
         depth, transmittance: float32 [h, w], see `MarchResult`.
         dense: What is known of all voxels.
         times_ms: Milliseconds of encode, query, march, assemble and label.
+        cosines: Of the query that was asked, float32 [N, K + 1], see `PhraseQuery.cosines`; None where none was.
     """
 
     occupied: NDArray[np.integer]
@@ -123,13 +125,17 @@ class SceneAnswer:
     transmittance: NDArray[np.float32]
     dense: DenseField
     times_ms: dict[str, float]
+    cosines: NDArray[np.float32] | None = None
 
 
 class SceneQuery(Protocol):
     """Answers for one camera, grid and pose; belongs to the thread of its encoder."""
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
+    def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
         """What is known after a canonical image, uint8 [H, W, 3] RGB.
+
+        Args:
+            words: What the voxels are compared with, in a feature space of the student.
 
         Raises:
             ImageError: The image has another size or type.
@@ -161,9 +167,10 @@ class HostSceneQuery:
     ) -> None:
         self._encode = encode
         self._prepared = prepared
+        self._phrases = None if prepared.labels is None else PhraseQuery(prepared.labels)
         self._threads = threads
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
+    def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
         features, volume, depth = self._encode(image_rgb)
@@ -176,10 +183,17 @@ class HostSceneQuery:
             probability, state = prepared.classifier(alpha, rays.half_distance)
             occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
             clock.lap("assemble")
-            if prepared.labels is None:  # every voxel has the only class, of which there is no doubt
+            cosines = None
+            if prepared.labels is None or self._phrases is None:
+                # Every voxel has the only class, of which there is no doubt.
                 label, confidence = np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32)
             else:
-                label, confidence = prepared.labels(features, occupied)
+                if words.vocabulary is None:
+                    label, confidence = prepared.labels(features, occupied)
+                else:
+                    label, confidence = self._phrases(words.vocabulary, features, occupied)
+                if words.asked is not None:
+                    cosines = self._phrases.cosines(words.asked, features, occupied)
             clock.lap("label")
         return SceneAnswer(
             occupied=occupied,
@@ -191,6 +205,7 @@ class HostSceneQuery:
             transmittance=rays.transmittance,
             dense=HostField(alpha, probability),
             times_ms=clock.laps_ms,
+            cosines=cosines,
         )
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -365,6 +365,43 @@ class TextBank:
             margin=margin,
             bank_sha256=self.sha256,
         )
+
+    def query(self, phrases: Sequence[str], against: Vocabulary | None = None, *, margin: float = MARGIN) -> Vocabulary:
+        """A vocabulary that asks where phrases are: each of them against one and the same background.
+
+        The background is that of the bank, less what is asked. Where the bank has none, it is the other classes of a
+        vocabulary; else the other classes of the bank; else all its other phrases. A class is another one where it
+        neither has the name of a phrase that is asked, nor that phrase among its own.
+
+        Args:
+            phrases: As `vocabulary` takes them in a list.
+            against: The vocabulary that labels the voxels now, of this bank; None for none.
+            margin: A voxel matches a phrase where its cosine is ahead of that of the background by this much.
+
+        Raises:
+            VocabularyError: A phrase is not in the bank, there is none or there are too many, or nothing is left for
+                the background.
+        """
+        asked = self.vocabulary(phrases, margin=margin)
+        rows = asked.rows[asked.group != BACKGROUND]
+        others = asked.rows[asked.group == BACKGROUND]
+        for vocabulary in (against, self.vocabulary() if self.classes else None):
+            if vocabulary is not None and vocabulary.dimension == self.dimension and not len(others):
+                is_asked = np.array([(rows == row).all(axis=1).any() for row in vocabulary.rows])
+                same = set(vocabulary.group[is_asked].tolist())
+                same |= {number for number, name in enumerate(vocabulary.names) if name in asked.names}
+                others = vocabulary.rows[~np.isin(vocabulary.group, list(same))]
+        if not len(others):
+            said = {phrase for names in self._phrases_of(phrases).values() for phrase in names}
+            others = self.rows([phrase for phrase in self.phrases if phrase not in said][: MOST_ROWS - len(rows)])
+        if not len(others):
+            raise VocabularyError(
+                "nothing is left to tell the phrases from",
+                where=f"{self.where}: background",
+                cure="Make a bank with further phrases, or with a background.",
+            )
+        group = np.concatenate([asked.group[asked.group != BACKGROUND], np.full(len(others), BACKGROUND)])
+        return replace(asked, rows=np.concatenate([rows, others]), group=group.astype(np.int32))
 
     def _phrases_of(self, classes: Sequence[str] | Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]]:
         own = {proposed.name: proposed.phrases for proposed in self.classes}

@@ -68,6 +68,12 @@ class VoxelClusters:
         return Clusters(of_group[kept], size[kept], centres[kept])
 
 
+@functools.cache
+def compile_clusters() -> None:
+    """Have the kernel compiled, or loaded, before a frame needs it."""
+    connect(np.zeros((0, 3), np.int32), np.zeros(0, np.uint8), np.zeros((0, 0, 0), np.int32))
+
+
 def connect_reference(index: NDArray[np.int32], group: NDArray[np.uint8]) -> NDArray[np.int32]:
     """The first voxel of each voxel's cluster, int32 [N]; arguments as for `VoxelClusters`."""
     number = {tuple(voxel): i for i, voxel in enumerate(index.tolist())}

@@ -22,7 +22,6 @@ from scene_completion_ros.errors import VocabularyError
 
 LARGEST_TEXT = 8 << 20
 """Characters: more than 4096 phrases of 768 numbers take."""
-MOST_QUERIED = 32
 _LARGEST_EMBEDDING = 8192
 _SHOWN = 80  # characters of what was wrong, in messages
 _NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"  # what rclpy puts for bytes that are none
@@ -88,14 +87,7 @@ def read_query(text: str) -> AskedWords | None:
     Raises:
         VocabularyError: What is wrong, and the cure.
     """
-    asked = _read(text, "~/query", "phrases", _OF_QUERY, _list)
-    if asked is not None and len(asked.phrases) > MOST_QUERIED:
-        raise VocabularyError(
-            f"asks for {len(asked.phrases)} phrases, where at most {MOST_QUERIED} are possible",
-            where="~/query",
-            cure="Ask for fewer; a vocabulary may have more",
-        )
-    return asked
+    return _read(text, "~/query", "phrases", _OF_QUERY, _list)
 
 
 _ReadWanted: TypeAlias = Callable[[Any, str], "Phrases | dict[str, Phrases]"]

@@ -21,6 +21,7 @@ from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
 from scene_completion_ros.ros.completion.completion_thread import CompletionThread
+from scene_completion_ros.ros.completion.dictionary import Dictionary
 from scene_completion_ros.ros.completion.placements import check_frames
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.diagnostics import Diagnostics
@@ -29,6 +30,7 @@ from scene_completion_ros.ros.health.inference_health import InferenceRecord, Re
 from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.inputs.active_inputs import Inputs
 from scene_completion_ros.ros.inputs.transform_source import fixed_transforms
+from scene_completion_ros.ros.inputs.words_input import WordsInput
 from scene_completion_ros.ros.outputs.publishers import Outputs
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
@@ -41,7 +43,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     | state | held |
     |---|---|
     | unconfigured | parameters, counters, diagnostics, services |
-    | inactive | and the bundle, the publishers, the latched legend, the inference thread with the model of a camera |
+    | inactive | and bundle, publishers, latched legend, inference thread with the model of a camera, what hears words |
     | active | and the subscriptions to the image and its CameraInfo, and the calibration |
 
     A transition that meets bad input leaves the state as it was, any other error leads to unconfigured; both are
@@ -67,6 +69,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._parameters = DeclaredParameters(node, self._check_change)
         self._thread: CompletionThread | None = None
         self._outputs: Outputs | None = None
+        self._words: WordsInput | None = None
         self._save_folder = ""
         self._orders: dict[str, StampOrder] = {}
         self._grid_from_camera, self._trained_height = RigidTransform.identity(), 0.0
@@ -229,8 +232,11 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         grid, grid_from_camera = bundle.grid, bundle.grid_from_camera
         if parameters.grid_file:
             grid, grid_from_camera = read_grid(Path(parameters.grid_file))
+        dictionary = Dictionary(bundle, parameters.vocabulary)
+        vocabulary = dictionary.vocabulary
         self._class_names = bundle.class_names
-        self._check_map(parameters)
+        _check_band(parameters)
+        self._check_ignored(parameters, () if vocabulary is None else vocabulary.vocabulary.legend_names)
         check_frames(parameters)
         fixed_transforms(parameters)
         check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
@@ -244,13 +250,17 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             None if parameters.grid_frame else grid_from_camera,
             self.counters,
             self._while_configured,
+            vocabulary=None if vocabulary is None else vocabulary.vocabulary,
             markers=parameters.publish_markers,
             best_effort=parameters.output_qos == "sensor_data",
             cameras=names_in(parameters.cameras),
         )
         self._while_configured.enter_context(forwarded_log(self._logger))
-        self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger)
-        self._while_configured.callback(self._thread.close)
+        thread = self._thread = CompletionThread(bundle, grid, outputs, self.counters, self._logger, vocabulary)
+        self._while_configured.callback(thread.close)
+        self._words = WordsInput(
+            self._node, self._parameters, bundle, dictionary, thread, self.counters, self._while_configured
+        )
         self._orders = {}
         self._problem = None
         self._logger.info("inactive: configured")
@@ -284,7 +294,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._logger.info("unconfigured: everything is released, configure again to go on")
 
     def _release(self) -> None:
-        self.inputs, self._thread, self._outputs = None, None, None
+        self.inputs, self._thread, self._outputs, self._words = None, None, None, None
         self._services.close()
         try:
             self._while_active.close()
@@ -300,16 +310,25 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def _check_change(self, parameters: NodeParameters) -> None:
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
         if self._thread is not None:
-            self._check_map(parameters)
+            _check_band(parameters)
+            if parameters.ignored_classes != self.parameters().ignored_classes:  # else a vocabulary may have changed
+                self._check_ignored(parameters, self._thread.class_names)
             check_frames(parameters)
         if self.inputs is not None:
             self.inputs.check(parameters)
+        if self._words is not None:
+            self._words.check(parameters)
 
-    def _check_map(self, parameters: NodeParameters) -> None:
-        if parameters.obstacle_min_height > parameters.obstacle_max_height:
-            raise SceneCompletionError(
-                f"{parameters.obstacle_min_height} m is above {parameters.obstacle_max_height} m",
-                where="parameters obstacle_min_height, obstacle_max_height",
-                cure="Take a lowest height below the largest",
-            )
-        ignored_labels(parameters.ignored_classes, self._class_names, where="parameter ignored_classes")
+    def _check_ignored(self, parameters: NodeParameters, class_names: tuple[str, ...]) -> None:
+        """Every class that is to be ignored is one of the bundle, or of the vocabulary."""
+        names = tuple(dict.fromkeys((*self._class_names, *class_names)))
+        ignored_labels(parameters.ignored_classes, names, where="parameter ignored_classes")
+
+
+def _check_band(parameters: NodeParameters) -> None:
+    if parameters.obstacle_min_height > parameters.obstacle_max_height:
+        raise SceneCompletionError(
+            f"{parameters.obstacle_min_height} m is above {parameters.obstacle_max_height} m",
+            where="parameters obstacle_min_height, obstacle_max_height",
+            cure="Take a lowest height below the largest",
+        )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
 from nav_msgs.msg import MapMetaData, OccupancyGrid
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField, RegionOfInterest
@@ -24,7 +25,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
+from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
 from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
@@ -102,10 +103,7 @@ def voxels_message(
     count, point_step = len(voxels), VOXEL_CLOUD_DTYPE.itemsize
     message = into or PointCloud2(
         height=1,
-        fields=[
-            PointField(name=name, offset=offset, datatype=datatype, count=numbers)
-            for name, offset, datatype, numbers in VOXEL_CLOUD_FIELDS
-        ],
+        fields=_point_fields(VOXEL_CLOUD_FIELDS),
         is_bigendian=False,
         point_step=point_step,
         is_dense=True,
@@ -116,9 +114,27 @@ def voxels_message(
     return message
 
 
-def legend_message(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]]) -> Any:
+def legend_message(
+    class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], text_bank_sha256: str = ""
+) -> Any:
     """Names and colours of the classes, by label, as a std_msgs/String that holds JSON (see `legend_json`)."""
-    return String(data=legend_json(class_names, class_colours))
+    return String(data=legend_json(class_names, class_colours, text_bank_sha256))
+
+
+def matches_message(cloud: NDArray[np.void], stamp_ns: int, frame_id: str) -> Any:
+    """Voxels that answer a query, [M] of `MATCH_CLOUD_DTYPE`, as a PointCloud2."""
+    return _cloud_message(cloud, MATCH_CLOUD_FIELDS, stamp_ns, frame_id)
+
+
+def poses_message(points: NDArray[np.floating], stamp_ns: int, frame_id: str) -> Any:
+    """Points [N, 3] in metres as a geometry_msgs/PoseArray; all poses look along the axes of the frame."""
+    return PoseArray(
+        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
+        poses=[
+            Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=1.0))
+            for x, y, z in np.asarray(points, dtype=float).tolist()
+        ],
+    )
 
 
 def depth_message(depth: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
@@ -240,20 +256,32 @@ def occupancy_grid_message(
 
 def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
     """Points [N, 3] in metres as a PointCloud2 of x, y, z (float32)."""
+    fields = [(name, 4 * place, PointField.FLOAT32, 1) for place, name in enumerate("xyz")]
+    return _cloud_message(points.astype("<f4", copy=False), fields, stamp_ns, frame_id)
+
+
+def _cloud_message(
+    points: NDArray[Any], fields: Iterable[tuple[str, int, int, int]], stamp_ns: int, frame_id: str
+) -> Any:
+    """A PointCloud2 of N points, an array [N] or [N, …] of little-endian numbers."""
+    point_step = points.itemsize * math.prod(points.shape[1:])
     message = PointCloud2(
         header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
         height=1,
         width=len(points),
-        fields=[
-            PointField(name=name, offset=4 * place, datatype=PointField.FLOAT32, count=1)
-            for place, name in enumerate("xyz")
-        ],
-        is_bigendian=sys.byteorder == "big",
-        point_step=12,
-        row_step=12 * len(points),
+        fields=_point_fields(fields),
+        is_bigendian=False,
+        point_step=point_step,
+        row_step=point_step * len(points),
         is_dense=True,
     )
-    return with_data(message, points.astype(np.float32, copy=False))
+    return with_data(message, points)
+
+
+def _point_fields(fields: Iterable[tuple[str, int, int, int]]) -> list[Any]:
+    return [
+        PointField(name=name, offset=offset, datatype=datatype, count=count) for name, offset, datatype, count in fields
+    ]
 
 
 def voxels_marker(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.completion import demo_drive
-from scene_completion_ros.errors import CameraError, ImageError
+from scene_completion_ros.errors import CameraError, ImageError, VocabularyError
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
     DEFAULT_GRID_FROM_CAMERA,
@@ -25,10 +25,12 @@ from scene_completion_ros.inference.completer import Completer, Completion, moun
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, labels_reference
 from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
+from tests.inference.small_vocabulary import random_vocabulary, small_bank, small_space
 
 CAMERA = Camera(fx=718.856, fy=718.856, cx=607.19, cy=185.2, width=1241, height=376)
 RAYS = CANONICAL.resized(320, 96)
@@ -287,3 +289,105 @@ def test_cameras_that_stand_otherwise_are_warned_of(
     assert len(found) == len(said)
     for text, part in zip(found, said, strict=True):
         assert part in text
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """A student with labels and a feature space."""
+    plain = make_small_bundle(tmp_path_factory.mktemp("speaking"), classes=7, calibration=CALIBRATION)
+    return plain.with_vocabulary((small_space(),), small_bank())
+
+
+def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> None:
+    completer, image, bank = Completer(speaking, CAMERA), picture(), speaking.text_bank()
+    assert bank is not None
+    before = completer.complete(image)
+    assert (before.vocabulary, before.query, before.matches) == (None, None, ())
+    vocabulary = bank.vocabulary(margin=0.1)
+    prepared = completer.prepare_vocabulary(vocabulary)
+    completer.use(prepared)
+    result = completer.complete(image)
+    voxels, query = result.voxels, completer._query
+    assert result.vocabulary is vocabulary
+    assert voxels.class_names == ("vehicle", "tree", "unknown")
+    assert voxels.class_colours == ((1, 2, 3), (0, 99, 0), (128, 128, 128))
+    for name in ("state", "index", "probability"):
+        np.testing.assert_array_equal(getattr(voxels, name), getattr(before.voxels, name))
+    features = query._encode(result.image).features  # type: ignore[attr-defined]
+    occupied = np.ravel_multi_index(tuple(voxels.index.T), voxels.grid.shape)
+    cosines = query._phrases.cosines(prepared, features, occupied)  # type: ignore[attr-defined]
+    label, confidence = labels_reference(cosines, 2, 0.1, prepared.temperature)
+    np.testing.assert_array_equal(voxels.label, label)
+    np.testing.assert_allclose(voxels.confidence, confidence, atol=1e-4)
+    assert {0, 2} <= set(np.unique(label))
+    # One at another place has the same words; back to the classes of the student.
+    assert completer.placed(completer.grid_from_camera).complete(image).voxels.class_names == voxels.class_names
+    completer.use(None)
+    after = completer.complete(image).voxels
+    np.testing.assert_array_equal(after.label, before.voxels.label)
+    np.testing.assert_array_equal(after.confidence, before.voxels.confidence)
+    assert after.class_names == speaking.class_names
+
+
+@pytest.mark.parametrize("with_vocabulary", [False, True])
+def test_a_query_is_answered_beside_the_labels(speaking: StudentBundle, with_vocabulary: bool) -> None:
+    completer, image, bank = Completer(speaking, CAMERA), picture(), small_bank()
+    if with_vocabulary:
+        completer.use(completer.prepare_vocabulary(bank.vocabulary()))
+    plain = completer.complete(image).voxels
+    query = bank.query(["zebra crossing", "car"], margin=0.05)
+    asked = completer.prepare_vocabulary(query)
+    completer.ask(asked)
+    result = completer.complete(image)
+    np.testing.assert_array_equal(result.voxels.label, plain.label)
+    assert result.query is query
+    assert [one.phrase for one in result.matches] == ["zebra crossing", "car"]
+    features = completer._query._encode(result.image).features  # type: ignore[attr-defined]
+    occupied = np.ravel_multi_index(tuple(plain.index.T), plain.grid.shape)
+    cosines = completer._query._phrases.cosines(asked, features, occupied)  # type: ignore[attr-defined]
+    for number, one in enumerate(result.matches):
+        ahead = cosines[:, number] - cosines[:, 2]
+        np.testing.assert_array_equal(one.voxels, np.flatnonzero(ahead >= 0.05))
+        assert 0 < len(one.voxels) < len(plain)
+        np.testing.assert_array_equal(one.score, cosines[one.voxels, number])
+        np.testing.assert_allclose(one.probability, 1.0 / (1.0 + np.exp(-ahead[one.voxels] / 0.07)), rtol=1e-5)
+        assert (one.probability > 0.5).all()
+    completer.ask(None)
+    assert completer.complete(image).matches == ()
+
+
+def test_words_of_another_student_and_queries_that_cannot_be_are_refused(
+    speaking: StudentBundle, bundle: StudentBundle, completer: Completer
+) -> None:
+    own, bank = Completer(speaking, CAMERA), small_bank()
+    with pytest.raises(VocabularyError, match="student small has no feature spaces"):
+        completer.prepare_vocabulary(bank.vocabulary())
+    with pytest.raises(VocabularyError, match="made by the text encoder other"):
+        own.prepare_vocabulary(small_bank(text_encoder="other").vocabulary())
+    foreign = FoldedVocabulary.of(bank.vocabulary(), small_space(seed=1))
+    with pytest.raises(VocabularyError, match="prepared for another student than small"):
+        own.use(foreign)
+    with pytest.raises(VocabularyError, match="prepared for another student than small"):
+        own.ask(foreign)
+    with pytest.raises(VocabularyError, match="asks for 2 phrases.*without a background"):
+        own.ask(own.prepare_vocabulary(random_vocabulary(2, 2, background=0)))
+    with pytest.raises(VocabularyError, match="asks for 17 phrases"):
+        own.ask(own.prepare_vocabulary(random_vocabulary(17, 17)))
+    assert own.complete(picture()).vocabulary is None  # it goes on with what it had
+
+
+def test_switching_the_vocabulary_compiles_nothing(speaking: StudentBundle) -> None:
+    """All that takes long was done when the completer was built, and preparing is done beside it in another thread."""
+    completer, image = Completer(speaking, CAMERA), picture()
+    kernel = completer._query._phrases._kernel  # type: ignore[attr-defined]
+    assert len(kernel.signatures) == 1
+    prepared: list[FoldedVocabulary] = []
+    for classes, rows in ((3, 3), (254, 4000)):
+        vocabulary = random_vocabulary(classes, rows)
+        thread = threading.Thread(target=lambda v=vocabulary: prepared.append(completer.prepare_vocabulary(v)))
+        thread.start()
+        completer.complete(image)
+        thread.join()
+        completer.use(prepared[-1])
+        assert len(completer.complete(image).voxels.class_names) == classes + 1
+    assert len(kernel.signatures) == 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.field_kernels import order_kernel
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
 from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
@@ -87,6 +88,16 @@ def test_any_number_of_voxels_in_any_order(count: int) -> None:
     else:
         label, confidence = query(features, targets)
         assert len(label) == len(confidence) == len(query.logits(features, targets)) == 0
+
+
+@pytest.mark.parametrize("largest", [0, 2047, 2048, 2**22, 2**31 - 1])
+def test_numbers_are_ordered_with_their_places(largest: int) -> None:
+    values = np.random.default_rng(0).integers(0, largest, 3000, np.int32, endpoint=True)
+    values[7] = largest
+    ordered, place = np.empty_like(values), np.empty_like(values)
+    order_kernel()(values, ordered, place)
+    np.testing.assert_array_equal(place, np.argsort(values, kind="stable"))
+    np.testing.assert_array_equal(ordered, values[place])
 
 
 def test_label_units_do_not_touch_the_density() -> None:

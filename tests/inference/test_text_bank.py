@@ -141,6 +141,37 @@ def test_classes_that_cannot_be_are_refused(classes: Any, told: str) -> None:
         bank().vocabulary(classes)
 
 
+def background_of(query: Vocabulary) -> np.ndarray:
+    return query.rows[query.group == BACKGROUND]
+
+
+def test_a_query_is_told_from_the_banks_background_less_what_is_asked() -> None:
+    query = bank().query(["zebra crossing", "wall"], margin=0.05)
+    assert (query.names, query.margin) == (("zebra crossing", "wall"), 0.05)
+    assert np.array_equal(query.rows[query.group >= 0], bank().rows(("zebra crossing", "wall")))
+    assert np.array_equal(background_of(query), bank().rows(("sky",)))
+
+
+def test_without_a_background_a_query_is_told_from_other_classes_or_phrases() -> None:
+    plain = bank(background=())
+    now = plain.vocabulary({"plant": ["tree"], "vehicle": ["car", "parked van"], "sky": ["sky"]})
+    # "car" is of the vehicles, none of which is another class, and the sky is asked for.
+    assert np.array_equal(background_of(plain.query(["car", "sky"], now)), plain.rows(("tree",)))
+    assert np.array_equal(background_of(plain.query(["car"])), plain.rows(("tree",)))  # the classes of the bank
+    assert np.array_equal(background_of(plain.query(["vehicle"])), plain.rows(("tree",)))
+    pooled = plain.vocabulary({"car": ["car", "parked van"], "tree": ["tree"]}, pooling="mean")
+    assert np.array_equal(background_of(plain.query(["car"], pooled)), plain.rows(("tree",)))
+    without = bank(background=(), classes=())
+    assert np.array_equal(background_of(without.query(["car"])), without.rows(PHRASES[1:]))
+    single = bank(phrases=("car",), stored=np.ones((1, 4)), classes=(), background=())
+    with pytest.raises(VocabularyError, match="nothing is left to tell the phrases from"):
+        single.query(["car"])
+    with pytest.raises(VocabularyError, match="does not hold 'stroller'"):
+        bank().query(["stroller"])
+    with pytest.raises(VocabularyError, match="is empty"):
+        bank().query([])
+
+
 def test_ten_thousand_phrases_load_but_are_too_many_classes() -> None:
     phrases = tuple(f"phrase {i}" for i in range(10_000))
     rows = np.random.default_rng(1).normal(size=(10_000, 8))

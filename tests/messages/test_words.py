@@ -107,11 +107,6 @@ def test_what_cannot_be_read_is_refused_with_a_cure(text: str, complaint: str) -
     assert len(str(refused.value)) < 500
 
 
-def test_a_query_has_few_phrases_and_no_classes() -> None:
-    phrases = [f"phrase {number}" for number in range(33)]
-    assert read_query(json.dumps(phrases[:32])) is not None
-    assert read_vocabulary(json.dumps(phrases)) is not None
-    with pytest.raises(VocabularyError, match="~/query: asks for 33 phrases, where at most 32 are possible"):
-        read_query(json.dumps(phrases))
+def test_a_query_has_no_classes() -> None:
     with pytest.raises(VocabularyError, match="'classes' means nothing: known are phrases, encoder"):
         read_query('{"classes": ["car"]}')

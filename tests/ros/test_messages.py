@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
@@ -21,6 +22,7 @@ from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.messages.images import decode_image, decode_published_depth
 from scene_completion_ros.ros import messages
+from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.voxel_samples import some_voxels
 
@@ -60,6 +62,36 @@ def test_the_legend_is_json_in_a_standard_message() -> None:
     received = deserialize_message(serialize_message(message), String)
     expected = {"class_names": ["road", "Fußweg"], "class_colours": [[128, 64, 128], [244, 35, 232]]}
     assert json.loads(received.data) == expected
+    of_bank = messages.legend_message(("road",), ((1, 2, 3),), "ab")
+    assert json.loads(of_bank.data)["text_bank_sha256"] == "ab"
+
+
+def test_answers_to_a_query_have_the_documented_layout() -> None:
+    cloud = np.zeros(2, MATCH_CLOUD_DTYPE)
+    cloud["x"], cloud["score"], cloud["probability"], cloud["phrase"] = (1.5, 2.5), (-0.25, 0.5), (0.5, 1.0), (3, 31)
+    message = deserialize_message(serialize_message(messages.matches_message(cloud, STAMP_NS, "front")), PointCloud2)
+    assert (message.header.frame_id, message.header.stamp.sec, message.header.stamp.nanosec) == ("front", 7, 1)
+    assert (message.width, message.point_step, message.row_step, message.is_bigendian) == (2, 24, 48, False)
+    float32, uint8 = PointField.FLOAT32, PointField.UINT8
+    assert [(field.name, field.offset, field.datatype, field.count) for field in message.fields] == [
+        ("x", 0, float32, 1),
+        ("y", 4, float32, 1),
+        ("z", 8, float32, 1),
+        ("score", 12, float32, 1),
+        ("probability", 16, float32, 1),
+        ("phrase", 20, uint8, 1),
+    ]
+    raw = np.frombuffer(message.data, np.uint8).reshape(2, 24)
+    numbers = [[1.5, 0.0, 0.0, -0.25, 0.5], [2.5, 0.0, 0.0, 0.5, 1.0]]
+    np.testing.assert_array_equal(raw[:, :20].copy().view("<f4"), numbers)
+    assert raw[:, 20].tolist() == [3, 31]
+
+    poses = messages.poses_message(np.array([[1.0, 2.0, 3.0]]), STAMP_NS, "front")
+    received = deserialize_message(serialize_message(poses), PoseArray)
+    assert received.header == message.header
+    (pose,) = received.poses
+    assert (pose.position.x, pose.position.y, pose.position.z) == (1.0, 2.0, 3.0)
+    assert (pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_memory_of_an_older_message_is_used_again() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.voxels.cloud import (
+    MATCH_CLOUD_DTYPE,
+    MATCH_CLOUD_FIELDS,
     VOXEL_CLOUD_DTYPE,
     VOXEL_CLOUD_FIELDS,
     cloud_array_from_message,
@@ -21,13 +24,15 @@ from tests.report.scenes import COLOURS, GRID, NAMES, street
 from tests.ros.voxel_samples import some_voxels
 
 
-def test_fields_and_dtype_say_the_same() -> None:
-    assert VOXEL_CLOUD_DTYPE.itemsize == 24
-    assert [name for name, *_ in VOXEL_CLOUD_FIELDS] == list(VOXEL_CLOUD_DTYPE.names or ())
+@pytest.mark.parametrize(
+    ("dtype", "fields"), [(VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS), (MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS)]
+)
+def test_fields_and_dtype_say_the_same(dtype: Any, fields: tuple[tuple[str, int, int, int], ...]) -> None:
+    assert dtype.itemsize == 24
+    assert [name for name, *_ in fields] == list(dtype.names or ())
     sizes = {2: 1, 7: 4}
-    for name, offset, datatype, count in VOXEL_CLOUD_FIELDS:
-        assert VOXEL_CLOUD_DTYPE.fields is not None
-        kind, place = VOXEL_CLOUD_DTYPE.fields[name][:2]
+    for name, offset, datatype, count in fields:
+        kind, place = dtype.fields[name][:2]
         assert (offset, sizes[datatype], count) == (place, kind.itemsize, 1)
 
 

@@ -17,6 +17,7 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
+from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer
 
 _log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class DeviceSceneQuery:
         _log.warning("frames are asked for without a CUDA graph: %s", why)
         return ask
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> SceneAnswer:
+    def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
         """See `SceneQuery`."""
         self._check(image_rgb)
         self._answers += 1  # from here on the former answer may be overwritten, also where this one fails
@@ -118,8 +119,13 @@ class DeviceSceneQuery:
         with self._context:
             self._encoder.load(image_rgb[None])
             self._ask()
+            if words != NO_WORDS:
+                self._pipeline.compare(words)
             found = self._pipeline.wait()
+            cosines = None if words.asked is None else self._pipeline.cosines(words.asked, len(found.index))
         times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
+        times_ms.pop("copied", None)
+        times_ms["label"] += times_ms.pop("compared", 0.0)
         answer = SceneAnswer(
             occupied=found.index.copy(),
             probability=found.probability.copy(),
@@ -130,6 +136,7 @@ class DeviceSceneQuery:
             transmittance=found.transmittance.copy(),
             dense=_FieldOnDevice(self, self._answers),
             times_ms=times_ms,
+            cosines=cosines,
         )
         # Copies over the bus and in memory, and what the host took to ask for it all.
         times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))

@@ -100,11 +100,16 @@ class KernelDevice:
         """A copy of an array [...] on the device; returns when it is done."""
         contiguous = np.ascontiguousarray(array)
         buffer = self._allocated(contiguous.shape, contiguous.dtype)
+        self.refill(buffer, contiguous)
+        return buffer
+
+    def refill(self, buffer: Buffer, array: NDArray[Any]) -> None:
+        """Copies an array [...] over the begin of what lies in a buffer; returns when it is done."""
+        contiguous = np.ascontiguousarray(array)
         if contiguous.size:
             with gpu_errors("copying to the GPU", self._context):
                 self._cuda.memcpy_htod_async(buffer.pointer, contiguous, self.stream)
                 self.stream.synchronize()
-        return buffer
 
     def empty(self, shape: Sequence[int], dtype: type[np.generic]) -> Buffer:
         """Memory on the device whose content is not defined."""

@@ -18,6 +18,7 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.gpu.device import GpuFailureError
 from scene_completion_ros.inference.gpu.engine_cache import CacheKey, EngineCache
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
@@ -31,7 +32,9 @@ from scene_completion_ros.inference.gpu.kernels import (
 )
 from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, PhraseQuery, Words, labels_reference
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
+from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 # Spread of the noise that both sides are compared on: with the shipped student, one voxel in six is occupied.
@@ -41,6 +44,7 @@ BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that non
 BEYOND_FAR = 2.0  # times the farthest depth of a student, up to which the noise goes that stands for what it says
 UNSAID = 0.05  # part of the rays of which that noise says no number
 TIE = 0.01  # logits that are nearer than this may be ordered either way
+COSINE_TIE = 5e-3  # as may cosines, and whether one is ahead by the margin
 # What compiles and launches the kernels belongs to them.
 SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
 
@@ -109,7 +113,9 @@ class KernelParity:
         depth_difference: Part of the rays whose depth differs by more than `DEPTH_TOLERANCE`.
         transmittance_difference: Part of the rays whose transmittance differs by more than `TRANSMITTANCE_TOLERANCE`.
         confidence_error: Largest difference of a confidence, of voxels that are occupied for both.
-        wrong_labels: Voxels, occupied for both, whose label is not that of the largest logit, nor nearly.
+        cosine_error: Largest difference of a cosine with phrases, of such voxels.
+        wrong_labels: Voxels, occupied for both, whose label is not that of the largest logit, nor nearly; or not that
+            of a vocabulary.
         wrong_entries: Occupied voxels that are missing from the list, too many in it, or there with another probability
             than in the grid.
     """
@@ -121,6 +127,7 @@ class KernelParity:
     depth_difference: float
     transmittance_difference: float
     confidence_error: float
+    cosine_error: float
     wrong_labels: float
     wrong_entries: float
 
@@ -156,6 +163,7 @@ KERNEL_LIMITS = KernelParity(
     depth_difference=0.02,
     transmittance_difference=0.02,
     confidence_error=5e-3,
+    cosine_error=1e-3,
     wrong_labels=0.0,
     wrong_entries=0.0,
 )
@@ -293,6 +301,22 @@ def measure_kernel_parity(
     return worst(found)
 
 
+def comparison_vocabulary(units: int) -> FoldedVocabulary:
+    """Random phrases in a random feature space of label units: two of every third class, and a background of two."""
+    random = np.random.default_rng(0)
+    classes, dimension = 20, 2 * units
+    space = FeatureSpace(
+        "comparison",
+        random.normal(size=(dimension, units)).astype(np.float32),
+        random.normal(0.0, 4.0, dimension).astype(np.float32),
+    )
+    group = np.concatenate([np.arange(classes), np.arange(0, classes, 3), [BACKGROUND, BACKGROUND]]).astype(np.int32)
+    rows = random.normal(size=(len(group), dimension))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    names = tuple(str(number) for number in range(classes))
+    return FoldedVocabulary.of(Vocabulary(names, ((0, 0, 0),) * classes, rows, group), space)
+
+
 def worst(found: Sequence[KernelParity]) -> KernelParity:
     """The worst of each number; what is not a number is worse than any."""
     rows = [asdict(one) for one in found]
@@ -324,11 +348,23 @@ def _compared(
     wrong = len(np.setxor1d(found.index, listed)) + int(np.count_nonzero(np.diff(found.index) <= 0))
     wrong += int(np.count_nonzero(found.probability != probability.reshape(-1)[found.index]))
     common, ours, theirs = np.intersect1d(found.index, expected.occupied, return_indices=True)
-    wrong_labels = 0
+    confidence_error = _largest(found.confidence[ours] - expected.confidence[theirs])
+    wrong_labels, cosine_error = 0, 0.0
     if prepared.labels is not None and len(common):
         logits = prepared.labels.logits(given.features, common)
         chosen = logits[np.arange(len(common)), found.label[ours].clip(max=logits.shape[1] - 1)]
         wrong_labels = int(np.count_nonzero(~(chosen >= logits.max(axis=1) - TIE)))
+        words = comparison_vocabulary(prepared.labels.weight.shape[1])
+        cosines = PhraseQuery(prepared.labels).cosines(words, given.features, common)
+        pipeline.compare(Words(words, words))
+        by_words = pipeline.wait()
+        cosine_error = _largest(pipeline.cosines(words, len(by_words.index))[ours] - cosines)
+        label, confidence = labels_reference(cosines, words.classes, words.vocabulary.margin, words.temperature)
+        difference = np.append(by_words.confidence[ours] - confidence.astype(np.float32), np.float32(confidence_error))
+        confidence_error = _largest(difference)
+        first, second = np.sort(cosines, axis=1)[:, -1:-3:-1].T
+        clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE
+        wrong_labels += int(np.count_nonzero(by_words.label[ours][clear] != label[clear]))
 
     def rays_off(found: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float) -> float:
         return float(1.0 - np.mean(np.isclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)))
@@ -340,7 +376,8 @@ def _compared(
         sight_difference=rays_off(device.download(pipeline.half_distance), half_distance, DEPTH_TOLERANCE),
         depth_difference=rays_off(found.depth, expected.depth, DEPTH_TOLERANCE),
         transmittance_difference=rays_off(found.transmittance, expected.transmittance, TRANSMITTANCE_TOLERANCE),
-        confidence_error=_largest(found.confidence[ours] - expected.confidence[theirs]),
+        confidence_error=confidence_error,
+        cosine_error=cosine_error,
         wrong_labels=float(wrong_labels),
         wrong_entries=float(wrong),
     )

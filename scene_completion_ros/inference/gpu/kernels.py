@@ -23,7 +23,7 @@ from scene_completion_ros.inference.gpu.device import GpuFailureError
 from scene_completion_ros.inference.head import HeadWeights
 
 SOURCE = Path(__file__).with_name("voxel_query.cu")
-KERNELS = ("query_density", "see_rays", "march_rays", "classify", "offsets", "compact", "query_labels")
+KERNELS = ("query_density", "see_rays", "march_rays", "classify", "offsets", "compact", "query_labels", "query_phrases")
 STANDARD = "--std=c++17"
 CHANNEL_TILE = 32
 """Units that a warp's threads take at a time; their number must be a multiple of it."""
@@ -71,7 +71,10 @@ class KernelSizes:
     @property
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that such a student has."""
-        without = {"march_rays" if self.volume else "see_rays", *(() if self.units else ("query_labels",))}
+        without = {
+            "march_rays" if self.volume else "see_rays",
+            *(() if self.units else ("query_labels", "query_phrases")),
+        }
         return tuple(name for name in KERNELS if name not in without)
 
     def definitions(self) -> tuple[str, ...]:

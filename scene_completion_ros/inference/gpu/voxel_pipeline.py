@@ -7,7 +7,7 @@ label and confidence of the occupied voxels; opacity and probability of all voxe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,18 @@ from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, K
 from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
+from scene_completion_ros.inference.phrase_query import MOST_ASKED, FoldedVocabulary, Words
 from scene_completion_ros.inference.positional_tables import PositionalTables
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
+from scene_completion_ros.inference.text_bank import MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
 # As in voxel_query.cu; a test compares them.
 LANES, RUN, SPAN, THREADS = 8, 8, 1024, 256
 # Blocks that label the voxels between them, at most: how many voxels there are, only the device knows.
 LABEL_BLOCKS = 1024
+# Groups of phrases for whose cosines room is taken at first; then for the most that there can be.
+USUAL_GROUPS, MOST_GROUPS = 4, MOST_ASKED + 1
 
 SCENE = np.dtype(
     [
@@ -116,6 +120,9 @@ class VoxelPipeline:
         self._depth, self._transmittance = device.empty(image, np.float32), device.empty(image, np.float32)
         self._host = _Host(device, grid.shape, image, capacity)
         self._labels = None
+        self._features: Buffer | None = None
+        self._rows: dict[str, _Rows] = {}
+        self._cosines: Buffer | None = None
         if labels is not None:
             self._labels = (
                 _tables(device, labels.tables),
@@ -144,6 +151,7 @@ class VoxelPipeline:
             raise ValueError(
                 f"the depth is {depth.dtype} {depth.shape}, that of the rays is float32 {self._depth.shape}"
             )
+        self._features = features
         self._density(features, volume)
         device.lap("query")
         seen = self._depth if depth is None else depth
@@ -172,6 +180,49 @@ class VoxelPipeline:
         device.copy(self._state, host.state)
         device.copy(seen, host.depth)
         device.copy(self._transmittance, host.transmittance)
+
+    def compare(self, words: Words) -> None:
+        """Asks for labels and cosines by words of the frame that was asked for last; does not wait for them.
+
+        The encoder's map must still be where it was; where that is does not change from frame to frame. What words
+        need of the device's memory is taken when they are given for the first time.
+
+        Args:
+            words: A query in it has at most `MOST_ASKED` phrases.
+
+        Raises:
+            ValueError: The student knows no classes, or no frame was asked for.
+            GpuError: There is not enough memory.
+        """
+        self._device.lap("copied")
+        if words.vocabulary is not None:
+            self._launch_phrases("vocabulary", words.vocabulary, (self._host.label, self._host.confidence, None))
+        if words.asked is not None:
+            groups = words.asked.groups
+            if self._cosines is None or self._cosines.shape[1] < groups:
+                room = USUAL_GROUPS if groups <= USUAL_GROUPS else MOST_GROUPS
+                self._cosines = self._device.empty((int(self._capacity), room), np.float32)
+            self._launch_phrases("asked", words.asked, (None, None, self._cosines))
+        self._device.lap("compared")
+
+    def cosines(self, asked: FoldedVocabulary, count: int) -> NDArray[np.float32]:
+        """Cosines of the voxels with the query that `compare` was given, after waiting, float32 [count, K + 1]."""
+        if self._cosines is None:
+            raise ValueError("no query was given")
+        found = self._device.download(replace(self._cosines, shape=(count, asked.groups)))
+        return np.asarray(found, dtype=np.float32)
+
+    def _launch_phrases(self, slot: str, vocabulary: FoldedVocabulary, out: tuple[Argument, ...]) -> None:
+        if self._labels is None or self._features is None:
+            raise ValueError("there are no labels, or no frame")
+        if slot not in self._rows:
+            self._rows[slot] = _Rows(self._device, vocabulary.weight.shape[1])
+        tables, _, _, sample_of = self._labels
+        self._device.launch(
+            "query_phrases", min(LABEL_BLOCKS, _blocks(int(self._capacity) * LANES)), THREADS,
+            self._features, self._width, *tables, *self._rows[slot].arguments(vocabulary), *self._samples.arguments,
+            sample_of, self._index, self._total, self._capacity, *out,
+        )  # fmt: skip
 
     def wait(self) -> DeviceVoxels:
         """The frame that was asked for last."""
@@ -225,6 +276,39 @@ class _Samples:
         parts = (samples.target, samples.cell, samples.share, samples.rows)
         place = device.upload(samples.place) if with_place else None
         self.arguments = (*(device.upload(part) for part in parts), place)
+
+
+class _Rows:
+    """Room for any vocabulary of a student with E label units."""
+
+    def __init__(self, device: KernelDevice, units: int) -> None:
+        self._device = device
+        self._weight, self._bias = device.empty((MOST_ROWS, units), np.float32), device.empty((MOST_ROWS,), np.float32)
+        self._group = device.empty((MOST_ROWS,), np.int32)
+        self._root, self._root_bias = device.empty((units, units), np.float32), device.empty((units,), np.float32)
+        self._held: FoldedVocabulary | None = None
+
+    def arguments(self, vocabulary: FoldedVocabulary) -> tuple[Argument, ...]:
+        """What the kernel takes of a vocabulary, copied there if it is another one than before."""
+        if vocabulary is not self._held:
+            self._held = None
+            for buffer, part in (
+                (self._weight, vocabulary.weight),
+                (self._bias, vocabulary.bias),
+                (self._group, vocabulary.group),
+                (self._root, vocabulary.root),
+                (self._root_bias, vocabulary.root_bias),
+            ):
+                self._device.refill(buffer, part)
+            self._held = vocabulary
+        margin, sharpness = np.float32(vocabulary.vocabulary.margin), np.float32(1.0 / vocabulary.temperature)
+        counts = (np.int32(value) for value in (len(vocabulary.group), vocabulary.groups, vocabulary.classes))
+        roots = np.int32(len(vocabulary.root))
+        return (
+            *(self._weight, self._bias, self._group),
+            *counts,
+            *(self._root, self._root_bias, roots, vocabulary.rest, margin, sharpness),
+        )
 
 
 class _Host:

@@ -1,6 +1,6 @@
 // The student's field on the GPU: density of all voxels in view, the march of the camera's rays, the state of every
 // voxel, the list of the occupied ones, and their labels. Readable twins: density_reference, march or sight, states,
-// label_logits_reference.
+// label_logits_reference, class_cosines_reference.
 //
 // Compiled for one student: CHANNELS units of the density, UNITS of the labels (0: none), CLASSES classes, HALF_FEATURES,
 // whether the encoder's map and volume are float16 or float32, and VOLUME, whether it gives a volume of logits and the depth
@@ -439,6 +439,50 @@ extern "C" __global__ void __launch_bounds__(THREADS) compact(
 }
 
 #if UNITS
+#define UNIT_PARTS (UNITS / (4 * LANES))
+
+// What one lane has of the label units of a sample, after their ReLU.
+static __device__ __forceinline__ void units_of_lane(
+    Four (&hidden)[UNIT_PARTS], const feature* __restrict__ features, int width, TABLES, const int* __restrict__ cell,
+    const float* __restrict__ share_of, const float* __restrict__ rows, int sample, int lane) {
+    const word stride = CHANNELS + UNITS, below = word(width) * stride;
+    const word first = word(cell[sample]) * stride + CHANNELS;
+    const float right = share_of[2 * sample], lower = share_of[2 * sample + 1];
+    const float left = 1.0f - right, upper = 1.0f - lower;
+    const float row_x = rows[3 * sample], row_y = rows[3 * sample + 1];
+    const float row_z = rows[3 * sample + 2];
+    const int x = row_before(row_x, last_x), y = row_before(row_y, last_y);
+    const int z = row_before(row_z, last_z);
+    const float next_x = row_x - float(x), next_y = row_y - float(y), next_z = row_z - float(z);
+    for (int part = 0; part < UNIT_PARTS; ++part) {
+        const int unit = 4 * (part * LANES + lane);
+        const word at = first + unit;
+        Four sum = {0.0f, 0.0f, 0.0f, 0.0f};
+        add_taps(sum, taps_at(features, at), left * upper);
+        add_taps(sum, taps_at(features, at + stride), right * upper);
+        add_taps(sum, taps_at(features, at + below), left * lower);
+        add_taps(sum, taps_at(features, at + below + stride), right * lower);
+        add_row(sum, table_x + word(x) * UNITS + unit, 1.0f - next_x);
+        add_row(sum, table_x + word(x + 1) * UNITS + unit, next_x);
+        add_row(sum, table_y + word(y) * UNITS + unit, 1.0f - next_y);
+        add_row(sum, table_y + word(y + 1) * UNITS + unit, next_y);
+        add_row(sum, table_z + word(z) * UNITS + unit, 1.0f - next_z);
+        add_row(sum, table_z + word(z + 1) * UNITS + unit, next_z);
+        hidden[part] = {rectified(sum.a), rectified(sum.b), rectified(sum.c), rectified(sum.d)};
+    }
+}
+
+// Product of a row [UNITS] with the units of a sample; all threads of the warp take part.
+static __device__ __forceinline__ float product(
+    const float* __restrict__ row, const Four (&hidden)[UNIT_PARTS], int lane) {
+    float sum = 0.0f;
+    for (int part = 0; part < UNIT_PARTS; ++part) {
+        const float4 own = *reinterpret_cast<const float4*>(row + 4 * (part * LANES + lane));
+        sum += own.x * hidden[part].a + own.y * hidden[part].b + own.z * hidden[part].c + own.w * hidden[part].d;
+    }
+    return sum_of_lanes(sum);
+}
+
 // Label and confidence of occupied voxels: the largest logit and its softmax probability.
 //   tables [entries, UNITS]; weight [CLASSES, UNITS], bias [CLASSES]; sample_of [X Y Z] the sample of each voxel; index
 //   [total] flat voxels; label, confidence [total], and logits [total, CLASSES] or null. Any number of blocks.
@@ -448,49 +492,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
     const int* __restrict__ total, int capacity, byte* __restrict__ label, float* __restrict__ confidence,
     float* __restrict__ logits) {
     const int lane = threadIdx.x % LANES;
-    constexpr int PARTS = UNITS / (4 * LANES);
     const int count = min(*total, capacity), step = gridDim.x * blockDim.x / LANES;
     const int first_of_warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * (32 / LANES);
     const int of_warp = threadIdx.x % 32 / LANES;
     // All groups of a warp go on until the last of them is done: they sum together.
     for (int start = first_of_warp; start < count; start += step) {
         const int i = start + of_warp, point = min(i, count - 1), sample = sample_of[index[point]];
-        const word stride = CHANNELS + UNITS, below = word(width) * stride;
-        const word first = word(cell[sample]) * stride + CHANNELS;
-        const float right = share_of[2 * sample], lower = share_of[2 * sample + 1];
-        const float left = 1.0f - right, upper = 1.0f - lower;
-        const float row_x = rows[3 * sample], row_y = rows[3 * sample + 1];
-        const float row_z = rows[3 * sample + 2];
-        const int x = row_before(row_x, last_x), y = row_before(row_y, last_y);
-        const int z = row_before(row_z, last_z);
-        const float next_x = row_x - float(x), next_y = row_y - float(y), next_z = row_z - float(z);
-        Four hidden[PARTS];
-        for (int part = 0; part < PARTS; ++part) {
-            const int unit = 4 * (part * LANES + lane);
-            const word at = first + unit;
-            Four sum = {0.0f, 0.0f, 0.0f, 0.0f};
-            add_taps(sum, taps_at(features, at), left * upper);
-            add_taps(sum, taps_at(features, at + stride), right * upper);
-            add_taps(sum, taps_at(features, at + below), left * lower);
-            add_taps(sum, taps_at(features, at + below + stride), right * lower);
-            add_row(sum, table_x + word(x) * UNITS + unit, 1.0f - next_x);
-            add_row(sum, table_x + word(x + 1) * UNITS + unit, next_x);
-            add_row(sum, table_y + word(y) * UNITS + unit, 1.0f - next_y);
-            add_row(sum, table_y + word(y + 1) * UNITS + unit, next_y);
-            add_row(sum, table_z + word(z) * UNITS + unit, 1.0f - next_z);
-            add_row(sum, table_z + word(z + 1) * UNITS + unit, next_z);
-            hidden[part] = {rectified(sum.a), rectified(sum.b), rectified(sum.c), rectified(sum.d)};
-        }
+        Four hidden[UNIT_PARTS];
+        units_of_lane(
+            hidden, features, width, table_x, table_y, table_z, last_x, last_y, last_z, cell, share_of, rows, sample, lane);
         int best = 0;
         float top = -infinity(), spread = 0.0f;  // spread: sum of exp(logit - top) so far
         for (int k = 0; k < CLASSES; ++k) {
-            float logit = 0.0f;
-            for (int part = 0; part < PARTS; ++part) {
-                const float4 own = *reinterpret_cast<const float4*>(weight + k * UNITS + 4 * (part * LANES + lane));
-                logit += own.x * hidden[part].a + own.y * hidden[part].b + own.z * hidden[part].c +
-                         own.w * hidden[part].d;
-            }
-            logit = sum_of_lanes(logit) + bias[k];
+            const float logit = product(weight + k * UNITS, hidden, lane) + bias[k];
             if (logit > top) {
                 spread = spread * expf(top - logit) + 1.0f;
                 top = logit;
@@ -503,6 +517,59 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
         if (lane == 0 && i < count) {
             label[i] = byte(best);
             confidence[i] = 1.0f / spread;
+        }
+    }
+}
+
+// Labels of occupied voxels by the cosines of their features with phrases, and the cosine of each group of phrases.
+//   weight [phrases, UNITS], bias, group [phrases]: group 0..classes-1, rising; `classes` for the background. root
+//   [roots, UNITS], root_bias [roots], and rest: see FoldedVocabulary. sharpness: of one over the temperature. label,
+//   confidence [total] or null; cosines [total, groups] or null; others as of query_labels.
+extern "C" __global__ void __launch_bounds__(THREADS, 4) query_phrases(
+    const feature* __restrict__ features, int width, TABLES, const float* __restrict__ weight,
+    const float* __restrict__ bias, const int* __restrict__ group, int phrases, int groups, int classes,
+    const float* __restrict__ root, const float* __restrict__ root_bias, int roots, float rest, float margin,
+    float sharpness, SAMPLES, const int* __restrict__ sample_of, const int* __restrict__ index,
+    const int* __restrict__ total, int capacity, byte* __restrict__ label, float* __restrict__ confidence,
+    float* __restrict__ cosines) {
+    const int lane = threadIdx.x % LANES;
+    const int count = min(*total, capacity), step = gridDim.x * blockDim.x / LANES;
+    const int first_of_warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * (32 / LANES);
+    const int of_warp = threadIdx.x % 32 / LANES;
+    for (int start = first_of_warp; start < count; start += step) {
+        const int i = start + of_warp, point = min(i, count - 1), sample = sample_of[index[point]];
+        Four hidden[UNIT_PARTS];
+        units_of_lane(
+            hidden, features, width, table_x, table_y, table_z, last_x, last_y, last_z, cell, share_of, rows, sample, lane);
+        float norm = rest;
+        for (int r = 0; r < roots; ++r) {
+            const float value = product(root + r * UNITS, hidden, lane) + root_bias[r];
+            norm += value * value;
+        }
+        const bool there = norm > 0.0f && norm < infinity();  // nor is what is not a number
+        const float inverse = there ? 1.0f / sqrtf(norm) : 0.0f;
+        int best = 0;
+        float nearest = -infinity(), top = -infinity(), second = -infinity(), spread = 0.0f;
+        for (int r = 0; r < phrases; ++r) {
+            nearest = fmaxf(nearest, product(weight + r * UNITS, hidden, lane) + bias[r]);
+            const int own = group[r];
+            if (r + 1 < phrases && group[r + 1] == own) continue;
+            const float cosine = nearest * inverse;
+            nearest = -infinity();
+            if (cosine > top) {
+                spread = spread * expf((top - cosine) * sharpness) + 1.0f;
+                second = top;
+                top = cosine;
+                best = own;
+            } else {
+                spread += expf((cosine - top) * sharpness);
+                second = fmaxf(second, cosine);
+            }
+            if (cosines && lane == 0 && i < count) cosines[i * groups + own] = there ? cosine : 0.0f;
+        }
+        if (label && lane == 0 && i < count) {
+            label[i] = byte(there && top - second >= margin ? best : classes);
+            confidence[i] = there ? 1.0f / spread : 0.0f;
         }
     }
 }

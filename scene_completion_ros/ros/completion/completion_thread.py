@@ -20,6 +20,8 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.image_content import BLIND, MOSTLY
+from scene_completion_ros.inference.phrase_query import NO_WORDS, FoldedVocabulary, Words
+from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.messages.drop_reasons import DropReason
@@ -87,6 +89,7 @@ class CompletionThread:
 
     Args:
         outputs: Where results go; they must outlive this thread.
+        vocabulary: What labels mean at first; None for the classes of the bundle.
 
     Attributes:
         enabled: Images are completed; otherwise they are dropped as they come.
@@ -94,7 +97,13 @@ class CompletionThread:
     """
 
     def __init__(
-        self, bundle: StudentBundle, grid: VoxelGrid, outputs: Outputs, counters: FrameCounters, logger: Any
+        self,
+        bundle: StudentBundle,
+        grid: VoxelGrid,
+        outputs: Outputs,
+        counters: FrameCounters,
+        logger: Any,
+        vocabulary: FoldedVocabulary | None = None,
     ) -> None:
         self._bundle = bundle
         self._outputs = outputs
@@ -105,9 +114,11 @@ class CompletionThread:
         self._activation = self._era = 0
         self._overtaken_by: DropReason = DropReason.DEACTIVATED
         self.enabled = True
-        self.record = InferenceRecord()
+        self.record = InferenceRecord(_said(vocabulary))
         self._to_prepare: dict[str, Callable[[], object]] = {}
-        # These five belong to the inference thread.
+        self._vocabulary, self._query = vocabulary, NO_WORDS.asked  # of images to come
+        # These six belong to the inference thread.
+        self._words = Words(vocabulary)
         self._in_hand: tuple[ArrivedImage, ...] = ()
         self._resized: dict[str, Camera] = {}
         self._completers = ViewCompleters(bundle, grid, logger, self.record)
@@ -165,6 +176,22 @@ class CompletionThread:
         """Join no image that is submitted from now on with those before it: time began anew."""
         self._era += 1
 
+    def use(self, vocabulary: FoldedVocabulary | None) -> None:
+        """Name the voxels of images to come by a vocabulary; None for the classes of the bundle. Any thread."""
+        self._vocabulary = vocabulary
+        self._worker.prepare(self._prepare)
+
+    def ask(self, query: FoldedVocabulary | None) -> None:
+        """Look for phrases in images to come; None for no more. Any thread."""
+        self._query = query
+        self._worker.prepare(self._prepare)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the labels of images to come mean."""
+        vocabulary = self._vocabulary
+        return self._bundle.class_names if vocabulary is None else vocabulary.vocabulary.legend_names
+
     def close(self) -> None:
         """End the thread and release the completer; both later, where the thread is busy for long."""
         self.end_activation()
@@ -177,6 +204,19 @@ class CompletionThread:
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
         self._outputs.prepare()
+        self._take_words()
+
+    def _take_words(self) -> None:
+        """Take what voxels are to be compared with from the next image on; all before it is published by now."""
+        words, before = Words(self._vocabulary, self._query), self._words
+        self._words = words
+        if words.vocabulary is not before.vocabulary:
+            self._memory.relabel()
+            self._outputs.publish_legend(_said(words.vocabulary))
+            self.record.words.named(_said(words.vocabulary))
+        if words.asked is not before.asked:
+            self._outputs.query.ask(_said(words.asked))
+            self.record.words.asked(_said(words.asked))
 
     def _drop(self, images: ArrivedSet, reason: DropReason) -> None:
         for image in images.views:
@@ -196,6 +236,7 @@ class CompletionThread:
 
     def _take_in_hand(self, images: ArrivedSet) -> None:
         self._in_hand = images.views
+        self._take_words()
         self._complete(images)
         self._in_hand = ()
 
@@ -204,7 +245,8 @@ class CompletionThread:
             for _ in images.views:
                 self._counters.count_unwanted()
             return
-        started = [self._complete_view(image, images.parameters) for image in images.views]
+        words = self._words if self._outputs.query.wanted else Words(self._words.vocabulary)
+        started = [self._complete_view(image, words, images.parameters) for image in images.views]
         done = [(image, *result) for image, result in zip(images.views, started, strict=True) if result is not None]
         self._in_hand = tuple(image for image, *_ in done)
         if not done:
@@ -265,7 +307,9 @@ class CompletionThread:
             )
         return voxels, lambda: probability
 
-    def _complete_view(self, image: ArrivedImage, parameters: NodeParameters) -> tuple[Completion, float] | None:
+    def _complete_view(
+        self, image: ArrivedImage, words: Words, parameters: NodeParameters
+    ) -> tuple[Completion, float] | None:
         """The completion of one image, and the milliseconds of decoding it; None where it was dropped."""
         started_s, header = time.perf_counter(), image.message.header
         try:
@@ -279,6 +323,8 @@ class CompletionThread:
                 )
                 return None
             self._completers.check_mounting(image.name, image.placement, parameters)
+            completer.use(words.vocabulary)
+            completer.ask(words.asked)
             completion = completer.complete(pixels, stamp_nanoseconds(header.stamp))
             if completion.shown < MOSTLY:
                 so = "no voxel counts as seen" if completion.shown < BLIND else "the rest is a guess"
@@ -323,6 +369,10 @@ def _result(scene: Scene, parameters: NodeParameters) -> Result:
     """What is kept of a scene; the grid then has the name of the frame that it is attached to."""
     grid = replace(scene.voxels.grid, frame=parameters.grid_frame or scene.voxels.grid.frame)
     return Result(replace(scene.voxels, grid=grid), scene.views[0].frame_id)
+
+
+def _said(words: FoldedVocabulary | None) -> Vocabulary | None:
+    return None if words is None else words.vocabulary
 
 
 def _summed(times: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.phrase_query import MOST_ASKED, FoldedVocabulary
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
 from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
 from scene_completion_ros.ros.parameters.schema import SHIPPED
@@ -41,9 +42,9 @@ class Dictionary:
                 where=f"parameter vocabulary: {SHIPPED}",
                 cure="Name a file, made with: scene-completion vocabulary",
             )
-        self.vocabulary = self._fitting(self.bank.vocabulary()) if name and self.bank else None
+        self.vocabulary = self._folded(self.bank.vocabulary()) if name and self.bank else None
 
-    def vocabulary_of(self, asked: AskedWords | None) -> Vocabulary | None:
+    def vocabulary_of(self, asked: AskedWords | None) -> FoldedVocabulary | None:
         """The vocabulary that is asked for; for nothing that of the parameter.
 
         Raises:
@@ -53,38 +54,28 @@ class Dictionary:
             return self.vocabulary
         said: dict[str, Any] = {"margin": asked.margin, "pooling": asked.pooling}
         said = {name: value for name, value in said.items() if value is not None}
-        return self._made(self._bank_for(asked, VOCABULARY), asked, **said)
+        return self._made(self._bank_for(asked, VOCABULARY).vocabulary(asked.phrases, **said), asked)
 
-    def query_of(self, asked: AskedWords) -> Vocabulary:
-        """What is looked for: a class for each phrase, and the background that voxels without it are nearest to.
-
-        Where neither the message nor the bank says a background, the other classes of the bank are it.
+    def query_of(self, asked: AskedWords) -> FoldedVocabulary:
+        """What is looked for, with the background that voxels without it are nearer to, see `TextBank.query`.
 
         Raises:
             VocabularyError: What is wrong, where, and the cure.
         """
-        bank, wanted = self._bank_for(asked, QUERY), set(asked.phrases)
-        background = [phrase for phrase in bank.background if phrase not in wanted]
-        if not background:
-            others = [proposed.phrases for proposed in bank.classes if proposed.name not in wanted]
-            distinct = dict.fromkeys(phrase for of_class in others for phrase in of_class)
-            background = [phrase for phrase in distinct if phrase not in wanted]
-        if not background:
+        if len(asked.phrases) > MOST_ASKED:
             raise VocabularyError(
-                "there is nothing that voxels without it could be nearer to",
+                f"asks for {len(asked.phrases)} phrases, where at most {MOST_ASKED} are possible",
                 where=QUERY,
-                cure="Make a bank with a background, or send one along with its embeddings",
+                cure="Ask for fewer; a vocabulary may have more",
             )
-        return self._made(replace(bank, background=tuple(background)), asked, margin=0.0)
+        return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), margin=0.0), asked)
 
-    def _made(self, bank: TextBank, asked: AskedWords, **said: Any) -> Vocabulary:
-        made = self._fitting(bank.vocabulary(asked.phrases, **said))
-        own = self.bank if asked.given is None else None
-        return made if own is None else replace(made, bank_sha256=own.sha256)
+    def _made(self, made: Vocabulary, asked: AskedWords) -> FoldedVocabulary:
+        own = self.bank if asked.given is None else None  # whose hash says more than that of one with a background
+        return self._folded(made if own is None else replace(made, bank_sha256=own.sha256))
 
-    def _fitting(self, vocabulary: Vocabulary) -> Vocabulary:
-        self._bundle.feature_space_for(vocabulary)
-        return vocabulary
+    def _folded(self, vocabulary: Vocabulary) -> FoldedVocabulary:
+        return FoldedVocabulary.of(vocabulary, self._bundle.feature_space_for(vocabulary))
 
     def _bank_for(self, asked: AskedWords, where: str) -> TextBank:
         """What holds the phrases that are asked for, with the background that is."""

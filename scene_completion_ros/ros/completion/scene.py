@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.text_bank import UNKNOWN
 from scene_completion_ros.mapping.clearing import clearing_voxels
+from scene_completion_ros.mapping.ground_map import ignored_names
 from scene_completion_ros.mapping.temporal_fusion import TemporalFusion, compile_fusion
 from scene_completion_ros.ros.completion.placements import Placement
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -83,12 +85,17 @@ class SceneMemory:
         self._record = record
         self._map: TemporalFusion | None = None
         self._life: Life | None = None
+        self._relabel = False
 
     def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Make the map, and compile what fills it, before an image needs them."""
         if parameters.temporal_fusion and self._map is None:
             compile_fusion()
             self._map_for(grid_from_camera, parameters)
+
+    def relabel(self) -> None:
+        """Labels have another meaning from the next scene on: those that are remembered are forgotten."""
+        self._relabel = True
 
     def join(
         self,
@@ -128,6 +135,9 @@ class SceneMemory:
             why = f"voxels are those of one image, not joined with earlier ones: {odometry_from_grid}"
             self._counters.warn(ALONE, why)
             return scene
+        if self._relabel:
+            fusion.relabel(label_of_no_class(scene.voxels, parameters))
+            self._relabel = False
         fusion.threads = parameters.threads or None
         fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
         if fused.reset:
@@ -155,3 +165,12 @@ class SceneMemory:
         if self._map is not None:
             self._map = None
             self._record.released()
+
+
+def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int:
+    """Label of what nobody has named yet: unknown, or a class that is an obstacle, for that is what it may be."""
+    names = voxels.class_names
+    if UNKNOWN in names:
+        return names.index(UNKNOWN)
+    ignored = ignored_names(parameters.ignored_classes)
+    return next((label for label, name in enumerate(names) if name not in ignored), 0)

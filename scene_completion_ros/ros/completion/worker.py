@@ -33,6 +33,7 @@ class NewestWorker(Generic[Item]):
         on_replaced: Callable[[Item], None],
         on_error: Callable[[Exception], None],
         on_end: Callable[[], None] = lambda: None,
+        name: str = "inference",
     ) -> None:
         self._handle = handle
         self._on_replaced = on_replaced
@@ -43,7 +44,7 @@ class NewestWorker(Generic[Item]):
         self._preparation: Callable[[], None] | None = None
         self._closed = self._idle = False
         # A daemon, so that a build of an engine that takes minutes cannot keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, item: Item) -> None:

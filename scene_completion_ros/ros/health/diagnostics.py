@@ -28,6 +28,7 @@ from scene_completion_ros.ros.health.judgement import (
     outputs_status,
 )
 from scene_completion_ros.ros.health.memory_health import memory_status, process_facts
+from scene_completion_ros.ros.health.words_health import WordsReport, words_status
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Diagnostics:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
             found.append(outputs_status(observed.subscribers(), counts.warned, record.result_age_s(now_s)))
         found += self._of_fusion(record, now_s)
+        if record is not None and record.words.report != WordsReport():  # somebody asked for something
+            found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         return [*found, memory_status(process_facts())]
 
     def _of_fusion(self, record: InferenceRecord | None, now_s: float) -> list[Status]:

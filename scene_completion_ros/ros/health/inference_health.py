@@ -11,8 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.ros.health.fusion_health import FusionRecord
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status, of_camera
+from scene_completion_ros.ros.health.words_health import WordsRecord
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 TIMES_KEPT = 100  # images over which times are summed up
@@ -62,12 +64,17 @@ class ModelReport:
 class InferenceRecord:
     """Written by the inference thread, read by others.
 
+    Args:
+        vocabulary: What labels mean at first; None for the classes of the bundle.
+
     Attributes:
         fusion: What became of the map of earlier images.
+        words: What voxels are compared with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         self.fusion = FusionRecord()
+        self.words = WordsRecord(vocabulary)
         self._lock = threading.Lock()
         self._models: dict[str, ModelReport] = {}
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)

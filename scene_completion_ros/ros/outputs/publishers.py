@@ -18,8 +18,9 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.mapping.clearing import ClearingRays
-from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_labels
+from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_names
 from scene_completion_ros.mapping.points import obstacle_points, seen_free_cubes
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
 from scene_completion_ros.ros import topics
@@ -38,8 +39,10 @@ from scene_completion_ros.ros.messages import (
     voxels_marker,
     voxels_message,
 )
+from scene_completion_ros.ros.outputs.query_outputs import QueryOutputs
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.voxels.cloud_kernel import compile_kernel
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 OUTPUT_DEPTH = 5  # messages kept for slow reliable readers
 NOTICE_DEPTH = 100  # a burst of dropped images, for slow readers
@@ -55,6 +58,7 @@ class Outputs:
     Args:
         grid_from_camera: Pose of the camera's optical frame; None where the grid is attached to another frame.
         counters: Warn of what cannot be published, and tell of every image that is dropped.
+        vocabulary: What labels mean; None for the classes of the bundle.
         best_effort: Offer results with best effort only.
         cameras: Names of several cameras, which have depth topics of their own; empty for the one.
     """
@@ -68,12 +72,13 @@ class Outputs:
         counters: FrameCounters,
         resources: ExitStack,
         *,
+        vocabulary: Vocabulary | None,
         markers: bool,
         best_effort: bool = False,
         cameras: Sequence[str] = (),
     ) -> None:
         self._node, self._resources = node, resources
-        self._class_names = bundle.class_names
+        self._bundle = bundle
         self._counters = counters
         self._cloud: Any = None  # the last one; publishing has copied it
         self._rays: dict[str, tuple[tuple[Camera, RigidTransform, float, int], ClearingRays]] = {}
@@ -99,7 +104,9 @@ class Outputs:
             self._results[camera_info] = self._create(topics.DEPTH_CAMERA_INFO, camera_info, qos=result_qos), made[1]
         self._results |= {topic: (self._create(topic, qos=result_qos), make) for topic, make in makers.items()}
         self._stage_times = {stage: self._create(topics.stage_topic(stage)) for stage in topics.STAGES}
-        self._create(topics.LEGEND).publish(legend_message(bundle.class_names, bundle.class_colours))
+        self._legend = self._create(topics.LEGEND)
+        self.publish_legend(vocabulary)
+        self.query = QueryOutputs(functools.partial(self._create, qos=result_qos), grid)
         self._create(topics.VOXEL_GRID_INFO).publish(voxel_grid_info_message(grid, grid_from_camera))
         self._dropped = self._create(topics.DROPPED, qos=NOTICE_DEPTH)
         counters.on_dropped_image = self._announce_drop
@@ -123,13 +130,27 @@ class Outputs:
 
     def wanted(self) -> bool:
         """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
-        return any(subscribed(publisher) for publisher, _ in self._results.values())
+        return self.query.wanted or any(subscribed(publisher) for publisher, _ in self._results.values())
 
     def subscribers(self) -> dict[str, int]:
         """Number of subscribers of each result, by topic."""
-        return {
+        counts = {
             publisher.topic_name: int(publisher.get_subscription_count()) for publisher, _ in self._results.values()
         }
+        return counts | self.query.subscribers()
+
+    def publish_legend(self, vocabulary: Vocabulary | None) -> None:
+        """Say what labels mean from now on.
+
+        Args:
+            vocabulary: See there; None for the classes of the bundle.
+        """
+        said = (
+            (self._bundle.class_names, self._bundle.class_colours)
+            if vocabulary is None
+            else (vocabulary.legend_names, vocabulary.legend_colours, vocabulary.bank_sha256)
+        )
+        self._legend.publish(legend_message(*said))
 
     def publish(self, scene: Scene, parameters: NodeParameters) -> None:
         """Publish what somebody subscribed to, with the stamp of its image.
@@ -144,6 +165,7 @@ class Outputs:
                         publisher.publish(message)
                 except GridError as error:
                     self._counters.warn(topic, f"{topic} is not published: {error}")
+        self.query.publish(scene)
 
     def publish_times(self, times_ms: Mapping[str, float]) -> None:
         """Publish the processing time of every stage, in milliseconds."""
@@ -196,7 +218,7 @@ class Outputs:
             self._ground, self._ground_made_for = GroundProjection(voxels.grid, placement.map_from_grid, *band), wanted
         ground = self._ground(
             voxels,
-            ignored=self._ignored(parameters),
+            ignored=ignored_here(voxels, parameters),
             inferred_is_free=parameters.inferred_is_free,
             graded=parameters.occupancy_values == "probability",
         )
@@ -204,7 +226,7 @@ class Outputs:
 
     def _obstacles(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
         voxels, placement = scene.voxels, scene.placement
-        points = obstacle_points(voxels, placement.frame_from_grid, ignored=self._ignored(parameters))
+        points = obstacle_points(voxels, placement.frame_from_grid, ignored=ignored_here(voxels, parameters))
         return [points_message(points, voxels.stamp_ns, placement.frame_id)]
 
     def _clearing(self, scene: Scene, parameters: NodeParameters) -> list[Any]:
@@ -243,8 +265,11 @@ class Outputs:
             self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {marker.text}, marker_limit")
         return [marker]
 
-    def _ignored(self, parameters: NodeParameters) -> list[int]:
-        return ignored_labels(parameters.ignored_classes, self._class_names, where="parameter ignored_classes")
+
+def ignored_here(voxels: SemanticVoxels, parameters: NodeParameters) -> list[int]:
+    """Labels that are no obstacles; a vocabulary may have no class of a name that `ignored_classes` says."""
+    names = ignored_names(parameters.ignored_classes)
+    return [label for label, name in enumerate(voxels.class_names) if name in names]
 
 
 def subscribed(publisher: Any) -> bool:

@@ -19,7 +19,7 @@ from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, HEAD, StudentBundle
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.inference.gpu import kernel_provision, kernels, options, requirements
 from scene_completion_ros.inference.gpu.kernel_provision import KERNEL_LIMITS, worst
@@ -31,6 +31,7 @@ from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.small_bundle import random_head, with_labels
+from tests.inference.small_vocabulary import random_vocabulary, small_space
 
 
 def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:
@@ -144,6 +145,62 @@ def test_kernels_that_see_too_far_or_too_near_are_refused(
     compiler.changed = (changed,)
     with pytest.raises(GpuError, match=rf"does not compute what the CPU computes: .*{said} is"):
         build_spatial()
+
+
+PHRASE_MUTANTS = {
+    "norm": (("norm += value * value;", "norm += value;"), "cosine error"),
+    "rest": (("float norm = rest;", "float norm = 0.0f;"), "cosine error"),
+    "nearest": (("nearest = fmaxf(nearest, product", "nearest = (product"), "cosine error"),
+    "margin": (("top - second >= margin ?", "top - second >= 0.0f ?"), "wrong labels"),
+    "second": (("second = fmaxf(second, cosine);", ""), "wrong labels"),
+    "sharpness": (("expf((cosine - top) * sharpness)", "expf(cosine - top)"), "confidence error"),
+}
+
+
+@pytest.mark.parametrize("mutant", PHRASE_MUTANTS)
+def test_kernels_that_compare_wrongly_are_refused(build_anew: Build, compiler: HostCompiler, mutant: str) -> None:
+    changed, said = PHRASE_MUTANTS[mutant]
+    compiler.changed = (changed,)
+    with pytest.raises(GpuError, match=rf"does not compute what the CPU computes: .*{said} is"):
+        build_anew()
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
+    bundle: GpuStudent, cuda: HostCuda, tmp_path: Path, graphs: bool
+) -> None:
+    speaking = dataclasses.replace(bundle, feature_spaces=(small_space(dimension=24),))
+    on_cpu = Completer(speaking, SMALL, engine="onnxruntime_fp16", threads=1)
+    gpu = EngineOptions(precision="fp16", cache=tmp_path, graphs=graphs)
+    on_gpu = Completer(speaking, SMALL, engine="tensorrt", threads=1, gpu=gpu)
+    few, many = (random_vocabulary(*sizes, background=2, dimension=24) for sizes in ((4, 6), (30, 90)))
+    asked, larger = (random_vocabulary(*sizes, dimension=24, seed=1) for sizes in ((1, 2), (9, 9)))
+    allocations = 0
+    for vocabulary, query in ((few, asked), (many, None), (None, larger), (None, None), (few, asked), (many, larger)):
+        answers = []
+        for completer in (on_gpu, on_cpu):
+            completer.use(None if vocabulary is None else completer.prepare_vocabulary(vocabulary))
+            completer.ask(None if query is None else completer.prepare_vocabulary(query))
+            answers.append(completer.complete(picture(1)))
+        found, expected = answers
+        assert_alike(found.voxels, expected.voxels)
+        assert found.voxels.class_names == expected.voxels.class_names
+        assert found.timings_ms.keys() == expected.timings_ms.keys()
+        assert [one.phrase for one in found.matches] == ([] if query is None else list(query.names))
+        for ours, theirs in zip(found.matches, expected.matches, strict=True):
+            places = [index_of(completion)[one.voxels] for completion, one in zip(answers, (ours, theirs), strict=True)]
+            _, at_ours, at_theirs = np.intersect1d(*places, return_indices=True)
+            assert len(at_ours) >= 0.97 * max(len(ours.voxels), len(theirs.voxels)) - 3
+            np.testing.assert_allclose(ours.score[at_ours], theirs.score[at_theirs], atol=0.02)
+            np.testing.assert_allclose(ours.probability[at_ours], theirs.probability[at_theirs], atol=0.1)
+        if vocabulary is many and query is None:
+            allocations = cuda.allocations
+    assert cuda.allocations == allocations + 1  # for more phrases at a time
+
+
+def index_of(completion: Completion) -> np.ndarray:
+    voxels = completion.voxels
+    return np.ravel_multi_index(tuple(voxels.index.T), voxels.grid.shape)
 
 
 def test_what_was_given_out_stays_as_it_was(build: Build) -> None:

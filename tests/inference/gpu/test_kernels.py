@@ -28,7 +28,7 @@ ARCHITECTURES = ((7, 5), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0))
 # Two blocks of 256 threads fit on a processor with 65536 registers where a thread takes 128, four where it takes 64.
 REGISTERS = {
     "query_density": 128,
-    **dict.fromkeys(("see_rays", "march_rays", "classify", "offsets", "compact", "query_labels"), 64),
+    **dict.fromkeys(("see_rays", "march_rays", "classify", "offsets", "compact", "query_labels", "query_phrases"), 64),
 }
 
 needs_compiler = pytest.mark.skipif(
@@ -58,7 +58,7 @@ def test_no_kernel_of_a_smaller_student_spills_on_an_orin(channels: int, units: 
 @pytest.mark.parametrize("units", [0, 64])
 def test_no_kernel_of_a_student_with_a_volume_spills(capability: tuple[int, int], half: bool, units: int) -> None:
     made = compile_kernels(KernelSizes(128, units, 19 if units else 1, half, volume=True), capability)
-    assert_fits(made, without=("march_rays",) if units else ("march_rays", "query_labels"))
+    assert_fits(made, without=("march_rays",) if units else ("march_rays", "query_labels", "query_phrases"))
 
 
 def assert_fits(made: CompiledKernels, without: tuple[str, ...] = ("see_rays",)) -> None:
@@ -72,7 +72,7 @@ def assert_fits(made: CompiledKernels, without: tuple[str, ...] = ("see_rays",))
 @needs_compiler
 def test_a_student_without_classes_has_no_kernel_for_them() -> None:
     made = compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
-    assert set(made.resources) == {*kernels.KERNELS} - {"query_labels", "see_rays"}
+    assert set(made.resources) == {*kernels.KERNELS} - {"query_labels", "query_phrases", "see_rays"}
 
 
 def test_what_ptxas_says_is_read() -> None:

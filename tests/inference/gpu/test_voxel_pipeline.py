@@ -31,9 +31,15 @@ from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, Voxe
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
 from scene_completion_ros.inference.march import March, march, sight
+from scene_completion_ros.inference.phrase_query import (
+    FoldedVocabulary,
+    Words,
+    class_cosines_reference,
+    labels_reference,
+)
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
+from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference, hidden_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
@@ -41,6 +47,7 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import SHIM, HostCompiler, compile_for_the_cpu
 from tests.inference.small_bundle import PLAIN_STUDENT, random_head, volume_reading, with_labels
+from tests.inference.small_vocabulary import random_vocabulary, small_space
 
 CODE = PointCodeSpec()
 CANONICAL = Camera(fx=185.0, fy=185.0, cx=159.5, cy=45.75, width=320, height=96)
@@ -253,7 +260,32 @@ def check(run: Run, features: np.ndarray, volume: np.ndarray | None = None, *, h
         first, second = np.sort(logits, axis=1)[:, -1:-3:-1].T
         clear = first - second > 2e-4
         np.testing.assert_array_equal(found.label[clear], label[clear])
+        found = dataclasses.replace(found, label=found.label.copy(), confidence=found.confidence.copy())
+        check_words(run, given, occupied)
     return found
+
+
+def check_words(run: Run, given: np.ndarray, occupied: np.ndarray) -> None:
+    """Compares labels by a vocabulary, and cosines of a query, of the frame that was asked for last with the twins."""
+    head = run.head
+    weight, bias, _, _ = head.label_layers()
+    points = centres(run.query.grid, run_pose(run), occupied)
+    hidden = hidden_reference(given[..., head.hidden :], points, weight, bias, CODE, run.canonical)
+    space = small_space("t", 24, head.label_hidden)
+    used = random_vocabulary(20, 30, background=3, dimension=24)
+    asked = random_vocabulary(2, 5, background=4, dimension=24, seed=1)
+    words = Words(FoldedVocabulary.of(used, space), FoldedVocabulary.of(asked, space))
+    assert words.vocabulary is not None and words.asked is not None
+    run.pipeline.compare(words)
+    found = run.pipeline.wait()
+    cosines = run.pipeline.cosines(words.asked, len(occupied))
+    np.testing.assert_allclose(cosines, class_cosines_reference(hidden, asked, space), atol=5e-4)
+    expected = class_cosines_reference(hidden, used, space)
+    label, confidence = labels_reference(expected, 20, used.margin, words.vocabulary.temperature)
+    np.testing.assert_allclose(found.confidence, confidence, atol=5e-3)
+    first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T
+    clear = (first - second > 1e-3) & (np.abs(first - second - used.margin) > 1e-3)
+    np.testing.assert_array_equal(found.label[clear], label[clear])
 
 
 def run_pose(run: Run) -> RigidTransform:
@@ -502,7 +534,7 @@ def test_a_frame_allocates_nothing_and_brings_little(device: Devices) -> None:
     run.pipeline.enqueue(features)
     second = run.pipeline.wait()
     assert cuda.allocations == allocations
-    assert cuda.launched[launched:] == 2 * [name for name in KERNELS if name != "see_rays"]
+    assert cuda.launched[launched:] == 2 * [name for name in KERNELS if name not in ("see_rays", "query_phrases")]
     rays = RAYS.width * RAYS.height
     assert cuda.copied - copied == 2 * (first.state.nbytes + 2 * 4 * rays)
     for before, after in zip(kept, (second.index, second.label, second.state), strict=True):

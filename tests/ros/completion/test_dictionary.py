@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.phrase_query import MOST_ASKED
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
 from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings, read_query, read_vocabulary
 from scene_completion_ros.ros.completion.dictionary import Dictionary
@@ -50,19 +54,30 @@ def of_background(made: Vocabulary) -> int:
     return int((made.group == BACKGROUND).sum())
 
 
+def named(dictionary: Dictionary, asked: AskedWords | None) -> Vocabulary:
+    made = dictionary.vocabulary_of(asked)
+    assert made is not None
+    return made.vocabulary
+
+
+def looked_for(dictionary: Dictionary, asked: AskedWords | None) -> Vocabulary:
+    assert asked is not None
+    return dictionary.query_of(asked).vocabulary
+
+
 def test_the_parameter_names_a_bank_or_that_of_the_bundle(
     plain: StudentBundle, shipping: StudentBundle, saved: Callable[..., str]
 ) -> None:
     of_file = Dictionary(plain, saved())
     assert of_file.vocabulary is not None
-    assert of_file.vocabulary.names == ("vehicle", "tree")
-    assert of_file.vocabulary.bank_sha256 == small_bank().sha256
+    assert of_file.vocabulary.vocabulary.names == ("vehicle", "tree")
+    assert of_file.vocabulary.vocabulary.bank_sha256 == small_bank().sha256
     shipped = Dictionary(shipping, "shipped")
-    assert shipped.vocabulary is not None and shipped.vocabulary.names == ("vehicle", "tree")
+    assert shipped.vocabulary is not None and shipped.vocabulary.vocabulary.names == ("vehicle", "tree")
     labels = Dictionary(shipping, "")
     assert labels.vocabulary is None and labels.vocabulary_of(None) is None
-    asked = labels.vocabulary_of(read_vocabulary("car"))  # with the words of the bundle's bank
-    assert asked is not None and asked.names == ("car",)
+    asked = named(labels, read_vocabulary("car"))  # with the words of the bundle's bank
+    assert asked.names == ("car",)
     assert Dictionary(plain, "").bank is None
 
 
@@ -93,13 +108,11 @@ def test_vocabularies_of_messages(shipping: StudentBundle) -> None:
     dictionary = Dictionary(shipping, "shipped")
     assert dictionary.vocabulary_of(None) is dictionary.vocabulary
     bank = small_bank()
-    asked = dictionary.vocabulary_of(read_vocabulary("zebra crossing, vehicle"))
-    assert asked is not None
+    asked = named(dictionary, read_vocabulary("zebra crossing, vehicle"))
     assert (asked.names, asked.colours[1], asked.bank_sha256) == (("zebra crossing", "vehicle"), (1, 2, 3), bank.sha256)
     np.testing.assert_array_equal(asked.rows[:3], bank.rows(["zebra crossing", "car", "parked van"]))
     text = '{"classes": {"plants": ["tree", "car"]}, "pooling": "mean", "margin": 0.3, "background": ["wall"]}'
-    asked = dictionary.vocabulary_of(read_vocabulary(text))
-    assert asked is not None
+    asked = named(dictionary, read_vocabulary(text))
     assert (asked.names, asked.margin, len(asked.rows), of_background(asked)) == (("plants",), 0.3, 2, 1)
     assert asked.bank_sha256 == bank.sha256
 
@@ -115,55 +128,114 @@ def test_vocabularies_of_messages(shipping: StudentBundle) -> None:
         ('["car\\ud800"]', "does not hold|no text of 1 to 200"),
     ):
         with pytest.raises(VocabularyError, match=complaint):
-            dictionary.vocabulary_of(read_vocabulary(wrong))
+            named(dictionary, read_vocabulary(wrong))
 
 
 def test_queries_are_classes_with_a_background(shipping: StudentBundle, plain: StudentBundle) -> None:
     dictionary = Dictionary(shipping, "")
-    query = dictionary.query_of(AskedWords(("zebra crossing", "car")))
+    query = looked_for(dictionary, AskedWords(("zebra crossing", "car")))
     assert (query.names, query.group.tolist(), query.margin) == (("zebra crossing", "car"), [0, 1, -1, -1], 0.0)
     assert query.bank_sha256 == small_bank().sha256
-    assert dictionary.query_of(AskedWords(("sky",))).group.tolist() == [0, -1]  # what is asked for is no background
+    assert looked_for(dictionary, AskedWords(("sky",))).group.tolist() == [0, -1]  # what is asked for is no background
     # Where that leaves none, it is the other classes of the bank.
-    alone = dictionary.query_of(AskedWords(("sky", "wall", "vehicle")))
+    alone = looked_for(dictionary, AskedWords(("sky", "wall", "vehicle")))
     assert alone.group.tolist() == [0, 1, 2, 2, -1]
     np.testing.assert_array_equal(alone.rows[-1], small_bank().rows(["tree"])[0])
-    with pytest.raises(VocabularyError, match="nothing that voxels without it could be nearer to"):
-        dictionary.query_of(AskedWords(("sky", "wall", "vehicle", "tree")))
+    with pytest.raises(VocabularyError, match="nothing is left to tell the phrases from"):
+        looked_for(dictionary, AskedWords(("sky", "wall", "vehicle", "tree", "zebra crossing")))
+    many = tuple(f"word {number}" for number in range(MOST_ASKED + 1))
+    with pytest.raises(VocabularyError, match=f"~/query: asks for {len(many)} phrases, where at most {MOST_ASKED} are"):
+        looked_for(dictionary, AskedWords(many))
     with pytest.raises(VocabularyError, match="~/query: 'car' without embeddings, and the student small has no text b"):
-        Dictionary(plain, "").query_of(AskedWords(("car",)))
+        looked_for(Dictionary(plain, ""), AskedWords(("car",)))
 
 
 def test_messages_may_bring_embeddings(shipping: StudentBundle, plain: StudentBundle) -> None:
     new = given(("stroller", "car"))
     with_bank = Dictionary(shipping, "shipped")
-    query = with_bank.query_of(AskedWords(("stroller", "tree", "car"), given=new))
+    query = looked_for(with_bank, AskedWords(("stroller", "tree", "car"), given=new))
     unit = new.rows.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     np.testing.assert_allclose(query.rows[[0, 2]], unit, atol=1e-3)  # what the message says of a phrase holds
     np.testing.assert_allclose(query.rows[[1, 3, 4]], small_bank().rows(["tree", "sky", "wall"]), atol=1e-3)
     assert query.bank_sha256 not in ("", small_bank().sha256)
-    assert with_bank.query_of(AskedWords(("stroller", "tree", "car"), given=new)).bank_sha256 == query.bank_sha256
+    assert looked_for(with_bank, AskedWords(("stroller", "tree", "car"), given=new)).bank_sha256 == query.bank_sha256
 
     alone = Dictionary(plain, "")
-    own = alone.vocabulary_of(AskedWords(("stroller",), given=new, background=("car",)))
-    assert own is not None and own.group.tolist() == [0, -1]
+    own = named(alone, AskedWords(("stroller",), given=new, background=("car",)))
+    assert own.group.tolist() == [0, -1]
     with pytest.raises(VocabularyError, match="~/vocabulary: does not hold 'tree'"):
-        alone.vocabulary_of(AskedWords(("tree",), given=new))
+        named(alone, AskedWords(("tree",), given=new))
     with pytest.raises(VocabularyError, match="made by the text encoder another"):
-        with_bank.query_of(AskedWords(("stroller",), given=given(("stroller", "car"), **OTHER), background=("car",)))
+        looked_for(with_bank, AskedWords(("stroller",), given=given(("stroller", "car"), **OTHER), background=("car",)))
     with pytest.raises(VocabularyError, match="spaces of another dimension only"):
-        with_bank.vocabulary_of(AskedWords(("stroller",), given=given(("stroller",), dimension=4)))
+        named(with_bank, AskedWords(("stroller",), given=given(("stroller",), dimension=4)))
     for number in (0.0, np.nan, np.inf):
         rows = np.full((1, 16), number)
         with pytest.raises(VocabularyError, match="~/query: embeddings: row 0 .'stroller'. is zero or not finite"):
-            with_bank.query_of(AskedWords(("stroller",), given=given(("stroller",), rows)))
+            looked_for(with_bank, AskedWords(("stroller",), given=given(("stroller",), rows)))
     many = given(tuple(f"word {number}" for number in range(300)))
     with pytest.raises(VocabularyError, match="has 300 classes"):
-        with_bank.vocabulary_of(AskedWords(many.phrases, given=many))
+        named(with_bank, AskedWords(many.phrases, given=many))
 
 
 def test_queries_as_they_are_said(shipping: StudentBundle) -> None:
     asked = read_query('{"phrases": ["tree"], "background": ["car"]}')
-    assert asked is not None
-    assert Dictionary(shipping, "").query_of(asked).group.tolist() == [0, -1]
+    assert looked_for(Dictionary(shipping, ""), asked).group.tolist() == [0, -1]
+
+
+def mutated(text: str, some: random.Random) -> str:
+    """A text with up to three places cut, doubled, moved or overwritten."""
+    pieces = (
+        "[",
+        "]",
+        "{",
+        "}",
+        '"',
+        ",",
+        ":",
+        "null",
+        "NaN",
+        "1e999",
+        "-1",
+        "true",
+        "\\ud800",
+        "\0",
+        "\ufffd",
+        "é",
+        '""',
+    )
+    for _ in range(some.randrange(4)):
+        start, end = sorted((some.randrange(len(text) + 1), some.randrange(len(text) + 1)))
+        end = min(end, start + some.choice((0, 1, 1, 5, 40)))
+        part = some.choice((*pieces, *pieces, "", text[start:end] * 2, text[end:start:-1]))
+        text = text[:start] + part + text[end:]
+    return text
+
+
+def test_any_text_is_used_or_refused_with_a_cure(shipping: StudentBundle) -> None:
+    dictionary, some = Dictionary(shipping, "shipped"), random.Random(1)
+    row = base64.b64encode(np.ones(16, "<f2").tobytes()).decode()
+    embedded = {"encoder": {"id": ENCODER["text_encoder"], "sha256": ENCODER["text_encoder_sha256"]}}
+    embedded = {**embedded, "embeddings": {"pram": row, "car": row}, "background": ["sky"]}
+    texts = [
+        "car, tree",
+        '["zebra crossing", "car"]',
+        json.dumps({"classes": {"a": ["car", "wall"], "b": ["tree"]}, "margin": 0.1, "pooling": "mean"}),
+        json.dumps({"classes": {"a": ["car"], "b": ["pram"]}, **embedded}),
+        json.dumps({"phrases": ["car", "pram"], **embedded}),
+    ]
+    used, errors = 0, []
+    for _ in range(6000):
+        text, is_query = mutated(some.choice(texts), some), some.randrange(2)
+        try:
+            asked = read_query(text) if is_query else read_vocabulary(text)
+            if asked is not None:
+                (dictionary.query_of if is_query else dictionary.vocabulary_of)(asked)
+            used += 1
+        except VocabularyError as error:
+            errors.append(error)
+    assert min(used, len(errors)) > 500
+    assert all(error.what and error.where for error in errors)
+    assert max(len(str(error)) for error in errors) < 1000
+    assert all(str(error).encode() for error in errors)  # can be written to a log

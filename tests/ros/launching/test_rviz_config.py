@@ -27,7 +27,7 @@ from scene_completion_ros.ros.launching.rviz_config import (
     write_adapted,
 )
 from scene_completion_ros.ros.topics import TOPICS
-from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS
+from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_FIELDS
 from scene_completion_ros.voxels.colours import STATE_COLOURS
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.checkout import run_python
@@ -50,12 +50,14 @@ PROPERTIES = {
     "PointCloud2": CLOUD,
     "Map": {"Topic", "Alpha", "Color Scheme", "Draw Behind", "Use Timestamp"},
     "Marker": {"Topic", "Namespaces"},
+    "PoseArray": {"Topic", "Shape", "Axes Length", "Axes Radius"},
     "Image": {"Topic", "Normalize Range", "Min Value", "Max Value", "Median window"},
 }
 MESSAGES = {
     "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
     "Map": {"nav_msgs/msg/OccupancyGrid"},
     "Marker": {"visualization_msgs/msg/Marker"},
+    "PoseArray": {"geometry_msgs/msg/PoseArray"},
     "Image": {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"},
 }
 QOS = {"Value", "Depth", "Durability Policy", "History Policy", "Reliability Policy"}
@@ -115,13 +117,19 @@ def test_topics_are_those_of_the_node_with_types_and_qos_that_fit(text: str) -> 
 def test_everything_that_can_be_looked_at_is_there(text: str) -> None:
     to_look_at = {
         *(topics.VOXELS, topics.OCCUPANCY_GRID, topics.OBSTACLES, topics.CLEARING, topics.FREE_SPACE, topics.MARKERS),
-        topics.DEPTH,
+        *(topics.DEPTH, topics.MATCHES, topics.CENTROIDS),
     }
     assert {topic.replace("~", f"/{topics.NODE_NAME}") for topic in to_look_at} < set(shown_topics(text).values())
     on = {name for name, display in displays_of(text).items() if display["Enabled"]}
     compressed = text != SHIPPED
     image = "Compressed image" if compressed else "Image"
-    assert on == {"Ground", "Fixed frame", "Voxels", "Occupancy grid", image, "Depth"}
+    assert on == {"Ground", "Fixed frame", "Voxels", "Query", "Occupancy grid", image, "Depth"}
+
+
+def test_what_answers_a_query_stands_out_among_the_voxels(text: str) -> None:
+    query = displays_of(text)["Query"]
+    assert query["Style"] != "Boxes" and query["Size (m)"] > load_default_bundle().grid.voxel_size
+    assert query["Channel Name"] in {name for name, *_ in MATCH_CLOUD_FIELDS}
 
 
 def test_voxels_are_boxes_of_their_size_in_the_colours_of_their_classes(text: str) -> None:

@@ -20,6 +20,7 @@ SWITCH = ParameterSpec("switch", False, "A switch.")
 FOLDER = ParameterSpec("folder", "", "A folder.", path="folder")
 FILE = ParameterSpec("file", "", "A file.", path="file")
 WRITABLE = ParameterSpec("writable", "", "A folder to write to.", path="writable folder")
+BANK = ParameterSpec("bank", "", "A text bank.", path="text bank")
 
 
 def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
@@ -42,7 +43,18 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
 
 @pytest.mark.parametrize(
     ("spec", "value"),
-    [(FRACTION, 0.0), (FRACTION, 1.0), (COUNT, 0), (COUNT, 8), (MODE, "exact"), (SWITCH, True), (FOLDER, "")],
+    [
+        (FRACTION, 0.0),
+        (FRACTION, 1.0),
+        (COUNT, 0),
+        (COUNT, 8),
+        (MODE, "exact"),
+        (SWITCH, True),
+        (FOLDER, ""),
+        (BANK, ""),
+        (BANK, "shipped"),
+        (BANK, __file__),
+    ],
 )
 def test_allowed_values(spec: ParameterSpec, value: Any) -> None:
     assert spec.problem(value) is None
@@ -64,6 +76,7 @@ def test_allowed_values(spec: ParameterSpec, value: Any) -> None:
         (FOLDER, "/nowhere/at/all", ["/nowhere/at/all", "an existing folder, or empty"]),
         (FILE, "/", ["no file /", "an existing file, or empty"]),
         (FOLDER, "nul\0byte", ["no folder"]),
+        (BANK, "/", ["no file /", "shipped, an existing file, or empty"]),
         (WRITABLE, "/nowhere/at/all", ["no folder /nowhere/at/all", "a writable folder, or empty"]),
         (WRITABLE, __file__, ["no folder", "a writable folder, or empty"]),
         (WRITABLE, "/proc/self", ["the folder /proc/self may not be written to", "a writable folder, or empty"]),
@@ -86,11 +99,11 @@ def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
     assert str(tmp_path / "missing") in str(FOLDER.problem("missing"))
 
 
-def test_no_path_can_be_changed_by_another_node() -> None:
-    """A parameter that is set over DDS is a message, and no path comes from a message."""
+def test_no_path_but_that_of_a_text_bank_can_be_changed_by_another_node() -> None:
+    """A parameter that is set over DDS is a message, and no path comes from a message but that of a text bank."""
     paths = [spec for spec in SCHEMA if spec.path]
     assert {spec.name for spec in paths} >= {"bundle", "engine_cache", "grid_file", "save_folder"}
-    assert not any(spec.live for spec in paths)
+    assert {spec.name for spec in paths if spec.live} == {"vocabulary"}
 
 
 def test_folders_and_files_have_to_be_open_to_this_user() -> None:

@@ -1,0 +1,101 @@
+"""Hears what voxels are to be called and what is looked for: two topics and a parameter."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from std_msgs.msg import String
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.mapping.clusters import compile_clusters
+from scene_completion_ros.messages.words import read_query, read_vocabulary
+from scene_completion_ros.ros.completion.completion_thread import CompletionThread
+from scene_completion_ros.ros.completion.dictionary import Dictionary
+from scene_completion_ros.ros.completion.worker import NewestWorker
+from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.parameters.declared import DeclaredParameters
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.topics import QUERY, VOCABULARY
+
+DEPTH = 10
+LOOK_PERIOD_S = 0.5
+CLOSE_TIMEOUT_S = 5.0
+
+
+class WordsInput:
+    """Hands vocabularies and queries to the inference thread, ready for use, as long as the node is configured.
+
+    Each of the two topics has a thread, in which messages are read, checked and folded: neither images nor other
+    callbacks wait for that. What cannot be used changes nothing; it is warned about and counted. The parameter
+    `vocabulary` is looked at twice a second (by a steady clock), after `check` has seen its change.
+
+    Args:
+        dictionary: That of the parameter's value at first.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        parameters: DeclaredParameters,
+        bundle: StudentBundle,
+        dictionary: Dictionary,
+        thread: CompletionThread,
+        counters: FrameCounters,
+        resources: ExitStack,
+    ) -> None:
+        self._parameters = parameters
+        self._bundle = bundle
+        self._dictionary = self._checked = dictionary
+        self._thread = thread
+        self._counters = counters
+        self._vocabularies = self._heard(node, VOCABULARY, self._take_vocabulary, resources)
+        self._heard(node, QUERY, self._take_query, resources)
+        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        resources.callback(node.destroy_timer, timer)
+
+    def check(self, parameters: NodeParameters) -> None:
+        """Raise SceneCompletionError where the parameter `vocabulary` was changed to what cannot be used."""
+        if parameters.vocabulary not in (self._dictionary.name, self._checked.name):
+            self._checked = Dictionary(self._bundle, parameters.vocabulary)
+
+    def _heard(self, node: Any, topic: str, take: Callable[[str], None], resources: ExitStack) -> NewestWorker[str]:
+        """Subscribe to a topic whose newest message is taken in a thread of its own."""
+        worker: NewestWorker[str] = NewestWorker(
+            take,
+            on_replaced=lambda _: None,
+            on_error=functools.partial(self._refuse, topic),
+            name=topic.removeprefix("~/"),
+        )
+        resources.callback(worker.close, CLOSE_TIMEOUT_S)
+        subscription = node.create_subscription(String, topic, lambda message: worker.submit(message.data), DEPTH)
+        resources.callback(node.destroy_subscription, subscription)
+        return worker
+
+    def _look(self) -> None:
+        """Take the vocabulary of the parameter where that was changed: after `check`, it may have been refused yet."""
+        if self._dictionary.name != self._parameters.snapshot().vocabulary == self._checked.name:
+            self._dictionary = self._checked
+            self._vocabularies.submit("")
+
+    def _take_vocabulary(self, text: str) -> None:
+        self._thread.use(self._dictionary.vocabulary_of(read_vocabulary(text)))
+
+    def _take_query(self, text: str) -> None:
+        asked = read_query(text)
+        if asked is not None:
+            compile_clusters()
+        self._thread.ask(None if asked is None else self._dictionary.query_of(asked))
+
+    def _refuse(self, topic: str, error: Exception) -> None:
+        if isinstance(error, SceneCompletionError):
+            why = str(error)
+        else:
+            why = f"{type(error).__name__}: {error}; please report this"
+        self._thread.record.words.refused(why)
+        what = "the vocabulary stays as it was" if topic == VOCABULARY else "the query stays as it was"
+        self._counters.warn(topic, f"{what}: {why}")

@@ -1,0 +1,514 @@
+"""A running node whose voxels answer words: vocabularies and queries, while images come."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseArray
+from lifecycle_msgs.msg import Transition
+from numpy.typing import NDArray
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import String
+
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary
+from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.mapping.clusters import VoxelClusters
+from scene_completion_ros.mapping.matches import Matches, best_matches
+from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
+from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.completion.dictionary import Dictionary
+from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
+from tests.inference.small_bundle import make_small_bundle
+from tests.inference.small_vocabulary import ENCODER, small_bank, small_space
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
+from tests.ros.diagnosed import OK, WARN, values
+from tests.ros.fusing_drive import TOPICS, FusedTruth, FusingDrive
+from tests.ros.graph import Graph, NodeUnderTest
+from tests.ros.moving_robot import LATCHED
+from tests.ros.test_several_cameras import MILLISECOND_NS, Rig, start_rig
+
+Start = Callable[..., Any]
+ENCODED = {"id": ENCODER["text_encoder"], "sha256": ENCODER["text_encoder_sha256"]}
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """A student of five classes with a feature space and a bank."""
+    bundle = make_small_bundle(tmp_path_factory.mktemp("words") / "bundle", threshold=0.1, classes=5)
+    return bundle.with_vocabulary([small_space()], small_bank())
+
+
+@pytest.fixture(scope="module")
+def bank_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank of the same encoder with classes of its own."""
+    things = BankClass("thing", ("car", "wall"), (9, 9, 200)), BankClass("plant", ("tree",), (0, 150, 0))
+    path = tmp_path_factory.mktemp("bank") / "bank.safetensors"
+    small_bank(classes=things, background=("sky",)).save(path)
+    return path
+
+
+class Talkative(CameraToVoxels):
+    """A running node that is told words, and what it says of them."""
+
+    def __init__(self, start: Callable[[Graph], NodeUnderTest], *, listen: bool = True) -> None:
+        super().__init__(start, listen=listen)
+        create = self.graph.node.create_publisher
+        self.to_vocabulary = create(String, topics.VOCABULARY.replace("~", self.output), 10)
+        self.to_query = create(String, topics.QUERY.replace("~", self.output), 10)
+        self.legends = self.graph.collect(String, topics.LEGEND.replace("~", self.output), LATCHED)
+        self.phrases = self.graph.collect(String, topics.PHRASES.replace("~", self.output), LATCHED)
+
+    def start(self, *arguments: Any) -> None:
+        super().start(*arguments)
+        assert self.graph.until(self.heard), self.node.log
+
+    def heard(self) -> bool:
+        """Whether words reach the node, and its legend this test."""
+        there = [publisher.get_subscription_count() for publisher in (self.to_vocabulary, self.to_query)]
+        return all(there) and bool(self.legends) and bool(self.phrases)
+
+    @property
+    def legend(self) -> Any:
+        return json.loads(self.legends[-1].data)
+
+    def name(self, text: str, *names: str) -> None:
+        """Ask for a vocabulary, and wait until the legend has its classes."""
+        self.to_vocabulary.publish(String(data=text))
+        assert self.graph.until(lambda: tuple(self.legend["class_names"]) == names), self.node.log
+
+    def ask(self, text: str, *phrases: str) -> None:
+        """Ask a query, and wait until the node says so."""
+        self.to_query.publish(String(data=text))
+        assert self.graph.until(lambda: json.loads(self.phrases[-1].data)["phrases"] == list(phrases)), self.node.log
+
+    def refused(self, topic: Any, text: str | bytes, *complaints: str) -> None:
+        """Say what cannot be used; it is counted, and the reason is told.
+
+        Bytes are published as they are, which a publisher in another language may do.
+        """
+        before = int(values(self.told.newest["vocabulary"])["refused"]) if "vocabulary" in self.told.newest else 0
+        little_endian, packed = b"\0\1\0\0", text if isinstance(text, bytes) else text.encode()
+        topic.publish(little_endian + (len(packed) + 1).to_bytes(4, "little") + packed + b"\0")
+        status = self.told.until("vocabulary", WARN, *complaints)
+        assert self.graph.until(lambda: int(values(self.told.newest["vocabulary"])["refused"]) == before + 1), status
+
+
+class Truth:
+    """What the model says of images, by the words that it is given."""
+
+    def __init__(self, completer: Completer, dictionary: Dictionary) -> None:
+        self._completer, self.dictionary = completer, dictionary
+
+    def of(
+        self,
+        seed: int,
+        stamp_ns: int = 0,
+        *,
+        words: FoldedVocabulary | None = None,
+        asked: FoldedVocabulary | None = None,
+    ) -> Completion:
+        self._completer.use(words)
+        self._completer.ask(asked)
+        return self._completer.complete(some_image(seed), stamp_ns)
+
+    def vocabulary(self, *phrases: str, **said: Any) -> FoldedVocabulary:
+        made = self.dictionary.vocabulary_of(AskedWords(phrases, **said))
+        assert made is not None
+        return made
+
+    def query(self, *phrases: str, **said: Any) -> FoldedVocabulary:
+        return self.dictionary.query_of(AskedWords(phrases, **said))
+
+
+@pytest.fixture(scope="module")
+def truth(completer: Callable[..., Completer], student: StudentBundle) -> Truth:
+    return Truth(completer(CAMERA, bundle=student), Dictionary(student, ""))
+
+
+@pytest.fixture(scope="module")
+def running(start_once: Start, student: StudentBundle) -> Iterator[Talkative]:
+    running: Talkative = start_once("-p", "image_qos:=reliable", kind=Talkative, bundle=student.folder)
+    running.start()
+    yield running
+    running.node.end_well()
+
+
+@pytest.fixture
+def talkative(running: Talkative, student: StudentBundle) -> Talkative:
+    """A node that tests share, as it was at first."""
+    running.name("", *student.class_names)
+    running.ask("")
+    return running
+
+
+_stamps_s = iter(range(100, 10_000))
+
+
+def shown(node: CameraToVoxels, seed: int) -> Any:
+    """The voxels of an image."""
+    return node.answer(node.image(seed, next(_stamps_s) * SECOND_NS))
+
+
+def test_a_vocabulary_names_the_voxels_and_the_legend_follows(talkative: Talkative, truth: Truth) -> None:
+    assert is_cloud_of(shown(talkative, 1), truth.of(1).voxels)
+    assert "text_bank_sha256" not in talkative.legend
+    talkative.name("zebra crossing, vehicle", "zebra crossing", "vehicle", "unknown")
+    assert talkative.legend["text_bank_sha256"] == small_bank().sha256
+    assert talkative.legend["class_colours"][1:] == [[1, 2, 3], [128, 128, 128]]
+    cloud, expected = shown(talkative, 1), truth.of(1, words=truth.vocabulary("zebra crossing", "vehicle")).voxels
+    assert len(np.unique(expected.label)) == 3  # or the comparison shows little
+    assert is_cloud_of(cloud, expected)
+    assert not is_cloud_of(cloud, truth.of(1).voxels)
+    points = cloud_array_from_message(cloud)
+    red, green, blue = np.array(talkative.legend["class_colours"], np.uint32)[points["label"]].T
+    np.testing.assert_array_equal(points["rgb"], (red << 16) | (green << 8) | blue)
+    assert talkative.told.until("vocabulary", OK, "2 classes of a vocabulary")
+
+    text = '{"classes": {"plants": ["tree", "car"]}, "pooling": "mean", "margin": 0.5, "background": ["wall"]}'
+    talkative.name(text, "plants", "unknown")
+    words = truth.dictionary.vocabulary_of(AskedWords({"plants": ("tree", "car")}, 0.5, "mean", ("wall",)))
+    assert is_cloud_of(shown(talkative, 2), truth.of(2, words=words).voxels)
+    talkative.name("", "class 0", "class 1", "class 2", "class 3", "class 4")
+    assert is_cloud_of(shown(talkative, 2), truth.of(2).voxels)
+
+
+def test_switching_loses_no_image_and_mixes_no_labels(talkative: Talkative, truth: Truth) -> None:
+    """Vocabularies change again and again while images come; each is named by one of them, in order."""
+    vocabularies = [truth.vocabulary("car", "tree"), truth.vocabulary("sky", "wall", "zebra crossing")]
+    texts = ["car, tree", "sky, wall, zebra crossing"]
+    by_seed = {seed: [truth.of(seed, words=words).voxels for words in vocabularies] for seed in range(4)}
+    talkative.name(texts[0], "car", "tree", "unknown")
+    legends, used = len(talkative.legends), []
+    for number in range(60):
+        if number % 10 == 5:
+            talkative.to_vocabulary.publish(String(data=texts[(number // 10 + 1) % 2]))
+        talkative.voxels.clear()
+        image = talkative.image(number % 4, next(_stamps_s) * SECOND_NS)
+        talkative.images.publish(image)
+        assert talkative.graph.until(lambda: bool(talkative.voxels)), talkative.node.log
+        (cloud,) = talkative.voxels
+        assert cloud.header.stamp == image.header.stamp
+        (of_which,) = [i for i, voxels in enumerate(by_seed[number % 4]) if is_cloud_of(cloud, voxels)]
+        used.append(of_which)
+    assert set(used) == {0, 1}
+    assert sum(one != other for one, other in itertools.pairwise(used)) <= 6  # once each, and none back
+    assert talkative.graph.until(lambda: len(talkative.legends) == legends + 6), talkative.node.log
+
+
+UNKNOWN_PHRASE = ("does not hold 'strolller'", "make a bank with yours")
+
+
+def test_what_cannot_be_used_changes_nothing_and_is_told(talkative: Talkative, truth: Truth) -> None:
+    talkative.name("car, tree", "car", "tree", "unknown")
+    legends, packed = len(talkative.legends), base64.b64encode(bytes(32)).decode()
+    other = {"encoder": {"id": "another", "sha256": "cd"}, "embeddings": {"a": packed.replace("A", "P")}}
+    many = json.dumps([f"word {number}" for number in range(10_000)])
+    for text, *complaints in (
+        ("strolller", *UNKNOWN_PHRASE),
+        ("{", "is no JSON", "phrases alone need commas"),
+        ("[" * 50_000, "is no JSON"),
+        ("[]", "vocabulary: is empty"),
+        (many, "has 10000 classes and 10000 phrases, where at most 254 and 4096 are possible"),
+        ("x" * (9 << 20), "a text of 9437184 characters"),
+        (b"caf\xe9", "is not UTF-8"),
+        (
+            json.dumps({"classes": ["a"], **other}),
+            "made by the text encoder another",
+            "small has spaces of another encoder",
+        ),
+        (json.dumps({"classes": ["a"], "encoder": ENCODED, "embeddings": {"a": packed}}), "is zero or not finite"),
+        (json.dumps({"classes": ["a"], "encoder": ENCODED, "embeddings": {"a": "fgB+AH4A"}}), "is zero or not finite"),
+    ):
+        talkative.refused(talkative.to_vocabulary, text, *complaints)
+    talkative.refused(talkative.to_query, "strolller", *UNKNOWN_PHRASE)
+    log = talkative.node.log
+    assert "the vocabulary stays as it was: " in log and "the query stays as it was: " in log
+    assert "Traceback" not in log and "please report" not in log
+    assert int(values(talkative.told.newest["outputs"])["warnings: ~/vocabulary"]) >= 10
+    assert len(talkative.legends) == legends
+    assert is_cloud_of(shown(talkative, 3), truth.of(3, words=truth.vocabulary("car", "tree")).voxels)
+
+
+def test_the_parameter_is_checked_and_followed_while_images_come(
+    talkative: Talkative, truth: Truth, student: StudentBundle, bank_file: Path, tmp_path: Path
+) -> None:
+    graph, node = talkative.graph, topics.NODE_NAME
+
+    def follows(value: str, *names: str) -> None:
+        assert graph.set_parameters(node, vocabulary=value).successful
+        assert graph.until(lambda: tuple(talkative.legend["class_names"]) == names), talkative.node.log
+
+    follows("shipped", "vehicle", "tree", "unknown")
+    assert is_cloud_of(shown(talkative, 1), truth.of(1, words=Dictionary(student, "shipped").vocabulary).voxels)
+    follows(str(bank_file), "thing", "plant", "unknown")
+    assert talkative.legend["text_bank_sha256"] == TextBank.load(bank_file).sha256
+
+    damaged, foreign, many = (tmp_path / name for name in ("damaged", "foreign", "many"))
+    damaged.write_bytes(bank_file.read_bytes()[:-1] + b"\0")
+    small_bank(text_encoder="another").save(foreign)
+    phrases = tuple(f"word {number}" for number in range(10_000))
+    small_bank(phrases=phrases, stored=np.ones((10_000, 16)), classes=(), background=()).save(many)
+    for value, complaint in (
+        (tmp_path / "nowhere", "there is no file"),
+        (damaged, "it is damaged or was changed"),
+        (foreign, "the student small has spaces of another encoder only"),
+        (many, "has 10000 classes and 10000 phrases, where at most 254 and 4096 are possible"),
+    ):
+        refused = graph.set_parameters(node, vocabulary=str(value))
+        assert not refused.successful
+        assert complaint in refused.reason
+    assert is_cloud_of(shown(talkative, 2), truth.of(2, words=Dictionary(student, str(bank_file)).vocabulary).voxels)
+
+    # A message may ask for others of its words; the empty one goes back to it.
+    talkative.name("tree", "tree", "unknown")
+    assert talkative.legend["text_bank_sha256"] == TextBank.load(bank_file).sha256
+    talkative.name("", "thing", "plant", "unknown")
+    follows("", *student.class_names)
+
+
+def test_classes_that_are_no_obstacles_may_be_those_of_the_vocabulary(talkative: Talkative, truth: Truth) -> None:
+    graph, node = talkative.graph, topics.NODE_NAME
+    obstacles = graph.collect(PointCloud2, topics.OBSTACLES.replace("~", talkative.output))
+    refused = graph.set_parameters(node, ignored_classes="car")
+    assert not refused.successful and "no class is called 'car'" in refused.reason
+    talkative.name("car, tree", "car", "tree", "unknown")
+    assert graph.set_parameters(node, ignored_classes="car").successful
+    message = talkative.image(1, next(_stamps_s) * SECOND_NS)
+    talkative.answer(message, obstacles)
+    voxels = truth.of(1, words=truth.vocabulary("car", "tree")).voxels
+    assert graph.until(lambda: obstacles[-1].header.stamp == message.header.stamp)
+    assert 0 < obstacles[-1].width == np.count_nonzero(voxels.label != 0) < len(voxels)
+    # A vocabulary without it: everything is an obstacle, and other parameters can still be changed.
+    talkative.name("sky, wall", "sky", "wall", "unknown")
+    message = talkative.image(1, next(_stamps_s) * SECOND_NS)
+    talkative.answer(message)
+    assert graph.until(lambda: obstacles[-1].header.stamp == message.header.stamp)
+    assert obstacles[-1].width == len(voxels)
+    assert graph.set_parameters(node, obstacle_max_height=2.5).successful
+    assert graph.set_parameters(node, ignored_classes="auto", obstacle_max_height=2.0).successful
+    graph.node.destroy_subscription(next(s for s in graph.node.subscriptions if s.topic_name.endswith("obstacles")))
+
+
+def answered(node: CameraToVoxels, heard: list[Any], stamp_ns: int) -> Any:
+    assert node.graph.until(lambda: stamp_ns in map(stamp_of, heard)), node.node.log
+    (message,) = (one for one in heard if stamp_of(one) == stamp_ns)
+    return message
+
+
+def matches_in(message: Any) -> NDArray[np.void]:
+    fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
+    assert (fields, message.point_step) == (MATCH_CLOUD_FIELDS, MATCH_CLOUD_DTYPE.itemsize)
+    return np.frombuffer(bytes(message.data), MATCH_CLOUD_DTYPE)
+
+
+def assert_are(cloud: NDArray[np.void], matches: Matches, completion: Completion) -> None:
+    voxels = completion.voxels
+    centres = np.asarray(voxels.grid.origin) + (matches.index + 0.5) * voxels.grid.voxel_size
+    places = voxels.grid_from_camera.inverse().apply(centres)
+    np.testing.assert_allclose(np.stack([cloud[axis] for axis in "xyz"], axis=-1), places, atol=1e-4)
+    np.testing.assert_array_equal(cloud["phrase"], matches.phrase)
+    np.testing.assert_allclose(cloud["score"], matches.score, atol=1e-4)
+    np.testing.assert_allclose(cloud["probability"], matches.probability, atol=1e-3)
+
+
+def test_a_query_finds_voxels_and_the_middles_of_their_clusters(talkative: Talkative, truth: Truth) -> None:
+    graph = talkative.graph
+    found = graph.collect(PointCloud2, topics.MATCHES.replace("~", talkative.output))
+    middles = graph.collect(PoseArray, topics.CENTROIDS.replace("~", talkative.output))
+    shown(talkative, 1)
+    graph.spin(0.3)
+    assert not found and not middles  # nobody asked for anything
+    talkative.ask("car\nzebra crossing", "car", "zebra crossing")
+    assert json.loads(talkative.phrases[-1].data)["text_bank_sha256"] == small_bank().sha256
+    for seed in (1, 2):
+        message = talkative.image(seed, next(_stamps_s) * SECOND_NS)
+        stamp_ns = stamp_of(message)
+        cloud = talkative.answer(message, found, middles)
+        assert is_cloud_of(cloud, truth.of(seed).voxels)  # labels stay as they were
+        completion = truth.of(seed, asked=truth.query("car", "zebra crossing"))
+        matches = best_matches(completion.voxels, [(completion.voxels, completion.matches)])
+        answer = answered(talkative, found, stamp_ns)
+        assert answer.header == cloud.header
+        points = matches_in(answer)
+        assert 0 < len(points) < len(completion.voxels)
+        assert set(points["phrase"]) == {0, 1}
+        assert (points["probability"] >= 0.5 - 1e-3).all()
+        assert_are(points, matches, completion)
+
+        clusters = VoxelClusters(completion.voxels.grid)(matches.index, matches.phrase)
+        poses = answered(talkative, middles, stamp_ns)
+        assert poses.header == cloud.header
+        places = [(pose.position.x, pose.position.y, pose.position.z) for pose in poses.poses]
+        from_grid = completion.voxels.grid_from_camera.inverse()
+        np.testing.assert_allclose(places, from_grid.apply(clusters.centroid), atol=1e-4)
+        assert {pose.orientation.w for pose in poses.poses} == {1.0}
+        said = next(said for said in map(json_of, reversed(talkative.phrases)) if said["stamp_ns"] == stamp_ns)
+        assert said["phrases"] == ["car", "zebra crossing"]
+        assert said["centroids"] == [np.count_nonzero(clusters.group == number) for number in range(2)]
+        assert len(poses.poses) == sum(said["centroids"]) and max(said["centroids"]) <= 16
+
+    talkative.ask("")
+    assert graph.until(lambda: not found[-1].width and not middles[-1].poses), talkative.node.log
+    heard = len(found)
+    shown(talkative, 1)
+    graph.spin(0.3)
+    assert len(found) == heard
+
+
+def json_of(message: Any) -> Any:
+    return json.loads(message.data)
+
+
+def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> None:
+    graph = talkative.graph
+    found = graph.collect(PointCloud2, topics.MATCHES.replace("~", talkative.output))
+    rows = np.random.default_rng(7).normal(size=(1, 16)).astype(np.float16)
+    packed = base64.b64encode(rows.astype("<f2").tobytes()).decode()
+    said = {"encoder": ENCODED, "embeddings": {"a pram of my aunt": packed}}
+    talkative.ask(json.dumps(said), "a pram of my aunt")
+    message = talkative.image(1, next(_stamps_s) * SECOND_NS)
+    talkative.answer(message, found)
+    given = GivenEmbeddings(*ENCODED.values(), ("a pram of my aunt",), rows)
+    completion = truth.of(1, asked=truth.query("a pram of my aunt", given=given))
+    points = matches_in(answered(talkative, found, stamp_of(message)))
+    assert_are(points, best_matches(completion.voxels, [(completion.voxels, completion.matches)]), completion)
+
+    talkative.name(
+        json.dumps({"classes": ["tree", "a pram of my aunt"], **said}), "tree", "a pram of my aunt", "unknown"
+    )
+    words = truth.vocabulary("tree", "a pram of my aunt", given=given)
+    assert talkative.legend["text_bank_sha256"] == words.vocabulary.bank_sha256 != small_bank().sha256
+    assert is_cloud_of(shown(talkative, 1), truth.of(1, words=words).voxels)
+
+
+def test_who_hears_matches_alone_has_images_completed_while_there_is_a_query(
+    start: Start, student: StudentBundle
+) -> None:
+    lonely: Talkative = start(kind=Talkative, bundle=student.folder, listen=False)
+    found = lonely.graph.collect(PointCloud2, topics.MATCHES.replace("~", lonely.output))
+    image = lonely.image(1, SECOND_NS)
+    lonely.until_logged("no CameraInfo", lambda: lonely.images.publish(image))
+    lonely.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for 320x96")
+    lonely.until_logged("nobody subscribed to voxels or depth", lambda: lonely.images.publish(image))
+    assert lonely.graph.until(lonely.heard)
+    lonely.ask("car", "car")
+    assert lonely.graph.repeat(lambda: lonely.images.publish(image), lambda: bool(found)), lonely.node.log
+    lonely.node.end_well()
+
+
+def test_words_stay_over_deactivation_and_go_with_cleanup(
+    start: Start, student: StudentBundle, bank_file: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "bank.safetensors"
+    copied.write_bytes(bank_file.read_bytes())
+    node: Talkative = start("-p", f"vocabulary:={copied}", kind=Talkative, bundle=student.folder)
+    node.start()
+    assert [tuple(json_of(legend)["class_names"]) for legend in node.legends] == [("thing", "plant", "unknown")]
+    node.name("car", "car", "unknown")
+    node.ask("tree", "tree")
+    node.change(Transition.TRANSITION_DEACTIVATE)
+    node.name("tree", "tree", "unknown")  # heard while inactive as well
+    node.change(Transition.TRANSITION_ACTIVATE)
+    assert json.loads(node.phrases[-1].data)["phrases"] == ["tree"]
+    node.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE)
+    assert node.graph.until(lambda: node.legend["class_names"] == ["thing", "plant", "unknown"]), node.node.log
+    assert node.graph.until(lambda: json.loads(node.phrases[-1].data)["phrases"] == [])
+    node.change(Transition.TRANSITION_CLEANUP)
+    copied.write_bytes(b"spoilt")
+    assert not node.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
+    assert f"cannot configure: {copied}: is no text bank" in node.node.log
+    node.node.end_well()
+
+
+class TalkingDrive(FusingDrive, Talkative):
+    """A robot that drives, remembers, and is told words."""
+
+    def __init__(self, start: Callable[[Graph], NodeUnderTest]) -> None:
+        super().__init__(start)
+
+
+def test_a_map_forgets_the_labels_of_another_vocabulary_and_keeps_what_is_occupied(
+    start: Start, completer: Callable[..., Completer], student: StudentBundle, truth: Truth
+) -> None:
+    fused_truth = FusedTruth(completer(CAMERA, bundle=student))
+    fused_truth.joined(fused_truth.map(), 0, 0, 0.0)
+    drive: TalkingDrive = start(*TOPICS, kind=TalkingDrive, bundle=student.folder)
+    drive.begin()
+    assert drive.graph.until(drive.heard)
+    drive.begin_anew()
+    fusion = fused_truth.map()
+    drive.show(1, 0.0)
+    fused_truth.joined(fusion, 1, drive.now_ns, 0.0)
+    drive.name("car, tree", "car", "tree", "unknown")
+    fused_truth._completer.use(truth.vocabulary("car", "tree"))
+    fusion.relabel(2)
+    cloud = drive.show(2, 0.5)
+    expected = fused_truth.joined(fusion, 2, drive.now_ns, 0.5)
+    assert expected.voxels.class_names == ("car", "tree", "unknown")
+    alone = fused_truth.alone(2)
+    remembered = alone.voxels.state[tuple(expected.voxels.index.T)] < 3
+    assert remembered.sum() > 10
+    assert set(expected.voxels.label[remembered]) == {2}
+    assert is_cloud_of(cloud, expected.voxels)
+
+    # Back to the labels of the bundle, which has no name for what nobody named: a class that is an obstacle.
+    drive.name("", *student.class_names)
+    fused_truth._completer.use(None)
+    fusion.relabel(0)
+    cloud = drive.show(3, 1.0)
+    assert is_cloud_of(cloud, fused_truth.joined(fusion, 3, drive.now_ns, 1.0).voxels)
+    drive.node.end_well()
+
+
+class TalkingRig(Rig, Talkative):
+    """Two cameras, and a node that is told words."""
+
+
+def test_cameras_have_one_vocabulary_and_answer_together(
+    start: Start, completer: Callable[..., Completer], student: StudentBundle, truth: Truth, tmp_path: Path
+) -> None:
+    def of_student(*arguments: Any, **settings: Any) -> Completer:
+        return completer(*arguments, bundle=student, **settings)
+
+    def start_talking(*arguments: str, kind: Any, **further: Any) -> Any:
+        return start(*arguments, kind=TalkingRig, bundle=student.folder, **further)
+
+    rig = start_rig(start_talking, of_student, tmp_path)
+    assert isinstance(rig, TalkingRig)
+    assert rig.graph.until(rig.heard)
+    found = rig.graph.collect(PointCloud2, topics.MATCHES.replace("~", rig.output))
+    rig.name("car, tree", "car", "tree", "unknown")
+    rig.ask("zebra crossing, sky", "zebra crossing", "sky")
+    for one in rig.completers.values():
+        one.use(truth.vocabulary("car", "tree"))
+        one.ask(truth.query("zebra crossing", "sky"))
+
+    stamp_ns = 10 * SECOND_NS
+
+    def send() -> None:
+        nonlocal stamp_ns
+        stamp_ns += MILLISECOND_NS
+        rig.send("front", 1, stamp_ns)
+        rig.send("left", 2, stamp_ns)
+
+    assert rig.graph.repeat(send, lambda: stamp_ns in map(stamp_of, found)), rig.node.log
+    front, left = rig.view("front", 1), rig.view("left", 2)
+    fused, _ = rig.joined([front, left])
+    points = matches_in(answered(rig, found, stamp_ns))
+    matches = best_matches(fused, [(view.voxels, view.matches) for view in (front, left)])
+    assert len(matches.index) > max(
+        len(best_matches(fused, [(view.voxels, view.matches)]).index) for view in (front, left)
+    )
+    centres = np.asarray(fused.grid.origin) + (matches.index + 0.5) * fused.grid.voxel_size
+    np.testing.assert_allclose(np.stack([points[axis] for axis in "xyz"], axis=-1), centres, atol=1e-4)
+    np.testing.assert_array_equal(points["phrase"], matches.phrase)
+    rig.node.end_well()
