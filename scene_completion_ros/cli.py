@@ -30,6 +30,7 @@ COMMANDS = {
     "street-world": "scene_completion_training.commands.street_world",
     "text-encoder": "scene_completion_training.commands.text_encoder",
     "train": "scene_completion_training.commands.train",
+    "vocabulary": "scene_completion_training.commands.vocabulary",
 }
 """The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them."""
 

@@ -1,7 +1,11 @@
 """Compute the feature targets of a training once, so that it only reads them.
 
-MODEL is a DINO, DINOv2 or DINOv3 transformer: a local folder with config.json and model.safetensors, or a name on the
-model hub. `espnetv2:FOLDER` is ESPNetv2: its class probabilities, as vectors in the space of --text-encoder.
+MODEL is a local folder with config.json and model.safetensors, or a name on the model hub, of
+  DINO, DINOv2, DINOv3   tokens of a layer
+  Depth Anything         tokens of a layer of the DINOv2 inside
+  CLIP, SigLIP           patches in the space of the model's own sentences
+  Stable Diffusion       maps of three blocks of its UNet; needs the package diffusers
+or `espnetv2:FOLDER`: class probabilities of ESPNetv2, as vectors in the space of --text-encoder.
 
 DIR gets manifest.json and for every image of the training and validation sequences one file with the tokens of its
 variants in half precision: variant 0 is the image as it is, the others have randomly shifted grids, and every other one
@@ -24,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layer",
         type=int,
         default=-1,
-        help="hidden state: 1 is what comes out of the first block, -1 of the last (default: %(default)s)",
+        help="hidden state of DINO and Depth Anything: 1 is what comes out of the first block, -1 of the last "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--text-encoder", metavar="MODEL", help="text encoder of espnetv2: local folder, or name on the model hub"

@@ -48,7 +48,7 @@ def check_template(template: str) -> None:
 def prompt(phrase: str, template: str) -> str:
     """A phrase within a template; "other" stays bare, wherever it stands in a list."""
     check_template(template)
-    return phrase if phrase == BARE else template.replace("{}", phrase)
+    return phrase if phrase.casefold() == BARE else template.replace("{}", phrase)
 
 
 def canonical_text(text: str) -> str:

@@ -17,7 +17,7 @@ def without_channel_mean(features: Tensor) -> Tensor:
 
 
 def teacher_loss(
-    predicted: Tensor, target: Tensor, known: Tensor, kind: TeacherLoss, *, demean: bool = False
+    predicted: Tensor, target: Tensor, weight: Tensor, kind: TeacherLoss, *, demean: bool = False
 ) -> Tensor:
     """Mean over the points whose target is known: 1 − cos, or the mean absolute difference (CUA-O3D, section 3.2).
 
@@ -27,7 +27,7 @@ def teacher_loss(
     Args:
         predicted: [N, D].
         target: [N, D].
-        known: bool [N].
+        weight: Of each point [N]; 0 where the target is not known. Booleans will do.
         demean: Take the mean of the channels from each vector first.
 
     Returns:
@@ -36,5 +36,5 @@ def teacher_loss(
     if demean:
         predicted, target = without_channel_mean(predicted), without_channel_mean(target)
     if kind == "cosine":
-        return cosine_loss(predicted, target, known)
-    return ((predicted - target).abs().mean(dim=-1) * known).sum() / known.sum().clamp_min(1)
+        return cosine_loss(predicted, target, weight)
+    return ((predicted - target).abs().mean(dim=-1) * weight).sum() / weight.sum().clamp_min(1)

@@ -46,6 +46,9 @@ class AgglomeratedField(FeatureField):
     Args:
         heads: From the feature of a point to those of the teachers.
         normalisers: What each teacher's features were learned as.
+
+    Attributes:
+        centres: What each teacher's features [D] are said without, by name; zero unless it is set.
     """
 
     stands_for: ClassVar[tuple[type, ...]] = (FeatureField,)
@@ -63,6 +66,9 @@ class AgglomeratedField(FeatureField):
         dims = heads.dims
         super().__init__(density, target_size=sum(dims.values()), channels=channels, units=units, expansion=heads)
         self.normalisers = nn.ModuleDict(normalisers)
+        self.centres = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(dim), requires_grad=False) for name, dim in dims.items()}
+        )
         self.surface_layer = nn.Conv2d(1, units, 1, bias=False)
         nn.init.zeros_(self.surface_layer.weight)
         with torch.no_grad():
@@ -105,9 +111,9 @@ class AgglomeratedField(FeatureField):
         return out
 
     def original(self, teacher: str, features: Tensor) -> Tensor:
-        """A teacher's own features [..., D], of features [..., channels] of points."""
+        """A teacher's own features less their centre [..., D], of features [..., channels] of points."""
         back, offset = self._back(teacher)
-        out: Tensor = self.learned(teacher, features) @ back.T + offset
+        out: Tensor = self.learned(teacher, features) @ back.T + (offset - self.centres[teacher])
         return out
 
     def space(self, teacher: str) -> TeacherSpace:
@@ -127,7 +133,7 @@ class AgglomeratedField(FeatureField):
         with torch.no_grad():
             through = back.double() @ head.weight.double()
             weight = through @ self.output_layer.weight.double()
-            bias = through @ self.output_layer.bias.double() + offset
+            bias = through @ self.output_layer.bias.double() + offset - self.centres[teacher]
         return TeacherSpace(weight.float(), bias.float())
 
     def _back(self, teacher: str) -> tuple[Tensor, Tensor]:

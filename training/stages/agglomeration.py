@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration, SpatialSettings
 from scene_completion_training.data.module import SequencesData
@@ -26,6 +27,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureObservation
 from scene_completion_training.networks.feature_heads import FeatureHeads, HeadKind
 from scene_completion_training.networks.target_normaliser import NormaliserKind, TargetNormaliser
+from scene_completion_training.networks.target_rarity import TargetRarity
 
 FITTED_SAMPLES = 64
 """Samples whose tokens give a teacher's mean and spread."""
@@ -47,8 +49,11 @@ class TeacherSpec:
         demean: Take from every vector the mean of its own channels. Not for features that are asked in words: texts
             keep theirs.
         normaliser: Bring its channels to one scale: "standard", or "phi_s" which keeps their proportions.
-        centred: Take the mean of all its features from each of them: what all have in common hides what tells them
-            apart. Not for features that are asked in words.
+        centre: Take from each of its features the mean of all of them ("targets"), or that of the classes of
+            `text_bank` ("texts"): what all have in common hides what tells them apart. Features that are asked in words
+            stay without it: as vectors from the centre, those of pure things are nearer to their names than mixtures.
+        text_bank: Text bank whose classes give the centre.
+        rarity: Power of the weight that a rare kind of target has, see `TargetRarity`; 0 weighs all alike, as CUA-O3D.
     """
 
     name: str
@@ -56,7 +61,9 @@ class TeacherSpec:
     loss: TeacherLoss = "cosine"
     demean: bool = False
     normaliser: NormaliserKind = "none"
-    centred: bool = False
+    centre: Literal["none", "targets", "texts"] = "none"
+    text_bank: str = ""
+    rarity: float = 0.0
 
 
 @dataclass
@@ -118,6 +125,12 @@ class AgglomerationConfiguration(Configuration):
                 where="agglomeration.teachers",
                 cure="Name one teacher or more, each another, with letters, digits, _ and -",
             )
+        if not all(0.0 <= teacher.rarity <= 1.0 for teacher in settings.teachers):
+            raise ConfigurationError(
+                f"{[teacher.rarity for teacher in settings.teachers]}",
+                where="agglomeration.teachers: rarity",
+                cure="Take powers from 0 to 1",
+            )
         if not (0.0 <= settings.own <= 1.0 and settings.points >= 1 and 0.0 <= settings.depth_noise < 1.0):
             raise ConfigurationError(
                 f"points={settings.points}, own={settings.own}, depth_noise={settings.depth_noise}",
@@ -160,6 +173,7 @@ class AgglomerationStage(SingleImageStage):
         normalisers = {spec.name: TargetNormaliser(dims[spec.name], spec.normaliser) for spec in asked.teachers}
         heads = FeatureHeads(asked.channels, dims, asked.heads)
         self.field = AgglomeratedField(density, heads, normalisers, channels=asked.channels, units=asked.units)
+        self.rarity = nn.ModuleDict({spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in asked.teachers})
         self.uncertainty = UncertaintyWeights(list(dims), asked.uncertainty)
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size, bilinear=asked.bilinear)
         self.start_learning()
@@ -206,8 +220,14 @@ class AgglomerationStage(SingleImageStage):
             normaliser = self.field.normalisers[spec.name]
             assert isinstance(normaliser, TargetNormaliser)
             normaliser.fit(every)
-            if spec.centred and spec.normaliser == "none":
-                normaliser.offset.copy_(every.mean(dim=0))
+            if spec.centre != "none":
+                centre = every.mean(dim=0) if spec.centre == "targets" else text_centre(spec, every.shape[1])
+                self.field.centres[spec.name].data.copy_(centre)
+                if spec.normaliser == "none":
+                    normaliser.offset.copy_(centre)
+            rarity = self.rarity[spec.name]
+            assert isinstance(rarity, TargetRarity)
+            rarity.fit(normaliser(every), self.settings.seed)
 
     def take(self, weights: TrainedWeights) -> None:
         """Takes the weights of such a field, or the density alone."""
@@ -236,16 +256,12 @@ class AgglomerationStage(SingleImageStage):
         if self.settings.agglomeration.shared_mask:
             shared = torch.stack(list(known.values())).all(dim=0)
             known = dict.fromkeys(known, shared)
-        losses = {
-            spec.name: teacher_loss(
-                self.field.learned(spec.name, features),
-                self.field.target(spec.name, targets[spec.name]),
-                known[spec.name],
-                spec.loss,
-                demean=spec.demean,
-            )
-            for spec in self.settings.agglomeration.teachers
-        }
+        losses = {}
+        for spec in self.settings.agglomeration.teachers:
+            target = self.field.target(spec.name, targets[spec.name])
+            weight = known[spec.name] * self.rarity[spec.name](target)
+            predicted = self.field.learned(spec.name, features)
+            losses[spec.name] = teacher_loss(predicted, target, weight, spec.loss, demean=spec.demean)
         total = self.uncertainty(losses)
         return {"agglomeration": total, **{f"teacher_{name}": loss.detach() for name, loss in losses.items()}}
 
@@ -308,6 +324,24 @@ class AgglomerationStage(SingleImageStage):
         return (rotation @ seen[..., None])[..., 0] + place, known[drawn]
 
 
+def text_centre(spec: TeacherSpec, dim: int) -> Tensor:
+    """Mean [D] of the classes of a teacher's text bank.
+
+    Raises:
+        VocabularyError: There is no such bank, or it has no classes.
+        ConfigurationError: Its texts lie in another space.
+    """
+    vocabulary = TextBank.load(spec.text_bank).vocabulary()
+    rows = vocabulary.rows[vocabulary.group >= 0]
+    if rows.shape[1] != dim:
+        raise ConfigurationError(
+            f"{rows.shape[1]} channels, the features of {spec.name} have {dim}",
+            where=spec.text_bank,
+            cure="Make the bank with the teacher's text encoder",
+        )
+    return torch.from_numpy(rows.mean(axis=0))
+
+
 def opened_targets(spec: TeacherSpec) -> FeatureStore:
     """The features of a teacher.
 
@@ -323,11 +357,11 @@ def opened_targets(spec: TeacherSpec) -> FeatureStore:
             where=where,
             cure="Make them with --variants 2 or more",
         )
-    if store.manifest.model.text_encoder and (spec.demean or spec.centred):
+    if store.manifest.model.text_encoder and spec.demean:
         raise ConfigurationError(
-            "the features are asked in words, which keep their mean",
+            "the features are asked in words, which keep the mean of their channels",
             where=where,
-            cure="Set demean and centred to false for this teacher",
+            cure="Set demean to false for this teacher; centre takes what all features have in common",
         )
     if store.manifest.model.text_encoder and spec.normaliser != "none" and spec.loss == "cosine":
         raise ConfigurationError(

@@ -95,13 +95,9 @@ class Dictionary:
 
 def _with_given(bank: TextBank | None, given: GivenEmbeddings, where: str) -> TextBank:
     """The phrases of a message, and those of the bank besides where one encoder made both."""
-    encoder = given.text_encoder, given.text_encoder_sha256
-    if (
-        bank is None
-        or (bank.text_encoder, bank.text_encoder_sha256) != encoder
-        or bank.dimension != given.rows.shape[1]
-    ):
-        return TextBank(given.phrases, given.rows, *encoder, where=where)
+    same = bank is not None and bank.text_encoder_sha256 == given.text_encoder_sha256  # whatever it is called
+    if bank is None or not same or bank.dimension != given.rows.shape[1]:
+        return TextBank(given.phrases, given.rows, given.text_encoder, given.text_encoder_sha256, where=where)
     known = set(given.phrases)
     new = [phrase for phrase in bank.phrases if phrase not in known]
     return replace(

@@ -160,6 +160,8 @@ def test_messages_may_bring_embeddings(shipping: StudentBundle, plain: StudentBu
     np.testing.assert_allclose(query.rows[[1, 3, 4]], small_bank().rows(["tree", "sky", "wall"]), atol=1e-3)
     assert query.bank_sha256 not in ("", small_bank().sha256)
     assert looked_for(with_bank, AskedWords(("stroller", "tree", "car"), given=new)).bank_sha256 == query.bank_sha256
+    elsewhere = given(("stroller", "car"), text_encoder="the same under another name")
+    assert looked_for(with_bank, AskedWords(("stroller", "tree"), given=elsewhere)).text_encoder == "tiny-encoder"
 
     alone = Dictionary(plain, "")
     own = named(alone, AskedWords(("stroller",), given=new, background=("car",)))

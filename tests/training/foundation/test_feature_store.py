@@ -24,6 +24,7 @@ from scene_completion_training.data.feature_targets import FeatureTargets, frame
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.foundation.backbone import Backbone, ModelIdentity
+from scene_completion_training.foundation.espnetv2 import ESPNetv2
 from scene_completion_training.foundation.feature_store import (
     FeatureManifest,
     FeatureStore,
@@ -32,7 +33,9 @@ from scene_completion_training.foundation.feature_store import (
 )
 from scene_completion_training.foundation.model_files import Normalisation
 from scene_completion_training.foundation.targets import LiveTargets, variant_of
+from scene_completion_training.foundation.text_encoder import TextEncoder
 from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.training.foundation.tiny_models import saved_clip
 
 MODEL = ModelIdentity(
     name="some-model",
@@ -344,6 +347,38 @@ def test_the_command_reads_a_training_configuration(
     assert "cell 16, asked for 32" in capsys.readouterr().err
     assert main([*command, "--layer=7", *chosen]) == 2
     assert "no layer 7" in capsys.readouterr().err
+
+
+def test_the_command_takes_teachers_of_sentences(
+    frames: list[PreparedFrame],
+    synthetic_drive: Path,
+    cache: Path,
+    sentence_encoder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save(ESPNetv2((16, 32, 64, 128)).state_dict(), tmp_path / "espnetv2.pth")
+    clip = saved_clip(tmp_path / "clip")
+    configuration = tmp_path / "run.yaml"
+    configuration.write_text(
+        f"data:\n  root: {synthetic_drive.parent}\n  cache: {cache}\n  fusion: {{free_samples: 20000, views: 3}}\n"
+        f"  sources: [{{folder: {synthetic_drive.name}}}]\n"
+    )
+    command = ["features", f"--config={configuration}", "--cell=32", "--variants=1"]
+    espnetv2 = [
+        f"--model=espnetv2:{tmp_path / 'espnetv2.pth'}",
+        f"--text-encoder={sentence_encoder}",
+        "--template=a {}",
+    ]
+    for arguments, encoder in ((espnetv2, sentence_encoder), ([f"--model={clip}"], clip)):
+        output = tmp_path / encoder.name / "features"
+        for new in (8, 0):
+            assert main([*command, *arguments, f"--output={output}"]) == 0
+            assert f"8 images, {new} of them new; 1 variants of" in capsys.readouterr().out
+        model = FeatureStore.open(output).manifest.model
+        assert (model.text_encoder, model.text_encoder_sha256) == (encoder.name, TextEncoder(encoder).sha256)
+    assert main([*command, espnetv2[0], f"--output={tmp_path}"]) == 2
+    assert "no text encoder is named" in capsys.readouterr().err
 
 
 def test_importing_is_cheap() -> None:

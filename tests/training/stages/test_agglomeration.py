@@ -227,7 +227,6 @@ def test_what_cannot_be_trained_is_refused(
     refused("teachers", [dataclasses.replace(plain, name="a.b")])
     refused("a share from 0 to 1", [plain], own=1.5)
     refused("asked in words", [TeacherSpec("text", str(text_targets), demean=True)])
-    refused("asked in words", [TeacherSpec("text", str(text_targets), centred=True)])
     refused("no way back", [TeacherSpec("text", str(text_targets), normaliser="standard")])
     refused("uncertainty", [plain], uncertainty="dropout")
     one_variant = tmp_path / "one"
