@@ -1,5 +1,7 @@
 """Make the pictures of docs/rviz.md and docs/nav2.md: `python docs/make_pictures.py`, in the repository's root.
 
+With a student that has a text bank, also words.webp: what it finds where it is asked for words.
+
 Plays the bundled drive to a running node over DDS, and draws what came out for one image of it. RViz and Nav2 take no
 part: views, colours and sizes are those of config/replay.rviz, drawn by this package.
 """
@@ -10,7 +12,7 @@ import argparse
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import ThinnedBagReader
+from scene_completion_ros.commands.replay import answer_of
+from scene_completion_ros.commands.words import chosen_words
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
@@ -29,7 +33,7 @@ from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Rigid
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.report.map_axes import Picture
-from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width
+from scene_completion_ros.report.pictures import beside_map, class_legend, encode_picture, fit_width, words_panel
 from scene_completion_ros.report.rviz_views import (
     CLEARING_COLOUR,
     FREE_COLOUR,
@@ -43,6 +47,7 @@ from scene_completion_ros.report.rviz_views import (
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.launching.rviz_config import BUNDLED_DRIVE, REPLAY
 from scene_completion_ros.ros.replay.playback import Playback
+from scene_completion_ros.ros.replay.results import ReplayResult
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 from scene_completion_ros.voxels.colours import STATE_COLOURS, STATE_NAMES, state_colours
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -54,6 +59,7 @@ WIDTH, HEIGHT = 960, 540
 UP_IN_OPTICAL = (0.7, 1.0, 0.85)  # light from above: across y of an optical frame
 PATIENCE_S = 120.0
 QUALITY = 88
+WORDS = ("car", "tree", "zebra crossing", "sidewalk", "building", "hedge")
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Completed:
         cells: ~/occupancy_grid [rows along y, columns along x].
         resolution: Edge of its cells, metres.
         optical_from_map: Pose of the corner of its first cell in the frame of the image.
+        result: All that the player heard.
     """
 
     image_rgb: NDArray[np.uint8]
@@ -79,6 +86,7 @@ class Completed:
     cells: NDArray[np.int8]
     resolution: float
     optical_from_map: RigidTransform
+    result: ReplayResult
 
 
 class Listener:
@@ -141,13 +149,12 @@ class Listener:
             self._news.notify_all()
 
 
-def replayed(index: int, parameters: Mapping[str, object]) -> Completed:
+def replayed(index: int, parameters: Mapping[str, object], words: Sequence[str]) -> Completed:
     """Play the bundled drive up to an image, through a node of its own, and return what came of that image."""
     dds.use_shipped_profile()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
     from scene_completion_ros.ros.replay.played_node import NodeProcess
-    from scene_completion_ros.ros.replay.results import ReplayResult
 
     topic = f"{BUNDLED_DRIVE.image_topics['']}/compressed"
     remappings = {"image": BUNDLED_DRIVE.image_topics[""], "camera_info": "/camera/camera_info"}
@@ -157,7 +164,11 @@ def replayed(index: int, parameters: Mapping[str, object]) -> Completed:
         listener = Listener(node.full_name)
         try:
             replay_over_dds(
-                reader, topic, on_result=results.append, playback=Playback(node=node.full_name, timeout_s=PATIENCE_S)
+                reader,
+                topic,
+                on_result=results.append,
+                playback=Playback(node=node.full_name, timeout_s=PATIENCE_S),
+                words=words,
             )
             result = results[min(index, 1)]
             ground = listener.of("occupancy_grid", result.stamp_ns)
@@ -176,6 +187,7 @@ def replayed(index: int, parameters: Mapping[str, object]) -> Completed:
             cells=np.array(ground.data, dtype=np.int8).reshape(ground.info.height, ground.info.width),
             resolution=float(ground.info.resolution),
             optical_from_map=_pose(ground.info.origin),
+            result=result,
         )
 
 
@@ -271,11 +283,16 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, metavar="FILE", help="voxel grid (default: that of the bundle)")
     args = parser.parse_args()
     bundle = StudentBundle.load(args.bundle) if args.bundle else load_default_bundle()
-    grid = read_grid(args.grid)[0] if args.grid else bundle.grid
+    place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
+    words = chosen_words(None, bundle, WORDS)
     given = {"bundle": args.bundle, "grid_file": args.grid}
-    done = replayed(args.image, {name: str(path.resolve()) for name, path in given.items() if path})
+    done = replayed(args.image, {name: str(path.resolve()) for name, path in given.items() if path}, words)
     args.output.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures(done, bundle, grid.voxel_size).items():
+    made = pictures(done, bundle, place[0].voxel_size)
+    if words:
+        voxels, found = answer_of(done.result, bundle, place, words)
+        made["words.webp"] = words_panel(done.image_rgb, voxels, found, camera=done.camera)
+    for name, picture in made.items():
         path = args.output / name
         path.write_bytes(encode_picture(picture, path.suffix, quality=QUALITY))
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")

@@ -10,6 +10,7 @@ import pytest
 
 from tests.checkout import run_python
 from tests.inference.small_bundle import make_small_bundle
+from tests.inference.small_vocabulary import small_bank, small_space
 from tests.ros_domain import next_domain
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -37,7 +38,8 @@ def test_pictures_are_small_and_whole() -> None:
 
 def test_the_command_makes_all_of_them_from_a_running_node(tmp_path: Path) -> None:
     pytest.importorskip("rclpy")
-    make_small_bundle(tmp_path / "bundle", threshold=0.1, classes=5)
+    bundle = make_small_bundle(tmp_path / "bundle", threshold=0.1, classes=5)
+    bundle.with_vocabulary([small_space()], small_bank())
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         "origin: [2.0, -3.2, -1.6]\nvoxel_size: 0.2\nshape: [32, 32, 16]\n"
@@ -49,5 +51,5 @@ def test_the_command_makes_all_of_them_from_a_running_node(tmp_path: Path) -> No
     done = run_python("docs/make_pictures.py", *given, **variables)
     assert done.returncode == 0, done.stderr
     made = {path.name for path in (tmp_path / "made").iterdir()}
-    assert made == {path.name for path in PICTURES.iterdir()}
+    assert made == {path.name for path in PICTURES.iterdir()} | {"words.webp"}
     assert all(cv2.imread(str(path)) is not None for path in (tmp_path / "made").iterdir())

@@ -1,4 +1,4 @@
-"""Complete one image: voxels.npz, voxels.ply and picture.png.
+"""Complete one image: voxels.npz, voxels.ply and picture.png; with --words also words.png.
 
 numpy.load reads voxels.npz. It holds the state of every voxel; index, probability, label and confidence of the occupied
 ones; names and colours of the classes; where the grid lies; probability and opacity of every voxel, and the depth. The
@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from scene_completion_ros.commands.words import add_words_argument, ask_words, chosen_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
     )
+    add_words_argument(parser, "words.png shows", "none, and no such picture")
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
 
 
@@ -58,7 +61,13 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, write_picture
+    from scene_completion_ros.report.pictures import (
+        birds_eye_view,
+        depth_picture,
+        panel,
+        words_panel,
+        write_picture,
+    )
     from scene_completion_ros.report.ply import write_ply
     from scene_completion_ros.report.rerun_export import RerunRecording
     from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
@@ -67,12 +76,14 @@ def run(args: argparse.Namespace) -> int:
     image = read_image(args.image)
     camera = read_camera(args.camera, image_size=(image.shape[1], image.shape[0]))
     bundle = open_student(args.bundle)
+    words = chosen_words(args.words, bundle)
     grid, grid_from_camera = read_grid(args.grid) if args.grid else (None, None)
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, extrapolate=True
     )
     for warning in completer.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    ask_words(completer, words)
     completion = completer.complete(image)
     args.output.mkdir(parents=True, exist_ok=True)
     saved = SavedVoxels(completion.voxels, details=details_of(completion, bundle))
@@ -87,6 +98,10 @@ def run(args: argparse.Namespace) -> int:
         class_colours=bundle.class_colours,
     )
     write_picture(args.output / "picture.png", picture)
+    if words:
+        camera = completion.depth_camera
+        lit = words_panel(image, completion.voxels, completion.matches, camera=camera, title=args.image.name)
+        write_picture(args.output / "words.png", lit)
     if recording is not None:
         recording.add_frame(completion.voxels, completion.image, completion.depth, camera=completion.depth_camera)
         recording.close()

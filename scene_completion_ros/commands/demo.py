@@ -1,7 +1,8 @@
 """Play a short drive through the running node and show what came out.
 
 Without --bag it is the bundled drive through a rendered town. DIR gets
-  index.html   camera image, depth, bird's-eye view and 3D view of every frame; opens offline
+  index.html   camera image, depth, bird's-eye view and 3D view of every frame; opens offline; with a student that has a
+               text bank, words that can be clicked, and their voxels light up
   drive.webp   the animation at its top: camera image and voxels over time
   pictures/    the frames as files
 The last line of the standard output is JSON: frames, rate, latencies, occupied voxels, memory. The exit code is 1 if
@@ -17,6 +18,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from scene_completion_ros.commands.words import DEMO_WORDS, add_words_argument, chosen_words
 
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader
@@ -40,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bundle", type=Path, metavar="DIR", help="folder or name of a student (default: kitti_student)"
     )
     parser.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
+    add_words_argument(parser, "can be clicked on the page", ", ".join(DEMO_WORDS))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,8 +72,10 @@ def run(args: argparse.Namespace) -> int:
         topic = first_image_topic(reader, args.image_topic)
         camera = read_camera(args.camera) if args.camera else None
         bundle = open_student(args.bundle)
+        words = chosen_words(args.words, bundle, DEMO_WORDS)
         parameters = {"bundle": str(bundle.folder)}  # the very one that reads what the node says
-        with DriveReport(bag, args.output, bundle.class_names, bundle.class_colours, title=title) as report:
+        classes = (bundle.class_names, bundle.class_colours)
+        with DriveReport(bag, args.output, *classes, title=title, words=words) as report:
             for loss in reader.losses:
                 _say(f"warning: {loss}")
                 report.page.notes.append(f"The recording is damaged: {loss}")
@@ -77,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
                 reader,
                 topic,
                 camera=camera,
-                on_result=_with_progress(result_drawer(report, bundle), reader.counts[topic]),
+                on_result=_with_progress(result_drawer(report, bundle, words=words), reader.counts[topic]),
                 node_parameters=parameters,
+                words=words,
             )
             summary = summarise(outcome, args.output.resolve() / "index.html")
             report.page.close(summary)

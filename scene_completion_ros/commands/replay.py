@@ -18,13 +18,14 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.replay_scores import add_score_arguments, open_scores, write_scores
+from scene_completion_ros.commands.words import add_words_argument, ask_words, chosen_words
 
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader, ImageFrame
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from scene_completion_ros.ros.replay.playback import Playback
     from scene_completion_ros.ros.replay.results import ReplayStatistics
     from scene_completion_ros.scoring.scores import ReplayScores
+    from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+    from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "loop", "clock", "timeout", "node", "also", "remap", "lock_step", "params_file")
@@ -74,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="voxels wanted, as in the node's parameter grid_file (default: the grid of the bundle)",
     )
     parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
+    add_words_argument(parser, "can be clicked in the report", "none")
     add_playback_arguments(parser)
     add_score_arguments(parser)
 
@@ -107,14 +111,16 @@ def run(args: argparse.Namespace) -> int:
         topic = reader.choose_image_topic(args.image_topic)
         camera = read_camera(args.camera) if args.camera else None
         bundle = open_student(args.bundle)
+        words = chosen_words(args.words, bundle)
         place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
         scores = open_scores(args, reader, topic, camera, PublishedGrid(*place), stack)
         classes = (bundle.class_names, bundle.class_colours)
-        report = stack.enter_context(DriveReport(args.bag, args.output / "report", *classes, rerun=args.rerun))
+        folder = args.output / "report"
+        report = stack.enter_context(DriveReport(args.bag, folder, *classes, words=words, rerun=args.rerun))
         for loss in reader.losses:
             print(f"warning: {args.bag}: {loss}", file=sys.stderr)
             report.page.notes.append(f"The recording is damaged: {loss}")
-        setup = _Setup(args, reader, topic, camera, bundle, place, report, scores)
+        setup = _Setup(args, reader, topic, camera, bundle, place, report, scores, words)
         counts: OfflineStatistics | ReplayStatistics
         try:
             if args.offline:
@@ -150,6 +156,7 @@ class _Setup:
     place: tuple[VoxelGrid, RigidTransform]
     report: DriveReport
     scores: ReplayScores
+    words: tuple[str, ...]
 
 
 def _write_statistics(folder: Path, statistics: dict[str, Any], reader: BagReader) -> dict[str, Any]:
@@ -174,6 +181,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
         grid_from_camera=grid_from_camera,
         engine=setup.args.engine,
     )
+    ask_words(completer, setup.words)
     for warning in completer.warnings:
         print(f"warning: {warning}", file=sys.stderr)
         report.page.notes.append(warning)
@@ -186,6 +194,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
             completion.shown_depth,
             completion.depth_camera,
             completion.timings_ms,
+            completion.matches,
         )
         setup.scores.add(
             voxels_to_cloud_array(completion.voxels),
@@ -221,7 +230,7 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
         parameters["grid_file"] = str(args.grid.resolve())
     if setup.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
         parameters["rectified"] = "image_rect" in setup.topic
-    draw = result_drawer(setup.report, setup.bundle, setup.place)
+    draw = result_drawer(setup.report, setup.bundle, setup.place, words=setup.words)
 
     def draw_and_score(result: ReplayResult) -> None:
         draw(result)
@@ -238,38 +247,64 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
         playback=playback,
         node_parameters=parameters,
         statistics=statistics,
+        words=setup.words,
     )
     if statistics.node_log and statistics.frames_out < statistics.frames_in:
         print(statistics.node_log, file=sys.stderr)
 
 
 def result_drawer(
-    report: DriveReport, bundle: StudentBundle, place: tuple[VoxelGrid, RigidTransform] | None = None
+    report: DriveReport,
+    bundle: StudentBundle,
+    place: tuple[VoxelGrid, RigidTransform] | None = None,
+    *,
+    words: Sequence[str] = (),
 ) -> Callable[[ReplayResult], None]:
     """What ``replay_over_dds`` calls with every result, so that it is drawn into a report.
 
     Args:
         bundle: Bundle that the node uses, for its grid and classes.
         place: Grid of the node and the camera's pose in it, where they are not those of the bundle.
+        words: What the node was asked for.
     """
-    from scene_completion_ros.voxels.cloud import cloud_array_to_voxels
-
-    grid, grid_from_camera = place or (bundle.grid, bundle.grid_from_camera)
+    place = place or (bundle.grid, bundle.grid_from_camera)
 
     def draw(result: ReplayResult) -> None:
-        voxels = cloud_array_to_voxels(
-            result.voxels,
-            grid,
-            grid_from_camera,
-            stamp_ns=result.stamp_ns,
-            class_names=bundle.class_names,
-            class_colours=bundle.class_colours,
-        )
+        voxels, found = answer_of(result, bundle, place, words)
         timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
         timings["total"] = result.latency_ms
-        report.add(voxels, result.frame_id, result.image_rgb, result.depth, result.depth_camera, timings)
+        report.add(voxels, result.frame_id, result.image_rgb, result.depth, result.depth_camera, timings, found)
 
     return draw
+
+
+def answer_of(
+    result: ReplayResult, bundle: StudentBundle, place: tuple[VoxelGrid, RigidTransform], words: Sequence[str]
+) -> tuple[SemanticVoxels, tuple[PhraseMatches, ...]]:
+    """The voxels that a node published of an image, and where it found the words; nothing where it was asked none.
+
+    Args:
+        bundle: Bundle that the node uses, for its classes.
+        place: Grid of the node and the camera's pose in it.
+        words: What the node was asked for.
+    """
+    import numpy as np
+
+    from scene_completion_ros.voxels.cloud import cloud_array_to_voxels
+    from scene_completion_ros.voxels.phrase_matches import matches_of_points
+
+    voxels = cloud_array_to_voxels(
+        result.voxels,
+        *place,
+        stamp_ns=result.stamp_ns,
+        class_names=bundle.class_names,
+        class_colours=bundle.class_colours,
+    )
+    cloud = result.matches
+    if cloud is None:
+        return voxels, ()
+    points = place[1].apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
+    return voxels, matches_of_points(words, voxels, points, cloud["phrase"], cloud["score"], cloud["probability"])
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from scene_completion_ros.inference.image_content import BLIND, shown_share
 from scene_completion_ros.inference.phrase_query import (
     MOST_ASKED,
     FoldedVocabulary,
-    PhraseMatches,
     Words,
     matches_of,
 )
@@ -36,6 +35,7 @@ from scene_completion_ros.inference.scene_query import (
 )
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 # Rays of which at least this part leaves the grid met nothing in it.

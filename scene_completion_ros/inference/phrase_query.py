@@ -21,6 +21,7 @@ from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.field_kernels import phrase_kernel
 from scene_completion_ros.inference.label_query import LabelQuery, padded
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 
 # Phrases of one query: what a GPU keeps of the answer grows with them.
 MOST_ASKED = 16
@@ -95,23 +96,6 @@ class Words(NamedTuple):
 
 
 NO_WORDS = Words()
-
-
-@dataclass(frozen=True, eq=False)
-class PhraseMatches:
-    """Where a phrase of a query was found.
-
-    Attributes:
-        phrase: The phrase, or the name of a class of phrases.
-        voxels: int32 [M], which of the N occupied voxels, rising.
-        score: float32 [M], cosine.
-        probability: float32 [M] in 0..1, of the phrase against the background, see `matches_of`.
-    """
-
-    phrase: str
-    voxels: NDArray[np.int32]
-    score: NDArray[np.float32]
-    probability: NDArray[np.float32]
 
 
 def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:

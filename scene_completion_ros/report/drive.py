@@ -14,6 +14,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.lidar import LidarOfBag
 from scene_completion_ros.report.rerun_export import RerunRecording
 from scene_completion_ros.report.writer import ReportWriter
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
@@ -24,6 +25,7 @@ class DriveReport:
         bag: The recording whose LiDAR is drawn, where it has one.
         folder: Folder of the report.
         title: Heading of the page; names the recording by default.
+        words: Phrases that the frames were asked about; the page then has a button for each.
         rerun: Rerun file to write as well.
 
     Attributes:
@@ -41,12 +43,13 @@ class DriveReport:
         class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
         *,
         title: str = "",
+        words: Sequence[str] = (),
         rerun: str | Path | None = None,
     ) -> None:
         self._recording = RerunRecording(rerun) if rerun else None
         self._lidar = LidarOfBag(bag)
         title = title or f"Completed voxels of {Path(bag).resolve().name}"
-        self.page = ReportWriter(folder, title, class_names, class_colours)
+        self.page = ReportWriter(folder, title, class_names, class_colours, words=words)
         self._stack = ExitStack()
 
     def __enter__(self) -> DriveReport:
@@ -69,6 +72,7 @@ class DriveReport:
         depth: NDArray[np.float32],
         depth_camera: Camera,
         timings_ms: Mapping[str, float],
+        matches: Sequence[PhraseMatches] = (),
     ) -> None:
         """Draw one frame.
 
@@ -78,8 +82,11 @@ class DriveReport:
             depth: Depth along the optical axis in metres [h, w].
             depth_camera: Camera of the depth.
             timings_ms: Milliseconds by stage; ``total`` is drawn as a line above the others.
+            matches: What each word matches among the voxels; none where there was no answer.
         """
         lidar = self._lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera)
-        self.page.add_frame(voxels, image, depth, camera=depth_camera, lidar_grid=lidar, timings_ms=timings_ms)
+        self.page.add_frame(
+            voxels, image, depth, camera=depth_camera, lidar_grid=lidar, timings_ms=timings_ms, matches=matches
+        )
         if self._recording is not None:
             self._recording.add_frame(voxels, image, depth, camera=depth_camera, lidar_grid=lidar)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.report.animation import AnimatedPicture
 from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
+from scene_completion_ros.report.map_axes import MARGIN
 from scene_completion_ros.voxels.colours import (
     HEIGHT_RANGE,
     STATE_COLOURS,
@@ -26,9 +27,12 @@ from scene_completion_ros.voxels.colours import (
     height_colours,
     state_colours,
 )
+from scene_completion_ros.voxels.phrase_matches import LEAST_PROBABILITY, PhraseMatches, phrase_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 LIDAR_RESOLUTION = 0.02  # metres
+MATCH_STEPS = 5
+"""How finely the page knows probabilities of matches, from `LEAST_PROBABILITY` to 1."""
 _MOST_LIDAR_POINTS = 40_000
 
 Colours = Sequence[tuple[int, int, int]]
@@ -113,6 +117,21 @@ def _picture(identity: str, caption: str, absent: str) -> str:
     )
 
 
+def _word_buttons(words: Sequence[str]) -> str:
+    if not words:
+        return ""
+    buttons = "".join(
+        f'<button class="word" data-word="{number}" aria-pressed="false">{_swatch(colour, word)}</button>'
+        for number, (word, colour) in enumerate(zip(words, phrase_colours(len(words)), strict=True))
+    )
+    return (
+        f'<div class="bar" role="group" aria-label="words">words: {buttons}<button id="no-word">classes</button>'
+        f'<label>least match <input type="range" id="match" min="1" max="{MATCH_STEPS}" value="1"></label></div>'
+        '<p><output id="matching">Click a word, and its voxels light up; with Shift, beside those of other words. '
+        "Escape goes back to the classes.</output></p>"
+    )
+
+
 _CONTROLS = """
 <div class="bar">
 <span>view: <button data-viewpoint="behind">behind the camera</button>
@@ -122,7 +141,7 @@ _CONTROLS = """
 <label><input type="checkbox" id="show-completed" checked> completed</label>
 <span id="lidar-switch" hidden><label><input type="checkbox" id="show-lidar"> LiDAR</label></span>
 <label>least probability <input type="range" id="probability" min="0" max="1" step="0.02" value="0"></label>
-</div>
+</div>{words}
 <div id="scene"><canvas id="view"></canvas><canvas id="labels"></canvas><div id="trouble" hidden></div></div>
 <p>Drag to turn, drag with the right button (or Shift) to move, wheel to zoom, double click to return; the arrow keys
 change the frame.</p>
@@ -141,6 +160,7 @@ def write_page(
     statistics: Mapping[str, Any],
     notes: Sequence[str],
     animation: AnimatedPicture | None = None,
+    words: Sequence[str] = (),
 ) -> None:
     """Write the page, one frame after the other, so that memory holds one frame.
 
@@ -152,6 +172,7 @@ def write_page(
         statistics: Numbers for the table; nested mappings are flattened.
         notes: Sentences shown above the pictures.
         animation: Animated picture at the top of the page.
+        words: What the frames' ``matches`` are of, in their order: a button each.
     """
     palettes = {
         "class": class_colour_table(class_colours),
@@ -186,7 +207,7 @@ def write_page(
             + "</div>"
             + _picture("birds-eye", "from above: forward is up", "")
             + "</div>\n<h2>Voxels</h2>"
-            + _CONTROLS.format(colourings=colourings)
+            + _CONTROLS.format(colourings=colourings, words=_word_buttons(words))
         )
     else:
         out.write("<p>No frame was completed.</p>")
@@ -199,6 +220,9 @@ def write_page(
         "lidarResolution": LIDAR_RESOLUTION,
         "palettes": {name: table.reshape(-1).tolist() for name, table in palettes.items()},
     }
+    if words:
+        settings |= {"words": list(words), "wordColours": phrase_colours(len(words)), "mapMargin": MARGIN}
+        settings |= {"leastMatch": LEAST_PROBABILITY, "matchSteps": MATCH_STEPS}
     out.write(_embedded_json("report-data", settings))
     for number, frame in enumerate(frames):
         out.write(_embedded_json(f"frame-{number}", frame))
@@ -226,15 +250,39 @@ def pack_voxels(voxels: SemanticVoxels) -> bytes:
         Compressed bytes of: four planes [N] of the differences between successive flat indices ((x·Y + y)·Z + z,
         ascending), then the labels [N], the states [N], and the probabilities times 255 [N].
     """
-    _, size_y, size_z = voxels.grid.shape
-    index = voxels.index.astype(np.int64)
-    flat = (index[:, 0] * size_y + index[:, 1]) * size_z + index[:, 2]
-    order = np.argsort(flat, kind="stable")
+    flat, order = _page_order(voxels)
     steps = np.diff(flat[order], prepend=0).astype(np.uint32)
     probability = np.rint(np.clip(voxels.probability[order], 0.0, 1.0) * 255.0).astype(np.uint8)
     state = voxels.state[tuple(voxels.index[order].T)]
     planes = [_byte_planes(steps), voxels.label[order].tobytes(), state.tobytes(), probability.tobytes()]
     return zlib.compress(b"".join(planes), 6)
+
+
+def _page_order(voxels: SemanticVoxels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat indices [N] of occupied voxels, and the order [N] in which they ascend."""
+    _, size_y, size_z = voxels.grid.shape
+    index = voxels.index.astype(np.int64)
+    flat = (index[:, 0] * size_y + index[:, 1]) * size_z + index[:, 2]
+    return flat, np.argsort(flat, kind="stable")
+
+
+def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> bytes:
+    """What phrases match the occupied voxels, as zlib-compressed planes.
+
+    Args:
+        matches: Of P phrases.
+        voxels: The frame that they are of, with N occupied voxels.
+
+    Returns:
+        Compressed bytes of a plane [N] a phrase, in the order of `pack_voxels`: 0 where the phrase does not match, else
+        1 .. `MATCH_STEPS`, even steps from `LEAST_PROBABILITY` to 1.
+    """
+    planes = np.zeros((len(matches), len(voxels)), dtype=np.uint8)
+    for plane, found in zip(planes, matches, strict=True):
+        share = (np.nan_to_num(found.probability) - LEAST_PROBABILITY) / (1.0 - LEAST_PROBABILITY)
+        plane[found.voxels] = np.clip(1 + np.floor(MATCH_STEPS * share), 0, MATCH_STEPS)
+    _, order = _page_order(voxels)
+    return zlib.compress(planes[:, order].tobytes(), 9)
 
 
 def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> bytes:

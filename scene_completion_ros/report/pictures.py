@@ -36,6 +36,7 @@ from scene_completion_ros.voxels.colours import (
     height_colours,
     voxel_colours,
 )
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches, as_classes
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 _FRAME = (150, 150, 150)
@@ -280,6 +281,30 @@ def panel(
         return picture
     legend = class_legend(class_names, class_colours, width=picture.shape[1] - 2 * _GAP)
     return np.concatenate([picture, np.pad(legend, ((0, _GAP), (_GAP, _GAP), (0, 0)), constant_values=255)])
+
+
+def words_panel(
+    image: Picture, voxels: SemanticVoxels, matches: Sequence[PhraseMatches], *, camera: Camera, title: str = ""
+) -> Picture:
+    """Camera image, voxels as the camera sees them and from above, each in the colour of its most likely word.
+
+    Args:
+        image: RGB camera image.
+        voxels: What was completed of it.
+        matches: What was found of each word among them.
+        camera: Camera that took the image; lens distortion is ignored.
+        title: Words above the picture.
+    """
+    lit = as_classes(voxels, matches)
+    return panel(
+        image,
+        voxel_view(lit, camera, width=_PANEL_WIDTH),
+        birds_eye_view(lit, camera=camera),
+        title=title,
+        depth_name="voxels from where the camera is",
+        class_names=lit.class_names,
+        class_colours=lit.class_colours,
+    )
 
 
 _QUALITY_SETTING = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}

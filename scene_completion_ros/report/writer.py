@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.animation import DriveAnimation
-from scene_completion_ros.report.html import embedded, pack_lidar, pack_voxels, write_page
+from scene_completion_ros.report.html import embedded, pack_lidar, pack_matches, pack_voxels, write_page
 from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
@@ -26,11 +27,13 @@ from scene_completion_ros.report.pictures import (
     with_lidar,
     write_picture,
 )
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 _PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("birds_eye_png", "_birds_eye.png"))
 _WIDEST_IMAGE = 960  # pixels; the page carries every image
 _DATA = (("voxels", "_voxels.bin"), ("lidar", "_lidar.bin"))
+_MATCHES = "_matches.bin"
 
 
 class ReportWriter:
@@ -42,6 +45,7 @@ class ReportWriter:
 
     Args:
         folder: Folder of the report; made if missing. Files of an earlier report in it are replaced.
+        words: Phrases that the frames were asked about; the page then has a button for each.
         most_frames: Frames embedded in ``index.html``; a longer drive shows evenly spaced ones (a browser cannot hold
             an hour of voxels). ``pictures`` always has all.
     """
@@ -53,6 +57,7 @@ class ReportWriter:
         class_names: Sequence[str] = ("unlabelled",),
         class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
         *,
+        words: Sequence[str] = (),
         most_frames: int = 150,
     ) -> None:
         self.folder = Path(folder)
@@ -60,6 +65,7 @@ class ReportWriter:
         self.notes: list[str] = []
         self._class_names = tuple(class_names)
         self._class_colours = tuple(class_colours)
+        self._words = tuple(words)
         self._most_frames = most_frames
         self._timings: list[dict[str, float]] = []
         self._frame_count = 0
@@ -104,6 +110,7 @@ class ReportWriter:
         camera: Camera | None = None,
         lidar_grid: NDArray[np.float32] | None = None,
         timings_ms: Mapping[str, float] | None = None,
+        matches: Sequence[PhraseMatches] = (),
     ) -> None:
         """Write one frame.
 
@@ -114,7 +121,19 @@ class ReportWriter:
             camera: Camera of the view edges in the bird's-eye view.
             lidar_grid: LiDAR points in the grid frame, metres [M, 3].
             timings_ms: Milliseconds by stage; ``total`` is drawn as the line.
+            matches: What each word of the report matches among the voxels; none where there was no answer.
+
+        Raises:
+            GridError: The matches are of other words, or of voxels that are not there.
         """
+        farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)
+        if matches and (tuple(found.phrase for found in matches) != self._words or farthest >= len(voxels)):
+            raise GridError(
+                f"are of {[found.phrase for found in matches]} and more than {farthest} voxels, the report is of "
+                f"{list(self._words)}, the frame has {len(voxels)} voxels",
+                where="matches",
+                cure="Ask the same words about the same frame",
+            )
         depth_name = "depth"
         if depth is None and camera is not None:
             depth, depth_name = depth_of_voxels(voxels, camera), "depth of the first occupied voxel"
@@ -134,6 +153,8 @@ class ReportWriter:
         self._write("_voxels.bin", pack_voxels(voxels))
         if lidar_grid is not None:
             self._write("_lidar.bin", pack_lidar(lidar_grid, voxels))
+        if matches:
+            self._write(_MATCHES, pack_matches(matches, voxels))
         description = {
             "caption": caption,
             "stamp_ns": voxels.stamp_ns,
@@ -185,6 +206,7 @@ class ReportWriter:
                 statistics=self._statistics,
                 notes=notes,
                 animation=animation,
+                words=self._words,
             )
         unfinished.replace(self.index)
         return self.index
@@ -225,7 +247,7 @@ class ReportWriter:
     def _embedded_frames(self, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         for number in numbers:
             frame: dict[str, Any] = json.loads(self._part(number, ".json").read_text())
-            for name, suffix in (*_PARTS, *_DATA):
+            for name, suffix in (*_PARTS, *_DATA, *([("matches", _MATCHES)] if self._words else [])):
                 part = self._part(number, suffix)
                 frame[name] = embedded(part.read_bytes()) if part.exists() else None
             yield frame

@@ -118,14 +118,23 @@ def cloud_array_from_message(message: Any) -> NDArray[np.void]:
     Raises:
         SceneCompletionError: The message has another layout.
     """
+    return _points_of(message, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS)
+
+
+def match_array_from_message(message: Any) -> NDArray[np.void]:
+    """Voxels that answer a query, [M] of ``MATCH_CLOUD_DTYPE``; argument and errors as `cloud_array_from_message`."""
+    return _points_of(message, MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS)
+
+
+def _points_of(message: Any, dtype: np.dtype[Any], layout: Sequence[tuple[str, int, int, int]]) -> NDArray[np.void]:
     fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
-    if message.point_step != VOXEL_CLOUD_DTYPE.itemsize or fields != VOXEL_CLOUD_FIELDS or message.is_bigendian:
+    if message.point_step != dtype.itemsize or fields != layout or message.is_bigendian:
         raise SceneCompletionError(
             f"a point cloud of {message.point_step} bytes a point with fields {[name for name, *_ in fields]}",
             where="PointCloud2.fields",
             cure="Only clouds published by scene_completion_node have the voxel layout; check the topic",
         )
-    return np.frombuffer(bytes(memoryview(message.data)), dtype=VOXEL_CLOUD_DTYPE)
+    return np.frombuffer(bytes(memoryview(message.data)), dtype=dtype)
 
 
 def cloud_array_to_voxels(

@@ -12,6 +12,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from tests.inference.small_bundle import CANONICAL, CHANNELS, class_colours, class_names, make_small_bundle, with_labels
+from tests.inference.small_vocabulary import small_bank, small_space
 
 CAMERA_HEIGHT = 1.6  # metres above the road: a face of the default grid, half a voxel from the nearest centres
 
@@ -43,6 +44,14 @@ def labelled_road(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     folder = tmp_path_factory.mktemp("bundle") / "labelled_road"
     head = with_labels(flat_road_head(), 3)
     return make_small_bundle(folder, head=head, class_names=class_names(3), class_colours=class_colours(3))
+
+
+@pytest.fixture(scope="session")
+def wordy_road(labelled_road: StudentBundle, tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """With labels, and a text bank whose words have nothing to do with what is there."""
+    folder = tmp_path_factory.mktemp("bundle") / "wordy_road"
+    bundle = labelled_road.save(folder, labelled_road.read_encoder())
+    return bundle.with_vocabulary([small_space()], small_bank())
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.voxels.colours import depth_colours
 from scene_completion_ros.voxels.files import read_npz
+from scene_completion_ros.voxels.phrase_matches import OTHER_COLOUR, phrase_colours
 from tests.commands.conftest import CAMERA_HEIGHT
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 
@@ -80,6 +81,7 @@ def test_the_files_have_the_documented_content(output: Path) -> None:
     assert z["class_colours"].tolist() == [[128, 128, 128]]
     assert len(read_npz(output / "voxels.npz").voxels) == len(z["index"])
     assert (output / "voxels.ply").read_bytes().startswith(b"ply\n")
+    assert not (output / "words.png").exists()
     assert cv2.imread(str(output / "picture.png")).shape[1] > 900
 
 
@@ -101,6 +103,25 @@ def test_labels_have_the_same_colours_everywhere(image: Path, labelled_road: Stu
     for colour in class_colours(3):  # all of them in the legend, those that are there in the map as well
         assert np.all(picture[-60:] == colour, axis=-1).sum() > 80
     assert sum(np.all(picture[:-60] == colour, axis=-1).sum() for colour in shown) > 1000
+
+
+def test_words_are_drawn_where_they_are_asked_for(image: Path, wordy_road: StudentBundle) -> None:
+    output = image.parent / "out"
+    assert complete(image, wordy_road, "--words", "tree, zebra crossing") == 0
+    picture = cv2.imread(str(output / "words.png"))[..., ::-1]
+    tree, crossing = phrase_colours(2)
+    for colour in (OTHER_COLOUR, tree, crossing):
+        assert np.all(picture[-60:] == colour, axis=-1).sum() > 80  # in the legend
+    assert sum(np.all(picture[:-60] == colour, axis=-1).sum() for colour in (tree, crossing)) > 1000
+    assert voxels_of(output)["class_names"].tolist() == list(class_names(3))  # labels stay what they were
+
+
+def test_a_word_that_the_student_does_not_know_is_refused(
+    image: Path, wordy_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complete(image, wordy_road, "--words", "zebra crosing") == 2
+    assert "near: 'zebra crossing'" in capsys.readouterr().err
+    assert not (image.parent / "out").exists()
 
 
 def test_the_road_lies_where_it_is(output: Path) -> None:

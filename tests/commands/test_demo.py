@@ -16,6 +16,7 @@ from scene_completion_ros.errors import BagError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayStatistics
 from tests.report.animations import decoded
+from tests.report.pages import WordButtons, embedded_frames, steps_of_matches
 
 KITTI_TOPICS = {
     "kitti00_gray_100f": "/camera_gray_left/image_raw/compressed",
@@ -94,8 +95,9 @@ def test_when_the_demo_fails(frames_in: int, frames_out: int, empty: int, word: 
 
 
 @pytest.mark.skipif(find_spec("rclpy") is None, reason="ROS 2 is not installed")
+@pytest.mark.parametrize("wordy", [False, True])
 def test_the_demo_plays_through_the_node(
-    flat_road: StudentBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flat_road: StudentBundle, wordy_road: StudentBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], wordy: bool
 ) -> None:
     """The first frames of the bundled drive, with LiDAR, through a node in another process."""
     with BagReader(DEMO_DRIVE) as reader, BagWriter(tmp_path / "short") as bag:
@@ -103,8 +105,8 @@ def test_the_demo_plays_through_the_node(
         for recorded in reader.messages():
             if recorded.stamp_ns <= end_ns:
                 bag.write(recorded.topic, recorded.type, recorded.cdr, recorded.stamp_ns)
-    folder = tmp_path / "out"
-    words = ["--bag", str(tmp_path / "short"), "--output", str(folder), "--bundle", str(flat_road.folder)]
+    folder, bundle = tmp_path / "out", wordy_road if wordy else flat_road
+    words = ["--bag", str(tmp_path / "short"), "--output", str(folder), "--bundle", str(bundle.folder)]
     assert demo.run(arguments(*words)) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     summary = json.loads(lines[-1])
@@ -116,3 +118,10 @@ def test_the_demo_plays_through_the_node(
     assert Path(summary["report"]).is_file()
     assert len(list((folder / "pictures").iterdir())) >= 3
     assert decoded((folder / "drive.webp").read_bytes()).durations_ms == [100, 100, 100]
+    frames = embedded_frames(folder / "index.html")
+    if wordy:  # of the words that the demo asks for, the bank holds these
+        assert WordButtons(folder / "index.html").words == {"0": "car", "1": "tree", "2": "zebra crossing"}
+        assert all(steps_of_matches(frame).any() for frame in frames)
+    else:
+        assert not WordButtons(folder / "index.html").words
+        assert all("matches" not in frame for frame in frames)

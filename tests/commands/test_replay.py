@@ -31,6 +31,7 @@ from tests.checkout import ROOT
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 from tests.report.animations import decoded
+from tests.report.pages import WordButtons, embedded_frames, steps_of_matches
 from tests.ros_domain import next_domain
 
 
@@ -231,6 +232,43 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
 
 def test_a_wrong_number_of_steps_is_refused(tmp_path: Path, short_road: StudentBundle) -> None:
     assert replay(tmp_path, tmp_path / "out", short_road, "--offline", "--every", "0") == 2
+
+
+def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBundle) -> None:
+    bag, output = record(tmp_path / "drive"), tmp_path / "out"
+    assert replay(bag, output, wordy_road, "--offline", "--words", "zebra crossing,car,tree") == 0
+    page = output / "report" / "index.html"
+    assert WordButtons(page).words == {"0": "zebra crossing", "1": "car", "2": "tree"}
+    completer = Completer(wordy_road, CANONICAL)
+    bank = wordy_road.text_bank()
+    assert bank is not None
+    completer.ask(completer.prepare_vocabulary(bank.query(["zebra crossing", "car", "tree"], margin=0.0)))
+    with BagReader(bag) as reader:
+        images = [image.image_rgb for image in reader.images(TOPIC)]
+    frames = embedded_frames(page)
+    assert len(frames) == 3
+    for frame, image in zip(frames, images, strict=True):
+        expected = [len(found.voxels) for found in completer.complete(image).matches]
+        assert np.count_nonzero(steps_of_matches(frame), axis=1).tolist() == expected
+        assert sum(expected) > 1000
+
+
+def test_words_over_dds_are_the_best_ones_of_each_voxel(
+    tmp_path: Path, wordy_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
+    bag, planes = record(tmp_path / "drive", frames=2), []
+    for way in ("offline", "over_dds"):
+        how = ["--offline"] if way == "offline" else []
+        assert replay(bag, tmp_path / way, wordy_road, "--words", "car,tree", *how) == 0
+        page = tmp_path / way / "report" / "index.html"
+        assert WordButtons(page).words == {"0": "car", "1": "tree"}
+        planes.append([steps_of_matches(frame) for frame in embedded_frames(page)])
+    for all_of_them, best in zip(*planes, strict=True):
+        assert np.array_equal((all_of_them > 0).any(axis=0), (best > 0).any(axis=0))
+        assert np.array_equal(all_of_them[best > 0], best[best > 0])
+        assert (best > 0).any(axis=0).sum() > 1000
 
 
 def test_replay_over_dds_gives_the_same_voxels(

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from scene_completion_ros.inference.phrase_query import PhraseMatches
 from scene_completion_ros.mapping.matches import best_matches
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from tests.mapping.small_voxels import COMPLETED, FREE, SURFACE, voxels_of
 
 STATE = np.array([[[SURFACE, FREE], [COMPLETED, SURFACE]], [[SURFACE, SURFACE], [FREE, FREE]]])

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 GRID = VoxelGrid((0.0, -4.0, -2.0), 0.2, (60, 40, 20), "camera_forward")
@@ -39,6 +40,22 @@ def street(*, classes: bool = True, stamp_ns: int = 1_500_000_000) -> SemanticVo
         confidence=np.full(count, 0.5, dtype=np.float32),
         class_names=NAMES if classes else ("unlabelled",),
         class_colours=COLOURS if classes else ((128, 128, 128),),
+    )
+
+
+WORDS = ("wall", "<b>hedge</b> & co", "nothing at all")
+
+
+def words_of_street() -> tuple[PhraseMatches, ...]:
+    """Wall and hedge answer a word each, the front of the wall less surely; all of the road does nearly."""
+    scene = street()
+    probability = np.zeros((len(WORDS), len(scene)), dtype=np.float32)
+    probability[0] = np.where(scene.label == 1, np.where(scene.index[:, 0] == WALL[0].start, 0.65, 0.95), 0.49)
+    probability[1] = np.where(scene.label == 2, 0.85, 0.0)
+    found = [np.flatnonzero(row).astype(np.int32) for row in probability]
+    return tuple(
+        PhraseMatches(word, voxels, row[voxels], row[voxels])
+        for word, voxels, row in zip(WORDS, found, probability, strict=True)
     )
 
 

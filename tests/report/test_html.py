@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import zlib
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.report.html import LIDAR_RESOLUTION, pack_lidar, pack_voxels
+from scene_completion_ros.report.html import LIDAR_RESOLUTION, pack_lidar, pack_matches, pack_voxels
+from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from tests.report.scenes import street
 
 
@@ -18,6 +20,22 @@ def test_voxels_come_back_from_their_bytes() -> None:
     assert np.array_equal(planes[4], voxels.label)
     assert np.array_equal(planes[5], voxels.state[tuple(voxels.index.T)])
     assert planes[6] / 255.0 == pytest.approx(voxels.probability, abs=0.5 / 255 + 1e-6)
+
+
+def test_matches_come_back_in_steps_of_a_tenth_and_in_the_order_of_the_voxels() -> None:
+    voxels = street()
+    turned = dataclasses.replace(voxels, **{n: getattr(voxels, n)[::-1] for n in ("index", "probability", "label")})
+    probability = np.array([0.499, 0.5, 0.59, 0.61, 0.75, 0.91, 1.0, np.nan], dtype=np.float32)
+    car, tree = np.arange(8, dtype=np.int32), np.array([3], dtype=np.int32)
+    for given, last in ((voxels, 0), (turned, len(voxels) - 1)):
+        found = [
+            PhraseMatches("car", abs(car - last), probability, probability),
+            PhraseMatches("tree", abs(tree - last), probability[:1], np.array([0.85], np.float32)),
+        ]
+        packed = pack_matches(found, given)
+        planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(2, -1)
+        assert planes[0, :9].tolist() == [0, 1, 1, 2, 3, 5, 5, 0, 0]
+        assert np.argwhere(planes[1]).tolist() == [[3]] and planes[1, 3] == 4
 
 
 def test_lidar_comes_back_within_its_resolution() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +15,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.report.writer import ReportWriter
-from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street
+from scene_completion_ros.voxels.phrase_matches import phrase_colours
+from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, words_of_street
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SIZE = (800, 600)
@@ -73,6 +76,14 @@ def page(tmp_path: Path) -> Path:
     return report.index
 
 
+@pytest.fixture
+def page_with_words(tmp_path: Path) -> Path:
+    with ReportWriter(tmp_path / "report", "Test drive", NAMES, COLOURS, words=WORDS) as report:
+        report.add_frame(street(), photo(), camera=CAMERA, matches=words_of_street())
+        report.add_frame(street(stamp_ns=1), photo(), camera=CAMERA)
+    return report.index
+
+
 def with_additions(page: Path, name: str, style: str, script: str = "") -> Path:
     text = page.read_text("utf-8").replace("</head>", f"<style>{style}</style></head>")
     changed = page.with_name(name)
@@ -110,3 +121,77 @@ def test_slider_and_view_from_above_work(page: Path, tmp_path: Path) -> None:
     row, column = centre_of(opened.picture, 1)  # the hedge, 9.5 m ahead of 12, 2 m to the left of 4
     assert row < 0.45 * opened.picture.shape[0]
     assert column < 0.48 * opened.picture.shape[1]
+
+
+def test_a_word_lights_its_voxels_up_and_fades_the_others(page_with_words: Path, tmp_path: Path) -> None:
+    script = (
+        "setTimeout(() => { document.querySelector('[data-word=\"1\"]').click();"
+        "document.querySelector('[data-viewpoint=top]').click(); }, 500);"
+    )
+    opened = open_page(with_additions(page_with_words, "lit.html", FULL_SCENE, script), tmp_path)
+    assert opened.console == [] and "data-gl-error" not in opened.dom
+    assert f'data-drawn="{len(street())}"' in opened.dom
+    row, column = centre_of(opened.picture, 2)  # the hedge in the blue of the second word, where it is seen from above
+    assert row < 0.45 * opened.picture.shape[0]
+    assert column < 0.48 * opened.picture.shape[1]
+    red, green, blue = np.moveaxis(opened.picture.astype(int), -1, 0)
+    assert ((red > green + 60) & (red > blue + 60)).sum() < 2500  # the lines of the camera's view, but not the wall
+
+
+def test_words_are_counted_mapped_and_put_out_again(page_with_words: Path, tmp_path: Path) -> None:
+    script = """setTimeout(() => {
+      const log = [], word = (number) => document.querySelector(`[data-word="${number}"]`);
+      const map = document.querySelector(".over canvas");
+      const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+      const say = () => log.push([document.getElementById("matching").textContent,
+        [...document.querySelectorAll("[data-word][aria-pressed=true]")].map((button) => button.textContent)]);
+      const colour = (x, y) => {
+        const size = (map.height - 92) / 60, at = [46 + (39.5 - y) * size, 46 + (59.5 - x) * size];
+        pen.clearRect(0, 0, 1, 1);
+        pen.drawImage(map, ...at, 1, 1, 0, 0, 1, 1);
+        return [...pen.getImageData(0, 0, 1, 1).data];
+      };
+      const move = (id, value) => {
+        document.getElementById(id).value = value;
+        document.getElementById(id).dispatchEvent(new Event("input"));
+      };
+      say();
+      word(0).click(); say(); log.push([colour(22, 30), colour(47, 30)[3]]);
+      move("match", 4); say(); move("match", 1);
+      word(1).dispatchEvent(new MouseEvent("click", { shiftKey: true })); say();
+      log.push([colour(22, 30), colour(47, 30)]);
+      word(2).click(); say();
+      word(2).click(); say(); log.push([colour(22, 30)[3], colour(5, 5)[3]]);
+      word(1).click(); document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" })); say();
+      word(1).click(); document.getElementById("no-word").click(); say();
+      log.push([...document.querySelectorAll("[data-word]")].map((button) => button.tabIndex));
+      word(0).click();
+      move("frame", 1);
+      setTimeout(() => { say(); document.body.dataset.log = JSON.stringify(log); }, 500);
+    }, 500);"""
+    opened = open_page(with_additions(page_with_words, "words.html", "", script), tmp_path)
+    assert opened.console == []
+    found = re.search(r'data-log="([^"]*)"', opened.dom)
+    assert found, "the script did not reach its end"
+    log = json.loads(html.unescape(found.group(1)))
+    voxels = street()
+    wall, hedge = (int((voxels.label == label).sum()) for label in (1, 2))
+    front = int(((voxels.label == 1) & (voxels.index[:, 0] == 20)).sum())
+    of = f"of {len(voxels):,} voxels match with a probability of at least"
+    red, blue = ([*colour, 255] for colour in phrase_colours(2))
+    assert log[0][0].startswith("Click a word") and log[0][1] == []
+    assert log == [
+        log[0],
+        [f"wall: {wall:,} {of} 50 %", ["wall"]],
+        [red, 204],  # elsewhere white, that lets the picture below shine through
+        [f"wall: {wall - front:,} {of} 80 %", ["wall"]],
+        [f"wall, <b>hedge</b> & co: {wall + hedge:,} {of} 50 %", ["wall", "<b>hedge</b> & co"]],
+        [red, blue],
+        [f"nothing at all: 0 {of} 50 %", ["nothing at all"]],
+        log[0],
+        [0, 0],
+        log[0],
+        log[0],
+        [0, 0, 0],  # the keyboard reaches the buttons
+        ["The words were not answered for this frame.", ["wall"]],
+    ]

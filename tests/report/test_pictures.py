@@ -19,10 +19,12 @@ from scene_completion_ros.report.pictures import (
     scaled_down,
     voxel_view,
     with_lidar,
+    words_panel,
     write_picture,
 )
 from scene_completion_ros.voxels.colours import STATE_COLOURS, height_colours
-from tests.report.scenes import CAMERA, COLOURS, GRID, NAMES, photo, street
+from scene_completion_ros.voxels.phrase_matches import OTHER_COLOUR, phrase_colours
+from tests.report.scenes import CAMERA, COLOURS, GRID, NAMES, photo, street, words_of_street
 
 MARGIN = 46
 _ROTATION = DEFAULT_GRID_FROM_CAMERA.rotation
@@ -163,6 +165,17 @@ def test_the_panel_says_which_colour_is_which_class() -> None:
         columns.append(found.mean())
     assert columns == sorted(columns)
     assert np.array_equal(panel(photo(), None, view, class_names=("all",), class_colours=((1, 2, 3),)), plain)
+
+
+def test_words_have_the_colours_of_their_voxels_in_one_picture() -> None:
+    picture = words_panel(photo(), street(), words_of_street(), camera=CAMERA, title="words").astype(int)
+    wall, hedge = phrase_colours(2)
+    legend = 34 + 2 * (320 + 24)  # below it
+    seen, above = picture[:legend, :652], picture[:legend, 664:]
+    for part, colour, least in ((seen, wall, 2000), (seen, hedge, 400), (above, wall, 400), (above, hedge, 400)):
+        shades = (part[..., None, :] == np.rint(np.outer([0.7, 0.85, 1.0], colour))).all(axis=-1).any(axis=-1)
+        assert shades.sum() > least
+    assert (above == OTHER_COLOUR).all(axis=-1).sum() > 400  # the road
 
 
 def test_a_legend_takes_as_many_rows_as_it_needs() -> None:

@@ -1,28 +1,26 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import signal
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from scene_completion_ros.errors import GridError
 from scene_completion_ros.report.html import pack_voxels
 from scene_completion_ros.report.writer import ReportWriter
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.checkout import run_python
 from tests.report.animations import decoded
-from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street
+from tests.report.pages import WordButtons, embedded_frames, steps_of_matches
+from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, words_of_street
 
 SECOND = 1_000_000_000
-
-
-def embedded_frames(page: Path) -> list[dict[str, Any]]:
-    scripts = re.findall(r'<script type="application/json" id="frame-\d+">(.*?)</script>', page.read_text("utf-8"))
-    return [json.loads(script) for script in scripts]
 
 
 def test_a_frame_is_on_disk_as_soon_as_it_is_added(tmp_path: Path) -> None:
@@ -173,3 +171,60 @@ def test_text_cannot_end_the_script(tmp_path: Path) -> None:
         report.add_frame(street(), timings_ms={"</script>": 1.0})
     text = report.index.read_text("utf-8")
     assert text.count("</script>") == 3  # settings, one frame, the viewer
+
+
+def markup(page: Path) -> str:
+    """The page without its scripts and style."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text("utf-8"), flags=re.DOTALL)
+
+
+def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> None:
+    voxels, matches = street(), words_of_street()
+    with ReportWriter(tmp_path, "test", NAMES, COLOURS, words=WORDS) as report:
+        report.add_frame(voxels, matches=matches)
+        report.add_frame(voxels)  # was not answered
+    answered, silent = embedded_frames(report.index)
+    # The order of `pack_voxels` is that of `argwhere`, in which the scene has its voxels.
+    assert np.array_equal(
+        steps_of_matches(answered) > 0, [voxels.label == 1, voxels.label == 2, np.zeros(len(voxels), bool)]
+    )
+    assert silent["matches"] is None
+    buttons = WordButtons(report.index)
+    assert buttons.words == {str(number): word for number, word in enumerate(WORDS)}
+    assert "b" not in buttons.tags
+
+
+def test_a_word_is_text_wherever_it_stands(tmp_path: Path) -> None:
+    hostile = """</script><script>alert(1)</script><img src=x onerror="alert(2)">'{colourings}"""
+    with ReportWriter(tmp_path, "test", words=(hostile,)) as report:
+        report.add_frame(street())
+    assert WordButtons(report.index).words == {"0": hostile}
+    assert "<img src=x" not in report.index.read_text("utf-8")
+    assert report.index.read_text("utf-8").count("</script>") == 3  # settings, one frame, the viewer
+
+
+def test_without_words_nothing_of_them_is_in_the_page(tmp_path: Path) -> None:
+    for name, words in (("with", WORDS), ("without", ())):
+        with ReportWriter(tmp_path / name, "test", NAMES, COLOURS, words=words) as report:
+            report.add_frame(street(), photo(), camera=CAMERA)
+    text = markup(report.index)
+    assert 'word"' not in text and 'id="matching"' not in text and 'id="match"' not in text
+    inserted = markup(tmp_path / "with" / "index.html")
+    start, end = inserted.index('<div class="bar" role="group"'), inserted.index('\n<div id="scene"')
+    assert inserted[:start] + inserted[end:] == text
+    assert "matches" not in embedded_frames(report.index)[0]
+    settings = re.findall(r'id="report-data">(.*?)</script>', report.index.read_text("utf-8"))
+    assert set(json.loads(settings[0])) == {"frames", "heightRange", "lidarResolution", "palettes"}
+
+
+def test_matches_of_other_words_or_voxels_are_refused(tmp_path: Path) -> None:
+    for words, voxels in ((NAMES, street()), ((), street()), (WORDS, without_most(street()))):
+        report = ReportWriter(tmp_path, "test", words=words)
+        with pytest.raises(GridError, match="matches: are of"):
+            report.add_frame(voxels, matches=words_of_street())
+        assert len(report) == 0
+
+
+def without_most(voxels: SemanticVoxels) -> SemanticVoxels:
+    kept = {name: getattr(voxels, name)[:9] for name in ("index", "probability", "label", "confidence")}
+    return dataclasses.replace(voxels, **kept)

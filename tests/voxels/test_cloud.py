@@ -15,6 +15,7 @@ from scene_completion_ros.voxels.cloud import (
     VOXEL_CLOUD_FIELDS,
     cloud_array_from_message,
     cloud_array_to_voxels,
+    match_array_from_message,
     voxels_to_cloud_array,
 )
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
@@ -117,3 +118,5 @@ def test_messages_are_read_and_foreign_ones_refused() -> None:
         cloud_array_from_message(message(cloud, point_step=16))
     with pytest.raises(SceneCompletionError, match="voxel layout"):
         cloud_array_from_message(message(cloud, fields=message(cloud).fields[:4]))
+    with pytest.raises(SceneCompletionError, match="24 bytes a point with fields .*'label'"):
+        match_array_from_message(message(cloud))

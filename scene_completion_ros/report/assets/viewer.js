@@ -162,12 +162,84 @@
         place = Math.round(255 * Math.min(1, Math.max(0, (height - low) / (high - low))));
       }
       for (let k = 0; k < 3; k++) colours[4 * n + k] = palettes[mode][3 * place + k];
+      if (frame.lit) light(i, colours, 4 * n);
       n++;
     }
     fill(cubes, "cell", cells.subarray(0, 4 * n));
     fill(cubes, "colour", colours.subarray(0, 4 * n));
     cubes.count = n;
   }
+
+  // ---- words: each has a plane [voxels] of steps, 0 where it does not match; those that are lit colour the voxels -------
+  const lit = new Set();
+  let map = null;
+  function matched() {                   // of the lit words the one that a voxel matches best, -1 where it matches none
+    const { count } = frame.voxels, word = new Int16Array(count).fill(-1);
+    const step = new Uint8Array(count).fill(Number(byId("match").value) - 1);
+    if (frame.matches) for (const w of lit) for (let i = 0, at = w * count; i < count; i++, at++)
+      if (frame.matches[at] > step[i]) { word[i] = w; step[i] = frame.matches[at]; }
+    return { word, step };
+  }
+  function light(i, colours, at) {       // the better the match the brighter; what matches nothing fades
+    const { word, step } = frame.lit, own = report.wordColours[word[i]], share = 0.6 + 0.4 * step[i] / report.matchSteps;
+    for (let k = 0; k < 3; k++) colours[at + k] = own ? own[k] * share : 0.2 * colours[at + k] + 180;
+  }
+  function answer() {
+    if (!report.words) return;
+    frame.lit = lit.size ? matched() : null;
+    for (const button of document.querySelectorAll("[data-word]"))
+      button.setAttribute("aria-pressed", String(lit.has(Number(button.dataset.word))));
+    byId("no-word").setAttribute("aria-pressed", String(!lit.size));
+    const said = byId("matching"), number = (value) => value.toLocaleString("en");
+    if (!said.dataset.help) said.dataset.help = said.textContent;
+    if (!lit.size) said.textContent = said.dataset.help;
+    else if (!frame.matches) said.textContent = "The words were not answered for this frame.";
+    else {
+      const found = frame.lit.word.reduce((sum, w) => sum + (w >= 0), 0);
+      const least = report.leastMatch + (1 - report.leastMatch) * (Number(byId("match").value) - 1) / report.matchSteps;
+      said.textContent = `${[...lit].map((w) => report.words[w]).join(", ")}: ${number(found)} of `
+        + `${number(frame.voxels.count)} voxels match with a probability of at least ${Math.round(100 * least)} %`;
+    }
+    drawMap();
+  }
+  function drawMap() {                   // over the picture from above: of each column the best match
+    const image = byId("birds-eye"), { cells, count } = frame.voxels;
+    map.width = image.naturalWidth; map.height = image.naturalHeight;
+    if (!frame.lit || !image.naturalHeight) return;
+    const [rows, columns] = frame.grid.shape, { word, step } = frame.lit, best = new Map();
+    for (let i = 0; i < count; i++) {
+      const column = cells[4 * i] * columns + cells[4 * i + 1], last = best.get(column);
+      if (word[i] >= 0 && (last === undefined || step[i] > step[last])) best.set(column, i);
+    }
+    const margin = report.mapMargin, size = (image.naturalHeight - 2 * margin) / rows, pen = map.getContext("2d");
+    pen.fillStyle = "#fffc";
+    pen.fillRect(margin, margin, columns * size, rows * size);
+    for (const i of best.values()) {
+      pen.fillStyle = `rgb(${report.wordColours[word[i]]})`;
+      pen.fillRect(margin + (columns - 1 - cells[4 * i + 1]) * size, margin + (rows - 1 - cells[4 * i]) * size, size, size);
+    }
+  }
+  function press(word, beside) {
+    const on = !lit.has(word) || (!beside && lit.size > 1);
+    if (!beside) lit.clear();
+    if (!on) lit.delete(word);
+    else if (word >= 0) lit.add(word);
+    relight();
+  }
+  const relight = () => { if (frame) { answer(); reload(); } };
+  function offerWords() {
+    map = document.createElement("canvas");
+    byId("birds-eye").parentNode.append(map);
+    byId("birds-eye").parentNode.className = "over";
+    byId("birds-eye").addEventListener("load", () => { if (frame) drawMap(); });
+    for (const button of document.querySelectorAll("[data-word]"))
+      button.addEventListener("click", (e) => press(Number(button.dataset.word), e.shiftKey));
+    byId("no-word").addEventListener("click", () => press(-1));
+    document.addEventListener("keydown", (e) => { if (e.key === "Escape") press(-1); });
+    byId("match").addEventListener("input", relight);
+  }
+  if (report.words) offerWords();
+
   function uploadLines() {
     const { grid, camera } = frame, position = [], colour = [];
     const add = (a, b, c) => { position.push(...a, ...b); colour.push(...c, ...c); };
@@ -320,9 +392,11 @@
     byId("depth-name").textContent = `${data.depth_name} [m]`;
     const voxels = unpackVoxels(await inflate(data.voxels), data.count, data.grid.shape);
     const lidar = data.lidar ? unpackLidar(await inflate(data.lidar), data.grid.origin) : new Float32Array(0);
+    const matches = data.matches ? await inflate(data.matches) : null;
     if (newest !== number) return;       // the slider moved on meanwhile
     const first = frame === null;
-    frame = { grid: data.grid, camera: data.viewpoint, voxels, lidar };
+    frame = { grid: data.grid, camera: data.viewpoint, voxels, lidar, matches };
+    answer();
     byId("lidar-switch").hidden = lidar.length === 0;
     if (!ready) return;
     uploadVoxels(); uploadLines(); uploadLidar();

@@ -18,7 +18,7 @@ from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
-from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from scene_completion_ros.voxels.cloud import cloud_array_from_message, match_array_from_message
 
 STAGE_PATIENCE_S = 0.5  # a frame that has all its answers waits this long for its stage times
 RECORDED_TYPES = {
@@ -213,6 +213,7 @@ class ResultCollector:
             return
         statistics.occupied.append(len(voxels))
         if self._on_result is not None:
+            matches = sent.answers.get(topics.MATCHES)
             self._on_result(
                 ReplayResult(
                     index=sent.index,
@@ -224,6 +225,7 @@ class ResultCollector:
                     depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
                     latency_ms=sent.latency_ms,
                     stages_ms=dict(stages_ms),
+                    matches=None if matches is None else match_array_from_message(matches),
                 )
             )
 

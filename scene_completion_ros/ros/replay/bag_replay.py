@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,6 +42,7 @@ def replay_over_dds(
     playback: Playback | None = None,
     node_parameters: Mapping[str, object] | None = None,
     statistics: ReplayStatistics | None = None,
+    words: Sequence[str] = (),
 ) -> ReplayStatistics:
     """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
 
@@ -61,6 +62,8 @@ def replay_over_dds(
             `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image. In lock step
             `transform_timeout` is at least 3 s.
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
+        words: What the node is asked for in all images; an image is then complete with that answer only. At the end the
+            question is taken back.
 
     Raises:
         BagError: There is no such image topic, or no usable CameraInfo and no camera was given.
@@ -111,7 +114,7 @@ def replay_over_dds(
             node = stack.enter_context(NodeProcess(f"/replay_{os.getpid()}", parameters, remapped))
         bag = stack.enter_context(BagWriter(output_bag)) if output_bag is not None else None
         statistics = statistics or ReplayStatistics(topic)
-        player = Player(node, source, names, playback, bag, on_result, statistics)
+        player = Player(node, source, names, playback, bag, on_result, statistics, words)
         stack.callback(player.close)
         player.warm_up()
         statistics.startup_s = time.perf_counter() - started_s

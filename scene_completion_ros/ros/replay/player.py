@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,7 @@ class Player:
     Args:
         on_result: Called with every frame of the first pass whose answers are complete.
         statistics: Filled while frames are played.
+        words: What the node is asked for; may be none.
 
     Raises:
         SceneCompletionError: A further topic cannot be published.
@@ -56,11 +58,14 @@ class Player:
         bag: BagWriter | None,
         on_result: Callable[[ReplayResult], None] | None,
         statistics: ReplayStatistics,
+        words: Sequence[str] = (),
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
         self._results = ResultCollector(bag, on_result, statistics)
         self.statistics = statistics
-        self._answers = Answers(COLLECTED)
+        self._words = tuple(words)
+        self._collected = COLLECTED | ({topics.MATCHES: PointCloud2} if words else {})
+        self._answers = Answers(self._collected)
         self._legends: list[Any] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on results: bag, `on_result`
         self._last_result_s = 0.0
@@ -96,12 +101,13 @@ class Player:
 
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node.create_subscription(String, topics.LEGEND.replace("~/", node_prefix), self._legends.append, latched)
-        for topic, message_type in COLLECTED.items():
+        for topic, message_type in self._collected.items():
             self._node.create_subscription(message_type, topic.replace("~/", node_prefix), collect(topic), queue)
         for stage in topics.STAGES:
             topic = topics.stage_topic(stage).replace("~/", node_prefix)
             self._node.create_subscription(Float64, topic, collect_time(stage), queue)
         self._node.create_subscription(String, topics.DROPPED.replace("~/", node_prefix), self._on_drop, queue)
+        self._query = self._node.create_publisher(String, topics.QUERY.replace("~/", node_prefix), queue)
 
     def _on_drop(self, message: Any) -> None:
         try:
@@ -145,6 +151,8 @@ class Player:
             attempts += 1
             frame_id = f"{WARM_UP_FRAME}_{attempts}"
             self._inputs.camera_info(0, frame_id)
+            if self._words:  # until an answer shows that the node has heard of them
+                self._query.publish(String(data=json.dumps(self._words)))
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
             sent = SentImage(-1, frame_id, 0, time.perf_counter())
             self._answers.waiting = [sent]
@@ -184,6 +192,8 @@ class Player:
                 if self.statistics.frames_in == sent_before:  # nothing to play: endless in no time
                     return
         finally:
+            if self._words:
+                self._query.publish(String())
             self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
 
     def _play_once(self, frames: Iterable[BagMessage], others: Iterator[BagMessage]) -> None:
@@ -271,7 +281,7 @@ class Player:
         lost = waiting[-1] if waiting else None
         waiting.clear()
         if lost is not None and self._playback.rate is None:
-            missing = ", ".join(topic for topic in COLLECTED if topic not in lost.answers)
+            missing = ", ".join(topic for topic in self._collected if topic not in lost.answers)
             raise SceneCompletionError(
                 f"the node neither completed nor dropped image {lost.index} (stamp {lost.stamp_ns} ns) "
                 f"within {timeout_s:g} s: no {missing}",

@@ -36,6 +36,8 @@ class ReplayResult:
     """From sending the image to receiving its voxels."""
     stages_ms: dict[str, float]
     """What the node says of its stages, see `topics.STAGES`; without those whose message got lost."""
+    matches: NDArray[np.void] | None = None
+    """Voxels that answer words [M] in the optical frame, `voxels.cloud.MATCH_CLOUD_DTYPE`; None if none was asked."""
 
     @cached_property
     def image_rgb(self) -> NDArray[np.uint8]:

@@ -1,0 +1,80 @@
+"""The option --words of several commands: what the voxels are asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.completer import Completer
+
+DEMO_WORDS = (
+    "car",
+    "tree",
+    "zebra crossing",
+    "van",
+    "road",
+    "sidewalk",
+    "building",
+    "hedge",
+    "fence",
+    "grass",
+    "lamp post",
+    "traffic sign",
+    "parking lot",
+)
+"""What the demo asks for, as far as the student's text bank holds it."""
+
+
+def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, default: str) -> None:
+    """Declare the option.
+
+    Args:
+        answered_by: What shows the answers, for the help.
+        default: What happens without the option, for the help.
+    """
+    parser.add_argument(
+        "--words",
+        metavar="WORD,WORD,...",
+        help=f"what {answered_by}: phrases of the student's text bank, as in car,zebra crossing (default: {default})",
+    )
+
+
+def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words to ask for.
+
+    Args:
+        text: What the option said; None where it was not given.
+        bundle: The student whose text bank holds them.
+        default: Taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
+
+    Raises:
+        VocabularyError: The student has no bank, or it does not hold a word.
+    """
+    from scene_completion_ros.errors import VocabularyError
+
+    bank = bundle.text_bank()
+    if text is None:
+        return tuple(word for word in default if bank is not None and word in bank.phrases)
+    words = tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
+    if words and bank is None:
+        raise VocabularyError(
+            f"the student {bundle.name} has no text bank, so that it knows no words",
+            where="--words",
+            cure="Take a student with a bank, or leave out --words",
+        )
+    if words and bank is not None:
+        bank.query(words)
+    return words
+
+
+def ask_words(completer: Completer, words: Sequence[str]) -> None:
+    """Have a completer say where words are, as `chosen_words` gave them; nothing changes where there are none.
+
+    As the node does, it tells all voxels that are nearer to the word than to the background, by however little.
+    """
+    bank = completer.bundle.text_bank()
+    if words and bank is not None:
+        completer.ask(completer.prepare_vocabulary(bank.query(words, margin=0.0)))

@@ -1,0 +1,57 @@
+"""What stands in the page of a report."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def embedded_frames(page: Path) -> list[dict[str, Any]]:
+    """The frames that the page carries."""
+    scripts = re.findall(r'<script type="application/json" id="frame-\d+">(.*?)</script>', page.read_text("utf-8"))
+    return [json.loads(script) for script in scripts]
+
+
+def steps_of_matches(frame: dict[str, Any]) -> NDArray[np.uint8]:
+    """How well the words match the voxels of a frame, [words, voxels], 0 where they do not."""
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(frame["matches"])), np.uint8)
+    return planes.reshape(-1, frame["count"])
+
+
+class WordButtons(HTMLParser):
+    """The buttons of a page that have a word.
+
+    Attributes:
+        words: Text of each by its attribute data-word.
+        tags: All kinds of elements of the page.
+    """
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.words: dict[str, str] = {}
+        self.tags: set[str] = set()
+        self._inside: str | None = None
+        self.feed(page.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "button":
+            self._inside = dict(attrs).get("data-word")
+            if self._inside is not None:
+                self.words[self._inside] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "button":
+            self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside is not None:
+            self.words[self._inside] += data
