@@ -51,9 +51,10 @@ def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str]
         default: Taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
 
     Raises:
-        VocabularyError: The student has no bank, or it does not hold a word.
+        VocabularyError: The student has no bank, it does not hold a word, or there are too many words.
     """
     from scene_completion_ros.errors import VocabularyError
+    from scene_completion_ros.inference.phrase_query import MOST_ASKED
 
     bank = bundle.text_bank()
     if text is None:
@@ -64,6 +65,10 @@ def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str]
             f"the student {bundle.name} has no text bank, so that it knows no words",
             where="--words",
             cure="Take a student with a bank, or leave out --words",
+        )
+    if len(words) > MOST_ASKED:
+        raise VocabularyError(
+            f"{len(words)} words, where at most {MOST_ASKED} are answered at a time", where="--words", cure="Name fewer"
         )
     if words and bank is not None:
         bank.query(words)

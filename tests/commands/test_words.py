@@ -5,6 +5,7 @@ import pytest
 from scene_completion_ros.commands.words import DEMO_WORDS, chosen_words
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.phrase_query import MOST_ASKED
 
 
 def test_words_are_those_of_the_option_or_the_default_ones_that_the_bank_holds(wordy_road: StudentBundle) -> None:
@@ -25,6 +26,11 @@ def test_an_unknown_word_is_refused_with_near_ones(wordy_road: StudentBundle) ->
         chosen_words("car,zebra crosing", wordy_road)
 
 
+def test_more_words_than_are_answered_are_refused_at_once(wordy_road: StudentBundle) -> None:
+    with pytest.raises(VocabularyError, match=f"{MOST_ASKED + 1} words, where at most {MOST_ASKED}"):
+        chosen_words(",".join(f"word {number}" for number in range(MOST_ASKED + 1)), wordy_road)
+
+
 def test_the_demo_asks_for_what_the_page_promises() -> None:
     assert {"car", "tree", "zebra crossing"} <= set(DEMO_WORDS)
-    assert 12 <= len(set(DEMO_WORDS)) == len(DEMO_WORDS) <= 16  # what a student answers at a time
+    assert 12 <= len(set(DEMO_WORDS)) == len(DEMO_WORDS) <= MOST_ASKED
