@@ -76,10 +76,7 @@ def chosen_words(text: str | None, bundle: StudentBundle, default: Sequence[str]
 
 
 def ask_words(completer: Completer, words: Sequence[str]) -> None:
-    """Have a completer say where words are, as `chosen_words` gave them; nothing changes where there are none.
-
-    As the node does, it tells all voxels that are nearer to the word than to the background, by however little.
-    """
+    """Have a completer say where words are, as `chosen_words` gave them; nothing changes where there are none."""
     bank = completer.bundle.text_bank()
     if words and bank is not None:
-        completer.ask(completer.prepare_vocabulary(bank.query(words, margin=0.0)))
+        completer.ask(completer.prepare_vocabulary(bank.query(words)))

@@ -218,12 +218,12 @@ class Completer:
             query: Prepared from `TextBank.query`.
 
         Raises:
-            VocabularyError: It was prepared for another student, has no background or too many phrases.
+            VocabularyError: It was prepared for another student, is a vocabulary of labels or has too many phrases.
         """
-        if query is not None and (query.groups == query.classes or query.classes > MOST_ASKED):
+        if query is not None and (query.vocabulary.contrast is None or query.classes > MOST_ASKED):
             raise VocabularyError(
-                f"asks for {query.classes} phrases (1..{MOST_ASKED}) "
-                f"{'without' if query.groups == query.classes else 'with'} a background",
+                f"asks for {query.classes} phrases (1..{MOST_ASKED}), "
+                f"{'as labels' if query.vocabulary.contrast is None else 'by contrast'}",
                 where="query",
                 cure="Ask for fewer phrases at a time, and make the query with TextBank.query.",
             )

@@ -98,23 +98,37 @@ class Words(NamedTuple):
 NO_WORDS = Words()
 
 
-def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
-    """The voxels of each phrase: those whose cosine with it is ahead of that of the background by the margin.
+MATCHING, SPREAD = 0.6, 0.1
+"""Share of a phrase's reach from which a voxel matches it, and how much more makes it sure."""
 
-    Phrases do not compete with each other. The probability is the softmax one of the two alone, at the temperature.
+
+def matches_of(asked: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
+    """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
+
+    Phrases do not compete with each other: a voxel may be a tree and a hedge.
 
     Args:
-        asked: The query; it has a background.
+        asked: The query.
         cosines: [N, K + 1], see `PhraseQuery.cosines`.
+
+    Raises:
+        ValueError: It is no query, but a vocabulary of labels.
     """
-    background, there = cosines[:, asked.classes], cosines.any(axis=1)
+    contrast = asked.vocabulary.contrast
+    if contrast is None:
+        raise ValueError("a vocabulary of labels is no query: see TextBank.query")
+    general, there = contrast.common * cosines[:, asked.classes], cosines.any(axis=1)
     found = []
-    for number, phrase in enumerate(asked.vocabulary.names):
-        ahead = cosines[:, number] - background
-        voxels = np.flatnonzero(there & (ahead >= asked.vocabulary.margin))
-        probability = 1.0 / (1.0 + np.exp(-np.clip(ahead[voxels] / asked.temperature, -80.0, 80.0)))
-        score = cosines[voxels, number].astype(np.float32)
-        found.append(PhraseMatches(phrase, voxels.astype(np.int32), score, probability.astype(np.float32)))
+    for number, (phrase, reach) in enumerate(zip(asked.vocabulary.names, contrast.reach, strict=True)):
+        score = cosines[:, number] - general
+        voxels = np.flatnonzero(there & (score >= MATCHING * reach))
+        share = (score[voxels] / reach - MATCHING) / SPREAD
+        probability = 1.0 / (1.0 + np.exp(-np.clip(share, -80.0, 80.0)))
+        found.append(
+            PhraseMatches(
+                phrase, voxels.astype(np.int32), score[voxels].astype(np.float32), probability.astype(np.float32)
+            )
+        )
     return tuple(found)
 
 

@@ -37,6 +37,7 @@ MARGIN = 0.02
 UNKNOWN = "unknown"
 UNKNOWN_COLOUR = (128, 128, 128)
 BACKGROUND = -1
+LEAST_REACH = 0.02
 Pooling = Literal["max", "mean"]
 Colour = tuple[int, int, int]
 _CURE = "Make the bank again with: scene-completion vocabulary"
@@ -50,6 +51,23 @@ class BankClass:
     name: str
     phrases: tuple[str, ...]
     colour: Colour
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What cosines with phrases are worth: a phrase's cosine less that which a voxel has with phrases in general.
+
+    A voxel that the student is unsure of has a mixture of features. That lies near what all sentences have in common,
+    and so near any phrase; its cosine with "tree" may be larger than that of a tree.
+
+    Attributes:
+        common: Length of the mean of the phrases in general; the background's row is its direction.
+        reach: Of each phrase the largest contrast that a class of the bank has with it: a word that the teacher was
+            never told finds what is nearest to it. Infinite where no class has any.
+    """
+
+    common: float
+    reach: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +85,7 @@ class Vocabulary:
         margin: A voxel whose best class is not ahead of all others by this much cosine is ``unknown``.
         temperature: Of the softmax that gives the confidence; None for that of the feature space.
         bank_sha256: Hash of the bank that the rows are from; empty where they are from none.
+        contrast: Of a query, see `TextBank.query`; None for labels.
 
     Raises:
         VocabularyError: No class or more than `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, a name
@@ -82,6 +101,7 @@ class Vocabulary:
     margin: float = MARGIN
     temperature: float | None = None
     bank_sha256: str = ""
+    contrast: Contrast | None = None
 
     def __post_init__(self) -> None:
         classes, rows = len(self.names), len(self.rows)
@@ -367,42 +387,46 @@ class TextBank:
             bank_sha256=self.sha256,
         )
 
-    def query(self, phrases: Sequence[str], against: Vocabulary | None = None, *, margin: float = MARGIN) -> Vocabulary:
-        """A vocabulary that asks where phrases are: each of them against one and the same background.
-
-        The background is that of the bank, less what is asked. Where the bank has none, it is the other classes of a
-        vocabulary; else the other classes of the bank; else all its other phrases. A class is another one where it
-        neither has the name of a phrase that is asked, nor that phrase among its own.
+    def query(self, phrases: Sequence[str], background: Sequence[str] | None = None) -> Vocabulary:
+        """A vocabulary that asks where phrases are: by their contrast with phrases in general.
 
         Args:
             phrases: As `vocabulary` takes them in a list.
-            against: The vocabulary that labels the voxels now, of this bank; None for none.
-            margin: A voxel matches a phrase where its cosine is ahead of that of the background by this much.
+            background: Phrases in general; None for all of the bank.
 
         Raises:
-            VocabularyError: A phrase is not in the bank, there is none or there are too many, or nothing is left for
-                the background.
+            VocabularyError: A phrase is not in the bank, there is none or there are too many, or there is no other
+                phrase to tell them from.
         """
-        asked = self.vocabulary(phrases, margin=margin)
+        asked = self.vocabulary(phrases, margin=0.0)
         rows = asked.rows[asked.group != BACKGROUND]
-        others = asked.rows[asked.group == BACKGROUND]
-        for vocabulary in (against, self.vocabulary() if self.classes else None):
-            if vocabulary is not None and vocabulary.dimension == self.dimension and not len(others):
-                is_asked = np.array([(rows == row).all(axis=1).any() for row in vocabulary.rows])
-                same = set(vocabulary.group[is_asked].tolist())
-                same |= {number for number, name in enumerate(vocabulary.names) if name in asked.names}
-                others = vocabulary.rows[~np.isin(vocabulary.group, list(same))]
-        if not len(others):
-            said = {phrase for names in self._phrases_of(phrases).values() for phrase in names}
-            others = self.rows([phrase for phrase in self.phrases if phrase not in said][: MOST_ROWS - len(rows)])
-        if not len(others):
+        general = self.rows(tuple(background or self.phrases)[:MOST_ROWS]).astype(np.float64)
+        mean = general.mean(axis=0)
+        common = float(np.linalg.norm(mean))
+        if len(np.unique(general, axis=0)) < 2 or common < 1e-6:
             raise VocabularyError(
                 "nothing is left to tell the phrases from",
                 where=f"{self.where}: background",
                 cure="Make a bank with further phrases, or with a background.",
             )
-        group = np.concatenate([asked.group[asked.group != BACKGROUND], np.full(len(others), BACKGROUND)])
-        return replace(asked, rows=np.concatenate([rows, others]), group=group.astype(np.int32))
+        known = self.rows([phrase for proposed in self.classes for phrase in proposed.phrases] or self.phrases)
+        group = asked.group[asked.group != BACKGROUND]
+        reach = [self._reach(rows[group == number], mean, known) for number in range(len(asked.names))]
+        return replace(
+            asked,
+            rows=np.concatenate([rows, (mean / common)[None].astype(np.float32)]),
+            group=np.append(group, BACKGROUND).astype(np.int32),
+            contrast=Contrast(common, tuple(reach)),
+        )
+
+    @staticmethod
+    def _reach(rows: NDArray[np.float32], mean: NDArray[np.float64], known: NDArray[np.float32]) -> float:
+        """Largest contrast of any of rows [R, D] at features of what is known [P, D], seen from its centre."""
+        features = known - known.mean(axis=0) if len(known) > 1 else known
+        length = np.linalg.norm(features, axis=1, keepdims=True)
+        features = features[length[:, 0] > 1e-6] / length[length[:, 0] > 1e-6]
+        best = float(((rows - mean) @ features.T).max()) if len(features) else 0.0
+        return best if best > LEAST_REACH else float("inf")
 
     def _phrases_of(self, classes: Sequence[str] | Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]]:
         own = {proposed.name: proposed.phrases for proposed in self.classes}

@@ -14,13 +14,13 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """M voxels, each once, with the phrase that it answers best.
+    """Voxels and phrases that they answer: M pairs, each once.
 
     Attributes:
         index: int32 [M, 3], in the order of the grid's memory.
         phrase: uint8 [M], number of the phrase.
-        score: float32 [M], cosine.
-        probability: float32 [M] in 0..1, of the phrase against the background.
+        score: float32 [M], see `PhraseMatches`.
+        probability: float32 [M] in 0..1.
     """
 
     index: NDArray[np.int32]
@@ -29,7 +29,7 @@ class Matches:
     probability: NDArray[np.float32]
 
 
-def best_matches(voxels: SemanticVoxels, answers: Iterable[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:
+def all_matches(voxels: SemanticVoxels, answers: Iterable[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:
     """What answers a query among voxels.
 
     Args:
@@ -46,11 +46,11 @@ def best_matches(voxels: SemanticVoxels, answers: Iterable[tuple[SemanticVoxels,
     phrase = np.concatenate([np.zeros(0, np.uint8), *(np.full(len(at), number, np.uint8) for at, number, _ in parts)])
     score = np.concatenate([np.zeros(0, np.float32), *(found.score for *_, found in parts)])
     probability = np.concatenate([np.zeros(0, np.float32), *(found.probability for *_, found in parts)])
-    # By voxel; the best first, of equal ones the first phrase.
-    order = np.lexsort((phrase, -score, flat)) if len(parts) > 1 else np.arange(len(flat))
+    # By voxel and phrase; that of the image that says it best first.
+    order = np.lexsort((-score, phrase, flat)) if len(parts) > 1 else np.arange(len(flat))
     order = order[voxels.state.reshape(-1)[flat[order]] >= VoxelState.SURFACE]
     first = np.ones(len(order), dtype=bool)
-    first[1:] = flat[order[1:]] != flat[order[:-1]]
+    first[1:] = (flat[order[1:]] != flat[order[:-1]]) | (phrase[order[1:]] != phrase[order[:-1]])
     kept = order[first]
     index = np.stack(np.unravel_index(flat[kept], voxels.grid.shape), axis=-1).astype(np.int32)
     return Matches(index, phrase[kept], score[kept], probability[kept])

@@ -14,7 +14,7 @@ from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 LEAST_PROBABILITY = 0.5
-"""From here on a voxel matches a phrase: the phrase is more likely than the background."""
+"""From here on a voxel matches a phrase."""
 OTHER, OTHER_COLOUR = "other", (196, 196, 204)
 
 
@@ -25,8 +25,8 @@ class PhraseMatches:
     Attributes:
         phrase: The phrase, or the name of a class of phrases.
         voxels: int32 [M], which of the N occupied voxels, each another.
-        score: float32 [M], cosine.
-        probability: float32 [M] in 0..1, of the phrase against the background.
+        score: float32 [M], contrast: the cosine with the phrase less that with phrases in general.
+        probability: float32 [M] in 0..1.
 
     Raises:
         GridError: Shapes contradict each other.

@@ -359,7 +359,7 @@ def test_a_vocabulary_goes_along_when_a_bundle_is_saved_elsewhere(tmp_path: Path
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"text_encoder": "other"}, "spaces of another encoder only: clip.*tiny-encoder abab"),
+        ({"text_encoder_sha256": "ef" * 32}, "spaces of another encoder only: clip.*tiny-encoder abab"),
         ({"text_encoder_sha256": "cd" * 32}, "made by the text encoder tiny-encoder cdcdcdcdcdcd .*abababababab"),
         ({"dimension": 8}, "8 numbers a phrase.*another dimension only: clip.*16 numbers"),
     ],

@@ -25,8 +25,9 @@ from scene_completion_ros.inference.completer import Completer, Completion, moun
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import label_logits_reference, most_likely
 from scene_completion_ros.inference.march import march
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, labels_reference
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, labels_reference, matches_of
 from scene_completion_ros.inference.query_kernel import density_reference
+from scene_completion_ros.inference.text_bank import Contrast
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
@@ -335,7 +336,7 @@ def test_a_query_is_answered_beside_the_labels(speaking: StudentBundle, with_voc
     if with_vocabulary:
         completer.use(completer.prepare_vocabulary(bank.vocabulary()))
     plain = completer.complete(image).voxels
-    query = bank.query(["zebra crossing", "car"], margin=0.05)
+    query = bank.query(["zebra crossing", "car"])
     asked = completer.prepare_vocabulary(query)
     completer.ask(asked)
     result = completer.complete(image)
@@ -345,13 +346,11 @@ def test_a_query_is_answered_beside_the_labels(speaking: StudentBundle, with_voc
     features = completer._query._encode(result.image).features  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(plain.index.T), plain.grid.shape)
     cosines = completer._query._phrases.cosines(asked, features, occupied)  # type: ignore[attr-defined]
-    for number, one in enumerate(result.matches):
-        ahead = cosines[:, number] - cosines[:, 2]
-        np.testing.assert_array_equal(one.voxels, np.flatnonzero(ahead >= 0.05))
-        assert 0 < len(one.voxels) < len(plain)
-        np.testing.assert_array_equal(one.score, cosines[one.voxels, number])
-        np.testing.assert_allclose(one.probability, 1.0 / (1.0 + np.exp(-ahead[one.voxels] / 0.07)), rtol=1e-5)
-        assert (one.probability > 0.5).all()
+    for one, expected in zip(result.matches, matches_of(asked, cosines), strict=True):
+        np.testing.assert_array_equal(one.voxels, expected.voxels)
+        np.testing.assert_array_equal(one.probability, expected.probability)
+        assert len(one.voxels) < len(plain) and (one.probability >= 0.5).all()
+    assert any(len(one.voxels) for one in result.matches)
     completer.ask(None)
     assert completer.complete(image).matches == ()
 
@@ -362,17 +361,18 @@ def test_words_of_another_student_and_queries_that_cannot_be_are_refused(
     own, bank = Completer(speaking, CAMERA), small_bank()
     with pytest.raises(VocabularyError, match="student small has no feature spaces"):
         completer.prepare_vocabulary(bank.vocabulary())
-    with pytest.raises(VocabularyError, match="made by the text encoder other"):
-        own.prepare_vocabulary(small_bank(text_encoder="other").vocabulary())
+    with pytest.raises(VocabularyError, match="made by the text encoder tiny-encoder cdcdcdcd"):
+        own.prepare_vocabulary(small_bank(text_encoder_sha256="cd" * 32).vocabulary())
     foreign = FoldedVocabulary.of(bank.vocabulary(), small_space(seed=1))
     with pytest.raises(VocabularyError, match="prepared for another student than small"):
         own.use(foreign)
     with pytest.raises(VocabularyError, match="prepared for another student than small"):
         own.ask(foreign)
-    with pytest.raises(VocabularyError, match="asks for 2 phrases.*without a background"):
-        own.ask(own.prepare_vocabulary(random_vocabulary(2, 2, background=0)))
+    with pytest.raises(VocabularyError, match="asks for 2 phrases.*as labels"):
+        own.ask(own.prepare_vocabulary(random_vocabulary(2, 2)))
+    many = dataclasses.replace(random_vocabulary(17, 17), contrast=Contrast(0.5, (1.0,) * 17))
     with pytest.raises(VocabularyError, match="asks for 17 phrases"):
-        own.ask(own.prepare_vocabulary(random_vocabulary(17, 17)))
+        own.ask(own.prepare_vocabulary(many))
     assert own.complete(picture()).vocabulary is None  # it goes on with what it had
 
 

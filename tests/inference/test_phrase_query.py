@@ -14,9 +14,10 @@ from scene_completion_ros.inference.phrase_query import (
     PhraseQuery,
     class_cosines_reference,
     labels_reference,
+    matches_of,
 )
 from scene_completion_ros.inference.query_kernel import hidden_reference
-from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
+from scene_completion_ros.inference.text_bank import BACKGROUND, Contrast, Vocabulary
 from scene_completion_ros.jit import kernel_threads
 from tests.inference.small_bundle import CANONICAL, random_features, random_head, with_labels
 from tests.inference.small_vocabulary import random_vocabulary, small_space
@@ -159,6 +160,28 @@ def test_scores_and_labels_of_a_case_computed_by_hand() -> None:
     expected = 1.0 / (1.0 + math.exp(-1.0 / 0.5) + math.exp((diagonal - 1.0) / 0.5))
     np.testing.assert_allclose(confidence[1:], [expected, 0.0], atol=1e-7)
     assert labels_reference(cosines[1:2], 2, 0.3, 0.5)[0].tolist() == [2]  # x is ahead by 0.293 only
+
+
+def test_matches_by_contrast_of_a_case_computed_by_hand() -> None:
+    """Phrase x reaches 0.5 and phrase y nothing; what all have in common is 0.4 of the background's cosine."""
+    rows = np.array([[1, 0], [0, 1], [math.sqrt(0.5)] * 2], np.float32)
+    contrast = Contrast(0.4, (0.5, math.inf))
+    vocabulary = Vocabulary(
+        ("x", "y"), ((0, 0, 0),) * 2, rows, np.array([0, 1, BACKGROUND], np.int32), margin=0.0, contrast=contrast
+    )
+    folded = FoldedVocabulary.of(vocabulary, space_of(2))
+    cosines = np.array([[0.8, 0.9, 0.5], [0.5, 0.9, 0.5], [0.49, 0.9, 0.5], [0.0, 0.0, 0.0]])
+    x, y = matches_of(folded, cosines)
+    assert (x.phrase, x.voxels.tolist(), y.voxels.tolist()) == ("x", [0, 1], [])  # 0.6 and 0.3; 0.29 is too little
+    np.testing.assert_allclose(x.score, [0.6, 0.3], atol=1e-6)
+    np.testing.assert_allclose(x.probability, [1.0 / (1.0 + math.exp(-6.0)), 0.5], atol=1e-5)
+    plain = FoldedVocabulary.of(dataclasses.replace(vocabulary, contrast=None), space_of(2))
+    with pytest.raises(ValueError, match="is no query"):
+        matches_of(plain, cosines)
+
+
+def space_of(dimension: int) -> FeatureSpace:
+    return FeatureSpace("t", np.eye(dimension, dtype=np.float32), np.zeros(dimension, np.float32))
 
 
 def test_voxels_out_of_view_are_refused() -> None:

@@ -141,28 +141,31 @@ def test_classes_that_cannot_be_are_refused(classes: Any, told: str) -> None:
         bank().vocabulary(classes)
 
 
-def background_of(query: Vocabulary) -> np.ndarray:
-    return query.rows[query.group == BACKGROUND]
-
-
-def test_a_query_is_told_from_the_banks_background_less_what_is_asked() -> None:
-    query = bank().query(["zebra crossing", "wall"], margin=0.05)
-    assert (query.names, query.margin) == (("zebra crossing", "wall"), 0.05)
+def test_a_query_asks_by_contrast_with_all_phrases() -> None:
+    query = bank().query(["zebra crossing", "wall"])
+    assert (query.names, query.margin) == (("zebra crossing", "wall"), 0.0)
     assert np.array_equal(query.rows[query.group >= 0], bank().rows(("zebra crossing", "wall")))
-    assert np.array_equal(background_of(query), bank().rows(("sky",)))
+    mean = bank().rows(bank().phrases).astype(np.float64).mean(axis=0)
+    assert query.contrast is not None
+    np.testing.assert_allclose(query.rows[query.group == BACKGROUND][0] * query.contrast.common, mean, atol=1e-6)
 
 
-def test_without_a_background_a_query_is_told_from_other_classes_or_phrases() -> None:
-    plain = bank(background=())
-    now = plain.vocabulary({"plant": ["tree"], "vehicle": ["car", "parked van"], "sky": ["sky"]})
-    # "car" is of the vehicles, none of which is another class, and the sky is asked for.
-    assert np.array_equal(background_of(plain.query(["car", "sky"], now)), plain.rows(("tree",)))
-    assert np.array_equal(background_of(plain.query(["car"])), plain.rows(("tree",)))  # the classes of the bank
-    assert np.array_equal(background_of(plain.query(["vehicle"])), plain.rows(("tree",)))
-    pooled = plain.vocabulary({"car": ["car", "parked van"], "tree": ["tree"]}, pooling="mean")
-    assert np.array_equal(background_of(plain.query(["car"], pooled)), plain.rows(("tree",)))
-    without = bank(background=(), classes=())
-    assert np.array_equal(background_of(without.query(["car"])), without.rows(PHRASES[1:]))
+def test_the_reach_of_a_phrase_by_hand() -> None:
+    """Classes x and y seen from their centre lie at ±(1, −1)/√2; "z" is told from the mean of x, y and itself."""
+    stored = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    classes = tuple(BankClass(name, (name,), (0, 0, 0)) for name in "xy")
+    own = bank(phrases=("x", "y", "z"), stored=stored, classes=classes, background=())
+    query = own.query(["x", "z"])
+    # x less the mean (1/3, 0) is (2/3, 0), z less it (−1/3, −1).
+    root = 2.0**-0.5
+    assert query.contrast is not None
+    np.testing.assert_allclose(query.contrast.reach, [2.0 / 3.0 * root, (-1.0 / 3.0 + 1.0) * root], atol=1e-6)
+    assert query.contrast.common == pytest.approx(1.0 / 3.0, abs=1e-6)
+    against = own.query(["x"], background=["x", "y"])
+    assert against.contrast is not None and against.contrast.common == pytest.approx(root, abs=1e-6)
+
+
+def test_queries_that_cannot_be_are_refused() -> None:
     single = bank(phrases=("car",), stored=np.ones((1, 4)), classes=(), background=())
     with pytest.raises(VocabularyError, match="nothing is left to tell the phrases from"):
         single.query(["car"])

@@ -57,7 +57,7 @@ class Dictionary:
         return self._made(self._bank_for(asked, VOCABULARY).vocabulary(asked.phrases, **said), asked)
 
     def query_of(self, asked: AskedWords) -> FoldedVocabulary:
-        """What is looked for, with the background that voxels without it are nearer to, see `TextBank.query`.
+        """What is looked for, and what phrases have in common, see `TextBank.query`.
 
         Raises:
             VocabularyError: What is wrong, where, and the cure.
@@ -68,7 +68,7 @@ class Dictionary:
                 where=QUERY,
                 cure="Ask for fewer; a vocabulary may have more",
             )
-        return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), margin=0.0), asked)
+        return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), asked.background), asked)
 
     def _made(self, made: Vocabulary, asked: AskedWords) -> FoldedVocabulary:
         own = self.bank if asked.given is None else None  # whose hash says more than that of one with a background

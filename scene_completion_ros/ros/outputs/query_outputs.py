@@ -12,7 +12,7 @@ from std_msgs.msg import String
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.mapping.clusters import VoxelClusters
-from scene_completion_ros.mapping.matches import best_matches
+from scene_completion_ros.mapping.matches import all_matches
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.completion.scene import Scene
 from scene_completion_ros.ros.messages import matches_message, poses_message
@@ -58,15 +58,17 @@ class QueryOutputs:
         answers = [(view.completion.voxels, view.completion.matches) for view in scene.views if view.completion.query]
         if not answers or self._asked is None:
             return
-        found = best_matches(scene.voxels, answers)
+        found = all_matches(scene.voxels, answers)
         frame_from_grid = scene.placement.frame_from_grid
         header = self._answered = scene.voxels.stamp_ns, scene.placement.frame_id
         counts = None
         if self._centroids.get_subscription_count():
             self._clusters = self._clusters or VoxelClusters(self._grid)
-            clusters = self._clusters(found.index, found.phrase)
-            counts = np.bincount(clusters.group, minlength=len(self._asked.names)).tolist()
-            self._centroids.publish(poses_message(frame_from_grid.apply(clusters.centroid), *header))
+            of_phrase = [found.phrase == number for number in range(len(self._asked.names))]
+            clusters = [self._clusters(found.index[own], found.phrase[own]) for own in of_phrase]
+            counts = [len(own.centroid) for own in clusters]
+            centroids = np.concatenate([own.centroid for own in clusters])
+            self._centroids.publish(poses_message(frame_from_grid.apply(centroids), *header))
         self._tell(header[0], counts)
         if self._matches.get_subscription_count():
             cloud = np.zeros(len(found.index), MATCH_CLOUD_DTYPE)
