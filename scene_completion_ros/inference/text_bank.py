@@ -28,7 +28,7 @@ from scene_completion_ros.voxels.colours import spread_colour
 SCHEMA_VERSION = 1
 METADATA = "text_bank"
 EMBEDDINGS = "embeddings"
-LARGEST_FILE, LARGEST_HEADER = 256 << 20, 32 << 20
+LARGEST_FILE, LARGEST_HEADER = 64 << 20, 32 << 20
 LARGEST_DIMENSION = 8192
 LONGEST_TEXT = 200
 MOST_CLASSES = 254  # a label is one byte, and one label says "unknown"
@@ -189,12 +189,13 @@ class TextBank:
         return VocabularyError(what, where=f"{self.where}: {name}", cure=_CURE)
 
     def _normalised(self, given: NDArray[Any]) -> NDArray[np.float32]:
-        exact = np.asarray(given, dtype=np.float64)
-        length = np.linalg.norm(exact, axis=1)
+        length = np.sqrt(np.einsum("pd,pd->p", given, given, dtype=np.float64, casting="safe"))  # makes no copy
         if not (np.isfinite(length) & (length > 0.0)).all():
             bad = int(np.flatnonzero(~(np.isfinite(length) & (length > 0.0)))[0])
             raise self._error(f"row {bad} ({_short(self.phrases[bad])}) is zero or not finite", EMBEDDINGS)
-        return np.asarray(exact / length[:, None], dtype=np.float32)
+        normalised = np.array(given, dtype=np.float32)
+        normalised /= length[:, None].astype(np.float32)
+        return normalised
 
     @property
     def dimension(self) -> int:

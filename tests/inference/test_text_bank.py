@@ -281,5 +281,5 @@ def test_files_that_are_no_banks_are_refused(tmp_path: Path) -> None:
 def test_a_file_of_any_size_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "large").open("wb") as file:
         file.truncate(text_bank.LARGEST_FILE + 1)  # sparse
-    with pytest.raises(VocabularyError, match="larger than 256 MiB"):
+    with pytest.raises(VocabularyError, match="larger than 64 MiB"):
         TextBank.load(tmp_path / "large")
