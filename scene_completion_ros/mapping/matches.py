@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +37,8 @@ def best_matches(voxels: SemanticVoxels, answers: Iterable[tuple[SemanticVoxels,
         voxels: Those that count: of several images fused, or joined with earlier ones.
         answers: The voxels of each image on the same grid, and which of them each phrase was found in.
     """
-    parts = [
-        (np.ravel_multi_index(tuple(own.index[found.voxels].T), own.grid.shape), number, found)
-        for own, phrases in answers
-        for number, found in enumerate(phrases)
-        if len(found.voxels)
-    ]
-    flat = np.concatenate([np.zeros(0, np.intp), *(place for place, *_ in parts)])
-    phrase = np.concatenate([np.zeros(0, np.uint8), *(np.full(len(at), number, np.uint8) for at, number, _ in parts)])
-    score = np.concatenate([np.zeros(0, np.float32), *(found.score for *_, found in parts)])
-    probability = np.concatenate([np.zeros(0, np.float32), *(found.probability for *_, found in parts)])
+    parts = [_best_of(own, phrases) for own, phrases in answers]
+    flat, phrase, score, probability = (np.concatenate(column) for column in zip(_NOTHING, *parts, strict=True))
     # By voxel; the best first, of equal ones the first phrase.
     order = np.lexsort((phrase, -score, flat)) if len(parts) > 1 else np.arange(len(flat))
     order = order[voxels.state.reshape(-1)[flat[order]] >= VoxelState.SURFACE]
@@ -54,3 +47,20 @@ def best_matches(voxels: SemanticVoxels, answers: Iterable[tuple[SemanticVoxels,
     kept = order[first]
     index = np.stack(np.unravel_index(flat[kept], voxels.grid.shape), axis=-1).astype(np.int32)
     return Matches(index, phrase[kept], score[kept], probability[kept])
+
+
+_Columns: TypeAlias = tuple[NDArray[np.intp], NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
+_NOTHING: _Columns = (np.zeros(0, np.intp), np.zeros(0, np.uint8), np.zeros(0, np.float32), np.zeros(0, np.float32))
+
+
+def _best_of(own: SemanticVoxels, phrases: Sequence[PhraseMatches]) -> _Columns:
+    """Flat places of one image's voxels that answer, in order, with phrase, score and probability."""
+    best = np.full(len(own), -np.inf, dtype=np.float32)
+    number, probability = np.zeros(len(own), np.uint8), np.zeros(len(own), np.float32)
+    for phrase, found in enumerate(phrases):
+        better = found.score > best[found.voxels]
+        places = found.voxels[better]
+        best[places], number[places], probability[places] = found.score[better], phrase, found.probability[better]
+    kept = np.flatnonzero(best > -np.inf)
+    flat = np.ravel_multi_index(tuple(own.index[kept].T), own.grid.shape)
+    return flat, number[kept], best[kept], probability[kept]
