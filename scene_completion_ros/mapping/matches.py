@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ class Matches:
     """Voxels and phrases that they answer: M pairs, each once.
 
     Attributes:
-        index: int32 [M, 3], in the order of the grid's memory.
+        index: int32 [M, 3], by phrase, and of each phrase in the order of the grid's memory.
         phrase: uint8 [M], number of the phrase.
         score: float32 [M], see `PhraseMatches`.
         probability: float32 [M] in 0..1.
@@ -29,7 +29,7 @@ class Matches:
     probability: NDArray[np.float32]
 
 
-def all_matches(voxels: SemanticVoxels, answers: Iterable[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:
+def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:
     """What answers a query among voxels.
 
     Args:
@@ -46,8 +46,8 @@ def all_matches(voxels: SemanticVoxels, answers: Iterable[tuple[SemanticVoxels, 
     phrase = np.concatenate([np.zeros(0, np.uint8), *(np.full(len(at), number, np.uint8) for at, number, _ in parts)])
     score = np.concatenate([np.zeros(0, np.float32), *(found.score for *_, found in parts)])
     probability = np.concatenate([np.zeros(0, np.float32), *(found.probability for *_, found in parts)])
-    # By voxel and phrase; that of the image that says it best first.
-    order = np.lexsort((-score, phrase, flat)) if len(parts) > 1 else np.arange(len(flat))
+    # By phrase and voxel, as those of one image are; that of the image that says it best first.
+    order = np.lexsort((-score, flat, phrase)) if len(answers) > 1 else np.arange(len(flat))
     order = order[voxels.state.reshape(-1)[flat[order]] >= VoxelState.SURFACE]
     first = np.ones(len(order), dtype=bool)
     first[1:] = (flat[order[1:]] != flat[order[:-1]]) | (phrase[order[1:]] != phrase[order[:-1]])

@@ -20,10 +20,10 @@ def test_a_voxel_answers_each_phrase_once_by_the_image_that_says_it_best() -> No
     front = (own, [found("car", [0, 2, 4], [0.5, 0.2, 0.4]), found("tree", [2, 4], [0.3, 0.4])])
     left = (own, [found("car", [1, 2], [0.1, 0.25]), found("tree", [], [])])
     matches = all_matches(own, [front, left])
-    assert matches.index.tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 1, 1], [1, 0, 1], [1, 0, 1]]
-    assert matches.phrase.tolist() == [0, 0, 0, 1, 0, 1]
-    np.testing.assert_allclose(matches.score, [0.5, 0.1, 0.25, 0.3, 0.4, 0.4])
-    np.testing.assert_allclose(matches.probability, [0.25, 0.05, 0.125, 0.15, 0.2, 0.2])
+    assert matches.index.tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 0, 1], [0, 1, 1], [1, 0, 1]]
+    assert matches.phrase.tolist() == [0, 0, 0, 0, 1, 1]
+    np.testing.assert_allclose(matches.score, [0.5, 0.1, 0.25, 0.4, 0.3, 0.4])
+    np.testing.assert_allclose(matches.probability, [0.25, 0.05, 0.125, 0.2, 0.15, 0.2])
 
 
 def test_what_is_not_occupied_in_all_images_together_answers_nothing() -> None:

@@ -22,7 +22,7 @@ from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.mapping.clusters import VoxelClusters
-from scene_completion_ros.mapping.matches import Matches, best_matches
+from scene_completion_ros.mapping.matches import Matches, all_matches
 from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.completion.dictionary import Dictionary
@@ -335,7 +335,7 @@ def test_a_query_finds_voxels_and_the_middles_of_their_clusters(talkative: Talka
         cloud = talkative.answer(message, found, middles)
         assert is_cloud_of(cloud, truth.of(seed).voxels)  # labels stay as they were
         completion = truth.of(seed, asked=truth.query("car", "zebra crossing"))
-        matches = best_matches(completion.voxels, [(completion.voxels, completion.matches)])
+        matches = all_matches(completion.voxels, [(completion.voxels, completion.matches)])
         answer = answered(talkative, found, stamp_ns)
         assert answer.header == cloud.header
         points = matches_in(answer)
@@ -380,7 +380,7 @@ def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> 
     given = GivenEmbeddings(*ENCODED.values(), ("a pram of my aunt",), rows)
     completion = truth.of(1, asked=truth.query("a pram of my aunt", given=given))
     points = matches_in(answered(talkative, found, stamp_of(message)))
-    assert_are(points, best_matches(completion.voxels, [(completion.voxels, completion.matches)]), completion)
+    assert_are(points, all_matches(completion.voxels, [(completion.voxels, completion.matches)]), completion)
 
     talkative.name(
         json.dumps({"classes": ["tree", "a pram of my aunt"], **said}), "tree", "a pram of my aunt", "unknown"
@@ -504,11 +504,54 @@ def test_cameras_have_one_vocabulary_and_answer_together(
     front, left = rig.view("front", 1), rig.view("left", 2)
     fused, _ = rig.joined([front, left])
     points = matches_in(answered(rig, found, stamp_ns))
-    matches = best_matches(fused, [(view.voxels, view.matches) for view in (front, left)])
+    matches = all_matches(fused, [(view.voxels, view.matches) for view in (front, left)])
     assert len(matches.index) > max(
-        len(best_matches(fused, [(view.voxels, view.matches)]).index) for view in (front, left)
+        len(all_matches(fused, [(view.voxels, view.matches)]).index) for view in (front, left)
     )
     centres = np.asarray(fused.grid.origin) + (matches.index + 0.5) * fused.grid.voxel_size
     np.testing.assert_allclose(np.stack([points[axis] for axis in "xyz"], axis=-1), centres, atol=1e-4)
     np.testing.assert_array_equal(points["phrase"], matches.phrase)
     rig.node.end_well()
+
+
+def test_a_text_encoder_in_a_process_of_its_own_answers_for_free_text(start: Start, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from scene_completion_training.foundation.text_encoder import TextEncoder
+    from tests.training.foundation.tiny_models import saved_sentence_encoder
+
+    folder = saved_sentence_encoder(tmp_path / "sentences")
+    encoder = TextEncoder(folder)
+    words = ("sky", "wall", "car")
+    of_encoder = {"text_encoder": encoder.name, "text_encoder_sha256": encoder.sha256}
+    bank = TextBank(words, encoder.encode(list(words)).numpy(), **of_encoder, background=("sky", "wall"))
+    bank.save(tmp_path / "bank.safetensors")
+    space = small_space(dimension=bank.dimension, **of_encoder)
+    student = make_small_bundle(tmp_path / "bundle", threshold=0.1, classes=5).with_vocabulary([space], bank)
+
+    node: Talkative = start("-p", "image_qos:=reliable", kind=Talkative, bundle=student.folder)
+    command = ["-m", "scene_completion_ros.cli", "text-encoder", "--encoder", str(folder), "--threads", "1"]
+    command += ["--bank", str(tmp_path / "bank.safetensors"), "--ros-args", "-r", f"__ns:={node.graph.namespace}"]
+    process = NodeUnderTest(command, tmp_path / "text_encoder.log")
+    try:
+        node.start()
+        found = node.graph.collect(PointCloud2, topics.MATCHES.replace("~", node.output))
+        say = node.graph.node.create_publisher(String, "text_query", 10)
+        name = node.graph.node.create_publisher(String, "text_vocabulary", 10)
+
+        def asked() -> bool:
+            return bool(json_of(node.phrases[-1])["phrases"] == ["a red mailbox"])
+
+        assert node.graph.repeat(lambda: say.publish(String(data="a red mailbox")), asked), process.log + node.node.log
+        message = node.image(1, 100 * SECOND_NS)
+        cloud = node.answer(message, found)
+        assert answered(node, found, stamp_of(message)).width <= cloud.width
+
+        def named() -> bool:
+            return bool(node.legend["class_names"] == ["a red mailbox", "car", "unknown"])
+
+        text = String(data="a red mailbox, car")
+        assert node.graph.repeat(lambda: name.publish(text), named), process.log + node.node.log
+        process.end_well()
+    finally:
+        process.close()
+    node.node.end_well()
