@@ -29,6 +29,8 @@ from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ROWS, Voca
 from scene_completion_ros.jit import kernel_threads
 
 VOXELS, PHRASES, DIMENSION = 65_000, 20, 512
+# Threads of BLAS wait busily for more work for a while, and would take the cores from what is measured next.
+PAUSE_S = 0.1
 ENCODER, ENCODER_SHA256 = "random", "0" * 64
 
 
@@ -79,7 +81,7 @@ def kernel_table(bundle: StudentBundle, threads: int, repeats: int, voxels: int)
     labels, space = prepared.labels, bundle.feature_spaces[0]
     if labels is None:
         raise ValueError("the student has no labels")
-    features = make_encoder(bundle, "auto", threads=threads)(completion.image)
+    features = make_encoder(bundle, "auto", threads=threads).encode(completion.image).features
     vocabulary = random_vocabulary(PHRASES)
     folded, phrases = FoldedVocabulary.of(vocabulary, space), PhraseQuery(labels)
     hidden = label_units(bundle, features, targets)
@@ -182,6 +184,7 @@ def in_turn(work: Sequence[Callable[[], object]], repeats: int) -> tuple[NDArray
     wall, processor = np.zeros((2, len(work), repeats))
     for turn in range(repeats):
         for which, one in enumerate(work):
+            time.sleep(PAUSE_S)
             started, used = time.perf_counter(), time.process_time()
             one()
             wall[which, turn] = 1e3 * (time.perf_counter() - started)

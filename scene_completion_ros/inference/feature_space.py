@@ -6,6 +6,7 @@ embedding can be computed from the units alone: exactly, see `FeatureSpace.folde
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,12 +95,19 @@ class FeatureSpace:
         A' = Q root is a QR decomposition. ``root`` is the Cholesky factor of A'^T A' up to signs, but exists whatever
         the rank of A' is, and is not squared into less precision.
         """
+        extended, root = self._extended
+        # Not by BLAS: its threads wait busily, and would take the cores from an image that is being completed.
+        products = np.einsum("rd,de->re", np.asarray(rows, dtype=np.float64), extended)
+        return FoldedRows(weight=products[:, :-1].copy(), bias=products[:, -1].copy(), root=root)
+
+    @functools.cached_property
+    def _extended(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A' [D, E + 1] and its root."""
         extended = np.column_stack([self.weight, self.bias]).astype(np.float64)
         extended /= np.abs(extended).max() or 1.0  # a cosine does not change, and squares cannot overflow
         root = np.zeros((extended.shape[1], extended.shape[1]))
         root[: min(extended.shape)] = np.linalg.qr(extended, mode="r")
-        products = np.asarray(rows, dtype=np.float64) @ extended
-        return FoldedRows(weight=products[:, :-1].copy(), bias=products[:, -1].copy(), root=root)
+        return extended, root
 
 
 def feature_space_for(spaces: Sequence[FeatureSpace], bank: TextBank | Vocabulary, student: str) -> FeatureSpace:
