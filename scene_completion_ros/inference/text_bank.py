@@ -403,7 +403,7 @@ class TextBank:
         general = self.rows(tuple(background or self.phrases)[:MOST_ROWS]).astype(np.float64)
         mean = general.mean(axis=0)
         common = float(np.linalg.norm(mean))
-        if len(np.unique(general, axis=0)) < 2 or common < 1e-6:
+        if common < 1e-6 or (background is None and len(np.unique(general, axis=0)) < 2):
             raise VocabularyError(
                 "nothing is left to tell the phrases from",
                 where=f"{self.where}: background",

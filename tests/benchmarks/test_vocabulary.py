@@ -32,7 +32,7 @@ def test_all_tables_are_measured(
         rows[4][0].strip(),
         "classes of the student",
         "vocabulary of 20 phrases",
-        "and a query of 1 against 20",
+        "and a query of 1 phrase",
         "switch to",
         "20 phrases",
         "4096 phrases",

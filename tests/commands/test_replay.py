@@ -242,7 +242,7 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
     completer = Completer(wordy_road, CANONICAL)
     bank = wordy_road.text_bank()
     assert bank is not None
-    completer.ask(completer.prepare_vocabulary(bank.query(["zebra crossing", "car", "tree"], margin=0.0)))
+    completer.ask(completer.prepare_vocabulary(bank.query(["zebra crossing", "car", "tree"])))
     with BagReader(bag) as reader:
         images = [image.image_rgb for image in reader.images(TOPIC)]
     frames = embedded_frames(page)
@@ -253,7 +253,7 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
         assert sum(expected) > 1000
 
 
-def test_words_over_dds_are_the_best_ones_of_each_voxel(
+def test_words_over_dds_are_those_without_it(
     tmp_path: Path, wordy_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
@@ -265,10 +265,9 @@ def test_words_over_dds_are_the_best_ones_of_each_voxel(
         page = tmp_path / way / "report" / "index.html"
         assert WordButtons(page).words == {"0": "car", "1": "tree"}
         planes.append([steps_of_matches(frame) for frame in embedded_frames(page)])
-    for all_of_them, best in zip(*planes, strict=True):
-        assert np.array_equal((all_of_them > 0).any(axis=0), (best > 0).any(axis=0))
-        assert np.array_equal(all_of_them[best > 0], best[best > 0])
-        assert (best > 0).any(axis=0).sum() > 1000
+    for offline, over_dds in zip(*planes, strict=True):
+        assert np.array_equal(offline, over_dds)
+        assert (offline > 0).any(axis=0).sum() > 100
 
 
 def test_replay_over_dds_gives_the_same_voxels(

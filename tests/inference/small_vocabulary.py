@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.inference.feature_space import FeatureSpace
-from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, TextBank, Vocabulary
+from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, Contrast, TextBank, Vocabulary
 
 PHRASES = ("car", "parked van", "tree", "zebra crossing", "sky", "wall")
 ENCODER = {"text_encoder": "tiny-encoder", "text_encoder_sha256": "ab" * 32}
@@ -52,3 +52,8 @@ def random_vocabulary(
         rng.permutation(group).astype(np.int32),
         **{**ENCODER, **fields},
     )
+
+
+def random_query(phrases: int, rows: int | None = None, **fields: Any) -> Vocabulary:
+    """Random phrases, and a random direction that they have in common."""
+    return random_vocabulary(phrases, rows or phrases, contrast=Contrast(0.5, (0.4,) * phrases), **fields)

@@ -27,11 +27,10 @@ from scene_completion_ros.inference.label_query import label_logits_reference, m
 from scene_completion_ros.inference.march import march
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, labels_reference, matches_of
 from scene_completion_ros.inference.query_kernel import density_reference
-from scene_completion_ros.inference.text_bank import Contrast
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
-from tests.inference.small_vocabulary import random_vocabulary, small_bank, small_space
+from tests.inference.small_vocabulary import random_query, random_vocabulary, small_bank, small_space
 
 CAMERA = Camera(fx=718.856, fy=718.856, cx=607.19, cy=185.2, width=1241, height=376)
 RAYS = CANONICAL.resized(320, 96)
@@ -367,12 +366,11 @@ def test_words_of_another_student_and_queries_that_cannot_be_are_refused(
     with pytest.raises(VocabularyError, match="prepared for another student than small"):
         own.use(foreign)
     with pytest.raises(VocabularyError, match="prepared for another student than small"):
-        own.ask(foreign)
+        own.ask(FoldedVocabulary.of(bank.query(["car"]), small_space(seed=1)))
     with pytest.raises(VocabularyError, match="asks for 2 phrases.*as labels"):
         own.ask(own.prepare_vocabulary(random_vocabulary(2, 2)))
-    many = dataclasses.replace(random_vocabulary(17, 17), contrast=Contrast(0.5, (1.0,) * 17))
     with pytest.raises(VocabularyError, match="asks for 17 phrases"):
-        own.ask(own.prepare_vocabulary(many))
+        own.ask(own.prepare_vocabulary(random_query(17)))
     assert own.complete(picture()).vocabulary is None  # it goes on with what it had
 
 

@@ -31,7 +31,7 @@ from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.small_bundle import random_head, with_labels
-from tests.inference.small_vocabulary import random_vocabulary, small_space
+from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
 
 
 def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:
@@ -174,7 +174,7 @@ def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
     gpu = EngineOptions(precision="fp16", cache=tmp_path, graphs=graphs)
     on_gpu = Completer(speaking, SMALL, engine="tensorrt", threads=1, gpu=gpu)
     few, many = (random_vocabulary(*sizes, background=2, dimension=24) for sizes in ((4, 6), (30, 90)))
-    asked, larger = (random_vocabulary(*sizes, dimension=24, seed=1) for sizes in ((1, 2), (9, 9)))
+    asked, larger = (random_query(*sizes, dimension=24, seed=1) for sizes in ((1, 2), (9, 9)))
     allocations = 0
     for vocabulary, query in ((few, asked), (many, None), (None, larger), (None, None), (few, asked), (many, larger)):
         answers = []
