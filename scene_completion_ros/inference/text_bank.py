@@ -37,7 +37,7 @@ MARGIN = 0.02
 UNKNOWN = "unknown"
 UNKNOWN_COLOUR = (128, 128, 128)
 BACKGROUND = -1
-LEAST_REACH = 0.02
+LEAST_REACH = 0.02  # a phrase with less contrast everywhere matches nothing
 Pooling = Literal["max", "mean"]
 Colour = tuple[int, int, int]
 _CURE = "Make the bank again with: scene-completion vocabulary"
@@ -400,7 +400,7 @@ class TextBank:
         """
         asked = self.vocabulary(phrases, margin=0.0)
         rows = asked.rows[asked.group != BACKGROUND]
-        general = self.rows(tuple(background or self.phrases)[:MOST_ROWS]).astype(np.float64)
+        general = self.rows(tuple(background or self.phrases)).astype(np.float64)
         mean = general.mean(axis=0)
         common = float(np.linalg.norm(mean))
         if common < 1e-6 or (background is None and len(np.unique(general, axis=0)) < 2):

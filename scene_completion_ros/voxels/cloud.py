@@ -52,7 +52,7 @@ MATCH_CLOUD_DTYPE = np.dtype(
         "itemsize": 24,
     }
 )
-"""Voxels that answer a query: centre, cosine with the phrase, its probability against the background, its number."""
+"""Voxels that answer a query: centre, contrast with the phrase, probability, and the number of the phrase."""
 
 MATCH_CLOUD_FIELDS: tuple[tuple[str, int, int, int], ...] = (
     ("x", 0, POINT_FIELD_FLOAT32, 1),

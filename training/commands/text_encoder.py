@@ -15,7 +15,7 @@ import base64
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,8 @@ class EncodedAnswers:
         self._encoder = encoder
         self._name = encoder.name if bank is None else bank.text_encoder  # one model may have two names
         self._background = BACKGROUND if bank is None else bank.background
+        # The node tells a query from all phrases of its bank; without one it needs some to tell it from.
+        self._general = BACKGROUND if bank is None else None
         self._template = template or (STREET_TEMPLATE if bank is None else bank.template)
         check_template(self._template)
 
@@ -103,7 +105,10 @@ class EncodedAnswers:
         from scene_completion_ros.messages.words import read_query
 
         asked = read_query(text)
-        return "" if asked is None else json.dumps({"phrases": list(asked.phrases), **self._embedded(asked)})
+        if asked is None:
+            return ""
+        general = self._general if asked.background is None else asked.background
+        return json.dumps({"phrases": list(asked.phrases), **self._embedded(asked, general)})
 
     def vocabulary(self, text: str) -> str:
         """The text for `~/vocabulary`; otherwise see `query`."""
@@ -117,20 +122,21 @@ class EncodedAnswers:
             raise VocabularyError(f"{count} phrases, where at most {MOST_ROWS} are possible", where=VOCABULARY)
         classes = asked.phrases if isinstance(asked.phrases, dict) else list(asked.phrases)
         said = {"margin": asked.margin, "pooling": asked.pooling}
-        return json.dumps({"classes": classes, **said, **self._embedded(asked)})
+        background = self._background if asked.background is None else asked.background
+        return json.dumps({"classes": classes, **said, **self._embedded(asked, background)})
 
-    def _embedded(self, asked: AskedWords) -> dict[str, Any]:
+    def _embedded(self, asked: AskedWords, background: Sequence[str] | None) -> dict[str, Any]:
         from scene_completion_training.foundation.text_encoder import prompt
 
         if asked.given is not None:
             raise VocabularyError("has embeddings already", where="text", cure="Publish it to the node itself")
-        background = self._background if asked.background is None else asked.background
-        phrases = list(dict.fromkeys([*_phrases_of(asked), *background]))
+        phrases = list(dict.fromkeys([*_phrases_of(asked), *(background or ())]))
         # Each by itself, as in a bank: an embedding is to follow from nothing but its phrase.
         rows = [self._encoder.encode([prompt(phrase, self._template)])[0].half().numpy() for phrase in phrases]
         packed = [base64.b64encode(row.astype("<f2").tobytes()).decode("ascii") for row in rows]
+        others = None if background is None else [one for one in background if one not in _phrases_of(asked)]
         return {
-            "background": [phrase for phrase in background if phrase not in _phrases_of(asked)],
+            **({} if others is None else {"background": others}),
             "encoder": {"id": self._name, "sha256": self._encoder.sha256},
             "embeddings": dict(zip(phrases, packed, strict=True)),
         }

@@ -57,13 +57,15 @@ def encoded(encoder: TextEncoder, text: str) -> object:
 def test_a_query_gets_embeddings_by_the_template_of_the_bank(encoder: TextEncoder, bank: TextBank) -> None:
     asked = read_query(EncodedAnswers(encoder, bank).query("zebra crossing, wall"))
     assert asked is not None and asked.given is not None
-    assert (asked.phrases, asked.background) == (("zebra crossing", "wall"), ("sky",))
+    assert (asked.phrases, asked.background) == (("zebra crossing", "wall"), None)  # the node has the bank's phrases
     assert (asked.given.text_encoder, asked.given.text_encoder_sha256) == ("published/name", encoder.sha256)
     rows = rows_of(asked)
-    assert list(rows) == ["zebra crossing", "wall", "sky"]
+    assert list(rows) == ["zebra crossing", "wall"]
     for phrase, row in rows.items():
         assert row == encoded(encoder, f"the {phrase} there")
-    np.testing.assert_allclose(rows["sky"], bank.rows(["sky"])[0], atol=1e-3)
+    np.testing.assert_allclose(rows["wall"], bank.rows(["wall"])[0], atol=1e-3)
+    against = read_query(EncodedAnswers(encoder, bank).query('{"phrases": ["van"], "background": ["car"]}'))
+    assert against is not None and against.background == ("car",) and list(rows_of(against)) == ["van", "car"]
 
 
 def test_without_a_bank_the_background_is_what_anything_may_be_called(encoder: TextEncoder) -> None:
