@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths, asked, refuse_scored, write_results
@@ -27,6 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar=("NAME", "FILE"),
         help="name for tables, and checkpoints of stage agglomeration that differ in the seed alone; repeatable",
+    )
+    parser.add_argument(
+        "--probed",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "FILE"),
+        help="the same of checkpoints that know no text-aligned teacher: with --probe they get a linear probe alone",
+    )
+    parser.add_argument(
+        "--bundle", type=Path, action="append", default=[], metavar="DIR", help="a student as deployed; repeatable"
     )
     parser.add_argument(
         "--space", metavar="TEACHER", help="text-aligned teacher of the methods, whose features are read"
@@ -71,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         COMMON,
         SEMANTIC_KITTI,
         ZeroShot,
-        evaluate_model,
+        evaluate_models,
         label_set_of,
         read_words,
     )
@@ -81,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     bank, words = TextBank.load(args.bank), read_words(args.words) if args.words else {}
     density, cutoff = student_density(args.student)
-    lifted = _lifted(args, bank, density) if args.teacher else None
+    asked_models = _models(args, bank, density)
     recordings, training = (
         [open_recording(folder) for folder in folders] for folders in (args.recordings, args.train_recordings)
     )
@@ -90,56 +102,96 @@ def run(args: argparse.Namespace) -> int:
         scored = [sequence for sequence in recordings if label_set_of(sequence) is label_set]
         if not scored:
             continue
-        zero_shot = ZeroShot(bank, label_set, words)
-        for name, seeds in _methods(args, density, lifted, zero_shot, training, label_set):
-            scores = [evaluate_model(*seed, scored, label_set, cutoff, args.every) for seed in seeds]
-            results.append(MethodScores(group, label_set.name, name, scores, words))
+        rows = _rows(args, density, asked_models, ZeroShot(bank, label_set, words), training, label_set)
+        judged = [seed for _, seeds in rows for seed in seeds]
+        scores = iter(evaluate_models(judged, scored, label_set, cutoff, args.every))
+        results += [
+            MethodScores(group, label_set.name, name, [next(scores) for _ in seeds], words) for name, seeds in rows
+        ]
     write_results(args.output, as_json(results, asked(args)), markdown(results))
     return 0
 
 
-def _methods(
+@dataclass(frozen=True)
+class _Models:
+    """What is scored: of each method its seeds.
+
+    Attributes:
+        teacher: The 2D teacher, lifted.
+        answering: Models in the space of the bank's texts.
+        probed: Models that have no such space.
+    """
+
+    teacher: OpenVocabularyModel | None
+    answering: dict[str, list[OpenVocabularyModel]]
+    probed: dict[str, list[OpenVocabularyModel]]
+
+
+def _models(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> _Models:
+    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_training.evaluation.open_vocabulary_models import DeployedFeatures, FieldFeatures, Remembered
+
+    def opened(methods: Sequence[Sequence[str]], space: str) -> dict[str, list[OpenVocabularyModel]]:
+        return {
+            name: [Remembered(FieldFeatures.open(Path(file), density, space)) for file in files]
+            for name, *files in methods
+        }
+
+    answering = opened(args.method, args.space)
+    for folder in args.bundle:
+        name = f"{folder.resolve().name}, deployed"
+        answering[name] = [Remembered(DeployedFeatures(StudentBundle.load(folder), bank, density, name))]
+    teacher = Remembered(_lifted(args, bank, density)) if args.teacher else None
+    return _Models(teacher, answering, opened(args.probed, ""))
+
+
+_Row: TypeAlias = "tuple[str, list[tuple[OpenVocabularyModel, Judge]]]"
+"""Name of a method, and of each of its seeds a model, and what says what its points are."""
+
+
+def _rows(
     args: argparse.Namespace,
     density: DensityModel,
-    lifted: LiftedPixels | None,
+    models: _Models,
     zero_shot: ZeroShot,
     training: Sequence[PosedSequence],
     label_set: LabelSet,
-) -> Iterator[tuple[str, list[tuple[OpenVocabularyModel, Judge]]]]:
-    """Name of each method, and its seeds: a model, and what says what its points are."""
-    from scene_completion_training.evaluation.linear_probe import probe_model
+) -> list[_Row]:
+    from scene_completion_training.evaluation.linear_probe import probe_models
     from scene_completion_training.evaluation.open_vocabulary_models import (
         ClassPrior,
         Ensemble,
-        FieldFeatures,
         OnSurface,
         OracleLift,
+        Remembered,
         most_frequent,
     )
 
-    def probed(models: Sequence[OpenVocabularyModel]) -> list[tuple[OpenVocabularyModel, Judge]]:
-        return [(model, probe_model(model, training, label_set, every=args.every, seed=args.seed)) for model in models]
-
+    rows: list[_Row] = []
     if args.prior:
         number = most_frequent(training, label_set, sorted(set(zero_shot.group.tolist())))
         prior = ClassPrior(zero_shot.rows[zero_shot.group == number][0], density)
-        yield f"{prior.name}: {label_set.names[number]}", [(prior, zero_shot)]
+        rows.append((f"{prior.name}: {label_set.names[number]}", [(prior, zero_shot)]))
     flat: list[OpenVocabularyModel] = []
-    if lifted is not None:
-        flat = [lifted, OnSurface(lifted, f"{lifted.name} on the rendered surface")]
-        for control in (*flat, OracleLift(lifted, f"{lifted.name} lifted by true depth")):
-            yield control.name, [(control, zero_shot)]
-        if args.probe:
-            yield f"{lifted.name}, linear probe", probed([lifted])
-    for name, *files in args.method:
-        models = [FieldFeatures.open(Path(file), density, args.space) for file in files]
-        yield name, [(model, zero_shot) for model in models]
-        for rule, rows in (("max", zero_shot.rows), ("mean", None)) if args.ensemble else ():
+    teacher = models.teacher
+    if teacher is not None:
+        flat = [teacher, Remembered(OnSurface(teacher, f"{teacher.name} on the rendered surface"))]
+        controls = (*flat, OracleLift(teacher, f"{teacher.name} lifted by true depth"))
+        rows += [(control.name, [(control, zero_shot)]) for control in controls]
+    for name, seeds in models.answering.items():
+        rows.append((name, [(model, zero_shot) for model in seeds]))
+        for rule, phrases in (("max", zero_shot.rows), ("mean", None)) if args.ensemble else ():
             for other in flat:
                 together = f"{name} + {other.name}, {rule}"
-                yield together, [(Ensemble(model, other, together, rows), zero_shot) for model in models]
-        if args.probe:
-            yield f"{name}, linear probe", probed(models)
+                rows.append((together, [(Ensemble(model, other, together, phrases), zero_shot) for model in seeds]))
+    if args.probe:
+        probed = {**({} if teacher is None else {teacher.name: [teacher]}), **models.answering, **models.probed}
+        every = [model for seeds in probed.values() for model in seeds]
+        probes = iter(probe_models(every, training, label_set, every=args.every, seed=args.seed))
+        rows += [
+            (f"{name}, linear probe", [(model, next(probes)) for model in seeds]) for name, seeds in probed.items()
+        ]
+    return rows
 
 
 def _lifted(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> LiftedPixels:
@@ -162,14 +214,17 @@ def _lifted(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> 
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not (args.method or args.teacher or args.prior):
+    if not (args.method or args.bundle or args.teacher or args.prior or args.probed):
         raise ConfigurationError(
-            "nothing to score", where="evaluate open-vocabulary", cure="Give --method, --teacher or --prior"
+            "nothing to score", where="evaluate open-vocabulary", cure="Give --method, --bundle, --teacher or --prior"
         )
     if args.method and not args.space:
         raise ConfigurationError("in whose space", where="--method", cure="Name the text-aligned teacher with --space")
-    names = [name for name, *_ in args.method]
-    for name, *files in args.method:
+    if args.probed and not args.probe:
+        raise ConfigurationError("is not fitted", where="--probed", cure="Give --probe and --train-recordings as well")
+    methods = [*args.method, *args.probed]
+    names = [name for name, *_ in methods]
+    for name, *files in methods:
         if not files or names.count(name) > 1:
             raise ConfigurationError(
                 f"{name} {'comes twice' if files else 'has no checkpoint'}",
@@ -178,8 +233,8 @@ def _check(args: argparse.Namespace) -> None:
             )
         if missing := [file for file in files if not Path(file).is_file()]:  # found before hours of other methods
             raise ConfigurationError(f"no file {', '.join(missing)}", where=f"--method {name}", cure="Name checkpoints")
-    if args.ensemble and not (args.method and args.teacher):
-        raise ConfigurationError("of what", where="--ensemble", cure="Give --method and --teacher as well")
+    if args.ensemble and not ((args.method or args.bundle) and args.teacher):
+        raise ConfigurationError("of what", where="--ensemble", cure="Give --teacher and --method or --bundle as well")
     if (args.prior or args.probe) and not args.train_recordings:
         raise ConfigurationError(
             "no labelled recordings", where="--train-recordings", cure="Name some for --prior and --probe"

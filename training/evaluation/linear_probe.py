@@ -98,34 +98,39 @@ def fit_linear_probe(
     return LinearProbe(weight, layer.bias.detach().numpy() - weight @ mean, {})
 
 
-def probe_model(
-    model: OpenVocabularyModel,
+def probe_models(
+    models: Sequence[OpenVocabularyModel],
     recordings: Sequence[PosedSequence],
     label_set: LabelSet,
     *,
     every: int = 1,
     seed: int = 0,
-) -> LinearProbe:
-    """Fits a probe to the labelled voxels in view of recordings, wherever the model's own density lies.
+) -> list[LinearProbe]:
+    """Fits a probe of each model to the same labelled voxels in view of recordings, wherever the models' density lies.
 
     Raises:
         ConfigurationError: They have fewer than two classes.
     """
     generator = np.random.default_rng(seed)
-    values: list[NDArray[np.float32]] = []
-    found: list[NDArray[np.int64]] = []
+    values: list[list[NDArray[np.float32]]] = [[] for _ in models]
+    found: list[list[NDArray[np.int64]]] = [[] for _ in models]
     for sequence, index, truth in truths(recordings, every):
         classes = voxel_classes(truth, label_set.class_map)
         asked = truth.known & truth.regions[ALL] & (classes != EMPTY) & (classes != INVALID)
         points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
         chosen = generator.permutation(len(points))[:POINTS_A_FRAME]
-        inputs, known = probed(model.observe(sequence, index), points[chosen])
-        values.append(inputs[known])
-        found.append(classes[asked][chosen][known].astype(np.int64) - 1)
-    if not sum(map(len, found)):
+        true = classes[asked][chosen].astype(np.int64) - 1
+        for number, model in enumerate(models):
+            inputs, known = probed(model.observe(sequence, index), points[chosen])
+            values[number].append(inputs[known])
+            found[number].append(true[known])
+    if not all(sum(map(len, of_model)) for of_model in found):
         raise ConfigurationError(
             "no voxel is labelled",
             where=", ".join(sequence.name for sequence in recordings),
             cure="Name recordings with ground truth voxels",
         )
-    return fit_linear_probe(np.concatenate(values), np.concatenate(found), len(label_set.names), seed=seed)
+    return [
+        fit_linear_probe(np.concatenate(inputs), np.concatenate(true), len(label_set.names), seed=seed)
+        for inputs, true in zip(values, found, strict=True)
+    ]

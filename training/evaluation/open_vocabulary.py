@@ -256,63 +256,118 @@ class ModelScores:
     words: dict[str, dict[Part, WordScores]]
 
 
-def evaluate_model(
-    model: OpenVocabularyModel,
-    judge: Judge,
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """What the truth says of a frame, for all models alike.
+
+    Attributes:
+        counted: Voxels that count, bool [X, Y, Z]; P of them.
+        points: Their centres [P, 3].
+        labelled: Which of them have a label, bool [P]; L of them.
+        label, true: Their label of SemanticKITTI and their class in the label set [L].
+        classes: Classes of the label set [X, Y, Z].
+        parts: Part -> which of the labelled ones lie in it, bool [L].
+    """
+
+    truth: VoxelTruth
+    counted: NDArray[np.bool_]
+    points: NDArray[np.float32]
+    labelled: NDArray[np.bool_]
+    label: NDArray[np.uint8]
+    true: NDArray[np.int64]
+    classes: NDArray[np.uint8]
+    parts: dict[Part, NDArray[np.bool_]]
+
+    @staticmethod
+    def of(truth: VoxelTruth, label_set: LabelSet) -> _Frame:
+        counted = truth.known & truth.regions[ALL]
+        classes = voxel_classes(truth, label_set.class_map)
+        label = truth.label[counted]
+        labelled = (label != EMPTY) & (label != INVALID)
+        true = classes[counted][labelled].astype(np.int64)
+        return _Frame(
+            truth,
+            counted,
+            voxel_centres(truth.grid, truth.grid_from_camera, counted),
+            labelled,
+            label[labelled],
+            np.where(true == INVALID, INVALID, true - 1),
+            classes,
+            {part: mask[counted][labelled] for part, mask in _parts(truth).items()},
+        )
+
+
+class _Tally:
+    """What one model says of all frames."""
+
+    def __init__(self, judge: Judge, label_set: LabelSet, cutoff: float) -> None:
+        self._judge, self._label_set, self._cutoff = judge, label_set, cutoff
+        self._given, self._words = ZeroShotMetric(label_set.names), WordMetric(judge.words)
+        self._completion: dict[str, SemanticCompletionMetric] = {}
+
+    def update(self, frame: _Frame, observed: OpenVocabularyObservation) -> None:
+        """Counts a frame."""
+        truth = frame.truth
+        dense = observed.observation.density(frame.points) > self._cutoff
+        asked = dense | frame.labelled
+        found = _judged(self._judge, observed, frame.points[asked])
+        there = frame.labelled[asked]
+        self._given.update(found.labels[there], frame.true, frame.parts)
+        self._words.update(found.cosine[there], found.common[there], frame.label, frame.parts)
+        volume = np.zeros(truth.grid.shape, np.uint8)
+        volume.reshape(-1)[np.flatnonzero(frame.counted)[dense]] = 1 + found.labels[dense[asked]]
+        for region in REGIONS:
+            if region not in self._completion:
+                self._completion[region] = SemanticCompletionMetric(
+                    self._label_set.protocol, truth.grid, labels=len(self._label_set.names) + 2
+                )
+            self._completion[region].update(volume, frame.classes, truth.regions[region])
+
+    def compute(self) -> ModelScores:
+        """The scores of all frames."""
+        class_of_label = np.append(np.arange(len(self._label_set.names) + 1), -1)
+        return ModelScores(
+            self._given.compute(),
+            {
+                (range_m, region): scores
+                for region, metric in self._completion.items()
+                for range_m, scores in metric.compute(class_of_label).items()
+            },
+            self._words.compute(),
+        )
+
+
+def evaluate_models(
+    scored: Sequence[tuple[OpenVocabularyModel, Judge]],
     recordings: Sequence[PosedSequence],
     label_set: LabelSet,
     cutoff: float,
     every: int = 1,
-) -> ModelScores:
-    """Scores a model on recordings.
+) -> list[ModelScores]:
+    """Scores models on recordings, all of them frame by frame.
 
     Args:
+        scored: Models, and what says of each what its points are.
         cutoff: Density per metre that an occupied voxel exceeds.
         every: Frames between scored ones.
 
     Raises:
         ConfigurationError: No frame has ground truth voxels.
     """
-    given, words = ZeroShotMetric(label_set.names), WordMetric(judge.words)
-    completion: dict[str, SemanticCompletionMetric] = {}
-    none = len(label_set.names)
+    tallies = [_Tally(judge, label_set, cutoff) for _, judge in scored]
+    frames = 0
     for sequence, index, truth in truths(recordings, every):
-        counted = truth.known & truth.regions[ALL]
-        classes = voxel_classes(truth, label_set.class_map)
-        observed = model.observe(sequence, index)
-        points = voxel_centres(truth.grid, truth.grid_from_camera, counted)
-        dense = observed.observation.density(points) > cutoff
-        labelled = (truth.label[counted] != EMPTY) & (truth.label[counted] != INVALID)
-        asked = dense | labelled
-        found = _judged(judge, observed, points[asked])
-        parts = {part: mask[counted][labelled] for part, mask in _parts(truth).items()}
-        true = classes[counted][labelled].astype(np.int64)
-        there = labelled[asked]
-        given.update(found.labels[there], np.where(true == INVALID, INVALID, true - 1), parts)
-        words.update(found.cosine[there], found.common[there], truth.label[counted][labelled], parts)
-        volume = np.zeros(truth.grid.shape, np.uint8)
-        volume.reshape(-1)[np.flatnonzero(counted)[dense]] = 1 + found.labels[dense[asked]]
-        for region in REGIONS:
-            metric = completion.setdefault(
-                region, SemanticCompletionMetric(label_set.protocol, truth.grid, labels=none + 2)
-            )
-            metric.update(volume, classes, truth.regions[region])
-    if not completion:
+        frame = _Frame.of(truth, label_set)
+        frames += 1
+        for (model, _), tally in zip(scored, tallies, strict=True):
+            tally.update(frame, model.observe(sequence, index))
+    if not frames:
         raise ConfigurationError(
             "no frame has ground truth voxels",
             where=", ".join(sequence.name for sequence in recordings),
             cure="Name recordings that have",
         )
-    class_of_label = np.append(np.arange(none + 1), -1)
-    return ModelScores(
-        given.compute(),
-        {
-            (range_m, region): scores
-            for region, metric in completion.items()
-            for range_m, scores in metric.compute(class_of_label).items()
-        },
-        words.compute(),
-    )
+    return [tally.compute() for tally in tallies]
 
 
 def _judged(judge: Judge, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,12 @@ from torch import Tensor
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.evaluation.zero_shot import max_rule, mean_rule
-from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry import Camera, Resampler
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.feature_space import feature_space_for
+from scene_completion_ros.inference.query_kernel import hidden_reference
+from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, reference_camera
@@ -51,7 +57,7 @@ class FieldFeatures:
 
         Args:
             density: Whose density says what is occupied: the student that the field was made from, as it is deployed.
-            teacher: In whose space it is read.
+            teacher: In whose space it is read; in those of all side by side where it is empty, as probes do.
 
         Raises:
             BundleError: It holds no such field.
@@ -63,6 +69,62 @@ class FieldFeatures:
         """Encode the reference camera's image of a frame."""
         seen = self._model.observe(sequence, index)
         return OpenVocabularyObservation(seen.observation, seen.codes, seen.units)
+
+
+class DeployedFeatures:
+    """A student bundle, read in the space that a bank's texts lie in: its own encoder, its units, its linear map.
+
+    Args:
+        bundle: It has a feature space for the bank.
+
+    Raises:
+        VocabularyError: It has none.
+    """
+
+    def __init__(self, bundle: StudentBundle, bank: TextBank, density: DensityModel, name: str) -> None:
+        self.name = name
+        self._bundle = bundle
+        self._space = feature_space_for(bundle.feature_spaces, bank, bundle.name)
+        self._density = density
+        self._encoder = make_encoder(bundle, "auto")
+        self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """Encode the reference camera's image of a frame."""
+        bundle, camera = self._bundle, reference_camera(sequence)
+        image = self._resampler(sequence.cameras[camera])(sequence.image(index, camera))
+        maps = self._encoder.encode(image).features[..., bundle.head.hidden :].copy()
+
+        def units(points: NDArray[np.float32]) -> NDArray[np.float32]:
+            head = bundle.head
+            weight, bias = head.label_positional_weight, head.label_hidden_bias
+            assert weight is not None and bias is not None  # what reads units has some
+            hidden = hidden_reference(maps, points, weight, bias, bundle.point_code, bundle.canonical)
+            return hidden.astype(np.float32)
+
+        return OpenVocabularyObservation(
+            self._density.observe(sequence, index),
+            lambda points: self._space.features(units(points)).astype(np.float32),
+            units,
+        )
+
+
+class Remembered:
+    """A model that others share, or that is judged in several ways: it looks at a frame once.
+
+    What it has seen of the last frame stays.
+    """
+
+    def __init__(self, model: OpenVocabularyModel) -> None:
+        self.name = model.name
+        self._model = model
+        self._seen: tuple[PosedSequence, int, OpenVocabularyObservation] | None = None
+
+    def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
+        """Look at a frame, unless it is that of the last call."""
+        if self._seen is None or self._seen[0] is not sequence or self._seen[1] != index:
+            self._seen = sequence, index, self._model.observe(sequence, index)
+        return self._seen[2]
 
 
 class LiftedPixels:

@@ -308,6 +308,7 @@ def test_open_vocabulary_of_a_town(
     code = run(
         "open-vocabulary", "--student", student.folder, "--bank", text_bank, "--words", tmp_path / "words.yaml",
         "--method", "mine", *agglomerated, "--space", "text", "--teacher", "any", "--ensemble", "--prior", "--probe",
+        "--probed", "wordless", agglomerated[0],
         "--recordings", folders[0], "--train-recordings", folders[1], "--output", output,
     )  # fmt: skip
     assert code == 0
@@ -319,7 +320,7 @@ def test_open_vocabulary_of_a_town(
     assert methods == {
         "class prior: car": 1, "2D": 1, surface: 1, "2D lifted by true depth": 1, "2D, linear probe": 1, "mine": 2,
         "mine + 2D, max": 2, "mine + 2D, mean": 2, f"mine + {surface}, max": 2, f"mine + {surface}, mean": 2,
-        "mine, linear probe": 2,
+        "mine, linear probe": 2, "wordless, linear probe": 1,
     }  # fmt: skip
     (entry,) = (
         entry for entry in content["scores"] if entry["method"] == "class prior: car" and entry["region"] == "all"
@@ -346,11 +347,14 @@ def test_open_vocabulary_refuses_what_it_cannot_do(
         (("--method", "a", "x", agglomerated[0], "--space", "text"), "no file x"),
         (("--method", "a", agglomerated[0], "--space", "text", "--ensemble"), "--ensemble"),
         (("--prior",), "no labelled recordings"),
+        (("--probed", "a", agglomerated[0]), "is not fitted"),
+        (("--method", "a", "x", "--probed", "a", "y", "--space", "text", "--probe"), "a comes twice"),
+        (("--bundle", student.folder), "has no feature spaces"),
         (("--prior", "--train-recordings", town), "is scored as well"),
         (("--teacher", "any"), "aligned to those of tiny"),
         (("--method", "mine", agglomerated[0]), "in whose space"),
         (("--method", "mine", agglomerated[0], "--space", "third"), "no teacher third. There are text, other"),
         (("--method", "mine", agglomerated[0], "--space", "other"), "embeddings of 5 numbers, features of 3"),
     ):
-        with pytest.raises(ConfigurationError, match=message):
+        with pytest.raises(SceneCompletionError, match=message):
             run("open-vocabulary", *given, *options)

@@ -11,12 +11,12 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation import linear_probe
-from scene_completion_training.evaluation.linear_probe import fit_linear_probe, probe_model, probed
+from scene_completion_training.evaluation.linear_probe import fit_linear_probe, probe_models, probed
 from scene_completion_training.evaluation.open_vocabulary import (
     COMMON,
     SEMANTIC_KITTI,
     OpenVocabularyObservation,
-    evaluate_model,
+    evaluate_models,
 )
 from scene_completion_training.evaluation.open_vocabulary_models import FieldFeatures
 from scene_completion_training.evaluation.semantic_evaluation import truths
@@ -44,8 +44,8 @@ def two_classes() -> PosedSequence:
 
 @pytest.mark.usefixtures("few_steps")
 def test_separable_features_are_told_apart(two_classes: PosedSequence) -> None:
-    probe = probe_model(Painted(), [two_classes], COMMON)
-    scores = evaluate_model(Painted(), probe, [two_classes], COMMON, 0.5)
+    probe = probe_models([Painted()], [two_classes], COMMON)[0]
+    scores = evaluate_models([(Painted(), probe)], [two_classes], COMMON, 0.5)[0]
     assert scores.given[ALL].mean_iou == 1.0 and scores.words == {}
     assert {name for name, iou in scores.given[ALL].class_iou.items() if iou == 1.0} == {"car", "building"}
     assert scores.completion[ALL].mean_iou_of_present == 1.0
@@ -70,8 +70,8 @@ def test_it_finds_what_a_logistic_regression_finds() -> None:
 @pytest.mark.usefixtures("few_steps")
 def test_voxels_without_a_feature_are_neither_learned_from_nor_labelled(two_classes: PosedSequence) -> None:
     model = Painted(knows=lambda points: points[:, 1] > 0.0)
-    probe = probe_model(model, [two_classes], SEMANTIC_KITTI)
-    found = evaluate_model(model, probe, [two_classes], SEMANTIC_KITTI, 0.5).given[ALL]
+    probe = probe_models([model], [two_classes], SEMANTIC_KITTI)[0]
+    found = evaluate_models([(model, probe)], [two_classes], SEMANTIC_KITTI, 0.5)[0].given[ALL]
     assert 0 < found.without_feature < found.voxels and found.released_mean_iou == pytest.approx(2 / 19)
     assert found.mean_accuracy < 1.0
     seen = model.observe(two_classes, 0)
@@ -83,9 +83,9 @@ def test_voxels_without_a_feature_are_neither_learned_from_nor_labelled(two_clas
 
 def test_too_few_classes_are_refused(street: PosedSequence) -> None:
     with pytest.raises(ConfigurationError, match="fewer than two classes"):
-        probe_model(Painted(), [street], COMMON)
+        probe_models([Painted()], [street], COMMON)[0]
     with pytest.raises(ConfigurationError, match="no voxel is labelled"):
-        probe_model(Painted(), [make_street(("lidar",))], COMMON)
+        probe_models([Painted()], [make_street(("lidar",))], COMMON)[0]
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -95,8 +95,8 @@ def test_probing_changes_no_statistics(two_classes: PosedSequence) -> None:
     field = FeatureField(DensityField(STREET_CAMERA), target_size=8, channels=4, units=6, expansion=5).train()
     before = {name: value.clone() for name, value in field.state_dict().items()}
     model = FieldFeatures(FeatureFieldModel(field, "mine", density=Wall()))
-    probe = probe_model(model, [two_classes], SEMANTIC_KITTI)
-    evaluate_model(model, probe, [two_classes], SEMANTIC_KITTI, 0.5)
+    probe = probe_models([model], [two_classes], SEMANTIC_KITTI)[0]
+    evaluate_models([(model, probe)], [two_classes], SEMANTIC_KITTI, 0.5)[0]
     assert probe.weight.shape == (len(SEMANTIC_KITTI_CLASSES) - 1, 6) and probe.weight.any()
     statistics = [name for name, _ in field.named_buffers() if "running" in name or "num_batches" in name]
     assert len(statistics) > 10

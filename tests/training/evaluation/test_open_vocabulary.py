@@ -20,7 +20,7 @@ from scene_completion_training.evaluation.open_vocabulary import (
     SEMANTIC_KITTI,
     OpenVocabularyObservation,
     ZeroShot,
-    evaluate_model,
+    evaluate_models,
     label_set_of,
     read_words,
 )
@@ -154,7 +154,7 @@ def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
 def test_labels_given_the_geometry(street: PosedSequence) -> None:
     """All of the wall is "car", and its left half is called so."""
     assert label_set_of(street) is SEMANTIC_KITTI and label_set_of(make_street(("lidar",))) is COMMON
-    scores = evaluate_model(Painted(), ZeroShot(BANK, SEMANTIC_KITTI, WORDS), [street], SEMANTIC_KITTI, 0.5)
+    scores = evaluate_models([(Painted(), ZeroShot(BANK, SEMANTIC_KITTI, WORDS))], [street], SEMANTIC_KITTI, 0.5)[0]
     centres, visible = wall(street)
     left = centres[:, 0] < 1.0
     found = scores.given[ALL]
@@ -174,7 +174,7 @@ def test_voxels_without_a_feature_are_misses(street: PosedSequence) -> None:
     centres, _ = wall(street)
     middle = float(np.median(centres[:, 1]))
     model = Painted(knows=lambda points: points[:, 1] < middle)
-    scores = evaluate_model(model, ZeroShot(BANK, SEMANTIC_KITTI, WORDS), [street], SEMANTIC_KITTI, 0.5)
+    scores = evaluate_models([(model, ZeroShot(BANK, SEMANTIC_KITTI, WORDS))], [street], SEMANTIC_KITTI, 0.5)[0]
     left, known = centres[:, 0] < 1.0, centres[:, 1] < middle
     found = scores.given[ALL]
     assert found.without_feature == (~known).sum() > 0
@@ -187,7 +187,7 @@ def test_voxels_without_a_feature_are_misses(street: PosedSequence) -> None:
 
 def test_completions_are_those_of_the_student(street: PosedSequence) -> None:
     """It knows the wall: its labels are right on the left half, and nothing is too much."""
-    scores = evaluate_model(Painted(), ZeroShot(BANK, COMMON, {}), [street], COMMON, 0.5)
+    scores = evaluate_models([(Painted(), ZeroShot(BANK, COMMON, {}))], [street], COMMON, 0.5)[0]
     centres, visible = wall(street)
     left = centres[:, 0] < 1.0
     assert scores.completion[ALL].iou == 1.0
@@ -195,7 +195,7 @@ def test_completions_are_those_of_the_student(street: PosedSequence) -> None:
     assert scores.completion[ALL].mean_iou == pytest.approx(left.mean() / 15)
     assert scores.completion[ALL].mean_iou_of_present == pytest.approx(left.mean())
     assert scores.completion[VISIBLE].class_iou["car"] == pytest.approx(left[visible].mean())
-    nothing = evaluate_model(Painted(), ZeroShot(BANK, COMMON, {}), [street], COMMON, 100.0)
+    nothing = evaluate_models([(Painted(), ZeroShot(BANK, COMMON, {}))], [street], COMMON, 100.0)[0]
     assert nothing.completion[ALL].recall == 0.0 and nothing.given[ALL].mean_iou == scores.given[ALL].mean_iou
     assert nothing.words == {}
 
@@ -205,7 +205,7 @@ def test_words_rank_all_labelled_voxels(street: PosedSequence) -> None:
     ((_, _, truth),) = list(truths([street]))
     x = truth.grid_from_camera.inverse().apply(truth.grid.centres().astype(np.float64))[..., 0]
     painted = with_labels(street, lambda label: np.where((label > 0) & (x >= 1.0), 13, label))
-    scores = evaluate_model(Painted(), ZeroShot(BANK, COMMON, WORDS), [painted], COMMON, 0.5)
+    scores = evaluate_models([(Painted(), ZeroShot(BANK, COMMON, WORDS))], [painted], COMMON, 0.5)[0]
     left = (wall(street)[0][:, 0] < 1.0).mean()
     assert scores.words["automobile"][ALL].average_precision == scores.words["house"][ALL].average_precision == 1.0
     assert scores.words["automobile"][ALL].prior == pytest.approx(left)
@@ -216,4 +216,4 @@ def test_words_rank_all_labelled_voxels(street: PosedSequence) -> None:
 
 def test_recordings_without_truth_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
-        evaluate_model(Painted(), ZeroShot(BANK, COMMON, {}), [make_street(("lidar",))], COMMON, 0.5)
+        evaluate_models([(Painted(), ZeroShot(BANK, COMMON, {}))], [make_street(("lidar",))], COMMON, 0.5)[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.zero_shot import cosines, unit_vectors
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI, ZeroShot, evaluate_model
+from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI, ZeroShot, evaluate_models
 from scene_completion_training.evaluation.open_vocabulary_models import (
     ClassPrior,
     Ensemble,
@@ -94,7 +94,7 @@ def test_the_prior_says_the_most_frequent_class_and_ranks_nothing(street: PosedS
     with pytest.raises(ConfigurationError, match="no voxel is labelled"):
         most_frequent([make_street(("lidar",))], SEMANTIC_KITTI, [car])
     prior = ClassPrior(zero_shot.rows[zero_shot.group == building][0], Wall())
-    scores = evaluate_model(prior, zero_shot, [street], SEMANTIC_KITTI, 0.5)
+    scores = evaluate_models([(prior, zero_shot)], [street], SEMANTIC_KITTI, 0.5)[0]
     assert scores.given[ALL].class_accuracy["car"] == 0.0
     assert scores.given[ALL].without_feature == 0
     for word in WORDS:

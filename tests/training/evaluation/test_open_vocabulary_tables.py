@@ -10,7 +10,7 @@ import pytest
 
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.linear_probe import LinearProbe
-from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI, ModelScores, ZeroShot, evaluate_model
+from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI, ModelScores, ZeroShot, evaluate_models
 from scene_completion_training.evaluation.open_vocabulary_tables import MethodScores, as_json, markdown, over_seeds
 from tests.training.evaluation.test_open_vocabulary import ALL, BANK, WORDS, Painted
 
@@ -18,7 +18,9 @@ NAME = "the 19 classes of SemanticKITTI"
 
 
 def scores(street: PosedSequence, **changes: object) -> ModelScores:
-    return evaluate_model(Painted(**changes), ZeroShot(BANK, SEMANTIC_KITTI, WORDS), [street], SEMANTIC_KITTI, 0.5)
+    return evaluate_models(
+        [(Painted(**changes), ZeroShot(BANK, SEMANTIC_KITTI, WORDS))], [street], SEMANTIC_KITTI, 0.5
+    )[0]
 
 
 def test_over_seeds() -> None:
@@ -58,7 +60,7 @@ def test_seeds_have_mean_and_spread(street: PosedSequence) -> None:
 
 def test_a_probe_is_asked_for_no_words(street: PosedSequence) -> None:
     probe = LinearProbe(np.eye(19, 3, dtype=np.float32), np.zeros(19, np.float32), {})
-    found = evaluate_model(Painted(), probe, [street], SEMANTIC_KITTI, 0.5)
+    found = evaluate_models([(Painted(), probe)], [street], SEMANTIC_KITTI, 0.5)[0]
     text = markdown([MethodScores("towns", NAME, "probe", [found], {})])
     assert "average precision" not in text and "| probe |" in text
     asked = MethodScores("towns", NAME, "a", [scores(street)], WORDS)
