@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text-aligned teacher, as in `features`, for controls: 2D only, on rendered surfaces, by true depth",
     )
     parser.add_argument("--text-encoder", metavar="MODEL", help="text encoder of espnetv2")
+    parser.add_argument("--class-texts", type=Path, metavar="FILE", help="phrases of its classes, as in `features`")
     parser.add_argument(
         "--cell", type=int, default=8, metavar="PIXELS", help="pixels along a token's side (default: %(default)s)"
     )
@@ -201,7 +202,9 @@ def _lifted(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> 
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.viewpoint import Viewpoint
 
-    teacher = open_teacher(args.teacher, text_encoder=args.text_encoder, template=bank.template)
+    teacher = open_teacher(
+        args.teacher, text_encoder=args.text_encoder, template=bank.template, class_texts=args.class_texts
+    )
     if teacher.identity.text_encoder_sha256 != bank.text_encoder_sha256:
         raise ConfigurationError(
             f"texts of {bank.text_encoder or 'no encoder'}, but {args.teacher} is aligned to those of "

@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sentence that the class names of espnetv2 stand in (default: %(default)s)",
     )
     parser.add_argument(
+        "--class-texts", type=Path, metavar="FILE", help="YAML: class of espnetv2 -> phrases that say what it is"
+    )
+    parser.add_argument(
         "--cell", type=int, default=16, metavar="PIXELS", help="pixels along a token's side (default: %(default)s)"
     )
     parser.add_argument("--variants", type=int, default=2, metavar="N", help="variants an image (default: %(default)s)")
@@ -67,7 +70,14 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     configuration = read_configuration(args.config, args.overrides).completed()
-    teacher = open_teacher(args.model, args.layer, args.device, text_encoder=args.text_encoder, template=args.template)
+    teacher = open_teacher(
+        args.model,
+        args.layer,
+        args.device,
+        text_encoder=args.text_encoder,
+        template=args.template,
+        class_texts=args.class_texts,
+    )
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera

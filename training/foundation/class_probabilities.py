@@ -2,17 +2,21 @@
 
 The token of a cell is the mean over its pixels of Σ_c p(c) e(c), with the probability p(c) of class c and the embedding
 e(c), of length 1, of its name in a sentence. Its cosine with other sentences then says which classes they are near to.
+A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 from torch.nn import functional
 
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import ModelIdentity
 from scene_completion_training.foundation.dense_extractor import DenseExtractor, check_images
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, STRIDE, load_espnetv2
@@ -23,6 +27,34 @@ LONG_EDGE = 1024
 """Of the images that the network was trained with, pixels; others are resized to it."""
 
 
+def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
+    """Reads phrases that describe classes of Cityscapes.
+
+    Args:
+        file: YAML, class -> list of phrases.
+
+    Raises:
+        ConfigurationError: It is no such file, or names a class that there is not.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = {
+            str(name): tuple(map(str, phrases)) for name, phrases in content.items() if not isinstance(phrases, str)
+        }
+        wrong = sorted(set(map(str, content)) - {name for name in CITYSCAPES_CLASSES if found.get(name)})
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise ConfigurationError(
+            f"cannot be read as classes and phrases ({error})", where=str(file), cure="Write it as class_texts.yaml"
+        ) from error
+    if wrong:
+        raise ConfigurationError(
+            f"{', '.join(wrong)}: no class, or no list of phrases",
+            where=str(file),
+            cure=f"The classes are {', '.join(CITYSCAPES_CLASSES)}",
+        )
+    return found
+
+
 class ClassProbabilityTeacher(DenseExtractor):
     """ESPNetv2's probabilities of the classes of Cityscapes, as vectors in the space of a text encoder.
 
@@ -31,6 +63,7 @@ class ClassProbabilityTeacher(DenseExtractor):
         encoder: Gives the embeddings of the class names.
         template: Sentence that the names stand in.
         device: Where the network runs, in single precision.
+        described: Class -> phrases that say what it is; its name alone where it is left out.
 
     Raises:
         ConfigurationError: No such weights, or a template without a place for a phrase.
@@ -40,15 +73,23 @@ class ClassProbabilityTeacher(DenseExtractor):
     classes = CITYSCAPES_CLASSES
 
     def __init__(
-        self, weights: str | Path, encoder: TextEncoder, template: str = STREET_TEMPLATE, device: str = "cpu"
+        self,
+        weights: str | Path,
+        encoder: TextEncoder,
+        template: str = STREET_TEMPLATE,
+        device: str = "cpu",
+        described: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         (mr, mg, mb), (dr, dg, db) = ([255.0 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
         super().__init__(encoder.dim, Normalisation((mr, mg, mb), (dr, dg, db)), device)
         network, self._file = load_espnetv2(weights)
         self._network = network.to(self._device)
         self._encoder, self._template = encoder, template
-        self.embeddings = encoder.encode([prompt(name, template) for name in self.classes]).to(self._device)
-        """float32 [20, D], of length 1, of the classes' names."""
+        self._described = dict(described or {})
+        texts = [[prompt(phrase, template) for phrase in self._described.get(name, (name,))] for name in self.classes]
+        means = torch.stack([encoder.encode(of_class).mean(dim=0) for of_class in texts])
+        self.embeddings = functional.normalize(means, dim=-1).to(self._device)
+        """float32 [20, D], of length 1, of what the classes are called."""
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -62,7 +103,11 @@ class ClassProbabilityTeacher(DenseExtractor):
             normalisation=self.normalisation,
             text_encoder=self._encoder.name,
             text_encoder_sha256=self._encoder.sha256,
-            settings={"template": self._template, "long_edge": str(LONG_EDGE)},
+            settings={
+                "template": self._template,
+                "long_edge": str(LONG_EDGE),
+                **{f"class {name}": ", ".join(phrases) for name, phrases in sorted(self._described.items())},
+            },
         )
 
     @torch.no_grad()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher
+from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
 from scene_completion_training.foundation.diffusion import PIPELINE, DiffusionTeacher
 from scene_completion_training.foundation.image_text import ClipTeacher, SiglipTeacher
 from scene_completion_training.foundation.model_files import description_folder, read_config
@@ -26,6 +28,7 @@ def open_teacher(
     *,
     text_encoder: str | None = None,
     template: str = STREET_TEMPLATE,
+    class_texts: Path | None = None,
 ) -> Teacher:
     """Opens a teacher.
 
@@ -36,6 +39,7 @@ def open_teacher(
         device: Where it runs.
         text_encoder: Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
         template: Sentence that these names stand in.
+        class_texts: File of phrases that describe its classes, see `read_class_texts`.
 
     Raises:
         ConfigurationError: No such model, or of a type that is not supported; a text encoder is lacking, or there is no
@@ -43,7 +47,7 @@ def open_teacher(
         BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """
     if spec.startswith(_ESPNETV2):
-        _refuse(layer != -1, "layer", spec)
+        _refuse(layer != -1, "a layer", spec)
         if text_encoder is None:
             raise ConfigurationError(
                 "class probabilities are tied to sentences, and no text encoder is named",
@@ -51,19 +55,21 @@ def open_teacher(
                 cure="Name one, for example sentence-transformers/all-MiniLM-L6-v2",
             )
         encoder = TextEncoder(text_encoder, device)
-        return ClassProbabilityTeacher(spec.removeprefix(_ESPNETV2), encoder, template, device)
-    _refuse(text_encoder is not None, "text encoder", spec)
+        described = read_class_texts(class_texts) if class_texts else None
+        return ClassProbabilityTeacher(spec.removeprefix(_ESPNETV2), encoder, template, device, described)
+    _refuse(text_encoder is not None, "a text encoder", spec)
+    _refuse(class_texts is not None, "class texts", spec)
     folder = description_folder(spec, (PIPELINE,))
     if (folder / PIPELINE).is_file():
-        _refuse(layer != -1, "layer", spec)
+        _refuse(layer != -1, "a layer", spec)
         return DiffusionTeacher(spec, device)
     kind = read_config(folder).get("model_type")
     if isinstance(kind, str) and kind in _IMAGE_TEXT:
-        _refuse(layer != -1, "layer", spec)
+        _refuse(layer != -1, "a layer", spec)
         return _IMAGE_TEXT[kind](spec, device)
     return Backbone(spec, layer, device)
 
 
 def _refuse(chosen: bool, what: str, spec: str) -> None:
     if chosen:
-        raise ConfigurationError(f"this teacher has no choice of a {what}", where=spec, cure="Leave it out")
+        raise ConfigurationError(f"this teacher has no choice of {what}", where=spec, cure="Leave it out")

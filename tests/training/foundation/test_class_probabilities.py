@@ -13,7 +13,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError, ImageError
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
-from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher
+from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
 from scene_completion_training.foundation.espnetv2 import CITYSCAPES_CLASSES, ESPNetv2
 from scene_completion_training.foundation.model_files import sha256
 from scene_completion_training.foundation.text_encoder import TextEncoder
@@ -109,3 +109,31 @@ def test_a_real_street_is_read_aright(shared_data: Path, espnetv2_cityscapes: Pa
     shares = {c: (classes == c).float().mean().item() for c in (ROAD, BUILDING, VEGETATION, SKY, CAR)}
     assert shares[ROAD] > 0.06 and shares[BUILDING] > 0.12 and shares[VEGETATION] > 0.09
     assert shares[SKY] > 0.04 and shares[CAR] > 0.025
+
+
+def test_a_class_lies_between_the_phrases_that_describe_it(
+    teacher: ClassProbabilityTeacher, encoder: TextEncoder
+) -> None:
+    described = {"road": ("road", "asphalt")}
+    found = ClassProbabilityTeacher(teacher._file, encoder, "a picture of a {}", described=described).embeddings
+    both = encoder.encode(["a picture of a road", "a picture of a asphalt"]).sum(dim=0)
+    torch.testing.assert_close(found[ROAD], both / both.norm())
+    others = [number for number in range(len(CITYSCAPES_CLASSES)) if number != ROAD]
+    torch.testing.assert_close(found[others], teacher.embeddings[others])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("road: [road]\nlake: [lake]", "lake: no class, or no list of phrases.*The classes are .*, terrain"),
+        ("road: asphalt", "road: no class, or no list"),
+        ("road: []", "road: no class, or no list"),
+        ("[road]", "cannot be read as classes and phrases"),
+        ("road: 3", "cannot be read as classes and phrases"),
+        (":", "cannot be read as classes and phrases"),
+    ],
+)
+def test_class_texts_that_make_no_sense_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    (file := tmp_path / "texts.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        read_class_texts(file)

@@ -74,6 +74,10 @@ def test_a_store_of_another_text_encoder_or_template_is_refused(
     other = open_teacher(f"espnetv2:{weights}", text_encoder=str(sentence_encoder), template="{}")
     with pytest.raises(ConfigurationError, match=r"model settings .*asked for template \{\}"):
         FeatureStore.create(tmp_path, FeatureManifest(other.identity, 16, (40, 60), variants=1, seed=0))
+    (texts := tmp_path / "texts.yaml").write_text("road: [road, asphalt]")
+    other = open_teacher(f"espnetv2:{weights}", text_encoder=str(sentence_encoder), class_texts=texts)
+    with pytest.raises(ConfigurationError, match="asked for .*class road road, asph"):
+        FeatureStore.create(tmp_path, FeatureManifest(other.identity, 16, (40, 60), variants=1, seed=0))
     clip = saved_clip(tmp_path / "clip")
     other = open_teacher(f"espnetv2:{weights}", text_encoder=str(clip))
     with pytest.raises(ConfigurationError, match="model text_encoder_sha256"):
@@ -126,6 +130,8 @@ def test_what_a_teacher_cannot_choose_is_refused(teachers: dict[str, Teacher], t
         open_teacher(clip, 1)
     with pytest.raises(ConfigurationError, match="no choice of a text encoder"):
         open_teacher(clip, text_encoder=clip)
+    with pytest.raises(ConfigurationError, match="no choice of class texts"):
+        open_teacher(clip, class_texts=tmp_path / "texts.yaml")
     with pytest.raises(ConfigurationError, match=r"espnetv2:x: .*no text encoder is named.*all-MiniLM"):
         open_teacher("espnetv2:x")
     with pytest.raises(ConfigurationError, match="no choice of a layer"):
