@@ -11,18 +11,24 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.zero_shot import cosines, unit_vectors
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.open_vocabulary import SEMANTIC_KITTI, ZeroShot, evaluate_models
 from scene_completion_training.evaluation.open_vocabulary_models import (
     ClassPrior,
+    DeployedFeatures,
     Ensemble,
     FieldFeatures,
     LiftedPixels,
     OnSurface,
     OracleLift,
+    Remembered,
     most_frequent,
 )
 from scene_completion_training.evaluation.semantic_evaluation import truths
+from scene_completion_training.evaluation.voxel_truth import voxel_centres
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_heads import FeatureHeads
@@ -146,3 +152,30 @@ def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_pa
     assert seen.observation.density(np.array([[0.0, 0.0, 11.0]], np.float32)) == 50.0
     with pytest.raises(ConfigurationError, match=r"no teacher third. There are text, other"):
         FieldFeatures.open(file, Wall(), "third")
+
+
+def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequence) -> None:
+    """The labels of its completer, from its units and phrases as anybody would compute them."""
+    bundle = StudentBundle.load(DEFAULT_BUNDLE)
+    bank = bundle.text_bank()
+    assert bank is not None
+    (name,) = street.cameras
+    camera = street.cameras[name]
+    completer = Completer(bundle, camera, grid=DEFAULT_GRID, grid_from_camera=DEFAULT_GRID_FROM_CAMERA)
+    vocabulary = bank.vocabulary()
+    completer.use(completer.prepare_vocabulary(vocabulary))
+    voxels = completer.complete(street.image(0, name)).voxels
+    named = voxels.label < len(vocabulary.names)  # not unknown
+    assert named.sum() > 100
+    model = Remembered(DeployedFeatures(bundle, bank, Wall(), "mine"))
+    seen = model.observe(street, 0)
+    assert model.observe(street, 0) is seen and model.name == "mine"
+    asked = np.zeros(DEFAULT_GRID.shape, bool)
+    asked[tuple(voxels.index[named].T)] = True
+    points = voxel_centres(DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, asked)
+    order = np.lexsort(voxels.index[named].T[::-1])
+    scores = cosines(seen.features(points), vocabulary.rows)
+    scores[:, vocabulary.group < 0] = -1.0
+    found = vocabulary.group[scores.argmax(axis=1)]
+    assert (found == voxels.label[named][order]).mean() > 0.999
+    assert seen.units is not None and seen.units(points[:2]).shape == (2, bundle.head.label_hidden)
