@@ -21,9 +21,10 @@ from tests.training.evaluation.one_wall import make_street
 from tests.training.masked_scene.small_scenes import random_places, scene_of
 
 SHAPE = (32, 32, 8)
+MASK = MaskSettings(8, 0.4, False)
 
 
-def samples(folder: Path, seed: int = 0, mask: MaskSettings | None = MaskSettings(8, 0.4, False)) -> SceneSamples:
+def samples(folder: Path, seed: int = 0, mask: MaskSettings | None = MASK) -> SceneSamples:
     files = [folder / f"{number}.safetensors" for number in range(3)]
     for number, file in enumerate(files):
         scene_of(random_places(300, SHAPE, seed=number), SHAPE).save(file)
