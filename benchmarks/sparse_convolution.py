@@ -166,7 +166,7 @@ def growth_table(sizes: list[int], repeats: int) -> str:
     rows = []
     for size in sizes:
         given = street(size)
-        stages = {
+        stages: dict[str, Callable[[], object]] = {
             "sets": functools.partial(sets, given.index),
             "network": functools.partial(_network, net, sets(given.index)),
             "sampling": functools.partial(_sampling, net, sets(given.index)),
