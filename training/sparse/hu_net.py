@@ -1,0 +1,242 @@
+"""The hierarchical U-net of masked scene modelling (MSM, HUNet), small: features of voxels on every level."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_training.sparse.attention import LAYER_SCALE, SerialisedAttention
+from scene_completion_training.sparse.convolution import Backend, BackendName, backend
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+
+AttentionKind = Literal["none", "zorder", "hilbert"]
+ATTENDING_LEVELS = 2
+"""The coarsest levels, on which voxels attend to each other."""
+
+
+@dataclass(frozen=True)
+class HUNetSettings:
+    """Size of a `VoxelHUNet`.
+
+    Attributes:
+        inputs: Features of an occupied voxel. Coordinates are not among them.
+        encoder: Channels of the encoder's levels, finest first.
+        decoder: Channels of the decoder's levels, finest first.
+        blocks: Residual blocks a level, in the encoder and in the decoder.
+        attention: Curve along which windows of voxels attend to each other on the two coarsest levels, or "none".
+        backend: What computes the convolutions.
+    """
+
+    inputs: int
+    encoder: tuple[int, ...] = (32, 64, 128, 192)
+    decoder: tuple[int, ...] = (64, 96, 128, 192)
+    blocks: int = 1
+    attention: AttentionKind = "none"
+    backend: BackendName = "torch"
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigurationError` where no network can have this size."""
+        if len(self.encoder) != len(self.decoder) or not self.encoder:
+            raise ConfigurationError(
+                f"the encoder has {len(self.encoder)} levels, the decoder {len(self.decoder)}",
+                where="masked scene network",
+                cure="Give both the same number of channels, at least one",
+            )
+        if min(self.inputs, self.blocks, *self.encoder, *self.decoder) < 1:
+            raise ConfigurationError(
+                f"sizes below one in {self}", where="masked scene network", cure="Give positive numbers"
+            )
+
+    @property
+    def levels(self) -> int:
+        """Number of levels."""
+        return len(self.encoder)
+
+    def plain(self) -> dict[str, Any]:
+        """Numbers, texts and lists, for a checkpoint."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> HUNetSettings:
+        """The settings of such values.
+
+        Raises:
+            ConfigurationError: A value is of another version of the network, or contradicts the others.
+        """
+        unknown = set(plain) - {field.name for field in fields(cls)}
+        if unknown or "inputs" not in plain:
+            raise ConfigurationError(
+                f"settings with {', '.join(sorted(plain))} are not those of a network",
+                where="masked scene network",
+                cure="Train it with this version",
+            )
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+        return cls(**values)
+
+
+class VoxelHUNet(nn.Module):
+    """A sparse U-net whose decoder gives features on every level (HUNet of Masked Scene Modeling, its supplement).
+
+    Blocks, norms and scales are those of the release, widths are of this project; there is no drop path. Voxels enter
+    without coordinates, as there: features say what is around a voxel, not where it is.
+    """
+
+    def __init__(self, settings: HUNetSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        encoder, decoder = settings.encoder, settings.decoder
+        compute = backend(settings.backend)
+        self.stem = nn.Sequential(nn.Linear(settings.inputs, encoder[0]), nn.RMSNorm(encoder[0]))
+        self.downs = nn.ModuleList(Down(c, d, compute) for c, d in itertools.pairwise(encoder))
+        self.ups = nn.ModuleList(Up(c, d, compute) for d, c in itertools.pairwise(decoder))
+        self.encoders = nn.ModuleList(Level(settings, level, width, compute) for level, width in enumerate(encoder))
+        self.decoders = nn.ModuleList(Level(settings, level, width, compute) for level, width in enumerate(decoder))
+        self.skips = nn.ModuleList(
+            nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder, strict=True)
+        )
+        self.skip_scales = nn.ParameterList(torch.ones(width) for width in decoder[:-1])
+        self.tokens = nn.ParameterList(0.02 * torch.randn(width) for width in decoder)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels of the features of each level, finest first."""
+        return self.settings.decoder
+
+    def forward(self, features: Tensor, pyramid: Pyramid, visible: Pyramid | None = None) -> list[Tensor]:
+        """Features [N_l, decoder[l]] of each level of a pyramid, finest first.
+
+        Args:
+            features: [N, inputs] of the finest voxels, those of `visible` where it is given.
+            pyramid: All voxels.
+            visible: Those of them that the encoder sees. Where a voxel of a level holds none of them, the decoder
+                starts from that level's learnable token.
+
+        Raises:
+            GridError: Features, levels or voxels do not fit each other.
+        """
+        seen = pyramid if visible is None else visible
+        self._check(features, pyramid, seen)
+        skips = self.encode(features, seen)
+        if visible is not None:
+            skips = [
+                _with_token(skip, token, *sets)
+                for skip, token, *sets in zip(skips, self.tokens, visible.levels, pyramid.levels, strict=True)
+            ]
+        decoded = [self.decoders[-1](skips[-1], pyramid.levels[-1])]
+        for level in reversed(range(self.settings.levels - 1)):
+            fine, coarse = pyramid.levels[level : level + 2]
+            rise = self.ups[level](decoded[-1], fine, coarse, pyramid.parents[level])
+            decoded.append(self.decoders[level](rise + self.skip_scales[level] * skips[level], fine))
+        return decoded[::-1]
+
+    def encode(self, features: Tensor, pyramid: Pyramid) -> list[Tensor]:
+        """What the decoder is given of each level, [N_l, decoder[l]], finest first."""
+        x = self.encoders[0](self.stem(features), pyramid.levels[0])
+        skips = [self.skips[0](x)]
+        for level, down in enumerate(self.downs):
+            fine, coarse = pyramid.levels[level : level + 2]
+            x = self.encoders[level + 1](down(x, fine, coarse, pyramid.parents[level]), coarse)
+            skips.append(self.skips[level + 1](x))
+        return skips
+
+    def _check(self, features: Tensor, pyramid: Pyramid, seen: Pyramid) -> None:
+        for name, given in ("all voxels", pyramid), ("visible voxels", seen):
+            if len(given.levels) != self.settings.levels:
+                raise GridError(
+                    f"the pyramid of {name} has {len(given.levels)} levels, the network {self.settings.levels}",
+                    where="masked scene network",
+                    cure="Make a pyramid of as many levels",
+                )
+        if features.shape != (len(seen.levels[0]), self.settings.inputs):
+            raise GridError(
+                f"features are {tuple(features.shape)}, not {(len(seen.levels[0]), self.settings.inputs)}",
+                where="masked scene network",
+                cure="Give one row to each voxel that the encoder sees",
+            )
+
+
+class Level(nn.Module):
+    """Residual blocks of one level; on the coarsest levels, where it is asked for, attention follows."""
+
+    def __init__(self, settings: HUNetSettings, level: int, width: int, compute: Backend) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(width, compute) for _ in range(settings.blocks))
+        if settings.attention != "none" and level >= settings.levels - ATTENDING_LEVELS:
+            curve = settings.attention
+            self.blocks.extend(SerialisedAttention(width, curve, exchanged) for exchanged in (False, True))
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        """Features [N, C] to features [N, C]."""
+        for block in self.blocks:
+            x = block(x, voxels)
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """x + s · norm(conv(GELU(conv(norm(x))))), with submanifold convolutions and a learnable s a channel."""
+
+    def __init__(self, width: int, compute: Backend) -> None:
+        super().__init__()
+        self.compute = compute
+        self.before, self.after = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.first, self.second = (nn.Parameter(_kernel(27, 9, width, width)) for _ in range(2))
+        self.scale = nn.Parameter(torch.full((width,), LAYER_SCALE))
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        """Features [N, C] to features [N, C]."""
+        hidden = functional.gelu(self.compute.subm(self.before(x), self.first, voxels))
+        change: Tensor = self.after(self.compute.subm(hidden, self.second, voxels))
+        return x + self.scale * change
+
+
+class Down(nn.Module):
+    """To the coarser level."""
+
+    def __init__(self, inputs: int, outputs: int, compute: Backend) -> None:
+        super().__init__()
+        self.compute = compute
+        self.norm = nn.RMSNorm(inputs)
+        self.weight = nn.Parameter(_kernel(8, 8 / 3, inputs, outputs))
+
+    def forward(self, x: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
+        """Features [N, C] of the fine voxels to [M, D] of the coarse ones."""
+        return self.compute.down(self.norm(x), self.weight, fine, coarse, parent)
+
+
+class Up(nn.Module):
+    """To the voxels of the finer level."""
+
+    def __init__(self, inputs: int, outputs: int, compute: Backend) -> None:
+        super().__init__()
+        self.compute = compute
+        self.norm = nn.RMSNorm(inputs)
+        self.weight = nn.Parameter(_kernel(8, 1, inputs, outputs))
+
+    def forward(self, x: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
+        """Features [M, C] of the coarse voxels to [N, D] of the fine ones."""
+        return self.compute.up(self.norm(x), self.weight, fine, coarse, parent)
+
+
+def _kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:
+    """Random weights [offsets, inputs, outputs] that keep the variance where so many offsets are occupied."""
+    return torch.randn(offsets, inputs, outputs) / math.sqrt(taken * inputs)
+
+
+def _with_token(features: Tensor, token: Tensor, some: VoxelSet, every: VoxelSet) -> Tensor:
+    """Features of some voxels [n, C] in their rows of a table of all voxels [N, C], the token [C] in all other rows."""
+    rows = every.find(some.index)
+    if (rows < 0).any():
+        raise GridError(
+            f"{int((rows < 0).sum())} visible voxels are not among all voxels",
+            where="masked scene network",
+            cure="Make the visible set of voxels of the whole set",
+        )
+    return token.to(features.dtype).expand(len(every), -1).index_copy(0, rows, features)
