@@ -195,3 +195,53 @@ def test_words_are_counted_mapped_and_put_out_again(page_with_words: Path, tmp_p
         [0, 0, 0],  # the keyboard reaches the buttons
         ["The words were not answered for this frame.", ["wall"]],
     ]
+
+
+NAMED_BEFORE = {"recording": "drive", "frame": 7, "index": [0, 0, 0], "class": "wall"}
+
+
+def test_a_click_names_the_voxel_that_is_seen_there(tmp_path: Path) -> None:
+    """From the front of the wall's top to the road before it; what is hidden, or not shown, cannot be clicked."""
+    classes = {name: {"colour": list(colour)} for name, colour in zip(NAMES, COLOURS, strict=True)}
+    naming = {"classes": classes, "voxels": [NAMED_BEFORE]}
+    with ReportWriter(tmp_path / "report", "Test drive", NAMES, COLOURS, naming=naming) as report:
+        report.add_frame(street(), photo(), camera=CAMERA, source=("drive </script>", 4))
+    script = """setTimeout(async () => {
+      const scene = document.getElementById("scene"), log = [], said = () => document.getElementById("naming").textContent;
+      const buttons = () => [...document.querySelectorAll("#classes button")].map((button) => button.textContent);
+      const blobs = [];
+      URL.createObjectURL = (blob) => { blobs.push(blob); return "data:,"; };
+      HTMLAnchorElement.prototype.click = () => {};
+      const at = (x, y, moved = 0) => {
+        const place = { clientX: x * scene.clientWidth, clientY: y * scene.clientHeight, pointerId: 1, bubbles: true };
+        scene.dispatchEvent(new MouseEvent("pointerdown", { ...place, clientX: place.clientX + moved }));
+        scene.dispatchEvent(new MouseEvent("click", { ...place, detail: 1 }));
+        return said();
+      };
+      const choose = (name) => [...document.querySelectorAll("#classes button")].find((b) => b.textContent.startsWith(name)).click();
+      document.querySelector("[data-viewpoint=top]").click();
+      await new Promise(requestAnimationFrame);
+      log.push(buttons());
+      log.push(at(0.5, 0.5));                      // the middle of the grid, from above: the road
+      log.push(at(0.5, 0.5, 30));                  // the view was turned: no click
+      log.push(at(0.01, 0.01));
+      document.getElementById("new-class").value = "mail <box>";
+      document.getElementById("add-class").click();
+      log.push(at(0.5, 0.5));                      // another class takes the voxel over
+      document.getElementById("show-surface").click();
+      log.push(at(0.5, 0.5));                      // the road is not shown
+      document.getElementById("show-surface").click();
+      choose("wall"); log.push(at(0.45, 0.5)); log.push(at(0.45, 0.5));
+      log.push(at(0.46, 0.5));
+      log.push(buttons());
+      document.getElementById("save-names").click();
+      log.push(await blobs[0].text());
+      document.body.dataset.log = JSON.stringify(log);
+    }, 500);"""
+    opened = open_page(with_additions(report.index, "naming.html", FULL_SCENE, script), tmp_path)
+    assert opened.console == []
+    found = re.search(r'data-log="([^"]*)"', opened.dom)
+    assert found, "the script did not reach its end"
+    log = json.loads(html.unescape(found.group(1)))
+    print(log)
+    assert log[0] == ["road", "wall 1", "hedge"]
