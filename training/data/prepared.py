@@ -152,10 +152,10 @@ def prepare_sequence(
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
         )
-    fingerprint = _fingerprint(sequence, settings, viewpoint)  # of the lenses, before they are looked through
+    key = fingerprint(sequence, settings, viewpoint)  # of the lenses, before they are looked through
     sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
-    folder = cache / f"{sequence.name.replace('/', '_')}-{fingerprint}{kind}"
+    folder = cache / f"{sequence.name.replace('/', '_')}-{key}{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]
@@ -171,7 +171,7 @@ def prepare_sequence(
     return files
 
 
-def _fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Viewpoint) -> str:
+def fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Viewpoint) -> str:
     """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings, viewpoint."""
     cameras = {
         name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
@@ -204,7 +204,7 @@ def _prepare_frames(
     canonical = viewpoint.camera
     ahead = cameras_ahead(sequence)
     aside = looking_aside(sequence, ahead[0])
-    stereo = _Stereo(sequence, *ahead) if len(ahead) == 2 else None
+    stereo = StereoDepths(sequence, *ahead) if len(ahead) == 2 else None
     for index in indices:
         if exact:
             arrays = exact_voxels(sequence, index, ahead[0], kept=settings.kept)
@@ -247,7 +247,7 @@ def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uin
     return (shown if ego is None else shown & ~ego.astype(np.bool_)).astype(np.uint8)
 
 
-class _Stereo:
+class StereoDepths:
     """Depth of the stereo pair of a sequence, remembered for the frames around."""
 
     def __init__(self, sequence: PosedSequence, left: str, right: str) -> None:
@@ -272,7 +272,7 @@ class _Stereo:
 
 
 def _fused_voxels(
-    stereo: _Stereo | None, index: int, settings: FusionSettings, volume: Volume
+    stereo: StereoDepths | None, index: int, settings: FusionSettings, volume: Volume
 ) -> dict[str, NDArray[Any]]:
     """Voxel centres with their evidence; none without stereo."""
     if stereo is None:

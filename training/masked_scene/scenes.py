@@ -1,0 +1,428 @@
+"""Scenes of occupied voxels with their colours, from predictions, rendered towns, stereo depth or LiDAR.
+
+A scene holds the voxels of one frame that lie in the image of the reference camera. Places are never features: the
+network sees them as neighbourhoods alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError, GridError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
+from scene_completion_ros.evaluation.visibility import visible_voxels
+from scene_completion_ros.geometry import (
+    DEFAULT_GRID,
+    DEFAULT_GRID_FROM_CAMERA,
+    OPTICAL_FROM_FORWARD,
+    Resampler,
+    RigidTransform,
+    VoxelGrid,
+)
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import Encoder, make_encoder
+from scene_completion_ros.inference.query_kernel import hidden_reference
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data.prepared import StereoDepths, cameras_ahead, fingerprint
+from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
+from scene_completion_training.evaluation.density_model import reference_camera
+from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_truth
+from scene_completion_training.viewpoint import Viewpoint, Volume
+
+Kind = Literal["predicted", "exact", "stereo", "lidar"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+FEATURES = ("probability", "red", "green", "blue", "seen")
+"""Columns of features: occupancy probability; colour of the image, 0..1, and 1, where the camera sees the voxel."""
+LEAST_POINTS = 2
+"""Points of scans in a voxel that is occupied: one alone may be an error of the pose."""
+_VERSION = 1
+
+
+def feature_names(units: int = 0) -> tuple[str, ...]:
+    """Names of the columns of scenes, with so many label units of a student behind `FEATURES`."""
+    return FEATURES + tuple(f"unit_{number:03d}" for number in range(units))
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelScene:
+    """The occupied voxels of one frame.
+
+    Attributes:
+        index: int16 [N, 3], voxels x, y, z of the grid; each once.
+        features: float32 [N, F], columns as `columns` names them.
+        grid: The grid, x forward, y left, z up.
+        grid_from_camera: Pose of the reference camera's optical frame in it.
+        name: Recording, frame and kind.
+        columns: Names of the features.
+        label: uint8 [N], `COMMON_CLASSES`; 0 where the truth says free, 255 unknown. None without truth.
+
+    Raises:
+        GridError: There is no voxel, one lies outside of the grid or occurs twice, or arrays contradict each other.
+    """
+
+    index: NDArray[np.int16]
+    features: NDArray[np.float32]
+    grid: VoxelGrid
+    grid_from_camera: RigidTransform
+    name: str = ""
+    columns: tuple[str, ...] = FEATURES
+    label: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        where, count = f"scene {self.name}", len(self.index)
+        if not count:
+            raise GridError("holds no occupied voxel", where=where, cure="Leave the frame out")
+        labels = (count,) if self.label is None else self.label.shape
+        if self.index.shape != (count, 3) or self.features.shape != (count, len(self.columns)) or labels != (count,):
+            raise GridError(
+                f"index {self.index.shape}, features {self.features.shape}, labels {labels}",
+                where=where,
+                cure=f"Give index [N, 3], features [N, {len(self.columns)}] and labels [N]",
+            )
+        if (self.index < 0).any() or (self.index >= self.grid.shape).any():
+            low, high = self.index.min(axis=0).tolist(), self.index.max(axis=0).tolist()
+            raise GridError(
+                f"voxels {low} to {high} are more than a grid of {self.grid.shape} holds",
+                where=where,
+                cure="Crop the scene, or name the grid that it was made on",
+            )
+        if len(np.unique(np.ravel_multi_index(tuple(self.index.T), self.grid.shape))) != count:
+            raise GridError("a voxel occurs twice", where=where, cure="Give each voxel once")
+
+    def __len__(self) -> int:
+        """Number of voxels N."""
+        return len(self.index)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels of the grid along x, y, z."""
+        return self.grid.shape
+
+    @property
+    def voxel_size(self) -> float:
+        """Edge of a voxel, metres."""
+        return self.grid.voxel_size
+
+    @cached_property
+    def points_camera(self) -> NDArray[np.float32]:
+        """Centres of the voxels, float32 [N, 3], metres, optical frame of the reference camera."""
+        return _points_camera(self.index, self.grid, self.grid_from_camera)
+
+    @property
+    def range_m(self) -> NDArray[np.float32]:
+        """Distance of the voxels from the camera over the ground, float32 [N], metres."""
+        centres = np.asarray(self.grid.origin) + (self.index + 0.5) * self.grid.voxel_size
+        return np.asarray(np.linalg.norm((centres - self.grid_from_camera.translation)[:, :2], axis=1), np.float32)
+
+    def save(self, file: Path) -> None:
+        """Writes it as safetensors: features in half precision, the rest as it is."""
+        arrays = {"index": self.index, "features": self.features.astype(np.float16)}
+        if self.label is not None:
+            arrays["label"] = self.label
+        about = {
+            "name": self.name,
+            "columns": self.columns,
+            "grid": dataclasses.asdict(self.grid),
+            "grid_from_camera": self.grid_from_camera.matrix.tolist(),
+        }
+        part = file.with_suffix(f".{os.getpid()}.part")  # others may make the same scene
+        safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
+        part.replace(file)
+
+    @staticmethod
+    def load(file: Path) -> VoxelScene:
+        """Reads a file of `save`.
+
+        Raises:
+            SequenceError: It is damaged, or none.
+        """
+        try:
+            with safetensors.safe_open(file, framework="np") as stored:
+                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                about = json.loads(stored.metadata()["scene"])
+            grid = about["grid"]
+            return VoxelScene(
+                index=arrays["index"],
+                features=arrays["features"].astype(np.float32),
+                grid=VoxelGrid(tuple(grid["origin"]), grid["voxel_size"], tuple(grid["shape"]), grid["frame"]),
+                grid_from_camera=RigidTransform.from_matrix(about["grid_from_camera"]),
+                name=about["name"],
+                columns=tuple(about["columns"]),
+                label=arrays.get("label"),
+            )
+        except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError) as error:
+            raise SequenceError(
+                f"no scene ({error})", where=str(file), cure="Delete it: it is made again at the next start"
+            ) from error
+
+
+class SceneMaker:
+    """Makes the scenes of a recording, of one kind.
+
+    "predicted" voxels are what a student says is occupied; "exact" ones stand in a rendered town, without insides and
+    what lies below the ground; "stereo" ones are fused of the depth of the frames around; "lidar" ones are the labelled
+    voxels of a KITTI window's first frame, and of its other frames those that its scans hit. The grid is that of the
+    frame's ground truth, and without any that of the student or the street.
+
+    Args:
+        sequence: The recording.
+        kind: Where the voxels come from.
+        student: Needed for "predicted" and for units.
+        units: Add the student's label units of each voxel as features.
+        threads: CPU threads of the student; None for all.
+
+    Raises:
+        ConfigurationError: The student is missing, or has no label units.
+    """
+
+    def __init__(
+        self,
+        sequence: PosedSequence,
+        kind: Kind,
+        *,
+        student: StudentBundle | None = None,
+        units: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        if kind not in KINDS:
+            raise ConfigurationError(f"kind {kind!r} does not exist", where="scenes", cure=f"Take one of {KINDS}")
+        if student is None and (units or kind == "predicted"):
+            raise ConfigurationError(
+                "no student is named, and these features or voxels are a student's", where="student", cure="Name one"
+            )
+        if units and student is not None and not student.head.label_hidden:
+            raise ConfigurationError(
+                "has no label units", where=f"student {student.name}", cure="Name a student with classes"
+            )
+        self.sequence, self.kind, self.student, self.threads = sequence, kind, student, threads
+        self.camera = reference_camera(sequence)
+        self.units = student.head.label_hidden if units and student is not None else 0
+        self._completer: Completer | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return feature_names(self.units)
+
+    @property
+    def key(self) -> str:
+        """What the scenes follow from, but for the pixels."""
+        student = [] if self.student is None else [self.student.name, sorted(self.student.sha256.items())]
+        frames = fingerprint(self.sequence, FusionSettings(), Viewpoint())
+        content = json.dumps([_VERSION, frames, self.kind, self.units, student])
+        return f"{self.sequence.name.replace('/', '_')}-{self.kind}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+    def scene(self, index: int) -> VoxelScene:
+        """The scene of a frame.
+
+        Raises:
+            SequenceError: The frame has no truth, no LiDAR or no stereo pair that the kind asks for.
+            GridError: Nothing in view is occupied.
+        """
+        truth = voxel_truth(self.sequence, index)
+        occupied, probability, grid, pose = self._occupied(index, truth)
+        camera = self.sequence.cameras[self.camera]
+        voxels = np.argwhere(occupied).astype(np.int16)
+        points = _points_camera(voxels, grid, pose)
+        shown = camera.project(points)[1]
+        voxels, points = voxels[shown], points[shown]
+        place = tuple(voxels.T)
+        seen = visible_voxels(occupied, pose.translation, grid, occupied)[place]
+        image = self.sequence.image(index, self.camera)
+        columns = [
+            probability[place][:, None],
+            np.where(seen[:, None], _colours(image, self.sequence, self.camera, points, grid.voxel_size), 0.0),
+            seen[:, None],
+        ]
+        if self.units:
+            columns.append(self._label_units(image, points))
+        label = None
+        if truth is not None:
+            counted = truth.known & truth.regions[ALL]
+            label = np.where(counted, SEMANTIC_KITTI_TO_COMMON.apply(truth.label), np.uint8(INVALID))[place]
+        return VoxelScene(
+            voxels,
+            np.concatenate(columns, axis=1).astype(np.float32),
+            grid,
+            pose,
+            f"{self.sequence.name}/{index:06d}/{self.kind}",
+            self.columns,
+            label,
+        )
+
+    def _occupied(
+        self, index: int, truth: VoxelTruth | None
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], VoxelGrid, RigidTransform]:
+        """Occupied voxels and their probability [X, Y, Z], the grid, and the camera's pose in it."""
+        grid, pose = DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+        if truth is not None:
+            grid, pose = truth.grid, truth.grid_from_camera
+        elif self.student is not None:
+            grid, pose = self.student.grid, self.student.grid_from_camera
+        if self.kind == "predicted":
+            occupied, probability = self._completed(index, grid, pose)
+        elif self.kind == "stereo":
+            occupied, probability = self._fused(index, grid, pose)
+        else:
+            occupied = self._true(index, truth) if truth is not None else self._scanned(index, grid, pose)
+            probability = occupied.astype(np.float32)
+        return occupied, probability, grid, pose
+
+    def _true(self, index: int, truth: VoxelTruth) -> NDArray[np.bool_]:
+        towns = "voxel_label" in self.sequence.frames[index].assets
+        if towns != (self.kind == "exact"):
+            raise self._lacking(index, "rendered voxels" if self.kind == "exact" else "LiDAR")
+        return truth.occupied & truth.known & truth.regions[ALL]
+
+    def _scanned(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> NDArray[np.bool_]:
+        """Voxels that the scans of the recording hit."""
+        if self.kind == "exact":
+            raise self._lacking(index, "rendered voxels")
+        grid_from_world = pose @ self.sequence.world_from_camera(index, self.camera).inverse()
+        hits = np.zeros(grid.shape, np.int32)
+        for number, frame in enumerate(self.sequence.frames):
+            points = self.sequence.lidar(number)
+            if points is None:
+                raise self._lacking(number, "LiDAR")
+            voxels, inside = grid.index_of((grid_from_world @ frame.world_from_rig).apply(points.astype(np.float64)))
+            np.add.at(hits, tuple(np.asarray(voxels)[inside].T), 1)
+        return hits >= LEAST_POINTS
+
+    def _lacking(self, index: int, what: str) -> SequenceError:
+        return SequenceError(
+            f"has no {what}",
+            where=f"{self.sequence.name}, frame {index}",
+            cure=f"Take scenes of another kind than {self.kind!r} of this recording",
+        )
+
+    def _completed(
+        self, index: int, grid: VoxelGrid, pose: RigidTransform
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """What the student says is occupied, as it is deployed."""
+        assert self.student is not None
+        made = self._completer
+        if made is None or made.grid != grid or not np.array_equal(made.grid_from_camera.matrix, pose.matrix):
+            camera = self.sequence.cameras[self.camera]
+            made = Completer(self.student, camera, grid=grid, grid_from_camera=pose, threads=self.threads)
+            self._completer = made
+        completion = made.complete(self.sequence.image(index, self.camera))
+        occupied = np.zeros(grid.shape, np.bool_)
+        occupied[tuple(completion.voxels.index.T)] = True
+        return occupied, completion.probability
+
+    @cached_property
+    def _stereo(self) -> StereoDepths:
+        ahead = cameras_ahead(self.sequence)
+        if len(ahead) < 2:
+            raise self._lacking(0, "stereo pair")
+        return StereoDepths(self.sequence, *ahead)
+
+    def _fused(
+        self, index: int, grid: VoxelGrid, pose: RigidTransform
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """What the stereo depth of the frames around says is rather occupied than free."""
+        stereo, settings, volume = self._stereo, FusionSettings(), Volume()
+        views = fusion_views(
+            self.sequence,
+            index,
+            stereo.left,
+            lambda other: stereo.depth(other, "left"),
+            stereo.focal * stereo.baseline,
+            settings,
+            volume,
+        )
+        world_from_left = self.sequence.world_from_camera(index, stereo.left)
+        camera_from_left = self.sequence.world_from_camera(index, self.camera).inverse() @ world_from_left
+        grid_from_forward = pose @ camera_from_left @ OPTICAL_FROM_FORWARD
+        moved = [
+            dataclasses.replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in views
+        ]
+        generator = np.random.default_rng(index)
+        centres, target, _ = fuse_occupancy(moved, grid, free_samples=0, generator=generator, depths=volume.fused_depth)
+        probability = np.zeros(grid.shape, np.float32)
+        probability[tuple(np.asarray(grid.index_of(centres)[0]).T)] = target
+        return probability > 0.5, probability
+
+    def _label_units(self, image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Hidden units [N, E] of the student's labels at points [N, 3] of the camera."""
+        assert self.student is not None
+        head, canonical = self.student.head, self.student.canonical
+        features = self._encoder.encode(self._resampler(image)).features[..., head.hidden :]
+        weight, bias, _, _ = head.label_layers()
+        code = self.student.point_code
+        return hidden_reference(features, points, weight, bias, code, canonical).astype(np.float32)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        assert self.student is not None
+        return make_encoder(self.student, threads=self.threads)
+
+    @cached_property
+    def _resampler(self) -> Resampler:
+        assert self.student is not None
+        return Resampler(self.sequence.cameras[self.camera], self.student.canonical)
+
+
+def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = None) -> list[Path]:
+    """Makes scenes that the cache lacks, and returns the files of all, in order; empty frames are said and left out.
+
+    Args:
+        maker: Makes them.
+        cache: Folder; each recording and kind gets one in it.
+        frames: Frames wanted, by default all.
+
+    Raises:
+        SequenceError: No frame has an occupied voxel, or see `SceneMaker.scene`.
+    """
+    folder = cache / maker.key
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index in range(len(maker.sequence)) if frames is None else frames:
+        file = folder / f"{index:06d}.safetensors"
+        if not file.exists():
+            try:
+                maker.scene(index).save(file)
+            except GridError as error:
+                print(f"left out: {error}")
+                continue
+        files.append(file)
+    if not files:
+        raise SequenceError(
+            f"no frame has {maker.kind} voxels", where=maker.sequence.name, cure="Leave the recording out"
+        )
+    return files
+
+
+def _points_camera(
+    index: NDArray[np.integer], grid: VoxelGrid, grid_from_camera: RigidTransform
+) -> NDArray[np.float32]:
+    centres = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
+    return np.asarray(grid_from_camera.inverse().apply(centres), np.float32)
+
+
+def _colours(
+    image: NDArray[np.uint8], sequence: PosedSequence, camera: str, points: NDArray[np.float32], edge: float
+) -> NDArray[np.float32]:
+    """Colours [N, 3] in 0..1: mean of the image at the centres of the eighths of each voxel that lie in it."""
+    offsets = edge / 4.0 * np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3), axis=-1).reshape(8, 3)
+    total, count = np.zeros((len(points), 3), np.float32), np.zeros((len(points), 1), np.float32)
+    for offset in offsets:
+        pixels, valid = sequence.cameras[camera].project(points + offset)
+        column, row = np.rint(np.asarray(pixels)[valid]).astype(np.int64).T
+        total[valid] += image[row.clip(0, image.shape[0] - 1), column.clip(0, image.shape[1] - 1)]
+        count[valid] += 1.0
+    return np.asarray(total / np.maximum(count, 1.0) / 255.0, np.float32)

@@ -1,0 +1,224 @@
+"""The hierarchical U-net of masked scene modelling (MSM, HUNet), small: features of voxels on every level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_training.sparse.convolution import Backend, BackendName, backend
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+
+AttentionKind = Literal["none", "zorder", "hilbert"]
+LAYER_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class HUNetSettings:
+    """Size of a `VoxelHUNet`.
+
+    Attributes:
+        inputs: Features of an occupied voxel. Coordinates are not among them.
+        encoder: Channels of the encoder's levels, finest first.
+        decoder: Channels of the decoder's levels, finest first.
+        blocks: Residual blocks a level, in the encoder and in the decoder.
+        attention: Curve along which windows of voxels attend to each other on the two coarsest levels.
+        backend: What computes the convolutions.
+    """
+
+    inputs: int
+    encoder: tuple[int, ...] = (32, 64, 128, 192)
+    decoder: tuple[int, ...] = (64, 96, 128, 192)
+    blocks: int = 1
+    attention: AttentionKind = "none"
+    backend: BackendName = "torch"
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigurationError` where no network can have this size."""
+        if len(self.encoder) != len(self.decoder) or not self.encoder:
+            raise ConfigurationError(
+                f"the encoder has {len(self.encoder)} levels, the decoder {len(self.decoder)}",
+                where="masked scene network",
+                cure="Give both the same number of channels, at least one",
+            )
+        if min(self.inputs, self.blocks, *self.encoder, *self.decoder) < 1:
+            raise ConfigurationError(
+                f"sizes below one in {self}", where="masked scene network", cure="Give positive numbers"
+            )
+
+    @property
+    def levels(self) -> int:
+        """Number of levels."""
+        return len(self.encoder)
+
+    def plain(self) -> dict[str, Any]:
+        """Numbers, texts and lists, for a checkpoint."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> HUNetSettings:
+        """The settings of such values.
+
+        Raises:
+            ConfigurationError: A value is of another version of the network, or contradicts the others.
+        """
+        unknown = set(plain) - {field.name for field in fields(cls)}
+        if unknown or "inputs" not in plain:
+            raise ConfigurationError(
+                f"settings with {', '.join(sorted(plain))} are not those of a network",
+                where="masked scene network",
+                cure="Train it with this version",
+            )
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+
+
+class VoxelHUNet(nn.Module):
+    """A sparse U-net whose decoder gives a feature on every level (MSM, section "HUNet"; sizes of this project).
+
+    Source: Hermosilla et al., "Masked Scene Modeling", architecture in the supplement. Blocks, norms and scales are those
+    of the release. Voxels enter without coordinates: a network that knows them learns height instead of shape.
+    """
+
+    def __init__(self, settings: HUNetSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        encoder, decoder = settings.encoder, settings.decoder
+        compute = backend(settings.backend)
+        self.stem = nn.Sequential(nn.Linear(settings.inputs, encoder[0]), nn.RMSNorm(encoder[0]))
+        self.downs = nn.ModuleList(Down(c, d, compute) for c, d in zip(encoder, encoder[1:]))
+        self.ups = nn.ModuleList(Up(c, d, compute) for d, c in zip(decoder, decoder[1:]))
+        self.encoders = nn.ModuleList(Level(width, settings, compute) for width in encoder)
+        self.decoders = nn.ModuleList(Level(width, settings, compute) for width in decoder)
+        self.skips = nn.ModuleList(nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder))
+        self.skip_scales = nn.ParameterList(torch.ones(width) for width in decoder[:-1])
+        self.tokens = nn.ParameterList(0.02 * torch.randn(width) for width in decoder)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels of the features of each level, finest first."""
+        return self.settings.decoder
+
+    def forward(self, features: Tensor, pyramid: Pyramid, visible: Pyramid | None = None) -> list[Tensor]:
+        """Features [N_l, decoder[l]] of each level of a pyramid, finest first.
+
+        Args:
+            features: [N, inputs] of the finest voxels, those of `visible` where it is given.
+            pyramid: All voxels.
+            visible: Those of them that the encoder sees. Where a voxel of a level holds none of them, the decoder
+                starts from that level's learnable token.
+
+        Raises:
+            GridError: Features, levels or voxels do not fit each other.
+        """
+        seen = pyramid if visible is None else visible
+        self._check(features, pyramid, seen)
+        skips = self.encode(features, seen)
+        if visible is not None:
+            skips = [
+                _with_token(skip, token, every.find(some.index), len(every))
+                for skip, token, every, some in zip(skips, self.tokens, pyramid.levels, visible.levels)
+            ]
+        decoded = [self.decoders[-1](skips[-1], pyramid.levels[-1])]
+        for level in reversed(range(self.settings.levels - 1)):
+            fine, coarse = pyramid.levels[level : level + 2]
+            rise = self.ups[level](decoded[-1], fine, coarse, pyramid.parents[level])
+            decoded.append(self.decoders[level](rise + self.skip_scales[level] * skips[level], fine))
+        return decoded[::-1]
+
+    def encode(self, features: Tensor, pyramid: Pyramid) -> list[Tensor]:
+        """What the decoder is given of each level, [N_l, decoder[l]], finest first."""
+        x = self.encoders[0](self.stem(features), pyramid.levels[0])
+        skips = [self.skips[0](x)]
+        for level, down in enumerate(self.downs):
+            fine, coarse = pyramid.levels[level : level + 2]
+            x = self.encoders[level + 1](down(x, fine, coarse, pyramid.parents[level]), coarse)
+            skips.append(self.skips[level + 1](x))
+        return skips
+
+    def _check(self, features: Tensor, pyramid: Pyramid, seen: Pyramid) -> None:
+        for name, given in ("all voxels", pyramid), ("visible voxels", seen):
+            if len(given.levels) != self.settings.levels:
+                raise GridError(
+                    f"the pyramid of {name} has {len(given.levels)} levels, the network {self.settings.levels}",
+                    where="masked scene network",
+                    cure="Make a pyramid of as many levels",
+                )
+        if features.shape != (len(seen.levels[0]), self.settings.inputs):
+            raise GridError(
+                f"features are {tuple(features.shape)}, voxels and inputs {(len(seen.levels[0]), self.settings.inputs)}",
+                where="masked scene network",
+                cure="Give one row to each voxel that the encoder sees",
+            )
+
+
+class Level(nn.Module):
+    """Residual blocks of one level."""
+
+    def __init__(self, width: int, settings: HUNetSettings, compute: Backend) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(width, compute) for _ in range(settings.blocks))
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        """Features [N, C] to features [N, C]."""
+        for block in self.blocks:
+            x = block(x, voxels)
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """x + s · norm(conv(GELU(conv(norm(x))))), with submanifold convolutions and a learnable s a channel."""
+
+    def __init__(self, width: int, compute: Backend) -> None:
+        super().__init__()
+        self.compute = compute
+        self.before, self.after = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.first, self.second = (nn.Parameter(_kernel(27, 9, width, width)) for _ in range(2))
+        self.scale = nn.Parameter(torch.full((width,), LAYER_SCALE))
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        """Features [N, C] to features [N, C]."""
+        hidden = functional.gelu(self.compute.subm(self.before(x), self.first, voxels))
+        return x + self.scale * self.after(self.compute.subm(hidden, self.second, voxels))
+
+
+class Down(nn.Module):
+    """To the coarser level."""
+
+    def __init__(self, inputs: int, outputs: int, compute: Backend) -> None:
+        super().__init__()
+        self.compute = compute
+        self.norm = nn.RMSNorm(inputs)
+        self.weight = nn.Parameter(_kernel(8, 8 / 3, inputs, outputs))
+
+    def forward(self, x: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
+        """Features [N, C] of the fine voxels to [M, D] of the coarse ones."""
+        return self.compute.down(self.norm(x), self.weight, fine, coarse, parent)
+
+
+class Up(nn.Module):
+    """To the voxels of the finer level."""
+
+    def __init__(self, inputs: int, outputs: int, compute: Backend) -> None:
+        super().__init__()
+        self.compute = compute
+        self.norm = nn.RMSNorm(inputs)
+        self.weight = nn.Parameter(_kernel(8, 1, inputs, outputs))
+
+    def forward(self, x: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
+        """Features [M, C] of the coarse voxels to [N, D] of the fine ones."""
+        return self.compute.up(self.norm(x), self.weight, fine, coarse, parent)
+
+
+def _kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:
+    """Random weights [offsets, inputs, outputs] that keep the variance where so many offsets are occupied."""
+    return (taken * inputs) ** -0.5 * torch.randn(offsets, inputs, outputs)
+
+
+def _with_token(features: Tensor, token: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Features [n, C] in their rows [n] of a table [size, C], the token [C] in all others."""
+    return token.expand(size, -1).index_copy(0, rows, features)

@@ -1,0 +1,169 @@
+"""Sets of occupied voxels: unique, sorted, several scenes in one, and their coarser levels."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scene_completion_ros.errors import GridError
+
+Shape = tuple[int, int, int]
+CELL = tuple(itertools.product((0, 1), repeat=3))
+"""The eight children of a voxel, or corners of a cell, x, y, z-lexicographic."""
+CUBE = tuple(itertools.product((-1, 0, 1), repeat=3))
+"""The 27 offsets of a kernel of edge 3, x, y, z-lexicographic: the opposite of offset i is offset 26 - i."""
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelSet:
+    """Occupied voxels of one grid in one or several scenes; make it with `of`.
+
+    Attributes:
+        index: [N, 4] int64, columns (scene, x, y, z), unique, in lexicographic order.
+        shape: Voxels of the grid along x, y, z.
+    """
+
+    index: Tensor
+    shape: Shape
+
+    @classmethod
+    def of(cls, index: Tensor, shape: Shape) -> tuple[VoxelSet, Tensor]:
+        """The set of these voxels, and the order [N] in which they stand: its `index` is `index[order]`.
+
+        Args:
+            index: [N, 4] integers, columns (scene, x, y, z), in any order. N may be zero.
+            shape: Voxels of the grid along x, y, z.
+
+        Raises:
+            GridError: A voxel lies outside of the grid or is there twice, or `index` has another shape.
+        """
+        if index.ndim != 2 or index.shape[1] != 4 or index.is_floating_point():
+            raise GridError(
+                f"voxels are {index.dtype} {tuple(index.shape)}, integers [N, 4] are needed",
+                where="set of voxels",
+                cure="Give columns scene, x, y, z",
+            )
+        index = index.long()
+        outside = ~_inside(index, shape)
+        if outside.any():
+            raise GridError(
+                f"{int(outside.sum())} of {len(index)} voxels lie outside of a grid of {'×'.join(map(str, shape))}, "
+                f"the first at (scene, x, y, z) = {tuple(index[outside][0].tolist())}",
+                where="set of voxels",
+                cure="Crop the scene to the grid",
+            )
+        keys, order = _keys(index, shape).sort()
+        index = index[order]
+        twice = keys[1:] == keys[:-1]
+        if twice.any():
+            raise GridError(
+                f"{int(twice.sum())} of {len(index)} voxels are there more than once, "
+                f"the first is (scene, x, y, z) = {tuple(index[1:][twice][0].tolist())}",
+                where="set of voxels",
+                cure="Merge what falls into the same voxel",
+            )
+        return cls(index, shape), order
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> VoxelSet:
+        """The same set on another device."""
+        return VoxelSet(self.index.to(device), self.shape)
+
+    @functools.cached_property
+    def keys(self) -> Tensor:
+        """One number a voxel [N], ascending; a border of one voxel has numbers of its own."""
+        return _keys(self.index, self.shape)
+
+    @functools.cached_property
+    def child(self) -> Tensor:
+        """Which of the eight children of its parent a voxel is [N], 0 to 7 in the order of `CELL`."""
+        x, y, z = (self.index[:, 1:] & 1).unbind(1)
+        return 4 * x + 2 * y + z
+
+    def coarser(self) -> tuple[VoxelSet, Tensor]:
+        """The occupied voxels of twice the size, and the row [N] in it of each voxel's parent.
+
+        An odd edge is rounded up.
+        """
+        scene, rest = self.index[:, :1], self.index[:, 1:] >> 1
+        x, y, z = ((edge + 1) // 2 for edge in self.shape)
+        index = torch.cat([scene, rest], dim=1)
+        keys, parent = torch.unique(_keys(index, (x, y, z)), return_inverse=True)
+        first = torch.empty_like(keys).scatter_(0, parent, torch.arange(len(index), device=index.device))
+        return VoxelSet(index[first], (x, y, z)), parent
+
+    def find(self, index: Tensor) -> Tensor:
+        """Rows [M] of voxels [M, 4] of (scene, x, y, z) in this set; -1 where a voxel is not in it."""
+        found = self._find_keys(_keys(index, self.shape))
+        return torch.where(_inside(index, self.shape), found, -1)
+
+    def _find_keys(self, keys: Tensor) -> Tensor:
+        if not len(self):
+            return torch.full_like(keys, -1)
+        rows = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
+        return torch.where(self.keys[rows] == keys, rows, -1)
+
+    @functools.cached_property
+    def neighbours(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """For each of the first 13 offsets of `CUBE`, pairs (rows, rows of their neighbours at this offset).
+
+        The other half of the offsets has the same pairs with their sides exchanged. Rows ascend on both sides.
+        """
+        pairs = []
+        _, y, z = (edge + 2 for edge in self.shape)
+        for dx, dy, dz in CUBE[:13]:
+            found = self._find_keys(self.keys + ((dx * y + dy) * z + dz))
+            rows = (found >= 0).nonzero()[:, 0]
+            pairs.append((rows, found[rows]))
+        return tuple(pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class Pyramid:
+    """A set of voxels and its coarser levels.
+
+    Attributes:
+        levels: The sets, finest first.
+        parents: Of each level but the last, the row [N_l] of each voxel's parent in the next level.
+    """
+
+    levels: tuple[VoxelSet, ...]
+    parents: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, voxels: VoxelSet, levels: int) -> Pyramid:
+        """The pyramid of a set.
+
+        Raises:
+            GridError: No level is asked for.
+        """
+        if levels < 1:
+            raise GridError(f"{levels} levels are asked for", where="pyramid of voxels", cure="Ask for at least one")
+        sets, parents = [voxels], []
+        for _ in range(levels - 1):
+            coarse, parent = sets[-1].coarser()
+            sets.append(coarse)
+            parents.append(parent)
+        return cls(tuple(sets), tuple(parents))
+
+    def to(self, device: torch.device | str) -> Pyramid:
+        """The same pyramid on another device."""
+        return Pyramid(tuple(level.to(device) for level in self.levels), tuple(p.to(device) for p in self.parents))
+
+
+def _inside(index: Tensor, shape: Shape) -> Tensor:
+    """Which voxels [N, 4] lie in the grid [N]."""
+    edges = torch.tensor(shape, device=index.device)
+    return (index[:, 0] >= 0) & ((index[:, 1:] >= 0) & (index[:, 1:] < edges)).all(dim=1)
+
+
+def _keys(index: Tensor, shape: Shape) -> Tensor:
+    """Numbers of voxels [N, 4] in a grid with a border of one voxel on every side, in lexicographic order."""
+    scene, x, y, z = index.unbind(1)
+    return ((scene * (shape[0] + 2) + x + 1) * (shape[1] + 2) + y + 1) * (shape[2] + 2) + z + 1
