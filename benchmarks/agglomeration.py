@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scene_completion_training.configuration import read_configuration
+from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.runner import train
 from scene_completion_training.stages.agglomeration import (
     AgglomerationConfiguration,
@@ -140,7 +140,7 @@ def main() -> None:
     if arguments.methods:
         print(*methods(arguments.output, arguments.rows, arguments.seeds))
         return
-    base = read_configuration(arguments.config, [])
+    base = read_configuration(arguments.config, [], Configuration)
     if not isinstance(base, AgglomerationConfiguration):
         parser.error(f"{arguments.config} is no configuration of stage agglomeration")
     output = arguments.output[0]

@@ -19,7 +19,7 @@ import scene_completion_ros
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError, TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.observed_field import TrainedField
@@ -29,7 +29,7 @@ from scene_completion_training.stages import DEFAULT_STAGE, known_stages, stage_
 from scene_completion_training.viewpoint import Viewpoint
 
 if TYPE_CHECKING:
-    from scene_completion_training.field_stage import FieldStage
+    from scene_completion_training.stage import Stage
 
 KEY = "scene_completion_training"
 FORMAT = 1
@@ -44,21 +44,20 @@ class TrainingRecord(lightning.Callback):
 
     Args:
         configuration: The resolved configuration, plain values.
-        data: Data module; knows the cameras once it is set up.
+        data: Data module.
     """
 
-    def __init__(self, configuration: dict[str, Any], data: SequencesData) -> None:
+    def __init__(self, configuration: dict[str, Any], data: TrainingData) -> None:
         self.configuration = configuration
         self.data = data
 
     def content(self) -> dict[str, Any]:
-        """What goes into a checkpoint: the configuration, the range of focal lengths per image width, who wrote it."""
-        ratios = self.data.focal_ratios
+        """What goes into a checkpoint: the configuration, what the data knows, who wrote it."""
         return {
             "format": FORMAT,
             "version": scene_completion_ros.__version__,
             "configuration": self.configuration,
-            "focal_range": [min(ratios), max(ratios)],
+            **self.data.record(),
         }
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -165,7 +164,7 @@ class Checkpoint:
         return str(self.configuration.get("stage", DEFAULT_STAGE))
 
     @property
-    def stage_class(self) -> type[FieldStage]:
+    def stage_class(self) -> type[Stage]:
         """The stage it comes from; a `BundleError` if there is none of its name."""
         try:
             return stage_class(self.stage)

@@ -19,7 +19,8 @@ from scene_completion_training.networks.spatial_decoder import SpatialDecoder
 from scene_completion_training.stages import DEFAULT_STAGE, stage_class
 from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Viewpoint, VolumeSettings
 
-Completed = TypeVar("Completed", bound="Configuration")
+Completed = TypeVar("Completed", bound="TrainingConfiguration")
+Chosen = TypeVar("Chosen", bound="Configuration")
 
 
 @dataclass
@@ -101,11 +102,74 @@ class SpatialSettings:
 
 
 @dataclass
-class Configuration:
-    """What every stage that trains a density field needs; a stage adds keys of its own in its file.
+class TrainingConfiguration:
+    """What every stage needs; a stage adds keys of its own in its file.
 
     Attributes:
         stage: Name of the stage, see `scene_completion_training.stages`.
+        seed: Seed of samples, rays and initial weights; together with the step it determines everything random.
+        steps: Optimiser steps of the whole training.
+        learning_rate: Learning rate after the warm-up.
+        warmup: Steps of linear warm-up.
+        checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
+        log_every: Steps between points of the curves.
+        gradient_clip: Largest gradient norm.
+        precision: Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
+        devices: Processes on a machine, each with its own device (started by the trainer, torchrun or SLURM).
+        nodes: Machines.
+        output: Folder for checkpoints and curves.
+    """
+
+    stage: str = DEFAULT_STAGE
+    seed: int = 0
+    steps: int = 10_000
+    learning_rate: float = 3e-4
+    warmup: int = 200
+    checkpoint_every: int = 250
+    log_every: int = 20
+    gradient_clip: float = 5.0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    devices: int = 1
+    nodes: int = 1
+    output: str = "runs/out"
+
+    def completed(self: Completed) -> Completed:
+        """The configuration with what follows from recordings, and from other trainings that it names."""
+        return self
+
+    def going_on(self: Completed, checkpoint: Path) -> Completed:
+        """The configuration of a training that goes on from its own checkpoint."""
+        return self
+
+    def shortened(self: Completed) -> Completed:
+        """The configuration of a trial of two steps."""
+        return self
+
+    @property
+    def validation_interval(self) -> int | None:
+        """Steps between validations; None without any."""
+        return None
+
+    def check(self) -> None:
+        """Refuses what cannot be trained; a stage adds checks of its own.
+
+        Raises:
+            ConfigurationError: Settings contradict each other.
+        """
+        if self.steps % self.checkpoint_every:
+            raise ConfigurationError(
+                f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}: the last steps would be "
+                "in no checkpoint",
+                where="steps",
+                cure="Change one of them",
+            )
+
+
+@dataclass
+class Configuration(TrainingConfiguration):
+    """What every stage that trains a density field needs; a stage adds keys of its own in its file.
+
+    Attributes:
         camera: The canonical camera; "auto" takes field of view and height above the ground from the recordings. By
             default that of what the training starts from, and otherwise the street's.
         volume: The space that is completed; by default as the camera. What is left out is to the measure of its height.
@@ -114,9 +178,6 @@ class Configuration:
         encoder: Trunk of the encoder: "efficientnet_lite0", "depth_anything" which sees depth, or "resnet50" and
             "vision_transformer" as in the papers.
         encoder_weights: Local folder or hub name of its weights; by default those that the trunk is known by.
-        seed: Seed of samples, rays and initial weights; together with the step it determines everything random.
-        steps: Optimiser steps of the whole training.
-        learning_rate: Adam learning rate after the warm-up.
         schedule: "cosine" to zero over all steps, or "step": a tenth of the rate after `decay_at` of them.
         decay_at: Share of the steps after which "step" lowers the rate.
         trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn; those of Depth Anything
@@ -129,7 +190,6 @@ class Configuration:
             while the features hold no depth, and their gradients drown the one that would put it there.
         half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
             resizing). Points are queried in normalised coordinates, so nothing else changes.
-        warmup: Steps of linear warm-up.
         keep_maps: Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a
             training that sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2,
             and four more of the volume that features stand on.
@@ -139,30 +199,19 @@ class Configuration:
         prior_steps: Steps in which the head is first fitted without images.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
         ema_start: Step from which the average is kept.
-        checkpoint_every: Steps between checkpoints (the last one is kept and resumed from).
         validate_every: Steps between validations, where `data.validation` names sequences; the best checkpoint is kept.
         picture_every: Steps between TensorBoard pictures; 0 switches them off.
-        log_every: Steps between points of the curves.
-        gradient_clip: Largest gradient norm.
-        precision: Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
-        devices: Processes on a machine, each with its own device (started by the trainer, torchrun or SLURM).
-        nodes: Machines.
         start_from: Folder of a student bundle, or a checkpoint, whose weights the training goes on from (a teacher
             takes the encoder of a student); then no prior is fitted, and the mean depth stays that of those drives.
-        output: Folder for checkpoints and curves.
     """
 
     keeps_maps: ClassVar[bool] = False
-    stage: str = DEFAULT_STAGE
     camera: CameraSettings | Literal["auto"] | None = None
     volume: VolumeSettings | None = None
     losses: LossWeights = field(default_factory=LossWeights)
     render: RenderSettings = field(default_factory=RenderSettings)
     encoder: TrunkName = "efficientnet_lite0"
     encoder_weights: str = ""
-    seed: int = 0
-    steps: int = 10_000
-    learning_rate: float = 3e-4
     schedule: Literal["cosine", "step"] = "cosine"
     decay_at: float = 0.8
     trunk_rate: float = 0.5
@@ -171,7 +220,6 @@ class Configuration:
     head_rate: float = 1.0
     depth_only_steps: int = 0
     half_resolution_steps: int = 0
-    warmup: int = 200
     keep_maps: bool = False
     pretrained: bool = True
     voxel_size: float | None = None
@@ -179,16 +227,9 @@ class Configuration:
     prior_steps: int = 1000
     ema_decay: float = 0.0
     ema_start: int = 200
-    checkpoint_every: int = 250
     validate_every: int = 500
     picture_every: int = 500
-    log_every: int = 20
-    gradient_clip: float = 5.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    devices: int = 1
-    nodes: int = 1
     start_from: str | None = None
-    output: str = "runs/out"
 
     def viewpoint(self) -> Viewpoint:
         """The canonical camera, and the volume that is completed.
@@ -205,7 +246,7 @@ class Configuration:
         """Checkpoint of a field that stays as it is, and whose viewpoint is therefore this training's; or nothing."""
         return ""
 
-    def completed(self: Completed) -> Completed:
+    def completed(self: Chosen) -> Chosen:
         """The configuration with what follows from recordings, and from other trainings that it names.
 
         Raises:
@@ -234,13 +275,22 @@ class Configuration:
             voxel_size=self.voxel_size or extent.voxel_size,
         )
 
-    def going_on(self: Completed, before: Viewpoint) -> Completed:
+    def going_on(self: Chosen, checkpoint: Path) -> Chosen:
         """The configuration of a training that goes on: the viewpoint that was chosen then is not looked up again."""
         if self.camera is not None:
             return self
-        camera, volume = before.settings
+        camera, volume = trained_viewpoint(checkpoint).settings
         named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
         return dataclasses.replace(self, camera=camera, volume=dataclasses.replace(volume, **named))
+
+    def shortened(self: Chosen) -> Chosen:
+        """The configuration of a trial of two steps."""
+        return dataclasses.replace(self, prior_steps=2)
+
+    @property
+    def validation_interval(self) -> int | None:
+        """Steps between validations; None without any."""
+        return self.validate_every if self.data.validation else None
 
     def _chosen(self) -> Viewpoint:
         """The viewpoint of a field that is looked through, or the one asked for, or that of what it starts from."""
@@ -277,13 +327,7 @@ class Configuration:
         Raises:
             ConfigurationError: Settings contradict each other.
         """
-        if self.steps % self.checkpoint_every:
-            raise ConfigurationError(
-                f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}: the last steps would be "
-                "in no checkpoint",
-                where="steps",
-                cure="Change one of them",
-            )
+        super().check()
         views, rows = self.data.views, self.viewpoint().camera.height
         usual = 0.0 <= views.blind <= 1.0 and views.nearness >= 0.0 and 0.0 <= views.misread <= 5.0
         if not (usual and 0 <= 2 * views.covered < rows):
@@ -362,11 +406,14 @@ class MultiViewConfiguration(Configuration):
             )
 
 
-def read_configuration(path: Path, overrides: list[str]) -> Configuration:
+def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) -> Completed:
     """Reads a YAML configuration; `KEY=VALUE` overrides replace its values. Unknown keys are refused.
 
+    Args:
+        kind: What its stage has to train: `TrainingConfiguration` for anything, `Configuration` for a density field.
+
     Raises:
-        ConfigurationError: The file cannot be read, or names no stage there is.
+        ConfigurationError: The file cannot be read, or names no stage there is, or one of another kind.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -375,6 +422,10 @@ def read_configuration(path: Path, overrides: list[str]) -> Configuration:
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
     stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
     made = stage_class(stage, where=str(path)).configuration_class
+    if not issubclass(made, kind):
+        raise ConfigurationError(
+            f"stage {stage} trains no density field", where=str(path), cure="Name the configuration of another stage"
+        )
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(made, None, sub_configs=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
-import safetensors.torch
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
@@ -40,10 +39,12 @@ from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.observed_field import ObservedField, TrainedField
 from scene_completion_training.networks.occupancy_link import OccupancyLink
 from scene_completion_training.networks.trunk import Trunk
+from scene_completion_training.pictures import TrainingPictures
 from scene_completion_training.prior_fit import fit_prior
 from scene_completion_training.rendering.colours import synthesised_patches
 from scene_completion_training.rendering.patches import RenderedPatches, render_patches
 from scene_completion_training.rendering.sampling import sample_view_volume
+from scene_completion_training.stage import Stage
 
 SPATIAL = "spatial."
 """Prefix of the decoder in space among the weights of a density field."""
@@ -91,8 +92,8 @@ class DataNeeds:
     rendered: bool = True
 
 
-class FieldStage(lightning.LightningModule):
-    """Base of the stages. A stage makes its `field` and says what its losses are; the rest it may leave as it is.
+class FieldStage(Stage):
+    """Base of the stages of density fields. A stage makes its `field` and says what its losses are.
 
     Args:
         settings: The configuration.
@@ -103,14 +104,13 @@ class FieldStage(lightning.LightningModule):
         next_command: What one does with its checkpoint.
     """
 
-    configuration_class: ClassVar[type[Configuration]] = Configuration
+    configuration_class = Configuration
     field_class: ClassVar[type[TrainedField]] = DensityField
     next_command: ClassVar[str] = "scene-completion export {checkpoint} BUNDLE --licence ..."
     field: DensityField | MultiViewField | FeatureField
 
     def __init__(self, settings: Configuration) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.viewpoint = settings.viewpoint()
         self.camera = self.viewpoint.camera
         volume, render = self.viewpoint.volume, settings.render
@@ -122,9 +122,20 @@ class FieldStage(lightning.LightningModule):
         """What it needs of its samples."""
         return DataNeeds(rendered=self.renders)
 
-    def remembered(self) -> dict[str, Any]:
-        """What a checkpoint remembers besides the configuration; a training that resumes has to have the same."""
-        return {}
+    def make_data(self) -> SequencesData:
+        """Samples of the configuration's sequences."""
+        settings, needs = self.settings, self.data_needs()
+        return SequencesData(
+            settings.data, settings.steps, settings.seed, viewpoint=settings.viewpoint(), **vars(needs)
+        )
+
+    def callbacks(self) -> list[lightning.Callback]:
+        """The average of the weights, and pictures."""
+        settings = self.settings
+        made: list[lightning.Callback] = []
+        if settings.ema_decay:
+            made.append(EMAWeightAveraging(decay=settings.ema_decay, update_starting_at_step=settings.ema_start))
+        return [*made, TrainingPictures(settings.picture_every)] if settings.picture_every else made
 
     @classmethod
     def learns_link(cls, configuration: Mapping[str, Any]) -> bool:
@@ -221,10 +232,6 @@ class FieldStage(lightning.LightningModule):
         """Says which weights learn, after they have been loaded."""
         self.encoder.trunk.freeze(self.settings.frozen_blocks)
 
-    def generator(self) -> torch.Generator:
-        """Everything random in a step derives from seed, step and process: a resumed training goes on the same."""
-        return torch.Generator().manual_seed(hash((self.settings.seed, self.global_step, self.global_rank)) % (1 << 62))
-
     def sized(self, images: Tensor) -> Tensor:
         """Images [..., 3, H, W] at the resolution of the present step."""
         if self.global_step >= self.settings.half_resolution_steps:
@@ -235,31 +242,9 @@ class FieldStage(lightning.LightningModule):
         """The field with the batch's images encoded."""
         raise NotImplementedError
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of a batch: name -> value."""
-        raise NotImplementedError
-
     def weights(self) -> dict[str, float]:
         """Weight of each loss."""
         return dict(vars(self.settings.losses))
-
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """One step.
-
-        Raises:
-            TrainingError: The loss is not finite; the batch is saved for inspection.
-        """
-        terms = self._computed(batch, self.generator())
-        total = self._total(terms)
-        if not torch.isfinite(total):
-            raise TrainingError(
-                f"loss is {total.item()} ({', '.join(f'{name} {value.item():.4g}' for name, value in terms.items())})",
-                where=f"step {self.global_step}",
-                cure=f"Look at the batch saved in {self._save(batch)}; lower the learning rate if its values are sound",
-            )
-        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
-        self.log("loss/total", total, prog_bar=True)
-        return total
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """The losses of a batch of the validation, with the same rays every time."""
@@ -275,10 +260,6 @@ class FieldStage(lightning.LightningModule):
             self.density.spatial.mixed = self.encoder.mixed
         with torch.autocast(kind, enabled=False):
             return self.terms(batch, generator)
-
-    def _total(self, terms: dict[str, Tensor]) -> Tensor:
-        weights = self.weights()
-        return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
     @property
     def depth_only(self) -> bool:
@@ -413,12 +394,6 @@ class FieldStage(lightning.LightningModule):
             device=batch["image"].device,
         )
 
-    def _save(self, batch: dict[str, Tensor]) -> Path:
-        file = Path(self.trainer.default_root_dir) / f"batch_of_step_{self.global_step}.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
-        return file
-
     def grouped_optimiser(self, trunk: Trunk, head: list[nn.Module]) -> Any:
         """Adam with rates of their own for the pretrained trunk and the head, linear warm-up, then the decay.
 
@@ -440,12 +415,9 @@ class FieldStage(lightning.LightningModule):
 
     def _rate(self, step: int) -> float:
         settings = self.settings
-        if step < settings.warmup:
-            return (step + 1) / settings.warmup
-        if settings.schedule == "step":
+        if settings.schedule == "step" and step >= settings.warmup:
             return 1.0 if step < settings.decay_at * settings.steps else 0.1
-        progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-        return 0.5 * (1.0 + math.cos(min(1.0, progress) * math.pi))
+        return self.warmed_cosine(step)
 
 
 class SingleImageStage(FieldStage):

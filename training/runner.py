@@ -7,18 +7,16 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from scene_completion_training.checkpoints import Checkpoint, SafeCheckpoints, TrainingRecord
-from scene_completion_training.configuration import Configuration
-from scene_completion_training.data.module import SequencesData
-from scene_completion_training.field_stage import FieldStage
-from scene_completion_training.pictures import TrainingPictures
+from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
+from scene_completion_training.configuration import TrainingConfiguration
+from scene_completion_training.stage import Stage
 from scene_completion_training.stages import stage_class
 
 
-def make_stage(configuration: Configuration) -> FieldStage:
+def make_stage(configuration: TrainingConfiguration) -> Stage:
     """The stage that a configuration asks for, untrained.
 
     Raises:
@@ -30,7 +28,7 @@ def make_stage(configuration: Configuration) -> FieldStage:
     return stage_class(configuration.stage)(configuration)
 
 
-def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
+def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
     Args:
@@ -43,21 +41,18 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
         BundleError: See `make_stage`.
     """
     if fast_dev_run:
-        configuration = dataclasses.replace(configuration, prior_steps=2)
+        configuration = configuration.shortened()
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
     last = Path(configuration.output) / "checkpoints" / "last.ckpt"
     resume = last if last.exists() and not fast_dev_run else None
     if resume is not None:
-        configuration = configuration.going_on(Checkpoint.read(resume).viewpoint)
+        configuration = configuration.going_on(resume)
     stage = make_stage(configuration)
-    configuration, needs = stage.settings, stage.data_needs()
-    data = SequencesData(
-        configuration.data, configuration.steps, configuration.seed, viewpoint=configuration.viewpoint(), **vars(needs)
-    )
+    configuration, data = stage.settings, stage.make_data()
     record = TrainingRecord(dataclasses.asdict(configuration) | stage.remembered(), data)
-    trainer = _trainer(configuration, record, fast_dev_run)
+    trainer = _trainer(configuration, [record, *stage.callbacks()], fast_dev_run)
     if resume is None:
         stage.start(data)
     else:
@@ -69,17 +64,13 @@ def train(configuration: Configuration, *, fast_dev_run: bool = False, threads: 
     return last
 
 
-def _trainer(configuration: Configuration, record: TrainingRecord, fast_dev_run: bool) -> lightning.Trainer:
+def _trainer(
+    configuration: TrainingConfiguration, own: list[lightning.Callback], fast_dev_run: bool
+) -> lightning.Trainer:
     output = Path(configuration.output)
-    callbacks: list[lightning.Callback] = [record, LearningRateMonitor("step")]
+    callbacks = [*own, LearningRateMonitor("step")]
     if not fast_dev_run:
         callbacks += _checkpoints(configuration)
-    if configuration.ema_decay:
-        callbacks.append(
-            EMAWeightAveraging(decay=configuration.ema_decay, update_starting_at_step=configuration.ema_start)
-        )
-    if configuration.picture_every:
-        callbacks.append(TrainingPictures(configuration.picture_every))
     parallel = configuration.devices * configuration.nodes > 1
     return lightning.Trainer(
         max_steps=configuration.steps,
@@ -96,8 +87,8 @@ def _trainer(configuration: Configuration, record: TrainingRecord, fast_dev_run:
         default_root_dir=output,
         gradient_clip_val=configuration.gradient_clip,
         log_every_n_steps=configuration.log_every,
-        val_check_interval=configuration.validate_every if configuration.data.validation else None,
-        limit_val_batches=None if configuration.data.validation else 0,
+        val_check_interval=configuration.validation_interval,
+        limit_val_batches=None if configuration.validation_interval else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         fast_dev_run=2 if fast_dev_run else False,
@@ -106,7 +97,7 @@ def _trainer(configuration: Configuration, record: TrainingRecord, fast_dev_run:
     )
 
 
-def _checkpoints(configuration: Configuration) -> list[ModelCheckpoint]:
+def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
     """What keeps the last checkpoint, and the best where there is a validation."""
     folder = Path(configuration.output) / "checkpoints"
     kept = [
@@ -121,6 +112,6 @@ def _checkpoints(configuration: Configuration) -> list[ModelCheckpoint]:
             mode="max",
         )
     ]
-    if configuration.data.validation:
+    if configuration.validation_interval:
         kept.append(ModelCheckpoint(dirpath=folder, filename="best", monitor="validation/total", save_top_k=1))
     return kept

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 from benchmarks.agglomeration import CONFIG, ROWS, checkpoint, configured, methods, run_folder, share_maps
-from scene_completion_training.configuration import read_configuration
+from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.stages.agglomeration import AgglomerationConfiguration
 
 
 def base() -> AgglomerationConfiguration:
-    found = read_configuration(CONFIG, [])
+    found = read_configuration(CONFIG, [], Configuration)
     assert isinstance(found, AgglomerationConfiguration)
     return found
 

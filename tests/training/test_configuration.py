@@ -8,7 +8,7 @@ import pytest
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.train import CONFIGS
-from scene_completion_training.configuration import read_configuration
+from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.viewpoint import CameraSettings
 from tests.training.small_trainings import small_training, write_configuration
@@ -19,7 +19,7 @@ OF_STAGE = dict.fromkeys(("comparison", "eyes", "street_large"), "single_view")
 
 @pytest.mark.parametrize("file", STAGE_FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_every_shipped_configuration_is_valid(file: Path) -> None:
-    configuration = read_configuration(file, [])
+    configuration = read_configuration(file, [], Configuration)
     configuration.check()
     assert configuration.stage == OF_STAGE.get(file.stem, file.stem)
 
@@ -27,24 +27,24 @@ def test_every_shipped_configuration_is_valid(file: Path) -> None:
 def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive: Path) -> None:
     settings = small_training(synthetic_drive, tmp_path)
     configuration = write_configuration(tmp_path / "config.yaml", SingleViewConfiguration(**settings))
-    read = read_configuration(configuration, ["steps=7", "losses.occupancy=0"])
+    read = read_configuration(configuration, ["steps=7", "losses.occupancy=0"], Configuration)
     assert read.steps == 7 and read.losses.occupancy == 0 and read.data.sources[0].folder == synthetic_drive.name
-    assert read_configuration(configuration, []) == SingleViewConfiguration(**settings)
+    assert read_configuration(configuration, [], Configuration) == SingleViewConfiguration(**settings)
     with pytest.raises(Exception, match="learningrate"):
-        read_configuration(configuration, ["learningrate=1"])
+        read_configuration(configuration, ["learningrate=1"], Configuration)
 
 
 def test_a_key_of_the_camera_leaves_the_rest_to_the_recordings(tmp_path: Path) -> None:
     file = tmp_path / "auto.yaml"
     file.write_text("camera: auto")
-    assert read_configuration(file, []).camera == "auto"
+    assert read_configuration(file, [], Configuration).camera == "auto"
     expected = CameraSettings(width=320, field_of_view="auto", height_above_ground="auto")
-    assert read_configuration(file, ["camera.width=320"]).camera == expected
-    assert read_configuration(file, ["camera.height_above_ground=0.4"]).camera == CameraSettings(
+    assert read_configuration(file, ["camera.width=320"], Configuration).camera == expected
+    assert read_configuration(file, ["camera.height_above_ground=0.4"], Configuration).camera == CameraSettings(
         field_of_view="auto", height_above_ground=0.4
     )
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        read_configuration(tmp_path / "none.yaml", [])
+        read_configuration(tmp_path / "none.yaml", [], Configuration)

@@ -59,14 +59,14 @@ def run(args: argparse.Namespace) -> int:
     """Prepare the frames, compute what is missing and say how much it was."""
     import torch
 
-    from scene_completion_training.configuration import read_configuration
+    from scene_completion_training.configuration import Configuration, read_configuration
     from scene_completion_training.data.module import SequencesData
     from scene_completion_training.foundation.feature_store import FeatureStore, canonical_manifest, precompute
     from scene_completion_training.foundation.teachers import open_teacher
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    configuration = read_configuration(args.config, args.overrides).completed()
+    configuration = read_configuration(args.config, args.overrides, Configuration).completed()
     teacher = open_teacher(args.model, args.layer, args.device, text_encoder=args.text_encoder, template=args.template)
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)

@@ -7,6 +7,7 @@ import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning
 from torch import Tensor
@@ -56,8 +57,8 @@ class StepSampler(Sampler[int]):
 
 
 @dataclass
-class SequenceSource:
-    """Where a training sequence lies.
+class Recording:
+    """Where a recording lies.
 
     Attributes:
         folder: A `PosedSequence` folder, a KITTI folder or a bag (one camera or a rectified pair, with CameraInfo, and
@@ -67,18 +68,30 @@ class SequenceSource:
             drive of its own, of which depth and evidence are what its stereo pair alone says.
         share: Factor on the share of samples it gets, which grows with the square root of its length (with the number
             of frames where they are unrelated).
-        exact: Take the ground truth voxels that a rendered town holds, instead of what its stereo depth says.
     """
 
     folder: str
     poses: str | None = None
     share: float = 1.0
+
+
+@dataclass
+class SequenceSource(Recording):
+    """A training sequence of a density field.
+
+    Attributes:
+        exact: Take the ground truth voxels that a rendered town holds, instead of what its stereo depth says.
+    """
+
     exact: bool = False
 
 
-def matching(root: Path, sources: Sequence[SequenceSource]) -> list[SequenceSource]:
+Source = TypeVar("Source", bound=Recording)
+
+
+def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
     """The sources, each wildcard replaced by the folders that match it, by name; a `SequenceError` if none does."""
-    found: list[SequenceSource] = []
+    found: list[Source] = []
     for source in sources:
         if not any(sign in source.folder for sign in "*?["):
             found.append(source)
@@ -92,7 +105,7 @@ def matching(root: Path, sources: Sequence[SequenceSource]) -> list[SequenceSour
     return found
 
 
-def load_sequence(root: Path, source: SequenceSource, role: str = "training") -> PosedSequence:
+def load_sequence(root: Path, source: Recording, role: str = "training") -> PosedSequence:
     """Opens a sequence to train on (or to validate with, by its role).
 
     Raises:
@@ -148,7 +161,29 @@ class DataSettings:
     workers: int = 1
 
 
-class SequencesData(lightning.LightningDataModule):
+class TrainingData(lightning.LightningDataModule):
+    """Base of what serves the samples of a training, resumable at any step."""
+
+    def record(self) -> dict[str, Any]:
+        """What checkpoints remember of the data, once it is set up: plain values."""
+        raise NotImplementedError
+
+    @property
+    def processes(self) -> int:
+        """Processes of the training."""
+        return self.trainer.world_size if self.trainer else 1
+
+    def sampler(self, length: int, batch_size: int) -> StepSampler:
+        """Sample numbers from the trainer's current step on, of so many of the whole training."""
+
+        def done() -> int:
+            return self.trainer.global_step * batch_size * self.processes if self.trainer else 0
+
+        rank = self.trainer.global_rank if self.trainer else 0
+        return StepSampler(length, done, batch_size=batch_size, rank=rank, processes=self.processes)
+
+
+class SequencesData(TrainingData):
     """Serves `ViewSamples` from prepared sequences.
 
     Args:
@@ -184,6 +219,10 @@ class SequencesData(lightning.LightningDataModule):
         self.watched: list[list[PreparedFrame]] = []
         self.shares: list[float] = []
         self.focal_ratios: list[float] = []
+
+    def record(self) -> dict[str, Any]:
+        """The range of focal lengths per image width."""
+        return {"focal_range": [min(self.focal_ratios), max(self.focal_ratios)]}
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache and opens it."""
@@ -238,7 +277,7 @@ class SequencesData(lightning.LightningDataModule):
 
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training, of all processes together."""
-        length = self.steps * self.settings.batch_size * self._processes
+        length = self.steps * self.settings.batch_size * self.processes
         return self._samples(
             self.frames, self.settings.views, length, self.shares, distinct=self.settings.distinct_samples
         )
@@ -266,24 +305,10 @@ class SequencesData(lightning.LightningDataModule):
             viewpoint=self.viewpoint,
         )
 
-    @property
-    def _processes(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
         samples, settings = self.samples(), self.settings
-
-        def done() -> int:
-            return self.trainer.global_step * settings.batch_size * self._processes if self.trainer else 0
-
-        sampler = StepSampler(
-            len(samples),
-            done,
-            batch_size=settings.batch_size,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            processes=self._processes,
-        )
+        sampler = self.sampler(len(samples), settings.batch_size)
         return DataLoader(
             samples,
             batch_size=settings.batch_size,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import safetensors
@@ -130,7 +130,7 @@ class VoxelScene:
 
     def save(self, file: Path) -> None:
         """Writes it as safetensors: features in half precision, the rest as it is."""
-        arrays = {"index": self.index, "features": self.features.astype(np.float16)}
+        arrays: dict[str, NDArray[Any]] = {"index": self.index, "features": self.features.astype(np.float16)}
         if self.label is not None:
             arrays["label"] = self.label
         about = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from scene_completion_ros.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from scene_completion_training.field_stage import FieldStage
+    from scene_completion_training.stage import Stage
 
 STAGES = {
     "single_view": "scene_completion_training.stages.single_view:SingleViewStage",
@@ -19,6 +19,7 @@ STAGES = {
     "agglomeration": "scene_completion_training.stages.agglomeration:AgglomerationStage",
     "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
     "supervised": "scene_completion_training.stages.supervised:SupervisedStage",
+    "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
 }
 """Name, as `stage` in a configuration gives it -> module and class."""
 GROUP = "scene_completion.stages"
@@ -32,7 +33,7 @@ def known_stages() -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group=GROUP)} | STAGES
 
 
-def stage_class(name: object, where: str = "stage") -> type[FieldStage]:
+def stage_class(name: object, where: str = "stage") -> type[Stage]:
     """The class of a stage.
 
     Args:
@@ -46,4 +47,4 @@ def stage_class(name: object, where: str = "stage") -> type[FieldStage]:
     if name not in known:
         raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")
     module, _, attribute = known[str(name)].partition(":")
-    return cast("type[FieldStage]", getattr(import_module(module), attribute))
+    return cast("type[Stage]", getattr(import_module(module), attribute))

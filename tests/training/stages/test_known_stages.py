@@ -67,8 +67,8 @@ data:
   views: {{occupancy_points: 256}}
 """
     )
-    whole = train(read_configuration(file, [f"output={tmp_path / 'whole'}"]))
-    stopped = read_configuration(file, [f"output={tmp_path / 'stopped'}"])
+    whole = train(read_configuration(file, [f"output={tmp_path / 'whole'}"], Configuration))
+    stopped = read_configuration(file, [f"output={tmp_path / 'stopped'}"], Configuration)
     with monkeypatch.context() as patch:
         patch.setattr(ToyStage, "interrupted_at", 1)
         with pytest.raises(SystemExit):
@@ -84,7 +84,7 @@ data:
     with pytest.raises(BundleError, match=r"stage 'toy' does not exist; scene_completion_ros \d.* wrote it"):
         Checkpoint.read(whole)
     with pytest.raises(ConfigurationError, match=r"toy\.yaml: stage 'toy' does not exist. There are single_view, teac"):
-        read_configuration(file, [])
+        read_configuration(file, [], Configuration)
 
 
 def test_another_package_adds_stages_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import load_default_bundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands.train import CONFIGS
-from scene_completion_training.configuration import read_configuration
+from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.export import export_bundle, head_weights
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
@@ -34,7 +34,7 @@ def test_a_teacher_is_not_deployed(teacher: Path, tmp_path: Path) -> None:
 
 def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
     bundle = load_default_bundle()
-    stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"]))
+    stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"], Configuration))
     assert isinstance(stage.field, DensityField) and bundle.folder is not None
     stage.load(str(bundle.folder))
     np.testing.assert_allclose(

@@ -1,0 +1,117 @@
+"""What masked scene modelling minimises: features of hidden voxels, as a teacher sees them in another view (MSM).
+
+The network meets the voxels that are visible alone; its decoder fills in the hidden ones from the coarsest level to the
+finest, and on every level has to say what the teacher, an average of its own weights, says of the same places in another
+view of the scene, with nothing hidden. The distance and the normalisation are choices of this project: those of the
+source are not known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_training.sparse.hu_net import VoxelHUNet
+from scene_completion_training.sparse.sampling import sample_levels
+from scene_completion_training.sparse.voxel_set import Pyramid, Shape, VoxelSet
+
+Masking = Literal["bottom_up", "top_down", "none"]
+Distance = Literal["cosine", "smooth_l1"]
+
+
+class SceneView:
+    """Voxels of a batch of scenes in one view, ready for a network.
+
+    Args:
+        index: [N, 4], columns (scene, x, y, z).
+        features: [N, F].
+        shape: Voxels of the grid along x, y, z.
+        levels: Levels of the network.
+
+    Attributes:
+        pyramid: The voxels and their coarser levels.
+        features: [N, F] in the order of the pyramid's finest level.
+        order: [N], which of the given voxels stands in each row.
+    """
+
+    def __init__(self, index: Tensor, features: Tensor, shape: Shape, levels: int) -> None:
+        voxels, self.order = VoxelSet.of(index, shape)
+        self.pyramid = Pyramid.of(voxels, levels)
+        self.features = features[self.order]
+        self.levels = levels
+
+
+def student_features(
+    network: VoxelHUNet, scene: SceneView, masked: Tensor, masking: Masking, token: Tensor
+) -> list[Tensor]:
+    """What the student makes of every level [N_l, D_l] of a view, finest first.
+
+    "bottom_up": the encoder sees the visible voxels alone, and the decoder starts hidden ones from a token on every
+    level. "top_down": the encoder sees all voxels, hidden ones with a token for features. "none": nothing is hidden.
+
+    Args:
+        masked: bool [N], voxels that are hidden, in the order that they were given in.
+        token: [F], features of what is hidden from the top.
+    """
+    hidden = masked[scene.order]
+    if masking == "none":
+        return network(scene.features, scene.pyramid)
+    if masking == "top_down":
+        return network(torch.where(hidden[:, None], token, scene.features), scene.pyramid)
+    finest = scene.pyramid.levels[0]
+    visible = VoxelSet(finest.index[~hidden], finest.shape)  # a part of a sorted set is sorted
+    return network(scene.features[~hidden], scene.pyramid, Pyramid.of(visible, scene.levels))
+
+
+def sampled(levels: Sequence[Tensor], scene: SceneView, index: Tensor) -> list[Tensor]:
+    """Features [P, D_l] of every level at the centres of voxels [P, 4]."""
+    points = index.to(levels[0].dtype)
+    points[:, 1:] += 0.5
+    return sample_levels(levels, scene.pyramid, points)[0]
+
+
+def distance(student: Tensor, teacher: Tensor, kind: Distance) -> Tensor:
+    """Mean distance of features [P, D] to those of the teacher [P, D], both brought to mean 0 and deviation 1 a point.
+
+    "cosine" is 1 - cos, "smooth_l1" is quadratic up to a difference of 1. Zero where there is no point.
+    """
+    if not len(student):
+        return student.sum()
+    student, teacher = standardised(student), standardised(teacher)
+    if kind == "cosine":
+        return (1.0 - functional.cosine_similarity(student, teacher, dim=1)).mean()
+    return functional.smooth_l1_loss(student, teacher)
+
+
+def standardised(features: Tensor) -> Tensor:
+    """Features [P, D] with mean 0 and deviation 1 over each row: a layer norm without weights."""
+    return functional.layer_norm(features, features.shape[-1:])
+
+
+def spread(features: Tensor) -> float:
+    """How far features [P, D] point in different directions: 1 if evenly in all, 0 if all in one.
+
+    It is the standard deviation over the points of the features brought to length 1, mean over the dimensions, times
+    √D. Where it falls towards 0, the teacher says the same of every voxel, and there is nothing left to learn.
+    """
+    if len(features) < 2:
+        return math.nan
+    directions = functional.normalize(standardised(features), dim=1)
+    return float(directions.std(dim=0, correction=0).mean()) * math.sqrt(features.shape[1])
+
+
+def momentum(step: int, steps: int, first: float) -> float:
+    """Share of itself that the teacher keeps in a step: from `first` to 1 along a cosine over the training."""
+    return 1.0 - (1.0 - first) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, kept: float) -> None:
+    """Moves the weights of the teacher towards the student's: θ' ← m θ' + (1 - m) θ, with m = `kept`."""
+    for average, value in zip(teacher.parameters(), student.parameters(), strict=True):
+        average.mul_(kept).add_(value, alpha=1.0 - kept)

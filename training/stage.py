@@ -1,0 +1,114 @@
+"""What all stages of training have in common: losses and their weights, steps, rates, and how one resumes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from scene_completion_ros.errors import TrainingError
+from scene_completion_training.configuration import TrainingConfiguration
+from scene_completion_training.data.module import TrainingData
+
+
+class Stage(lightning.LightningModule):
+    """Base of all stages: makes its data, and says what its losses are; the rest it may leave as it is.
+
+    Args:
+        settings: The configuration.
+
+    Attributes:
+        configuration_class: What a YAML file may say for it.
+        field_class: Network that its checkpoints hold as `field`.
+        next_command: What one does with its checkpoint.
+    """
+
+    configuration_class: ClassVar[type[TrainingConfiguration]] = TrainingConfiguration
+    field_class: ClassVar[type[Any]]
+    next_command: ClassVar[str]
+    settings: Any
+
+    def __init__(self, settings: TrainingConfiguration) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def make_data(self) -> TrainingData:
+        """The samples of the whole training."""
+        raise NotImplementedError
+
+    def callbacks(self) -> list[lightning.Callback]:
+        """What goes on beside the steps, for this stage alone."""
+        return []
+
+    def remembered(self) -> dict[str, Any]:
+        """What a checkpoint remembers besides the configuration; a training that resumes has to have the same."""
+        return {}
+
+    @classmethod
+    def learns_link(cls, configuration: Mapping[str, Any]) -> bool:  # noqa: ARG003
+        """Whether a training of a configuration (plain values) made its `link` say something."""
+        return False
+
+    def start(self, data: Any) -> None:
+        """Gives a new training its first weights; by default those that it was made with."""
+
+    def go_on(self) -> None:
+        """Readies it for the weights of a checkpoint of its own training."""
+
+    def generator(self) -> torch.Generator:
+        """Everything random in a step derives from seed, step and process: a resumed training goes on the same."""
+        return torch.Generator().manual_seed(hash((self.settings.seed, self.global_step, self.global_rank)) % (1 << 62))
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of a batch: name -> value."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each loss."""
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One step.
+
+        Raises:
+            TrainingError: The loss is not finite; the batch is saved for inspection.
+        """
+        terms = self._computed(batch, self.generator())
+        total = self._total(terms)
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"loss is {total.item()} ({', '.join(f'{name} {value.item():.4g}' for name, value in terms.items())})",
+                where=f"step {self.global_step}",
+                cure=f"Look at the batch saved in {self._save(batch)}; lower the learning rate if its values are sound",
+            )
+        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
+        self.log("loss/total", total, prog_bar=True)
+        return total
+
+    def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses; a stage may compute them in other precisions."""
+        return self.terms(batch, generator)
+
+    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+        weights = self.weights()
+        return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+
+    def _save(self, batch: dict[str, Tensor]) -> Path:
+        file = Path(self.trainer.default_root_dir) / f"batch_of_step_{self.global_step}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
+        return file
+
+    def warmed_cosine(self, step: int) -> float:
+        """Factor on the learning rate: linear over the warm-up, then a cosine to zero over the rest of the steps."""
+        settings = self.settings
+        if step < settings.warmup:
+            return float(step + 1) / settings.warmup
+        progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+        return 0.5 + 0.5 * math.cos(min(1.0, float(progress)) * math.pi)
