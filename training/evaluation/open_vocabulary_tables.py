@@ -157,7 +157,9 @@ def _words(results: Sequence[MethodScores]) -> str:
     rows = []
     for word, scores in first.items():
         meant = ", ".join(SEMANTIC_KITTI_CLASSES[number] for number in asked[0].meanings[word])
-        found = [seeds_cell([[seed.words[word][LARGEST].average_precision] for seed in result.seeds]) for result in asked]
+        found = [
+            seeds_cell([[seed.words[word][LARGEST].average_precision] for seed in result.seeds]) for result in asked
+        ]
         rows.append([word, meant, percent(scores.prior), *found])
     prior = percent(float(np.mean([scores.prior for scores in first.values()])) if first else math.nan)
     for title, figure in (("mean", "average_precision"), ("mean, by cosine", "average_precision_of_cosine")):

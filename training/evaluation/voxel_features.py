@@ -5,8 +5,9 @@ All of them speak of the same voxels of the same frame, so that probes of them c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -21,10 +22,10 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, reference_camera
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 from scene_completion_training.foundation.targets import FeatureExtractor
+from scene_completion_training.masked_scene.network import SceneRecord, open_network, scene_voxels
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
-from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+from scene_completion_training.sparse.hu_net import VoxelHUNet
 from scene_completion_training.sparse.sampling import sample_levels
-from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,49 +87,47 @@ class NetworkFeatures:
     without weights): all levels weigh the same in a cosine.
 
     Args:
-        columns: Features of scenes that the network takes.
+        record: The scenes that it was trained on.
     """
 
-    def __init__(self, network: VoxelHUNet, columns: Sequence[str], name: str) -> None:
+    def __init__(self, network: VoxelHUNet, record: SceneRecord, name: str) -> None:
         self.name = name
         self.levels: tuple[str, ...] = tuple(f"level {number}" for number in range(1, len(network.dims) + 1))
-        self.columns = tuple(columns)
+        self.record = record
         self._network = network.eval()
 
     @staticmethod
-    def random(settings: HUNetSettings, columns: Sequence[str], seed: int, name: str) -> NetworkFeatures:
-        """A network of the same size that was never trained."""
+    def open(file: Path, name: str, voxel_size: float | None = None) -> NetworkFeatures:
+        """Opens a checkpoint of stage `masked_scene`; see `open_network` for errors."""
+        return NetworkFeatures(*open_network(file, voxel_size), name)
+
+    def untrained(self, seed: int, name: str) -> NetworkFeatures:
+        """A network of the same size that has learned nothing."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = VoxelHUNet(settings)
-        return NetworkFeatures(network, columns, name)
+            network = VoxelHUNet(self._network.settings)
+        return NetworkFeatures(network, self.record, name)
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """See `VoxelFeatures`.
+        """See `VoxelFeatures` and `features_of`."""
+        return self.features_of(frame.scene, rows)
+
+    def features_of(self, scene: VoxelScene, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
+        """Features of each level, float32 [n, D_l], of the voxels at rows [n] of a scene.
 
         Raises:
-            ConfigurationError: The scene has not all features that the network takes.
+            ConfigurationError: The scene has not all features that the network takes, or other voxels.
         """
-        scene = frame.scene
-        if missing := [name for name in self.columns if name not in scene.columns]:
-            raise ConfigurationError(
-                f"lacks {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}, which {self.name} was trained with",
-                where=f"scene {scene.name}",
-                cure="Make the scenes with the student and the features of that training",
-            )
-        place = torch.from_numpy(scene.index.astype(np.int64))
-        in_batch = torch.cat([torch.zeros(len(place), 1, dtype=torch.int64), place], dim=1)
-        inputs = torch.from_numpy(scene.features[:, [scene.columns.index(name) for name in self.columns]])
+        taken = [number for number, name in enumerate(scene.columns) if name in self.record.columns]
+        columns = tuple(scene.columns[number] for number in taken)
+        scene = dataclasses.replace(scene, features=scene.features[:, taken], columns=columns)
+        self.record.check(scene)
+        pyramid, inputs, _ = scene_voxels(scene, len(self.levels))
+        centres = torch.from_numpy(scene.index[rows].astype(np.float32)) + 0.5
+        points = functional.pad(centres, (1, 0))  # of scene 0
         with torch.inference_mode():
-            voxels, order = VoxelSet.of(in_batch, scene.shape)
-            pyramid = Pyramid.of(voxels, len(self.levels))
-            decoded = self._network(inputs[order], pyramid)
-            sampled, _ = sample_levels(decoded, pyramid, in_batch[torch.from_numpy(rows)] + _CENTRE)
+            sampled, _ = sample_levels(self._network(inputs, pyramid), pyramid, points)
             return tuple(functional.layer_norm(level, level.shape[1:]).numpy() for level in sampled)
-
-
-_CENTRE = torch.tensor([0.0, 0.5, 0.5, 0.5])
-"""From a voxel (scene, x, y, z) to its centre, in voxels."""
 
 
 class LiftedFeatures:

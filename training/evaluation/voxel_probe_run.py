@@ -138,7 +138,9 @@ def probe_method(
     for model, seeds in method.runs:
         seen = [labelled_features(model, scene.frame(), train_voxels, seeds) for scene in train]
         probes = [
-            fit_probes([of_scene[number] for of_scene in seen if of_scene], model.levels, len(NAMES), settings, seed=seed)
+            fit_probes(
+                [of_scene[number] for of_scene in seen if of_scene], model.levels, len(NAMES), settings, seed=seed
+            )
             for number, seed in enumerate(seeds)
         ]
         for group, scenes in test.items():
