@@ -8,7 +8,7 @@ import pytest
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.train import CONFIGS
-from scene_completion_training.configuration import Configuration, read_configuration
+from scene_completion_training.configuration import Configuration, TrainingConfiguration, read_configuration
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.viewpoint import CameraSettings
 from tests.training.small_trainings import small_training, write_configuration
@@ -19,7 +19,7 @@ OF_STAGE = dict.fromkeys(("comparison", "eyes", "street_large"), "single_view")
 
 @pytest.mark.parametrize("file", STAGE_FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_every_shipped_configuration_is_valid(file: Path) -> None:
-    configuration = read_configuration(file, [], Configuration)
+    configuration = read_configuration(file, [], TrainingConfiguration)
     configuration.check()
     assert configuration.stage == OF_STAGE.get(file.stem, file.stem)
 

@@ -42,7 +42,8 @@ class SceneDataSettings:
         root: Folder the sources are relative to.
         sources: Recordings.
         student: Bundle, folder or name, that predicts voxels and gives units; "auto" for the shipped one.
-        units: Give the network the student's label units beside occupancy and colour.
+        units: Give the network the student's label units beside occupancy and colour. They know depth and direction,
+            which no other feature does.
         voxel_size: Edge of the voxels that the network is made for, metres.
         cache: Folder for scenes.
         batch_size: Scenes a step.
@@ -105,11 +106,11 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Places int64 [N, 3] and features float32 [N, F] of both views, and what is masked in the student's, [N]."""
         generator = np.random.default_rng((self.seed, number))
-        files = self.groups[generator.choice(len(self.groups), p=self.probability)]
-        scene = VoxelScene.load(files[generator.integers(len(files))])
+        files = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
+        scene = VoxelScene.load(files[int(generator.integers(len(files)))])
         rows = sample_rows(scene, self.settings, generator)
         index, features = scene.index[rows], scene.features[rows]
-        sample = {}
+        sample: dict[str, Tensor] = {}
         for name in ("student", "teacher"):
             place, seen = view(index, features, self.edge, self.settings, generator)
             sample |= {f"{name}_index": torch.from_numpy(place), f"{name}_features": torch.from_numpy(seen)}

@@ -1,9 +1,9 @@
 """What masked scene modelling minimises: features of hidden voxels, as a teacher sees them in another view (MSM).
 
 The network meets the voxels that are visible alone; its decoder fills in the hidden ones from the coarsest level to the
-finest, and on every level has to say what the teacher, an average of its own weights, says of the same places in another
-view of the scene, with nothing hidden. The distance and the normalisation are choices of this project: those of the
-source are not known.
+finest. On every level it has to say what the teacher, an average of its own weights, says of the same places in
+another view of the scene, with nothing hidden. The distance and the normalisation are choices of this project: those of
+the source are not known.
 """
 
 from __future__ import annotations
@@ -58,14 +58,15 @@ def student_features(
         masked: bool [N], voxels that are hidden, in the order that they were given in.
         token: [F], features of what is hidden from the top.
     """
-    hidden = masked[scene.order]
-    if masking == "none":
-        return network(scene.features, scene.pyramid)
+    hidden, features, visible = masked[scene.order], scene.features, None
     if masking == "top_down":
-        return network(torch.where(hidden[:, None], token, scene.features), scene.pyramid)
-    finest = scene.pyramid.levels[0]
-    visible = VoxelSet(finest.index[~hidden], finest.shape)  # a part of a sorted set is sorted
-    return network(scene.features[~hidden], scene.pyramid, Pyramid.of(visible, scene.levels))
+        features = torch.where(hidden[:, None], token, features)
+    elif masking == "bottom_up":
+        finest = scene.pyramid.levels[0]
+        shown = VoxelSet(finest.index[~hidden], finest.shape)  # a part of a sorted set is sorted
+        features, visible = features[~hidden], Pyramid.of(shown, scene.levels)
+    made: list[Tensor] = network(features, scene.pyramid, visible)
+    return made
 
 
 def sampled(levels: Sequence[Tensor], scene: SceneView, index: Tensor) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ class SceneViewSettings:
             ConfigurationError: A number that cannot be.
         """
         bins = self.range_bins
-        rising = len(bins) > 1 and all(low < high for low, high in zip(bins, bins[1:], strict=False))
+        rising = len(bins) > 1 and all(low < high for low, high in itertools.pairwise(bins))
         if not (0.0 <= self.jitter < 1.0 and 0.0 <= self.dropped < 1.0 and self.voxels > 0 and rising):
             raise ConfigurationError(
                 f"{self}", where="views", cure="Take shares below 1, rising distances, and at least one voxel"

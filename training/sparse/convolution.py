@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.sparse.voxel_set import VoxelSet
 
 BackendName = Literal["torch", "ocnn"]
+CENTRE = 13
+"""Where a voxel itself stands in `CUBE`."""
 
 
 class Backend(Protocol):
@@ -50,22 +54,89 @@ class TorchBackend:
 
     def subm(self, features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
         """Of `Backend`."""
-        out = features @ weight[13]
-        for offset, (rows, others) in enumerate(voxels.neighbours):
-            out = out.index_add(0, rows, features[others] @ weight[offset])
-            out = out.index_add(0, others, features[rows] @ weight[26 - offset])
-        return out
+        with torch.autocast(features.device.type, enabled=False):  # in the precision of the features
+            return _Submanifold.apply(features, weight.to(features.dtype), voxels)  # type: ignore[no-any-return, no-untyped-call]
 
     def down(self, features: Tensor, weight: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
         """Of `Backend`."""
         children = features.new_zeros(8 * len(coarse), features.shape[1])
         children = children.index_copy(0, 8 * parent + fine.child, features)
-        return children.view(len(coarse), -1) @ weight.flatten(0, 1)
+        return children.view(len(coarse), 8 * features.shape[1]) @ weight.flatten(0, 1)
 
     def up(self, features: Tensor, weight: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
         """Of `Backend`."""
         children = features @ weight.transpose(0, 1).flatten(1)
         return children.view(-1, weight.shape[2])[8 * parent + fine.child]
+
+
+class OcnnBackend:
+    """The package ocnn: octrees of Wang et al., "O-CNN" (2017).
+
+    Raises:
+        ConfigurationError: It cannot be imported.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import ocnn
+        except (ImportError, RuntimeError) as error:  # the latter from a torchvision of another torch
+            raise ConfigurationError(
+                f"the package ocnn cannot be imported: {error}",
+                where="sparse convolutions",
+                cure="Install the extra ocnn, or take the back-end torch",
+            ) from error
+        self.package: Any = ocnn
+        self.octrees: WeakKeyDictionary[VoxelSet, tuple[Any, Tensor]] = WeakKeyDictionary()
+
+    def subm(self, features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
+        """Of `Backend`."""
+        if not len(voxels):
+            return features @ weight[CENTRE]
+        octree, rows = self._octree(voxels)
+        columns = self.package.nn.octree2col(features[rows], octree, octree.depth, "333", 1, True)
+        return _reordered(columns.flatten(1) @ weight.flatten(0, 1), rows)
+
+    def down(self, features: Tensor, weight: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
+        """Of `Backend`."""
+        if not len(fine):
+            return features @ weight[0]
+        octree, rows = self._octree(fine)
+        columns = self.package.nn.octree2col(features[rows], octree, octree.depth, "222", 2, True)
+        return _reordered(columns.flatten(1) @ weight.flatten(0, 1), _octree_rows(octree, octree.depth - 1, coarse))
+
+    def up(self, features: Tensor, weight: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
+        """Of `Backend`."""
+        if not len(fine):
+            return features @ weight[0]
+        octree, rows = self._octree(fine)
+        columns = features[_octree_rows(octree, octree.depth - 1, coarse)] @ weight.transpose(0, 1).flatten(1)
+        columns = columns.unflatten(1, (8, -1))
+        return _reordered(self.package.nn.col2octree(columns, octree, octree.depth, "222", 2, True), rows)
+
+    def _octree(self, voxels: VoxelSet) -> tuple[Any, Tensor]:
+        """The octree of a set, and the row of each of its finest nodes [N]."""
+        if voxels not in self.octrees:
+            depth = (max(voxels.shape) - 1).bit_length() + 1  # so that there is a coarser level
+            octree = self.package.octree.Octree(
+                depth, full_depth=0, batch_size=voxels.scenes, device=voxels.index.device
+            )
+            centres = voxels.index[:, 1:] + 0.5
+            points = self.package.octree.Points(centres, batch_id=voxels.index[:, 0], batch_size=voxels.scenes)
+            octree.build_octree(points, 0.0, float(2**depth))
+            octree.construct_all_neigh()
+            self.octrees[voxels] = octree, _octree_rows(octree, depth, voxels)
+        return self.octrees[voxels]
+
+
+def _octree_rows(octree: Any, depth: int, voxels: VoxelSet) -> Tensor:
+    """The row in a set of each occupied node of a depth [N]."""
+    x, y, z, scene = octree.xyzb(depth, nempty=True)
+    return voxels.find(torch.stack([scene, x, y, z], dim=1).long())
+
+
+def _reordered(features: Tensor, rows: Tensor) -> Tensor:
+    """Each of the features [N, D] in its row [N]."""
+    return features[rows.argsort()]
 
 
 def backend(name: BackendName) -> Backend:
@@ -76,4 +147,39 @@ def backend(name: BackendName) -> Backend:
     """
     if name == "torch":
         return TorchBackend()
+    if name == "ocnn":
+        return OcnnBackend()
     raise ConfigurationError(f"no sparse convolutions are called {name!r}", where="backend", cure="Take torch or ocnn")
+
+
+class _Submanifold(torch.autograd.Function):
+    """Gathers, multiplies and adds offset by offset, block by block, without keeping what was gathered."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.voxels = voxels  # type: ignore[attr-defined]
+        out = features @ weight[CENTRE]
+        for start, size, pairs in voxels.neighbours:
+            block = out[start : start + size]
+            for offset, (rows, others) in enumerate(pairs):
+                if offset != CENTRE and len(rows):
+                    block.index_add_(0, rows, features.index_select(0, others) @ weight[offset])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        features, weight = ctx.saved_tensors
+        of_features = gradient @ weight[CENTRE].t()
+        of_weight = torch.zeros_like(weight)
+        of_weight[CENTRE] = features.t() @ gradient
+        for start, size, pairs in ctx.voxels.neighbours:
+            block, inputs = of_features[start : start + size], features[start : start + size]
+            for offset, (rows, others) in enumerate(pairs):
+                if offset != CENTRE and len(rows):
+                    # The neighbour at this offset took the row with the opposite offset's weight.
+                    back = gradient.index_select(0, others)
+                    block.index_add_(0, rows, back @ weight[26 - offset].t())
+                    of_weight[26 - offset].addmm_(inputs.index_select(0, rows).t(), back)
+        return of_features, of_weight, None

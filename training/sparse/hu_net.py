@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_training.sparse.attention import LAYER_SCALE, SerialisedAttention
 from scene_completion_training.sparse.convolution import Backend, BackendName, backend
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
 AttentionKind = Literal["none", "zorder", "hilbert"]
-LAYER_SCALE = 0.1
+ATTENDING_LEVELS = 2
+"""The coarsest levels, on which voxels attend to each other."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class HUNetSettings:
         encoder: Channels of the encoder's levels, finest first.
         decoder: Channels of the decoder's levels, finest first.
         blocks: Residual blocks a level, in the encoder and in the decoder.
-        attention: Curve along which windows of voxels attend to each other on the two coarsest levels.
+        attention: Curve along which windows of voxels attend to each other on the two coarsest levels, or "none".
         backend: What computes the convolutions.
     """
 
@@ -78,10 +81,10 @@ class HUNetSettings:
 
 
 class VoxelHUNet(nn.Module):
-    """A sparse U-net whose decoder gives a feature on every level (MSM, section "HUNet"; sizes of this project).
+    """A sparse U-net whose decoder gives features on every level (HUNet of Masked Scene Modeling, its supplement).
 
-    Source: Hermosilla et al., "Masked Scene Modeling", architecture in the supplement. Blocks, norms and scales are those
-    of the release. Voxels enter without coordinates: a network that knows them learns height instead of shape.
+    Blocks, norms and scales are those of the release, widths are of this project; there is no drop path. Voxels enter
+    without coordinates, as there: features say what is around a voxel, not where it is.
     """
 
     def __init__(self, settings: HUNetSettings) -> None:
@@ -90,11 +93,13 @@ class VoxelHUNet(nn.Module):
         encoder, decoder = settings.encoder, settings.decoder
         compute = backend(settings.backend)
         self.stem = nn.Sequential(nn.Linear(settings.inputs, encoder[0]), nn.RMSNorm(encoder[0]))
-        self.downs = nn.ModuleList(Down(c, d, compute) for c, d in zip(encoder, encoder[1:]))
-        self.ups = nn.ModuleList(Up(c, d, compute) for d, c in zip(decoder, decoder[1:]))
-        self.encoders = nn.ModuleList(Level(width, settings, compute) for width in encoder)
-        self.decoders = nn.ModuleList(Level(width, settings, compute) for width in decoder)
-        self.skips = nn.ModuleList(nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder))
+        self.downs = nn.ModuleList(Down(c, d, compute) for c, d in itertools.pairwise(encoder))
+        self.ups = nn.ModuleList(Up(c, d, compute) for d, c in itertools.pairwise(decoder))
+        self.encoders = nn.ModuleList(Level(settings, level, width, compute) for level, width in enumerate(encoder))
+        self.decoders = nn.ModuleList(Level(settings, level, width, compute) for level, width in enumerate(decoder))
+        self.skips = nn.ModuleList(
+            nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder, strict=True)
+        )
         self.skip_scales = nn.ParameterList(torch.ones(width) for width in decoder[:-1])
         self.tokens = nn.ParameterList(0.02 * torch.randn(width) for width in decoder)
 
@@ -120,8 +125,8 @@ class VoxelHUNet(nn.Module):
         skips = self.encode(features, seen)
         if visible is not None:
             skips = [
-                _with_token(skip, token, every.find(some.index), len(every))
-                for skip, token, every, some in zip(skips, self.tokens, pyramid.levels, visible.levels)
+                _with_token(skip, token, *sets)
+                for skip, token, *sets in zip(skips, self.tokens, visible.levels, pyramid.levels, strict=True)
             ]
         decoded = [self.decoders[-1](skips[-1], pyramid.levels[-1])]
         for level in reversed(range(self.settings.levels - 1)):
@@ -150,18 +155,21 @@ class VoxelHUNet(nn.Module):
                 )
         if features.shape != (len(seen.levels[0]), self.settings.inputs):
             raise GridError(
-                f"features are {tuple(features.shape)}, voxels and inputs {(len(seen.levels[0]), self.settings.inputs)}",
+                f"features are {tuple(features.shape)}, not {(len(seen.levels[0]), self.settings.inputs)}",
                 where="masked scene network",
                 cure="Give one row to each voxel that the encoder sees",
             )
 
 
 class Level(nn.Module):
-    """Residual blocks of one level."""
+    """Residual blocks of one level; on the coarsest levels, where it is asked for, attention follows."""
 
-    def __init__(self, width: int, settings: HUNetSettings, compute: Backend) -> None:
+    def __init__(self, settings: HUNetSettings, level: int, width: int, compute: Backend) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(width, compute) for _ in range(settings.blocks))
+        if settings.attention != "none" and level >= settings.levels - ATTENDING_LEVELS:
+            curve = settings.attention
+            self.blocks.extend(SerialisedAttention(width, curve, exchanged) for exchanged in (False, True))
 
     def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
         """Features [N, C] to features [N, C]."""
@@ -219,6 +227,13 @@ def _kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:
     return (taken * inputs) ** -0.5 * torch.randn(offsets, inputs, outputs)
 
 
-def _with_token(features: Tensor, token: Tensor, rows: Tensor, size: int) -> Tensor:
-    """Features [n, C] in their rows [n] of a table [size, C], the token [C] in all others."""
-    return token.expand(size, -1).index_copy(0, rows, features)
+def _with_token(features: Tensor, token: Tensor, some: VoxelSet, every: VoxelSet) -> Tensor:
+    """Features of some voxels [n, C] in their rows of a table of all voxels [N, C], the token [C] in all other rows."""
+    rows = every.find(some.index)
+    if (rows < 0).any():
+        raise GridError(
+            f"{int((rows < 0).sum())} visible voxels are not among all voxels",
+            where="masked scene network",
+            cure="Make the visible set of voxels of the whole set",
+        )
+    return token.to(features.dtype).expand(len(every), -1).index_copy(0, rows, features)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +19,28 @@ CELL = tuple(itertools.product((0, 1), repeat=3))
 """The eight children of a voxel, or corners of a cell, x, y, z-lexicographic."""
 CUBE = tuple(itertools.product((-1, 0, 1), repeat=3))
 """The 27 offsets of a kernel of edge 3, x, y, z-lexicographic: the opposite of offset i is offset 26 - i."""
+
+BORDER = 2
+"""Cells on every side of the grid that have a number: neighbours of neighbours of the grid."""
+BLOCK = 4096
+"""Rows of a block of neighbours: what one gathers and adds to then stays in the cache."""
+TABLE_CELLS = 1 << 25
+"""Grids of more cells are searched instead of having a table."""
+
+
+class Block(NamedTuple):
+    """Rows of a set that follow each other, and their neighbours.
+
+    Attributes:
+        start: First row.
+        size: Number of rows.
+        pairs: For each offset of `CUBE`, rows counted from the first [K], ascending, and the rows of their neighbours
+            at this offset in the whole set [K].
+    """
+
+    start: int
+    size: int
+    pairs: tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +101,13 @@ class VoxelSet:
         return VoxelSet(self.index.to(device), self.shape)
 
     @functools.cached_property
+    def scenes(self) -> int:
+        """One more than the largest number of a scene."""
+        return int(self.index[-1, 0]) + 1 if len(self) else 0
+
+    @functools.cached_property
     def keys(self) -> Tensor:
-        """One number a voxel [N], ascending; a border of one voxel has numbers of its own."""
+        """One number a voxel [N], ascending; cells of the border have numbers of their own."""
         return _keys(self.index, self.shape)
 
     @functools.cached_property
@@ -100,28 +130,57 @@ class VoxelSet:
 
     def find(self, index: Tensor) -> Tensor:
         """Rows [M] of voxels [M, 4] of (scene, x, y, z) in this set; -1 where a voxel is not in it."""
-        found = self._find_keys(_keys(index, self.shape))
-        return torch.where(_inside(index, self.shape), found, -1)
+        return self.around(index, ((0, 0, 0),))[0]
+
+    def around(self, index: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
+        """Rows [len(offsets), M] of the voxels at offsets from others [M, 4]; -1 where a voxel is not in the set.
+
+        Args:
+            index: Columns (scene, x, y, z), also outside of the grid.
+            offsets: Each −1, 0 or 1 along each axis.
+        """
+        edges = torch.tensor(self.shape, device=index.device)
+        scene, place = index[:, 0], index[:, 1:]
+        there = (scene >= 0) & (scene < self.scenes) & ((place >= -1) & (place <= edges)).all(dim=1)
+        keys = _keys(index, self.shape)[there]
+        _, y, z = (edge + 2 * BORDER for edge in self.shape)
+        steps = [(dx * y + dy) * z + dz for dx, dy, dz in offsets]
+        found = torch.stack([self._find_keys(keys + step) for step in steps])
+        if found.shape[1] == len(index):
+            return found
+        rows = found.new_full((len(offsets), len(index)), -1)
+        rows[:, there] = found
+        return rows
+
+    @functools.cached_property
+    def _table(self) -> Tensor | None:
+        """Row of each key, -1 where no voxel is; None for grids whose table would be large."""
+        cells = self.scenes * math.prod(edge + 2 * BORDER for edge in self.shape)
+        if cells > TABLE_CELLS:
+            return None
+        table = torch.full((cells,), -1, dtype=torch.int32, device=self.index.device)
+        table[self.keys] = torch.arange(len(self), dtype=torch.int32, device=self.index.device)
+        return table
 
     def _find_keys(self, keys: Tensor) -> Tensor:
-        if not len(self):
-            return torch.full_like(keys, -1)
+        """Rows of keys that belong to cells of this grid or of its border; -1 where no voxel is."""
+        if self._table is not None:
+            return self._table[keys].long()
         rows = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
         return torch.where(self.keys[rows] == keys, rows, -1)
 
     @functools.cached_property
-    def neighbours(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """For each of the first 13 offsets of `CUBE`, pairs (rows, rows of their neighbours at this offset).
-
-        The other half of the offsets has the same pairs with their sides exchanged. Rows ascend on both sides.
-        """
-        pairs = []
-        _, y, z = (edge + 2 for edge in self.shape)
-        for dx, dy, dz in CUBE[:13]:
-            found = self._find_keys(self.keys + ((dx * y + dy) * z + dz))
-            rows = (found >= 0).nonzero()[:, 0]
-            pairs.append((rows, found[rows]))
-        return tuple(pairs)
+    def neighbours(self) -> tuple[Block, ...]:
+        """Who is whose neighbour, in blocks of rows."""
+        found = self.around(self.index, CUBE)
+        blocks = []
+        for start in range(0, len(self), BLOCK):
+            part = found[:, start : start + BLOCK]
+            offset, row = (part >= 0).nonzero(as_tuple=True)
+            sizes = torch.bincount(offset, minlength=27).tolist()
+            pairs = zip(row.split(sizes), part[offset, row].split(sizes), strict=True)
+            blocks.append(Block(start, part.shape[1], tuple(pairs)))
+        return tuple(blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +223,8 @@ def _inside(index: Tensor, shape: Shape) -> Tensor:
 
 
 def _keys(index: Tensor, shape: Shape) -> Tensor:
-    """Numbers of voxels [N, 4] in a grid with a border of one voxel on every side, in lexicographic order."""
-    scene, x, y, z = index.unbind(1)
-    return ((scene * (shape[0] + 2) + x + 1) * (shape[1] + 2) + y + 1) * (shape[2] + 2) + z + 1
+    """Numbers of voxels [N, 4] in a grid with a border on every side, in lexicographic order."""
+    scene, *place = index.unbind(1)
+    for edge, along in zip(shape, place, strict=True):
+        scene = scene * (edge + 2 * BORDER) + along + BORDER
+    return scene

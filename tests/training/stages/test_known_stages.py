@@ -99,7 +99,7 @@ def test_another_package_adds_stages_by_an_entry_point(monkeypatch: pytest.Monke
 TRAINING = Path(scene_completion_training.__file__).parent
 STAGE_MODULES = {name.partition(":")[0] for name in stages.STAGES.values()}
 GENERAL = (
-    "runner.py", "configuration.py", "field_stage.py", "checkpoints.py", "commands/train.py",
+    "runner.py", "configuration.py", "stage.py", "field_stage.py", "checkpoints.py", "commands/train.py",
     "commands/features.py", "commands/arguments.py", "evaluation/checkpoints.py",
     "evaluation/semantic_models.py", "evaluation/classified_models.py",
 )  # fmt: skip

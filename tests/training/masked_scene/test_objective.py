@@ -1,0 +1,149 @@
+"""Nothing hidden tells the student anything; the teacher follows it; distances and spreads are those worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scene_completion_training.masked_scene.objective import (
+    Masking,
+    SceneView,
+    distance,
+    momentum,
+    sampled,
+    spread,
+    student_features,
+    update_teacher,
+)
+from scene_completion_training.masked_scene.patches import masked_voxels
+from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+from scene_completion_training.sparse.voxel_set import VoxelSet
+from tests.training.masked_scene.small_scenes import random_places
+
+SHAPE, LEVELS, INPUTS = (32, 32, 16), 3, 5
+
+
+@pytest.fixture
+def network() -> VoxelHUNet:
+    torch.manual_seed(0)
+    return VoxelHUNet(HUNetSettings(INPUTS, (8, 12, 16), (8, 12, 16)))
+
+
+def batch(count: int = 500) -> tuple[Tensor, Tensor, Tensor]:
+    """Two scenes: places [2 N, 4] in random order, features [2 N, 5], and what is hidden [2 N]."""
+    places, hidden = [], []
+    for scene in range(2):
+        index = random_places(count, SHAPE, seed=scene)
+        hidden.append(torch.from_numpy(masked_voxels(index, 4, 0.4, np.random.default_rng(scene))))
+        places.append(torch.nn.functional.pad(torch.from_numpy(index.astype(np.int64)), (1, 0), value=scene))
+    features = torch.rand(2 * count, INPUTS, generator=torch.Generator().manual_seed(0))
+    return torch.cat(places), features, torch.cat(hidden)
+
+
+def answers(network: VoxelHUNet, index: Tensor, features: Tensor, masked: Tensor, masking: Masking) -> list[Tensor]:
+    with torch.no_grad():
+        view = SceneView(index, features, SHAPE, LEVELS)
+        return student_features(network, view, masked, masking, torch.zeros(INPUTS))
+
+
+@pytest.mark.parametrize("masking", ["bottom_up", "top_down"])
+def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet, masking: Masking) -> None:
+    index, features, masked = batch()
+    before = answers(network, index, features, masked, masking)
+    changed = features.clone()
+    changed[masked] = torch.rand(int(masked.sum()), INPUTS) * 9.0
+    for one, other in zip(before, answers(network, index, changed, masked, masking), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    changed = features.clone()
+    changed[~masked] += 1.0
+    for one, other in zip(before, answers(network, index, changed, masked, masking), strict=True):
+        assert not torch.allclose(one, other)
+
+
+def test_nothing_is_hidden_without_masking(network: VoxelHUNet) -> None:
+    index, features, masked = batch()
+    changed = features.clone()
+    changed[masked] += 1.0
+    one, other = (answers(network, index, values, masked, "none")[0] for values in (features, changed))
+    assert not torch.allclose(one, other)
+
+
+def test_the_encoder_sees_the_visible_voxels_of_every_level(
+    network: VoxelHUNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, features, masked = batch()
+    seen = []
+    encode = VoxelHUNet.encode
+    monkeypatch.setattr(VoxelHUNet, "encode", lambda self, x, p: (seen.append(p), encode(self, x, p))[1])
+    answers(network, index, features, masked, "bottom_up")
+    visible = index[~masked]
+    hidden = index[masked]
+    for level, voxels in enumerate(seen[0].levels):
+        size = torch.tensor([1, 2**level, 2**level, 2**level])
+        expected = {tuple(place) for place in (visible // size).tolist()}
+        assert {tuple(place) for place in voxels.index.tolist()} == expected
+        assert not expected & {tuple(place) for place in (hidden // size).tolist()}, "hidden patches leave no voxel"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_or_nothing_can_be_hidden(network: VoxelHUNet, share: float) -> None:
+    index, features, _ = batch(50)
+    made = answers(network, index, features, torch.full((100,), bool(share)), "bottom_up")
+    assert all(bool(torch.isfinite(level).all()) for level in made)
+    if share:
+        other = answers(network, index, features + 1.0, torch.ones(100, dtype=torch.bool), "bottom_up")
+        torch.testing.assert_close(made[0], other[0], rtol=0, atol=0)
+
+
+def test_features_are_sampled_at_the_voxels_asked_for(network: VoxelHUNet) -> None:
+    """On the finest level a voxel's centre has the voxel's own feature, in whatever order voxels were given."""
+    index, features, masked = batch(60)
+    view = SceneView(index, features, SHAPE, LEVELS)
+    with torch.no_grad():
+        levels = student_features(network, view, masked, "none", torch.zeros(INPUTS))
+        found = sampled(levels, view, index)[0]
+    torch.testing.assert_close(found[view.order], levels[0])
+    torch.testing.assert_close(VoxelSet.of(index, SHAPE)[0].index, index[view.order])
+
+
+def test_distances_worked_by_hand() -> None:
+    """(1, 3) becomes (-1, 1), (5, 1) becomes (1, -1): opposite. (2, 8) becomes (-1, 1): the same."""
+    student, teacher = torch.tensor([[1.0, 3.0], [1.0, 3.0]]), torch.tensor([[5.0, 1.0], [2.0, 8.0]])
+    assert distance(student, teacher, "cosine").item() == pytest.approx((2.0 + 0.0) / 2, abs=1e-4)
+    # Differences of 2 cost 2 - 1/2, those of 0 nothing.
+    assert distance(student, teacher, "smooth_l1").item() == pytest.approx((1.5 + 0.0) / 2, abs=1e-4)
+    nothing = torch.zeros(0, 4, requires_grad=True)
+    distance(nothing, torch.zeros(0, 4), "cosine").backward()
+
+
+def test_spreads_worked_by_hand() -> None:
+    """Half the directions are (-1, 1) / √2, half the opposite: each dimension deviates by 1 / √2, times √2."""
+    assert spread(torch.tensor([[0.0, 2.0], [3.0, 1.0]] * 5)) == pytest.approx(1.0, abs=1e-4)
+    assert spread(torch.tensor([[0.0, 2.0], [1.0, 3.0]] * 5)) == pytest.approx(0.0, abs=1e-4)
+    assert spread(torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))) == pytest.approx(1.0, abs=0.02)
+    assert math.isnan(spread(torch.zeros(1, 4)))
+
+
+def test_the_teacher_follows_the_student(network: VoxelHUNet) -> None:
+    torch.manual_seed(1)
+    teacher = VoxelHUNet(network.settings).requires_grad_(False)
+    before = [value.clone() for value in teacher.parameters()]
+    update_teacher(teacher, network, 1.0)
+    for value, old in zip(teacher.parameters(), before, strict=True):
+        assert torch.equal(value, old)
+    update_teacher(teacher, network, 0.75)
+    for value, old, new in zip(teacher.parameters(), before, network.parameters(), strict=True):
+        torch.testing.assert_close(value, 0.75 * old + 0.25 * new)
+    update_teacher(teacher, network, 0.0)
+    for value, new in zip(teacher.parameters(), network.parameters(), strict=True):
+        assert torch.equal(value, new) and value.grad is None and not value.requires_grad
+
+
+def test_the_teacher_keeps_more_and_more_of_itself() -> None:
+    assert momentum(0, 100, 0.996) == pytest.approx(0.996)
+    assert momentum(50, 100, 0.996) == pytest.approx(0.998)
+    assert momentum(100, 100, 0.996) == 1.0 == momentum(120, 100, 0.996)

@@ -1,0 +1,67 @@
+"""Masks hide whole patches: so many of them, the same ones for the same seed, and nothing less at coarser levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.masked_scene.patches import check_edge, masked_voxels
+from tests.training.masked_scene.small_scenes import random_places
+
+SHAPE = (64, 64, 32)
+
+
+def patches_of(index: np.ndarray, edge: int = 8) -> set[tuple[int, ...]]:
+    return set(map(tuple, (index // edge).tolist()))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 0.4, 0.8, 1.0])
+def test_the_share_of_hidden_patches_is_the_ratio(ratio: float) -> None:
+    index = random_places(3000, SHAPE)
+    masked = masked_voxels(index, 8, ratio, np.random.default_rng(0))
+    hidden, shown = patches_of(index[masked]), patches_of(index[~masked])
+    assert not hidden & shown, "a patch is hidden as a whole"
+    assert abs(len(hidden) - ratio * len(hidden | shown)) <= 1.0
+
+
+def test_seeds_decide_which() -> None:
+    index = random_places(3000, SHAPE)
+    first, again, other = (masked_voxels(index, 8, 0.4, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    order = np.random.default_rng(0).permutation(len(index))
+    shuffled = masked_voxels(index[order], 8, 0.4, np.random.default_rng(1))
+    np.testing.assert_array_equal(shuffled, first[order])
+
+
+def test_columns_reach_all_heights() -> None:
+    index = random_places(3000, SHAPE)
+    masked = masked_voxels(index, 8, 0.4, np.random.default_rng(0), full_height=True)
+    assert not patches_of(index[masked][:, :2]) & patches_of(index[~masked][:, :2])
+
+
+def test_a_hidden_patch_leaves_no_voxel_at_any_level() -> None:
+    """With an edge of 8 on four levels; patches of 4 leave coarse voxels that hold something visible."""
+    index = random_places(4000, SHAPE)
+    left = {}
+    for edge in (8, 4):
+        masked = masked_voxels(index, edge, 0.4, np.random.default_rng(0))
+        left[edge] = [len(patches_of(index[masked], 2**n) & patches_of(index[~masked], 2**n)) for n in range(4)]
+    assert left[8] == [0, 0, 0, 0] and left[4][:3] == [0, 0, 0] and left[4][3] > 0
+
+
+def test_nothing_and_one_voxel_can_be_hidden() -> None:
+    generator = np.random.default_rng(0)
+    assert masked_voxels(np.zeros((0, 3), np.int16), 8, 0.4, generator).shape == (0,)
+    assert masked_voxels(np.zeros((1, 3), np.int16), 8, 1.0, generator).tolist() == [True]
+
+
+def test_what_hides_nothing_at_the_coarsest_level_is_refused() -> None:
+    check_edge(8, 4)
+    check_edge(16, 4)
+    for edge in (0, 4, 12):
+        with pytest.raises(ConfigurationError, match=f"patches of {edge} voxels .* Take a multiple of 8"):
+            check_edge(edge, 4)
+    with pytest.raises(ConfigurationError, match="share from 0 to 1"):
+        masked_voxels(np.zeros((1, 3), np.int16), 8, 1.5, np.random.default_rng(0))

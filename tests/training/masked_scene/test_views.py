@@ -1,0 +1,103 @@
+"""Views show the same voxels, row by row, and one range."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.masked_scene.scenes import VoxelScene
+from scene_completion_training.masked_scene.views import COLOURS, SEEN, SceneViewSettings, sample_rows, view
+from tests.training.masked_scene.small_scenes import random_places, scene_of
+
+EDGE = 32
+SETTINGS = SceneViewSettings()
+
+
+def coloured(count: int = 400) -> VoxelScene:
+    scene = scene_of(random_places(count, (EDGE, EDGE, 8)), (EDGE, EDGE, 8))
+    generator = np.random.default_rng(1)
+    features = generator.uniform(0.2, 0.8, (count, 5)).astype(np.float32)
+    features[:, SEEN] = generator.random(count) < 0.6
+    features[:, COLOURS] *= features[:, SEEN : SEEN + 1]
+    return dataclasses.replace(scene, features=features)
+
+
+def test_rows_keep_their_voxels() -> None:
+    """Turned and mirrored, all pairs of voxels keep their distances, and eight different views occur."""
+    scene = coloured()
+    pair = scene.index[:-1].astype(int) - scene.index[1:]
+    found = set()
+    for seed in range(60):
+        place, _ = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(seed))
+        turned = place[:-1] - place[1:]
+        np.testing.assert_array_equal((turned[:, :2] ** 2).sum(axis=1), (pair[:, :2] ** 2).sum(axis=1))
+        np.testing.assert_array_equal(place[:, 2], scene.index[:, 2])
+        assert place.min() >= 0 and place[:, :2].max() < EDGE
+        found.add(place.tobytes())
+    assert len(found) == 8
+
+
+def test_cells_of_coarser_levels_stay_together() -> None:
+    scene = coloured()
+    cells = np.unique(scene.index // 8, axis=0, return_inverse=True)[1].reshape(-1)
+    for seed in range(12):
+        place, _ = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(seed))
+        turned = np.unique(place // 8, axis=0, return_inverse=True)[1].reshape(-1)
+        assert len(set(zip(cells.tolist(), turned.tolist(), strict=True))) == cells.max() + 1 == turned.max() + 1
+
+
+def test_colours_change_where_there_are_any() -> None:
+    scene = coloured()
+    plain = dataclasses.replace(SETTINGS, dropped=0.0)
+    _, changed = view(scene.index, scene.features, EDGE, plain, np.random.default_rng(0))
+    seen = scene.features[:, SEEN] == 1.0
+    assert (
+        not changed[~seen][:, COLOURS].any() and (changed[seen][:, COLOURS] != scene.features[seen][:, COLOURS]).all()
+    )
+    assert changed[:, COLOURS].min() >= 0.0 and changed[:, COLOURS].max() <= 1.0
+    np.testing.assert_array_equal(changed[:, [0, SEEN]], scene.features[:, [0, SEEN]])
+    still = dataclasses.replace(plain, jitter=0.0, turn=False)
+    place, same = view(scene.index, scene.features, EDGE, still, np.random.default_rng(0))
+    np.testing.assert_allclose(same, scene.features, atol=1e-6)
+    np.testing.assert_array_equal(place, scene.index)
+
+
+def test_some_voxels_lose_their_features() -> None:
+    scene = coloured(2000)
+    _, changed = view(scene.index, scene.features, EDGE, SETTINGS, np.random.default_rng(0))
+    assert 0.15 < (changed == 0.0).all(axis=1).mean() < 0.25
+
+
+def test_a_sample_shows_one_range() -> None:
+    index = np.stack([np.arange(200), np.full(200, 2), np.zeros(200)], axis=-1)  # 0.1 m to 39.9 m ahead
+    scene = scene_of(index, (256, 4, 4))
+    shown = set()
+    for seed in range(30):
+        distance = scene.range_m[sample_rows(scene, SETTINGS, np.random.default_rng(seed))]
+        shown.add((round(float(distance.min())), round(float(distance.max()))))
+    assert shown == {(1, 16), (16, 32), (32, 40)}
+
+
+def test_a_sample_holds_so_many_voxels_around_one() -> None:
+    scene = scene_of(random_places(1000, (60, 60, 8)), (64, 64, 8))
+    settings = SceneViewSettings(voxels=100, range_bins=(0.0, 100.0))
+    rows = sample_rows(scene, settings, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == 100
+    assert np.ptp(scene.index[rows][:, :2], axis=0).max() < 40, "a hundred of a thousand fill a third of each side"
+
+
+def test_a_scene_beyond_all_ranges_is_shown_whole() -> None:
+    scene = scene_of([[100, 0, 0], [101, 0, 0]], (256, 4, 4))
+    settings = SceneViewSettings(range_bins=(0.0, 10.0))
+    assert sample_rows(scene, settings, np.random.default_rng(0)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"range_bins": (0.0,)}, {"range_bins": (5.0, 2.0)}, {"dropped": 1.0}, {"voxels": 0}]
+)
+def test_what_is_no_view_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match="views: .* Take shares below 1"):
+        SceneViewSettings(**changes).check()  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""Masked scene modelling learns on every level, goes on after it was killed, and stops where it collapses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError, TrainingError
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
+from scene_completion_training.masked_scene.network import open_network
+from scene_completion_training.masked_scene.scenes import FEATURES
+from scene_completion_training.masked_scene.views import SceneViewSettings
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.sparse.hu_net import HUNetSettings
+from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
+from tests.inference.small_bundle import make_small_bundle
+from tests.training.killed_training import resumed_weights
+
+
+def small(drive: Path, output: Path, **changes: Any) -> MaskedSceneConfiguration:
+    """A training of a few steps on stereo voxels of the drive."""
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "warmup": 1,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "momentum": 0.9,
+        "seed": 1,
+        "data": SceneDataSettings(
+            root=str(drive.parent),
+            cache=str(drive.parent / "scene_cache"),
+            sources=[SceneSource(drive.name, kinds=["stereo"])],
+            workers=0,
+            batch_size=2,
+        ),
+        "views": SceneViewSettings(voxels=600),
+        "network": HUNetSettings(len(FEATURES), (8, 12, 16), (8, 12, 16)),
+        "output": str(output),
+    }
+    return MaskedSceneConfiguration(**settings | changes)
+
+
+def curves(output: Path) -> dict[str, list[float]]:
+    """What a training logged: name -> values."""
+    file = sorted((output / "curves").glob("events*"))[-1]
+    events = EventAccumulator(str(file))
+    events.Reload()
+    return {name: [event.value for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_the_loss_falls_on_every_level_without_collapse(synthetic_drive: Path, tmp_path: Path) -> None:
+    """With a momentum of 0.9 and thrice the rate the loss falls further, and the spread of coarse levels to 0.2."""
+    network = HUNetSettings(len(FEATURES), (16, 24, 32), (16, 24, 32))
+    checkpoint = train(
+        small(synthetic_drive, tmp_path, steps=40, checkpoint_every=40, momentum=0.98, network=network), threads=1
+    )
+    said = curves(tmp_path)
+    for level in range(3):
+        losses = said[f"loss/level_{level}"]
+        assert sum(losses[-10:]) < 0.9 * sum(losses[:10]), f"level {level}"
+        assert min(said[f"spread/level_{level}"][-10:]) > 0.3
+    assert min(said["voxels_per_second"]) > 0.0
+    trained, record = open_network(checkpoint)
+    assert record.columns == FEATURES and trained.settings == network
+    assert Checkpoint.read(checkpoint).record["scenes"] and Checkpoint.read(checkpoint).stage == "masked_scene"
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(synthetic_drive: Path, tmp_path: Path) -> None:
+    whole = Checkpoint.read(train(small(synthetic_drive, tmp_path / "whole"), threads=1)).state
+    resumed = resumed_weights(small(synthetic_drive, tmp_path / "killed"))
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_training_of_other_scenes_is_not_gone_on_with(synthetic_drive: Path, tmp_path: Path) -> None:
+    train(small(synthetic_drive, tmp_path), threads=1)
+    with pytest.raises(SequenceError, match=r"trained with other values of \['ratio'\]"):
+        train(small(synthetic_drive, tmp_path, ratio=0.6), threads=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masking": "none"},
+        {"masking": "top_down", "distance": "smooth_l1"},
+        {"loss_levels": "last", "full_height": True},
+    ],
+    ids=str,
+)
+def test_ablations_train(synthetic_drive: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    train(small(synthetic_drive, tmp_path, steps=2, **changes), threads=1)
+    levels = {name for name in curves(tmp_path) if name.startswith("loss/level")}
+    assert len(levels) == (1 if "loss_levels" in changes else 3)
+
+
+def test_units_of_the_student_are_inputs(synthetic_drive: Path, tmp_path: Path) -> None:
+    student = make_small_bundle(tmp_path / "student", classes=3)
+    given = small(synthetic_drive, tmp_path / "run", steps=2)
+    data = dataclasses.replace(given.data, student=str(tmp_path / "student"), units=True)
+    network, record = open_network(train(dataclasses.replace(given, data=data), threads=1))
+    assert network.settings.inputs == len(FEATURES) + student.head.label_hidden == len(record.columns)
+    assert record.units
+
+
+def test_a_collapsed_teacher_ends_the_training(synthetic_drive: Path, tmp_path: Path) -> None:
+    settings = small(synthetic_drive, tmp_path, steps=8, least_spread=2.0, patience=3)
+    with pytest.raises(TrainingError, match=r"step 2: the teacher says nearly the same .* below 2 for 3 steps"):
+        train(settings, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"patch": 6}, "patch: patches of 6 voxels .* Take a multiple of 4"),
+        ({"ratio": 0.0}, 'ratio: 0.0. Take a share above 0, or masking: "none"'),
+        ({"momentum": 1.5}, "momentum, points, patience"),
+        ({"views": SceneViewSettings(voxels=0)}, "views: "),
+        ({"steps": 3}, "no multiple of checkpoint_every"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    synthetic_drive: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        make_stage(small(synthetic_drive, tmp_path, **changes))
