@@ -120,6 +120,26 @@ class NamedHead:
     voxels: int
 
 
+def check_student(bundle: StudentBundle, folder: Path | None) -> None:
+    """Refuses what would fail after the work.
+
+    Args:
+        bundle: A saved student.
+        folder: Where the student with the named classes goes.
+
+    Raises:
+        ConfigurationError: The student has no label units, or the folder is its own.
+    """
+    if not bundle.head.label_hidden:
+        raise ConfigurationError(
+            "has no label units, which classes follow from",
+            where=f"student {bundle.name}",
+            cure="Take a student with classes: kitti_student, or one of scene-completion export --classes",
+        )
+    if folder is not None and bundle.encoder_path.parent.resolve() == folder.resolve():
+        raise ConfigurationError("is the student itself", where=str(folder), cure="Name another folder")
+
+
 def write_named(
     bundle: StudentBundle, found: NamedHead, named: NamedVoxels, folder: Path, *, features: str
 ) -> StudentBundle:
@@ -130,11 +150,9 @@ def write_named(
         features: What told the voxels apart, for the record.
 
     Raises:
-        ConfigurationError: The folder is the student's own.
+        ConfigurationError: See `check_student`.
     """
-    encoder = bundle.read_encoder()
-    if bundle.folder is not None and bundle.folder.resolve() == folder.resolve():
-        raise ConfigurationError("is the student itself", where=str(folder), cure="Name another folder")
+    check_student(bundle, folder)
     has_weights = WEIGHTS in bundle.sha256 and (bundle.encoder_path.parent / WEIGHTS).is_file()
     record: dict[str, Any] = {
         "named_voxels": found.voxels,
@@ -150,4 +168,4 @@ def write_named(
         class_colours=named.class_colours,
         provenance={**bundle.provenance, "labels": record},
     )
-    return changed.save(folder, encoder, bundle.load_weights() if has_weights else None)
+    return changed.save(folder, bundle.read_encoder(), bundle.load_weights() if has_weights else None)

@@ -54,10 +54,12 @@ def run(args: argparse.Namespace) -> int:
     """Fit and write the student, or show the voxels of the one that there is."""
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.clustering.named_voxels import NamedVoxels
+    from scene_completion_training.clustering.voxel_naming import check_student
 
     _check(args)
     named = NamedVoxels.read(args.names) if args.names else None
     bundle = open_student(args.bundle)
+    check_student(bundle, args.output)
     with ExitStack() as stack:
         recordings = _opened(args.data, stack)
         if named is not None:

@@ -93,7 +93,7 @@ def _tables(results: Sequence[MethodScores]) -> Iterator[tuple[str, str]]:
 
 
 def plots(results: Sequence[MethodScores]) -> dict[str, Picture]:
-    """A picture of each group: a row for each reading; levels, shares of the scenes and voxels of a scene side by side."""
+    """A picture of each group: a row for each reading; levels, shares of scenes and voxels of a scene side by side."""
     pictures = {}
     for group in dict.fromkeys(result.group for result in results):
         own = [result for result in results if result.group == group]
@@ -125,7 +125,9 @@ def _panel(
     reading: Reading,
 ) -> None:
     """Mean IoU of methods over variants: bars where these are levels, otherwise lines."""
-    axes = Axes(picture, *frame, (0.0, float(len(cells))), (0.0, 100.0))
+    means = [_mean_iou(scores) for result in results for cell in cells for scores in _scores(result, cell, reading)]
+    top = 20.0 * np.ceil(5.0 * max(0.01, float(np.nanmax(means))))
+    axes = Axes(picture, *frame, (0.0, float(len(cells))), (0.0, top))
     bars = cells[0][0] in ("alone", "without")
     for number, result in enumerate(results):
         colour = COLOURS[number % len(COLOURS)]
@@ -141,7 +143,8 @@ def _panel(
             axes.line(points, colour, marked=True)
     for place, cell in enumerate(cells):
         at = (axes.pixel(place + 0.5, 0.0)[0], axes.top + axes.height + 18)
-        text(picture, _title(*cell), at, align=0.5, scale=0.34)
+        short = _title(*cell).replace("level ", "").replace("alone", "only").replace("without", "not")
+        text(picture, short, at, align=0.5, scale=0.34)
     axes.draw(TITLES[reading], "", "", x_step=None, y_step=20.0)
 
 
