@@ -82,6 +82,10 @@ class NamedVoxels:
             raise _error(file, "classes", f"{len(names)} of them", "Name voxels of at least two classes")
         return NamedVoxels(names, colours, found, str(file))
 
+    def frames(self, recording: str) -> set[int]:
+        """Frames of a recording in which voxels are named."""
+        return {frame for name, frame in self.voxels if name == recording}
+
     def content(self) -> dict[str, Any]:
         """The content of its file, as plain values."""
         named = zip(self.class_names, self.class_colours, strict=True)

@@ -50,10 +50,10 @@ class VoxelNamer:
     named: NamedVoxels
     features: FeaturesOfRows | None = None
     seed: int = 0
-    _of_named: list[NDArray[np.float32]] = field(default_factory=list)
-    _classes: list[NDArray[np.int64]] = field(default_factory=list)
-    _units: list[NDArray[np.float32]] = field(default_factory=list)
-    _of_some: list[NDArray[np.float32]] = field(default_factory=list)
+    _of_named: list[NDArray[np.float32]] = field(init=False, default_factory=list)
+    _classes: list[NDArray[np.int64]] = field(init=False, default_factory=list)
+    _units: list[NDArray[np.float32]] = field(init=False, default_factory=list)
+    _of_some: list[NDArray[np.float32]] = field(init=False, default_factory=list)
 
     def look(self, recording: str, frame: int, scene: VoxelScene) -> None:
         """Takes a frame in.
@@ -78,7 +78,8 @@ class VoxelNamer:
         Raises:
             ConfigurationError: The named voxels of these frames are of fewer than two classes.
         """
-        features, classes, some = (np.concatenate(of) for of in (self._of_named, self._classes, self._of_some))
+        features, some = np.concatenate(self._of_named), np.concatenate(self._of_some)
+        classes = np.concatenate(self._classes)
         count = len(self.named.class_names)
         if len(np.unique(classes)) < 2:
             raise ConfigurationError(

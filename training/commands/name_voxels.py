@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths, say_dropped
@@ -101,8 +101,7 @@ def _named_student(
     namer = VoxelNamer(named, _features(args, bundle), args.seed)
     for name, sequence in recordings.items():
         maker = SceneMaker(sequence, "predicted", student=bundle, units=True)
-        asked = {frame for recording, frame in named.voxels if recording == name}
-        for frame in sorted(asked.union(range(0, len(sequence), args.every))):
+        for frame in sorted(named.frames(name).union(range(0, len(sequence), args.every))):
             namer.look(name, frame, maker.scene(frame))
     found = namer.head()
     features = f"network of {args.checkpoint.name}" if args.checkpoint else "label units"
@@ -141,21 +140,23 @@ def _write_page(
     from scene_completion_training.evaluation.density_model import reference_camera
 
     classes = zip(bundle.class_names, bundle.class_colours, strict=True)
-    begun = {"classes": {name: {"colour": list(colour)} for name, colour in classes}, "voxels": []}
-    content = begun if named is None else named.content()
+    content: dict[str, Any] = {"classes": {name: {"colour": list(colour)} for name, colour in classes}, "voxels": []}
+    if named is not None:
+        content = named.content()
     title = f"{', '.join(recordings)}: voxels of {bundle.name}"
     with ReportWriter(args.page, title, bundle.class_names, bundle.class_colours, naming=content) as report:
         for name, sequence in recordings.items():
             camera = reference_camera(sequence)
             completer = Completer(bundle, sequence.cameras[camera])
-            asked = {frame for recording, frame in (named.voxels if named else ()) if recording == name}
+            asked = named.frames(name) if named else set()
             for frame in sorted(asked.union(range(0, len(sequence), args.every))):
                 image = sequence.image(frame, camera)
                 completion = completer.complete(image, sequence.frames[frame].stamp_ns)
                 voxels = completion.voxels
                 # Those that the fit looks at as well.
                 shown = np.asarray(sequence.cameras[camera].project(voxels.points_camera())[1])
-                kept = {name: getattr(voxels, name)[shown] for name in ("index", "probability", "label", "confidence")}
+                parts = ("index", "probability", "label", "confidence")
+                kept = {part: getattr(voxels, part)[shown] for part in parts}
                 report.add_frame(
                     dataclasses.replace(voxels, **kept),
                     image,

@@ -21,7 +21,7 @@ from scene_completion_training.commands.arguments import add_paths, asked, refus
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_training.evaluation.voxel_probe import ProbeSettings
-    from scene_completion_training.evaluation.voxel_probe_run import LabelledScene, Method
+    from scene_completion_training.evaluation.voxel_probe_run import LabelledScene, Method, MethodScores
 
 TRUE = "true"
 """Scenes of whatever the truth is made of."""
@@ -89,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
     groups: dict[str, list[LabelledScene]] = {}
     for scenes in _scenes(args, args.test, student):
         groups.setdefault("towns" if is_town(scenes[0].sequence) else "windows", []).extend(scenes)
-    results = []
+    results: list[MethodScores] = []
     for method in methods:
-        voxels = {"train_voxels": args.train_voxels, "test_voxels": args.test_voxels}
-        results += probe_method(method, train, groups, settings, **voxels)
+        results += probe_method(
+            method, train, groups, settings, train_voxels=args.train_voxels, test_voxels=args.test_voxels
+        )
         print(f"{method.name}: done", flush=True)
     write_results(args.output, as_json(results, asked(args)), markdown(results))
     write_plots(args.output, results)
@@ -125,19 +126,19 @@ def _scenes(
 
 
 def _methods(args: argparse.Namespace, student: StudentBundle | None) -> list[Method]:
-    from scene_completion_training.evaluation.voxel_features import LiftedFeatures, NetworkFeatures, SceneColumns
+    from scene_completion_training.evaluation.voxel_features import FoundationFeatures, NetworkFeatures, SceneColumns
     from scene_completion_training.evaluation.voxel_probe_run import Method
     from scene_completion_training.foundation.backbone import Backbone
     from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
 
-    methods = []
+    methods: list[Method] = []
     if args.inputs:
         methods.append(Method("inputs", [(SceneColumns("inputs"), args.seeds)]))
     if args.units:
         methods.append(Method("label units", [(SceneColumns("label units", units=True), args.seeds)]))
     if args.foundation:
         camera = Viewpoint.of_bundle(student).camera if student else STREET_CAMERA
-        lifted = LiftedFeatures(Backbone(args.foundation, args.layer), args.cell, camera, "2D, lifted")
+        lifted = FoundationFeatures(Backbone(args.foundation, args.layer), args.cell, camera, "2D, lifted")
         methods.append(Method(lifted.name, [(lifted, args.seeds)]))
     if args.untrained:
         size = NetworkFeatures.open(args.untrained, "untrained")

@@ -127,10 +127,10 @@ class NetworkFeatures:
         points = functional.pad(centres, (1, 0))  # of scene 0
         with torch.inference_mode():
             sampled, _ = sample_levels(self._network(inputs, pyramid), pyramid, points)
-            return tuple(functional.layer_norm(level, level.shape[1:]).numpy() for level in sampled)
+            return tuple(functional.layer_norm(level, list(level.shape[1:])).numpy() for level in sampled)
 
 
-class LiftedFeatures:
+class FoundationFeatures:
     """A control, 2D only: every voxel has the foundation model's feature of its pixel, whatever lies before it.
 
     Args:

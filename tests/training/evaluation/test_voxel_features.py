@@ -12,7 +12,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_training.evaluation.voxel_features import (
-    LiftedFeatures,
+    FoundationFeatures,
     NetworkFeatures,
     SceneColumns,
     SceneFrame,
@@ -117,12 +117,12 @@ def test_lifted_features_are_those_of_the_pixel() -> None:
     street = make_street()
     of = SceneMaker(street, "exact").scene(0)
     rows = np.arange(len(of))[::-1]
-    (found,) = LiftedFeatures(Columns(), 4, CAMERA, "2D").features(SceneFrame(street, 0, of), rows)
+    (found,) = FoundationFeatures(Columns(), 4, CAMERA, "2D").features(SceneFrame(street, 0, of), rows)
     pixels = np.asarray(CAMERA.project(of.points_camera[rows])[0])
     inner = (pixels[:, 0] > 2) & (pixels[:, 0] < CAMERA.width - 3)
     assert inner.sum() > 20
     assert found[inner, 0] == pytest.approx(pixels[inner, 0], abs=1e-3) and found[:, 1] == pytest.approx(1.0)
     narrow = dataclasses.replace(CAMERA, width=16, cx=7.5)
-    (found,) = LiftedFeatures(Columns(), 4, narrow, "2D").features(SceneFrame(street, 0, of), rows)
+    (found,) = FoundationFeatures(Columns(), 4, narrow, "2D").features(SceneFrame(street, 0, of), rows)
     outside = pixels[:, 0] > 24 + 16
     assert 5 < outside.sum() < 60 and not found[outside].any() and found[pixels[:, 0] < 24 + 15, 1].all()
