@@ -260,6 +260,18 @@ def test_a_click_names_the_voxel_that_is_seen_there(tmp_path: Path) -> None:
       log.push(buttons().map((button) => button.textContent));
       byId("save-names").click();
       log.push(await files[0].text());
+      const give = async (text) => {
+        const given = new DataTransfer();
+        given.items.add(new File([text], "given.json"));
+        byId("open-names").files = given.files;
+        byId("open-names").dispatchEvent(new Event("change"));
+        await new Promise((done) => setTimeout(done, 100));
+        log.push(byId("naming").textContent, buttons().map((button) => button.textContent));
+      };
+      const kerb = { recording: "a", frame: 0, index: [1, 2, 3], class: "kerb" };
+      await give(JSON.stringify({ classes: { kerb: {} }, voxels: [kerb] }));
+      await give(JSON.stringify({ classes: {}, voxels: [{ ...kerb, index: [1, 2] }] }));
+      await give("[");
       document.body.dataset.log = JSON.stringify(log);
     }, 500);"""
     opened = open_page(with_additions(report.index, "naming.html", FULL_SCENE, script), tmp_path)
@@ -287,6 +299,9 @@ def test_a_click_names_the_voxel_that_is_seen_there(tmp_path: Path) -> None:
         {**before[1], "class": "mail <box>"},
         {**before[1], "index": [int(road[1]), int(road[2]), 1], "class": "road"},
     ]
+    assert log[14] == "4 voxels have a name" and log[15] == [*log[12], "kerb 1"]
+    assert log[16].startswith("given.json holds no named voxels") and log[17] == log[15]
+    assert log[18].startswith("given.json holds no named voxels") and log[19] == log[15]
 
 
 def test_frames_whose_voxels_are_named_say_where_they_are_from(tmp_path: Path) -> None:

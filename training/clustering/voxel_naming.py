@@ -69,7 +69,7 @@ class VoxelNamer:
         features = units if self.features is None else self.features(scene, asked)
         self._of_named.append(features[: len(rows)])
         self._classes.append(classes)
-        self._units.append(units[len(rows) :])
+        self._units.append(units)
         self._of_some.append(features[len(rows) :])
 
     def head(self) -> NamedHead:
@@ -100,8 +100,11 @@ class VoxelNamer:
         if self.features is None:
             return NamedHead(few, float(right.mean()), 1.0, len(classes))
         units = np.concatenate(self._units)
+        called = np.concatenate(
+            [part for named, of in zip(self._classes, self._of_some, strict=True) for part in (named, few.assign(of))]
+        )
         order = np.random.default_rng(self.seed).permutation(len(units))
-        head = fit_label_head(units[order], few.assign(some[order]), count)
+        head = fit_label_head(units[order], called[order], count)
         return NamedHead(head, float(right.mean()), head.agreement, len(classes))
 
 

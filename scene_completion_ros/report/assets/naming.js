@@ -81,8 +81,12 @@ globalThis.nameVoxels = ({ report, frame, shownOf, rayAt, redraw }) => {
   }
   async function open(file) {
     try {
-      const content = JSON.parse(await file.text());
-      for (const [name, { colour }] of Object.entries(content.classes)) classes.set(name, colour);
+      const content = JSON.parse(await file.text()), known = new Set([...classes.keys(), ...Object.keys(content.classes)]);
+      for (const voxel of content.voxels)
+        if (voxel.index.length !== 3 || !voxel.index.every(Number.isInteger) || !known.has(voxel.class))
+          throw new Error(`${JSON.stringify(voxel)} is no voxel of its classes`);
+      for (const [name, { colour }] of Object.entries(content.classes))
+        classes.set(name, colour || classes.get(name) || spread(classes.size));
       for (const voxel of content.voxels) named.set(keyOf(voxel), voxel);
       say(`${named.size} voxels have a name`);
       offer();
