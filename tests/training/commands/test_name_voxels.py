@@ -124,7 +124,7 @@ def test_what_cannot_be_named_is_refused(
         ([f"--page={tmp_path}", "--checkpoint=none.ckpt"], "--checkpoint only with them"),
         ([good, output, "--every=0"], "0 is no step"),
         ([good, f"--output={labelled.folder}"], "is the student itself"),
-        ([good, output, f"--data={synthetic_drive}", str(synthetic_drive)], "two recordings are called"),
+        ([good, output, "--data", *[str(synthetic_drive)] * 2], "two recordings are called"),
     ):
         assert main(["name-voxels", f"--data={synthetic_drive}", f"--bundle={labelled.folder}", *options]) == 2
         assert said in capsys.readouterr().err

@@ -59,7 +59,10 @@ def test_methods_are_probed_and_written(towns: tuple[Path, Path], checkpoint: Pa
     assert runs == {"inputs": 3, "untrained": 3, "mine": 2}
     assert all(entry["recordings"] == "towns" and entry["variant"]["kind"] == "all" for entry in content["scores"])
     linear = next(e for e in content["scores"] if e["method"] == "mine" and e["reading"] == "linear")["scores"]
-    assert {name for name, iou in linear["class_iou"].items() if iou["mean"] is not None} == {"car", "building"}
+    assert {name for name, share in linear["class_accuracy"].items() if share["mean"] is not None} == {
+        "car",
+        "building",
+    }
     assert "towns: labels of occupied voxels" in (tmp_path / "out" / "results.md").read_text()
     assert (tmp_path / "out" / "probe_towns.png").is_file()
 

@@ -13,7 +13,7 @@ from scene_completion_training.evaluation.voxel_probe_run import MethodScores
 from scene_completion_training.evaluation.voxel_probe_tables import as_json, markdown, plots, write_plots
 
 NAMES = ("road", "car", "pole")
-SETTINGS = ProbeSettings(steps=200, bank=30, shares=(0.5,), voxels=(20,))
+SETTINGS = ProbeSettings(steps=150, bank=30, shares=(0.5,), voxels=(20,))
 
 
 def drawn(seed: int, noise: float) -> LabelledFeatures:
