@@ -109,6 +109,6 @@ class Stage(lightning.LightningModule):
         """Factor on the learning rate: linear over the warm-up, then a cosine to zero over the rest of the steps."""
         settings = self.settings
         if step < settings.warmup:
-            return float(step + 1) / settings.warmup
+            return float((step + 1) / settings.warmup)
         progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
         return 0.5 + 0.5 * math.cos(min(1.0, float(progress)) * math.pi)

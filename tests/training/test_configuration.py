@@ -48,3 +48,10 @@ def test_a_key_of_the_camera_leaves_the_rest_to_the_recordings(tmp_path: Path) -
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_configuration(tmp_path / "none.yaml", [], Configuration)
+
+
+def test_a_stage_without_a_density_is_refused_where_one_is_needed() -> None:
+    file = CONFIGS / "masked_scene.yaml"
+    assert read_configuration(file, [], TrainingConfiguration).stage == "masked_scene"
+    with pytest.raises(ConfigurationError, match=r"masked_scene\.yaml: stage masked_scene trains no density field"):
+        read_configuration(file, [], Configuration)

@@ -38,6 +38,7 @@ from scene_completion_ros.inference.encoder import Encoder, make_encoder
 from scene_completion_ros.inference.query_kernel import hidden_reference
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.prepared import StereoDepths, cameras_ahead, fingerprint
+from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
 from scene_completion_training.evaluation.density_model import reference_camera
 from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_truth
@@ -329,7 +330,7 @@ class SceneMaker:
         ahead = cameras_ahead(self.sequence)
         if len(ahead) < 2:
             raise self._lacking(0, "stereo pair")
-        return StereoDepths(self.sequence, *ahead)
+        return StereoDepths(rectified_sequence(self.sequence, ahead, Viewpoint().camera), *ahead)
 
     def _fused(
         self, index: int, grid: VoxelGrid, pose: RigidTransform
@@ -337,7 +338,7 @@ class SceneMaker:
         """What the stereo depth of the frames around says is rather occupied than free."""
         stereo, settings, volume = self._stereo, FusionSettings(), Volume()
         views = fusion_views(
-            self.sequence,
+            stereo.sequence,
             index,
             stereo.left,
             lambda other: stereo.depth(other, "left"),
@@ -345,7 +346,7 @@ class SceneMaker:
             settings,
             volume,
         )
-        world_from_left = self.sequence.world_from_camera(index, stereo.left)
+        world_from_left = stereo.sequence.world_from_camera(index, stereo.left)
         camera_from_left = self.sequence.world_from_camera(index, self.camera).inverse() @ world_from_left
         grid_from_forward = pose @ camera_from_left @ OPTICAL_FROM_FORWARD
         moved = [

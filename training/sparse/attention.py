@@ -45,13 +45,14 @@ class SerialisedAttention(nn.Module):
             return x
         rows = windows(voxels, self.curve, self.exchanged)
         there = rows >= 0
-        taken = self.inward(self.norm(x))[rows.clamp(min=0)]
-        query, key, value = taken.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        taken: Tensor = self.inward(self.norm(x))[rows.clamp(min=0)]
+        query, key, value = taken.view(*rows.shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         answer = functional.scaled_dot_product_attention(query, key, value, attn_mask=there[:, None, None])
-        answer = self.outward(answer.transpose(1, 2).flatten(2)[there])
-        x = x + self.scale * torch.empty_like(answer).index_copy(0, rows[there], answer)
+        answer = answer.transpose(1, 2).flatten(2)[there][rows[there].argsort()]
+        x = x + self.scale * self.outward(answer)
         wide, gate = self.widen(self.second_norm(x)).chunk(2, dim=-1)
-        return x + self.second_scale * self.narrow(wide * functional.gelu(gate))
+        deeper: Tensor = self.narrow(wide * functional.gelu(gate))
+        return x + self.second_scale * deeper
 
 
 def windows(voxels: VoxelSet, curve: Curve, exchanged: bool, size: int = WINDOW) -> Tensor:
@@ -65,7 +66,7 @@ def windows(voxels: VoxelSet, curve: Curve, exchanged: bool, size: int = WINDOW)
     bits = max(max(voxels.shape) - 1, 1).bit_length()
     order = ((scene << (3 * bits)) + curve_position(place, curve, bits)).argsort()
     parts = []
-    for part in order.split(torch.bincount(scene).tolist()):
+    for part in order.split_with_sizes(torch.bincount(scene).tolist()):
         parts += [*part.tensor_split(-(-len(part) // size))] if len(part) else []
     return nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-1)
 

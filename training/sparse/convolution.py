@@ -69,63 +69,66 @@ class TorchBackend:
         return children.view(-1, weight.shape[2])[8 * parent + fine.child]
 
 
+_OCTREES: WeakKeyDictionary[VoxelSet, tuple[Any, Tensor]] = WeakKeyDictionary()
+"""Of each set its octree, and the row of each of the octree's finest nodes [N]."""
+
+
 class OcnnBackend:
-    """The package ocnn: octrees of Wang et al., "O-CNN" (2017).
-
-    Raises:
-        ConfigurationError: It cannot be imported.
-    """
-
-    def __init__(self) -> None:
-        try:
-            import ocnn
-        except (ImportError, RuntimeError) as error:  # the latter from a torchvision of another torch
-            raise ConfigurationError(
-                f"the package ocnn cannot be imported: {error}",
-                where="sparse convolutions",
-                cure="Install the extra ocnn, or take the back-end torch",
-            ) from error
-        self.package: Any = ocnn
-        self.octrees: WeakKeyDictionary[VoxelSet, tuple[Any, Tensor]] = WeakKeyDictionary()
+    """The package ocnn: octrees of Wang et al., "O-CNN" (2017)."""
 
     def subm(self, features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
         """Of `Backend`."""
         if not len(voxels):
             return features @ weight[CENTRE]
-        octree, rows = self._octree(voxels)
-        columns = self.package.nn.octree2col(features[rows], octree, octree.depth, "333", 1, True)
+        octree, rows = _octree(voxels)
+        columns = _ocnn().nn.octree2col(features[rows], octree, octree.depth, "333", 1, True)
         return _reordered(columns.flatten(1) @ weight.flatten(0, 1), rows)
 
     def down(self, features: Tensor, weight: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
         """Of `Backend`."""
         if not len(fine):
             return features @ weight[0]
-        octree, rows = self._octree(fine)
-        columns = self.package.nn.octree2col(features[rows], octree, octree.depth, "222", 2, True)
+        octree, rows = _octree(fine)
+        columns = _ocnn().nn.octree2col(features[rows], octree, octree.depth, "222", 2, True)
         return _reordered(columns.flatten(1) @ weight.flatten(0, 1), _octree_rows(octree, octree.depth - 1, coarse))
 
     def up(self, features: Tensor, weight: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
         """Of `Backend`."""
         if not len(fine):
             return features @ weight[0]
-        octree, rows = self._octree(fine)
+        octree, rows = _octree(fine)
         columns = features[_octree_rows(octree, octree.depth - 1, coarse)] @ weight.transpose(0, 1).flatten(1)
-        columns = columns.unflatten(1, (8, -1))
-        return _reordered(self.package.nn.col2octree(columns, octree, octree.depth, "222", 2, True), rows)
+        columns = columns.view(-1, 8, weight.shape[2])
+        return _reordered(_ocnn().nn.col2octree(columns, octree, octree.depth, "222", 2, True), rows)
 
-    def _octree(self, voxels: VoxelSet) -> tuple[Any, Tensor]:
-        """The octree of a set, and the row of each of its finest nodes [N]."""
-        if voxels not in self.octrees:
-            depth = (max(voxels.shape) - 1).bit_length() + 1  # so that there is a coarser level
-            octree = self.package.octree.Octree(
-                depth, full_depth=0, batch_size=voxels.scenes, device=voxels.index.device
-            )
-            centres = voxels.index[:, 1:] + 0.5
-            points = self.package.octree.Points(centres, batch_id=voxels.index[:, 0], batch_size=voxels.scenes)
-            octree.build_octree(points, 0.0, float(2**depth))
-            octree.construct_all_neigh()
-            self.octrees[voxels] = octree, _octree_rows(octree, depth, voxels)
-        return self.octrees[voxels]
+
+def _ocnn() -> Any:
+    """The package.
+
+    Raises:
+        ConfigurationError: It cannot be imported.
+    """
+    try:
+        import ocnn
+    except (ImportError, RuntimeError) as error:  # the latter from a torchvision of another torch
+        raise ConfigurationError(
+            f"the package ocnn cannot be imported: {error}",
+            where="sparse convolutions",
+            cure="Install the extra ocnn, or take the back-end torch",
+        ) from error
+    return ocnn
+
+
+def _octree(voxels: VoxelSet) -> tuple[Any, Tensor]:
+    if voxels not in _OCTREES:
+        depth = (max(voxels.shape) - 1).bit_length() + 1  # so that there is a coarser level
+        octree = _ocnn().octree.Octree(depth, 0, voxels.scenes, voxels.index.device)
+        scene, centre = voxels.index[:, 0], voxels.index[:, 1:] + 0.5
+        points = _ocnn().octree.Points(centre, batch_id=scene, batch_size=voxels.scenes)
+        octree.build_octree(points, 0.0, float(2**depth))
+        octree.construct_all_neigh()
+        _OCTREES[voxels] = octree, _octree_rows(octree, depth, voxels)
+    return _OCTREES[voxels]
 
 
 def _octree_rows(octree: Any, depth: int, voxels: VoxelSet) -> Tensor:
@@ -147,7 +150,7 @@ def backend(name: BackendName) -> Backend:
     """
     if name == "torch":
         return TorchBackend()
-    if name == "ocnn":
+    if name == "ocnn" and _ocnn():
         return OcnnBackend()
     raise ConfigurationError(f"no sparse convolutions are called {name!r}", where="backend", cure="Take torch or ocnn")
 

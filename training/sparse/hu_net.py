@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -77,7 +78,8 @@ class HUNetSettings:
                 where="masked scene network",
                 cure="Train it with this version",
             )
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+        return cls(**values)
 
 
 class VoxelHUNet(nn.Module):
@@ -191,7 +193,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
         """Features [N, C] to features [N, C]."""
         hidden = functional.gelu(self.compute.subm(self.before(x), self.first, voxels))
-        return x + self.scale * self.after(self.compute.subm(hidden, self.second, voxels))
+        change: Tensor = self.after(self.compute.subm(hidden, self.second, voxels))
+        return x + self.scale * change
 
 
 class Down(nn.Module):
@@ -224,7 +227,7 @@ class Up(nn.Module):
 
 def _kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:
     """Random weights [offsets, inputs, outputs] that keep the variance where so many offsets are occupied."""
-    return (taken * inputs) ** -0.5 * torch.randn(offsets, inputs, outputs)
+    return torch.randn(offsets, inputs, outputs) / math.sqrt(taken * inputs)
 
 
 def _with_token(features: Tensor, token: Tensor, some: VoxelSet, every: VoxelSet) -> Tensor:

@@ -55,9 +55,9 @@ def sample(features: Tensor, voxels: VoxelSet, points: Tensor, edge: float) -> t
     total = weights.sum(dim=1, keepdim=True)
     known = total > 0
     point, corner = (weights > 0).nonzero(as_tuple=True)
-    return _WeightedSum.apply(
-        features, point, rows[point, corner], (weights / torch.where(known, total, 1))[point, corner], len(points)
-    ), known[:, 0]
+    shares = (weights / torch.where(known, total, 1))[point, corner]
+    values = _WeightedSum.apply(features, point, rows[point, corner], shares, len(points))  # type: ignore[no-untyped-call]
+    return values, known[:, 0]
 
 
 class _WeightedSum(torch.autograd.Function):

@@ -132,7 +132,7 @@ class VoxelSet:
         """Rows [M] of voxels [M, 4] of (scene, x, y, z) in this set; -1 where a voxel is not in it."""
         return self.around(index, ((0, 0, 0),))[0]
 
-    def around(self, index: Tensor, offsets: Sequence[tuple[int, int, int]]) -> Tensor:
+    def around(self, index: Tensor, offsets: Sequence[tuple[int, ...]]) -> Tensor:
         """Rows [len(offsets), M] of the voxels at offsets from others [M, 4]; -1 where a voxel is not in the set.
 
         Args:
@@ -178,7 +178,7 @@ class VoxelSet:
             part = found[:, start : start + BLOCK]
             offset, row = (part >= 0).nonzero(as_tuple=True)
             sizes = torch.bincount(offset, minlength=27).tolist()
-            pairs = zip(row.split(sizes), part[offset, row].split(sizes), strict=True)
+            pairs = zip(row.split_with_sizes(sizes), part[offset, row].split_with_sizes(sizes), strict=True)
             blocks.append(Block(start, part.shape[1], tuple(pairs)))
         return tuple(blocks)
 

@@ -104,7 +104,7 @@ class MaskedSceneStage(Stage):
 
     configuration_class = MaskedSceneConfiguration
     field_class = VoxelHUNet
-    next_command = "scene-completion probe --network {checkpoint} ..."
+    next_command = "scene-completion probe --method masked {checkpoint} --untrained {checkpoint} --train ... --test ..."
     settings: MaskedSceneConfiguration
 
     def __init__(self, settings: MaskedSceneConfiguration) -> None:

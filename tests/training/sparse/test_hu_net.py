@@ -1,0 +1,235 @@
+"""The network: shapes, what it may know, equivariance, no leakage of what is masked, bad input."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_training.sparse.attention import Curve
+from scene_completion_training.sparse.convolution import BackendName
+from scene_completion_training.sparse.hu_net import HUNetSettings, Level, VoxelHUNet
+from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
+from tests.training.sparse.voxel_sets import importable, random_set
+
+SMALL = HUNetSettings(3, encoder=(8, 12, 16), decoder=(10, 12, 16))
+GRID = (16, 16, 12)  # multiples of the coarsest voxels
+
+
+def network(settings: HUNetSettings = SMALL) -> VoxelHUNet:
+    torch.manual_seed(0)
+    net = VoxelHUNet(settings)
+    for name, parameter in net.named_parameters():
+        if "scale" in name:
+            nn.init.ones_(parameter)  # so that blocks say something
+    return net
+
+
+def scene(scenes: int = 1, seed: int = 0) -> tuple[Tensor, Pyramid]:
+    voxels = random_set(GRID, scenes, 0.15, seed)
+    features = torch.randn(len(voxels), 3, generator=torch.Generator().manual_seed(seed))
+    return features, Pyramid.of(voxels, SMALL.levels)
+
+
+def patch_is_masked(voxels: VoxelSet) -> Tensor:
+    """Aligned patches of the coarsest voxels, every other one [N]."""
+    return (voxels.index[:, 1:] // 4).sum(dim=1) % 2 == 1
+
+
+def of_all(levels: list[Tensor]) -> Tensor:
+    return torch.cat([level.flatten() for level in levels])
+
+
+def moved(voxels: VoxelSet, by: int) -> Pyramid:
+    shape = (GRID[0] + 4, GRID[1] + 4, GRID[2] + 4)
+    return Pyramid.of(VoxelSet.of(voxels.index + torch.tensor([0, by, by, by]), shape)[0], SMALL.levels)
+
+
+def test_every_level_has_its_features() -> None:
+    net, (features, pyramid) = VoxelHUNet(HUNetSettings(3)), scene()
+    pyramid = Pyramid.of(pyramid.levels[0], 4)
+    found = net(features, pyramid)
+    assert [tuple(x.shape) for x in found] == [(len(v), d) for v, d in zip(pyramid.levels, net.dims, strict=True)]
+    assert net.dims == (64, 96, 128, 192)
+    assert all(x.isfinite().all() and 0.3 < float(x.detach().std()) < 3 for x in found)
+
+
+def test_m4_a_network_does_not_know_where_voxels_are() -> None:
+    net, (features, pyramid) = network(), scene()
+    here = of_all(net(features, pyramid))
+    torch.testing.assert_close(of_all(net(features, moved(pyramid.levels[0], 4))), here, rtol=1e-4, atol=1e-5)
+    aside = of_all(net(features, moved(pyramid.levels[0], 1)))
+    assert len(aside) != len(here) or (aside - here).abs().max() > 0.01  # other voxels share a parent
+
+
+def test_a_turned_scene_has_turned_features() -> None:
+    net, (features, pyramid) = network(), scene()
+    here = net(features, pyramid)
+
+    def turned(place: Tensor, edge: int) -> Tensor:  # yaw by 90 degrees
+        x, y, z = place.unbind(1)
+        return torch.stack([edge - 1 - y, x, z], dim=1)
+
+    voxels = pyramid.levels[0]
+    index = torch.cat([voxels.index[:, :1], turned(voxels.index[:, 1:], GRID[1])], dim=1)
+    around, order = VoxelSet.of(index, (GRID[1], GRID[0], GRID[2]))
+    offsets = {27: turned(torch.tensor(CUBE), 1), 8: turned(torch.tensor(CELL), 2)}
+    for parameter in net.parameters():
+        if parameter.ndim == 3:
+            there = offsets[len(parameter)]
+            rows = [there.tolist().index(list(offset)) for offset in (CUBE if len(parameter) == 27 else CELL)]
+            parameter.data = parameter.data[rows]
+    turned_pyramid = Pyramid.of(around, SMALL.levels)
+    there = net(features[order], turned_pyramid)
+    for one, other, level, turned_level in zip(here, there, pyramid.levels, turned_pyramid.levels, strict=True):
+        place = torch.cat([level.index[:, :1], turned(level.index[:, 1:], level.shape[1])], dim=1)
+        torch.testing.assert_close(other[turned_level.find(place)], one, rtol=1e-4, atol=1e-4)
+
+
+def test_masked_voxels_do_not_leak() -> None:
+    net, (features, pyramid) = network(), scene()
+    voxels = pyramid.levels[0]
+    seen = ~patch_is_masked(voxels)
+    visible = Pyramid.of(VoxelSet.of(voxels.index[seen], voxels.shape)[0], SMALL.levels)
+    sets: list[VoxelSet] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, VoxelSet]) -> None:
+        sets.append(inputs[1])
+
+    for layer in net.encoders:
+        layer.register_forward_pre_hook(note)
+    answer = of_all(net(features[seen], pyramid, visible))
+    for level, voxels_of_level in enumerate(sets):
+        places = torch.cat([voxels.index[seen][:, :1], voxels.index[seen][:, 1:] >> level], dim=1).unique(dim=0)
+        assert torch.equal(voxels_of_level.index, places)
+    coarse = pyramid.levels[-1].index
+    masked_patches = coarse[patch_is_masked(VoxelSet(coarse * torch.tensor([1, 4, 4, 4]), voxels.shape))]
+    assert len(masked_patches) and (visible.levels[-1].find(masked_patches) < 0).all()
+
+    hidden, shown = features.clone(), features.clone()
+    hidden[~seen] += 1.0
+    shown[seen] += 1.0
+    assert torch.equal(of_all(net(hidden[seen], pyramid, visible)), answer)
+    assert (of_all(net(shown[seen], pyramid, visible)) - answer).abs().max() > 0.01
+    assert (of_all(net(features, pyramid))[: len(answer)] - answer).abs().max() > 0.01
+
+
+def test_masked_voxels_start_from_the_token_of_their_level() -> None:
+    net, (features, pyramid) = network(), scene()
+    voxels = pyramid.levels[0]
+    seen = ~patch_is_masked(voxels)
+    visible = Pyramid.of(VoxelSet.of(voxels.index[seen], voxels.shape)[0], SMALL.levels)
+    given: list[Tensor] = []
+    last = net.decoders[-1]
+    assert isinstance(last, Level)
+    last.register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
+    sum(x.square().sum() for x in net(features[seen], pyramid, visible)).backward()
+    is_token = (given[0] == net.tokens[-1]).all(dim=1)
+    assert torch.equal(is_token, visible.levels[-1].find(pyramid.levels[-1].index) < 0)
+    assert is_token.any() and not is_token.all()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_what_is_all_visible_is_not_masked() -> None:
+    net, (features, pyramid) = network(), scene()
+    assert torch.equal(of_all(net(features, pyramid, pyramid)), of_all(net(features, pyramid)))
+
+
+def test_nothing_visible_leaves_tokens() -> None:
+    net, (_, pyramid) = network(), scene()
+    nothing = Pyramid.of(random_set(GRID, share=0.0), SMALL.levels)
+    found = net(torch.zeros(0, 3), pyramid, nothing)
+    assert [len(x) for x in found] == [len(level) for level in pyramid.levels]
+    assert all(x.isfinite().all() for x in found)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_hardly_any_voxels(count: int) -> None:
+    voxels = VoxelSet.of(torch.tensor([[0, 1, 2, 3]])[:count], GRID)[0]
+    found = network()(torch.ones(count, 3), Pyramid.of(voxels, SMALL.levels))
+    assert [tuple(x.shape) for x in found] == [(count, dim) for dim in SMALL.decoder]
+    assert all(x.isfinite().all() for x in found)
+
+
+@pytest.mark.parametrize("attention", ["none", "zorder", "hilbert"])
+def test_scenes_of_a_batch_do_not_know_each_other(attention: Curve) -> None:
+    net = network(HUNetSettings(3, SMALL.encoder, SMALL.decoder, attention=attention))
+    features, pyramid = scene(2)
+    together = net(features, pyramid)
+    for number in range(2):
+        index = pyramid.levels[0].index
+        mine = index[:, 0] == number
+        alone = Pyramid.of(VoxelSet.of(index[mine] * torch.tensor([0, 1, 1, 1]), GRID)[0], SMALL.levels)
+        for one, both, level in zip(net(features[mine], alone), together, pyramid.levels, strict=True):
+            torch.testing.assert_close(one, both[level.index[:, 0] == number], rtol=1e-4, atol=1e-4)
+
+
+def test_attention_sees_further_than_convolutions() -> None:
+    plain, attending = (
+        network(HUNetSettings(3, (8,), (8,), attention=kind))  # type: ignore[arg-type]
+        for kind in ("none", "zorder")
+    )
+    features, pyramid = scene()
+    pyramid = Pyramid.of(pyramid.levels[0], 1)
+    features[0] += 5.0
+    moved_by = [of_all(net(features, pyramid)) for net in (plain, attending)]
+    features[0] -= 5.0
+    changed = [
+        (after - of_all(net(features, pyramid))).view(-1, 8).abs().sum(dim=1) > 1e-6
+        for net, after in zip((plain, attending), moved_by, strict=True)
+    ]
+    assert changed[0].sum() < 0.5 * len(features) < changed[1].sum()
+
+
+def test_networks_of_both_back_ends_agree() -> None:
+    importable("ocnn")
+    features, pyramid = scene(2)
+    net, other = network(), network(HUNetSettings(3, SMALL.encoder, SMALL.decoder, backend="ocnn"))
+    torch.testing.assert_close(of_all(other(features, pyramid)), of_all(net(features, pyramid)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["torch", "ocnn"])
+def test_a_network_can_be_copied_after_use(name: BackendName) -> None:
+    importable(name)
+    net, (features, pyramid) = network(HUNetSettings(3, SMALL.encoder, SMALL.decoder, backend=name)), scene()
+    before = of_all(net(features, pyramid))
+    assert torch.equal(of_all(copy.deepcopy(net)(features, pyramid)), before)
+
+
+def test_settings_survive_a_checkpoint() -> None:
+    settings = HUNetSettings(5, (8, 16), (8, 16), 2, "hilbert", "torch")
+    assert HUNetSettings.of(json.loads(json.dumps(settings.plain()))) == settings
+    with pytest.raises(ConfigurationError, match="depth.*not those of a network"):
+        HUNetSettings.of({**settings.plain(), "depth": 3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"inputs": 5, "encoder": (8, 16)}, "encoder has 2 levels, the decoder 4"),
+        ({"inputs": 5, "encoder": (), "decoder": ()}, "encoder has 0 levels"),
+        ({"inputs": 0}, "below one"),
+        ({"inputs": 5, "blocks": 0}, "below one"),
+    ],
+)
+def test_impossible_sizes_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        HUNetSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    net, (features, pyramid) = network(), scene()
+    voxels = pyramid.levels[0]
+    with pytest.raises(GridError, match="pyramid of all voxels has 2 levels, the network 3"):
+        net(features, Pyramid.of(voxels, 2))
+    with pytest.raises(GridError, match=r"not \(460, 3\).*one row to each voxel"):
+        net(features[1:], pyramid)
+    with pytest.raises(GridError, match=r"features are \(460, 2\)"):
+        net(features[:, 1:], pyramid)
+    other = Pyramid.of(random_set(GRID, 1, 0.15, seed=1), SMALL.levels)
+    with pytest.raises(GridError, match="visible voxels are not among all voxels"):
+        net(features, other, pyramid)

@@ -1,0 +1,114 @@
+"""Occupied-normalised trilinear sampling: exact to the half voxel (M1), unshrunken beside free space (M2)."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from scene_completion_training.sparse.sampling import sample, sample_levels
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from tests.training.sparse.voxel_sets import random_set
+
+
+def random_points(count: int = 200, margin: float = 3.0) -> Tensor:
+    """Points [P, 4] in and around the grid, of three scenes, of which the sets have two."""
+    generator = torch.Generator().manual_seed(0)
+    scene = torch.randint(3, (count, 1), generator=generator)
+    return torch.cat([scene, torch.rand(count, 3, generator=generator) * (9 + 2 * margin) - margin], dim=1)
+
+
+def centres(voxels: VoxelSet) -> Tensor:
+    return torch.cat([voxels.index[:, :1], voxels.index[:, 1:] + 0.5], dim=1)
+
+
+def plainly(features: Tensor, voxels: VoxelSet, points: Tensor, edge: float) -> tuple[Tensor, list[bool]]:
+    """The readable twin: point by point, corner by corner."""
+    rows = {tuple(place): row for row, place in enumerate(voxels.index.tolist())}
+    out = torch.zeros(len(points), features.shape[1])
+    known = []
+    for number, (scene, *place) in enumerate(points.tolist()):
+        corners = []
+        u = [p / edge - 0.5 for p in place]
+        for corner in itertools.product(*([int(v // 1), int(v // 1) + 1] for v in u)):
+            weight = 1.0
+            for v, c in zip(u, corner, strict=True):
+                weight *= 1 - abs(v - c)
+            if weight > 0 and (place_of := (int(scene), *corner)) in rows:
+                corners.append((weight, features[rows[place_of]]))
+        known.append(bool(corners))
+        if corners:
+            out[number] = torch.stack([w * f for w, f in corners]).sum(dim=0) / sum(w for w, _ in corners)
+    return out, known
+
+
+def test_sampling_is_that_of_the_readable_twin() -> None:
+    pyramid, points = Pyramid.of(random_set(share=0.1), 3), random_points()
+    features = [torch.randn(len(level), 4) for level in pyramid.levels]
+    found, known = sample_levels(features, pyramid, points)
+    for level, (f, voxels) in enumerate(zip(features, pyramid.levels, strict=True)):
+        expected, there = plainly(f, voxels, points, 2**level)
+        torch.testing.assert_close(found[level], expected, rtol=1e-4, atol=1e-4)
+        if level == 0:
+            assert known.tolist() == there
+            assert 0 < sum(there) < len(there)
+
+
+def test_the_finest_level_at_its_centres_is_itself() -> None:
+    voxels = random_set()
+    features = torch.randn(len(voxels), 5)
+    found, known = sample(features, voxels, centres(voxels), 1.0)
+    assert torch.equal(found, features)
+    assert known.all()
+
+
+def test_m2_a_constant_stays_constant_beside_free_space() -> None:
+    pyramid = Pyramid.of(random_set(share=0.02), 4)
+    constant = [torch.full((len(level), 2), 3.0) for level in pyramid.levels]
+    found, known = sample_levels(constant, pyramid, random_points(2000))
+    assert known.any()
+    for values in found:
+        torch.testing.assert_close(values[known], torch.full_like(values[known], 3.0))
+
+
+def test_m1_a_ramp_is_exact_to_the_half_voxel() -> None:
+    shape = (16, 8, 8)
+    cells = torch.tensor(list(itertools.product([0], *map(range, shape))))
+    pyramid = Pyramid.of(VoxelSet.of(cells, shape)[0], 3)
+    ramps = [(level.index[:, 1:] + 0.5) * 2**step for step, level in enumerate(pyramid.levels)]
+    points = torch.cat([torch.zeros(300, 1), torch.rand(300, 3) * (torch.tensor(shape) - 4.0) + 2.0], dim=1)
+    for values in sample_levels(ramps, pyramid, points)[0]:  # from centre to centre of the coarsest voxels
+        torch.testing.assert_close(values, points[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_free_corners_have_no_weight() -> None:
+    voxels = VoxelSet.of(torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0]]), (2, 2, 2))[0]
+    features = torch.tensor([[1.0], [5.0]])
+    points = torch.tensor([[0.0, 1.25, 0.75, 0.5], [0.0, 1.5, 0.5, 0.5], [0.0, 1.25, 0.75, 1.25]])
+    found, known = sample(features, voxels, points, 1.0)
+    # Weights 0.25 · 0.75 and 0.75 · 0.25: halves. On the centre of a free voxel nothing is left.
+    torch.testing.assert_close(found, torch.tensor([[3.0], [0.0], [3.0]]))
+    assert known.tolist() == [True, False, True]
+
+
+def test_what_is_known_on_the_finest_level_is_known_on_all() -> None:
+    pyramid, points = Pyramid.of(random_set(share=0.05), 4), random_points(2000)
+    ones = [torch.ones(len(level), 1) for level in pyramid.levels]
+    found, known = sample_levels(ones, pyramid, points)
+    assert 0 < known.sum() < len(known)
+    assert all((values[known] > 0.99).all() for values in found)
+    assert not found[0][~known].any()
+
+
+def test_gradients() -> None:
+    voxels, points = random_set(share=0.1), random_points(40, margin=0.0).double()
+    features = torch.randn(len(voxels), 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: sample(f, voxels, points, 2.0)[0], features)
+
+
+def test_without_voxels_or_points() -> None:
+    empty, some = random_set(share=0.0), random_set()
+    found, known = sample(torch.zeros(0, 3), empty, random_points(5), 1.0)
+    assert not found.any() and not known.any() and found.shape == (5, 3)
+    assert sample(torch.zeros(len(some), 3), some, torch.zeros(0, 4), 1.0)[0].shape == (0, 3)

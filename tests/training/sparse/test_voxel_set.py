@@ -1,0 +1,116 @@
+"""Sets of voxels: order, search, neighbours, coarser levels, bad input."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from scene_completion_ros.errors import GridError
+from scene_completion_training.sparse import voxel_set
+from scene_completion_training.sparse.voxel_set import CELL, CUBE, Pyramid, VoxelSet
+from tests.training.sparse.voxel_sets import SHAPE, random_index, random_set
+
+
+def as_tuples(index: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(row) for row in index.tolist()]
+
+
+@pytest.fixture(params=["table", "search"], autouse=True)
+def way_to_find(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "search":
+        monkeypatch.setattr(voxel_set, "TABLE_CELLS", -1)
+
+
+def test_voxels_are_sorted_and_the_order_is_told() -> None:
+    index = random_index()
+    voxels, order = VoxelSet.of(index, SHAPE)
+    assert as_tuples(voxels.index) == sorted(as_tuples(index))
+    assert torch.equal(voxels.index, index[order])
+
+
+def test_found_are_those_that_are_there() -> None:
+    voxels = random_set()
+    rows = {place: row for row, place in enumerate(as_tuples(voxels.index))}
+    cells = torch.tensor(list(itertools.product(range(-1, 4), *(range(-3, edge + 3) for edge in SHAPE))))
+    assert voxels.find(cells).tolist() == [rows.get(place, -1) for place in as_tuples(cells)]
+
+
+def test_what_is_around_is_found_from_outside_as_well() -> None:
+    voxels = random_set()
+    rows = {place: row for row, place in enumerate(as_tuples(voxels.index))}
+    cells = torch.tensor(list(itertools.product(range(3), *(range(-3, edge + 3) for edge in SHAPE))))
+    for (dx, dy, dz), found in zip(CUBE, voxels.around(cells, CUBE), strict=True):
+        expected = [rows.get((scene, x + dx, y + dy, z + dz), -1) for scene, x, y, z in as_tuples(cells)]
+        assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("block", [7, 4096])
+def test_neighbours_are_those_of_a_plain_search(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxel_set, "BLOCK", block)
+    voxels = random_set()
+    places = as_tuples(voxels.index)
+    rows = {place: row for row, place in enumerate(places)}
+    expected = {
+        (row, offset, other)
+        for row, (scene, x, y, z) in enumerate(places)
+        for offset, (dx, dy, dz) in enumerate(CUBE)
+        if (other := rows.get((scene, x + dx, y + dy, z + dz))) is not None
+    }
+    found = [
+        (start + int(row), offset, int(other))
+        for start, _, pairs in voxels.neighbours
+        for offset, sides in enumerate(pairs)
+        for row, other in zip(*sides, strict=True)
+    ]
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+def test_the_coarser_set_holds_the_parents() -> None:
+    voxels = random_set(share=0.1)
+    coarse, parent = voxels.coarser()
+    halves = torch.cat([voxels.index[:, :1], voxels.index[:, 1:] // 2], dim=1)
+    assert coarse.shape == (5, 4, 3)
+    assert as_tuples(coarse.index) == sorted(set(as_tuples(halves)))
+    assert torch.equal(coarse.index[parent], halves)
+    children = torch.tensor(CELL)[voxels.child]
+    assert torch.equal(2 * coarse.index[parent][:, 1:] + children, voxels.index[:, 1:])
+
+
+def test_a_pyramid_has_as_many_levels_as_asked_for() -> None:
+    pyramid = Pyramid.of(random_set(), 4)
+    assert [level.shape for level in pyramid.levels] == [(9, 7, 6), (5, 4, 3), (3, 2, 2), (2, 1, 1)]
+    assert [len(parent) for parent in pyramid.parents] == [len(level) for level in pyramid.levels[:3]]
+    assert torch.equal(pyramid.to("cpu").levels[2].index, pyramid.levels[2].index)
+    with pytest.raises(GridError, match="0 levels"):
+        Pyramid.of(random_set(), 0)
+
+
+@pytest.mark.parametrize("voxels", [0, 1])
+def test_hardly_any_voxels(voxels: int) -> None:
+    pyramid = Pyramid.of(VoxelSet.of(torch.tensor([[3, 2, 1, 5]])[:voxels], SHAPE)[0], 4)
+    assert [len(level) for level in pyramid.levels] == [voxels] * 4
+    assert pyramid.levels[0].find(torch.tensor([[3, 2, 1, 5], [0, 2, 1, 5]])).tolist() == [voxels - 1, -1]
+    pairs = [len(rows) for block in pyramid.levels[0].neighbours for rows, _ in block.pairs]
+    assert sum(pairs) == voxels
+
+
+@pytest.mark.parametrize("place", [(0, 9, 0, 0), (0, 0, -1, 0), (0, 0, 0, 6), (-1, 0, 0, 0)])
+def test_voxels_outside_of_the_grid_are_refused(place: tuple[int, ...]) -> None:
+    with pytest.raises(GridError, match="1 of 3 voxels lie outside of a grid of 9×7×6.*Crop") as caught:
+        VoxelSet.of(torch.tensor([[0, 0, 0, 0], place, [1, 1, 1, 1]]), SHAPE)
+    assert str(place) in str(caught.value)
+
+
+def test_voxels_that_are_there_twice_are_refused() -> None:
+    with pytest.raises(GridError, match=r"1 of 3 voxels are there more than once.*\(0, 4, 5, 1\).*Merge"):
+        VoxelSet.of(torch.tensor([[0, 4, 5, 1], [1, 4, 5, 1], [0, 4, 5, 1]]), SHAPE)
+
+
+@pytest.mark.parametrize("index", [torch.zeros(3, 3).long(), torch.zeros(3, 4), torch.zeros(4).long()])
+def test_what_is_no_index_is_refused(index: Tensor) -> None:
+    with pytest.raises(GridError, match="columns scene, x, y, z"):
+        VoxelSet.of(index, SHAPE)
