@@ -142,8 +142,8 @@ class NamedVoxels:
         named = np.array(list(of_frame), np.int64).reshape(-1, 3)
         if (outside := (named >= np.asarray(shape)).any(axis=1)).any():
             raise self._wrong(frame, named[outside], f"not in the grid of {tuple(shape)}", "the student's grid")
-        occupied = np.ravel_multi_index(tuple(np.asarray(index, np.int64).T), tuple(shape))
-        asked = np.ravel_multi_index(tuple(named.T), tuple(shape))
+        occupied = np.asarray(np.ravel_multi_index(tuple(np.asarray(index, np.int64).T), tuple(shape)))
+        asked = np.asarray(np.ravel_multi_index(tuple(named.T), tuple(shape)))
         order = np.argsort(occupied)
         place = np.searchsorted(occupied[order], asked).clip(0, max(len(occupied) - 1, 0))
         rows = order[place] if len(occupied) else np.zeros(0, np.int64)

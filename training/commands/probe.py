@@ -114,11 +114,11 @@ def _scenes(
     """The labelled scenes of each recording."""
     from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.voxel_probe_run import is_town, labelled_scenes
-    from scene_completion_training.masked_scene.scenes import SceneMaker
+    from scene_completion_training.masked_scene.scenes import Kind, SceneMaker
 
     found = []
     for sequence in map(open_recording, folders):
-        kind = ("exact" if is_town(sequence) else "lidar") if args.scenes == TRUE else args.scenes
+        kind: Kind = ("exact" if is_town(sequence) else "lidar") if args.scenes == TRUE else args.scenes
         units = student is not None and student.head.label_hidden > 0
         maker = SceneMaker(sequence, kind, student=student, units=units)
         found.append(labelled_scenes(maker, args.cache, args.every))
