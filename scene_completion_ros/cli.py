@@ -27,6 +27,8 @@ COMMANDS = {
     "export-gpu": "scene_completion_training.commands.export_gpu",
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
+    "name-voxels": "scene_completion_training.commands.name_voxels",
+    "probe": "scene_completion_training.commands.probe",
     "street-world": "scene_completion_training.commands.street_world",
     "text-encoder": "scene_completion_training.commands.text_encoder",
     "train": "scene_completion_training.commands.train",

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from scene_completion_ros.errors import GridError
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.voxels.phrase_matches import phrase_colours
 from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, words_of_street
@@ -195,3 +196,116 @@ def test_words_are_counted_mapped_and_put_out_again(page_with_words: Path, tmp_p
         [0, 0, 0],  # the keyboard reaches the buttons
         ["The words were not answered for this frame.", ["wall"]],
     ]
+
+
+CORNER = [20, 25, 19]
+"""A voxel of the wall that is seen from everywhere."""
+
+
+def test_a_click_names_the_voxel_that_is_seen_there(tmp_path: Path) -> None:
+    before = [
+        {"recording": recording, "frame": 4, "index": CORNER, "class": name}
+        for recording, name in (("other", "hedge"), ("drive </script>", "beacon"))
+    ]
+    classes = {"road": {"colour": [90, 90, 100]}, "hedge": {"colour": [30, 160, 40]}, "beacon": {"colour": [1, 2, 250]}}
+    naming = {"classes": classes, "voxels": before}
+    with ReportWriter(tmp_path / "report", "Test drive", NAMES, COLOURS, naming=naming) as report:
+        report.add_frame(street(), photo(), camera=CAMERA, source=("drive </script>", 4))
+    script = """setTimeout(async () => {
+      const byId = (id) => document.getElementById(id), scene = byId("scene"), labels = byId("labels"), log = [];
+      const files = [];
+      URL.createObjectURL = (blob) => { files.push(blob); return "data:,"; };
+      HTMLAnchorElement.prototype.click = () => {};
+      scene.setPointerCapture = () => {};          // there is no such pointer
+      const buttons = () => [...document.querySelectorAll("#classes button")];
+      const choose = (name) => buttons().find((button) => button.textContent.startsWith(name)).click();
+      const clickAt = (x, y, moved = 0) => {
+        scene.dispatchEvent(new MouseEvent("pointerdown", { clientX: x + moved, clientY: y, bubbles: true }));
+        scene.dispatchEvent(new MouseEvent("click", { clientX: x, clientY: y, bubbles: true, detail: 1 }));
+        log.push(byId("naming").textContent);
+      };
+      const mark = () => {                         // where the only beacon is drawn
+        const copy = Object.assign(document.createElement("canvas"), { width: labels.width, height: labels.height });
+        const pen = copy.getContext("2d", { willReadFrequently: true }), found = [];
+        pen.drawImage(labels, 0, 0);
+        const { data } = pen.getImageData(0, 0, labels.width, labels.height);
+        for (let i = 0; i < data.length; i += 4)
+          if (data[i] === 1 && data[i + 1] === 2 && data[i + 2] === 250) found.push(i / 4);
+        const mean = (of) => found.reduce((sum, i) => sum + of(i), 0) / found.length * scene.clientWidth / labels.width;
+        return [mean((i) => i % labels.width) + 0.5, mean((i) => Math.floor(i / labels.width)) + 0.5];
+      };
+      const look = async (name) => {
+        document.querySelector(`[data-viewpoint=${name}]`).click();
+        await new Promise((done) => setTimeout(done, 100));
+      };
+      log.push(buttons().map((button) => button.textContent));
+      choose("beacon");
+      let place;
+      for (const name of ["behind", "side", "top"]) {
+        await look(name);
+        place = mark();
+        clickAt(...place);                         // what is drawn there is the voxel that is clicked there
+        clickAt(...place);
+      }
+      clickAt(...place, 30);                       // the view was turned: no click
+      clickAt(3, 3);
+      byId("new-class").value = " mail <box> ";
+      byId("add-class").click();
+      clickAt(...place);                           // another class takes the voxel over
+      byId("show-surface").click();
+      clickAt(...place);                           // the wall is not shown
+      byId("show-surface").click();
+      choose("road");
+      clickAt(0.65 * scene.clientWidth, 0.5 * scene.clientHeight);
+      log.push(buttons().map((button) => button.textContent));
+      byId("save-names").click();
+      log.push(await files[0].text());
+      const give = async (text) => {
+        const given = new DataTransfer();
+        given.items.add(new File([text], "given.json"));
+        byId("open-names").files = given.files;
+        byId("open-names").dispatchEvent(new Event("change"));
+        await new Promise((done) => setTimeout(done, 100));
+        log.push(byId("naming").textContent, buttons().map((button) => button.textContent));
+      };
+      const kerb = { recording: "a", frame: 0, index: [1, 2, 3], class: "kerb" };
+      await give(JSON.stringify({ classes: { kerb: {} }, voxels: [kerb] }));
+      await give(JSON.stringify({ classes: {}, voxels: [{ ...kerb, index: [1, 2] }] }));
+      await give("[");
+      document.body.dataset.log = JSON.stringify(log);
+    }, 500);"""
+    opened = open_page(with_additions(report.index, "naming.html", FULL_SCENE, script), tmp_path)
+    assert opened.console == []
+    found = re.search(r'data-log="([^"]*)"', opened.dom)
+    assert found, "the script did not reach its end"
+    log = json.loads(html.unescape(found.group(1)))
+    where = "voxel 20, 25, 19 of drive </script>, frame 4"
+    assert log[0] == ["road", "hedge 1", "beacon 1"]
+    toggled = [f"no name: {where}; 1 voxels have a name", f"beacon: {where}; 2 voxels have a name"]
+    assert log[1:7] == 3 * toggled
+    assert log[7:11] == [
+        toggled[1],
+        "There is no voxel.",
+        f"mail <box>: {where}; 2 voxels have a name",
+        "There is no voxel.",
+    ]
+    road = re.fullmatch(r"road: voxel (\d+), (\d+), 1 of drive </script>, frame 4; 3 voxels have a name", log[11])
+    assert road and 28 <= int(road[1]) <= 31 and int(road[2]) < 12  # right of the middle: y is to the left
+    assert log[12] == ["road 1", "hedge 1", "beacon", "mail <box> 1"]
+    saved = json.loads(log[13])
+    assert saved["schema"] == 1 and list(saved["classes"]) == ["road", "hedge", "mail <box>"]
+    assert saved["voxels"] == [
+        before[0],
+        {**before[1], "class": "mail <box>"},
+        {**before[1], "index": [int(road[1]), int(road[2]), 1], "class": "road"},
+    ]
+    assert log[14] == "4 voxels have a name" and log[15] == [*log[12], "kerb 1"]
+    assert log[16].startswith("given.json holds no named voxels") and log[17] == log[15]
+    assert log[18].startswith("given.json holds no named voxels") and log[19] == log[15]
+
+
+def test_frames_whose_voxels_are_named_say_where_they_are_from(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "Test drive", NAMES, COLOURS, naming={"classes": {}, "voxels": []}) as report:
+        with pytest.raises(GridError, match="whose voxels are named"):
+            report.add_frame(street(), photo())
+        report.add_frame(street(), photo(), source=("drive", 0))

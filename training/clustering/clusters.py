@@ -130,8 +130,6 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
     Raises:
         ConfigurationError: There are fewer than two classes among the points.
     """
-    from sklearn.linear_model import LogisticRegression
-
     held_out = np.arange(len(classes)) % HELD_OUT == 0
     known = np.unique(classes[~held_out])
     if len(known) < 2:
@@ -140,19 +138,44 @@ def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], coun
             where="classes",
             cure="Give the clusters at least two names, or label more",
         )
+    head = logistic_head(units[~held_out], classes[~held_out], count, around=units[~held_out])
+    return dataclasses.replace(head, agreement=float((head.assign(units[held_out]) == classes[held_out]).mean()))
+
+
+def logistic_head(
+    units: NDArray[np.floating],
+    classes: NDArray[np.int64],
+    count: int,
+    *,
+    around: NDArray[np.floating],
+    weight: float = 1.0,
+    balanced: bool = False,
+) -> LabelHead:
+    """Multinomial logistic regression, standardised.
+
+    Args:
+        units: [N, E].
+        classes: [N], of at least two different ones.
+        count: Number of classes K; those that no point has stay improbable.
+        around: Points [M, E] whose mean and deviation standardise.
+        weight: Of the points against small weights of the classes.
+        balanced: All classes weigh the same, however many points they have.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    known = np.unique(classes)
     # Tokens have most in common: around their mean the fit takes far fewer steps, to the same result.
-    mean, scale = units[~held_out].mean(axis=0), units[~held_out].std(axis=0) + 1e-6
-    model = LogisticRegression(C=1.0, max_iter=300)
-    model.fit((units[~held_out] - mean) / scale, classes[~held_out])
+    mean, scale = around.mean(axis=0), around.std(axis=0) + 1e-6
+    model = LogisticRegression(C=weight, max_iter=300, class_weight="balanced" if balanced else None)
+    model.fit((units - mean) / scale, classes)
     weights = model.coef_ / scale
     biases = model.intercept_ - weights @ mean
     if len(known) == 2:  # one row stands for both
         weights, biases = np.concatenate([-weights, weights]) / 2.0, np.concatenate([-biases, biases]) / 2.0
-    weight = np.zeros((count, units.shape[1]), np.float32)
+    rows = np.zeros((count, units.shape[1]), np.float32)
     bias = np.full(count, -30.0, np.float32)
-    weight[known], bias[known] = weights, biases
-    head = LabelHead(weight, bias, math.nan)
-    return dataclasses.replace(head, agreement=float((head.assign(units[held_out]) == classes[held_out]).mean()))
+    rows[known], bias[known] = weights, biases
+    return LabelHead(rows, bias, math.nan)
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,13 @@ class LinearProbe:
     def __call__(self, observed: OpenVocabularyObservation, points: NDArray[np.float32]) -> Judgement:
         """Classes of points [N, 3]; it knows no words."""
         values, known = probed(observed, points)
-        labels = (values @ self.weight.T + self.bias).argmax(axis=1)
+        labels = self.labels(values)
         labels[~known] = len(self.bias)
         return Judgement(labels, np.zeros((len(points), 0), np.float32), np.zeros(len(points), np.float32))
+
+    def labels(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The class [N] of the largest logit, of what is probed [N, E]."""
+        return np.asarray((values @ self.weight.T + self.bias).argmax(axis=1), np.int64)
 
 
 def probed(
@@ -67,9 +71,9 @@ def probed(
 
 
 def fit_linear_probe(
-    values: NDArray[np.float32], classes: NDArray[np.int64], count: int, *, seed: int = 0
+    values: NDArray[np.float32], classes: NDArray[np.int64], count: int, *, seed: int = 0, steps: int | None = None
 ) -> LinearProbe:
-    """Fits a probe to values [N, E] and their classes [N] of `count`.
+    """Fits a probe to values [N, E] and their classes [N] of `count`, in `STEPS` unless told otherwise.
 
     Raises:
         ConfigurationError: They are of fewer than two classes.
@@ -83,12 +87,13 @@ def fit_linear_probe(
     mean, scale = values.mean(axis=0), values.std(axis=0) + np.float32(1e-6)
     inputs, targets = torch.from_numpy((values - mean) / scale), torch.from_numpy(classes)
     generator = torch.Generator().manual_seed(seed)
+    steps = STEPS if steps is None else steps
     layer = nn.Linear(values.shape[1], count)
     nn.init.zeros_(layer.weight)  # convex: where it starts does not matter
     nn.init.zeros_(layer.bias)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=BETAS)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
         batch = torch.randint(len(inputs), (BATCH,), generator=generator)
         optimizer.zero_grad()
         torch.autograd.backward(functional.cross_entropy(layer(inputs[batch]), targets[batch]))

@@ -138,7 +138,7 @@ def _tables(results: Sequence[MethodScores]) -> Iterator[tuple[str, str]]:
 
 def _scores(results: Sequence[MethodScores], columns: Mapping[str, Callable[[ModelScores], list[float]]]) -> str:
     rows = [
-        [result.method, *(_cell([figures(seed) for seed in result.seeds]) for figures in columns.values())]
+        [result.method, *(seeds_cell([figures(seed) for seed in result.seeds]) for figures in columns.values())]
         for result in results
     ]
     return table(["method", *columns], rows)
@@ -157,11 +157,13 @@ def _words(results: Sequence[MethodScores]) -> str:
     rows = []
     for word, scores in first.items():
         meant = ", ".join(SEMANTIC_KITTI_CLASSES[number] for number in asked[0].meanings[word])
-        found = [_cell([[seed.words[word][LARGEST].average_precision] for seed in result.seeds]) for result in asked]
+        found = [
+            seeds_cell([[seed.words[word][LARGEST].average_precision] for seed in result.seeds]) for result in asked
+        ]
         rows.append([word, meant, percent(scores.prior), *found])
     prior = percent(float(np.mean([scores.prior for scores in first.values()])) if first else math.nan)
     for title, figure in (("mean", "average_precision"), ("mean, by cosine", "average_precision_of_cosine")):
-        means = [_cell([[_mean(seed, list(first), figure)] for seed in result.seeds]) for result in asked]
+        means = [seeds_cell([[_mean(seed, list(first), figure)] for seed in result.seeds]) for result in asked]
         rows.append([f"**{title}**", "", prior, *means])
     return table(["word", "means", "prior", *(result.method for result in asked)], rows)
 
@@ -170,7 +172,7 @@ def _mean(seed: ModelScores, words: Sequence[str], figure: str) -> float:
     return float(np.mean([getattr(seed.words[word][LARGEST], figure) for word in words])) if words else math.nan
 
 
-def _cell(seeds: Sequence[Sequence[Any]]) -> str:
+def seeds_cell(seeds: Sequence[Sequence[Any]]) -> str:
     """Figures of each seed [S][F] as "a / b", or as "a ± s / b ± t"."""
     cells = []
     for values in zip(*seeds, strict=True):

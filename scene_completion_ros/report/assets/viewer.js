@@ -102,6 +102,7 @@
   const gl = canvas.getContext("webgl2", { antialias: true });
   const palettes = report.palettes;
   let frame = null, ready = false, wanted = 0;
+  const FIELD_OF_VIEW = 0.8;             // radians, from bottom to top
   const view = { azimuth: 0, elevation: 0, distance: 1, target: [0, 0, 0] };
 
   function program(vertex, fragment) {
@@ -145,13 +146,16 @@
   }
 
   const checked = (id) => byId(id).checked;
+  function shownOf({ voxels }) {         // whether voxel i is shown
+    const floor = Number(byId("probability").value) * 255, show = { 3: checked("show-surface"), 4: checked("show-completed") };
+    return (i) => show[voxels.state[i]] && voxels.probability[i] >= floor;
+  }
   function uploadVoxels() {
-    const { voxels, grid } = frame, mode = byId("colours").value, floor = Number(byId("probability").value) * 255;
-    const show = { 3: checked("show-surface"), 4: checked("show-completed") };
+    const { voxels, grid } = frame, mode = byId("colours").value, shown = shownOf(frame);
     const cells = new Uint16Array(voxels.count * 4), colours = new Uint8Array(voxels.count * 4);
     let n = 0;
     for (let i = 0; i < voxels.count; i++) {
-      if (!show[voxels.state[i]] || voxels.probability[i] < floor) continue;
+      if (!shown(i)) continue;
       cells.set(voxels.cells.subarray(4 * i, 4 * i + 4), 4 * n);
       let place;
       if (mode === "class") place = voxels.label[i];
@@ -268,6 +272,19 @@
     return found;
   }
 
+  function seenFrom() {                  // the eye, and what is up for it
+    const { azimuth: a, elevation: e, distance: d, target: t } = view;
+    const eye = [t[0] + d * Math.cos(e) * Math.cos(a), t[1] + d * Math.cos(e) * Math.sin(a), t[2] + d * Math.sin(e)];
+    return { eye, up: e > 1.5 ? [-Math.cos(a), -Math.sin(a), 0] : [0, 0, 1] };
+  }
+  function rayAt(clientX, clientY) {     // eye and direction through a point of the page
+    const box = canvas.getBoundingClientRect(), { eye, up } = seenFrom(), back = unit(sub(eye, view.target));
+    const right = unit(cross(up, back)), top = cross(back, right), reach = Math.tan(0.5 * FIELD_OF_VIEW);
+    const x = (2 * (clientX - box.left) / box.width - 1) * reach * box.width / box.height;
+    const y = (1 - 2 * (clientY - box.top) / box.height) * reach;
+    return [eye, back.map((b, k) => x * right[k] + y * top[k] - b)];
+  }
+
   function draw() {
     wanted = 0;
     if (!ready || !frame) return;
@@ -276,10 +293,8 @@
       if (c.width !== Math.round(width * ratio) || c.height !== Math.round(height * ratio)) {
         c.width = Math.round(width * ratio); c.height = Math.round(height * ratio);
       }
-    const { azimuth: a, elevation: e, distance: d, target: t } = view;
-    const eye = [t[0] + d * Math.cos(e) * Math.cos(a), t[1] + d * Math.cos(e) * Math.sin(a), t[2] + d * Math.sin(e)];
-    const up = e > 1.5 ? [-Math.cos(a), -Math.sin(a), 0] : [0, 0, 1];
-    const projection = multiply(perspective(0.8, width / height, 0.1, 1000), lookAt(eye, t, up));
+    const { eye, up } = seenFrom();
+    const projection = multiply(perspective(FIELD_OF_VIEW, width / height, 0.1, 1000), lookAt(eye, view.target, up));
     gl.viewport(0, 0, canvas.width, canvas.height);
     gl.clearColor(0.97, 0.973, 0.98, 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
@@ -311,18 +326,23 @@
     pen.clearRect(0, 0, width, height);
     pen.font = "12px system-ui, sans-serif"; pen.fillStyle = "#333"; pen.textAlign = "center";
     pen.strokeStyle = "#f7f8fa"; pen.lineWidth = 3;
-    const write = (words, [x, y, z]) => {
+    const placed = ([x, y, z], put) => {
       const p = [0, 1, 3].map((r) => projection[r] * x + projection[4 + r] * y + projection[8 + r] * z + projection[12 + r]);
-      if (p[2] < 0.1) return;
-      const at = [(0.5 + 0.5 * p[0] / p[2]) * width, (0.5 - 0.5 * p[1] / p[2]) * height];
-      pen.strokeText(words, ...at); pen.fillText(words, ...at);
+      if (p[2] >= 0.1) put((0.5 + 0.5 * p[0] / p[2]) * width, (0.5 - 0.5 * p[1] / p[2]) * height);
     };
+    const write = (words, point) => placed(point, (...at) => { pen.strokeText(words, ...at); pen.fillText(words, ...at); });
     const end = origin.map((o, i) => o + shape[i] * size);
     for (const x of ticks(origin[0], end[0])) write(`x ${x} m`, [x, origin[1] - 1, origin[2]]);
     for (const y of ticks(origin[1], end[1])) write(`y ${y} m`, [end[0] + 1, y, origin[2]]);
+    for (const [point, colour] of marks ? marks() : []) placed(point, (...at) => {
+      pen.beginPath(); pen.arc(...at, 5, 0, 2 * Math.PI);
+      pen.fillStyle = `rgb(${colour})`; pen.strokeStyle = "#000"; pen.lineWidth = 1.5;
+      pen.fill(); pen.stroke();
+    });
   }
   const redraw = () => { if (!wanted) wanted = requestAnimationFrame(draw); };
   const reload = () => { if (ready && frame) { uploadVoxels(); redraw(); } };
+  const marks = report.naming && globalThis.nameVoxels({ report, rayAt, shownOf, redraw, frame: () => frame });
 
   // ---- the view, turned by the mouse --------------------------------------------------------------------------------
   function viewpoint(name) {
@@ -395,7 +415,7 @@
     const matches = data.matches ? await inflate(data.matches) : null;
     if (newest !== number) return;       // the slider moved on meanwhile
     const first = frame === null;
-    frame = { grid: data.grid, camera: data.viewpoint, voxels, lidar, matches };
+    frame = { grid: data.grid, camera: data.viewpoint, voxels, lidar, matches, source: data.source };
     answer();
     byId("lidar-switch").hidden = lidar.length === 0;
     if (!ready) return;

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import VoxelGrid
+from scene_completion_training.evaluation.voxel_features import (
+    FoundationFeatures,
+    NetworkFeatures,
+    SceneColumns,
+    SceneFrame,
+)
+from scene_completion_training.masked_scene.network import SceneRecord
+from scene_completion_training.masked_scene.scenes import FEATURES, SceneMaker, VoxelScene, feature_names
+from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from tests.training.evaluation.one_wall import CAMERA, make_street
+from tests.training.masked_scene.small_scenes import random_places, scene_of
+from tests.training.saved_checkpoint import save_checkpoint
+
+SETTINGS = HUNetSettings(len(FEATURES), (8, 12), (8, 12))
+RECORD = SceneRecord(FEATURES, 0.2, "", 7)
+
+
+def network(seed: int = 0) -> VoxelHUNet:
+    torch.manual_seed(seed)
+    return VoxelHUNet(SETTINGS)
+
+
+def scene(units: int = 0) -> VoxelScene:
+    index = random_places(60, (8, 8, 4))
+    features = np.random.default_rng(1).uniform(size=(60, len(FEATURES) + units)).astype(np.float32)
+    return dataclasses.replace(scene_of(index), features=features, columns=feature_names(units))
+
+
+def frame(of: VoxelScene) -> SceneFrame:
+    return SceneFrame(make_street(()), 0, of)
+
+
+def test_columns_are_inputs_or_units() -> None:
+    of, rows = scene(units=3), np.array([5, 2])
+    assert np.array_equal(SceneColumns("inputs").features(frame(of), rows)[0], of.features[rows, :5])
+    assert np.array_equal(SceneColumns("units", units=True).features(frame(of), rows)[0], of.features[rows, 5:])
+    with pytest.raises(ConfigurationError, match="has no label units"):
+        SceneColumns("units", units=True).features(frame(scene()), rows)
+
+
+def test_a_network_says_of_a_voxel_what_its_finest_level_says_there() -> None:
+    """On level 1 a centre is that of its voxel; on level 2 it lies between several. Further columns do not matter."""
+    of, net = scene(units=3), network()
+    rows = np.array([7, 50, 7, 0])
+    model = NetworkFeatures(net, RECORD, "mine")
+    fine, coarse = model.features(frame(of), rows)
+    voxels, order = VoxelSet.of(functional.pad(torch.from_numpy(of.index.astype(np.int64)), (1, 0)), of.shape)
+    with torch.inference_mode():
+        decoded = net(torch.from_numpy(of.features[:, :5])[order], Pyramid.of(voxels, 2))
+    expected = np.empty((60, 8), np.float32)
+    expected[order.numpy()] = functional.layer_norm(decoded[0], (8,)).numpy()
+    assert fine == pytest.approx(expected[rows], abs=1e-5)
+    assert coarse.shape == (4, 12) and np.array_equal(coarse[0], coarse[2])
+    assert np.square(coarse).mean(axis=1) == pytest.approx(1.0, abs=1e-3)  # each level weighs the same in a cosine
+    turned = dataclasses.replace(of, index=of.index[::-1], features=of.features[::-1])
+    assert model.features(frame(turned), 59 - rows)[1] == pytest.approx(coarse, abs=1e-5)
+
+
+def test_looking_changes_nothing_and_untrained_networks_follow_from_their_seed() -> None:
+    """S6: what is probed stays as it is, and so do the random numbers of others."""
+    net = network().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    model = NetworkFeatures(net, RECORD, "mine")
+    rows = np.arange(60)
+    torch.manual_seed(5)
+    first, again, other = (model.untrained(seed, "untrained").features(frame(scene()), rows)[1] for seed in (3, 3, 4))
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert drawn == torch.rand(1)
+    assert np.array_equal(first, again) and not np.allclose(first, other, atol=0.1)
+    model.features(frame(scene()), rows)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_network_of_other_scenes_is_refused(tmp_path: Path) -> None:
+    data = {"voxel_size": 0.2, "student": ""}
+    remembered = {"columns": list(FEATURES), "network": SETTINGS.plain(), "data": data, "steps": 7}
+    file = save_checkpoint(tmp_path / "last.ckpt", network(), "masked_scene", **remembered)
+    model = NetworkFeatures.open(file, "mine", 0.2)
+    assert model.features(frame(scene()), np.array([1]))[0].shape == (1, 8)
+    with pytest.raises(ConfigurationError, match=r"trained on voxels of 0.2 m, and is asked for 0.4 m"):
+        NetworkFeatures.open(file, "mine", 0.4)
+    coarse = dataclasses.replace(scene(), grid=VoxelGrid((0.0, 0.0, 0.0), 0.4, (8, 8, 4)))
+    with pytest.raises(ConfigurationError, match=r"its voxels have 0.4 m"):
+        model.features(frame(coarse), np.array([1]))
+    with_units = NetworkFeatures(network(), dataclasses.replace(RECORD, columns=feature_names(2)), "mine")
+    with pytest.raises(ConfigurationError, match="the network was trained on .*unit_001"):
+        with_units.features(frame(scene()), np.array([1]))
+
+
+class Columns:
+    """Tokens that say which column of the image they are of."""
+
+    dim = 2
+
+    def features(self, images: Tensor, cell: int) -> Tensor:
+        height, width = images.shape[2] // cell, images.shape[3] // cell
+        column = (torch.arange(width) + 0.5) * cell - 0.5
+        return torch.stack([column, torch.ones(width)])[None, :, None].expand(1, 2, height, width)
+
+
+def test_lifted_features_are_those_of_the_pixel() -> None:
+    street = make_street()
+    of = SceneMaker(street, "exact").scene(0)
+    rows = np.arange(len(of))[::-1]
+    (found,) = FoundationFeatures(Columns(), 4, CAMERA, "2D").features(SceneFrame(street, 0, of), rows)
+    pixels = np.asarray(CAMERA.project(of.points_camera[rows])[0])
+    inner = (pixels[:, 0] > 2) & (pixels[:, 0] < CAMERA.width - 3)
+    assert inner.sum() > 20
+    assert found[inner, 0] == pytest.approx(pixels[inner, 0], abs=1e-3) and found[:, 1] == pytest.approx(1.0)
+    narrow = dataclasses.replace(CAMERA, width=16, cx=7.5)
+    (found,) = FoundationFeatures(Columns(), 4, narrow, "2D").features(SceneFrame(street, 0, of), rows)
+    outside = pixels[:, 0] > 24 + 16
+    assert 5 < outside.sum() < 60 and not found[outside].any() and found[pixels[:, 0] < 24 + 15, 1].all()
