@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from benchmarks.agglomeration import CONFIG, ROWS, checkpoint, configured, methods, run_folder, share_maps
-from scene_completion_training.configuration import Configuration, read_configuration
+from benchmarks.ablation import checkpoint, run_folder
+from benchmarks.agglomeration import ROWS, TABLE, share_maps
+from scene_completion_training.configuration import read_configuration
 from scene_completion_training.stages.agglomeration import AgglomerationConfiguration
 
 
 def base() -> AgglomerationConfiguration:
-    found = read_configuration(CONFIG, [], Configuration)
-    assert isinstance(found, AgglomerationConfiguration)
-    return found
+    return read_configuration(TABLE.config, [], AgglomerationConfiguration)
 
 
 def test_rows_differ_in_what_their_name_says(tmp_path: Path) -> None:
     given = base()
-    found = {row: configured(given, row, 2, tmp_path) for row in ROWS}
+    found = {row: TABLE.configured(given, row, 2, tmp_path) for row in ROWS}
     for row, configuration in found.items():
         configuration.check()
         assert configuration.seed == 2 and configuration.output == str(run_folder(tmp_path, row, 2))
@@ -35,11 +34,11 @@ def test_rows_differ_in_what_their_name_says(tmp_path: Path) -> None:
 
 def test_losses_of_the_source() -> None:
     """Cosine, L1 and cosine; the mean of its own channels is taken from the last alone, see CUA-O3D, section 3.2."""
-    text, dino, depth = configured(base(), "source_demean", 0, Path()).agglomeration.teachers
+    text, dino, depth = TABLE.configured(base(), "source_demean", 0, Path()).agglomeration.teachers
     assert text == base().agglomeration.teachers[0]
     assert (dino.loss, dino.normaliser, dino.demean) == ("l1", "standard", False)
     assert (depth.loss, depth.normaliser, depth.demean) == ("cosine", "none", True)
-    scaled = configured(base(), "phi_s", 0, Path()).agglomeration
+    scaled = TABLE.configured(base(), "phi_s", 0, Path()).agglomeration
     assert scaled.uncertainty == "fixed" and [one.normaliser for one in scaled.teachers] == ["none", "phi_s", "phi_s"]
 
 
@@ -64,7 +63,7 @@ def test_what_is_trained_is_evaluated(tmp_path: Path) -> None:
     first, second, third = (
         str(checkpoint(*one)) for one in ((tmp_path, "text", 0), (other, "text", 1), (tmp_path, "mlp", 1))
     )
-    assert methods([tmp_path, other], list(ROWS), [0, 1]) == [
+    assert TABLE.methods([tmp_path, other], list(ROWS), [0, 1]) == [
         "--method",
         "text",
         first,

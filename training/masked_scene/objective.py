@@ -1,8 +1,8 @@
 """What masked scene modelling minimises: features of hidden voxels, as a teacher sees them in another view (MSM).
 
 The network meets the voxels that are visible alone; its decoder fills in the hidden ones from the coarsest level to the
-finest. On every level it has to say what the teacher, an average of its own weights, says of the same places in
-another view of the scene, with nothing hidden. The distance and the normalisation are choices of this project: those of
+finest. Its teacher, an average of its own weights, sees another view of the scene with nothing hidden. On every level
+the network has to say what the teacher says of the same places. The distance and the normalisation are choices of this project: those of
 the source are not known.
 """
 
