@@ -2,8 +2,8 @@
 
 The network meets the voxels that are visible alone; its decoder fills in the hidden ones from the coarsest level to the
 finest. Its teacher, an average of its own weights, sees another view of the scene with nothing hidden. On every level
-the network has to say what the teacher says of the same places. The distance and the normalisation are choices of this project: those of
-the source are not known.
+the network has to say what the teacher says of the same places. The distance and the normalisation are choices of this
+project: those of the source are not known.
 """
 
 from __future__ import annotations
