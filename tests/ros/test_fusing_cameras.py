@@ -24,6 +24,9 @@ def test_the_fused_grid_of_a_moment_is_joined_with_those_before(
     rig = start_rig(start, completer, tmp_path, *ARGUMENTS)  # without odometry all is published too
     robot = MovingRobot(rig.graph, "topics")
     assert "not joined with earlier ones: transforms" in rig.node.log
+    # What is sent before the node listens as reliably as this is offered may be lost.
+    rig.until_logged("odometry: subscribed as its publishers offer it: reliable")
+    assert rig.graph.repeat(lambda: None, lambda: robot.publishers[0].get_subscription_count() == 1), rig.node.log
     fusion = TemporalFusion(rig.grid, rig.completers["front"].grid_from_camera, rig.threshold, SETTINGS, threads=1)
 
     def joined(stamp_ns: int, front: int, left: int, x: float) -> FusedFrame:
