@@ -233,3 +233,21 @@ def test_what_does_not_fit_is_refused() -> None:
     other = Pyramid.of(random_set(GRID, 1, 0.15, seed=1), SMALL.levels)
     with pytest.raises(GridError, match="visible voxels are not among all voxels"):
         net(features, other, pyramid)
+
+
+@pytest.mark.parametrize("curve", ["zorder", "hilbert"])
+def test_precision_is_what_the_caller_asks_for(curve: Curve) -> None:
+    """M3: the released encoder switches autocast off for itself, and its attention always computes in fp16."""
+    net, (features, pyramid) = network(HUNetSettings(3, SMALL.encoder, SMALL.decoder, attention=curve)), scene()
+    linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)}
+    seen: dict[str, torch.dtype] = {}
+    for name, module in linear.items():
+        module.register_forward_hook(lambda module, given, out, name=name: seen.update({name: out.dtype}))
+    whole = net(features, pyramid)
+    assert set(seen) == set(linear) and set(seen.values()) == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = net(features, pyramid)
+    assert set(seen.values()) == {torch.bfloat16}  # the encoder's as the decoder's
+    for exact, rounded in zip(whole, mixed, strict=True):
+        assert float((exact - rounded).detach().norm() / exact.detach().norm()) < 0.1
+    assert net.double()(features.double(), pyramid)[0].dtype == torch.float64
