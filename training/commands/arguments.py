@@ -82,6 +82,25 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
     return models
 
 
+def add_methods(parser: argparse.ArgumentParser, flag: str, meaning: str) -> None:
+    """Declare an argument that takes a name and its checkpoints, and may come several times."""
+    parser.add_argument(flag, nargs="+", action="append", default=[], metavar=("NAME", "FILE"), help=meaning)
+
+
+def check_methods(flag: str, methods: Sequence[Sequence[str]]) -> None:
+    """Raise a `ConfigurationError` for a method without checkpoints, a name that comes twice, or a missing file."""
+    names = [name for name, *_ in methods]
+    for name, *files in methods:
+        if not files or names.count(name) > 1:
+            raise ConfigurationError(
+                f"{name} {'comes twice' if files else 'has no checkpoint'}",
+                where=flag,
+                cure="Give each method a name of its own, and then its checkpoints",
+            )
+        if missing := [file for file in files if not Path(file).is_file()]:  # found before hours of other methods
+            raise ConfigurationError(f"no file {', '.join(missing)}", where=f"{flag} {name}", cure="Name checkpoints")
+
+
 def asked(args: argparse.Namespace) -> dict[str, Any]:
     """What a run was asked for, as plain values."""
     return {

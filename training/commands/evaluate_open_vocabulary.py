@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_paths, asked, refuse_scored, write_results
+from scene_completion_training.commands.arguments import (
+    add_methods,
+    add_paths,
+    asked,
+    check_methods,
+    refuse_scored,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.text_bank import TextBank
@@ -21,21 +28,15 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate open-vocabulary``."""
-    parser.add_argument(
+    add_methods(
+        parser,
         "--method",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("NAME", "FILE"),
-        help="name for tables, and checkpoints of stage agglomeration that differ in the seed alone; repeatable",
+        "name for tables, and checkpoints of stage agglomeration that differ in the seed alone; repeatable",
     )
-    parser.add_argument(
+    add_methods(
+        parser,
         "--probed",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("NAME", "FILE"),
-        help="the same of checkpoints that know no text-aligned teacher: with --probe they get a linear probe alone",
+        "the same of checkpoints that know no text-aligned teacher: with --probe they get a linear probe alone",
     )
     parser.add_argument(
         "--bundle", type=Path, action="append", default=[], metavar="DIR", help="a student as deployed; repeatable"
@@ -225,17 +226,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError("in whose space", where="--method", cure="Name the text-aligned teacher with --space")
     if args.probed and not args.probe:
         raise ConfigurationError("is not fitted", where="--probed", cure="Give --probe and --train-recordings as well")
-    methods = [*args.method, *args.probed]
-    names = [name for name, *_ in methods]
-    for name, *files in methods:
-        if not files or names.count(name) > 1:
-            raise ConfigurationError(
-                f"{name} {'comes twice' if files else 'has no checkpoint'}",
-                where="--method",
-                cure="Give each method a name of its own, and then its checkpoints",
-            )
-        if missing := [file for file in files if not Path(file).is_file()]:  # found before hours of other methods
-            raise ConfigurationError(f"no file {', '.join(missing)}", where=f"--method {name}", cure="Name checkpoints")
+    check_methods("--method", [*args.method, *args.probed])
     if args.ensemble and not ((args.method or args.bundle) and args.teacher):
         raise ConfigurationError("of what", where="--ensemble", cure="Give --teacher and --method or --bundle as well")
     if (args.prior or args.probe) and not args.train_recordings:

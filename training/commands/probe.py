@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_paths, asked, refuse_scored, write_results
+from scene_completion_training.commands.arguments import (
+    add_methods,
+    add_paths,
+    asked,
+    check_methods,
+    refuse_scored,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
@@ -31,13 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion probe``."""
     add_paths(parser, "--train", "FOLDER", "towns and KITTI windows that probes are fitted to", required=True)
     add_paths(parser, "--test", "FOLDER", "towns and KITTI windows that they are scored on", required=True)
-    parser.add_argument(
+    add_methods(
+        parser,
         "--method",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("NAME", "CHECKPOINT"),
-        help="checkpoints of stage masked_scene under one name, one for each seed; may come several times",
+        "checkpoints of stage masked_scene under one name, one for each seed; may come several times",
     )
     parser.add_argument(
         "--untrained", type=Path, metavar="CHECKPOINT", help="also its network with random weights, for each of --seeds"
@@ -159,16 +163,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             "--units and predicted scenes are those of a student", where="--student", cure="Name its bundle"
         )
-    names = [name for name, *_ in args.method]
-    for name, *files in args.method:
-        if not files or names.count(name) > 1:
-            raise ConfigurationError(
-                f"{name} {'comes twice' if files else 'has no checkpoint'}",
-                where="--method",
-                cure="Give each method a name of its own, and then its checkpoints",
-            )
-        if missing := [file for file in files if not Path(file).is_file()]:  # found before hours of other methods
-            raise ConfigurationError(f"no file {', '.join(missing)}", where=f"--method {name}", cure="Name checkpoints")
+    check_methods("--method", args.method)
     if min(args.every, args.train_voxels, args.test_voxels) < 1:
         raise ConfigurationError(
             "counts below 1", where="--every, --train-voxels, --test-voxels", cure="Take 1 or more"

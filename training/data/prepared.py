@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
 from scene_completion_training.data.stereo import stereo_depth, stereo_pair
 from scene_completion_training.data.voxel_evidence import (
+    DepthView,
     FusionSettings,
     exact_voxels,
     fused_voxels,
@@ -260,6 +262,13 @@ class StereoDepths:
         self._pair = lru_cache(maxsize=160)(self._read)
         self.depth = lru_cache(maxsize=160)(self._match)
 
+    def views(self, index: int, settings: FusionSettings, volume: Volume) -> Iterator[DepthView]:
+        """Depth of the frames around one, see `fusion_views`."""
+        focal_baseline = self.focal * self.baseline
+        return fusion_views(
+            self.sequence, index, self.left, lambda other: self.depth(other, "left"), focal_baseline, settings, volume
+        )
+
     def _read(self, index: int) -> list[NDArray[np.uint8]]:
         colours = [self.sequence.image(index, name) for name in self._names]
         return [np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8) for image in colours]
@@ -277,16 +286,7 @@ def _fused_voxels(
     """Voxel centres with their evidence; none without stereo."""
     if stereo is None:
         return no_voxels()
-    views = fusion_views(
-        stereo.sequence,
-        index,
-        stereo.left,
-        lambda other: stereo.depth(other, "left"),
-        stereo.focal * stereo.baseline,
-        settings,
-        volume,
-    )
-    return fused_voxels(list(views), settings, volume, seed=index)
+    return fused_voxels(list(stereo.views(index, settings, volume)), settings, volume, seed=index)
 
 
 def _view(

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.evaluation.zero_shot import max_rule, mean_rule
-from scene_completion_ros.geometry import Camera, Resampler
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.feature_space import feature_space_for
-from scene_completion_ros.inference.query_kernel import hidden_reference
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, reference_camera
+from scene_completion_training.evaluation.deployed_model import DeployedUnits
 from scene_completion_training.evaluation.open_vocabulary import (
     LabelSet,
     OpenVocabularyModel,
     OpenVocabularyObservation,
 )
+from scene_completion_training.evaluation.pixel_features import PixelFeatures
 from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
 from scene_completion_training.evaluation.semantic_models import (
     CodeFunction,
     FeatureFieldModel,
     SemanticModel,
-    in_chunks,
 )
 from scene_completion_training.evaluation.voxel_truth import ALL, VISIBLE, voxel_truth
-from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
+from scene_completion_training.foundation.feature_lifter import FeatureLifter
 from scene_completion_training.foundation.targets import FeatureExtractor
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 
@@ -83,25 +79,14 @@ class DeployedFeatures:
 
     def __init__(self, bundle: StudentBundle, bank: TextBank, density: DensityModel, name: str) -> None:
         self.name = name
-        self._bundle = bundle
         self._space = feature_space_for(bundle.feature_spaces, bank, bundle.name)
         self._density = density
-        self._encoder = make_encoder(bundle, "auto")
-        self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
+        self._units = DeployedUnits(bundle)
 
     def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
         """Encode the reference camera's image of a frame."""
-        bundle, camera = self._bundle, reference_camera(sequence)
-        image = self._resampler(sequence.cameras[camera])(sequence.image(index, camera))
-        maps = self._encoder.encode(image).features[..., bundle.head.hidden :].copy()
-
-        def units(points: NDArray[np.float32]) -> NDArray[np.float32]:
-            head = bundle.head
-            weight, bias = head.label_positional_weight, head.label_hidden_bias
-            assert weight is not None and bias is not None  # what reads units has some
-            hidden = hidden_reference(maps, points, weight, bias, bundle.point_code, bundle.canonical)
-            return hidden.astype(np.float32)
-
+        camera = reference_camera(sequence)
+        units = self._units.observe(sequence.image(index, camera), sequence.cameras[camera])
         return OpenVocabularyObservation(
             self._density.observe(sequence, index),
             lambda points: self._space.features(units(points)).astype(np.float32),
@@ -139,23 +124,12 @@ class LiftedPixels:
 
     def __init__(self, teacher: FeatureExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
         self.name = name
-        self._teacher = teacher
+        self._pixels = PixelFeatures(teacher, cell, camera)
         self._density = density
-        self._cell = cell
-        self._lifter = FeatureLifter(camera, VOXEL_EDGE, bilinear=True)
-        self._image = CanonicalImages(camera, half_resolution=False)
 
     def observe(self, sequence: PosedSequence, index: int) -> OpenVocabularyObservation:
         """Compute the features of the reference camera's image of a frame."""
-        image = self._image(sequence, index, reference_camera(sequence))[None]
-        maps = {self.name: TokenMaps(self._teacher.features(image, self._cell).cpu(), torch.zeros(1, 2), self._cell)}
-
-        def features(points: Tensor) -> Tensor:
-            return self._lifter(points, maps, torch.eye(4)[None], surface=None)[self.name].mean
-
-        return OpenVocabularyObservation(
-            self._density.observe(sequence, index), lambda points: in_chunks(features, points)
-        )
+        return OpenVocabularyObservation(self._density.observe(sequence, index), self._pixels.observe(sequence, index))
 
 
 class OnSurface:

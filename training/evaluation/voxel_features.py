@@ -18,9 +18,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.checkpoints import CanonicalImages
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE, reference_camera
-from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
+from scene_completion_training.evaluation.pixel_features import PixelFeatures
 from scene_completion_training.foundation.targets import FeatureExtractor
 from scene_completion_training.masked_scene.network import SceneRecord, open_network, scene_voxels
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
@@ -141,16 +139,8 @@ class FoundationFeatures:
     def __init__(self, extractor: FeatureExtractor, cell: int, camera: Camera, name: str) -> None:
         self.name = name
         self.levels: tuple[str, ...] = (name,)
-        self._extractor, self._cell = extractor, cell
-        self._image = CanonicalImages(camera, half_resolution=False)
-        self._lifter = FeatureLifter(camera, VOXEL_EDGE, bilinear=True)
+        self._pixels = PixelFeatures(extractor, cell, camera)
 
     def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
         """See `VoxelFeatures`."""
-        image = self._image(frame.sequence, frame.index, reference_camera(frame.sequence))[None]
-        tokens = self._extractor.features(image, self._cell).float().cpu()
-        maps = {self.name: TokenMaps(tokens, torch.zeros(1, 2), self._cell)}
-        points = torch.from_numpy(frame.scene.points_camera[rows])
-        with torch.inference_mode():
-            lifted = self._lifter(points, maps, torch.eye(4)[None], surface=None)
-        return (lifted[self.name].mean.numpy(),)
+        return (self._pixels.observe(frame.sequence, frame.index)(frame.scene.points_camera[rows]),)

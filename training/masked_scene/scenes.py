@@ -28,19 +28,17 @@ from scene_completion_ros.geometry import (
     DEFAULT_GRID,
     DEFAULT_GRID_FROM_CAMERA,
     OPTICAL_FROM_FORWARD,
-    Resampler,
     RigidTransform,
     VoxelGrid,
 )
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import Encoder, make_encoder
-from scene_completion_ros.inference.query_kernel import hidden_reference
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.prepared import StereoDepths, cameras_ahead, fingerprint
 from scene_completion_training.data.rectified import rectified_sequence
-from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
+from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
 from scene_completion_training.evaluation.density_model import reference_camera
+from scene_completion_training.evaluation.deployed_model import DeployedUnits
 from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_truth
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
@@ -250,7 +248,7 @@ class SceneMaker:
             seen[:, None],
         ]
         if self.units:
-            columns.append(self._label_units(image, points))
+            columns.append(self._label_units.observe(image, camera)(points))
         label = None
         if truth is not None:
             counted = truth.known & truth.regions[ALL]
@@ -337,15 +335,7 @@ class SceneMaker:
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """What the stereo depth of the frames around says is rather occupied than free."""
         stereo, settings, volume = self._stereo, FusionSettings(), Volume()
-        views = fusion_views(
-            stereo.sequence,
-            index,
-            stereo.left,
-            lambda other: stereo.depth(other, "left"),
-            stereo.focal * stereo.baseline,
-            settings,
-            volume,
-        )
+        views = stereo.views(index, settings, volume)
         world_from_left = stereo.sequence.world_from_camera(index, stereo.left)
         camera_from_left = self.sequence.world_from_camera(index, self.camera).inverse() @ world_from_left
         grid_from_forward = pose @ camera_from_left @ OPTICAL_FROM_FORWARD
@@ -358,24 +348,10 @@ class SceneMaker:
         probability[tuple(np.asarray(grid.index_of(centres)[0]).T)] = target
         return probability > 0.5, probability
 
-    def _label_units(self, image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Hidden units [N, E] of the student's labels at points [N, 3] of the camera."""
-        assert self.student is not None
-        head, canonical = self.student.head, self.student.canonical
-        features = self._encoder.encode(self._resampler(image)).features[..., head.hidden :]
-        weight, bias, _, _ = head.label_layers()
-        code = self.student.point_code
-        return hidden_reference(features, points, weight, bias, code, canonical).astype(np.float32)
-
     @cached_property
-    def _encoder(self) -> Encoder:
+    def _label_units(self) -> DeployedUnits:
         assert self.student is not None
-        return make_encoder(self.student, threads=self.threads)
-
-    @cached_property
-    def _resampler(self) -> Resampler:
-        assert self.student is not None
-        return Resampler(self.sequence.cameras[self.camera], self.student.canonical)
+        return DeployedUnits(self.student, threads=self.threads)
 
 
 def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = None) -> list[Path]:
