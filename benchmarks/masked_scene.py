@@ -35,6 +35,7 @@ ROWS: dict[str, Change] = {
     "masked": with_values(),
     "unmasked": with_values(masking="none"),
     **{f"masked_{ratio}": with_values(ratio=ratio / 100) for ratio in (20, 60, 80)},
+    "not_centred": with_values(centred=False),
     "last_level": with_values(loss_levels="last"),
     "top_down": with_values(masking="top_down"),
     "zorder": attending("zorder"),

@@ -258,8 +258,10 @@ def score(
 
 
 def truths(recordings: Sequence[PosedSequence], every: int = 1) -> Iterator[tuple[PosedSequence, int, VoxelTruth]]:
-    """Frames of recordings that have ground truth voxels."""
-    for sequence in recordings:
+    """Frames of recordings that have ground truth voxels; a terminal shows how far it is."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    for sequence in tqdm(recordings, unit="recording", disable=None):
         for index, truth in exact_frames(sequence, every):
             yield sequence, index, truth
 

@@ -76,14 +76,20 @@ def sampled(levels: Sequence[Tensor], scene: SceneView, index: Tensor) -> list[T
     return sample_levels(levels, scene.pyramid, points)[0]
 
 
-def distance(student: Tensor, teacher: Tensor, kind: Distance) -> Tensor:
+def distance(student: Tensor, teacher: Tensor, kind: Distance, *, centred: bool = False) -> Tensor:
     """Mean distance of features [P, D] to those of the teacher [P, D], both brought to mean 0 and deviation 1 a point.
 
     "cosine" is 1 - cos, "smooth_l1" is quadratic up to a difference of 1. Zero where there is no point.
+
+    Args:
+        centred: The teacher's features have their mean over the points taken away: what it says of every voxel is no
+            part of the answer (DINO, eq. 4, with the mean of a batch).
     """
     if not len(student):
         return student.sum()
     student, teacher = standardised(student), standardised(teacher)
+    if centred:
+        teacher = teacher - teacher.mean(dim=0)
     if kind == "cosine":
         return (1.0 - functional.cosine_similarity(student, teacher, dim=1)).mean()
     return functional.smooth_l1_loss(student, teacher)

@@ -50,6 +50,8 @@ class MaskedSceneConfiguration(TrainingConfiguration):
         full_height: Patches are columns of all heights.
         loss_levels: Levels in the loss: all, or the last that the decoder makes, the finest.
         distance: Of the student's features to the teacher's.
+        centred: What the teacher says of every voxel alike is no part of the target. Without it a network learns to
+            say the same everywhere: the loss falls, and the spread of the features with it.
         points: Most hidden voxels of a step that are compared.
         momentum: Share of itself that the teacher keeps in the first step; it grows to 1.
         weight_decay: Of AdamW.
@@ -68,6 +70,7 @@ class MaskedSceneConfiguration(TrainingConfiguration):
     full_height: bool = False
     loss_levels: Literal["all", "last"] = "all"
     distance: Distance = "cosine"
+    centred: bool = True
     points: int = 8192
     momentum: float = 0.996
     weight_decay: float = 0.05
@@ -155,7 +158,10 @@ class MaskedSceneStage(Stage):
         self._watch(targets)
         answers = sampled(made, hidden, batch["student_index"][chosen])
         compared = range(1 if settings.loss_levels == "last" else levels)
-        return {f"level_{level}": distance(answers[level], targets[level], settings.distance) for level in compared}
+        return {
+            f"level_{level}": distance(answers[level], targets[level], settings.distance, centred=settings.centred)
+            for level in compared
+        }
 
     def _watch(self, targets: list[Tensor]) -> None:
         """Logs the spread of the teacher's features.

@@ -120,6 +120,17 @@ def test_distances_worked_by_hand() -> None:
     distance(nothing, torch.zeros(0, 4), "cosine").backward()
 
 
+def test_what_the_teacher_says_of_every_voxel_is_no_part_of_a_centred_target() -> None:
+    """Targets (1, 1, -1, -1) and (1, -1, 1, -1) have the mean (1, 0, 0, -1), and (0, ±1, ∓1, 0) are left."""
+    teacher = torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
+    alike = torch.tensor([[1.0, 0.0, 0.0, -1.0]] * 2)
+    assert distance(alike, teacher, "cosine").item() == pytest.approx(1 - math.sqrt(0.5), abs=1e-4)
+    assert distance(alike, teacher, "cosine", centred=True).item() == pytest.approx(1.0, abs=1e-4)
+    told_apart = torch.tensor([[0.0, 1.0, -1.0, 0.0], [0.0, -1.0, 1.0, 0.0]])
+    assert distance(told_apart, teacher, "cosine", centred=True).item() == pytest.approx(0.0, abs=1e-4)
+    assert distance(alike[:1], teacher[:1], "cosine", centred=True).item() == pytest.approx(1.0, abs=1e-4)  # one voxel
+
+
 def test_spreads_worked_by_hand() -> None:
     """Half the directions are (-1, 1) / √2, half the opposite: each dimension deviates by 1 / √2, times √2."""
     assert spread(torch.tensor([[0.0, 2.0], [3.0, 1.0]] * 5)) == pytest.approx(1.0, abs=1e-4)
