@@ -94,6 +94,7 @@ class ZeroShotScores:
 
     Attributes:
         without_feature: Voxels without a label among them: they are misses, but for `released_mean_iou`.
+        accuracy: Share of the voxels whose label is right: it says what large classes gain, which the means hide.
         mean_iou: Mean IoU over the classes in the truth.
         mean_iou_of_all: The same sum, divided by the number of all classes.
         mean_accuracy: Mean recall over the classes in the truth.
@@ -106,6 +107,7 @@ class ZeroShotScores:
 
     voxels: int
     without_feature: int
+    accuracy: float
     mean_iou: float
     mean_iou_of_all: float
     mean_accuracy: float
@@ -140,6 +142,7 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Zero
     return ZeroShotScores(
         voxels=int(true.sum()),
         without_feature=int(confusion[classes].sum()),
+        accuracy=float(np.trace(confusion[:classes]) / true.sum()) if present.any() else float("nan"),
         mean_iou=mean_iou(iou[present]),
         mean_iou_of_all=mean_iou(iou[present]) * share,
         mean_accuracy=mean_iou(accuracy[present]),

@@ -96,6 +96,7 @@ def test_both_denominators_by_hand() -> None:
     iou, accuracy = 3 / 7 + 4 / 7 + 1 / 3, 3 / 6 + 4 / 6 + 1 / 2
     assert (scores.voxels, scores.without_feature) == (14, 3)
     assert scores.mean_iou == pytest.approx(iou / 3) and scores.mean_iou_of_all == pytest.approx(iou / 4)
+    assert scores.accuracy == pytest.approx((3 + 4 + 1) / 14)
     assert scores.mean_accuracy == pytest.approx(accuracy / 3)
     assert scores.mean_accuracy_of_all == pytest.approx(accuracy / 4)
     assert scores.class_iou["tree"] == pytest.approx(1 / 3) and math.isnan(scores.class_iou["pole"])
@@ -135,7 +136,8 @@ def test_a_class_that_is_said_but_nowhere_true_costs_others_only() -> None:
     confusion[0, 0], confusion[3, 0] = 1, 1
     scores = zero_shot_scores(confusion, NAMES)
     assert scores.mean_iou == 0.5 and scores.class_iou["pole"] == 0.0 and scores.mean_iou_of_all == 0.125
-    assert math.isnan(zero_shot_scores(np.zeros((5, 4), np.int64), NAMES).mean_iou)
+    nothing = zero_shot_scores(np.zeros((5, 4), np.int64), NAMES)
+    assert math.isnan(nothing.mean_iou) and math.isnan(nothing.accuracy)
     with pytest.raises(GridError, match=r"shape \(4, 4\) for 4 classes"):
         zero_shot_scores(confusion[:4], NAMES)
 

@@ -63,6 +63,7 @@ def _tables(results: Sequence[MethodScores]) -> Iterator[tuple[str, str]]:
     for reading in READINGS:
         columns[f"{TITLES[reading]}: mIoU"] = reading, lambda scores: scores.mean_iou
         columns[f"{reading}: mIoU of all classes"] = reading, lambda scores: scores.mean_iou_of_all
+        columns[f"{reading}: accuracy"] = reading, lambda scores: scores.accuracy
     columns["linear: mAcc"] = "linear", lambda scores: scores.mean_accuracy
     rows = [
         [result.method, str(len(result.runs)), *(_cell(result, ("all", "all"), *column) for column in columns.values())]
