@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
@@ -18,7 +18,7 @@ from scene_completion_training.evaluation.checkpoints import open_checkpoint
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.refined_model import Candidates, RefinedModel
 from scene_completion_training.masked_scene.labels import LabelHead
-from scene_completion_training.masked_scene.scenes import FEATURES, SceneMaker
+from scene_completion_training.masked_scene.scenes import FEATURES, SceneMaker, VoxelScene
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
@@ -26,13 +26,14 @@ from tests.training.saved_checkpoint import save_checkpoint
 
 SIZE = HUNetSettings(len(FEATURES), (8, 12), (8, 12))
 FRAME, LEAST = 1, 0.2
+GRID = VoxelGrid((0.0, -6.4, -2.2), 0.2, (96, 64, 24))
 CURVE = Calibration("piecewise_linear", (0.0, 0.05, 1.0), (0.01, 0.6, 0.95))
 
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     """A student with a calibration and a threshold."""
-    return make_small_bundle(tmp_path_factory.mktemp("calibrated"), calibration=CURVE, threshold=0.5)
+    return make_small_bundle(tmp_path_factory.mktemp("calibrated"), calibration=CURVE, threshold=0.5, grid=GRID)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def refiner(student: StudentBundle, folder: Path, correction: float, target: str
 
 def asked(count: int = 3000) -> np.ndarray:
     """Points in the grid, in front of it and beside it."""
-    return np.random.default_rng(0).uniform([-20, -2, 1], [20, 2.5, 70], (count, 3)).astype(np.float32)
+    return np.random.default_rng(0).uniform([-7, -2, 1], [7, 2.5, 24], (count, 3)).astype(np.float32)
 
 
 def test_an_untrained_refiner_is_the_student(calibrated: StudentBundle, street: PosedSequence, tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_candidates_are_corrected_and_nothing_else(
     refined = opacity(model.observe(street, FRAME).density(points), 0.2)
     scene = SceneMaker(street, "predicted", student=calibrated, threshold=LEAST, threads=1).scene(FRAME)
     taken = set(map(tuple, scene.index.tolist()))
-    voxel, inside = DEFAULT_GRID.index_of(DEFAULT_GRID_FROM_CAMERA.apply(points.astype(np.float64)))
+    voxel, inside = GRID.index_of(DEFAULT_GRID_FROM_CAMERA.apply(points.astype(np.float64)))
     candidate = inside & np.array([tuple(place) in taken for place in voxel.tolist()])
     assert 20 < candidate.sum() < 0.9 * len(points) and not inside.all()
     odds = stated[candidate] / (1.0 - stated[candidate])
@@ -108,7 +109,7 @@ def test_candidates_are_corrected_and_nothing_else(
 def test_a_frame_without_candidates_is_the_students(
     calibrated: StudentBundle, street: PosedSequence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = np.zeros(DEFAULT_GRID.shape, np.float32)
+    empty = np.zeros(GRID.shape, np.float32)
     monkeypatch.setattr(SceneMaker, "_completed", lambda *_: (empty > 1.0, empty))
     model = RefinedModel.open(refiner(calibrated, tmp_path, 5.0), "refined", threads=1)
     student = DeployedModel(calibrated, threads=1)
@@ -121,7 +122,12 @@ def test_refiners_share_their_student(
 ) -> None:
     made: list[int] = []
     scene = SceneMaker.scene
-    monkeypatch.setattr(SceneMaker, "scene", lambda self, index: made.append(index) or scene(self, index))
+
+    def counted(self: SceneMaker, index: int) -> VoxelScene:
+        made.append(index)
+        return scene(self, index)
+
+    monkeypatch.setattr(SceneMaker, "scene", counted)
     for number in range(2):
         model = RefinedModel.open(refiner(calibrated, tmp_path / str(number), 1.0), "refined", threads=1)
         model.observe(street, FRAME)
@@ -129,5 +135,5 @@ def test_refiners_share_their_student(
 
 
 def test_other_checkpoints_are_refused(calibrated: StudentBundle, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"refines no student .*Name the checkpoint .* `supervised_scene`"):
+    with pytest.raises(BundleError, match=r"refines no student\. Name the checkpoint .* `supervised_scene`"):
         open_checkpoint(refiner(calibrated, tmp_path, 0.0, target="classes"))

@@ -39,7 +39,7 @@ def test_occupancy_counts_what_is_known() -> None:
     found = occupancy_loss(correction, probability, occupied_free_unknown)
     assert float(found) == pytest.approx((np.log(2.0) - np.log(0.75)) / 2)
     none = occupancy_loss(correction.requires_grad_(), probability, torch.full((3,), 255))
-    none.backward()
+    torch.autograd.backward(none)
     assert none.item() == 0.0 and not correction.grad.any()  # type: ignore[union-attr]
 
 
