@@ -1,10 +1,11 @@
 """Trains the rows of two tables: does masked pre-training complete better, and what do labels teach at most?
 
     python -m benchmarks.refinement --config training/configs/refinement_table.yaml --seeds 0 1 2
-    scene-completion evaluate occupancy --bundle ... --checkpoint $(python -m benchmarks.refinement --methods ...) ...
+    scene-completion evaluate occupancy --bundle ... --checkpoint runs/refinement_table/[rp]*/checkpoints/last.ckpt ...
+    python -m benchmarks.seeds OUTPUT/results.json
     scene-completion probe $(python -m benchmarks.refinement --methods --rows supervised) ...
 
-`random` and `pretrained` refine the voxels of the student, each once with the network as it started. `supervised`
+`random` and `pretrained` refine the voxels of the student; with `_frozen` the network stays as it started. `supervised`
 learns classes. In `start_from` of the configuration, {seed} stands for that of the training.
 """
 
