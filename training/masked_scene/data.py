@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_training.data.module import Recording, TrainingData, load_sequence, matching
 from scene_completion_training.masked_scene.patches import masked_voxels
@@ -134,11 +135,15 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
         generator = np.random.default_rng((self.seed, number))
         files = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
         scene = VoxelScene.load(files[int(generator.integers(len(files)))])
-        return generator, scene, sample_rows(scene, self.settings, generator)
+        return generator, scene, sample_rows(scene, self.settings, generator, self._centres(scene))
+
+    def _centres(self, scene: VoxelScene) -> NDArray[np.bool_] | None:
+        """Voxels that samples may lie around; None for any."""
+        return None
 
 
 class LabelledSamples(SceneSamples):
-    """Samples of one view, with the labels of its voxels."""
+    """Samples of one view, around a voxel whose label is known, with the labels of its voxels."""
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Places int64 [N, 3], features float32 [N, F], labels int64 [N], and occupancy probability float32 [N].
@@ -154,6 +159,9 @@ class LabelledSamples(SceneSamples):
             "label": torch.from_numpy(scene.label[rows].astype(np.int64)),
             "probability": torch.from_numpy(scene.features[rows, PROBABILITY]),
         }
+
+    def _centres(self, scene: VoxelScene) -> NDArray[np.bool_] | None:
+        return None if scene.label is None else scene.label != INVALID
 
 
 def in_one(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
