@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import Configuration
+from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.runner import train
 from scene_completion_training.stages import stage_class
 
@@ -17,7 +17,7 @@ class Killed(Exception):
     pass
 
 
-def resumed_weights(configuration: Configuration) -> dict[str, torch.Tensor]:
+def resumed_weights(configuration: TrainingConfiguration) -> dict[str, torch.Tensor]:
     """Trains, is killed in step 3, goes on from the checkpoint of step 2, and returns the weights of the end."""
     stage = stage_class(configuration.stage)
     step = stage.training_step

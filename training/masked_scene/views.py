@@ -48,21 +48,33 @@ class SceneViewSettings:
             )
 
 
-def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.random.Generator) -> NDArray[np.int64]:
+def sample_rows(
+    scene: VoxelScene,
+    settings: SceneViewSettings,
+    generator: np.random.Generator,
+    centres: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
     """Rows of a scene that one sample shows: those of one range, and of these at most so many around one of them.
 
     Both views of the sample show these voxels, and so the same range.
+
+    Args:
+        centres: Voxels [N] that a sample may lie around; any where it is None, or where there are none in all ranges.
 
     Returns:
         int64 [n], ascending. All rows of a scene that lies beyond all ranges.
     """
     bin_of = np.digitize(scene.range_m, settings.range_bins) - 1
-    filled = np.unique(bin_of[(bin_of >= 0) & (bin_of < len(settings.range_bins) - 1)])
+    within = (bin_of >= 0) & (bin_of < len(settings.range_bins) - 1)
+    if centres is None or not (within & centres).any():
+        centres = np.ones(len(scene), np.bool_)
+    filled = np.unique(bin_of[within & centres])
     rows = np.arange(len(scene)) if not len(filled) else np.flatnonzero(bin_of == generator.choice(filled))
     if len(rows) <= settings.voxels:
         return rows
     flat = scene.index[rows, :2].astype(np.int32)
-    away = np.abs(flat - flat[generator.integers(len(flat))]).max(axis=1)
+    possible = flat[centres[rows]]
+    away = np.abs(flat - possible[generator.integers(len(possible))]).max(axis=1)
     return np.sort(rows[np.argsort(away, kind="stable")[: settings.voxels]])
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.masked_scene.data import (
+    LabelledSamples,
     MaskSettings,
     SceneData,
     SceneDataSettings,
@@ -47,6 +49,24 @@ def test_both_views_show_the_same_voxels_and_one_hides_some(tmp_path: Path) -> N
     assert torch.equal(sample["student_index"][:, 2], sample["teacher_index"][:, 2])
     assert 0 < int(sample["masked"].sum()) < count
     assert samples(tmp_path, mask=None)[0]["masked"].all(), "where nothing is hidden, everything is compared"
+
+
+def test_labels_stay_with_their_voxels(tmp_path: Path) -> None:
+    """Of 300 voxels at most 100 are shown, turned; label and probability tell their height, whatever a view drops."""
+    place = random_places(300, SHAPE)
+    height = place[:, 2]
+    scene = scene_of(place, SHAPE, label=height.astype(np.uint8))
+    scene.features[:, 0] = height / 8
+    scene.save(tmp_path / "scene.safetensors")
+    views = SceneViewSettings(voxels=100, dropped=0.5)
+    drawn = LabelledSamples([[tmp_path / "scene.safetensors"]], [1.0], views, None, edge=32, seed=0, length=4)
+    sample = drawn[1]
+    assert sample["scene_index"].shape == (100, 3) and torch.equal(sample["label"], sample["scene_index"][:, 2])
+    assert torch.equal(sample["probability"], sample["label"] / 8)
+    left = sample["scene_features"][:, 0]
+    assert 20 < int(((left == 0) & (sample["label"] > 0)).sum()) < 80
+    batch = in_one([sample, drawn[2]])
+    assert batch["scene_index"].shape == (200, 4) and batch["label"].shape == (200,)
 
 
 def test_recordings_have_their_shares(tmp_path: Path) -> None:

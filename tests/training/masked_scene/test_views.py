@@ -89,6 +89,17 @@ def test_a_sample_holds_so_many_voxels_around_one() -> None:
     assert np.ptp(scene.index[rows][:, :2], axis=0).max() < 40, "a hundred of a thousand fill a third of each side"
 
 
+def test_a_sample_lies_around_what_may_be_its_centre() -> None:
+    """One voxel of 1000 may: every sample holds it, in its range; without such a voxel any may."""
+    scene = scene_of(random_places(1000, (60, 60, 8)), (64, 64, 8))
+    settings = SceneViewSettings(voxels=100, range_bins=(0.0, 4.0, 100.0))
+    asked = np.arange(1000) == 700
+    for seed in range(10):
+        assert 700 in sample_rows(scene, settings, np.random.default_rng(seed), asked)
+        without = sample_rows(scene, settings, np.random.default_rng(seed), np.zeros(1000, bool))
+        assert without.tolist() == sample_rows(scene, settings, np.random.default_rng(seed)).tolist()
+
+
 def test_a_scene_beyond_all_ranges_is_shown_whole() -> None:
     scene = scene_of([[100, 0, 0], [101, 0, 0]], (256, 4, 4))
     settings = SceneViewSettings(range_bins=(0.0, 10.0))
