@@ -99,7 +99,9 @@ class VoxelScene:
                 where=where,
                 cure="Crop the scene, or name the grid that it was made on",
             )
-        if len(np.unique(np.ravel_multi_index(tuple(self.index.T), self.grid.shape))) != count:
+        once = np.zeros(self.grid.shape, np.bool_)
+        once[tuple(self.index.T)] = True
+        if np.count_nonzero(once) != count:
             raise GridError("a voxel occurs twice", where=where, cure="Give each voxel once")
 
     def __len__(self) -> int:

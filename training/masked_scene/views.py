@@ -68,7 +68,7 @@ def sample_rows(
     within = (bin_of >= 0) & (bin_of < len(settings.range_bins) - 1)
     if centres is None or not (within & centres).any():
         centres = np.ones(len(scene), np.bool_)
-    filled = np.unique(bin_of[within & centres])
+    filled = np.flatnonzero(np.bincount(bin_of[within & centres]))
     rows = np.arange(len(scene)) if not len(filled) else np.flatnonzero(bin_of == generator.choice(filled))
     if len(rows) <= settings.voxels:
         return rows
