@@ -18,7 +18,7 @@ def test_rows_differ_in_what_their_name_says(tmp_path: Path) -> None:
         kinds = {kind for source in configuration.data.sources for kind in source.kinds}
         refines = row != "supervised"
         assert configuration.target == ("occupancy" if refines else "classes")
-        assert kinds == ({"predicted"} if refines else {"predicted", "exact", "lidar"})
+        assert kinds == ({"predicted"} if refines else {"exact", "lidar"})
         assert configuration.data.threshold == (0.1 if refines else None)
         assert configuration.frozen is row.endswith("_frozen")
         assert bool(configuration.start_from) is row.startswith("pretrained")
