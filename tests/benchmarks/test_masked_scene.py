@@ -23,6 +23,7 @@ def test_rows_differ_in_what_their_name_says(tmp_path: Path) -> None:
     assert changes == {
         "unmasked": {"masking"}, "masked_20": {"ratio"}, "masked_60": {"ratio"}, "masked_80": {"ratio"},
         "last_level": {"loss_levels"}, "top_down": {"masking"}, "zorder": {"network"}, "hilbert": {"network"},
+        "not_centred": {"centred"},
     }  # fmt: skip
     assert [found[f"masked_{ratio}"].ratio for ratio in (20, 60, 80)] == [0.2, 0.6, 0.8]
     assert len({repr(configuration) for configuration in found.values()}) == len(ROWS)

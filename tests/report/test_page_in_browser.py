@@ -47,7 +47,7 @@ def open_page(page: Path, folder: Path) -> Opened:
         "--enable-logging=stderr",
         f"--user-data-dir={folder / 'profile'}",
         f"--window-size={SIZE[0]},{SIZE[1]}",
-        "--virtual-time-budget=1500",
+        "--virtual-time-budget=10000",
         f"--screenshot={screenshot}",
         "--dump-dom",
         page.resolve().as_uri(),
@@ -217,6 +217,8 @@ def test_a_click_names_the_voxel_that_is_seen_there(tmp_path: Path) -> None:
       URL.createObjectURL = (blob) => { files.push(blob); return "data:,"; };
       HTMLAnchorElement.prototype.click = () => {};
       scene.setPointerCapture = () => {};          // there is no such pointer
+      window.requestAnimationFrame = (draw) => setTimeout(draw, 0);  // frames do not come in virtual time
+      setInterval(() => {}, 1);                    // nor would it wait while a file is read
       const buttons = () => [...document.querySelectorAll("#classes button")];
       const choose = (name) => buttons().find((button) => button.textContent.startsWith(name)).click();
       const clickAt = (x, y, moved = 0) => {
@@ -236,7 +238,9 @@ def test_a_click_names_the_voxel_that_is_seen_there(tmp_path: Path) -> None:
       };
       const look = async (name) => {
         document.querySelector(`[data-viewpoint=${name}]`).click();
-        await new Promise((done) => setTimeout(done, 100));
+        delete document.body.dataset.drawn;
+        for (let tries = 0; tries < 100 && !document.body.dataset.drawn; tries++)
+          await new Promise((done) => setTimeout(done, 20));
       };
       log.push(buttons().map((button) => button.textContent));
       choose("beacon");
@@ -264,8 +268,10 @@ def test_a_click_names_the_voxel_that_is_seen_there(tmp_path: Path) -> None:
         const given = new DataTransfer();
         given.items.add(new File([text], "given.json"));
         byId("open-names").files = given.files;
+        byId("naming").textContent = "";
         byId("open-names").dispatchEvent(new Event("change"));
-        await new Promise((done) => setTimeout(done, 100));
+        for (let tries = 0; tries < 1000 && !byId("naming").textContent; tries++)  // time is virtual, files are not
+          await given.files[0].text();
         log.push(byId("naming").textContent, buttons().map((button) => button.textContent));
       };
       const kerb = { recording: "a", frame: 0, index: [1, 2, 3], class: "kerb" };
