@@ -22,7 +22,7 @@ Change = Callable[[SupervisedSceneConfiguration], SupervisedSceneConfiguration]
 
 
 def supervised(given: SupervisedSceneConfiguration) -> SupervisedSceneConfiguration:
-    """Classes, from random weights, of scenes as pre-training has them."""
+    """Classes, from random weights, of scenes of the kinds that the configuration names."""
     data = dataclasses.replace(given.data, threshold=None)
     return dataclasses.replace(given, target="classes", start_from="", data=data)
 

@@ -5,7 +5,7 @@ of all levels of the features, of each level alone, of all but one, and with few
 stage `masked_scene` are probed, the same without any training, and what goes into them. So are a student's label units,
 and features of a 2D foundation model lifted to the voxels.
 
-DIR gets results.json, results.md, and probe_GROUP.png with all curves.
+DIR gets results.json, results.md, and probe_GROUP.png with all curves where there are any.
 """
 
 from __future__ import annotations

@@ -94,13 +94,18 @@ def _tables(results: Sequence[MethodScores]) -> Iterator[tuple[str, str]]:
 
 
 def plots(results: Sequence[MethodScores]) -> dict[str, Picture]:
-    """A picture of each group: a row for each reading; levels, shares of scenes and voxels of a scene side by side."""
+    """A picture of each group: a row for each reading; levels, shares of scenes and voxels of a scene side by side.
+
+    A group of which nothing was varied has none.
+    """
     pictures = {}
     for group in dict.fromkeys(result.group for result in results):
         own = [result for result in results if result.group == group]
         panels = [kinds for kinds in (("alone", "without"), ("scenes",), ("voxels",)) if _all_cells(own, kinds)]
+        if not panels:
+            continue
         top = 60 + 18 * len(own)
-        picture = blank(top + len(READINGS) * (_HEIGHT + 70), 40 + max(len(panels), 1) * (_PANEL + 70))
+        picture = blank(top + len(READINGS) * (_HEIGHT + 70), 40 + len(panels) * (_PANEL + 70))
         text(picture, f"{group}: mean IoU over the classes in the truth, percent", (20, 24), scale=0.5)
         entries = [(result.method, COLOURS[number % len(COLOURS)]) for number, result in enumerate(own)]
         legend(picture, entries, (24, 50))

@@ -73,3 +73,9 @@ def test_better_methods_stand_higher_in_plots(results: list[MethodScores], tmp_p
     assert highest[0] < highest[1]
     write_plots(tmp_path, results)
     assert cv2.imread(str(tmp_path / "probe_towns.png")).shape == picture.shape
+
+
+def test_nothing_is_drawn_where_nothing_was_varied(results: list[MethodScores]) -> None:
+    """`--whole-only` once left an empty page with a legend."""
+    whole = [MethodScores(one.group, one.method, [run[:1] for run in one.runs]) for one in results]
+    assert plots(results) and not plots(whole)
