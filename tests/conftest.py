@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from scene_completion_ros.ros import dds
+
 # Tests start hundreds of processes, each of which would compile all it imports: torch alone takes ten seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has one core, and so has what it starts; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+dds.use_shipped_profile()  # a process reads it with its first participant, whichever test makes that one
 
 LONGEST = ("training", "ros", "commands")
 """Folders whose tests train networks or start nodes. The former compute while the latter wait for each other."""

@@ -14,7 +14,6 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.ros import dds
 from tests.inference.small_bundle import make_small_bundle
 from tests.ros.launch_files import LAUNCH, LaunchFile
 from tests.ros_domain import next_domain
@@ -44,10 +43,6 @@ def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_log")))
         patch.setenv("ROS_PYTHON_CHECK_FIELDS", "1")  # as strict as Humble
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        variables: dict[str, str] = {}
-        dds.use_shipped_profile(variables)
-        for name, value in variables.items():
-            patch.setenv(name, value)
         yield
 
 
