@@ -28,11 +28,8 @@ from scene_completion_training.masked_scene.objective import (
 from scene_completion_training.masked_scene.patches import check_edge
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.masked_scene.views import SceneViewSettings
+from scene_completion_training.scene_stage import SceneStage
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-from scene_completion_training.stage import Stage
-
-BETAS = (0.9, 0.95)
-"""Of AdamW, as in the source (MSM, T14)."""
 
 
 @dataclass
@@ -98,7 +95,7 @@ class MaskedSceneConfiguration(TrainingConfiguration):
             )
 
 
-class MaskedSceneStage(Stage):
+class MaskedSceneStage(SceneStage):
     """Trains a student `VoxelHUNet`; its average, the teacher, is the `field` that a checkpoint is read back as.
 
     Args:
@@ -106,7 +103,6 @@ class MaskedSceneStage(Stage):
     """
 
     configuration_class = MaskedSceneConfiguration
-    field_class = VoxelHUNet
     next_command = "scene-completion probe --method masked {checkpoint} --untrained {checkpoint} --train ... --test ..."
     settings: MaskedSceneConfiguration
 
@@ -133,10 +129,6 @@ class MaskedSceneStage(Stage):
             seed=settings.seed,
         )
         return self._data
-
-    def remembered(self) -> dict[str, Any]:
-        """What the features are, and the network in plain values."""
-        return {"columns": list(self.settings.data.columns()), "network": self.settings.network.plain()}
 
     def weights(self) -> dict[str, float]:
         """Every level weighs the same."""
@@ -197,10 +189,5 @@ class MaskedSceneStage(Stage):
         update_teacher(self.field, self.student, momentum(self.global_step, settings.steps, settings.momentum))
 
     def configure_optimizers(self) -> Any:
-        """AdamW, with warm-up and cosine."""
-        learning = [value for value in self.parameters() if value.requires_grad]
-        optimiser = torch.optim.AdamW(
-            learning, self.settings.learning_rate, betas=BETAS, weight_decay=self.settings.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.warmed_cosine)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """The student and its token learn; the teacher follows."""
+        return self.warmed_adamw(value for value in self.parameters() if value.requires_grad)

@@ -24,11 +24,8 @@ from scene_completion_training.masked_scene.network import open_network
 from scene_completion_training.masked_scene.objective import SceneView
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.masked_scene.views import SceneViewSettings
+from scene_completion_training.scene_stage import SceneStage
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-from scene_completion_training.stage import Stage
-
-BETAS = (0.9, 0.95)
-"""Of AdamW, as where the network is trained without labels."""
 
 
 @dataclass
@@ -92,7 +89,7 @@ class SupervisedSceneConfiguration(TrainingConfiguration):
             )
 
 
-class SupervisedSceneStage(Stage):
+class SupervisedSceneStage(SceneStage):
     """Trains a `VoxelHUNet`, the `field` of its checkpoints, and a linear `head` on its levels.
 
     Args:
@@ -100,7 +97,6 @@ class SupervisedSceneStage(Stage):
     """
 
     configuration_class = SupervisedSceneConfiguration
-    field_class = VoxelHUNet
     next_command = "scene-completion evaluate occupancy --checkpoint {checkpoint} --data ... (or probe --method ...)"
     settings: SupervisedSceneConfiguration
 
@@ -118,10 +114,6 @@ class SupervisedSceneStage(Stage):
             settings.data, settings.views, None, step=step, steps=settings.steps, seed=settings.seed, labelled=True
         )
         return self._data
-
-    def remembered(self) -> dict[str, Any]:
-        """What the features are, and the network in plain values."""
-        return {"columns": list(self.settings.data.columns()), "network": self.settings.network.plain()}
 
     def start(self, data: Any) -> None:
         """Takes the weights of the checkpoint, where one is named."""
@@ -144,12 +136,9 @@ class SupervisedSceneStage(Stage):
         return {"occupancy": occupancy_loss(answer[:, 0], batch["probability"], batch["label"])}
 
     def configure_optimizers(self) -> Any:
-        """AdamW, with warm-up and cosine."""
-        settings = self.settings
-        rate = settings.learning_rate
-        groups: list[dict[str, Any]] = [{"params": self.head.parameters(), "lr": rate * settings.head_rate}]
-        if not settings.frozen:
+        """The head learns faster than the network, which it may be alone to learn."""
+        rate = self.settings.learning_rate * self.settings.head_rate
+        groups: list[dict[str, Any]] = [{"params": self.head.parameters(), "lr": rate}]
+        if not self.settings.frozen:
             groups.append({"params": self.field.parameters()})
-        optimiser = torch.optim.AdamW(groups, rate, betas=BETAS, weight_decay=settings.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.warmed_cosine)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.warmed_adamw(groups)
