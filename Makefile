@@ -87,7 +87,7 @@ test-gpu: $(TEST_STAMP)
 	    .venv-test/bin/python -m pytest -k random_cameras --timeout 1200 tests/inference/gpu/test_voxel_pipeline.py; done
 
 docs: $(DOCS_STAMP)
-	.venv-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "Open site/index.html"
 
 lint: $(TEST_STAMP)

@@ -46,7 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
             files.append(File.generated(config, str(REFERENCE / f"{name}.md"), content=text))
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Turn links between files of the repository into links between files of the site."""
     if page.file.src_uri.startswith(f"{REFERENCE}/") or not page.file.abs_src_path:
         return markdown

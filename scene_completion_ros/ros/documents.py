@@ -32,8 +32,9 @@ INTRODUCTION = f"""\
 
 # Parameters of the node
 
-[config/scene_completion.yaml](../config/scene_completion.yaml) holds them all, at their defaults. The node does not start
-with a value that is not allowed. If it does not know a name, it warns in its log and names the nearest one that it knows.
+[config/scene_completion.yaml](../config/scene_completion.yaml) holds them all, at their defaults. The node does not
+start with a value that is not allowed. If it does not know a name, it warns in its log and names the nearest one that
+it knows.
 
 You may also change a **live** parameter while the node runs (`ros2 param set /scene_completion rectified true`). It
 holds for images that arrive from then on. Images that had arrived before keep the old value. The node builds its model

@@ -76,7 +76,9 @@ def test_voxels_come_back(with_details: bool, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_the_example_in_the_documents_reads_them_with_numpy_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_in_the_documents_reads_them_with_numpy_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     voxels = street()
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()
