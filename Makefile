@@ -1,6 +1,7 @@
 # make demo            install what the robot needs into .venv and complete the bundled drive through the real node
 # make demo BAG=path   the same with a bag of your own
 # make test            install everything into .venv-test; lint, type check and test
+# make docs            build the documentation site into site/, in an environment of its own (.venv-docs)
 # make test-gpu        the tests of the GPU's kernels on a real one, then under compute-sanitizer; pycuda is installed beside the rest
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
@@ -22,7 +23,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-gpu lint format clean demo-environment test-environment
+.PHONY: help demo test tests test-gpu docs lint format clean demo-environment test-environment
 
 # Idle OpenMP threads sleep instead of spinning: the player, the node and the viewer share the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -50,16 +51,17 @@ ifneq ($(DISTRIBUTION),)
 VENV_FLAGS := --system-site-packages
 FLAVOUR := $(PYTHON_TAG)-$(DISTRIBUTION)
 DEMO_EXTRAS :=
-TEST_EXTRAS := [train,rerun,test,lint]
+TEST_EXTRAS := [train,rerun,test,lint,docs]
 NUMPY_GENERATION := $(shell $(PYTHON) -c 'import numpy; print("numpy==" + numpy.__version__.split(".")[0] + ".*")')
 else
 FLAVOUR := $(PYTHON_TAG)
 DEMO_EXTRAS := [ros]
-TEST_EXTRAS := [ros,train,rerun,test,lint]
+TEST_EXTRAS := [ros,train,rerun,test,lint,docs]
 endif
 
 DEMO_STAMP := .venv/.installed-$(FLAVOUR)
 TEST_STAMP := .venv-test/.installed-$(FLAVOUR)
+DOCS_STAMP := .venv-docs/.installed-$(FLAVOUR)
 DECLARED := setup.py setup.cfg $(CONSTRAINTS)
 
 help:
@@ -84,6 +86,10 @@ test-gpu: $(TEST_STAMP)
 	  SCENE_COMPLETION_GPU=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
 	    .venv-test/bin/python -m pytest -k random_cameras --timeout 1200 tests/inference/gpu/test_voxel_pipeline.py; done
 
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
 lint: $(TEST_STAMP)
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
@@ -98,7 +104,7 @@ demo-environment: $(DEMO_STAMP)
 test-environment: $(TEST_STAMP)
 
 clean:
-	rm -rf .venv .venv-test build dist install log *.egg-info
+	rm -rf .venv .venv-test .venv-docs site build dist install log *.egg-info
 
 # $(call install,FOLDER,EXTRAS): the package from this checkout (changed sources need no new installation).
 define install
@@ -120,3 +126,6 @@ $(DEMO_STAMP): $(DECLARED)
 
 $(TEST_STAMP): $(DECLARED)
 	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true))
+
+$(DOCS_STAMP): $(DECLARED)
+	$(call install,.venv-docs,[docs],true)

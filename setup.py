@@ -79,6 +79,7 @@ EXTRAS = {
         "trimesh",
     ],
     "lint": ["import-linter", "mypy", "ruff", "types-PyYAML"],
+    "docs": ["mkdocs-material", "mkdocstrings[python]", "ruff"],
 }
 COMMANDS: dict[str, str] = ast.literal_eval(
     re.findall(r"^COMMANDS = (\{.*?^\})$", (HERE / PACKAGE / "cli.py").read_text(encoding="utf-8"), re.M | re.S)[0]

@@ -19,8 +19,12 @@ def with_this_checkout(**variables: str) -> dict[str, str]:
     return {**os.environ, **variables, "PYTHONPATH": path}
 
 
-def run_python(*arguments: str | Path, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str | Path, cwd: Path = ROOT, timeout_s: float = 300.0, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run Python to its end; what it printed, as text."""
     command = [sys.executable, *map(str, arguments)]
     environment = with_this_checkout(**variables)
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+    )

@@ -2,7 +2,7 @@
 
 numpy.load reads voxels.npz. It holds the state of every voxel; index, probability, label and confidence of the occupied
 ones; names and colours of the classes; where the grid lies; probability and opacity of every voxel, and the depth. The
-README shows examples; scene_completion_ros/voxels/files.py lists all arrays.
+docs/voxels.md shows examples; scene_completion_ros/voxels/files.py lists all arrays.
 
 picture.png shows no depth where most of the ray leaves the grid (transmittance of 0.5 or more). Outside of the view
 probability and opacity are extrapolated from the image border and mean little; the state there stays unobserved.

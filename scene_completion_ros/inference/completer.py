@@ -178,7 +178,7 @@ class Completer:
                 raise
             failure = str(error)
         if failure:  # not in the handler, where the error would keep what is on the GPU
-            _log.warning("everything runs on the CPU, because the GPU cannot: %s", failure)
+            _log.warning("the CPU runs everything, because the GPU cannot: %s", failure)
             self._open(make_encoder(bundle, cpu_engine(), threads=threads), pose)
 
     def _open(self, encoder: Encoder, grid_from_camera: RigidTransform) -> None:

@@ -197,7 +197,7 @@ def make_encoder(
     gpu = gpu or EngineOptions()
     if engine == "auto" and not bundle.gpu_precisions and cuda_devices().names:
         _log.info(
-            "there is a GPU, but the bundle has no encoder for it, so that all runs on the CPU: add one with "
+            "the bundle has no encoder for the GPU that is there, so the CPU runs everything: add one with "
             "`scene-completion export-gpu`"
         )
     if engine == "tensorrt" or (engine == "auto" and gpu_is_offered(bundle)):

@@ -105,7 +105,7 @@ def _checked_frame(data: NDArray[np.uint8], name: str) -> tuple[int, int, int]:
         raise ImageError(
             f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels",
             where="image",
-            cure="The data are damaged, or made to fill the memory",
+            cure="The data are damaged, or meant to fill the memory",
         )
     return width, height, components
 

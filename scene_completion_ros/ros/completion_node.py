@@ -88,7 +88,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             SceneCompletionError: It cannot be configured or activated.
         """
         if not self._parameters.snapshot().autostart:
-            self._logger.info("unconfigured: waiting for whoever manages this node (parameter autostart is false)")
+            self._logger.info("unconfigured: waiting for the manager of this node (parameter autostart is false)")
             return
         for transition in (self._node.trigger_configure, self._node.trigger_activate):
             if transition() != TransitionCallbackReturn.SUCCESS:
@@ -145,10 +145,10 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         result = self._configured_thread().record.result
         if not self._save_folder:
             cure = "Start the node with a folder as parameter save_folder"
-            raise SceneCompletionError("no folder to save in was given", where="parameter save_folder", cure=cure)
+            raise SceneCompletionError("the node has no folder to save in", where="parameter save_folder", cure=cure)
         if result is None:
             cure = "Subscribe to ~/voxels, without which images are not completed, and wait for an image"
-            raise SceneCompletionError("no image has been completed yet", cure=cure)
+            raise SceneCompletionError("the node has not completed an image yet", cure=cure)
         return Path(self._save_folder), result
 
     def reset(self) -> None:
@@ -291,7 +291,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     def _clean_up(self) -> None:
         self._release()
-        self._logger.info("unconfigured: everything is released, configure again to go on")
+        self._logger.info("unconfigured: the node released everything; configure it again to go on")
 
     def _release(self) -> None:
         self.inputs, self._thread, self._outputs, self._words = None, None, None, None

@@ -1,7 +1,7 @@
 """What is written from the tables of topics and services and from the schema of the parameters.
 
 `python -m scene_completion_ros.ros.documents`, in the repository's root, writes `docs/parameters.md`,
-`config/scene_completion.yaml`, the policy of SROS 2 and the tables of `README.md`.
+`config/scene_completion.yaml`, the policy of SROS 2 and the tables of `docs/node.md`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMAND = "python -m scene_completion_ros.ros.documents"
 DOCUMENTATION = Path("docs/parameters.md")
 PARAMETER_FILE = Path("config/scene_completion.yaml")
 POLICY = Path("config/security/scene_completion.policy.xml")
-README = Path("README.md")
+NODE_PAGE = Path("docs/node.md")
 BEGIN = f"<!-- Made by {COMMAND}: begin -->"
 END = f"<!-- Made by {COMMAND}: end -->"
 WIDTH = 120
@@ -32,15 +32,15 @@ INTRODUCTION = f"""\
 
 # Parameters of the node
 
-[config/scene_completion.yaml](../config/scene_completion.yaml) holds them all, at their defaults. A value that is not
-allowed keeps the node from starting. A name that the node does not know is warned about in its log, with the nearest
-one that it knows.
+[config/scene_completion.yaml](../config/scene_completion.yaml) holds them all, at their defaults. The node does not
+start with a value that is not allowed. If it does not know a name, it warns in its log and names the nearest one that
+it knows.
 
-A **live** parameter may also be changed while the node runs (`ros2 param set /scene_completion rectified true`). Images
-that arrive from then on are completed with it, those that had arrived before as they would have been. The model is
-built anew for that, as for a new calibration, and images meanwhile replace each other. What cannot be used is refused
-with the reason, and nothing changes: `rectified`, for instance, where the CameraInfo has no projection matrix. A
-**read-only** parameter needs a new start of the node.
+You may also change a **live** parameter while the node runs (`ros2 param set /scene_completion rectified true`). It
+holds for images that arrive from then on. Images that had arrived before keep the old value. The node builds its model
+anew if it must, as for a new calibration. Meanwhile newer images replace older ones. The node refuses a value that it
+cannot use, gives the reason, and changes nothing. An example is `rectified` if the CameraInfo has no projection matrix.
+A **read-only** parameter needs a new start of the node.
 
 """
 
@@ -116,49 +116,30 @@ def policy() -> str:
 
 
 def tables() -> str:
-    """Topics, services and parameters of the node, in Markdown."""
+    """Topics and services of the node, in Markdown."""
     topics = ["| topic | type | | |", "|---|---|---|---|"]
     for _, group in groupby((spec for spec in TOPICS if spec.meaning), _row_of):
         topics.append(_topic_row(next(group)))
     services = ["| service | type | |", "|---|---|---|"]
     services += [_row(f"`{spec.name}`", _short(spec.type_name), spec.meaning) for spec in SERVICES if spec.meaning]
-    parameters = ["| parameter | default | | |", "|---|---|---|---|"]
-    for parameter in SCHEMA:
-        default = "empty" if parameter.default == "" else f"`{json.dumps(parameter.default)}`".replace('"', "")
-        change = "live" if parameter.live else ""
-        parameters.append(_row(f"`{parameter.name}`", default, change, _first_sentence(parameter.meaning)))
     common = [spec.name for spec in TOPICS if not spec.meaning] + [spec.name for spec in SERVICES if not spec.meaning]
     managed = ", ".join(f"`{name}`" for name in common)
-    return "\n".join(
-        (
-            *topics,
-            "",
-            *services,
-            "",
-            f"And what every managed node of ROS 2 has: {managed}.",
-            "",
-            "<details>",
-            f"<summary>All {len(SCHEMA)} parameters: <em>live</em> ones may be changed while the node runs</summary>",
-            "",
-            *parameters,
-            "",
-            "</details>",
-        )
-    )
+    has = "The node also has what every managed node of ROS 2 has:"
+    return "\n".join((*topics, "", *services, "", has, "", managed))
 
 
-def with_tables(readme: str) -> str:
-    """The text of the README with the tables of now between their markers.
+def with_tables(page: str) -> str:
+    """The text of the node's page with the tables of now between their markers.
 
     Raises:
         SceneCompletionError: It does not have both markers once, in order.
     """
-    before, begin, rest = readme.partition(BEGIN)
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after or END in after:
         raise SceneCompletionError(
             "does not have the markers of the tables once each",
-            where=str(README),
+            where=str(NODE_PAGE),
             cure=f"Write {BEGIN} and {END} into it",
         )
     return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
@@ -168,23 +149,21 @@ def write(root: Path) -> None:
     """Write all of them into a checkout.
 
     Raises:
-        SceneCompletionError: There are no such folders, or there is no README with markers.
+        SceneCompletionError: There are no such folders, or the node's page is missing or has no markers.
     """
-    readme = root / README
-    if not readme.is_file():
-        cure = "Name the root of a checkout of this repository."
-        raise SceneCompletionError(f"has no {README}", where=str(root), cure=cure)
+    page = root / NODE_PAGE
+    cure = "Name the root of a checkout of this repository."
+    if not page.is_file():
+        raise SceneCompletionError(f"has no {NODE_PAGE}", where=str(root), cure=cure)
     texts = {
-        README: with_tables(readme.read_text(encoding="utf-8")),
+        NODE_PAGE: with_tables(page.read_text(encoding="utf-8")),
         DOCUMENTATION: documentation(),
         PARAMETER_FILE: parameter_file(),
         POLICY: policy(),
     }
     for path in texts:
         if not (root / path).parent.is_dir():
-            raise SceneCompletionError(
-                f"has no folder {path.parent}", where=str(root), cure="Name the root of a checkout of this repository."
-            )
+            raise SceneCompletionError(f"has no folder {path.parent}", where=str(root), cure=cure)
     for path, text in texts.items():
         (root / path).write_text(text, encoding="utf-8")
 
@@ -212,11 +191,8 @@ def _topic_row(spec: TopicSpec) -> str:
 
 
 def _short(type_name: str) -> str:
-    return type_name.rpartition("/")[2]
-
-
-def _first_sentence(text: str) -> str:
-    return f"{text.partition('. ')[0].rstrip('.')}."
+    package, _, kind = type_name.split("/")
+    return f"{package}/{kind}"
 
 
 if __name__ == "__main__":

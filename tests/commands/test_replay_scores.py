@@ -82,7 +82,7 @@ def test_options_of_the_node_are_refused_offline(
         (
             "{temporal_fusion: true, transform_source: topics, odometry_topics: /odom}",
             ["--also", "/tf_static"],
-            "images are to be joined by what /odom say, and that is not played",
+            "temporal_fusion needs /odom, which the replay does not play",
         ),
     ],
 )

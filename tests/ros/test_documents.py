@@ -14,9 +14,9 @@ from scene_completion_ros.ros.documents import (
     COMMAND,
     DOCUMENTATION,
     END,
+    NODE_PAGE,
     PARAMETER_FILE,
     POLICY,
-    README,
     documentation,
     parameter_file,
     policy,
@@ -43,15 +43,15 @@ def first_cells(text: str) -> list[str]:
 
 def empty_checkout(root: Path) -> None:
     for path in (DOCUMENTATION, POLICY):
-        (root / path).parent.mkdir(parents=True)
-    (root / README).write_text(f"# Title\n\n{BEGIN}\nold\n{END}\nrest\n", encoding="utf-8")
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / NODE_PAGE).write_text(f"# Title\n\n{BEGIN}\nold\n{END}\nrest\n", encoding="utf-8")
 
 
 def test_the_repository_holds_what_the_tables_make() -> None:
     for path, made in ((DOCUMENTATION, documentation()), (PARAMETER_FILE, parameter_file()), (POLICY, policy())):
         assert (REPOSITORY / path).read_text(encoding="utf-8") == made, f"run {COMMAND}"
-    readme = (REPOSITORY / README).read_text(encoding="utf-8")
-    assert with_tables(readme) == readme, f"run {COMMAND}"
+    page = (REPOSITORY / NODE_PAGE).read_text(encoding="utf-8")
+    assert with_tables(page) == page, f"run {COMMAND}"
 
 
 def test_every_parameter_has_a_row_with_all_that_is_known_of_it() -> None:
@@ -74,25 +74,26 @@ def test_kinds_that_the_node_does_not_have_yet() -> None:
 
 
 def test_write_leaves_everything_else_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(SceneCompletionError, match=r"has no README\.md"):
+    with pytest.raises(SceneCompletionError, match=r"has no docs/node\.md"):
         write(tmp_path)
-    readme = tmp_path / README
+    page = tmp_path / NODE_PAGE
+    page.parent.mkdir()
     for text in ("nothing", f"{BEGIN} but no end", f"{END} before {BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"):
-        readme.write_text(text, encoding="utf-8")
+        page.write_text(text, encoding="utf-8")
         with pytest.raises(SceneCompletionError, match="markers"):
             write(tmp_path)
-    readme.write_text(f"{BEGIN}{END}", encoding="utf-8")
-    with pytest.raises(SceneCompletionError, match="has no folder docs"):
+    page.write_text(f"{BEGIN}{END}", encoding="utf-8")
+    with pytest.raises(SceneCompletionError, match="has no folder config"):
         write(tmp_path)
     empty_checkout(tmp_path)
     write(tmp_path)
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     assert text.startswith(f"# Title\n\n{BEGIN}\n\n| topic |")
     assert text.endswith(f"\n{END}\nrest\n")
     assert "\nold\n" not in text
     assert (tmp_path / PARAMETER_FILE).read_text(encoding="utf-8") == parameter_file()
     write(tmp_path)
-    assert readme.read_text(encoding="utf-8") == text
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_the_command_needs_no_ros(tmp_path: Path) -> None:
@@ -112,21 +113,11 @@ def test_everything_has_a_row_or_is_named_once() -> None:
     at = described.index(topics.DROPPED) + 1
     expected = [*described[:at], stage_topic("<stage>"), *described[at:]]
     expected += [spec.name for spec in SERVICES if spec.meaning]
-    expected += [spec.name for spec in SCHEMA]
     text = tables()
     assert first_cells(text) == expected
-    (managed,) = (line for line in text.splitlines() if line.startswith("And what every managed node"))
+    managed = text.splitlines()[-1]
     for spec in (*TOPICS, *SERVICES):
         assert spec.meaning or f"`{spec.name}`" in managed
-    assert all(stage in text for stage in STAGES)
-
-
-def test_the_page_of_the_node_has_every_topic_and_service_with_its_type() -> None:
-    rows = [line for line in (REPOSITORY / "docs" / "node.md").read_text(encoding="utf-8").splitlines() if "|" in line]
-    stages = {stage_topic(stage) for stage in STAGES}
-    for spec in (*TOPICS, *SERVICES):
-        if not spec.meaning or spec.name == "/clock":
-            continue
-        name = stage_topic("<stage>") if spec.name in stages else spec.name
         package, _, kind = spec.type_name.split("/")
-        assert any(f"`{name}`" in row.split("|")[1] and f"{package}/{kind}" in row for row in rows), spec
+        assert not spec.meaning or f"| {package}/{kind} |" in text
+    assert all(stage in text for stage in STAGES)

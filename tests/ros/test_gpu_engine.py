@@ -123,7 +123,7 @@ def test_where_tensorrt_alone_is_asked_for_a_lost_gpu_is_an_error(start: Start, 
     running.start()
     lost.touch()
     image = running.make_image(some_image(1), SECOND_NS, FRAME)
-    running.until_logged("images cannot be completed any more", lambda: running.images.publish(image))
+    running.until_logged("the node cannot complete images any more", lambda: running.images.publish(image))
     diagnosed.until("inference", ERROR, "the device was lost", meanwhile=lambda: running.images.publish(image))
     heard = len(running.voxels)
     running.images.publish(image)

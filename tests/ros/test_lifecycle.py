@@ -57,7 +57,7 @@ def start(start: Start) -> Start:
 
 def test_every_state_holds_what_it_should(start: Start) -> None:
     managed = start(*MANAGED)
-    managed.until_logged("unconfigured: waiting for whoever manages this node")
+    managed.until_logged("unconfigured: waiting for the manager of this node")
     assert managed.state == "unconfigured"
     assert not managed.published()
     managed.refuse(ACTIVATE)
@@ -218,7 +218,7 @@ def test_what_nobody_subscribed_to_is_not_computed(start: Start) -> None:
     managed.listen()
     managed.until_answered(2 * SECOND_NS)
     assert managed.graph.until(lambda: bool(times)), managed.node.log
-    assert managed.node.log.count("images are completed again") == 1
+    assert managed.node.log.count("the node completes images again") == 1
     assert managed.node.end() == 0
     counts = re.search(r"received (\d+) images, processed (\d+).* nobody subscribed to (\d+)", managed.node.log)
     assert counts is not None, managed.node.log

@@ -90,7 +90,7 @@ def names(folder: Path) -> set[str]:
 
 def test_save_writes_what_was_published_and_nothing_over_anything(served: Served, tmp_path: Path) -> None:
     folder = served.folder
-    assert "no image has been completed yet" in served.refused(topics.SAVE)
+    assert "the node has not completed an image yet" in served.refused(topics.SAVE)
     cloud = cloud_array_from_message(served.answer(served.image(1, 12 * SECOND_NS + 34)))
     message = served.save()
     npz, ply = folder / "voxels_12_000000034.npz", folder / "voxels_12_000000034.ply"
@@ -131,7 +131,7 @@ def test_a_full_disk_or_a_lost_folder_leaves_no_half_files_and_the_node_goes_on(
     answer = served.trigger(topics.SAVE)
     resource.prlimit(served.node.process.pid, resource.RLIMIT_FSIZE, limits)
     assert not answer.success
-    assert f"{folder}: nothing was saved: File too large. The largest size of a file is limited" in answer.message
+    assert f"{folder}: the node saved nothing: File too large. The largest size of a file is limited" in answer.message
     assert names(folder) == before
 
     moved = folder.rename(folder.with_name("moved"))
@@ -175,7 +175,7 @@ def test_saving_keeps_neither_images_nor_other_services_waiting(
     assert served.graph.until(lambda: first.done() and second.done()), served.node.log
     assert first.result().success, first.result().message  # what was the last result when it was asked for
     assert names(folder) == {"voxels_10_000000000.npz", "voxels_10_000000000.ply"}
-    assert "no image has been completed yet" in second.result().message  # asked again only after the reset
+    assert "the node has not completed an image yet" in second.result().message  # asked again only after the reset
     held_while.touch()
     served.answer(served.image(3, 12 * SECOND_NS))
     reached.unlink()
@@ -191,7 +191,7 @@ def test_reset_forgets_stamps_and_results(served: Served) -> None:
     late = served.image(2, 100 * SECOND_NS - SECOND_NS // 2)
     served.until_logged("stamp went back, 1 so far", lambda: served.images.publish(late))
     assert served.trigger(topics.RESET).message == "forgot stamps, times and the last result"
-    assert "no image has been completed yet" in served.refused(topics.SAVE)
+    assert "the node has not completed an image yet" in served.refused(topics.SAVE)
 
     def forgot() -> bool:
         parts = {name: values(status) for name, status in told.newest.items()}

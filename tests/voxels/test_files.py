@@ -76,18 +76,20 @@ def test_voxels_come_back(with_details: bool, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_the_readme_reads_them_with_numpy_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_in_the_documents_reads_them_with_numpy_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     voxels = street()
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()
     Path("out/voxels.npz").write_bytes(npz_bytes(SavedVoxels(voxels)))
     (example,) = (
         block
-        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "voxels.md").read_text(), re.DOTALL)
         if "voxels.npz" in block
     )
     names: Arrays = {}
-    exec(example, names)  # noqa: S102 # the example of our own README
+    exec(example, names)  # noqa: S102 # the example of our own documents
     np.testing.assert_array_equal(names["state"], voxels.state)
     np.testing.assert_allclose(names["points"], voxels.points_grid(), atol=1e-5)
     assert names["names"].tolist() == [NAMES[label] for label in voxels.label]

@@ -108,7 +108,7 @@ class DeviceSceneQuery:
         if voxels(0, ask) != expected[1]:
             cure = "Take no graphs (gpu_graphs: false)."
             raise GpuError(f"a frame differs after a CUDA graph was tried ({why})", where="GPU", cure=cure)
-        _log.warning("frames are asked for without a CUDA graph: %s", why)
+        _log.warning("the node goes on without a CUDA graph: %s", why)
         return ask
 
     def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:

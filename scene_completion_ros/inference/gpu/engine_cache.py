@@ -185,7 +185,7 @@ class EngineCache:
             return None
         except UnusableFileError as error:
             if explain:
-                _log.warning("%s is not used: %s; it is built again", path, error)
+                _log.warning("%s is not used: %s; the node builds it again", path, error)
             return None
         self._note_use(path)
         record = header.get("record")

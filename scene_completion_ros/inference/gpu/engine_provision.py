@@ -138,7 +138,7 @@ def _cached(cache: EngineCache, key: EngineKey, tensorrt: TensorRt, *, explain: 
     try:
         engine = TensorRtEngine(cached.plan, key, tensorrt)
     except UnusablePlanError as error:
-        _log.warning("%s is not used: %s; it is built again", cached.path, error.what)
+        _log.warning("%s is not used: %s; the node builds it again", cached.path, error.what)
         return None
     return ProvidedEngine(engine, cached.record, cached.path, built=False)
 

@@ -151,7 +151,7 @@ class KernelParity:
             raise GpuError(
                 f"the voxel query does not compute what the CPU computes: {'; '.join(self.misses)}",
                 where="parity gate",
-                cure="It is not kept. Take a CPU engine, and report this with the versions of driver and compiler.",
+                cure="It was discarded. Take a CPU engine, and report this with the versions of driver and compiler.",
             )
 
 
@@ -413,6 +413,6 @@ def _cached(
     try:
         make_device(kernels).close()
     except GpuError as error:
-        _log.warning("%s is not used: %s; it is built again", kept.path, str(error))
+        _log.warning("%s is not used: %s; the node builds it again", kept.path, str(error))
         return None
     return ProvidedKernels(kernels, kept.record, kept.path, built=False)

@@ -141,7 +141,7 @@ class Parity:
             raise GpuError(
                 f"the {self.precision} engine does not compute what the CPU computes: {'; '.join(self.misses)}",
                 where="parity gate",
-                cure="It is not kept. Take another precision, or a CPU engine, and report this with the versions.",
+                cure="It was discarded. Take another precision, or a CPU engine, and report this with the versions.",
             )
 
 

@@ -163,7 +163,7 @@ def _configure(builder: Any, key: EngineKey, tensorrt: TensorRt, timings: bytes)
         return config, None
     cache = _timing_cache(config, timings)
     if cache is None and timings:
-        _log.warning("the timing cache is of no use to TensorRT: a new one is begun")
+        _log.warning("TensorRT cannot use the timing cache, and begins a new one")
         tensorrt.forget_errors()  # they would be given as the reason why the build failed
         cache = _timing_cache(config, b"")
     return config, cache

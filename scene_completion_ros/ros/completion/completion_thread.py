@@ -197,7 +197,7 @@ class CompletionThread:
         self.end_activation()
         if not self._worker.close(CLOSE_TIMEOUT_S):
             self._logger.warning(
-                f"the inference thread did not end within {CLOSE_TIMEOUT_S:.0f} s; it ends after what it is doing now"
+                f"the inference thread did not end within {CLOSE_TIMEOUT_S:.0f} s; it ends after its present work"
             )
 
     def _prepare(self) -> None:
@@ -228,9 +228,9 @@ class CompletionThread:
         if wanted != self._wanted:
             self._wanted = wanted
             self._logger.info(
-                "images are completed again"
+                "the node completes images again"
                 if wanted
-                else "nobody subscribed to voxels or depth: images are not completed until somebody does"
+                else "nobody subscribed to voxels or depth: the node completes no image until somebody does"
             )
         return wanted
 
@@ -350,7 +350,7 @@ class CompletionThread:
             self._resized[image.name] = camera
             self._logger.warning(
                 f"{image.topic}: images are {width}x{height}, calibrated for {image.camera.width}x"
-                f"{image.camera.height}: the calibration is scaled, as for resized images. If they are cropped "
+                f"{image.camera.height}: the node scales the calibration, as for resized images. If they are cropped "
                 "instead, publish roi in the CameraInfo"
             )
         return camera

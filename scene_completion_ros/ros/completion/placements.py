@@ -153,7 +153,7 @@ def check_frames(parameters: NodeParameters) -> None:
     fixed = bool(parameters.extrinsics_file)  # which holds at least one
     if kind == "topics" and not (fixed or parameters.transform_topics or parameters.odometry_topics):
         raise SceneCompletionError(
-            "transforms are to come from topics, but none is named",
+            "transform_source is topics, but no topic is named",
             where="parameters transform_source, transform_topics, odometry_topics",
             cure="Name topics, or an extrinsics_file",
         )

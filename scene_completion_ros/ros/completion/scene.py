@@ -142,7 +142,7 @@ class SceneMemory:
         fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
         if fused.reset:
             self._record.started(fused.reset)
-            self._counters.warn(STARTED, f"earlier images are forgotten: {fused.reset}")
+            self._counters.warn(STARTED, f"the node forgets earlier images: {fused.reset}")
         self._record.joined(
             map_voxels=fusion.memory.weight.size,
             map_mb=fusion.megabytes,

@@ -120,7 +120,7 @@ class ViewCompleters:
         for name, made in self._made.items():
             made.completer = None
             self._record.failed(str(error), name)
-        self._logger.error(f"images cannot be completed any more: {error}")
+        self._logger.error(f"the node cannot complete images any more: {error}")
 
     def _fall_back(self, failure: str) -> None:
         self._gpu_failed = True

@@ -61,7 +61,7 @@ class Diagnostics:
             self.publish()
         except Exception as error:  # what only looks at the node must not end it
             problem = f"{type(error).__name__}: {error}; please report this"
-            self._observed.counters.warn("diagnostics", f"diagnostics were not published: {problem}")
+            self._observed.counters.warn("diagnostics", f"the node could not publish diagnostics: {problem}")
 
     def publish(self) -> None:
         """Publish the statuses of now, and log faults that have just begun or ended."""

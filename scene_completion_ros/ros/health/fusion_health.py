@@ -114,7 +114,7 @@ def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted
         return Status(NAME, Level.OK, "off (parameter temporal_fusion)", values)
     if report.alone_s is not None and now_s - report.alone_s <= recent_s:
         message = (
-            f"the voxels of {report.alone} images were published without those of earlier ones, the last "
+            f"the node published the voxels of {report.alone} images without those of earlier ones, the last "
             f"{now_s - report.alone_s:.1f} s ago: {report.why_alone}"
         )
         return Status(NAME, Level.WARN, message, values)

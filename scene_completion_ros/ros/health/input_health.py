@@ -180,7 +180,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
         return Status(name, Level.OK, f"waiting for the first image on {record.image_topic}", values)
     problems = drops.problems(judged_by="input")
     if problems:
-        message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log says more of each"
+        message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each"
         return Status(name, Level.WARN, message, values)
     lost = record.lost.get(record.image_topic, 0)
     if lost:
@@ -224,12 +224,12 @@ def calibration_status(
         return Status(name, Level.ERROR, message, values)
     image_silent_s = camera.silent_s(record.images.last_s)
     if record.camera_infos.count > 1 and silent_s > camera.timeout_s >= image_silent_s:
-        message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: they are completed with the last one; "
+        message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: the node completes them with the last one; "
         return Status(name, Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
     if warnings:
         return Status(name, Level.WARN, "; ".join(warnings), values)
     fx = record.camera.fx
-    return Status(name, Level.OK, f"{size[0]}x{size[1]}, fx {fx:.1f} px, within what the student knows", values)
+    return Status(name, Level.OK, f"{size[0]}x{size[1]}, fx {fx:.1f} px, as the student knows it", values)
 
 
 def _proportions_fit(record: InputRecord) -> bool:
@@ -256,8 +256,8 @@ def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], nam
     elif topic in record.incompatible:
         cure = f"its publisher's {record.incompatible[topic]} does not match a best-effort, volatile reader: change it"
     else:
-        cure = f"{_publishers(count)} on {topic}, but nothing arrives: what is sent only once must be latched"
-    message = f"CameraInfo is missing for {silent_s:.1f} s, without which no image is completed: {cure}"
+        cure = f"{_publishers(count)} on {topic}, but nothing arrives: a CameraInfo sent only once must be latched"
+    message = f"CameraInfo is missing for {silent_s:.1f} s, and without it the node completes no image: {cure}"
     return Status(name, Level.ERROR, message, values, cure)
 
 

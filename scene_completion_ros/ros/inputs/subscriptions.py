@@ -109,7 +109,7 @@ def noted_subscription(
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         record.incompatible[topic] = policy
         node.get_logger().warning(
-            f"a publisher on {topic} offers another {policy} than this node asks for, so nothing of it arrives; "
+            f"a publisher on {topic} offers another {policy} than this node asks for, so nothing arrives from it; "
             "see parameter image_qos"
         )
 

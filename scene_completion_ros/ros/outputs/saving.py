@@ -108,4 +108,6 @@ def _make_visible(opened: int, folder: Path, hidden: str, name: str) -> None:
 
 def _explained(error: OSError, folder: Path) -> SceneCompletionError:
     cure = CURES.get(error.errno or 0, "Look at the folder, or take another save_folder")
-    return SceneCompletionError(f"nothing was saved: {os.strerror(error.errno or 0)}", where=str(folder), cure=cure)
+    return SceneCompletionError(
+        f"the node saved nothing: {os.strerror(error.errno or 0)}", where=str(folder), cure=cure
+    )

@@ -36,7 +36,7 @@ def check_fusion(parameters: NodeParameters) -> None:
         return
     if not odometry:
         raise SceneCompletionError(
-            "successive images are to be fused, but in no frame",
+            "temporal_fusion has no frame to join images in",
             where="parameters temporal_fusion, odometry_frame",
             cure="Name the frame in which the robot moves without jumps, such as odom",
         )

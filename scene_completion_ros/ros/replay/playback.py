@@ -166,7 +166,7 @@ def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) ->
     wanted, played = names_in(heard), {playback.remappings.get(topic, topic) for topic in playback.also}
     if parameters.get("temporal_fusion") and wanted and played.isdisjoint(wanted):
         raise SceneCompletionError(
-            f"images are to be joined by what {', '.join(wanted)} say, and that is not played",
+            f"temporal_fusion needs {', '.join(wanted)}, which the replay does not play",
             where="parameter temporal_fusion",
             cure="Play the recorded topic too, with --also, under the full name that the parameter has",
         )

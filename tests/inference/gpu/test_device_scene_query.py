@@ -296,7 +296,7 @@ def test_a_gpu_that_the_bundle_does_not_use_is_told_of(
     monkeypatch.setattr(encoder, "cuda_devices", lambda: requirements.CudaDevices(("Orin",)))
     plain = dataclasses.replace(StudentBundle.load(DEFAULT_BUNDLE), gpu_encoders={})
     assert encoder.make_encoder(plain, "auto", threads=1).name in ("openvino", "onnxruntime")
-    assert "there is a GPU, but the bundle has no encoder for it" in caplog.text
+    assert "the bundle has no encoder for the GPU that is there" in caplog.text
 
 
 def test_kernels_are_compiled_once_for_one_gpu(
@@ -376,7 +376,7 @@ def test_with_auto_the_cpu_takes_over_where_the_grid_does_not_fit(
     monkeypatch.setattr("scene_completion_ros.inference.completer.make_encoder", without_room)
     completer = build(engine="auto")
     assert completer.engine in ("openvino", "onnxruntime")
-    assert "everything runs on the CPU, because the GPU cannot: GPU: out of memory" in caplog.text
+    assert "the CPU runs everything, because the GPU cannot: GPU: out of memory" in caplog.text
     assert completer.complete(picture()).alpha.any()
     caplog.clear()
     assert cuda.allocated == 0 and cuda.free <= before

@@ -84,7 +84,7 @@ def test_an_engine_for_something_else_is_not_used(
     stored.rename(cache.path(KEY))  # also where it lies under the right name
     assert cache.load(KEY) is None
     value = other.fields()[name]
-    assert f"{name} is {value}, needed is {KEY.fields()[name]}; it is built again" in caplog.text
+    assert f"{name} is {value}, needed is {KEY.fields()[name]}; the node builds it again" in caplog.text
 
 
 def test_the_log_says_what_differs_from_the_engines_there_are(
@@ -138,7 +138,7 @@ def test_damaged_files_are_built_again(cache: EngineCache, caplog: pytest.LogCap
     path = store(cache)
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     assert cache.load(KEY) is None
-    assert "it is built again" in caplog.text
+    assert "the node builds it again" in caplog.text
     store(cache)
     assert cache.load(KEY) is not None
 

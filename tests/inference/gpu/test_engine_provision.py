@@ -162,7 +162,7 @@ def test_a_plan_that_tensorrt_refuses_is_built_again(
 
     monkeypatch.setattr(engine_provision, "build_plan", build_another)
     assert provide(bundle, options).built
-    assert "is not used: deserialising the engine failed; it is built again" in caplog.text
+    assert "is not used: deserialising the engine failed; the node builds it again" in caplog.text
     assert not provide(bundle, options).built
 
 

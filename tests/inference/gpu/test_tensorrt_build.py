@@ -83,7 +83,7 @@ def test_timings_that_tensorrt_refuses_are_begun_anew(
     assert kept == timings(*NODES)
     assert host.measured == list(NODES)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "the timing cache is of no use to TensorRT: a new one is begun" in caplog.text
+    assert "TensorRT cannot use the timing cache, and begins a new one" in caplog.text
 
 
 def test_timings_that_tensorrt_replaces_itself_are_no_end(host: HostBuilder, load: Load) -> None:

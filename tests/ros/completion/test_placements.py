@@ -173,7 +173,7 @@ def test_frames_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"grid_frame": BASE, "camera_x": 1.0}, "parameters grid_frame, .*: nothing says where the camera is"),
         ({"base_frame": BASE, "transform_source": "parameters"}, "nothing says where the camera is in base_link"),
         ({"base_frame": BASE, "grid_frame": ODOM, "camera_height": 1.2}, "Take one frame for both"),
-        ({"transform_source": "topics"}, "transforms are to come from topics, but none is named"),
+        ({"transform_source": "topics"}, "transform_source is topics, but no topic is named"),
         ({"cameras": "front, left", "grid_frame": BASE, "camera_height": 1.2}, "those of one camera"),
         ({"cameras": "front, left", "grid_frame": BASE, "transform_source": "parameters"}, "are those of one camera"),
         ({"cameras": "front, left"}, "must be attached to a frame"),

@@ -42,7 +42,7 @@ def test_an_image_that_had_to_do_without_is_a_warning_for_a_while() -> None:
     status = told(record, 2.0)
     assert status.level == Level.WARN
     assert status.message.startswith(
-        "the voxels of 1 images were published without those of earlier ones, the last 2.0 s"
+        "the node published the voxels of 1 images without those of earlier ones, the last 2.0 s"
     )
     assert MISSING in status.message
     join(record, 0.2)

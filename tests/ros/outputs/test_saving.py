@@ -73,7 +73,7 @@ def test_only_plain_names(folder: Path, name: str) -> None:
 
 def test_a_full_disk_leaves_nothing(folder: Path) -> None:
     with (
-        pytest.raises(SceneCompletionError, match="nothing was saved: File too large") as caught,
+        pytest.raises(SceneCompletionError, match="the node saved nothing: File too large") as caught,
         sizes_limited_to(1000),  # between the two sizes
     ):
         write_together(folder, CONTENTS)

@@ -1,0 +1,96 @@
+"""The documentation site: it builds strictly, is whole, and loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import run_python
+
+pytest.importorskip("mkdocs")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src"}
+
+
+class Loads(HTMLParser):
+    """The addresses that a page loads by itself."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if LOADED.get(tag) == name and value]
+
+
+def build(checkout: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    command = ("-m", "mkdocs", "build", "--strict", "--quiet", *options)
+    return run_python(*command, cwd=checkout, timeout_s=800.0, NO_MKDOCS_2_WARNING="1")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documentation") / "site"
+    done = build(REPOSITORY, "--site-dir", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def pages(site: Path) -> Iterator[tuple[Path, str]]:
+    for path in site.rglob("*.html"):
+        yield path, path.read_text(encoding="utf-8")
+
+
+def test_pages_load_nothing_from_elsewhere_and_everything_is_there(site: Path) -> None:
+    for path, page in pages(site):
+        for address in Loads(page).found:
+            assert not re.match(r"(https?:)?//", address), (path, address)
+            if path.name != "404.html":
+                assert (path.parent / address.partition("?")[0].partition("#")[0]).exists(), (path, address)
+
+
+def test_every_document_and_every_room_has_a_page(site: Path) -> None:
+    documents = [path.stem for path in (REPOSITORY / "docs").glob("*.md")]
+    assert all((site / f"{name}.html").is_file() for name in documents)
+    assert "Two commands" in (site / "index.html").read_text(encoding="utf-8")
+    assert (site / "repository" / "CONTRIBUTING.html").is_file()
+    geometry = (site / "reference" / "scene_completion_ros.geometry.html").read_text(encoding="utf-8")
+    assert 'id="scene_completion_ros.geometry.Camera"' in geometry
+    assert (site / "reference" / "scene_completion_training.losses.html").is_file()
+    assert "optical frame" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
+
+
+def test_own_camera_own_bag_and_deployment_are_near_the_readme() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 170
+    for heading in ("## Your own camera", "## Your own bag", "## Into a workspace", "## Deploy"):
+        assert f"\n{heading}\n" in text
+
+
+def test_a_link_to_nothing_breaks_the_build(tmp_path: Path) -> None:
+    for name in ("scene_completion_ros", "training"):
+        (tmp_path / name).mkdir()
+    for name in ("mkdocs.yml", "docs/site.py", "docs/assets/iframe-worker.js", "docs/assets/site.css"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    settings = (tmp_path / "mkdocs.yml").read_text(encoding="utf-8")
+    (tmp_path / "mkdocs.yml").write_text(settings[: settings.index("\nnav:")], encoding="utf-8")
+    (tmp_path / "LICENSE").write_text("terms", encoding="utf-8")
+    readme = tmp_path / "README.md"
+    for text, code, said in (
+        ("[a](LICENSE)", 0, ""),
+        ("[a](docs/none.md)", 1, "docs/none.md"),
+        ("[a](#none)", 1, "none"),
+    ):
+        readme.write_text(f"# Title\n\n{text}\n", encoding="utf-8")
+        done = build(tmp_path)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert said in done.stdout + done.stderr
+    assert (tmp_path / "site" / "repository" / "LICENSE").read_text(encoding="utf-8") == "terms"
