@@ -92,8 +92,21 @@ setup(
     long_description_content_type="text/markdown",
     maintainer="scene_completion_ros maintainers",
     maintainer_email="maintainers@scene-completion.example",
-    license="Apache-2.0",
-    license_files=["LICENSE"],
+    # The code, and the students that it comes with; package.xml says the same.
+    license="Apache-2.0 AND CC-BY-NC-SA-3.0",
+    license_files=["LICENSE", f"{PACKAGE}/models/LICENSE"],
+    url="https://scene-completion.example",
+    project_urls={
+        "Source": "https://scene-completion.example/scene_completion_ros",
+        "Issues": "https://scene-completion.example/scene_completion_ros/issues",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*", TRAINING, f"{TRAINING}.*"]),
     package_data={
