@@ -49,6 +49,7 @@ EXTRAS = {
         "tqdm",
         "transformers>=5",  # ResNet-50, the trunk of the full-size configurations; foundation models
     ],
+    "hub": ["huggingface-hub>=0.25"],  # students of the form hf:owner/name, and publishing them
     # Text encoders, where nothing is trained.
     "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
     "diffusion": ["diffusers"],  # Stable Diffusion as a teacher
