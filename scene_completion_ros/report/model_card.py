@@ -57,7 +57,9 @@ class Results:
                 f"cannot be read ({error})", where=where, cure="Name a results.json of `scene-completion evaluate`."
             ) from error
         content = content if isinstance(content, dict) else {}
-        asked = next((content[key] for key in ("settings", "arguments") if isinstance(content.get(key), dict)), {})
+        asked: Mapping[str, Any] = next(
+            (content[key] for key in ("settings", "arguments") if isinstance(content.get(key), dict)), {}
+        )
         measured = asked.get(STUDENTS, {})
         methods = {name for name, value in measured.items() if value == fingerprint(bundle)}
         if measured and not methods:
@@ -67,7 +69,8 @@ class Results:
                 cure="Evaluate the bundle that you publish.",
             )
         folder = bundle.encoder_path.parent.resolve().name
-        tables = {title: rows for title, rows in _tables(content, "", methods or {bundle.name, folder}) if rows}
+        scored = {key: value for key, value in content.items() if key not in ("settings", "arguments")}
+        tables = {title: rows for title, rows in _tables(scored, "", methods or {bundle.name, folder}) if rows}
         if not tables:
             raise BundleError(
                 f"has no scores of {bundle.name}", where=where, cure="Name results in which the bundle was scored."

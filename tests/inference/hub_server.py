@@ -134,6 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
                         for path, content in files.items()
                     ]
                     self._json(entries)
+            case ["api", "models", owner, name]:
+                if self._revision(f"{owner}/{name}", "main") is not None:
+                    self._json({"id": f"{owner}/{name}"})
             case parts:
                 self._resolve(parts)
 
@@ -204,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, asked: dict[str, str]) -> None:
         repository = f"{asked['organization']}/{asked['name']}"
         if repository in self.of.commits:
-            self._say(409)
+            self._json({"url": f"{self.of.url}/{repository}"}, 409)
             return
         self.of.private[repository] = asked.get("visibility") == "private"
         self.of.add(repository, {".gitattributes": b""})
