@@ -2,6 +2,8 @@
 # make demo BAG=path   the same with a bag of your own
 # make test            install everything into .venv-test; lint, type check and test
 # make docs            build the documentation site into site/, in an environment of its own (.venv-docs)
+# make dist            build the wheel and the sdist into dist/, by way of pyproject.toml
+# make demo-of-wheel   the same, then install the wheel into an empty environment and run its demo in an empty folder
 # make test-gpu        the tests of the GPU's kernels on a real one, then under compute-sanitizer; pycuda is installed beside the rest
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
@@ -23,7 +25,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-gpu docs lint format clean demo-environment test-environment
+.PHONY: help demo dist demo-of-wheel test tests test-gpu docs lint format clean demo-environment test-environment
 
 # Idle OpenMP threads sleep instead of spinning: the player, the node and the viewer share the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -70,6 +72,19 @@ help:
 demo: $(DEMO_STAMP)
 	.venv/bin/scene-completion demo $(if $(BAG),--bag '$(BAG)') $(DEMO_ARGS)
 
+dist:
+	rm -rf dist
+	$(PYTHON) -m venv --clear .venv-dist
+	.venv-dist/bin/python -m pip install --quiet build
+	.venv-dist/bin/python -m build --outdir dist .
+
+# Nothing of the checkout may be needed: the folder is a new one, and no variable names another.
+demo-of-wheel: dist
+	$(PYTHON) -m venv --clear $(VENV_FLAGS) .venv-wheel
+	@$(if $(NUMPY_GENERATION),echo '$(NUMPY_GENERATION)',cat $(CONSTRAINTS)) > .venv-wheel/constraints.txt
+	.venv-wheel/bin/python -m pip install --quiet --constraint .venv-wheel/constraints.txt "$$(echo dist/*.whl)$(DEMO_EXTRAS)"
+	folder="$$(mktemp -d)" && cd "$$folder" && env -u PYTHONPATH '$(CURDIR)/.venv-wheel/bin/scene-completion' demo $(DEMO_ARGS)
+
 # What is linted runs beside the tests.
 test: $(TEST_STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 lint tests
@@ -87,7 +102,7 @@ test-gpu: $(TEST_STAMP)
 	    .venv-test/bin/python -m pytest -k random_cameras --timeout 1200 tests/inference/gpu/test_voxel_pipeline.py; done
 
 docs: $(DOCS_STAMP)
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "Open site/index.html"
 
 lint: $(TEST_STAMP)
@@ -104,7 +119,7 @@ demo-environment: $(DEMO_STAMP)
 test-environment: $(TEST_STAMP)
 
 clean:
-	rm -rf .venv .venv-test .venv-docs site build dist install log *.egg-info
+	rm -rf .venv .venv-test .venv-docs .venv-dist .venv-wheel site build dist install log *.egg-info
 
 # $(call install,FOLDER,EXTRAS): the package from this checkout (changed sources need no new installation).
 define install

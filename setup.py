@@ -49,6 +49,7 @@ EXTRAS = {
         "tqdm",
         "transformers>=5",  # ResNet-50, the trunk of the full-size configurations; foundation models
     ],
+    "hub": ["huggingface-hub>=0.25"],  # students of the form hf:owner/name, and publishing them
     # Text encoders, where nothing is trained.
     "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
     "diffusion": ["diffusers"],  # Stable Diffusion as a teacher
@@ -93,8 +94,21 @@ setup(
     long_description_content_type="text/markdown",
     maintainer="scene_completion_ros maintainers",
     maintainer_email="maintainers@scene-completion.example",
-    license="Apache-2.0",
-    license_files=["LICENSE"],
+    # The code, and the students that it comes with; package.xml says the same.
+    license="Apache-2.0 AND CC-BY-NC-SA-3.0",
+    license_files=["LICENSE", f"{PACKAGE}/models/LICENSE"],
+    url="https://scene-completion.example",
+    project_urls={
+        "Source": "https://scene-completion.example/scene_completion_ros",
+        "Issues": "https://scene-completion.example/scene_completion_ros/issues",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*", TRAINING, f"{TRAINING}.*"]),
     package_data={

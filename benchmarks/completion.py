@@ -36,7 +36,7 @@ from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery, density_reference
-from scene_completion_ros.inference.shipped import shipped_students
+from scene_completion_ros.inference.shipped import open_student, shipped_students
 from scene_completion_ros.jit import kernel_threads
 
 REFERENCE_VOXELS = 65536
@@ -64,7 +64,7 @@ def main() -> None:
         help="students to compare with it, frame by frame (default: those that the package ships)",
     )
     arguments = parser.parse_args()
-    bundle = StudentBundle.load(arguments.bundle)
+    bundle = open_student(arguments.bundle)
     print(hardware(arguments.threads), flush=True)
     # The pipeline comes first: peak memory must not contain torch.
     print("\n" + pipeline_table(bundle, arguments.threads, arguments.repeats), flush=True)
@@ -168,7 +168,7 @@ def frame_of(folder: str, engine: str, threads: int, frame: int) -> tuple[dict[s
 def opened(folder: str, engine: str, threads: int) -> tuple[Completer, list[NDArray[np.uint8]]]:
     """A student, and the images of the bundled drive."""
     camera, images = demo_drive()
-    return Completer(StudentBundle.load(Path(folder)), camera, engine=engine, threads=threads), images
+    return Completer(open_student(Path(folder)), camera, engine=engine, threads=threads), images
 
 
 def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:

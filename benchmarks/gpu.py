@@ -54,6 +54,7 @@ from scene_completion_ros.inference.gpu.requirements import installed_flavour, m
 from scene_completion_ros.inference.gpu.tensorrt_runtime import EngineRunner
 from scene_completion_ros.inference.gpu.voxel_pipeline import RUN, VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
+from scene_completion_ros.inference.shipped import open_student
 
 WARM_UP_S = 1.0  # of frames, until the clocks of the GPU are up
 IN_MEMORY = 2**29  # bytes of a copy that no cache holds
@@ -116,7 +117,7 @@ def main() -> None:
     missing = [part for part in missing_parts(installed_flavour()) if part.part != installed_flavour()]
     if missing:
         parser.exit(2, "".join(f"{part.part} {part.what}: {part.cure}\n" for part in missing))
-    bundle, context = StudentBundle.load(arguments.bundle), PrimaryContext()
+    bundle, context = open_student(arguments.bundle), PrimaryContext()
     with context:
         run(bundle, context, arguments.precision, arguments.frames)
     context.close()

@@ -28,6 +28,7 @@ from benchmarks.completion import demo_drive, hardware, table, timed
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.ros import dds
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, voxels_to_cloud_array
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
@@ -108,7 +109,7 @@ def main() -> None:
     prepare_middleware()
     from benchmarks.running_node import RunningNode
 
-    bundle = StudentBundle.load(arguments.bundle)
+    bundle = open_student(arguments.bundle)
     print(hardware(arguments.threads or os.cpu_count() or 1), flush=True)
     camera, picture = large_camera()
     print("\n" + conversion_table(bundle, picture, arguments.repeats), flush=True)

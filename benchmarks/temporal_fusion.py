@@ -38,6 +38,7 @@ from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, Occupancy
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import cpu_engine
+from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, FusionSettings, TemporalFusion
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from scene_completion_training.evaluation.density_model import reference_camera
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", action="store_true", help="compare settings instead of methods")
     parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args(argv)
-    bundle = StudentBundle.load(arguments.bundle)
+    bundle = open_student(arguments.bundle)
     ways = settings_side_by_side(bundle) if arguments.settings else methods(bundle)
     rows: dict[str, Row] = {name: Row() for name in ways}
     for town in arguments.towns:

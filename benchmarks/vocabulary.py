@@ -25,6 +25,7 @@ from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, PhraseQuery
 from scene_completion_ros.inference.query_kernel import hidden_reference
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
+from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ROWS, Contrast, Vocabulary
 from scene_completion_ros.jit import kernel_threads
 
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=40, help="runs a row")
     parser.add_argument("--voxels", type=int, default=VOXELS, help="voxels that are compared with phrases")
     arguments = parser.parse_args()
-    bundle = with_space(StudentBundle.load(arguments.bundle))
+    bundle = with_space(open_student(arguments.bundle))
     print(hardware(arguments.threads), flush=True)
     with threadpoolctl.threadpool_limits(arguments.threads, "blas"):
         print("\n" + kernel_table(bundle, arguments.threads, arguments.repeats, arguments.voxels), flush=True)

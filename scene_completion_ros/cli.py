@@ -19,6 +19,7 @@ COMMANDS = {
     "complete": "scene_completion_ros.commands.complete",
     "demo": "scene_completion_ros.commands.demo",
     "doctor": "scene_completion_ros.commands.doctor",
+    "publish": "scene_completion_ros.commands.publish",
     "replay": "scene_completion_ros.commands.replay",
     "calibrate": "scene_completion_training.commands.calibrate",
     "classes": "scene_completion_training.commands.classes",

@@ -31,7 +31,7 @@ class Loads(HTMLParser):
 
 
 def build(checkout: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    command = ("-m", "mkdocs", "build", "--strict", "--quiet", *options)
+    command = ("-m", "mkdocs", "build", "--strict", *options)  # --quiet would hide warnings from --strict
     return run_python(*command, cwd=checkout, timeout_s=800.0, NO_MKDOCS_2_WARNING="1")
 
 

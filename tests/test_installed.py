@@ -23,6 +23,7 @@ COMMANDS = [
     "export",
     "export-gpu",
     "features",
+    "publish",
     "replay",
     "street-world",
     "train",

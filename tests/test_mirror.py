@@ -31,6 +31,7 @@ OF_SEVERAL_MODULES = {
     "test_packaging.py": "setup.py and what is built with it",
     "test_pictures_of_documents.py": "docs/make_pictures.py",
     "test_plain_english.py": "README.md, CONTRIBUTING.md and docs/",
+    "test_workflow.py": ".github/workflows, .ci and docker/",
     "training/data/test_data.py": "from a recording to batches of views",
     "training/stages/test_spatial.py": "fields with a decoder in space, through all stages that have one",
     "training/data/test_far_views.py": "views far apart, through all of training/data",

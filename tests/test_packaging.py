@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import email
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -88,8 +90,18 @@ def test_manifest_is_valid_and_agrees_with_the_package() -> None:
     assert manifest.name == PACKAGE
     assert manifest.version == scene_completion_ros.__version__
     assert manifest.get_build_type() == "ament_python"
-    assert manifest.licenses == ["Apache-2.0"]
-    assert {"rclpy", "sensor_msgs", "std_msgs"} <= {dependency.name for dependency in manifest.exec_depends}
+    assert manifest.licenses == ["Apache-2.0", "CC-BY-NC-SA-3.0"]
+    assert all((ROOT / licence.file).is_file() for licence in manifest.licenses)
+    assert {url.type for url in manifest.urls} == {"website", "repository", "bugtracker"}
+
+
+def test_manifest_names_each_ros_package_that_is_imported() -> None:
+    of_ros = re.compile(r"^\s*(?:from|import) (\w+_(?:msgs|srvs|interfaces)|rclpy|tf2_ros|launch|launch_ros)\b", re.M)
+    sources = [*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "training").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    found = {name for source in sources for name in of_ros.findall(source.read_text(encoding="utf-8"))}
+    named = {dependency.name for dependency in parse_package(str(ROOT / "package.xml")).exec_depends}
+    assert "rclpy" in found
+    assert {"tf2_ros_py" if name == "tf2_ros" else name for name in found} <= named
 
 
 def test_what_the_demo_installs_is_free_of_torch() -> None:
@@ -122,15 +134,30 @@ def test_every_direct_requirement_but_torch_is_pinned(python: str) -> None:
     assert {name for name in pinned if name == "torch" or name.startswith("nvidia")} == {"nvidia-cuda-nvrtc"}
 
 
-def test_wheel_holds_model_and_demo_drive(sources: Path, tmp_path: Path) -> None:
-    options = ("--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path)
-    run(sys.executable, "-m", "pip", "wheel", *options, sources, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
+def build(kind: str, sources: Path, output: Path) -> Path:
+    """A wheel or an sdist as `python -m build --no-isolation` makes it: by the backend of pyproject.toml."""
+    output.mkdir()
+    call = f"import setuptools.build_meta as b; print(b.build_{kind}({str(output)!r}))"
+    return output / run(sys.executable, "-c", call, cwd=sources).splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(sources: Path) -> Path:
+    return build("wheel", sources, sources.parent / "wheel")
+
+
+def contents(wheel: Path) -> dict[str, int]:
+    """Names and checksums of what is in a wheel."""
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
+        return {entry.filename: entry.CRC for entry in archive.infolist()}
+
+
+def test_wheel_holds_what_a_robot_needs(wheel: Path) -> None:
+    names = set(contents(wheel))
     held = {name.removeprefix(f"{PACKAGE}/") for name in names if name.startswith(f"{PACKAGE}/")}
     for file in (
         "py.typed",
+        "models/LICENSE",
         "models/kitti_student/student.json",
         "models/kitti_student/encoder.onnx",
         "inference/gpu/voxel_query.cu",
@@ -138,8 +165,10 @@ def test_wheel_holds_model_and_demo_drive(sources: Path, tmp_path: Path) -> None
     ):
         assert file in held
     assert any(name.startswith("demo_drive/") and name.endswith((".mcap", ".db3")) for name in held)
-    assert {"scene_completion_training/__init__.py", "scene_completion_training/configs/teacher.yaml"} <= set(names)
+    assert {"scene_completion_training/__init__.py", "scene_completion_training/configs/teacher.yaml"} <= names
     assert not {name for name in names if name.startswith(("tests/", "benchmarks/", "training/"))}
+    shared = f"{wheel.name.removesuffix('-py3-none-any.whl')}.data/data/share/{PACKAGE}"
+    assert {f"{shared}/package.xml", f"{shared}/launch/scene_completion.launch.py"} <= names
     for folder in ("models", "demo_drive"):
         files = {
             path.relative_to(ROOT / PACKAGE).as_posix()
@@ -147,6 +176,51 @@ def test_wheel_holds_model_and_demo_drive(sources: Path, tmp_path: Path) -> None
             if path.is_file()
         }
         assert {file for file in files if "__pycache__" not in file} <= held
+
+
+def test_wheel_says_of_itself_what_the_manifest_says(wheel: Path) -> None:
+    manifest = parse_package(str(ROOT / "package.xml"))
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        said = email.message_from_bytes(archive.read(name))
+    assert said["License"] == " AND ".join(manifest.licenses)
+    assert said["Maintainer-email"] == manifest.maintainers[0].email
+    urls = {said["Home-page"], *(entry.split(", ")[1] for entry in said.get_all("Project-URL"))}
+    assert urls == {url.url for url in manifest.urls}
+
+
+def test_wheel_is_small_enough_for_the_python_index(wheel: Path) -> None:
+    assert wheel.stat().st_size < 100 << 20  # what PyPI takes without asking
+
+
+def test_sdist_builds_the_same_wheel(sources: Path, wheel: Path, tmp_path: Path) -> None:
+    sdist = build("sdist", sources, tmp_path / "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
+    assert not (unpacked / "tests").exists()  # they need the whole checkout
+    assert contents(build("wheel", unpacked, tmp_path / "wheel")) == contents(wheel)
+
+
+@pytest.mark.timeout(300)
+def test_wheel_runs_outside_of_a_checkout(wheel: Path, tmp_path: Path) -> None:
+    """Installed into one empty folder and run in another one, it finds its student and its drive."""
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    options = ("--quiet", "--no-deps", "--no-index", "--no-compile", "--target", installed)
+    run(sys.executable, "-m", "pip", "install", *options, wheel, cwd=empty)
+    program = (
+        f"import sys; sys.path.insert(0, {str(installed)!r})\n"
+        "import scene_completion_ros, scene_completion_training\n"
+        "from scene_completion_ros.inference.bundle import load_default_bundle\n"
+        "from scene_completion_ros.bags.demo_drive import DEMO_DRIVE\n"
+        "from scene_completion_ros.bags.reader import BagReader\n"
+        "with BagReader(DEMO_DRIVE) as reader: images = sum(reader.counts.values())\n"
+        "print(scene_completion_ros.__file__, load_default_bundle().encoder_path, images > 0)"
+    )
+    *files, images = run(sys.executable, "-c", program, cwd=empty).split()
+    assert all(Path(file).is_relative_to(installed) for file in files)
+    assert images == "True"
 
 
 @pytest.fixture(scope="module")

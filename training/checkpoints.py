@@ -18,7 +18,8 @@ from torch.nn import functional
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError, TrainingError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.hub import is_hub_name
+from scene_completion_ros.inference.shipped import open_student
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
@@ -255,13 +256,18 @@ class Checkpoint:
 
 
 def trained_viewpoint(source: Path) -> Viewpoint:
-    """The viewpoint of a student bundle (its folder) or a checkpoint.
+    """The viewpoint of a student bundle (see `open_student`) or a checkpoint.
 
     Raises:
         BundleError: It is neither.
         ConfigurationError: The bundle's grid is none of a training.
     """
-    return Viewpoint.of_bundle(StudentBundle.load(source)) if source.is_dir() else Checkpoint.read(source).viewpoint
+    return Viewpoint.of_bundle(open_student(source)) if _is_student(source) else Checkpoint.read(source).viewpoint
+
+
+def _is_student(source: Path) -> bool:
+    """Whether a source is the folder of a bundle or one of the hub, and no checkpoint."""
+    return source.is_dir() or is_hub_name(source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,13 +284,13 @@ class TrainedWeights:
 
     @staticmethod
     def read(source: Path) -> TrainedWeights:
-        """Reads the folder of a student bundle, or a checkpoint of any stage.
+        """Reads a student bundle (its folder, or one of the hub), or a checkpoint of any stage.
 
         Raises:
             BundleError: It is neither.
         """
-        if source.is_dir():
-            bundle = StudentBundle.load(source)
+        if _is_student(source):
+            bundle = open_student(source)
             weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
             return TrainedWeights(weights, link_of_calibration(bundle.calibration, bundle.grid.voxel_size))
         stored = Checkpoint.read(source)

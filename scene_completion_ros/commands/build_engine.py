@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find or build the engine and say what it is."""
     from scene_completion_ros.errors import GpuError
-    from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
     from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
+    from scene_completion_ros.inference.shipped import open_student
 
     flavour = args.flavour or ("tensorrt_rtx" if args.no_device else installed_flavour())
     options = EngineOptions(
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.no_device and flavour != "tensorrt_rtx":
         cure = "Take --flavour tensorrt_rtx, or build on the machine that the engine is for."
         raise GpuError("TensorRT measures kernels on the GPU that they are for", where="--no-device", cure=cure)
-    bundle = StudentBundle.load(args.bundle)
+    bundle = open_student(args.bundle)
     check_limits(gpu_bundle(bundle, options.precision), options)
     require(flavour, device=not args.no_device)
     with _log_on_stderr():

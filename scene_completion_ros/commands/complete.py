@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query",
     )
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="folder or name of a student (default: kitti_student)"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="folder, name or hf:owner/name@revision of a student (default: kitti_student)",
     )
     parser.add_argument(
         "--engine",

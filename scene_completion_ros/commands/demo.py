@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2",
     )
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="folder or name of a student (default: kitti_student)"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="folder, name or hf:owner/name@revision of a student (default: kitti_student)",
     )
     parser.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
     add_words_argument(parser, "can be clicked on the page", ", ".join(DEMO_WORDS))

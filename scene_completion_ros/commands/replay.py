@@ -63,7 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="folder or name of a student (default: kitti_student)"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="folder, name or hf:owner/name@revision of a student (default: kitti_student)",
     )
     parser.add_argument(
         "--engine",

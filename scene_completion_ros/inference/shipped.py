@@ -1,4 +1,4 @@
-"""The students that come with the package, and which of them keeps a camera's rate on this machine."""
+"""Students by folder, by name and on the hub, and which of the shipped ones keeps a camera's rate on this machine."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoder import check_engine, cpu_engine, gpu_is_offered, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.hub import fetch, is_hub_name
 
 AUTO = "auto"
 LARGE = "street_large"
@@ -32,17 +33,43 @@ def shipped_students(models: Path = DEFAULT_BUNDLE.parent) -> tuple[str, ...]:
 
 
 def open_student(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.parent) -> StudentBundle:
-    """The student of a folder or of a name; the default one where nothing, or "auto", is named.
+    """The student of a folder, of a name or of the hub; the default one where nothing, or "auto", is named.
 
     Raises:
-        BundleError: It is none.
+        BundleError: It is none, or the hub does not give it.
+    """
+    return StudentBundle.load(student_folder(named, models=models))
+
+
+def student_folder(named: str | Path | None, *, models: Path = DEFAULT_BUNDLE.parent) -> Path:
+    """The folder of a student, see `open_student`; of one of the hub, the folder in the hub's cache.
+
+    Raises:
+        BundleError: The hub does not give it.
     """
     if named is None or str(named) in ("", AUTO):
-        return StudentBundle.load(DEFAULT_BUNDLE)
-    by_name = models / str(named)
+        return DEFAULT_BUNDLE
+    if is_hub_name(named):
+        return fetch(named)
     if str(named) in shipped_students(models) and not Path(named).is_dir():
-        return StudentBundle.load(by_name)
-    return StudentBundle.load(Path(named))
+        return models / str(named)
+    return Path(named)
+
+
+def own_student(named: str | Path) -> StudentBundle:
+    """The student of a folder that will be written into.
+
+    Raises:
+        BundleError: It is none, or one of the hub, whose cache must stay as the hub has it.
+    """
+    bundle = open_student(named)
+    if is_hub_name(named):
+        raise BundleError(
+            f"what was fetched into {bundle.folder} is not changed",
+            where=str(named),
+            cure="Copy it (cp -rL) into a folder of your own, and name that one.",
+        )
+    return bundle
 
 
 def choose_student(
@@ -58,7 +85,7 @@ def choose_student(
     """The student that was asked for; with "auto", or nothing, the large one where this machine keeps a camera's rate.
 
     Args:
-        named: Folder, name of a shipped student, "auto", or nothing.
+        named: Folder, name of a shipped student or of one of the hub, "auto", or nothing.
         engine: Encoder engine that will run it.
         gpu: What TensorRT will be asked for.
         threads: CPU threads of the encoder; None for all.

@@ -67,12 +67,12 @@ def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
 
 def open_models(args: argparse.Namespace) -> list[DensityModel]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
-    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.deployed_model import DeployedModel
 
     models: list[DensityModel] = [
-        DeployedModel(StudentBundle.load(folder), folder.name, engine=args.engine, threads=args.threads)
+        DeployedModel(open_student(folder), folder.name, engine=args.engine, threads=args.threads)
         for folder in args.bundle
     ]
     models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views, threads=args.threads)]
@@ -102,8 +102,13 @@ def check_methods(flag: str, methods: Sequence[Sequence[str]]) -> None:
 
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
-    """What a run was asked for, as plain values."""
-    return {
+    """What a run was asked for, as plain values, and which students these were."""
+    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.report.model_card import STUDENTS, fingerprint
+
+    bundles = getattr(args, "bundle", None) or []
+    students = {folder.resolve().name: fingerprint(open_student(folder)) for folder in bundles}
+    return ({STUDENTS: students} if students else {}) | {
         name: [str(entry) for entry in value] if isinstance(value, list) else str(value)
         for name, value in vars(args).items()
         if name not in ("command", "protocol", "run_protocol", "output") and value not in (None, [])

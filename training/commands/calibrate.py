@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
-    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.shipped import own_student
     from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             where="--held-out",
             cure="Name drives that took no part in the training",
         )
-    before = StudentBundle.load(args.bundle)
+    before = own_student(args.bundle)
     bundle = calibrate_on_stereo(
         before,
         [open_recording(folder) for folder in args.prior_from],

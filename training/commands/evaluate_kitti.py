@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.errors import SequenceError
     from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.inference.shipped import open_student, own_student
     from scene_completion_training.evaluation.deployed_model import StudentPredictor, calibrate
     from scene_completion_training.evaluation.kitti import (
         TEST_WINDOWS,
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     names = args.windows if args.windows is not None else [] if args.fit_calibration else list(TEST_WINDOWS)
     bundle: StudentBundle | None = None
     if not args.baselines_only:
-        bundle = open_student(args.bundle)
+        bundle = own_student(args.bundle) if args.fit_calibration and args.bundle else open_student(args.bundle)
         if args.fit_calibration:
             if bundle.folder is not None and bundle.folder.resolve().parent == DEFAULT_BUNDLE.parent:
                 raise SequenceError(

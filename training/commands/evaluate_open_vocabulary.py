@@ -130,7 +130,7 @@ class _Models:
 
 
 def _models(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> _Models:
-    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.open_vocabulary_models import DeployedFeatures, FieldFeatures, Remembered
 
     def opened(methods: Sequence[Sequence[str]], space: str) -> dict[str, list[OpenVocabularyModel]]:
@@ -142,7 +142,7 @@ def _models(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> 
     answering = opened(args.method, args.space)
     for folder in args.bundle:
         name = f"{folder.resolve().name}, deployed"
-        answering[name] = [Remembered(DeployedFeatures(StudentBundle.load(folder), bank, density, name))]
+        answering[name] = [Remembered(DeployedFeatures(open_student(folder), bank, density, name))]
     teacher = Remembered(_lifted(args, bank, density)) if args.teacher else None
     return _Models(teacher, answering, opened(args.probed, ""))
 
@@ -198,7 +198,7 @@ def _rows(
 
 def _lifted(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> LiftedPixels:
     """The 2D teacher, whose texts are the bank's."""
-    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.open_vocabulary_models import LiftedPixels
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.viewpoint import Viewpoint
@@ -213,7 +213,7 @@ def _lifted(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> 
             where=str(args.bank),
             cure="Make the bank with the text encoder that the teacher is aligned to",
         )
-    camera = Viewpoint.of_bundle(StudentBundle.load(args.student)).camera
+    camera = Viewpoint.of_bundle(open_student(args.student)).camera
     return LiftedPixels(teacher, density, args.cell, camera, "2D")
 
 

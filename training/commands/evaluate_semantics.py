@@ -122,7 +122,7 @@ def _models(
         FeatureFieldModel.open(file, density=density) for file in args.checkpoint if file not in supervised
     ]
     if args.foundation:
-        from scene_completion_ros.inference.bundle import StudentBundle
+        from scene_completion_ros.inference.shipped import open_student
         from scene_completion_training.foundation.backbone import Backbone
         from scene_completion_training.viewpoint import Viewpoint
 
@@ -132,7 +132,7 @@ def _models(
             16,
             "tokens of the image, lifted",
             cluster_on,
-            Viewpoint.of_bundle(StudentBundle.load(args.student)).camera,
+            Viewpoint.of_bundle(open_student(args.student)).camera,
         )
         models += [lifted, OnSurface(lifted, "tokens of the image, on visible surfaces")]
     return models

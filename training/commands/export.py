@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_labelled(arguments: argparse.Namespace) -> int:
     from scene_completion_ros.errors import ConfigurationError
-    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.export import export_labelled
 
@@ -71,7 +71,7 @@ def _run_labelled(arguments: argparse.Namespace) -> int:
     bank = TextBank.load(arguments.vocabulary) if arguments.vocabulary else None
     bundle, agreement = export_labelled(
         arguments.checkpoint,
-        StudentBundle.load(arguments.student),
+        open_student(arguments.student),
         arguments.classes,
         arguments.bundle,
         name=arguments.name,

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
     from scene_completion_ros.errors import ConfigurationError, SceneCompletionError
-    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.shipped import own_student
 
     if args.images < 1:
         raise ConfigurationError(f"{args.images} is no number of images", where="--images", cure="Compare 1 or more")
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.gpu_export.export import export_for_gpus
 
     bundle = export_for_gpus(
-        StudentBundle.load(args.bundle),
+        own_student(args.bundle),
         tuple(dict.fromkeys(args.precision)),
         calibration=args.calibration_images,
         parity=args.parity_images or [DEMO_DRIVE],

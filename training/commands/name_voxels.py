@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion name-voxels``."""
     add_paths(parser, "--data", "PATH", "recordings: bags, sequences, or folders of KITTI", required=True)
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="folder or name of the student (default: kitti_student)"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="folder, name or hf:owner/name@revision of the student (default: kitti_student)",
     )
     parser.add_argument("--names", type=Path, metavar="FILE", help="named voxels; then --output takes the student")
     parser.add_argument("--output", type=Path, metavar="BUNDLE", help="folder for the student with the named classes")

@@ -82,12 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make scenes, fit, score, print, write and draw."""
-    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.voxel_probe_run import is_town, probe_method
     from scene_completion_training.evaluation.voxel_probe_tables import as_json, markdown, write_plots
 
     _check(args)
-    student = StudentBundle.load(args.student) if args.student else None
+    student = open_student(args.student) if args.student else None
     methods, settings = _methods(args, student), _settings(args)
     train = [scene for scenes in _scenes(args, args.train, student) for scene in scenes]
     groups: dict[str, list[LabelledScene]] = {}

@@ -23,6 +23,7 @@ from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import FieldKernel, VoxelQuery, hidden_reference
 from scene_completion_ros.inference.render import render_depth, said_depth
+from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.density_model import (
@@ -149,7 +150,7 @@ class DeployedLabels:
             BundleError: It is none, or damaged.
             ConfigurationError: None of its classes is a common one.
         """
-        return DeployedLabels(StudentBundle.load(folder), folder.resolve().name, engine=engine, threads=threads)
+        return DeployedLabels(open_student(folder), folder.resolve().name, engine=engine, threads=threads)
 
     def names(self, naming: Naming) -> NDArray[np.int64]:
         """The class [labels] of "empty" and of each of its classes, -1 for none; they were named before."""

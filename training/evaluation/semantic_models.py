@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, observed_density
@@ -232,7 +232,7 @@ def student_density(folder: Path) -> tuple[DensityModel, float]:
     Raises:
         BundleError: The folder holds no bundle.
     """
-    model = RememberedDensity(DeployedModel(StudentBundle.load(folder)))
+    model = RememberedDensity(DeployedModel(open_student(folder)))
     return model, model.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
 
 

@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.inference.gpu.options import WORKSPACE_MIB, EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
+from scene_completion_ros.inference.hub import FORM, HubName, is_hub_name
 from scene_completion_ros.inference.shipped import AUTO, shipped_students
 
 ImageTransport = Literal["raw", "compressed"]
@@ -69,7 +71,7 @@ class ParameterSpec:
         if self.bounds:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path == "student":
-            return f"{', '.join((AUTO, *shipped_students()))}, or an existing folder"
+            return f"{', '.join((AUTO, *shipped_students()))}, an existing folder, or {FORM}"
         if self.path == "text bank":
             return f"{SHIPPED}, an existing file, or empty"
         if self.path:
@@ -94,10 +96,20 @@ class ParameterSpec:
     def _text_problem(self, value: str) -> str | None:
         if self.choices and value not in self.choices:
             return f"{value!r} is not allowed; choose {self.allowed}"
+        if self.path == "student" and is_hub_name(value):  # whether the hub has it, shows when it is fetched
+            return _hub_problem(value)
         named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))
         named = named or (self.path == "text bank" and value == SHIPPED)
         problem = _path_problem(Path(value), self.path) if self.path and not named else None
         return f"{problem}; name {self.allowed}" if problem else None
+
+
+def _hub_problem(value: str) -> str | None:
+    try:
+        HubName.parse(value)
+    except SceneCompletionError as error:
+        return f"{value!r} {error.what}; write {FORM}"
+    return None
 
 
 def _path_problem(path: Path, kind: PathKind) -> str | None:
@@ -138,7 +150,8 @@ class NodeParameters:
 
     bundle: str = _parameter(
         AUTO,
-        "Folder of the student bundle, or the name of one that comes with the package. `auto` takes "
+        "Folder of the student bundle, name of one that comes with the package, or `hf:owner/name@revision` of the "
+        "Hugging Face hub (`docs/hub.md`). `auto` takes "
         "`street_large`, in a package that has it, where a GPU runs it, or its encoder keeps `largest_rate` (or 10/s) "
         "of every camera on the CPU; otherwise the default one. The node logs which one, and why.",
         path="student",

@@ -81,7 +81,12 @@ def test_overrides_are_read(context: Any, grid_file: Path) -> None:
         ("threads", "two", "of type integer: 0 to 256"),
         ("image_transport", "theora", "choose one of raw, compressed"),
         ("rectified", "yes", "of type boolean: true or false"),
-        ("bundle", "/no/bundle", "no folder /no/bundle; name auto, kitti_student, street_large, or an existing folder"),
+        (
+            "bundle",
+            "/no/bundle",
+            "no folder /no/bundle; name auto, kitti_student, street_large, an existing folder, or hf:",
+        ),
+        ("bundle", "hf:student", "'hf:student' is no name of a bundle on the hub; write hf:owner/name"),
         ("grid_file", "/nowhere/grid.yaml", "no file /nowhere/grid.yaml; name an existing file, or empty"),
     ],
 )

@@ -106,6 +106,12 @@ def test_no_path_but_that_of_a_text_bank_can_be_changed_by_another_node() -> Non
     assert {spec.name for spec in paths if spec.live} == {"vocabulary"}
 
 
+def test_student_of_the_hub_is_a_bundle_and_is_not_asked_for_before_it_is_needed() -> None:
+    (bundle,) = (spec for spec in SCHEMA if spec.name == "bundle")
+    assert bundle.problem("hf:robots/student@main") is None
+    assert "is no name of a bundle on the hub" in str(bundle.problem("hf:robots"))
+
+
 def test_folders_and_files_have_to_be_open_to_this_user() -> None:
     with TemporaryDirectory() as name:
         folder, file = Path(name), Path(name) / "file"

@@ -1,0 +1,111 @@
+"""The workflow of GitHub, what continuous integration runs, and the Dockerfiles: what they name is there.
+
+Neither a runner of GitHub nor Docker is at hand where these tests run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scene_completion_ros.ros.parameters.schema import SCHEMA
+from tests.checkout import ROOT
+
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*[!e]"))
+DISTRIBUTIONS = ("humble", "jazzy", "kilted")
+
+
+@pytest.fixture(scope="module")
+def jobs() -> dict[str, Any]:
+    workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    found: dict[str, Any] = workflow["jobs"]
+    return found
+
+
+def scripts(jobs: dict[str, Any]) -> list[str]:
+    return [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+
+
+def bash(script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", *options, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_every_distribution_is_sourced_and_runs_what_continuous_integration_runs(jobs: dict[str, Any]) -> None:
+    job = jobs["distributions"]
+    assert tuple(job["strategy"]["matrix"]["distribution"]) == DISTRIBUTIONS
+    assert job["container"] == "ros:${{ matrix.distribution }}-ros-base"
+    for command in (".ci/run", ".ci/workspace"):
+        (step,) = (step["run"] for step in job["steps"] if command in step.get("run", ""))
+        assert step.startswith("source /opt/ros/${{ matrix.distribution }}/setup.bash\n")
+    assert any(step.get("run") == ".ci/run" for step in jobs["wheels"]["steps"])
+
+
+def test_scripts_of_the_workflow_are_bash_and_name_what_is_there(jobs: dict[str, Any]) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set()
+    for script in scripts(jobs):
+        plain = re.sub(r"\$\{\{ [\w.]+ \}\}", "humble", script)
+        assert bash(plain, "-n").returncode == 0, plain
+        assert set(re.findall(r"^make ([a-z-]+)", plain, re.MULTILINE)) <= targets
+        named |= set(re.findall(r"(?:^|\s)(\.ci/\w+|docker/[\w.]+)", plain))
+    assert named == {".ci/run", ".ci/workspace", "docker/Dockerfile.cpu"}
+    assert all((ROOT / name).is_file() for name in named)
+
+
+@pytest.mark.parametrize("name", ["run", "workspace"])
+def test_what_continuous_integration_runs_can_be_run(name: str) -> None:
+    script = ROOT / ".ci" / name
+    assert os.access(script, os.X_OK)
+    assert bash(script.read_text(encoding="utf-8"), "-n").returncode == 0
+
+
+def test_workspace_needs_a_sourced_distribution() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ROS_DISTRO"}
+    result = subprocess.run(
+        [ROOT / ".ci" / "workspace"], env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert result.returncode == 2
+    assert "source a ROS 2 distribution" in result.stderr
+
+
+def test_workspace_gives_arguments_and_parameters_that_exist() -> None:
+    script = (ROOT / ".ci" / "workspace").read_text(encoding="utf-8")
+    launch_file = (ROOT / "launch" / "scene_completion.launch.py").read_text(encoding="utf-8")
+    arguments = set(re.findall(r"\s(\w+):=", script))
+    assert arguments == {"image_transport", "params_file", "bag", "bag_arguments"}
+    assert all(f'"{argument}": (' in launch_file for argument in arguments)
+    calls = re.findall(r"^play (\w+) '(.+)'$", script, re.MULTILINE)
+    assert [frame for frame, _ in calls] == ["camera_left_optical", "base_link"]
+    specs = {spec.name: spec for spec in SCHEMA}
+    for _, parameters in calls:
+        for name, value in yaml.safe_load(parameters).items():
+            assert specs[name].problem(value) is None
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.name)
+def test_dockerfile_copies_what_is_there_and_runs_what_is_installed(dockerfile: Path) -> None:
+    text = dockerfile.read_text(encoding="utf-8").replace("\\\n", " ")
+    assert dockerfile.with_name(f"{dockerfile.name}.dockerignore").is_file()
+    for source in re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE):
+        assert (ROOT / source).exists()
+    for command in re.findall(r"^RUN (.+)$", text, re.MULTILINE):
+        assert bash(command, "-n").returncode == 0, command
+    (started,) = re.findall(r"^CMD \[(.+)\]$", text, re.MULTILINE)
+    program = started.split(", ")[0].strip('"')
+    assert f'"{program} = scene_completion_ros.' in (ROOT / "setup.py").read_text(encoding="utf-8")
+    extras = re.findall(r"\*\.whl\)\[([\w,]+)\]", text)
+    declared = set(re.findall(r'^    "(\w+)": \[', (ROOT / "setup.py").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {extra for group in extras for extra in group.split(",")} <= declared
+
+
+def test_dockerfile_of_the_cpu_has_the_python_of_the_pins() -> None:
+    (version,) = re.findall(r"^ARG BASE=python:(3\.\d+)-", (ROOT / "docker/Dockerfile.cpu").read_text(), re.MULTILINE)
+    assert version in (ROOT / "constraints" / "pins.txt").read_text(encoding="utf-8").splitlines()[0]
