@@ -141,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._resolve(parts)
 
     def _resolve(self, parts: list[str]) -> None:
+        if len(parts) != 5 or parts[2] != "resolve":  # something that this hub does not have
+            self._say(404)
+            return
         owner, name, _, revision, file = parts
         files = self._revision(f"{owner}/{name}", revision)
         if files is None:
