@@ -15,13 +15,17 @@ LFS_FROM = 1000
 """Bytes from which the hub keeps a file in its large storage."""
 
 
+OF_THE_CLIENT = "/api/agent-harnesses"
+"""What the client asks once by itself, at a time of its own."""
+
+
 class Hub:
     """Repositories of a hub.
 
     Attributes:
         commits: Repository -> commit -> name of file -> content.
         branches: Repository -> branch -> commit.
-        asked: Method and path of every request.
+        asked: Method and path of every request about a repository.
         private: Repositories that were made as private ones.
         tokens: What the requests had as authorization.
         said_size: File -> size that is said in place of the true one; None says none.
@@ -105,7 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _note(self) -> list[str]:
         path = urlparse(self.path).path
-        self.of.asked.append((self.command, unquote(path)))
+        if path != OF_THE_CLIENT:
+            self.of.asked.append((self.command, unquote(path)))
         self.of.tokens.add(self.headers.get("Authorization"))
         return [unquote(part) for part in path.strip("/").split("/")]
 
@@ -141,6 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._resolve(parts)
 
     def _resolve(self, parts: list[str]) -> None:
+        if len(parts) != 5 or parts[2] != "resolve":  # something that this hub does not have
+            self._say(404)
+            return
         owner, name, _, revision, file = parts
         files = self._revision(f"{owner}/{name}", revision)
         if files is None:
