@@ -30,6 +30,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
+Measure: TypeAlias = Literal["average_precision", "iou", "brier", "log_loss", "depth_abs_rel"]
+
 DEVIATIONS = 2.0
 """Standard deviations that a measured depth has to lie behind a voxel, for the voxel to be free."""
 LEAST_PIXELS = 2
@@ -37,7 +39,7 @@ LEAST_PIXELS = 2
 AGREEMENT = 0.75
 """Share of the views with something to say that has to agree."""
 REGIONS = ("seen now", "hidden now", "all")
-MEASURES = ("average_precision", "iou", "brier", "log_loss", "depth_abs_rel")
+MEASURES: tuple[Measure, ...] = ("average_precision", "iou", "brier", "log_loss", "depth_abs_rel")
 """What two models are compared by. Of the last three, less is better."""
 LEAST_BLOCKS = 4
 """Independent places below which no uncertainty can be stated."""
@@ -46,8 +48,6 @@ SMALLEST_PROBABILITY = 1e-3
 _REACHES = (1, 2, 4, 8, 16, 32)  # pixels to each side of a centre over which the nearest depth is prepared
 _LOGIT_BINS, _LOGIT_STEP = 385, 1.0 / 16.0  # of the log odds, from -12 to 12: what average precision is computed of
 _TRUE_POSITIVE, _FALSE_NEGATIVE, _VOXELS = 0, 2, 3  # places in the sums of a frame, see `_sums`
-
-Measure: TypeAlias = Literal["average_precision", "iou", "brier", "log_loss", "depth_abs_rel"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,6 +302,11 @@ class LabelFreeScores:
         """Mean of |predicted - measured| / measured over all pixels with a measured depth; NaN where there is none."""
         error, pixels = np.sum([frame.depth for frame in self._frames], axis=0) if self._frames else (0.0, 0.0)
         return float(_divided(error, pixels))
+
+    @property
+    def last_log_loss(self) -> float:
+        """Mean log loss over all voxels of the frame that was added last; NaN where it has none."""
+        return float(_mean("log_loss", self._frames[-1].sums[-1, -1])) if self._frames else math.nan
 
     @property
     def places(self) -> list[Hashable]:
