@@ -28,7 +28,7 @@ from scene_completion_training.improvement.fine_tuning import (
 )
 from scene_completion_training.improvement.judging import MARGIN, TOLERANCE, judge_students, reasons_against
 from scene_completion_training.improvement.report_card import ShownFrames, write_card
-from scene_completion_training.improvement.split import Split, split_drives
+from scene_completion_training.improvement.split import Split, split_drives, split_replay
 from scene_completion_training.improvement.steps import FULL_TEXT, UNFINISHED, Steps, disk_watched
 from scene_completion_training.improvement.suitable import DriveLook, check_suitable, refuse_overlap
 from scene_completion_training.runner import train
@@ -151,7 +151,10 @@ def improve(asked: Improvement) -> Outcome:
     facts = {
         "recordings": extracted["told"],
         "split": {name.replace("_", " "): ", ".join(_names(folders)) for name, folders in vars(split).items()},
-        "replay": {"earlier drives": ", ".join(_names(asked.replay)) or "none"},
+        "replay": {
+            name: ", ".join(_names(folders)) or "none"
+            for name, folders in zip(("learned again", "calibrating"), split_replay(asked.replay), strict=True)
+        },
         "calibration": calibrated,
         "parity": parity,
     }
@@ -276,7 +279,7 @@ def _trained(asked: Improvement, old: StudentBundle, split: Split) -> Path:
         asked.work / "training.yaml",
         old,
         split.training,
-        asked.replay,
+        split_replay(asked.replay)[0],
         steps=asked.steps,
         output=asked.work.resolve() / "training",
         cache=asked.work.resolve() / "prepared",
@@ -291,7 +294,8 @@ def _exported(
     for folder in (unfinished, candidate):
         if folder.exists():
             shutil.rmtree(folder)
-    learned = [open_recording(folder) for folder in (*split.training, *asked.replay)]
+    replayed, calibrating = split_replay(asked.replay)
+    learned = [open_recording(folder) for folder in (*split.training, *replayed)]
     bundle = export_improved(
         checkpoint,
         old,
@@ -299,14 +303,16 @@ def _exported(
         name=asked.output.name,
         provenance={"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name},
     )
-    calibration = [open_recording(folder) for folder in split.calibration]
+    groups = [[open_recording(folder) for folder in group] for group in (split.calibration, calibrating) if group]
     every, passes = asked.calibrate_every, 2 if bundle.head.volume is None else 1
-    total = sum(len(range(0, len(one), every)) for one in (*learned, *(passes * calibration)))
+    total = sum(
+        len(range(0, len(one), every)) for one in (*learned, *(passes * list(itertools.chain.from_iterable(groups))))
+    )
     with _counted(total, "frame") as bar:
         bundle = calibrate_on_stereo(
             bundle,
             learned,
-            [calibration],
+            groups,
             every=every,
             engine=asked.engine,
             threads=asked.threads,

@@ -18,6 +18,8 @@ from scene_completion_training.improvement.steps import UNFINISHED
 PARTS = ("training", "calibration", "held_out")
 SHARES = (0.6, 0.2, 0.2)
 """Of the distance of a drive that is cut, gaps not counted."""
+CALIBRATING = 5
+"""Of so many replayed drives, one calibrates."""
 LEAST_FRAMES = 4
 """Frames of a part."""
 
@@ -78,6 +80,17 @@ def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, fold
             cure="Give three drives or more, or longer ones, or name a held-out drive with --held-out",
         )
     return Split(parts["training"], parts["calibration"], list(named) or parts["held_out"])
+
+
+def split_replay(replay: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Earlier drives to learn from again, and those that calibrate beside the new ones.
+
+    Every fifth calibrates, and of two at least one: fitted on new drives alone, a place prior is believed too much on
+    old ones.
+    """
+    count = -(-len(replay) // CALIBRATING) if len(replay) > 1 else 0
+    chosen = [replay[int(index)] for index in np.linspace(0, len(replay) - 1, count + 1)[1:].round()]
+    return [folder for folder in replay if folder not in chosen], chosen
 
 
 def cut_along(places: NDArray[np.float64], shares: Sequence[float], gap: float) -> list[NDArray[np.int64]]:
