@@ -28,6 +28,7 @@ COMMANDS = {
     "export-gpu": "scene_completion_training.commands.export_gpu",
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
+    "improve": "scene_completion_training.commands.improve",
     "name-voxels": "scene_completion_training.commands.name_voxels",
     "probe": "scene_completion_training.commands.probe",
     "street-world": "scene_completion_training.commands.street_world",

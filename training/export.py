@@ -193,6 +193,12 @@ def labelled_head(student: HeadWeights, field: FeatureField, labels: LabelHead) 
     )
 
 
+def labelled_parts_kept(head: HeadWeights, labelled: HeadWeights) -> HeadWeights:
+    """A head with the label units and the label layers of another one; its density stays."""
+    names = ("label_positional_weight", "label_hidden_bias", "label_weight", "label_bias")
+    return dataclasses.replace(head, **{name: getattr(labelled, name) for name in names})
+
+
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
 
@@ -298,7 +304,7 @@ def export_labelled(
     field = stored.field_of(FeatureField)
     spaces = feature_spaces(stored, field) if isinstance(field, AgglomeratedField) else ()
     _refuse_other_density(field.density, student, checkpoint)
-    _give_volume_of(student, field.density)
+    give_volume_of(student, field.density)
     clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
     if units.shape[1] != field.position_layer.out_features:
         raise ConfigurationError(
@@ -354,7 +360,7 @@ def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
     return feature_space_for(spaces, bank, str(stored.file)).name
 
 
-def _give_volume_of(student: StudentBundle, density: DensityField) -> None:
+def give_volume_of(student: StudentBundle, density: DensityField) -> None:
     """Gives a decoder in space the last weights of a student's encoder: the student's head may have stretched them."""
     reading = student.head.volume
     if density.spatial is None or reading is None:

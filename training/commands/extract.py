@@ -28,14 +28,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion extract``."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the sequences")
-    groups = {title: parser.add_argument_group(title) for title in (USE, POSES, IMAGES)}
-    for setting in fields(ExtractionSettings):
-        _add_option(groups[setting.metadata["group"]], setting)
+    add_settings(parser)
     work = parser.add_argument_group("work")
     work.add_argument("--workers", type=int, default=1, help="bags at once on this machine (default: %(default)s)")
     work.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster that does the work instead, or `auto`")
     work.add_argument("--threads", type=int, help="threads a bag, for structure from motion (default: all cores)")
     work.add_argument("--strict", action="store_true", help="fail when any bag gave nothing")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare an option for each setting of an extraction."""
+    groups = {title: parser.add_argument_group(title) for title in (USE, POSES, IMAGES)}
+    for setting in fields(ExtractionSettings):
+        _add_option(groups[setting.metadata["group"]], setting)
+
+
+def settings_of(args: argparse.Namespace) -> ExtractionSettings:
+    """The settings that were asked for; a `ConfigurationError` if one cannot be used."""
+    asked = {setting.name: getattr(args, setting.name) for setting in fields(ExtractionSettings)}
+    asked["image_topics"] = tuple(args.image_topics)
+    asked |= {
+        "calibration": _pairs(args.calibration, "--camera-file"),
+        "ego_masks": _pairs(args.ego_masks, "--ego-mask"),
+    }
+    return ExtractionSettings(**asked)
 
 
 def _add_option(group: argparse._ArgumentGroup, setting: Field[Any]) -> None:
@@ -68,13 +84,7 @@ def run(args: argparse.Namespace) -> int:
     threads = args.threads if args.threads is not None else (os.cpu_count() or 1) // max(1, args.workers) or 1
     if args.workers < 1 or threads < 1:
         raise ConfigurationError("less than 1", where="--workers, --threads", cure="Give at least 1")
-    asked = {setting.name: getattr(args, setting.name) for setting in fields(ExtractionSettings)}
-    asked["image_topics"] = tuple(args.image_topics)
-    asked |= {
-        "calibration": _pairs(args.calibration, "--camera-file"),
-        "ego_masks": _pairs(args.ego_masks, "--ego-mask"),
-    }
-    settings = ExtractionSettings(**asked)
+    settings = settings_of(args)
     bags = list({bag.resolve(): bag for bag in args.bags}.values())
     folders = output_folders(bags, args.output.resolve())
     jobs = [Job(bag.resolve(), folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]

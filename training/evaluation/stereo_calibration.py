@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ EXPECTED_FROM, EXPECTED_SLOPE = -2.0, 2.0
 RAREST = 1e-3
 """Smallest and, as its complement, largest mean occupancy."""
 _GAINS = 2 * len(DISTANCES)
+_Frame = TypeVar("_Frame")
 
 
 def calibrate_on_stereo(
@@ -59,6 +61,7 @@ def calibrate_on_stereo(
     every: int = 1,
     engine: str = "auto",
     threads: int | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> StudentBundle:
     """Gives a student its place prior, its depth and its probabilities, and writes the bundle.
 
@@ -75,6 +78,8 @@ def calibrate_on_stereo(
         every: Take every N-th frame.
         engine: Encoder engine.
         threads: CPU threads of the encoder.
+        on_frame: Called after each frame: once for those of training drives, twice for those of held-out drives, and
+            once for these too where the student says depth itself.
 
     Returns:
         The bundle as written.
@@ -90,15 +95,19 @@ def calibrate_on_stereo(
     by_itself = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=None))
     model = DeployedModel(by_itself, engine=engine, threads=threads)
     volume = Viewpoint.of_bundle(bundle).volume
-    mean = mean_prior((voxels for drive in training for voxels in _stereo_voxels(drive, every, volume)), volume.grid)
-    groups = [[frame for drive in group for frame in _evidence(model, drive, every, volume)] for group in held_out]
+    learned = (voxels for drive in training for voxels in _stereo_voxels(drive, every, volume))
+    mean = mean_prior(_told(learned, on_frame), volume.grid)
+    groups = [
+        [frame for drive in group for frame in _told(_evidence(model, drive, every, volume), on_frame)]
+        for group in held_out
+    ]
     prior = fit_place_prior(groups, mean, volume)
     with_prior = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=prior))
     stretch = DensityStretch()
     if bundle.head.volume is None:
         model = DeployedModel(with_prior, engine=engine, threads=threads)
         drives = (drive for group in held_out for drive in group)
-        stretch = fit_stretch([ray for drive in drives for ray in _stereo_rays(model, drive, every)])
+        stretch = fit_stretch([ray for drive in drives for ray in _stereo_rays(model, drive, every, on_frame)])
     # Before the stretch, a density's logit is that of the probability.
     log_scale, offset = -math.log(stretch.scale), -stretch.offset / stretch.scale
     weights_of_link = {"log_scale": torch.tensor(log_scale), "offset": torch.tensor(offset)}
@@ -136,9 +145,18 @@ def _evidence(model: DeployedModel, drive: PosedSequence, every: int, volume: Vo
         yield FrameEvidence(points, logit_of_density(density.astype(np.float64)), target)
 
 
-def _stereo_rays(model: DeployedModel, drive: PosedSequence, every: int) -> list[RayLogits]:
-    frames = range(0, len(drive), every)
-    return rays_to_depth(model, drive, ((index, measured_depth(drive, index)) for index in frames))
+def _stereo_rays(
+    model: DeployedModel, drive: PosedSequence, every: int, on_frame: Callable[[], None]
+) -> list[RayLogits]:
+    measured = ((index, measured_depth(drive, index)) for index in range(0, len(drive), every))
+    return rays_to_depth(model, drive, _told(measured, on_frame))
+
+
+def _told(frames: Iterable[_Frame], on_frame: Callable[[], None]) -> Iterator[_Frame]:
+    """The frames, each of which is told when the next one is asked for."""
+    for frame in frames:
+        yield frame
+        on_frame()
 
 
 def _best_threshold(frames: Sequence[FrameEvidence], prior: PlacePrior) -> tuple[float, float]:

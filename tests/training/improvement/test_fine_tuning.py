@@ -1,0 +1,86 @@
+"""What a student goes on learning with, and the labels that it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
+from scene_completion_training.export import encoder_onnx
+from scene_completion_training.gpu_export.parity import density_field
+from scene_completion_training.improvement.fine_tuning import (
+    check_parity,
+    encoder_with_new_density,
+    read_training,
+    write_configuration,
+)
+from tests.training.small_students import CAMERA, make_small_student, street_images
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_small_student(tmp_path_factory.mktemp("labelled"))
+
+
+def learned(student: StudentBundle, folder: Path, *, trunk_too: bool = False) -> StudentBundle:
+    """The student with labels after its density has learned; with its trunk, which the labels read as well."""
+    density = density_field(student)
+    before = encoder_onnx(density, CAMERA)
+    with torch.no_grad():
+        density.feature_layer.weight += 0.1
+        if trunk_too:
+            next(density.encoder.trunk.parameters()).mul_(1.2)
+    encoder = encoder_with_new_density(student.read_encoder(), before, encoder_onnx(density, CAMERA))
+    weights = {name: value.detach().numpy().astype(np.float16) for name, value in density.state_dict().items()}
+    return student.save(folder, encoder, weights)
+
+
+def test_labels_stay_beside_a_density_that_has_learned(labelled: StudentBundle, tmp_path: Path) -> None:
+    new = learned(labelled, tmp_path / "new")
+    image = np.random.default_rng(0).integers(0, 256, (CAMERA.height, CAMERA.width, 3), dtype=np.uint8)
+    hidden = labelled.head.hidden
+    before, after = (OnnxRuntimeEncoder(one, threads=1).encode(image).features.copy() for one in (labelled, new))
+    np.testing.assert_allclose(after[..., hidden:], before[..., hidden:], rtol=1e-5, atol=1e-5)
+    assert np.abs(after[..., :hidden] - before[..., :hidden]).mean() > 0.01
+
+
+def test_a_density_of_another_student_is_refused(labelled: StudentBundle, tmp_path: Path) -> None:
+    density = density_field(make_small_student(tmp_path / "other", seed=1))
+    before = encoder_onnx(density, CAMERA)
+    with torch.no_grad():
+        density.feature_layer.weight += 0.1
+    with pytest.raises(BundleError, match="is not in the encoder with labels"):
+        encoder_with_new_density(labelled.read_encoder(), before, encoder_onnx(density, CAMERA))
+
+
+def test_parity_finds_other_weights_and_other_labels(labelled: StudentBundle, tmp_path: Path) -> None:
+    pictures = street_images(tmp_path / "pictures", 3)
+    right = learned(labelled, tmp_path / "right")
+    assert check_parity(right, labelled, [pictures], threads=1)["occupied_iou"] > 0.99
+    wrong = labelled.save(tmp_path / "wrong", right.read_encoder(), labelled.load_weights())
+    with pytest.raises(ImprovementError, match="mean difference of the map is"):
+        check_parity(wrong, labelled, [pictures], threads=1)
+    with pytest.raises(ImprovementError, match="label units differ by"):
+        check_parity(learned(labelled, tmp_path / "trunk", trunk_too=True), labelled, [pictures], threads=1)
+
+
+def test_a_labelled_student_keeps_its_encoder(labelled: StudentBundle, current: StudentBundle, tmp_path: Path) -> None:
+    file = tmp_path / "training.yaml"
+    places = {"steps": 30, "output": tmp_path / "run", "cache": tmp_path / "cache"}
+    write_configuration(file, labelled, [tmp_path / "new"], [tmp_path / "old"], **places)
+    settings = read_training(file, ["learning_rate=0.001"])
+    assert vars(settings)["freeze_encoder"] is True
+    assert settings.losses.dense_depth == 0.0
+    assert settings.hidden == labelled.head.hidden
+    assert settings.learning_rate == 0.001
+    assert settings.steps % settings.checkpoint_every == 0
+    assert [Path(source.folder).name for source in settings.data.sources] == ["new", "old"]
+    write_configuration(file, current, [tmp_path / "new"], [], **places)
+    assert vars(read_training(file, []))["freeze_encoder"] is False
+    with pytest.raises(ConfigurationError, match="--set"):
+        read_training(file, ["nonsense=1"])

@@ -1,0 +1,211 @@
+"""A whole improvement of a tiny student with tiny recordings, and everything that refuses it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError, ImprovementError
+from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
+from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.improvement import pipeline
+from scene_completion_training.improvement.pipeline import CARD, Improvement, improve
+from scene_completion_training.improvement.steps import STATE
+from tests.inference.small_bundle import make_small_bundle
+from tests.training.improvement.conftest import make_bag
+
+QUICK = (
+    "render.patches=1",
+    "render.samples=8",
+    "pretrained=false",
+    "data.views.occupancy_points=256",
+    "data.fusion.free_samples=20000",
+    "data.fusion.views=3",
+)
+
+
+def asked(bags: list[Path], current: StudentBundle, folder: Path, **changes: Any) -> Improvement:
+    assert current.folder is not None
+    values: dict[str, Any] = {
+        "bags": tuple(bags),
+        "current": current.folder,
+        "output": folder / "new",
+        "work": folder / "work",
+        "extraction": ExtractionSettings(),
+        "steps": 2,
+        "overrides": QUICK,
+        "calibrate_every": 4,
+        "threads": 1,
+        "margin": 0.0,
+        "tolerance": 1.0,
+    }
+    return Improvement(**{**values, **changes})
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def improved(bags: list[Path], current: StudentBundle, tmp_path_factory: pytest.TempPathFactory) -> Improvement:
+    """An improvement that was done and accepted."""
+    done = asked(bags, current, tmp_path_factory.mktemp("improved"))
+    assert current.folder is not None
+    before = content(current.folder)
+    outcome = improve(done)
+    assert outcome.reasons == ()
+    assert content(current.folder) == before
+    return done
+
+
+def again(improved: Improvement, folder: Path, forget: str = "", **changes: Any) -> Improvement:
+    """The same work in a folder of its own, without the result of a step."""
+    shutil.copytree(improved.work, folder / "work")
+    state = json.loads((folder / "work" / STATE).read_text())
+    state.pop(forget, None)
+    (folder / "work" / STATE).write_text(json.dumps(state))
+    return dataclasses.replace(improved, work=folder / "work", output=folder / "new", **changes)
+
+
+def test_a_student_that_hardly_learned_becomes_better(improved: Improvement) -> None:
+    new, old = StudentBundle.load(improved.output), StudentBundle.load(improved.current)
+    assert new.name == "new"
+    assert new.provenance["improved_from"]["sha256"] == dict(old.sha256)
+    assert "stereo" in new.provenance["calibration"]["fitted_on"]
+    judged = json.loads((improved.work / STATE).read_text())["judging"]["result"]
+    gained = next(one for one in judged["drives"]["held-out drive"]["comparisons"] if one["region"] == "all")
+    assert gained["measure"] == "average_precision"
+    assert gained["low"] > 0.0
+    card = (improved.work / CARD).read_text()
+    assert "The new student is accepted." in card
+    assert card.count("data:image/jpeg;base64,") == 15
+    assert "http" not in card
+    assert "whether anything was forgotten was not looked at" in card
+
+
+def test_a_finished_improvement_is_not_done_again(
+    improved: Improvement, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "train", lambda *_, **__: pytest.fail("it trained again"))
+    assert improve(improved).reasons == ()
+    assert capsys.readouterr().err.count("done before") == 8
+
+
+def test_without_the_wanted_gain_the_old_student_stays(improved: Improvement, tmp_path: Path) -> None:
+    refused = again(improved, tmp_path, margin=2.0)
+    outcome = improve(refused)
+    assert len(outcome.reasons) == 1
+    assert "no gain on the held-out drive: average precision" in outcome.reasons[0]
+    assert not refused.output.exists()
+    assert "The old student stays." in outcome.card.read_text()
+
+
+STEPS = {
+    "extracting": "extract_bags",
+    "looking at the drives": "check_suitable",
+    "splitting": "split_drives",
+    "training": "train",
+    "exporting and calibrating": "calibrate_on_stereo",
+    "checking parity": "check_parity",
+    "judging": "judge_students",
+    "deciding": "write_card",
+}
+
+
+@pytest.mark.parametrize(("step", "function"), STEPS.items())
+def test_a_disk_that_fills_at_each_step(
+    improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, function: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stopped = again(improved, tmp_path, step)
+    monkeypatch.setattr(pipeline, function, full)
+    before = content(stopped.current)
+    with pytest.raises(ImprovementError, match=f"the disk is full while {step}"):
+        improve(stopped)
+    assert not stopped.output.exists()
+    assert not list(tmp_path.rglob("*.part"))
+    assert content(stopped.current) == before
+
+
+def test_a_disk_that_fills_while_the_new_student_is_written(
+    improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(source: Path, target: Path) -> None:
+        target.mkdir()
+        shutil.copy(source / "student.json", target)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stopped = again(improved, tmp_path, "deciding")
+    monkeypatch.setattr(shutil, "copytree", half)
+    with pytest.raises(ImprovementError, match="the disk is full while writing the new student"):
+        improve(stopped)
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+    monkeypatch.undo()
+    assert improve(stopped).reasons == ()  # with room, it goes on
+    assert StudentBundle.load(stopped.output).name == "new"
+
+
+def test_a_held_out_copy_of_a_training_drive_is_refused(
+    bags: list[Path], current: StudentBundle, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(bags[0], tmp_path / "sunday")
+    with pytest.raises(ImprovementError, match=r"held-out drive sunday/00: 100 % .* a copy of monday/00"):
+        improve(asked(bags[:2], current, tmp_path, held_out=(copy,)))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_drive_that_was_learned_before_is_refused(bags: list[Path], current: StudentBundle, tmp_path: Path) -> None:
+    twice = asked([bags[0], shutil.copytree(bags[0], tmp_path / "sunday")], current, tmp_path)
+    with pytest.raises(ImprovementError, match=r"drive sunday/00: 100 % .* a copy of monday/00"):
+        improve(twice)
+
+
+@pytest.mark.parametrize(
+    ("drive", "said"),
+    [({"step": 0.0}, "the rig moves less than"), ({"shade": 0.05}, "it is night"), ({"frames": 2}, "2 keyframes")],
+)
+def test_recordings_of_no_use(current: StudentBundle, tmp_path: Path, drive: dict[str, float], said: str) -> None:
+    with pytest.raises(ImprovementError, match=said):
+        improve(asked([make_bag(tmp_path / "bag", aside=0.0, **{"frames": 6, **drive})], current, tmp_path))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_corrupted_recording(bags: list[Path], current: StudentBundle, tmp_path: Path) -> None:
+    broken = shutil.copytree(bags[0], tmp_path / "broken")
+    for file in broken.iterdir():
+        file.write_bytes(b"nothing that is a bag")
+    with pytest.raises(ImprovementError, match="recordings: nothing could be extracted: broken: "):
+        improve(asked([broken], current, tmp_path))
+
+
+def test_images_without_anything_to_follow_have_no_poses(current: StudentBundle, tmp_path: Path) -> None:
+    """Structure from motion fails in a tunnel without a mark on its walls."""
+    tunnel = make_bag(tmp_path / "tunnel", aside=0.0, frames=6, shade=0.0)
+    settings = ExtractionSettings(poses="sfm")
+    with pytest.raises(ImprovementError, match="nothing could be extracted: tunnel: "):
+        improve(asked([tunnel], current, tmp_path, extraction=settings))
+
+
+def test_what_would_fail_later_is_refused_at_once(bags: list[Path], current: StudentBundle, tmp_path: Path) -> None:
+    here = asked(bags, current, tmp_path)
+    with pytest.raises(ImprovementError, match="is learned from as well"):
+        improve(dataclasses.replace(here, held_out=(bags[0],)))
+    with pytest.raises(ImprovementError, match="no student is overwritten"):
+        improve(dataclasses.replace(here, output=here.current))
+    with pytest.raises(ImprovementError, match="is not there"):
+        improve(dataclasses.replace(here, bags=(tmp_path / "nowhere",)))
+    without = make_small_bundle(tmp_path / "without_weights")
+    assert without.folder is not None
+    with pytest.raises(ImprovementError, match=f"has no {WEIGHTS}"):
+        improve(dataclasses.replace(here, current=without.folder))
+    with pytest.raises(ConfigurationError):
+        improve(dataclasses.replace(here, overrides=("nonsense=1",)))
+    assert not here.output.exists()

@@ -1,0 +1,119 @@
+"""Drives that are of no use, and drives that show the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import ImprovementError
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.improvement.suitable import DriveLook, alike, check_suitable, refuse_overlap
+from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
+from tests.inference.small_bundle import make_small_bundle
+from tests.training.improvement.conftest import LOWER_M, make_drive
+from tests.training.synthetic_scene import CAMERA_HEIGHT
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_small_bundle(tmp_path_factory.mktemp("student"), height_above_ground=CAMERA_HEIGHT - LOWER_M)
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> PosedSequence:
+    return make_drive(tmp_path_factory.mktemp("drive"), aside=0.0, frames=5)
+
+
+def test_a_drive_by_day_is_of_use(drive: PosedSequence, student: StudentBundle) -> None:
+    check_suitable(drive, student)
+
+
+def test_a_rig_that_stands_still(drive: PosedSequence, student: StudentBundle) -> None:
+    place = drive.frames[0].world_from_rig
+    still = [dataclasses.replace(frame, world_from_rig=place) for frame in drive.frames]
+    with pytest.raises(ImprovementError, match=r"the rig moves 0\.0 m"):
+        check_suitable(dataclasses.replace(drive, frames=still), student)
+
+
+def test_one_camera_alone_cannot_be_judged(drive: PosedSequence, student: StudentBundle) -> None:
+    frames = [dataclasses.replace(frame, images={LEFT: frame.images[LEFT]}) for frame in drive.frames]
+    single = dataclasses.replace(
+        drive, cameras={LEFT: drive.cameras[LEFT]}, rig_from_camera={LEFT: drive.rig_from_camera[LEFT]}, frames=frames
+    )
+    with pytest.raises(ImprovementError, match="no rectified stereo pair"):
+        check_suitable(single, student)
+
+
+def test_unknown_scale_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
+    with pytest.raises(ImprovementError, match="scale: unknown"):
+        check_suitable(dataclasses.replace(drive, metric_scale=False), student)
+
+
+def test_another_camera_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
+    camera = drive.cameras[LEFT]
+    tele = Camera(3.0 * camera.fx, 3.0 * camera.fy, camera.cx, camera.cy, camera.width, camera.height)
+    with pytest.raises(ImprovementError, match=r"not the camera of the student: focal length / image width is 1\.7"):
+        check_suitable(dataclasses.replace(drive, cameras={LEFT: tele, RIGHT: tele}), student)
+
+
+def test_a_camera_at_another_height_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
+    high = dataclasses.replace(drive, provenance={"settings": {"camera_height": 0.4}})
+    with pytest.raises(ImprovementError, match=r"0\.40 m above the ground \(as given .*, the student's 0\.75"):
+        check_suitable(high, student)
+
+
+def shown(drive: PosedSequence, image: np.ndarray) -> PosedSequence:
+    frames = [
+        dataclasses.replace(frame, images={name: lambda: image for name in frame.images}) for frame in drive.frames
+    ]
+    return dataclasses.replace(drive, frames=frames, provenance={"settings": {"camera_height": 0.75}})
+
+
+def test_a_covered_lens_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
+    camera = drive.cameras[LEFT]
+    with pytest.raises(ImprovementError, match="the lens is covered: 0 % of the image"):
+        check_suitable(shown(drive, np.full((camera.height, camera.width, 3), 90, np.uint8)), student)
+
+
+def test_a_night_is_refused(drive: PosedSequence, student: StudentBundle) -> None:
+    camera = drive.cameras[LEFT]
+    noise = np.random.default_rng(0).integers(0, 30, (camera.height, camera.width, 3)).astype(np.uint8)
+    with pytest.raises(ImprovementError, match="it is night: the images have a mean grey value of 1"):
+        check_suitable(shown(drive, noise), student)
+
+
+def look(pictures: np.ndarray, places: np.ndarray, world: str = "/tf map", name: str = "a") -> DriveLook:
+    centred = pictures - pictures.mean(axis=1, keepdims=True)
+    return DriveLook(name, (centred / np.linalg.norm(centred, axis=1, keepdims=True)).astype(np.float32), places, world)
+
+
+def random_look(seed: int, **changes: str) -> DriveLook:
+    generator = np.random.default_rng(seed)
+    return look(generator.normal(size=(20, 96)), generator.uniform(0.0, 500.0, (20, 3)), **changes)
+
+
+def test_a_copy_is_refused_under_any_name() -> None:
+    with pytest.raises(ImprovementError, match=r"held-out drive b: 100 % of its frames: it is a copy of a"):
+        refuse_overlap([random_look(0, name="b", world="odometry")], [random_look(1), random_look(0)])
+    refuse_overlap([random_look(0)], [random_look(1)])
+
+
+def test_the_same_place_under_the_same_light_is_refused() -> None:
+    one = random_look(0)
+    generator = np.random.default_rng(2)
+    again = look(one.pictures + 0.03 * generator.normal(size=one.pictures.shape), one.places + 1.0, name="again")
+    same, place = alike(again, one)
+    assert (same, place) == (0.0, 1.0)
+    with pytest.raises(ImprovementError, match="overlaps in place with a"):
+        refuse_overlap([again], [one])
+    refuse_overlap([dataclasses.replace(again, world="/odom odom")], [one])  # another map: places cannot be compared
+    refuse_overlap([dataclasses.replace(again, places=one.places + 50.0)], [one])  # it looks alike, but elsewhere
+
+
+def test_places_of_different_maps_are_not_compared(drive: PosedSequence) -> None:
+    other_map = dataclasses.replace(drive, pose_source="another map")
+    assert alike(DriveLook.of(other_map), DriveLook.of(drive)) == (1.0, 0.0)

@@ -1,0 +1,89 @@
+"""Improve a student with the robot's own recordings, and accept it only where it is better.
+
+The command extracts the bags, holds a drive out by place and time, and goes on training from the current student. It
+calibrates the new student without labels, exports it and checks parity. It then scores both students on the held-out
+drive by what later frames saw of the space that was called occupied or free. The report card in the working folder
+shows all of it. NEW appears only where the new student is better by the margin, and not worse on the drives of --keep.
+
+An interrupted command goes on where it stopped when it is started again. The exit code is 0 where the new student was
+accepted, and 3 where the old one stays.
+
+    scene-completion improve monday.mcap tuesday.mcap --bundle CURRENT --output NEW --keep old/drive
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import add_engine, add_paths
+from scene_completion_training.commands.extract import add_settings, settings_of
+
+STAYS = 3
+"""Exit code where the old student stays."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion improve``."""
+    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
+    parser.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="the current student")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the new student; must not exist")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="working folder (default: OUTPUT.work)")
+    add_paths(parser, "--held-out", "BAG", "recordings to score on (default: the last drive, or a part of it)")
+    add_paths(parser, "--replay", "DIR", "posed sequences of earlier drives, so that nothing is forgotten")
+    add_paths(parser, "--keep", "DIR", "earlier stereo drives on which the new student must not be worse")
+    parser.add_argument("--steps", type=int, default=600, help="steps of the training (default: %(default)s)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a value of the training's configuration, as after `scene-completion train`",
+    )
+    parser.add_argument(
+        "--margin", type=float, default=0.01, help="gain in average precision that is wanted (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=0.01, help="loss elsewhere that is allowed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--calibrate-every", type=int, default=3, metavar="N", help="take every N-th frame (default: 3)"
+    )
+    add_engine(parser)
+    add_settings(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Improve, and say how it ended."""
+    from scene_completion_training.improvement.pipeline import Improvement, improve
+
+    if args.calibrate_every < 1 or args.steps < 1:
+        raise ConfigurationError("less than 1", where="--calibrate-every, --steps", cure="Give at least 1")
+    if args.margin < 0.0 or args.tolerance < 0.0:
+        raise ConfigurationError("less than 0", where="--margin, --tolerance", cure="Give 0 or more")
+    outcome = improve(
+        Improvement(
+            bags=tuple(args.bags),
+            current=args.bundle,
+            output=args.output,
+            work=args.work or args.output.with_name(f"{args.output.name}.work"),
+            extraction=settings_of(args),
+            held_out=tuple(args.held_out),
+            replay=tuple(args.replay),
+            keep=tuple(args.keep),
+            steps=args.steps,
+            overrides=tuple(args.set),
+            margin=args.margin,
+            tolerance=args.tolerance,
+            calibrate_every=args.calibrate_every,
+            engine=args.engine,
+            threads=args.threads,
+        )
+    )
+    print(f"report card: {outcome.card}")
+    for reason in outcome.reasons:
+        print(f"the old student stays: {reason}")
+    if not outcome.reasons:
+        print(f"new student: {args.output}")
+    return STAYS if outcome.reasons else 0

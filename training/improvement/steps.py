@@ -1,0 +1,122 @@
+"""The steps of an improvement: each is done once, and remembered with a fingerprint of what it was done with."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import scene_completion_ros
+from scene_completion_ros.errors import ImprovementError
+
+STATE = "state.json"
+UNFINISHED = ".part"
+"""Ending of files and folders that are still written."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_TEXT = "No space left on device"
+
+
+class Steps:
+    """Runs steps in order, and leaves out those that an earlier run has done with the same inputs.
+
+    The fingerprint of a step holds that of the step before it: where one is done anew, all that follow are.
+
+    Args:
+        folder: Where the improvement works; made if needed.
+        total: Number of steps, for the messages.
+    """
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self.folder, self.total = folder, total
+        self._number, self._chain = 0, scene_completion_ros.__version__
+        with disk_watched("making the folder", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._done = _read(folder / STATE)
+
+    def run(self, name: str, inputs: Mapping[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of a step: remembered, or of `do`.
+
+        Args:
+            name: What it does, in words: it stands in messages and in the state.
+            inputs: What it depends on besides the steps before it, plain values.
+            do: Does it and returns plain values.
+
+        Raises:
+            ImprovementError: The disk is full.
+        """
+        self._number += 1
+        content = json.dumps([self._chain, name, inputs], sort_keys=True)
+        self._chain = hashlib.sha256(content.encode()).hexdigest()
+        before = self._done.get(name)
+        told = f"step {self._number} of {self.total}, {name}"
+        if before is not None and before["fingerprint"] == self._chain:
+            print(f"{told}: done before", file=sys.stderr)
+            found: dict[str, Any] = before["result"]
+            return found
+        print(told, file=sys.stderr)
+        with disk_watched(name, self.folder):
+            result = do()
+            self._done[name] = {"fingerprint": self._chain, "result": result}
+            write_whole(self.folder / STATE, json.dumps(self._done, indent=1).encode())
+        return result
+
+
+class disk_watched:  # noqa: N801  # reads as what it does
+    """Context in which a full disk becomes an error with a cure, and what is half written goes.
+
+    Args:
+        doing: What is done, in words.
+        folder: Where; what ends in `UNFINISHED` directly in it is removed on any failure.
+    """
+
+    def __init__(self, doing: str, folder: Path) -> None:
+        self._doing, self._folder = doing, folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if self._folder.is_dir():
+            for left in self._folder.glob(f"*{UNFINISHED}"):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        if disk_is_full(error) and not isinstance(error, ImprovementError):
+            raise ImprovementError(
+                f"the disk is full while {self._doing}",
+                where=str(self._folder),
+                cure="The old student stays. Make room and start the same command again: it goes on from this step",
+            ) from error
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes from, says that there is no room left."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in _FULL) or FULL_TEXT in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Writes a file beside its place and moves it there: it is whole, or the one before stays."""
+    part = file.with_name(file.name + UNFINISHED)
+    part.write_bytes(content)
+    part.replace(file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The steps that were done; none where the file is missing or damaged, and all are done anew."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(found, dict) and all(
+        isinstance(entry, dict) and entry.keys() == {"fingerprint", "result"} for entry in found.values()
+    )
+    return found if whole else {}

@@ -1,0 +1,164 @@
+"""Which drives a student can be improved with, and which drives show the same place at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import ConfigurationError, ImprovementError, SceneCompletionError
+from scene_completion_ros.geometry import Resampler
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import LARGEST_HEIGHT_RATIO, camera_warnings
+from scene_completion_ros.inference.image_content import BLIND, shown_share
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.training_checks import check_for_training
+from scene_completion_training.data.recorded_camera import recorded_height
+from scene_completion_training.data.stereo import stereo_pair
+
+LEAST_METRES = 2.0
+"""A rig that travels less stands still."""
+DARKEST = 25.0
+"""Mean grey value (0..255) of an image below which it is night. The drives of KITTI by day have 80 to 110."""
+SAME_PICTURE = 0.995
+"""Correlation of small grey pictures from which they are the same recording, compressed once more or not."""
+SAME_VIEW = 0.9
+"""Correlation from which two pictures of one place in one map show the same things."""
+NEAR_M = 10.0
+"""Distance in one map below which two frames stand at one place."""
+SHARED = 0.1
+"""Share of frames that may be alike before two drives overlap."""
+_LOOKED_AT = 24  # frames of a drive
+_PICTURE = (48, 16)  # width and height of the small pictures
+
+
+def check_suitable(sequence: PosedSequence, bundle: StudentBundle) -> None:
+    """Refuses a drive from which a student learns nothing, or something wrong.
+
+    Raises:
+        ImprovementError: Says which of these it is: the rig does not move, there is no stereo pair, the scale is
+            unknown, the camera is another one than the student's, the lens is covered, it is night.
+    """
+    name = sequence.name
+    try:
+        check_for_training(sequence, name)
+        left = stereo_pair(sequence)[0]
+    except SceneCompletionError as error:
+        raise ImprovementError(error.what, where=error.where, cure=error.cure) from error
+    metres = sequence.travelled_distance()
+    if metres < LEAST_METRES:
+        raise ImprovementError(
+            f"the rig moves {metres:.1f} m",
+            where=name,
+            cure="Record while the robot drives: later frames are the judge",
+        )
+    camera = sequence.cameras[left]
+    covered = float(Resampler(camera, bundle.canonical).validity.mean())
+    other = camera_warnings(bundle, camera, covered) + _other_height(sequence, bundle)
+    if other:
+        raise ImprovementError(
+            f"this is not the camera of the student: {'; '.join(other)}",
+            where=f"{name}, camera {left}",
+            cure="Name a student of this camera, or train one with `scene-completion train` and `camera: auto`",
+        )
+    _check_pictures(sequence, left)
+
+
+def _other_height(sequence: PosedSequence, bundle: StudentBundle) -> list[str]:
+    try:
+        height, source = recorded_height([sequence])
+    except ConfigurationError:  # nothing says how high it stands
+        return []
+    trained = bundle.height_above_ground
+    if 1.0 / LARGEST_HEIGHT_RATIO <= height / trained <= LARGEST_HEIGHT_RATIO:
+        return []
+    return [f"it stands {height:.2f} m above the ground ({source}), the student's {trained:.2f} m"]
+
+
+def _check_pictures(sequence: PosedSequence, camera: str) -> None:
+    images = [sequence.image(index, camera) for index in _some(len(sequence))]
+    shown = float(np.median([shown_share(image) for image in images]))
+    bright = float(np.median([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean() for image in images]))
+    if bright < DARKEST:
+        raise ImprovementError(
+            f"it is night: the images have a mean grey value of {bright:.0f} of 255",
+            where=sequence.name,
+            cure=f"Record by day, or with lights that bring the mean above {DARKEST:g}",
+        )
+    if shown < BLIND:
+        raise ImprovementError(
+            f"the lens is covered: {100 * shown:.0f} % of the image shows anything",
+            where=f"{sequence.name}, camera {camera}",
+            cure="Clean the lens and record again",
+        )
+
+
+def _some(count: int) -> list[int]:
+    return sorted(set(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int).tolist()))
+
+
+@dataclass(frozen=True, eq=False)
+class DriveLook:
+    """What is compared of a drive.
+
+    Attributes:
+        pictures: Small grey pictures of its frames [N, P], mean 0 and length 1 each.
+        places: Positions of the camera in its map [N, 3], metres.
+        world: What its poses come from; positions of one source alone can be compared.
+    """
+
+    name: str
+    pictures: NDArray[np.float32]
+    places: NDArray[np.float64]
+    world: str
+
+    @staticmethod
+    def of(sequence: PosedSequence) -> DriveLook:
+        """Looks at all frames of a drive, with its first camera ahead."""
+        left = stereo_pair(sequence)[0]
+        pictures, places = [], []
+        for index in range(len(sequence)):
+            grey = cv2.cvtColor(sequence.image(index, left), cv2.COLOR_RGB2GRAY)
+            small = cv2.resize(grey, _PICTURE, interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
+            small -= small.mean()
+            pictures.append(small / max(float(np.linalg.norm(small)), 1e-6))
+            places.append(sequence.world_from_camera(index, left).translation)
+        return DriveLook(sequence.name, np.stack(pictures), np.stack(places), sequence.pose_source)
+
+
+def refuse_overlap(
+    held_out: Sequence[DriveLook], training: Sequence[DriveLook], *, role: str = "held-out drive"
+) -> None:
+    """Refuses drives to be scored on that a training has seen: a copy, or the same place under the same light.
+
+    Two drives overlap where more than a tenth of the frames of one are alike in the other. Frames are alike where their
+    pictures are the same, or where they stand at one place of one map and look alike. Maps of odometry begin at zero
+    everywhere, therefore a place alone says nothing.
+
+    Raises:
+        ImprovementError: Names both.
+    """
+    for scored in held_out:
+        for learned in training:
+            same, place = alike(scored, learned)
+            if same > SHARED or place > SHARED:
+                what = "is a copy of" if same > SHARED else "overlaps in place with"
+                raise ImprovementError(
+                    f"{100 * max(same, place):.0f} % of its frames: it {what} {learned.name}, which is learned from",
+                    where=f"{role} {scored.name}",
+                    cure="Hold out a drive of another place, or remove the other one from the training",
+                )
+
+
+def alike(one: DriveLook, other: DriveLook) -> tuple[float, float]:
+    """Share of the frames of a drive whose picture is in another, and that stand where it looks alike; 0..1 each."""
+    correlation = one.pictures @ other.pictures.T
+    same = float((correlation.max(axis=1) >= SAME_PICTURE).mean())
+    if one.world != other.world:
+        return same, 0.0
+    distance = np.linalg.norm(one.places[:, None] - other.places[None], axis=-1)
+    place = ((distance < NEAR_M) & (correlation >= SAME_VIEW)).any(axis=1)
+    return same, float(place.mean())
