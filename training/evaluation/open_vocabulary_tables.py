@@ -173,7 +173,7 @@ def _mean(seed: ModelScores, words: Sequence[str], figure: str) -> float:
 
 
 def seeds_cell(seeds: Sequence[Sequence[Any]]) -> str:
-    """Figures of each seed [S][F] as "a / b", or as "a ± s / b ± t"."""
+    """Figures [S, F], a row a seed, as "a / b", or as "a ± s / b ± t"."""
     cells = []
     for values in zip(*seeds, strict=True):
         figure = over_seeds(values)
