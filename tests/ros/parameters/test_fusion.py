@@ -44,7 +44,7 @@ def test_whatever_may_say_where_the_grid_is_will_do(extrinsics: str) -> None:
         ({}, "nothing says where the voxel grid is in 'odom': there is no source of transforms"),
         ({"base_frame": "base_link", "camera_x": 1.0}, "Set transform_source to topics and name odometry_topics"),
         ({"grid_frame": "base_link"}, "there is no source of transforms"),
-        ({"odometry_frame": "", "transform_source": "tf2"}, "to be fused, but in no frame"),
+        ({"odometry_frame": "", "transform_source": "tf2"}, "has no frame to join images in"),
         ({"odometry_frame": "world", "fixed": True}, "extrinsics_file knows front_optical, odom only"),
     ],
 )
