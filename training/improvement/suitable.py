@@ -22,7 +22,7 @@ from scene_completion_training.data.stereo import stereo_pair
 LEAST_METRES = 2.0
 """A rig that travels less stands still."""
 DARKEST = 25.0
-"""Mean grey value (0..255) of an image below which it is night. The drives of KITTI by day have 80 to 110."""
+"""Mean grey value (0..255) of an image below which it is night."""
 SAME_PICTURE = 0.995
 """Correlation of small grey pictures from which they are the same recording, compressed once more or not."""
 SAME_VIEW = 0.9
