@@ -1,8 +1,9 @@
 """Speed and memory of scene completion on the CPU, as Markdown tables with ratios measured in one run.
 
-``python -m benchmarks.completion`` compares the fused voxel query with the naive one in PyTorch (projection, point
-code, grid_sample and the head over all voxels) and with the NumPy reference, compares the encoder engines, and times
-the stages from image to SemanticVoxels, without and with semantics. Rows whose package is missing say which they need.
+``python -m benchmarks.completion`` compares the fused voxel query with the naive one in PyTorch and with the NumPy
+reference. The naive one is projection, point code, grid_sample and the head over all voxels. The command also compares
+the encoder engines, and times the stages from image to SemanticVoxels, without and with semantics. Rows whose package
+is missing say which they need.
 """
 
 from __future__ import annotations

@@ -180,10 +180,10 @@ def probabilities(value: NDArray[np.float32]) -> NDArray[np.float32]:
 class Flicker:
     """How often answers about the same voxel of the odometry frame change between successive frames.
 
-    A voxel of the odometry frame (as large as those of the grid, along its axes; every second one along x and y is
-    looked at) has the answer of the grid's voxel that its centre lies in. Counted are those that are in view of both
-    frames; they change if one frame's answer is occupied and the other's is free. In a scene in which nothing moves,
-    each change is at least one error.
+    A voxel of the odometry frame has the answer of the grid's voxel that its centre lies in. It is as large as those of
+    the grid, along its axes. Every second one along x and y is looked at. Those count that are in view of both frames.
+    They change if one frame's answer is occupied and the other's is free. In a scene in which nothing moves, each
+    change is at least one error.
 
     Attributes:
         counts: int64 [3]: changes, voxels compared, voxels that either frame calls occupied.

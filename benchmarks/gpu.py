@@ -3,8 +3,8 @@
 ``python -m benchmarks.gpu`` needs a GPU, pycuda and a CUDA compiler; it prints Markdown tables:
 
 - how far the kernels are from the CPU's on the same features;
-- each kernel on the features of a real image, between events on its stream, beside what moving its data would take at
-  the bandwidths that are measured of the same GPU;
+- each kernel on the features of a real image, between events on its stream. Beside it stands what moving its data would
+  take at the bandwidths that are measured of the same GPU;
 - the naive query in PyTorch on the same GPU, where torch sees it;
 - the way from a canonical image to sparse voxels, both on the host. Where TensorRT is missing, torch runs the encoder,
   and the table says so. The same once more as one CUDA graph.
@@ -201,8 +201,8 @@ def measure_kernels(
         GpuError: The device failed, or a frame cannot be captured.
 
     Returns:
-        Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host, from before
-        `load` until the voxels are there; and the number of occupied voxels.
+        Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host. The latter
+        is from before `load` until the voxels are there. Then the number of occupied voxels.
     """
 
     def ask() -> None:

@@ -1,11 +1,11 @@
 """What the running node adds to inference, and how it bears more images than it can complete.
 
 ``python -m benchmarks.node_load`` runs the node in a process of its own, with a camera of 1280x720 pixels before it and
-a reader behind it, and prints Markdown tables:
+a reader behind it. It prints Markdown tables:
 
 - conversions alone, in this process;
-- one image at a time, raw and JPEG: all that lies between the arrival of an image and its published voxels and is no
-  inference (decoding, waiting, conversion, publishing), from the node's own processing times;
+- one image at a time, raw and JPEG. The node's own processing times say all that lies between the arrival of an image
+  and its published voxels and is no inference. That is decoding, waiting, conversion and publishing;
 - images at 60 Hz: how old published results are, what becomes of the other images, and whether memory grows.
 """
 
@@ -193,10 +193,10 @@ def conversion_table(bundle: StudentBundle, picture: NDArray[np.uint8], repeats:
     return table(("conversion", "CPU ms"), rows)
 
 
-def random_voxels(bundle: StudentBundle) -> SemanticVoxels:
-    """As many occupied voxels as an image of the bundled drive has, anywhere in the grid."""
+def random_voxels(bundle: StudentBundle, occupied: int = OCCUPIED) -> SemanticVoxels:
+    """As many occupied voxels as an image of the bundled drive has, or another number, anywhere in the grid."""
     rng, grid = np.random.default_rng(0), bundle.grid
-    flat = np.sort(rng.choice(int(np.prod(grid.shape)), OCCUPIED, replace=False))
+    flat = np.sort(rng.choice(int(np.prod(grid.shape)), occupied, replace=False))
     state = np.full(grid.shape, VoxelState.FREE_SEEN, np.uint8)
     state.reshape(-1)[flat] = VoxelState.SURFACE
     return SemanticVoxels(
@@ -205,9 +205,9 @@ def random_voxels(bundle: StudentBundle) -> SemanticVoxels:
         stamp_ns=0,
         state=state,
         index=np.stack(np.unravel_index(flat, grid.shape), axis=-1).astype(np.int32),
-        probability=rng.uniform(0.5, 1.0, OCCUPIED).astype(np.float32),
-        label=rng.integers(0, len(bundle.class_names), OCCUPIED).astype(np.uint8),
-        confidence=rng.uniform(0.0, 1.0, OCCUPIED).astype(np.float32),
+        probability=rng.uniform(0.5, 1.0, occupied).astype(np.float32),
+        label=rng.integers(0, len(bundle.class_names), occupied).astype(np.uint8),
+        confidence=rng.uniform(0.0, 1.0, occupied).astype(np.float32),
         class_names=bundle.class_names,
         class_colours=bundle.class_colours,
     )

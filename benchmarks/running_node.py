@@ -13,28 +13,35 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Float64
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.health.memory_health import ProcessFacts, process_facts
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 FRAME = "camera_optical"
 PATIENCE_S = 600.0  # kernels may have to be compiled first, on a busy machine
 QUIET_S = 1.0
+UNWANTED = "nobody subscribed"
+NO_IMAGES = DropReason.BAD_TRANSFORM, DropReason.BAD_CAMERA_INFO  # dropped messages that are no images
 HELD_S = 1.0
 SETTLE_S = 60.0
+SENT_QUEUE = 100  # images that are sent again where they were lost
 KEPT_RESULTS = 200_000  # about ten hours at 6 Hz
 
 
@@ -43,14 +50,24 @@ class RunningNode:
 
     Args:
         picture: What it sees, uint8 RGB [H, W, 3].
+        reliable: Publish images so that none is lost; the parameter `image_qos` has to be `reliable`, too.
 
     Attributes:
+        node: The rclpy node of this process.
+        image: The message that `send` stamps and publishes.
+        statuses: The newest status of each part of the node, by its name.
         clouds: Stamp of each result and when it was read, seconds of `time.monotonic`.
         times_ms: Processing times of each result, by stage.
     """
 
     def __init__(
-        self, camera: Camera, picture: NDArray[np.uint8], *, compressed: bool, parameters: Mapping[str, object]
+        self,
+        camera: Camera,
+        picture: NDArray[np.uint8],
+        *,
+        compressed: bool,
+        parameters: Mapping[str, object],
+        reliable: bool = False,
     ) -> None:
         transport = "compressed" if compressed else "raw"
         self._process = NodeProcess(f"/measured_{os.getpid()}", {**parameters, "image_transport": transport})
@@ -58,33 +75,44 @@ class RunningNode:
         rclpy.init(context=self._context)
         namespace = self._process.namespace
         node = rclpy.create_node("measurement", namespace=namespace, context=self._context)
-        self._node = node
+        self.node = node
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(node)
         make = messages.compressed_image_message if compressed else messages.image_message
-        self._camera, self._image = camera, make(picture, 0, FRAME)
-        image_type, image_topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        self._images = node.create_publisher(image_type, image_topic, qos_profile_sensor_data)
+        self._camera, self.image = camera, make(picture, 0, FRAME)
+        self._compressed, self._reliable = compressed, reliable
+        self.make_image_publisher()
         self._infos = node.create_publisher(CameraInfo, topics.CAMERA_INFO, qos_profile_sensor_data)
         self.sent = 0
         self.clouds: deque[tuple[float, float]] = deque(maxlen=KEPT_RESULTS)
         self.times_ms = {stage: array("d") for stage in topics.STAGES}
-        self._statuses: dict[str, dict[str, str]] = {}
+        self.statuses: dict[str, DiagnosticStatus] = {}
         own = f"{namespace}/{topics.NODE_NAME}"
-        # Raw: a reader in C++ would not copy the points either.
-        node.create_subscription(PointCloud2, topics.VOXELS.replace("~", own), self._on_cloud, 10, raw=True)
+        self.make_reader()
         for stage in topics.STAGES:
             topic = topics.stage_topic(stage).replace("~", own)
             node.create_subscription(Float64, topic, lambda message, s=stage: self.times_ms[s].append(message.data), 50)
         self._prefix = f"{own.lstrip('/')}: "
         node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, 10)
 
-    def __enter__(self) -> RunningNode:
+    def make_image_publisher(self) -> None:
+        """Begin to offer images."""
+        kind, topic = (CompressedImage, "image/compressed") if self._compressed else (Image, "image")
+        qos = QoSProfile(depth=SENT_QUEUE) if self._reliable else qos_profile_sensor_data
+        self._images = self.node.create_publisher(kind, topic, qos)
+
+    def make_reader(self) -> None:
+        """Begin to read voxels."""
+        # Raw: a reader in C++ would not copy the points either.
+        topic = topics.VOXELS.replace("~", self._process.full_name)
+        self.reader = self.node.create_subscription(PointCloud2, topic, self._on_cloud, 10, raw=True)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown()
-        self._node.destroy_node()
+        self.node.destroy_node()
         self._context.try_shutdown()
         self._process.__exit__()
 
@@ -132,21 +160,24 @@ class RunningNode:
     def settle(self) -> None:
         """Send nothing until nothing comes any more and diagnostics tell of every image, or never will."""
         deadline_s = time.monotonic() + SETTLE_S
+        counts = None
         while True:
             heard = len(self.clouds)
             self.spin(QUIET_S)
-            self._statuses.clear()
-            if not self.until(lambda: {"input", "inference"} <= self._statuses.keys(), PATIENCE_S):
+            self.statuses.clear()
+            if not self.until(lambda: {"input", "inference"} <= self.statuses.keys(), PATIENCE_S):
                 raise SceneCompletionError("no diagnostics came", cure=self._process.log())
-            received, completed, dropped = self.counts()
+            former, counts = counts, self.counts()
+            received, completed, dropped = counts
             at_rest = heard == len(self.clouds) and received == completed + sum(dropped.values())
-            if at_rest or time.monotonic() > deadline_s:
+            # A node that was held may not have begun yet with what waits for it: twice the same.
+            if (at_rest and counts == former) or time.monotonic() > deadline_s:
                 return
 
     def send(self) -> None:
         """Publish an image with the time of now."""
-        self._image.header.stamp = messages.stamp_message(time.monotonic_ns())
-        self._images.publish(self._image)
+        self.image.header.stamp = messages.stamp_message(time.monotonic_ns())
+        self._images.publish(self.image)
         self.sent += 1
 
     def send_camera_info(self) -> None:
@@ -159,7 +190,11 @@ class RunningNode:
         while not condition() and time.monotonic() < deadline_s:
             self._executor.spin_once(timeout_sec=0.05)
             self._process.check()
+            self.turn()
         return condition()
+
+    def turn(self) -> None:
+        """Called again and again while `until` listens."""
 
     def spin(self, seconds: float) -> None:
         """Listen for some time."""
@@ -187,16 +222,49 @@ class RunningNode:
                 each()
             self._executor.spin_once(timeout_sec=max(0.0, next_s - time.monotonic()))
 
+    @property
+    def process_folder(self) -> Path:
+        """What the system says of the node's process."""
+        return Path(f"/proc/{self._process.pid}")
+
     def facts(self) -> ProcessFacts:
         """Memory, threads and open files of the node's process."""
-        return process_facts(Path(f"/proc/{self._process.pid}"))
+        return process_facts(self.process_folder)
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
-        """Images received and completed since the node started, and those dropped by reason, by its diagnostics."""
-        arrived, inference = self._statuses["input"], self._statuses["inference"]
+        """Images received and completed since the node started, and those dropped by reason, by its diagnostics.
+
+        Images that nobody subscribed to have a reason of their own.
+        """
+        arrived, inference = self.values("input"), self.values("inference")
         marked = "dropped: "
         dropped = {name.removeprefix(marked): int(n) for name, n in arrived.items() if name.startswith(marked)}
+        for reason in NO_IMAGES:
+            dropped.pop(reason, None)
+        if unwanted := int(inference["images that nobody subscribed to"]):
+            dropped[UNWANTED] = unwanted
         return int(arrived["images received"]), int(inference["images completed"]), dropped
+
+    def values(self, part: str) -> dict[str, str]:
+        """The numbers of a part in its newest status; none before the first."""
+        status = self.statuses.get(part)
+        return {} if status is None else {pair.key: pair.value for pair in status.values}
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        """Call a service of the node; its response.
+
+        Raises:
+            SceneCompletionError: It does not answer, for too long, or the node has ended.
+        """
+        client = self.node.create_client(service_type, f"{self._process.full_name}/{name}")
+        answer = None
+        if self.until(client.service_is_ready, PATIENCE_S):
+            answer = client.call_async(request)
+            self.until(answer.done, PATIENCE_S)
+        if answer is None or not answer.done():
+            raise SceneCompletionError("does not answer", where=name, cure=self._process.log())
+        self.node.destroy_client(client)
+        return answer.result()
 
     def _on_cloud(self, serialised: bytes) -> None:
         # Four bytes of encapsulation, then the stamp of the header.
@@ -206,5 +274,4 @@ class RunningNode:
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
             if status.name.startswith(self._prefix):
-                values = {pair.key: pair.value for pair in status.values}
-                self._statuses[status.name.removeprefix(self._prefix)] = values
+                self.statuses[status.name.removeprefix(self._prefix)] = status

@@ -1,9 +1,9 @@
 """Cost of sparse convolutions and of the masked scene network on the CPU, as Markdown tables.
 
 ``python -m benchmarks.sparse_convolution`` convolves 65 000 surface voxels of a grid of 256×256×32 with every back-end
-that can be imported, in turns, so that all meet the same load; spconv, which the package does not use, and the dense
-convolution of torch stand beside them. It then takes the features of sets that grow, steps with them as masked scene
-modelling does, and says what memory a step takes.
+that can be imported. They take turns, so that all meet the same load. spconv, which the package does not use, and the
+dense convolution of torch stand beside them. The command then takes the features of sets that grow, steps with them as
+masked scene modelling does, and says what memory a step takes.
 """
 
 from __future__ import annotations

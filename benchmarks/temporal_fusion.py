@@ -4,8 +4,8 @@
     python -m benchmarks.temporal_fusion TOWN... --settings             settings side by side, on validation towns
 
 Towns are those of ``scene-completion street-world --seed N --frames 22 --size 928 280 --assets lidar voxels depth``.
-Weights were chosen on 1101 and 1102 with ``--settings``: by the mean average precision of occluded and visible voxels
-at the three ranges, which no threshold touches, and among those within 0.2 points of the largest, by flicker.
+Weights were chosen on 1101 and 1102 with ``--settings``, by the mean average precision of occluded and visible voxels
+at the three ranges. No threshold touches that. Among those within 0.2 points of the largest, flicker chose.
 """
 
 from __future__ import annotations

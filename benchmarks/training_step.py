@@ -1,9 +1,9 @@
 """Cost of training on the CPU, as Markdown tables with ratios measured in one run.
 
 ``python -m benchmarks.training_step`` renders rays forward and backward through the single-view field and through a
-plain implementation of the same equations (features sampled point by point, concatenated with the point code, one
-layer on all of it), times a step of each stage with 96×320 images and 512 rays, and compares what a distilled student
-costs at inference with what a field of stage `single_view` does.
+plain implementation of the same equations. The latter samples features point by point, joins them with the point code,
+and has one layer on all of it. The command times a step of each stage with 96×320 images and 512 rays. It also compares
+what a distilled student costs at inference with what a field of stage `single_view` does.
 """
 
 from __future__ import annotations

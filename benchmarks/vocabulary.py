@@ -1,8 +1,8 @@
 """What voxels that answer words cost on the CPU, as Markdown tables with ratios measured in one run.
 
 ``python -m benchmarks.vocabulary`` compares the cosines that are folded into the label units with explicit ones in the
-teacher's space, whole images with a vocabulary and without, and says how long a switch takes. Phrases and the feature
-space are random numbers: what they are changes no time.
+teacher's space. It compares whole images with a vocabulary and without, and says how long a switch takes. Phrases and
+the feature space are random numbers: what they are changes no time.
 """
 
 from __future__ import annotations
@@ -184,13 +184,17 @@ def switch_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 
 
 def in_turn(work: Sequence[Callable[[], object]], repeats: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Milliseconds of the wall and of the processor, [works, repeats] each, of works that are done in turn."""
+    """Milliseconds of the wall and of the processor, [works, repeats] each, of works that are done in turn.
+
+    Each is done once more before it is timed: its threads are awake then, as they are behind an image's voxel query.
+    """
     for one in work:
         one()
     wall, processor = np.zeros((2, len(work), repeats))
     for turn in range(repeats):
         for which, one in enumerate(work):
             time.sleep(PAUSE_S)
+            one()
             started, used = time.perf_counter(), time.process_time()
             one()
             wall[which, turn] = 1e3 * (time.perf_counter() - started)

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "scene_completion_ros.commands.demo",
     "doctor": "scene_completion_ros.commands.doctor",
     "publish": "scene_completion_ros.commands.publish",
+    "record": "scene_completion_ros.commands.record",
     "replay": "scene_completion_ros.commands.replay",
     "calibrate": "scene_completion_training.commands.calibrate",
     "classes": "scene_completion_training.commands.classes",

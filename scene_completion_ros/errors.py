@@ -16,7 +16,7 @@ class SceneCompletionError(Exception):
         self.what = what
         self.where = where
         self.cure = cure
-        super().__init__(what, where, cure)
+        super().__init__(what)  # where and cure travel beside it to other processes
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what

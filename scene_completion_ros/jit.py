@@ -33,8 +33,8 @@ def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Calla
     Args:
         parallel: ``prange`` runs on several cores.
         inlines: Another module of whose `inlined` functions the kernel makes use. numba looks at the kernel's own file
-            alone to see whether what it has cached is old; the name of the cached code therefore says which contents
-            of the other file it was made of.
+            alone to see whether what it has cached is old. The name of the cached code therefore says which contents of
+            the other file it was made of.
 
     The cache lies beside the source, or in the user's cache folder where that is read-only, or where the environment
     variable ``NUMBA_CACHE_DIR`` points to. Where nothing can be written, each process compiles anew (a few seconds).
@@ -59,8 +59,8 @@ def inlined(function: Function) -> Function:
 
     It is compiled into them.
 
-    It has no cache entry of its own, and must be a global name to its callers: numba takes a compiled function in a
-    closure for a new one in every process, so that the caller's cache entry would never be found again.
+    It has no cache entry of its own, and must be a global name to its callers. numba takes a compiled function in a
+    closure for a new one in every process. So numba would never find the caller's cache entry again.
     """
     return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True)(function)  # type: ignore[no-any-return]
 
@@ -90,7 +90,7 @@ def aligned_empty(*shape: int) -> NDArray[np.float32]:
     """An uninitialised float32 array of a shape that starts at a cache line, for what the kernels read most.
 
     Sixteen channels are one load where vectors have 512 bits. NumPy's arrays start at any multiple of 16 bytes, so that
-    most such loads touch two lines: with tables and features like that, the voxel query of the shipped student takes
+    most such loads touch two lines. With tables and features like that, the voxel query of the shipped student takes
     half as long again.
     """
     size = 4 * math.prod(shape)

@@ -1,13 +1,16 @@
-"""Sentences of the README and the documents have at most 25 words.
+"""Sentences of the README, the documents, the model cards and the docstrings have at most 25 words.
 
-What counts is prose: paragraphs and items of lists. Fenced code, tables, headings, comments and HTML do not count. A
+What counts is prose: paragraphs and items of lists. Fenced code, tables, headings, comments and HTML do not count. In a
+docstring each entry of `Args:` and the like is an item, and lines that are set in or in columns do not count. A
 sentence ends with a full stop, a question mark or an exclamation mark before a space or the end, or with the paragraph.
 A colon or a semicolon ends none. A word has a letter or a digit; code in backquotes and a formula are one word, a link
-is its text.
+is its text, and a shape in brackets none.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -15,10 +18,13 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MOST_WORDS = 25
-UNCOUNTED = {"results.md"}  # tables and what was run
-DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"] + [
-    path for path in sorted((REPOSITORY / "docs").glob("*.md")) if path.name not in UNCOUNTED
+DOCUMENTS = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "scene_completion_ros" / "models").glob("*/README.md")),
 ]
+PACKAGES = ("scene_completion_ros", "training", "benchmarks")
 SHORTENED = re.compile(r"\b(?:e\.g|i\.e|et al|cf|vs|Eq|Fig|No)\.|\.\.\.|…")
 
 
@@ -40,13 +46,40 @@ def paragraphs(text: str) -> list[str]:
     return found
 
 
+def docstrings(source: str) -> list[str]:
+    """Every string of a module that stands by itself: docstrings, and what is said of constants and fields."""
+    return [
+        inspect.cleandoc(node.value.value)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+
+
+def prose(docstring: str) -> str:
+    """A docstring as Markdown: without what is set in or in columns, and with the entries of its sections as items."""
+    lines, section = [], False
+    for line in docstring.splitlines():
+        section = re.fullmatch(r"[A-Z]\w+:", line) is not None or (section and line[:1] in ("", " "))
+        if section:
+            line = re.sub(r"^[A-Z]\w+:$", "", re.sub(r"^ {4}[\w*., ]+: ", "- ", line))
+        displayed = (re.match(r" {4}", line) and not section) or re.search(r"\S {2,}\S", line)
+        lines.append("" if displayed else re.sub(r"\[[^\]`]*\]", "", line))
+    return "\n".join(lines)
+
+
 def sentences(paragraph: str) -> list[str]:
     """The sentences of a paragraph, with code and links as single words or as their text."""
     paragraph = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", paragraph)
-    paragraph = re.sub(r"`[^`]+`", "code", paragraph)
+    paragraph = re.sub(r"(`+)[^`]+\1", "code", paragraph)
     paragraph = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", paragraph)
     paragraph = SHORTENED.sub("", paragraph)
     return [part for part in re.split(r"(?<=[.!?])[*_\")]*\s+", paragraph) if part.strip()]
+
+
+def long_sentences(text: str) -> list[str]:
+    """The sentences of a text in Markdown that are too long, each after its number of words."""
+    every = [sentence for paragraph in paragraphs(text) for sentence in sentences(paragraph)]
+    return [f"{words(sentence)} words: {sentence}" for sentence in every if words(sentence) > MOST_WORDS]
 
 
 def words(sentence: str) -> int:
@@ -66,10 +99,40 @@ def test_how_words_are_counted(text: str, counted: list[int]) -> None:
     assert [words(sentence) for paragraph in paragraphs(text) for sentence in sentences(paragraph)] == counted
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_how_words_of_docstrings_are_counted() -> None:
+    docstring = """A head.
+
+        x = a b c d      not prose, and
+    more of it [N, 3], one ``x y`` two.
+
+    Args:
+        one: A text, float32 [N, 3],
+            going on. And more.
+        two, three: Other.
+
+    Said last, where
+    DIR/   has columns
+    """
+    assert docstrings(f'class A:\n    """{docstring}"""\n    b = "No"\n    "B."')[0].startswith("A head.\n\n    x = ")
+    text = prose(inspect.cleandoc(docstring))
+    counted = [words(sentence) for paragraph in paragraphs(text) for sentence in sentences(paragraph)]
+    assert counted == [2, 6, 5, 2, 1, 3]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_sentences_are_short(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    everything = [sentence for paragraph in paragraphs(text) for sentence in sentences(paragraph)]
-    assert everything
-    long = [f"{words(sentence)} words: {sentence}" for sentence in everything if words(sentence) > MOST_WORDS]
-    assert not long, "\n".join(long)
+    assert not long_sentences(text)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_sentences_of_docstrings_are_short(package: str) -> None:
+    paths = sorted((REPOSITORY / package).rglob("*.py"))
+    found = [
+        (str(path.relative_to(REPOSITORY)), long)
+        for path in paths
+        for docstring in docstrings(path.read_text(encoding="utf-8"))
+        for long in long_sentences(prose(docstring))
+    ]
+    assert paths
+    assert not found

@@ -20,6 +20,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Sequenc
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.hub import is_hub_name
 from scene_completion_ros.inference.shipped import open_student
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 KEY = "scene_completion_training"
 FORMAT = 1
 """Version of what a checkpoint holds; those written before it was counted are 0, and hold the same."""
-_MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every")
+_MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers")
 Field = TypeVar("Field", bound=TrainedField)
 
@@ -318,12 +319,10 @@ class SafeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes a checkpoint; a `TrainingError` if it cannot be written."""
         target = Path(path)
-        part = target.with_name(f"{target.name}.part")
         try:
-            super().save_checkpoint(checkpoint, part, storage_options)
-            part.replace(target)
+            with whole_file(target) as part:
+                super().save_checkpoint(checkpoint, part, storage_options)
         except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError
-            part.unlink(missing_ok=True)
             raise TrainingError(
                 f"checkpoint could not be written ({error})",
                 where=str(target),

@@ -36,8 +36,8 @@ class LossWeights:
         occupancy_offset: Offset of the logit in that loss at the start, see `OccupancyLink`.
         sparsity: Mean opacity at random points of the view: empty where nothing says otherwise.
         emptiness: Occupancy probability at such points against "free". What no view ever saw (behind the last surface,
-            below the road) has no voxels in `occupancy`, and would be taken for solid: it lies behind surfaces, as the
-            only voxels do that are known there. It acts beside `occupancy` alone.
+            below the road) has no voxels in `occupancy`. A field would take it for solid: the only voxels that are
+            known behind surfaces are. It acts beside `occupancy` alone.
     """
 
     photometric: float = 1.0
@@ -180,13 +180,13 @@ class Configuration(TrainingConfiguration):
         encoder_weights: Local folder or hub name of its weights; by default those that the trunk is known by.
         schedule: "cosine" to zero over all steps, or "step": a tenth of the rate after `decay_at` of them.
         decay_at: Share of the steps after which "step" lowers the rate.
-        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn; those of Depth Anything
+        trunk_rate: Factor on `learning_rate` for the blocks of the pretrained trunk that learn. Those of Depth Anything
             take a fifth of it, and its neck the whole.
         hidden: Width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS).
-        frozen_blocks: First blocks of the pretrained trunk that keep their weights (EfficientNet-Lite0 has 16,
-            ResNet-50 four, Depth Anything V2 Small twelve and a neck that always learns).
+        frozen_blocks: First blocks of the pretrained trunk that keep their weights. EfficientNet-Lite0 has 16,
+            ResNet-50 four, Depth Anything V2 Small twelve and a neck that always learns.
         head_rate: Factor on `learning_rate` for the head.
-        depth_only_steps: First steps, in which only the dense depth is trained: the losses on the density say little
+        depth_only_steps: First steps, in which only the dense depth is trained. The losses on the density say little
             while the features hold no depth, and their gradients drown the one that would put it there.
         half_resolution_steps: First steps, taken with images of half the size: four times as fast (progressive
             resizing). Points are queried in normalised coordinates, so nothing else changes.
@@ -201,8 +201,8 @@ class Configuration(TrainingConfiguration):
         ema_start: Step from which the average is kept.
         validate_every: Steps between validations, where `data.validation` names sequences; the best checkpoint is kept.
         picture_every: Steps between TensorBoard pictures; 0 switches them off.
-        start_from: Folder of a student bundle, or a checkpoint, whose weights the training goes on from (a teacher
-            takes the encoder of a student); then no prior is fitted, and the mean depth stays that of those drives.
+        start_from: Folder of a student bundle, or a checkpoint, whose weights the training goes on from. A teacher
+            takes the encoder of a student. Then no prior is fitted, and the mean depth stays that of those drives.
     """
 
     keeps_maps: ClassVar[bool] = False
@@ -350,7 +350,7 @@ class Configuration(TrainingConfiguration):
             )
         if self.keep_maps and 0 < self.half_resolution_steps < self.steps:
             raise ConfigurationError(
-                "what is kept of images of half the size is no use for whole ones",
+                "maps that are kept of images of half the size are no use for whole ones",
                 where="keep_maps",
                 cure="Set half_resolution_steps to 0 or to all steps",
             )

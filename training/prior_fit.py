@@ -17,9 +17,9 @@ PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
 def fit_prior(field: PriorField, link: OccupancyLink, samples: ViewSamples, steps: int) -> float:
     """Fits the head to where things are on average, without any image, before the training.
 
-    One hidden layer needs long to find the ground plane by itself, and next to an image it takes the shortcut of
-    telling the training drives apart. The link from logit to probability stays as it is. Returns the mean loss of the
-    last tenth of the steps.
+    One hidden layer needs long to find the ground plane by itself. Next to an image it takes the shortcut of telling
+    the training drives apart. The link from logit to probability stays as it is. Returns the mean loss of the last
+    tenth of the steps.
     """
     samples = samples.unmirrored()
     frozen = copy.deepcopy(link).requires_grad_(False)

@@ -28,6 +28,11 @@ def make_stage(configuration: TrainingConfiguration) -> Stage:
     return stage_class(configuration.stage)(configuration)
 
 
+def last_checkpoint(configuration: TrainingConfiguration) -> Path:
+    """Where a training keeps the checkpoint that it goes on from, and that is exported in the end."""
+    return Path(configuration.output) / "checkpoints" / "last.ckpt"
+
+
 def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
@@ -45,7 +50,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
-    last = Path(configuration.output) / "checkpoints" / "last.ckpt"
+    last = last_checkpoint(configuration)
     resume = last if last.exists() and not fast_dev_run else None
     if resume is not None:
         configuration = configuration.going_on(resume)
@@ -103,15 +108,14 @@ def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
     kept = [
         ModelCheckpoint(
             dirpath=folder,
-            filename="step-{step}",
-            auto_insert_metric_name=False,
             every_n_train_steps=configuration.checkpoint_every,
-            save_top_k=1,
+            save_top_k=0,  # one file, replaced at once: a training that is killed between two files loses one
             save_last=True,
-            monitor="step",
-            mode="max",
+            enable_version_counter=False,
         )
     ]
     if configuration.validation_interval:
-        kept.append(ModelCheckpoint(dirpath=folder, filename="best", monitor="validation/total", save_top_k=1))
+        kept.append(
+            ModelCheckpoint(dirpath=folder, filename="best", monitor="validation/total", enable_version_counter=False)
+        )
     return kept

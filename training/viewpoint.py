@@ -1,8 +1,8 @@
 """What a network is trained for: the canonical camera, its height above the ground, and the volume that it completes.
 
-Everything that has a length follows from here: the point code, the grid of the bundle, the voxels that evidence is
-fused in, where points are sampled. The default is the street student's; a configuration names another, and checkpoint
-and bundle carry it.
+Everything that has a length follows from here. That is the point code, the grid of the bundle, the voxels that evidence
+is fused in, and where points are sampled. The default is the street student's; a configuration names another, and
+checkpoint and bundle carry it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Volume:
         """The street's volume for a camera at its height; half of everything for one that is half as high, and so on.
 
         Voxels are 0.2 m, or that halved. What lies a little lower or higher shifts the grid, by whole voxels, as far as
-        it goes: for a camera more than 6 m above the ground, `below` and `above` have to be given.
+        it goes. For a camera more than 6 m above the ground, give `below` and `above`.
 
         Args:
             height_above_ground: Height of the camera, metres.
@@ -257,7 +257,9 @@ class Viewpoint:
         width, height = self.camera.width, self.camera.height
         if self.camera.distortion_model != "none":
             raise ConfigurationError(
-                f"{self.camera.distortion_model}", where="canonical camera", cure="Take a pinhole, without distortion"
+                f"it has the distortion model {self.camera.distortion_model}",
+                where="canonical camera",
+                cure="Take a pinhole, without distortion",
             )
         if width % ENCODER_STEP or height % ENCODER_STEP:
             raise ConfigurationError(

@@ -76,7 +76,9 @@ def _storage_files(path: Path) -> list[Path]:
         files = sorted(file for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
         if not files:
             raise BagError(
-                "no .mcap, .db3 or .bag file in it", where=str(path), cure="Name the folder of a rosbag2 recording"
+                "the folder holds no .mcap, .db3 or .bag file",
+                where=str(path),
+                cure="Name the folder of a rosbag2 recording",
             )
     elif path.suffix in FORMATS:
         files = [path]
@@ -85,7 +87,7 @@ def _storage_files(path: Path) -> list[Path]:
             f"unknown kind of file {path.suffix!r}", where=str(path), cure="Expected .mcap, .db3, .bag or a folder"
         )
     if len({file.suffix for file in files}) > 1:
-        raise BagError("files of several formats in it", where=str(path), cure="Name one of the files")
+        raise BagError("the folder holds files of several formats", where=str(path), cure="Name one of the files")
     if empty := [file for file in files if file.stat().st_size == 0]:
         if len(empty) == len(files):
             raise BagError("file is empty (0 bytes)", where=str(empty[0]), cure="Record it again")

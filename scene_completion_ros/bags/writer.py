@@ -28,11 +28,16 @@ LATCHED = Qos(
 )
 
 
+def knows_type(msgtype: str) -> bool:
+    """Whether a message type such as "sensor_msgs/msg/Image" can be written."""
+    return msgtype in get_typestore(Stores.LATEST).fielddefs
+
+
 class BagWriter:
     """Writes a new rosbag2 recording, MCAP or sqlite3.
 
-    Use it as a context manager. What `write` has taken is with the operating system when it returns: the process may be
-    killed at any time, and `BagReader` still finds it (without index and metadata.yaml, which `close` writes). Losing
+    Use it as a context manager. What `write` has taken is with the operating system when it returns. If the process is
+    killed at any time after, `BagReader` still finds it, without index and metadata.yaml, which `close` writes. Losing
     power can cost the last seconds, as with any file. When an exception ends the `with` block, the recording is closed
     properly as well.
 

@@ -1,8 +1,8 @@
 """Complete one image: voxels.npz, voxels.ply and picture.png; with --words also words.png.
 
 numpy.load reads voxels.npz. It holds the state of every voxel; index, probability, label and confidence of the occupied
-ones; names and colours of the classes; where the grid lies; probability and opacity of every voxel, and the depth. The
-docs/voxels.md shows examples; scene_completion_ros/voxels/files.py lists all arrays.
+ones; names and colours of the classes. It also holds where the grid lies, probability and opacity of every voxel, and
+the depth. docs/voxels.md shows examples; scene_completion_ros/voxels/files.py lists all arrays.
 
 picture.png shows no depth where most of the ray leaves the grid (transmittance of 0.5 or more). Outside of the view
 probability and opacity are extrapolated from the image border and mean little; the state there stays unobserved.
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.report.ply import write_ply
     from scene_completion_ros.report.rerun_export import RerunRecording
     from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
+    from scene_completion_ros.whole_files import write_whole
 
     recording = RerunRecording(args.rerun) if args.rerun else None  # fails before the work where Rerun is missing
     image = read_image(args.image)
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     completion = completer.complete(image)
     args.output.mkdir(parents=True, exist_ok=True)
     saved = SavedVoxels(completion.voxels, details=details_of(completion, bundle))
-    (args.output / "voxels.npz").write_bytes(npz_bytes(saved))
+    write_whole(args.output / "voxels.npz", npz_bytes(saved))
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
         image,

@@ -127,6 +127,7 @@ def summarise(outcome: ReplayStatistics, report: Path) -> dict[str, Any]:
         "latency_ms": {stage: values for stage, values in latency.items() if values is not None},
         "occupied_voxels": spread,
         "peak_memory_mib": outcome.peak_memory_mib,
+        **({"shadow": outcome.shadow} if outcome.shadow else {}),
         "report": str(report),
     }
 

@@ -7,8 +7,8 @@ The images go through the running node over DDS, or with --offline through the s
   statistics.json     frames, rate, latencies, memory
   scores.json, .md    where there is ground truth: IoU, precision, recall and average precision by range; depth errors
 LiDAR of the recording is drawn into the bird's-eye view, and depth is compared with it. What was written stays when the
-replay is interrupted. Through the node, a replay is in lock step unless --rate is given: no image is dropped because
-the machine is slow, and two replays write the same recording.
+replay is interrupted. Through the node, a replay is in lock step unless --rate is given. Then the node drops no image
+because the machine is slow, and two replays write the same recording.
 """
 
 from __future__ import annotations
@@ -356,14 +356,14 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
         "--node",
         metavar="NAME",
         help="play to this running node, such as /scene_completion, under the recorded topic names, instead of "
-        "starting one; bundle and grid are then only what the report is drawn with, and have to be the node's",
+        "starting one. The report is then drawn with bundle and grid, which have to be the node's",
     )
     group.add_argument(
         "--params-file",
         type=Path,
         metavar="FILE",
-        help="parameters of the node that is started, as a robot has them (/** and scene_completion of any namespace); "
-        "bundle, engine, grid and what a replay needs are left out",
+        help="parameters of the node that is started, as a robot has them (/** and scene_completion of any namespace). "
+        "The replay leaves out bundle, engine, grid and what it needs itself",
     )
     group.add_argument(
         "--also", action="append", metavar="TOPIC", help="publish this recorded topic as well; may be repeated"

@@ -23,8 +23,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="score voxels and depth against this folder: a drive of scene-completion street-world, or a sequence of "
-        "KITTI odometry; or against the voxels of another recording, such as bag/ of an earlier replay; frames are "
-        "found by their stamps",
+        "KITTI odometry. Or score against the voxels of another recording, such as bag/ of an earlier replay. Stamps "
+        "say which frames belong together",
     )
     group.add_argument(
         "--camera-from-lidar",

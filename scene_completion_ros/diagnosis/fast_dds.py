@@ -16,8 +16,8 @@ from scene_completion_ros.ros import dds
 
 IMAGE_BYTES = 3 * 1280 * 720  # rgb8
 DEFAULT_SEGMENT_BYTES = 512 * 1024
-# Enough that a machine which passes a part of such messages on does not look healthy, and no more than fit into the
-# segment of the shipped profile while the reader sleeps.
+# Enough that a machine which passes a part of such messages on does not look healthy. No more than fit into the segment
+# of the shipped profile while the reader sleeps.
 IMAGES_SENT = 10
 EXCHANGE_LIMIT_S = 30.0
 

@@ -37,6 +37,11 @@ class PriorGrid:
         self.occupied += occupied & known
         self.known += known
 
+    def add(self, other: PriorGrid) -> None:
+        """Count what another one has counted, of the same shape."""
+        self.occupied += other.occupied
+        self.known += other.known
+
     def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
         """Smoothed mean occupancy.
 
@@ -71,7 +76,7 @@ def gaussian_smoothed(volume: NDArray[np.float32], sigma: tuple[float, float, fl
 class MeanDepth:
     """Mean LiDAR depth of each pixel over the training data.
 
-    Images of different sizes are brought together on a grid of normalised image coordinates: a measurement counts in
+    Images of different sizes are brought together on a grid of normalised image coordinates. A measurement counts in
     the cell that its pixel's centre falls into. Cells without any take the value of the nearest cell that has one.
 
     Attributes:

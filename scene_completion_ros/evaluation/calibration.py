@@ -72,12 +72,12 @@ def isotonic_regression(value: NDArray[np.float64], weight: NDArray[np.float64])
 def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibration:
     """Fit the map from opacity, the score, to the probability of being occupied.
 
-    The scores are pooled into groups of about equal mass, free and occupied voxels weighing the same in sum (nearly all
-    voxels are free and near score 0, where few groups suffice). Isotonic regression makes the observed frequencies of
-    the groups monotone; each block of equal frequency becomes a knot at its mean score. Between knots, and from them
-    to the ends of the range (0 and 1, at half the distance to certainty), the map is linear and strictly increasing:
-    thresholds on the score keep their meaning, and the probability ranks voxels as the score does. Where the outermost
-    block is certain already, what lies beyond it is as certain.
+    The scores are pooled into groups of about equal mass, where free and occupied voxels weigh the same in sum. Nearly
+    all voxels are free and near score 0, where few groups suffice. Isotonic regression makes the observed frequencies
+    of the groups monotone; each block of equal frequency becomes a knot at its mean score. The map is linear and
+    strictly increasing between knots, and from them to the ends of the range. At the ends, scores 0 and 1, it is half
+    way to certainty. So thresholds on the score keep their meaning, and the probability ranks voxels as the score does.
+    Where the outermost block is certain already, what lies beyond it is as certain.
 
     Args:
         histogram: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only.

@@ -60,8 +60,8 @@ def renamed(
 ) -> NDArray[np.int64]:
     """Give the predicted labels of a confusion matrix the names of classes.
 
-    Rows of one class add up, so that row and column i are both class i: no table made from the result can show a class
-    under another one's name.
+    Rows of one class add up, so that row and column i are both class i. So no table made from the result can show a
+    class under another one's name.
 
     Args:
         confusion: int64 [labels, classes].

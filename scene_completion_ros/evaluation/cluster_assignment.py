@@ -5,7 +5,7 @@ another, with `renamed` of `class_confusion`. Fitting it on the scored set itsel
 method what it could not know.
 
 On the set it is fitted on, `match_majority` is never less accurate than `match_covering`, and that never less than
-`match_one_to_one`; the more clusters, the more a many-to-one assignment flatters. Say which one a table has.
+`match_one_to_one`. The more clusters, the more a many-to-one assignment flatters. Say which one a table has.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def match_majority(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Assign every cluster a class and every class at least one cluster, so that most pixels or voxels agree.
 
-    The naming of SceneDINO for more clusters than classes. There it is an integer program; it is solved exactly by
-    taking away from the majority assignment what it costs least to give each class a cluster of its own.
+    The naming of SceneDINO for more clusters than classes. There it is an integer program. Its exact solution takes
+    away from the majority assignment what it costs least to give each class a cluster of its own.
 
     Args:
         confusion: [clusters, classes], at least as many clusters as classes.

@@ -1,7 +1,7 @@
 """Depth errors of the Eigen protocol: Garg crop, capped range, mean over frames of the errors of each frame.
 
 The errors are those of Eigen et al., "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network"
-(NeurIPS 2014); the crop is that of Garg et al., "Unsupervised CNN for Single View Depth Estimation" (ECCV 2016).
+(NeurIPS 2014). The crop is that of Garg et al., "Unsupervised CNN for Single View Depth Estimation" (ECCV 2016).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The measure of SceneDINO (Jevtić et al., ICCV 2025). There the warp is an estimated optical flow and a forward-backward
 check finds what is hidden; here both follow from depth and poses. Its code for this is not public. The published
-magnitudes (L1 about 21 times L2 with 768 channels, L2 falling with the cosine) are those of features of length 1, L1
-summed over the channels and L2 not squared: so they are defined here.
+magnitudes are L1 about 21 times L2 with 768 channels, and L2 falling with the cosine. Features of length 1 have them,
+with L1 summed over the channels and L2 not squared. So this module defines them in this way.
 """
 
 from __future__ import annotations

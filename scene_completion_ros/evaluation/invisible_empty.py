@@ -6,8 +6,8 @@ With p the prediction, o the truth and v what is visible, over the points of one
     O_prec = mean [o | p]                 IE_prec = mean [not o | not p, not v]
     O_rec  = mean [p | o]                 IE_rec  = mean [not p | not o, not v]
 
-and over frames the mean of those in which a score is defined. No score should be read without the number of points and
-of frames behind it: under the original protocol an empty field has no occluded points at all and an O_acc of 1.
+and over frames the mean of those in which a score is defined. Read no score without the number of points and of frames
+behind it. Under the original protocol an empty field has no occluded points at all and an O_acc of 1.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ does not count.
 Depth has an error, and the verdict knows it. Every measurement comes with its standard deviation:
 
 - A view sees through a voxel where all pixels that show any part of it end behind it, by `DEVIATIONS` of their errors.
-- A view ends in a voxel where at least `LEAST_PIXELS` of its points lie in it, those alone whose error is at most one
+- A view ends in a voxel where at least `LEAST_PIXELS` of its points lie in it. Points count whose error is at most one
   voxel edge.
 - Views that contradict each other outvote a minority of a quarter; otherwise something moved, and nothing is known.
 """
@@ -16,6 +16,7 @@ Depth has an error, and the verdict knows it. Every measurement comes with its s
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
@@ -127,18 +128,22 @@ def judge(
     return Verdict(free, occupied)
 
 
-def in_sight(view: DepthObservation, grid: VoxelGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which voxels a view sees now, and which lie hidden behind what it sees; bool [X, Y, Z] each.
+def in_sight(
+    view: DepthObservation, grid: VoxelGrid, wanted: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which wanted voxels (see `judge`) a view sees now, and which lie hidden behind it; bool [X, Y, Z] each.
 
     A voxel is seen where its near side lies no farther than what its centre's pixel measured, by `DEVIATIONS` of the
     error. In neither are voxels outside of the image, and those whose pixel measured nothing.
     """
-    centres = _centres(grid, np.arange(math.prod(grid.shape)))
-    distance, pixel, inside = _projected(view, centres)
+    voxels = np.arange(math.prod(grid.shape)) if wanted is None else np.flatnonzero(wanted)
+    distance, pixel, inside = _projected(view, _centres(grid, voxels))
     known = inside & view.measured[pixel]
     reach = np.where(view.measured, view.depth + np.float32(DEVIATIONS) * view.deviation, np.float32(0.0))
-    seen = known & (distance - 0.5 * math.sqrt(3.0) * grid.voxel_size <= reach[pixel])
-    return seen.reshape(grid.shape), (known & ~seen).reshape(grid.shape)
+    near = known & (distance - 0.5 * math.sqrt(3.0) * grid.voxel_size <= reach[pixel])
+    seen, hidden = np.zeros(grid.shape, np.bool_), np.zeros(grid.shape, np.bool_)
+    seen.reshape(-1)[voxels], hidden.reshape(-1)[voxels] = near, known & ~near
+    return seen, hidden
 
 
 def _centres(grid: VoxelGrid, voxels: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -224,12 +229,20 @@ class LabelFreeScores:
         grid: The voxels of all frames.
         threshold: Probability from which a voxel counts as occupied.
         ranges: Metres ahead of the grid's lower x, half of it to each side of y = 0: those of the street by default.
+        most_frames: How many of the last frames count; None for all.
     """
 
-    def __init__(self, grid: VoxelGrid, threshold: float, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
+    def __init__(
+        self,
+        grid: VoxelGrid,
+        threshold: float,
+        ranges: tuple[float, ...] = SSCBENCH_RANGES,
+        *,
+        most_frames: int | None = None,
+    ) -> None:
         self.grid, self.threshold, self.ranges = grid, threshold, tuple(ranges)
         self._within = [_within(grid, reach) for reach in self.ranges]
-        self._frames: list[_FrameCounts] = []
+        self._frames: deque[_FrameCounts] = deque(maxlen=most_frames)
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -276,6 +289,16 @@ class LabelFreeScores:
         place = len(self._frames) if place is None else place
         self._frames.append(_FrameCounts(sums, histogram, _depth_sums(depth), place))
 
+    def extend(self, other: LabelFreeScores) -> None:
+        """Counts the frames that another one has counted, with their places, as if they were added now.
+
+        Raises:
+            GridError: Grid, threshold or ranges are others.
+        """
+        if (other.grid, other.threshold, other.ranges) != (self.grid, self.threshold, self.ranges):
+            raise GridError("another grid, threshold or range", where="label-free scores", cure="Score with the same")
+        self._frames.extend(other._frames)
+
     def compute(self) -> dict[tuple[str, float], LabelFreeScore]:
         """(region, range in metres) -> scores over all frames."""
         shape = (len(REGIONS), len(self.ranges))
@@ -296,6 +319,16 @@ class LabelFreeScores:
                     log_loss=float(_mean("log_loss", of)),
                 )
         return found
+
+    def iou_by_threshold(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Thresholds of the probability [B], falling, and the IoU [B] of each on all voxels within the longest range.
+
+        The thresholds lie between the steps of the log odds that average precision is computed of.
+        """
+        bins = _LOGIT_BINS // 2 - np.arange(_LOGIT_BINS, dtype=np.float64)
+        threshold = 1.0 / (1.0 + np.exp(-(bins - 0.5) * _LOGIT_STEP))
+        free, occupied = np.stack([frame.histogram[-1, -1] for frame in self._frames]).sum(axis=0).astype(np.float64)
+        return threshold, _divided(np.cumsum(occupied), occupied.sum() + np.cumsum(free))
 
     @property
     def depth_abs_rel(self) -> float:
@@ -375,8 +408,8 @@ def compare(
 ) -> Comparison:
     """Compares two models on the same frames, with the uncertainty of a block bootstrap over their places.
 
-    Places are drawn with replacement, with all their frames, for both models alike (Künsch, "The Jackknife and the
-    Bootstrap for General Stationary Observations", Annals of Statistics 1989).
+    Places are drawn with replacement, with all their frames, for both models alike. See Künsch, "The Jackknife and the
+    Bootstrap for General Stationary Observations", Annals of Statistics 1989.
 
     Args:
         old: Scores of the old model.

@@ -4,13 +4,14 @@ Both compare a field with what the next N scans (this frame's first) say about a
 camera. A scan says of a point that it is free, or it does not; a point that at most two scans saw free is occupied.
 
 * `ORIGINAL`: Wimbauer et al., "Behind the Scenes" (CVPR 2023); 20 scans, points from 4 to 20 m. A point counts as
-  visible if the first scan saw it free *or the evaluated model's own depth lies behind it*: every model is scored on
-  other points, and an empty field, which sees everything, has no occluded and no occupied points and an accuracy of 1.
-* `LIDAR_ONLY`: Li et al., "Know Your Neighbors" (CVPR 2024); up to 300 scans, 4 to 50 m. Visible is what the first scan
-  saw free, and rows more than 2 m behind the farthest visible one are cut off: the same points for every model.
+  visible if the first scan saw it free *or the evaluated model's own depth lies behind it*. So every model is scored on
+  other points. An empty field, which sees everything, has no occluded and no occupied points and an accuracy of 1.
+* `LIDAR_ONLY`: Li et al., "Know Your Neighbors" (CVPR 2024); up to 300 scans, 4 to 50 m. A point counts as visible if
+  the first scan saw it free. Rows more than 2 m behind the farthest visible one are cut off. Every model is scored on
+  the same points.
 * `LIDAR_ONLY_NEAR` is the latter from 4 to 20 m, cut out of the same ground truth.
 
-The *level* frame of the points stands in the camera's centre, with x right, y down and z forward along the road: the
+The *level* frame of the points stands in the camera's centre, with x right, y down and z forward along the road. The
 camera of KITTI-360 looks 5 degrees down, other rigs need another `camera_pitch`. y = 0 to 0.75 m below the camera is
 0.8 to 1.55 m above the road for KITTI-360's camera, 0.9 to 1.65 m for KITTI's.
 """

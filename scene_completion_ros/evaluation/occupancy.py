@@ -1,6 +1,6 @@
 """Scores of predicted occupancy: IoU, precision and recall at a threshold, best IoU and average precision.
 
-Average precision and best IoU need every score. They are kept as a histogram over half-precision floats: scores between
+Average precision and best IoU need every score. They are kept as a histogram over half-precision floats. Scores between
 0 and 1 fall into 15 361 bins that are finest near 0, where the opacities of a density field lie. Both figures are exact
 for scores rounded to half precision (11 significant bits).
 """
@@ -159,8 +159,8 @@ class OccupancyMetric:
         Args:
             score: Scores [...], see `score_histogram`.
             occupied: Truth, bool [...].
-            predicted: What counts as occupied, bool [...], where that is not `score >= threshold`: a calibrated
-                probability is thresholded, but has ties that the opacity it comes from has not.
+            predicted: What counts as occupied, bool [...], where that is not `score >= threshold`. It may be a
+                calibrated probability above a threshold, which has ties that its opacity has not.
         """
         self.histogram += score_histogram(score, occupied)
         self.counts += confusion(score >= self.threshold if predicted is None else predicted, occupied)

@@ -1,11 +1,12 @@
 """Semantic scene completion on SSCBench-KITTI-360: the protocol of S4C and SceneDINO, and the official one.
 
-Both count all frames into one confusion matrix (micro average), within 12.8, 25.6 and 51.2 m: so far ahead, half of it
-to each side, the full height. Geometry is "any class" against "empty". The mean IoU is over all classes but "empty"; a
-class that is neither predicted nor true counts as 0. What is predicted as "empty" is empty, however dense it is.
+Both count all frames into one confusion matrix (micro average), within 12.8, 25.6 and 51.2 m. A range reaches so far
+ahead, half of it to each side, and the full height. Geometry is "any class" against "empty". The mean IoU is over all
+classes but "empty"; a class that is neither predicted nor true counts as 0. What is predicted as "empty" is empty,
+however dense it is.
 
-They differ in the classes (15 and 18), the camera's field of view, outside which nothing counts in S4C and SceneDINO,
-and free space under the road, which does not count there either. Their scores cannot be compared with each other.
+They differ in the classes (15 and 18) and in two regions that S4C and SceneDINO leave out. Those are what lies outside
+of the camera's field of view, and free space under the road. Their scores cannot be compared with each other.
 
 Hayler et al., "S4C" (3DV 2024); Jevtić et al., "Feed-Forward SceneDINO" (ICCV 2025); Li et al., "SSCBench" (arXiv
 2306.09001). Unlike in the published code, renamed clusters carry their class's name into every row of a result.

@@ -1,11 +1,10 @@
 """Which voxels of a ground truth a camera sees, and which lie behind obstacles. No model takes part.
 
-The straight line from the camera to the centre of a voxel alone is too strict a test: at a grazing angle it runs
+The straight line from the camera to the centre of a voxel alone is too strict a test. At a grazing angle it runs
 through metres of the ground's own voxels, and 95 % of the occupied voxels of a street count as hidden. Here a voxel is
-seen if the line to its centre or to the centre of one of its six faces passes no other occupied voxel, and an occupied
-voxel is visible also where it touches (26 neighbours) a seen voxel that is not occupied. Of the voxels that a LiDAR
-beside the camera hits, three in four are then visible; the rest are mostly foliage. Voxels of unknown content are
-transparent.
+seen if the line to its centre, or to that of one of its six faces, passes no other occupied voxel. An occupied voxel is
+visible also where it touches (26 neighbours) a seen voxel that is not occupied. Of the voxels that a LiDAR beside the
+camera hits, three in four are then visible; the rest are mostly foliage. Voxels of unknown content are transparent.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A voxel has a feature, and phrases have embeddings in the same space. The score of a class is the best cosine of its
 phrases. A feature of zeros, or one that is not finite, is none: its scores are minus infinity and its label is the
 number of classes. Such voxels count as misses here. In the released code of OpenScene (Peng et al., CVPR 2023) and
-CUA-O3D (Li et al., CVPR 2025) they leave the confusion matrix; what comes of that is reported under its own name.
+CUA-O3D (Li et al., CVPR 2025) they leave the confusion matrix. That figure has a name of its own here.
 """
 
 from __future__ import annotations
@@ -230,8 +230,8 @@ def _ranked_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
 class WordScores:
     """How well a word finds its voxels; NaN where there is no positive.
 
-    A voxel of which little is sure has a mixture of features, which lies near what all sentences have in common, and so
-    near any word: by the cosine alone it comes first. The contrast takes that away.
+    A voxel of which little is sure has a mixture of features. That lies near what all sentences have in common, and so
+    near any word: by the cosine alone such a voxel comes first. The contrast takes that away.
 
     Attributes:
         positives: Voxels of the classes that it means.

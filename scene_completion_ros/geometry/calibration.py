@@ -143,7 +143,7 @@ def _distortion(
         raise CameraError(
             f"unknown distortion model {calibration.model!r}",
             where=where_model,
-            cure=f"Known are {', '.join(filter(None, _MODEL_NAMES))}",
+            cure=f"Use one of {', '.join(filter(None, _MODEL_NAMES))}",
         )
     model = _MODEL_NAMES[name]
     values = tuple(calibration.coefficients.tolist())

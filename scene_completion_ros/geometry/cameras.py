@@ -1,8 +1,8 @@
 """The camera model: intrinsics in pixels, image size and lens distortion.
 
-Conventions, in this one place: optical frame x right, y down, z forward; pixel (0, 0) is the centre of the top-left
-pixel, so that an image covers [-0.5, width - 0.5) horizontally; normalised coordinates run from -1 to 1 between the
-pixel edges (`align_corners=False`).
+This is the one place of the conventions. The optical frame has x right, y down, z forward. Pixel (0, 0) is the centre
+of the top-left pixel, so that an image covers [-0.5, width - 0.5) horizontally. Normalised coordinates run from -1 to 1
+between the pixel edges (`align_corners=False`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Camera:
             raise CameraError("K is all zero: the camera is not calibrated", where="K", cure=_CALIBRATE)
         for name, value in values.items():
             if not math.isfinite(value):
-                raise CameraError(f"{name} is {value}", where="K", cure=_CALIBRATE)
+                raise CameraError(f"{name} is {value}, not a finite number", where="K", cure=_CALIBRATE)
         smallest, largest = FOCAL_LENGTHS
         for name in ("fx", "fy"):
             if values[name] <= 0.0:
@@ -99,7 +99,7 @@ class Camera:
             raise CameraError(
                 f"unknown distortion model {self.distortion_model!r}",
                 where="distortion_model",
-                cure=f"Known are {', '.join(COEFFICIENT_COUNTS)}",
+                cure=f"Use one of {', '.join(COEFFICIENT_COUNTS)}",
             )
         if self.distortion_model == "plumb_bob" and len(self.distortion) == 4:
             object.__setattr__(self, "distortion", (*self.distortion, 0.0))
@@ -150,9 +150,9 @@ class Camera:
             points_optical: Points [..., 3] in the optical frame, metres.
 
         Returns:
-            Pixels [..., 2] and a mask [...] (bool) of the points in front of the camera that fall inside the pixel
-            edges [-0.5, width - 0.5) × [-0.5, height - 0.5) and within the valid radius of the lens model. Pixels of
-            points behind the camera are finite and mean nothing.
+            Pixels [..., 2] and a mask [...] (bool) of the points that the camera shows. Those lie in front of it,
+            within the valid radius of the lens model, and inside the pixel edges, `[-0.5, width - 0.5)` by `[-0.5,
+            height - 0.5)`. Pixels of points behind the camera are finite and mean nothing.
         """
         xp, points = floating(points_optical)
         z = points[..., 2]
@@ -174,7 +174,7 @@ class Camera:
             pixels: Pixel coordinates [..., 2], also between pixel centres and outside the image.
 
         Returns:
-            Points [..., 3] on the rays at z = 1 in the optical frame; NaN where the lens model has no such ray, as at
+            Points [..., 3] on the rays at z = 1 in the optical frame. NaN where the lens model has no such ray, as at
             pixels of a fisheye that look more than 90° away.
         """
         xp, pixels = floating(pixels)

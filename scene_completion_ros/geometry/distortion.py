@@ -1,6 +1,6 @@
 """Lens distortion of normalised image coordinates (x/z, y/z), and its inverse.
 
-The models are those of ROS and OpenCV. A fitted polynomial is only meant for the angles it was fitted on: beyond the
+The models are those of ROS and OpenCV. A fitted polynomial is only meant for the angles it was fitted on. Beyond the
 radius at which it stops growing it folds distant points back into the image. Both directions therefore return which
 points lie inside that radius.
 """
@@ -26,8 +26,9 @@ COEFFICIENT_COUNTS: dict[DistortionModel, int] = {
     "equidistant": 4,
     "mei": 5,
 }
-"""plumb_bob: k1 k2 p1 p2 k3; rational_polynomial: the same and k4 k5 k6; equidistant: k1 … k4 (Kannala-Brandt);
-mei: xi k1 k2 p1 p2 (unified omnidirectional model, Mei and Rives 2007; the focal lengths are its gammas)."""
+"""plumb_bob: k1 k2 p1 p2 k3. rational_polynomial: the same and k4 k5 k6. equidistant: k1 … k4 (Kannala-Brandt). mei: xi
+k1 k2 p1 p2 (unified omnidirectional model, Mei and Rives 2007; the focal lengths are its gammas).
+"""
 
 _LARGEST_RADIUS = 1e3  # 89.94° off axis; no lens is described by x/z further out
 _LARGEST_ANGLE = math.atan(_LARGEST_RADIUS)

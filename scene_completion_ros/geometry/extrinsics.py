@@ -41,10 +41,10 @@ def read_extrinsics(path: str | Path) -> list[Extrinsic]:
     """Read fixed transforms from a YAML file.
 
     Args:
-        path: A list of mappings with `parent`, `child`, `translation` (3 numbers, metres) and either `rotation` (unit
-            quaternion x, y, z, w) or `angles` (roll, pitch, yaw in degrees). With `optical: true` they say how the
-            body of the camera stands (x forward, y left, z up), and the child is its optical frame (x right, y down,
-            z forward).
+        path: A list of mappings with `parent`, `child` and `translation` (3 numbers, metres). Each also has either
+            `rotation` (unit quaternion x, y, z, w) or `angles` (roll, pitch, yaw in degrees). With `optical: true` they
+            say how the body of the camera stands (x forward, y left, z up). The child is its optical frame (x right, y
+            down, z forward).
 
     Raises:
         TransformError: The file cannot be read, or an entry lacks something or is malformed: names file and entry.
@@ -63,7 +63,7 @@ def _extrinsic(entry: object, where: str) -> Extrinsic:
         raise TransformError(f"{entry!r} is no mapping", where=where, cure=_EXAMPLE)
     unknown = sorted(set(map(str, entry)) - set(_KEYS))
     if unknown:
-        raise TransformError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Known are {', '.join(_KEYS)}")
+        raise TransformError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Use {', '.join(_KEYS)}")
     parent, child = (_frame(entry, key, where) for key in ("parent", "child"))
     if parent == child:
         raise TransformError(f"{parent} is its own parent", where=where, cure=_EXAMPLE)

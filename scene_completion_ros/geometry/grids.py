@@ -130,8 +130,8 @@ def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
     """Read a voxel grid and the camera's pose in it from a YAML file.
 
     Args:
-        path: File with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` (16 numbers row by row, or
-            four rows of four; camera in optical axes) and optionally `frame`.
+        path: File with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` and optionally `frame`. The
+            pose has 16 numbers row by row, or four rows of four; the camera is in optical axes.
 
     Returns:
         The grid and `grid_from_camera`.
@@ -143,7 +143,7 @@ def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
     document = _read_mapping(path)
     unknown = sorted(set(map(str, document)) - set(_GRID_KEYS))
     if unknown:
-        raise GridError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Known are {', '.join(_GRID_KEYS)}")
+        raise GridError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Use {', '.join(_GRID_KEYS)}")
     origin = _numbers(document, "origin", 3, where)
     shape = _numbers(document, "shape", 3, where)
     voxel_size = _numbers(document, "voxel_size", 1, where)[0]
@@ -175,7 +175,7 @@ def _read_mapping(path: str | Path) -> Mapping[str, Any]:
 
 def _numbers(document: Mapping[str, Any], key: str, count: int, where: str) -> list[float]:
     if key not in document:
-        raise GridError(f"key {key} is missing", where=where, cure=f"Needed are {', '.join(_GRID_KEYS[:4])}")
+        raise GridError(f"key {key} is missing", where=where, cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}")
     try:
         values = np.asarray(document[key], dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):

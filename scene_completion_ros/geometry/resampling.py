@@ -23,7 +23,8 @@ _SHRINKS = (8, 4, 2)
 
 _LARGEST_AFTER_SHRINK = 0.55
 """The target's resolution over that of a shrunk image, at most. A decoder keeps sharper edges than the mean that the
-network was trained with; averaging what it made once more by about two takes them away."""
+network was trained with. Averaging its result once more by about two takes them away.
+"""
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 

@@ -92,9 +92,9 @@ class TransformTree:
     """Static and time-varying transforms between named frames.
 
     Args:
-        keep_ns: Of a running robot, how long transforms are kept (by their stamps); one more than a second before the
-            newest of its pair then belongs to a recording started again, and those before it are forgotten. None keeps
-            all, in any order: that is for recordings.
+        keep_ns: Of a running robot, how long transforms are kept (by their stamps). A transform more than a second
+            before the newest of its pair then belongs to a recording started again. The tree forgets those before it.
+            None keeps all, in any order: that is for recordings.
     """
 
     def __init__(self, keep_ns: int | None = None) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,11 @@ from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Vocabulary
 from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_ros.whole_files import whole_folder
 
 # What a reader has to understand: 1 is a student without classes, 2 one with labels, 3 one with a place prior, 4 one
-# whose encoder gives a volume, these two with or without labels, 4 with or without a prior. A program that knows 1 only
-# would take the further channels of the encoder of 2 for a damage that another export repairs, and one that knows no
+# whose encoder gives a volume. 3 and 4 are with or without labels, 4 with or without a prior. A program that knows 1
+# only would take the further channels of the encoder of 2 for a damage that another export repairs. One that knows no
 # prior would state probabilities that the student of 3 never had.
 WITHOUT_LABELS, WITH_LABELS, WITH_PRIOR, WITH_VOLUME = 1, 2, 3, 4
 MOST_CLASSES = 255  # a label is one byte
@@ -183,7 +184,7 @@ class StudentBundle:
     def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> StudentBundle:
         """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
 
-        All else stays as it is, variants of other precisions included. The manifest is replaced last and at once.
+        All else stays as it is, variants of other precisions included. The folder changes at once.
 
         Args:
             made: Precision -> ONNX graph, and what is known of it; ``sha256`` and ``made_from`` are put in here.
@@ -201,7 +202,7 @@ class StudentBundle:
             for precision, (graph, encoder) in made.items()
         }
         manifest[FIELD] = {precision: encoder.to_json() for precision, encoder in (kept | added).items()}
-        _write(folder, files | {MANIFEST: _serialised(manifest)})
+        _write(folder, files | {MANIFEST: _serialised(manifest)}, set())
         return StudentBundle.load(folder)
 
     def _manifest_of_folder(self) -> tuple[Path, dict[str, Any]]:
@@ -234,7 +235,7 @@ class StudentBundle:
     def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> StudentBundle:
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
 
-        All else stays as it is. The manifest is replaced last and at once.
+        All else stays as it is. The folder changes at once.
 
         Args:
             spaces: Spaces that follow from the label units; without any, the bank must be None.
@@ -253,9 +254,7 @@ class StudentBundle:
         manifest.pop(feature_space.FIELD, None)
         manifest |= changed._vocabulary_manifest()
         manifest["sha256"] = others | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        _write(folder, files | {MANIFEST: _serialised(manifest)})
-        for name in _VOCABULARY_FILES - files.keys():
-            (folder / name).unlink(missing_ok=True)
+        _write(folder, files | {MANIFEST: _serialised(manifest)}, _VOCABULARY_FILES)
         return StudentBundle.load(folder)
 
     def _vocabulary_files(self, bank: bytes | None) -> dict[str, bytes]:
@@ -309,7 +308,6 @@ class StudentBundle:
             weights: Unfolded weights for later training, stored as ``weights.safetensors``.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         head = self.head
         head.check(head.hidden, self.point_code.size, head.label_hidden, head.classes, f"head of bundle {self.name}")
         files = {ENCODER: encoder_onnx, HEAD: safetensors.numpy.save(self.head.tensors())}
@@ -321,10 +319,8 @@ class StudentBundle:
         if kept := self._kept_gpu_encoders(manifest["sha256"]):
             files |= {self.gpu_encoders[precision].file: graph for precision, graph in kept.items()}
             manifest[FIELD] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
-        _write(folder, files | {MANIFEST: _serialised(manifest)})
         of_gpus = {gpu_encoder_file(precision) for precision in PRECISIONS}
-        for name in ({WEIGHTS} | _VOCABULARY_FILES | of_gpus) - files.keys():
-            (folder / name).unlink(missing_ok=True)
+        _write(folder, files | {MANIFEST: _serialised(manifest)}, {WEIGHTS} | _VOCABULARY_FILES | of_gpus)
         return StudentBundle.load(folder)
 
     def _kept_gpu_encoders(self, sha256: Mapping[str, str]) -> dict[str, bytes]:
@@ -420,12 +416,11 @@ def _serialised(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes each file beside its place and moves it there when it is whole, one after the other."""
-    for name, content in files.items():
-        temporary = folder / f".{name}.part"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
+def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None:
+    """Writes files into a folder and takes others out of it, all at once; further files there stay."""
+    with whole_folder(folder, files.keys() | replaced) as part:
+        for name, content in files.items():
+            (part / name).write_bytes(content)
 
 
 def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest: int | None = None) -> bytes:

@@ -109,8 +109,8 @@ class Completion:
 class Completer:
     """Completes the scene in front of one camera.
 
-    All that depends on the camera and the grid is computed here, and everything is run once, so that the first image
-    is as fast as any. May be used from any thread, one image at a time.
+    It computes all that depends on the camera and the grid, and runs everything once, so that the first image is as
+    fast as any. May be used from any thread, one image at a time.
 
     Args:
         camera: The camera that takes the images, distortion included.
@@ -326,7 +326,7 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
     height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground
     if not 1.0 / LARGEST_HEIGHT_RATIO <= height / trained <= LARGEST_HEIGHT_RATIO:
         warnings.append(
-            f"the camera stands {height:.2f} m above the ground, the student was trained at {trained:.2f} m: expect "
+            f"the camera stands {height:.2f} m above the ground, the student was trained at {trained:.2f} m. Expect "
             f"distances that are off by a factor of {trained / max(height, 0.01):.2f}; train with this camera"
         )
     down = -float(np.degrees(np.arcsin(np.clip(upright_from_camera.rotation[2, 2], -1.0, 1.0))))

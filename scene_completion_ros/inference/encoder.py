@@ -1,7 +1,7 @@
 """Engines that run the encoder: canonical image in, pre-activation map out.
 
-Those of the CPU take the ONNX graph of the bundle as it is. OpenVINO is the default: it reads the camera's bytes in
-place (conversion and transposition become part of the graph) and is as fast as ONNX Runtime or faster in float32; see
+Those of the CPU take the ONNX graph of the bundle as it is. OpenVINO is the default. It reads the camera's bytes in
+place: conversion and transposition become part of the graph. In float32 it is as fast as ONNX Runtime or faster; see
 ``docs/benchmarks.md``. bfloat16 is offered, not chosen: it is not exact. TensorRT runs on NVIDIA GPUs and takes graphs
 of its own, see `gpu`.
 """
@@ -178,9 +178,9 @@ def make_encoder(
     """The encoder of a bundle on an engine.
 
     Args:
-        engine: One of `ENGINES`; ``auto`` takes TensorRT where there is a GPU, all that it needs and a bundle that has
-            an encoder for it, and otherwise the CPU (`cpu_engine`), with a warning where a GPU was there to be used.
-            For measurements also one of `PRECISION_OF_ENGINE`.
+        engine: One of `ENGINES`. ``auto`` takes TensorRT where there is a GPU, all that it needs, and a bundle that has
+            an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a warning where a GPU was there to be
+            used. For measurements also one of `PRECISION_OF_ENGINE`.
         threads: CPU threads; None for all that this process may use.
 
     Raises:

@@ -92,8 +92,8 @@ class FeatureSpace:
         """Folds unit rows t, [R, D], into the label units.
 
         With A' = [A b] and h' = [h; 1], f = A' h', t . f = (t A') h', and |f| = |Q root h'| = |root h'|, where
-        A' = Q root is a QR decomposition. ``root`` is the Cholesky factor of A'^T A' up to signs, but exists whatever
-        the rank of A' is, and is not squared into less precision.
+        A' = Q root is a QR decomposition. ``root`` is the Cholesky factor of A'^T A' up to signs. It exists whatever
+        the rank of A' is, and no square costs it precision.
         """
         extended, root = self._extended
         # Not by BLAS: its threads wait busily, and would take the cores from an image that is being completed.

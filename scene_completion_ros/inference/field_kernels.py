@@ -217,7 +217,7 @@ def dense_tile(
 ) -> None:
     """Rows o to o + 3 of weight[:, columns] values + bias for points side by side.
 
-    Four outputs and four inputs at a time, written out: one at a time, the compiler's checks whether the arrays overlap
+    Four outputs and four inputs at a time, written out. One at a time, the compiler's checks whether the arrays overlap
     take longer than the sums.
 
     Args:

@@ -165,8 +165,8 @@ class HeadWeights:
             volume_knots: (X, Y, Z) of the encoder's volume; none where it gives none.
 
         Raises:
-            BundleError: A tensor is missing, not float32, of another shape or not finite, or belongs to labels, a prior
-                or a volume where there are none; the file is no safetensors.
+            BundleError: A tensor is missing, not float32, of another shape or not finite. A tensor belongs to labels, a
+                prior or a volume where there are none. The file is no safetensors.
         """
         try:
             tensors = safetensors.numpy.load_file(file)

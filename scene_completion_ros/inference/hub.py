@@ -1,7 +1,7 @@
 """Student bundles on the Hugging Face hub, named ``hf:owner/name@revision``: fetching them, and publishing them.
 
 A repository of the hub is taken for untrusted. Only the files of a bundle are fetched, by the names that this package
-gives them; each is limited in size and compared with its hash in ``student.json``, and none is executed or unpickled.
+gives them. Each is limited in size and compared with its hash in ``student.json``, and none is executed or unpickled.
 Fetched files stay in the hub's cache, from which they are read where there is no network. The client, the package
 huggingface-hub, is an extra (``hub``) and imported only where a name of this form is used.
 """
@@ -88,8 +88,8 @@ def fetch(named: str | Path) -> Path:
     takes the cached one where the hub cannot be reached.
 
     Raises:
-        BundleError: The name, the repository, the revision or a file is wrong, the hub cannot be reached and the cache
-            does not have it, or huggingface-hub is not installed.
+        BundleError: The name, the repository, the revision or a file is wrong. The hub cannot be reached and the cache
+            does not have it. huggingface-hub is not installed.
     """
     name = HubName.parse(named)
     hub = _client(name)
@@ -104,7 +104,7 @@ def fetch(named: str | Path) -> Path:
                 raise BundleError(
                     f"sha256 of {file} is {found[:12]}…, its {MANIFEST} says {sha256[:12]}…",
                     where=str(commit),
-                    cure="The bundle on the hub is damaged: name another revision, or ask its owner to repeat it.",
+                    cure="The bundle on the hub is damaged: name another revision, or ask its owner for a new one.",
                 )
     return manifest.parent
 

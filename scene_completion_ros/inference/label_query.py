@@ -4,12 +4,13 @@ Only some of two million voxels are occupied, and which ones is known after the 
 alone. They are read from the last channels of the feature map with the cells, shares and table rows that were prepared
 for the density. `label_logits_reference` is the readable twin.
 
-All of it is one kernel, without the matrix products of NumPy's BLAS. For 160 000 voxels of the shipped student and
-random units (E = 64, K = 19), on one core with 512-bit vectors, it takes 10 ms; computing the units of 8192 voxels at a
-time and leaving product, argmax and softmax to NumPy takes 21 ms, and BLAS has a number of threads of its own. Voxels
-are taken in the order of the feature map's cells: with the caches that the stages before leave behind, grid order takes
-a third longer. Units that are 0 at all of 64 voxels side by side are left out of the layer; of trained ones (those of
-the shipped density) 64 voxels use four of ten between them, which saves a sixth of the time.
+All of it is one kernel, without the matrix products of NumPy's BLAS. The measurement has 160 000 voxels of the shipped
+student, random units (E = 64, K = 19), and one core with 512-bit vectors. The kernel takes 10 ms. Computing the units
+of 8192 voxels at a time and leaving product, argmax and softmax to NumPy takes 21 ms. BLAS also has a number of threads
+of its own. The kernel takes voxels in the order of the feature map's cells. With the caches that the stages before
+leave behind, grid order takes a third longer. Units that are 0 at all of 64 voxels side by side are left out of the
+layer. Of trained ones (those of the shipped density) 64 voxels use four of ten between them, which saves a sixth of the
+time.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ one voxel edge, at distances (i + 1/2) delta from the camera, and read the voxel
 
     w_i = T_i alpha_i,    T_{i+1} = T_i (1 - alpha_i)        (Max 1995, emission-absorption)
 
-Depth and transmittance are made of alpha as the network gives it. alpha is no probability, though: training by
+Depth and transmittance are made of alpha as the network gives it. alpha is no probability, though. Training by
 rendering leaves surfaces at 0.05 to 0.3, and a wall of three such voxels would let most of a ray through. All that is
-published or thresholded is the calibrated probability, and the states of voxels follow it: for them an occupied voxel
+published or thresholded is the calibrated probability, and the states of voxels follow it. For them an occupied voxel
 (calibrated probability at or above the threshold) is opaque,
 
     T_state,i+1 = T_state,i (1 - alpha_i) for a free voxel,    0 for an occupied one
@@ -50,14 +50,14 @@ class MarchResult:
     Attributes:
         depth: float32 [h, w], expected termination as z-depth in metres. What is left of a ray that leaves the grid
             counts as ending where it leaves; ``transmittance`` says how much that was. NaN for rays that miss the grid.
-        half_distance: float32 [h, w], distance along the ray, metres, of the first step after which T_state < 0.5: the
-            first one in an occupied voxel, unless free ones have taken half of the ray before. Infinite where there is
-            none.
+        half_distance: float32 [h, w], distance along the ray, metres, of the first step after which T_state < 0.5. That
+            is the first step in an occupied voxel, unless free ones have taken half of the ray before. Infinite where
+            there is none.
         transmittance: float32 [h, w], T where the ray left the grid (0 for spent rays, 1 for rays that miss the grid).
 
-    Of a student that says depth itself (`sight`), the depth is what it says, inside of the grid or not, and the
-    transmittance is 1 where that is the farthest that it knows, and 0 elsewhere. Then half_distance is where the ray
-    ends: at that depth, or at the first occupied voxel before; 0 where the depth is no number.
+    Where a student says depth itself (`sight`), the depth is what it says, inside of the grid or not. The transmittance
+    is 1 where that is the farthest that the student knows, and 0 elsewhere. Then half_distance is where the ray ends:
+    at that depth, or at the first occupied voxel before; 0 where the depth is no number.
     """
 
     depth: NDArray[np.float32]
@@ -314,8 +314,8 @@ def _march_kernel() -> Callable[..., None]:
             d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
             left, distance, turned = ONE, ZERO, NEVER
             step = first[ray]
-            # T_state is T up to the first occupied voxel and 0 from there on: one loop until it is below 0.5 and one
-            # for the rest of the ray, which has less to ask. "Not at least" instead of "less" catches NaN as well.
+            # T_state is T up to the first occupied voxel and 0 from there on. One loop goes until it is below 0.5, and
+            # one through the rest of the ray, which has less to ask. "Not at least" instead of "less" catches NaN, too.
             while step < stop[ray]:
                 along = np.float32(step) + HALF
                 opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)

@@ -1,12 +1,13 @@
 """Voxels that answer words: cosines of their features with phrases, and labels by them.
 
 A voxel's score for a class is the largest cosine of its feature with the phrases of the class. The background counts as
-one more class. The voxel has the label of its best class. It is ``unknown`` where that is the background, where it is
-not ahead of the second best by a margin, and where the feature is zero or not finite. The confidence is the softmax
-probability of the best, classes and background together, at a temperature; 0 where there is no feature.
+one more class. The voxel has the label of its best class. It is ``unknown`` where that is the background or not ahead
+of the second best by a margin. It is ``unknown``, too, where the feature is zero or not finite. The confidence is the
+softmax probability of the best, classes and background together, at a temperature; 0 where there is no feature.
 
-Nothing is computed in the feature space, see `FeatureSpace.folded`: for each voxel, beside its label units, a row a
-phrase and a triangle for the norm. `class_cosines_reference` and `labels_reference` are the readable twins.
+The query computes nothing in the feature space, see `FeatureSpace.folded`. For each voxel it computes, beside its label
+units, a row a phrase and a triangle for the norm. `class_cosines_reference` and `labels_reference` are the readable
+twins.
 """
 
 from __future__ import annotations

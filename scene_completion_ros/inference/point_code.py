@@ -17,8 +17,8 @@ from scene_completion_ros.geometry.cameras import Camera
 class PointCodeSpec:
     """How a point in the camera's optical frame becomes the code the head was trained with.
 
-    The code input is c = (x~, y~, z~): x~, y~ are normalised pixel coordinates (-1..1 inside the image) clamped to
-    ``xy_limit``; z~ is the inverse depth, scaled so that ``near`` gives 1 and ``far`` gives -1. The code is
+    The code input is c = (x~, y~, z~). x~, y~ are normalised pixel coordinates (-1..1 inside the image) clamped to
+    ``xy_limit``. z~ is the inverse depth, scaled so that ``near`` gives 1 and ``far`` gives -1. The code is
     gamma(c) = [c, sin(f0 c), cos(f0 c), sin(f1 c), cos(f1 c), ...] (Behind the Scenes, section 3.1).
 
     Attributes:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.inference.json_object import JsonObject
 from scene_completion_ros.voxels.colours import spread_colour
+from scene_completion_ros.whole_files import write_whole
 
 SCHEMA_VERSION = 1
 METADATA = "text_bank"
@@ -58,11 +59,11 @@ class Contrast:
     """What cosines with phrases are worth: a phrase's cosine less that which a voxel has with phrases in general.
 
     A voxel that the student is unsure of has a mixture of features. That lies near what all sentences have in common,
-    and so near any phrase; its cosine with "tree" may be larger than that of a tree.
+    and so near any phrase. Its cosine with "tree" may be larger than that of a tree.
 
     Attributes:
         common: Length of the mean of the phrases in general; the background's row is its direction.
-        reach: Of each phrase the largest contrast that a class of the bank has with it: a word that the teacher was
+        reach: Of each phrase the largest contrast that a class of the bank has with it. A word that the teacher was
             never told finds what is nearest to it. Infinite where no class has any.
     """
 
@@ -88,8 +89,8 @@ class Vocabulary:
         contrast: Of a query, see `TextBank.query`; None for labels.
 
     Raises:
-        VocabularyError: No class or more than `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, a name
-            twice, rows that are not finite or not of unit length, or numbers that cannot be.
+        VocabularyError: No class or more than `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, or a
+            name twice. Rows that are not finite or not of unit length, or numbers that cannot be.
     """
 
     names: tuple[str, ...]
@@ -244,10 +245,7 @@ class TextBank:
 
     def save(self, path: str | Path) -> None:
         """Writes the bank beside its place, and moves it there when it is whole."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_bytes(self.to_bytes())
-        temporary.replace(path)
+        write_whole(Path(path), self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path) -> TextBank:
@@ -344,9 +342,9 @@ class TextBank:
         A class that the bank names too keeps its colour. The bank's background goes along, less what classes say.
 
         Args:
-            classes: Phrases, a class each, where the name of a class of the bank that is no phrase stands for all
-                phrases of that class; or the phrases of each class by its name; None for the bank's own classes and,
-                where it has none, for every phrase that is not of the background.
+            classes: Phrases, a class each, or the phrases of each class by its name. Among the former, the name of a
+                class of the bank that is no phrase stands for all phrases of that class. None for the bank's own
+                classes; where it has none, for every phrase that is not of the background.
             pooling: ``max``: a class is as near as its nearest phrase. ``mean``: as the mean of its phrases.
             margin: See `Vocabulary`.
 

@@ -3,13 +3,13 @@
 The rule, voxel by voxel:
 
 1. Views that do not observe the voxel have no say. Where at least one view has *seen* it (`FREE_SEEN`, `SURFACE`),
-   those that only infer it have none either: what one camera completes behind an obstacle, another one may look at.
+   those that only infer it have none either. What one camera completes behind an obstacle, another one may look at.
 2. The probability is the mean of the calibrated probabilities of the views that have a say. (All come from one network
    with the same prejudices: multiplying their odds would count these once for each camera.)
 3. The voxel is occupied where that mean reaches the threshold, and counts as seen where those with a say have seen it.
-4. Views with a say in which it is occupied vote for their label, with probability times confidence; of two with as
-   many votes the lower label wins. The confidence is the mean of what these views have in the winner (0, where they
-   voted for another), weighted by their probabilities.
+4. Views with a say in which it is occupied vote for their label, with probability times confidence. Of two with as many
+   votes the lower label wins. The confidence is the mean of what these views have in the winner (0, where they voted
+   for another), weighted by their probabilities.
 
 A single view stays as it is, and the order of the views changes nothing but rounding.
 """
@@ -114,7 +114,7 @@ def fuse_views(
         threshold: Probability from which a voxel is occupied.
 
     Returns:
-        The fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view; and the fused
+        The fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view. Then the fused
         probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones.
 
     Raises:

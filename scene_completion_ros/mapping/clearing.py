@@ -1,9 +1,9 @@
 """Clearing points for costmaps: how far the camera sees through free space in every direction.
 
 Nav2's VoxelLayer clears all that lies on the line from the sensor's origin to each point of a clearing source. A
-clearing point is therefore the far end of a ray on which all was seen free, and never lies in or behind anything else:
-inferred free space clears nothing. What lies in a ray's way is found voxel by voxel without gaps; a voxel of which the
-ray only touches an edge does not count.
+clearing point is therefore the far end of a ray on which all was seen free, and never lies in or behind anything else.
+Inferred free space clears nothing. The ray is followed voxel by voxel without gaps. A voxel of which the ray only
+touches an edge does not count.
 
 `free_distances_reference` is the readable twin of the compiled `free_distances`.
 """
@@ -85,7 +85,7 @@ def free_distances_reference(
 ) -> NDArray[np.float64]:
     """How far to clear along every ray.
 
-    A ray is followed as long as its voxels were seen free. Near the camera they may also be unobserved: there the ray
+    A ray is followed as long as its voxels were seen free. Near the camera they may also be unobserved. There the ray
     lies in the image, but not the centres of all the voxels that it passes.
 
     Args:
@@ -95,8 +95,8 @@ def free_distances_reference(
         blind: Distance from the camera in which voxels may be unobserved, or lie before the grid, voxel edges.
 
     Returns:
-        Distance of the clearing point from the camera [R], voxel edges, half an edge before the last voxel that was
-        seen free ends; 0 where a ray has none.
+        Distance of the clearing point from the camera [R], voxel edges. It is half an edge before the last voxel that
+        was seen free ends, and 0 where a ray has none.
     """
     distances = np.zeros(len(direction))
     for ray in range(len(direction)):
@@ -221,9 +221,9 @@ def _kernel() -> Callable[..., None]:
 def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxels:
     """The voxels that clearing rays are to be followed through.
 
-    Memory must not clear, for what it calls free may have been entered since; nor must it keep the frame from clearing
-    what it sees itself: close to the camera rays lie in the image where the centres of voxels do not, and there nothing
-    but memory says anything.
+    Memory must not clear, for something may have entered the space that it calls free. But it must not keep the frame
+    from clearing what it sees itself. Close to the camera rays lie in the image where the centres of voxels do not, and
+    there only memory says anything.
 
     Args:
         fused: A frame joined with memory.

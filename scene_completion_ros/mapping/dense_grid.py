@@ -62,9 +62,9 @@ def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) ->
             grid's own frame, in which cameras may move.
 
     Returns:
-        ``shape``, ``layout`` and ``values``; ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and z),
-        which give the centre of a voxel in the optical frame (without a pose of the camera: in that of the grid) as
-        first_centre + x steps[0] + y steps[1] + z steps[2]; and the grid as its own file has it: ``origin``,
+        ``shape``, ``layout`` and ``values``. ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and z).
+        They give the centre of a voxel as first_centre + x steps[0] + y steps[1] + z steps[2]. It is in the optical
+        frame, or, without a pose of the camera, in that of the grid. The grid as its own file has it: ``origin``,
         ``voxel_size``, ``frame``, and, if there is one, ``grid_from_camera``.
     """
     camera_from_grid = grid_from_camera.inverse() if grid_from_camera else RigidTransform.identity()

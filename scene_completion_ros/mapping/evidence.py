@@ -1,16 +1,16 @@
 """What a map remembers of every voxel, and how it is joined with what a new frame says: log odds, weighted.
 
 Evidence of successive frames is far from independent: the same network looks at nearly the same picture, and is wrong
-in the same way. The log odds of frames are therefore not added up, which would leave every voxel certain after a second
-(Thrun, Burgard and Fox, "Probabilistic Robotics", section 9.2, assume independence), but averaged,
+in the same way. Adding up the log odds of frames, as Thrun, Burgard and Fox do ("Probabilistic Robotics", section 9.2),
+assumes independence. It would leave every voxel certain after a second. A map therefore averages them,
 
     L = (n m + w l) / (n + w)
 
 with m the mean log odds in memory, l those of the frame, w the weight of the frame and n that of the memory. w is 1
 where the frame saw the voxel and less where it inferred it. n grows by w with every frame up to a limit, so that newer
 frames count more, as they should: they come from nearer, mostly. The limit falls with the third power of the distance
-beyond a reach: the error of depth from one image moves along with the camera, so that far surfaces of successive frames
-lie in different voxels, and their mean would be smeared. n fades with its age. A voxel without memory takes l.
+beyond a reach. The error of depth from one image moves along with the camera. So far surfaces of successive frames lie
+in different voxels, and their mean would be smeared. n fades with its age. A voxel without memory takes l.
 
 This module is the readable reference; ``evidence_kernel`` is its fast twin with the same signatures.
 """
@@ -117,15 +117,15 @@ def recall(
 ) -> None:
     """Join a frame with what was remembered before it, voxel by voxel of the frame's grid.
 
-    Memory is interpolated between the eight nearest voxels of the box, weighted with their weights as well: taking the
+    Memory is interpolated between the eight nearest voxels of the box, weighted with their weights as well. Taking the
     nearest one alone moves surfaces by up to half a voxel.
 
     Args:
         memory: Without this frame.
         lower: Lowest voxel of the box, int64 [3].
         turn: Rotation [3, 3] from the frame's grid to the odometry frame.
-        shift: Translation [3] of voxel coordinates: the point p of the grid, in voxel edges from its lower corner, is
-            at turn @ p + shift, in voxel edges from the lower corner of the box.
+        shift: Translation [3] of voxel coordinates. The point p of the grid, in voxel edges from its lower corner, is
+            at `turn @ p + shift`, in voxel edges from that of the box.
         now: Time of the frame, milliseconds.
         fused: Arrays to write to.
     """
@@ -191,7 +191,7 @@ def integrate(
 ) -> int:
     """Remember a frame.
 
-    Every voxel of the box takes what the frame says of the voxel that its centre lies in, so that each is counted once
+    Every voxel of the box takes what the frame says of the voxel that its centre lies in. So each is counted once
     whatever the heading. Arguments as for `recall`.
 
     Returns:

@@ -1,10 +1,10 @@
 """Completed voxels as a two-dimensional occupancy map of the ground.
 
-The map is aligned with an upright frame (z up, its plane z = 0 is the ground), whatever turn or tilt the voxel grid has
-in it: readers such as Nav2's StaticLayer ignore the orientation of a map. A rotated grid is resampled twice. Obstacles
-are thrown forward, every occupied voxel's centre into the cell it lies over, so that none is lost between cells. What
-is free is looked up backward, from points over every cell into the voxels they lie in, so that no cell stays empty
-between voxels. Without rotation both are the same, and a cell is a column of voxels.
+The map is aligned with an upright frame: z up, its plane z = 0 is the ground. The voxel grid may have any turn or tilt
+in it. Readers such as Nav2's StaticLayer ignore the orientation of a map. A rotated grid is resampled twice. Obstacles
+are thrown forward, every occupied voxel's centre into the cell it lies over, so that none is lost between cells. Free
+space is looked up backward, from points over every cell into the voxels they lie in, so that no cell stays empty.
+Without rotation both are the same, and a cell is a column of voxels.
 """
 
 from __future__ import annotations

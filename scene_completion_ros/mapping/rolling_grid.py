@@ -1,9 +1,9 @@
 """A box of voxels that follows the robot through an odometry frame without copying what stays in it.
 
 The voxels of the odometry frame are numbered without end: voxel g reaches from g * edge to (g + 1) * edge along each
-axis. The box holds those from `lower` to `lower + shape - 1`, and voxel g lies at `g mod shape` in memory, whatever the
-box holds besides: where it moves, voxels that stay keep their place, and the place of one that leaves is that of one
-that enters.
+axis. The box holds those from `lower` to `lower + shape - 1`. Voxel g lies at `g mod shape` in memory, whatever the box
+holds besides. Where the box moves, voxels that stay keep their place. One that enters gets the place of one that
+leaves.
 """
 
 from __future__ import annotations

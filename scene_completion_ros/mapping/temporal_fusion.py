@@ -1,9 +1,9 @@
 """Fusion of the completed voxels of successive images into one map that follows the robot.
 
-Off unless somebody asks for it. A map in an odometry frame remembers what was seen before; each new image is joined
-with it (`evidence` says how) and answered on the image's own grid, so that whoever reads voxels of one image reads
-fused ones as well. Work and traffic of a frame grow with the voxels that it is about and with those that enter the
-box, not with the box.
+Off unless somebody asks for it. A map in an odometry frame remembers what was seen before. It joins each new image with
+that (`evidence` says how) and answers on the image's own grid. So whoever reads voxels of one image reads fused ones as
+well. Work and traffic of a frame grow with the voxels that it is about and with those that enter the box, not with the
+box.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class FusionSettings:
 
     Attributes:
         seen_frames: Largest weight n of memory against a frame that sees a voxel, in such frames, within reach. After a
-            change, what was before has the part (n / (n + 1)) ** k of the log odds after k frames: with 1, a half after
-            one frame and an eighth after three.
+            change, what was before has the part `(n / (n + 1)) ** k` of the log odds after k frames. With 1, that is a
+            half after one frame and an eighth after three.
         inferred_weight: Weight w of a frame where it infers a voxel, relative to one that sees it.
         inferred_frames: Largest weight n of memory against a frame that infers a voxel, in frames that see it. What was
             before has the part (n / (n + w)) ** k after k such frames: with 2 and 0.3, a half after five.
@@ -193,6 +193,10 @@ class TemporalFusion:
         _clear(self.memory, ...)
         self._last = None
 
+    def decide_by(self, threshold: float) -> None:
+        """Call voxels occupied from another calibrated probability on; what is remembered stays."""
+        self._rules = rules_of(self.settings, threshold)
+
     def relabel(self, label: int) -> None:
         """Forget the labels of all that is remembered: labels have another meaning from now on. Occupancy stays.
 
@@ -207,14 +211,14 @@ class TemporalFusion:
     ) -> FusedFrame:
         """Join a frame with the map, and remember it.
 
-        The map is started anew, and the result says why, where stamps go back or stay away for too long, and where the
-        pose is farther from the last one than the robot can drive.
+        The map starts anew, and the result says why, where stamps go back or stay away for too long. It also does where
+        the pose is farther from the last one than the robot can drive.
 
         Args:
             voxels: What one image became.
             probability: float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
-            odometry_from_grid: Pose of the grid at the stamp of the image, in a frame with z up that is continuous:
-                odometry, not a map that jumps when a loop is closed.
+            odometry_from_grid: Pose of the grid at the stamp of the image, in a frame with z up that is continuous.
+                That is odometry, not a map that jumps when a loop is closed.
 
         Raises:
             GridError: The voxels are on another grid, or the probability has another shape.

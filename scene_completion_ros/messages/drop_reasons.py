@@ -1,4 +1,4 @@
-"""Why messages come to nothing: one list for the running node and for the offline replay, and the notice of a drop."""
+"""Why messages are dropped: one list for the running node and for the offline replay, and the notice of a drop."""
 
 from __future__ import annotations
 
@@ -38,20 +38,24 @@ class DropReason(str, Enum):
     BAD_IMAGE = (
         "bad image",
         "input",
-        "it cannot be decoded, has other proportions than calibrated, or a stamp that is none",
+        "the image cannot be decoded, or has other proportions than calibrated, or its stamp is invalid",
     )
     UNDECODABLE = "image could not be decoded", "input", "the same in `replay --offline`, where nothing else is known"
-    WENT_BACK = "stamp went back", "input", "its stamp is less than a second before that of the last image"
-    TIME_WENT_BACK = "waited while time went back", "input", "it waited for something when a recording began anew"
-    NOT_TOGETHER = "no image of the other cameras at its time", "input", "with several `cameras`: it came into no set"
-    NO_TRANSFORM = "no transform", "input", "the transforms of its stamp did not come within `transform_timeout`"
-    BAD_TRANSFORM = "bad transform", "input", "a transform, not an image, that is no rigid one or has no frames"
+    WENT_BACK = "stamp went back", "input", "the stamp is less than a second before that of the last image"
+    TIME_WENT_BACK = (
+        "waited while time went back",
+        "input",
+        "the image waited for something when a recording began anew",
+    )
+    NOT_TOGETHER = "no image of the other cameras at its time", "input", "with several `cameras`: the image fits no set"
+    NO_TRANSFORM = "no transform", "input", "no transforms of its stamp came within `transform_timeout`"
+    BAD_TRANSFORM = "bad transform", "input", "a transform, not an image, that is not rigid or names no frames"
     NO_CAMERA_INFO = "no CameraInfo", "calibration", "no usable CameraInfo has come yet"
     NO_MATCHING_CAMERA_INFO = "no CameraInfo of its time", "calibration", "`camera_info_sync` found none for its stamp"
     BAD_CAMERA_INFO = "bad CameraInfo", "calibration", "a CameraInfo, not an image, that is no calibration"
     UNUSABLE_CAMERA = "unusable camera", "inference", "no model can be built for this calibration"
     GPU_FAILED = "GPU failed", "inference", "the GPU failed while the image was completed"
-    INTERNAL_ERROR = "internal error", "inference", "an error that nobody thought of; please report it"
+    INTERNAL_ERROR = "internal error", "inference", "an unforeseen error; please report it"
 
 
 def drop_notice(reason: DropReason, stamp_ns: int, frame_id: str) -> str:

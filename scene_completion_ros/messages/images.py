@@ -169,7 +169,9 @@ def _pixels(message: Any, channels: int, dtype: str) -> NDArray[Any]:
     row = width * channels * stored.itemsize
     step = int(message.step) or row  # some drivers leave 0
     if height <= 0 or width <= 0:
-        raise ImageError(f"size is {width}x{height}", where="image", cure="Check the driver that published it")
+        raise ImageError(
+            f"it is empty: {width}x{height} pixels", where="image", cure="Check the driver that published it"
+        )
     if step < row:
         raise ImageError(
             f"step is {step} bytes, but a row of {width} {message.encoding} pixels needs {row}",

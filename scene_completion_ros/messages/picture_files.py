@@ -52,7 +52,7 @@ def picture_size(data: NDArray[np.uint8], name: str) -> tuple[int, int]:
 def decode_picture(data: NDArray[np.uint8], name: str, shrink: int = 1) -> NDArray[Any]:
     """Decode a file after the checks of `picture_size`: no rotation by an EXIF tag, 16 bits stay 16 bits.
 
-    A JPEG can be had smaller for less work, from the lower frequencies of its blocks alone: each pixel is then about
+    A JPEG can be had smaller for less work, from the lower frequencies of its blocks alone. Each pixel is then about
     the mean of those that it stands for. Where a side is no multiple of `shrink`, or the file is no such JPEG, it comes
     whole.
 

@@ -70,8 +70,9 @@ def read_vocabulary(text: str) -> AskedWords | None:
     """The vocabulary that a text asks for; None for an empty one, which takes it back.
 
     An object may hold ``classes`` (phrases by name, or a list of phrases), ``margin``, ``pooling`` (``max`` or
-    ``mean``), ``background``, and ``embeddings`` (base64 of little-endian float16 by phrase) with their ``encoder``
-    (``id``, ``sha256``). Without ``classes`` every phrase with an embedding is one, but for those of the background.
+    ``mean``) and ``background``. It may hold ``embeddings`` (base64 of little-endian float16 by phrase) with their
+    ``encoder`` (``id``, ``sha256``). Without ``classes`` every phrase with an embedding is one, but for those of the
+    background.
 
     Raises:
         VocabularyError: What is wrong, and the cure.
@@ -124,7 +125,7 @@ def _asked(
     """What an object asks for."""
     if unknown := sorted(set(content) - set(known)):
         near = difflib.get_close_matches(unknown[0][:_SHOWN], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
         raise VocabularyError(f"{_shown(unknown[0])} means nothing: {hint}", where=where, cure="Name it right")
     given = _given(content, where)
     background = _list(content["background"], f"{where}: background") if "background" in content else None
@@ -138,7 +139,7 @@ def _asked(
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float))):
         raise VocabularyError(f"{_shown(margin)} is no number", where=f"{where}: margin", cure="Write 0.02, or nothing")
     if pooling not in (None, "max", "mean"):
-        raise VocabularyError(f"{_shown(pooling)} is none", where=f"{where}: pooling", cure="Write max or mean")
+        raise VocabularyError(f"{_shown(pooling)} is unknown", where=f"{where}: pooling", cure="Write max or mean")
     return AskedWords(phrases, margin, pooling, background, given)
 
 
@@ -179,7 +180,9 @@ def _given(content: Mapping[str, Any], where: str) -> GivenEmbeddings | None:
     sizes = sorted({row.size for row in rows})
     if len(sizes) > 1:
         raise VocabularyError(
-            f"have {sizes[0]} to {sizes[-1]} numbers each", where=f"{where}: embeddings", cure="Take one encoder"
+            f"they differ in length, {sizes[0]} to {sizes[-1]} numbers",
+            where=f"{where}: embeddings",
+            cure="Take one encoder",
         )
     return GivenEmbeddings(encoder["id"], encoder["sha256"], tuple(embeddings), np.stack(rows))
 

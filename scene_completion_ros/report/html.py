@@ -178,12 +178,13 @@ def write_page(
         frames: What the viewer shows of each frame (see ``ReportWriter``), lazily read.
         frame_count: Number of entries in ``frames``.
         timings_ms: Milliseconds by stage of every frame of the drive.
-        statistics: Numbers for the table; nested mappings are flattened.
+        statistics: Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second
+            student that ran behind the first, has a section of its own.
         notes: Sentences shown above the pictures.
         animation: Animated picture at the top of the page.
         words: What the frames' ``matches`` are of, in their order: a button each.
         naming: Voxels can be named by clicks, and these are to begin with: ``classes``, name -> ``colour``, and
-            ``voxels``, of which each has ``recording``, ``frame``, ``index`` and ``class``. The frames then have a
+            ``voxels``. Each of those has ``recording``, ``frame``, ``index`` and ``class``. The frames then have a
             ``source``, recording and frame.
     """
     palettes = {
@@ -227,7 +228,10 @@ def write_page(
         out.write("<p>No frame was completed.</p>")
     out.write(f"<h2>Legend</h2>{_legend(class_names, class_colours)}\n")
     out.write(f"<h2>Latency</h2>{latency_svg(timings_ms)}{_latency_table(timings_ms)}\n")
-    out.write(f"<h2>Statistics</h2>{_statistics_table(statistics)}\n")
+    shadow, further = statistics.get("shadow"), {name: of for name, of in statistics.items() if name != "shadow"}
+    if shadow:
+        out.write(f"<h2>Shadow student</h2>{_statistics_table(shadow)}\n")
+    out.write(f"<h2>Statistics</h2>{_statistics_table(further)}\n")
     settings = {
         "frames": frame_count,
         "heightRange": HEIGHT_RANGE,

@@ -38,6 +38,7 @@ from scene_completion_ros.voxels.colours import (
 )
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches, as_classes
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.whole_files import write_whole
 
 _FRAME = (150, 150, 150)
 _PANEL_WIDTH, _GAP = 640, 12  # pixels: of the pictures on the left of a panel, between pictures
@@ -321,4 +322,4 @@ def encode_picture(picture: Picture, extension: str, *, quality: int = 85) -> by
 def write_picture(path: str | Path, picture: Picture) -> None:
     """Write an RGB picture; the suffix (``.png`` or ``.jpg``) chooses the format."""
     path = Path(path)
-    path.write_bytes(encode_picture(picture, path.suffix))
+    write_whole(path, encode_picture(picture, path.suffix))

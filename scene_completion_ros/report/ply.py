@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.whole_files import write_whole
 
 _VERTEX = np.dtype([("position", "<f4", 3), ("colour", "u1", 3)])
 _TRIANGLE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
@@ -48,15 +49,15 @@ def exposed_faces(voxels: SemanticVoxels) -> tuple[NDArray[np.float32], NDArray[
 
 def write_ply(path: str | Path, voxels: SemanticVoxels) -> None:
     """Write the occupied voxels to a file, as `ply_bytes` makes them."""
-    Path(path).write_bytes(ply_bytes(voxels))
+    write_whole(Path(path), ply_bytes(voxels))
 
 
 def ply_bytes(voxels: SemanticVoxels) -> bytes:
     """The occupied voxels as cubes, of which only faces towards unoccupied voxels are kept.
 
     Returns:
-        A PLY file. Vertices are in the grid frame (x forward, y left, z up) in metres, with colours of the class (of
-        the height where there is only one class).
+        A PLY file. Vertices are in the grid frame (x forward, y left, z up) in metres. Colours are those of the class,
+        or of the height where there is only one class.
     """
     corners, owners = exposed_faces(voxels)
     colours = voxel_colours(voxels.label, voxels.points_grid()[:, 2], voxels.class_colours)

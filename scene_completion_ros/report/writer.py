@@ -39,9 +39,9 @@ _MATCHES = "_matches.bin"
 class ReportWriter:
     """Writes ``pictures/*.jpg`` (for people) and ``frames/*`` (for the page) at once, the rest at the end.
 
-    The rest is ``index.html`` and ``drive.webp``, the animation at its top. They are also rewritten after 1, 2, 4, 8, …
-    frames and when the ``with`` block is left by an exception or an interruption, so that even a killed process leaves
-    a page. Memory holds one frame, the timings and the animation.
+    The rest is ``index.html`` and ``drive.webp``, the animation at its top. The writer also writes them after 1, 2, 4,
+    8, … frames, so that even a killed process leaves a page. It writes them, too, when an exception or an interruption
+    leaves the ``with`` block. Memory holds one frame, the timings and the animation.
 
     Args:
         folder: Folder of the report; made if missing. Files of an earlier report in it are replaced.
@@ -133,7 +133,11 @@ class ReportWriter:
                 source is given.
         """
         if self._naming is not None and source is None:
-            raise GridError("whose voxels are named", where="source", cure="Give the recording and the frame")
+            raise GridError(
+                "nothing says of which frame voxels are to be named",
+                where="source",
+                cure="Give the recording and the frame",
+            )
         farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)
         if matches and (tuple(found.phrase for found in matches) != self._words or farthest >= len(voxels)):
             raise GridError(

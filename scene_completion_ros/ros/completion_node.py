@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import gc
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,13 +23,16 @@ from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
 from scene_completion_ros.ros.completion.completion_thread import CompletionThread
+from scene_completion_ros.ros.completion.deployment import Deployment
 from scene_completion_ros.ros.completion.dictionary import Dictionary
 from scene_completion_ros.ros.completion.placements import check_frames
+from scene_completion_ros.ros.completion.shadow import Student
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.diagnostics import Diagnostics
 from scene_completion_ros.ros.health.forwarded_log import forwarded_log
 from scene_completion_ros.ros.health.inference_health import InferenceRecord, Result
 from scene_completion_ros.ros.health.input_health import InputRecord
+from scene_completion_ros.ros.health.shadow_health import ShadowRecord
 from scene_completion_ros.ros.inputs.active_inputs import Inputs
 from scene_completion_ros.ros.inputs.transform_source import fixed_transforms
 from scene_completion_ros.ros.inputs.words_input import WordsInput
@@ -70,11 +75,11 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._thread: CompletionThread | None = None
         self._outputs: Outputs | None = None
         self._words: WordsInput | None = None
+        self._deployment: Deployment | None = None
         self._save_folder = ""
         self._orders: dict[str, StampOrder] = {}
-        self._grid_from_camera, self._trained_height = RigidTransform.identity(), 0.0
+        self._grid_from_camera = RigidTransform.identity()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
-        self._class_names: tuple[str, ...] = ()
         self._problem: SceneCompletionError | None = None
         self._finalized = False
         self._diagnostics = Diagnostics(node, self)
@@ -132,6 +137,11 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """The values of now."""
         return self._parameters.snapshot()
 
+    @property
+    def shadow_record(self) -> ShadowRecord | None:
+        """What the second student did; None while unconfigured."""
+        return None if self._thread is None else self._thread.shadow.record
+
     def subscribers(self) -> Mapping[str, int]:
         """Number of subscribers of each result, by topic."""
         return {} if self._outputs is None else self._outputs.subscribers()
@@ -150,6 +160,16 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             cure = "Subscribe to ~/voxels, without which images are not completed, and wait for an image"
             raise SceneCompletionError("the node has not completed an image yet", cure=cure)
         return Path(self._save_folder), result
+
+    def to_swap(self) -> Callable[[], str]:
+        """What exchanges the two students, in any thread, and says which one is deployed then (see `Deployment.swap`).
+
+        Raises:
+            SceneCompletionError: The node is not configured.
+        """
+        self._configured_thread()
+        assert self._deployment is not None
+        return functools.partial(self._deployment.swap, self.parameters())
 
     def reset(self) -> None:
         """Forget what the images so far have left behind; parameters, model, calibration and counts stay.
@@ -234,13 +254,13 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             grid, grid_from_camera = read_grid(Path(parameters.grid_file))
         dictionary = Dictionary(bundle, parameters.vocabulary)
         vocabulary = dictionary.vocabulary
-        self._class_names = bundle.class_names
         _check_band(parameters)
-        self._check_ignored(parameters, () if vocabulary is None else vocabulary.vocabulary.legend_names)
+        said = () if vocabulary is None else vocabulary.vocabulary.legend_names
+        _check_ignored(parameters, (*bundle.class_names, *said))
         check_frames(parameters)
         fixed_transforms(parameters)
         check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
-        self._grid_from_camera, self._trained_height = grid_from_camera, bundle.height_above_ground
+        self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         self._save_folder = parameters.save_folder
         outputs = self._outputs = Outputs(
@@ -261,6 +281,15 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._words = WordsInput(
             self._node, self._parameters, bundle, dictionary, thread, self.counters, self._while_configured
         )
+        self._deployment = Deployment(
+            self._node,
+            self._parameters,
+            thread,
+            grid,
+            None if parameters.grid_frame else grid_from_camera,
+            self._deploy,
+            self._while_configured,
+        )
         self._orders = {}
         self._problem = None
         self._logger.info("inactive: configured")
@@ -276,7 +305,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
                 self.counters,
                 self._orders,
                 self._grid_from_camera,
-                self._trained_height,
                 self._while_active,
             )
         except SceneCompletionError:
@@ -294,13 +322,15 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._logger.info("unconfigured: the node released everything; configure it again to go on")
 
     def _release(self) -> None:
-        self.inputs, self._thread, self._outputs, self._words = None, None, None, None
+        self.inputs, self._thread, self._outputs, self._words, self._deployment = None, None, None, None, None
         self._services.close()
         try:
             self._while_active.close()
         finally:
             self._while_configured.close()
         gc.collect()  # the thread and its worker refer to each other, and what they held is large
+        if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+            trim(0)  # or glibc keeps what is free between the blocks that stay
 
     def _configured_thread(self) -> CompletionThread:
         if self._thread is None:
@@ -312,17 +342,28 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         if self._thread is not None:
             _check_band(parameters)
             if parameters.ignored_classes != self.parameters().ignored_classes:  # else a vocabulary may have changed
-                self._check_ignored(parameters, self._thread.class_names)
+                _check_ignored(parameters, (*self._thread.deployed.bundle.class_names, *self._thread.class_names))
             check_frames(parameters)
         if self.inputs is not None:
             self.inputs.check(parameters)
         if self._words is not None:
             self._words.check(parameters)
+        if self._deployment is not None:
+            self._deployment.check(parameters)
 
-    def _check_ignored(self, parameters: NodeParameters, class_names: tuple[str, ...]) -> None:
-        """Every class that is to be ignored is one of the bundle, or of the vocabulary."""
-        names = tuple(dict.fromkeys((*self._class_names, *class_names)))
-        ignored_labels(parameters.ignored_classes, names, where="parameter ignored_classes")
+    def _deploy(self, student: Student, parameters: NodeParameters) -> None:
+        """Deploy a student where its classes and the words in use fit; in the thread of whoever exchanges students."""
+        thread, words = self._thread, self._words
+        if thread is None or words is None:
+            raise SceneCompletionError("the node is not configured any more", cure="Configure it first")
+        _check_ignored(parameters, (*student.bundle.class_names, *thread.class_names_of(student)))
+        words.deploy(student)
+
+
+def _check_ignored(parameters: NodeParameters, class_names: tuple[str, ...]) -> None:
+    """Every class that is to be ignored is one of the bundle, or of the vocabulary."""
+    names = tuple(dict.fromkeys(class_names))
+    ignored_labels(parameters.ignored_classes, names, where="parameter ignored_classes")
 
 
 def _check_band(parameters: NodeParameters) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
 from nav_msgs.msg import MapMetaData, OccupancyGrid
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
+from scene_completion_ros.messages.record_reasons import RecordReason
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
 from scene_completion_ros.voxels.colours import voxel_colours
@@ -76,6 +78,18 @@ def data_of_size(message: Any, size: int) -> NDArray[np.uint8]:
     del data[size:]
     data.frombytes(bytes(size - len(data)))
     return np.frombuffer(data, np.uint8)
+
+
+def record_trigger_message(reasons: Iterable[RecordReason], stamp_ns: int, frame_id: str) -> Any:
+    """A request to record the moment of an image, as a DiagnosticArray that `record_reasons` reads."""
+    statuses = []
+    for reason in reasons:
+        numbers = {"score": reason.score, "threshold": reason.threshold}
+        values = [KeyValue(key=key, value=f"{number:.4f}") for key, number in numbers.items()]
+        statuses.append(
+            DiagnosticStatus(level=DiagnosticStatus.WARN, name=reason.name, message=reason.message, values=values)
+        )
+    return DiagnosticArray(header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id), status=statuses)
 
 
 def voxels_message(

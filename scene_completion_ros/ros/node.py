@@ -23,21 +23,21 @@ SIGNAL_PERIOD_S = 0.2  # how long a signal may wait while no message comes
 def main() -> NoReturn:
     """Run the node and end the process with its exit status."""
     status = run()
-    # Nodes and their entities refer to each other: only the collector ends them, and with them the DDS participant,
-    # whose 35 MB of shared memory would otherwise stay until the machine is started again.
+    # Nodes and their entities refer to each other: only the collector ends them, and with them the DDS participant. Its
+    # 35 MB of shared memory would otherwise stay until the machine is started again.
     gc.collect()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All that matters has been closed. What is left, tearing down compilers and engines, takes seconds on a busy
-    # machine, and their static destructors have been seen to wait for each other for ever.
+    # All that matters has been closed. Tearing down compilers and engines takes seconds on a busy machine, and their
+    # static destructors have been seen to wait for each other for ever.
     os._exit(status)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM.
 
-    The signals are handled here and not by rclpy, whose handler shuts the context down under the running inference,
-    races with its own executor and skips the transition to the state `finalized`.
+    This function handles the signals, and rclpy does not. The handler of rclpy shuts the context down under the running
+    inference, races with its own executor and skips the transition to the state `finalized`.
 
     Args:
         arguments: Command line with its `--ros-args`, by default that of the process.

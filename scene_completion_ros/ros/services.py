@@ -1,4 +1,4 @@
-"""The node's services: save the last result, forget what was, stop and go on."""
+"""The node's services: save the last result, forget what was, stop and go on, exchange students."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from std_srvs.srv import SetBool, Trigger
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.health.inference_health import Result
 from scene_completion_ros.ros.outputs.saving import save_result
-from scene_completion_ros.ros.topics import RESET, SAVE, SET_ENABLED
+from scene_completion_ros.ros.topics import RESET, SAVE, SET_ENABLED, SWAP_BUNDLE
 
 if TYPE_CHECKING:
     from scene_completion_ros.ros.completion_node import CompletionNode
@@ -23,53 +23,62 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class Services:
-    """`~/save`, `~/reset` and `~/set_enabled`; they live as long as their node and say in which state they refuse.
+    """The services live as long as their node, and say in which state they refuse.
 
-    Saving runs in a thread of its own. Its service has a callback group of its own, too: while its answer is awaited,
-    the executor goes on with everything but another request to save.
+    Saving and exchanging students run in threads of their own. Their services have callback groups of their own, too.
+    While an answer is awaited, the executor goes on with everything but another request of that service.
     """
 
     def __init__(self, node: Any, served: CompletionNode) -> None:
         self._node = node
         self._served = served
-        self._saving: threading.Thread | None = None
+        self._running: dict[str, threading.Thread] = {}
         node.create_service(Trigger, SAVE, self._save, callback_group=MutuallyExclusiveCallbackGroup())
+        node.create_service(Trigger, SWAP_BUNDLE, self._swap, callback_group=MutuallyExclusiveCallbackGroup())
         node.create_service(Trigger, RESET, self._reset)
         node.create_service(SetBool, SET_ENABLED, self._set_enabled)
 
     def close(self) -> None:
-        """Wait for files that are just being written."""
-        if self._saving is not None:
-            self._saving.join(CLOSE_TIMEOUT_S)
+        """Wait for files that are just being written, and for students that are just being exchanged."""
+        for thread in self._running.values():
+            thread.join(CLOSE_TIMEOUT_S)
 
     async def _save(self, request: Any, response: Any) -> Any:
         try:
             folder, result = self._served.to_save()
         except SceneCompletionError as error:
             return self._answer(response, "saved", error)
+        return self._answer(response, "saved", await self._done("saving", lambda: _saved(folder, result)))
+
+    async def _swap(self, request: Any, response: Any) -> Any:
+        try:
+            exchange = self._served.to_swap()
+        except SceneCompletionError as error:
+            return self._answer(response, "exchanged", error)
+        return self._answer(response, "exchanged", await self._done("exchange", exchange))
+
+    def _done(self, name: str, work: Callable[[], str]) -> Any:
+        """A future that becomes what some work in a thread of its own says, or the error; nothing ends the node."""
         done = Future(executor=self._node.executor)
         done.add_done_callback(lambda _: None)  # which wakes the executor
-        saving = threading.Thread(target=self._write, args=(folder, result, done), name="saving", daemon=True)
-        try:
-            saving.start()
-        except RuntimeError as error:  # what a service lets through would end the node
-            cure = "Too many threads may be running (ulimit -u)"
-            return self._answer(response, "saved", SceneCompletionError(str(error), cure=cure))
-        self._saving = saving
-        return self._answer(response, "saved", await done)
 
-    def _write(self, folder: Path, result: Result, done: Any) -> None:
-        """Set the future to what was written, or to the error."""
+        def run() -> None:
+            outcome: SceneCompletionError | str
+            try:
+                outcome = work()
+            except SceneCompletionError as error:
+                outcome = error
+            except Exception as error:
+                outcome = SceneCompletionError(f"{type(error).__name__}: {error}", cure="Please report this")
+            done.set_result(outcome)
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
         try:
-            files = save_result(folder, result)
-        except SceneCompletionError as error:
-            done.set_result(error)
-        except Exception as error:
-            # Nothing may keep the answer from being sent, nor end the node.
-            what = f"{type(error).__name__}: {error}"
-            done.set_result(SceneCompletionError(what, where=str(folder), cure="Please report this"))
-        else:
-            done.set_result(f"saved {len(result.voxels)} occupied voxels as {' and '.join(map(str, files))}")
+            thread.start()
+            self._running[name] = thread
+        except RuntimeError as error:  # what a service lets through would end the node
+            done.set_result(SceneCompletionError(str(error), cure="Too many threads may be running (ulimit -u)"))
+        return done
 
     def _reset(self, request: Any, response: Any) -> Any:
         return self._do(response, "reset", self._served.reset, "forgot stamps, times and the last result")
@@ -96,3 +105,8 @@ class Services:
         else:
             logger.warning(response.message)
         return response
+
+
+def _saved(folder: Path, result: Result) -> str:
+    files = save_result(folder, result)
+    return f"saved {len(result.voxels)} occupied voxels as {' and '.join(map(str, files))}"

@@ -71,8 +71,8 @@ _CLOUD, _IMAGE, _TEXT = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image", 
 _INFO = "sensor_msgs/msg/CameraInfo"
 
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "total", "publish", "latency")
-"""What `~/debug/processing_time_ms/<stage>` reports, in milliseconds: `fuse` joins with earlier images (next to none
-without `temporal_fusion`), `total` is image array to voxels, `latency` is arrival of the image message to publication
+"""What `~/debug/processing_time_ms/<stage>` reports, in milliseconds. `fuse` joins with earlier images (next to none
+without `temporal_fusion`). `total` is image array to voxels. `latency` is arrival of the image message to publication
 of its voxels, waiting included."""
 
 
@@ -96,7 +96,7 @@ VOXELS = _out("~/voxels", _CLOUD, "the occupied voxels, with stamp and frame of 
 LEGEND = _out(
     "~/legend",
     _TEXT,
-    "once, and with every vocabulary: JSON with `class_names` and `class_colours` by label",
+    "once, and with every vocabulary and student: JSON with `class_names` and `class_colours` by label",
     latched=True,
 )
 DEPTH = _out("~/depth/image", _IMAGE, "32FC1: metres along the optical axis, from the same voxels")
@@ -125,6 +125,11 @@ MARKERS = _out(
 DIAGNOSTICS = _out(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "what is wrong and what to do about it, in every state"
 )
+RECORD_TRIGGER = _out(
+    "~/record_trigger",
+    "diagnostic_msgs/msg/DiagnosticArray",
+    "with `record_unsure` or `record_wrong`: this moment is worth recording, and why",
+)
 DROPPED = _out("~/debug/dropped", _TEXT, "JSON: a notice for every dropped image")
 for _stage in STAGES:
     _out(stage_topic(_stage), "std_msgs/msg/Float64", f"milliseconds that the stage {_stage} took")
@@ -139,6 +144,7 @@ RESET = _service(
     "~/reset", "std_srvs/srv/Trigger", "forgets stamps, transforms, times, earlier images and the last result"
 )
 SET_ENABLED = _service("~/set_enabled", "std_srvs/srv/SetBool", "stops completing images, and goes on")
+SWAP_BUNDLE = _service("~/swap_bundle", "std_srvs/srv/Trigger", "exchanges the student and that of `shadow_bundle`")
 # What every managed node has.
 _service("~/change_state", "lifecycle_msgs/srv/ChangeState")
 _service("~/get_state", "lifecycle_msgs/srv/GetState")

@@ -35,8 +35,8 @@ class SequenceTruth:
     officially invalid.
 
     Args:
-        camera: Name of the camera in it that took the images; by default the one that the voxels are around (posed
-            sequence), the only one, or KITTI's left colour camera.
+        camera: Name of the camera in it that took the images. By default it is the one that the voxels are around
+            (posed sequence), the only one, or KITTI's left colour camera.
         offset_ns: Added to the stamps of the folder, so that they are those of the recording.
 
     Attributes:
@@ -58,7 +58,7 @@ class SequenceTruth:
             raise SequenceError(
                 f"no ground truth among its assets ({', '.join(sorted(known)) or 'none'})",
                 where=str(root),
-                cure="Needed are voxel_label with voxel_flags, ssc_label with ssc_invalid, depth or lidar",
+                cure="Write voxel_label with voxel_flags, ssc_label with ssc_invalid, depth or lidar",
             )
 
     def check_times(self, start_ns: int, end_ns: int) -> None:

@@ -31,9 +31,9 @@ def posed_recording(
 ) -> PosedSequence:
     """Give the images of a recording the poses of tf or odometry.
 
-    The rig frame is the optical frame of the first image topic. The world is the topmost frame above it in tf, or the
-    fixed frame of the odometry where tf does not say how the camera moves. Images that come at one time (1 ms) make one
-    frame. Images and clouds stay in the bag and are read when asked for.
+    The rig frame is the optical frame of the first image topic. The world is the topmost frame above it in tf. Where tf
+    does not say how the camera moves, it is the fixed frame of the odometry. Images that come at one time (1 ms) make
+    one frame. Images and clouds stay in the bag and are read when asked for.
 
     Args:
         max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.

@@ -7,8 +7,8 @@
             oxts/                    timestamps.txt  data/0000000000.txt …
             velodyne_points/         timestamps.txt  data/0000000000.bin …
 
-The rig frame is the rectified camera 0 (x right, y down, z forward), the world is the rig frame of the drive's first
-packet: both as in KITTI odometry. The asset "lidar" is float32 [N, 3] in the rig frame, "lidar_reflectance" float32
+The rig frame is the rectified camera 0 (x right, y down, z forward). The world is the rig frame of the drive's first
+packet. Both are as in KITTI odometry. The asset "lidar" is float32 [N, 3] in the rig frame, "lidar_reflectance" float32
 [N].
 """
 
@@ -49,7 +49,11 @@ def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None) -> Po
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [name for name in CAMERAS if (root / name / "data").is_dir()]
     if not chosen or not set(chosen) <= set(CAMERAS):
-        raise SequenceError(f"cameras {chosen}", where=str(root), cure=f"Name a drive with some of {list(CAMERAS)}")
+        raise SequenceError(
+            f"{chosen or 'none'} are not cameras of a KITTI raw drive",
+            where=str(root),
+            cure=f"Name a drive with some of {list(CAMERAS)}",
+        )
     images = {name: numbered_images(root / name / "data") for name in chosen}
     numbers, provenance = complete_frames(images, None, str(root))
     camera_models, rig_from_camera, rig_from_velodyne, rig_from_imu = _calibration(root.resolve().parent, chosen)

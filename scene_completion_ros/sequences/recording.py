@@ -165,7 +165,11 @@ def choose_topics(reader: BagReader, named: Sequence[str] | None, calibrated: Ma
     if named is not None:
         chosen = [reader.choose_image_topic(name) for name in named]
         if len(set(chosen)) != len(chosen) or not chosen:
-            raise BagError(f"image topics {list(named)}", where=str(reader.path), cure="Name each topic once")
+            raise BagError(
+                f"{list(named)} names no image topic, or one of them twice",
+                where=str(reader.path),
+                cure="Name each once",
+            )
         return chosen
     found = reader.image_topics()
     single = [topic for topic in found if f"{topic}/compressed" not in found]

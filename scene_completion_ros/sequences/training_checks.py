@@ -20,8 +20,8 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
     Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame.
 
     Raises:
-        SequenceError: Unknown scale, an image file that is missing, a frame without one of the cameras, two cameras at
-            one place, or a rig that does not move.
+        SequenceError: Unknown scale, a missing image file, a frame without one of the cameras, two cameras at one
+            place, or a rig that does not move.
     """
     if not sequence.metric_scale:
         raise SequenceError(

@@ -92,8 +92,8 @@ def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
     """Load a SemanticKITTI `voxels/*.label` with the `.invalid` beside it, as the benchmark evaluates them.
 
     Returns:
-        Learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count, which is what is invalid, labelled or not, and
-        what is occupied by something without a class.
+        Learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count. The latter is what is invalid, labelled or not,
+        and what is occupied by something without a class.
 
     Raises:
         SequenceError: A file is missing, too short or too long, or holds ids that SemanticKITTI has not.

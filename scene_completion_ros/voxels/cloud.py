@@ -1,8 +1,7 @@
 """The 24-byte point layout of published voxels and the legend of their labels: one definition for DDS, bags, reports.
 
-Knows nothing of ROS: the fields are named and numbered as ``sensor_msgs/PointField`` wants them, and the points are a
-NumPy structured array whose bytes are the message's ``data``. ``cloud_kernel`` is the fast twin of
-`voxels_to_cloud_array`.
+Knows nothing of ROS. The fields are named and numbered as ``sensor_msgs/PointField`` wants them. The points are a NumPy
+structured array whose bytes are the message's ``data``. ``cloud_kernel`` is the fast twin of `voxels_to_cloud_array`.
 """
 
 from __future__ import annotations
@@ -89,9 +88,9 @@ def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransfor
         frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
 
     Returns:
-        Structured array [N] of ``VOXEL_CLOUD_DTYPE``: voxel centres in metres (x right, y down, z forward, if in the
-        optical frame), colour of the class (of the height where there is only one class), probability, label, state,
-        and confidence scaled to 0..255.
+        Structured array [N] of ``VOXEL_CLOUD_DTYPE``. Voxel centres are in metres (x right, y down, z forward, if in
+        the optical frame). The colour is that of the class, or of the height where there is only one class. Then follow
+        probability, label, state, and confidence scaled to 0..255.
     """
     points_grid = voxels.points_grid()
     points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
@@ -130,7 +129,7 @@ def _points_of(message: Any, dtype: np.dtype[Any], layout: Sequence[tuple[str, i
     fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
     if message.point_step != dtype.itemsize or fields != layout or message.is_bigendian:
         raise SceneCompletionError(
-            f"a point cloud of {message.point_step} bytes a point with fields {[name for name, *_ in fields]}",
+            f"the cloud has {message.point_step} bytes a point and the fields {[name for name, *_ in fields]}",
             where="PointCloud2.fields",
             cure="Only clouds published by scene_completion_node have the voxel layout; check the topic",
         )

@@ -220,9 +220,9 @@ def states(
 ) -> NDArray[np.uint8]:
     """State of every voxel (`VoxelState`), by whether a ray reaches it with T_state >= 0.5.
 
-    A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray:
-    strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its faces
-    that are turned to the camera: rays that graze a road enter it a metre before its voxels' centres.
+    A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray.
+    That is strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its
+    faces that are turned to the camera. Rays that graze a road enter it a metre before its voxels' centres.
 
     Args:
         occupied: bool [X, Y, Z], calibrated probability at or above the threshold.

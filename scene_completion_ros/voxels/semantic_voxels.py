@@ -16,7 +16,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 class VoxelState(IntEnum):
     """What is known of a voxel, from T, the transmittance between the camera and the voxel through the predicted grid.
 
-    Occupied is what has a calibrated probability at or above the threshold. Such a voxel is opaque, whatever the
+    A voxel is occupied if its calibrated probability is at or above the threshold. Such a voxel is opaque, whatever the
     network's opacity of it: behind it, T is 0. Free voxels take from T the little opacity they have.
 
     Only ``FREE_SEEN`` may clear a costmap: ``FREE_INFERRED`` lies behind something and is a prediction.

@@ -24,6 +24,6 @@ def test_the_most_memory_is_not_less_than_that_of_now() -> None:
         now = resident()
     except OSError as error:
         pytest.skip(f"the kernel does not forget the most: {error}")
-    held = bytearray(64 << 20)
+    held = bytearray(512 << 20)  # much more than other threads give back meanwhile
     held[::4096] = b"x" * len(held[::4096])
-    assert resident("VmHWM") > now + 50
+    assert resident("VmHWM") > now + 300

@@ -17,6 +17,15 @@ def test_prior_is_the_mean_over_known_voxels() -> None:
     np.testing.assert_array_equal(prior.compute().ravel(), [0.5, 0.0])
 
 
+def test_a_prior_counts_what_another_one_counted() -> None:
+    one, other = PriorGrid((2, 1, 1)), PriorGrid((2, 1, 1))
+    known = np.full((2, 1, 1), True)
+    one.update(known, known)
+    other.update(~known, known)
+    one.add(other)
+    np.testing.assert_array_equal(one.compute().ravel(), [0.5, 0.5])
+
+
 def test_smoothing_against_scipy() -> None:
     volume = np.random.default_rng(0).random((30, 21, 12)).astype(np.float32)
     sigma = (3.0, 1.5, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -220,3 +221,23 @@ def test_average_precision_is_compared_over_all_frames_together() -> None:
 
 def test_stretches_of_road() -> None:
     assert places_along([0.0, 9.9, 10.0, 25.0], 10.0) == [0, 0, 1, 2]
+
+
+def test_drives_that_are_scored_apart_are_one_afterwards() -> None:
+    generator = np.random.default_rng(0)
+    grid = VoxelGrid((0.0, -1.0, 0.0), 1.0, (2, 2, 1))
+    together, apart = LabelFreeScores(grid, 0.5, (2.0,)), [LabelFreeScores(grid, 0.5, (2.0,)) for _ in range(2)]
+    for drive, one in enumerate(apart):
+        for place in range(3):
+            probability = generator.uniform(size=grid.shape).astype(np.float32)
+            occupied = generator.uniform(size=grid.shape) < 0.5
+            for scores in (one, together):
+                scores.add(probability, occupied, Verdict(~occupied, occupied), place=(drive, place))
+    merged = LabelFreeScores(grid, 0.5, (2.0,))
+    for one in apart:
+        merged.extend(one)
+    assert merged.places == together.places
+    found, expected = ([asdict(one) for one in scores.compute().values()] for scores in (merged, together))
+    np.testing.assert_equal(found, expected)
+    with pytest.raises(GridError, match="another grid, threshold or range"):
+        merged.extend(LabelFreeScores(grid, 0.4, (2.0,)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import re
@@ -439,3 +440,22 @@ def test_a_bank_that_was_replaced_is_refused_but_the_student_loads(tmp_path: Pat
     with pytest.raises(BundleError, match="damaged or was replaced"):
         loaded.text_bank()
     assert TextBank.load(tmp_path / TEXT_BANK).licence == "other"
+
+
+def test_a_bundle_stays_while_another_one_cannot_be_written_into_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make_small_bundle(tmp_path / "b", seed=1)
+    write, written = Path.write_bytes, []
+
+    def full(self: Path, data: bytes) -> int:
+        written.append(self.name)
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, "full")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="full"):
+        make_small_bundle(tmp_path / "b", seed=2)
+    assert StudentBundle.load(tmp_path / "b").sha256 == before.sha256
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]

@@ -157,6 +157,16 @@ def test_labels_of_another_meaning_are_forgotten_and_occupancy_stays() -> None:
     assert set(same.voxels.label[~said]) == {0, 1}
 
 
+def test_another_threshold_holds_for_what_is_remembered_too() -> None:
+    """Another student has another one."""
+    fusion, probability = make(), np.full(GRID.shape, 0.5 * THRESHOLD)
+    assert len(fuse(fusion, probability, 0, at()).voxels.index) == 0
+    fusion.decide_by(0.4 * THRESHOLD)
+    fused = fuse(fusion, probability, TENTH, at())
+    assert not fused.reset
+    assert len(fused.voxels.index) == probability.size
+
+
 def test_a_label_of_no_confidence_is_a_label_too() -> None:
     probability = np.full(GRID.shape, 0.9)
     voxels = frame(probability, label=np.full(GRID.shape, 2))

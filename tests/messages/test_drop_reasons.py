@@ -15,7 +15,7 @@ NODE_PAGE = ROOT / "docs" / "node.md"
 
 def test_the_page_of_the_node_lists_the_reasons_of_now() -> None:
     expected = [f"| `{reason}` | {reason.judged_by} | {reason.meaning} |" for reason in DropReason]
-    _, _, rest = NODE_PAGE.read_text(encoding="utf-8").partition("| reason | reported by | |\n|---|---|---|\n")
+    _, _, rest = NODE_PAGE.read_text(encoding="utf-8").partition("| reason | reported by | meaning |\n|---|---|---|\n")
     assert rest.partition("\n\n")[0].splitlines() == expected
 
 

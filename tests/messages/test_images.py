@@ -225,7 +225,7 @@ def test_depth_of_the_node_keeps_what_is_too_far_or_unknown(big_endian: bool, pa
         (image(np.zeros((HEIGHT // 2, WIDTH * 3), np.uint8), "rgb8", step=WIDTH * 3), "bytes of data"),
         (image(np.zeros((HEIGHT - 1, WIDTH), np.uint8), "nv12", step=WIDTH), "nv12"),
         (image(np.zeros((HEIGHT, 126), np.uint8), "uyvy", width=63), "63 pixels in a row"),
-        (image(np.zeros(0, np.uint8), "rgb8", width=0, step=0), "size is 0x"),
+        (image(np.zeros(0, np.uint8), "rgb8", width=0, step=0), "it is empty: 0x"),
         (compressed(jpeg()[:-300], "jpeg"), "end early"),
         (compressed(b"", "jpeg"), "unknown compression"),
         (compressed(b"GIF89a-and-so-on", "gif"), "unknown compression"),

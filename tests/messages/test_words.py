@@ -82,13 +82,13 @@ UNSAID = "does not say the id and the sha256 of the encoder"
         ('{"classes": ', r"is no JSON .*: '\{\"classes\":'.*phrases alone need commas"),
         ('{"a": 1, "b": 2, "a": 3}', r"is no JSON \('a' comes twice\)"),
         ('{"klasses": []}', r"'klasses' means nothing: did you mean classes\?"),
-        ('{"xyz": 1}', "'xyz' means nothing: known are classes, margin"),
+        ('{"xyz": 1}', "'xyz' means nothing: use one of classes, margin"),
         ("{}", "has no 'classes'"),
         ('{"classes": "car"}', "~/vocabulary: classes: 'car' is no list of phrases"),
         ('{"classes": {"car": [1]}}', "~/vocabulary: classes: 'car': a list is no list of phrases"),
         ('["car", null]', "is no list of phrases"),
         ('{"classes": ["car"], "margin": true}', "margin: True is no number"),
-        ('{"classes": ["car"], "pooling": "min"}', "pooling: 'min' is none. Write max or mean"),
+        ('{"classes": ["car"], "pooling": "min"}', "pooling: 'min' is unknown. Write max or mean"),
         ('{"classes": ["car"], "background": "sky"}', "background: 'sky' is no list of phrases"),
         ('{"classes": ["car"], "encoder": {"id": "a", "sha256": "b"}}', "embeddings: is no object with embeddings"),
         ('{"embeddings": {}, "encoder": {"id": "a", "sha256": "b"}}', "embeddings: is no object with embeddings"),
@@ -98,7 +98,7 @@ UNSAID = "does not say the id and the sha256 of the encoder"
         (json.dumps({"embeddings": {"car": "§"}, "encoder": ENCODER}), "embeddings: 'car': '§' is no base64"),
         (json.dumps({"embeddings": {"car": "AAAA"}, "encoder": ENCODER}), "'AAAA' is no base64 of 1 to 8192"),
         (json.dumps({"embeddings": {"car": [1.0]}, "encoder": ENCODER}), "a list is no base64"),
-        (json.dumps(TWO_SIZES), "embeddings: have 1 to 2 numbers each. Take one encoder"),
+        (json.dumps(TWO_SIZES), "embeddings: they differ in length, 1 to 2 numbers. Take one encoder"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_cure(text: str, complaint: str) -> None:
@@ -108,5 +108,5 @@ def test_what_cannot_be_read_is_refused_with_a_cure(text: str, complaint: str) -
 
 
 def test_a_query_has_no_classes() -> None:
-    with pytest.raises(VocabularyError, match="'classes' means nothing: known are phrases, encoder"):
+    with pytest.raises(VocabularyError, match="'classes' means nothing: use one of phrases, encoder"):
         read_query('{"classes": ["car"]}')

@@ -312,6 +312,6 @@ def test_a_click_names_the_voxel_that_is_seen_there(tmp_path: Path) -> None:
 
 def test_frames_whose_voxels_are_named_say_where_they_are_from(tmp_path: Path) -> None:
     with ReportWriter(tmp_path, "Test drive", NAMES, COLOURS, naming={"classes": {}, "voxels": []}) as report:
-        with pytest.raises(GridError, match="whose voxels are named"):
+        with pytest.raises(GridError, match="of which frame voxels are to be named"):
             report.add_frame(street(), photo())
         report.add_frame(street(), photo(), source=("drive", 0))

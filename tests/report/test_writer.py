@@ -166,6 +166,18 @@ def test_lidar_is_in_the_pictures_but_hides_no_voxel_of_the_animation(tmp_path: 
     assert (views[0] == 0).all(axis=-1).sum() > (views[1] == 0).all(axis=-1).sum() + 1000
 
 
+def test_what_a_second_student_was_found_to_be_has_a_section_of_its_own(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path, "test") as report:
+        report.add_frame(street())
+        report.close({"frames_out": 1, "shadow": {}})
+        assert "Shadow" not in report.index.read_text("utf-8")
+        report.close({"frames_out": 1, "shadow": {"outcome": "the shadow <is> better", "images skipped": "3"}})
+    page = report.index.read_text("utf-8")
+    section, further = page.split("<h2>Shadow student</h2>")[1].split("<h2>Statistics</h2>")
+    assert "the shadow &lt;is&gt; better" in section and "images skipped" in section
+    assert "images skipped" not in further.split("</table>")[0] and "frames out" in further
+
+
 def test_text_cannot_end_the_script(tmp_path: Path) -> None:
     with ReportWriter(tmp_path, "</script><b>", ("</script>", "b"), ((1, 2, 3), (4, 5, 6))) as report:
         report.add_frame(street(), timings_ms={"</script>": 1.0})

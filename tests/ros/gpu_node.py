@@ -6,6 +6,7 @@ The failing GPU is an engine for the CPU that raises, once a file exists, what a
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.ros import completion_node
+from scene_completion_ros.ros.completion import deployment
 from scene_completion_ros.ros.node import main
 from tests.inference.gpu.small_gpu_bundle import gpu_encoder
 
@@ -29,6 +31,7 @@ class FailingEncoder:
     name = "tensorrt_fp16"
 
     def __init__(self, bundle: StudentBundle, *_: Any) -> None:
+        print(f"engine of {bundle.name} made in {threading.current_thread().name}", flush=True)
         self._encoder = encoder.make_encoder(bundle, encoder.cpu_engine(), threads=1)
 
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
@@ -45,6 +48,6 @@ if __name__ == "__main__":
     StudentBundle.read_gpu_encoder = lambda self, precision: gpu_encoder(precision)  # type: ignore[attr-defined]
     if os.environ.get(FAILS):
         encoder._make_gpu_encoder = FailingEncoder  # type: ignore[assignment]
-        encoder.gpu_is_offered = lambda bundle: True
-        completion_node.check_engine = lambda *_: None
+        encoder.gpu_is_offered = deployment.gpu_is_offered = lambda bundle: True
+        completion_node.check_engine = deployment.check_engine = lambda *_: None
     main()

@@ -101,7 +101,7 @@ def graph() -> Iterator[Graph]:
 
 def wanted(node: CompletionNode) -> bool:
     assert node._thread is not None
-    return node._thread._outputs.wanted()
+    return node._thread._outputs.wanted(node.parameters())
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def test_cleaning_up_releases_the_model_in_its_thread_and_all_else(
     calibrate(node, CAMERA)
     wait_for(lambda: len(model.built) == 1)
     thread, publishers = weakref.ref(node._thread), len(list(own.publishers))
-    bundle = weakref.ref(node._thread._bundle)  # type: ignore[union-attr]
+    bundle = weakref.ref(node._thread.deployed.bundle)  # type: ignore[union-attr]
     own.trigger_deactivate()
     assert not model.released_in
     own.trigger_cleanup()

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
+from std_srvs.srv import Trigger
 
 from scene_completion_ros.inference.gpu.requirements import cuda_devices
 from scene_completion_ros.ros import topics
+from tests.inference.small_bundle import make_small_bundle
 from tests.ros import gpu_node
 from tests.ros.camera_to_voxels import FRAME, SECOND_NS, some_image
 from tests.ros.diagnosed import ERROR, OK, values
@@ -115,6 +117,22 @@ def test_a_gpu_that_is_lost_is_replaced_by_the_cpu(start: Start, lost: Path) -> 
     assert running.graph.until(on_cpu), running.node.log  # the first "ready" may still be that of the GPU
     assert running.node.log.count("ready for 320x96") == 2
     assert "Traceback" not in running.node.log
+
+
+def test_engines_of_the_next_student_are_made_in_the_inference_thread(start: Start, lost: Path, tmp_path: Path) -> None:
+    """Another thread has no context of the GPU."""
+    second = make_small_bundle(tmp_path / "second", threshold=0.1, classes=3, name="second")
+    running = start("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={second.folder}", script=GPU_NODE)
+    running.start()
+    service = topics.SWAP_BUNDLE.replace("~", topics.NODE_NAME)
+    answer = running.graph.call(Trigger, service, Trigger.Request())
+    assert answer.success, answer.message
+    running.answer(running.make_image(some_image(1), SECOND_NS, FRAME))
+    made = [line for line in running.node.log.splitlines() if line.startswith("engine of ")]
+    assert made == ["engine of small made in inference", "engine of second made in inference"]
+    assert running.graph.call(Trigger, service, Trigger.Request()).success
+    assert not lost.exists()
+    running.node.end_well()
 
 
 def test_where_tensorrt_alone_is_asked_for_a_lost_gpu_is_an_error(start: Start, lost: Path) -> None:

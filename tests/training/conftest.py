@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,6 +18,7 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import train
 from scene_completion_training.stages.teacher import TeacherConfiguration
 from scene_completion_training.viewpoint import STREET_CAMERA
+from scene_completion_training.workers import ENVIRONMENT, STARTS
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
 from tests.training.saved_checkpoint import save_checkpoint
@@ -45,6 +48,25 @@ def synthetic_drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "poses.txt").write_text("\n".join(poses) + "\n")
     (folder / "times.txt").write_text("\n".join(times) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """Address of a Ray cluster of one machine and two cores, whose processes are none of the test's."""
+    pytest.importorskip("ray")
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 2, "include_dashboard": False}
+    for start in range(STARTS):
+        try:
+            started = Cluster(initialize_head=True, head_node_args=head)
+            break
+        except Exception as error:
+            if "timed out during startup" not in str(error) or start == STARTS - 1:
+                raise
+    yield started.address
+    started.shutdown()
 
 
 @pytest.fixture(scope="module")

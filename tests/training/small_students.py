@@ -16,10 +16,13 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_training.export import encoder_onnx, feature_size, head_weights
 from scene_completion_training.gpu_export.parity import Reference
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.networks.spatial_decoder import SpatialDecoder
+from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from tests.inference.small_bundle import class_colours, class_names, random_head, with_labels
 
 CAMERA = Camera(fx=74.0, fy=74.0, cx=63.5, cy=28.0, width=128, height=64)
@@ -41,9 +44,14 @@ def street_images(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def make_small_student(folder: Path, seed: int = 0) -> StudentBundle:
-    """Writes a student whose densities and labels depend on the image, with the unfolded weights beside it."""
+def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False) -> StudentBundle:
+    """Writes a student whose densities and labels depend on the image, with the unfolded weights beside it.
+
+    Args:
+        reads_depth: Its labels read the depth of their pixel as well.
+    """
     torch.manual_seed(seed)
+    field: FeatureField
     density = DensityField(
         CAMERA,
         encoder=EncoderDecoder((CAMERA.height, CAMERA.width), channels=16, pretrained=False),
@@ -51,7 +59,15 @@ def make_small_student(folder: Path, seed: int = 0) -> StudentBundle:
         channels=16,
         hidden=32,
     )
-    field = FeatureField(density, target_size=8, channels=8, units=UNITS, expansion=8, map_channels=16).eval()
+    if reads_depth:
+        torch.nn.init.normal_(density.encoder.project.weight, std=0.1)
+        for name, parameter in density.encoder.decoder.named_parameters():
+            if name.endswith("bias"):  # an export stores biases once that are alike
+                torch.nn.init.normal_(parameter, std=0.01)
+        heads = FeatureHeads(8, {"teacher": 8})
+        field = AgglomeratedField(density, heads, {"teacher": TargetNormaliser(8)}, channels=8, units=UNITS).eval()
+    else:
+        field = FeatureField(density, target_size=8, channels=8, units=UNITS, expansion=8, map_channels=16).eval()
     _settle(field)
     labels = with_labels(random_head(seed), CLASSES, UNITS, seed)
     head: HeadWeights = dataclasses.replace(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.train import CONFIGS
+from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import Configuration, TrainingConfiguration, read_configuration
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.viewpoint import CameraSettings

@@ -118,5 +118,5 @@ def test_messages_are_read_and_foreign_ones_refused() -> None:
         cloud_array_from_message(message(cloud, point_step=16))
     with pytest.raises(SceneCompletionError, match="voxel layout"):
         cloud_array_from_message(message(cloud, fields=message(cloud).fields[:4]))
-    with pytest.raises(SceneCompletionError, match="24 bytes a point with fields .*'label'"):
+    with pytest.raises(SceneCompletionError, match="24 bytes a point and the fields .*'label'"):
         match_array_from_message(message(cloud))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.voxels.colours import spread_colour
+from scene_completion_ros.whole_files import write_whole
 
 CLUSTER_FILE = "clusters.safetensors"
 HELD_OUT = 5
@@ -57,8 +58,8 @@ class Clusters:
 def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Clusters:
     """K-means of codes of length one [N, C], with centres of length one: the best of several starts.
 
-    On the sphere the squared Euclidean distance is two minus twice the cosine, so that ordinary k-means with centres
-    brought back to length one is cosine k-means but for the centres' steps in between.
+    On the sphere the squared Euclidean distance is two minus twice the cosine. So ordinary k-means with centres brought
+    back to length one is cosine k-means but for the centres' steps in between.
 
     Raises:
         ConfigurationError: There are fewer codes than clusters.
@@ -81,9 +82,7 @@ def write_clusters(file: Path, clusters: Clusters, codes: NDArray[np.float32], u
         "units": np.ascontiguousarray(units[order]),
         "cluster": clusters.assign(codes[order]).astype(np.uint8),
     }
-    part = file.with_suffix(".part")
-    safetensors.numpy.save_file(arrays, part)
-    part.replace(file)
+    write_whole(file, safetensors.numpy.save(arrays))
 
 
 def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np.int64]]:
@@ -221,14 +220,14 @@ def write_class_file(
         colour = (colours or {}).get(called) or colour_of(called, number)
         clusters.append({"cluster": number, "name": called, "colour": colour, "share": round(share, 4)})
     content = {"schema": SCHEMA, "clusters": clusters}
-    file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_class_file(file: Path, count: int) -> NamedClusters:
     """Reads the class file of `count` clusters; those of one name become a class with the colour of the first of them.
 
     Raises:
-        ConfigurationError: The file is damaged, leaves out a cluster or has one twice or one there is not, a name is
+        ConfigurationError: The file is damaged, leaves out a cluster or has one twice or one there is not. A name is
             empty, or two of one name have different colours.
     """
     try:

@@ -1,8 +1,9 @@
 """From a few named voxels to a student that knows their classes.
 
-A linear layer is fitted to the few on features that were learned without labels: the student's own label units, or what
-a network of masked scene modelling says of the voxel and what is around it. In the first case that layer is the label
-head of the student already. In the second it names many voxels, and the head is fitted to what these are called.
+A linear layer is fitted to the few on features that were learned without labels. Those are the student's own label
+units, or what a network of masked scene modelling says of the voxel and what is around it. In the first case that layer
+is the label head of the student already. In the second it names many voxels, and the head is fitted to what these are
+called.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 No label and no LiDAR is needed. What stereo says of the training drives, averaged, becomes the student's prior: where
 things are before any image is seen. Drives that the student was not trained on say how far to believe the student
-beside it, stretch its densities to the right depth, and give its probabilities and its threshold.
+beside it. They stretch its densities to the right depth, and give its probabilities and its threshold.
 
     scene-completion calibrate BUNDLE --prior-from drives/train_* --held-out drives/held_out_*
 """

@@ -1,11 +1,11 @@
 """Find classes in a trained feature field: clusters, a contact sheet of each, and a file of names to edit.
 
-DIR gets classes.json (one entry a cluster: its name, its colour, its share of the surfaces), a picture
+DIR gets classes.json, with one entry a cluster: its name, its colour, its share of the surfaces. It also gets a picture
 cluster_XX.png of each with what is typical of it, and clusters.safetensors. Names come from labelled training
 recordings where there are some (--labelled); otherwise clusters are called by their number. Look at the pictures, edit
 names and colours in classes.json (clusters of one name become one class).
 
-With --vocabulary the classes are those of a text bank: a cluster is a phrase, and a point falls to the nearest one in
+With --vocabulary the classes are those of a text bank, and a cluster is a phrase. A point falls to the nearest one in
 the space of the teacher that the bank's encoder goes with. Then
 
     scene-completion export CHECKPOINT BUNDLE --classes DIR --student STUDENT --licence ...
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--naming",
         choices=("hungarian", "covering", "majority"),
         default="covering",
-        help="how clusters get the names of classes: each class one cluster, each class at least one, or each cluster "
-        "the class it falls together with most often (default: %(default)s)",
+        help="how clusters get the names of classes. hungarian: one cluster for each class. covering: at least one for "
+        "each. majority: each cluster gets the class it falls together with most often (default: %(default)s)",
     )
     parser.add_argument(
         "--vocabulary", type=Path, metavar="FILE", help="text bank whose classes are taken, instead of clusters"

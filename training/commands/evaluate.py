@@ -1,25 +1,26 @@
 """Score a student or checkpoint: depth and voxels of KITTI windows, occupancy with its controls, depth of whole drives.
 
-`evaluate kitti` scores a bundle on recorded KITTI windows beside what knows no image: the mean LiDAR depth of each
-pixel, the smoothed prior grid of the training windows and the empty field. With --fit-calibration the map from opacity
-to probability and the threshold are fitted on a window first and written into the bundle.
+`evaluate kitti` scores a bundle on recorded KITTI windows beside what knows no image. That is the mean LiDAR depth of
+each pixel, the smoothed prior grid of the training windows and the empty field. With --fit-calibration the map from
+opacity to probability and the threshold are fitted on a window first and written into the bundle.
 
-`evaluate occupancy` scores bundles and checkpoints on towns of the street world (exact ground truth), on KITTI windows
-and on drives of KITTI-360 (LiDAR protocols), beside the controls that a completion has to beat.
+`evaluate occupancy` scores bundles and checkpoints beside the controls that a completion has to beat. It does so on
+towns of the street world (exact ground truth), on KITTI windows and on drives of KITTI-360 (LiDAR protocols).
 
-`evaluate depth` scores the depth of bundles and checkpoints against the LiDAR of drives, as the Eigen split of KITTI is
-evaluated, on all frames or on those of a frame list.
+`evaluate depth` scores the depth of bundles and checkpoints against the LiDAR of drives, on all frames or on those of a
+frame list. The Eigen split of KITTI is evaluated in this way.
 
-`evaluate semantics` clusters the points of feature fields on training recordings, names the clusters by labelled ones,
-and scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls. What has learned from labels is
-scored in the same way: linear probes of the same features (--probe), and checkpoints of stage `supervised`.
+`evaluate semantics` clusters the points of feature fields on training recordings, and names the clusters by labelled
+ones. It scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls. What has learned from labels
+is scored in the same way: linear probes of the same features (--probe), and checkpoints of stage `supervised`.
 
 `evaluate features` asks whether the features of fields, and the tokens they were learned from, look the same from two
 views.
 
-`evaluate open-vocabulary` asks the voxels of agglomerated fields for words: zero-shot labels on towns and KITTI
-windows, given the true geometry and as completions, and the average precision of single words; beside the 2D teacher
-alone, ensembles of both, priors and linear probes. Several checkpoints of one method give mean and spread over seeds.
+`evaluate open-vocabulary` asks the voxels of agglomerated fields for words. It scores zero-shot labels on towns and
+KITTI windows, given the true geometry and as completions, and the average precision of single words. Beside them it
+scores the 2D teacher alone, ensembles of both, priors and linear probes. Several checkpoints of one method give mean
+and spread over seeds.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fit-calibration",
         metavar="NAME",
         help="fit depth (two numbers that stretch the densities, on LiDAR), probability and threshold (on semantic "
-        "voxels) on this window and write them into the bundle; scores nothing unless --windows is given",
+        "voxels) on this window and write them into the bundle. Without --windows nothing is scored",
     )
     parser.add_argument("--baselines-only", action="store_true", help="score the baselines alone, without a student")
     parser.add_argument(

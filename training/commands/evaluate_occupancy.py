@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--controls",
         action="store_true",
-        help="score as well: nothing; the surface of the best depth there is and of the first model's own depth, as it "
-        "is and thickened by 4 m; the prior of the training set",
+        help="score controls as well: nothing, surfaces, and the prior of the training set. Surfaces are those of the "
+        "best depth there is and of the first model's own depth, as they are and thickened by 4 m",
     )
     meaning = "towns of the training set, whose mean voxels are the prior on towns; KITTI windows have their own"
     add_paths(parser, "--prior", "FOLDER", meaning)
@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("exact", "stereo"),
         default="exact",
         help="what the prior of --prior averages: the towns' exact voxels, or those fused from their stereo depth, "
-        "which is all that training knows; then with the threshold of --calibrate-on if given (default: %(default)s)",
+        "which is all that training knows. The latter has the threshold of --calibrate-on if given (default: "
+        "%(default)s)",
     )
     parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
     parser.add_argument(

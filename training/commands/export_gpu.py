@@ -1,8 +1,9 @@
 """Add encoders for GPUs to a student bundle: ONNX graphs that TensorRT builds engines of, in fp32, fp16 and int8.
 
-Each is compared with the student in torch on real images: its feature map, volume and depth, and density, occupied
-voxels and labels of the default grid. One that misses what is allowed of its precision makes the command fail, and the
-bundle stays as it was. No GPU is needed. int8 is calibrated on images of the drives that the student was trained on:
+The command compares each with the student in torch on real images. It compares feature map, volume and depth, and
+density, occupied voxels and labels of the default grid. One that misses what is allowed of its precision makes the
+command fail, and the bundle stays as it was. No GPU is needed. int8 is calibrated on images of the drives that the
+student was trained on:
 
     scene-completion export-gpu BUNDLE --precision fp32 fp16 int8 --calibration-images drives/train_*
 """

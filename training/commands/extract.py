@@ -6,8 +6,9 @@ DIR gets one folder a bag with
 A bag that was extracted before, unchanged and with the same options, is left alone: an interrupted command goes on.
 
 Poses come from tf or odometry; where a bag has none, from the images (structure from motion). Those have metres where
-several cameras stand at known distances, where odometry says how far the rig went, or where --camera-height says how
-far below the first camera the ground is. Otherwise the sequence says `scale: unknown` and training refuses it.
+several cameras stand at known distances, or where odometry says how far the rig went. They also have metres where
+--camera-height says how far below the first camera the ground is. Otherwise the sequence says `scale: unknown` and
+training refuses it.
 
 The exit code is 0 when at least one sequence exists (with --strict: when every bag gave one), otherwise 1.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.commands.arguments import add_workers
 from scene_completion_training.extraction.settings import IMAGES, POSES, USE, ExtractionSettings
 
 
@@ -29,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the sequences")
     add_settings(parser)
-    work = parser.add_argument_group("work")
-    work.add_argument("--workers", type=int, default=1, help="bags at once on this machine (default: %(default)s)")
-    work.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster that does the work instead, or `auto`")
-    work.add_argument("--threads", type=int, help="threads a bag, for structure from motion (default: all cores)")
+    work = add_workers(parser, "bags")
+    work.add_argument(
+        "--threads", type=int, help="threads a bag, for structure from motion (default: all cores, on a cluster one)"
+    )
     work.add_argument("--strict", action="store_true", help="fail when any bag gave nothing")
 
 
@@ -80,15 +82,18 @@ def run(args: argparse.Namespace) -> int:
     """Extract the bags and print what became of them."""
     from scene_completion_training.extraction.bag import Job, extract_bags, output_folders
     from scene_completion_training.extraction.reports import summary_table
+    from scene_completion_training.workers import Workers
 
-    threads = args.threads if args.threads is not None else (os.cpu_count() or 1) // max(1, args.workers) or 1
+    cores = 1 if args.ray_address else (os.cpu_count() or 1) // max(1, args.workers) or 1
+    threads = cores if args.threads is None else args.threads
     if args.workers < 1 or threads < 1:
         raise ConfigurationError("less than 1", where="--workers, --threads", cure="Give at least 1")
     settings = settings_of(args)
     bags = list({bag.resolve(): bag for bag in args.bags}.values())
     folders = output_folders(bags, args.output.resolve())
     jobs = [Job(bag.resolve(), folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
-    reports = extract_bags(jobs, workers=args.workers, ray_address=args.ray_address)
+    with Workers(args.workers, args.ray_address, threads) as workers:
+        reports = extract_bags(jobs, workers)
     print(summary_table(reports))
     extracted = sum(bool(report.sequences) for report in reports)
     return 0 if extracted and (extracted == len(reports) or not args.strict) else 1

@@ -7,9 +7,9 @@ MODEL is a local folder with config.json and model.safetensors, or a name on the
   Stable Diffusion       maps of three blocks of its UNet; needs the package diffusers
 or `espnetv2:FOLDER`: class probabilities of ESPNetv2, as vectors in the space of --text-encoder.
 
-DIR gets manifest.json and for every image of the training and validation sequences one file with the tokens of its
-variants in half precision: variant 0 is the image as it is, the others have randomly shifted grids, and every other one
-is mirrored. A training that mirrors scenes needs two variants or more.
+DIR gets manifest.json and one file for every image of the training and validation sequences. The file has the tokens of
+the image's variants in half precision. Variant 0 is the image as it is. The others have randomly shifted grids, and
+every other one is mirrored. A training that mirrors scenes needs two variants or more.
 
 An interrupted command goes on where it was; several may work on the same DIR at a time.
 """

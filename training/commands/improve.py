@@ -8,6 +8,9 @@ shows all of it. NEW appears only where the new student is better by the margin,
 An interrupted command goes on where it stopped when it is started again. The exit code is 0 where the new student was
 accepted, and 3 where the old one stays.
 
+Bags and drives go to several processes with --workers, or to a Ray cluster with --ray-address. The training goes to
+several processes with --nproc-per-node, and to several machines with --nnodes.
+
     scene-completion improve monday.mcap tuesday.mcap --bundle CURRENT --output NEW --keep old/drive
 """
 
@@ -17,7 +20,7 @@ import argparse
 from pathlib import Path
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_engine, add_paths
+from scene_completion_training.commands.arguments import add_engine, add_paths, add_workers
 from scene_completion_training.commands.extract import add_settings, settings_of
 
 STAYS = 3
@@ -32,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="working folder (default: OUTPUT.work)")
     add_paths(parser, "--held-out", "BAG", "recordings to score on (default: the last drive, or a part of it)")
     add_paths(parser, "--replay", "DIR", "posed sequences of earlier drives, so that nothing is forgotten")
-    add_paths(parser, "--keep", "DIR", "earlier stereo drives on which the new student must not be worse")
+    add_paths(parser, "--keep", "DIR", "earlier drives on which the new student must not be worse")
     parser.add_argument("--steps", type=int, default=600, help="steps of the training (default: %(default)s)")
     parser.add_argument(
         "--set",
@@ -51,15 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibrate-every", type=int, default=3, metavar="N", help="take every N-th frame (default: 3)"
     )
     add_engine(parser)
+    work = add_workers(parser, "bags and drives")
+    work.add_argument(
+        "--nproc-per-node", type=int, default=1, metavar="N", help="processes that train, on each machine (default: 1)"
+    )
+    work.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines that train (default: 1)")
+    work.add_argument("--rdzv-endpoint", default="", metavar="HOST:PORT", help="where the machines that train meet")
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Improve, and say how it ended."""
     from scene_completion_training.improvement.pipeline import Improvement, improve
+    from scene_completion_training.improvement.torchrun import Torchrun
 
-    if args.calibrate_every < 1 or args.steps < 1:
-        raise ConfigurationError("less than 1", where="--calibrate-every, --steps", cure="Give at least 1")
+    if min(args.calibrate_every, args.steps, args.workers) < 1:
+        raise ConfigurationError("less than 1", where="--calibrate-every, --steps, --workers", cure="Give at least 1")
     if args.margin < 0.0 or args.tolerance < 0.0:
         raise ConfigurationError("less than 0", where="--margin, --tolerance", cure="Give 0 or more")
     outcome = improve(
@@ -79,6 +89,9 @@ def run(args: argparse.Namespace) -> int:
             calibrate_every=args.calibrate_every,
             engine=args.engine,
             threads=args.threads,
+            workers=args.workers,
+            ray_address=args.ray_address,
+            launch=Torchrun(args.nproc_per_node, args.nnodes, args.rdzv_endpoint),
         )
     )
     print(f"report card: {outcome.card}")

@@ -1,9 +1,9 @@
 """Probe features of voxels: how much of the classes a linear layer and nearest neighbours find in them.
 
-Scenes are the voxels of frames with ground truth. Probes are fitted to those of --train and scored on those of --test:
-of all levels of the features, of each level alone, of all but one, and with few labelled scenes and voxels. Networks of
-stage `masked_scene` are probed, the same without any training, and what goes into them. So are a student's label units,
-and features of a 2D foundation model lifted to the voxels.
+Scenes are the voxels of frames with ground truth. Probes are fitted to those of --train and scored on those of --test.
+There are probes of all levels of the features, of each level alone, of all but one, and with few labelled scenes and
+voxels. Networks of stage `masked_scene` are probed, the same without any training, and what goes into them. So are a
+student's label units, and features of a 2D foundation model lifted to the voxels.
 
 DIR gets results.json, results.md, and probe_GROUP.png with all curves where there are any.
 """

@@ -15,6 +15,7 @@ from pathlib import Path
 
 ASSETS = ("lidar", "depth", "label", "voxels")
 RIGS = ("stereo", "kitti360", "delivery")
+STREETS = ("residential", "inner city", "suburb", "country", "arterial", "alley")
 UNFINISHED = ".unfinished"
 
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kitti360 adds a fisheye to each side; delivery is a robot's pair of fisheyes of 120°, 0.4 m above the "
         "ground (default: %(default)s)",
     )
+    parser.add_argument("--street", choices=STREETS, help="its kind (default: as the seed says, never an alley)")
     parser.add_argument("--bag", action="store_true", help="also write a rosbag2 recording of the left camera")
     parser.add_argument("--all-cameras-bag", action="store_true", help="also write a rosbag2 recording of all cameras")
     parser.add_argument(
@@ -104,6 +106,7 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
 
     from scene_completion_training.street_world.camera_rig import make_rig
     from scene_completion_training.street_world.drive import FrameContent, StreetDrive, frames_computed_by
+    from scene_completion_training.street_world.street_profile import StreetKind
 
     width, height = args.size or (None, None)
     arguments = {
@@ -112,6 +115,7 @@ def _render(args: argparse.Namespace, folder: Path) -> None:
         "rig": make_rig(width, height, kind=args.rig),
         "supersampling": args.supersampling,
         "rate_hz": args.rate,
+        "street": StreetKind(args.street) if args.street else None,
     }
     options = {"assets": tuple(args.assets), "quality": args.quality}
     drive = StreetDrive(**arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from scene_completion_training import CONFIGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Make a text bank: phrases with their embeddings, by which a robot names voxels without a text encoder.
 
 The text encoder must be the one that the student's feature space belongs to: a sentence-transformer of the BERT family,
-CLIP or SigLIP, as local folder, name on the model hub, or package:NAME/FOLDER of an installed package.
+CLIP or SigLIP. Name it as local folder, name on the model hub, or package:NAME/FOLDER of an installed package.
 
 The file is YAML: a list of phrases, or
 

@@ -20,7 +20,8 @@ from scene_completion_ros.sequences.kitti import UNKNOWN_POSES, kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
 from scene_completion_training.data.feature_targets import FeatureTargets
-from scene_completion_training.data.prepared import PreparedFrame, cameras_ahead, load_prepared, prepare_sequence
+from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.stereo import cameras_ahead
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
@@ -62,12 +63,12 @@ class Recording:
 
     Attributes:
         folder: A `PosedSequence` folder, a KITTI folder or a bag (one camera or a rectified pair, with CameraInfo, and
-            poses in tf or odometry), relative to the data root, or to the working directory where it begins with
+            poses in tf or odometry). It is relative to the data root, or to the working directory where it begins with
             "./". With wildcards (`./towns/*`) it stands for all that match.
-        poses: Name of the pose file, where a KITTI folder has several; "none" where it has none: each frame is then a
-            drive of its own, of which depth and evidence are what its stereo pair alone says.
-        share: Factor on the share of samples it gets, which grows with the square root of its length (with the number
-            of frames where they are unrelated).
+        poses: Name of the pose file, where a KITTI folder has several; "none" where it has none. With "none" each frame
+            is a drive of its own, and its stereo pair alone says depth and evidence.
+        share: Factor on the share of samples it gets. The share grows with the square root of its length (with the
+            number of frames where they are unrelated).
     """
 
     folder: str
@@ -161,6 +162,27 @@ class DataSettings:
     workers: int = 1
 
 
+def prepare_source(
+    settings: DataSettings, source: SequenceSource, viewpoint: Viewpoint, role: str = "training", *, workers: int = 2
+) -> tuple[PosedSequence, list[Path]]:
+    """Opens a sequence, and prepares those of its frames that the cache lacks; see `prepare_sequence`.
+
+    Raises:
+        SequenceError: See `load_sequence`.
+    """
+    sequence = load_sequence(Path(settings.root), source, role)
+    unrelated = sequence.pose_source == UNKNOWN_POSES
+    files = prepare_sequence(
+        sequence,
+        Path(settings.cache),
+        settings=dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion,
+        exact=source.exact,
+        viewpoint=viewpoint,
+        workers=workers,
+    )
+    return sequence, files
+
+
 class TrainingData(lightning.LightningDataModule):
     """Base of what serves the samples of a training, resumable at any step."""
 
@@ -239,15 +261,7 @@ class SequencesData(TrainingData):
 
     def _prepared(self, source: SequenceSource, role: str) -> tuple[list[list[PreparedFrame]], list[float]]:
         """Prepared frames of each drive of a source, and the focal lengths of its cameras per image width."""
-        sequence = load_sequence(Path(self.settings.root), source, role)
-        unrelated = sequence.pose_source == UNKNOWN_POSES
-        files = prepare_sequence(
-            sequence,
-            Path(self.settings.cache),
-            settings=dataclasses.replace(self.settings.fusion, views=0) if unrelated else self.settings.fusion,
-            exact=source.exact,
-            viewpoint=self.viewpoint,
-        )
+        sequence, files = prepare_source(self.settings, source, self.viewpoint, role)
         every = [load_prepared(file) for file in files]
         ahead = cameras_ahead(sequence)
         frames = [frame for frame in every if frame.has_evidence or len(ahead) == 1]
@@ -262,7 +276,7 @@ class SequencesData(TrainingData):
         if len(frames) < len(files):
             missing = "evidence or labels" if self.label_points else "evidence"
             print(f"{source.folder}: {len(files) - len(frames)} of {len(files)} frames without {missing} left out")
-        drives = [[frame] for frame in frames] if unrelated else [frames]
+        drives = [[frame] for frame in frames] if sequence.pose_source == UNKNOWN_POSES else [frames]
         return drives, [sequence.cameras[name].fx / sequence.cameras[name].width for name in ahead]
 
     def _labelled(self, frames: list[PreparedFrame], source: SequenceSource) -> list[PreparedFrame]:

@@ -1,10 +1,9 @@
-"""Prepares training frames (images at the canonical focal length, stereo depth, fused occupancy) in a cache on disk."""
+"""Prepares training frames (images at the canonical focal length, depth, fused occupancy) in a cache on disk."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -22,17 +21,18 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
+from scene_completion_ros.evaluation.student_comparison import depth_at_rays
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data.motion_stereo import MotionStereo
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
-from scene_completion_training.data.stereo import stereo_depth, stereo_pair
+from scene_completion_training.data.stereo import MeasuredDepth, cameras_ahead, depth_deviation, stereo_depth
 from scene_completion_training.data.voxel_evidence import (
     DepthView,
     FusionSettings,
     exact_voxels,
     fused_voxels,
     fusion_views,
-    no_voxels,
 )
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
@@ -49,8 +49,8 @@ _USED_ASSETS = ("validity_", "ego_")
 def mapped_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """Arrays of a safetensors file that are read from disk when they are looked at.
 
-    The mapping outlives the file's descriptor, of which NumPy's would keep one a file: a process may have 1024 of them,
-    and a training has more frames (of mappings Linux allows 65 530).
+    The mapping outlives the file's descriptor, where NumPy's would keep one a file. A process may have 1024
+    descriptors, and a training has more frames. Of mappings Linux allows 65 530.
 
     Raises:
         ValueError, LookupError, TypeError, AttributeError: The file is damaged.
@@ -74,10 +74,10 @@ class PreparedFrame:
     """One instant, ready for training.
 
     Attributes:
-        images: Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair, and
+        images: Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair. Also
             what cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has
-            only "left", no depth and no voxels.
-        depths: "left", "right" -> stereo z-depth float16 [h, w], metres, 0 unknown.
+            only "left"; its motion measures the depth.
+        depths: "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown.
         cameras: Camera -> intrinsics of the image.
         world_from_camera: Camera -> pose.
         masks: Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it
@@ -184,6 +184,8 @@ def fingerprint(sequence: PosedSequence, settings: FusionSettings, viewpoint: Vi
         content.append(vars(viewpoint.volume))
     if any(has_lens(sequence.cameras[name]) for name in cameras_ahead(sequence)):
         content.append("lenses are looked through")  # earlier versions ignored them
+    if len(cameras_ahead(sequence)) == 1:
+        content.append("motion measures depth")  # earlier versions had none
     known = sorted({name for frame in sequence.frames for name in frame.assets if name.startswith(_USED_ASSETS)})
     if known:
         content.append(known)
@@ -206,24 +208,28 @@ def _prepare_frames(
     canonical = viewpoint.camera
     ahead = cameras_ahead(sequence)
     aside = looking_aside(sequence, ahead[0])
-    stereo = StereoDepths(sequence, *ahead) if len(ahead) == 2 else None
+    stereo: StereoDepths | MotionDepths
+    if len(ahead) == 2:
+        stereo = StereoDepths(sequence, *ahead)
+    else:
+        stereo = MotionDepths(sequence, ahead[0], viewpoint.volume.ahead)
     for index in indices:
         if exact:
             arrays = exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
-            arrays = _fused_voxels(stereo, index, settings, viewpoint.volume)
+            arrays = fused_voxels(
+                list(stereo.views(index, settings, viewpoint.volume)), settings, viewpoint.volume, seed=index
+            )
         for side, name in zip(("left", "right"), ahead, strict=False):
             image, camera = _shrink(sequence.image(index, name), sequence.cameras[name], canonical.fx)
-            if stereo is not None:
-                size = (camera.width, camera.height)
-                known = sequence.asset(index, "depth") if exact and side == "left" else None
-                depth = stereo.depth(index, side) if known is None else np.where(np.isfinite(known), known, 0.0)
-                nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
-                arrays[f"depth_{side}"] = nearest.astype(np.float16)
+            size = (camera.width, camera.height)
+            known = sequence.asset(index, "depth") if exact and side == "left" else None
+            depth = stereo.depth(index, side) if known is None else np.where(np.isfinite(known), known, 0.0)
+            nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
+            arrays[f"depth_{side}"] = nearest.astype(np.float16)
             arrays |= _view(side, image, camera, sequence.world_from_camera(index, name))
             mask = world_mask(sequence, index, name)
             if mask is not None:
-                size = (camera.width, camera.height)
                 arrays[f"mask_{side}"] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
         for name in sorted(set(aside) & set(sequence.frames[index].images)):
             pose = sequence.world_from_camera(index, name) @ RigidTransform(DOWNWARD, np.zeros(3))
@@ -264,10 +270,12 @@ class StereoDepths:
 
     def views(self, index: int, settings: FusionSettings, volume: Volume) -> Iterator[DepthView]:
         """Depth of the frames around one, see `fusion_views`."""
-        focal_baseline = self.focal * self.baseline
-        return fusion_views(
-            self.sequence, index, self.left, lambda other: self.depth(other, "left"), focal_baseline, settings, volume
-        )
+        return fusion_views(self.sequence, index, self.left, self._measured, settings, volume)
+
+    def _measured(self, index: int) -> MeasuredDepth:
+        depth = self.depth(index, "left")
+        deviation = depth_deviation(depth, self.focal * self.baseline)
+        return MeasuredDepth(depth, deviation, self.sequence.cameras[self.left])
 
     def _read(self, index: int) -> list[NDArray[np.uint8]]:
         colours = [self.sequence.image(index, name) for name in self._names]
@@ -280,13 +288,34 @@ class StereoDepths:
         return depth if mask is None else np.asarray(depth * mask, np.float32)
 
 
-def _fused_voxels(
-    stereo: StereoDepths | None, index: int, settings: FusionSettings, volume: Volume
-) -> dict[str, NDArray[Any]]:
-    """Voxel centres with their evidence; none without stereo."""
-    if stereo is None:
-        return no_voxels()
-    return fused_voxels(list(stereo.views(index, settings, volume)), settings, volume, seed=index)
+class MotionDepths:
+    """Depth of a sequence's camera by its motion, with the interface of `StereoDepths`.
+
+    Args:
+        reach: Metres ahead that are of interest.
+    """
+
+    def __init__(self, sequence: PosedSequence, left: str, reach: float) -> None:
+        self.sequence = sequence
+        self.left = left
+        self._meter = MotionStereo(sequence, left, reach)
+        self._measured = lru_cache(maxsize=160)(self._measure)
+
+    def depth(self, index: int, _: str) -> NDArray[np.float32]:
+        """Depth of a frame [H, W], metres, 0 where unknown."""
+        found = self._measured(index)
+        return depth_at_rays(found.depth, found.camera, self.sequence.cameras[self.left])
+
+    def views(self, index: int, settings: FusionSettings, volume: Volume) -> Iterator[DepthView]:
+        """Depth of the frames around one, see `fusion_views`."""
+        return fusion_views(self.sequence, index, self.left, self._measured, settings, volume)
+
+    def _measure(self, index: int) -> MeasuredDepth:
+        found, mask = self._meter(index), world_mask(self.sequence, index, self.left)
+        if mask is None:
+            return found
+        shown = cv2.resize(mask, found.depth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return dataclasses.replace(found, depth=np.asarray(found.depth * shown, np.float32))
 
 
 def _view(
@@ -307,18 +336,6 @@ def _shrink(image: NDArray[np.uint8], camera: Camera, focal: float) -> tuple[NDA
     return np.asarray(shrunk, np.uint8), small
 
 
-def cameras_ahead(sequence: PosedSequence) -> tuple[str, ...]:
-    """Left and right camera of the stereo pair; of a rig without one, the camera that looks where it goes."""
-    try:
-        return stereo_pair(sequence)[:2]
-    except SequenceError:
-        names = sorted(sequence.cameras)
-    places = [(frame.world_from_rig.translation, frame.world_from_rig.rotation) for frame in sequence.frames]
-    steps = [turn.T @ (later - here) for (here, turn), (later, _) in itertools.pairwise(places)]
-    ahead = np.sum(steps, axis=0) if steps else np.zeros(3)  # in the rig's frame
-    return (max(names, key=lambda name: float(sequence.rig_from_camera[name].rotation[:, 2] @ ahead)),)
-
-
 def looking_aside(sequence: PosedSequence, left: str) -> list[str]:
     """Cameras whose optical axis differs by more than 30° from that of the left camera of the pair."""
     axis = sequence.rig_from_camera[left].rotation[:, 2]
@@ -328,7 +345,7 @@ def looking_aside(sequence: PosedSequence, left: str) -> list[str]:
 def load_prepared(file: Path) -> PreparedFrame:
     """Opens one prepared frame.
 
-    Its arrays are the file's own bytes, mapped: they come into memory when they are looked at, and leave it when other
+    Its arrays are the file's own bytes, mapped. They come into memory when they are looked at, and leave it when other
     things need the room. So a training may have more frames than memory.
 
     Raises:

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data.rectified import has_lens
 
 DISPARITIES = 160
 """Searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m."""
 LARGEST_DISAGREEMENT = 1.0
 """Pixels between the disparities of a pair and of the pair upside down."""
+_REMEMBERED = 32  # frames
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredDepth:
+    """Depth of one frame.
+
+    Attributes:
+        depth: z-depth [H, W], metres, 0 where none was measured.
+        deviation: Its standard deviation [H, W], metres.
+        camera: The camera of the depth image, at the place of the recorded one; it may have fewer pixels.
+    """
+
+    depth: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    camera: Camera
 
 
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
@@ -35,6 +58,18 @@ def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
         where=f"sequence {sequence.name}, cameras {names}",
         cure="Training needs two rectified cameras of equal intrinsics, side by side",
     )
+
+
+def cameras_ahead(sequence: PosedSequence) -> tuple[str, ...]:
+    """Left and right camera of the stereo pair; of a rig without one, the camera that looks where it goes."""
+    try:
+        return stereo_pair(sequence)[:2]
+    except SequenceError:
+        names = sorted(sequence.cameras)
+    places = [(frame.world_from_rig.translation, frame.world_from_rig.rotation) for frame in sequence.frames]
+    steps = [turn.T @ (later - here) for (here, turn), (later, _) in itertools.pairwise(places)]
+    ahead = np.sum(steps, axis=0) if steps else np.zeros(3)  # in the rig's frame
+    return (max(names, key=lambda name: float(sequence.rig_from_camera[name].rotation[:, 2] @ ahead)),)
 
 
 def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -93,3 +128,44 @@ def stereo_depth(
 def depth_deviation(depth: NDArray[np.float32], focal_baseline: float) -> NDArray[np.float32]:
     """Standard deviation of stereo depth, z² / (f·b) · σ_d, in metres, for a disparity error of 0.3 pixels."""
     return (depth * depth * np.float32(0.3 / focal_baseline)).astype(np.float32)
+
+
+def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> NDArray[np.float32]:
+    """Depth of a side of the stereo pair by semi-global matching.
+
+    Raises:
+        SequenceError: The pair has lenses: their rows do not match.
+    """
+    left, right, baseline = stereo_pair(sequence)
+    if has_lens(sequence.cameras[left]):
+        raise SequenceError(
+            f"images of {left} are those of a lens, not rectified",
+            where=sequence.name,
+            cure="Extract the drive with `scene-completion extract`, which rectifies it",
+        )
+    grey = [cv2.cvtColor(sequence.image(index, name), cv2.COLOR_RGB2GRAY) for name in (left, right)]
+    first, second = (np.asarray(image, dtype=np.uint8) for image in grey)
+    return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)
+
+
+class StereoPair:
+    """Measures the depth of the left camera of a drive's stereo pair; remembers some frames.
+
+    Raises:
+        SequenceError: There is no pair.
+    """
+
+    told = "stereo pair"
+
+    def __init__(self, sequence: PosedSequence) -> None:
+        self.camera, _, self._baseline = stereo_pair(sequence)
+        self._sequence = sequence
+        self._measured = lru_cache(_REMEMBERED)(self._measure)
+
+    def __call__(self, index: int) -> MeasuredDepth:
+        """Depth of a frame, in the size of the image."""
+        return self._measured(index)
+
+    def _measure(self, index: int) -> MeasuredDepth:
+        depth, camera = measured_depth(self._sequence, index), self._sequence.cameras[self.camera]
+        return MeasuredDepth(depth, depth_deviation(depth, camera.fx * self._baseline), camera)

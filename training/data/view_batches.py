@@ -57,19 +57,19 @@ class ViewSettings:
         hit_fraction: Share of them that has hit evidence.
         nearness: A voxel at depth z is drawn with a probability that goes as 1 / z to this power.
         yaw, pitch, roll: Largest rotation of the virtual encoder camera against the real one, degrees. Small pitch and
-            roll leave the ground where a fixed camera always has it, which is the best cue of a trunk that sees no
+            roll leave the ground where a fixed camera always has it. That is the best cue of a trunk that sees no
             horizon. One that does learns to look for it where they are larger than the slopes of roads, 2° and 1°.
         covered: Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn
             anew for each edge. A turned camera shows where the recording ends, and so by how much it was turned.
         blind: Share of the images that show little or nothing: black, white, noise, night, or half covered. What the
             losses ask for stays, so that the network learns to fall back on where things are on average.
-        misread: How far the horizon is misread, degrees, one standard deviation: the voxels of each sample then lie,
+        misread: How far the horizon is misread, degrees, one standard deviation. The voxels of each sample then lie,
             along their rays, where an encoder that errs by that much would put them. An encoder knows the depth of the
-            streets that it learned from better than that of others, and who learns from it believes it too much.
+            streets that it learned from better than that of others. Who learns from it believes it too much.
         colour_jitter: Apply brightness, contrast, saturation (±0.3) and hue (±0.1) jitter, random greyscale and blur.
         mirror: Mirror the whole scene half of the time, and roll it so that the ground lies as before.
-        far_views: Add four views from further along the drive, those of the side cameras where the rig has some (what
-            stands behind an obstacle is seen from where the rig will be; BTS takes them ten frames later).
+        far_views: Add four views from further along the drive, those of the side cameras where the rig has some. From
+            where the rig will be they see what stands behind an obstacle. BTS takes them ten frames later.
         far_metres: How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where
             the volume reaches as far as a street's, and in proportion elsewhere.
         encoder_metres: How far along the further images stand that a field of several views encodes, least and most.
@@ -154,17 +154,17 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         """Returns sample `number`.
 
         Returns:
-            image [3, H, W] (0..255, augmented), hint [H, W] (its stereo z-depth, 0 unknown), views [V, 3, H, W] (0..1),
-            masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4], hints [V, H, W]
-            (stereo z-depth, 0 unknown), roles [V] (the first half render, the others supply colours), the entries of
-            `occupancy`, and where more than one view is encoded encoder_images [E, 3, H, W] (0..255, augmented alike),
-            encoder_hints [E, H, W] and encoder_poses [E, 4, 4] (in the frame of the first). With feature targets
-            features [V, D, h, w] (float16) and feature_offsets [V, 2], the left and upper edge (x, y) of token (0, 0)
-            in the view, pixels; of several models each under its name, features/NAME. V is 4, or 8 with far views.
-            With labels label_points [M, 3] (occupied voxel centres in the recorded image, seen or hidden; encoder
-            frame, metres)
-            and label_classes [M] (`COMMON_CLASSES` without "empty", from 0). Of so many different samples,
-            sample_number [] is which of them it is.
+            image [3, H, W] (0..255, augmented) and hint [H, W] (its stereo z-depth, 0 unknown). Of the views: views
+            [V, 3, H, W] (0..1), masks [V, H, W] (whether the view shows the world there), encoder_from_view [V, 4, 4]
+            and hints [V, H, W] (stereo z-depth, 0 unknown). Then roles [V] (the first half render, the others supply
+            colours) and the entries of `occupancy`. V is 4, or 8 with far views. Where more than one view is encoded,
+            encoder_images [E, 3, H, W] (0..255, augmented alike), encoder_hints [E, H, W] and encoder_poses [E, 4, 4]
+            (in the frame of the first). With feature targets features [V, D, h, w] (float16) and feature_offsets
+            [V, 2]. An offset is the left and upper edge (x, y) of token (0, 0) in the view, pixels. Targets of several
+            models are each under its name, features/NAME. With labels label_points [M, 3] and label_classes [M]. The
+            points are occupied voxel centres in the recorded image, seen or hidden; encoder frame, metres. The classes
+            are `COMMON_CLASSES` without "empty", from 0. Of so many different samples, sample_number [] is which of
+            them it is.
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))

@@ -1,9 +1,9 @@
 """Voxel centres around a frame with evidence of being occupied: fused from stereo depth, or known exactly.
 
-A voxel that the depth points of a frame fall into collects evidence for "occupied"; one that a frame looks through,
-well in front of what it measured, collects evidence for "free". Frames that are nearer weigh more, because the error
-of stereo depth grows with the square of the distance. This sees behind the obstacles of any single image, as soon as
-the drive passes them, without LiDAR and without labels.
+A voxel that the depth points of a frame fall into collects evidence for "occupied". One that a frame looks through,
+well in front of what it measured, collects evidence for "free". Frames that are nearer weigh more, because the error of
+stereo depth grows with the square of the distance. This sees behind the obstacles of any single image, as soon as the
+drive passes them, without LiDAR and without labels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data.stereo import depth_deviation
+from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR
 from scene_completion_training.viewpoint import Volume
 
@@ -39,13 +39,13 @@ def _jit(function: _Function) -> _Function:
 
 @dataclass(frozen=True, eq=False)
 class DepthView:
-    """Stereo depth seen from one pose.
+    """Depth seen from one pose.
 
     Attributes:
         depth: z-depth [H, W] in metres, 0 where unknown.
         matrix: Intrinsics [3, 3] of the depth image.
         grid_from_camera: Pose of the view in the grid's frame.
-        focal_baseline: Focal length × baseline of the full-size pair, pixel metres (gives the depth's error).
+        deviation: Standard deviation of the depth [H, W], metres.
         trust: Factor on this view's evidence for free space; above one for the frame the grid belongs to, whose view
             of moving objects counts more.
     """
@@ -53,7 +53,7 @@ class DepthView:
     depth: NDArray[np.float32]
     matrix: NDArray[np.float64]
     grid_from_camera: RigidTransform
-    focal_baseline: float
+    deviation: NDArray[np.float32]
     trust: float = 1.0
 
 
@@ -150,7 +150,7 @@ def fuse_occupancy(
             axis=-1,
         )
         points = np.asarray(view.grid_from_camera.apply(ray * z[:, None]), np.float32)
-        weights = 1.0 / (1.0 + (depth_deviation(z, view.focal_baseline) / np.float32(grid.voxel_size)) ** 2)
+        weights = 1.0 / (1.0 + (view.deviation[v, u] / np.float32(grid.voxel_size)) ** 2)
         _splat(points, weights.astype(np.float32), origin, grid.voxel_size, number, last, pixels, hits)
     hit = np.flatnonzero(hits)
     drawn = np.zeros(hits.size, np.bool_)  # a mask sorts millions of numbers in no time; np.unique takes seconds
@@ -162,7 +162,7 @@ def fuse_occupancy(
     free = np.zeros(len(chosen), np.float32)
     for view in views:
         camera_from_grid = view.grid_from_camera.inverse()
-        margin = 1.5 * grid.voxel_size + 1.5 * depth_deviation(view.depth, view.focal_baseline)
+        margin = 1.5 * grid.voxel_size + 1.5 * view.deviation
         _carve(
             centres,
             camera_from_grid.rotation.astype(np.float32),
@@ -210,19 +210,19 @@ def fusion_views(
     sequence: PosedSequence,
     index: int,
     left: str,
-    depth: Callable[[int], NDArray[np.float32]],
-    focal_baseline: float,
+    depth: Callable[[int], MeasuredDepth],
     settings: FusionSettings,
     volume: Volume,
 ) -> Iterator[DepthView]:
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
     Args:
-        depth: Gives the left camera's stereo depth [H, W] of a frame, metres.
-        focal_baseline: Focal length × baseline, pixel metres.
+        left: Name of the camera.
+        depth: Gives its depth at a frame.
 
     Yields:
-        Views at half resolution; their grid frame is the frame's left camera, axes x forward, y left, z up.
+        Views at half resolution, or the smaller one that the depth has. Their grid frame is the frame's left camera,
+        axes x forward, y left, z up.
     """
     positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(positions, axis=0), axis=1))])
@@ -232,15 +232,14 @@ def fusion_views(
     wanted = np.linspace(travelled[near[0]], travelled[near[-1]], settings.views)
     others = {int(near[np.abs(travelled[near] - w).argmin()]) for w in wanted} - {index}
     grid_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
-    matrix = sequence.cameras[left].matrix
-    half = np.diag([0.5, 0.5, 1.0])  # every second pixel, from pixel (0, 0) on
     for other in [index, *sorted(others)]:
-        view_depth = np.ascontiguousarray(depth(other)[::2, ::2])
+        found = depth(other)
+        step = 2 if found.camera.width == sequence.cameras[left].width else 1  # every second pixel, from (0, 0) on
         yield DepthView(
-            depth=view_depth,
-            matrix=half @ matrix,
+            depth=np.ascontiguousarray(found.depth[::step, ::step]),
+            matrix=np.diag([1.0 / step, 1.0 / step, 1.0]) @ found.camera.matrix,
             grid_from_camera=grid_from_world @ sequence.world_from_camera(other, left),
-            focal_baseline=focal_baseline,
+            deviation=np.ascontiguousarray(found.deviation[::step, ::step]),
             trust=3.0 if other == index else 1.0,
         )
 
@@ -257,9 +256,7 @@ def fused_voxels(
     fused = volume.fused_grid
     x, y, z = fused.origin
     grid = dataclasses.replace(fused, origin=(x + offset[0], y + offset[1], z + offset[2]))
-    turned = [
-        DepthView(v.depth, v.matrix, turned_from_grid @ v.grid_from_camera, v.focal_baseline, v.trust) for v in views
-    ]
+    turned = [dataclasses.replace(view, grid_from_camera=turned_from_grid @ view.grid_from_camera) for view in views]
     centres, target, evidence = fuse_occupancy(
         turned, grid, free_samples=settings.free_samples, generator=generator, depths=volume.fused_depth
     )
@@ -308,8 +305,3 @@ def _stored(
         "target": np.round(target[chosen] * 255).astype(np.uint8),
         "evidence": evidence[chosen].astype(np.float16),
     }
-
-
-def no_voxels() -> dict[str, NDArray[Any]]:
-    """What is known of a frame without stereo."""
-    return {"points": np.zeros((0, 3), np.int16), "target": np.zeros(0, np.uint8), "evidence": np.zeros(0, np.float16)}

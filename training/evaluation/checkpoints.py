@@ -38,8 +38,10 @@ from scene_completion_training.networks.observed_field import ObservedField
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 
 VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
-"""Where the first, second, ... view that a multi-view field encodes stands along the drive: at the evaluated frame, and
-at these shares of the way from the least to the most metres (`encoder_metres`) that it was trained with."""
+"""Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
+evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that it
+was trained with.
+"""
 _CHUNK = 1 << 16  # points in memory at a time
 
 
@@ -84,7 +86,7 @@ class FieldModel:
 
     Args:
         field: The field, with the weights that would be exported.
-        along: Metres along the drive, from the evaluated frame, of each view that it encodes; the first stands at the
+        along: Metres along the drive, from the evaluated frame, of each view that it encodes. The first stands at the
             frame itself, and only a multi-view field has others.
         half_resolution: It was trained on images of half the size, and sees such.
     """
@@ -151,8 +153,8 @@ def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec) -
 def encoded_views(sequence: PosedSequence, index: int, along: Sequence[float]) -> list[tuple[int, str]]:
     """Frame and camera of each view: what the reference camera sees from so many metres along the drive.
 
-    Where a drive is too short for one of them, the frame that comes nearest to it and is not taken yet; of two as near,
-    the one further along.
+    Where a drive is too short for one of them, the function takes the frame that comes nearest to it and is not taken
+    yet. Of two as near, it takes the one further along.
 
     Args:
         along: Metres from there of the first (ignored), second, ... view.

@@ -1,7 +1,7 @@
 """Models that say classes by themselves, with no clusters to be named: they have learned from labels.
 
 They are measuring instruments. A linear probe says how much of the classes the features of a field hold, whatever
-becomes of them in clusters; a field that was trained with labels says what the same network could reach.
+becomes of them in clusters. A field that was trained with labels says what the same network could reach.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +21,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
-from scene_completion_training.data.rectified import has_lens
-from scene_completion_training.data.stereo import stereo_depth, stereo_pair
+from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
@@ -140,7 +138,9 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
             prior, grid = PriorGrid(truth.grid.shape), truth.grid
         elif truth.grid != grid:
             raise GridError(
-                f"voxels of {truth.grid} and of {grid}", where="towns of the prior", cure="Name towns of one rig"
+                f"the towns have different voxel grids, {truth.grid} and {grid}",
+                where="towns of the prior",
+                cure="Name towns of one rig",
             )
         prior.update(truth.occupied, truth.known)
         frames.append((np.packbits(truth.occupied), np.packbits(truth.known & truth.regions[ALL])))
@@ -190,24 +190,6 @@ def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
             "no depth", where=f"{sequence.name}, frame {index}", cure="Render the town with the asset depth"
         )
     return np.asarray(depth, dtype=np.float32)
-
-
-def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> NDArray[np.float32]:
-    """Depth of a side of the stereo pair by semi-global matching.
-
-    Raises:
-        SequenceError: The pair has lenses: their rows do not match.
-    """
-    left, right, baseline = stereo_pair(sequence)
-    if has_lens(sequence.cameras[left]):
-        raise SequenceError(
-            f"images of {left} are those of a lens, not rectified",
-            where=sequence.name,
-            cure="Extract the drive with `scene-completion extract`, which rectifies it",
-        )
-    grey = [cv2.cvtColor(sequence.image(index, name), cv2.COLOR_RGB2GRAY) for name in (left, right)]
-    first, second = (np.asarray(image, dtype=np.uint8) for image in grey)
-    return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)
 
 
 def depth_of_model(model: DensityModel) -> DepthSource:

@@ -10,12 +10,11 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.render import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
-from scene_completion_training.data.stereo import stereo_pair
+from scene_completion_training.data.stereo import cameras_ahead
 
 VOXEL_EDGE = 0.2
 """Metres over which opacity is stated: the voxels of all ground truths here."""
@@ -144,10 +143,5 @@ def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, 
 
 
 def reference_camera(sequence: PosedSequence) -> str:
-    """Camera whose frame points are given in: KITTI's left colour one, the left of a stereo pair, or the first."""
-    if "image_2" in sequence.cameras:
-        return "image_2"
-    try:
-        return stereo_pair(sequence)[0]
-    except SequenceError:
-        return sorted(sequence.cameras)[0]
+    """Camera whose frame points are given in: KITTI's left colour one, or the first of `cameras_ahead`."""
+    return "image_2" if "image_2" in sequence.cameras else cameras_ahead(sequence)[0]

@@ -1,7 +1,7 @@
 """Two numbers by which a student's densities render the depth of a drive best, without another order of its voxels.
 
 Training leaves surfaces soft: part of a ray ends before a far wall, part goes through near ground. A field with
-densities softplus(k x + c) instead of softplus(x), x its logit, calls the same voxels denser than others, and is
+densities `softplus(k x + c)` instead of `softplus(x)`, x its logit, calls the same voxels denser than others. It is
 sharper for k > 1.
 """
 

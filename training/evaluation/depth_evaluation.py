@@ -1,11 +1,11 @@
 """Depth of density models against the LiDAR of drives, as the Eigen split of KITTI is evaluated.
 
-The LiDAR of a frame is projected into the left camera; its pixels inside the Garg crop and 1e-3 to 80 m away count;
-nothing is scaled; scores are means over frames of the errors of each frame, see
-`scene_completion_ros.evaluation.depth`. Published evaluations differ in details: they render 192 x 640 rays and enlarge
-the image, where here every counted pixel has its own ray; they place the LiDAR one pixel further left and up than it
-projects; and the Eigen ground truth of Monodepth2 is the distance along the LiDAR's x axis, 0.27 m more than the depth
-in the camera's frame, which counts here as it does for Behind the Scenes.
+The LiDAR of a frame is projected into the left camera. Its pixels inside the Garg crop and 1e-3 to 80 m away count, and
+nothing is scaled. Scores are means over frames of the errors of each frame, see
+`scene_completion_ros.evaluation.depth`. Published evaluations differ in details. They render 192 x 640 rays and enlarge
+the image, where here every counted pixel has its own ray. They place the LiDAR one pixel further left and up than it
+projects. The Eigen ground truth of Monodepth2 is the distance along the LiDAR's x axis. That is 0.27 m more than the
+depth in the camera's frame, which counts here as it does for Behind the Scenes.
 
 Models that encode several views take further frames of the drive, listed or not: unpack whole drives for them.
 """
@@ -41,7 +41,7 @@ NO_DRIVE, NO_FRAME, RIGHT_ONLY = "drive not given", "not in the drive", "listed 
 NO_SCAN, NO_PIXEL = "no LiDAR scan", "no LiDAR inside the crop"
 
 CAPTION = (
-    "Depth against the LiDAR of each frame in its left camera: Garg crop, 1e-3 to 80 m, mean over frames; only the "
+    "Depth against the LiDAR of each frame in its left camera: Garg crop, 1e-3 to 80 m, mean over frames. Only the "
     "last column scales each frame by its median."
 )
 CAPTION_MEAN = "The mean depth is that of each pixel over the LiDAR of other drives."
@@ -97,7 +97,7 @@ class DepthResult:
 def open_drive(folder: Path) -> PosedSequence:
     """Open a drive of KITTI raw in its official layout, or whatever `open_recording` opens.
 
-    Of a raw drive the colour cameras are taken where there are any: beside them the grey ones, which are a stereo pair
+    Of a raw drive the colour cameras are taken where there are any. Beside them the grey ones, which are a stereo pair
     as well, would become the reference.
 
     Raises:

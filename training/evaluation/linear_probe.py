@@ -1,7 +1,8 @@
 """Linear probes of frozen features: how much of the classes they hold, whatever the text encoder makes of them.
 
-One linear layer on standardised inputs, AdamW and a cosine schedule, cross-entropy. What is probed stays as it is: in
-the released code of CUA-O3D the running statistics of the "frozen" network drift while its probe is trained (S6).
+One linear layer on standardised inputs, AdamW and a cosine schedule, cross-entropy. The probed features stay as they
+are. In the released code of CUA-O3D the running statistics of the "frozen" network drift while its probe is trained
+(S6).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Classes of features by their nearest labelled ones: what features hold without anything being fitted to them.
 
 Neighbours are those of the largest cosine. Masked scene modelling reports such a probe, but neither its k nor its
-distance is known. Here the nearest one decides (k = 1), or the 20 nearest vote with weights exp(cosine / 0.07): Wu et
-al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR 2018, section 3.4), as DINO does.
+distance is known. Here the nearest one decides (k = 1), or the 20 nearest vote with weights `exp(cosine / 0.07)`, as in
+DINO. The vote is that of Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (CVPR
+2018, section 3.4).
 """
 
 from __future__ import annotations

@@ -37,23 +37,23 @@ FrameHook = Callable[[PosedSequence, int, VoxelTruth | None, Observed], None]
 
 CAPTION_VOXELS = (
     "Ground truth voxels in view, in percent: IoU / precision / recall by the rule, then best IoU over all thresholds "
-    "/ average precision, which do not depend on it. `occluded` is hidden from the camera and not inside of a house, "
-    "car or crown; `all` is visible or occluded; `interiors` are those insides, which no sensor sees. What is below "
-    "the ground or unknown does not count. The best IoU of a method without any score is that of calling everything "
-    "occupied."
+    "/ average precision. The last two do not depend on the rule. `occluded` is hidden from the camera and not inside "
+    "of a house, car or crown. `all` is visible or occluded. `interiors` are those insides, which no sensor sees. What "
+    "is below the ground or unknown does not count. The best IoU of a method without any score is that of calling "
+    "everything occupied."
 )
 CAPTION_CALIBRATION = (
     "How far stated probabilities are from observed frequencies, region `all`: before calibration the opacity of "
     "a 0.2 m voxel is taken for the probability."
 )
 CAPTION_LIDAR = (
-    "LiDAR protocol {setting}: N = {scans} scans, occupied if at most two of them saw the point free (c >= N - 2), "
-    "camera taken to look {pitch:g}° down. Scores in percent, means over frames in which they are defined; counts are "
-    "sums over frames. t_ie are the occluded free points.{warning}"
+    "LiDAR protocol {setting}: N = {scans} scans. A point is occupied if at most two of them saw it free (c >= N - 2). "
+    "The camera is taken to look {pitch:g}° down. Scores in percent, means over frames in which they are defined; "
+    "counts are sums over frames. t_ie are the occluded free points.{warning}"
 )
 WARNING_ORIGINAL = (
-    " Points in front of the model's own depth count as visible here: each row is scored on other points, and a field "
-    "that sees through everything has no occluded ones. Never compare O_acc alone."
+    " Points in front of the model's own depth count as visible here. So each row is scored on other points, and a "
+    "field that sees through everything has no occluded ones. Never compare O_acc alone."
 )
 
 

@@ -259,7 +259,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], points: NDArray[np.float32])
 def surface_points(observed: SemanticObservation, generator: np.random.Generator, count: int) -> NDArray[np.float32]:
     """Points [≤ count, 3] on the surfaces that random pixels show, metres, optical frame.
 
-    Clusters are found among them, not among all that is occupied: most of that lies behind surfaces, where few views
+    Clusters are found among them, not among all that is occupied. Most of that lies behind surfaces, where few views
     have told the features what to be.
     """
     camera = observed.observation.camera

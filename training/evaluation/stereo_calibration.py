@@ -1,4 +1,6 @@
-"""Calibrates a student on drives that it was not trained on by what their stereo pairs say: no label, no LiDAR.
+"""Calibrates a student on drives that it was not trained on by what their stereo says: no label, no LiDAR.
+
+Stereo is that of a pair where the rig has one, and of the camera's motion elsewhere (`depth_meter`).
 
 It gets a place prior: the log odds of the smoothed mean occupancy of training drives. Drives that the student was not
 trained on say how much its own logits x are worth beside the prior. A logistic regression of the fused stereo occupancy
@@ -10,11 +12,12 @@ that stands in this one, and only the student counts.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,23 +26,25 @@ from scipy.optimize import minimize
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
-from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.evaluation.occupancy import average_precision, best_iou, score_histogram
+from scene_completion_ros.evaluation.student_comparison import depth_at_rays
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.place_prior import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
-from scene_completion_training.evaluation.controls import measured_depth
+from scene_completion_training.data.motion_stereo import depth_meter, told_depths
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
 from scene_completion_training.evaluation.stereo_truth import OCCUPIED, stereo_evidence
 from scene_completion_training.networks.occupancy_link import link_calibration
 from scene_completion_training.viewpoint import Viewpoint, Volume
+from scene_completion_training.workers import Progress, Workers
 
 DISTANCES = (4.0, 12.8, 25.6, 51.2)
 """Metres ahead at which the weights are fitted, where the volume reaches as far as a street's, and in proportion
-elsewhere; between them they are linear in the logarithm."""
+elsewhere. Between them they are linear in the logarithm."""
 BLOCK = (8, 8, 1)
 """Voxels between knots of the lattice along x, y, z: half of the standard deviation of the smoothing."""
 POINTS = 60_000
@@ -58,14 +63,17 @@ def calibrate_on_stereo(
     training: Sequence[PosedSequence],
     held_out: Sequence[Sequence[PosedSequence]],
     *,
+    earlier: StudentBundle | None = None,
     every: int = 1,
     engine: str = "auto",
     threads: int | None = None,
-    on_frame: Callable[[], None] = lambda: None,
+    workers: Workers | None = None,
 ) -> StudentBundle:
     """Gives a student its place prior, its depth and its probabilities, and writes the bundle.
 
     1. The prior: the mean of what stereo says of the training drives, weighed against the student on held-out drives.
+       A student that went on from an earlier one without a prior gets none. One that went on from an earlier one with
+       a prior gets that which ranks the voxels of the held-out drives best, see `prior_choices`.
     2. Two numbers that stretch its densities, fitted to the stereo depth of the held-out drives; the order of the
        voxels stays as it is. A student that says depth itself needs none.
     3. α → probability, which follows from the first two, and the threshold with the largest IoU on the fused stereo
@@ -73,82 +81,138 @@ def calibrate_on_stereo(
 
     Args:
         bundle: The student; a prior that it has is replaced. Its folder is written.
-        training: Drives with a stereo pair, which the student may have been trained on.
-        held_out: Groups of drives with a stereo pair that it was not trained on. Groups count equally.
+        training: Drives that the student may have been trained on.
+        held_out: Groups of drives that it was not trained on. Groups count equally.
+        earlier: The student that this one went on from. It knows more drives than these.
         every: Take every N-th frame.
         engine: Encoder engine.
         threads: CPU threads of the encoder.
-        on_frame: Called after each frame: once for those of training drives, twice for those of held-out drives, and
-            once for these too where the student says depth itself.
+        workers: Where drives are looked at, one a task; in this process if left out.
 
     Returns:
         The bundle as written.
 
     Raises:
         BundleError: The bundle was never saved.
-        SequenceError: A drive has no stereo pair, or says nothing.
+        SequenceError: No drive says anything.
     """
     if bundle.folder is None:
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
     folder, encoder = bundle.folder, bundle.encoder_path.read_bytes()
     weights = bundle.load_weights() if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file() else None
     by_itself = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=None))
-    model = DeployedModel(by_itself, engine=engine, threads=threads)
     volume = Viewpoint.of_bundle(bundle).volume
-    learned = (voxels for drive in training for voxels in _stereo_voxels(drive, every, volume))
-    mean = mean_prior(_told(learned, on_frame), volume.grid)
-    groups = [
-        [frame for drive in group for frame in _told(_evidence(model, drive, every, volume), on_frame)]
-        for group in held_out
-    ]
-    prior = fit_place_prior(groups, mean, volume)
+    reader = _DriveReader(by_itself, every, volume, engine, threads)
+    options: dict[str, Any] = {"unit": "frame", "name": lambda drive: drive.name}
+    options |= {"needs": lambda drive: [folder, *_files(drive)]}
+    workers = workers or Workers()
+    mean = None
+    if earlier is None or earlier.head.prior is not None:
+        counts = PriorGrid(volume.grid.shape)
+        for drive in workers.in_order(reader.voxels, training, sizes=_sizes(training, every), **options):
+            counts.add(drive)
+        mean = mean_prior(counts, volume.grid)
+    drives = [drive for group in held_out for drive in group]
+    frames = iter(workers.in_order(reader.evidence, drives, sizes=_sizes(drives, every), **options))
+    groups = [[frame for _ in group for frame in next(frames)] for group in held_out]
+    choices = prior_choices(groups, mean, earlier.head.prior if earlier else None, volume)
+    ranked = {name: mean_average_precision(groups, choice) for name, choice in choices.items()}
+    chosen = max(ranked, key=ranked.__getitem__)
+    prior = choices[chosen]
     with_prior = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=prior))
     stretch = DensityStretch()
     if bundle.head.volume is None:
-        model = DeployedModel(with_prior, engine=engine, threads=threads)
-        drives = (drive for group in held_out for drive in group)
-        stretch = fit_stretch([ray for drive in drives for ray in _stereo_rays(model, drive, every, on_frame)])
-    # Before the stretch, a density's logit is that of the probability.
-    log_scale, offset = -math.log(stretch.scale), -stretch.offset / stretch.scale
+        reader = dataclasses.replace(reader, bundle=with_prior, model=None)
+        rays = workers.in_order(reader.rays, drives, sizes=_sizes(drives, every), **options)
+        stretch = fit_stretch([ray for drive in rays for ray in drive])
+    # A prior makes a density's logit, before the stretch, that of the probability.
+    gain, shift = (1.0, 0.0) if prior else fit_certainty(groups)
+    log_scale, offset = math.log(gain / stretch.scale), shift - gain * stretch.offset / stretch.scale
     weights_of_link = {"log_scale": torch.tensor(log_scale), "offset": torch.tensor(offset)}
     link = link_calibration(weights_of_link, volume.voxel_size)
     changed = dataclasses.replace(with_prior, head=stretch.of_head(with_prior.head), calibration=link)
     iou, threshold = _best_threshold([frame for group in groups for frame in group], prior)
     record = {
-        "fitted_on": "stereo pairs alone: prior on training drives, all else on held-out drives",
+        "fitted_on": "stereo alone: a prior on training drives, all else on held-out drives",
+        "depth": told_depths([*training, *itertools.chain.from_iterable(held_out)], volume.ahead),
         "training_drives": [drive.name for drive in training],
         "held_out_drives": [[drive.name for drive in group] for group in held_out],
+        "prior": chosen,
+        "average_precision_with_prior": {name: round(value, 4) for name, value in ranked.items()},
         "density_stretch": {"scale": round(stretch.scale, 4), "offset": round(stretch.offset, 4)},
         "iou_there": round(iou, 4),
     }
     changed = dataclasses.replace(changed, threshold=threshold, provenance={**bundle.provenance, "calibration": record})
     if weights is not None:
-        weights = stretch.of_weights(weights, prior=True)
+        weights = stretch.of_weights(weights, prior=prior is not None)
     return changed.save(folder, encoder, weights)
 
 
-def _stereo_voxels(
+@dataclass(eq=False)
+class _DriveReader:
+    """What stereo and a student say of a drive. Whoever asks the student makes its model, which does not travel."""
+
+    bundle: StudentBundle
+    every: int
+    volume: Volume
+    engine: str
+    threads: int | None
+    model: DeployedModel | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "model": None}
+
+    def voxels(self, drive: PosedSequence, progress: Progress) -> PriorGrid:
+        counts = PriorGrid(self.volume.grid.shape)
+        for voxels in _told(_measured_voxels(drive, self.every, self.volume), progress.step):
+            counts.update(*voxels)
+        return counts
+
+    def evidence(self, drive: PosedSequence, progress: Progress) -> list[FrameEvidence]:
+        return list(_told(_evidence(self._asked(), drive, self.every, self.volume), progress.step))
+
+    def rays(self, drive: PosedSequence, progress: Progress) -> list[RayLogits]:
+        return _measured_rays(self._asked(), drive, self.every, self.volume.ahead, progress.step)
+
+    def _asked(self) -> DeployedModel:
+        if self.model is None:
+            self.model = DeployedModel(self.bundle, engine=self.engine, threads=self.threads)
+        return self.model
+
+
+def _sizes(drives: Sequence[PosedSequence], every: int) -> list[int]:
+    return [len(range(0, len(drive), every)) for drive in drives]
+
+
+def _files(drive: PosedSequence) -> list[Path]:
+    """Some files of a drive: who sees them sees all."""
+    return [image for image in drive.frames[0].images.values() if isinstance(image, Path)]
+
+
+def _measured_voxels(
     drive: PosedSequence, every: int, volume: Volume
 ) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    depth = cache(measured_depth)
+    meter = depth_meter(drive, volume.ahead)
     for index in range(0, len(drive), every):
-        score, known = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, depth, volume)
+        score, known = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, meter, volume)
         yield known & (score > OCCUPIED), known
 
 
 def _evidence(model: DeployedModel, drive: PosedSequence, every: int, volume: Volume) -> Iterator[FrameEvidence]:
-    depth = cache(measured_depth)
+    meter = depth_meter(drive, volume.ahead)
     for index in range(0, len(drive), every):
-        found = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, depth, volume)
+        found = stereo_evidence(drive, index, volume.grid, DEFAULT_GRID_FROM_CAMERA, meter, volume)
         points, target = drawn_evidence(*found, volume.grid, np.random.default_rng(index))
         density = model.observe(drive, index).density(points)
         yield FrameEvidence(points, logit_of_density(density.astype(np.float64)), target)
 
 
-def _stereo_rays(
-    model: DeployedModel, drive: PosedSequence, every: int, on_frame: Callable[[], None]
+def _measured_rays(
+    model: DeployedModel, drive: PosedSequence, every: int, reach: float, on_frame: Callable[[], None]
 ) -> list[RayLogits]:
-    measured = ((index, measured_depth(drive, index)) for index in range(0, len(drive), every))
+    meter = depth_meter(drive, reach)
+    found = ((index, meter(index)) for index in range(0, len(drive), every))
+    measured = ((index, depth_at_rays(one.depth, one.camera, drive.cameras[meter.camera])) for index, one in found)
     return rays_to_depth(model, drive, _told(measured, on_frame))
 
 
@@ -159,14 +223,50 @@ def _told(frames: Iterable[_Frame], on_frame: Callable[[], None]) -> Iterator[_F
         on_frame()
 
 
-def _best_threshold(frames: Sequence[FrameEvidence], prior: PlacePrior) -> tuple[float, float]:
+def prior_choices(
+    groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
+) -> Mapping[str, PlacePrior | None]:
+    """Priors that a student may get, by name; without an earlier one, the fitted mean of its training drives alone.
+
+    Few new drives say little of the streets that the earlier prior came from, and nothing of it was kept but its log
+    odds. These are weighed anew, alone and averaged with the new mean, and the earlier prior may also stay as it is.
+
+    Args:
+        groups: See `fit_place_prior`.
+        mean: See `mean_prior`; None where there is to be no prior.
+        earlier: A prior as it was deployed.
+        volume: The space that is completed.
+    """
+    if mean is None:
+        return {"none": None}
+    choices = {"of the training drives": fit_place_prior(groups, mean, volume)}
+    if earlier is None:
+        return choices
+    choices["the earlier one"] = earlier
+    if earlier.logit.shape == mean.logit.shape and np.allclose(earlier.lattice, mean.lattice):
+        for name, logit in (
+            ("the earlier one, weighed anew", earlier.logit),
+            ("of the training drives and the earlier one", np.float32(0.5) * (earlier.logit + mean.logit)),
+        ):
+            choices[name] = fit_place_prior(groups, dataclasses.replace(mean, logit=logit), volume)
+    return choices
+
+
+def mean_average_precision(groups: Sequence[Sequence[FrameEvidence]], prior: PlacePrior | None = None) -> float:
+    """Mean over groups of the average precision of all their voxels."""
+    found = [average_precision(np.sum([_histogram(frame, prior) for frame in group], axis=0)) for group in groups]
+    return float(np.mean(found))
+
+
+def _histogram(frame: FrameEvidence, prior: PlacePrior | None) -> NDArray[np.int64]:
+    gain, logit = prior.at(frame.points).T if prior else (1.0, 0.0)
+    probability = probability_of_log_odds(gain * frame.logit + logit)
+    return score_histogram(probability.astype(np.float32), frame.target > OCCUPIED)
+
+
+def _best_threshold(frames: Sequence[FrameEvidence], prior: PlacePrior | None) -> tuple[float, float]:
     """Largest IoU over the voxels of frames, and the probability at which they have to be called occupied for it."""
-    histograms = []
-    for frame in frames:
-        gain, logit = prior.at(frame.points).T
-        probability = probability_of_log_odds(gain * frame.logit + logit)
-        histograms.append(score_histogram(probability.astype(np.float32), frame.target > OCCUPIED))
-    return best_iou(np.sum(histograms, axis=0))
+    return best_iou(np.sum([_histogram(frame, prior) for frame in frames], axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,21 +284,18 @@ class FrameEvidence:
     target: NDArray[np.float32]
 
 
-def mean_prior(voxels: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]], grid: VoxelGrid) -> PlacePrior:
+def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
     """The log odds of the smoothed mean occupancy, as a prior beside which the student counts in full.
 
     Args:
-        voxels: Occupied, and known, bool [X, Y, Z] each, of every frame.
-        grid: Their grid, see `Volume.grid`.
+        counts: How often each voxel was occupied, and known, over all frames.
+        grid: The voxels, see `Volume.grid`.
 
     Raises:
         SequenceError: There is no frame.
     """
-    counts = PriorGrid(grid.shape)
-    for occupied, known in voxels:
-        counts.update(occupied, known)
     if not counts.known.any():
-        raise SequenceError("no frame says anything", where="training drives", cure="Name drives with a stereo pair")
+        raise SequenceError("no frame says anything", where="training drives", cure="Name drives that move")
     mean = np.clip(counts.compute(PRIOR_SIGMA), RAREST, 1.0 - RAREST).astype(np.float64)
     logit = _block_means(log_odds_of_probability(mean))
     edge, block = grid.voxel_size, np.array(BLOCK)
@@ -226,10 +323,9 @@ def fit_place_prior(
     Raises:
         SequenceError: A group has no frame.
     """
-    if not groups or not all(groups):
-        raise SequenceError("no frame in it", where="held-out drives", cure="Name drives with a stereo pair")
+    _check_groups(groups)
     knots = np.log(np.array(DISTANCES) * (volume or Volume()).scale)
-    parts, targets, weights = [], [], []
+    parts, targets = [], []
     for group in groups:
         for frame in group:
             logit = np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT)[:, None]
@@ -238,8 +334,7 @@ def fit_place_prior(
             gains = place[:, :_GAINS]
             parts.append(np.concatenate([gains * logit, place[:, _GAINS:]], axis=1))
             targets.append(frame.target.astype(np.float64))
-            weights.append(np.full(len(logit), 1.0 / (len(logit) * len(group) * len(groups))))
-    features, target, weight = np.concatenate(parts), np.concatenate(targets), np.concatenate(weights)
+    features, target, weight = np.concatenate(parts), np.concatenate(targets), _weights(groups)
 
     def cross_entropy(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         total = features @ numbers
@@ -257,6 +352,49 @@ def fit_place_prior(
     gain, logit = terms[:, :_GAINS] @ found[:_GAINS], terms[:, _GAINS:] @ found[_GAINS:]
     shape = mean.logit.shape
     return PlacePrior(gain.reshape(shape).astype(np.float32), logit.reshape(shape).astype(np.float32), mean.lattice)
+
+
+def fit_certainty(groups: Sequence[Sequence[FrameEvidence]]) -> tuple[float, float]:
+    """Gain a > 0 and shift b of a student without a prior: logit P(occupied) = a x + b, by the smallest cross-entropy.
+
+    Args:
+        groups: See `fit_place_prior`.
+
+    Raises:
+        SequenceError: A group has no frame.
+    """
+    _check_groups(groups)
+    logit = np.concatenate([np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT) for group in groups for frame in group])
+    target = np.concatenate([frame.target.astype(np.float64) for group in groups for frame in group])
+    weight = _weights(groups)
+
+    def cross_entropy(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        gain = math.exp(numbers[0])
+        total = gain * logit + numbers[1]
+        loss = float(weight @ (np.logaddexp(0.0, total) - target * total))
+        off = weight * (probability_of_log_odds(total) - target)
+        return loss, np.array([gain * float(off @ logit), float(off.sum())])
+
+    log_gain, shift = minimize(
+        cross_entropy, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-6.0, 6.0), (None, None)]
+    ).x
+    return math.exp(log_gain), float(shift)
+
+
+def _check_groups(groups: Sequence[Sequence[FrameEvidence]]) -> None:
+    if not groups or not all(groups):
+        raise SequenceError("no frame in it", where="held-out drives", cure="Name drives that move")
+
+
+def _weights(groups: Sequence[Sequence[FrameEvidence]]) -> NDArray[np.float64]:
+    """Of each voxel of each frame, in order: groups count equally, and so do the frames of one."""
+    return np.concatenate(
+        [
+            np.full(len(frame.logit), 1.0 / (len(frame.logit) * len(group) * len(groups)))
+            for group in groups
+            for frame in group
+        ]
+    )
 
 
 def drawn_evidence(

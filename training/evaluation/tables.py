@@ -18,10 +18,10 @@ CAPTION_DEPTH = (
     "windows."
 )
 CAPTION_VOXELS = (
-    "Voxels of frame 0 against the semantic voxels on their own grid, in percent: IoU at the calibrated threshold / "
-    "best IoU over all thresholds / average precision. Unknown and officially invalid voxels do not count. The prior "
-    "grid is the smoothed mean of the training windows. The average precision of the empty field is the share of "
-    "occupied voxels, its best IoU that of calling everything occupied."
+    "Voxels of frame 0 against the semantic voxels on their own grid, in percent. Each cell has IoU at the calibrated "
+    "threshold / best IoU over all thresholds / average precision. Unknown and officially invalid voxels do not count. "
+    "The prior grid is the smoothed mean of the training windows. The average precision of the empty field is the "
+    "share of occupied voxels, its best IoU that of calling everything occupied."
 )
 CAPTION_CUTOFFS = (
     "The student at the density cut-offs (per metre) of the literature, in view, in percent: IoU / precision / recall."

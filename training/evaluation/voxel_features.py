@@ -82,7 +82,7 @@ class NetworkFeatures:
     """What each level of a `VoxelHUNet` says of voxels, with nothing masked.
 
     Levels are sampled at the centres of voxels, and each is normalised as in the objective of its training (LayerNorm
-    without weights): all levels weigh the same in a cosine.
+    without weights). So all levels weigh the same in a cosine.
 
     Args:
         record: The scenes that it was trained on.

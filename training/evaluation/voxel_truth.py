@@ -22,9 +22,9 @@ class VoxelTruth:
     """Ground truth of one frame, arrays [X, Y, Z].
 
     `visible`, `occluded` and `interiors` are disjoint parts of what lies in the image. Interiors are the hidden insides
-    of houses, cars and crowns, which no sensor ever sees: what is occupied there is a convention, there are more of
+    of houses, cars and crowns, which no sensor ever sees. A convention says what is occupied there. There are more of
     them than of all other occupied voxels, and thickened surfaces reach into them. They count where the name of a
-    region says so, and nowhere else: `all` is what is visible or occluded, as in every ground truth made of
+    region says so, and nowhere else. `all` is what is visible or occluded, as in every ground truth made of
     measurements. Calibrations, thresholds and priors are fitted to `all`.
 
     Attributes:

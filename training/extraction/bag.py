@@ -1,21 +1,17 @@
-"""Bags to posed sequences: everything usable in one, and many at once, in this process or through Ray."""
+"""Bags to posed sequences: everything usable in one, and many at once."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import logging
-import os
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
@@ -26,15 +22,9 @@ from scene_completion_training.extraction.finishing import finished
 from scene_completion_training.extraction.images_to_poses import sequences_from_images
 from scene_completion_training.extraction.reports import BagReport, SequenceSummary, read_report
 from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.workers import Progress, Workers
 
-Progress = Callable[[str], None]
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere unless the user wants it
-    # Seconds that its processes may take to start: on a busy machine more than Ray's 30 and 60.
-    "RAY_gcs_server_port_wait_time_s": "300",
-    "RAY_worker_register_timeout_seconds": "300",
-}
-STARTS = 5  # of 30 s each, which nothing can change
+Phase = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
     unfinished.mkdir(parents=True)
     try:
         try:
-            _extract(job, unfinished, report, progress or _silently)
+            _extract(job, unfinished, report, (progress or Progress()).phase)
         except SceneCompletionError as error:
             report.problems.append(str(error))
         except Exception as error:  # one bag must never stop the others
@@ -99,10 +89,6 @@ def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
     return report
 
 
-def _silently(phase: str) -> None:
-    """Progress of an extraction that nobody watches."""
-
-
 def fingerprint(bag: Path) -> str:
     """Hash of names, sizes and modification times of a bag's files."""
     files = sorted(path for path in bag.iterdir() if path.is_file()) if bag.is_dir() else [bag]
@@ -110,7 +96,7 @@ def fingerprint(bag: Path) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _extract(job: Job, folder: Path, report: BagReport, progress: Progress) -> None:
+def _extract(job: Job, folder: Path, report: BagReport, progress: Phase) -> None:
     settings = job.settings
     progress("reading")
     with BagReader(job.bag) as reader:
@@ -143,7 +129,7 @@ def _note_unused_topics(reader: BagReader, recording: Recording, report: BagRepo
             )
 
 
-def _extract_recording(recording: Recording, job: Job, folder: Path, report: BagReport, progress: Progress) -> None:
+def _extract_recording(recording: Recording, job: Job, folder: Path, report: BagReport, progress: Phase) -> None:
     """Extract one window of the clock; what is wrong with it leaves the other windows alone."""
     try:
         complete = _complete_frames(_placed(recording, report), job.settings)
@@ -187,7 +173,7 @@ def _complete_frames(recording: Recording, settings: ExtractionSettings) -> Reco
     return dataclasses.replace(recording, groups=complete)
 
 
-def _posed(recording: Recording, job: Job, report: BagReport, progress: Progress) -> list[PosedSequence]:
+def _posed(recording: Recording, job: Job, report: BagReport, progress: Phase) -> list[PosedSequence]:
     """Sequences with poses, not yet thinned out: recorded ones where there are any, otherwise out of the images."""
     settings = job.settings
     if settings.poses != "sfm":
@@ -230,7 +216,7 @@ def _split_at_gaps(sequence: PosedSequence, settings: ExtractionSettings, report
     ]
 
 
-def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, progress: Progress) -> None:
+def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, progress: Phase) -> None:
     progress("keyframes")
     result = finished(sequence, job.settings, report)
     if result is None:
@@ -253,12 +239,12 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
     )
 
 
-def extract_bags(jobs: Sequence[Job], *, workers: int = 1, ray_address: str | None = None) -> list[BagReport]:
+def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[BagReport]:
     """Extract bags, a report each, in order; those extracted before, unchanged and with equal settings, are left alone.
 
     Args:
-        workers: Processes on this machine; 1 extracts in this process, without Ray.
-        ray_address: A Ray cluster to use instead; bags and output must lie under the same paths on all its machines.
+        workers: Where it is done; in this process if left out. On a cluster bags and output must lie under the same
+            paths on all machines. A worker that dies fails its bag only.
 
     Raises:
         SceneCompletionError: Ray is asked for and not installed, or its cluster does not answer.
@@ -277,13 +263,16 @@ def extract_bags(jobs: Sequence[Job], *, workers: int = 1, ray_address: str | No
             reports[index] = earlier
     if len(reports) and waiting:
         print(f"{len(reports)} of {len(jobs)} bags need nothing", file=sys.stderr)
-    inside = ray_address is None and (workers == 1 or len(waiting) <= 1)
-    with _bar(len(waiting)) as bar:
-        open_jobs = {index: jobs[index] for index in waiting}
-        done = _in_this_process(open_jobs, bar) if inside else _through_ray(open_jobs, bar, workers, ray_address)
-        for index, report in done:
-            reports[index] = report
-            bar.update()
+    done = (workers or Workers()).run(
+        extract_bag,
+        [jobs[index] for index in waiting],
+        lost=_failed,
+        unit="bag",
+        name=lambda job: job.bag.name,
+        needs=lambda job: [job.bag] if job.bag.exists() else [],  # of a bag that is nowhere the report says so
+        written=jobs[waiting[0]].folder.parent if waiting else None,
+    )
+    reports |= {waiting[number]: report for number, report in done}
     return [reports[index] for index in range(len(jobs))]
 
 
@@ -300,69 +289,6 @@ def output_folders(bags: Sequence[Path], output: Path) -> list[Path]:
     return folders
 
 
-def _in_this_process(jobs: Mapping[int, Job], bar: Any) -> Iterator[tuple[int, BagReport]]:
-    for index, job in jobs.items():
-        yield index, extract_bag(job, _phases(bar, job.bag.name))
-
-
-def _phases(bar: Any, name: str) -> Callable[[str], None]:
-    return lambda phase: bar.set_postfix_str(f"{name}: {phase}")
-
-
-def _start(ray: Any, workers: int, ray_address: str | None) -> None:
-    """Start Ray, or join its cluster; what is only slow to start (a bare `Exception` of Ray) is started again."""
-    to_start: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-    to_join = to_start if ray_address is None else {"address": ray_address}
-    for start in range(STARTS):
-        try:
-            ray.init(**to_join, log_to_driver=False, logging_level=logging.ERROR)
-            return
-        except Exception as error:
-            ray.shutdown()
-            slow = "timed out during startup" in str(error)
-            if slow and start < STARTS - 1:
-                continue
-            if not slow and not isinstance(error, ConnectionError | ValueError | RuntimeError):
-                raise
-            where = f"--ray-address {ray_address}"
-            raise SceneCompletionError(
-                f"Ray does not start: {error}", where=where, cure="Check `ray status`"
-            ) from error
-
-
-def _through_ray(
-    jobs: Mapping[int, Job], bar: Any, workers: int, ray_address: str | None
-) -> Iterator[tuple[int, BagReport]]:
-    """Yield reports as they come; a worker that dies fails its bag only."""
-    if find_spec("ray") is None:
-        raise SceneCompletionError("Ray is missing", where="--workers", cure="Install the extra 'train'")
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    _start(ray, workers, ray_address)
-    try:
-        task = ray.remote(num_cpus=1, max_retries=1)(extract_bag)
-        running = {task.remote(job): index for index, job in jobs.items()}
-        while running:
-            done, _ = ray.wait(list(running), num_returns=1)
-            for reference in done:
-                index = running.pop(reference)
-                bar.set_postfix_str(jobs[index].bag.name)
-                try:
-                    yield index, ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    yield index, _failed(jobs[index], f"its worker died: {str(error).splitlines()[0]}")
-    finally:
-        ray.shutdown()
-
-
 def _failed(job: Job, problem: str) -> BagReport:
     print_of_bag = fingerprint(job.bag) if job.bag.exists() else ""
     return BagReport(str(job.bag.resolve()), print_of_bag, job.settings.digest(), problems=[problem])
-
-
-def _bar(total: int) -> Any:
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(total=total, unit="bag", file=sys.stderr, disable=None if total else True)

@@ -101,8 +101,8 @@ class ConstantArray:
 def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> PosedSequence | None:
     """Thin out, rectify and mask a sequence; None where it has too few keyframes.
 
-    Masks become assets of every frame: "validity_CAMERA" bool [H, W], True where the recorded image covers the
-    rectified one, and "ego_CAMERA" bool [H, W], True where the camera sees its own vehicle. What is rectified and
+    Masks become assets of every frame. "validity_CAMERA", bool [H, W], is True where the recorded image covers the
+    rectified one. "ego_CAMERA", bool [H, W], is True where the camera sees its own vehicle. What is rectified and
     masked already, as sequences out of images are, stays as it is.
 
     Args:

@@ -1,7 +1,7 @@
 """The process in which pycolmap runs: `python -m scene_completion_training.extraction.mapper_process PROBLEM_FOLDER`.
 
 pycolmap brings its own zlib and libpng, which break OpenCV's in the same process, and it aborts where other libraries
-raise. Nothing but NumPy is imported here beside it. The folder holds `problem.json` and `images/`; the result is
+raise. Nothing but NumPy is imported here beside it. The folder holds `problem.json` and `images/`. The result is
 `models.npz` with four arrays for every model m: m_names [N], m_cam_from_world [N, 3, 4], m_points [P, 3] and
 m_observations [K, 2] (index of the image, index of the point).
 """

@@ -57,8 +57,8 @@ def rectified_views(
 ) -> dict[str, View]:
     """Choose the rectified camera of every camera of a rig.
 
-    A stereo pair (the first two cameras that look the same way, side by side) gets two parallel cameras of equal
-    intrinsics, unless it has them already. Every other camera keeps its place and direction.
+    A stereo pair gets two parallel cameras of equal intrinsics, unless it has them already. The pair is the first two
+    cameras that look the same way, side by side. Every other camera keeps its place and direction.
 
     Args:
         cameras: Recorded cameras by name.

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scene_completion_ros.whole_files import write_whole
+
 REPORT_NAME = "report.json"
 SCHEMA_VERSION = 1
 
@@ -67,9 +69,7 @@ class BagReport:
         """Write `report.json`, complete or not at all."""
         document = {"schema_version": SCHEMA_VERSION, **vars(self)}
         document["sequences"] = [asdict(sequence) for sequence in self.sequences]
-        temporary = folder / f"{REPORT_NAME}.part"
-        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        temporary.replace(folder / REPORT_NAME)
+        write_whole(folder / REPORT_NAME, json.dumps(document, indent=1).encode())
 
 
 def read_report(folder: Path) -> BagReport | None:

@@ -71,8 +71,8 @@ def scale_from_odometry(
 def scale_from_camera_height(model: Model, height: float) -> Scale:
     """Fit the ground under the camera and compare its distance with the known height of the camera, metres.
 
-    For every keyframe a plane is fitted by random samples (Fischler and Bolles 1981) to the sparse points around it;
-    planes that are tilted against the camera's horizontal plane, as walls are, do not count.
+    For every keyframe a plane is fitted by random samples (Fischler and Bolles 1981) to the sparse points around it.
+    Planes that are tilted against the camera's horizontal plane, as walls are, do not count.
 
     Args:
         model: Reconstruction of unknown scale; the first camera looks about horizontally.

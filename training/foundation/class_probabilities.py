@@ -1,8 +1,8 @@
 """A text-aligned teacher out of a segmentation network: class probabilities tied to embeddings of the class names.
 
-The token of a cell is the mean over its pixels of Σ_c p(c) e(c), with the probability p(c) of class c and the embedding
-e(c), of length 1, of its name in a sentence. Its cosine with other sentences then says which classes they are near to.
-A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings.
+The token of a cell is the mean over its pixels of `Σ_c p(c) e(c)`. p(c) is the probability of class c, and e(c) the
+embedding, of length 1, of its name in a sentence. Its cosine with other sentences then says which classes they are near
+to. A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class DenseExtractor(ABC):
     def features(self, images: Tensor, cell: int) -> Tensor:
         """Tokens of images; token (i, j) covers the pixels [i·cell, (i+1)·cell) × [j·cell, (j+1)·cell).
 
-        Where the size of an image is no multiple of `cell`, its last row and column are repeated before: every pixel is
-        in a cell, and cells stay where they are.
+        Where the size of an image is no multiple of `cell`, its last row and column are repeated before. So every pixel
+        is in a cell, and cells stay where they are.
 
         Args:
             images: RGB [B, 3, H, W] in 0..255, of any type.

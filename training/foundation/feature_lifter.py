@@ -51,9 +51,9 @@ class LiftedFeatures:
 class FeatureLifter:
     """Lifts features of views to points.
 
-    A view sees a point that lies before its camera, inside its image, and not farther than a tolerance from the surface
-    that the view's depth shows. The tolerance of the published code, a quarter of the depth, is 12 m at 50 m; here it
-    is capped.
+    A view sees a point that lies before its camera and inside its image. The point is not farther than a tolerance from
+    the surface that the view's depth shows. The tolerance of the published code, a quarter of the depth, is 12 m at 50
+    m; here it is capped.
 
     Args:
         camera: Camera of all views.

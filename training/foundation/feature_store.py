@@ -137,8 +137,8 @@ def _counted(value: object, least: int = 1) -> int:
 class FeatureStore:
     """Feature targets in a folder; made by `create` or `open`.
 
-    It holds nothing but the manifest in memory, may be written and read by many processes at a time, and be handed to
-    others by pickling.
+    It holds nothing but the manifest in memory. Many processes may write and read it at a time, and hand it to others
+    by pickling.
     """
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:

@@ -1,8 +1,8 @@
 """Dense teachers that lie in a text space by themselves: image towers of CLIP and SigLIP whose patches keep apart.
 
-The towers are trained so that one vector of the whole image lies near its sentence. What their last attention mixes,
-taken for each patch alone through its values, lies in the same space (MaskCLIP: Zhou, Loy and Dai, ECCV 2022,
-https://arxiv.org/abs/2112.01071).
+The towers are trained so that one vector of the whole image lies near its sentence. Their last attention mixes the
+values of patches, and the values of each patch alone lie in the same space. That is MaskCLIP: Zhou, Loy and Dai, ECCV
+2022, https://arxiv.org/abs/2112.01071.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class ClipTeacher(_ImageTower):
     """CLIP's image tower with MaskCLIP's last block.
 
     In place of the last attention, the values of each patch alone go through its output projection, without the
-    residual; then come the LayerNorm and the projection to the text space.
+    residual. Then come the LayerNorm and the projection to the text space.
     """
 
     def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], Normalisation]:

@@ -1,7 +1,7 @@
 """Feature targets of images: variants with a shifted grid and mirrored, computed in the training or from a store.
 
 Grids are shifted at random against the image, so that tokens land on arbitrary pixels (SceneDINO). A shift is (dy, dx),
-multiples of an eighth of a cell in [−cell/2, cell/2): a token is rendered as 8 × 8 rays, which then stay on pixels of
+multiples of an eighth of a cell in [−cell/2, cell/2). A token is rendered as 8 × 8 rays, which then stay on pixels of
 the views they are compared with. Token (i, j) of a shifted image covers the rows [i·cell + dy, (i+1)·cell + dy) and the
 columns [j·cell + dx, (j+1)·cell + dx) of the original.
 """

@@ -42,7 +42,7 @@ def open_teacher(
         class_texts: File of phrases that describe its classes, see `read_class_texts`.
 
     Raises:
-        ConfigurationError: No such model, or of a type that is not supported; a text encoder is lacking, or there is no
+        ConfigurationError: No such model, or of a type that is not supported. A text encoder is lacking, or there is no
             choice of a layer or text encoder.
         BundleError: Weights that are missing, damaged, of another network, or only pickled.
     """

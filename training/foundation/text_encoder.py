@@ -60,8 +60,8 @@ class TextEncoder:
     """A frozen text encoder.
 
     Args:
-        model: Local folder as of `save_pretrained` (of CLIP and SigLIP the whole model, or the text tower alone), name
-            on the hub, or `package:NAME/FOLDER` for a folder of an installed package.
+        model: Local folder as of `save_pretrained`, name on the hub, or `package:NAME/FOLDER` for a folder of an
+            installed package. Of CLIP and SigLIP the folder has the whole model, or the text tower alone.
         device: Where it runs, in single precision.
 
     Raises:

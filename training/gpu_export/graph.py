@@ -1,7 +1,7 @@
 """The bundle's encoder as a graph for GPUs in float32: bytes in, channels last, any number of images.
 
 An encoder is traced with one image, so that its shapes are numbers. What names the number of images (the shape of a
-Reshape, the sizes of a Resize) is written anew without it; constants that were joined with an image's channels or
+Reshape, the sizes of a Resize) is written anew without it. Constants that were joined with an image's channels or
 tokens are added instead.
 
 The other precisions are made from it, see `precisions`. What a GPU gains: no shape arithmetic is left, no
@@ -189,7 +189,7 @@ def _take_constants_out(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, 
 
     Constant channels in front of a convolution become a constant map after it. A convolution is linear, so conv([x, c])
     = conv(x) + conv(c). The constant channels (pixel coordinates, the mean depth) would have to be repeated for each
-    image of a batch, and would share one quantisation step with the others. Elsewhere zeros take their place, and the
+    image of a batch. They would share one quantisation step with the others. Elsewhere zeros take their place, and the
     constant is added to these: [x, c] = [x, 0] + [0, c].
     """
     values = constants(graph)

@@ -2,9 +2,9 @@
 
 It is typed strongly: every tensor has the type it says, and every change of type is a Cast. TensorRT 11 knows only such
 graphs, and 10 takes them as well. Integers are symmetric; what is not quantised is float16. ONNX Runtime's quantiser
-looks at real images and puts a pair of QuantizeLinear and DequantizeLinear behind every tensor that a convolution
-reads, so that whatever else reads it reads the same integers, and a DequantizeLinear behind the weights, with a scale
-for each output channel. All zero points are 0.
+looks at real images. It puts a pair of QuantizeLinear and DequantizeLinear behind every tensor that a convolution
+reads, so that whatever else reads it reads the same integers. It puts a DequantizeLinear behind the weights, with a
+scale for each output channel. All zero points are 0.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ LAST_LAYERS = 3
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph in float16, from the first convolution on to the output.
 
-    The normalisation of the image before it stays float32 (a mean of 123.675 is none in float16), and so do sums over
-    channels, scores of attention, what a decoder in space makes of the places that it looks up, and the depth, whose
-    output is float32 in every graph.
+    The normalisation of the image before it stays float32 (a mean of 123.675 is none in float16). So do sums over
+    channels, scores of attention, and what a decoder in space makes of the places that it looks up. So does the depth,
+    whose output is float32 in every graph.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)

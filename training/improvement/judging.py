@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,27 +21,28 @@ from scene_completion_ros.evaluation.label_free import (
     Measure,
     Verdict,
     compare,
-    in_sight,
-    judge,
     places_along,
+)
+from scene_completion_ros.evaluation.student_comparison import (
+    MARGIN,
+    OBSERVERS,
+    PLACE,
+    SPACING,
+    depth_at_rays,
+    score_frame,
 )
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data.stereo import depth_deviation, stereo_pair
-from scene_completion_training.evaluation.controls import measured_depth
+from scene_completion_training.data.motion_stereo import depth_meter
+from scene_completion_training.data.stereo import cameras_ahead
 from scene_completion_training.evaluation.occupancy_run import open_recording
-from scene_completion_training.viewpoint import STREET_AHEAD_M
+from scene_completion_training.improvement.split import places_of, way
+from scene_completion_training.workers import Progress, Workers
 
-MARGIN = 0.01
-"""Average precision that a new student has to gain. Seeds of one training differ by 0.001 to 0.012, see results.md."""
 TOLERANCE = 0.01
 """What it may lose elsewhere, of average precision or IoU: as much as chance alone does."""
-SPACING_M = 3.0
-"""Metres between frames that are scored, where the volume reaches as far as a street's, and in proportion elsewhere."""
-OBSERVERS = 8
-"""Later frames that judge one, spread evenly over the way ahead of it."""
 DECIDING: Measure = "average_precision"
 GUARDED: tuple[Measure, ...] = ("average_precision", "iou")
 """What must not become worse."""
@@ -57,6 +59,7 @@ class JudgedFrame:
         new: What the new one did.
         verdict: What this frame and later ones saw.
         gain: Of the new student's mean log loss there, nats.
+        key: Names it among all frames that are judged, in their order.
     """
 
     drive: str
@@ -67,6 +70,7 @@ class JudgedFrame:
     new: Completion
     verdict: Verdict
     gain: float
+    key: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +79,13 @@ class Judgement:
 
     Attributes:
         drives: Name -> number of scored frames.
+        seen: What was said of each frame by whom it was shown to, in order.
     """
 
     old: LabelFreeScores
     new: LabelFreeScores
     drives: dict[str, int]
+    seen: Sequence[Any] = ()
 
     def comparison(self, measure: Measure, region: str = "all") -> Comparison:
         """The two by one measure, over the whole reach of the grid."""
@@ -107,46 +113,154 @@ def judge_students(
     *,
     engine: str = "auto",
     threads: int | None = None,
-    seen: Callable[[JudgedFrame], None] = lambda _: None,
-    progress: Callable[[list[Any]], Iterator[Any]] = iter,
+    seen: Callable[[JudgedFrame], Any] = lambda _: None,
+    workers: Workers | None = None,
 ) -> Judgement:
-    """Completes frames of drives with both students, and scores them by what stereo saw of the space.
+    """Completes frames of drives with both students, and scores them by the depth that was measured.
 
     Args:
-        drives: Recordings with a rectified stereo pair that neither student was trained on.
-        seen: Is shown every frame.
-        progress: Goes through a list and shows how far it is.
+        drives: Recordings that neither student was trained on.
+        seen: Is shown every frame, by the worker that scores it; what it says travels back.
+        workers: Where drives are scored, one a task; in this process if left out.
     """
-    reach = old.grid.shape[0] * old.grid.voxel_size
-    scale = reach / STREET_AHEAD_M
-    ranges = (reach / 4.0, reach / 2.0, reach)
-    scores = [LabelFreeScores(one.grid, one.threshold, ranges) for one in (old, new)]
-    tasks = []
-    for number, folder in enumerate(drives):
-        sequence = open_recording(folder)
-        travelled = _travelled(sequence)
-        places = places_along(travelled.tolist(), reach / 2.0)
-        tasks += [(sequence, index, travelled, (number, places[index])) for index in _spaced(travelled, scale)]
-    completers: dict[tuple[Camera, str], Completer] = {}
-    counts: dict[str, int] = {}
-    for sequence, index, travelled, place in progress(tasks):
-        left = stereo_pair(sequence)[0]
-        camera = sequence.cameras[left]
-        for name, bundle in (("old", old), ("new", new)):
-            if (camera, name) not in completers:
-                completers[camera, name] = Completer(bundle, camera, engine=engine, threads=threads)
-        image = sequence.image(index, left)
-        said = [completers[camera, name].complete(image) for name in ("old", "new")]
-        own, later = _observations(sequence, index, travelled, reach, old.grid_from_camera)
-        visible, hidden = in_sight(own, old.grid)
-        verdict = judge([own, *later], old.grid, (visible | hidden) & completers[camera, "old"].in_view)
-        depth = _depth_of_rays(own, said[0].depth_camera, old.grid)
-        for one, completion in zip(scores, said, strict=True):
-            one.add(np.asarray(completion.probability), visible, verdict, depth=(completion.depth, depth), place=place)
-        counts[sequence.name] = counts.get(sequence.name, 0) + 1
-        gain = scores[0].last_log_loss - scores[1].last_log_loss
-        seen(JudgedFrame(sequence.name, index, image, camera, said[0], said[1], verdict, gain))
-    return Judgement(scores[0], scores[1], counts)
+
+    def show(frame: ScoredFrame) -> Any:
+        before, after = frame.said
+        gain = frame.log_loss[0] - frame.log_loss[1]
+        return seen(JudgedFrame(*frame[:4], before, after, frame.verdict, gain, frame.key))
+
+    (before, after), counts, said = score_students(
+        (old, new), drives, engine=engine, threads=threads, seen=show, workers=workers
+    )
+    return Judgement(before, after, counts, said)
+
+
+class ScoredFrame(NamedTuple):
+    """A frame that several students completed: see `JudgedFrame`, and each one's mean log loss, nats."""
+
+    drive: str
+    number: int
+    image: NDArray[np.uint8]
+    camera: Camera
+    said: list[Completion]
+    verdict: Verdict
+    log_loss: list[float]
+    key: str
+
+
+class Scored(NamedTuple):
+    """Scores of each student, how many frames each drive gave, and what was said of each frame."""
+
+    scores: list[LabelFreeScores]
+    drives: dict[str, int]
+    seen: list[Any]
+
+
+def score_students(
+    students: Sequence[StudentBundle],
+    drives: Sequence[Path],
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    seen: Callable[[ScoredFrame], Any] = lambda _: None,
+    workers: Workers | None = None,
+) -> Scored:
+    """Scores of students of one grid, the same wherever a drive is scored; arguments as of `judge_students`."""
+    scorer = _DriveScorer(tuple(students), engine, threads, seen)
+    tasks = [_Drive(number, folder, scorer.frames(folder)) for number, folder in enumerate(drives)]
+    found = (workers or Workers()).in_order(
+        scorer.score,
+        tasks,
+        unit="frame",
+        name=lambda drive: drive.folder.name,
+        sizes=[len(drive.frames) for drive in tasks],
+        needs=lambda drive: [drive.folder, *(one.folder for one in students if one.folder)],
+    )
+    all_scores, counts = scorer.no_scores(), Counter[str]()
+    for drive in found:
+        counts.update(drive.drives)
+        for all_of_one, of_drive in zip(all_scores, drive.scores, strict=True):
+            all_of_one.extend(of_drive)
+    return Scored(all_scores, dict(counts), [said for drive in found for said in drive.seen])
+
+
+class _Drive(NamedTuple):
+    """A drive to be scored: its number among all, and the frames that count."""
+
+    number: int
+    folder: Path
+    frames: list[int]
+
+
+@dataclass(eq=False)
+class _DriveScorer:
+    """Scores students on drives. Whoever does it makes their completers, which do not travel."""
+
+    students: tuple[StudentBundle, ...]
+    engine: str
+    threads: int | None
+    seen: Callable[[ScoredFrame], Any]
+    completers: dict[Camera, list[Completer]] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "completers": {}}
+
+    @property
+    def reach(self) -> float:
+        grid = self.students[0].grid
+        return grid.shape[0] * grid.voxel_size
+
+    def no_scores(self) -> list[LabelFreeScores]:
+        ranges = (self.reach / 4.0, self.reach / 2.0, self.reach)
+        return [LabelFreeScores(one.grid, one.threshold, ranges) for one in self.students]
+
+    def frames(self, folder: Path) -> list[int]:
+        return _spaced(way(places_of(open_recording(folder))), SPACING * self.reach)
+
+    def score(self, drive: _Drive, progress: Progress) -> Scored:
+        sequence, first, reach = open_recording(drive.folder), self.students[0], self.reach
+        travelled = way(places_of(sequence))
+        places = places_along(travelled.tolist(), PLACE * reach)
+        scores, shown = self.no_scores(), []
+        for index in drive.frames:
+            left = cameras_ahead(sequence)[0]
+            camera = sequence.cameras[left]
+            completers = self._completers(camera)
+            image = sequence.image(index, left)
+            said = [completer.complete(image) for completer in completers]
+            own, later = observations(sequence, index, travelled, reach, first.grid_from_camera)
+            depth = _depth_of_rays(own, said[0].depth_camera, first.grid)
+            verdict = score_frame(
+                scores,
+                [np.asarray(completion.probability) for completion in said],
+                own,
+                later,
+                completers[0].in_view,
+                depths=[(completion.depth, depth) for completion in said],
+                place=(drive.number, places[index]),
+            )
+            losses = [one.last_log_loss for one in scores]
+            key = f"{drive.number:04d}{index:06d}"
+            shown.append(self.seen(ScoredFrame(sequence.name, index, image, camera, said, verdict, losses, key)))
+            progress.step()
+        return Scored(scores, {sequence.name: len(drive.frames)}, shown)
+
+    def _completers(self, camera: Camera) -> list[Completer]:
+        if camera not in self.completers:
+            self.completers[camera] = [
+                Completer(one, camera, engine=self.engine, threads=self.threads) for one in self.students
+            ]
+        return self.completers[camera]
+
+
+def best_threshold(groups: Sequence[LabelFreeScores]) -> float:
+    """Probability from which a student's voxels are best called occupied, by the mean IoU over groups of drives.
+
+    Args:
+        groups: Scores of the student on the drives of each.
+    """
+    (thresholds, *_), found = zip(*(group.iou_by_threshold() for group in groups), strict=True)
+    return float(thresholds[int(np.mean(found, axis=0).argmax())])
 
 
 def reasons_against(
@@ -154,8 +268,8 @@ def reasons_against(
 ) -> list[str]:
     """Why a new student is not accepted, in words with numbers; empty where it is.
 
-    It has to be better on the new drives by more than a margin, and nowhere worse by more than a tolerance; each with a
-    probability of 95 %.
+    It has to be better on the new drives by more than a margin, and nowhere worse by more than a tolerance. Each has to
+    hold with a probability of 95 %.
     """
     found = []
     gained = new_drives.comparison(DECIDING)
@@ -166,7 +280,9 @@ def reasons_against(
             assert judged is not None
             compared = judged.comparison(measure)
             if not compared.not_worse_by(tolerance):
-                found.append(f"worse on {where}: {told(compared)}, allowed is a loss of {tolerance:g}")
+                found.append(
+                    f"a loss on {where} is not ruled out: {told(compared)}, allowed is a loss of {tolerance:g}"
+                )
     return found
 
 
@@ -179,38 +295,37 @@ def told(compared: Comparison) -> str:
     return f"{text}, a gain between {compared.low:+.4f} and {compared.high:+.4f} over {compared.places} places"
 
 
-def _travelled(sequence: PosedSequence) -> NDArray[np.float64]:
-    places = np.stack([frame.world_from_rig.translation for frame in sequence.frames])
-    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
-
-
-def _spaced(travelled: NDArray[np.float64], scale: float) -> list[int]:
+def _spaced(travelled: NDArray[np.float64], spacing_m: float) -> list[int]:
     """Frames some metres apart; not the last one, which nothing follows."""
     chosen = [0]
     for index in range(1, len(travelled) - 1):
-        if travelled[index] - travelled[chosen[-1]] >= SPACING_M * scale:
+        if travelled[index] - travelled[chosen[-1]] >= spacing_m:
             chosen.append(index)
     return chosen
 
 
-def _observations(
+def observations(
     sequence: PosedSequence,
     index: int,
     travelled: NDArray[np.float64],
     reach: float,
     grid_from_camera: RigidTransform,
 ) -> tuple[DepthObservation, list[DepthObservation]]:
-    """What a frame's stereo pair measured, and that of later frames within reach."""
-    left, _, baseline = stereo_pair(sequence)
-    camera = sequence.cameras[left]
+    """What was measured at a frame, and at later frames within reach, posed in the grid of the frame.
+
+    Args:
+        travelled: Metres travelled up to each frame [N].
+        reach: Metres ahead that the grid reaches.
+    """
+    meter = depth_meter(sequence, reach)
     ahead = np.flatnonzero((travelled > travelled[index]) & (travelled <= travelled[index] + reach))
     wanted = ahead[np.unique(np.linspace(0, len(ahead) - 1, min(OBSERVERS, len(ahead))).round().astype(int))]
-    here = grid_from_camera @ sequence.world_from_camera(index, left).inverse()
+    here = grid_from_camera @ sequence.world_from_camera(index, meter.camera).inverse()
 
     def seen(other: int) -> DepthObservation:
-        depth = measured_depth(sequence, other)
-        deviation = depth_deviation(depth, camera.fx * baseline)
-        return DepthObservation(depth, deviation, camera, here @ sequence.world_from_camera(other, left))
+        found = meter(other)
+        pose = here @ sequence.world_from_camera(other, meter.camera)
+        return DepthObservation(found.depth, found.deviation, found.camera, pose)
 
     return seen(index), [seen(int(other)) for other in wanted]
 
@@ -218,9 +333,6 @@ def _observations(
 def _depth_of_rays(view: DepthObservation, rays: Camera, grid: VoxelGrid) -> NDArray[np.float32]:
     """Measured depth [h, w] at the rays of another camera at the same place, metres; 0 where it ends in no voxel."""
     through = np.asarray(rays.unproject(rays.pixel_centres()))
-    pixels, inside = (np.asarray(part) for part in view.camera.project(through))
-    nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
-    row, column = nearest[..., 1], nearest[..., 0]
-    depth = np.where(inside & view.measured[row, column], view.depth[row, column], np.float32(0.0))
+    depth = depth_at_rays(np.where(view.measured, view.depth, np.float32(0.0)), view.camera, rays)
     ends = np.asarray(grid.index_of(view.grid_from_camera.apply(through * depth[..., None].astype(np.float64)))[1])
-    return np.where(ends, depth, np.float32(0.0)).astype(np.float32)
+    return np.where(ends, depth, np.float32(0.0))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.errors import ImprovementError
+from scene_completion_ros.errors import ConfigurationError, ImprovementError
+from scene_completion_ros.evaluation.student_comparison import MARGIN
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.commands.train import CONFIGS
+from scene_completion_training import CONFIGS
+from scene_completion_training.data.module import SequenceSource, matching, prepare_source
+from scene_completion_training.data.motion_stereo import told_depths
 from scene_completion_training.evaluation.occupancy_run import open_recording
 from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
 from scene_completion_training.extraction.bag import Job, extract_bags, fingerprint, output_folders
@@ -26,15 +29,25 @@ from scene_completion_training.improvement.fine_tuning import (
     read_training,
     write_configuration,
 )
-from scene_completion_training.improvement.judging import MARGIN, TOLERANCE, judge_students, reasons_against
+from scene_completion_training.improvement.judging import (
+    TOLERANCE,
+    best_threshold,
+    judge_students,
+    reasons_against,
+    score_students,
+)
+from scene_completion_training.improvement.mixing import OLD, SHARES, best_share, judge_mixtures, mix_checkpoint
 from scene_completion_training.improvement.report_card import ShownFrames, write_card
 from scene_completion_training.improvement.split import Split, split_drives, split_replay
 from scene_completion_training.improvement.steps import FULL_TEXT, UNFINISHED, Steps, disk_watched
 from scene_completion_training.improvement.suitable import DriveLook, check_suitable, refuse_overlap
-from scene_completion_training.runner import train
+from scene_completion_training.improvement.torchrun import Torchrun, train_together
+from scene_completion_training.runner import last_checkpoint, train
+from scene_completion_training.workers import Progress, Workers
 
 CARD = "report_card.html"
-STEPS_IN_ALL = 8
+MIXED = "mixed"
+STEPS_IN_ALL = 10
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,9 @@ class Improvement:
         calibrate_every: Frames of which one is calibrated on.
         engine: What runs the encoder.
         threads: Threads of torch, of the encoder and of structure from motion; all cores where it is None.
+        workers: Bags and drives at once on this machine.
+        ray_address: A Ray cluster that takes bags and drives instead.
+        launch: Processes that train. Neither these nor the former two are inputs of a step: a run may go on elsewhere.
     """
 
     bags: tuple[Path, ...]
@@ -73,6 +89,9 @@ class Improvement:
     calibrate_every: int = 3
     engine: str = "auto"
     threads: int | None = None
+    workers: int = 1
+    ray_address: str | None = None
+    launch: Torchrun = Torchrun()
 
 
 @dataclass(frozen=True)
@@ -92,17 +111,23 @@ def improve(asked: Improvement) -> Outcome:
     """Does all steps, or those that an earlier run has left.
 
     Raises:
-        ImprovementError: The recordings are of no use, say why; the held-out drive was learned from; the disk is full;
-            the new student is not what was trained.
-        SceneCompletionError: Anything else that is wrong with what was named.
+        ImprovementError: The recordings are of no use, or the held-out drive was learned from. The disk is full, the
+            training failed, or the new student is not what was trained.
+        SceneCompletionError: Anything else that is wrong with what was named, or with the cluster.
     """
+    asked = _absolute(asked)
     old = _checked(asked)
+    with Workers(asked.workers, asked.ray_address, asked.threads or 1) as workers:
+        return _improved(asked, old, workers)
+
+
+def _improved(asked: Improvement, old: StudentBundle, workers: Workers) -> Outcome:
     steps = Steps(asked.work, STEPS_IN_ALL)
     bags = [*asked.bags, *asked.held_out]
     extracted = steps.run(
         "extracting",
         {"bags": [[str(bag.resolve()), fingerprint(bag)] for bag in bags], "settings": asked.extraction.digest()},
-        lambda: _extracted(asked, bags),
+        lambda: _extracted(asked, bags, workers),
     )
     of_student = {"student": dict(old.sha256)}
     usable = steps.run(
@@ -117,20 +142,25 @@ def improve(asked: Improvement) -> Outcome:
             for name, folders in steps.run("splitting", {"gap": reach}, lambda: _split(asked, usable, reach)).items()
         }
     )
+    steps.run(
+        "preparing",
+        {"steps": asked.steps, "overrides": list(asked.overrides)},
+        lambda: _prepared(asked, old, split, workers),
+    )
     checkpoint = Path(
-        steps.run(
-            "training",
-            {"steps": asked.steps, "overrides": list(asked.overrides)},
-            lambda: {"checkpoint": str(_trained(asked, old, split))},
-        )["checkpoint"]
+        steps.run("training", {}, lambda: {"checkpoint": str(_trained(asked, old, split, workers))})["checkpoint"],
+    )
+    mixed = steps.run(
+        "choosing weights",
+        {"tolerance": asked.tolerance},
+        lambda: _mixed(asked, old, checkpoint, split, workers),
     )
     candidate = asked.work / "candidate"
     calibrated = steps.run(
         "exporting and calibrating",
         {"every": asked.calibrate_every},
-        lambda: _exported(asked, old, checkpoint, split, candidate),
+        lambda: _exported(asked, old, asked.work / mixed["checkpoint"], split, candidate, workers),
     )
-    encoder_weights = getattr(_configuration(asked), "encoder_weights", "")
     parity = steps.run(
         "checking parity",
         {"engine": asked.engine},
@@ -140,13 +170,13 @@ def improve(asked: Improvement) -> Outcome:
             split.held_out,
             engine=asked.engine,
             threads=asked.threads,
-            encoder_weights=encoder_weights,
+            encoder_weights=_encoder_weights(asked),
         ),
     )
     judged = steps.run(
         "judging",
         {"margin": asked.margin, "tolerance": asked.tolerance},
-        lambda: _judged(asked, old, StudentBundle.load(candidate), split),
+        lambda: _judged(asked, old, StudentBundle.load(candidate), split, workers),
     )
     facts = {
         "recordings": extracted["told"],
@@ -155,6 +185,8 @@ def improve(asked: Improvement) -> Outcome:
             name: ", ".join(_names(folders)) or "none"
             for name, folders in zip(("learned again", "calibrating"), split_replay(asked.replay), strict=True)
         },
+        "weights": mixed["told"],
+        "depth that judges": told_depths(map(open_recording, (*split.held_out, *asked.keep)), reach),
         "calibration": calibrated,
         "parity": parity,
     }
@@ -162,6 +194,14 @@ def improve(asked: Improvement) -> Outcome:
         "deciding", {"output": str(asked.output.resolve())}, lambda: _decided(asked, candidate, judged, facts, usable)
     )
     return Outcome(asked.work / CARD, tuple(judged["reasons"]))
+
+
+def _absolute(asked: Improvement) -> Improvement:
+    """The same with paths that other processes understand."""
+    made: dict[str, Any] = {name: getattr(asked, name).absolute() for name in ("current", "output", "work")}
+    for name in ("bags", "held_out", "replay", "keep"):
+        made[name] = tuple(path.absolute() for path in getattr(asked, name))
+    return dataclasses.replace(asked, **made)
 
 
 def _checked(asked: Improvement) -> StudentBundle:
@@ -192,16 +232,22 @@ def _checked(asked: Improvement) -> StudentBundle:
     for bag in (*asked.bags, *asked.held_out):
         if not bag.exists():
             raise ImprovementError("is not there", where=str(bag), cure="Name rosbag2 folders, .mcap, .db3 or .bag")
-    read_training(CONFIGS / "single_view.yaml", asked.overrides)
+    configuration = read_training(CONFIGS / "single_view.yaml", asked.overrides)
+    if configuration.devices * configuration.nodes > 1:
+        raise ConfigurationError(
+            "the trainer would start this whole command again in each process",
+            where="--set devices, nodes",
+            cure="Give --nproc-per-node and --nnodes instead",
+        )
     return old
 
 
-def _extracted(asked: Improvement, bags: Sequence[Path]) -> dict[str, Any]:
+def _extracted(asked: Improvement, bags: Sequence[Path], workers: Workers) -> dict[str, Any]:
     """Folders of the sequences of all bags, by whether they are to be held out, and what was said of each bag."""
     folders = output_folders(bags, asked.work.resolve() / "sequences")
-    threads = asked.threads or 1
-    jobs = [Job(bag.resolve(), folder, asked.extraction, threads) for bag, folder in zip(bags, folders, strict=True)]
-    reports = extract_bags(jobs)
+    settings, threads = asked.extraction, workers.threads
+    jobs = [Job(bag.resolve(), folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
+    reports = extract_bags(jobs, workers)
     for report in reports:
         if FULL_TEXT in " ".join([*report.problems, report.defect]):
             raise OSError(errno.ENOSPC, FULL_TEXT)
@@ -209,7 +255,7 @@ def _extracted(asked: Improvement, bags: Sequence[Path]) -> dict[str, Any]:
         [str(folder / sequence.folder) for sequence in report.sequences]
         for folder, report in zip(folders, reports, strict=True)
     ]
-    told = {Path(report.bag).name: _told(report) for report in reports}
+    told = dict(zip(_names([Path(report.bag) for report in reports]), map(_told, reports), strict=True))
     learned, scored = found[: len(asked.bags)], found[len(asked.bags) :]
     for name, group in (("recordings", learned), ("--held-out", scored)):
         if group and not any(group):
@@ -273,8 +319,8 @@ def _configuration(asked: Improvement) -> Any:
     return read_training(asked.work / "training.yaml", asked.overrides)
 
 
-def _trained(asked: Improvement, old: StudentBundle, split: Split) -> Path:
-    """The checkpoint of a training that goes on from the student; one of an earlier run goes on where it stopped."""
+def _written(asked: Improvement, old: StudentBundle, split: Split) -> Any:
+    """The configuration of a training that goes on from the student, which is written for all who train."""
     write_configuration(
         asked.work / "training.yaml",
         old,
@@ -284,11 +330,70 @@ def _trained(asked: Improvement, old: StudentBundle, split: Split) -> Path:
         output=asked.work.resolve() / "training",
         cache=asked.work.resolve() / "prepared",
     )
-    return train(_configuration(asked), threads=asked.threads)
+    return _configuration(asked)
+
+
+def _prepared(asked: Improvement, old: StudentBundle, split: Split, workers: Workers) -> dict[str, Any]:
+    """Prepares the frames of the training's drives."""
+    configuration = _written(asked, old, split).completed()
+    data, viewpoint, processes = configuration.data, configuration.viewpoint(), 2 if workers.alone else 1
+
+    def prepared(source: SequenceSource, _: Progress) -> int:
+        return len(prepare_source(data, source, viewpoint, workers=processes)[1])
+
+    frames = workers.in_order(
+        prepared,
+        matching(Path(data.root), data.sources),
+        unit="drive",
+        name=lambda source: Path(source.folder).name,
+        needs=lambda source: [Path(data.root, source.folder)],
+        written=Path(data.cache),
+    )
+    return {"frames": sum(frames)}
+
+
+def _trained(asked: Improvement, old: StudentBundle, split: Split, workers: Workers) -> Path:
+    """The checkpoint of the training; one of an earlier run goes on where it stopped."""
+    workers.close()  # a training takes the machines for itself
+    configuration = _written(asked, old, split)
+    if asked.launch.processes == 1:
+        return train(configuration, threads=asked.threads)
+    train_together(asked.launch, asked.work / "training.yaml", asked.overrides, asked.threads)
+    return last_checkpoint(configuration)
+
+
+def _scoring(asked: Improvement, workers: Workers) -> dict[str, Any]:
+    """How drives are scored: by one encoder with all cores, or one drive beside the other."""
+    threads = asked.threads if workers.alone else workers.threads
+    return {"engine": asked.engine, "threads": threads, "workers": workers}
+
+
+def _mixed(asked: Improvement, old: StudentBundle, checkpoint: Path, split: Split, workers: Workers) -> dict[str, Any]:
+    """The checkpoint between the old weights and the trained ones that the calibrating drives are for."""
+    folder = asked.work / MIXED
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    students, files = {OLD: old}, {share: f"{MIXED}/{share:.2f}.ckpt" for share in SHARES}
+    for share, name in files.items():
+        file = mix_checkpoint(checkpoint, old, share, asked.work / name, _encoder_weights(asked))
+        students[share] = export_improved(file, old, folder / f"{share:.2f}", name=f"{share:.0%}", provenance={})
+    calibrating = (split.calibration, split_replay(asked.replay)[1])
+    mixtures = judge_mixtures(students, *calibrating, **_scoring(asked, workers))
+    chosen = best_share(mixtures, asked.tolerance)
+    told = {
+        f"{one.share:.0%} of the trained weights": f"average precision {one.new:.3f} on new drives"
+        + (f", {one.replayed:.3f} on replayed ones" if one.replayed is not None else "")
+        for one in mixtures
+    }
+    return {"checkpoint": files[chosen], "share": chosen, "told": {**told, "chosen": f"{chosen:.0%}"}}
+
+
+def _encoder_weights(asked: Improvement) -> str:
+    return str(getattr(_configuration(asked), "encoder_weights", ""))
 
 
 def _exported(
-    asked: Improvement, old: StudentBundle, checkpoint: Path, split: Split, candidate: Path
+    asked: Improvement, old: StudentBundle, checkpoint: Path, split: Split, candidate: Path, workers: Workers
 ) -> dict[str, Any]:
     unfinished = candidate.with_name(candidate.name + UNFINISHED)
     for folder in (unfinished, candidate):
@@ -303,48 +408,28 @@ def _exported(
         name=asked.output.name,
         provenance={"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name},
     )
-    groups = [[open_recording(folder) for folder in group] for group in (split.calibration, calibrating) if group]
-    every, passes = asked.calibrate_every, 2 if bundle.head.volume is None else 1
-    total = sum(
-        len(range(0, len(one), every)) for one in (*learned, *(passes * list(itertools.chain.from_iterable(groups))))
-    )
-    with _counted(total, "frame") as bar:
-        bundle = calibrate_on_stereo(
-            bundle,
-            learned,
-            groups,
-            every=every,
-            engine=asked.engine,
-            threads=asked.threads,
-            on_frame=bar.update,
-        )
+    folders = [group for group in (split.calibration, calibrating) if group]
+    groups = [[open_recording(folder) for folder in group] for group in folders]
+    options = _scoring(asked, workers)
+    bundle = calibrate_on_stereo(bundle, learned, groups, earlier=old, every=asked.calibrate_every, **options)
+    threshold = best_threshold([score_students([bundle], group, **options).scores[0] for group in folders])
+    bundle = dataclasses.replace(bundle, threshold=threshold)
+    bundle = bundle.save(unfinished, bundle.read_encoder(), bundle.load_weights())
     unfinished.rename(candidate)
     record: dict[str, Any] = bundle.provenance["calibration"]
     return {"threshold": bundle.threshold, **{name: str(value) for name, value in record.items()}}
 
 
-def _judged(asked: Improvement, old: StudentBundle, new: StudentBundle, split: Split) -> dict[str, Any]:
+def _judged(
+    asked: Improvement, old: StudentBundle, new: StudentBundle, split: Split, workers: Workers
+) -> dict[str, Any]:
     shown = ShownFrames(asked.work / "pictures")
-    options: dict[str, Any] = {"engine": asked.engine, "threads": asked.threads, "progress": _bar}
+    options = _scoring(asked, workers)
     on_new = judge_students(old, new, split.held_out, seen=shown, **options)
     on_old = judge_students(old, new, asked.keep, **options) if asked.keep else None
     reasons = reasons_against(on_new, on_old, margin=asked.margin, tolerance=asked.tolerance)
     drives = {"held-out drive": on_new.content()} | ({"old drives": on_old.content()} if on_old else {})
-    return {"reasons": reasons, "drives": drives, "frames": shown.chosen()}
-
-
-def _bar(tasks: list[Any]) -> Iterator[Any]:
-    """Goes through tasks, and shows how many are done and how long the others will take."""
-    with _counted(len(tasks), "frame") as bar:
-        for task in tasks:
-            yield task
-            bar.update()
-
-
-def _counted(total: int, unit: str) -> Any:
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(total=total, unit=unit, file=sys.stderr, disable=None)
+    return {"reasons": reasons, "drives": drives, "frames": shown.chosen(on_new.seen)}
 
 
 def _decided(

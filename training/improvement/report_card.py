@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.report.html import embedded
 from scene_completion_ros.report.map_axes import MapScale, Picture, draw_axes, map_picture
 from scene_completion_ros.report.pictures import birds_eye_view, encode_picture, scaled_down
+from scene_completion_ros.whole_files import write_whole
 from scene_completion_training.improvement.judging import JudgedFrame
-from scene_completion_training.improvement.steps import write_whole
 
 SHOWN = ("largest gain", "in the middle", "smallest gain or largest loss")
 """The frames in pictures."""
@@ -39,36 +39,42 @@ figure { margin: 0 0 8px; } figure img { width: 100%; display: block; } figcapti
 """
 
 
+class DrawnFrame(NamedTuple):
+    """A frame of which pictures lie on the disk: what the new student gained, their name, and a caption."""
+
+    gain: float
+    name: str
+    caption: str
+
+
 class ShownFrames:
-    """Draws the frames that are judged, and keeps the pictures of those that the card shows.
+    """Draws the frames that are judged, wherever that is done, and keeps the pictures of those that the card shows.
 
     Args:
-        folder: Where the pictures lie.
+        folder: Where the pictures lie; it is emptied.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._drawn: list[tuple[float, str, str]] = []
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
 
-    def __call__(self, frame: JudgedFrame) -> None:
+    def __call__(self, frame: JudgedFrame) -> DrawnFrame | None:
         """Draws a frame, unless nothing is known of it."""
         if not np.isfinite(frame.gain):
-            return
-        name = f"{len(self._drawn):06d}"
+            return None
         for part, picture in pictures_of(frame).items():
-            write_whole(self._folder / f"{name}_{part}.jpg", encode_picture(picture, ".jpg", quality=82))
+            write_whole(self._folder / f"{frame.key}_{part}.jpg", encode_picture(picture, ".jpg", quality=82))
         caption = f"{frame.drive}, frame {frame.number}: {frame.gain:+.4f} nats of log loss gained"
-        self._drawn.append((frame.gain, name, caption))
+        return DrawnFrame(frame.gain, frame.key, caption)
 
-    def chosen(self) -> list[dict[str, str]]:
+    def chosen(self, drawn: Iterable[DrawnFrame | None]) -> list[dict[str, str]]:
         """Names and captions of the frames to show; the pictures of all others are removed."""
-        ordered = sorted(self._drawn, reverse=True)
+        ordered = sorted((frame for frame in drawn if frame is not None), reverse=True)
         places = list(dict.fromkeys([0, len(ordered) // 2, len(ordered) - 1])) if ordered else []
         kept = [
-            {"name": ordered[place][1], "caption": f"{why}: {ordered[place][2]}"}
+            {"name": ordered[place].name, "caption": f"{why}: {ordered[place].caption}"}
             for place, why in zip(places, SHOWN, strict=False)
         ]
         names = {frame["name"] for frame in kept}

@@ -43,8 +43,8 @@ def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, fold
     """Splits drives; what is scored and calibrated on comes last in time.
 
     Three drives or more stay whole: the last is held out, the one before calibrates. Of fewer, each is cut into three
-    parts along its way. Between parts a gap stays unused, and so does every frame of an earlier part that comes nearer
-    than the gap to a later one: a drive may return to a place.
+    parts along its way. Between parts a gap stays unused. A drive may return to a place: frames of an earlier part that
+    come nearer than the gap to a later one stay unused too.
 
     Args:
         drives: Folders of posed sequences.
@@ -67,7 +67,7 @@ def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, fold
     short = []
     for number, drive in enumerate(ordered):
         sequence = PosedSequence.load(drive)
-        cuts = cut_along(_places(sequence), shares, gap)
+        cuts = cut_along(places_of(sequence), shares, gap)
         if min(len(cut) for cut in cuts) < LEAST_FRAMES:
             short.append(f"{sequence.name} ({sequence.travelled_distance():.0f} m)")
             continue
@@ -101,7 +101,7 @@ def cut_along(places: NDArray[np.float64], shares: Sequence[float], gap: float) 
         shares: Share of the way of each part, in order.
         gap: Metres left out between parts.
     """
-    travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
+    travelled = way(places)
     usable = travelled[-1] - gap * (len(shares) - 1)
     parts: list[NDArray[np.int64]] = []
     begin = 0.0
@@ -117,7 +117,13 @@ def cut_along(places: NDArray[np.float64], shares: Sequence[float], gap: float) 
     return parts
 
 
-def _places(sequence: PosedSequence) -> NDArray[np.float64]:
+def way(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Metres travelled up to each frame [N], of positions [N, 3]."""
+    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
+
+
+def places_of(sequence: PosedSequence) -> NDArray[np.float64]:
+    """Positions of the rig in its frames [N, 3], metres, frame of the world."""
     return np.stack([frame.world_from_rig.translation for frame in sequence.frames])
 
 

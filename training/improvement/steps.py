@@ -13,6 +13,7 @@ from typing import Any
 
 import scene_completion_ros
 from scene_completion_ros.errors import ImprovementError
+from scene_completion_ros.whole_files import write_whole
 
 STATE = "state.json"
 UNFINISHED = ".part"
@@ -101,13 +102,6 @@ def disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Writes a file beside its place and moves it there: it is whole, or the one before stays."""
-    part = file.with_name(file.name + UNFINISHED)
-    part.write_bytes(content)
-    part.replace(file)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -16,9 +16,12 @@ from scene_completion_ros.inference.completer import LARGEST_HEIGHT_RATIO, camer
 from scene_completion_ros.inference.image_content import BLIND, shown_share
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.training_checks import check_for_training
+from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.recorded_camera import recorded_height
-from scene_completion_training.data.stereo import stereo_pair
+from scene_completion_training.data.stereo import cameras_ahead
 
+LEAST_MEASURED = 0.1
+"""Share of the image with a measured depth below which nothing can be judged."""
 LEAST_METRES = 2.0
 """A rig that travels less stands still."""
 DARKEST = 25.0
@@ -39,13 +42,13 @@ def check_suitable(sequence: PosedSequence, bundle: StudentBundle) -> None:
     """Refuses a drive from which a student learns nothing, or something wrong.
 
     Raises:
-        ImprovementError: Says which of these it is: the rig does not move, there is no stereo pair, the scale is
-            unknown, the camera is another one than the student's, the lens is covered, it is night.
+        ImprovementError: The rig does not move, neither a stereo pair nor its motion measures depth, or the scale is
+            unknown. The camera is another one than the student's, the lens is covered, or it is night. The message says
+            which.
     """
     name = sequence.name
     try:
         check_for_training(sequence, name)
-        left = stereo_pair(sequence)[0]
     except SceneCompletionError as error:
         raise ImprovementError(error.what, where=error.where, cure=error.cure) from error
     metres = sequence.travelled_distance()
@@ -55,6 +58,7 @@ def check_suitable(sequence: PosedSequence, bundle: StudentBundle) -> None:
             where=name,
             cure="Record while the robot drives: later frames are the judge",
         )
+    left = cameras_ahead(sequence)[0]
     camera = sequence.cameras[left]
     covered = float(Resampler(camera, bundle.canonical).validity.mean())
     other = camera_warnings(bundle, camera, covered) + _other_height(sequence, bundle)
@@ -65,6 +69,19 @@ def check_suitable(sequence: PosedSequence, bundle: StudentBundle) -> None:
             cure="Name a student of this camera, or train one with `scene-completion train` and `camera: auto`",
         )
     _check_pictures(sequence, left)
+    _check_depth(sequence, bundle.grid.shape[0] * bundle.grid.voxel_size)
+
+
+def _check_depth(sequence: PosedSequence, reach: float) -> None:
+    meter = depth_meter(sequence, reach)
+    looked_at = np.linspace(0, len(sequence) - 1, 5).round().astype(int)[1:-1].tolist()
+    share = float(np.median([(meter(index).depth > 0.0).mean() for index in looked_at]))
+    if share < LEAST_MEASURED:
+        raise ImprovementError(
+            f"the {meter.told} measures the depth of {100 * share:.0f} % of the image",
+            where=f"{sequence.name}, camera {meter.camera}",
+            cure="Drive past things with texture, without turning on the spot, and check the poses and the calibration",
+        )
 
 
 def _other_height(sequence: PosedSequence, bundle: StudentBundle) -> list[str]:
@@ -118,7 +135,7 @@ class DriveLook:
     @staticmethod
     def of(sequence: PosedSequence) -> DriveLook:
         """Looks at all frames of a drive, with its first camera ahead."""
-        left = stereo_pair(sequence)[0]
+        left = cameras_ahead(sequence)[0]
         pictures, places = [], []
         for index in range(len(sequence)):
             grey = cv2.cvtColor(sequence.image(index, left), cv2.COLOR_RGB2GRAY)

@@ -36,7 +36,7 @@ def log_inverse_depth_loss(
 ) -> Tensor:
     """Mean min(|log (i + o) − log (1/h + o)|, cap) over pixels with a hint h; i is the inverse depth of the code.
 
-    Too far and too near by the same factor cost the same. An error relative to the inverse depth would not: it calls
+    Too far and too near by the same factor cost the same. An error relative to the inverse depth would not. It calls
     infinity no worse than half the depth, and a network that is unsure places everything far away.
 
     Args:

@@ -40,8 +40,8 @@ def opacity_distillation(student: Tensor, teacher: Tensor, valid: Tensor, *, vox
 def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of the student's occupancy from the teacher's over the valid points.
 
-    What a teacher says of hidden space is mostly "perhaps": a probability of 0.3 is a density of 0.02 per metre under
-    the `OccupancyLink`, which neither clipped densities nor opacities tell from empty space.
+    A teacher mostly says "perhaps" of hidden space. A probability of 0.3 is a density of 0.02 per metre under the
+    `OccupancyLink`, which neither clipped densities nor opacities tell from empty space.
 
     Args:
         student: Logit of the occupancy probability [B, N].

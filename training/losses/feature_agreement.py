@@ -26,7 +26,7 @@ def cosine_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     """mean_c |∂x F| e^{−25 |∂x I|} + the same along y: features change where the image does (SceneDINO).
 
-    Features are brought to a root mean square of one a channel: otherwise the loss falls as well when they all shrink,
+    Features are brought to a root mean square of one a channel. Otherwise the loss falls as well when they all shrink,
     to which the cosine loss is blind.
 
     Args:

@@ -33,8 +33,9 @@ KITTI_360_FORCES: dict[Pair, Force] = {
 }
 """Values that SceneDINO found on KITTI-360 for DINO features."""
 ATTRACTED: dict[Pair, float] = {"self": 0.6, "similar": 0.8, "random": 0.05}
-"""Share of a kind's pairs of points that attract, where shifts are estimated: of two crops that look alike most, of two
-that were drawn at random few."""
+"""Share of a kind's pairs of points that attract, where shifts are estimated. Of two crops that look alike most
+attract, of two that were drawn at random few.
+"""
 
 
 def correspondence_loss(features: Tensor, other: Tensor, head: Tensor, other_head: Tensor, shift: float) -> Tensor:

@@ -12,8 +12,8 @@ from scene_completion_training.rendering.patches import RenderedPatches, invalid
 def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
     """Mean log(1 + |d − h| / (1 + h/10)) over rays that have a hint.
 
-    The absolute error is divided by a term that grows with the depth, because the error of stereo matching does;
-    the logarithm keeps wrong matches from dominating, as DepthHints' log-L1 does.
+    The absolute error is divided by a term that grows with the depth, because the error of stereo matching does. The
+    logarithm keeps wrong matches from dominating, as DepthHints' log-L1 does.
 
     Args:
         rendered: Rendered z-depth [...], metres.

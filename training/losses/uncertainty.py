@@ -21,9 +21,9 @@ _REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
 class UncertaintyWeights(nn.Module):
     """L = Σ_i L_i / (2 p_i²) + r(p_i), p_i > 0 learned with the network, one for each loss.
 
-    The regulariser r is log(1 + p²) in the released code of CUA-O3D ("log1p_sq"), log(1 + p) on its slides ("log1p"),
-    and log p in Kendall et al. 2018 ("kendall"). The first two never fall below zero. The last is unbounded below, and
-    makes every weighted loss the same. "fixed" has no p: the sum of the losses.
+    The regulariser r is `log(1 + p²)` in the released code of CUA-O3D ("log1p_sq") and `log(1 + p)` on its slides
+    ("log1p"). It is `log p` in Kendall et al. 2018 ("kendall"). The first two never fall below zero. The last is
+    unbounded below, and makes every weighted loss the same. "fixed" has no p: the sum of the losses.
 
     For a constant loss the optimum is p² = (L + √(L² + 8L)) / 4, p³ = L (1 + p), and p² = L.
 

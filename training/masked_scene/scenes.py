@@ -34,8 +34,9 @@ from scene_completion_ros.geometry import (
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data.prepared import StereoDepths, cameras_ahead, fingerprint
+from scene_completion_training.data.prepared import StereoDepths, fingerprint
 from scene_completion_training.data.rectified import rectified_sequence
+from scene_completion_training.data.stereo import cameras_ahead
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
 from scene_completion_training.evaluation.density_model import reference_camera
 from scene_completion_training.evaluation.deployed_model import DeployedUnits
@@ -174,8 +175,8 @@ class VoxelScene:
 class SceneMaker:
     """Makes the scenes of a recording, of one kind.
 
-    "predicted" voxels are what a student says is occupied; "exact" ones stand in a rendered town, without insides and
-    what lies below the ground; "stereo" ones are fused of the depth of the frames around; "lidar" ones are the labelled
+    "predicted" voxels are what a student says is occupied. "exact" ones stand in a rendered town, without insides and
+    what lies below the ground. "stereo" ones are fused of the depth of the frames around. "lidar" ones are the labelled
     voxels of a KITTI window's first frame, and of its other frames those that its scans hit. The grid is that of the
     frame's ground truth, and without any that of the student or the street.
 

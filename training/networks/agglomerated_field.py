@@ -40,8 +40,8 @@ class TeacherSpace:
 class AgglomeratedField(FeatureField):
     """A feature field with a head for each teacher in place of the expansion.
 
-    Its units also see the depth of the pixel's surface, channel 0 of the density's encoder: whether a point lies on
-    what the pixel shows or behind it decides what it may be.
+    Its units also see the depth of the pixel's surface, channel 0 of the density's encoder. Whether a point lies on
+    that surface or behind it decides what it may be.
 
     Args:
         heads: From the feature of a point to those of the teachers.

@@ -65,8 +65,8 @@ class DensityField(nn.Module):
     σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c). Wf is applied to the whole map before sampling, which is
     the same because bilinear sampling is linear; the exported encoder carries it folded in.
 
-    Channel 0 of f is trained to hold the pixel's inverse depth (`encode_with_depth`), and the first hidden units start
-    as ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random start they
+    Channel 0 of f is trained to hold the pixel's inverse depth (`encode_with_depth`). The first hidden units start as
+    ramps in (inverse depth of the point − channel 0). A surface is a sum of few such ramps; from a random start they
     take tens of thousands of steps to find.
 
     Args:
@@ -143,7 +143,7 @@ class DensityField(nn.Module):
     def encode_with_depth(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what `encode` does, and channel 0 of f [B, H/2, W/2]: the inverse depth code of each pixel.
 
-        The hidden layer reads channel 0 without passing gradients back: through the steep depth units they would drown
+        The hidden layer reads channel 0 without passing gradients back. Through the steep depth units they would drown
         those of the loss that makes it a depth.
         """
         raw = self.encoder(image)

@@ -100,8 +100,8 @@ def _coordinates(like: Tensor) -> Tensor:
 class MetricDecoder(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to features at half the resolution of the image.
 
-    The relative depth goes in as it is and divided by its mean, and with it the place of each pixel: how far the ground
-    lies that it shows is what gives depth its metres.
+    The relative depth goes in as it is and divided by its mean, and with it the place of each pixel. The place says how
+    far the ground lies that the pixel shows, and so gives depth its metres.
 
     Args:
         channels: Channels of the fused map.

@@ -21,7 +21,7 @@ class ChannelNorm(nn.Module):
     """Brings the channels of each pixel to mean zero and variance one, and scales each channel (LayerNorm).
 
     The cosine loss is blind to the length of features. Without this a decoder's outputs grew three hundredfold within a
-    thousand steps, beside which the point code said nothing: all points of a ray had the same feature.
+    thousand steps. Beside them the point code said nothing: all points of a ray had the same feature.
     """
 
     def __init__(self, channels: int) -> None:
@@ -42,8 +42,8 @@ class FeatureField(nn.Module):
     trunk. SceneDINO has one hidden layer for both. Apart, the density can stay exactly what it was validated as, and
     a robot evaluates the units of the features where voxels are occupied only.
 
-    Features are composited along rays, and then expanded to the dimension of the targets (`expand`): rendering 64
-    numbers instead of hundreds is what makes the training affordable.
+    Features are composited along rays, and then expanded to the dimension of the targets (`expand`). Rendering 64
+    numbers instead of hundreds makes the training affordable.
 
     Args:
         target_size: Dimension D of the targets.
@@ -52,7 +52,7 @@ class FeatureField(nn.Module):
 
     Attributes:
         target_size: Dimension of the expanded features.
-        target_mean: Mean of the targets [D] that is taken from them, zero where they are learned as they are: the
+        target_mean: Mean of the targets [D] that is taken from them, zero where they are learned as they are. The
             expanded features lie in the space of what is left.
     """
 

@@ -1,8 +1,8 @@
 """The multi-view density field (MVBTS): features of every encoder view, fused per point under learned confidence.
 
 Han et al., "Boosting Self-Supervision for Single-View Scene Completion via Knowledge Distillation", CVPR 2024. The
-fusion is the one that was trained in the end, without attention: view-wise confidence and features, a masked softmax
-over the views, and a small network on the weighted sum.
+fusion is the one that was trained in the end, without attention. It has view-wise confidence and features, a masked
+softmax over the views, and a small network on the weighted sum.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class FusionHead(nn.Module):
     """Density of points from the features of any number of views.
 
     Each view: h = W2 · ReLU(Wf f + Wγ γ(x) + b), of which h[0] is the view's confidence and h[1:] its features. The
-    views' features are averaged under softmax(confidence), views that do not see the point left out (where none does,
-    all count the same), and σ = softplus(w · ReLU(W3 g + b3) + c).
+    views' features are averaged under softmax(confidence). Views that do not see the point are left out; where none
+    does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`.
 
     Args:
         hidden: Width of the hidden layer of each view (128 in MVBTS; half of it costs half as much).

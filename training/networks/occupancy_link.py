@@ -25,8 +25,8 @@ _CERTAIN = 0.98
 class OccupancyLink(nn.Module):
     """Logit of the occupancy probability from x, the density before softplus: e^s · x + o, with s and o learned.
 
-    The link keeps classification and rendering from fighting: a voxel of which the field is unsure (probability 0.3)
-    would, as an opacity, block every ray after a few voxels; with o = 3 it has σ = 0.02 per metre and blocks nothing.
+    The link keeps classification and rendering from fighting. A voxel of which the field is unsure (probability 0.3)
+    would, as an opacity, block every ray after a few voxels. With o = 3 it has σ = 0.02 per metre and blocks nothing.
     Opacity stays a monotone function of the probability, which is what the calibration of the bundle undoes.
 
     Args:

@@ -37,9 +37,9 @@ class SpatialDecoder(nn.Module):
     """Features of an image to a logit for every voxel of a grid that stands still before the camera.
 
     A pixel says nothing of what lies behind the surface that it sees. Here each cell of a bird's-eye view looks up, at
-    a few heights, the features of its pixel and how far it lies before or behind what the pixel sees; a U-Net
-    (Ronneberger et al. 2015) over the cells then knows the shape of the car in front, its neighbours and the road. A
-    learned mean of the grid stands beside it. It starts as nothing: every logit is 0.
+    a few heights, the features of its pixel. It also looks up how far it lies before or behind what the pixel sees. A
+    U-Net (Ronneberger et al. 2015) over the cells then knows the shape of the car in front, its neighbours and the
+    road. A learned mean of the grid stands beside it. It starts as nothing: every logit is 0.
 
     Args:
         camera: Canonical camera; every image has been resampled into it.

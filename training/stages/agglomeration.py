@@ -50,7 +50,7 @@ class TeacherSpec:
             keep theirs.
         normaliser: Bring its channels to one scale: "standard", or "phi_s" which keeps their proportions.
         centre: Take from each of its features the mean of all of them ("targets"), or that of the classes of
-            `text_bank` ("texts"): what all have in common hides what tells them apart. Features that are asked in words
+            `text_bank` ("texts"). What all have in common hides what tells them apart. Features that are asked in words
             stay without it: as vectors from the centre, those of pure things are nearer to their names than mixtures.
         text_bank: Text bank whose classes give the centre.
         rarity: Power of the weight that a rare kind of target has, see `TargetRarity`; 0 weighs all alike, as CUA-O3D.
@@ -78,10 +78,10 @@ class AgglomerationSettings:
         channels: Dimension of the feature of a point.
         units: Hidden units of the features.
         points: Points of an image that are compared.
-        own: Share of them on the surface that the density shows in its own image; the others are what stereo or the
+        own: Share of them on the surface that the density shows in its own image. The others are what stereo or the
             rendered depth shows in all views, seen in the image or hidden there.
-        depth_noise: How far the former are moved along their rays, as a share of their depth, one standard deviation:
-            the voxels of a robot lie where its student puts them.
+        depth_noise: How far the former are moved along their rays, as a share of their depth, one standard deviation.
+            The voxels of a robot lie where its student puts them.
         bilinear: Sample tokens between their centres.
         shared_mask: Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
     """
@@ -142,7 +142,7 @@ class AgglomerationConfiguration(Configuration):
 class AgglomerationStage(SingleImageStage):
     """Trains an `AgglomeratedField` on a density that stays as it is, from batches of `ViewSamples` with targets.
 
-    Points of surfaces get what all views that see them say on average (`FeatureLifter`); the field learns to say the
+    Points of surfaces get what all views that see them say on average (`FeatureLifter`). The field learns to say the
     same of them from its one image.
 
     Args:

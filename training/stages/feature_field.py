@@ -59,10 +59,10 @@ class FeatureSettings:
         samples: Samples of a ray whose features are composited: those of the largest weight. Most have next to none.
         weight: Weight of the cosine loss against the tokens (0.2 in SceneDINO).
         smoothness: Weight of the smoothness of the features within a patch (0.25 in SceneDINO).
-        downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all, each ray
-            being compared with the bilinearly enlarged tokens.
+        downsampler: How the rays of a patch become a token: weighted by a learned salience, or not at all. In the
+            latter case each ray is compared with the bilinearly enlarged tokens.
         own_view: Share of the tokens that are drawn from the sample's own view, whose every token says something of its
-            image; the others are drawn from all views that render (which is all there is in SceneDINO: 0).
+            image. The others are drawn from all views that render. In SceneDINO there are only those: 0.
         centred: Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens
             hardly tells two things apart.
         artefacts: Learn what tokens say of their place in the image, and drop it.
@@ -119,7 +119,7 @@ class FeatureFieldConfiguration(Configuration):
             )
         if self.keep_maps and not features.freeze_density:
             raise ConfigurationError(
-                "the density learns, and what it says of a sample changes",
+                "the density learns, and its maps of a sample change",
                 where="keep_maps",
                 cure="Set it to false, or features.freeze_density to true",
             )

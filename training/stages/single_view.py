@@ -1,6 +1,6 @@
 """Stage `single_view`: the Behind-the-Scenes density field, self-supervised from posed stereo video.
 
-With `spatial` a decoder in space stands beside the pixel-aligned head: what lies behind a surface is known from its
+With `spatial` a decoder in space stands beside the pixel-aligned head. It knows what lies behind a surface from its
 neighbours and the street around, and no longer from its pixel alone.
 """
 
@@ -28,12 +28,14 @@ class SingleViewConfiguration(Configuration):
         spatial: The decoder in space; by default there is none.
         freeze_encoder: The encoder stays as it is, and only head and decoder in space learn. With `keep_maps` what it
             says is computed once for each sample.
+        freeze_trunk: The trunk of the encoder stays, whatever it is, and its decoder learns: others read the trunk.
     """
 
     keeps_maps = True
     stage: str = "single_view"
     spatial: SpatialSettings | None = None
     freeze_encoder: bool = False
+    freeze_trunk: bool = False
 
     def check(self) -> None:
         """Refuses a frozen encoder that never learned or would learn depth, and a decoder that is told no depth."""
@@ -77,8 +79,10 @@ class SingleViewStage(SingleImageStage):
         )
 
     def start_learning(self) -> None:
-        """The encoder may stay as it is."""
+        """The encoder may stay as it is, or its trunk."""
         super().start_learning()
+        if self.settings.freeze_trunk:
+            self.encoder.trunk.requires_grad_(False)
         if self.settings.freeze_encoder:
             self.encoder.requires_grad_(False)
 

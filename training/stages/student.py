@@ -43,8 +43,8 @@ class DistillationSettings:
 
     Attributes:
         weight: Weight of the loss (0.01 in KDBTS).
-        space: What is compared: clipped densities as in KDBTS, the opacity of a voxel, or the occupancy probability,
-            which a teacher has that was trained with `losses.occupancy`.
+        space: What is compared: clipped densities as in KDBTS, the opacity of a voxel, or the occupancy probability. A
+            teacher has the latter if it was trained with `losses.occupancy`.
         limit: Where densities are clipped, per metre.
         along_rays: Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much
             as the rest, and holds the student to the teacher's surfaces, which are softer than its own.

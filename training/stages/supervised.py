@@ -1,9 +1,9 @@
 """Stage `supervised`: the feature field's network, taught true classes. A measuring instrument, it learns from labels.
 
 How well an unsupervised field names voxels is limited by its network, its image and its density, besides the features
-it was given. This stage says by how much: the same network beside the same frozen density, with its own decoder and
-units, learns the class of every occupied voxel in the image, seen or hidden, from the exact voxels of rendered towns.
-Nothing unsupervised starts from it, and it is not deployed.
+it was given. This stage says by how much. The same network stands beside the same frozen density, with its own decoder
+and units. It learns the class of every occupied voxel in the image, seen or hidden, from the exact voxels of rendered
+towns. Nothing unsupervised starts from it, and it is not deployed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stage `supervised_scene`: a network of voxels learns from their labels, from random weights or pre-trained ones.
 
-With "occupancy" it refines a student: candidates are voxels that the student calls occupied, and more below its
-threshold; a linear head on all levels corrects the log odds of each. With "classes" it is the upper bound of what
+With "occupancy" it refines a student. Candidates are voxels that the student calls occupied, and more below its
+threshold. A linear head on all levels corrects the log odds of each. With "classes" it is the upper bound of what
 networks without labels learn.
 """
 

@@ -105,14 +105,14 @@ def make_rig(
     Args:
         width: Of the front images, pixels; by default 1242, of a delivery robot 1280.
         height: By default 375, of a delivery robot 960.
-        kind: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "delivery": a robot with two
-            fisheyes of 120 degrees ahead, 0.4 m above the ground.
+        kind: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "delivery". The latter is a
+            robot with two fisheyes of 120 degrees ahead, 0.4 m above the ground.
 
     Raises:
         ValueError: There is no such rig.
     """
     if kind not in RIGS:
-        raise ValueError(f"no rig {kind!r}: known are {', '.join(RIGS)}")
+        raise ValueError(f"no rig {kind!r}: use one of {', '.join(RIGS)}")
     robot = kind == "delivery"
     width, height = width or (1280 if robot else 1242), height or (960 if robot else 375)
     focal = FOCAL_PER_WIDTH * width

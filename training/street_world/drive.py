@@ -23,6 +23,7 @@ from scene_completion_training.street_world.ground_truth import VoxelTruth, voxe
 from scene_completion_training.street_world.render import Renderer, View, scan, trace_view
 from scene_completion_training.street_world.scene import StreetScene, build_scene
 from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import TownPlan, profile_of, role_of_seed
 from scene_completion_training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 
@@ -68,13 +69,14 @@ class RenderedImage:
 class StreetDrive:
     """A rig driving through the town of a seed.
 
-    Only the stretch around the rig is built, so that memory does not grow with the length of the drive; frames asked
+    Only the stretch around the rig is built, so that memory does not grow with the length of the drive. Frames asked
     for in their order are the quickest.
 
     Args:
         seed: Town; `SEEDS_OF_ROLE` says which seeds may be used for what.
         rig: Cameras and LiDAR; they are mounted as the seed has it.
         grid: Voxel grid of the ground truth, around the left camera; by default the rig's.
+        street: Kind of street; by default the seed decides.
     """
 
     def __init__(
@@ -85,11 +87,12 @@ class StreetDrive:
         grid: VoxelGrid | None = None,
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
+        street: StreetKind | None = None,
     ) -> None:
         self.seed, self.grid = seed, grid or rig.grid
         self.rig = mounted(rig, seed)
         self.role = role_of_seed(seed)
-        self.plan = TownPlan(seed, longest_drive(profile_of(seed), frames, rate_hz))
+        self.plan = TownPlan(seed, longest_drive(profile_of(seed, street), frames, rate_hz), street)
         self.poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         self.stamps = stamps_ns(frames, rate_hz)
         self._sky = Sky(self.plan.daylight)
@@ -179,10 +182,10 @@ class StreetDrive:
     ) -> PosedSequence:
         """The drive as a posed sequence.
 
-        Frames carry the assets "lidar" (float32 [N, 3], rig frame), "depth" (float32 [H, W], z-depth of the left
-        camera, infinite in the sky), "label" (uint8 [H, W]), "voxel_label" (uint8 [X, Y, Z], `StreetClass`) and
-        "voxel_flags" (uint8 [X, Y, Z], bits of `ground_truth`), as far as they are asked for. Without `content_of`
-        frames are computed here, and the last one is kept.
+        Frames carry those of these assets that are asked for. "lidar" is float32 [N, 3], rig frame. "depth" is float32
+        [H, W], z-depth of the left camera, infinite in the sky. "label" is uint8 [H, W], "voxel_label" uint8 [X, Y, Z],
+        `StreetClass`, and "voxel_flags" uint8 [X, Y, Z], bits of `ground_truth`. Without `content_of` frames are
+        computed here, and the last one is kept.
         """
         content = content_of or self.content_keeping_last(assets, quality)
         names = [

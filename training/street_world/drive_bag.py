@@ -74,7 +74,9 @@ def _jpeg_of(source: ImageSource) -> bytes:
         return source.read_bytes()
     if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
         return encoded[0]
-    raise ImageError("this image has no encoded form", where=repr(source), cure="Write the bag from a saved drive")
+    raise ImageError(
+        "this image is not stored as JPEG or PNG", where=repr(source), cure="Write the bag from a saved drive"
+    )
 
 
 def optical_frame(camera: str) -> str:

@@ -30,7 +30,7 @@ class VoxelTruth:
     """Exact contents of a voxel grid, all arrays [X, Y, Z].
 
     Args:
-        label: `StreetClass`, uint8; 0 is free. Occupied are voxels that a surface passes and insides of solid things.
+        label: `StreetClass`, uint8; 0 is free. Voxels that a surface passes and insides of solid things are occupied.
         interior: Occupied, but no surface passes: the inside of a house, a car, a crown.
         in_view: The centre projects into the image.
         visible: In view, and the camera sees the centre or some surface in the voxel.

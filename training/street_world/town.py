@@ -66,9 +66,9 @@ def role_of_seed(seed: int) -> Role:
     raise ValueError(f"seed {seed} belongs to no role: towns are {known}")
 
 
-def profile_of(seed: int) -> StreetProfile:
-    """Cross-section and kind of a town's street."""
-    return draw_profile(np.random.default_rng([seed, 11]))
+def profile_of(seed: int, kind: StreetKind | None = None) -> StreetProfile:
+    """Cross-section and kind of a town's street; the seed decides the kind where none is given."""
+    return draw_profile(np.random.default_rng([seed, 11]), kind)
 
 
 class TownPlan:
@@ -78,10 +78,10 @@ class TownPlan:
     street goes on beyond.
     """
 
-    def __init__(self, seed: int, length: float) -> None:
+    def __init__(self, seed: int, length: float, kind: StreetKind | None = None) -> None:
         self.seed, self.length = seed, length
         rng = np.random.default_rng([seed, 1])
-        self.profile = profile_of(seed)
+        self.profile = profile_of(seed, kind)
         self.daylight = draw_daylight(rng)
         self.look = draw_camera_look(rng, self.daylight)
         edge = max(self.profile.left.walk_edge, self.profile.right.walk_edge)
@@ -160,7 +160,7 @@ def _draw_side_streets(rng: np.random.Generator, line: StreetLine, profile: Stre
         s = float(straight[0])
         left, right = (ARM_M * (kind != skipped and _arm_is_free(line, s, sign)) for sign, skipped in ((1, 2), (-1, 1)))
         if left or right:
-            bare = profile.kind is StreetKind.COUNTRY
+            bare = profile.kind in (StreetKind.COUNTRY, StreetKind.ALLEY)
             streets.append(SideStreet(s, half, 0.0 if bare else walk, left, right, zebra and not bare))
     return streets
 

@@ -1,8 +1,8 @@
 """NVIDIA GPUs: TensorRT engines of the encoder, their cache, kernels for the voxel query and the march, the context.
 
-Importing any module of this package imports neither pycuda nor TensorRT and starts no CUDA context: both are imported
-inside functions, once somebody asks for a GPU. What can be decided without a device (cache, parity, options, what is
-missing) is in modules that never import them.
+Importing any module of this package imports neither pycuda nor TensorRT and starts no CUDA context. Functions import
+both, once somebody asks for a GPU. What can be decided without a device (cache, parity, options, what is missing) is in
+modules that never import them.
 
 | module | what | needs |
 |---|---|---|

@@ -116,8 +116,8 @@ class PrimaryContext:
     def stream(self) -> Any:
         """A new stream (`pycuda.driver.Stream`; its ``handle`` is what TensorRT takes).
 
-        It waits for nothing that is asked of others, nor they for it: not for the default stream either, on which torch
-        works, and which may not be used at all while work of a stream that waits for it is captured.
+        It waits for no other stream, and no other stream waits for it. That holds for the default stream too, on which
+        torch works. Nobody may use the default stream at all while work of a stream that waits for it is captured.
         """
         with gpu_errors("making a stream"):
             return self._cuda.Stream(_NON_BLOCKING)
@@ -222,8 +222,8 @@ def explain_failure(text: str, doing: str, memory: tuple[int, int] | None = None
     free = f"; {memory[0] / 2**20:.0f} of {memory[1] / 2**20:.0f} MiB are free" if memory else ""
     if any(words in lowered for words in _OUT_OF_MEMORY):
         cure = (
-            "End other programs on the GPU (nvidia-smi lists them; on a Jetson, tegrastats shows the memory that the "
-            "GPU shares with everything else), lower gpu_workspace, or take a CPU engine."
+            "End other programs on the GPU, lower gpu_workspace, or take a CPU engine. nvidia-smi lists programs; on a "
+            "Jetson, tegrastats shows the memory that the GPU shares with everything else."
         )
         return GpuFailureError(f"out of memory while {doing}: {said}{free}", "memory", cure)
     if any(words in lowered for words in _LOST):

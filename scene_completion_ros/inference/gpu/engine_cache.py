@@ -1,7 +1,7 @@
 """Engines, kernels and timing caches on disk, each behind the whole of what it was built for.
 
-An engine is used only where all of its key is what is needed now: the ONNX graph, TensorRT, the GPU, and what was asked
-for. Anything else is built again, with a line in the log that says what differs. Nothing is deserialised to find out.
+The cache gives an engine only where all of its key fits: the ONNX graph, TensorRT, the GPU, and what was asked for.
+Anything else is built again, with a line in the log that says what differs. Nothing is deserialised to find out.
 """
 
 from __future__ import annotations

@@ -244,9 +244,9 @@ def check_loads(make_device: Callable[[CompiledKernels], KernelDevice], kernels:
         if error.kind != "unknown":
             raise
         raise GpuError(
-            f"what {kernels.compiler} made does not load ({error.what})",
+            f"the kernels that {kernels.compiler} made do not load ({error.what})",
             where="GPU kernels",
-            cure="nvidia-smi shows the newest CUDA version that the driver takes: install a compiler that is no newer "
+            cure="See in nvidia-smi the newest CUDA version that the driver takes. Install a compiler that is no newer "
             "(pip install 'nvidia-cuda-nvrtc<=VERSION', or a toolkit), or a newer driver",
         ) from error
 

@@ -142,8 +142,8 @@ def compile_kernels(
     Args:
         sizes: The student's sizes.
         compute_capability: Of the GPU, e.g. (8, 7).
-        check: Raises GpuError for kernels that cannot be used: a package's NVRTC may be newer than the driver, which
-            then does not take what it makes, but takes what the nvcc beside it does.
+        check: Raises GpuError for kernels that cannot be used. A package's NVRTC may be newer than the driver. The
+            driver then does not take what that NVRTC makes, but takes what the nvcc beside it makes.
 
     Raises:
         GpuError: There is no compiler, or each one fails.

@@ -1,9 +1,9 @@
 """Does a GPU engine compute what the CPU engine computes? The gate that every engine passes before it is kept.
 
-Three numbers are compared with limits, each the worst of all images: the error of the whole map, that of the worst
-channel (a channel that is wrong alone would hide in the map's), and the largest error of one value. A volume, where the
-encoder gives one, is compared likewise; its channels are the layers of one height. The error of a depth counts as a
-share of the right depth; its channels are the rows of the image.
+Three numbers are compared with limits, each the worst of all images. They are the error of the whole map, that of the
+worst channel, and the largest error of one value. The second is there since a channel that is wrong alone would hide in
+the map's error. A volume, where the encoder gives one, is compared likewise; its channels are the layers of one height.
+The error of a depth counts as a share of the right depth; its channels are the rows of the image.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ VOLUME_LIMITS: Mapping[str, ParityLimits] = {
     "fp16": ParityLimits(map_error=0.02, channel_error=0.05, largest_error=0.6),
     "int8": ParityLimits(map_error=0.25, channel_error=0.5, largest_error=5.0),
 }
-"""The same of volumes, whose root mean square is less than a logit: about eight times what a student with a transformer
-for its trunk is off, see docs/gpu_engine.md."""
+"""The same of volumes, whose root mean square is less than a logit. It is about eight times what a student with a
+transformer for its trunk is off, see docs/gpu_engine.md."""
 
 
 DEPTH_LIMITS: Mapping[str, ParityLimits] = {
@@ -195,7 +195,7 @@ def _errors(reference: NDArray[np.float64], found: NDArray[np.float64]) -> tuple
 def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
     """Images for the gate: streets, cut to the proportions that are wanted, and scaled.
 
-    Streets, because the steps of int8 are fitted to such pictures: on noise of the same spectrum its error was thirty
+    Streets, because the steps of int8 are fitted to such pictures. On noise of the same spectrum its error was thirty
     times as large, and that of fp16 ten times.
 
     Args:

@@ -25,8 +25,8 @@ DEVICE = "nvidia-smi must list it, and CUDA_VISIBLE_DEVICES must not hide it; in
 PYCUDA = "pip install pycuda (it compiles, with a C++ compiler and the CUDA toolkit, nvcc on the PATH)"
 INSTALL: dict[Flavour, str] = {
     "tensorrt": (
-        "pip install tensorrt, with NVIDIA's package index (its installation guide names it; a Jetson has it from "
-        "JetPack, sudo apt install nvidia-jetpack, and a virtual environment sees it with --system-site-packages)"
+        "pip install tensorrt, with NVIDIA's package index, which its installation guide names. A Jetson has it from "
+        "JetPack: sudo apt install nvidia-jetpack, and a virtual environment sees it with --system-site-packages"
     ),
     "tensorrt_rtx": "pip install tensorrt_rtx (x86-64 only)",
 }

@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 class TensorRt:
     """An imported TensorRT.
 
-    TensorRT has one logger a process: where another part of the program gave it one before, errors are in that one's
-    log, and `errors` knows nothing of them.
+    TensorRT has one logger a process. Where another part of the program gave it one before, that one has the errors,
+    and `errors` knows nothing of them.
 
     Attributes:
         api: The module.

@@ -1,8 +1,8 @@
 """From the encoder's map on the device to occupied voxels on the host: density, rays, states, compaction, labels.
 
 All that depends on camera and grid is uploaded once. A frame allocates nothing, is one sequence of launches on one
-stream, and is waited for once. Over the bus go the state of every voxel, the depth image, and index, probability,
-label and confidence of the occupied voxels; opacity and probability of all voxels stay on the device.
+stream, and is waited for once. Over the bus go the depth image, the state of every voxel, and index, probability, label
+and confidence of the occupied voxels. Opacity and probability of all voxels stay on the device.
 """
 
 from __future__ import annotations

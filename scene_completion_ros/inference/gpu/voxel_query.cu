@@ -1,15 +1,19 @@
-// The student's field on the GPU: density of all voxels in view, the march of the camera's rays, the state of every
-// voxel, the list of the occupied ones, and their labels. Readable twins: density_reference, march or sight, states,
-// label_logits_reference, class_cosines_reference.
+// The student's field on the GPU. The kernels compute the density of all voxels in view and march the camera's rays.
+// They then say the state of every voxel, list the occupied ones, and label those. Readable twins: density_reference,
+// march or sight, states, label_logits_reference, class_cosines_reference.
 //
-// Compiled for one student: CHANNELS units of the density, UNITS of the labels (0: none), CLASSES classes, HALF_FEATURES,
-// whether the encoder's map and volume are float16 or float32, and VOLUME, whether it gives a volume of logits and the depth
-// of the rays beside its map: then its rays are not marched, they see as far as it says. No header is needed, so that NVRTC compiles it without a toolkit. The same text compiles as C++ for the tests, see
+// Compiled for one student:
+//   CHANNELS        units of the density
+//   UNITS, CLASSES  units of the labels (0: none), and classes
+//   HALF_FEATURES   the encoder's map and volume are float16; otherwise float32
+//   VOLUME          the encoder also gives a volume of logits and the depth of the rays. Its rays are not marched: they
+//                   see as far as that depth says.
+// No header is needed, so that NVRTC compiles this text without a toolkit. It compiles as C++ for the tests, see
 // tests/inference/gpu/cuda_on_cpu.h.
 //
-// Density and labels: LANES threads share a point, four channels each at a time, so that every load of a tap or of a
-// table's row is one whole line of the cache. Samples are ordered by cell of the feature map; a group of threads takes
-// RUN of them in a row and reads the four taps again only where the cell changes.
+// Density and labels: LANES threads share a point, four channels each at a time. Every load of a tap or of a table's
+// row is then one whole line of the cache. Samples are ordered by cell of the feature map. A group of threads takes RUN of
+// them in a row, and reads the four taps again only where the cell changes.
 
 #if !defined(CHANNELS) || !defined(UNITS) || !defined(CLASSES) || !defined(HALF_FEATURES) || !defined(VOLUME)
 #error "CHANNELS, UNITS, CLASSES, HALF_FEATURES and VOLUME say for which student this is compiled"
@@ -97,8 +101,8 @@ static __device__ __forceinline__ void add_taps(Four& sum, const four_features& 
 }
 
 #if VOLUME
-// The volume has the type of the map: that of the engine's last layers. In float16 a logit below eight is at most 0.002 off,
-// larger ones are decided; and half as many bytes are written and read as in float32.
+// The volume has the type of the map: that of the engine's last layers. In float16 a logit below eight is at most 0.002
+// off, and larger ones are decided. Half as many bytes are written and read as in float32.
 static __device__ __forceinline__ float knot_at(const feature* __restrict__ volume, word at) {
 #if HALF_FEATURES
     return half_to_float(volume[at]);
@@ -107,9 +111,9 @@ static __device__ __forceinline__ float knot_at(const feature* __restrict__ volu
 #endif
 }
 
-// What one lane has of the volume at a point; the LANES lanes of the point sum it with all else. Between knots each of them
-// reads one of the eight around the point, as trilinear weights want it; where `between` is null, the point is a knot, and
-// lane 0 alone has it. A knot that is not a number makes none of the points around it.
+// The share of one lane in the volume at a point. The LANES lanes of the point sum their shares with all else. Between
+// knots each lane reads one of the eight knots around the point, with its trilinear weight. Where `between` is null,
+// the point is a knot, and lane 0 alone reads it. A knot that is not a number makes the points around it none, too.
 static __device__ __forceinline__ float volume_of_lane(
     const feature* __restrict__ volume, const int* __restrict__ knot, const float* __restrict__ between, int sample,
     word step_x, word step_y, int lane) {
@@ -147,9 +151,9 @@ static __device__ __forceinline__ int row_before(float row, int last) { return m
         int last_x, int last_y, int last_z
 
 // Density per metre (length 0), or opacity over a length, of prepared points, to out[target].
-//   features [h w, CHANNELS + UNITS], width w; weight [CHANNELS]; count points. Of a student with a volume: volume
-//   [X Y Z], the factor `gain` that it is read with, steps Y Z and Z of its flat index, and knot [N] and between [N, 3]
-//   of FieldSamples, between null where every point is a knot.
+//   features [h w, CHANNELS + UNITS], width w; weight [CHANNELS]; count points.
+//   With VOLUME: volume [X Y Z], and the factor `gain` for it. step_x = Y Z and step_y = Z are steps of its flat index.
+//   knot [N] and between [N, 3] are those of FieldSamples; between is null where every point is a knot.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) query_density(
     const feature* __restrict__ features, int width, TABLES, const float* __restrict__ weight, float bias, SAMPLES,
 #if VOLUME
@@ -234,7 +238,7 @@ static __device__ __forceinline__ float opacity_at(
 
 #if VOLUME
 // See march.sight: half distance and transmittance of every ray whose depth the student says itself.
-//   alpha [X, Y, Z]; said [R], z-depth in metres, float32 whatever the map is; from `far` metres on nothing is there;
+//   alpha [X, Y, Z]. said [R]: z-depth in metres, float32 whatever the map is. From `far` metres on nothing is there.
 //   direction [R, 3], cosine [R], first [R], stop [R] of GridRays.
 extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
     const float* __restrict__ alpha, const Scene* __restrict__ of_scene, float occupied_from, const float* __restrict__ said,
@@ -484,8 +488,8 @@ static __device__ __forceinline__ float product(
 }
 
 // Label and confidence of occupied voxels: the largest logit and its softmax probability.
-//   tables [entries, UNITS]; weight [CLASSES, UNITS], bias [CLASSES]; sample_of [X Y Z] the sample of each voxel; index
-//   [total] flat voxels; label, confidence [total], and logits [total, CLASSES] or null. Any number of blocks.
+//   tables [entries, UNITS]; weight [CLASSES, UNITS], bias [CLASSES]. sample_of [X Y Z]: the sample of each voxel.
+//   index [total]: flat voxels. label, confidence [total], and logits [total, CLASSES] or null. Any number of blocks.
 extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
     const feature* __restrict__ features, int width, TABLES, const float* __restrict__ weight,
     const float* __restrict__ bias, SAMPLES, const int* __restrict__ sample_of, const int* __restrict__ index,
@@ -522,9 +526,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
 }
 
 // Labels of occupied voxels by the cosines of their features with phrases, and the cosine of each group of phrases.
-//   weight [phrases, UNITS], bias, group [phrases]: group 0..classes-1, rising; `classes` for the background. root
-//   [roots, UNITS], root_bias [roots], and rest: see FoldedVocabulary. sharpness: of one over the temperature. label,
-//   confidence [total] or null; cosines [total, groups] or null; others as of query_labels.
+//   weight [phrases, UNITS], bias, group [phrases]. Groups rise from 0 to classes - 1; `classes` is the background.
+//   root [roots, UNITS], root_bias [roots], and rest: see FoldedVocabulary. sharpness is one over the temperature.
+//   label, confidence [total] or null; cosines [total, groups] or null. The others are as for query_labels.
 extern "C" __global__ void __launch_bounds__(THREADS, 4) query_phrases(
     const feature* __restrict__ features, int width, TABLES, const float* __restrict__ weight,
     const float* __restrict__ bias, const int* __restrict__ group, int phrases, int groups, int classes,
@@ -546,7 +550,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) query_phrases(
             const float value = product(root + r * UNITS, hidden, lane) + root_bias[r];
             norm += value * value;
         }
-        const bool there = norm > 0.0f && norm < infinity();  // nor is what is not a number
+        const bool there = norm > 0.0f && norm < infinity();  // false where norm is not a number
         const float inverse = there ? 1.0f / sqrtf(norm) : 0.0f;
         int best = 0;
         float nearest = -infinity(), top = -infinity(), second = -infinity(), spread = 0.0f;

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +29,9 @@ from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_image
 from scene_completion_ros.ros.completion.placements import Placement
+from scene_completion_ros.ros.completion.record_triggers import RecordTriggers
 from scene_completion_ros.ros.completion.scene import Life, Scene, SceneMemory, View
+from scene_completion_ros.ros.completion.shadow import FollowedImage, PoseToCome, Shadow, Student
 from scene_completion_ros.ros.completion.view_completers import ViewCompleters
 from scene_completion_ros.ros.completion.worker import NewestWorker
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -59,6 +63,14 @@ class ArrivedImage:
     topic: str
 
 
+@dataclass(frozen=True, eq=False)
+class Deployed:
+    """What completes images: a student, and what its voxels are compared with."""
+
+    student: Student
+    words: Words
+
+
 @dataclass(frozen=True)
 class ArrivedSet:
     """The image of the one camera, or images of several that belong together.
@@ -66,12 +78,16 @@ class ArrivedSet:
     Attributes:
         views: At least one.
         parameters: Those of when the last one arrived.
+        deployed: The student and the words of that moment.
+        pose: Becomes the pose of the grid in the odometry frame; None where nobody asks for it.
         activation: Number of the node's activation in which they arrived.
         era: How often time had begun anew when they arrived.
     """
 
     views: tuple[ArrivedImage, ...]
     parameters: NodeParameters
+    deployed: Deployed
+    pose: PoseToCome | None
     activation: int
     era: int
 
@@ -84,16 +100,19 @@ class ArrivedSet:
 class CompletionThread:
     """Completes the newest image and publishes what became of it, in a thread of its own.
 
-    It takes calibration, pose and parameters from the image, which got them when it arrived. An image that cannot be
-    used is dropped, counted and warned about; one that nobody subscribed to the results of is only counted.
+    It takes calibration, pose, parameters and student from the image, which got them when it arrived. An image that
+    cannot be used is dropped, counted and warned about; one that nobody subscribed to the results of is only counted.
 
     Args:
+        bundle: The student that is deployed at first.
         outputs: Where results go; they must outlive this thread.
         vocabulary: What labels mean at first; None for the classes of the bundle.
 
     Attributes:
         enabled: Images are completed; otherwise they are dropped as they come.
         record: What became of the model and of the last images.
+        shadow: What runs behind the deployed student.
+        cameras: What a student has to be prepared for: camera, pose in the grid and parameters, by name.
     """
 
     def __init__(
@@ -105,7 +124,6 @@ class CompletionThread:
         logger: Any,
         vocabulary: FoldedVocabulary | None = None,
     ) -> None:
-        self._bundle = bundle
         self._outputs = outputs
         self._counters = counters
         self._logger = logger
@@ -116,34 +134,47 @@ class CompletionThread:
         self.enabled = True
         self.record = InferenceRecord(_said(vocabulary))
         self._to_prepare: dict[str, Callable[[], object]] = {}
-        self._vocabulary, self._query = vocabulary, NO_WORDS.asked  # of images to come
-        # These six belong to the inference thread.
-        self._words = Words(vocabulary)
+        self._choosing = threading.Lock()
+        first = Student(ViewCompleters(bundle, grid, logger, self.record))
+        self.record.student = first.named
+        self._next = Deployed(first, Words(vocabulary, NO_WORDS.asked))  # of images to come
+        self._students = [first]
+        self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
+        self._released = False
+        self._between: deque[tuple[Callable[[], object], Future[None]]] = deque()
+        self.shadow = Shadow(grid, logger)
+        # These seven belong to the inference thread.
+        self._now = self._next
         self._in_hand: tuple[ArrivedImage, ...] = ()
         self._resized: dict[str, Camera] = {}
-        self._completers = ViewCompleters(bundle, grid, logger, self.record)
+        self._completers = first.completers
         self._memory = SceneMemory(grid, bundle.threshold, counters, self.record.fusion)
+        self._triggers = RecordTriggers(outputs.ask_for_recording, counters)
         self._wanted = True
         self._worker: NewestWorker[ArrivedSet] = NewestWorker(
             self._take_in_hand,
             on_replaced=lambda replaced: self._drop(replaced, DropReason.NEWER_IMAGE),
             on_error=self._on_inference_error,
-            on_end=self._completers.release,
+            on_end=self._release,
         )
 
     def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Have the completer built before an image needs it; never for something older than a waiting image has."""
-        self._to_prepare[name] = functools.partial(self._completers.prepare, name, camera, grid_from_camera, parameters)
+        self.cameras[name] = camera, grid_from_camera, parameters
+        self._to_prepare[name] = lambda: self._completers.prepare(name, camera, grid_from_camera, parameters)
         self._to_prepare[_MEMORY] = functools.partial(self._memory.prepare, grid_from_camera, parameters)
         self._worker.prepare(self._prepare)
 
-    def submit(self, views: tuple[ArrivedImage, ...], parameters: NodeParameters) -> None:
+    def submit(
+        self, views: tuple[ArrivedImage, ...], parameters: NodeParameters, pose: PoseToCome | None = None
+    ) -> None:
         """Complete images that belong together, unless newer ones come before their turn (see `ArrivedSet`)."""
-        arrived = ArrivedSet(views, parameters, self._activation, self._era)
-        if self.enabled:
-            self._worker.submit(arrived)
-        else:
-            self._drop(arrived, DropReason.DISABLED)
+        with self._choosing:  # no image of the student before comes after one of the next
+            arrived = ArrivedSet(views, parameters, self._next, pose, self._activation, self._era)
+            if self.enabled:
+                self._worker.submit(arrived)
+                return
+        self._drop(arrived, DropReason.DISABLED)
 
     def end_activation(self, reason: DropReason = DropReason.DEACTIVATED) -> None:
         """Publish nothing any more of the images submitted so far, which are counted under a reason.
@@ -178,19 +209,62 @@ class CompletionThread:
 
     def use(self, vocabulary: FoldedVocabulary | None) -> None:
         """Name the voxels of images to come by a vocabulary; None for the classes of the bundle. Any thread."""
-        self._vocabulary = vocabulary
-        self._worker.prepare(self._prepare)
+        self._choose(words=lambda words: words._replace(vocabulary=vocabulary))
 
     def ask(self, query: FoldedVocabulary | None) -> None:
         """Look for phrases in images to come; None for no more. Any thread."""
-        self._query = query
+        self._choose(words=lambda words: words._replace(asked=query))
+
+    def deploy(self, student: Student, words: Words) -> None:
+        """Complete images to come by a student that is prepared for `cameras`. Any thread."""
+        self._choose(student, lambda _: words)
+
+    def _choose(self, student: Student | None = None, words: Callable[[Words], Words] = lambda words: words) -> None:
+        with self._choosing:
+            self._next = Deployed(student or self._next.student, words(self._next.words))
         self._worker.prepare(self._prepare)
+
+    @property
+    def deployed(self) -> Student:
+        """The student of images to come."""
+        return self._next.student
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the labels of images to come mean."""
-        vocabulary = self._vocabulary
-        return self._bundle.class_names if vocabulary is None else vocabulary.vocabulary.legend_names
+        return self.class_names_of(self.deployed)
+
+    def class_names_of(self, student: Student) -> tuple[str, ...]:
+        """What they would mean if another student were deployed."""
+        vocabulary = self._next.words.vocabulary
+        return student.bundle.class_names if vocabulary is None else vocabulary.vocabulary.legend_names
+
+    @property
+    def trained_height(self) -> float:
+        """Height above the ground of the cameras that the student of images to come was trained with, metres."""
+        return self.deployed.bundle.height_above_ground
+
+    def attend(self, student: Student) -> None:
+        """Release another student, too, where this thread ends."""
+        self._students.append(student)
+
+    def dismiss(self, student: Student) -> None:
+        """Release a student that is not deployed."""
+        self._students.remove(student)
+        self.between(student.completers.release)
+
+    def between(self, work: Callable[[], object]) -> Future[None]:
+        """Do something in this thread, to which what is on a GPU belongs, before the next image; cancelled at its end.
+
+        Errors are those of the future.
+        """
+        done: Future[None] = Future()
+        if self._released:
+            done.cancel()
+            return done
+        self._between.append((work, done))
+        self._worker.prepare(self._prepare)
+        return done
 
     def close(self) -> None:
         """End the thread and release the completer; both later, where the thread is busy for long."""
@@ -199,22 +273,50 @@ class CompletionThread:
             self._logger.warning(
                 f"the inference thread did not end within {CLOSE_TIMEOUT_S:.0f} s; it ends after its present work"
             )
+        self.shadow.close()
+
+    def _release(self) -> None:
+        for student in self._students:
+            student.completers.release()
+        self._released = True
+        for _, done in self._between:
+            done.cancel()
+
+    def _do_between(self) -> None:
+        while self._between:
+            work, done = self._between.popleft()
+            try:
+                work()
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
     def _prepare(self) -> None:
+        self._do_between()
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
         self._outputs.prepare()
-        self._take_words()
+        self._take(self._next)
 
-    def _take_words(self) -> None:
-        """Take what voxels are to be compared with from the next image on; all before it is published by now."""
-        words, before = Words(self._vocabulary, self._query), self._words
-        self._words = words
-        if words.vocabulary is not before.vocabulary:
+    def _take(self, deployed: Deployed) -> None:
+        """Take student and words of the next image; all before it is published by now."""
+        before, self._now = self._now, deployed
+        student, words = deployed.student, deployed.words
+        exchanged = student is not before.student
+        if exchanged:
+            self._completers = student.completers
+            self.record.exchange_models(self._completers.record)
+            before.student.completers.record, self._completers.record = self._completers.record, self.record
+            self.record.student = student.named
+            self._memory.decide_by(student.bundle.threshold)
+        before_words = before.words
+        if exchanged or words.vocabulary is not before_words.vocabulary:
             self._memory.relabel()
-            self._outputs.publish_legend(_said(words.vocabulary))
+            self._outputs.publish_legend(student.bundle, _said(words.vocabulary))
+        if words.vocabulary is not before_words.vocabulary:
             self.record.words.named(_said(words.vocabulary))
-        if words.asked is not before.asked:
+        if words.asked is not before_words.asked:
             self._outputs.query.ask(_said(words.asked))
             self.record.words.asked(_said(words.asked))
 
@@ -222,9 +324,9 @@ class CompletionThread:
         for image in images.views:
             self._counters.drop(reason, header=image.message.header)
 
-    def _is_wanted(self) -> bool:
+    def _is_wanted(self, parameters: NodeParameters) -> bool:
         """Whether anybody wants a result; a change is logged, for an idle node looks like a broken one."""
-        wanted = self._outputs.wanted()
+        wanted = self._outputs.wanted(parameters)
         if wanted != self._wanted:
             self._wanted = wanted
             self._logger.info(
@@ -236,21 +338,49 @@ class CompletionThread:
 
     def _take_in_hand(self, images: ArrivedSet) -> None:
         self._in_hand = images.views
-        self._take_words()
-        self._complete(images)
+        self._do_between()
+        self._take(images.deployed)
+        published = self._complete(images)
         self._in_hand = ()
+        if published is not None:
+            self._follow(images, *published)
 
-    def _complete(self, images: ArrivedSet) -> None:
-        if not self._is_wanted():
+    def _follow(self, images: ArrivedSet, image: ArrivedImage, completion: Completion) -> None:
+        """Let the shadow complete an image, too, where none waits that is to be published."""
+        if not self.shadow.wants(images.parameters):
+            return
+        if self._worker.waiting:
+            self.shadow.skip("a newer image waited already")
+            return
+        completer = self._completers.completer(image.name)
+        if completer is not None:
+            followed = FollowedImage(
+                image.name,
+                image.message,
+                completer,
+                completion,
+                image.placement.odometry_from_grid or images.pose,
+                images.life,
+                images.parameters,
+            )
+            self.shadow.follow(followed, images.deployed.student)
+
+    def _complete(self, images: ArrivedSet) -> tuple[ArrivedImage, Completion] | None:
+        """Complete images and publish what they became.
+
+        Returns:
+            The first of them; None where nothing was published.
+        """
+        if not self._is_wanted(images.parameters):
             for _ in images.views:
                 self._counters.count_unwanted()
-            return
-        words = self._words if self._outputs.query.wanted else Words(self._words.vocabulary)
+            return None
+        words = self._now.words if self._outputs.query.wanted else Words(self._now.words.vocabulary)
         started = [self._complete_view(image, words, images.parameters) for image in images.views]
         done = [(image, *result) for image, result in zip(images.views, started, strict=True) if result is not None]
         self._in_hand = tuple(image for image, *_ in done)
         if not done:
-            return
+            return None
         views = tuple(View(image.name, image.message.header.frame_id, completion) for image, completion, _ in done)
         fusing_s = time.perf_counter()
         oldest = min((image for image, *_ in done), key=lambda image: stamp_nanoseconds(image.message.header.stamp))
@@ -268,13 +398,13 @@ class CompletionThread:
             self._completers.gpu_failed(error, images.parameters)
             for image, *_ in done:
                 self._counters.drop(DropReason.GPU_FAILED, str(error), header=image.message.header)
-            return
+            return None
         completed_s = time.perf_counter()
         with self._publishing:
             if images.activation != self._activation:
                 for image, *_ in done:
                     self._counters.drop(self._overtaken_by, header=image.message.header)
-                return
+                return None
             self._outputs.publish(scene, images.parameters)
             self._in_hand = ()  # whatever fails from here on, they were published
             published_s = time.perf_counter()
@@ -291,6 +421,11 @@ class CompletionThread:
             }
             self.record.completed(_result(scene, images.parameters), times_ms)
             self._outputs.publish_times(times_ms)
+            if self._outputs.triggers_wanted(images.parameters):
+                self._triggers.look(scene, oldest.placement.odometry_from_grid, images.life, images.parameters)
+            else:
+                self._triggers.forget()
+        return done[0][:2]
 
     def _fused(
         self, views: tuple[View, ...], parameters: NodeParameters
@@ -303,7 +438,7 @@ class CompletionThread:
             voxels, probability = fuse_views(
                 [view.completion.voxels for view in views],
                 [view.completion.probability for view in views],
-                self._bundle.threshold,
+                self._completers.bundle.threshold,
             )
         return voxels, lambda: probability
 
@@ -314,7 +449,7 @@ class CompletionThread:
         started_s, header = time.perf_counter(), image.message.header
         try:
             camera = self._camera_of(image)  # before decoding: the proportions alone refuse most that is damaged
-            pixels = decode_image(image.message, decoder_shrink(camera, self._bundle.canonical))
+            pixels = decode_image(image.message, decoder_shrink(camera, self._completers.bundle.canonical))
             decode_ms = 1e3 * (time.perf_counter() - started_s)
             completer = self._completers.get(image.name, camera, image.placement.grid_from_camera, parameters)
             if completer is None:
@@ -322,6 +457,7 @@ class CompletionThread:
                     DropReason.UNUSABLE_CAMERA, "see the error about the camera of these images", header=header
                 )
                 return None
+            self.cameras[image.name] = camera, image.placement.grid_from_camera, parameters
             self._completers.check_mounting(image.name, image.placement, parameters)
             completer.use(words.vocabulary)
             completer.ask(words.asked)

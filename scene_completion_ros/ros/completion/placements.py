@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,7 +37,7 @@ class Placement:
         map_from_grid: Pose of the grid in the upright frame of the map.
         frame_from_map: Pose of the map in its frame: identity, or what lays it on the ground below a camera.
         odometry_from_grid: Pose of the grid in the odometry frame, at the stamp of the image, or why there is none:
-            images can do without. None where successive images are not fused.
+            images can do without. None where successive images are neither fused nor compared.
         assumed_height: What the map takes for the height of the camera above the ground, metres, as nothing says how
             high it is; None where something does.
     """
@@ -57,11 +58,13 @@ class Placements:
     Args:
         source: The source; None where the parameters `camera_x` to `camera_yaw` say all.
         default: Pose of the camera's optical frame in a grid that is attached to it.
-        trained_height: Height above the ground of the cameras that the student was trained with, metres. A map that
-            has no frame of the robot takes it where `camera_height` was not given.
+        trained_height: Gives the height above the ground of the cameras that the student was trained with, metres. A
+            map that has no frame of the robot takes it where `camera_height` was not given.
     """
 
-    def __init__(self, source: TransformSource | None, default: RigidTransform, trained_height: float) -> None:
+    def __init__(
+        self, source: TransformSource | None, default: RigidTransform, trained_height: Callable[[], float]
+    ) -> None:
         self._source = source
         self._default = default
         self._trained_height = trained_height
@@ -81,25 +84,29 @@ class Placements:
             NotYetError: There is no transform for that.
         """
         placement = self._place(frame_id, stamp_ns, parameters)
-        if not parameters.temporal_fusion:
+        if not (parameters.temporal_fusion or parameters.record_wrong):
             return placement
-        return replace(placement, odometry_from_grid=self._in_odometry(frame_id, stamp_ns, parameters))
+        try:
+            return replace(placement, odometry_from_grid=self.in_odometry(frame_id, stamp_ns, parameters))
+        except NotYetError as error:
+            return replace(placement, odometry_from_grid=error.with_traceback(None))
 
     def _source_for(self, parameters: NodeParameters) -> TransformSource | None:
         """What says where the camera is; None where that is `camera_x` to `camera_yaw`."""
         return None if camera_by_parameters(parameters) else self._source
 
-    def _in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform | NotYetError:
-        """Pose of the grid in the odometry frame, or what is missing."""
+    def in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform:
+        """Pose of the grid in the odometry frame at the stamp of an image.
+
+        Raises:
+            NotYetError: There is no transform for that.
+        """
         odometry, grid_frame = parameters.odometry_frame.strip("/"), parameters.grid_frame.strip("/")
         if odometry == grid_frame:
             return RigidTransform.identity()
         if self._source is None:
-            return NotYetError(f"nothing says where the voxel grid is in {odometry!r}", may_come=False)
-        try:
-            found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, LookUpLimits.of(parameters))
-        except NotYetError as error:
-            return error.with_traceback(None)
+            raise NotYetError(f"nothing says where the voxel grid is in {odometry!r}", may_come=False)
+        found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, LookUpLimits.of(parameters))
         return found if grid_frame else found @ self._default.inverse()
 
     def _place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
@@ -127,7 +134,7 @@ class Placements:
             else:
                 map_from_camera = source.lookup(base, frame_id, stamp_ns, LookUpLimits.of(parameters))
             return Placement(frame_id, self._default, camera_from_grid, base, map_from_camera @ camera_from_grid)
-        assumed = None if parameters.camera_height else self._trained_height
+        assumed = None if parameters.camera_height else self._trained_height()
         map_from_camera = camera_pose(parameters if assumed is None else replace(parameters, camera_height=assumed))
         return Placement(
             frame_id,

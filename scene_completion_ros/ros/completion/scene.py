@@ -93,6 +93,12 @@ class SceneMemory:
             compile_fusion()
             self._map_for(grid_from_camera, parameters)
 
+    def decide_by(self, threshold: float) -> None:
+        """Call voxels occupied from another calibrated probability on: that of another student."""
+        self._threshold = threshold
+        if self._map is not None:
+            self._map.decide_by(threshold)
+
     def relabel(self) -> None:
         """Labels have another meaning from the next scene on: those that are remembered are forgotten."""
         self._relabel = True
@@ -110,7 +116,7 @@ class SceneMemory:
         Args:
             scene: What the images of one moment became.
             probability: Gives the calibrated probability of all its voxels, float32 [X, Y, Z]; called if joined.
-            odometry_from_grid: Pose of the grid in the odometry frame at the stamp of the scene, or why there is none;
+            odometry_from_grid: Pose of the grid in the odometry frame at the stamp of the scene, or why there is none.
                 None where the images came before they were to be joined.
             life: See there.
             parameters: Those of the images.

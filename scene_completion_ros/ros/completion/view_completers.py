@@ -34,15 +34,16 @@ class _Made:
 class ViewCompleters:
     """One completer for each camera; belongs to the inference thread.
 
-    Args:
+    Attributes:
+        bundle: The student.
         record: Takes note of what is built.
     """
 
     def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any, record: InferenceRecord) -> None:
-        self._bundle = bundle
+        self.bundle = bundle
         self._grid = grid
         self._logger = logger
-        self._record = record
+        self.record = record
         self._made: dict[str, _Made] = {}
         self._gpu_failed = False
 
@@ -74,7 +75,7 @@ class ViewCompleters:
         Returns:
             None where the camera cannot be used; why was logged.
         """
-        wanted = (camera, parameters.threads, parameters.extrapolate)
+        wanted = _made_for(camera, parameters)
         made = self._made.get(name)
         if made is None or made.made_for != wanted:
             made = None
@@ -89,6 +90,16 @@ class ViewCompleters:
             made.grid_from_camera = grid_from_camera
         return made.completer
 
+    def completer(self, name: str) -> Completer | None:
+        """What completed the last image of a camera; None where nothing can."""
+        made = self._made.get(name)
+        return None if made is None else made.completer
+
+    def knows(self, name: str, camera: Camera, parameters: NodeParameters) -> bool:
+        """Whether `get` would build nothing for a camera."""
+        made = self._made.get(name)
+        return made is not None and made.made_for == _made_for(camera, parameters)
+
     def check_mounting(self, name: str, placement: Placement, parameters: NodeParameters) -> None:
         """Warn of a camera that stands otherwise than those of the training.
 
@@ -101,9 +112,9 @@ class ViewCompleters:
             return
         made.mounting, warnings = said, []
         if placement.assumed_height is None and (parameters.base_frame or parameters.camera_height):
-            warnings = mounting_warnings(self._bundle, placement.map_from_grid @ placement.grid_from_camera)
+            warnings = mounting_warnings(self.bundle, placement.map_from_grid @ placement.grid_from_camera)
         self._warn(name, warnings)
-        self._record.ready(made.completer.engine, [*made.completer.warnings, *warnings], name)
+        self.record.ready(made.completer.engine, [*made.completer.warnings, *warnings], name)
 
     def _warn(self, name: str, warnings: Sequence[str]) -> None:
         for warning in warnings:
@@ -119,7 +130,7 @@ class ViewCompleters:
             return
         for name, made in self._made.items():
             made.completer = None
-            self._record.failed(str(error), name)
+            self.record.failed(str(error), name)
         self._logger.error(f"the node cannot complete images any more: {error}")
 
     def _fall_back(self, failure: str) -> None:
@@ -131,7 +142,7 @@ class ViewCompleters:
         self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
     ) -> Completer | None:
         of_which = f"of {name} " if name else ""
-        self._record.building(name)
+        self.record.building(name)
         started_s = time.perf_counter()
         completer, failure = None, ""
         try:
@@ -145,14 +156,14 @@ class ViewCompleters:
                 self._fall_back(failure)
                 completer = self._completer(camera, grid_from_camera, parameters)
         except SceneCompletionError as error:
-            self._record.failed(str(error), name)
+            self.record.failed(str(error), name)
             self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {error}")
             return None
         except Exception as error:
-            self._record.failed(f"{type(error).__name__}: {error}", name)
+            self.record.failed(f"{type(error).__name__}: {error}", name)
             raise
         self._warn(name, completer.warnings)
-        self._record.ready(completer.engine, completer.warnings, name)
+        self.record.ready(completer.engine, completer.warnings, name)
         self._logger.info(
             f"ready for {camera.width}x{camera.height} images {of_which}".rstrip()
             + f", fx {camera.fx:.1f} px, {camera.distortion_model} distortion, "
@@ -163,7 +174,7 @@ class ViewCompleters:
     def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
         alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
         return Completer(
-            self._bundle,
+            self.bundle,
             camera,
             grid=self._grid,
             grid_from_camera=grid_from_camera,
@@ -173,6 +184,10 @@ class ViewCompleters:
             encoder_of=next(filter(None, alike), None),  # of another camera: images are completed one by one
             gpu=parameters.engine_options(),
         )
+
+
+def _made_for(camera: Camera, parameters: NodeParameters) -> tuple[Camera, int, bool]:
+    return camera, parameters.threads, parameters.extrapolate
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:

@@ -16,8 +16,8 @@ HAND_OVER_S = 2e-3
 class NewestWorker(Generic[Item]):
     """A thread that handles the newest submitted item; an item still waiting when a newer one comes is given up.
 
-    Engines and their contexts belong to one thread, so everything that touches them runs here: items, and preparations
-    for items to come (such as building the engine for another camera). Never more than one of each is waiting.
+    Engines and their contexts belong to one thread, so everything that touches them runs here. That is items, and
+    preparations for items to come, such as building the engine for another camera. Never more than one of each waits.
 
     Args:
         on_replaced: Called in the submitting thread with an item that a newer one has replaced.
@@ -63,6 +63,11 @@ class NewestWorker(Generic[Item]):
         with self._condition:
             self._preparation = preparation
             self._condition.notify()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an item waits for its turn."""
+        return self._newest is not None
 
     def give_up(self) -> Item | None:
         """Forget what is waiting; what is being done now goes on.

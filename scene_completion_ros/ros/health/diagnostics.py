@@ -28,6 +28,8 @@ from scene_completion_ros.ros.health.judgement import (
     outputs_status,
 )
 from scene_completion_ros.ros.health.memory_health import memory_status, process_facts
+from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
+from scene_completion_ros.ros.health.shadow_health import ShadowReport, shadow_status
 from scene_completion_ros.ros.health.words_health import WordsReport, words_status
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 
@@ -86,6 +88,7 @@ class Diagnostics:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
             found.append(outputs_status(observed.subscribers(), counts.warned, record.result_age_s(now_s)))
         found += self._of_fusion(record, now_s)
+        found += self._of_shadow(record, now_s)
         if record is not None and record.words.report != WordsReport():  # somebody asked for something
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         return [*found, memory_status(process_facts())]
@@ -99,6 +102,16 @@ class Diagnostics:
         if not wanted and report == FusionReport():
             return []
         return [fusion_status(report, now_s, DROPS_WINDOW_S, wanted=wanted)]
+
+    def _of_shadow(self, record: InferenceRecord | None, now_s: float) -> list[Status]:
+        """Nothing where nobody ever wanted a second student."""
+        shadow, parameters = self._observed.shadow_record, self._observed.parameters()
+        if record is None or shadow is None:
+            return [idle_status(SHADOW, self._observed.state)] if parameters.shadow_every else []
+        report = shadow.report
+        if report == ShadowReport() and not parameters.shadow_every:
+            return []
+        return [shadow_status(report, record.student, now_s, DROPS_WINDOW_S, every=parameters.shadow_every)]
 
     def _of_input(self, counts: Counts, drops: Drops, now_s: float) -> list[Status]:
         observed = self._observed

@@ -70,11 +70,13 @@ class InferenceRecord:
     Attributes:
         fusion: What became of the map of earlier images.
         words: What voxels are compared with.
+        student: Name and folder of the student that is deployed.
     """
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         self.fusion = FusionRecord()
         self.words = WordsRecord(vocabulary)
+        self.student = ""
         self._lock = threading.Lock()
         self._models: dict[str, ModelReport] = {}
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)
@@ -115,6 +117,10 @@ class InferenceRecord:
         """It was built."""
         self._set_model(camera, ModelReport("ready", engine=engine, warnings=tuple(warnings)))
 
+    def exchange_models(self, other: InferenceRecord) -> None:
+        """Two students have changed places, and their models with them."""
+        self._models, other._models = other._models, self._models
+
     def completed(self, result: Result, times_ms: Mapping[str, float]) -> None:
         """An image was completed and published, in these times by stage."""
         with self._lock:
@@ -150,7 +156,11 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         processed: Images completed since the node started.
     """
     models, times = record.models, record.times()
-    values = {"images completed": str(processed), "images that nobody subscribed to": str(unwanted)}
+    values = {
+        "student": record.student,
+        "images completed": str(processed),
+        "images that nobody subscribed to": str(unwanted),
+    }
     for camera, model in models.items():
         values |= {of_camera("model", camera): model.state, of_camera("engine", camera): model.engine}
     for stage, time_ms in times.items():

@@ -1,7 +1,7 @@
 """What arrives from a camera, as recorded and as judged: images, their CameraInfo, and why there are none.
 
-The cases are those that users meet: nobody publishes, another message type, incompatible QoS, large messages that the
-middleware loses without a word, a CameraInfo that is missing, late or of another image size.
+The cases are those that users meet. Nobody publishes, or another message type, or with incompatible QoS. The middleware
+loses large messages without a word. A CameraInfo is missing, late or of another image size.
 """
 
 from __future__ import annotations

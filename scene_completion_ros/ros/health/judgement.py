@@ -1,7 +1,7 @@
 """Judges what the node recorded: one status a part, whose message says what to do. Nothing here touches ROS.
 
-Levels are OK, WARN and ERROR. STALE is left to whoever listens: diagnostic_aggregator sets it itself once messages
-cease, and takes a group with one stale part for broken, which a node that was deactivated on purpose is not.
+Levels are OK, WARN and ERROR. STALE is left to whoever listens. diagnostic_aggregator sets it itself once messages
+cease, and takes a group with one stale part for broken. A node that was deactivated on purpose is not broken.
 """
 
 from __future__ import annotations

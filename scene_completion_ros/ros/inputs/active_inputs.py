@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -17,6 +19,7 @@ from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.stamp_order import StampOrder
 from scene_completion_ros.ros.completion.completion_thread import ArrivedImage, CompletionThread
 from scene_completion_ros.ros.completion.placements import Placements
+from scene_completion_ros.ros.completion.shadow import PoseToCome
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.inputs.camera_input import CalibratedImage, CameraInput
@@ -30,10 +33,17 @@ from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 _EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
 
 
+@dataclass(frozen=True, eq=False)
+class _WantedPose:
+    header: Any
+    parameters: NodeParameters
+    pose: PoseToCome = field(default_factory=Future)
+
+
 class Inputs:
     """Hears images, CameraInfo and transforms as long as the node is active.
 
-    All of it runs in the executor's thread, and nothing there blocks: an image whose transforms are not there yet waits
+    All of it runs in the executor's thread, and nothing there blocks. An image whose transforms are not there yet waits
     in a queue while the inference thread goes on with what it has. Of several cameras, images of one moment are brought
     together first; one whose transforms do not come does not keep the others back. Where time goes back (stamps of
     images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
@@ -41,7 +51,6 @@ class Inputs:
     Args:
         orders: Stamps of the images so far, by camera.
         grid_from_camera: Pose of the camera's optical frame in a grid that is attached to it.
-        trained_height: Height above the ground of the cameras that the student was trained with, metres.
 
     Raises:
         SceneCompletionError: The source of transforms cannot be had.
@@ -55,7 +64,6 @@ class Inputs:
         counters: FrameCounters,
         orders: dict[str, StampOrder],
         grid_from_camera: RigidTransform,
-        trained_height: float,
         resources: ExitStack,
     ) -> None:
         at_start = parameters.snapshot()
@@ -64,13 +72,16 @@ class Inputs:
         self._orders = orders
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
         resources.callback(self._give_up, DropReason.DEACTIVATED)
+        self._poses = polled_room(node, self._tell_pose, _tell_none, _refuse_pose, resources)
         self._names = names_in(at_start.cameras)
         self._sets: ImageSets[CalibratedImage] = ImageSets(
             self._names, self._on_set, self._on_unused, on_waiting=lambda: self._poll_sets.start()
         )
         self._poll_sets = Poll(node, self._look_for_sets, resources)
-        self._source = make_transform_source(node, at_start, self._room.look, self._on_bad_transform, resources)
-        self._placements = Placements(self._source, grid_from_camera, trained_height)
+        self._source = make_transform_source(node, at_start, self._look, self._on_bad_transform, resources)
+        self._placements = Placements(
+            self._source, grid_from_camera, lambda: thread.deployed.bundle.height_above_ground
+        )
         self._last_ns: int | None = None  # stamp of the last images that were handed on
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
         jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
@@ -178,7 +189,24 @@ class Inputs:
                 self._counters.drop(DropReason.ABOVE_RATE, header=image.message.header)
             return
         self._last_ns = stamp_ns
-        self._thread.submit(tuple(images), parameters)
+        self._thread.submit(tuple(images), parameters, self._pose_of(images[0], parameters))
+
+    def _look(self) -> None:
+        """A transform came."""
+        self._room.look()
+        self._poses.look()
+
+    def _pose_of(self, image: ArrivedImage, parameters: NodeParameters) -> PoseToCome | None:
+        """Where the grid is, for the comparison of two students: no image waits for that."""
+        if not parameters.shadow_every or image.placement.odometry_from_grid is not None:
+            return None
+        wanted = _WantedPose(image.message.header, parameters)
+        self._poses.enter(wanted, parameters.transform_timeout)
+        return wanted.pose
+
+    def _tell_pose(self, wanted: _WantedPose) -> None:
+        stamp_ns = stamp_nanoseconds(wanted.header.stamp)
+        wanted.pose.set_result(self._placements.in_odometry(wanted.header.frame_id, stamp_ns, wanted.parameters))
 
     def _on_bad_transform(self, reason: str) -> None:
         self._counters.drop(DropReason.BAD_TRANSFORM, reason)
@@ -190,6 +218,16 @@ class Inputs:
     def _give_up(self, reason: DropReason) -> None:
         for image in chain(self._sets.empty(), *self._room.empty()):
             self._counters.drop(reason, header=image.message.header)
+        for wanted in self._poses.empty():
+            _refuse_pose(wanted)
+
+
+def _tell_none(wanted: _WantedPose, error: NotYetError) -> None:
+    wanted.pose.set_result(NotYetError(error.what, where=error.where, cure=error.cure, may_come=False))
+
+
+def _refuse_pose(wanted: _WantedPose) -> None:
+    wanted.pose.set_result(NotYetError("too many images wait for transforms, or the node stopped", may_come=False))
 
 
 def _newest(images: Sequence[CalibratedImage]) -> NodeParameters:

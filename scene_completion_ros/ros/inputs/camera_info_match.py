@@ -64,6 +64,6 @@ class CameraInfoMatch:
         return NotYetError(
             f"of {len(self._kept)} CameraInfo messages {what}, {newest}",
             where=self._topic,
-            cure="One that is published once only belongs to all images: camera_info_sync: latest",
+            cure="If the camera publishes its CameraInfo only once, set camera_info_sync: latest",
             may_come=may_come,
         )

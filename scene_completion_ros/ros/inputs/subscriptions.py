@@ -22,8 +22,8 @@ LOOK_PERIOD_S = 0.5
 class AdaptiveSubscription:
     """Subscribes best effort, which hears everybody, and better where all publishers offer better.
 
-    With publishers that are all reliable it is reliable, so that nothing is lost; with `latched` and publishers that
-    are all transient local it is that too, so that what was published before is heard. The graph is looked at twice a
+    With publishers that are all reliable it is reliable, so that nothing is lost. With `latched` and publishers that
+    are all transient local it is that too, so that it hears what was published before. The graph is looked at twice a
     second (by a steady clock: simulated time may stand still); for a change the subscription is made anew.
 
     Args:

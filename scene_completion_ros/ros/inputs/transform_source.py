@@ -233,9 +233,9 @@ def camera_by_parameters(parameters: NodeParameters) -> bool:
 def source_kind(parameters: NodeParameters) -> SourceKind:
     """What is meant by the parameters.
 
-    What somebody named comes before what is merely installed: `auto` takes the topics that are named; else
-    `extrinsics_file`, or `camera_x` to `camera_yaw`, where it or `camera_height` was given; else tf2 where it can be
-    imported.
+    What somebody named comes before what is merely installed. `auto` takes the topics that are named. Else it takes
+    `extrinsics_file`, or `camera_x` to `camera_yaw`, where it or `camera_height` was given. Else it takes tf2 where it
+    can be imported.
     """
     if parameters.transform_source != "auto":
         return parameters.transform_source

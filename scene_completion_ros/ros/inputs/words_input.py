@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -12,10 +13,12 @@ from std_msgs.msg import String
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.mapping.clusters import compile_clusters
-from scene_completion_ros.messages.words import read_query, read_vocabulary
+from scene_completion_ros.messages.words import AskedWords, read_query, read_vocabulary
 from scene_completion_ros.ros.completion.completion_thread import CompletionThread
 from scene_completion_ros.ros.completion.dictionary import Dictionary
+from scene_completion_ros.ros.completion.shadow import Student
 from scene_completion_ros.ros.completion.worker import NewestWorker
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
@@ -38,6 +41,9 @@ class WordsInput:
         dictionary: That of the parameter's value at first.
     """
 
+    _asked_vocabulary: AskedWords | None = None
+    _asked_query: AskedWords | None = None
+
     def __init__(
         self,
         node: Any,
@@ -53,6 +59,7 @@ class WordsInput:
         self._dictionary = self._checked = dictionary
         self._thread = thread
         self._counters = counters
+        self._folding = threading.Lock()  # words are those of the student that is deployed meanwhile
         self._vocabularies = self._heard(node, VOCABULARY, self._take_vocabulary, resources)
         self._heard(node, QUERY, self._take_query, resources)
         timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -62,6 +69,19 @@ class WordsInput:
         """Raise SceneCompletionError where the parameter `vocabulary` was changed to what cannot be used."""
         if parameters.vocabulary not in (self._dictionary.name, self._checked.name):
             self._checked = Dictionary(self._bundle, parameters.vocabulary)
+
+    def deploy(self, student: Student) -> None:
+        """Deploy a student with the words that are in use.
+
+        Raises:
+            VocabularyError: They are not for it: the other one stays.
+        """
+        with self._folding:
+            dictionary = Dictionary(student.bundle, self._dictionary.name)
+            vocabulary = dictionary.vocabulary_of(self._asked_vocabulary)
+            query = None if self._asked_query is None else dictionary.query_of(self._asked_query)
+            self._bundle, self._dictionary, self._checked = student.bundle, dictionary, dictionary
+            self._thread.deploy(student, Words(vocabulary, query))
 
     def _heard(self, node: Any, topic: str, take: Callable[[str], None], resources: ExitStack) -> NewestWorker[str]:
         """Subscribe to a topic whose newest message is taken in a thread of its own."""
@@ -83,13 +103,18 @@ class WordsInput:
             self._vocabularies.submit("")
 
     def _take_vocabulary(self, text: str) -> None:
-        self._thread.use(self._dictionary.vocabulary_of(read_vocabulary(text)))
+        with self._folding:
+            asked = read_vocabulary(text)
+            self._thread.use(self._dictionary.vocabulary_of(asked))
+            self._asked_vocabulary = asked
 
     def _take_query(self, text: str) -> None:
         asked = read_query(text)
         if asked is not None:
             compile_clusters()
-        self._thread.ask(None if asked is None else self._dictionary.query_of(asked))
+        with self._folding:
+            self._thread.ask(None if asked is None else self._dictionary.query_of(asked))
+            self._asked_query = asked
 
     def _refuse(self, topic: str, error: Exception) -> None:
         if isinstance(error, SceneCompletionError):

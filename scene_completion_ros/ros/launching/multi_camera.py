@@ -67,9 +67,9 @@ def for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
         return [given[0].replace(PLACEHOLDER, camera) for camera in cameras]
     if len(given) != len(cameras):
         raise SceneCompletionError(
-            f"{value!r} is not one for each of {', '.join(cameras)}",
+            f"{value!r} does not give one value for each of the cameras {', '.join(cameras)}",
             where=f"launch argument {argument}",
-            cure=f"Write as many, with commas between them, or one with {PLACEHOLDER} for the name",
+            cure=f"Write one for each, with commas between them, or one in which {PLACEHOLDER} is the name",
         )
     return list(given)
 

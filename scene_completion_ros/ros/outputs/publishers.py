@@ -23,6 +23,7 @@ from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_names
 from scene_completion_ros.mapping.points import obstacle_points, seen_free_cubes
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
+from scene_completion_ros.messages.record_reasons import RecordReason
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.completion.scene import Scene, View
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -33,6 +34,7 @@ from scene_completion_ros.ros.messages import (
     message_class,
     occupancy_grid_message,
     points_message,
+    record_trigger_message,
     stamp_nanoseconds,
     voxel_grid_info_message,
     voxel_grid_message,
@@ -78,7 +80,6 @@ class Outputs:
         cameras: Sequence[str] = (),
     ) -> None:
         self._node, self._resources = node, resources
-        self._bundle = bundle
         self._counters = counters
         self._cloud: Any = None  # the last one; publishing has copied it
         self._rays: dict[str, tuple[tuple[Camera, RigidTransform, float, int], ClearingRays]] = {}
@@ -105,9 +106,10 @@ class Outputs:
         self._results |= {topic: (self._create(topic, qos=result_qos), make) for topic, make in makers.items()}
         self._stage_times = {stage: self._create(topics.stage_topic(stage)) for stage in topics.STAGES}
         self._legend = self._create(topics.LEGEND)
-        self.publish_legend(vocabulary)
+        self.publish_legend(bundle, vocabulary)
         self.query = QueryOutputs(functools.partial(self._create, qos=result_qos), grid)
         self._create(topics.VOXEL_GRID_INFO).publish(voxel_grid_info_message(grid, grid_from_camera))
+        self._record_trigger = self._create(topics.RECORD_TRIGGER)
         self._dropped = self._create(topics.DROPPED, qos=NOTICE_DEPTH)
         counters.on_dropped_image = self._announce_drop
         resources.callback(setattr, counters, "on_dropped_image", None)
@@ -128,9 +130,18 @@ class Outputs:
         """Compile what publishing needs, so that the first result is as fast as any."""
         compile_kernel()
 
-    def wanted(self) -> bool:
+    def wanted(self, parameters: NodeParameters) -> bool:
         """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
-        return self.query.wanted or any(subscribed(publisher) for publisher, _ in self._results.values())
+        results = any(subscribed(publisher) for publisher, _ in self._results.values())
+        return results or self.query.wanted or self.triggers_wanted(parameters)
+
+    def triggers_wanted(self, parameters: NodeParameters) -> bool:
+        """Whether completions are to be scored: a parameter says so, and somebody would hear of it."""
+        return bool(parameters.record_unsure or parameters.record_wrong) and subscribed(self._record_trigger)
+
+    def ask_for_recording(self, reasons: Sequence[RecordReason], stamp_ns: int, frame_id: str) -> None:
+        """Say that the moment of an image is worth recording, and why."""
+        self._record_trigger.publish(record_trigger_message(reasons, stamp_ns, frame_id))
 
     def subscribers(self) -> dict[str, int]:
         """Number of subscribers of each result, by topic."""
@@ -139,14 +150,15 @@ class Outputs:
         }
         return counts | self.query.subscribers()
 
-    def publish_legend(self, vocabulary: Vocabulary | None) -> None:
+    def publish_legend(self, bundle: StudentBundle, vocabulary: Vocabulary | None) -> None:
         """Say what labels mean from now on.
 
         Args:
+            bundle: The student that is deployed.
             vocabulary: See there; None for the classes of the bundle.
         """
         said = (
-            (self._bundle.class_names, self._bundle.class_colours)
+            (bundle.class_names, bundle.class_colours)
             if vocabulary is None
             else (vocabulary.legend_names, vocabulary.legend_colours, vocabulary.bank_sha256)
         )
@@ -208,9 +220,8 @@ class Outputs:
         if placement.assumed_height is not None:
             self._counters.warn(
                 "camera_height",
-                f"{topics.OCCUPANCY_GRID} lies {placement.assumed_height:g} m below the camera, the height of "
-                "the cameras that the student was trained with, as nothing says how high this one is: set "
-                "camera_height",
+                f"nothing says how high the camera is: {topics.OCCUPANCY_GRID} lies {placement.assumed_height:g} m "
+                "below it, the height of the cameras that the student was trained with. Set camera_height",
             )
         band = parameters.obstacle_min_height, parameters.obstacle_max_height
         wanted = (*placement.map_from_grid.matrix.ravel(), *band)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +26,9 @@ CURES = {
     errno.EPERM: "Its file system may know no hard links: take another save_folder",
     errno.EOPNOTSUPP: "Its file system knows no hard links: take another save_folder",
 }
+
+
+_LEFT_OVER = re.compile(r"\.voxels_\d+_\d{9}\.(npz|ply)\.[0-9a-f]{8}\.part")
 
 
 def save_result(folder: Path, result: Result) -> list[Path]:
@@ -48,9 +53,10 @@ def save_result(folder: Path, result: Result) -> list[Path]:
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     """Write files that become visible only once all of them are complete.
 
-    Everything is done relative to the opened folder, and names are only ever created: a link or a file that somebody
+    The first one appears last: where it is, all are. Others that a crash left without it stay if they are the same.
+    Everything is done relative to the opened folder, and names are only ever created. A link or a file that somebody
     laid under one of them is neither followed nor overwritten. What a crash leaves behind are hidden files that end in
-    ".part".
+    ".part"; the next call removes them, unless another process writes at that moment.
 
     Args:
         folder: An existing folder.
@@ -68,12 +74,15 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
         raise _explained(error, folder) from error
     made: list[str] = []
     try:
+        _remove_left_overs(opened)
         for name, content in contents.items():
             _write_hidden(opened, name, content, made)
         temporary = list(made)
-        for name, hidden in zip(contents, temporary, strict=True):
-            _make_visible(opened, folder, hidden, name)
-            made.append(name)
+        first, *others = zip(contents, temporary, strict=True)
+        for name, hidden in (*others, first):
+            if name == first[0] or not _holds(opened, name, contents[name]):
+                _make_visible(opened, folder, hidden, name)
+                made.append(name)
         os.fsync(opened)
         made = temporary  # what is visible stays
     except OSError as error:
@@ -86,6 +95,19 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     return [folder / name for name in contents]
 
 
+def _remove_left_overs(opened: int) -> None:
+    """Remove hidden files of processes that were killed, where the lock of the folder says that nobody writes.
+
+    Whoever writes shares that lock until the folder is closed.
+    """
+    with suppress(OSError):  # another process writes, or the file system knows no locks: they stay until later
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in filter(_LEFT_OVER.fullmatch, os.listdir(opened)):
+            os.unlink(name, dir_fd=opened)
+    with suppress(OSError):
+        fcntl.flock(opened, fcntl.LOCK_SH)
+
+
 def _write_hidden(opened: int, name: str, content: bytes, made: list[str]) -> None:
     hidden = f".{name}.{secrets.token_hex(4)}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -95,6 +117,15 @@ def _write_hidden(opened: int, name: str, content: bytes, made: list[str]) -> No
         file.write(content)
         file.flush()
         os.fsync(descriptor)
+
+
+def _holds(opened: int, name: str, content: bytes) -> bool:
+    """Whether there is a file with a content."""
+    with suppress(OSError):
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, dir_fd=opened), "rb") as file:
+            return file.read(len(content) + 1) == content
+    return False
 
 
 def _make_visible(opened: int, folder: Path, hidden: str, name: str) -> None:

@@ -48,9 +48,9 @@ class ExplainingNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no types
 class DeclaredParameters:
     """Declares all parameters on a node, and from then on refuses changes that cannot be used.
 
-    What was given for this node (parameter file, command line) under a name that no parameter has is warned about. What
-    was given at the start and is no choice or no existing path stays in the node, until `checked` is asked for it: the
-    node may have to exist before its folders do.
+    A warning names what was given for this node (parameter file, command line) under a name that no parameter has. A
+    value at the start may be no choice or no existing path: the node may have to exist before its folders do. It stays
+    in the node until `checked` is asked for it.
 
     Args:
         check_change: Called with what the values would be after a live change, in the thread that asks for it; raises

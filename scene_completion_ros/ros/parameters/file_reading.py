@@ -21,7 +21,7 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
 
     Args:
         path: YAML, as `ros2 run … --params-file` takes it. Sections of `/**` and of nodes of this name in any namespace
-            count, later ones more; parameters that rclpy itself declares, and nested ones, are left out.
+            count, later ones more. Parameters that rclpy itself declares, and nested ones, are left out.
         without: Names to leave out unchecked.
 
     Raises:

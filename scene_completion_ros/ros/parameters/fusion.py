@@ -25,19 +25,22 @@ def fusion_settings(parameters: NodeParameters) -> FusionSettings:
 
 
 def check_fusion(parameters: NodeParameters) -> None:
-    """Find out whether something can say where the grid is in the odometry frame, if images are to be fused.
+    """Find out whether something can say where the grid is in the odometry frame, if images are to be joined.
+
+    They are joined by `temporal_fusion`, and compared for `record_wrong`.
 
     Raises:
         SceneCompletionError: Nothing can: says what to name.
         TransformError: The file of fixed transforms is malformed.
     """
     odometry = parameters.odometry_frame.strip("/")
-    if not parameters.temporal_fusion or (odometry and odometry == parameters.grid_frame.strip("/")):
+    asking = "temporal_fusion" if parameters.temporal_fusion else "record_wrong" if parameters.record_wrong else ""
+    if not asking or (odometry and odometry == parameters.grid_frame.strip("/")):
         return
     if not odometry:
         raise SceneCompletionError(
-            "temporal_fusion has no frame to join images in",
-            where="parameters temporal_fusion, odometry_frame",
+            f"{asking} has no frame to join images in",
+            where=f"parameters {asking}, odometry_frame",
             cure="Name the frame in which the robot moves without jumps, such as odom",
         )
     kind = source_kind(parameters)
@@ -49,7 +52,7 @@ def check_fusion(parameters: NodeParameters) -> None:
         says = f"extrinsics_file knows {', '.join(sorted(known))} only" if known else "there is no source of transforms"
         raise SceneCompletionError(
             f"nothing says where the voxel grid is in {odometry!r}: {says}",
-            where="parameters temporal_fusion, transform_source",
+            where=f"parameters {asking}, transform_source",
             cure="Set transform_source to topics and name odometry_topics or transform_topics, or set it to tf2. For a "
             f"camera that never moves, give its place in {odometry} in an extrinsics_file",
         )

@@ -150,17 +150,31 @@ class NodeParameters:
 
     bundle: str = _parameter(
         AUTO,
-        "Folder of the student bundle, name of one that comes with the package, or `hf:owner/name@revision` of the "
-        "Hugging Face hub (`docs/hub.md`). `auto` takes "
-        "`street_large`, in a package that has it, where a GPU runs it, or its encoder keeps `largest_rate` (or 10/s) "
-        "of every camera on the CPU; otherwise the default one. The node logs which one, and why.",
+        "The student: the folder of its bundle, the name of one that comes with the package, or "
+        "`hf:owner/name@revision` on the Hugging Face hub (`docs/hub.md`). `auto` takes `street_large`, in a package "
+        "that has it, if this machine is fast enough: a GPU runs it, or the CPU runs its encoder for every camera at "
+        "`largest_rate` (10/s where that is 0). Otherwise `auto` takes `kitti_student`. The node logs which one it "
+        "takes, and why.",
         path="student",
+    )
+    shadow_bundle: str = _live(
+        "",
+        "A second student, named as in `bundle`. `~/swap_bundle` exchanges the two. With `shadow_every` the second one "
+        "completes images, too. It needs the same voxel grid, or a `grid_file` for both. Empty: there is none. The "
+        "parameter cannot change while the second student is deployed.",
+    )
+    shadow_every: int = _live(
+        0,
+        "The student that is not deployed completes every n-th image, too, unless an image waits. Later images judge "
+        "both, and `/diagnostics` says which one was right. For that, `transform_source` has to say where the grid is "
+        "in `odometry_frame`. Otherwise `/diagnostics` only says how far both agree. 0: never.",
+        bounds=(0, 10_000),
     )
     engine: EngineName = _parameter(
         "auto",
-        "What runs the encoder, and on a GPU all that follows it; `auto` takes TensorRT where there is a GPU, all that "
-        "it needs, and a bundle with an encoder for it, and otherwise, or when it fails, the best one installed for "
-        "the CPU. `tensorrt` never falls back.",
+        "The software that runs the encoder, and on a GPU all that follows it. `auto` takes TensorRT if there are a "
+        "GPU, all that TensorRT needs, and a bundle with an encoder for it. Otherwise, or when that fails, `auto` "
+        "takes the best engine installed for the CPU. `tensorrt` never falls back to the CPU.",
         choices=EngineName,
     )
     gpu_precision: Precision = _parameter(
@@ -177,27 +191,28 @@ class NodeParameters:
     )
     engine_cache: str = _parameter(
         "",
-        "Folder in which TensorRT engines are kept, which only this user may write to; empty takes "
-        "`$XDG_CACHE_HOME/scene_completion_ros/engines`.",
+        "Folder in which the node keeps TensorRT engines. Only this user may have permission to write there. Empty "
+        "takes `$XDG_CACHE_HOME/scene_completion_ros/engines`.",
         path="writable folder",
     )
     threads: int = _live(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
     occupancy_threshold: float = _parameter(
         0.0,
-        "Calibrated probability from which a voxel is occupied; 0 takes that of the bundle. Lower finds more obstacles "
-        "and more that are none.",
+        "Calibrated probability from which a voxel counts as occupied; 0 takes the threshold of the bundle. A lower "
+        "value finds more obstacles, and more false ones.",
         bounds=(0.0, 1.0),
     )
     vocabulary: str = _live(
         "",
-        "Text bank that names the classes of voxels instead of the bundle's own labels, and whose phrases "
-        "`~/vocabulary` and `~/query` may use; `shipped` is the one in the bundle. Empty: the bundle's labels, with "
-        "the phrases of its bank. It takes effect within half a second of the change.",
+        "Text bank whose classes replace the bundle's own labels. `~/vocabulary` and `~/query` may use its phrases. "
+        "`shipped` is the bank in the bundle. Empty: the bundle's labels, with the phrases of its bank. A change takes "
+        "effect within half a second.",
         path="text bank",
     )
     largest_rate: float = _live(
         0.0,
-        "Most images a second, by their stamps, that are completed; 0 takes as many as the machine can.",
+        "Largest number of images a second, by their stamps, that the node completes; 0 completes as many as the "
+        "machine can.",
         bounds=(0.0, 1000.0),
     )
     image_transport: ImageTransport = _parameter(
@@ -208,8 +223,9 @@ class NodeParameters:
     )
     image_qos: ImageQos = _parameter(
         "sensor_data",
-        "Reliability asked of the image publisher: `sensor_data` (best effort) hears every publisher, `reliable` only "
-        "reliable ones, but loses nothing to them; `auto` is reliable while all publishers are.",
+        "Reliability that the node asks of the image publisher. `sensor_data` (best effort) hears every publisher. "
+        "`reliable` hears reliable publishers only, but loses none of their images. `auto` is reliable while all "
+        "publishers are.",
         choices=ImageQos,
     )
     rectified: bool = _live(
@@ -218,58 +234,59 @@ class NodeParameters:
     )
     camera_info_sync: CameraInfoSync = _live(
         "latest",
-        "Which CameraInfo belongs to an image: the `latest` one, the one of its `exact` stamp, or the nearest within "
-        "`camera_info_tolerance` (`approximate`), for both of which the image waits up to `camera_info_tolerance`.",
+        "Which CameraInfo belongs to an image: the `latest` one, the one with its `exact` stamp, or the nearest within "
+        "`camera_info_tolerance` (`approximate`). With the last two, the image waits up to `camera_info_tolerance`.",
         choices=CameraInfoSync,
     )
     camera_info_tolerance: float = _live(
-        0.1, "See `camera_info_sync`: seconds, of stamps and of waiting.", bounds=(0.0, 10.0)
+        0.1, "Seconds between stamps, and seconds of waiting, see `camera_info_sync`.", bounds=(0.0, 10.0)
     )
     cameras: str = _parameter(
         "",
-        "Names of several cameras, with commas between them, whose voxels are fused into one grid; each has the topics "
-        "`<name>/image` and `<name>/camera_info`. Needs `grid_frame`. Empty: one camera, `image` and `camera_info`.",
+        "Names of several cameras, with commas between them. The node fuses their voxels into one grid. Each camera "
+        "has the topics `<name>/image` and `<name>/camera_info`. Needs `grid_frame`. Empty: one camera, with `image` "
+        "and `camera_info`.",
     )
     camera_sync_tolerance: float = _live(
-        0.02, "Largest difference of the stamps of images, seconds, that are fused.", bounds=(0.0, 10.0)
+        0.02, "Largest difference, seconds, between the stamps of images that are fused.", bounds=(0.0, 10.0)
     )
     camera_timeout: float = _live(
         0.2,
-        "Seconds that images wait for those of the other cameras. A camera that was waited for in vain is left out "
-        "until an image of it comes.",
+        "Seconds that an image waits for images of the other cameras. If a camera stays silent that long, the node "
+        "goes on without it until it sends an image again.",
         bounds=(0.0, 10.0),
     )
     grid_file: str = _parameter(
         "",
-        "YAML of another voxel grid (`origin`, `voxel_size`, `shape`, `grid_from_camera`, which has no meaning with "
-        "`grid_frame`); empty takes the grid of the bundle.",
+        "YAML file of another voxel grid, with `origin`, `voxel_size`, `shape` and `grid_from_camera`. The last one "
+        "means nothing with `grid_frame`. Empty takes the grid of the bundle.",
         path="file",
     )
     grid_frame: str = _parameter(
         "",
-        "Frame that the voxel grid is attached to, axes and origin, such as `base_link`; voxels are completed and "
-        "published in it. Empty: the grid looks where the camera looks, and voxels are published in the frame of the "
+        "Frame whose origin and axes the voxel grid takes, such as `base_link`. The node completes and publishes "
+        "voxels in it. Empty: the grid looks where the camera looks, and voxels are published in the frame of the "
         "image.",
     )
     grid_frame_tolerance: float = _live(
         0.05,
-        "The model is prepared for a pose of the camera in `grid_frame`, and prepared anew once any corner of the grid "
-        "would be wrong by more than this, metres.",
+        "Metres by which a corner of the grid may be wrong after the camera has moved in `grid_frame`. Beyond that, "
+        "the node prepares the model anew for the new pose.",
         bounds=(0.0, 10.0),
     )
     transform_source: TransformSourceName = _parameter(
         "auto",
-        "What says where the camera is in `grid_frame` and `base_frame`: `parameters` (`extrinsics_file`, or where "
-        "that is empty `camera_x` to `camera_yaw`), `topics` (`transform_topics`, `odometry_topics` and "
-        "`extrinsics_file`), `tf2` (and `extrinsics_file`), or `auto`: `topics` where some are named, else "
-        "`parameters` where `extrinsics_file` or `camera_height` is given, else `tf2` where it is installed. Where "
-        "nothing says it, the node refuses the frame.",
+        "How the node learns where the camera is in `grid_frame` and `base_frame`. `parameters`: `extrinsics_file`, or "
+        "without one `camera_x` to `camera_yaw`. `topics`: `transform_topics`, `odometry_topics` and "
+        "`extrinsics_file`. `tf2`: tf and `extrinsics_file`. `auto` takes `topics` if some are named, else "
+        "`parameters` if `extrinsics_file` or `camera_height` is given, else `tf2` if it is installed. If none of "
+        "these places the camera, the node refuses the frame.",
         choices=TransformSourceName,
     )
     transform_topics: str = _parameter(
         "",
-        "Topics of geometry_msgs/TransformStamped, with commas between them. What comes latched (transient local) is "
-        "fixed.",
+        "Topics of geometry_msgs/TransformStamped, with commas between them. A transform on a latched topic (transient "
+        "local) is fixed.",
     )
     odometry_topics: str = _parameter("", "Topics of nav_msgs/Odometry, with commas between them.")
     extrinsics_file: str = _parameter(
@@ -278,21 +295,21 @@ class NodeParameters:
         path="file",
     )
     transform_timeout: float = _live(
-        0.2, "Seconds that an image waits for transforms of its stamp; then it is dropped.", bounds=(0.0, 10.0)
+        0.2, "Seconds that an image waits for transforms of its stamp before the node drops it.", bounds=(0.0, 10.0)
     )
     transform_tolerance: float = _live(
-        0.0, "Seconds for which the last transform still holds; nothing else is extrapolated.", bounds=(0.0, 10.0)
+        0.0, "Seconds for which the last transform still holds. The node extrapolates nothing else.", bounds=(0.0, 10.0)
     )
     transform_max_gap: float = _live(
         0.5,
-        "Largest distance of two transforms, seconds, between which is interpolated. Not with tf2, which takes any.",
+        "Largest gap between two transforms, seconds, over which the node interpolates. tf2 interpolates over any gap.",
         bounds=(0.0, 60.0),
     )
     temporal_fusion: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "
-        "`odometry_frame`. `transform_source` has to say where the grid is in it; an image without that is published "
-        "alone, and `/diagnostics` says so. Depth stays that of one image.",
+        "`odometry_frame`. `transform_source` has to say where the grid is in that frame. The node publishes an image "
+        "without such a pose alone, and `/diagnostics` says so. Depth stays that of one image.",
     )
     odometry_frame: str = _parameter(
         "odom",
@@ -301,19 +318,19 @@ class NodeParameters:
     )
     fusion_seen_frames: float = _live(
         1.0,
-        "Largest weight of what is remembered of a voxel against an image that sees it, in such images. With 1, a half "
-        "of what was before is left after one image, an eighth after three. A change of any of these starts the map "
-        "anew.",
+        "Largest weight of the memory of a voxel against an image that sees the voxel, counted in such images. With 1, "
+        "a half of the old value is left after one image, and an eighth after three. A change of any `fusion_...` "
+        "parameter starts the map anew.",
         bounds=(0.0, 100.0),
     )
     fusion_inferred_frames: float = _live(
         2.0,
-        "The same against an image that only infers the voxel, in images that see it. With 2, a half is left after "
-        "five images.",
+        "The same weight against an image that only infers the voxel, counted in images that see it. With 2, a half of "
+        "the old value is left after five images.",
         bounds=(0.0, 100.0),
     )
     fusion_half_life: float = _live(
-        2.0, "Seconds out of view in which what is remembered of a voxel loses half its weight.", bounds=(0.01, 600.0)
+        2.0, "Seconds out of view in which the memory of a voxel loses half its weight.", bounds=(0.01, 600.0)
     )
     fusion_forget_after: float = _live(
         5.0,
@@ -322,39 +339,57 @@ class NodeParameters:
     )
     fusion_largest_gap: float = _live(
         2.0,
-        "Seconds between two images that are joined, by their stamps, after which the map starts anew.",
+        "Largest gap between the stamps of two joined images, seconds. After a longer one the map starts anew.",
         bounds=(0.01, 60.0),
     )
     fusion_largest_speed: float = _live(
         60.0,
-        "Metres a second: where the camera is farther from its last place, the odometry has jumped and the map starts "
-        "anew. Take a little more than the robot drives.",
+        "Largest speed of the camera, metres a second. If the poses say more, the odometry has jumped, and the map "
+        "starts anew. Set a little more than the robot drives.",
         bounds=(0.1, 1000.0),
+    )
+    record_unsure: float = _live(
+        0.0,
+        "Share of its occupied voxels that the student expects to be free. Above it, the node asks for a recording on "
+        "`~/record_trigger`. 0: never, and the node computes nothing for it. See `docs/record.md`.",
+        bounds=(0.0, 1.0),
+    )
+    record_wrong: float = _live(
+        0.0,
+        "Share of the voxels which the image a second before had called occupied, and which this image sees through. "
+        "Above it, the node asks for a recording, too. The parameter needs `odometry_frame`, and the transforms that "
+        "`temporal_fusion` needs. 0: never, and the node computes nothing for it.",
+        bounds=(0.0, 1.0),
+    )
+    record_every: float = _live(
+        10.0, "Shortest time between two such requests, seconds, by the stamps of images.", bounds=(0.0, 3600.0)
     )
     extrapolate: bool = _live(False, "Also complete voxels outside the camera's view.")
     base_frame: str = _live(
         "",
-        "Frame with z up that stands on the ground, in which `~/occupancy_grid` is published; `transform_source` says "
-        "where the camera is in it. Empty: `grid_frame`, or without one the frame of the image, for RViz; not for "
+        "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform_source` says where the camera "
+        "is in it. Empty: `grid_frame`, or without one the frame of the image. That last map is for RViz, not for "
         "Nav2.",
     )
     camera_x: float = _live(0.0, "Place of the camera in `base_frame`: metres forward.", bounds=(-100.0, 100.0))
-    camera_y: float = _live(0.0, "Metres to the left.", bounds=(-100.0, 100.0))
+    camera_y: float = _live(0.0, "Place of the camera in `base_frame`: metres to the left.", bounds=(-100.0, 100.0))
     camera_height: float = _live(
         0.0,
-        "Height of the camera above the ground, metres; 0: not given. Without `base_frame` and `grid_frame`, 0 lays "
-        "`~/occupancy_grid` as far below the camera as those of the student's training stood above the ground.",
+        "Height of the camera above the ground, metres; 0: not given. Without `base_frame` and `grid_frame`, 0 assumes "
+        "for `~/occupancy_grid` the height of the cameras that the student was trained with.",
         bounds=(0.0, 100.0),
     )
     camera_roll: float = _live(0.0, "Degrees by which the camera is tilted to the right.", bounds=(-180.0, 180.0))
-    camera_pitch: float = _live(0.0, "Degrees by which it looks down.", bounds=(-90.0, 90.0))
-    camera_yaw: float = _live(0.0, "Degrees by which it looks to the left.", bounds=(-180.0, 180.0))
+    camera_pitch: float = _live(0.0, "Degrees by which the camera looks down.", bounds=(-90.0, 90.0))
+    camera_yaw: float = _live(0.0, "Degrees by which the camera looks to the left.", bounds=(-180.0, 180.0))
     obstacle_min_height: float = _live(
         0.3,
         "Lowest height above the ground, metres, at which voxels are obstacles in `~/occupancy_grid`.",
         bounds=(-10.0, 50.0),
     )
-    obstacle_max_height: float = _live(2.0, "Largest such height, metres.", bounds=(-10.0, 50.0))
+    obstacle_max_height: float = _live(
+        2.0, "Largest height above the ground, metres, at which they are.", bounds=(-10.0, 50.0)
+    )
     ignored_classes: str = _live(
         "auto",
         "Classes that are no obstacles, with commas between them; `auto` takes road, parking, sidewalk, terrain and "
@@ -365,7 +400,8 @@ class NodeParameters:
     )
     occupancy_values: OccupancyValues = _live(
         "threshold",
-        "`threshold`: occupied cells are 100; `probability`: percent. Nav2's StaticLayer takes less than 99 for free.",
+        "`threshold`: occupied cells are 100. `probability`: they hold percent. Nav2's StaticLayer takes a value below "
+        "99 for free.",
         choices=OccupancyValues,
     )
     clearing_blind_zone: float = _live(
@@ -376,16 +412,16 @@ class NodeParameters:
     free_space_edge: int = _live(2, "Voxels along the edge of a cube of `~/free_space`.", bounds=(1, 64))
     output_qos: OutputQos = _parameter(
         "reliable",
-        "Reliability offered with voxels, depth, and clouds and grids for planners: `reliable` serves every reader; "
-        "`sensor_data` (best effort) waits for none, but readers that ask for reliable ones, as RViz does by default, "
-        "hear nothing. What is latched stays reliable.",
+        "Reliability of the voxels, the depth, and the clouds and grids for planners. `reliable` serves every reader. "
+        "`sensor_data` (best effort) waits for no reader, but a reader that asks for reliable messages hears nothing. "
+        "RViz asks for them by default. Latched topics stay reliable.",
         choices=OutputQos,
     )
     publish_markers: bool = _parameter(False, "Publish `~/markers`.")
     marker_limit: int = _live(10_000, "Largest number of cubes in `~/markers`.", bounds=(1, 1_000_000))
     save_folder: str = _parameter(
         "",
-        "Folder in which `~/save` writes the last result; empty: it refuses to. Nothing is ever written elsewhere, but "
+        "Folder in which `~/save` writes the last result. Empty: `~/save` refuses. The node writes nowhere else, but "
         "for TensorRT engines (`engine_cache`).",
         path="writable folder",
     )
@@ -397,8 +433,8 @@ class NodeParameters:
     hardware_id: str = _parameter("", "`hardware_id` in `/diagnostics`; empty takes the frame of the images.")
     autostart: bool = _parameter(
         True,
-        "Configure and activate the node when it starts. With `false` it waits in the state `unconfigured` for whoever "
-        "manages it.",
+        "The node configures and activates itself when it starts. With `false` it waits in the state `unconfigured` "
+        "for its manager.",
     )
 
     def engine_options(self) -> EngineOptions:

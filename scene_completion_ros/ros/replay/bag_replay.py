@@ -46,16 +46,16 @@ def replay_over_dds(
 ) -> ReplayStatistics:
     """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
 
-    In lock step (see `Playback`) the outcome does not depend on the speed of the machine: every image is completed, or
-    dropped for a reason that is counted. At a rate the node drops what it cannot keep up with, and a slow `on_result`
-    delays the next image.
+    In lock step (see `Playback`) the outcome does not depend on the speed of the machine. The node completes every
+    image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with, and a slow
+    `on_result` delays the next image.
 
     Args:
         topic: Its image topic, raw or compressed.
         camera: Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
-        output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images, and the
-            legend of the labels at that of the first. Nothing in it depends on when it was written. Of a recording
-            played several times it holds the first pass.
+        output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images. The
+            legend of the labels goes there at the time of the first. Nothing in it depends on when it was written. Of a
+            recording played several times it holds the first pass.
         on_result: Called between frames with every result of the first pass, in the order of the node.
         playback: How to play; in lock step, once, to a node of its own, by default.
         node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid_frame` and
@@ -68,7 +68,7 @@ def replay_over_dds(
     Raises:
         BagError: There is no such image topic, or no usable CameraInfo and no camera was given.
         SceneCompletionError: The node did not start, ended, stopped answering in lock step, or publishes voxels in
-            another frame than that of the images, or the playback does not fit the recording; what came before is in
+            another frame than that of the images. Or the playback does not fit the recording. What came before is in
             the output bag.
     """
     playback = playback or Playback()

@@ -26,8 +26,8 @@ class Playback:
     """How a recording is played.
 
     Attributes:
-        rate: None plays in lock step: the next image is sent when the node has published the result of the last one
-            or said that it dropped it. A number plays in real time, that many times as fast as recorded.
+        rate: None plays in lock step. The next image is sent when the node has published the result of the last one or
+            said that it dropped it. A number plays in real time, that many times as fast as recorded.
         loops: How often the recording is played; 0 plays it until interrupted.
         clock_hz: Ticks of /clock a second (of recorded time in lock step, else of this machine's time); None: no clock.
         timeout_s: How long to wait for the result of an image; after that, lock step is given up.
@@ -109,7 +109,7 @@ def input_topics(image_topic: str, camera_info_topic: str | None, playback: Play
     """Names that image and CameraInfo go out under.
 
     To a node of the replay's own they go as `image` and `camera_info` in its namespace, so that nothing else hears
-    them; to a running node under their recorded names. A remapping comes before both.
+    them. To a running node they go under their recorded names. A remapping comes before both.
 
     Args:
         camera_info_topic: Recorded topic; None where there is none and the calibration comes from elsewhere.
@@ -182,5 +182,5 @@ def check_loops(playback: Playback, duration_ns: int) -> None:
         raise SceneCompletionError(
             f"the recording lasts {duration_ns / 1e9:.2f} s",
             where="loop",
-            cure="Only a step back of more than 1 s is a restarted recording to the node: loop a longer one",
+            cure="The node takes only a step back of more than 1 s for a restarted recording: loop a longer one",
         )

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from scene_completion_ros.child_processes import ending_with_parent
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.topics import NODE_NAME
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES = 40
-PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class NodeProcess:
@@ -51,7 +49,7 @@ class NodeProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            preexec_fn=_end_with_parent(),
+            preexec_fn=ending_with_parent(),
         )
 
     def __enter__(self) -> NodeProcess:
@@ -153,15 +151,3 @@ def with_package(environment: Mapping[str, str]) -> dict[str, str]:
     if root.name not in ("site-packages", "dist-packages"):
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), variables.get("PYTHONPATH", "")]))
     return variables
-
-
-def _end_with_parent() -> Callable[[], None]:
-    """What the child does first: listen to SIGINT even in the background, and end when the replay is killed."""
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-    def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if prctl is not None:
-            prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
-
-    return prepare

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -20,6 +21,7 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
 from scene_completion_ros.ros.replay.playback import LEAD_NS, InputTopics, Playback
@@ -32,6 +34,7 @@ DISCOVERY_S = 0.2
 WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
 NOTICE_PATIENCE_S = 5.0
+SHADOW_PATIENCE_S = 5.0
 OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher of a topic too, which is best effort
 
 COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
@@ -72,6 +75,7 @@ class Player:
         self._first_ns = 0  # bag time at which a pass begins, and when it did by `time.perf_counter`
         self._begun_s = 0.0
         self._last_drop = ""
+        self._told_of_shadow = 0  # times
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self._node = rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=self._context)
@@ -107,7 +111,15 @@ class Player:
             topic = topics.stage_topic(stage).replace("~/", node_prefix)
             self._node.create_subscription(Float64, topic, collect_time(stage), queue)
         self._node.create_subscription(String, topics.DROPPED.replace("~/", node_prefix), self._on_drop, queue)
+        self._node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, queue)
         self._query = self._node.create_publisher(String, topics.QUERY.replace("~/", node_prefix), queue)
+
+    def _on_diagnostics(self, message: Any) -> None:
+        name = f"{self._process.full_name.lstrip('/')}: {SHADOW}"
+        for status in message.status:
+            if status.name == name:
+                self._told_of_shadow += 1
+                self.statistics.shadow = {"outcome": status.message} | {pair.key: pair.value for pair in status.values}
 
     def _on_drop(self, message: Any) -> None:
         try:
@@ -194,6 +206,8 @@ class Player:
         finally:
             if self._words:
                 self._query.publish(String())
+            if heard := self._told_of_shadow:  # what is told next may still be of the moment before
+                self._spin(time.perf_counter() + SHADOW_PATIENCE_S, lambda: self._told_of_shadow >= heard + 2)
             self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
 
     def _play_once(self, frames: Iterable[BagMessage], others: Iterator[BagMessage]) -> None:

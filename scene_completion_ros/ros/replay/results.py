@@ -91,6 +91,8 @@ class ReplayStatistics:
     """Occupied voxels of each frame that came out, the first time the recording was played."""
     peak_memory_mib: float | None = None
     """Largest resident memory of the node's process."""
+    shadow: dict[str, str] = field(default_factory=dict)
+    """What the node says of the second student, where one ran behind the first."""
     node_log: str = ""
 
     def to_json(self) -> dict[str, Any]:

@@ -45,7 +45,9 @@ class Known:
 
 def placed(source: Known | None = None, **given: Any) -> Placement:
     given.setdefault("transform_source", "parameters" if source is None else "topics")
-    return Placements(source, DEFAULT_GRID_FROM_CAMERA, TRAINED_HEIGHT).place(IMAGE, STAMP_NS, NodeParameters(**given))
+    return Placements(source, DEFAULT_GRID_FROM_CAMERA, lambda: TRAINED_HEIGHT).place(
+        IMAGE, STAMP_NS, NodeParameters(**given)
+    )
 
 
 def ahead(placement: Placement) -> dict[str, list[float]]:
@@ -116,7 +118,9 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
 
 def test_the_model_is_prepared_where_the_camera_probably_is() -> None:
     grid_in_base = NodeParameters(grid_frame=BASE, camera_x=1.0, camera_height=1.65)
-    without, with_source = (Placements(each, DEFAULT_GRID_FROM_CAMERA, TRAINED_HEIGHT) for each in (None, Known()))
+    without, with_source = (
+        Placements(each, DEFAULT_GRID_FROM_CAMERA, lambda: TRAINED_HEIGHT) for each in (None, Known())
+    )
     np.testing.assert_allclose(without.expected(grid_in_base).translation, [1.0, 0.0, 1.65])
     by_topics = NodeParameters(grid_frame=BASE, transform_topics="mounts")
     assert with_source.expected(by_topics) is DEFAULT_GRID_FROM_CAMERA

@@ -38,7 +38,7 @@ def test_an_unusable_camera_and_internal_errors_are_errors() -> None:
     broken = Drops({DropReason.INTERNAL_ERROR: 1}, {DropReason.INTERNAL_ERROR: 1}, 10.0)
     status = inference_status(record, broken, processed=0, unwanted=0)
     assert status.level == Level.ERROR
-    assert "1 internal error (an error that nobody thought of; please report it); see the log" in status.message
+    assert "1 internal error (an unforeseen error; please report it); see the log" in status.message
     record.failed("camera: sees nothing. Calibrate")
     status = inference_status(record, NONE_DROPPED, processed=0, unwanted=0)
     assert status.level == Level.ERROR

@@ -125,7 +125,7 @@ def test_reported_losses_and_drops_are_warned_about() -> None:
     )
     status, _ = judged(working(), drops=dropped)
     assert status.level == Level.WARN
-    assert "in the last 10 s: 2 bad image (it cannot be decoded," in status.message
+    assert "in the last 10 s: 2 bad image (the image cannot be decoded," in status.message
     assert status.values["dropped"] == "14"
     assert status.values["dropped: newer image arrived"] == "9"
     harmless = Drops({DropReason.NEWER_IMAGE: 9}, {DropReason.NEWER_IMAGE: 4, DropReason.DISABLED: 1}, 10.0)

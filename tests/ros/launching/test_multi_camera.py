@@ -100,7 +100,11 @@ def test_topics_are_a_pattern_or_a_list(value: str, expected: list[str]) -> None
 
 @pytest.mark.parametrize(
     ("names", "topics", "words"),
-    [("", "/{camera}", "names no cameras"), ("a,a", "/{camera}", "twice"), ("a,b", "/one", "not one for each of a, b")],
+    [
+        ("", "/{camera}", "names no cameras"),
+        ("a,a", "/{camera}", "twice"),
+        ("a,b", "/one", "does not give one value for each of the cameras a, b"),
+    ],
 )
 def test_what_does_not_fit_is_refused(names: str, topics: str, words: str) -> None:
     with pytest.raises(SceneCompletionError, match=words):

@@ -166,7 +166,7 @@ def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     assert graph.set_parameters(topics.NODE_NAME, camera_height=0.0).successful
     ground = planner.answers(some_image(1), 35)[topics.OCCUPANCY_GRID]
     assert ground.info.origin.position.y == pytest.approx(planner.trained_height, abs=1e-6)
-    assert f"lies {planner.trained_height:g} m below the camera" in planner.node.log
+    assert f"lies {planner.trained_height:g} m below it" in planner.node.log
     placed = graph.set_parameters(topics.NODE_NAME, base_frame=BASE)
     assert placed.successful == TF2  # which could say where the camera is
     assert TF2 or "nothing says where the camera is in base_link" in placed.reason

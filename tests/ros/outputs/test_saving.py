@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -96,3 +98,27 @@ def test_a_folder_that_may_not_be_written_to() -> None:
         with unprivileged(), pytest.raises(SceneCompletionError, match="This user may not write there"):
             write_together(Path(folder), CONTENTS)
         assert not list(Path(folder).iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_while_nobody_else_writes(folder: Path) -> None:
+    left_over = folder / ".voxels_12_000000034.npz.0123abcd.part"
+    of_others = folder / ".voxels_12_000000034.npz.part"
+    left_over.write_bytes(b"half")
+    of_others.write_bytes(b"of somebody else")
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_SH)  # as another process that writes
+        write_together(folder, CONTENTS)
+        assert left_over.exists()
+    finally:
+        os.close(opened)
+    write_together(folder, {"b.npz": b"third"})
+    assert {path.name for path in folder.iterdir()} == {*CONTENTS, "b.npz", of_others.name}
+
+
+def test_a_second_file_that_a_killed_process_left_without_the_first_is_no_obstacle(folder: Path) -> None:
+    (folder / "a.ply").write_bytes(CONTENTS["a.ply"])
+    write_together(folder, CONTENTS)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENTS
+    with pytest.raises(SceneCompletionError, match="is there already"):
+        write_together(folder, CONTENTS)

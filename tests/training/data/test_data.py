@@ -29,7 +29,7 @@ from scene_completion_training.data.module import (
     matching,
 )
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
-from scene_completion_training.data.stereo import stereo_depth, stereo_pair
+from scene_completion_training.data.stereo import depth_deviation, stereo_depth, stereo_pair
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings, misread
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, DepthView, FusionSettings, fuse_occupancy
 from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
@@ -142,7 +142,7 @@ def test_fusion_sees_behind_the_box_once_the_drive_passes_it() -> None:
     def view(forward: float) -> DepthView:
         depth = ray_cast(np.array([0.0, 0.0, forward]))[1].astype(np.float32)
         grid_from_camera = OPTICAL_FROM_FORWARD.inverse() @ RigidTransform(np.eye(3), np.array([0.0, 0.0, forward]))
-        return DepthView(depth, matrix, grid_from_camera, FOCAL * BASELINE)
+        return DepthView(depth, matrix, grid_from_camera, depth_deviation(depth, FOCAL * BASELINE))
 
     def known_near(views: list[DepthView], x: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
         generator = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.data import motion_stereo
 from scene_completion_training.data.drawn_views import (
     canonical_depth,
     canonical_image,
@@ -183,11 +184,30 @@ def test_encoder_views_come_with_their_poses_and_the_same_colours(frames: list[P
         torch.testing.assert_close(change[1], change[0], atol=12.0, rtol=0)  # the same shift of colours, other content
 
 
+def test_the_motion_of_one_camera_says_depth_and_voxels(
+    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(motion_stereo, "PIXELS", 30_000)
+    alone = kitti_odometry(synthetic_drive, cameras=["image_2"])
+    moved, paired = (
+        load_prepared(prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)[1])
+        for sequence in (alone, kitti_odometry(synthetic_drive))
+    )
+    assert set(moved.images) == set(moved.depths) == {"left"} and moved.has_evidence
+    depths = [frame.depths["left"].astype(np.float32) for frame in (moved, paired)]
+    both = (depths[0] > 0.0) & (depths[1] > 0.0)
+    assert both.mean() > 0.3
+    assert np.median(np.abs(depths[0] / np.where(both, depths[1], 1.0) - 1.0)[both]) < 0.03
+
+
 def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path, tmp_path: Path) -> None:
-    """Neighbouring frames stand in for the other camera; nothing is claimed about depth or occupancy."""
+    """Neighbouring frames stand in for the other camera; where all are far away, nothing is claimed about depth."""
     sequence = kitti_odometry(synthetic_drive, cameras=["image_2"])
+    far = [RigidTransform(np.eye(3), 10.0 * frame.world_from_rig.translation) for frame in sequence.frames]
+    spread = [dataclasses.replace(one, world_from_rig=pose) for one, pose in zip(sequence.frames, far, strict=True)]
+    sequence = dataclasses.replace(sequence, frames=spread)
     frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
-    assert set(frames[0].images) == {"left"} and not frames[0].depths and not frames[0].has_evidence
+    assert set(frames[0].images) == {"left"} and not frames[0].depths["left"].any() and not frames[0].has_evidence
     settings = dataclasses.replace(SETTINGS, far_views=True, mirror=True)
     samples = ViewSamples([frames * 3], settings, seed=0, length=20, encoder_views=3)  # twelve frames to choose from
     short = ViewSamples([frames], settings, seed=0, length=20, encoder_views=3)

@@ -11,7 +11,8 @@ import pytest
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
+from scene_completion_ros.evaluation.baselines import PriorGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.place_prior import PlacePrior
@@ -20,14 +21,33 @@ from scene_completion_ros.voxels.occupancy import logit_of_density, opacity, pro
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE
 from scene_completion_training.evaluation.density_stretch import DensityStretch
 from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.evaluation.stereo_calibration import FrameEvidence, fit_place_prior, mean_prior
+from scene_completion_training.evaluation.stereo_calibration import (
+    FrameEvidence,
+    calibrate_on_stereo,
+    drawn_evidence,
+    fit_certainty,
+    fit_place_prior,
+    mean_average_precision,
+    mean_prior,
+    prior_choices,
+)
+from scene_completion_training.evaluation.stereo_truth import stereo_evidence
+from scene_completion_training.viewpoint import Volume
 from tests.inference.small_bundle import make_small_bundle, road_head
 from tests.training.synthetic_scene import CAMERA_HEIGHT
 
 
+def counted(voxels: list[tuple[np.ndarray, np.ndarray]]) -> PriorGrid:
+    """Frames, occupied and known voxels of each."""
+    counts = PriorGrid(voxels[0][0].shape)
+    for frame in voxels:
+        counts.update(*frame)
+    return counts
+
+
 def flat_prior(logit: float = 0.0) -> PlacePrior:
     counts = np.full(DEFAULT_GRID.shape, True)
-    prior = mean_prior([(counts, counts), (~counts, counts)], DEFAULT_GRID)
+    prior = mean_prior(counted([(counts, counts), (~counts, counts)]), DEFAULT_GRID)
     return dataclasses.replace(prior, logit=np.full_like(prior.logit, logit))
 
 
@@ -45,7 +65,7 @@ def test_mean_prior_has_the_log_odds_of_the_mean() -> None:
     upper = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
     upper[:, :, 16:] = True
     prior = mean_prior(
-        [(upper, everywhere), (everywhere, everywhere), (upper, everywhere), (upper, everywhere)], DEFAULT_GRID
+        counted([(upper, everywhere), (everywhere, everywhere), (upper, everywhere), (upper, everywhere)]), DEFAULT_GRID
     )
     # A quarter of the frames below the middle of the grid; all above, of which a thousandth is left for doubt.
     z = (np.array([2, 30]) + 0.5) * 0.2 - 2.2
@@ -60,7 +80,7 @@ def test_mean_prior_of_a_grid_that_is_no_multiple_of_its_blocks() -> None:
     upper = np.zeros(grid.shape, dtype=np.bool_)
     upper[90:] = True  # of the last block of eight there are four voxels
     prior = mean_prior(
-        [(upper, np.ones_like(upper)), (~upper, np.ones_like(upper)), (upper, np.ones_like(upper))], grid
+        counted([(upper, np.ones_like(upper)), (~upper, np.ones_like(upper)), (upper, np.ones_like(upper))]), grid
     )
     _, logit = prior.at(np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 17.9]])).T
     assert prior.logit.shape == (23, 3, 10)
@@ -70,7 +90,7 @@ def test_mean_prior_of_a_grid_that_is_no_multiple_of_its_blocks() -> None:
 def test_unknown_voxels_say_nothing() -> None:
     known = np.zeros(DEFAULT_GRID.shape, dtype=np.bool_)
     with pytest.raises(SequenceError, match="no frame says anything"):
-        mean_prior([(known, known)], DEFAULT_GRID)
+        mean_prior(counted([(known, known)]), DEFAULT_GRID)
 
 
 def test_fit_finds_what_the_student_is_worth() -> None:
@@ -79,6 +99,39 @@ def test_fit_finds_what_the_student_is_worth() -> None:
     gain, logit = prior.at(points).T
     np.testing.assert_allclose(gain, 0.6, atol=0.08)
     np.testing.assert_allclose(logit, -1.0, atol=0.15)
+
+
+def test_certainty_is_that_of_the_drives() -> None:
+    gain, shift = fit_certainty([[evidence(0.6, -1.0)], [evidence(0.6, -1.0, count=2_000)]])
+    assert gain == pytest.approx(0.6, abs=0.03)
+    assert shift == pytest.approx(-1.0, abs=0.05)
+
+
+def test_a_student_of_one_without_a_prior_gets_none(synthetic_drive: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out"
+    shutil.copytree(synthetic_drive, held_out)
+    drives = [kitti_odometry(folder) for folder in (synthetic_drive, held_out)]
+    bundle, earlier = (make_small_bundle(tmp_path / name) for name in ("bundle", "earlier"))
+
+    def calibrated(earlier: StudentBundle) -> StudentBundle:
+        return calibrate_on_stereo(bundle, drives[:1], [drives[1:]], earlier=earlier, every=4, threads=1)
+
+    changed = calibrated(earlier)
+    assert changed.head.prior is None
+    assert changed.provenance["calibration"]["prior"] == "none"
+    # Its probabilities are those of the drive: the smallest cross-entropy is that of the link as it was written.
+    model, volume = DeployedModel(changed, threads=1), Volume()
+    density, occupied = [], []
+    for index in range(0, len(drives[1]), 4):
+        found = stereo_evidence(drives[1], index, volume.grid, DEFAULT_GRID_FROM_CAMERA, volume=volume)
+        points, target = drawn_evidence(*found, volume.grid, np.random.default_rng(index))
+        density.append(model.observe(drives[1], index).density(points))
+        occupied.append(target.mean())
+    probability = [changed.calibration.apply(opacity(one, VOXEL_EDGE)).mean() for one in density]
+    assert np.mean(probability) == pytest.approx(np.mean(occupied), abs=0.01)
+    # One that had a prior keeps one.
+    with_prior = dataclasses.replace(earlier, head=dataclasses.replace(earlier.head, prior=flat_prior()))
+    assert calibrated(with_prior).head.prior is not None
 
 
 def test_a_student_who_says_the_opposite_is_not_heard() -> None:
@@ -92,6 +145,33 @@ def test_groups_count_equally_however_many_frames_they_have() -> None:
     more = fit_place_prior([[believed], [doubted, doubted, doubted]], flat_prior()).gain
     np.testing.assert_allclose(equal, more, atol=2e-3)
     assert fit_place_prior([[believed, doubted, doubted, doubted]], flat_prior()).gain.mean() < 0.8 * equal.mean()
+
+
+@pytest.mark.parametrize(("new_drives_say", "best"), [(0.0, "the earlier one"), (4.0, "of the training drives")])
+def test_an_earlier_prior_stays_where_few_new_drives_say_less(new_drives_say: float, best: str) -> None:
+    """Only in the left half of the volume is there anything; the earlier prior knows it, or the new mean does."""
+    frame = evidence(0.0, 0.0)
+    left = frame.points[:, 0] < 0.0
+    frame = dataclasses.replace(frame, target=left.astype(np.float32))
+    x = flat_prior()
+    sides = np.sign(x.lattice[0, 1] + x.lattice[1, 1] * np.arange(x.logit.shape[1]))[None, :, None]  # + is the left
+    knowing = dataclasses.replace(x, logit=np.broadcast_to(4.0 * sides, x.logit.shape).astype(np.float32))
+    mean = dataclasses.replace(x, logit=(knowing.logit * new_drives_say / 4.0).astype(np.float32))
+    earlier = knowing if not new_drives_say else x
+    choices = prior_choices([[frame]], mean, earlier, Volume())
+    assert len(choices) == 4
+    ranked = {name: mean_average_precision([[frame]], choice) for name, choice in choices.items()}
+    assert ranked[best] > 0.85
+    assert min(ranked.values()) < 0.7
+
+
+def test_an_earlier_prior_of_another_space_is_not_averaged() -> None:
+    mean = flat_prior()
+    other = dataclasses.replace(mean, lattice=mean.lattice * np.float32(0.5))
+    assert set(prior_choices([[evidence(1.0, 0.0)]], mean, other, Volume())) == {
+        "of the training drives",
+        "the earlier one",
+    }
 
 
 def test_stretch_moves_the_prior_with_the_density() -> None:

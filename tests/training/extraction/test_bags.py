@@ -25,6 +25,7 @@ from scene_completion_training.extraction import bag as bag_module
 from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report, output_folders
 from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
 from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.workers import Workers
 from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, record
 from tests.training.extraction.textured_street import CAMERA, HEIGHT_ABOVE_GROUND, aligned_error, drive, write_bag
 
@@ -399,7 +400,8 @@ def test_many_bags_through_ray(tmp_path: Path) -> None:
     jobs = [
         Job(bag, folder, SETTINGS) for bag, folder in zip(bags, output_folders(bags, tmp_path / "out"), strict=True)
     ]
-    reports = extract_bags(jobs, workers=2)
+    with Workers(2) as workers:
+        reports = extract_bags(jobs, workers)
     assert [report.status for report in reports] == ["complete", "failed", "complete"]
     assert [len(PosedSequence.load(tmp_path / "out" / name / "00")) for name in ("one", "two")] == [8, 9]
     shutil.rmtree(tmp_path / "out" / "two")

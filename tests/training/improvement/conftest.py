@@ -63,10 +63,10 @@ def make_drive(
     )
 
 
-def make_bag(folder: Path, **drive: float) -> Path:
-    """The recording of a drive."""
+def make_bag(folder: Path, *, cameras: tuple[str, ...] = (LEFT, RIGHT), **drive: float) -> Path:
+    """The recording of a drive by some of its cameras."""
     sequence = make_drive(folder.with_name(f"{folder.name}_images"), **drive)  # type: ignore[arg-type]
-    write_drive_bag(sequence, folder, cameras=(LEFT, RIGHT), lidar_every=0)
+    write_drive_bag(sequence, folder, cameras=cameras, lidar_every=0)
     return folder
 
 

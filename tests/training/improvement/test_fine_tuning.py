@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
-from scene_completion_training.export import encoder_onnx
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
@@ -19,6 +20,7 @@ from scene_completion_training.improvement.fine_tuning import (
     read_training,
     write_configuration,
 )
+from scene_completion_training.networks.agglomerated_field import SURFACE_UNITS
 from tests.training.small_students import CAMERA, make_small_student, street_images
 
 
@@ -27,16 +29,20 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return make_small_student(tmp_path_factory.mktemp("labelled"))
 
 
-def learned(student: StudentBundle, folder: Path, *, trunk_too: bool = False) -> StudentBundle:
+def learned(
+    student: StudentBundle, folder: Path, *, decoder_too: bool = False, trunk_too: bool = False
+) -> StudentBundle:
     """The student with labels after its density has learned; with its trunk, which the labels read as well."""
-    density = density_field(student)
-    before = encoder_onnx(density, CAMERA)
+    before, after = density_field(student), density_field(student)
     with torch.no_grad():
-        density.feature_layer.weight += 0.1
+        after.feature_layer.weight += 0.1
+        if decoder_too:
+            for weight in (*after.encoder.decoder.parameters(), *after.encoder.project.parameters()):
+                weight.copy_((weight + 0.05 * torch.randn_like(weight)).half())
         if trunk_too:
-            next(density.encoder.trunk.parameters()).mul_(1.2)
-    encoder = encoder_with_new_density(student.read_encoder(), before, encoder_onnx(density, CAMERA))
-    weights = {name: value.detach().numpy().astype(np.float16) for name, value in density.state_dict().items()}
+            next(after.encoder.trunk.parameters()).mul_(1.2)
+    encoder = encoder_with_new_density(student.read_encoder(), before, after, CAMERA)
+    weights = {name: value.detach().numpy().astype(np.float16) for name, value in after.state_dict().items()}
     return student.save(folder, encoder, weights)
 
 
@@ -49,13 +55,47 @@ def test_labels_stay_beside_a_density_that_has_learned(labelled: StudentBundle, 
     assert np.abs(after[..., :hidden] - before[..., :hidden]).mean() > 0.01
 
 
-def test_a_density_of_another_student_is_refused(labelled: StudentBundle, tmp_path: Path) -> None:
-    density = density_field(make_small_student(tmp_path / "other", seed=1))
-    before = encoder_onnx(density, CAMERA)
+def test_labels_read_the_depth_that_was_learned(tmp_path: Path) -> None:
+    student = make_small_student(tmp_path / "old", reads_depth=True)
+    torch.manual_seed(1)
+    new = learned(student, tmp_path / "new", decoder_too=True)
+    image = cv2.imread(str(street_images(tmp_path / "pictures", 1) / "000.png"))
+    image = np.ascontiguousarray(cv2.resize(image, (CAMERA.width, CAMERA.height)))
+    hidden = student.head.hidden
+    before, after = (OnnxRuntimeEncoder(one, threads=1).encode(image).features.copy() for one in (student, new))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        density.feature_layer.weight += 0.1
+        old_code, code = (density_field(one).encode_with_depth(pixels)[1][0].numpy() for one in (student, new))
+    slope = np.array([slope for slope, _ in SURFACE_UNITS], np.float32)
+    expected = before[..., hidden : hidden + len(slope)] - (code - old_code)[..., None] * slope
+    assert np.abs(code - old_code).mean() > 0.05
+    np.testing.assert_allclose(after[..., hidden : hidden + len(slope)], expected, atol=0.02 * np.abs(expected).max())
+    np.testing.assert_allclose(after[..., hidden + len(slope) :], before[..., hidden + len(slope) :], atol=1e-4)
+
+
+def test_labels_of_an_old_depth_are_found(tmp_path: Path) -> None:
+    """A graph whose labels read the new decoder through the old projection."""
+    student = make_small_student(tmp_path / "old", reads_depth=True)
+    pictures = street_images(tmp_path / "pictures", 3)
+    torch.manual_seed(1)
+    new = learned(student, tmp_path / "new", decoder_too=True)
+    assert check_parity(new, student, [pictures], threads=1)["features_relative"] < 2e-3
+    graph, stale = onnx.load_from_string(new.read_encoder()), onnx.load_from_string(student.read_encoder())
+    (reader,) = (node for node in graph.graph.node if node.name == "/surface/Conv")
+    (before,) = (node for node in stale.graph.node if node.name == "/surface/Conv")
+    reader.CopyFrom(before)
+    wrong = new.save(tmp_path / "wrong", graph.SerializeToString(), new.load_weights())
+    with pytest.raises(ImprovementError, match="label units differ by"):
+        check_parity(wrong, student, [pictures], threads=1)
+
+
+def test_a_density_of_another_student_is_refused(labelled: StudentBundle, tmp_path: Path) -> None:
+    other = make_small_student(tmp_path / "other", seed=1)
+    before, after = density_field(other), density_field(other)
+    with torch.no_grad():
+        after.feature_layer.weight += 0.1
     with pytest.raises(BundleError, match="is not in the encoder with labels"):
-        encoder_with_new_density(labelled.read_encoder(), before, encoder_onnx(density, CAMERA))
+        encoder_with_new_density(labelled.read_encoder(), before, after, CAMERA)
 
 
 def test_parity_finds_other_weights_and_other_labels(labelled: StudentBundle, tmp_path: Path) -> None:
@@ -69,18 +109,18 @@ def test_parity_finds_other_weights_and_other_labels(labelled: StudentBundle, tm
         check_parity(learned(labelled, tmp_path / "trunk", trunk_too=True), labelled, [pictures], threads=1)
 
 
-def test_a_labelled_student_keeps_its_encoder(labelled: StudentBundle, current: StudentBundle, tmp_path: Path) -> None:
+def test_a_labelled_student_keeps_its_trunk(labelled: StudentBundle, current: StudentBundle, tmp_path: Path) -> None:
     file = tmp_path / "training.yaml"
     places = {"steps": 30, "output": tmp_path / "run", "cache": tmp_path / "cache"}
     write_configuration(file, labelled, [tmp_path / "new"], [tmp_path / "old"], **places)
     settings = read_training(file, ["learning_rate=0.001"])
-    assert vars(settings)["freeze_encoder"] is True
-    assert settings.losses.dense_depth == 0.0
+    assert vars(settings)["freeze_trunk"] is True
+    assert settings.losses.dense_depth > 0.0
     assert settings.hidden == labelled.head.hidden
     assert settings.learning_rate == 0.001
     assert settings.steps % settings.checkpoint_every == 0
     assert [Path(source.folder).name for source in settings.data.sources] == ["new", "old"]
     write_configuration(file, current, [tmp_path / "new"], [], **places)
-    assert vars(read_training(file, []))["freeze_encoder"] is False
+    assert vars(read_training(file, []))["freeze_trunk"] is False
     with pytest.raises(ConfigurationError, match="--set"):
         read_training(file, ["nonsense=1"])

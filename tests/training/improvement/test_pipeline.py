@@ -13,12 +13,17 @@ import pytest
 
 from scene_completion_ros.errors import ConfigurationError, ImprovementError
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.data import motion_stereo
 from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.improvement import pipeline
 from scene_completion_training.improvement.pipeline import CARD, Improvement, improve
 from scene_completion_training.improvement.steps import STATE
+from scene_completion_training.improvement.torchrun import Torchrun
+from scene_completion_training.street_world.camera_rig import LEFT
 from tests.inference.small_bundle import make_small_bundle
-from tests.training.improvement.conftest import make_bag
+from tests.training.improvement.conftest import LOWER_M, make_bag
+from tests.training.synthetic_scene import CAMERA_HEIGHT
 
 QUICK = (
     "render.patches=1",
@@ -87,6 +92,8 @@ def test_a_student_that_hardly_learned_becomes_better(improved: Improvement) -> 
     assert card.count("data:image/jpeg;base64,") == 15
     assert "http" not in card
     assert "whether anything was forgotten was not looked at" in card
+    for bag in improved.bags:
+        assert f"{bag.parent.name}/{bag.name}" in card
 
 
 def test_a_finished_improvement_is_not_done_again(
@@ -94,7 +101,50 @@ def test_a_finished_improvement_is_not_done_again(
 ) -> None:
     monkeypatch.setattr(pipeline, "train", lambda *_, **__: pytest.fail("it trained again"))
     assert improve(improved).reasons == ()
-    assert capsys.readouterr().err.count("done before") == 8
+    assert capsys.readouterr().err.count("done before") == 10
+
+
+def test_an_improvement_begun_alone_ends_the_same_on_a_cluster(
+    improved: Improvement, cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Frames, scores, the calibration and the pictures, and alone again nothing is left to do."""
+    shutil.copytree(improved.work, tmp_path / "work", ignore=lambda *_: ["sequences", "prepared", "training.yaml"])
+    state = json.loads((improved.work / STATE).read_text())
+    left = {"training": state["training"]}
+    (tmp_path / "work" / STATE).write_text(json.dumps(left))
+    here = dataclasses.replace(improved, work=tmp_path / "work", output=tmp_path / "new")
+    assert improve(dataclasses.replace(here, ray_address=cluster)).reasons == ()
+    after = json.loads((here.work / STATE).read_text())
+    assert capsys.readouterr().err.count("done before") == 1
+    for step in ("looking at the drives", "preparing", "choosing weights", "exporting and calibrating", "judging"):
+        assert placeless(after[step]["result"], here) == placeless(state[step]["result"], improved), step
+    prepared = [
+        {file.relative_to(one): file.read_bytes() for file in one.rglob("*.safetensors")}
+        for one in (improved.work / "prepared", here.work / "prepared")
+    ]
+    assert prepared[0] and prepared[0] == prepared[1]
+    assert improve(here).reasons == ()
+    assert capsys.readouterr().err.count("done before") == 10
+
+
+def placeless(result: Any, improvement: Improvement) -> str:
+    """A result without the folder that it lies in."""
+    return json.dumps(result).replace(str(improvement.work), "WORK")
+
+
+def test_two_processes_train(improved: Improvement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    together = again(improved, tmp_path, "training", launch=Torchrun(2))
+    shutil.rmtree(together.work / "training")
+    assert improve(together).reasons == ()
+    content = Checkpoint.read(together.work / "training" / "checkpoints" / "last.ckpt")
+    assert content.configuration["devices"] == 2
+
+
+def test_processes_of_the_trainer_itself_are_refused(improved: Improvement, tmp_path: Path) -> None:
+    """It would start the whole command again."""
+    with pytest.raises(ConfigurationError, match="Give --nproc-per-node"):
+        improve(again(improved, tmp_path, overrides=("devices=2",)))
 
 
 def test_without_the_wanted_gain_the_old_student_stays(improved: Improvement, tmp_path: Path) -> None:
@@ -106,11 +156,33 @@ def test_without_the_wanted_gain_the_old_student_stays(improved: Improvement, tm
     assert "The old student stays." in outcome.card.read_text()
 
 
+def test_a_robot_with_one_camera(current: StudentBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own motion judges. The way is so short that nothing can be accepted, and the card says both."""
+    monkeypatch.setattr(motion_stereo, "PIXELS", 30_000)
+    bags = [
+        make_bag(tmp_path / name, cameras=(LEFT,), aside=aside, frames=9, step=0.6)
+        for name, aside in (("monday", 18.0), ("tuesday", 37.0), ("wednesday", 74.0))
+    ]
+    outcome = improve(
+        asked(bags, current, tmp_path, extraction=ExtractionSettings(camera_height=CAMERA_HEIGHT - LOWER_M))
+    )
+    assert any("too few places" in reason for reason in outcome.reasons)
+    state = json.loads((tmp_path / "work" / STATE).read_text())
+    (scored,) = state["judging"]["result"]["drives"].values()
+    assert scored["scores"]["new"]["all, 6.4 m"]["voxels"] > 1000
+    assert "motion stereo" in state["exporting and calibrating"]["result"]["depth"]
+    card = outcome.card.read_text()
+    assert "<tr><td>wednesday/00</td><td>motion stereo</td></tr>" in card
+    assert "The old student stays." in card
+
+
 STEPS = {
     "extracting": "extract_bags",
     "looking at the drives": "check_suitable",
     "splitting": "split_drives",
+    "preparing": "prepare_source",
     "training": "train",
+    "choosing weights": "judge_mixtures",
     "exporting and calibrating": "calibrate_on_stereo",
     "checking parity": "check_parity",
     "judging": "judge_students",
@@ -182,7 +254,7 @@ def test_a_corrupted_recording(bags: list[Path], current: StudentBundle, tmp_pat
     broken = shutil.copytree(bags[0], tmp_path / "broken")
     for file in broken.iterdir():
         file.write_bytes(b"nothing that is a bag")
-    with pytest.raises(ImprovementError, match="recordings: nothing could be extracted: broken: "):
+    with pytest.raises(ImprovementError, match="recordings: nothing could be extracted: [^:]*/broken: "):
         improve(asked([broken], current, tmp_path))
 
 
@@ -190,7 +262,7 @@ def test_images_without_anything_to_follow_have_no_poses(current: StudentBundle,
     """Structure from motion fails in a tunnel without a mark on its walls."""
     tunnel = make_bag(tmp_path / "tunnel", aside=0.0, frames=6, shade=0.0)
     settings = ExtractionSettings(poses="sfm")
-    with pytest.raises(ImprovementError, match="nothing could be extracted: tunnel: "):
+    with pytest.raises(ImprovementError, match="nothing could be extracted: [^:]*/tunnel: "):
         improve(asked([tunnel], current, tmp_path, extraction=settings))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import ImprovementError, TrainingError
-from scene_completion_training.improvement.steps import STATE, UNFINISHED, Steps, disk_is_full, write_whole
+from scene_completion_training.improvement.steps import STATE, UNFINISHED, Steps, disk_is_full
 
 
 class Counted:
@@ -83,12 +83,3 @@ def test_a_full_disk_is_found_behind_other_errors() -> None:
     assert disk_is_full(wrapped)
     assert disk_is_full(RuntimeError("[enforce fail] No space left on device"))
     assert not disk_is_full(OSError(errno.EACCES, "Permission denied"))
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "card.html"
-    write_whole(file, b"before")
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    with pytest.raises(OSError, match="full"):
-        write_whole(file, b"after")
-    assert file.read_bytes() == b"before"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ImprovementError
-from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.improvement.suitable import DriveLook, alike, check_suitable, refuse_overlap
@@ -39,13 +39,33 @@ def test_a_rig_that_stands_still(drive: PosedSequence, student: StudentBundle) -
         check_suitable(dataclasses.replace(drive, frames=still), student)
 
 
-def test_one_camera_alone_cannot_be_judged(drive: PosedSequence, student: StudentBundle) -> None:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> PosedSequence:
+    """A drive of one camera, which knows its height, past the box."""
+    drive = make_drive(tmp_path_factory.mktemp("alone"), aside=18.0, frames=5)
     frames = [dataclasses.replace(frame, images={LEFT: frame.images[LEFT]}) for frame in drive.frames]
-    single = dataclasses.replace(
-        drive, cameras={LEFT: drive.cameras[LEFT]}, rig_from_camera={LEFT: drive.rig_from_camera[LEFT]}, frames=frames
+    return dataclasses.replace(
+        drive,
+        cameras={LEFT: drive.cameras[LEFT]},
+        rig_from_camera={LEFT: drive.rig_from_camera[LEFT]},
+        frames=frames,
+        provenance={"settings": {"camera_height": 0.75}},
     )
-    with pytest.raises(ImprovementError, match="no rectified stereo pair"):
-        check_suitable(single, student)
+
+
+def test_one_camera_that_moves_is_of_use(alone: PosedSequence, student: StudentBundle) -> None:
+    check_suitable(alone, student)
+
+
+def test_one_camera_on_a_robot_that_turns_on_the_spot(alone: PosedSequence, student: StudentBundle) -> None:
+    """It travels more than two metres to and fro, and never gets far from where it was."""
+    places = [np.array([0.6 * (number % 2), 0.0, 0.0]) for number in range(len(alone))]
+    frames = [
+        dataclasses.replace(frame, world_from_rig=RigidTransform(np.eye(3), place))
+        for frame, place in zip(alone.frames, places, strict=True)
+    ]
+    with pytest.raises(ImprovementError, match=f"camera {LEFT}: the motion stereo measures the depth of 0 % of"):
+        check_suitable(dataclasses.replace(alone, frames=frames), student)
 
 
 def test_unknown_scale_is_refused(drive: PosedSequence, student: StudentBundle) -> None:

@@ -16,8 +16,8 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.commands import train as train_command
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.view_batches import MIRROR, ViewSamples, ViewSettings
@@ -246,7 +246,7 @@ def test_after_it_comes_a_score(
 ) -> None:
     """`train` takes the stage from its file, and names the next command: there is nothing to export."""
     file = tmp_path / "supervised.yaml"
-    shipped = (train_command.CONFIGS / "supervised.yaml").read_text()
+    shipped = (CONFIGS / "supervised.yaml").read_text()
     file.write_text("\n".join(line for line in shipped.splitlines() if not line.startswith("data:")))
     monkeypatch.chdir(tmp_path)
     line = [

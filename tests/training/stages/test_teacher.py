@@ -10,8 +10,8 @@ import torch
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import load_default_bundle
+from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.commands.train import CONFIGS
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.export import export_bundle, head_weights
 from scene_completion_training.networks.density_field import DensityField

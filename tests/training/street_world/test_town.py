@@ -50,13 +50,29 @@ def test_every_solid_of_a_town_is_convex_and_closed(seed: int) -> None:
 
 def test_every_kind_of_street_and_cross_section_occurs() -> None:
     profiles = [profile_of(seed) for seed in range(60)]
-    assert {profile.kind for profile in profiles} == set(StreetKind)
+    assert {profile.kind for profile in profiles} == set(StreetKind) - {StreetKind.ALLEY}
     assert {profile.right.lanes for profile in profiles} >= {1, 2}
     widths = [profile.left.road_edge + profile.right.road_edge for profile in profiles]
     assert min(widths) < 7.0
     assert max(widths) > 12.0
     assert any(profile.left.sidewalk == 0.0 for profile in profiles)
     assert np.ptp([profile.left.kerb for profile in profiles]) > 0.1
+
+
+@pytest.mark.parametrize("seed", SWEPT_SEEDS[:4])
+def test_an_alley_is_made_when_it_is_asked_for(seed: int) -> None:
+    profile, plan = profile_of(seed, StreetKind.ALLEY), TownPlan(seed, 200.0, StreetKind.ALLEY)
+    assert profile == plan.profile != profile_of(seed)
+    assert profile.left.walk_edge + profile.right.walk_edge < 6.0
+    labels = {part.label for index in range(3) for part in plan.section(index)}
+    assert labels & {StreetClass.FENCE, StreetClass.BUILDING}
+    assert not labels & {StreetClass.TRUCK, StreetClass.OTHER_VEHICLE}
+    # What lines it stands within a metre of the lanes, and leaves them free.
+    low = [part.corners.reshape(-1, 3) for part in plan.section(1) if part.label is StreetClass.FENCE]
+    _, beside = plan.line.nearest(np.concatenate(low)[:, :2])
+    distance = np.abs(beside) - np.where(beside > 0, profile.left.road_edge, profile.right.road_edge)
+    assert distance.min() > -0.1
+    assert distance.min() < 1.0
 
 
 def test_every_class_of_the_vocabulary_occurs_in_some_town() -> None:

@@ -1,0 +1,209 @@
+"""A folder of recorded pieces within a budget: each is a bag, with a JSON in it that says why it is there.
+
+A piece is written under a hidden name and renamed once it is whole. Only folders with such a JSON are counted, and only
+they are deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from scene_completion_ros.bags.rolling import RolledMessage, RolledPiece
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import BagError
+
+FORMAT = "scene_completion_record/1"
+DESCRIPTION = "record.json"
+_PART = ".part"
+_LARGEST_DESCRIPTION = 1_000_000  # bytes
+_A_MESSAGE, _A_BAG = 400, 65_536  # bytes that the file takes beside the messages, at most
+
+Change = Callable[[RolledMessage], bytes | None]
+"""What becomes of a message on its way to the disk; None: it is not written."""
+
+
+@dataclass(frozen=True)
+class KeptPiece:
+    """A piece on the disk: its folder, its bytes, its value 0..1, and when it begins."""
+
+    path: Path
+    size: int
+    value: float
+    start_ns: int
+
+
+class PieceStore:
+    """Writes pieces, and deletes the least valuable ones where they would exceed the budget; of equals the oldest.
+
+    Use it as a context manager, from one thread at a time.
+
+    Args:
+        folder: Where pieces are; made where it is missing.
+        budget: Bytes that all pieces may take.
+        change: Applied to each message.
+
+    Attributes:
+        kept: What is there.
+
+    Raises:
+        BagError: (on entering) Another recorder writes there, or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, budget: int, change: Change | None = None) -> None:
+        self.folder, self.budget = folder, budget
+        self._change = change
+        self._lock = -1
+        self.kept: list[KeptPiece] = []
+
+    def __enter__(self) -> PieceStore:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for part in self.folder.glob(f".*{_PART}"):
+                shutil.rmtree(part)
+        except BlockingIOError:
+            self.__exit__()
+            raise BagError(
+                "another recorder writes there", where=str(self.folder), cure="Name another folder, or end that one"
+            ) from None
+        except OSError as error:
+            self.__exit__()
+            raise BagError(
+                f"cannot be written to: {error.strerror}", where=str(self.folder), cure="Name another folder"
+            ) from error
+        found = (_kept(path) for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink())
+        self.kept = [piece for piece in found if piece is not None]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pieces."""
+        return sum(piece.size for piece in self.kept)
+
+    def write(self, piece: RolledPiece) -> KeptPiece | None:
+        """Keep a piece, in the place of less valuable ones where there is not enough room.
+
+        Returns:
+            Where it is; None where all that it would have to replace is worth more.
+
+        Raises:
+            BagError: It alone exceeds the budget.
+            OSError: The disk is full, or the folder is gone; nothing of the piece is left.
+        """
+        need = expected_size(piece.messages)
+        if need > self.budget:
+            raise self.too_small(need, (piece.stop_ns - piece.start_ns) / 1e9)
+        if not self._make_room(need, piece.value):
+            return None
+        if shutil.disk_usage(self.folder).free < need:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+        path = self._free_name(piece)
+        part = path.with_name(f".{path.name}{_PART}")
+        try:
+            self._write(part, piece)
+            part.rename(path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        kept = KeptPiece(path, _size_of(path), piece.value, piece.start_ns)
+        self.kept.append(kept)
+        return kept
+
+    def too_small(self, need: float, seconds: float) -> BagError:
+        """The error that not even one piece of so many bytes and seconds fits into the budget."""
+        return BagError(
+            f"a piece of {seconds:.1f} s takes {need / 1e6:.1f} MB, the budget is {self.budget / 1e6:.1f} MB",
+            where="--budget",
+            cure="Give a larger budget, or record less with --topics, --before, --after and --longest",
+        )
+
+    def _write(self, part: Path, piece: RolledPiece) -> None:
+        written: Counter[str] = Counter()
+        left_out: Counter[str] = Counter()
+        with BagWriter(part) as bag:
+            for message in piece.messages:
+                raw = message.raw if self._change is None else self._change(message)
+                if raw is None:
+                    left_out[message.topic] += 1
+                    continue
+                bag.write(message.topic, message.type, raw, message.stamp_ns, latched=message.latched)
+                written[message.topic] += 1
+        description = {
+            "format": FORMAT,
+            "start_ns": piece.start_ns,
+            "stop_ns": piece.stop_ns,
+            "value": piece.value,
+            "whole": piece.whole,
+            "moments": [
+                {"arrived_ns": moment.arrived_ns, "stamp_ns": moment.stamp_ns, **asdict(moment.reason)}
+                for moment in piece.moments
+            ],
+            "messages": dict(written),
+            "left_out": dict(left_out),
+        }
+        (part / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        for file in part.iterdir():  # the new name must not reach the disk before what it names
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+    def _make_room(self, need: int, value: float) -> bool:
+        """Delete what is worth least until there is room for so many bytes; nothing where too much is worth more."""
+        excess, doomed = self.size + need - self.budget, []
+        for piece in sorted(self.kept, key=lambda piece: (piece.value, piece.start_ns)):
+            if excess <= 0 or piece.value > value:
+                break
+            doomed.append(piece)
+            excess -= piece.size
+        if excess > 0:
+            return False
+        for piece in doomed:
+            shutil.rmtree(piece.path, ignore_errors=True)  # somebody may have taken it away
+            self.kept.remove(piece)
+        return True
+
+    def _free_name(self, piece: RolledPiece) -> Path:
+        best = max(piece.moments, key=lambda moment: moment.reason.value)
+        kind = "".join(letter if letter.isalnum() else "_" for letter in best.reason.name.lower())[:20]
+        moment = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(piece.start_ns // 1_000_000_000))
+        name = f"{moment}.{piece.start_ns // 1_000_000 % 1000:03d}Z_{kind}"
+        paths = (self.folder / (f"{name}_{number}" if number else name) for number in range(1000))
+        return next(path for path in paths if not path.exists())
+
+
+def expected_size(messages: Sequence[RolledMessage]) -> int:
+    """Bytes that a bag of some messages takes at most."""
+    return sum(len(message.raw) + _A_MESSAGE for message in messages) + _A_BAG
+
+
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def _kept(folder: Path) -> KeptPiece | None:
+    """The piece in a folder; None where nothing says that it is one."""
+    description = folder / DESCRIPTION
+    try:
+        if description.stat().st_size > _LARGEST_DESCRIPTION:
+            return None
+        said = json.loads(description.read_text(encoding="utf-8"))
+        if said["format"] != FORMAT:
+            return None
+        value = float(said["value"])
+        return KeptPiece(folder, _size_of(folder), value, int(said["start_ns"])) if 0.0 <= value <= 1.0 else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None

@@ -1,0 +1,215 @@
+"""Which of two students is deployed: the second one is made while the first goes on, and they change places."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import check_engine, gpu_is_offered
+from scene_completion_ros.inference.shipped import open_student
+from scene_completion_ros.ros.completion.completion_thread import CompletionThread
+from scene_completion_ros.ros.completion.shadow import Student
+from scene_completion_ros.ros.completion.view_completers import ViewCompleters
+from scene_completion_ros.ros.completion.worker import NewestWorker
+from scene_completion_ros.ros.health.inference_health import InferenceRecord, ModelReport
+from scene_completion_ros.ros.parameters.declared import DeclaredParameters
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+
+LOOK_PERIOD_S = 0.5
+CLOSE_TIMEOUT_S = 5.0
+WHERE = "parameter shadow_bundle"
+
+
+class Deployment:
+    """The student of `bundle` and that of `shadow_bundle`, as long as the node is configured.
+
+    The thread of whoever asks for the second one loads it and makes its models. The shadow has one of its own for
+    that. The inference thread makes models on a GPU. A steady clock looks at the parameters twice a second.
+
+    Args:
+        thread: Where the first student is deployed.
+        grid: The voxels that the node publishes.
+        grid_from_camera: Pose of the camera in them; None where the grid is attached to another frame.
+        deploy: Called with a student to be deployed; raises SceneCompletionError where words or classes that are in use
+            do not fit it, and otherwise deploys it.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        parameters: DeclaredParameters,
+        thread: CompletionThread,
+        grid: VoxelGrid,
+        grid_from_camera: RigidTransform | None,
+        deploy: Callable[[Student, NodeParameters], None],
+        resources: ExitStack,
+    ) -> None:
+        self._parameters, self._thread, self._deploy = parameters, thread, deploy
+        self._grid, self._grid_from_camera = grid, grid_from_camera
+        self._logger = node.get_logger()
+        self._first = thread.deployed
+        self._second: Student | None = None
+        self._name = ""  # of what the second one was made
+        self._asked_for = ("", False)
+        self._making = threading.Lock()
+        self._worker: NewestWorker[NodeParameters] = NewestWorker(
+            self._follow, on_replaced=lambda _: None, on_error=self._refuse, name="shadow"
+        )
+        resources.callback(self._worker.close, CLOSE_TIMEOUT_S)
+        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        resources.callback(node.destroy_timer, timer)
+
+    def check(self, parameters: NodeParameters) -> None:
+        """Raise SceneCompletionError where another second student is named while the second one is deployed."""
+        deployed = self._thread.deployed
+        if deployed is not self._first and parameters.shadow_bundle != self._name:
+            cure = "Call ~/swap_bundle before: then the first student is deployed"
+            raise SceneCompletionError(f"the student {deployed.named} is deployed", where=WHERE, cure=cure)
+
+    def swap(self, parameters: NodeParameters) -> str:
+        """Deploy the student that is not deployed, for images that arrive from then on; making it takes seconds.
+
+        Returns:
+            Which student is deployed now, in words.
+
+        Raises:
+            SceneCompletionError: The other one cannot be; the deployed one goes on.
+        """
+        with self._making:
+            deployed = self._thread.deployed
+            following = self._made(parameters) if deployed is self._first else self._first
+            self._prepare(following)
+            warnings = [text for model in _models(following) for text in model.warnings]
+            self._deploy(following, parameters)
+        note = f". Beware: {'; '.join(warnings)}" if warnings else ""
+        return (
+            f"{following.named} is deployed for images that arrive from now on; call ~/swap_bundle again to go back to "
+            f"{deployed.named}{note}"
+        )
+
+    def _look(self) -> None:
+        """Make the second student once its shadow is asked for, and its models for cameras that are new."""
+        parameters = self._parameters.snapshot()
+        asked_for = parameters.shadow_bundle, bool(parameters.shadow_every)
+        shadow = self._first if self._thread.deployed is self._second else self._second
+        if asked_for != self._asked_for or (all(asked_for) and shadow is not None and not self._knows_all(shadow)):
+            self._asked_for = asked_for
+            self._worker.submit(parameters)
+
+    def _follow(self, parameters: NodeParameters) -> None:
+        with self._making:
+            if not parameters.shadow_bundle:
+                self._forget()
+            elif parameters.shadow_every:
+                second = self._made(parameters)
+                self._prepare(self._first if self._thread.deployed is second else second)
+                if self._thread.shadow.record.report.problem:  # it is over
+                    self._thread.shadow.follow_with(self._first, second)
+
+    def _forget(self) -> None:
+        """Release the second student, which is not deployed: `check` sees to that."""
+        self._thread.shadow.follow_with(self._first, None)
+        if self._second is not None:
+            self._thread.dismiss(self._second)
+        self._second, self._name = None, ""
+
+    def _refuse(self, error: Exception) -> None:
+        why = str(error) if isinstance(error, SceneCompletionError) else f"{type(error).__name__}: {error}"
+        self._logger.warning(f"there is no shadow student, and the deployed one goes on: {why}")
+        self._thread.shadow.record.refused(why)
+
+    def _made(self, parameters: NodeParameters) -> Student:
+        """The second student, made anew where another one is named or where it could not be made before."""
+        name = parameters.shadow_bundle
+        if not name:
+            cure = "Name a folder, a shipped student or hf:owner/name@revision in it"
+            raise SceneCompletionError("there is no second student", where=WHERE, cure=cure)
+        if self._second is not None and name == self._name:
+            return self._second
+        bundle = self._loaded(parameters)
+        self._forget()
+        logger = _Prefixed(self._logger, f"second student {bundle.name}: ")
+        student = Student(ViewCompleters(bundle, self._grid, logger, InferenceRecord()))
+        self._second, self._name = student, name
+        self._thread.attend(student)
+        self._thread.shadow.follow_with(self._first, student)
+        self._logger.info(f"second student: {student.named}")
+        return student
+
+    def _loaded(self, parameters: NodeParameters) -> StudentBundle:
+        bundle = open_student(parameters.shadow_bundle)
+        if parameters.occupancy_threshold:
+            bundle = replace(bundle, threshold=parameters.occupancy_threshold)
+        if not parameters.grid_file and not self._fits(bundle):
+            raise SceneCompletionError(
+                f"the student {bundle.name} has the grid {bundle.grid}, but the node publishes {self._grid}, or the "
+                "camera has another place in the grid",
+                where=WHERE,
+                cure="Name one grid for both students in grid_file",
+            )
+        check_engine(bundle, parameters.engine, parameters.engine_options(), self._grid)
+        return bundle
+
+    def _fits(self, bundle: StudentBundle) -> bool:
+        pose = self._grid_from_camera
+        return bundle.grid == self._grid and (
+            pose is None or np.allclose(bundle.grid_from_camera.matrix, pose.matrix, atol=1e-6)
+        )
+
+    def _knows_all(self, student: Student) -> bool:
+        cameras = dict(self._thread.cameras)
+        return all(student.completers.knows(name, given[0], given[2]) for name, given in cameras.items())
+
+    def _prepare(self, student: Student) -> None:
+        """Make the models of a student that is not deployed, for all cameras.
+
+        Raises:
+            SceneCompletionError: One cannot be used.
+        """
+        for name, (camera, grid_from_camera, parameters) in dict(self._thread.cameras).items():
+
+            def make(name: str = name, given: Any = (camera, grid_from_camera, parameters)) -> None:
+                with student.lock:
+                    student.completers.get(name, *given)
+
+            if parameters.engine in ("auto", "tensorrt") and gpu_is_offered(student.bundle):
+                try:
+                    self._thread.between(make).result()
+                except CancelledError:
+                    raise SceneCompletionError("the node released everything meanwhile", where=WHERE) from None
+            else:
+                make()
+        for model in _models(student):
+            if model.error:
+                raise SceneCompletionError(model.error, where=student.named, cure="See the log")
+
+
+def _models(student: Student) -> list[ModelReport]:
+    return list(student.completers.record.models.values())
+
+
+class _Prefixed:
+    """A logger that says of which student it speaks."""
+
+    def __init__(self, logger: Any, prefix: str) -> None:
+        self._logger, self._prefix = logger, prefix
+
+    def info(self, text: str) -> None:
+        self._logger.info(self._prefix + text)
+
+    def warning(self, text: str) -> None:
+        self._logger.warning(self._prefix + text)
+
+    def error(self, text: str) -> None:
+        self._logger.error(self._prefix + text)

@@ -1,0 +1,197 @@
+"""Pieces on the disk: whole or not there, within their budget, and found again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.bags.pieces import DESCRIPTION, PieceStore, expected_size
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.rolling import Moment, RolledMessage, RolledPiece
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import BagError
+from scene_completion_ros.messages.record_reasons import RecordReason
+from tests.checkout import with_this_checkout
+
+SECOND_NS = 1_000_000_000
+KIND = "std_msgs/msg/String"
+SIZE = 1_000_000
+
+
+def piece(second: int, value: float, size: int = SIZE) -> RolledPiece:
+    moment = Moment(second * SECOND_NS, RecordReason("Unsure / far", "why", value), 77)
+    messages = (
+        RolledMessage(second * SECOND_NS, "/tf_static", KIND, b"latched!", latched=True),
+        RolledMessage(second * SECOND_NS, "/text", KIND, bytes(size)),
+    )
+    return RolledPiece(second * SECOND_NS, (second + 1) * SECOND_NS, (moment,), messages, whole=True)
+
+
+BUDGET = 3 * expected_size(piece(0, 0.5).messages)
+
+
+def seconds(store: PieceStore) -> list[int]:
+    return sorted(kept.start_ns // SECOND_NS for kept in store.kept)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def test_a_piece_is_a_bag_with_its_reasons(tmp_path: Path) -> None:
+    with PieceStore(tmp_path / "new" / "folder", BUDGET) as store:
+        kept = store.write(piece(1_700_000_000, 0.25))
+        assert kept is not None
+    assert kept.path.name == "2023-11-14T22-13-20.000Z_unsure___far"
+    with BagReader(kept.path) as bag:
+        assert bag.losses == []
+        assert bag.counts == {"/tf_static": 1, "/text": 1}
+        (message,) = bag.messages(["/text"])
+        assert (message.stamp_ns, message.raw) == (1_700_000_000 * SECOND_NS, bytes(SIZE))
+    said = json.loads((kept.path / DESCRIPTION).read_text())
+    assert said["value"] == 0.25 and said["whole"] is True
+    assert said["messages"] == {"/tf_static": 1, "/text": 1} and said["left_out"] == {}
+    (moment,) = said["moments"]
+    assert (moment["name"], moment["message"], moment["stamp_ns"]) == ("Unsure / far", "why", 77)
+    assert kept.size == sum(file.stat().st_size for file in kept.path.iterdir()) <= BUDGET / 3
+
+
+def test_the_least_valuable_make_room_and_the_oldest_of_equals(tmp_path: Path) -> None:
+    with PieceStore(tmp_path, BUDGET) as store:
+        for second, value in ((1, 0.5), (2, 0.2), (3, 0.5)):
+            assert store.write(piece(second, value))
+        assert store.write(piece(4, 0.3))  # in the place of 2
+        assert seconds(store) == [1, 3, 4]
+        assert store.write(piece(5, 0.1)) is None  # all are worth more
+        assert seconds(store) == [1, 3, 4]
+        assert store.write(piece(6, 0.5))  # 4 is worth least
+        assert store.write(piece(7, 0.5))  # 1 is the oldest
+        assert seconds(store) == [3, 6, 7]
+        assert store.size <= BUDGET
+        assert len(names(tmp_path)) == 3
+        # A large one replaces several, or none.
+        assert store.write(piece(8, 0.4, 2 * SIZE)) is None
+        assert seconds(store) == [3, 6, 7]
+        assert store.write(piece(9, 0.6, 2 * SIZE))
+        assert seconds(store) == [7, 9]
+
+
+def test_a_piece_above_the_budget_is_refused_and_deletes_nothing(tmp_path: Path) -> None:
+    with PieceStore(tmp_path, BUDGET) as store:
+        store.write(piece(1, 0.1))
+        with pytest.raises(BagError, match="a piece of 1.0 s takes 6.1 MB, the budget is 3.2 MB"):
+            store.write(piece(2, 1.0, 6 * SIZE))
+        assert seconds(store) == [1]
+
+
+def test_a_restart_counts_what_is_there_and_clears_what_is_not_whole(tmp_path: Path) -> None:
+    with PieceStore(tmp_path, BUDGET) as store:
+        for second in (1, 2):
+            store.write(piece(second, 0.1 * second))
+    half = tmp_path / ".2023-11-14T22-13-20.000Z_unsure.part"
+    with BagWriter(half) as bag:
+        bag.write("/text", KIND, bytes(100), 1)
+    own = tmp_path / "my bag"
+    with BagWriter(own) as bag:
+        bag.write("/text", KIND, bytes(10 * BUDGET), 1)
+    strange = {
+        "list": "[]",
+        "other": '{"format": "other", "value": 0.0, "start_ns": 1}',
+        "worthless": '{"format": "scene_completion_record/1", "value": NaN, "start_ns": 1}',
+    }
+    for name, text in strange.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / DESCRIPTION).write_text(text)
+    with PieceStore(tmp_path, BUDGET) as store:
+        assert seconds(store) == [1, 2]
+        assert not half.exists()
+        for second in (3, 4):
+            assert store.write(piece(second, 0.5))
+        assert seconds(store) == [2, 3, 4]
+    assert own.is_dir() and all((tmp_path / name).is_dir() for name in strange)  # what is not its own, it leaves alone
+
+
+def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:
+    with PieceStore(tmp_path, BUDGET), pytest.raises(BagError, match="another recorder"), PieceStore(tmp_path, BUDGET):
+        pass
+    with PieceStore(tmp_path, BUDGET) as store:
+        assert store.kept == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BagError, match="cannot be written to"), PieceStore(tmp_path / "file" / "folder", BUDGET):
+        pass
+
+
+def test_a_full_disk_leaves_whole_pieces_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PieceStore(tmp_path, BUDGET) as store:
+        store.write(piece(1, 0.5))
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(BagWriter, "write", full)
+            with pytest.raises(OSError, match="No space left"):
+                store.write(piece(2, 0.5))
+        assert len(names(tmp_path)) == 1
+        assert store.write(piece(3, 0.5))
+        assert seconds(store) == [1, 3]
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from scene_completion_ros.bags.pieces import PieceStore
+from tests.bags.test_pieces import BUDGET, piece
+with PieceStore(Path(sys.argv[1]), 100 * BUDGET) as store:
+    store.write(piece(1, 0.5))
+    try:
+        store.write(piece(2, 0.5, 20 * int(sys.argv[2])))
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_the_system_refuses_to_write_on_and_the_half_is_gone(tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * SIZE, 2 * SIZE))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, str(tmp_path), str(SIZE)],
+        capture_output=True,
+        text=True,
+        env=with_this_checkout(),
+        preexec_fn=small_files,
+    )
+    assert done.stdout.strip() == "File too large", done.stderr
+    assert len(list(tmp_path.iterdir())) == 2  # one piece, and the lock
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "pieces"
+    with PieceStore(folder, BUDGET) as store:
+        (folder / ".lock").unlink()
+        folder.rmdir()
+        with pytest.raises(FileNotFoundError):
+            store.write(piece(1, 0.5))
+    assert not folder.exists()
+
+
+def test_messages_are_changed_or_left_out_on_their_way(tmp_path: Path) -> None:
+    with PieceStore(tmp_path, BUDGET, lambda message: None if message.topic == "/text" else b"changed!") as store:
+        kept = store.write(piece(1, 0.5))
+    assert kept is not None
+    with BagReader(kept.path) as bag:
+        assert [message.raw for message in bag.messages()] == [b"changed!"]
+    assert json.loads((kept.path / DESCRIPTION).read_text())["left_out"] == {"/text": 1}

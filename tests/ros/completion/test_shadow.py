@@ -1,0 +1,179 @@
+"""A second student behind the deployed one: who was right on a drive, what is skipped, and that it harms nobody."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rclpy.logging import get_logger
+
+from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.evaluation.student_comparison import ComparedFrame, StudentComparison
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.completion.shadow import FollowedImage, Shadow, Student
+from scene_completion_ros.ros.completion.view_completers import ViewCompleters
+from scene_completion_ros.ros.health.inference_health import InferenceRecord
+from scene_completion_ros.ros.messages import image_message
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayStatistics, replay_over_dds
+from tests.inference.small_bundle import PLAIN_STUDENT, make_small_bundle
+from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
+from tests.ros.diagnosed import OK, WARN, values
+
+Start = Callable[..., Any]
+IMAGES = "/camera/image_raw/compressed"
+FRAMES = 40
+MOUNT = """\
+- {parent: base_link, child: camera_left_optical, translation: [0.0, 0.27, 1.65], angles: [0, 0, 0], optical: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def worse(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    """The shipped student, that finds matter where there is none: its density is too large everywhere."""
+    student = StudentBundle.load(PLAIN_STUDENT)
+    head = dataclasses.replace(student.head, density_bias=student.head.density_bias + np.float32(0.4))
+    folder = tmp_path_factory.mktemp("worse") / "bundle"
+    return dataclasses.replace(student, head=head, gpu_encoders={}).save(folder, student.read_encoder())
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_small_bundle(tmp_path_factory.mktemp("second") / "bundle", seed=1, classes=3, threshold=0.2)
+
+
+def driven(tmp_path: Path, first: Path, second: Path, **further: object) -> ReplayStatistics:
+    """What is said of two students after the shipped drive of 31 m, with the odometry that was recorded."""
+    grid, mount = tmp_path / "grid.yaml", tmp_path / "mount.yaml"
+    grid.write_text(
+        "origin: [0.0, -6.4, -2.2]\nvoxel_size: 0.2\nshape: [64, 64, 16]\n"
+        "grid_from_camera: [0, 0, 1, 0, -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, 1]\n",
+        encoding="utf-8",
+    )
+    mount.write_text(MOUNT, encoding="utf-8")
+    parameters: dict[str, object] = {"bundle": str(first), "shadow_bundle": str(second), "shadow_every": 1}
+    parameters |= {"grid_file": str(grid), "threads": 1, "engine": "openvino"}
+    parameters |= {"transform_source": "topics", "odometry_topics": "/odom", "odometry_frame": "map"}
+    parameters |= {"extrinsics_file": str(mount), **further}
+    with BagReader(DEMO_DRIVE) as reader:
+        playback = Playback(also=("/odom",))
+        return replay_over_dds(reader, IMAGES, playback=playback, node_parameters=parameters)
+
+
+def share(text: str) -> float:
+    return float(text.split()[0])
+
+
+def test_a_student_that_was_made_worse_is_told_so_whichever_is_deployed(tmp_path: Path, worse: StudentBundle) -> None:
+    assert worse.folder is not None
+    for first, second, better in (
+        (PLAIN_STUDENT, worse.folder, "deployed student"),
+        (worse.folder, PLAIN_STUDENT, "shadow"),
+    ):
+        statistics = driven(tmp_path, first, second)
+        shadow = statistics.shadow
+        assert statistics.frames_out == FRAMES  # nothing is lost
+        assert f"the {better} is better" in shadow["outcome"], shadow
+        assert int(shadow["images judged by later ones"]) >= 10
+        assert int(shadow["voxels judged"]) > 10_000
+        low, high = (float(part) for part in shadow["iou: gain of the shadow"].split(" with")[0].split(" to "))
+        assert (high < 0.0) if better == "deployed student" else (low > 0.0)
+        assert 0.8 < share(shadow["occupied voxels alike"]) < 1.0
+
+
+def test_without_poses_it_says_so_and_tells_how_far_the_students_agree(tmp_path: Path, worse: StudentBundle) -> None:
+    assert worse.folder is not None
+    shadow = driven(tmp_path, PLAIN_STUDENT, worse.folder, odometry_frame="elsewhere", shadow_every=2).shadow
+    assert "nothing says yet which one is right: no image has a pose" in shadow["outcome"]
+    assert shadow["images judged by later ones"] == "0"
+    assert 0.8 < share(shadow["occupied voxels alike"]) < 1.0
+
+
+@pytest.mark.parametrize("deployed", [0, 1])
+def test_answers_stay_with_the_student_whichever_is_deployed(
+    deployed: int, bundle_folder: Path, grid_file: Path, second: StudentBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are those of a student, not of a role."""
+    grid, pose = read_grid(grid_file)
+    parameters = NodeParameters(threads=1, shadow_every=2)
+    bundles = StudentBundle.load(bundle_folder), second
+    students = [Student(ViewCompleters(one, grid, get_logger("test"), InferenceRecord())) for one in bundles]
+    models = [student.completers.get("", CAMERA, pose, parameters) for student in students]
+    frames: list[ComparedFrame] = []
+    monkeypatch.setattr(StudentComparison, "add", lambda _, frame: frames.append(frame))
+    shadow = Shadow(grid, get_logger("test"))
+    shadow.follow_with(students[0], students[1])
+    assert [shadow.wants(parameters) for _ in range(4)] == [False, True, False, True]
+    model = models[deployed]
+    assert model is not None
+    said = model.complete(some_image(1))
+    message = image_message(some_image(1), 7, "front")
+    shadow.follow(FollowedImage("", message, model, said, pose, (0, 0), parameters), students[deployed])
+    shadow._comparing.shutdown()
+    (frame,) = frames
+    assert frame.odometry_from_grid is pose
+    for answer, one in zip(frame.answers, models, strict=True):
+        assert one is not None
+        expected = one.complete(some_image(1))
+        np.testing.assert_array_equal(answer.probability, expected.probability.reshape(-1)[frame.voxels])
+        np.testing.assert_array_equal(answer.depth, expected.shown_depth)
+    assert (shadow.record.report.completed, shadow.record.report.skipped) == (1, 0)
+    with students[1 - deployed].lock:  # somebody makes its models anew
+        shadow.follow(FollowedImage("", message, model, said, pose, (0, 0), parameters), students[deployed])
+    assert shadow.record.report.why_skipped == "the student was being prepared"
+
+
+class Followed(CameraToVoxels):
+    """A running node with a shadow."""
+
+    def shadow(self) -> dict[str, str]:
+        return values(self.told.newest["shadow"]) if "shadow" in self.told.newest else {}
+
+
+_stamps_s = iter(range(100, 10_000))
+
+
+def test_it_steps_back_for_images_that_wait_and_counts_what_it_skips(
+    start: Start, second: StudentBundle, completer: Callable[..., Completer]
+) -> None:
+    node: Followed = start("-p", "image_qos:=reliable", kind=Followed)
+    node.start()
+    assert "shadow" not in node.told.fresh("inference") and "shadow" not in node.told.newest
+    assert node.graph.set_parameters(topics.NODE_NAME, shadow_bundle=str(second.folder), shadow_every=2).successful
+    send = lambda: node.answer(node.image(1, next(_stamps_s) * SECOND_NS))  # noqa: E731
+    assert node.graph.repeat(send, lambda: node.shadow().get("images compared", "0") != "0"), node.node.log
+    told = node.told.until("shadow", OK, "the students agree on", "nothing says yet which one is right")
+    assert values(told)["shadow"].endswith(f"({second.folder})")
+
+    for _ in range(300):  # far more than it can complete
+        node.images.publish(node.image(2, next(_stamps_s) * SECOND_NS))
+        node.graph.spin(0.002)
+    assert node.graph.until(lambda: int(node.shadow()["images skipped"]) > 20), node.shadow()
+    assert node.shadow()["last skipped because"] == "a newer image waited already"
+    assert is_cloud_of(send(), completer(CAMERA).complete(some_image(1)).voxels)
+    node.node.end_well()
+
+
+def test_one_that_cannot_be_had_is_told_once_and_the_deployed_one_goes_on(
+    start: Start, tmp_path: Path, second: StudentBundle, completer: Callable[..., Completer]
+) -> None:
+    damaged = make_small_bundle(tmp_path / "damaged", threshold=0.1)
+    damaged.encoder_path.write_bytes(b"nothing")
+    arguments = ("-p", "image_qos:=reliable", "-p", f"shadow_bundle:={damaged.folder}", "-p", "shadow_every:=1")
+    node: Followed = start(*arguments, kind=Followed)
+    node.start()
+    told = node.told.until("shadow", WARN, "there is no second student", str(damaged.folder))
+    assert is_cloud_of(node.answer(node.image(3, 200 * SECOND_NS)), completer(CAMERA).complete(some_image(3)).voxels)
+    assert node.node.log.count("the deployed one goes on") == 1, told
+    assert node.graph.set_parameters(topics.NODE_NAME, shadow_bundle=str(second.folder)).successful
+    send = lambda: node.answer(node.image(1, next(_stamps_s) * SECOND_NS + 1000))  # noqa: E731
+    assert node.graph.repeat(send, lambda: node.shadow().get("images compared", "0") != "0"), node.node.log
+    node.node.end_well()
