@@ -50,6 +50,7 @@ class BagReport:
         warnings: What should be looked at.
         losses: What a damaged recording lost.
         defect: Traceback, where the program and not the bag was at fault.
+        lost: Whether its worker died, so that nothing is known of the bag.
     """
 
     bag: str
@@ -64,6 +65,7 @@ class BagReport:
     losses: list[str] = field(default_factory=list)
     seconds: float = 0.0
     defect: str = ""
+    lost: bool = False
 
     def write(self, folder: Path) -> None:
         """Write `report.json`, complete or not at all."""

@@ -18,8 +18,8 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.gpu_export.parity import density_field
 from scene_completion_training.improvement.judging import score_students
 
-OLD, SHARES = 0.0, (0.25, 0.5, 0.75, 1.0)
-"""Share of the fine-tuned weights in the old student, and those that are tried."""
+OLD, SHARES = 0.0, (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+"""Share of the fine-tuned weights in the old student, and those that are tried: closer where forgetting begins."""
 
 
 @dataclass(frozen=True)

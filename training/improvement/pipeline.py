@@ -251,6 +251,12 @@ def _extracted(asked: Improvement, bags: Sequence[Path], workers: Workers) -> di
     for report in reports:
         if FULL_TEXT in " ".join([*report.problems, report.defect]):
             raise OSError(errno.ENOSPC, FULL_TEXT)
+        if report.lost:  # without it, what follows would learn from less, and say nothing
+            raise ImprovementError(
+                "; ".join(report.problems),
+                where=report.bag,
+                cure="Look at that machine's memory, and start the same command again: it goes on from here",
+            )
     found = [
         [str(folder / sequence.folder) for sequence in report.sequences]
         for folder, report in zip(folders, reports, strict=True)
@@ -373,19 +379,19 @@ def _mixed(asked: Improvement, old: StudentBundle, checkpoint: Path, split: Spli
     folder = asked.work / MIXED
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    students, files = {OLD: old}, {share: f"{MIXED}/{share:.2f}.ckpt" for share in SHARES}
+    students, files = {OLD: old}, {share: f"{MIXED}/{share:.3f}.ckpt" for share in SHARES}
     for share, name in files.items():
         file = mix_checkpoint(checkpoint, old, share, asked.work / name, _encoder_weights(asked))
-        students[share] = export_improved(file, old, folder / f"{share:.2f}", name=f"{share:.0%}", provenance={})
+        students[share] = export_improved(file, old, folder / f"{share:.3f}", name=f"{share:.1%}", provenance={})
     calibrating = (split.calibration, split_replay(asked.replay)[1])
     mixtures = judge_mixtures(students, *calibrating, **_scoring(asked, workers))
     chosen = best_share(mixtures, asked.tolerance)
     told = {
-        f"{one.share:.0%} of the trained weights": f"average precision {one.new:.3f} on new drives"
+        f"{one.share:.1%} of the trained weights": f"average precision {one.new:.3f} on new drives"
         + (f", {one.replayed:.3f} on replayed ones" if one.replayed is not None else "")
         for one in mixtures
     }
-    return {"checkpoint": files[chosen], "share": chosen, "told": {**told, "chosen": f"{chosen:.0%}"}}
+    return {"checkpoint": files[chosen], "share": chosen, "told": {**told, "chosen": f"{chosen:.1%}"}}
 
 
 def _encoder_weights(asked: Improvement) -> str:
