@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -54,6 +55,7 @@ class Sample:
         sent: Images that were published so far.
         received: Images that the node says it received.
         completed: Images that it says it completed.
+        students: How many are loaded; 0 while they are exchanged. A second one takes memory and threads of its own.
     """
 
     minute: float
@@ -64,6 +66,7 @@ class Sample:
     sent: int
     received: int
     completed: int
+    students: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,14 @@ class Record:
         return [sample for sample in self.samples if sample.minute >= self.warm_up]
 
     def grown(self, what: str) -> float:
-        """By how much something grew from the warm-up to the end: Theil and Sen's slope times that duration."""
+        """By how much something grew from the warm-up to the end: Theil and Sen's slope times that duration.
+
+        Times with one student are compared with each other, and so are those with two.
+        """
         counted = self.counted
-        minutes = [sample.minute for sample in counted]
-        return slope(minutes, [float(getattr(sample, what)) for sample in counted]) * (minutes[-1] - minutes[0])
+        minutes, students = [one.minute for one in counted], [one.students for one in counted]
+        values = [float(getattr(one, what)) if one.students else math.nan for one in counted]
+        return slope(minutes, values, students) * (minutes[-1] - minutes[0])
 
     def faults(self, largest_growth_mb: float = LARGEST_GROWTH_MB) -> list[str]:
         """What should not be, in words; empty where all is well."""
@@ -191,12 +198,19 @@ def _worst(events: Iterable[Event], what: str) -> str:
     return f"**never, {never} times**" if never else f"{max(times):.1f}"
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Theil and Sen's: the median of the slopes between all pairs of points; 0 of fewer than two."""
+def slope(x: Sequence[float], y: Sequence[float], groups: Sequence[int] | None = None) -> float:
+    """Theil and Sen's: the median of the slopes between all pairs of points of a group; 0 where there is no pair.
+
+    Args:
+        y: Points where this is NaN are left out.
+        groups: Of each point; all are one group if left out.
+    """
     first, second = np.triu_indices(len(x), 1)
     run = np.asarray(x)[second] - np.asarray(x)[first]
     rise = np.asarray(y)[second] - np.asarray(y)[first]
-    return float(np.median(rise[run > 0] / run[run > 0])) if np.any(run > 0) else 0.0
+    group = np.zeros(len(x), int) if groups is None else np.asarray(groups)
+    counts = (run > 0) & np.isfinite(rise) & (group[first] == group[second])
+    return float(np.median(rise[counts] / run[counts])) if counts.any() else 0.0
 
 
 def memory_mb(folder: Path) -> tuple[float, float]:
@@ -268,6 +282,7 @@ class Soak:
     def __init__(self, drive: Drive, record: Record, journal: Any) -> None:
         self._drive, self._record, self._journal = drive, record, journal
         self._start_s = self._next_s = 0.0
+        self._students = 1
         self._before = (0, 0, {})  # type: tuple[int, int, dict[str, int]]
 
     @property
@@ -281,6 +296,7 @@ class Soak:
         if "two students change places" in faults:  # both students are loaded before anything counts
             drive.swap()
             drive.swap()
+            self._students = 2
         drive.fill_queues(10.0)
         self._before = drive.counts()
         drive.on_turn, drive.playing = self._measure, True
@@ -299,6 +315,7 @@ class Soak:
         drive, fault = self._drive, faults[name]
         minute, before = self._minute, fault.before(drive)
         began_s = time.monotonic()
+        self._students = 0 if fault.students else self._students
         fault.begin(drive)
         told = drive.until(lambda: fault.told(drive, before), TOLD_S)
         told_s = time.monotonic() - began_s
@@ -306,6 +323,7 @@ class Soak:
         began_s = time.monotonic()
         over = drive.until(lambda: fault.over(drive), OVER_S)
         over_s = time.monotonic() - began_s
+        self._students = fault.students or self._students
         event = Event(minute, name, fault.expected, told_s if told else None, over_s if over else None)
         self._record.events.append(event)
         self._write(event)
@@ -326,6 +344,7 @@ class Soak:
             record.sent,
             record.received,
             record.completed,
+            self._students,
         )
         record.samples.append(sample)
         self._write(sample)

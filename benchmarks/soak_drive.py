@@ -214,6 +214,10 @@ class Drive(RunningNode):
         self.await_discovery()
         self.playing = True
 
+    def at_work(self) -> bool:
+        """Whether the node is active and has begun its map: a pose that jumps before that is its first one."""
+        return self.values("lifecycle").get("state") == "active" and self.number("fusion", "map voxels") > 0
+
     def change_state(self, transition: int) -> None:
         """Ask for a transition."""
         self.call(ChangeState, "change_state", ChangeState.Request(transition=Transition(id=transition)))
@@ -263,6 +267,7 @@ class Fault:
         over: Whether the diagnostics have forgotten it.
         before: A number that tells whether something has happened.
         expected: What is looked for in the diagnostics, in words.
+        students: How many are loaded afterwards; 0 where this does not change.
     """
 
     begin: Callable[[Drive], object]
@@ -271,6 +276,7 @@ class Fault:
     expected: str
     end: Callable[[Drive], object] = lambda _: None
     before: Callable[[Drive], int] = lambda _: 0
+    students: int = 0
 
 
 def named(
@@ -318,9 +324,10 @@ FAULTS: dict[str, Fault] = {
     "the bundle changes": Fault(
         Drive.change_bundle,
         lambda drive, _: drive.values("lifecycle").get("state") == "unconfigured",
-        lambda drive: drive.values("lifecycle").get("state") == "active",
+        Drive.at_work,
         "lifecycle: unconfigured",
         Drive.configured,
+        students=1,
     ),
     "two students change places": Fault(
         Drive.swap,
@@ -328,6 +335,7 @@ FAULTS: dict[str, Fault] = {
         lambda _: True,
         "inference: another student",
         before=Drive.deployed,
+        students=2,
     ),
     "a viewer joins and leaves": Fault(
         Drive.watch,

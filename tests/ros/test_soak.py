@@ -57,6 +57,7 @@ def test_a_short_soak(bundle_folder: Path, grid_file: Path, tmp_path: Path, caps
     assert len(samples) > 2
     assert all(0 < sample["own_mb"] < sample["shared_out_mb"] for sample in samples)
     assert samples[-1]["completed"] > 0
+    assert samples[0]["students"] == 2
 
 
 def test_what_does_not_grow_is_no_fault() -> None:
@@ -93,6 +94,19 @@ def test_the_slope_is_not_led_by_a_few_points() -> None:
     assert slope([0, 1, 2, 3], [0.0, 1.0, 2.0, 102.0]) == pytest.approx((1 + 34) / 2)
     assert slope([0, 1, 2, 3, 4], [5.0, 5.0, 900.0, 5.0, 5.0]) == 0.0
     assert slope([1.0], [7.0]) == 0.0
+
+
+def test_one_student_is_not_compared_with_two() -> None:
+    """Slopes within the groups: 1 of the one, 3 of the other; between them it would be 100 and more."""
+    assert slope([0, 1, 2, 3], [0.0, 100.0, 2.0, 106.0], [1, 2, 1, 2]) == 2.0
+    assert slope([0, 1, 2], [0.0, float("nan"), 2.0], [1, 1, 1]) == 1.0
+    part = [replace(one, students=1 if one.minute < 7.0 else 2) for one in FLAT.samples]
+    loaded = [replace(one, own_mb=one.own_mb + 280.0 * (one.students - 1)) for one in part]
+    assert replace(FLAT, samples=loaded).faults() == []
+    while_exchanged = [replace(one, students=0, own_mb=90.0) if 6.5 < one.minute < 7.0 else one for one in loaded]
+    assert replace(FLAT, samples=while_exchanged).faults() == []
+    grows = [replace(one, own_mb=one.own_mb + 2.0 * one.minute) for one in while_exchanged]
+    assert replace(FLAT, samples=grows).grown("own_mb") == pytest.approx(16.0)
 
 
 def test_memory_is_read_as_the_system_writes_it(tmp_path: Path) -> None:
