@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks import soak
 from benchmarks.soak import Event, Record, Sample, memory_mb, slope
+from scene_completion_ros.diagnosis.ros_environment import HIGHEST_SAFE_DOMAIN
+from tests.ros_domain import DOMAINS, next_domain
 
 FAULTS = (
     "the camera leaves and returns,images are no images,the pose jumps,the bundle changes,two students change places"
@@ -114,3 +116,9 @@ def test_memory_is_read_as_the_system_writes_it(tmp_path: Path) -> None:
         "00400000-7ffd [rollup]\nRss:   9000 kB\nPss:     3000 kB\nPrivate_Clean: 1000 kB\nPrivate_Dirty:  500 kB\n"
     )
     assert memory_mb(tmp_path) == pytest.approx((1.536, 3.072))  # of 1024 bytes
+
+
+def test_a_run_beside_the_tests_has_a_domain_of_its_own() -> None:
+    first, last = soak.DOMAINS
+    assert {int(next_domain()) for _ in range(2 * DOMAINS)}.isdisjoint(range(first, last + 1))
+    assert last <= HIGHEST_SAFE_DOMAIN
