@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,24 +177,26 @@ class ResultCollector:
 
     Args:
         bag: Where answers are written; None writes nothing.
-        on_result: Called with every result of the first pass.
         statistics: Filled.
     """
 
-    def __init__(
-        self, bag: BagWriter | None, on_result: Callable[[ReplayResult], None] | None, statistics: ReplayStatistics
-    ) -> None:
-        self._bag, self._on_result, self._statistics = bag, on_result, statistics
+    def __init__(self, bag: BagWriter | None, statistics: ReplayStatistics) -> None:
+        self._bag, self._statistics = bag, statistics
         # Milliseconds; arrays, for a recording may be played for days.
         self._stage_times = {stage: array("d") for stage in topics.STAGES}
         self._end_to_end = array("d")
 
-    def take(self, sent: SentImage, source: BagMessage, stages_ms: Mapping[str, float], legend: Any) -> None:
+    def take(
+        self, sent: SentImage, source: BagMessage, stages_ms: Mapping[str, float], legend: Any
+    ) -> ReplayResult | None:
         """Take the result of an image.
 
         Args:
             sent: With all its answers.
             stages_ms: Its stage times as far as they arrived.
+
+        Returns:
+            What the node made of the image; None after the first pass.
         """
         statistics = self._statistics
         voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
@@ -210,30 +212,27 @@ class ResultCollector:
         statistics.frames_out += 1
         statistics.frames_empty += len(voxels) == 0
         if not first_pass:
-            return
+            return None
         statistics.occupied.append(len(voxels))
-        if self._on_result is not None:
-            matches = sent.answers.get(topics.MATCHES)
-            self._on_result(
-                ReplayResult(
-                    index=sent.index,
-                    stamp_ns=sent.stamp_ns,
-                    frame_id=sent.answers[topics.VOXELS].header.frame_id,
-                    image_message=source.message,
-                    voxels=voxels,
-                    depth=decode_published_depth(sent.answers[topics.DEPTH]),
-                    depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
-                    latency_ms=sent.latency_ms,
-                    stages_ms=dict(stages_ms),
-                    matches=None if matches is None else match_array_from_message(matches),
-                )
-            )
+        matches = sent.answers.get(topics.MATCHES)
+        return ReplayResult(
+            index=sent.index,
+            stamp_ns=sent.stamp_ns,
+            frame_id=sent.answers[topics.VOXELS].header.frame_id,
+            image_message=source.message,
+            voxels=voxels,
+            depth=decode_published_depth(sent.answers[topics.DEPTH]),
+            depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
+            latency_ms=sent.latency_ms,
+            stages_ms=dict(stages_ms),
+            matches=None if matches is None else match_array_from_message(matches),
+        )
 
     def finish(self, duration_s: float) -> None:
         """Write times and rate into the statistics.
 
         Args:
-            duration_s: From the first image to the last result.
+            duration_s: As in `ReplayStatistics`.
         """
         statistics = self._statistics
         statistics.duration_s = max(duration_s, 0.0)

@@ -47,8 +47,7 @@ def replay_over_dds(
     """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
 
     In lock step (see `Playback`) the outcome does not depend on the speed of the machine. The node completes every
-    image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with, and a slow
-    `on_result` delays the next image.
+    image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with.
 
     Args:
         topic: Its image topic, raw or compressed.
@@ -56,7 +55,8 @@ def replay_over_dds(
         output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images. The
             legend of the labels goes there at the time of the first. Nothing in it depends on when it was written. Of a
             recording played several times it holds the first pass.
-        on_result: Called between frames with every result of the first pass, in the order of the node.
+        on_result: Called with every result of the first pass, in the order of the node: between frames in lock step,
+            and when the recording is over at a rate. It therefore delays no image.
         playback: How to play; in lock step, once, to a node of its own, by default.
         node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid_frame` and
             `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image. In lock step

@@ -23,6 +23,7 @@ from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
+from scene_completion_ros.ros.replay.deferred_results import DeferredResults
 from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
 from scene_completion_ros.ros.replay.playback import LEAD_NS, InputTopics, Playback
 from scene_completion_ros.ros.replay.played_node import NodeProcess, RunningNode
@@ -44,7 +45,8 @@ class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
     Args:
-        on_result: Called with every frame of the first pass whose answers are complete.
+        on_result: Called with every frame of the first pass whose answers are complete: at once in lock step, and
+            at the end in real time, which would go on meanwhile.
         statistics: Filled while frames are played.
         words: What the node is asked for; may be none.
 
@@ -64,13 +66,14 @@ class Player:
         words: Sequence[str] = (),
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
-        self._results = ResultCollector(bag, on_result, statistics)
+        self._results = ResultCollector(bag, statistics)
+        self._on_result, self._deferred = on_result, DeferredResults()
         self.statistics = statistics
         self._words = tuple(words)
         self._collected = COLLECTED | ({topics.MATCHES: PointCloud2} if words else {})
         self._answers = Answers(self._collected)
         self._legends: list[Any] = []  # of which the node publishes one
-        self._elsewhere_s = 0.0  # spent on results: bag, `on_result`
+        self._elsewhere_s = 0.0  # spent on results, bag and `on_result`, while the node waited
         self._last_result_s = 0.0
         self._first_ns = 0  # bag time at which a pass begins, and when it did by `time.perf_counter`
         self._begun_s = 0.0
@@ -130,6 +133,7 @@ class Player:
 
     def close(self) -> None:
         """Leave the ROS graph."""
+        self._deferred.close()
         self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
@@ -209,6 +213,9 @@ class Player:
             if heard := self._told_of_shadow:  # what is told next may still be of the moment before
                 self._spin(time.perf_counter() + SHADOW_PATIENCE_S, lambda: self._told_of_shadow >= heard + 2)
             self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
+            if self._on_result is not None:
+                for result in self._deferred.take_all():
+                    self._on_result(result)
 
     def _play_once(self, frames: Iterable[BagMessage], others: Iterator[BagMessage]) -> None:
         lock_step = self._playback.rate is None
@@ -314,5 +321,11 @@ class Player:
             if sent.source is None:  # of the warm-up
                 continue
             self._last_result_s = time.perf_counter()
-            self._results.take(sent, sent.source, self._answers.stages_ms(sent), self._legends[-1])
-            self._elsewhere_s += time.perf_counter() - self._last_result_s
+            result = self._results.take(sent, sent.source, self._answers.stages_ms(sent), self._legends[-1])
+            if result is not None and self._on_result is not None:
+                if self._playback.rate is None:
+                    self._on_result(result)
+                else:
+                    self._deferred.put(result, sent.source)
+            if self._playback.rate is None:
+                self._elsewhere_s += time.perf_counter() - self._last_result_s

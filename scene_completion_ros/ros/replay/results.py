@@ -82,7 +82,7 @@ class ReplayStatistics:
     startup_s: float = 0.0
     """From the start of the node's process to its first answer."""
     duration_s: float = 0.0
-    """From the first image to the last result, without the time spent in `on_result` and on writing the bag."""
+    """From the first image to the last result; in lock step without `on_result` and the writing of the bag."""
     rate_hz: float = 0.0
     """Frames that came out, per second of `duration_s`."""
     latency_ms: dict[str, Percentiles | None] = field(default_factory=dict)

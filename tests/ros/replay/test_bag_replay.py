@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.replay.answers import Answers
-from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, replay_over_dds
+from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, ReplayStatistics, replay_over_dds
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.inference.small_bundle import class_names
 from tests.ros.graph import Graph
@@ -155,10 +156,21 @@ def test_real_time_with_a_given_camera_and_compressed_images(
             replay_over_dds(reader, "/front/image_raw/compressed", node_parameters=node_parameters)
         graph = Graph()
         ticks = graph.collect(Clock, "/recorded_clock", 1000)
-        statistics = replay_over_dds(
+        statistics = ReplayStatistics("/front/image_raw/compressed")
+        results: list[ReplayResult] = []
+        sent_before: list[int] = []
+
+        def draw_slowly(result: ReplayResult) -> None:
+            results.append(result)
+            sent_before.append(statistics.frames_in)
+            time.sleep(0.3)
+
+        replay_over_dds(
             reader,
             "/front/image_raw/compressed",
             camera=CAMERA,
+            on_result=draw_slowly,
+            statistics=statistics,
             playback=Playback(rate=0.5, clock_hz=50.0, remappings={"/clock": "/recorded_clock"}),
             node_parameters=node_parameters,
         )
@@ -173,6 +185,9 @@ def test_real_time_with_a_given_camera_and_compressed_images(
     assert statistics.frames_out + len(statistics.lost_stamps_ns) == 6
     assert sum(statistics.dropped.values()) <= len(statistics.lost_stamps_ns)
     assert statistics.duration_s > 0.9  # 0.5 s of recording at half the speed
+    assert sent_before == statistics.frames_out * [6]  # drawing takes no time from the recording
+    assert [len(result.voxels) for result in results] == statistics.occupied
+    assert all(result.image_rgb.shape == (CAMERA.height, CAMERA.width, 3) for result in results)
 
 
 def test_node_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> None:
