@@ -38,6 +38,9 @@ class LossWeights:
         emptiness: Occupancy probability at such points against "free". What no view ever saw (behind the last surface,
             below the road) has no voxels in `occupancy`. A field would take it for solid: the only voxels that are
             known behind surfaces are. It acts beside `occupancy` alone.
+        retention: Occupancy at such points behind the measured depth, against what the weights said that the training
+            started from (Learning without Forgetting; Li and Hoiem 2016). No frame may ever see that space: what
+            recordings of other streets taught about it would fade. In the stage `single_view`.
     """
 
     photometric: float = 1.0
@@ -48,6 +51,7 @@ class LossWeights:
     occupancy_offset: float = 3.0
     sparsity: float = 0.01
     emptiness: float = 0.0
+    retention: float = 0.0
 
 
 @dataclass

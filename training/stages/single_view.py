@@ -6,17 +6,24 @@ neighbours and the street around, and no longer from its pixel alone.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import Configuration, SpatialSettings
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import SingleImageStage
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.losses.distillation import occupancy_distillation
+from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
+from scene_completion_training.networks.occupancy_link import OccupancyLink
+
+HIDDEN_VOXELS = 2.0
+"""Voxels behind the measured depth from which a point counts as hidden: nearer ones may be of the surface."""
 
 
 @dataclass
@@ -40,7 +47,7 @@ class SingleViewConfiguration(Configuration):
     def check(self) -> None:
         """Refuses a frozen encoder that never learned or would learn depth, and a decoder that is told no depth."""
         super().check()
-        if self.freeze_encoder:
+        if self.freeze_encoder or self.losses.retention:
             self.check_start()
         if self.freeze_encoder and self.depth_only_steps:
             raise ConfigurationError(
@@ -54,6 +61,17 @@ class SingleViewConfiguration(Configuration):
                 where="spatial",
                 cure="Set losses.dense_depth, or freeze_encoder",
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Forerunner:
+    """What a training started from. No module of the stage: it never learns, and no checkpoint needs it."""
+
+    field: DensityField
+    link: OccupancyLink
+
+    def __deepcopy__(self, memo: object) -> Forerunner:
+        return self
 
 
 class SingleViewStage(SingleImageStage):
@@ -89,10 +107,23 @@ class SingleViewStage(SingleImageStage):
     def start(self, data: SequencesData) -> None:
         """Where the decoder in space first learns alone, the head is silent, at the share of occupied samples."""
         super().start(data)
+        self._remember()
         if self.settings.spatial is not None and self.settings.spatial.alone_steps:
             share = self.settings.data.views.hit_fraction
             wanted = math.log(share / (1.0 - share))
             self.field.silence_head((wanted - self.link.offset.item()) / math.exp(self.link.log_scale.item()))
+
+    def go_on(self) -> None:
+        """What it once started from is read again, before the weights of its checkpoint."""
+        super().go_on()
+        if self.settings.losses.retention and self.settings.start_from:
+            self.load(self.settings.start_from)
+            self._remember()
+
+    def _remember(self) -> None:
+        if self.settings.losses.retention:
+            field, link = copy.deepcopy(self.field), copy.deepcopy(self.link)
+            self._forerunner = Forerunner(field.eval().requires_grad_(False), link.requires_grad_(False))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """A head that is to be silent does not learn: Adam leaves alone what has no gradient."""
@@ -106,4 +137,19 @@ class SingleViewStage(SingleImageStage):
         terms = {} if self.settings.freeze_encoder else self.dense_depth(seen.depth_code, batch["hint"])
         if not self.depth_only:
             terms |= self.volume_terms(seen, self.rendered(seen, batch, generator), batch, generator)
+            if self.settings.losses.retention:
+                terms["retention"] = self._retained(seen, batch, generator)
         return terms
+
+    def _retained(self, seen: SingleViewObservation, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """How far its occupancy of hidden points is from that of what it started from."""
+        points, before = self.volume(batch, generator), self._forerunner
+        field, link = before.field.to(self.device), before.link.to(self.device)
+        with torch.no_grad():
+            said = link(field.observe(self.sized(batch["image"])).density_logit(points))
+            coordinates = field.spec.image_coordinates(points, self.camera)
+            measured = functional.grid_sample(
+                batch["hint"][:, None], coordinates[:, None], mode="nearest", align_corners=False
+            )[:, 0, 0]
+            hidden = (measured <= 0.0) | (points[..., 2] > measured + HIDDEN_VOXELS * self.voxel_size)
+        return occupancy_distillation(self.link(seen.density_logit(points)), said, hidden & field.in_view(points))

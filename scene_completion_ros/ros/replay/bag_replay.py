@@ -55,8 +55,8 @@ def replay_over_dds(
         output_bag: Where to write voxels, depth and the depth's CameraInfo, at the bag times of their images. The
             legend of the labels goes there at the time of the first. Nothing in it depends on when it was written. Of a
             recording played several times it holds the first pass.
-        on_result: Called with every result of the first pass, in the order of the node: between frames in lock step,
-            and when the recording is over at a rate. It therefore delays no image.
+        on_result: Called with every result of the first pass, in the order of the node. In lock step that is between
+            frames. At a rate it is when the recording is over, and delays no image.
         playback: How to play; in lock step, once, to a node of its own, by default.
         node_parameters: Parameters of the node, by name; none for a running node, which has its own. `grid_frame` and
             `cameras` are empty whatever they say: a replay takes voxels to be in the frame of one image. In lock step

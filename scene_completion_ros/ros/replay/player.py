@@ -45,8 +45,8 @@ class Player:
     """Publishes frames to the node and puts its answers together, by stamp.
 
     Args:
-        on_result: Called with every frame of the first pass whose answers are complete: at once in lock step, and
-            at the end in real time, which would go on meanwhile.
+        on_result: Called with every frame of the first pass whose answers are complete. In lock step that is at
+            once. In real time, which would go on meanwhile, it is at the end.
         statistics: Filled while frames are played.
         words: What the node is asked for; may be none.
 

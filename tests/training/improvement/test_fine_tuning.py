@@ -116,6 +116,7 @@ def test_a_labelled_student_keeps_its_trunk(labelled: StudentBundle, current: St
     settings = read_training(file, ["learning_rate=0.001"])
     assert vars(settings)["freeze_trunk"] is True
     assert settings.losses.dense_depth > 0.0
+    assert settings.losses.retention > settings.losses.emptiness == 0.0
     assert settings.hidden == labelled.head.hidden
     assert settings.learning_rate == 0.001
     assert settings.steps % settings.checkpoint_every == 0
