@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.errors import CameraError
+from scene_completion_ros.untrusted_files import DEEPEST, parse_json, parse_yaml, read_json, read_text, read_yaml
+
+LAUGHS = "a: &a [1, 2]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 60)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize("depth", [DEEPEST + 1, 1_000, 100_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_what_is_nested_too_deep_is_refused(opening: str, closing: str, depth: int) -> None:
+    with pytest.raises(CameraError, match=r"here: is nested deeper than 64 levels\. Mend it"):
+        parse_json(opening * depth + "1" + closing * depth, CameraError, where="here", cure="Mend it")
+    if depth <= 1_000:  # PyYAML takes minutes for the rest
+        with pytest.raises(CameraError, match=r"here: is nested deeper than 64 levels\. Mend it"):
+            parse_yaml(opening * depth + "1" + closing * depth, CameraError, where="here", cure="Mend it")
+
+
+def test_what_is_nested_just_so_is_read() -> None:
+    text = "[" * DEEPEST + "1" + "]" * DEEPEST
+    assert parse_json(text, CameraError, where="", cure="") == parse_yaml(text, CameraError, where="", cure="")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (LAUGHS, "holds more than 2,000,000 values"),
+        ("a: &a [*a]", "is nested deeper than 64 levels"),
+        ("a: [", "is not valid YAML"),
+        ("a: !!python/object/apply:os.system [false]", "is not valid YAML"),
+        ("2026-99-99", "is not valid YAML"),
+        ("? [a]\n: 1\n? {b: 1}\n: 2", "is not valid YAML"),
+    ],
+)
+def test_yaml_of_an_adversary_is_refused(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(CameraError, match=f"file: {what}"):
+        read_yaml(tmp_path / "file", CameraError, cure="")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("{", "not valid JSON"), ('{"a": 1, "a": 2}', "the name 'a' stands twice"), ("1" * 5_000, "not valid JSON")],
+)
+def test_json_of_an_adversary_is_refused(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(CameraError, match=what):
+        read_json(tmp_path / "file", CameraError, cure="")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"a" * 101, "is larger than 0.0001 MB"), (b"\xff\xfe", "is no text in UTF-8")]
+)
+def test_files_that_are_too_large_or_no_text_are_refused(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(CameraError, match=what):
+        read_text(tmp_path / "file", CameraError, cure="", most_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("missing", "No such file"), (".", "Is a directory"), ("a\0b", "no text"), ("a" * 300, "too long")],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, what: str) -> None:
+    with pytest.raises(CameraError, match=what):
+        read_text(tmp_path / name, CameraError, cure="")
