@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ MOST_VALUES = 2_000_000
 """Values of a document, those of a YAML alias counted wherever it stands."""
 
 
-def read_text(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int = MOST_BYTES) -> str:
-    """Reads a text in UTF-8.
+def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int) -> bytes:
+    """Reads a file.
 
     Args:
         path: The file.
@@ -33,17 +34,25 @@ def read_text(path: Path | str, error: type[SceneCompletionError], *, cure: str,
         most_bytes: A larger file is refused before it is read whole.
 
     Raises:
-        error: It is missing, too large or no text.
+        error: It is missing, too large or cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
-            content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise error(f"is larger than {most_bytes / 1e6:g} MB", where=str(path), cure=cure)
-        return content.decode("utf-8")
-    except OSError as problem:
-        raise error(f"cannot be read: {problem.strerror}", where=str(path), cure=cure) from problem
-    except ValueError as problem:  # no UTF-8, or a name with a zero byte
+            size = os.fstat(file.fileno()).st_size  # 0 of a pipe
+            content = file.read(1 + (size or most_bytes)) if size <= most_bytes else b""
+    except (OSError, ValueError) as problem:  # ValueError: a name with a zero byte
+        what = getattr(problem, "strerror", None) or problem
+        raise error(f"cannot be read: {what}", where=str(path), cure=cure) from problem
+    if max(size, len(content)) > most_bytes:
+        raise error(f"is larger than {most_bytes / 1e6:g} MB", where=str(path), cure=cure)
+    return content
+
+
+def read_text(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int = MOST_BYTES) -> str:
+    """Reads a text in UTF-8; arguments and errors as of `read_bytes`."""
+    try:
+        return read_bytes(path, error, cure=cure, most_bytes=most_bytes).decode("utf-8")
+    except UnicodeDecodeError as problem:
         raise error(f"is no text in UTF-8 ({problem})", where=str(path), cure=cure) from problem
 
 

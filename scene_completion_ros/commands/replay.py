@@ -185,11 +185,17 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
         engine=setup.args.engine,
     )
     ask_words(completer, setup.words)
-    for warning in completer.warnings:
+
+    def warn(warning: str) -> None:
         print(f"warning: {warning}", file=sys.stderr)
         report.page.notes.append(warning)
 
+    for warning in completer.warnings:
+        warn(warning)
+
     def draw(frame: ImageFrame, completion: Completion) -> None:
+        if completion.warning and statistics.frames_doubtful == 1:  # further ones are counted
+            warn(f"image of {frame.stamp_ns} ns: {completion.warning}")
         report.add(
             completion.voxels,
             frame.frame_id,

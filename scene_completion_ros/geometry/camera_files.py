@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from scene_completion_ros.geometry.calibration import (
 )
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.picture_files import read_size
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
@@ -320,11 +320,10 @@ def _kitti_image_size(
         return image_size
     folder = path.parent / f"image_{number}"
     images = sorted(entry for entry in folder.glob("*") if entry.suffix.lower() in _IMAGE_SUFFIXES)
-    first = cv2.imread(str(images[0]), cv2.IMREAD_UNCHANGED) if images else None
-    if first is None:
+    if not images:
         raise CameraError(
-            f"the size of the images is unknown: the file does not hold it and {folder} has no readable image",
+            f"the size of the images is unknown: the file does not hold it and {folder} has no image",
             where=str(path),
             cure="Give the image size as well",
         )
-    return int(first.shape[1]), int(first.shape[0])
+    return read_size(images[0])

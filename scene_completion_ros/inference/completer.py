@@ -18,7 +18,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.image_content import BLIND, shown_share
+from scene_completion_ros.inference.image_content import BLIND, content_warning, shown_share
 from scene_completion_ros.inference.phrase_query import (
     MOST_ASKED,
     FoldedVocabulary,
@@ -88,6 +88,11 @@ class Completion:
     vocabulary: Vocabulary | None = None
     query: Vocabulary | None = None
     matches: tuple[PhraseMatches, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """What makes the result doubtful, whoever shows it; empty where nothing does."""
+        return content_warning(self.shown)
 
     @property
     def alpha(self) -> NDArray[np.float32]:

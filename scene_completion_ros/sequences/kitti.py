@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +30,8 @@ from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, read_image_file
+from scene_completion_ros.picture_files import read_picture, read_size
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_ros.sequences.velodyne import VOXEL_SHAPE as VOXEL_SHAPE
 from scene_completion_ros.sequences.velodyne import (
     load_instance_ids,
@@ -205,8 +205,8 @@ def load_voxel_labels(path: Path) -> NDArray[np.uint8]:
 
 def load_depth_png(path: Path) -> NDArray[np.float32]:
     """Load a KITTI depth PNG (uint16 / 256): float32 [H, W] metres, 0 where nothing was measured."""
-    depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+    depth = read_picture(path)
+    if depth.dtype != np.uint16 or depth.ndim != 2:
         raise ImageError("not a 16-bit depth image", where=str(path), cure="Restore the file")
     return np.asarray(depth.astype(np.float32) / np.float32(256.0), dtype=np.float32)
 
@@ -221,8 +221,7 @@ def _rig(
         key = PROJECTIONS[name]
         if key not in calibration:
             raise SequenceError(f"no {key} for {name}", where=str(root / "calib.txt"), cure="Use its own calib.txt")
-        height, width = read_image_file(path).shape[:2]
-        cameras[name], camera_from_rig = camera_from_projection(calibration[key], width, height)
+        cameras[name], camera_from_rig = camera_from_projection(calibration[key], *read_size(path))
         rig_from_camera[name] = camera_from_rig.inverse()
     sensors = {"velodyne": RigidTransform.from_matrix(calibration["Tr"])} if "Tr" in calibration else {}
     return cameras, rig_from_camera, sensors

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.picture_files import read_rgb
 
 SCHEMA_VERSION = 1
 INDEX_NAME = "sequence.json"
@@ -56,26 +57,9 @@ class Frame:
     assets: Mapping[str, ArrayLoader] = field(default_factory=dict)
 
 
-def read_image_file(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as uint8 RGB [H, W, 3]; grey images are replicated.
-
-    Raises:
-        ImageError: The file is missing or is no image.
-    """
-    if not path.is_file():
-        raise ImageError(
-            "image file is missing", where=str(path), cure="Restore the file or extract the sequence again"
-        )
-    # IGNORE_ORIENTATION: calibration is for the pixels as recorded, whatever an EXIF tag says.
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise ImageError("file is not an image or is cut short", where=str(path), cure="Extract the sequence again")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
 def read_source(source: ImageSource) -> NDArray[np.uint8]:
     """Read an image from wherever it is: uint8 RGB [H, W, 3]."""
-    return read_image_file(source) if isinstance(source, Path) else source()
+    return read_rgb(source) if isinstance(source, Path) else source()
 
 
 @dataclass(eq=False)

@@ -9,7 +9,6 @@ import pytest
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.commands.complete import read_image
-from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.voxels.colours import depth_colours
@@ -201,16 +200,40 @@ def test_a_camera_unlike_those_of_the_training_is_warned_about(
     assert "warning:" in capsys.readouterr().err
 
 
-def test_images_are_read_as_rgb_and_others_refused(tmp_path: Path) -> None:
+def test_an_image_that_shows_nothing_is_warned_about(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(image), np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8))
+    assert complete(image, flat_road) == 0
+    assert "warning: only 0 % of the image shows anything, no voxel counts as seen" in capsys.readouterr().err
+
+
+def test_bits_that_are_assumed_are_told_and_can_be_given(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.full((CANONICAL.height, CANONICAL.width, 3), 1023, np.uint16)
+    values[0, 0] = 4095
+    cv2.imwrite(str(image), values)
+    assert complete(image, flat_road) == 0
+    assert "the largest of its 16-bit values is 4095, so they are read as values of 12 bits" in capsys.readouterr().err
+    assert complete(image, flat_road, "--bits", "10") == 2
+    assert "largest value is 4095, more than 10 bits hold" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("used", [8, 10, 12, 14, 16])
+def test_values_that_do_not_use_all_16_bits_are_scaled_by_those_they_use(image: Path, used: int) -> None:
+    values = np.random.default_rng(1).integers(0, 2**used, (8, 10, 3), np.uint16)
+    values[0, 0] = 2**used - 1
+    cv2.imwrite(str(image), values)
+    rgb = values[..., ::-1].astype(float)
+    for bits, scale in ((None, 2**used - 1), (used, 2**used - 1), (16, 65_535)):
+        pixels, assumption = read_image(image, bits)
+        np.testing.assert_allclose(pixels, rgb * 255 / scale, atol=0.51)
+        assert bool(assumption) == (bits is None and used < 16)
+
+
+def test_images_are_read_as_rgb(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "red.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
-    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
+    assert read_image(tmp_path / "red.png")[0][0, 0].tolist() == [255, 0, 0]
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((4, 4), 7, np.uint8))
-    assert read_image(tmp_path / "grey.png").shape == (4, 4, 3)
-    (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ImageError, match=r"text\.png"):
-        read_image(tmp_path / "text.png")
-    with pytest.raises(ImageError, match="No such file"):
-        read_image(tmp_path / "missing.png")
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(ImageError, match=r"empty\.png"):
-        read_image(tmp_path / "empty.png")
+    assert read_image(tmp_path / "grey.png")[0].shape == (4, 4, 3)

@@ -96,7 +96,7 @@ def test_loading_reads_no_image(sequence: PosedSequence, tmp_path: Path) -> None
     content = file.read_bytes()
     file.unlink()
     loaded = PosedSequence.load(folder)
-    with pytest.raises(ImageError, match=r"000000\.jpg.*missing"):
+    with pytest.raises(ImageError, match=r"000000\.jpg.*No such file"):
         loaded.image(0, "/left")
     file.write_bytes(content[:100])
     with pytest.raises(ImageError, match=r"000000\.jpg"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.sequences.posed_sequence import read_image_file
+from scene_completion_ros.picture_files import read_rgb
 from scene_completion_training.evaluation.density_model import reference_camera
 from scene_completion_training.evaluation.occupancy_run import open_recording
 
@@ -46,7 +46,7 @@ def _of(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8
     files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
     if files:
         for index in _spread(len(files), most):
-            yield _cut(read_image_file(files[index]), canonical)
+            yield _cut(read_rgb(files[index]), canonical)
         return
     sequence = open_recording(source)
     camera = reference_camera(sequence)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_training.street_world.ground_truth import VoxelTruth, voxel_truth
@@ -56,10 +57,7 @@ class RenderedImage:
 
     def __call__(self) -> NDArray[np.uint8]:
         """Decode: uint8 RGB [H, W, 3]."""
-        pixels = cv2.imdecode(np.frombuffer(self.encoded()[0], np.uint8), cv2.IMREAD_COLOR)
-        if pixels is None:
-            raise ImageError("OpenCV could not decode its own JPEG", where=self._camera)
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+        return to_rgb(decode_picture(np.frombuffer(self.encoded()[0], np.uint8), "jpeg", where=self._camera))
 
     def encoded(self) -> tuple[bytes, str]:
         """JPEG content and its suffix."""

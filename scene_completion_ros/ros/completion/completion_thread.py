@@ -21,7 +21,6 @@ from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.inference.image_content import BLIND, MOSTLY
 from scene_completion_ros.inference.phrase_query import NO_WORDS, FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.jit import kernel_threads
@@ -462,13 +461,8 @@ class CompletionThread:
             completer.use(words.vocabulary)
             completer.ask(words.asked)
             completion = completer.complete(pixels, stamp_nanoseconds(header.stamp))
-            if completion.shown < MOSTLY:
-                so = "no voxel counts as seen" if completion.shown < BLIND else "the rest is a guess"
-                self._counters.warn(
-                    f"{image.topic}: blind",
-                    f"{image.topic}: only {100.0 * completion.shown:.0f} % of the image shows anything, {so}. Is the "
-                    "lens covered, or is it too dark or too bright?",
-                )
+            if completion.warning:
+                self._counters.warn(f"{image.topic}: blind", f"{image.topic}: {completion.warning}")
             return completion, decode_ms
         except (ImageError, CameraError) as error:
             self._counters.drop(DropReason.BAD_IMAGE, f"{image.topic}: {error}", header=header)
