@@ -78,7 +78,6 @@ def replay_offline(
         statistics: Filled while the replay goes on, for whoever wants to see it after an interruption.
     """
     statistics = statistics or OfflineStatistics(topic)
-    already_skipped = sum(reader.skipped.values())
     order = StampOrder()
     for frame in reader.images(topic):
         statistics.frames_in += 1
@@ -100,7 +99,7 @@ def replay_offline(
         statistics.timings_ms.append(completion.timings_ms)
         if on_result is not None:
             on_result(frame, completion)
-    undecodable = sum(reader.skipped.values()) - already_skipped
+    undecodable = sum(count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: "))
     if undecodable:
         statistics.frames_in += undecodable
         statistics.dropped[DropReason.UNDECODABLE] += undecodable

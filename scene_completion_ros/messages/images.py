@@ -118,14 +118,6 @@ def check_image(message: Any) -> None:
         _pixels(message, encoding.channels, encoding.dtype)
 
 
-def image_size(message: Any) -> tuple[int, int]:
-    """Width and height in pixels of an image message (compressed ones are decoded)."""
-    if hasattr(message, "format"):
-        height, width = decode_image(message).shape[:2]
-        return width, height
-    return announced_size(message)
-
-
 def announced_size(message: Any) -> tuple[int, int]:
     """Width and height in pixels of an image message, of a compressed one as its header has them: nothing is decoded.
 

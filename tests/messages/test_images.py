@@ -17,7 +17,6 @@ from scene_completion_ros.messages.images import (
     check_image,
     decode_image,
     decode_published_depth,
-    image_size,
 )
 from tests.bags.recordings import HEIGHT, WIDTH, compressed, image, jpeg, picture
 
@@ -114,7 +113,7 @@ def test_nv12_and_nv21(name: str, code: int, counts_chroma: bool, padding: int) 
     height = HEIGHT * 3 // 2 if counts_chroma else HEIGHT
     message = image(sent, name, height=height, step=WIDTH + padding)
     np.testing.assert_array_equal(decode_image(message), cv2.cvtColor(planes, code))
-    assert image_size(message) == (WIDTH, HEIGHT)
+    assert announced_size(message) == (WIDTH, HEIGHT)
 
 
 def test_result_does_not_share_memory_with_the_message() -> None:
@@ -130,7 +129,7 @@ def test_jpeg(form: str) -> None:
     message = compressed(jpeg(1), form)
     expected = cv2.cvtColor(message_to_cvimage(message, "bgr8"), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(decode_image(message), expected)
-    assert image_size(message) == (WIDTH, HEIGHT)
+    assert announced_size(message) == (WIDTH, HEIGHT)
 
 
 def test_png_is_exact_with_colour_grey_alpha_and_16_bits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -26,7 +27,19 @@ from scene_completion_training.extraction.bag import Job, extract_bag, extract_b
 from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
 from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.workers import Workers
-from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, record
+from tests.bags.recordings import (
+    SECOND,
+    START,
+    Drive,
+    camera_info,
+    compressed,
+    header,
+    jpeg,
+    odometry,
+    record,
+    transform,
+)
+from tests.messages.test_clouds import cloud
 from tests.training.extraction.textured_street import CAMERA, HEIGHT_ABOVE_GROUND, aligned_error, drive, write_bag
 
 IDENTITY = RigidTransform.identity()
@@ -171,6 +184,43 @@ def test_pictures_that_are_cut_short_are_left_out_and_counted(tmp_path: Path) ->
     report, (sequence,) = extract(tmp_path / "bag", tmp_path)
     assert len(sequence) == 7 and report.skipped.total() == 2
     assert all(sequence.image(index, "camera").any() for index in range(7))
+
+
+def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) -> None:
+    """Of every type one that is cut short and one that says nothing usable, each at the time of the sixth frame."""
+    points, at = np.ones((5, 3), np.float32), START + SECOND // 2
+    blind, empty = cloud(points), odometry("odom", "base_link", (math.nan, 0.0, 0.0), at)
+    blind.header, blind.fields = header(at, "lidar"), blind.fields[1:]
+    bad = {
+        ("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage"): compressed(
+            b"no picture", "jpeg", stamp_ns=at
+        ),
+        ("/camera/camera_info", "sensor_msgs/msg/CameraInfo"): camera_info(stamp_ns=at, f=0.0),
+        ("/lidar", "sensor_msgs/msg/PointCloud2"): blind,
+        ("/odom", "nav_msgs/msg/Odometry"): empty,
+        ("/tf", "tf2_msgs/msg/TFMessage"): transform("map", "base_link", (0.0, math.nan, 0.0), at),
+    }
+    with BagWriter(tmp_path / "bag") as writer:
+        made = Drive(writer)
+        made.static()
+        made.static(child="lidar", x=0.0)
+        for (topic, kind), message in bad.items():
+            writer.write(topic, kind, message, at)
+            writer.write(topic, kind, b"\x00\x01\x00\x00\x07", at)
+        for index in range(12):
+            made.odometry(index)
+            made.image(index)
+            made.info(index)
+            if index != 5:
+                scan = cloud(points)
+                scan.header = header(START + index * SECOND // 10, "lidar")
+                writer.write("/lidar", "sensor_msgs/msg/PointCloud2", scan, START + index * SECOND // 10)
+    report, (sequence,) = extract(tmp_path / "bag", tmp_path)
+    assert (report.status, report.problems, len(sequence)) == ("complete", [], 12)
+    assert [index for index in range(12) if sequence.lidar(index) is None] == [5]
+    assert {topic for topic, _ in bad} == {reason.partition(": ")[0] for reason in report.skipped}
+    assert len(report.skipped) == 10 and set(report.skipped.values()) == {1}, report.skipped
+    assert all(reason in summary_table([report]) for reason in report.skipped)
 
 
 def test_a_camera_without_a_place_on_the_rig_is_named(tmp_path: Path) -> None:
