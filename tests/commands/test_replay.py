@@ -93,6 +93,22 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
     assert len(statistics["unusable_messages"]) == 1
 
 
+def test_images_that_show_nothing_are_counted_and_the_first_is_warned_of(
+    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / "drive") as writer:
+        recorder = Recorder(writer)
+        recorder.camera_info(START_NS)
+        for stamp_ns in (START_NS, START_NS + STEP_NS):
+            black = np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8)
+            recorder.image(black, stamp_ns, stamp_ns, topic=TOPIC)
+    assert replay(tmp_path / "drive", tmp_path / "out", short_road, "--offline") == 0
+    warning = f"image of {START_NS} ns: only 0 % of the image shows anything, no voxel counts as seen"
+    assert capsys.readouterr().err.count("shows anything") == 1
+    assert warning in (tmp_path / "out" / "report" / "index.html").read_text()
+    assert statistics_of(tmp_path / "out")["frames_doubtful"] == 2
+
+
 @pytest.mark.parametrize(
     ("stamps", "completed"),
     [

@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 1 or threads < 1:
         raise ConfigurationError("less than 1", where="--workers, --threads", cure="Give at least 1")
     settings = settings_of(args)
-    bags = list({bag.resolve(): bag for bag in args.bags}.values())
-    folders = output_folders(bags, args.output.resolve())
-    jobs = [Job(bag.resolve(), folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
+    bags = list(dict.fromkeys(Path(os.path.realpath(bag)) for bag in args.bags))  # of a link to itself it returns it
+    folders = output_folders(bags, args.output.absolute())
+    jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
     with Workers(args.workers, args.ray_address, threads) as workers:
         reports = extract_bags(jobs, workers)
     print(summary_table(reports))
@@ -106,5 +106,5 @@ def _pairs(values: list[str], flag: str) -> tuple[tuple[str, str], ...]:
         name, equals, file = value.partition("=")
         if not (name and equals and file):
             raise ConfigurationError(f"{value!r} is no NAME=FILE", where=flag)
-        pairs.append((name, str(Path(file).resolve())))
+        pairs.append((name, str(Path(file).absolute())))
     return tuple(pairs)

@@ -244,9 +244,10 @@ def _checked(asked: Improvement) -> StudentBundle:
 
 def _extracted(asked: Improvement, bags: Sequence[Path], workers: Workers) -> dict[str, Any]:
     """Folders of the sequences of all bags, by whether they are to be held out, and what was said of each bag."""
+    bags = [bag.resolve() for bag in bags]
     folders = output_folders(bags, asked.work.resolve() / "sequences")
     settings, threads = asked.extraction, workers.threads
-    jobs = [Job(bag.resolve(), folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
+    jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
     reports = extract_bags(jobs, workers)
     for report in reports:
         if FULL_TEXT in " ".join([*report.problems, report.defect]):

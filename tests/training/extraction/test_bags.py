@@ -252,19 +252,30 @@ def cut_short(path: Path) -> Path:
     return path
 
 
+def links_in_a_circle(folder: Path) -> list[Path]:
+    """A link that leads to itself, and a folder with two such: to itself, and to its own folder."""
+    (folder / "loop").symlink_to("loop")
+    (folder / "loops").mkdir()
+    (folder / "loops" / "a.mcap").symlink_to("a.mcap")
+    (folder / "loops" / "above.mcap").symlink_to(folder / "loops")
+    return [folder / "loop", folder / "loops"]
+
+
 def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.bag").write_text("this is no bag")
     bags = [tmp_path / "text.bag", no_camera_info(tmp_path / "blind"), cut_short(tmp_path / "cut"),
-            tmp_path / "nowhere", record(tmp_path / "good", 10)]  # fmt: skip
+            tmp_path / "nowhere", *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05"]
     assert cli.main(command) == 0
-    reports = {name: read_report(tmp_path / "out" / name) for name in ("text", "blind", "cut", "nowhere", "good")}
+    reports = {name: read_report(tmp_path / "out" / name) for name in [bag.stem for bag in bags]}
     assert {name: report and report.status for name, report in reports.items()} == {
-        "text": "failed", "blind": "failed", "cut": "complete", "nowhere": "failed", "good": "complete",
+        "text": "failed", "blind": "failed", "cut": "complete", "nowhere": "failed", "loop": "failed",
+        "loops": "failed", "good": "complete",
     }  # fmt: skip
     assert "no CameraInfo" in reports["blind"].problems[0]
     assert reports["cut"].losses and 5 < reports["cut"].sequences[0].frames < 40
-    assert "no such file" in reports["nowhere"].problems[0]
+    assert all("no such file" in reports[name].problems[0] for name in ("nowhere", "loop"))
+    assert "the folder holds no .mcap" in reports["loops"].problems[0]
     printed = capsys.readouterr().out
     assert all(bag.name in printed for bag in bags) and "nothing extracted" in printed
     assert cli.main([*command, "--strict"]) == 1
