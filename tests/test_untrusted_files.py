@@ -65,7 +65,7 @@ def test_files_that_are_too_large_or_no_text_are_refused(tmp_path: Path, content
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("missing", "No such file"), (".", "Is a directory"), ("a\0b", "no text"), ("a" * 300, "too long")],
+    [("missing", "No such file"), (".", "Is a directory"), ("a\0b", "null byte"), ("a" * 300, "too long")],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, what: str) -> None:
     with pytest.raises(CameraError, match=what):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 import jsonargparse
-import yaml
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.checkpoints import trained_viewpoint
 from scene_completion_training.data.module import DataSettings, load_sequence, matching
 from scene_completion_training.data.recorded_camera import viewpoint_of
@@ -419,10 +419,7 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     Raises:
         ConfigurationError: The file cannot be read, or names no stage there is, or one of another kind.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"cannot be read: {error}", where=str(path), cure="Name a YAML file") from error
+    content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
     stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
     made = stage_class(stage, where=str(path)).configuration_class

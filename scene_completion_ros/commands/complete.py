@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, extrapolate=True
     )
+    if unseen := completer.unseen():
+        raise unseen
     for warning in completer.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     ask_words(completer, words)

@@ -237,7 +237,7 @@ def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:
         ({"label_weight": np.zeros((4, 16), np.float32)}, r"\(4, 16\) where float32 \(3, 16\).*each of class_names"),
         ({"label_weight": np.zeros((3, 17), np.float32)}, r"\(3, 17\) where float32 \(3, 16\)"),
         ({"label_bias": np.zeros(4, np.float32)}, r"tensor label_bias: .*each of class_names"),
-        ({"label_bias": np.full(3, np.inf, np.float32)}, "tensor label_bias: holds NaN or infinite"),
+        ({"label_bias": np.full(3, np.inf, np.float32)}, "tensor label_bias: holds NaN, or values beyond"),
     ],
 )
 def test_bad_tensors_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | None], message: str) -> None:
