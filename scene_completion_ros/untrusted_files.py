@@ -199,7 +199,7 @@ def tensor_header(
     """
     length = int.from_bytes(content[:8], "little")
     if not 0 < length <= min(len(content) - 8, most_bytes):
-        raise error(f"cannot have a header of {length} bytes", where=where, cure=cure)
+        raise error(f"is damaged: it cannot have a header of {length} bytes", where=where, cure=cure)
     return parse_json(bytes(content[8 : 8 + length]), error, where=where, cure=cure, kind=dict), 8 + length
 
 
