@@ -7,9 +7,14 @@ import pytest
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.untrusted_files import DEEPEST, parse_json, parse_yaml, read_json, read_text, read_yaml
 
-LAUGHS = "a: &a [1, 2]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 60)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True)
-)
+
+def laughs(first: str, opening: str, closing: str) -> str:
+    """Each name stands for sixty of the one before."""
+    lines = (
+        f"{new}: &{new} {opening}{', '.join([f'*{old}'] * 60)}{closing}\n"
+        for old, new in zip("abcdef", "bcdefg", strict=True)
+    )
+    return f"a: &a {first}\n{''.join(lines)}"
 
 
 @pytest.mark.parametrize("depth", [DEEPEST + 1, 1_000, 100_000])
@@ -30,7 +35,12 @@ def test_what_is_nested_just_so_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (LAUGHS, "holds more than 2,000,000 values"),
+        (laughs("[1, 2]", "[", "]"), "holds more than 2,000,000 values"),
+        (laughs("{k: 1}", "{<<: [", "]}"), r"is not valid YAML \(what it merges is more than 2,000,000 values"),
+        (f"a: 0x{'f' * 500}", r"holds a whole number of 2000 bits"),
+        (f"a: 1{':59' * 200_000}", r"is not valid YAML \(a whole number of 600001 characters"),
+        (f"a: 1{':59' * 300}.5", "is not valid YAML"),
+        ('a: "\\ud800"', r"holds '\\ud800', which is half a character"),
         ("a: &a [*a]", "is nested deeper than 64 levels"),
         ("a: [", "is not valid YAML"),
         ("a: !!python/object/apply:os.system [false]", "is not valid YAML"),
@@ -46,7 +56,12 @@ def test_yaml_of_an_adversary_is_refused(tmp_path: Path, text: str, what: str) -
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("{", "not valid JSON"), ('{"a": 1, "a": 2}', "the name 'a' stands twice"), ("1" * 5_000, "not valid JSON")],
+    [
+        ("{", "not valid JSON"),
+        ('{"a": 1, "a": 2}', "the name 'a' stands twice"),
+        ("1" * 5_000, "not valid JSON"),
+        ("1" * 400, "whole number of 1326 bits"),
+    ],
 )
 def test_json_of_an_adversary_is_refused(tmp_path: Path, text: str, what: str) -> None:
     (tmp_path / "file").write_text(text)

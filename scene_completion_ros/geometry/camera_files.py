@@ -245,7 +245,7 @@ def _nested_number(document: Mapping[str, Any], section: str, key: str, path: Pa
 
 
 def _yaml_size(document: Mapping[str, Any], key: str, path: Path) -> int:
-    value = document[key]
+    value = document.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
         raise CameraError(f"{shown(value)} is no whole number", where=f"{path}, {key}", cure="Give the size in pixels")
     return value

@@ -333,8 +333,10 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
 
 def _inside(folder: Path, relative: Any, where: str) -> Path:
     path = Path(str(relative))
-    if path.is_absolute() or ".." in path.parts or "\0" in str(path):
-        raise SequenceError(f"path {shown(str(relative))} leaves the folder", where=where, cure="Use relative paths")
+    longest = max(map(len, path.parts), default=0)
+    if path.is_absolute() or ".." in path.parts or "\0" in str(path) or not 0 < longest < 256:
+        what = f"path {shown(str(relative))} leaves the folder, or is none"
+        raise SequenceError(what, where=where, cure="Use relative paths")
     return folder / path
 
 

@@ -76,9 +76,10 @@ def weight_files(model: str) -> list[Path]:
             "trust them (from_pretrained, then save_pretrained)",
         )
     content = read_json(folder / _INDEX, BundleError, cure=GET_AGAIN, kind=dict).get("weight_map")
-    named = set(content.values()) if isinstance(content, dict) else set()
-    parts = sorted(name for name in named if isinstance(name, str))
-    lacking = [name for name in parts if Path(name).name != name or not (folder / name).is_file()]
+    named = content.values() if isinstance(content, dict) else ()
+    parts = sorted({name for name in named if isinstance(name, str)})
+    present = {file.name for file in folder.iterdir() if file.is_file()}
+    lacking = [name for name in parts if name not in present]
     if not parts or lacking:
         raise BundleError(
             f"names {lacking[0] if lacking else 'no files'}, which are not there", where=str(folder / _INDEX)

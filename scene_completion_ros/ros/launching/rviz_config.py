@@ -79,7 +79,7 @@ def adapted(shipped: str, shown: Shown) -> str:
         views["Current"] = _named(views["Saved"], OPTICAL_VIEW if shown.optical else BODY_VIEW) | {
             "Name": "Current View"
         }
-    except (KeyError, TypeError, StopIteration) as error:
+    except (LookupError, TypeError, AttributeError, StopIteration) as error:
         raise SceneCompletionError(
             f"is no RViz configuration of this package ({type(error).__name__}: {error})",
             where=str(LIVE),
