@@ -1,15 +1,16 @@
 """Training configurations: what a YAML file may say for every stage, and how it is read."""
 
 # No postponed annotations here: the configuration parser resolves those of a base class in the wrong module.
+import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 import jsonargparse
-import yaml
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.checkpoints import trained_viewpoint
 from scene_completion_training.data.module import DataSettings, load_sequence, matching
 from scene_completion_training.data.recorded_camera import viewpoint_of
@@ -417,12 +418,10 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
         kind: What its stage has to train: `TrainingConfiguration` for anything, `Configuration` for a density field.
 
     Raises:
-        ConfigurationError: The file cannot be read, or names no stage there is, or one of another kind.
+        ConfigurationError: The file cannot be read, or names no stage there is, or one of another kind. A key is
+            unknown, or a value cannot be used.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"cannot be read: {error}", where=str(path), cure="Name a YAML file") from error
+    content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
     stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
     made = stage_class(stage, where=str(path)).configuration_class
@@ -437,5 +436,9 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     of_camera = any(override.startswith("camera.") for override in overrides)
     if of_camera and isinstance(content, dict) and content.get("camera") == "auto":  # whose other keys stay so
         arguments.insert(1, '--camera={"field_of_view": "auto", "height_above_ground": "auto"}')
-    parsed = parser.instantiate(parser.parse_args(arguments))
+    try:
+        parsed = parser.instantiate(parser.parse_args(arguments))
+    except (argparse.ArgumentError, TypeError, ValueError) as error:  # a text where settings belong
+        what = " ".join(str(error).split())
+        raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that says so") from error
     return made(**{name: value for name, value in vars(parsed).items() if name != "config"})

@@ -20,6 +20,7 @@ from pathlib import Path
 from scene_completion_ros.bags.rolling import RolledMessage, RolledPiece
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
+from scene_completion_ros.untrusted_files import read_json
 
 FORMAT = "scene_completion_record/1"
 DESCRIPTION = "record.json"
@@ -198,12 +199,10 @@ def _kept(folder: Path) -> KeptPiece | None:
     """The piece in a folder; None where nothing says that it is one."""
     description = folder / DESCRIPTION
     try:
-        if description.stat().st_size > _LARGEST_DESCRIPTION:
-            return None
-        said = json.loads(description.read_text(encoding="utf-8"))
+        said = read_json(description, BagError, cure="", kind=dict, most_bytes=_LARGEST_DESCRIPTION)
         if said["format"] != FORMAT:
             return None
         value = float(said["value"])
         return KeptPiece(folder, _size_of(folder), value, int(said["start_ns"])) if 0.0 <= value <= 1.0 else None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (BagError, OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, extrapolate=True
     )
+    if unseen := completer.unseen():
+        raise unseen
     ask_words(completer, words)
     completion = completer.complete(image)
     for warning in filter(None, (assumption, *completer.warnings, completion.warning)):

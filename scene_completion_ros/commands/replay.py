@@ -184,6 +184,8 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
         grid_from_camera=grid_from_camera,
         engine=setup.args.engine,
     )
+    if unseen := completer.unseen():
+        raise unseen
     ask_words(completer, setup.words)
 
     def warn(warning: str) -> None:

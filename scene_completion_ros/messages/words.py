@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
-import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import VocabularyError
+from scene_completion_ros.untrusted_files import SHOWN, parse_json, shown
 
 LARGEST_TEXT = 8 << 20
 """Characters: more than 4096 phrases of 768 numbers take."""
 _LARGEST_EMBEDDING = 8192
-_SHOWN = 80  # characters of what was wrong, in messages
 _NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"  # what rclpy puts for bytes that are none
 _EMBEDDED = ("encoder", "embeddings", "background")
 _OF_VOCABULARY = ("classes", "margin", "pooling", *_EMBEDDED)
@@ -106,14 +104,8 @@ def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted:
         return None
     if text[0] not in "[{":
         return AskedWords(tuple(filter(None, (part.strip() for part in text.replace("\n", ",").split(",")))))
-    try:
-        content = json.loads(text, object_pairs_hook=_distinct)
-    except (ValueError, RecursionError) as error:
-        raise VocabularyError(
-            f"is no JSON ({str(error)[:_SHOWN]}): {_shown(text)}",
-            where=where,
-            cure="Text that begins with [ or { is read as JSON; phrases alone need commas between them",
-        ) from error
+    cure = f"{shown(text)} is read as JSON because of its first character; phrases alone need commas between them"
+    content = parse_json(text, VocabularyError, where=where, cure=cure)
     if isinstance(content, list):
         return AskedWords(_list(content, where))
     return _asked(content, where, wanted, known, read_wanted)
@@ -124,9 +116,9 @@ def _asked(
 ) -> AskedWords:
     """What an object asks for."""
     if unknown := sorted(set(content) - set(known)):
-        near = difflib.get_close_matches(unknown[0][:_SHOWN], known, n=1)
+        near = difflib.get_close_matches(unknown[0][:SHOWN], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-        raise VocabularyError(f"{_shown(unknown[0])} means nothing: {hint}", where=where, cure="Name it right")
+        raise VocabularyError(f"{shown(unknown[0])} means nothing: {hint}", where=where, cure="Name it right")
     given = _given(content, where)
     background = _list(content["background"], f"{where}: background") if "background" in content else None
     if wanted in content:
@@ -137,30 +129,21 @@ def _asked(
         raise VocabularyError(f"has no {wanted!r}", where=where, cure="Say what is asked for")
     margin, pooling = content.get("margin"), content.get("pooling")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float))):
-        raise VocabularyError(f"{_shown(margin)} is no number", where=f"{where}: margin", cure="Write 0.02, or nothing")
+        raise VocabularyError(f"{shown(margin)} is no number", where=f"{where}: margin", cure="Write 0.02, or nothing")
     if pooling not in (None, "max", "mean"):
-        raise VocabularyError(f"{_shown(pooling)} is unknown", where=f"{where}: pooling", cure="Write max or mean")
+        raise VocabularyError(f"{shown(pooling)} is unknown", where=f"{where}: pooling", cure="Write max or mean")
     return AskedWords(phrases, margin, pooling, background, given)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object none of whose names comes twice, of which JSON would keep the last."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{_shown(name)} comes twice")
-    return content
 
 
 def _classes(value: Any, where: str) -> Phrases | dict[str, Phrases]:
     if isinstance(value, dict):
-        return {name: _list(phrases, f"{where}: {_shown(name)}") for name, phrases in value.items()}
+        return {name: _list(phrases, f"{where}: {shown(name)}") for name, phrases in value.items()}
     return _list(value, where)
 
 
 def _list(value: Any, where: str) -> Phrases:
     if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
-        raise VocabularyError(f"{_shown(value)} is no list of phrases", where=where, cure='Write ["…", "…"]')
+        raise VocabularyError(f"{shown(value)} is no list of phrases", where=where, cure='Write ["…", "…"]')
     return tuple(value)
 
 
@@ -172,11 +155,11 @@ def _given(content: Mapping[str, Any], where: str) -> GivenEmbeddings | None:
         raise VocabularyError("is no object with embeddings by phrase", where=f"{where}: embeddings", cure=_MEANT)
     if not isinstance(encoder, dict) or [type(encoder.get(name)) for name in ("id", "sha256")] != [str, str]:
         raise VocabularyError(
-            f"{_shown(encoder)} does not say the id and the sha256 of the encoder",
+            f"{shown(encoder)} does not say the id and the sha256 of the encoder",
             where=f"{where}: encoder",
             cure=_MEANT,
         )
-    rows = [_row(text, f"{where}: embeddings: {_shown(phrase)}") for phrase, text in embeddings.items()]
+    rows = [_row(text, f"{where}: embeddings: {shown(phrase)}") for phrase, text in embeddings.items()]
     sizes = sorted({row.size for row in rows})
     if len(sizes) > 1:
         raise VocabularyError(
@@ -197,13 +180,6 @@ def _row(text: object, where: str) -> NDArray[np.float16]:
         packed = b""
     if not packed or len(packed) % 2 or len(packed) > 2 * _LARGEST_EMBEDDING:
         raise VocabularyError(
-            f"{_shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16", where=where, cure=_MEANT
+            f"{shown(text)} is no base64 of 1 to {_LARGEST_EMBEDDING} little-endian float16", where=where, cure=_MEANT
         )
     return np.frombuffer(packed, dtype="<f2").astype(np.float16)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, (list, dict)):  # whose text may be long, or nested too deeply
-        return "a list" if isinstance(value, list) else "an object"
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

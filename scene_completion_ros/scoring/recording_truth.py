@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader
@@ -19,6 +18,7 @@ from scene_completion_ros.report.lidar import LidarOfBag
 from scene_completion_ros.scoring.published import PublishedGrid
 from scene_completion_ros.scoring.sequence_truth import TOLERANCE_NS
 from scene_completion_ros.scoring.truth import ALL, DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
 _Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
@@ -139,10 +139,9 @@ def read_camera_from_lidar(path: Path) -> RigidTransform:
         SequenceError: The file is missing, is no such YAML, or holds no rigid transform.
     """
     cure = "Write camera_from_lidar: with the 16 numbers of the matrix, row by row"
+    document = read_yaml(path, SequenceError, cure=cure, kind=dict)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        given = document["camera_from_lidar"] if isinstance(document, Mapping) else None
-        matrix = np.asarray(given, dtype=np.float64).reshape(4, 4)
+        matrix = np.asarray(document["camera_from_lidar"], dtype=np.float64).reshape(4, 4)
         return RigidTransform.from_matrix(matrix)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, TransformError) as error:
+    except (KeyError, TypeError, ValueError, TransformError) as error:
         raise SequenceError(f"holds no camera_from_lidar: {error}", where=str(path), cure=cure) from error

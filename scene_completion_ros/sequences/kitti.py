@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ from scene_completion_ros.sequences.velodyne import (
     load_voxel_mask,
     unpack_voxels,
 )
+from scene_completion_ros.untrusted_files import read_arrays
 
 ODOMETRY_LIDAR_UNIT = 0.004  # metres per step of the packed scans of the odometry windows
 RAW_LIDAR_UNIT = 0.02  # metres per step of the packed scans of the raw drives
@@ -173,34 +174,31 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     Returns:
         float32 [N, 3], rig frame.
     """
-    with _open_npz(path) as data:
-        if "refl" in data:  # sums wrap around in 16 bits by design
-            steps = np.cumsum(data["dxyz"].T, axis=0, dtype=np.int32).astype(np.int16)
-            unit = ODOMETRY_LIDAR_UNIT
-        else:
-            steps = np.cumsum(data["dxyz"].T if data["dxyz"].shape[0] == 3 else data["dxyz"], axis=0, dtype=np.int32)
-            unit = RAW_LIDAR_UNIT
+    data = _arrays(path, "dxyz")
+    if "refl" in data:  # sums wrap around in 16 bits by design
+        steps = np.cumsum(data["dxyz"].T, axis=0, dtype=np.int32).astype(np.int16)
+        unit = ODOMETRY_LIDAR_UNIT
+    else:
+        steps = np.cumsum(data["dxyz"].T if data["dxyz"].shape[0] == 3 else data["dxyz"], axis=0, dtype=np.int32)
+        unit = RAW_LIDAR_UNIT
     points_velodyne = steps.astype(np.float64) * unit
     return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
 
 
 def load_scan_field(path: Path, key: str, scale: float | None = None) -> NDArray[np.float32] | NDArray[np.uint16]:
     """Load one per-point field of a packed scan: uint16 [N], or float32 [N] times `scale`."""
-    with _open_npz(path) as data:
-        values = data[key]
+    values = _arrays(path, key)[key]
     return values.astype(np.uint16) if scale is None else values.astype(np.float32) * np.float32(scale)
 
 
 def load_packed_voxels(path: Path, key: str) -> NDArray[np.bool_]:
     """Load one bit-packed voxel grid: bool [256, 256, 32]."""
-    with _open_npz(path) as data:
-        return unpack_voxels(data[key], f"{path}, {key}")
+    return unpack_voxels(_arrays(path, key)[key], f"{path}, {key}")
 
 
 def load_voxel_labels(path: Path) -> NDArray[np.uint8]:
     """Load derived semantic voxels: uint8 [256, 256, 32], SemanticKITTI learning ids, 255 unknown."""
-    with _open_npz(path) as data:
-        return np.asarray(data["label"], dtype=np.uint8)
+    return np.asarray(_arrays(path, "label")["label"], dtype=np.uint8)
 
 
 def load_depth_png(path: Path) -> NDArray[np.float32]:
@@ -311,11 +309,5 @@ def text_lines(path: Path, kind: str) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _open_npz(path: Path) -> np.lib.npyio.NpzFile:
-    try:
-        opened = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise SequenceError(f"cannot be read: {error}", where=str(path), cure="Restore the file") from error
-    if not isinstance(opened, np.lib.npyio.NpzFile):
-        raise SequenceError("not an .npz archive", where=str(path), cure="Restore the file")
-    return opened
+def _arrays(path: Path, *needed: str) -> dict[str, NDArray[Any]]:
+    return read_arrays(path, SequenceError, cure="Restore the file", needed=needed)

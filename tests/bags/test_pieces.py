@@ -104,6 +104,7 @@ def test_a_restart_counts_what_is_there_and_clears_what_is_not_whole(tmp_path: P
         bag.write("/text", KIND, bytes(10 * BUDGET), 1)
     strange = {
         "list": "[]",
+        "deep": "[" * 5000,
         "other": '{"format": "other", "value": 0.0, "start_ns": 1}',
         "worthless": '{"format": "scene_completion_record/1", "value": NaN, "start_ns": 1}',
     }

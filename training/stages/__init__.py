@@ -45,7 +45,7 @@ def stage_class(name: object, where: str = "stage") -> type[Stage]:
         ConfigurationError: There is none of this name.
     """
     known = known_stages()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")
-    module, _, attribute = known[str(name)].partition(":")
+    module, _, attribute = known[name].partition(":")
     return cast("type[Stage]", getattr(import_module(module), attribute))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import CameraError, GpuError, ImageError
+from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import decoder_shrink
@@ -469,6 +469,8 @@ class CompletionThread:
         except GpuError as error:
             self._completers.gpu_failed(error, parameters)
             self._counters.drop(DropReason.GPU_FAILED, str(error), header=header)
+        except BundleError as error:
+            self._counters.drop(DropReason.NOT_FINITE, str(error), header=header)
         except Exception as error:  # it must not keep the images of other cameras from being completed
             self._drop_after(error, header)
         return None

@@ -101,18 +101,23 @@ class ViewCompleters:
         return made is not None and made.made_for == _made_for(camera, parameters)
 
     def check_mounting(self, name: str, placement: Placement, parameters: NodeParameters) -> None:
-        """Warn of a camera that stands otherwise than those of the training.
+        """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
 
         It is looked at when the first image is placed, and again when parameters say something else of its place. A
         frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
         """
         made = self._made.get(name)
-        said = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING))
-        if made is None or made.completer is None or made.mounting == said:
+        if made is None or made.completer is None:
+            return
+        unseen = made.completer.unseen()
+        said = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING), unseen is None)
+        if made.mounting == said:
             return
         made.mounting, warnings = said, []
         if placement.assumed_height is None and (parameters.base_frame or parameters.camera_height):
             warnings = mounting_warnings(self.bundle, placement.map_from_grid @ placement.grid_from_camera)
+        if unseen is not None:
+            warnings.append(str(unseen))
         self._warn(name, warnings)
         self.record.ready(made.completer.engine, [*made.completer.warnings, *warnings], name)
 

@@ -127,7 +127,7 @@ class Player:
     def _on_drop(self, message: Any) -> None:
         try:
             stamp_ns, frame_id, self._last_drop = read_drop_notice(message.data)
-        except ValueError:  # of a node of another version: its images count as lost
+        except SceneCompletionError:  # of a node of another version: its images count as lost
             return
         self._answers.take_drop(stamp_ns, frame_id, self._last_drop)
 

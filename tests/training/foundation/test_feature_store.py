@@ -178,9 +178,12 @@ def test_truncated_files_are_named_with_the_cure(store: FeatureStore) -> None:
     store.save(KEY, features())
     file = file_of(store)
     whole = file.read_bytes()
-    for content in (whole[:-50], whole[:20], b"", b"\x02\0\0\0\0\0\0\0[]"):
+    huge = whole.replace(b"[3,6,3,4]", b"[9000000000000000000000]")
+    deep = (4000).to_bytes(8, "little") + b"[" * 4000
+    assert huge != whole
+    for content in (whole[:-50], whole[:20], b"", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 64, huge, deep):
         file.write_bytes(content)
-        with pytest.raises(SequenceError, match=r"damaged.*Delete it and run `scene-completion features`") as caught:
+        with pytest.raises(SequenceError, match=r"Delete it and run `scene-completion features`") as caught:
             store.get(KEY, None, 0)
         assert str(file) in str(caught.value)
     file.unlink()

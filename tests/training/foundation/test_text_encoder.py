@@ -61,7 +61,7 @@ def test_pooling_and_length_are_what_the_folder_says(sentence_encoder: Path, tmp
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, ConfigurationError, "pools with max_tokens"),
         ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, ConfigurationError, "pools with lasttoken"),
         ("modules.json", [{"type": "sentence_transformers.models.Dense"}], ConfigurationError, "pools with Dense"),
-        ("modules.json", {"type": "x"}, BundleError, "no list of modules"),
+        ("modules.json", {"type": "x"}, BundleError, "no JSON list"),
         ("config.json", {"model_type": "gpt2"}, ConfigurationError, r"'gpt2' is no text encoder.*bert.*siglip2"),
     ],
 )
