@@ -71,7 +71,7 @@ class ParameterSpec:
         if self.bounds:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path == "student":
-            return f"{', '.join((AUTO, *shipped_students()))}, an existing folder, or {FORM}"
+            return f"{', '.join((str(self.default) or 'empty', *shipped_students()))}, an existing folder, or {FORM}"
         if self.path == "text bank":
             return f"{SHIPPED}, an existing file, or empty"
         if self.path:
@@ -157,11 +157,11 @@ class NodeParameters:
         "takes, and why.",
         path="student",
     )
-    shadow_bundle: str = _live(
+    shadow_bundle: str = _parameter(
         "",
         "A second student, named as in `bundle`. `~/swap_bundle` exchanges the two. With `shadow_every` the second one "
-        "completes images, too. It needs the same voxel grid, or a `grid_file` for both. Empty: there is none. The "
-        "parameter cannot change while the second student is deployed.",
+        "completes images, too. It needs the same voxel grid, or a `grid_file` for both. Empty: there is none.",
+        path="student",
     )
     shadow_every: int = _live(
         0,
