@@ -21,6 +21,7 @@ from scene_completion_ros.inference.gpu.options import WORKSPACE_MIB, EngineOpti
 from scene_completion_ros.inference.gpu_encoders import Precision
 from scene_completion_ros.inference.hub import FORM, HubName, is_hub_name
 from scene_completion_ros.inference.shipped import AUTO, shipped_students
+from scene_completion_ros.messages.words import shown
 
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
@@ -31,6 +32,7 @@ TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "writable folder", "student", "text bank"]
 SHIPPED = "shipped"
 """The text bank of the student bundle, as parameter `vocabulary`."""
+LONGEST_PATH = 4095
 ParameterValue = bool | int | float | str
 
 TYPE_NAMES: dict[type, str] = {bool: "boolean", int: "integer", float: "double", str: "string"}
@@ -84,7 +86,7 @@ class ParameterSpec:
         if type(value) is not type(self.default):
             kind = TYPE_NAMES.get(type(value), type(value).__name__)
             hint = ", written with a decimal point" if isinstance(self.default, float) else ""
-            return f"{value!r} is of type {kind}; it must be of type {self.type_name}{hint}: {self.allowed}"
+            return f"{shown(value)} is of type {kind}; it must be of type {self.type_name}{hint}: {self.allowed}"
         if isinstance(value, str):
             return self._text_problem(value)
         if isinstance(value, float) and not math.isfinite(value):
@@ -95,7 +97,9 @@ class ParameterSpec:
 
     def _text_problem(self, value: str) -> str | None:
         if self.choices and value not in self.choices:
-            return f"{value!r} is not allowed; choose {self.allowed}"
+            return f"{shown(value)} is not allowed; choose {self.allowed}"
+        if self.path and len(value) > LONGEST_PATH:
+            return f"{shown(value)} has {len(value)} characters, which no path has; name {self.allowed}"
         if self.path == "student" and is_hub_name(value):  # whether the hub has it, shows when it is fetched
             return _hub_problem(value)
         named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))

@@ -72,6 +72,8 @@ def test_allowed_values(spec: ParameterSpec, value: Any) -> None:
         (COUNT, None, ["None", "integer"]),
         (MODE, "slow", ["'slow'", "one of fast, exact"]),
         (MODE, "", ["one of fast, exact"]),
+        (MODE, "x" * 10_000, ["one of fast, exact"]),
+        (BANK, "x" * 10_000, ["has 10000 characters", "shipped, an existing file, or empty"]),
         (SWITCH, 1, ["integer", "boolean", "true or false"]),
         (FOLDER, "/nowhere/at/all", ["/nowhere/at/all", "an existing folder, or empty"]),
         (FILE, "/", ["no file /", "an existing file, or empty"]),
@@ -88,6 +90,7 @@ def test_refused_values_say_what_is_wrong_and_what_is_allowed(
     problem = spec.problem(value)
     assert problem is not None
     assert all(word in problem for word in words), problem
+    assert len(problem) < 250
 
 
 def test_a_relative_path_is_named_with_the_folder_it_was_looked_for_in(
