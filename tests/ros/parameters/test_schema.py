@@ -33,9 +33,9 @@ def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
 
 def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only() -> None:
     assert {spec.name for spec in SCHEMA if not spec.live} == {
-        "bundle", "shadow_bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers", "autostart",
-        "cameras", "grid_frame", "transform_source", "transform_topics", "odometry_topics", "extrinsics_file",
-        "save_folder", "hardware_id", "odometry_frame",
+        "bundle", "shadow_bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers",
+        "autostart", "cameras", "grid_frame", "transform_source", "transform_topics", "odometry_topics",
+        "extrinsics_file", "save_folder", "hardware_id", "odometry_frame",
         "gpu_precision", "gpu_workspace", "gpu_dla_core", "gpu_graphs", "engine_cache",
         "occupancy_threshold", "output_qos",
     }  # fmt: skip
