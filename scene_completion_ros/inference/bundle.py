@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,7 @@ ENCODER = "encoder.onnx"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
+_OTHER_FILE = re.compile(rb"(?:\x08|\x88\x80*\x00)location")  # ONNX's key for it, behind its length in any encoding
 _VOCABULARY_FILES = {feature_space.FILE, TEXT_BANK}
 _FETCH = "Fetch or export the bundle again, then load it anew (clean up and configure a running node)."
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "kitti_student"
@@ -156,7 +158,7 @@ class StudentBundle:
         Raises:
             BundleError: The file is gone or was replaced since.
         """
-        return _read_checked(self.encoder_path, self.sha256[ENCODER])
+        return _read_graph(self.encoder_path, self.sha256[ENCODER])
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
@@ -185,7 +187,7 @@ class StudentBundle:
                 where=str(where / encoder.file),
                 cure=export_cure(where, precision),
             )
-        return _read_checked(where / encoder.file, encoder.sha256, export_cure(where, precision))
+        return _read_graph(where / encoder.file, encoder.sha256, export_cure(where, precision))
 
     def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> StudentBundle:
         """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
@@ -447,13 +449,25 @@ def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest
     return content
 
 
+def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
+    """The content of an ONNX file, see `_read_checked`, refused where an engine would look for weights elsewhere."""
+    content = _read_checked(file, expected, cure)
+    if b"location" in content and _OTHER_FILE.search(content):
+        raise BundleError(
+            "has weights in another file, which no hash of the bundle covers",
+            where=str(file),
+            cure=cure or "Export the encoder with its weights inside.",
+        )
+    return content
+
+
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
     for name in (ENCODER, HEAD):
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)
-        _read_checked(folder / name, expected)
+        (_read_graph if name == ENCODER else _read_checked)(folder / name, expected)
     return {name: hashes.text(name) for name in hashes.values}
 
 

@@ -19,12 +19,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import DeviceEncoder, Encoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.image_content import BLIND, content_warning, shown_share
-from scene_completion_ros.inference.phrase_query import (
-    MOST_ASKED,
-    FoldedVocabulary,
-    Words,
-    matches_of,
-)
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words, matches_of
 from scene_completion_ros.inference.scene_query import (
     DenseField,
     HostField,
@@ -35,7 +30,7 @@ from scene_completion_ros.inference.scene_query import (
     StageClock,
     ray_camera,
 )
-from scene_completion_ros.inference.text_bank import Vocabulary
+from scene_completion_ros.inference.text_bank import MOST_ASKED, Vocabulary
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.phrase_matches import PhraseMatches
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState

@@ -1,7 +1,7 @@
-"""What a text message asks for in words: a vocabulary, or a query. Knows no bank and no student.
+"""What phrases are, and what a text message asks for with them: a vocabulary, or a query. Knows no bank and no student.
 
 A text is phrases with commas or line ends between them, a JSON list of phrases, or a JSON object. Messages come from
-untrusted sources: sizes are checked before much is made of them.
+untrusted sources: sizes are checked before much is made of them. Banks, messages and commands have the same phrases.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from scene_completion_ros.untrusted_files import SHOWN, parse_json, shown
 
 LARGEST_TEXT = 8 << 20
 """Characters: more than 4096 phrases of 768 numbers take."""
+LONGEST_PHRASE = 200
 _LARGEST_EMBEDDING = 8192
-_NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"  # what rclpy puts for bytes that are none
 _EMBEDDED = ("encoder", "embeddings", "background")
 _OF_VOCABULARY = ("classes", "margin", "pooling", *_EMBEDDED)
 _OF_QUERY = ("phrases", *_EMBEDDED)
@@ -64,6 +64,49 @@ class AskedWords:
     given: GivenEmbeddings | None = None
 
 
+def check_phrase(text: object, where: str) -> None:
+    """Raise VocabularyError where something is no phrase."""
+    if not (isinstance(text, str) and text == text.strip() and text.isprintable() and 0 < len(text) <= LONGEST_PHRASE):
+        raise VocabularyError(
+            f"{shown(text)} is no text of 1 to {LONGEST_PHRASE} printable characters without spaces around it",
+            where=where,
+            cure="Write it again.",
+        )
+
+
+def check_phrases(texts: Sequence[object], where: str, *, forbidden: str | None = None) -> None:
+    """Raise VocabularyError where one of several is no phrase, comes twice, or is a forbidden one."""
+    seen = {forbidden}
+    for text in texts:
+        check_phrase(text, where)
+        if text in seen:
+            what = "has a meaning of its own" if text == forbidden else "comes twice"
+            raise VocabularyError(f"{shown(text)} {what}", where=where, cure="Remove or rename it.")
+        seen.add(str(text))
+
+
+def read_phrases(text: str, where: str) -> Phrases:
+    """Phrases with commas or line ends between them, in a message or on a command line.
+
+    Raises:
+        VocabularyError: There is none, or one is no phrase or comes twice.
+    """
+    return _checked(tuple(filter(None, (part.strip() for part in text.replace("\n", ",").split(",")))), where)
+
+
+def text_of(message: bytes, where: str) -> str:
+    """The text of a serialised std_msgs/String, which rclpy would end without a word at its first zero byte.
+
+    Raises:
+        VocabularyError: It is not UTF-8.
+    """
+    size = int.from_bytes(message[4:8], "little" if message[1:2] > b"\0" else "big")  # with a zero byte at the end
+    try:
+        return message[8 : 7 + size].decode()
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"is not UTF-8 ({error})", where=where, cure="Publish UTF-8 text") from error
+
+
 def read_vocabulary(text: str) -> AskedWords | None:
     """The vocabulary that a text asks for; None for an empty one, which takes it back.
 
@@ -97,13 +140,11 @@ def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted:
         raise VocabularyError(
             f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read", where=where, cure="Ask for less"
         )
-    if _NOT_UTF8 in text:
-        raise VocabularyError("is not UTF-8", where=where, cure="Publish UTF-8 text")
     text = text.strip()
     if not text:
         return None
     if text[0] not in "[{":
-        return AskedWords(tuple(filter(None, (part.strip() for part in text.replace("\n", ",").split(",")))))
+        return AskedWords(read_phrases(text, where))
     cure = f"{shown(text)} is read as JSON because of its first character; phrases alone need commas between them"
     content = parse_json(text, VocabularyError, where=where, cure=cure)
     if isinstance(content, list):
@@ -120,7 +161,9 @@ def _asked(
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
         raise VocabularyError(f"{shown(unknown[0])} means nothing: {hint}", where=where, cure="Name it right")
     given = _given(content, where)
-    background = _list(content["background"], f"{where}: background") if "background" in content else None
+    background = None
+    if "background" in content:
+        background = _list(content["background"], f"{where}: background", some=False)
     if wanted in content:
         phrases = read_wanted(content[wanted], f"{where}: {wanted}")
     elif given is not None:
@@ -141,10 +184,17 @@ def _classes(value: Any, where: str) -> Phrases | dict[str, Phrases]:
     return _list(value, where)
 
 
-def _list(value: Any, where: str) -> Phrases:
+def _list(value: Any, where: str, *, some: bool = True) -> Phrases:
     if not isinstance(value, list) or not all(isinstance(phrase, str) for phrase in value):
         raise VocabularyError(f"{shown(value)} is no list of phrases", where=where, cure='Write ["…", "…"]')
-    return tuple(value)
+    return _checked(tuple(value), where, some=some)
+
+
+def _checked(phrases: Phrases, where: str, *, some: bool = True) -> Phrases:
+    if some and not phrases:
+        raise VocabularyError("names no phrase", where=where, cure="Write phrases with commas between them")
+    check_phrases(phrases, where)
+    return phrases
 
 
 def _given(content: Mapping[str, Any], where: str) -> GivenEmbeddings | None:

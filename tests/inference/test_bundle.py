@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
 
@@ -211,6 +212,24 @@ def test_an_encoder_that_was_replaced_after_loading_is_refused(tmp_path: Path) -
     (tmp_path / ENCODER).unlink()
     with pytest.raises(BundleError, match="cannot be read"):
         loaded.read_encoder()
+
+
+@pytest.mark.parametrize("spelt", [b"\x08location", b"\x88\x00location", b"\x88\x80\x80\x00location"])
+@pytest.mark.parametrize("named", ["../../etc/passwd", "/etc/passwd", "weights.bin"])
+def test_an_encoder_with_weights_in_another_file_is_refused(tmp_path: Path, named: str, spelt: bytes) -> None:
+    """Engines look for them where the process runs; protobuf allows a length to be written in more bytes."""
+    saved = make_small_bundle(tmp_path / "bundle")
+    graph = onnx.load_from_string(saved.read_encoder())
+    tensor = graph.graph.initializer[0]
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", named), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    content = graph.SerializeToString()
+    assert content.count(b"\x08location") == 1
+    with pytest.raises(BundleError, match="encoder.onnx: has weights in another file"):
+        saved.save(tmp_path / "spoilt", content.replace(b"\x08location", spelt))
 
 
 def test_a_newer_schema_asks_for_an_update(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import VocabularyError
-from scene_completion_ros.messages.words import LARGEST_TEXT, AskedWords, read_query, read_vocabulary
+from scene_completion_ros.messages.words import (
+    LARGEST_TEXT,
+    AskedWords,
+    read_phrases,
+    read_query,
+    read_vocabulary,
+    text_of,
+)
 
 ENCODER = {"id": "tiny", "sha256": "ab"}
 
@@ -36,8 +43,38 @@ def test_phrases_alone(read: Callable[[str], AskedWords | None], text: str) -> N
 def test_nothing_takes_back_what_was_asked(read: Callable[[str], AskedWords | None]) -> None:
     assert read("") is None
     assert read(" \n") is None
-    assert read(",").phrases == ()  # type: ignore[union-attr]  # which no bank accepts: somebody forgot something
-    assert read("[]").phrases == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("read", [read_vocabulary, read_query, lambda text: read_phrases(text, "--words")])
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (",", "names no phrase. Write phrases with commas between them"),
+        (", \n,,", "names no phrase"),
+        ("car, tree,car", "'car' comes twice"),
+        ("car\0tree", r"'car.x00tree' is no text of 1 to 200 printable characters"),
+        ("car\x1b[2J", "is no text of 1 to 200 printable"),
+        ("caf\udce9", "is no text of 1 to 200 printable"),
+        ("w" * 10_000, "'w{79}… is no text of 1 to 200"),
+    ],
+)
+def test_phrases_are_refused_for_the_same_reasons_wherever_they_come_from(
+    read: Callable[[str], object], text: str, complaint: str
+) -> None:
+    with pytest.raises(VocabularyError, match=complaint) as refused:
+        read(text)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["", "zebra crossing", "café", "car\0tree", "car\0"])
+def test_the_text_of_a_message_is_all_of_it(text: str) -> None:
+    content = text.encode()
+    for flag, order in ((0, "big"), (1, "little")):
+        header = bytes([0, flag, 0, 0]) + (len(content) + 1).to_bytes(4, order)  # type: ignore[arg-type]
+        assert text_of(header + content + bytes(4), "~/query") == text
+    assert text_of(b"", "~/query") == text_of(bytes(8), "~/query") == ""  # as some middleware sends nothing
+    with pytest.raises(VocabularyError, match="~/query: is not UTF-8.* Publish UTF-8 text"):
+        text_of(b"\0\1\0\0\5\0\0\0caf\xe9\0", "~/query")
 
 
 def test_an_object_may_say_everything() -> None:
@@ -77,8 +114,13 @@ UNSAID = "does not say the id and the sha256 of the encoder"
     ("text", "complaint"),
     [
         ("x" * (LARGEST_TEXT + 1), "a text of 8388609 characters, where at most 8388608 are read"),
-        ("caf\ufffd", "is not UTF-8. Publish UTF-8 text"),
+        ("[" * 100_000, "is nested deeper"),
         ('{"classes": ', r"is not valid JSON .*'\{\"classes\":' is read as JSON .*phrases alone need commas"),
+        ('{"a": 1, "b": 2, "a": 3}', r"is not valid JSON \(the name 'a' stands twice"),
+        ("[]", "~/vocabulary: names no phrase"),
+        ('["car", ""]', "'' is no text of 1 to 200"),
+        ('{"classes": ["car", "tree", "car"]}', "~/vocabulary: classes: 'car' comes twice"),
+        ('{"classes": {"vehicle": []}}', "~/vocabulary: classes: 'vehicle': names no phrase"),
         ('{"klasses": []}', r"'klasses' means nothing: did you mean classes\?"),
         ('{"xyz": 1}', "'xyz' means nothing: use one of classes, margin"),
         ("{}", "has no 'classes'"),

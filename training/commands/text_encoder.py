@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import json
 import signal
 import sys
@@ -158,6 +159,8 @@ def serve(answers: EncodedAnswers, ros_arguments: Iterable[str]) -> int:
         raise SceneCompletionError(
             f"ROS 2 is not installed ({error})", cure="Source a distribution, or install the extra `ros`"
         ) from error
+    from scene_completion_ros.messages.words import text_of
+
     stopped = False
 
     def stop(*_: object) -> None:
@@ -173,17 +176,15 @@ def serve(answers: EncodedAnswers, ros_arguments: Iterable[str]) -> int:
         node = rclpy.create_node(NODE_NAME, context=context)
         resources.callback(node.destroy_node)
 
-        def answer(make: Callable[[str], str], publisher: Any, message: Any) -> None:
+        def answer(topic: str, make: Callable[[str], str], publisher: Any, message: bytes) -> None:
             try:
-                publisher.publish(String(data=make(message.data)))
+                publisher.publish(String(data=make(text_of(message, topic))))
             except SceneCompletionError as error:
                 node.get_logger().warning(f"not answered: {error}")
 
         for topic, to, make in ((QUERY, TO_QUERY, answers.query), (VOCABULARY, TO_VOCABULARY, answers.vocabulary)):
-            publisher = node.create_publisher(String, to, DEPTH)
-            node.create_subscription(
-                String, topic, lambda message, make=make, publisher=publisher: answer(make, publisher, message), DEPTH
-            )
+            heard = functools.partial(answer, topic, make, node.create_publisher(String, to, DEPTH))
+            node.create_subscription(String, topic, heard, DEPTH, raw=True)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         resources.callback(executor.shutdown)

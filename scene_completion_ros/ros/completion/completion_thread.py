@@ -247,11 +247,6 @@ class CompletionThread:
         """Release another student, too, where this thread ends."""
         self._students.append(student)
 
-    def dismiss(self, student: Student) -> None:
-        """Release a student that is not deployed."""
-        self._students.remove(student)
-        self.between(student.completers.release)
-
     def between(self, work: Callable[[], object]) -> Future[None]:
         """Do something in this thread, to which what is on a GPU belongs, before the next image; cancelled at its end.
 
