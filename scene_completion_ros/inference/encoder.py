@@ -261,7 +261,7 @@ def _make_gpu_encoder(bundle: StudentBundle, gpu: EngineOptions, threads: int | 
 
 
 def _openvino() -> ModuleType:
-    """OpenVINO without its telemetry, which reports every import to Google Analytics and writes into the user's home."""
+    """OpenVINO without its telemetry, which reports each import to Google Analytics and writes into the home folder."""
     if "openvino_telemetry" in sys.modules:  # somebody else wants it
         return importlib.import_module("openvino")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # as if it were not installed
