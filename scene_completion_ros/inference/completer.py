@@ -349,10 +349,10 @@ class Completer:
 
 
 def _finite(answer: SceneAnswer) -> bool:
-    """Whether there is no NaN in what is quickly looked through."""
+    """Whether there is no NaN in what is quickly looked through: of all voxels every eighth slice."""
     parts = [answer.transmittance, answer.probability, answer.confidence]
     if isinstance(answer.dense, HostField):
-        parts.append(answer.dense.alpha)
+        parts.append(answer.dense.alpha[::8])
     return bool(np.isfinite(sum(float(part.sum()) for part in parts)))
 
 

@@ -88,7 +88,7 @@ class SequenceTruth:
     def _voxels(self, index: int) -> VoxelTruth | None:
         label, flags = self.sequence.asset(index, "voxel_label"), self.sequence.asset(index, "voxel_flags")
         if label is not None and flags is not None and self.camera == _centre_camera(self.sequence):
-            return exact_truth(label, flags, _stored_grid(self.sequence))
+            return exact_truth(label, flags, self.sequence.voxel_grid())
         label, invalid = self.sequence.asset(index, "ssc_label"), self.sequence.asset(index, "ssc_invalid")
         if label is not None and invalid is not None and "velodyne" in self.sequence.rig_from_sensor:
             return self._measured(label, invalid)
@@ -155,18 +155,3 @@ def _choose_camera(sequence: PosedSequence, name: str | None, where: str) -> str
         )
     candidates = (name, _centre_camera(sequence), *_KITTI_CAMERAS, *sequence.cameras)
     return next(candidate for candidate in candidates if candidate in sequence.cameras and candidate is not None)
-
-
-def _stored_grid(sequence: PosedSequence) -> VoxelGrid:
-    stored = sequence.provenance.get("voxel_grid")
-    try:
-        assert isinstance(stored, dict)
-        x, y, z = (float(value) for value in stored["origin"])
-        a, b, c = (int(value) for value in stored["shape"])
-        return VoxelGrid((x, y, z), float(stored["voxel_size"]), (a, b, c))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise SequenceError(
-            f"provenance.voxel_grid is {stored!r}",
-            where=sequence.name,
-            cure="Voxels need origin, voxel_size and shape there: write the sequence again",
-        ) from error

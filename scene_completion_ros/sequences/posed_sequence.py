@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import GridError, ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.untrusted_files import read_arrays, read_json, shown
@@ -218,6 +219,24 @@ class PosedSequence:
         }
         _write(folder / INDEX_NAME, json.dumps(document, indent=1).encode())
         return folder
+
+    def voxel_grid(self) -> VoxelGrid:
+        """The grid of the exact voxels of a rendered town.
+
+        Raises:
+            SequenceError: Its provenance names none, or one that cannot be.
+        """
+        stored = self.provenance.get("voxel_grid")
+        try:
+            x, y, z = (float(value) for value in stored["origin"])
+            a, b, c = (int(value) for value in stored["shape"])
+            return VoxelGrid((x, y, z), float(stored["voxel_size"]), (a, b, c))
+        except (KeyError, TypeError, ValueError, OverflowError, GridError) as error:
+            raise SequenceError(
+                f"provenance.voxel_grid is {shown(stored)}",
+                where=self.name,
+                cure="Voxels need origin, voxel_size and shape there: write the sequence again",
+            ) from error
 
     @staticmethod
     def load(folder: Path | str) -> PosedSequence:

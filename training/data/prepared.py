@@ -219,7 +219,7 @@ def _prepare_frames(
         stereo = MotionDepths(sequence, ahead[0], viewpoint.volume.ahead)
     for index in indices:
         if exact:
-            arrays = exact_voxels(sequence, index, ahead[0], kept=settings.kept)
+            arrays = exact_voxels(sequence, index, kept=settings.kept)
         else:
             arrays = fused_voxels(
                 list(stereo.views(index, settings, viewpoint.volume)), settings, viewpoint.volume, seed=index

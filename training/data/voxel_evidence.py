@@ -264,7 +264,7 @@ def fused_voxels(
     return _stored(np.asarray(optical), target, evidence, settings.kept, generator)
 
 
-def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -> dict[str, NDArray[Any]]:
+def exact_voxels(sequence: PosedSequence, index: int, *, kept: int) -> dict[str, NDArray[Any]]:
     """Ground truth of a rendered frame as voxel centres with evidence, and with classes where the image shows them.
 
     What no sensor could ever tell is left out: what lies below the ground, and insides of houses, cars and crowns. A
@@ -272,14 +272,12 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
 
     Args:
         sequence: Sequence with the assets "voxel_label" and "voxel_flags".
-        left: Camera that the stored grid stands around.
         kept: Most voxels kept, half of them occupied.
     """
     label, flags = sequence.asset(index, "voxel_label"), sequence.asset(index, "voxel_flags")
     if label is None or flags is None:
         raise SequenceError("holds no ground truth voxels", where=f"{sequence.name}, frame {index}")
-    stored = sequence.provenance["voxel_grid"]
-    grid = VoxelGrid(tuple(stored["origin"]), stored["voxel_size"], tuple(stored["shape"]), left)
+    grid = sequence.voxel_grid()
     known = np.flatnonzero((flags & (BELOW_GROUND | INTERIOR)).ravel() == 0)
     centres = grid.centres().reshape(-1, 3)[known]
     target = (label.ravel()[known] > 0).astype(np.float32)

@@ -70,8 +70,7 @@ def street_truth(label: NDArray[np.uint8], flags: NDArray[np.uint8], grid: Voxel
 
 def stored_grid(sequence: PosedSequence) -> VoxelGrid:
     """The grid of a town's voxels; the street's where a recording names none."""
-    stored = sequence.provenance.get("voxel_grid")
-    return VoxelGrid(tuple(stored["origin"]), stored["voxel_size"], tuple(stored["shape"])) if stored else DEFAULT_GRID
+    return sequence.voxel_grid() if "voxel_grid" in sequence.provenance else DEFAULT_GRID
 
 
 def _measured_truth(sequence: PosedSequence, index: int) -> VoxelTruth | None:
