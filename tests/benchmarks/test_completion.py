@@ -1,7 +1,8 @@
-"""What `python -m benchmarks.completion` prints, also where rows cannot be measured; other benchmarks without packages."""
+"""What `python -m benchmarks.completion` prints, and what benchmarks say where a package is missing."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -11,9 +12,13 @@ import pytest
 from benchmarks import completion, measuring
 from benchmarks.measuring import Runs, ratio_table
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
+from scene_completion_ros.inference.completer import Completer
 from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL, make_small_bundle
+from tests.inference.small_vocabulary import small_bank, small_space
+
+GRID = VoxelGrid((2.0, -3.2, -1.6), 0.32, (20, 20, 10))
+PICTURE = np.random.default_rng(0).integers(0, 256, (CANONICAL.height, CANONICAL.width, 3), dtype=np.uint8)
 
 
 def cells(line: str) -> list[str]:
@@ -24,10 +29,9 @@ def test_rows_whose_package_is_missing_say_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):
-        make_small_bundle(tmp_path / name, grid=VoxelGrid((2.0, -3.2, -1.6), 0.32, (20, 20, 10)), threshold=0.1)
-    picture = np.random.default_rng(0).integers(0, 256, (CANONICAL.height, CANONICAL.width, 3), dtype=np.uint8)
+        make_small_bundle(tmp_path / name, grid=GRID, threshold=0.1)
     for module in (completion, measuring):
-        monkeypatch.setattr(module, "demo_drive", lambda: (CANONICAL, [picture]))
+        monkeypatch.setattr(module, "demo_drive", lambda: (CANONICAL, [PICTURE]))
     beside = ["--beside", str(tmp_path / "b")]
     monkeypatch.setattr(sys, "argv", ["completion", "--bundle", str(tmp_path / "a"), "--repeats", "1", *beside])
     for package in ("onnxruntime", "torch"):
@@ -35,7 +39,7 @@ def test_rows_whose_package_is_missing_say_which(
     completion.main()
     lines = capsys.readouterr().out.splitlines()
     (compared,) = (cells(line) for line in lines if line.startswith("| b, openvino"))
-    assert compared[11] == cells(lines[4])[11] and float(compared[11]) > 0  # voxels of the same student
+    assert compared[12] == cells(lines[4])[12] and float(compared[12]) > 0  # voxels of the same student
     assert any(line.startswith("What words cost was not measured") for line in lines)
     assert [cells(line)[:2] for line in lines if "needs" in line] == [
         ["onnxruntime", "not measured: needs onnxruntime"],
@@ -43,22 +47,12 @@ def test_rows_whose_package_is_missing_say_which(
     ]
 
 
-def test_words_are_compared_with_the_classes_of_the_student(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(completion, "query_table", lambda *_: "")
-    monkeypatch.setattr(completion, "encoder_table", lambda *_: "")
-    given = ["--bundle", str(DEFAULT_BUNDLE), "--threads", "1", "--repeats", "1", "--beside"]
-    monkeypatch.setattr(sys, "argv", ["completion", *given])
-    completion.main()
-    lines = capsys.readouterr().out.splitlines()
-    first = lines.index(next(line for line in lines if line.startswith("| words")))
-    rows = [cells(line) for line in lines[first + 2 : first + 5]]
-    assert [row[0] for row in rows] == [
-        "classes of the student",
-        "vocabulary of 13 phrases",
-        "and a query of 13 phrases",
-    ]
+def test_words_are_compared_with_the_classes_of_the_student(tmp_path: Path) -> None:
+    small = make_small_bundle(tmp_path, grid=GRID, classes=3, threshold=0.1)
+    bundle = small.with_vocabulary((small_space(),), small_bank())
+    make = functools.partial(Completer, camera=CANONICAL, threads=1)
+    rows = [cells(line) for line in completion.words_table(bundle, make, [PICTURE], 1).splitlines()[2:]]
+    assert [row[0] for row in rows] == ["classes of the student", "vocabulary of 3 phrases", "and a query of 3 phrases"]
     assert rows[0][4] == "1.00" and all(float(row[4]) > 0 for row in rows)
 
 
