@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.completion import demo_drive
+from benchmarks.measuring import demo_drive
 from scene_completion_ros.errors import BundleError, CameraError, GridError, ImageError, VocabularyError
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
