@@ -42,7 +42,6 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle, load_default_bundle
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey
 from scene_completion_ros.report.pictures import write_picture
 from scene_completion_ros.voxels.files import read_npz
 
@@ -54,9 +53,8 @@ LEFT_ALONE = 8  # every so many processes one is left alone: it has to do well
 LOG = 600  # characters
 PART = ".part"
 SECOND_NS = 1_000_000_000
-RESULTS, OCCUPIED, ENGINES, MESSAGES = 8, 10_000, 6, 1000  # of one process
+RESULTS, OCCUPIED, MESSAGES = 8, 10_000, 1000  # of one process
 FRAMES, STEPS, CHECKPOINT_EVERY = 4, 16, 2
-ENGINE_BYTES = 2**21
 VERTEX_BYTES, TRIANGLE_BYTES = 15, 13
 PNG_END = b"IEND\xaeB`\x82"
 
@@ -485,54 +483,6 @@ def check_exported(output: Path, told: Sequence[str]) -> None:
         raise LostError(f"student {told[-1]} was finished, but there is {bundle.name}")
 
 
-# The cache of engines, with bytes in place of an engine.
-
-
-def engine(job: Job) -> None:
-    """Build engines into the cache, as processes that start do."""
-    cache = EngineCache(job.output)
-    for index in range(ENGINES):
-        with cache.locked():
-            cache.store(engine_key(index), engine_bytes(index), {"number": job.number})
-        job.tell(str(index))
-
-
-def engine_key(index: int) -> EngineKey:
-    """Of one engine."""
-    return EngineKey(
-        onnx_sha256=hashlib.sha256(str(index).encode()).hexdigest(),
-        flavour="tensorrt",
-        tensorrt_version="10.3.0",
-        machine="aarch64",
-        gpu_name="Orin",
-        compute_capability="8.7",
-        multiprocessors=16,
-        precision="fp16",
-        batch=(1, 1),
-        image=(192, 640),
-        features=(96, 320, 64),
-        workspace_mib=1024,
-    )
-
-
-def engine_bytes(index: int) -> bytes:
-    """Of one engine."""
-    return hashlib.shake_128(str(index).encode()).digest(ENGINE_BYTES)
-
-
-def check_engines(output: Path, told: Sequence[str]) -> None:
-    """What was told is there, and what is there is whole."""
-    cache = EngineCache(output)
-    for index in range(ENGINES):
-        found = cache.load(engine_key(index), explain=False)
-        if found is None and str(index) in told:
-            raise LostError(f"engine {index} is gone")
-        if found is None and cache.path(engine_key(index)).exists():
-            raise HalfWrittenError(f"engine {index} cannot be read")
-        if found is not None and found.plan != engine_bytes(index):
-            raise HalfWrittenError(f"engine {index} holds something else")
-
-
 # Recordings.
 
 
@@ -576,10 +526,9 @@ VICTIMS = {
     "complete": Victim(complete, check_completed, prepare_image, ("scene_completion_ros.inference.completer",)),
     "export": Victim(export, check_exported, prepare_export, (*_TORCH, "scene_completion_training.export")),
     "training": Victim(training, check_training, prepare_training, _TORCH),
-    "engine": Victim(engine, check_engines),
     "record": Victim(record, check_recorded),
 }
-"""By name: what `~/save` calls, the commands `complete`, `export`, `train`, the cache of engines, the bag writer."""
+"""By name: what `~/save` calls, the commands `complete`, `export`, `train`, the bag writer."""
 
 if __name__ == "__main__":
     from benchmarks import kills  # as the processes know it
