@@ -6,7 +6,7 @@
 - each kernel on the features of a real image, between events on its stream;
 - the naive query in PyTorch on the same GPU, where torch sees it;
 - the way from a canonical image to sparse voxels, both on the host. Where TensorRT is missing, torch runs the encoder,
-  and the table says so. The same once more as one CUDA graph.
+  and the table says so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import (
     KERNEL_LIMITS,
-    KernelParity,
     check_loads,
     comparison_maps,
     measure_kernel_parity,
@@ -42,7 +41,6 @@ from scene_completion_ros.inference.gpu.kernel_provision import (
 from scene_completion_ros.inference.gpu.kernels import KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
-from scene_completion_ros.inference.gpu.tensorrt_runtime import EngineRunner
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from scene_completion_ros.inference.shipped import open_student
@@ -104,15 +102,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     name, load, encode, close = opened
     before = functools.partial(load, image[None])
     times, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before)
-    print(way_table(name, times) + "\n", flush=True)
-    try:
-        as_graph, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before, graph=True)
-    except (GpuError, RuntimeError) as error:  # torch's own, where it runs the encoder
-        print(f"the same as one CUDA graph was not measured: {error}", flush=True)
-    else:
-        print(way_table(f"{name}, as one CUDA graph with the kernels", as_graph), flush=True)
-        ratio = np.median(times["host"]) / np.median(as_graph["host"])
-        print(f"\nwithout the graph it takes {ratio:.2f} times as long by the host's clock", flush=True)
+    print(way_table(name, times), flush=True)
     close()
     device.close()
 
@@ -126,7 +116,6 @@ def measure_kernels(
     first: str | None = None,
     load: Callable[[], None] = lambda: None,
     busy: Callable[[], None] = lambda: None,
-    graph: bool = False,
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
     """Run frames, one after the other, of which those after `WARM_UP_S` count.
 
@@ -134,11 +123,11 @@ def measure_kernels(
         encode: Gives the encoder's outputs, or asks for them.
         first: Name of the stage that `encode` is; None for none.
         load: Gives the host's part of what `encode` asks for.
-        busy: Keeps the device busy before each frame: else the host's time to ask for its kernels would be in theirs.
-        graph: Capture a frame, and launch that.
+        busy: Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to
+            ask for them.
 
     Raises:
-        GpuError: The device failed, or a frame cannot be captured.
+        GpuError: The device failed.
 
     Returns:
         Milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host. The latter
@@ -157,15 +146,10 @@ def measure_kernels(
         busy()
         started_s = time.perf_counter()
         load()
-        asked()
+        ask()
         occupied = len(pipeline.wait().index)
         return {**device.laps_ms(), "host": 1e3 * (time.perf_counter() - started_s)}, occupied
 
-    if graph:
-        load()
-        ask()
-        pipeline.wait()
-    asked = device.captured(ask) if graph else ask
     until_s = time.perf_counter() + WARM_UP_S
     frame()
     while time.perf_counter() < until_s:
@@ -191,19 +175,17 @@ def kernel_table(
 
 
 def way_table(encoder: str, times: Mapping[str, NDArray[np.float64]]) -> str:
-    """From an image on the host to sparse voxels on the host; of a graph, the encoder has no time of its own."""
+    """From an image on the host to sparse voxels on the host."""
     shown = {"image to voxels, by the host's clock": times["host"]}
     shown["image to voxels, by the GPU's clock"] = np.sum([times[name] for name in times.keys() - {"host"}], axis=0)
-    if "encode" in times:
-        shown = {f"encoder: {encoder}": times["encode"], **shown}
+    shown = {f"encoder: {encoder}": times["encode"], **shown}
     rows = [(name, *(f"{np.percentile(values, q):.3f}" for q in (50, 95))) for name, values in shown.items()]
     return table((encoder, "p50 ms", "p95 ms"), rows)
 
 
-def parity_table(parity: KernelParity) -> str:
+def parity_table(parity: Mapping[str, float]) -> str:
     """How far the kernels are from the CPU's."""
-    limits = vars(KERNEL_LIMITS)
-    rows = [(name.replace("_", " "), f"{value:.1e}", f"{limits[name]:.0e}") for name, value in vars(parity).items()]
+    rows = [(name, f"{value:.1e}", f"{KERNEL_LIMITS[name]:.0e}") for name, value in parity.items()]
     return table(("kernels against the CPU's", "found", "allowed"), rows)
 
 
@@ -271,13 +253,8 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelD
         except GpuError as error:
             why = f"{flavour} cannot: {error}"
         else:
-            runner = EngineRunner(engine, context, device.stream)
-
-            def close() -> None:
-                runner.close()
-                engine.close()
-
-            return f"{flavour} in {precision}", runner.load, runner.enqueue, close
+            engine.stream = device.stream
+            return f"{flavour} in {precision}", engine.load, engine.enqueue, engine.close
     name, load, encode, end = torch_encoder(bundle, device, precision)
     return f"{name} ({why})", load, encode, end
 
@@ -306,7 +283,7 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
     def encode() -> EncodedOnDevice:
         with torch.cuda.stream(stream):
             outputs = outputs_of(on_host.cuda(non_blocking=True))
-        kept.append(outputs)  # until the kernels have read them, as a graph may again
+        kept.append(outputs)  # until the kernels have read them
         del kept[:-2]
         kinds: dict[Any, np.dtype[Any]] = {torch.float16: np.dtype(np.float16), torch.float32: np.dtype(np.float32)}
         return EncodedOnDevice(*(Buffer(one.data_ptr(), tuple(one.shape), kinds[one.dtype], one) for one in outputs))

@@ -26,7 +26,7 @@ from scene_completion_ros.inference.bundle import StudentBundle, check_image
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
-from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits, gpu_bundle
+from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
 from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
 from scene_completion_ros.inference.gpu_graph_encoder import PRECISION_OF_ENGINE, GpuGraphEncoder
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery, ray_camera
@@ -248,8 +248,8 @@ def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: V
         GridError: The grid is too large.
     """
     if engine == "tensorrt":
-        require(gpu.flavour or installed_flavour())
-        check_limits(gpu_bundle(bundle, gpu.precision), gpu, grid)
+        require(installed_flavour())
+        check_limits(bundle, gpu, grid)
         KernelSizes.of(bundle.head, half_features=gpu.precision != "fp32")
         require_compiler(gpu.cache)
 

@@ -1,23 +1,11 @@
 """NVIDIA GPUs: TensorRT engines of the encoder, their cache, kernels for the voxel query and the march, the context.
 
-Importing any module of this package imports neither pycuda nor TensorRT and starts no CUDA context. Functions import
-both, once somebody asks for a GPU. What can be decided without a device (cache, parity, options, what is missing) is in
-modules that never import them.
+Importing any module of this package imports neither pycuda nor TensorRT and starts no CUDA context: functions import
+both, once somebody asks for a GPU.
 
-| module | what | needs |
-|---|---|---|
-| `options` | what an engine is asked for, and its limits | nothing |
-| `requirements` | what is missing for it, and how to install that | nothing; looks for driver and packages |
-| `sealed_file`, `engine_cache` | files of engines, checked before anything is deserialised | nothing |
-| `parity` | is what the GPU computes what the CPU computes | nothing |
-| `tensorrt_build` | ONNX -> plan | TensorRT; a device, but for TensorRT-RTX |
-| `device` | primary context, stream, memory, and what errors mean | pycuda, a device |
-| `tensorrt_runtime` | the one place that imports TensorRT; plan -> features, volume | TensorRT, a device |
-| `voxel_query.cu`, `kernels` | what follows the encoder, and its compilation for a GPU | NVRTC or nvcc |
-| `kernel_device`, `cuda_graph` | what runs them on a GPU | pycuda, a device |
-| `voxel_pipeline` | the order of its launches | a kernel device |
-| `engine_provision` | engines found, or built and compared | all of it |
-| `kernel_provision` | kernels found, or compiled and compared | NVRTC or nvcc, and a kernel device |
-| `device_scene_query` | images in, voxels out: an encoder and the kernels behind it | a kernel device |
-| `tensorrt_encoder` | the encoder of a bundle, and what follows it | all of it |
+`tensorrt_encoder` is the encoder that `Completer` is given. It has its kernels from `kernel_provision`, which compiles
+(`kernels`) and compares them, and its engine from `engine_provision`, which builds (`tensorrt_build`), runs
+(`tensorrt_runtime`) and compares it (`parity`). Both keep what passed in an `engine_cache`. A frame then goes through
+`device_scene_query`: engine, and `voxel_pipeline`, which launches ``voxel_query.cu`` through a `kernel_device`, on one
+stream of the `device`. What is asked for and what is missing for it stands in `options` and `requirements`.
 """

@@ -1,4 +1,4 @@
-"""The GPU through pycuda: its primary context, a stream, memory, and what its errors mean.
+"""The GPU through pycuda: its primary context, streams, memory, and what its errors mean.
 
 The primary context is the one that TensorRT, torch and everything on the CUDA runtime use. A context of pycuda's own
 beside it would cost memory and make handles of one invalid in the other. It is current in a thread only between
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from scene_completion_ros.errors import GpuError
+from scene_completion_ros.errors import GpuError, SceneCompletionError
 
 FailureKind = Literal["memory", "lost", "unknown"]
 
@@ -43,8 +43,6 @@ _LOST = (
     "is lost",
     "unknown error",
 )
-RESTART = "Restart the node; where it comes again, see dmesg for lines with NVRM or Xid, which say what happened"
-
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
 _log = logging.getLogger(__name__)
@@ -57,15 +55,11 @@ class DeviceFacts:
     Attributes:
         compute_capability: Such as "8.7".
         multiprocessors: How many of them are on; the power mode of a Jetson changes that.
-        memory_bytes: Its memory; on a Jetson that of the whole machine.
-        cache_bytes: Its second-level cache.
     """
 
     name: str
     compute_capability: str
     multiprocessors: int
-    memory_bytes: int
-    cache_bytes: int
 
 
 class PrimaryContext:
@@ -75,6 +69,7 @@ class PrimaryContext:
     allocates, launches or frees. May be entered within itself.
 
     Attributes:
+        cuda: `pycuda.driver`.
         facts: What it is.
 
     Raises:
@@ -82,10 +77,10 @@ class PrimaryContext:
     """
 
     def __init__(self) -> None:
-        import pycuda.driver as cuda
-
-        self._cuda: Any = cuda
         with gpu_errors("opening the GPU"):
+            import pycuda.driver as cuda
+
+            self.cuda: Any = cuda
             cuda.init()
             device = cuda.Device(0)
             major, minor = device.compute_capability()
@@ -93,20 +88,22 @@ class PrimaryContext:
                 name=device.name(),
                 compute_capability=f"{major}.{minor}",
                 multiprocessors=int(device.get_attribute(cuda.device_attribute.MULTIPROCESSOR_COUNT)),
-                memory_bytes=int(device.total_memory()),
-                cache_bytes=int(device.get_attribute(cuda.device_attribute.L2_CACHE_SIZE)),
             )
             self._context: Any = device.retain_primary_context()
         self._holders = 1
 
     def __enter__(self) -> PrimaryContext:
-        with gpu_errors("entering the context"):
-            self._context.push()
+        self._context.push()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with gpu_errors("leaving the context"):
-            self._cuda.Context.pop()
+        self.cuda.Context.pop()
+
+    @contextmanager
+    def work(self, doing: str) -> Iterator[None]:
+        """The context is current for some work, whose errors become those of `gpu_errors`."""
+        with gpu_errors(doing), self, gpu_errors(doing, self):  # entering may fail, too
+            yield
 
     def hold(self) -> PrimaryContext:
         """Hold it once more, so that it takes one more `close`: for whoever has memory in it."""
@@ -114,13 +111,11 @@ class PrimaryContext:
         return self
 
     def stream(self) -> Any:
-        """A new stream (`pycuda.driver.Stream`; its ``handle`` is what TensorRT takes).
+        """A new `pycuda.driver.Stream`, which waits for no other one, nor another one for it.
 
-        It waits for no other stream, and no other stream waits for it. That holds for the default stream too, on which
-        torch works. Nobody may use the default stream at all while work of a stream that waits for it is captured.
+        That holds for the default stream too, on which torch works.
         """
-        with gpu_errors("making a stream"):
-            return self._cuda.Stream(_NON_BLOCKING)
+        return self.cuda.Stream(_NON_BLOCKING)
 
     def allocate(self, size: int, what: str) -> Any:
         """Memory of the GPU (`pycuda.driver.DeviceAllocation`; ``int`` of it is the pointer, ``free`` frees it).
@@ -133,31 +128,17 @@ class PrimaryContext:
             GpuError: There is not enough, with the numbers.
         """
         with gpu_errors(f"allocating {size / 2**20:.0f} MiB for {what}", self):
-            return self._cuda.mem_alloc(size)
+            return self.cuda.mem_alloc(max(size, 1))
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Memory of the host that the GPU copies from and to without a detour."""
-        with gpu_errors("allocating pinned memory of the host", self):
-            array: NDArray[Any] = self._cuda.pagelocked_empty(shape, np.dtype(dtype))
+        array: NDArray[Any] = self.cuda.pagelocked_empty(shape, np.dtype(dtype))
         return array
 
     def free_pinned(self, array: NDArray[Any]) -> None:
         """Free such memory; the array must not be touched any more."""
         allocation: Any = array.base
         allocation.free()
-
-    def copy_to_device(self, pointer: int, array: NDArray[Any], stream: Any) -> None:
-        """Copy pinned memory to the GPU, in the order of a stream."""
-        self._cuda.memcpy_htod_async(pointer, array, stream)
-
-    def copy_to_host(self, array: NDArray[Any], pointer: int, stream: Any) -> None:
-        """Copy from the GPU into pinned memory, in the order of a stream."""
-        self._cuda.memcpy_dtoh_async(array, pointer, stream)
-
-    def free_memory(self) -> tuple[int, int]:
-        """Bytes of the GPU that are free, and all of them."""
-        free, total = self._cuda.mem_get_info()
-        return int(free), int(total)
 
     def close(self) -> None:
         """Give the context back, once all have who hold it. All that was allocated in it must be freed before."""
@@ -169,7 +150,7 @@ class PrimaryContext:
             context.push()
             context.detach()
             _pop_released_context()
-        except self._cuda.Error as error:  # nothing can be done about a lost device
+        except self.cuda.Error as error:  # nothing can be done about a lost device
             _log.warning("the GPU's context could not be given back: %s", error)
 
 
@@ -180,23 +161,26 @@ def _pop_released_context() -> None:
 
 @contextmanager
 def gpu_errors(doing: str, context: PrimaryContext | None = None) -> Iterator[None]:
-    """Turn errors of pycuda into `GpuError`.
+    """Turns whatever goes wrong into a `GpuError`, for whoever gets one knows how to go on without a GPU.
+
+    That includes what only another version of pycuda or TensorRT raises, such as a TypeError for a changed signature.
 
     Args:
-        context: Where given, how much memory is free is said.
+        context: Where given, which must be current, the message says how much memory is free.
     """
-    import pycuda.driver as cuda
-
     try:
         yield
-    except cuda.Error as error:
-        memory = None
+    except SceneCompletionError:
+        raise
+    except Exception as error:
+        free = ""
         if context is not None:
             try:
-                memory = context.free_memory()
-            except cuda.Error:  # of a lost device
-                memory = None
-        raise explain_failure(str(error), doing, memory) from error
+                left, total = context.cuda.mem_get_info()
+                free = f"; {left / 2**20:.0f} of {total / 2**20:.0f} MiB are free"
+            except context.cuda.Error:  # of a lost device
+                pass
+        raise explain_failure(f"{type(error).__name__}: {error}{free}", doing) from error
 
 
 class GpuFailureError(GpuError):
@@ -211,23 +195,17 @@ class GpuFailureError(GpuError):
         self.kind = kind
 
 
-def explain_failure(text: str, doing: str, memory: tuple[int, int] | None = None) -> GpuFailureError:
-    """The error to raise for one of CUDA or TensorRT.
-
-    Args:
-        memory: Bytes of the GPU that are free, and all of them; None where unknown.
-    """
-    said = " ".join(text.split())
-    lowered = said.lower()
-    free = f"; {memory[0] / 2**20:.0f} of {memory[1] / 2**20:.0f} MiB are free" if memory else ""
+def explain_failure(text: str, doing: str) -> GpuFailureError:
+    """The error to raise for one of CUDA or TensorRT."""
+    message = " ".join(text.split())
+    lowered = message.lower()
     if any(words in lowered for words in _OUT_OF_MEMORY):
         cure = (
-            "End other programs on the GPU, lower gpu_workspace, or take a CPU engine. nvidia-smi lists programs; on a "
-            "Jetson, tegrastats shows the memory that the GPU shares with everything else."
+            "End other programs on the GPU, or take a CPU engine. nvidia-smi lists programs; on a Jetson, tegrastats "
+            "shows the memory that the GPU shares with everything else."
         )
-        return GpuFailureError(f"out of memory while {doing}: {said}{free}", "memory", cure)
+        return GpuFailureError(f"out of memory while {doing}: {message}", "memory", cure)
     if any(words in lowered for words in _LOST):
-        return GpuFailureError(f"the device was lost while {doing}: {said}", "lost", f"{RESTART}.")
-    return GpuFailureError(
-        f"{doing} failed: {said}{free}", "unknown", "See what scene-completion doctor says of the GPU."
-    )
+        cure = "Restart the node; where it comes again, see dmesg for lines with NVRM or Xid, which say what happened."
+        return GpuFailureError(f"the device was lost while {doing}: {message}", "lost", cure)
+    return GpuFailureError(f"{doing} failed: {message}", "unknown", "See what scene-completion doctor says of the GPU.")

@@ -1,54 +1,49 @@
-"""The engine of a bundle: from the cache, or built, compared with the CPU's and kept."""
+"""The engine of a bundle: from the cache, or built, compared with the CPU's and kept.
+
+There is one way for TensorRT 10.3 to 11.4 and for TensorRT-RTX. Networks are strongly typed: the graph's own types
+decide the precision, as TensorRT 11 has it and 10 can. No flag of the builder that 11 removed is used. TensorRT-RTX
+builds without a GPU; TensorRT measures kernels on the one that the plan is for.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_args
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from scene_completion_ros.errors import GpuError
+from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
-from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache, EngineKey
+from scene_completion_ros.inference.gpu.device import DeviceFacts, PrimaryContext
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
 from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.parity import Output, Parity, ReferenceEncoder, compare, gate_images
+from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, check_parity, gate_images
 from scene_completion_ros.inference.gpu.requirements import installed_flavour
-from scene_completion_ros.inference.gpu.tensorrt_build import build_plan, engine_key
 from scene_completion_ros.inference.gpu.tensorrt_runtime import (
-    EngineRunner,
+    INPUT,
+    Ports,
     TensorRt,
     TensorRtEngine,
-    UnusablePlanError,
+    check_ports,
     load_tensorrt,
-    outputs_of,
+    ports_of,
 )
 
-RECORDS: Mapping[Output, str] = {"features": "parity", "volume": "volume_parity", "depth": "depth_parity"}
-"""Under which name the parity of an output is noted."""
+SAY_EVERY_S = 5.0
+WORKSPACE = 2**30  # bytes for intermediate results, at most: enough for the encoders that this package exports
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ProvidedEngine:
-    """An engine that is ready to run.
-
-    Attributes:
-        engine: The engine.
-        record: What was noted when it was built.
-        path: Its file; None where it could not be written.
-    """
+class ProvidedEngine(NamedTuple):
+    """An engine that is ready to run, and where it came from."""
 
     engine: TensorRtEngine
-    record: Mapping[str, Any]
-    path: Path | None
-    built: bool
+    provided: Provided
 
 
 def provide_engine(
@@ -63,121 +58,153 @@ def provide_engine(
         BundleError: The graph cannot be used.
         GpuError: It cannot be built, misses the parity gate, or cannot be run.
     """
-    tensorrt = load_tensorrt(options.flavour or installed_flavour())
-    onnx = bundle.read_gpu_encoder(options.precision)
-    facts = context.facts
-    key = engine_key(
-        bundle,
-        onnx,
-        options,
-        tensorrt,
-        gpu_name=facts.name,
-        compute_capability=facts.compute_capability,
-        multiprocessors=facts.multiprocessors,
-    )
-    cache = EngineCache(options.cache)
-    found = _cached(cache, key, tensorrt, explain=True)
-    if found is not None:
-        return found
-    with cache.locked():
-        found = _cached(cache, key, tensorrt, explain=False)  # another process may just have built it
-        return found or _built(onnx, key, tensorrt, cache, context, reference)
+    tensorrt, precision = load_tensorrt(installed_flavour()), options.precision
+    onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
+
+    def open_engine(plan: bytes) -> TensorRtEngine:
+        return TensorRtEngine(plan, ports, tensorrt, context)
+
+    def build() -> tuple[bytes, Record, TensorRtEngine]:
+        what = f"the {precision} engine with {tensorrt.flavour} {tensorrt.version} for {context.facts.name}"
+        # A warning, for whoever waits for it sees nothing else where nobody listens to the log.
+        _log.warning("building %s; this takes minutes, and is done once", what)
+        started_s = time.monotonic()
+        plan = build_plan(onnx, ports, tensorrt, exact=precision == "fp32")
+        seconds = time.monotonic() - started_s
+        try:
+            engine = open_engine(plan)
+        except UnusableError as error:
+            cure = "TensorRT may not know this GPU: take another version, or a CPU engine."
+            raise GpuError(f"is refused by what built it ({error.what})", where=what, cure=cure) from error
+        try:
+            lines = measure_parity(engine, reference(), precision)
+        except BaseException:
+            engine.close()
+            raise
+        _log.info("built after %.0f s; against the CPU's encoder: %s", seconds, "; ".join(lines))
+        return plan, {"build_seconds": round(seconds, 1), "parity": lines}, engine
+
+    key = _key(onnx, precision, tensorrt, context.facts)
+    return ProvidedEngine(*EngineCache(options.cache).provide(key, lambda plan, _: open_engine(plan), build))
 
 
-def build_without_device(bundle: StudentBundle, options: EngineOptions) -> tuple[Path | None, bool]:
-    """Build an engine on a machine without a GPU, which TensorRT-RTX can; it is compared with nothing.
+def build_without_device(bundle: StudentBundle, options: EngineOptions) -> Provided:
+    """Build an engine with TensorRT-RTX, which can on a machine without a GPU; it is compared with nothing.
 
     Its key names no GPU, so that nobody who has one takes it.
-
-    Returns:
-        Its file, None where it could not be written; and whether it was built now.
 
     Raises:
         BundleError: The graph cannot be used.
         GpuError: It cannot be built.
     """
-    tensorrt = load_tensorrt(options.flavour or installed_flavour())
-    onnx = bundle.read_gpu_encoder(options.precision)
-    key = engine_key(bundle, onnx, options, tensorrt)
-    cache = EngineCache(options.cache)
-    cached = cache.load(key)
-    if cached is not None:
-        return cached.path, False
-    with cache.locked():
-        plan, _ = build_plan(onnx, key, tensorrt)
-        return cache.store(key, plan, {"parity": None}), True
+    tensorrt, precision = load_tensorrt("tensorrt_rtx"), options.precision
+    onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
+
+    def build() -> tuple[bytes, Record, None]:
+        return build_plan(onnx, ports, tensorrt, exact=precision == "fp32"), {"parity": []}, None
+
+    return EngineCache(options.cache).provide(_key(onnx, precision, tensorrt, None), lambda *_: None, build)[1]
 
 
-def measure_parity(engine: TensorRtEngine, context: PrimaryContext, reference: ReferenceEncoder) -> list[Parity]:
-    """Compare an engine with the CPU's encoder, with its smallest and its largest batch: each output, in order."""
-    key = engine.key
-    images = gate_images(*key.image)
-    expected = [reference.encode(image).copy() for image in images] * len(set(key.batch))
-    runner = EngineRunner(engine, context)
-    found: list[EncodedImage] = []
+def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = False) -> bytes:
+    """Build an engine for one image at a time.
+
+    Args:
+        onnx: The encoder, see `StudentBundle.read_gpu_encoder`.
+        ports: What it must take and give.
+        exact: Compute float32 as such; otherwise its products may be of numbers with a mantissa of 10 bits (TF32).
+
+    Raises:
+        BundleError: The graph cannot be parsed, or has other ports.
+        GpuError: It cannot be built.
+        KeyboardInterrupt: It was interrupted.
+    """
+    api, where = tensorrt.api, f"engine {tensorrt.flavour} {tensorrt.version}"
+    tensorrt.forget_errors()
     try:
-        for batch in sorted(set(key.batch)):
-            for start in range(0, len(images), batch):
-                # The last batch is filled up with the last image.
-                group = [images[min(start + i, len(images) - 1)] for i in range(batch)]
-                outputs = [output[: len(images) - start].copy() for output in runner(np.stack(group))]
-                found += [EncodedImage(*parts) for parts in zip(*outputs, strict=True)]
-    finally:
-        runner.close()
-    names: list[Output] = [name for name in get_args(Output) if name in outputs_of(key)]
-    return [
-        compare([getattr(one, name) for one in expected], [getattr(one, name) for one in found], key.precision, name)
-        for name in names
-    ]
+        builder = api.Builder(tensorrt.logger)
+    except TypeError as error:  # pybind11's answer to a null pointer
+        cure = "See whether scene-completion doctor finds the GPU."
+        raise GpuError(f"no builder: {tensorrt.errors()}", where=where, cure=cure) from error
+    flags: Any = getattr(api, "NetworkDefinitionCreationFlag", None)
+    typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0  # always so where there is none
+    network = builder.create_network(typed)
+    parser = api.OnnxParser(network, tensorrt.logger)  # the network refers to its weights: both live as long as this
+    problem = ""
+    if parser.parse(onnx):
+        given = [(network.get_input(i), True) for i in range(network.num_inputs)]
+        made = [(network.get_output(i), False) for i in range(network.num_outputs)]
+        found = [(port.name, is_input, port.dtype, tuple(port.shape)) for port, is_input in (*given, *made)]
+        problem = check_ports(found, ports, api)
+    else:
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        problem = f"cannot be parsed ({' '.join(errors.split())})"
+    if problem:
+        raise BundleError(f"the encoder for GPUs {problem}", where=where, cure="Export the bundle again.")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, WORKSPACE)
+    if exact:
+        config.clear_flag(api.BuilderFlag.TF32)
+    profile = builder.create_optimization_profile()
+    image, _ = ports[INPUT]
+    profile.set_shape(INPUT, image, image, image)
+    config.add_optimization_profile(profile)
+    interruptions: list[BaseException] = []
+    listener = _listener(api, interruptions)  # TensorRT does not keep it alive
+    config.progress_monitor = listener
+    plan = builder.build_serialized_network(network, config)
+    if interruptions:
+        raise interruptions[0]
+    if plan is None:
+        cure = "End other programs on the GPU, take another precision, or a CPU engine."
+        raise GpuError(f"no engine can be built: {tensorrt.errors()}", where=where, cure=cure)
+    return bytes(plan)
 
 
-def _cached(cache: EngineCache, key: EngineKey, tensorrt: TensorRt, *, explain: bool) -> ProvidedEngine | None:
-    cached = cache.load(key, explain=explain)
-    if cached is None:
-        return None
-    try:
-        engine = TensorRtEngine(cached.plan, key, tensorrt)
-    except UnusablePlanError as error:
-        _log.warning("%s is not used: %s; the node builds it again", cached.path, error.what)
-        return None
-    return ProvidedEngine(engine, cached.record, cached.path, built=False)
+def _listener(api: Any, interruptions: list[BaseException]) -> Any:
+    """What TensorRT tells of its steps: it logs some, and notes what ends the build, such as Ctrl-C.
+
+    Nothing may be raised into TensorRT's code.
+    """
+
+    class Listener(api.IProgressMonitor):  # type: ignore[misc, name-defined]  # its base is known at run time only
+        def __init__(self) -> None:
+            api.IProgressMonitor.__init__(self)
+            self._spoken_s = time.monotonic()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                if time.monotonic() - self._spoken_s >= SAY_EVERY_S:
+                    self._spoken_s = time.monotonic()
+                    _log.info("building the engine: step %d of %s", step + 1, phase_name)
+            except BaseException as error:
+                interruptions.append(error)
+            return not interruptions
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+    return Listener()
 
 
-def _built(
-    onnx: bytes,
-    key: EngineKey,
-    tensorrt: TensorRt,
-    cache: EngineCache,
-    context: PrimaryContext,
-    reference: Callable[[], ReferenceEncoder],
-) -> ProvidedEngine:
-    # A warning, for whoever waits for it sees nothing else where nobody listens to the log.
-    _log.warning(
-        "building the %s engine with %s %s for %s; this takes minutes, and is done once",
-        key.precision,
-        key.flavour,
-        key.tensorrt_version,
-        key.gpu_name,
-    )
-    started_s = time.monotonic()
-    plan, timings = build_plan(onnx, key, tensorrt, timings=cache.load_timings(key))
-    seconds = time.monotonic() - started_s
-    if timings:
-        cache.store_timings(key, timings)
-    try:
-        engine = TensorRtEngine(plan, key, tensorrt)
-    except UnusablePlanError as error:
-        cure = "It may not know this GPU: take another version, the other flavour, or a CPU engine."
-        where = f"{key.flavour} {key.tensorrt_version} refuses what it built for {key.gpu_name}"
-        raise GpuError(error.what, where=where, cure=cure) from error
-    try:
-        parities = measure_parity(engine, context, reference())
-        for parity in parities:
-            parity.require()
-    except BaseException:
-        engine.close()
-        raise
-    said = "; ".join(map(str, parities))
-    _log.info("built after %.0f s; against the CPU's encoder: %s", seconds, said)
-    record = {"build_seconds": round(seconds, 1), **{RECORDS[one.output]: one.as_record() for one in parities}}
-    return ProvidedEngine(engine, record, cache.store(key, plan, record), built=True)
+def measure_parity(engine: TensorRtEngine, reference: ReferenceEncoder, precision: str) -> list[str]:
+    """Compare an engine with the CPU's encoder on the images of the gate, see `check_parity`."""
+    _, height, width, _ = engine.ports[INPUT][0]
+    images = gate_images(height, width)
+    found = [EncodedImage.of([output.copy() for output in engine(image[None])]) for image in images]
+    return check_parity([reference.encode(image).copy() for image in images], found, precision)
+
+
+def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts | None) -> Record:
+    """All that an engine depends on; the power mode of a Jetson changes how many multiprocessors there are."""
+    return {
+        "kind": f"engine-{precision}",
+        "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
+        "flavour": tensorrt.flavour,
+        "version": tensorrt.version,
+        "machine": platform.machine(),
+        **(asdict(device) if device else {}),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -10,12 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.gpu.cuda_graph import CudaGraph
 from scene_completion_ros.inference.gpu.device import PrimaryContext, gpu_errors
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
-
-GRAPH_LAP = "query"
-"""The lap of a frame that is asked for as a graph: all of it counts as one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +62,8 @@ Argument: TypeAlias = "Buffer | np.int32 | np.float32 | None"
 class KernelDevice:
     """Runs kernels on a GPU, in the primary context.
 
-    Made, used and closed with the context current, in one thread.
+    Made, used and closed with the context current, in one thread. Errors are those of pycuda unless stated: callers do
+    their work in `PrimaryContext.work`.
 
     Args:
         context: The GPU.
@@ -77,23 +74,19 @@ class KernelDevice:
         stream: That stream.
 
     Raises:
-        GpuError: The kernels cannot be loaded, or there is not enough memory.
+        GpuError: The kernels cannot be loaded.
     """
 
     def __init__(self, context: PrimaryContext, kernels: CompiledKernels, stream: Any = None) -> None:
-        import pycuda.driver as cuda
-
-        self._cuda: Any = cuda
         self._context = context
+        self._cuda = context.cuda
         self.stream: Any = context.stream() if stream is None else stream
         self._owned: list[Any] = []
         self._events: dict[str, Any] = {}
         self._laps: list[str] = []
         self._laps_ms: dict[str, float] = {}
-        self._graphs: list[CudaGraph] = []
-        self._capturing = False
         with gpu_errors("loading the kernels", context):
-            self._module: Any = cuda.module_from_buffer(kernels.cubin)
+            self._module: Any = self._cuda.module_from_buffer(kernels.cubin)
             self._functions = {name: self._module.get_function(name) for name in kernels.names}
 
     def upload(self, array: NDArray[Any]) -> Buffer:
@@ -107,39 +100,38 @@ class KernelDevice:
         """Copies an array [...] over the begin of what lies in a buffer; returns when it is done."""
         contiguous = np.ascontiguousarray(array)
         if contiguous.size:
-            with gpu_errors("copying to the GPU", self._context):
-                self._cuda.memcpy_htod_async(buffer.pointer, contiguous, self.stream)
-                self.stream.synchronize()
+            self._cuda.memcpy_htod_async(buffer.pointer, contiguous, self.stream)
+            self.stream.synchronize()
 
     def empty(self, shape: Sequence[int], dtype: type[np.generic]) -> Buffer:
-        """Memory on the device whose content is not defined."""
+        """Memory on the device whose content is not defined.
+
+        Raises:
+            GpuError: There is not enough.
+        """
         return self._allocated(tuple(shape), np.dtype(dtype))
 
     def shared(self, shape: Sequence[int], dtype: type[np.generic]) -> SharedBuffer:
         """Memory of the host that the device writes to."""
-        with gpu_errors("allocating memory of the host that the GPU writes to", self._context):
-            flags = self._cuda.host_alloc_flags.DEVICEMAP
-            array: NDArray[Any] = self._cuda.pagelocked_zeros(tuple(shape), np.dtype(dtype), mem_flags=flags)
-            owner: Any = array.base
-            self._owned.append(owner)
-            return SharedBuffer(int(owner.get_device_pointer()), array.shape, array.dtype, owner, array)
+        flags = self._cuda.host_alloc_flags.DEVICEMAP
+        array: NDArray[Any] = self._cuda.pagelocked_zeros(tuple(shape), np.dtype(dtype), mem_flags=flags)
+        owner: Any = array.base
+        self._owned.append(owner)
+        return SharedBuffer(int(owner.get_device_pointer()), array.shape, array.dtype, owner, array)
 
     def clear(self, buffer: Buffer) -> None:
         """Zeros."""
         size = int(np.prod(buffer.shape)) * buffer.dtype.itemsize
-        with gpu_errors("clearing memory", self._context):
-            self._cuda.memset_d8_async(buffer.pointer, 0, size, self.stream)
+        self._cuda.memset_d8_async(buffer.pointer, 0, size, self.stream)
 
     def launch(self, kernel: str, blocks: int, threads: int, *arguments: Argument) -> None:
         """Runs a kernel of ``voxel_query.cu``, after all that was asked for before."""
         values = [_value(argument) for argument in arguments]
-        with gpu_errors(f"launching {kernel}", self._context):
-            self._functions[kernel](*values, grid=(blocks, 1, 1), block=(threads, 1, 1), stream=self.stream)
+        self._functions[kernel](*values, grid=(blocks, 1, 1), block=(threads, 1, 1), stream=self.stream)
 
     def copy(self, source: Buffer, target: SharedBuffer) -> None:
         """Copies from the device to the host, after all that was asked for before."""
-        with gpu_errors("copying to the host", self._context):
-            self._cuda.memcpy_dtoh_async(target.array, source.pointer, self.stream)
+        self._cuda.memcpy_dtoh_async(target.array, source.pointer, self.stream)
 
     def begin(self) -> None:
         """Takes note of when all that was asked for until now is done: the first lap begins there."""
@@ -148,48 +140,17 @@ class KernelDevice:
 
     def lap(self, name: str) -> None:
         """Takes note of when all that was asked for until now is done; each name once between two `begin`."""
-        if self._capturing:  # the time of an event within a graph cannot be read
-            return
-        with gpu_errors("timing frames", self._context):
-            if name not in self._events:
-                self._events[name] = self._cuda.Event()
-            self._events[name].record(self.stream)
+        if name not in self._events:
+            self._events[name] = self._cuda.Event()
+        self._events[name].record(self.stream)
         self._laps.append(name)
 
-    def captured(self, ask: Callable[[], None]) -> Callable[[], None]:
-        """Asks for the same work again, all of it at once, as a CUDA graph; its time is that of `GRAPH_LAP`.
-
-        Args:
-            ask: Asks for it, from `begin` to the last lap. It must have run before, and must do the same each time.
-
-        Raises:
-            GpuError: It cannot be captured.
-        """
-        self._capturing = True
-        try:
-            graph = CudaGraph(int(self.stream.handle), ask)
-        finally:
-            self._capturing = False
-        self._graphs.append(graph)
-
-        def ask_again() -> None:
-            self.begin()
-            graph.launch(int(self.stream.handle))
-            self.lap(GRAPH_LAP)
-
-        return ask_again
-
     def synchronise(self) -> None:
-        """Waits until everything that was asked for is done.
-
-        Raises:
-            GpuError: Something of what was asked for failed.
-        """
+        """Waits until everything that was asked for is done."""
         laps, self._laps = self._laps, []
-        with gpu_errors("running the kernels", self._context):
-            self.stream.synchronize()
-            events = [self._events[name] for name in laps]
-            times = [float(later.time_since(former)) for former, later in pairwise(events)]
+        self.stream.synchronize()
+        events = [self._events[name] for name in laps]
+        times = [float(later.time_since(former)) for former, later in pairwise(events)]
         self._laps_ms = dict(zip(laps[1:], times, strict=True))
 
     def laps_ms(self) -> dict[str, float]:
@@ -199,16 +160,13 @@ class KernelDevice:
     def download(self, buffer: Buffer) -> NDArray[Any]:
         """A copy of what lies in a buffer, after all that was asked for."""
         array = np.empty(buffer.shape, buffer.dtype)
-        with gpu_errors("copying to the host", self._context):
-            self.stream.synchronize()
-            if array.size:
-                self._cuda.memcpy_dtoh(array, buffer.pointer)
+        self.stream.synchronize()
+        if array.size:
+            self._cuda.memcpy_dtoh(array, buffer.pointer)
         return array
 
     def close(self) -> None:
         """Frees all memory; nothing of it may be touched any more."""
-        while self._graphs:
-            self._graphs.pop().close()
         while self._owned:
             self._owned.pop().free()
         self._functions.clear()
@@ -217,8 +175,7 @@ class KernelDevice:
         self._module = None
 
     def _allocated(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
-        size = int(np.prod(shape)) * dtype.itemsize
-        allocation = self._context.allocate(max(size, 1), "the voxel query")
+        allocation = self._context.allocate(int(np.prod(shape)) * dtype.itemsize, "the voxel query")
         self._owned.append(allocation)
         return Buffer(int(allocation), shape, dtype, allocation)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +18,19 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.feature_space import FeatureSpace
-from scene_completion_ros.inference.gpu.device import GpuFailureError
-from scene_completion_ros.inference.gpu.engine_cache import CacheKey, EngineCache
+from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryContext
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
 from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernels import (
     SOURCE,
     CompiledKernels,
     KernelSizes,
     compile_kernels,
-    has_compiler,
     no_compiler,
+    nvrtc_libraries,
 )
-from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
+from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images, require_within
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, PhraseQuery, Words, labels_reference
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
@@ -39,7 +39,7 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 # Spread of the noise that both sides are compared on: with the shipped student, one voxel in six is occupied.
 SPREAD = 1.0
-DEPTH_TOLERANCE, TRANSMITTANCE_TOLERANCE = 0.02, 0.02  # metres; part of a ray
+RAY_TOLERANCE = 0.02  # metres, or part of a ray
 BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that none lies at a knot of the volume
 BEYOND_FAR = 2.0  # times the farthest depth of a student, up to which the noise goes that stands for what it says
 UNSAID = 0.05  # part of the rays of which that noise says no number
@@ -48,178 +48,76 @@ COSINE_TIE = 5e-3  # as may cosines, and whether one is ahead by the margin
 # What compiles and launches the kernels belongs to them.
 SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
 
-_log = logging.getLogger(__name__)
+MakeDevice = Callable[[CompiledKernels], KernelDevice]
+"""Loads kernels onto a device."""
 
 
-@dataclass(frozen=True)
-class KernelKey(CacheKey):
-    """All that compiled kernels depend on.
-
-    Attributes:
-        source_sha256: Hash of the kernels, and of what compiles, launches and compares them.
-        head_sha256: Hash of the head of the student that they were compared with.
-        compute_capability: Of the GPU, such as "8.7".
-        channels, units, classes, half_features, volume: See `KernelSizes`.
-        machine: Processor architecture of the host, as in ``uname -m``.
-    """
-
-    source_sha256: str
-    head_sha256: str
-    compute_capability: str
-    channels: int
-    units: int
-    classes: int
-    half_features: bool
-    volume: bool
-    machine: str
-
-    @property
-    def stem(self) -> str:
-        """See `CacheKey`."""
-        return _stem(self.source_sha256)
-
-    @property
-    def what(self) -> str:
-        """See `CacheKey`."""
-        return f"the voxel query for compute capability {self.compute_capability}"
-
-
-@dataclass(frozen=True)
-class ProvidedKernels:
-    """Kernels that are ready to run.
-
-    Attributes:
-        kernels: The machine code.
-        record: What was noted when they were compiled.
-        path: Their file; None where it could not be written.
-        built: Whether they were compiled now.
-    """
+class ProvidedKernels(NamedTuple):
+    """Kernels that are ready to run, and where they came from."""
 
     kernels: CompiledKernels
-    record: Mapping[str, Any]
-    path: Path | None
-    built: bool
+    provided: Provided
 
 
-@dataclass(frozen=True)
-class KernelParity:
-    """How far the kernels are from those of the CPU, on the same outputs of the encoder; each the worst of all.
+KERNEL_LIMITS: Mapping[str, float] = {
+    "alpha error": 1e-3,  # largest, of opacities
+    "probability error": 2e-2,
+    "state difference": 5e-3,  # part of the voxels in view
+    "sight difference": 0.02,  # part of the rays of which a length or transmittance is off by more than RAY_TOLERANCE
+    "confidence error": 5e-3,  # largest, as the next, of voxels that are occupied for both
+    "cosine error": 1e-3,
+    "wrong labels": 0.0,  # labels that are neither those of the largest logit or cosine, nor nearly
+    "wrong entries": 0.0,  # voxels that the list lacks, has too many, or with another probability than the grid
+}
+"""How far kernels may be from those of the CPU, on the same outputs of the encoder; each the worst of all.
 
-    Attributes:
-        alpha_error: Largest difference of an opacity.
-        probability_error: Largest difference of a probability.
-        state_difference: Part of the voxels in view whose state differs.
-        sight_difference: Part of the rays whose half distance differs by more than `DEPTH_TOLERANCE`.
-        depth_difference: Part of the rays whose depth differs by more than `DEPTH_TOLERANCE`.
-        transmittance_difference: Part of the rays whose transmittance differs by more than `TRANSMITTANCE_TOLERANCE`.
-        confidence_error: Largest difference of a confidence, of voxels that are occupied for both.
-        cosine_error: Largest difference of a cosine with phrases, of such voxels.
-        wrong_labels: Voxels, occupied for both, whose label is not that of the largest logit, nor nearly; or not that
-            of a vocabulary.
-        wrong_entries: Occupied voxels that are missing from the list, too many in it, or there with another probability
-            than in the grid.
-    """
-
-    alpha_error: float
-    probability_error: float
-    state_difference: float
-    sight_difference: float
-    depth_difference: float
-    transmittance_difference: float
-    confidence_error: float
-    cosine_error: float
-    wrong_labels: float
-    wrong_entries: float
-
-    @property
-    def misses(self) -> list[str]:
-        """What is beyond its limit, with both numbers."""
-        limits = vars(KERNEL_LIMITS)
-        return [
-            f"{name.replace('_', ' ')} is {value:.3g} where {limits[name]:.3g} is allowed"
-            for name, value in vars(self).items()
-            if not value <= limits[name]  # NaN misses, too
-        ]
-
-    def require(self) -> None:
-        """Refuse kernels that missed.
-
-        Raises:
-            GpuError: With the numbers.
-        """
-        if self.misses:
-            raise GpuError(
-                f"the voxel query does not compute what the CPU computes: {'; '.join(self.misses)}",
-                where="parity gate",
-                cure="It was discarded. Take a CPU engine, and report this with the versions of driver and compiler.",
-            )
-
-
-KERNEL_LIMITS = KernelParity(
-    alpha_error=1e-3,
-    probability_error=2e-2,
-    state_difference=5e-3,
-    sight_difference=0.02,
-    depth_difference=0.02,
-    transmittance_difference=0.02,
-    confidence_error=5e-3,
-    cosine_error=1e-3,
-    wrong_labels=0.0,
-    wrong_entries=0.0,
-)
-"""Both sides compute in float32, in another order: an opacity is about 1e-5 off, a probability more where its map is
-steep. Where an opacity lies at a threshold, or a step of a ray at the border of a voxel, the decision may differ."""
+Both sides compute in float32, in another order: an opacity is about 1e-5 off, a probability more where its map is
+steep. Where an opacity lies at a threshold, or a step of a ray at the border of a voxel, the decision may differ.
+"""
 
 
 def provide_kernels(
-    bundle: StudentBundle,
-    compute_capability: str,
-    make_device: Callable[[CompiledKernels], KernelDevice],
-    reference: Callable[[], ReferenceEncoder],
-    *,
-    half_features: bool,
-    cache: Path | None = None,
+    bundle: StudentBundle, context: PrimaryContext, options: EngineOptions, reference: Callable[[], ReferenceEncoder]
 ) -> ProvidedKernels:
-    """The kernels of a student for a GPU.
+    """The kernels of a student for this GPU; with the context current.
 
     Args:
-        bundle: The student.
-        compute_capability: Of the GPU, such as "8.7".
-        make_device: Loads kernels onto it.
         reference: Makes the CPU's encoder, for outputs to compare them on.
-        half_features: The encoder's map and volume are float16, not float32.
-        cache: Folder of the engine cache; None for the user's.
 
     Raises:
         GpuError: They cannot be compiled, miss the parity gate, or cannot be run.
     """
-    sizes = KernelSizes.of(bundle.head, half_features=half_features)
-    key = KernelKey(
-        source_sha256=_source_hash(),
-        head_sha256=bundle.sha256.get(HEAD, ""),
-        compute_capability=compute_capability,
+    half = options.precision != "fp32"
+    sizes = KernelSizes.of(bundle.head, half_features=half)
+    capability = context.facts.compute_capability
+    make_device: MakeDevice = functools.partial(KernelDevice, context)
+    key = {
+        "kind": _kind(),
+        "head_sha256": bundle.sha256.get(HEAD, ""),  # they were compared with this head
+        "compute_capability": capability,
+        "machine": platform.machine(),
         **asdict(sizes),
-        machine=platform.machine(),
-    )
-    kept = EngineCache(cache)
-    found = _cached(kept, key, sizes, make_device, explain=True)
-    if found is not None:
-        return found
-    with kept.locked():
-        found = _cached(kept, key, sizes, make_device, explain=False)  # another process may just have compiled them
-        if found is not None:
-            return found
-        major, minor = (int(part) for part in compute_capability.split("."))
+    }
+
+    def use(cubin: bytes, record: Record) -> CompiledKernels:
+        kernels = CompiledKernels(cubin, sizes.kernels, str(record["compiler"]))
+        try:
+            check_loads(make_device, kernels)
+        except GpuFailureError:
+            raise
+        except GpuError as error:
+            raise UnusableError(error.what) from error
+        return kernels
+
+    def build() -> tuple[bytes, Record, CompiledKernels]:
+        major, minor = (int(part) for part in capability.split("."))
         kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, make_device))
         maps = comparison_maps(bundle, reference())
-        parity = measure_kernel_parity(bundle, kernels, make_device, maps, half_features=half_features)
-        parity.require()
-        record = {
-            "compiler": kernels.compiler,
-            "resources": {name: asdict(resources) for name, resources in kernels.resources.items()},
-            "parity": asdict(parity),
-        }
-        return ProvidedKernels(kernels, record, kept.store(key, kernels.cubin, record), built=True)
+        parity = measure_kernel_parity(bundle, kernels, make_device, maps, half_features=half)
+        lines = require_within(parity, KERNEL_LIMITS, "the voxel query")
+        return kernels.cubin, {"compiler": kernels.compiler, "parity": lines}, kernels
+
+    return ProvidedKernels(*EngineCache(options.cache).provide(key, use, build))
 
 
 def require_compiler(cache: Path | None = None) -> None:
@@ -232,11 +130,11 @@ def require_compiler(cache: Path | None = None) -> None:
     Raises:
         GpuError: There is neither a compiler nor such a file; or the folder cannot be used.
     """
-    if not has_compiler() and not any(EngineCache(cache).folder.glob(f"{_stem(_source_hash())}-*")):
+    if not nvrtc_libraries() and not any(EngineCache(cache).folder.glob(f"{_kind()}-*")):
         raise no_compiler()
 
 
-def check_loads(make_device: Callable[[CompiledKernels], KernelDevice], kernels: CompiledKernels) -> None:
+def check_loads(make_device: MakeDevice, kernels: CompiledKernels) -> None:
     """Raise GpuError where the driver does not take kernels."""
     try:
         make_device(kernels).close()
@@ -270,19 +168,19 @@ def comparison_maps(bundle: StudentBundle, encoder: ReferenceEncoder) -> list[En
 def measure_kernel_parity(
     bundle: StudentBundle,
     kernels: CompiledKernels,
-    make_device: Callable[[CompiledKernels], KernelDevice],
+    make_device: MakeDevice,
     maps: Sequence[EncodedImage],
     *,
     half_features: bool,
-) -> KernelParity:
+) -> dict[str, float]:
     """Compare kernels with the CPU's, in the grid of a bundle; where it has a volume, also with voxels between knots.
 
     Args:
-        bundle: The student.
-        kernels: The kernels.
-        make_device: Loads them onto a device.
         maps: Outputs of the encoder to compare them on.
         half_features: The encoder's map and volume are float16, not float32.
+
+    Returns:
+        The numbers that `KERNEL_LIMITS` limits.
     """
     poses = [bundle.grid_from_camera]
     if bundle.head.volume is not None:
@@ -298,7 +196,7 @@ def measure_kernel_parity(
             found += [_compared(prepared, device, pipeline, one, kind) for one in maps]
         finally:
             device.close()
-    return worst(found)
+    return {name: float(np.max([one[name] for one in found])) for name in KERNEL_LIMITS}  # NaN is worse than any
 
 
 def comparison_vocabulary(units: int) -> FoldedVocabulary:
@@ -317,12 +215,6 @@ def comparison_vocabulary(units: int) -> FoldedVocabulary:
     return FoldedVocabulary.of(Vocabulary(names, ((0, 0, 0),) * classes, rows, group), space)
 
 
-def worst(found: Sequence[KernelParity]) -> KernelParity:
-    """The worst of each number; what is not a number is worse than any."""
-    rows = [asdict(one) for one in found]
-    return KernelParity(**{name: float(np.max([row[name] for row in rows])) for name in rows[0]})
-
-
 def stored_outputs(encoded: EncodedImage, kind: type[np.floating[Any]]) -> list[NDArray[np.floating[Any]]]:
     """What an encoder says, as one for GPUs stores it: map and volume in its type, the depth in float32."""
     of_its_type = [part.astype(kind) for part in (encoded.features, encoded.volume) if part is not None]
@@ -335,7 +227,7 @@ def _compared(
     pipeline: VoxelPipeline,
     encoded: EncodedImage,
     kind: type[np.floating[Any]],
-) -> KernelParity:
+) -> dict[str, float]:
     stored = stored_outputs(encoded, kind)
     given = EncodedImage(*(part.astype(np.float32) for part in stored))
     expected = HostSceneQuery(lambda _: given, prepared)(np.zeros((0, 0, 3), np.uint8))
@@ -360,59 +252,34 @@ def _compared(
         by_words = pipeline.wait()
         cosine_error = _largest(pipeline.cosines(words, len(by_words.index))[ours] - cosines)
         label, confidence = labels_reference(cosines, words.classes, words.vocabulary.margin, words.temperature)
-        difference = np.append(by_words.confidence[ours] - confidence.astype(np.float32), np.float32(confidence_error))
-        confidence_error = _largest(difference)
+        off = _largest(by_words.confidence[ours] - confidence.astype(np.float32))
+        confidence_error = float(np.max([confidence_error, off]))
         first, second = np.sort(cosines, axis=1)[:, -1:-3:-1].T
         clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE
         wrong_labels += int(np.count_nonzero(by_words.label[ours][clear] != label[clear]))
-
-    def rays_off(found: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float) -> float:
-        return float(1.0 - np.mean(np.isclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)))
-
-    return KernelParity(
-        alpha_error=_largest(alpha - expected.dense.alpha),
-        probability_error=_largest(probability - expected.dense.probability),
-        state_difference=float(np.mean(found.state[in_view] != expected.state[in_view])) if in_view.any() else 0.0,
-        sight_difference=rays_off(device.download(pipeline.half_distance), half_distance, DEPTH_TOLERANCE),
-        depth_difference=rays_off(found.depth, expected.depth, DEPTH_TOLERANCE),
-        transmittance_difference=rays_off(found.transmittance, expected.transmittance, TRANSMITTANCE_TOLERANCE),
-        confidence_error=confidence_error,
-        cosine_error=cosine_error,
-        wrong_labels=float(wrong_labels),
-        wrong_entries=float(wrong),
+    rays = (
+        (device.download(pipeline.half_distance), half_distance),
+        (found.depth, expected.depth),
+        (found.transmittance, expected.transmittance),
     )
+    alike = [np.isclose(one, other, rtol=0.0, atol=RAY_TOLERANCE, equal_nan=True).mean() for one, other in rays]
+    return {
+        "alpha error": _largest(alpha - expected.dense.alpha),
+        "probability error": _largest(probability - expected.dense.probability),
+        "state difference": float(np.mean(found.state[in_view] != expected.state[in_view])) if in_view.any() else 0.0,
+        "sight difference": float(1.0 - np.min(alike)),
+        "confidence error": confidence_error,
+        "cosine error": cosine_error,
+        "wrong labels": float(wrong_labels),
+        "wrong entries": float(wrong),
+    }
 
 
 def _largest(difference: NDArray[np.float32]) -> float:
     return float(np.abs(difference).max(initial=0.0))  # NaN stays so
 
 
-def _stem(source_sha256: str) -> str:
-    return f"kernels-{source_sha256[:12]}"
-
-
-def _source_hash() -> str:
-    joined = hashlib.sha256()
-    for name in SOURCES:
-        joined.update(hashlib.sha256(SOURCE.with_name(name).read_bytes()).digest())
-    return joined.hexdigest()
-
-
-def _cached(
-    cache: EngineCache,
-    key: KernelKey,
-    sizes: KernelSizes,
-    make_device: Callable[[CompiledKernels], KernelDevice],
-    *,
-    explain: bool,
-) -> ProvidedKernels | None:
-    kept = cache.load(key, explain=explain)
-    if kept is None:
-        return None
-    kernels = CompiledKernels(kept.plan, sizes.kernels, {}, str(kept.record.get("compiler", "")))
-    try:
-        make_device(kernels).close()
-    except GpuError as error:
-        _log.warning("%s is not used: %s; the node builds it again", kept.path, str(error))
-        return None
-    return ProvidedKernels(kernels, kept.record, kept.path, built=False)
+def _kind() -> str:
+    """The version of the kernels, by what compiles, launches and compares them."""
+    joined = hashlib.sha256(b"".join(SOURCE.with_name(name).read_bytes() for name in SOURCES))
+    return f"kernels-{joined.hexdigest()[:16]}"

@@ -1,19 +1,13 @@
-"""Compiles ``voxel_query.cu`` for one student and one GPU: NVRTC where it is installed, else nvcc.
+"""Compiles ``voxel_query.cu`` for one student and one GPU with NVRTC, which needs neither GPU nor driver.
 
-Neither needs a GPU or its driver. NVRTC is a library (the package nvidia-cuda-nvrtc, or a CUDA toolkit) and compiles in
-this process; nvcc is the compiler of a toolkit.
+NVRTC is a library (the package nvidia-cuda-nvrtc, or a CUDA toolkit, as JetPack has) and compiles in this process.
 """
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import functools
 import importlib.util
-import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +19,9 @@ from scene_completion_ros.inference.head import HeadWeights
 SOURCE = Path(__file__).with_name("voxel_query.cu")
 KERNELS = ("query_density", "see_rays", "march_rays", "classify", "offsets", "compact", "query_labels", "query_phrases")
 STANDARD = "--std=c++17"
-CHANNEL_TILE = 32
-"""Units that a warp's threads take at a time; their number must be a multiple of it."""
+CHANNEL_TILE = 32  # units that a warp's threads take at a time; their number must be a multiple of it
+TOOLKIT = Path("/usr/local/cuda/lib64/libnvrtc.so")  # also where the system's linker does not know of it
 CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
-
-_USED = re.compile(r"Used (\d+) registers")
-_MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
-_ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 
 
 @dataclass(frozen=True)
@@ -71,37 +61,13 @@ class KernelSizes:
     @property
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that such a student has."""
-        without = {
-            "march_rays" if self.volume else "see_rays",
-            *(() if self.units else ("query_labels", "query_phrases")),
-        }
+        without = ["march_rays" if self.volume else "see_rays"]
+        without += [] if self.units else ["query_labels", "query_phrases"]
         return tuple(name for name in KERNELS if name not in without)
 
     def definitions(self) -> tuple[str, ...]:
         """Options of the compiler."""
-        values = {
-            "CHANNELS": self.channels,
-            "UNITS": self.units,
-            "CLASSES": self.classes,
-            "HALF_FEATURES": int(self.half_features),
-            "VOLUME": int(self.volume),
-        }
-        return tuple(f"-D{name}={value}" for name, value in values.items())
-
-
-@dataclass(frozen=True)
-class KernelResources:
-    """What one kernel takes on the GPU.
-
-    Attributes:
-        registers: A thread.
-        spilled: Bytes a thread that are stored to or loaded from memory for want of registers.
-        stack: Bytes a thread of arrays that lie in memory, because an index into them is not known before.
-    """
-
-    registers: int
-    spilled: int
-    stack: int
+        return tuple(f"-D{name.upper()}={int(value)}" for name, value in vars(self).items())
 
 
 @dataclass(frozen=True)
@@ -111,93 +77,47 @@ class CompiledKernels:
     Attributes:
         cubin: The code, for ``cuModuleLoadData``.
         names: The kernels in it.
-        resources: Of each kernel.
-        compiler: What compiled it.
+        compiler: File of the NVRTC that compiled it.
+        log: What that said, with the registers that each kernel takes.
     """
 
     cubin: bytes
     names: tuple[str, ...]
-    resources: dict[str, KernelResources]
     compiler: str
-
-
-def has_compiler() -> bool:
-    """Whether `compile_kernels` has something to compile with."""
-    return find_nvrtc() is not None or shutil.which("nvcc") is not None
-
-
-def no_compiler() -> GpuError:
-    """The error for where it has not."""
-    return GpuError("neither NVRTC nor nvcc was found", where="GPU kernels", cure=f"{CURE}.")
+    log: str = ""
 
 
 def compile_kernels(
     sizes: KernelSizes,
     compute_capability: tuple[int, int],
     *,
-    check: Callable[[CompiledKernels], None] | None = None,
+    check: Callable[[CompiledKernels], None] = lambda _: None,
 ) -> CompiledKernels:
-    """Compiles the kernels with the first compiler that there is and whose kernels can be used.
+    """Compiles the kernels with the first NVRTC whose kernels can be used.
 
     Args:
-        sizes: The student's sizes.
         compute_capability: Of the GPU, e.g. (8, 7).
         check: Raises GpuError for kernels that cannot be used. A package's NVRTC may be newer than the driver. The
-            driver then does not take what that NVRTC makes, but takes what the nvcc beside it makes.
+            driver then does not take what that one makes, but takes what the toolkit's makes.
 
     Raises:
-        GpuError: There is no compiler, or each one fails.
+        GpuError: There is none, or each one fails.
     """
-    library, nvcc = find_nvrtc(), shutil.which("nvcc")
-    compilers: list[Callable[[KernelSizes, tuple[int, int]], CompiledKernels]] = []
-    if library is not None:
-        compilers.append(functools.partial(compile_with_nvrtc, library))
-    if nvcc is not None:
-        compilers.append(functools.partial(compile_with_nvcc, nvcc))
-    if not compilers:
-        raise no_compiler()
     failures: list[GpuError] = []
-    for compiled_by in compilers:
+    for library in nvrtc_libraries():
         try:
-            kernels = compiled_by(sizes, compute_capability)
-            if check is not None:
-                check(kernels)
+            code = nvrtc_cubin(library, SOURCE.read_bytes(), SOURCE.name, compute_capability, sizes.definitions())
+            kernels = CompiledKernels(code[0], sizes.kernels, str(library), code[1])
+            check(kernels)
         except GpuFailureError:  # of the device itself, for which no compiler is a cure
             raise
         except GpuError as error:
             failures.append(error)
         else:
             return kernels
-    what = "; ".join(error.what for error in failures)
-    raise GpuError(what, where="GPU kernels", cure=failures[-1].cure) from failures[-1]
-
-
-def compile_with_nvcc(nvcc: str, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
-    """Compiles with the nvcc of a toolkit, see `compile_kernels`."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "voxel_query.cubin"
-        command = [
-            nvcc,
-            "-cubin",
-            f"-arch={_name(compute_capability)}",
-            STANDARD,
-            "-Xptxas",
-            "-v",
-            "-Werror=all-warnings",
-        ]
-        done = subprocess.run(
-            [*command, *sizes.definitions(), "-o", str(file), str(SOURCE)], capture_output=True, text=True, check=False
-        )
-        log = done.stdout + done.stderr
-        if done.returncode or not file.exists():
-            raise _failed("nvcc", compute_capability, log)
-        return CompiledKernels(file.read_bytes(), sizes.kernels, _resources(log), "nvcc")
-
-
-def compile_with_nvrtc(library: Path, sizes: KernelSizes, compute_capability: tuple[int, int]) -> CompiledKernels:
-    """Compiles with the library NVRTC, see `compile_kernels`."""
-    cubin, log = nvrtc_cubin(library, SOURCE.read_bytes(), SOURCE.name, compute_capability, sizes.definitions())
-    return CompiledKernels(cubin, sizes.kernels, _resources(log), "NVRTC")
+    if not failures:
+        raise no_compiler()
+    raise GpuError("; ".join(error.what for error in failures), where="GPU kernels", cure=failures[-1].cure)
 
 
 def nvrtc_cubin(
@@ -206,7 +126,7 @@ def nvrtc_cubin(
     """Machine code of any source, and what the compiler says of it.
 
     Args:
-        library: NVRTC, see `find_nvrtc`.
+        library: NVRTC, see `nvrtc_libraries`.
         source: CUDA C++.
         name: What to call it in messages.
         compute_capability: Of the GPU, e.g. (8, 7).
@@ -215,35 +135,47 @@ def nvrtc_cubin(
     Raises:
         GpuError: It does not compile.
     """
-    nvrtc = ctypes.CDLL(str(library))
-    options = [f"--gpu-architecture={_name(compute_capability)}", STANDARD, "--ptxas-options=-v", *definitions]
-    program = ctypes.c_void_p()
-    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, name.encode(), 0, None, None):
-        raise _failed("NVRTC", compute_capability, "no program could be made")
+    architecture = "sm_{}{}".format(*compute_capability)
+    options = [f"--gpu-architecture={architecture}", STANDARD, "--ptxas-options=-v", *definitions]
+    program, log, cubin = ctypes.c_void_p(), "", b""
     try:
-        encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-        status = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
-        log = _text(nvrtc, "ProgramLog", program).decode(errors="replace").rstrip("\0")
-        if status:
-            raise _failed("NVRTC", compute_capability, log)
-        return _text(nvrtc, "CUBIN", program), log
-    finally:
-        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+        nvrtc = ctypes.CDLL(str(library))
+        status = nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, name.encode(), 0, None, None)
+        if not status:
+            encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+            status = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
+            log = _text(nvrtc, "ProgramLog", program).decode(errors="replace").rstrip("\0")
+            cubin = b"" if status else _text(nvrtc, "CUBIN", program)
+            nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    except (OSError, AttributeError) as error:  # no such library, or one that is too old for this
+        status, log = -1, str(error)
+    if status:
+        lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
+        raise GpuError(
+            f"{library} failed for {architecture} ({'; '.join(lines[:3])[:300]})",
+            where="GPU kernels",
+            cure=f"The compiler may be older than the GPU, or newer than what it still supports: {CURE}",
+        )
+    return cubin, log
 
 
-def find_nvrtc() -> Path | None:
-    """The library of the package nvidia-cuda-nvrtc, else the one that the system's linker finds, else None."""
+def nvrtc_libraries() -> list[Path]:
+    """The libraries of the package nvidia-cuda-nvrtc, the one that the system's linker finds, and a toolkit's."""
+    found: list[Path] = []
     for package in ("nvidia.cu13", "nvidia.cuda_nvrtc"):
         try:
-            found = importlib.util.find_spec(package)
+            spec = importlib.util.find_spec(package)
         except ModuleNotFoundError:
             continue
-        for folder in found.submodule_search_locations or () if found else ():
-            libraries = sorted(Path(folder).glob("lib/libnvrtc.so.*[0-9]"))
-            if libraries:
-                return libraries[-1]
+        for folder in spec.submodule_search_locations or () if spec else ():
+            found += sorted(Path(folder).glob("lib/libnvrtc.so.*[0-9]"), reverse=True)
     name = ctypes.util.find_library("nvrtc")
-    return Path(name) if name else None
+    return [*found, *([Path(name)] if name else []), *([TOOLKIT] if TOOLKIT.exists() else [])]
+
+
+def no_compiler() -> GpuError:
+    """The error for where there is none."""
+    return GpuError("NVRTC was not found", where="GPU kernels", cure=f"{CURE}.")
 
 
 def _text(nvrtc: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
@@ -252,30 +184,3 @@ def _text(nvrtc: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
     text = ctypes.create_string_buffer(size.value)
     getattr(nvrtc, f"nvrtcGet{what}")(program, text)
     return text.raw
-
-
-def _name(compute_capability: tuple[int, int]) -> str:
-    return f"sm_{compute_capability[0]}{compute_capability[1]}"
-
-
-def _failed(compiler: str, compute_capability: tuple[int, int], log: str) -> GpuError:
-    lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
-    return GpuError(
-        f"{compiler} failed for {_name(compute_capability)} ({'; '.join(lines[:3])[:300]})",
-        where="GPU kernels",
-        cure="The compiler may be older than the GPU, or newer than what it still supports: " + CURE,
-    )
-
-
-def _resources(log: str) -> dict[str, KernelResources]:
-    """Registers and spills by kernel, from what ptxas says."""
-    resources: dict[str, KernelResources] = {}
-    kernel, spilled, stack = "", 0, 0
-    for line in log.splitlines():
-        if entry := _ENTRY.search(line):
-            kernel, spilled, stack = entry[1], 0, 0
-        elif memory := _MEMORY.search(line):
-            stack, spilled = int(memory[1]), int(memory[2]) + int(memory[3])
-        elif used := _USED.search(line):
-            resources[kernel] = KernelResources(int(used[1]), spilled, stack)
-    return resources

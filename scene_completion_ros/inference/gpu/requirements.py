@@ -6,7 +6,7 @@ import ctypes
 import importlib
 import importlib.util
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.options import FLAVOURS, Flavour
@@ -32,8 +32,7 @@ INSTALL: dict[Flavour, str] = {
 }
 
 
-@dataclass(frozen=True)
-class CudaDevices:
+class CudaDevices(NamedTuple):
     """What the CUDA driver sees.
 
     Attributes:
@@ -45,14 +44,8 @@ class CudaDevices:
     error: int = 0
 
 
-@dataclass(frozen=True)
-class Missing:
-    """A part that is missing.
-
-    Attributes:
-        what: What is wrong with it.
-        cure: How to install it.
-    """
+class Missing(NamedTuple):
+    """A part that is missing, what is wrong with it, and how to install it."""
 
     part: str
     what: str
@@ -77,7 +70,7 @@ def cuda_devices() -> CudaDevices:
 
 
 def installed_flavour() -> Flavour:
-    """The flavour to take where none is asked for: TensorRT, unless only TensorRT-RTX is installed."""
+    """The flavour that is used: TensorRT, unless only TensorRT-RTX is installed."""
     return next((flavour for flavour in FLAVOURS if importlib.util.find_spec(flavour)), "tensorrt")
 
 
@@ -87,14 +80,22 @@ def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
     Args:
         device: Whether a GPU is needed, or the builder alone.
     """
-    missing = _missing_device() if device else []
+    missing: list[Missing] = []
+    if device:
+        devices = cuda_devices()
+        if devices.names is None:
+            missing.append(Missing("the NVIDIA driver", "is missing (no libcuda.so.1)", DRIVER))
+        elif not devices.names:
+            what = f"is not seen by the NVIDIA driver (CUDA error {devices.error})"
+            missing.append(Missing("a GPU", what, DEVICE))
     # Without the driver's library pycuda cannot be imported whether or not it is installed right.
     importable = not missing
     if device:
         missing += _missing_package("pycuda", "pycuda.driver", PYCUDA, importable=importable)
     missing += _missing_package(flavour, flavour, INSTALL[flavour], importable=importable)
-    if importable and not missing:
-        missing += _wrong_version(flavour)
+    if not missing:
+        problem = version_problem(flavour, str(getattr(importlib.import_module(flavour), "__version__", "")))
+        missing += [Missing(flavour, problem, INSTALL[flavour])] if problem else []
     return missing
 
 
@@ -114,26 +115,14 @@ def require(flavour: Flavour, *, device: bool = True) -> None:
 
 
 def version_problem(flavour: Flavour, version: str) -> str:
-    """Why a version cannot be used; empty where it can, or may be able to.
-
-    Args:
-        version: Its ``__version__``.
-    """
+    """Why a version (its ``__version__``) cannot be used; empty where it can, or may be able to."""
     oldest, newest = VERSIONS[flavour]
     numbers = re.match(r"(\d+)\.(\d+)", version)
     found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     if oldest <= found < (newest[0] + 1, 0):
         return ""
-    return f"is version {version or 'unknown'}, needed is {_dotted(oldest)} to {_dotted(newest)}"
-
-
-def _missing_device() -> list[Missing]:
-    devices = cuda_devices()
-    if devices.names is None:
-        return [Missing("the NVIDIA driver", "is missing (no libcuda.so.1)", DRIVER)]
-    if not devices.names:
-        return [Missing("a GPU", f"is not seen by the NVIDIA driver (CUDA error {devices.error})", DEVICE)]
-    return []
+    needed = " to ".join(f"{major}.{minor}" for major, minor in (oldest, newest))
+    return f"is version {version or 'unknown'}, needed is {needed}"
 
 
 def _missing_package(package: str, module: str, cure: str, *, importable: bool) -> list[Missing]:
@@ -143,15 +132,6 @@ def _missing_package(package: str, module: str, cure: str, *, importable: bool) 
         try:
             importlib.import_module(module)
         except Exception as error:  # a damaged installation may raise anything
-            said = " ".join(str(error).split())
-            return [Missing(package, f"cannot be imported ({type(error).__name__}: {said})", cure)]
+            what = f"cannot be imported ({type(error).__name__}: {' '.join(str(error).split())})"
+            return [Missing(package, what, cure)]
     return []
-
-
-def _wrong_version(flavour: Flavour) -> list[Missing]:
-    problem = version_problem(flavour, str(getattr(importlib.import_module(flavour), "__version__", "")))
-    return [Missing(flavour, problem, INSTALL[flavour])] if problem else []
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"

@@ -1,29 +1,33 @@
-"""The encoder of a bundle on TensorRT: what it says stays on the GPU for the kernels, or comes back to the host."""
+"""The encoder of a bundle on TensorRT, and `SceneQuery` on a GPU behind it.
+
+What the encoder says stays on the GPU for the kernels: nothing comes back but states, depth and occupied voxels.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
+import time
 import weakref
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GpuError, GridError
-from scene_completion_ros.inference.bundle import StudentBundle, check_image
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
-from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
+from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
-from scene_completion_ros.inference.gpu.kernels import CompiledKernels
-from scene_completion_ros.inference.gpu.options import EngineOptions, check_grid, check_limits, gpu_bundle
-from scene_completion_ros.inference.gpu.parity import ReferenceEncoder, gate_images
+from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
+from scene_completion_ros.inference.gpu.parity import ReferenceEncoder
 from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
-from scene_completion_ros.inference.gpu.tensorrt_runtime import EngineRunner, TensorRtEngine, outputs_of
-from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery
+from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, TensorRtEngine
+from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
+from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
+from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneQuery
 from scene_completion_ros.jit import aligned_empty
 
 _log = logging.getLogger(__name__)
@@ -36,8 +40,7 @@ class TensorRtEncoder:
     too.
 
     Args:
-        options: What its engine is asked for; the batch has to allow one image.
-        reference: Makes the CPU's encoder of the same bundle, for the parity gate of an engine that is built.
+        reference: Makes the CPU's encoder of the same bundle, for the parity gates of what is built.
 
     Raises:
         BundleError: The bundle has no encoder for GPUs in this precision, or one that cannot be used.
@@ -47,31 +50,22 @@ class TensorRtEncoder:
     def __init__(
         self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], ReferenceEncoder]
     ) -> None:
-        flavour = options.flavour or installed_flavour()
+        flavour = installed_flavour()
         require(flavour)
-        offered = gpu_bundle(bundle, options.precision)
-        check_limits(offered, options)
+        check_limits(bundle, options)
         self.name = f"{flavour}_{options.precision}"
-        self._bundle = bundle
+        self._bundle, self._options = bundle, options
         self._context = PrimaryContext()
         try:
-            with self._context:
-                self._kernels = self._provide_kernels(options, reference)
-                engine = provide_engine(offered, options, self._context, reference).engine
-                try:
-                    self._runner = EngineRunner(engine, self._context)
-                except BaseException:
-                    engine.close()
-                    raise
+            with self._context.work("preparing the GPU"):
+                # Seconds that may fail stand before minutes.
+                self._kernels = provide_kernels(bundle, self._context, options, reference).kernels
+                self._engine = provide_engine(bundle, options, self._context, reference).engine
         except BaseException:
             self._context.close()
             raise
-        self._examples: NDArray[np.uint8] | None = None
-        # TensorRT-RTX has conditions of its own for what may be captured, and changes kernels while it runs.
-        if options.graphs and flavour == "tensorrt":
-            self._examples = np.stack(gate_images(bundle.canonical.height, bundle.canonical.width)[:2])
-        self._outputs = [aligned_empty(1, *shape) for shape, _ in outputs_of(engine.key).values()]
-        finalizer = weakref.finalize(self, _release, self._context, engine, self._runner)
+        self._outputs = [aligned_empty(*shape) for name, (shape, _) in self._engine.ports.items() if name != INPUT]
+        finalizer = weakref.finalize(self, _release, self._context, self._engine)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -84,19 +78,10 @@ class TensorRtEncoder:
         Raises:
             GpuError: The GPU failed; after the loss of the device nothing on it works any more in this process.
         """
-        check_image(self._bundle, image_rgb)
-        with self._context:
-            for output, found in zip(self._outputs, self._runner(image_rgb[None]), strict=True):
+        with self._context.work("running the encoder"):
+            for output, found in zip(self._outputs, self._engine(image_rgb[None]), strict=True):
                 output[:] = found
         return EncodedImage.of(self._outputs)
-
-    def load(self, images: NDArray[np.uint8]) -> None:
-        """Give it images, see `EngineRunner.load`."""
-        self._runner.load(images)
-
-    def enqueue(self) -> EncodedOnDevice:
-        """Ask for what it says of the image that was given, see `EngineRunner.enqueue`; with the context current."""
-        return self._runner.enqueue()
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
         """See `DeviceEncoder`.
@@ -104,31 +89,119 @@ class TensorRtEncoder:
         Raises:
             GpuError: The grid is too large for it, or there is not enough memory.
         """
-        try:
-            check_grid(prepared.query.grid)
-        except GridError as error:
-            raise GpuError(error.what, where=error.where, cure=error.cure) from None
-        with self._context:
-            device = KernelDevice(self._context, self._kernels, self._runner.stream)
-        check = functools.partial(check_image, self._bundle)
-        return DeviceSceneQuery(self, check, device, self._context, prepared, self._examples)
-
-    def _provide_kernels(self, options: EngineOptions, reference: Callable[[], ReferenceEncoder]) -> CompiledKernels:
-        return provide_kernels(
-            self._bundle,
-            self._context.facts.compute_capability,
-            functools.partial(KernelDevice, self._context),
-            reference,
-            half_features=options.precision != "fp32",
-            cache=options.cache,
-        ).kernels
+        check_limits(self._bundle, self._options, prepared.query.grid)
+        with self._context.work("loading the kernels"):
+            device = KernelDevice(self._context, self._kernels, self._engine.stream)
+        return DeviceSceneQuery(self._engine, device, self._context, prepared)
 
 
-def _release(context: PrimaryContext, engine: TensorRtEngine, runner: EngineRunner) -> None:
+class DeviceSceneQuery:
+    """Encoder and kernels on one stream, waited for once.
+
+    Belongs to the thread of the engine; so does its end, which frees what it has on the device.
+
+    Args:
+        engine: The engine of the encoder.
+        device: What runs the kernels; it becomes this one's, which closes it.
+        context: The context of both.
+        prepared: The scene.
+
+    Raises:
+        GpuError: There is not enough memory.
+    """
+
+    def __init__(
+        self, engine: TensorRtEngine, device: KernelDevice, context: PrimaryContext, prepared: PreparedScene
+    ) -> None:
+        self._engine = engine
+        self._device = device
+        self._context = context
+        self._answers = 0
+        with context.work("preparing the voxel query"):
+            try:
+                self._pipeline = VoxelPipeline(
+                    device, prepared.query, prepared.march, prepared.classifier, prepared.labels
+                )
+            except BaseException:
+                device.close()
+                raise
+        finalizer = weakref.finalize(self, _release, context.hold(), device)
+        finalizer.atexit = False  # the driver cleans up by itself, and pycuda may be gone
+
+    def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
+        """See `SceneQuery`."""
+        started_s, device = time.perf_counter(), self._device
+        with self._context.work("completing an image"):
+            self._engine.load(image_rgb[None])
+            self._answers += 1  # from here on the former answer may be overwritten, also where this one fails
+            device.begin()
+            encoded = self._engine.enqueue()
+            device.lap("encode")
+            self._pipeline.enqueue(*encoded)
+            if words != NO_WORDS:
+                self._pipeline.compare(words)
+            found = self._pipeline.wait()
+            cosines = None if words.asked is None else self._pipeline.cosines(words.asked, len(found.index))
+        times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
+        times_ms.pop("copied", None)
+        times_ms["label"] += times_ms.pop("compared", 0.0)
+        answer = SceneAnswer(
+            occupied=found.index.copy(),
+            probability=found.probability.copy(),
+            label=found.label.copy(),
+            confidence=found.confidence.copy(),
+            state=found.state.copy(),
+            depth=found.depth.copy(),
+            transmittance=found.transmittance.copy(),
+            dense=_FieldOnDevice(self, self._answers),
+            times_ms=times_ms,
+            cosines=cosines,
+        )
+        # Copies over the bus and in memory, and what the host took to ask for it all.
+        times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))
+        return answer
+
+    def fetch(self, which: str, answer: int) -> NDArray[np.float32]:
+        """Opacity or probability of all voxels.
+
+        Args:
+            which: "alpha" or "probability".
+            answer: Number of the answer that it belongs to.
+
+        Raises:
+            GpuError: It was overwritten by a later answer, or cannot be copied.
+        """
+        if answer != self._answers:
+            raise GpuError(
+                f"the {which} of all voxels was overwritten by the next image",
+                where="GPU",
+                cure="Ask for it before the next image is completed.",
+            )
+        with self._context.work(f"copying the {which} to the host"):
+            values: NDArray[np.float32] = self._device.download(getattr(self._pipeline, which))
+        return values
+
+
+class _FieldOnDevice:
+    """`DenseField` that is copied to the host when it is asked for."""
+
+    def __init__(self, query: DeviceSceneQuery, answer: int) -> None:
+        self._query = query
+        self._answer = answer
+
+    @functools.cached_property
+    def alpha(self) -> NDArray[np.float32]:
+        return self._query.fetch("alpha", self._answer)
+
+    @functools.cached_property
+    def probability(self) -> NDArray[np.float32]:
+        return self._query.fetch("probability", self._answer)
+
+
+def _release(context: PrimaryContext, closed: TensorRtEngine | KernelDevice) -> None:
     try:
-        with context:
-            runner.close()
-            engine.close()
-        context.close()
-    except Exception as error:  # of a lost device, of which there is nothing left to release
-        _log.warning("the GPU could not be released: %s", error)
+        with context.work("freeing memory"):
+            closed.close()
+    except GpuError as error:  # of a lost device, of which there is nothing left to release
+        _log.warning("%s", error)
+    context.close()

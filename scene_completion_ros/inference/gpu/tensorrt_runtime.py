@@ -5,25 +5,29 @@ This is the one place that imports them, and that hears what they log.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
-import threading
 from collections import deque
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure, gpu_errors
-from scene_completion_ros.inference.gpu.engine_cache import EngineKey
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure
+from scene_completion_ros.inference.gpu.engine_cache import UnusableError
 from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDevice
 from scene_completion_ros.inference.gpu.options import Flavour
-from scene_completion_ros.inference.gpu.requirements import INSTALL, version_problem
+from scene_completion_ros.inference.scene_query import ray_camera
 
-INPUT, OUTPUT, VOLUME, DEPTH = "image", "features", "volume", "depth"
-_MANY = {OUTPUT: "features", VOLUME: "volumes", DEPTH: "depths"}
+INPUT = "image"
 ERRORS_KEPT = 5
+Port: TypeAlias = "tuple[tuple[int, ...], type[np.generic]]"
+Ports: TypeAlias = "Mapping[str, Port]"
+"""What an engine takes and gives, by name: shape for one image, and type."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,16 +45,9 @@ class TensorRt:
     """
 
     def __init__(self, flavour: Flavour) -> None:
-        try:
-            self.api: Any = importlib.import_module(flavour)
-        except Exception as error:  # a damaged installation may raise anything
-            cure = f"{INSTALL[flavour]}."
-            raise GpuError(f"cannot be imported ({error})", where=f"engine {flavour}", cure=cure) from error
+        self.api: Any = importlib.import_module(flavour)
         self.flavour = flavour
         self.version = str(self.api.__version__)
-        problem = version_problem(flavour, self.version)
-        if problem:
-            raise GpuError(problem, where=f"engine {flavour}", cure=f"{INSTALL[flavour]}.")
         self._errors: deque[str] = deque(maxlen=ERRORS_KEPT)
         self.logger = _make_logger(self.api, self._errors)
 
@@ -63,20 +60,10 @@ class TensorRt:
         return "; ".join(self._errors) or "TensorRT does not say why; see its log"
 
 
-_loaded: dict[Flavour, TensorRt] = {}
-_loading = threading.Lock()
-
-
+@functools.cache
 def load_tensorrt(flavour: Flavour) -> TensorRt:
-    """Import TensorRT; once a process, because it takes one logger only.
-
-    Raises:
-        GpuError: It is not installed, cannot be imported, or has another version than is needed.
-    """
-    with _loading:
-        if flavour not in _loaded:
-            _loaded[flavour] = TensorRt(flavour)
-        return _loaded[flavour]
+    """Import TensorRT, which `require` found; once a process, because it takes one logger only."""
+    return TensorRt(flavour)
 
 
 def _make_logger(api: Any, errors: deque[str]) -> Any:
@@ -95,237 +82,171 @@ def _make_logger(api: Any, errors: deque[str]) -> Any:
     return Logger()
 
 
-def outputs_of(key: EngineKey) -> dict[str, tuple[tuple[int, ...], type[np.floating[Any]]]]:
-    """Shape for one image, and type, of every output of an engine by name, in order.
+def ports_of(bundle: StudentBundle, precision: str) -> Ports:
+    """The image, and the outputs of a bundle's encoder for GPUs, in order.
 
     Depth is float32 in every precision: float16 would round it by up to 0.05 %, and its map is small.
     """
-    kind = np.float32 if key.precision == "fp32" else np.float16
-    volume = {VOLUME: (key.volume, kind)} if key.volume else {}
-    return {OUTPUT: (key.features, kind), **volume, **({DEPTH: (key.depth, np.float32)} if key.depth else {})}
+    camera, head, rays = bundle.canonical, bundle.head, ray_camera(bundle.canonical)
+    kind = np.float32 if precision == "fp32" else np.float16
+    ports: dict[str, Port] = {
+        INPUT: ((1, camera.height, camera.width, 3), np.uint8),
+        "features": ((1, *bundle.feature_size, head.channels), kind),
+    }
+    if head.volume is not None:
+        ports |= {"volume": ((1, *head.volume_knots), kind), "depth": ((1, rays.height, rays.width), np.float32)}
+    return ports
 
 
-def element_type(kind: type[np.floating[Any]], api: Any) -> Any:
-    """TensorRT's name of a type."""
-    return api.DataType.FLOAT if kind is np.float32 else api.DataType.HALF
+def check_ports(found: Iterable[tuple[str, bool, Any, Sequence[int]]], ports: Ports, api: Any) -> str:
+    """Whether a network or an engine takes and gives what it has to.
 
+    Args:
+        found: Of each port of it its name, whether it is an input, TensorRT's type, and the shape. The number of images
+            may be open (-1).
 
-class UnusablePlanError(GpuError):
-    """TensorRT refuses a plan, though its key is right."""
+    Returns:
+        What is otherwise, in words; empty where nothing is.
+    """
+    kinds: dict[Any, Any] = {
+        np.uint8: api.DataType.UINT8,
+        np.float16: api.DataType.HALF,
+        np.float32: api.DataType.FLOAT,
+    }
+    wanted = {name: (name == INPUT, kinds[kind], shape) for name, (shape, kind) in ports.items()}
+    there = {name: (given, kind, (abs(shape[0]), *shape[1:])) for name, given, kind, shape in found}
+    return "" if there == wanted else f"has the ports {there}, needed are {wanted}"
 
 
 class TensorRtEngine:
-    """An engine that is ready to run; made, run and closed with the primary context current, in one thread.
+    """An engine that is ready to run, with memory for its ports; made, run and closed with the context current.
+
+    Errors of a run are those of pycuda, too: callers do their work in `PrimaryContext.work`.
 
     Args:
         plan: The serialised engine. It has to come from this process's builder or through `EngineCache`, which checks
             whose it is and for which device and version: a plan is a program.
+        ports: What it takes and gives.
+        context: The GPU.
 
     Attributes:
-        key: What it was built for.
+        ports: The same.
+        stream: What all is done on (`pycuda.driver.Stream`); may be exchanged for another one of the same context.
 
     Raises:
-        UnusablePlanError: TensorRT refuses it, or its ports are not those of the key.
+        UnusableError: TensorRT refuses it, or it takes or gives something else.
         GpuError: There is not enough memory for it, or the GPU fails.
     """
 
-    def __init__(self, plan: bytes, key: EngineKey, tensorrt: TensorRt) -> None:
-        self.key = key
-        self._tensorrt = tensorrt
-        self._batch = 0
+    def __init__(self, plan: bytes, ports: Ports, tensorrt: TensorRt, context: PrimaryContext) -> None:
+        self.ports = ports
+        self.stream: Any = context.stream()
+        self._tensorrt, self._gpu = tensorrt, context
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
+        self._pinned: dict[str, NDArray[Any]] = {}
+        self._device: dict[str, Buffer] = {}
         try:
             self._open(plan)
+            for name, (shape, kind) in ports.items():
+                self._pinned[name] = pinned = context.pinned(shape, kind)
+                memory = context.allocate(pinned.nbytes, f"the {name}")
+                self._device[name] = Buffer(int(memory), shape, pinned.dtype, memory)
         except BaseException:
             self.close()
             raise
 
     def _open(self, plan: bytes) -> None:
-        api, tensorrt, key = self._tensorrt.api, self._tensorrt, self.key
+        api, tensorrt = self._tensorrt.api, self._tensorrt
         tensorrt.forget_errors()
         try:
             self._runtime = api.Runtime(tensorrt.logger)
         except TypeError as error:  # pybind11's answer to a null pointer
             raise explain_failure(tensorrt.errors(), "starting TensorRT's runtime") from error
-        if key.dla_core is not None:
-            self._runtime.DLA_core = key.dla_core  # otherwise core 0, whatever it was built for
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
+        self._engine = engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
             failure = explain_failure(tensorrt.errors(), "deserialising the engine")
-            if failure.kind == "unknown":
-                raise UnusablePlanError(failure.what, where="engine", cure="Build it again.")
-            raise failure
-        self._check_ports()
+            raise UnusableError(failure.what, where="engine") if failure.kind == "unknown" else failure
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        found = [
+            (
+                name,
+                engine.get_tensor_mode(name) == api.TensorIOMode.INPUT,
+                engine.get_tensor_dtype(name),
+                tuple(engine.get_tensor_shape(name)),
+            )
+            for name in names
+        ]
+        del engine
+        # A file that was swapped for one of another graph would make TensorRT write behind the buffers.
+        problem = check_ports(found, self.ports, api)
+        if problem:
+            raise UnusableError(problem, where="engine")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise explain_failure(tensorrt.errors(), "making an execution context")
+        self._require(self._context.set_input_shape(INPUT, self.ports[INPUT][0]), "setting the image's shape")
 
-    def enqueue(
-        self,
-        image_pointer: int,
-        features_pointer: int,
-        stream_handle: int,
-        batch: int = 1,
-        *,
-        volume_pointer: int | None = None,
-        depth_pointer: int | None = None,
-    ) -> None:
-        """Run it in the order of a stream; returns before it is done.
-
-        Args:
-            image_pointer: Pointer of the device to uint8 [batch, H, W, 3] RGB.
-            features_pointer: Pointer of the device to where features [batch, h, w, C + E] go: float32 for fp32,
-                float16 otherwise.
-            batch: Number of images, within the key's.
-            volume_pointer: Where volumes [batch, X, Y, Z] go, of the same type; None where the key has none.
-            depth_pointer: Where depths float32 [batch, h', w'] go; None where the key has none.
+    def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Outputs for an image, uint8 [1, H, W, 3] RGB, in the order and types of the ports; the next call overwrites.
 
         Raises:
-            GpuError: The batch is not within the key's, or TensorRT refuses to run.
+            GpuError: TensorRT refuses to run.
         """
-        low, high = self.key.batch
-        if not low <= batch <= high:
-            cure = "Build an engine for that batch (scene-completion build-engine --batch)."
-            raise GpuError(f"{batch} images where it takes {low} to {high}", where="engine", cure=cure)
+        self.load(images)
+        self.enqueue()
+        outputs = [name for name in self.ports if name != INPUT]
+        for name in outputs:
+            self._gpu.cuda.memcpy_dtoh_async(self._pinned[name], self._device[name].pointer, self.stream)
+        self.stream.synchronize()
+        return [self._pinned[name] for name in outputs]
+
+    def load(self, images: NDArray[np.uint8]) -> None:
+        """Put an image [1, H, W, 3] where it is copied from; outputs of the former one must have been waited for.
+
+        Raises:
+            ImageError: It has another size or type.
+        """
+        shape, kind = self.ports[INPUT]
+        if images.shape != shape or images.dtype != kind:
+            raise ImageError(
+                f"is {images.dtype} {images.shape[1:]} where uint8 {shape[1:]} is needed",
+                where="canonical image",
+                cure="Resample the camera image into the canonical camera first.",
+            )
+        self._pinned[INPUT][:] = images
+
+    def enqueue(self) -> EncodedOnDevice:
+        """Ask for the outputs of the image that was loaded, in the order of the stream; returns before they are there.
+
+        Returns:
+            Where features, volume and depth go on the GPU, always the same places.
+
+        Raises:
+            GpuError: TensorRT refuses to run.
+        """
+        self._gpu.cuda.memcpy_htod_async(self._device[INPUT].pointer, self._pinned[INPUT], self.stream)
         self._tensorrt.forget_errors()
         # No local variable holds the context: the traceback of an error would keep it alive after `close`.
-        if batch != self._batch:
-            self._require(self._context.set_input_shape(INPUT, (batch, *self.key.image, 3)), "setting the batch size")
-            self._batch = batch
-        self._require(self._context.set_tensor_address(INPUT, image_pointer), "setting the image's address")
-        self._require(self._context.set_tensor_address(OUTPUT, features_pointer), "setting the features' address")
-        for name, pointer in ((VOLUME, volume_pointer), (DEPTH, depth_pointer)):
-            if pointer is not None:
-                self._require(self._context.set_tensor_address(name, pointer), f"setting the {name}'s address")
-        self._require(self._context.execute_async_v3(stream_handle), "running the engine")
+        for name, buffer in self._device.items():
+            done = self._context.set_tensor_address(name, buffer.pointer)
+            self._require(done, f"setting the address of the {name}")
+        self._require(self._context.execute_async_v3(int(self.stream.handle)), "running the engine")
+        return EncodedOnDevice(*(buffer for name, buffer in self._device.items() if name != INPUT))
 
     def close(self) -> None:
-        """Release it, in the order that TensorRT wants."""
+        """Release it, in the order that TensorRT wants, and free its memory: nothing of it may be touched any more."""
         self._context = None
         self._engine = None
         self._runtime = None
+        while self._device:
+            memory: Any = self._device.popitem()[1].owner
+            memory.free()
+        while self._pinned:
+            self._gpu.free_pinned(self._pinned.popitem()[1])
+        self.stream = None
 
     def _require(self, done: bool, doing: str) -> None:
         if not done:
             raise explain_failure(self._tensorrt.errors(), doing)
-
-    def _check_ports(self) -> None:
-        """A file that was swapped for one of another graph would make TensorRT write behind the buffers."""
-        api, key = self._tensorrt.api, self.key
-        expected: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
-            INPUT: (api.TensorIOMode.INPUT, api.DataType.UINT8, (-1, *key.image, 3)),
-        }
-        for name, (shape, kind) in outputs_of(key).items():
-            expected[name] = (api.TensorIOMode.OUTPUT, element_type(kind, api), (-1, *shape))
-        found = _ports(self._engine)
-        if key.batch[0] == key.batch[1]:  # one size only: TensorRT may state it, or leave it open
-            found = {
-                name: (mode, kind, (-1, *shape[1:]) if shape[:1] == key.batch[:1] else shape)
-                for name, (mode, kind, shape) in found.items()
-            }
-        if found != expected:
-            what = f"has the ports {found}, needed are {expected}"
-            raise UnusablePlanError(what, where="engine", cure="Build it again.")
-
-
-def _ports(engine: Any) -> dict[str, tuple[Any, Any, tuple[int, ...]]]:
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    return {
-        name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name)))
-        for name in names
-    }
-
-
-class EngineRunner:
-    """Copies images to the GPU, runs an engine on them and copies its outputs back.
-
-    Made, used and closed with the context current, in one thread.
-
-    Args:
-        context: The context that it was made in.
-        stream: What all is done on (`pycuda.driver.Stream`); a new one by default.
-
-    Attributes:
-        stream: That stream.
-
-    Raises:
-        GpuError: There is not enough memory.
-    """
-
-    def __init__(self, engine: TensorRtEngine, context: PrimaryContext, stream: Any = None) -> None:
-        self._engine = engine
-        self._context = context
-        self._device: list[Any] = []  # the image, the features, and volume and depth where there are any
-        self._pinned: list[NDArray[Any]] = []
-        key = engine.key
-        largest = key.batch[1]
-        outputs = [((largest, *shape), kind, _MANY[name]) for name, (shape, kind) in outputs_of(key).items()]
-        self.stream: Any = context.stream() if stream is None else stream
-        try:
-            for shape, dtype, what in (((largest, *key.image, 3), np.uint8, "images"), *outputs):
-                self._pinned.append(context.pinned(shape, dtype))
-                self._device.append(context.allocate(self._pinned[-1].nbytes, what))
-        except BaseException:
-            self.close()
-            raise
-
-    def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Outputs of the engine for images; overwritten by the next call.
-
-        Args:
-            images: uint8 [n, H, W, 3] RGB, n within the engine's batch.
-
-        Returns:
-            Features [n, h, w, C + E]; volumes [n, X, Y, Z] and depths [n, h', w'] where there are any. See
-            `outputs_of` for their types.
-
-        Raises:
-            GpuError: The GPU failed.
-        """
-        self.load(images)
-        self.enqueue(len(images))
-        outputs = [array[: len(images)] for array in self._pinned[1:]]
-        with gpu_errors("running the encoder", self._context):
-            for output, source in zip(outputs, self._device[1:], strict=True):
-                self._context.copy_to_host(output, int(source), self.stream)
-            self.stream.synchronize()
-        return outputs
-
-    def load(self, images: NDArray[np.uint8]) -> None:
-        """Put images [n, H, W, 3] where they are copied from; outputs of the former ones must have been waited for."""
-        self._pinned[0][: len(images)] = images
-
-    def enqueue(self, count: int = 1) -> EncodedOnDevice:
-        """Ask for the outputs of images that were loaded, in the order of the stream; returns before they are there.
-
-        Args:
-            count: How many images, within the engine's batch.
-
-        Returns:
-            Where features [n, h, w, C + E], volumes [n, X, Y, Z] and depths [n, h', w'] go on the GPU, always the same
-            places.
-
-        Raises:
-            GpuError: The GPU failed.
-        """
-        image, *outputs = self._device
-        host_images, *on_host = (array[:count] for array in self._pinned)
-        made = EncodedOnDevice(
-            *(Buffer(int(one), host.shape, host.dtype, one) for one, host in zip(outputs, on_host, strict=True))
-        )
-        volume, depth = (None if part is None else part.pointer for part in (made.volume, made.depth))
-        pointer, stream = made.features.pointer, int(self.stream.handle)
-        with gpu_errors("running the encoder", self._context):
-            self._context.copy_to_device(int(image), host_images, self.stream)
-            self._engine.enqueue(int(image), pointer, stream, count, volume_pointer=volume, depth_pointer=depth)
-        return made
-
-    def close(self) -> None:
-        """Free its memory; features that it gave out must not be touched any more."""
-        while self._device:
-            self._device.pop().free()
-        while self._pinned:
-            self._context.free_pinned(self._pinned.pop())
-        self.stream = None

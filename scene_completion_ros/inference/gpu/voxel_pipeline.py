@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, KernelDevice, SharedBuffer
+from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, KernelDevice
 from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
@@ -348,6 +348,3 @@ def _scene(march: March, classifier: VoxelClassifier) -> NDArray[np.void]:
 
 def _blocks(threads: int) -> int:
     return -(-threads // THREADS)
-
-
-__all__ = ["SCENE", "DeviceVoxels", "SharedBuffer", "VoxelPipeline"]

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.encoder import EngineName
-from scene_completion_ros.inference.gpu.options import WORKSPACE_MIB, EngineOptions
+from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
 from scene_completion_ros.inference.hub import FORM, HubName, is_hub_name
 from scene_completion_ros.inference.shipped import AUTO, shipped_students
@@ -183,15 +183,6 @@ class NodeParameters:
     )
     gpu_precision: Precision = _parameter(
         "fp16", "Precision of the encoder on TensorRT; the bundle must have an encoder for it.", choices=Precision
-    )
-    gpu_workspace: int = _parameter(
-        1024, "Most memory, MiB, that TensorRT may take for intermediate results.", bounds=WORKSPACE_MIB
-    )
-    gpu_dla_core: int = _parameter(
-        -1, "Core of a Jetson's deep learning accelerator to run the encoder on; -1 takes the GPU.", bounds=(-1, 1)
-    )
-    gpu_graphs: bool = _parameter(
-        False, "Have a GPU run encoder and voxel query as one CUDA graph, where that gives the same voxels."
     )
     engine_cache: str = _parameter(
         "",
@@ -442,18 +433,8 @@ class NodeParameters:
     )
 
     def engine_options(self) -> EngineOptions:
-        """What TensorRT is asked for.
-
-        Raises:
-            GpuError: The parameters contradict each other.
-        """
-        return EngineOptions(
-            precision=self.gpu_precision,
-            workspace_mib=self.gpu_workspace,
-            dla_core=None if self.gpu_dla_core < 0 else self.gpu_dla_core,
-            cache=Path(self.engine_cache) if self.engine_cache else None,
-            graphs=self.gpu_graphs,
-        )
+        """What TensorRT is asked for."""
+        return EngineOptions(self.gpu_precision, Path(self.engine_cache) if self.engine_cache else None)
 
 
 SCHEMA: tuple[ParameterSpec, ...] = tuple(

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ import pytest
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.gpu import engine_provision, kernel_provision, tensorrt_encoder
+from scene_completion_ros.inference.gpu import engine_provision, kernel_provision, requirements, tensorrt_encoder
 from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.gpu.tensorrt_runtime import load_tensorrt
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
-from tests.inference.gpu.host_tensorrt import HostEngine
+from tests.inference.gpu.host_tensorrt import HostTensorRt
 from tests.inference.gpu.small_gpu_bundle import GpuStudent, make_gpu_bundle
 from tests.inference.small_bundle import CANONICAL
 
@@ -77,34 +77,34 @@ def cuda(
 ) -> Iterator[HostCuda]:
     """The stand-in; whatever was allocated must have been freed, and every context popped."""
     caplog.set_level(logging.INFO, logger="scene_completion_ros")
-    host: Any = HostCuda()
+    host = HostCuda()
     host.install(monkeypatch)
-    tensorrt = SimpleNamespace(flavour="tensorrt", version="10.3.0")
-    monkeypatch.setattr(engine_provision, "load_tensorrt", lambda flavour: tensorrt)
-    monkeypatch.setattr(engine_provision, "TensorRtEngine", HostEngine)
-    monkeypatch.setattr(tensorrt_encoder, "require", lambda flavour: None)
-    for module in (engine_provision, tensorrt_encoder, encoder):  # whatever is installed here
-        monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
-    monkeypatch.setattr(HostEngine, "cuda", host, raising=False)
-    monkeypatch.setattr(HostEngine, "offset", 0.0)
-    monkeypatch.setattr(HostEngine, "volume_offset", 0.0)
-    monkeypatch.setattr(HostEngine, "depth_factor", 1.0)
-    monkeypatch.setattr(HostEngine, "refused", set())
-    monkeypatch.setattr(HostEngine, "opened", [])
-    builds: list[bytes] = []
-
-    def build_plan(onnx: bytes, key: Any, tensorrt: Any, *, timings: bytes) -> tuple[bytes, bytes]:
-        builds.append(timings)
-        return onnx, b"timings"
-
-    monkeypatch.setattr(engine_provision, "build_plan", build_plan)
-    host.builds = builds  # type: ignore[attr-defined]
     yield host
     gc.collect()
     assert host.stack == []
-    assert not host.live_graphs and not host.events
+    assert not host.events
     assert (host.allocated, host.pinned, host.retained) == (0, 0, 0)
-    assert all(engine.closed for engine in HostEngine.opened)
+
+
+@pytest.fixture
+def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTensorRt]:
+    """The stand-in, whose builder takes graphs for plans; all must have gone in the order that TensorRT wants."""
+    host = HostTensorRt(cuda)
+    host.install(monkeypatch)
+    for module in (encoder, engine_provision, tensorrt_encoder, requirements):  # whatever is installed here
+        monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
+    for module in (tensorrt_encoder, requirements):
+        monkeypatch.setattr(module, "require", lambda flavour, device=True: None)
+
+    def build_plan(onnx: bytes, ports: object, tensorrt: object, *, exact: bool) -> bytes:
+        host.builds += 1
+        return onnx
+
+    monkeypatch.setattr(engine_provision, "build_plan", build_plan)
+    yield host
+    gc.collect()
+    assert host.live == []
+    load_tensorrt.cache_clear()
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -119,26 +119,25 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def build(bundle: GpuStudent, cuda: HostCuda, engines: Path) -> Build:
+def build(bundle: GpuStudent, tensorrt: HostTensorRt, engines: Path) -> Build:
     """Makes a completer on the GPU."""
     return _builder(bundle, engines)
 
 
 @pytest.fixture
-def build_spatial(spatial_bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
+def build_spatial(spatial_bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path) -> Build:
     """Makes a completer on the GPU for the student with a volume."""
     return _builder(spatial_bundle, tmp_path / "spatial_engines")
 
 
 @pytest.fixture
-def build_anew(bundle: GpuStudent, cuda: HostCuda, tmp_path: Path) -> Build:
+def build_anew(bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path) -> Build:
     """Makes one whose cache, the test's own, is empty."""
     return _builder(bundle, tmp_path / "engines")
 
 
 def _builder(bundle: GpuStudent, cache: Path) -> Build:
-    def made(precision: str = "fp16", engine: str = "tensorrt", *, graphs: bool = False) -> Completer:
-        gpu = EngineOptions(precision=precision, cache=cache, graphs=graphs)
-        return Completer(bundle, SMALL, engine=engine, threads=1, gpu=gpu)
+    def made(precision: str = "fp16", engine: str = "tensorrt") -> Completer:
+        return Completer(bundle, SMALL, engine=engine, threads=1, gpu=EngineOptions(precision, cache))
 
     return made

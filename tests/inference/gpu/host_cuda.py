@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scene_completion_ros.inference.gpu import cuda_graph, device
+from scene_completion_ros.inference.gpu import device
 
 RUBBISH = 0xA5
 
@@ -38,7 +38,10 @@ class OutOfMemory(Error):
 
 
 class HostCuda:
-    """What stands in for the driver; ``free`` bytes are left, and ``broken`` makes synchronising raise."""
+    """What stands in for the driver.
+
+    ``free`` bytes are left, ``broken`` makes synchronising raise, ``unloadable`` kernels are refused.
+    """
 
     def __init__(self) -> None:
         self.free = 2**30
@@ -50,15 +53,12 @@ class HostCuda:
         self.retained = 0
         self.popped_at_the_end = 0
         self.broken = ""
+        self.unloadable = 0
         self._threads = threading.local()
         self._streams: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._handles = itertools.count(7)
         self.events: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.live_graphs: dict[int, list[Callable[[], object]]] = {}
-        self.graphs = 0
         self.at_once = False
-        self.no_graphs = 0
-        self.no_launches = 0
 
     @property
     def stack(self) -> list[Any]:
@@ -74,21 +74,11 @@ class HostCuda:
         self.require_context()
         self._streams[getattr(stream, "handle", stream)].ask(work)
 
-    def capturing(self, stream_handle: int) -> bool:
-        """Whether what is asked of a stream goes into a graph."""
-        return self._streams[stream_handle].captured is not None
-
     def finish(self) -> None:
         """Waits for all streams, as freeing memory does."""
-        self.forbid_capture()
-        for stream in list(self._streams.values()):
-            stream.run()
-
-    def forbid_capture(self) -> None:
-        """Ends every capture: what follows may not be part of one."""
         self.require_context()
         for stream in list(self._streams.values()):
-            stream.forbid_capture()
+            stream.run()
 
     def module(self) -> ModuleType:
         """`pycuda.driver`."""
@@ -131,7 +121,6 @@ class HostCuda:
 
         class Allocation:
             def __init__(self, size: int) -> None:
-                cuda.forbid_capture()
                 if size > cuda.free:
                     raise OutOfMemory("cuMemAlloc failed: out of memory")
                 self._memory = np.full(size, RUBBISH, np.uint8)
@@ -153,7 +142,6 @@ class HostCuda:
                 cuda.pinned -= len(self)
 
         def pagelocked_empty(shape: tuple[int, ...], dtype: Any) -> Any:
-            cuda.forbid_capture()
             memory = Pinned(int(np.prod(shape)) * np.dtype(dtype).itemsize)
             memory[:] = bytes([RUBBISH]) * len(memory)
             cuda.pinned += len(memory)
@@ -172,6 +160,9 @@ class HostCuda:
 
             def __init__(self, code: bytes) -> None:
                 cuda.require_context()
+                if cuda.unloadable:
+                    cuda.unloadable -= 1
+                    raise Error("cuModuleLoadDataEx failed: device kernel image is invalid")
                 try:
                     self._library = ctypes.CDLL(code.decode())
                 except OSError as error:
@@ -201,7 +192,6 @@ class HostCuda:
                 cuda.events.add(self)
 
             def record(self, stream: Stream) -> None:
-                assert stream.captured is None  # its time could not be read
                 cuda.enqueue(stream, lambda: setattr(self, "_at_ms", 1e3 * time.perf_counter()))
 
             def time_since(self, earlier: Event) -> float:
@@ -215,36 +205,19 @@ class HostCuda:
                 assert flags == 1  # what has no stream does not wait for it
                 self.handle = next(cuda._handles)
                 self.waiting: list[Callable[[], object]] = []
-                self.captured: list[Callable[[], object]] | None = None
-                self.invalid = False
                 cuda._streams[self.handle] = self
 
             def synchronize(self) -> None:
                 cuda.require_context()
-                self.forbid_capture()
                 if cuda.broken:
                     self.waiting.clear()
                     raise Error(cuda.broken)
                 self.run()
 
             def ask(self, work: Callable[[], object]) -> None:
-                (self.waiting if self.captured is None else self.captured).append(work)
-                if cuda.at_once and self.captured is None:
+                self.waiting.append(work)
+                if cuda.at_once:
                     self.run()
-
-            def begin_capture(self) -> None:
-                assert self.captured is None
-                self.captured, self.invalid = [], False
-
-            def forbid_capture(self) -> None:
-                if self.captured is not None:
-                    self.invalid = True
-                    raise Error("operation not permitted when stream is capturing")
-
-            def end_capture(self) -> tuple[list[Callable[[], object]], int]:
-                assert self.captured is not None
-                captured, self.captured = self.captured, None
-                return captured, 901 if self.invalid else 0
 
             def run(self) -> None:
                 waiting, self.waiting = self.waiting, []
@@ -253,7 +226,6 @@ class HostCuda:
 
         def copy(target: int, source: int, size: int, stream: Stream | None = None) -> None:
             if stream is None:
-                cuda.forbid_capture()
                 ctypes.memmove(target, source, size)
             else:
                 cuda.enqueue(stream, lambda: ctypes.memmove(target, source, size))
@@ -296,64 +268,12 @@ class HostCuda:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Be pycuda."""
-        package = ModuleType("pycuda")
-        package.driver = self.module()  # type: ignore[attr-defined]
+        package, self.driver = ModuleType("pycuda"), self.module()
+        package.driver = self.driver  # type: ignore[attr-defined]
         patch.setitem(sys.modules, "pycuda", package)
-        patch.setitem(sys.modules, "pycuda.driver", package.driver)
+        patch.setitem(sys.modules, "pycuda.driver", self.driver)
 
         def popped() -> None:
             self.popped_at_the_end += 1
 
         patch.setattr(device, "_pop_released_context", popped)
-        patch.setattr(cuda_graph, "_driver", lambda: HostDriver(self))
-
-
-class HostDriver:
-    """What `cuda_graph` calls in the driver."""
-
-    def __init__(self, cuda: HostCuda) -> None:
-        self._cuda = cuda
-        self._streams = cuda._streams
-
-    def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: ctypes.c_int) -> int:
-        assert mode.value == 1
-        self._stream(stream).begin_capture()
-        return 0
-
-    def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:
-        captured, failed = self._stream(stream).end_capture()
-        graph._obj.value = None if failed else self._keep(captured)
-        return failed
-
-    def cuGraphInstantiateWithFlags(self, made: Any, graph: ctypes.c_void_p, flags: ctypes.c_ulonglong) -> int:
-        assert flags.value == 0
-        if self._cuda.no_graphs:
-            return self._cuda.no_graphs
-        made._obj.value = self._keep(list(self._cuda.live_graphs[int(graph.value or 0)]))
-        return 0
-
-    def cuGraphLaunch(self, graph: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
-        if self._cuda.no_launches:
-            return self._cuda.no_launches
-        works = self._cuda.live_graphs[int(graph.value or 0)]
-        self._cuda.graphs += 1
-        self._cuda.enqueue(stream.value, lambda: [work() for work in works])
-        return 0
-
-    def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:
-        del self._cuda.live_graphs[int(graph.value or 0)]
-        return 0
-
-    cuGraphExecDestroy = cuGraphDestroy
-
-    def cuGetErrorString(self, error: ctypes.c_int, text: Any) -> int:
-        text._obj.value = {801: b"operation not supported", 2: b"out of memory"}.get(error.value, b"an error")
-        return 0
-
-    def _stream(self, handle: ctypes.c_void_p) -> Any:
-        return self._streams[int(handle.value or 0)]
-
-    def _keep(self, works: list[Callable[[], object]]) -> int:
-        handle = next(self._cuda._handles)
-        self._cuda.live_graphs[handle] = works
-        return handle

@@ -38,7 +38,7 @@ class HostCompiler:
         assert compute_capability == (8, 7)
         self.compiled.append(sizes)
         library = compiled_library(sizes, self.folder, *self.changed)
-        made = CompiledKernels(str(library).encode(), sizes.kernels, {}, "g++")
+        made = CompiledKernels(str(library).encode(), sizes.kernels, "g++")
         check(made)
         return made
 
@@ -60,20 +60,15 @@ def compiled_library(sizes: KernelSizes, folder: Path, *changed: tuple[str, str]
     library = folder / f"{name}.so"
     if not library.exists():
         made = library.with_name(f"{name}.{os.getpid()}")  # of this process, until it is whole
-        compile_for_the_cpu(text, made, "-fPIC", "-shared", *sizes.definitions())
+        source = made.with_suffix(".cpp")
+        source.write_text(text, encoding="utf-8")
+        subprocess.run(
+            [
+                "g++", "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas",
+                "-Wno-maybe-uninitialized",  # taps, of whose first load the compiler is not sure
+                "-fPIC", "-shared", *sizes.definitions(), "-o", str(made), str(source),
+            ],
+            check=True,
+        )  # fmt: skip
         made.replace(library)
     return library
-
-
-def compile_for_the_cpu(text: str, target: Path, *options: str) -> None:
-    """Compile C++ with the shim for CUDA."""
-    source = target.with_name(f"{target.name}.cpp")
-    source.write_text(text, encoding="utf-8")
-    subprocess.run(
-        [
-            "g++", "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas",
-            "-Wno-maybe-uninitialized",  # taps, of whose first load the compiler is not sure
-            *options, "-o", str(target), str(source),
-        ],
-        check=True,
-    )  # fmt: skip

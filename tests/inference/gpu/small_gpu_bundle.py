@@ -1,4 +1,4 @@
-"""A tiny student with encoders for GPUs, and keys of engines that were never built."""
+"""A tiny student with encoders for GPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu.engine_cache import EngineKey
 from tests.inference.small_bundle import (
     CANONICAL,
     CHANNELS,
@@ -131,22 +130,3 @@ def make_gpu_bundle(
     bundle = make_small_bundle(folder, volume=volume, depth=depth, **fields)
     values = {name: getattr(bundle, name) for name in StudentBundle.__dataclass_fields__}
     return GpuStudent(**values, precisions=precisions, volume=volume, depth=depth)
-
-
-def some_key(**fields: Any) -> EngineKey:
-    """A key of an Orin; ``fields`` replace its own."""
-    values: dict[str, Any] = {
-        "onnx_sha256": "0123456789abcdef" * 4,
-        "flavour": "tensorrt",
-        "tensorrt_version": "10.3.0",
-        "machine": "aarch64",
-        "gpu_name": "Orin",
-        "compute_capability": "8.7",
-        "multiprocessors": 16,
-        "precision": "fp16",
-        "batch": (1, 1),
-        "image": (192, 640),
-        "features": (96, 320, 64),
-        "workspace_mib": 1024,
-    }
-    return EngineKey(**{**values, **fields})

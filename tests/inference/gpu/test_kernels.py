@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -13,83 +14,67 @@ from scene_completion_ros.errors import GpuError, SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
 from scene_completion_ros.inference.gpu.device import explain_failure
-from scene_completion_ros.inference.gpu.kernels import (
-    SOURCE,
-    CompiledKernels,
-    KernelSizes,
-    compile_kernels,
-    compile_with_nvcc,
-)
+from scene_completion_ros.inference.gpu.kernels import SOURCE, CompiledKernels, KernelSizes, compile_kernels
 from scene_completion_ros.voxels.occupancy_kernel import BINS
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import PLAIN_STUDENT
 
 ARCHITECTURES = ((7, 5), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0))
 # Two blocks of 256 threads fit on a processor with 65536 registers where a thread takes 128, four where it takes 64.
-REGISTERS = {
-    "query_density": 128,
-    **dict.fromkeys(("see_rays", "march_rays", "classify", "offsets", "compact", "query_labels", "query_phrases"), 64),
-}
+REGISTERS = {name: 128 if name == "query_density" else 64 for name in kernels.KERNELS}
 
-needs_compiler = pytest.mark.skipif(
-    kernels.find_nvrtc() is None and shutil.which("nvcc") is None,
-    reason="neither nvidia-cuda-nvrtc nor nvcc is installed",
-)
+needs_compiler = pytest.mark.skipif(not kernels.nvrtc_libraries(), reason="nvidia-cuda-nvrtc is not installed")
+
+
+class Resources(NamedTuple):
+    """What one kernel takes on the GPU: registers a thread; bytes a thread that are spilled, or lie in memory."""
+
+    registers: int
+    stack: int
+    spilled: int
+
+
+def resources(log: str) -> dict[str, Resources]:
+    """By kernel, from what ptxas says."""
+    found: dict[str, Resources] = {}
+    kernel, memory = "", (0, 0)
+    for line in log.splitlines():
+        if entry := re.search(r"Compiling entry function '(\w+)'", line):
+            kernel = entry[1]
+        elif sizes := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            memory = int(sizes[1]), int(sizes[2]) + int(sizes[3])
+        elif used := re.search(r"Used (\d+) registers", line):
+            found[kernel] = Resources(int(used[1]), *memory)
+    return found
 
 
 @needs_compiler
 @pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
 @pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
-def test_no_kernel_spills_on_any_gpu(capability: tuple[int, int], half: bool) -> None:
-    head = StudentBundle.load(PLAIN_STUDENT).head
-    assert_fits(compile_kernels(KernelSizes.of(head, half_features=half), capability))
-
-
-@needs_compiler
-@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
-@pytest.mark.parametrize(("channels", "units"), [(32, 32), (64, 64), (96, 96)])
-def test_no_kernel_of_a_smaller_student_spills_on_an_orin(channels: int, units: int, half: bool) -> None:
-    assert_fits(compile_kernels(KernelSizes(channels, units, 19, half), (8, 7)))
-
-
-@needs_compiler
-@pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
-@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
-@pytest.mark.parametrize("units", [0, 64])
-def test_no_kernel_of_a_student_with_a_volume_spills(capability: tuple[int, int], half: bool, units: int) -> None:
-    made = compile_kernels(KernelSizes(128, units, 19 if units else 1, half, volume=True), capability)
-    assert_fits(made, without=("march_rays",) if units else ("march_rays", "query_labels", "query_phrases"))
-
-
-def assert_fits(made: CompiledKernels, without: tuple[str, ...] = ("see_rays",)) -> None:
-    assert made.cubin[:4] == b"\x7fELF"
-    assert set(made.resources) == {*kernels.KERNELS} - {*without} == {*made.names}
-    for name, found in made.resources.items():
-        assert (found.spilled, found.stack) == (0, 0), name
-        assert 0 < found.registers <= REGISTERS[name], name
-
-
-@needs_compiler
-def test_a_student_without_classes_has_no_kernel_for_them() -> None:
-    made = compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
-    assert set(made.resources) == {*kernels.KERNELS} - {"query_labels", "query_phrases", "see_rays"}
-
-
-def test_what_ptxas_says_is_read() -> None:
-    log = """ptxas info    : Compiling entry function 'march_rays' for 'sm_87'
-ptxas info    : Function properties for march_rays
-    24 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
-ptxas info    : Used 62 registers, used 1 barriers, 400 bytes cmem[0]
-"""
-    assert kernels._resources(log) == {"march_rays": kernels.KernelResources(62, 20, 24)}
+def test_no_kernel_of_any_student_spills_on_any_gpu(capability: tuple[int, int], half: bool) -> None:
+    students = [
+        KernelSizes.of(StudentBundle.load(PLAIN_STUDENT).head, half_features=half),
+        *(KernelSizes(128, units, 19 if units else 1, half, volume=True) for units in (0, 64)),
+    ]
+    if capability == (8, 7):
+        students += [KernelSizes(size, size, 19, half) for size in (32, 64, 96)]
+    for sizes in students:
+        made = compile_kernels(sizes, capability)
+        assert made.cubin[:4] == b"\x7fELF"
+        without = {"march_rays" if sizes.volume else "see_rays"}
+        without |= set() if sizes.units else {"query_labels", "query_phrases"}
+        found = resources(made.log)
+        assert set(found) == {*kernels.KERNELS} - without == {*made.names}
+        for name, taken in found.items():
+            assert taken.spilled == taken.stack == 0, name
+            assert 0 < taken.registers <= REGISTERS[name], name
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_nvcc_takes_the_same_source() -> None:
-    nvcc = shutil.which("nvcc")
-    assert nvcc is not None
-    made = compile_with_nvcc(nvcc, KernelSizes(64, 32, 19, True), (8, 6))
-    assert made.compiler == "nvcc" and {found.spilled for found in made.resources.values()} == {0}
+def test_nvcc_takes_the_same_source(tmp_path: Path) -> None:
+    definitions = KernelSizes(64, 32, 19, True).definitions()
+    options = ["-arch=sm_86", kernels.STANDARD, "-Werror=all-warnings", *definitions]
+    subprocess.run(["nvcc", "-cubin", *options, "-o", tmp_path / "cubin", SOURCE], check=True)
 
 
 @needs_compiler
@@ -98,41 +83,39 @@ def test_a_gpu_that_the_compiler_does_not_know_is_named() -> None:
         compile_kernels(KernelSizes(64, 0, 1, True), (3, 1))
 
 
-def test_without_a_compiler_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "find_nvrtc", lambda: None)
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(SceneCompletionError, match="neither NVRTC nor nvcc.*nvidia-cuda-nvrtc"):
-        compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
+def test_what_cannot_compile_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "libnvrtc.so").write_text("no library")
+    for libraries, message in (
+        ([], "NVRTC was not found.*pip install nvidia-cuda-nvrtc"),
+        ([tmp_path / "libnvrtc.so", Path("libc.so.6")], "libnvrtc.so failed for sm_87 .*; libc.so.6 failed for sm_87"),
+    ):
+        monkeypatch.setattr(kernels, "nvrtc_libraries", lambda given=libraries: given)
+        with pytest.raises(GpuError, match=message):
+            compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
 
 
 def test_what_the_driver_does_not_take_is_compiled_by_the_next_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's NVRTC may be newer than the driver, and the toolkit's nvcc beside it not."""
+    """The package's NVRTC may be newer than the driver, and the toolkit's beside it not."""
+    sizes, tried = KernelSizes(64, 0, 1, True), []
 
-    def made_by(name: str) -> CompiledKernels:
-        return CompiledKernels(b"", (), {}, name)
-
-    def takes_none_of(*names: str) -> Callable[[CompiledKernels], None]:
-        def check(made: CompiledKernels) -> None:
-            if made.compiler in names:
-                raise GpuError(f"the kernels that {made.compiler} made do not load")
-
-        return check
-
-    monkeypatch.setattr(kernels, "find_nvrtc", lambda: Path("nvrtc"))
-    monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(kernels, "compile_with_nvrtc", lambda *arguments: made_by("NVRTC"))
-    monkeypatch.setattr(kernels, "compile_with_nvcc", lambda *arguments: made_by("nvcc"))
-    sizes = KernelSizes(64, 0, 1, True)
-    assert compile_kernels(sizes, (8, 7)).compiler == "NVRTC"
-    assert compile_kernels(sizes, (8, 7), check=takes_none_of()).compiler == "NVRTC"
-    assert compile_kernels(sizes, (8, 7), check=takes_none_of("NVRTC")).compiler == "nvcc"
-    with pytest.raises(GpuError, match=r"kernels that NVRTC made do not load; the kernels that nvcc made do"):
-        compile_kernels(sizes, (8, 7), check=takes_none_of("NVRTC", "nvcc"))
+    def refused(made: CompiledKernels) -> None:
+        tried.append(made.compiler)
+        if made.compiler in too_new:
+            raise GpuError(f"the kernels that {made.compiler} made do not load")
 
     def lost(made: CompiledKernels) -> None:
         raise explain_failure("an illegal memory access was encountered", f"loading what {made.compiler} made")
 
-    with pytest.raises(GpuError, match="the device was lost while loading what NVRTC made"):  # and nvcc is not tried
+    monkeypatch.setattr(kernels, "nvrtc_libraries", lambda: [Path("package"), Path("toolkit")])
+    monkeypatch.setattr(kernels, "nvrtc_cubin", lambda *arguments: (b"", ""))
+    too_new = {"package"}
+    assert compile_kernels(sizes, (8, 7)).compiler == "package"
+    assert compile_kernels(sizes, (8, 7), check=refused).compiler == "toolkit"
+    too_new.add("toolkit")
+    with pytest.raises(GpuError, match=r"that package made do not load; the kernels that toolkit made do"):
+        compile_kernels(sizes, (8, 7), check=refused)
+    assert tried == 2 * ["package", "toolkit"]
+    with pytest.raises(GpuError, match="the device was lost while loading what package made"):  # no other is tried
         compile_kernels(sizes, (8, 7), check=lost)
 
 

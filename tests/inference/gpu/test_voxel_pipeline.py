@@ -6,14 +6,11 @@ import dataclasses
 import functools
 import math
 import os
-import re
 import shutil
-import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -23,10 +20,10 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.device_scene_query import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads
 from scene_completion_ros.inference.gpu.kernels import KERNELS, KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.tensorrt_encoder import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
@@ -45,7 +42,7 @@ from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
-from tests.inference.gpu.host_kernels import SHIM, HostCompiler, compile_for_the_cpu
+from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.small_bundle import PLAIN_STUDENT, random_head, volume_reading, with_labels
 from tests.inference.small_vocabulary import random_vocabulary, small_space
 
@@ -390,12 +387,10 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devi
 
 
 @pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
-@pytest.mark.parametrize("with_prior", [False, True])
 @pytest.mark.parametrize("shift", [0.0, 0.13], ids=["at knots", "between knots"])
-def test_a_volume_is_read_as_its_twin_reads_it(shift: float, with_prior: bool, half: bool, device: Devices) -> None:
+def test_a_volume_is_read_as_its_twin_reads_it(shift: float, half: bool, device: Devices) -> None:
     head = dataclasses.replace(random_head(channels=64, density_bias=-1.0), volume=volume_reading(GRID, gain=0.7))
-    if with_prior:
-        head = dataclasses.replace(head, prior=place_prior(1))
+    head = dataclasses.replace(head, prior=place_prior(1) if half else None)
     pose = rotated(0.0, 0.0, 0.0, (shift, -shift, shift))
     run = run_of(device(head, half=half), head, pose=pose)
     assert (run.query.samples.between.size == 0) == (shift == 0.0)
@@ -570,30 +565,8 @@ def test_what_is_not_a_number_stays_so_and_hides_what_is_behind(device: Devices)
     assert behind.any() and (found.state[-1][behind] == VoxelState.FREE_INFERRED).any()
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("if (threadIdx.x < 40) __syncthreads();", "left before a barrier|different operations"),
-        ("if (threadIdx.x % 2) __shfl_xor_sync(~0u, 1.0f, 1);", "not here|different operations"),
-        ("if (threadIdx.x < 8) __ballot_sync(~0u, true); else __shfl_xor_sync(~0u, 1.0f, 1);", "not here|different"),
-    ],
-)
-def test_the_stand_in_catches_threads_that_do_not_meet(body: str, message: str, tmp_path: Path) -> None:
-    program = tmp_path / "wrong"
-    text = f"""
-        #include "{SHIM}"
-        static void right() {{ __syncthreads(); __ballot_sync(~0u, true); }}
-        static void wrong() {{ {body} }}
-        int main(int count, char**) {{ on_cpu::launch(count > 1 ? wrong : right, 2, 64, nullptr); }}
-    """
-    compile_for_the_cpu(textwrap.dedent(text), program)
-    assert subprocess.run([program], check=False).returncode == 0
-    done = subprocess.run([program, "wrong"], capture_output=True, text=True, check=False)
-    assert done.returncode < 0 and re.search(message, done.stderr)
-
-
 class GivenMaps:
-    """An encoder that uploads maps instead of computing them."""
+    """An engine that uploads maps instead of computing them."""
 
     def __init__(self, device: KernelDevice, maps: list[np.ndarray]) -> None:
         self.device, self.maps = device, [device.upload(one.astype(np.float16)) for one in maps]
@@ -615,7 +588,7 @@ def test_two_scenes_on_one_device_ended_in_either_order(device: Devices) -> None
         run = run_of(device(head), head, pose=POSES[pose][0], grid=POSES[pose][1])
         prepared = PreparedScene(run.query, run.march, run.classifier, run.labels)
         own = device(head)
-        scene = DeviceSceneQuery(GivenMaps(own, maps), lambda image: None, own, device.context, prepared)
+        scene = DeviceSceneQuery(cast(Any, GivenMaps(own, maps)), own, device.context, prepared)
         scenes.append((run, scene))
     answers = []
     for number in (0, 1):

@@ -36,7 +36,7 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
         "bundle", "shadow_bundle", "engine", "grid_file", "image_transport", "image_qos", "publish_markers",
         "autostart", "cameras", "grid_frame", "transform_source", "transform_topics", "odometry_topics",
         "extrinsics_file", "save_folder", "hardware_id", "odometry_frame",
-        "gpu_precision", "gpu_workspace", "gpu_dla_core", "gpu_graphs", "engine_cache",
+        "gpu_precision", "engine_cache",
         "occupancy_threshold", "output_qos",
     }  # fmt: skip
 

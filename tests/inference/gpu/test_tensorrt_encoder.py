@@ -1,0 +1,447 @@
+"""Images to voxels through engine and kernels: gates, cache, errors and what takes over, on stand-ins for the GPU.
+
+pycuda is `host_cuda`, TensorRT `host_tensorrt`; the kernels are those of ``voxel_query.cu``. That a GPU runs them, only
+`make test-gpu` shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros import cli
+from scene_completion_ros.errors import BundleError, GpuError, ImageError
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference import encoder
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, HEAD, StudentBundle
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.encoder import check_engine, make_encoder
+from scene_completion_ros.inference.gpu import engine_provision, kernel_provision, options
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels
+from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.gpu.requirements import CudaDevices
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from tests.inference.gpu.conftest import SMALL, Build, picture
+from tests.inference.gpu.host_cuda import HostCuda
+from tests.inference.gpu.host_kernels import HostCompiler
+from tests.inference.gpu.host_tensorrt import HostTensorRt
+from tests.inference.gpu.small_gpu_bundle import GpuStudent, gpu_encoder
+from tests.inference.small_bundle import make_small_bundle, random_head, with_labels
+from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
+
+ON_CPU = ("openvino", "onnxruntime")
+
+
+def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:
+    """The same but for voxels that lie at a threshold."""
+    assert np.mean(found.state != expected.state) < 2e-3
+    shape = expected.grid.shape
+    ours, theirs = (np.ravel_multi_index(tuple(voxels.index.T), shape) for voxels in (found, expected))
+    common, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
+    assert len(common) > 100 and len(common) >= 0.99 * max(len(ours), len(theirs))
+    np.testing.assert_allclose(found.probability[at_ours], expected.probability[at_theirs], atol=5e-3)
+    np.testing.assert_allclose(found.confidence[at_ours], expected.confidence[at_theirs], atol=5e-3)
+    assert np.mean(found.label[at_ours] != expected.label[at_theirs]) < 0.01
+    assert np.unique(expected.label).size > 1
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["late", "at once"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_voxels_are_those_of_the_same_graph_on_the_cpu(
+    build: Build, bundle: GpuStudent, cuda: HostCuda, precision: str, at_once: bool
+) -> None:
+    cuda.at_once = at_once
+    on_gpu = build(precision)
+    on_cpu = Completer(bundle, SMALL, engine=f"onnxruntime_{precision}", threads=1)
+    before = cuda.allocations
+    for seed in range(2):
+        found, expected = (one.complete(picture(seed), stamp_ns=seed) for one in (on_gpu, on_cpu))
+        assert found.voxels.stamp_ns == seed
+        assert {VoxelState.SURFACE, VoxelState.COMPLETED} <= set(np.unique(expected.voxels.state))
+        assert_alike(found.voxels, expected.voxels)
+        # In half precision only the one on the CPU rounds between the layers.
+        np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-4 if precision == "fp32" else 5e-3)
+        np.testing.assert_allclose(found.probability, expected.probability, atol=2e-2)
+        assert np.isclose(found.depth, expected.depth, atol=0.02, equal_nan=True).mean() > 0.98
+        assert found.timings_ms.keys() == expected.timings_ms.keys()
+        parts = sum(time for stage, time in found.timings_ms.items() if stage != "total")
+        assert parts <= found.timings_ms["total"] + 0.01
+        assert min(found.timings_ms["query"], found.timings_ms["encode"]) > 0.0
+    assert cuda.allocations == before  # a frame takes no memory
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.11], ids=["at knots", "between knots"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_voxels_of_a_student_with_a_volume_are_those_of_the_cpu(
+    build_spatial: Build, spatial_bundle: GpuStudent, cuda: HostCuda, shift: float, precision: str
+) -> None:
+    cuda.at_once = shift > 0.0
+    pose = RigidTransform(np.eye(3), np.full(3, shift)) @ spatial_bundle.grid_from_camera
+    engine = f"onnxruntime_{precision}"
+    on_gpu = build_spatial(precision).placed(pose)
+    on_cpu = Completer(spatial_bundle, SMALL, grid_from_camera=pose, engine=engine, threads=1)
+    for seed in range(2):
+        found, expected = (one.complete(picture(seed)) for one in (on_gpu, on_cpu))
+        assert_alike(found.voxels, expected.voxels)
+        np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-4 if precision == "fp32" else 5e-3)
+        np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-5)  # float32 in both precisions
+        np.testing.assert_array_equal(found.transmittance, expected.transmittance)
+        assert 0.0 < expected.transmittance.mean() < 0.5
+    seen = {VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED, VoxelState.SURFACE, VoxelState.COMPLETED}
+    assert seen <= set(np.unique(expected.voxels.state))
+    plain = dataclasses.replace(spatial_bundle, head=dataclasses.replace(spatial_bundle.head, volume=None), volume=None)
+    without = Completer(plain, SMALL, grid_from_camera=pose, engine=engine, threads=1).complete(picture(1))
+    assert np.abs(without.alpha - expected.alpha).max() > 0.5  # the wall
+
+
+def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
+    bundle: GpuStudent, tensorrt: HostTensorRt, cuda: HostCuda, tmp_path: Path
+) -> None:
+    speaking = dataclasses.replace(bundle, feature_spaces=(small_space(dimension=24),))
+    on_cpu = Completer(speaking, SMALL, engine="onnxruntime_fp16", threads=1)
+    on_gpu = Completer(speaking, SMALL, engine="tensorrt", threads=1, gpu=EngineOptions("fp16", tmp_path / "engines"))
+    few, many = (random_vocabulary(*sizes, background=2, dimension=24) for sizes in ((4, 6), (30, 90)))
+    asked, larger = (random_query(*sizes, dimension=24, seed=1) for sizes in ((1, 2), (9, 9)))
+    allocations = 0
+    for vocabulary, query in ((few, asked), (many, None), (None, larger), (None, None), (few, asked), (many, larger)):
+        answers = []
+        for completer in (on_gpu, on_cpu):
+            completer.use(None if vocabulary is None else completer.prepare_vocabulary(vocabulary))
+            completer.ask(None if query is None else completer.prepare_vocabulary(query))
+            answers.append(completer.complete(picture(1)))
+        found, expected = answers
+        assert_alike(found.voxels, expected.voxels)
+        assert found.voxels.class_names == expected.voxels.class_names
+        assert found.timings_ms.keys() == expected.timings_ms.keys()
+        assert [one.phrase for one in found.matches] == ([] if query is None else list(query.names))
+        for ours, theirs in zip(found.matches, expected.matches, strict=True):
+            places = [index_of(completion)[one.voxels] for completion, one in zip(answers, (ours, theirs), strict=True)]
+            _, at_ours, at_theirs = np.intersect1d(*places, return_indices=True)
+            assert len(at_ours) >= 0.97 * max(len(ours.voxels), len(theirs.voxels)) - 3
+            np.testing.assert_allclose(ours.score[at_ours], theirs.score[at_theirs], atol=0.02)
+            np.testing.assert_allclose(ours.probability[at_ours], theirs.probability[at_theirs], atol=0.1)
+        if vocabulary is many and query is None:
+            allocations = cuda.allocations
+    assert cuda.allocations == allocations + 1  # for more phrases at a time
+
+
+def index_of(completion: Completion) -> np.ndarray:
+    voxels = completion.voxels
+    return np.ravel_multi_index(tuple(voxels.index.T), voxels.grid.shape)
+
+
+MUTANTS = {
+    "density": ("plain", "log1pf(expf", "(expf", "alpha error"),
+    "states": ("plain", "what = seen ? SURFACE : COMPLETED", "what = SURFACE", "state difference"),
+    "list": ("plain", "of_host[place] = voxel;", "of_host[place] = voxel + 1;", "wrong entries"),
+    "labels": ("plain", "+ bias[k];", "+ 3.0f * bias[k];", "wrong labels"),
+    "norm of phrases": ("plain", "norm += value * value;", "norm += value;", "cosine error"),
+    "second phrase": ("plain", "second = fmaxf(second, cosine);", "", "wrong labels"),
+    "sharpness": ("plain", "expf((cosine - top) * sharpness)", "expf(cosine - top)", "confidence error"),
+    "knot": ("spatial", "word(knot[sample])", "word(knot[sample] + 1)", "alpha error"),
+    "share between knots": ("spatial", "(lane & 1 ? z : 1.0f - z)", "(lane & 1 ? 1.0f - z : z)", "alpha error"),
+    "said depth": ("spatial", "if (!(along * scene.edge < ends))", "if (!(along * scene.edge < depth))", "sight"),
+    "no number": ("spatial", "if (!(along * scene.edge < ends))", "if (along * scene.edge >= ends)", "sight"),
+    "far": ("spatial", "depth >= far ?", "depth >= 0.8f * far ?", "sight"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_kernels_that_compute_something_else_are_refused_with_the_numbers(
+    request: pytest.FixtureRequest, compiler: HostCompiler, tmp_path: Path, mutant: str
+) -> None:
+    student, right, wrong, number = MUTANTS[mutant]
+    compiler.changed = ((right, wrong),)
+    make: Build = request.getfixturevalue("build_anew" if student == "plain" else "build_spatial")
+    with pytest.raises(GpuError, match=rf"voxel query does not compute what the CPU computes: .*{number}"):
+        make()
+    assert not list(tmp_path.glob("*/kernels-*"))
+
+
+@pytest.mark.parametrize("output", ["features", "volume", "depth"])
+@pytest.mark.parametrize("offset", [0.5, float("nan")])
+def test_an_engine_that_computes_something_else_is_refused_with_the_numbers(
+    build_spatial: Build, tensorrt: HostTensorRt, tmp_path: Path, output: str, offset: float
+) -> None:
+    tensorrt.changed = {output: (1.0, offset)}
+    number = "inf" if np.isnan(offset) else r"\d"
+    with pytest.raises(GpuError, match=rf"fp16 engine does not compute .*error of the {output} {number}"):
+        build_spatial()
+    assert not list(tmp_path.glob("*/engine-*"))
+    assert tensorrt.builds == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "output", "channels"), [("fp32", "features", 64), ("fp16", "map", 64), ("fp16", "features", 32)]
+)
+def test_a_plan_with_other_ports_is_refused(
+    build_anew: Build,
+    tensorrt: HostTensorRt,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    output: str,
+    channels: int,
+) -> None:
+    """It would write behind the buffers."""
+    size = (SMALL.height, SMALL.width)
+    plan = gpu_encoder(precision, size=size, label_hidden=64, output=output, channels=channels)
+    monkeypatch.setattr(engine_provision, "build_plan", lambda *_, **__: plan)
+    with pytest.raises(GpuError, match="is refused by what built it .has the ports .* needed are"):
+        build_anew()
+    assert tensorrt.ended == ["engine", "runtime"]
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "expected"),
+    [
+        ("runtime", "CUDA initialization failure with error: 35", "starting TensorRT's runtime failed: .* error: 35"),
+        ("engine", "Error Code 2: OutOfMemory (no further information)", "out of memory while deserialising"),
+        ("context", "", "making an execution context failed: TensorRT does not say why"),
+        ("shape", "does not satisfy any optimization profile", "setting the image's shape failed: does not satisfy"),
+        ("features", "API Usage Error", "setting the address of the features failed: API Usage Error"),
+        ("run", "an illegal memory access was encountered", "the device was lost while running the engine"),
+    ],
+)
+def test_what_tensorrt_refuses_is_said_in_its_words_and_leaves_nothing_open(
+    build: Build, build_anew: Build, tensorrt: HostTensorRt, step: str, text: str, expected: str
+) -> None:
+    build()  # the engine is there: what fails is to run it
+    gc.collect()
+    tensorrt.failing[step] = text
+    tensorrt.ended.clear()
+    with pytest.raises(GpuError, match=expected):
+        build()
+    gc.collect()
+    assert tensorrt.live == []
+    assert tensorrt.ended == [part for part in ("context", "engine", "runtime") if part in tensorrt.ended]
+
+
+def test_engine_and_kernels_are_made_once_and_again_where_they_cannot_be_used(
+    build_anew: Build,
+    bundle: GpuStudent,
+    compiler: HostCompiler,
+    tensorrt: HostTensorRt,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def made(precision: str = "fp16") -> tuple[int, int]:
+        build_anew(precision)
+        gc.collect()
+        return tensorrt.builds, len(compiler.compiled)
+
+    assert made() == made() == (1, 1)
+    assert "built after" in caplog.text and "error of the features" in caplog.text
+    assert made("fp32") == made("fp32") == (2, 2)
+    (engine,) = (tmp_path / "engines").glob("engine-fp16-*")
+    engine.write_bytes(engine.read_bytes()[:-1])
+    assert made() == (3, 2)
+    assert f"{engine} is not used: it is damaged" in caplog.text
+    other = dataclasses.replace(bundle, sha256={**bundle.sha256, HEAD: "0" * 64})
+    Completer(other, SMALL, engine="tensorrt", threads=1, gpu=EngineOptions(cache=tmp_path / "engines"))
+    assert (tensorrt.builds, len(compiler.compiled)) == (3, 3)  # kernels are compared with a head
+    caplog.clear()  # a record holds the error, which holds the frames, which hold the encoder
+
+
+def test_what_the_driver_or_tensorrt_do_not_take_any_more_is_made_again(
+    build_anew: Build,
+    compiler: HostCompiler,
+    tensorrt: HostTensorRt,
+    cuda: HostCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    build_anew()
+    gc.collect()
+    tensorrt.refused, cuda.unloadable = 1, 1
+    completer = build_anew()
+    assert (tensorrt.builds, len(compiler.compiled)) == (2, 2)
+    assert "is not used: the kernels that g++ made do not load" in caplog.text
+    assert "is not used: deserialising the engine failed" in caplog.text
+    caplog.clear()
+    assert completer.complete(picture()).alpha.any()
+
+    def of_a_newer_compiler(sizes: Any, compute_capability: Any, *, check: Any) -> None:
+        check(CompiledKernels(b"of CUDA 99", sizes.kernels, "NVRTC"))
+
+    monkeypatch.setattr(kernel_provision, "compile_kernels", of_a_newer_compiler)
+    with pytest.raises(GpuError, match="the kernels that NVRTC made do not load.*a compiler that is no newer"):
+        build_anew("fp32")
+
+
+def test_what_was_given_out_stays_as_it_was(build: Build) -> None:
+    completer = build()
+    first = completer.complete(picture(0))
+    kept = {name: getattr(first.voxels, name).copy() for name in ("state", "index", "probability", "label")}
+    alpha, depth = first.alpha.copy(), first.depth.copy()
+    second = completer.complete(picture(1))
+    assert (second.voxels.state != kept["state"]).any()
+    for name, values in kept.items():
+        np.testing.assert_array_equal(getattr(first.voxels, name), values)
+    np.testing.assert_array_equal(first.depth, depth)
+    np.testing.assert_array_equal(first.alpha, alpha)  # it had been asked for in time
+    with pytest.raises(GpuError, match="the probability of all voxels was overwritten by the next image"):
+        _ = first.probability
+    assert second.probability.any()
+
+
+def test_another_pose_has_memory_of_its_own_and_gives_it_back(build: Build, cuda: HostCuda, bundle: GpuStudent) -> None:
+    completer = build()
+    allocated, pinned = cuda.allocated, cuda.pinned
+    here = completer.complete(picture()).voxels
+    there = RigidTransform(np.eye(3), np.array([0.4, 0.2, 0.0])) @ bundle.grid_from_camera
+    moved = completer.placed(there)
+    assert cuda.allocated > allocated
+    expected = Completer(bundle, SMALL, grid_from_camera=there, engine="onnxruntime_fp16", threads=1)
+    assert_alike(moved.complete(picture()).voxels, expected.complete(picture()).voxels)
+    np.testing.assert_array_equal(completer.complete(picture()).voxels.state, here.state)
+    del moved
+    gc.collect()
+    assert (cuda.allocated, cuda.pinned) == (allocated, pinned)
+
+
+def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
+    build: Build, cuda: HostCuda, bundle: GpuStudent
+) -> None:
+    left = build("fp32")
+    right = Completer(bundle, SMALL, engine="tensorrt", encoder_of=left)
+    states = [one.complete(picture(1)).voxels.state for one in (left, right)]
+    np.testing.assert_array_equal(*states)
+    assert cuda.retained == 1
+    on_cpu = make_encoder(bundle, encoder.cpu_engine(), threads=1)
+    for seed in (0, 1):
+        found, expected = left._encoder.encode(picture(seed)), on_cpu.encode(picture(seed))
+        np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
+    with pytest.raises(ImageError, match="canonical image"):
+        left._encoder.encode(picture()[:-1])
+    with pytest.raises(ImageError):
+        left.complete(picture()[:-1])
+    assert cuda.stack == []  # nobody else's context is disturbed between images
+
+
+def test_a_lost_device_is_said_and_what_it_may_have_overwritten_is_not_given_out(build: Build, cuda: HostCuda) -> None:
+    completer = build()
+    first = completer.complete(picture())
+    cuda.broken = "cuStreamSynchronize failed: an illegal memory access was encountered"
+    with pytest.raises(GpuError, match="the device was lost while completing an image.*Restart"):
+        completer.complete(picture(1))
+    assert cuda.stack == []
+    cuda.broken = ""
+    with pytest.raises(GpuError, match="overwritten"):
+        _ = first.alpha
+    assert min(completer.complete(picture()).timings_ms.values()) >= 0.0
+
+
+def test_too_little_memory(build: Build, cuda: HostCuda) -> None:
+    completer = build()
+    cuda.free = 1_000_000
+    expected = r"out of memory while allocating .* MiB for the voxel query.* MiB are free"
+    with pytest.raises(GpuError, match=expected):
+        completer.placed(completer.grid_from_camera)
+
+
+def of_a_later_version(*_: Any, **__: Any) -> None:
+    raise TypeError("module_from_buffer() takes another argument")
+
+
+@pytest.mark.parametrize("what", ["no room", "kernels", "version", "grid"])
+def test_with_auto_the_cpu_takes_over_and_the_log_says_why(
+    build_anew: Build,
+    compiler: HostCompiler,
+    cuda: HostCuda,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
+    if what == "no room":
+        cuda.free = 100_000
+    elif what == "kernels":
+        compiler.changed = (MUTANTS["density"][1:3],)
+    elif what == "version":  # of pycuda: nobody has foreseen this error
+        monkeypatch.setattr(cuda.driver, "module_from_buffer", of_a_later_version)
+    else:
+        monkeypatch.setattr(options, "LARGEST_GRID", 1000)
+    expected = {
+        "no room": "TensorRT cannot: GPU: out of memory",
+        "kernels": "alpha error",
+        "version": "TypeError: module_from_buffer",
+        "grid": "the GPU cannot: grid: 20x20x10 voxels are more than the 1000",
+    }
+    with pytest.raises(GpuError):
+        build_anew()
+    completer = build_anew(engine="auto")
+    assert completer.engine in ON_CPU
+    assert expected[what] in caplog.text
+    assert completer.complete(picture()).alpha.any()
+    caplog.clear()
+
+
+def test_auto_takes_the_gpu_where_all_is_there(
+    bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = EngineOptions(cache=tmp_path / "engines")
+    monkeypatch.setattr(encoder, "cuda_devices", lambda: SimpleNamespace(names=("Host",), error=0))
+    assert make_encoder(bundle, "auto", gpu=gpu).name == "tensorrt_fp16"
+    monkeypatch.setattr(encoder, "cuda_devices", lambda: SimpleNamespace(names=(), error=100))
+    assert make_encoder(bundle, "auto", gpu=gpu).name in ON_CPU
+
+
+def test_a_gpu_that_the_bundle_does_not_use_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(encoder, "cuda_devices", lambda: CudaDevices(("Orin",)))
+    plain = dataclasses.replace(StudentBundle.load(DEFAULT_BUNDLE), gpu_encoders={})
+    assert encoder.make_encoder(plain, "auto", threads=1).name in ON_CPU
+    assert "the bundle has no encoder for the GPU that is there" in caplog.text
+
+
+def test_the_command_builds_engine_and_kernels_which_the_node_then_finds(
+    build_spatial: Build,
+    spatial_bundle: GpuStudent,
+    tensorrt: HostTensorRt,
+    compiler: HostCompiler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(StudentBundle, "load", lambda folder: spatial_bundle)
+    for said in ("was built", "is there already"):
+        assert cli.main(["build-engine", str(tmp_path), "--cache", str(tmp_path / "spatial_engines")]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.endswith(said) for line in lines if ".engine " in line] == [True, True]
+        assert [line[:12] for line in lines if line.startswith("error of the")] == ["error of the"] * 3
+        assert any(line.startswith("alpha error ") and line.endswith("(allowed 0.001)") for line in lines)
+    build_spatial()
+    assert (tensorrt.builds, len(compiler.compiled)) == (1, 1)
+
+
+def test_what_cannot_be_run_is_refused_when_configured(
+    bundle: GpuStudent, build_anew: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(encoder, "require", lambda flavour: None)
+    gpu = EngineOptions(cache=tmp_path / "engines")
+    large = dataclasses.replace(bundle.grid, shape=(1024, 1024, 256))
+    other = make_small_bundle(tmp_path / "other")
+    odd = dataclasses.replace(bundle, head=with_labels(random_head(channels=48), 5))
+    wide = dataclasses.replace(bundle, feature_size=(4096, 4096))
+    for student, grid, kind, message in (
+        (other, bundle.grid, BundleError, "has no encoder for GPUs in fp16.*export-gpu"),
+        (odd, bundle.grid, GpuError, "48 hidden units .* multiples of 32"),
+        (wide, bundle.grid, BundleError, "4096x4096x.* is larger than 268435456 numbers"),
+        (bundle, large, GpuError, "1024x1024x256 voxels are more than the 134217728"),
+    ):
+        with pytest.raises(kind, match=message):
+            check_engine(student, "tensorrt", gpu, grid)
+    check_engine(bundle, "tensorrt", gpu, bundle.grid)
+    monkeypatch.setattr(kernel_provision, "nvrtc_libraries", list)
+    with pytest.raises(GpuError, match="NVRTC was not found.*nvidia-cuda-nvrtc"):
+        check_engine(bundle, "tensorrt", gpu, bundle.grid)
+    build_anew()  # of another machine, say: with a compiler
+    check_engine(bundle, "tensorrt", gpu, bundle.grid)
