@@ -15,8 +15,6 @@ from tests.training.small_trainings import small_training, write_configuration
 
 STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("data", "vocabularies")]
 OF_STAGE = dict.fromkeys(("comparison", "eyes", "street_large"), "single_view")
-OF_STAGE |= {f"{stage}_table": stage for stage in ("agglomeration", "masked_scene")}
-OF_STAGE |= {"refinement_table": "supervised_scene"}
 
 
 @pytest.mark.parametrize("file", STAGE_FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
