@@ -24,7 +24,7 @@ from benchmarks.completion import hardware, quantiles, table
 from scene_completion_ros.voxels.occupancy import composite
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.field_stage import FieldStage
-from scene_completion_training.networks.density_field import DensityField, sample_map
+from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, sample_map
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.rendering.rays import sample_patch_rays
 from scene_completion_training.rendering.sampling import inverse_depth_samples
@@ -67,7 +67,10 @@ def rendering_table(repeats: int) -> str:
         assert features.grad is not None
         gradients[name] = features.grad
 
-    folded = functools.partial(run, "folded", lambda f: field.density(field.feature_layer(f), points))
+    def seen(maps: Tensor) -> Tensor:
+        return SingleViewObservation(field, field.feature_layer(maps), maps[:, 0]).density(points)
+
+    folded = functools.partial(run, "folded", seen)
     plain = functools.partial(run, "plain", lambda f: plain_density(field, f, points))
     house, naive = quantiles(folded, repeats), quantiles(plain, repeats)
     difference = (gradients["folded"] - gradients["plain"]).abs().max() / gradients["plain"].abs().max()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError, TrainingError
+from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
 from scene_completion_training.masked_scene.network import open_network
@@ -75,12 +75,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(synthetic_drive: Path, tm
     resumed = resumed_weights(small(synthetic_drive, tmp_path / "killed"))
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
-
-
-def test_a_training_of_other_scenes_is_not_gone_on_with(synthetic_drive: Path, tmp_path: Path) -> None:
-    train(small(synthetic_drive, tmp_path), threads=1)
-    with pytest.raises(SequenceError, match=r"trained with other values of \['ratio'\]"):
-        train(small(synthetic_drive, tmp_path, ratio=0.6), threads=1)
 
 
 def test_units_of_the_student_are_inputs(synthetic_drive: Path, tmp_path: Path) -> None:
