@@ -83,7 +83,7 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
         DeployedModel(open_student(folder), folder.name, engine=args.engine, threads=args.threads)
         for folder in args.bundle
     ]
-    models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views, threads=args.threads)]
+    models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"equal names {names}", where="--bundle, --checkpoint", cure="Rename a folder or file")

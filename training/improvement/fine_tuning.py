@@ -276,7 +276,7 @@ def _label_difference(
     """How far label units of two encoders are apart, beyond what the depths of their fields explain linearly."""
     units = [encoder.encode(image).features[..., hidden:].astype(np.float64) for encoder in encoders]
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    codes = [field.encode_with_depth(pixels)[1][0].double().numpy() for field in fields]
+    codes = [field.observe(pixels).depth_code[0].double().numpy() for field in fields]
     change, moved = units[0] - units[1], codes[0] - codes[1]
     share = np.einsum("hwc,hw->c", change, moved) / max(float((moved**2).sum()), 1e-12)
     unexplained = change - moved[..., None] * share

@@ -185,14 +185,10 @@ class SceneMaker:
         kind: Where the voxels come from.
         student: Needed for "predicted" and for units.
         units: Add the student's label units of each voxel as features.
-        threshold: Calibrated probability from which "predicted" voxels are in the scene, none above the student's own;
-            that one by default. Below it are candidates, which the student calls free: what it calls occupied decides
-            what the camera sees of them.
         threads: CPU threads of the student; None for all.
 
     Raises:
-        ConfigurationError: The student is missing, or has no label units; or the threshold fits neither kind nor
-            student.
+        ConfigurationError: The student is missing, or has no label units.
     """
 
     def __init__(
@@ -202,7 +198,6 @@ class SceneMaker:
         *,
         student: StudentBundle | None = None,
         units: bool = False,
-        threshold: float | None = None,
         threads: int | None = None,
     ) -> None:
         if kind not in KINDS:
@@ -215,17 +210,7 @@ class SceneMaker:
             raise ConfigurationError(
                 "has no label units", where=f"student {student.name}", cure="Name a student with classes"
             )
-        own = student.threshold if student is not None and kind == "predicted" else 0.0
-        if threshold is not None and not 0.0 < threshold <= own:
-            raise ConfigurationError(
-                f"{threshold:g} is no probability from which {kind} voxels are candidates",
-                where="threshold",
-                cure=f"Take one above 0, up to the student's {own:g}"
-                if own
-                else "Leave it out, or take predicted ones",
-            )
         self.sequence, self.kind, self.student, self.threads = sequence, kind, student, threads
-        self.threshold = threshold
         self.camera = reference_camera(sequence)
         self.units = student.head.label_hidden if units and student is not None else 0
         self._completer: Completer | None = None
@@ -240,8 +225,7 @@ class SceneMaker:
         """What the scenes follow from, but for the pixels."""
         student = [] if self.student is None else [self.student.name, sorted(self.student.sha256.items())]
         frames = fingerprint(self.sequence, FusionSettings(), Viewpoint())
-        candidates = [] if self.threshold is None else [self.threshold]
-        content = json.dumps([_VERSION, frames, self.kind, self.units, student, *candidates])
+        content = json.dumps([_VERSION, frames, self.kind, self.units, student])
         return f"{self.sequence.name.replace('/', '_')}-{self.kind}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
     def scene(self, index: int) -> VoxelScene:
@@ -254,13 +238,12 @@ class SceneMaker:
         truth = voxel_truth(self.sequence, index)
         occupied, probability, grid, pose = self._occupied(index, truth)
         camera = self.sequence.cameras[self.camera]
-        wanted = occupied if self.threshold is None else probability >= self.threshold
-        voxels = np.argwhere(wanted).astype(np.int16)
+        voxels = np.argwhere(occupied).astype(np.int16)
         points = _points_camera(voxels, grid, pose)
         shown = camera.project(points)[1]
         voxels, points = voxels[shown], points[shown]
         place = tuple(voxels.T)
-        seen = visible_voxels(occupied, pose.translation, grid, wanted)[place]
+        seen = visible_voxels(occupied, pose.translation, grid, occupied)[place]
         image = self.sequence.image(index, self.camera)
         columns = [
             probability[place][:, None],

@@ -20,7 +20,6 @@ STAGES = {
     "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
     "supervised": "scene_completion_training.stages.supervised:SupervisedStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
-    "supervised_scene": "scene_completion_training.stages.supervised_scene:SupervisedSceneStage",
 }
 """Name, as `stage` in a configuration gives it -> module and class."""
 GROUP = "scene_completion.stages"

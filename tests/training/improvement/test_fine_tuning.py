@@ -65,7 +65,7 @@ def test_labels_read_the_depth_that_was_learned(tmp_path: Path) -> None:
     before, after = (OnnxRuntimeEncoder(one, threads=1).encode(image).features.copy() for one in (student, new))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        old_code, code = (density_field(one).encode_with_depth(pixels)[1][0].numpy() for one in (student, new))
+        old_code, code = (density_field(one).observe(pixels).depth_code[0].numpy() for one in (student, new))
     slope = np.array([slope for slope, _ in SURFACE_UNITS], np.float32)
     expected = before[..., hidden : hidden + len(slope)] - (code - old_code)[..., None] * slope
     assert np.abs(code - old_code).mean() > 0.05
