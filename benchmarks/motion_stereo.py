@@ -20,18 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.label_free import LabelFreeScores, Verdict, compare, places_along
-from scene_completion_ros.evaluation.student_comparison import DECIDING, PLACE, depth_at_rays, score_frame
+from scene_completion_ros.evaluation.student_comparison import DECIDING, PLACE, score_frame
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, probability_of_log_odds
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter
-from scene_completion_training.data.stereo import MeasuredDepth, cameras_ahead
+from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.evaluation.kitti import open_window
-from scene_completion_training.evaluation.occupancy_run import open_recording
 from scene_completion_training.improvement.judging import observations
 from scene_completion_training.improvement.split import places_of, way
 from scene_completion_training.viewpoint import STREET_AHEAD_M

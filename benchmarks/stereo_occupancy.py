@@ -17,8 +17,9 @@ import numpy as np
 from benchmarks.motion_stereo import one_camera
 from scene_completion_ros.evaluation.occupancy import OccupancyByRange
 from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID
 from scene_completion_training.data.motion_stereo import depth_meter
-from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, open_window
+from scene_completion_training.evaluation.kitti import open_window
 from scene_completion_training.evaluation.stereo_truth import stereo_evidence
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 

@@ -35,15 +35,15 @@ from benchmarks.fused_answers import (
 )
 from scene_completion_ros.evaluation.calibration import CalibrationMetric
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, OccupancyByRange
+from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, FusionSettings, TemporalFusion
+from scene_completion_ros.sequences.opening import open_recording, voxel_truth
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
-from scene_completion_training.evaluation.density_model import reference_camera
-from scene_completion_training.evaluation.occupancy_run import open_recording
-from scene_completion_training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE, VoxelTruth, voxel_truth
 
 REGIONS = (OCCLUDED, VISIBLE, ALL)
 ONE_FRAME_FROM, FUSED_FROM = 0.6, 0.5
@@ -70,7 +70,7 @@ class Row:
             self.occupancy = OccupancyByRange(truth.grid)
         regions = {region: truth.regions[region] for region in REGIONS}
         self.occupancy.update(probability, truth.occupied, truth.known, regions, occupied)
-        counted = truth.known & truth.regions[ALL]
+        counted = truth.counted
         self.calibration.update(probability[counted], truth.occupied[counted])
 
     def result(self) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.depth_images import nearest_pixels
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
@@ -91,20 +91,6 @@ def published_depth(depth: NDArray[np.float32], depth_camera: Camera, camera: Ca
         depth: float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118).
         camera: Camera whose pixels are wanted.
     """
-    rows, columns, inside = _nearest_pixels(depth_camera, camera)
+    rows, columns, inside = nearest_pixels(depth_camera, camera)
     found = np.where(inside, depth[rows, columns], np.float32(np.nan)).astype(np.float32)
     return PublishedDepth(found, ~np.isnan(found))
-
-
-@lru_cache(maxsize=2)
-def _nearest_pixels(
-    depth_camera: Camera, camera: Camera
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Row and column [H, W] of the pixel of `depth_camera` that sees most nearly what a pixel of `camera` sees."""
-    rays = camera.unproject(camera.pixel_centres())
-    pixels, valid = depth_camera.project(rays)
-    inside = np.asarray(valid) & np.isfinite(np.asarray(pixels)).all(axis=-1)
-    nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
-    columns = np.clip(nearest[..., 0], 0, depth_camera.width - 1)
-    rows = np.clip(nearest[..., 1], 0, depth_camera.height - 1)
-    return rows, columns, inside

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.depth import DepthMetric
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, OccupancyByRange
+from scene_completion_ros.evaluation.truth import ALL, DepthTruth, TruthSource, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.scoring.published import PublishedGrid, published_depth
-from scene_completion_ros.scoring.truth import ALL, DepthTruth, TruthSource, VoxelTruth
 
 FARTHEST_M = 80.0
 DEPTH_PROTOCOLS = {"all pixels": False, "Garg crop": True}
@@ -58,7 +58,7 @@ class SourceScores:
         elif self._grid != truth.grid:
             raise GridError("the grid changes between frames", where="ground truth", cure="Score them separately")
         found = published.at(cloud, truth.grid, truth.grid_from_camera)
-        counted = truth.known & truth.regions[ALL]
+        counted = truth.counted
         self._voxels_counted += int(np.count_nonzero(counted))
         self._voxels_covered += int(np.count_nonzero(counted & found.covered))
         self._voxels.update(

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scene_completion_ros.bags.reader import CLOUD_TYPE
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import GridError, SequenceError
+from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.scoring.published import PublishedGrid, published_depth
 from scene_completion_ros.scoring.recording_truth import LidarTruth, RecordedTruth, read_camera_from_lidar
 from scene_completion_ros.scoring.scores import ReplayScores, markdown, ranges_within, summary
-from scene_completion_ros.scoring.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
 from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
 from tests.inference.small_bundle import CANONICAL
@@ -57,13 +57,8 @@ def test_voxels_by_hand() -> None:
     # [X, Y] = [0, 0] occupied and found; [0, 1] occupied and missed; [1, 0] free and called occupied; [1, 1] free.
     occupied = np.array([[True, True], [False, False]])[..., None]
     visible = np.array([[True, False], [True, False]])[..., None]
-    truth = VoxelTruth(
-        GRID,
-        GRID_FROM_CAMERA,
-        occupied,
-        np.ones_like(occupied),
-        {VISIBLE: visible, OCCLUDED: ~visible, ALL: np.ones_like(occupied)},
-    )
+    everywhere = np.ones_like(occupied)
+    truth = VoxelTruth("by hand", GRID, GRID_FROM_CAMERA, occupied, everywhere, everywhere, visible)
     cloud = cloud_of([(4.1, -0.1, -0.1), (4.3, -0.1, -0.1)], [0.9, 0.6])
     scores = ReplayScores([OneTruth(truth)], PublishedGrid(GRID, GRID_FROM_CAMERA))
     scores.add(cloud, no_depth(), PINHOLE, stamp_ns=1, frame_id="another")
@@ -91,7 +86,7 @@ def test_voxels_by_hand() -> None:
 
 def test_what_the_nodes_grid_does_not_cover_does_not_count() -> None:
     occupied = np.ones(GRID.shape, dtype=bool)
-    truth = VoxelTruth(GRID, GRID_FROM_CAMERA, occupied, occupied, {ALL: occupied})
+    truth = VoxelTruth("by hand", GRID, GRID_FROM_CAMERA, occupied, occupied, occupied)
     half = VoxelGrid((4.0, -0.2, -0.2), 0.2, (1, 2, 1))
     scores = ReplayScores([OneTruth(truth)], PublishedGrid(half, GRID_FROM_CAMERA))
     scores.add(cloud_of([(4.1, -0.1, -0.1)], [0.9]), no_depth(), PINHOLE, stamp_ns=1, frame_id=FRAME)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
     from scene_completion_ros.inference.shipped import own_student
-    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
 
     if args.every < 1:

@@ -43,22 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Open, select, score, print and write."""
     from scene_completion_ros.sequences.frame_lists import read_frame_list
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.depth_evaluation import (
         as_json,
         evaluate_depth,
         fit_mean_depth,
         markdown,
-        open_drive,
         select_frames,
     )
 
     _check_depth_arguments(args)
     listed = None if args.frames is None else read_frame_list(args.frames)
-    selections, left_out = select_frames([open_drive(folder) for folder in args.data], listed)
+    selections, left_out = select_frames([open_recording(folder) for folder in args.data], listed)
     models = open_models(args)
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)
-    mean = fit_mean_depth(open_drive(folder) for folder in args.mean_depth) if args.mean_depth else None
+    mean = fit_mean_depth(open_recording(folder) for folder in args.mean_depth) if args.mean_depth else None
     result = evaluate_depth(selections, models, mean, left_out)
     write_results(args.output, as_json(result, asked(args)), markdown(result))
     return 0

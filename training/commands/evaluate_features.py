@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Render, compare, print and write."""
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.feature_evaluation import (
         FeatureImages,
         FieldFeatures,
@@ -50,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
         markdown,
         token_rows,
     )
-    from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.foundation.backbone import Backbone
 
     check_recordings(args, "features")

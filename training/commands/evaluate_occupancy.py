@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Open, calibrate, score, print and write."""
     import math
 
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.occupancy_plots import FrameProfiles, write_plots
     from scene_completion_training.evaluation.occupancy_run import (
         RunSettings,
@@ -77,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
         calibrate_model,
         evaluate,
         markdown,
-        open_recording,
     )
 
     _check_occupancy_arguments(args)
@@ -122,13 +122,15 @@ def _controls(
     args: argparse.Namespace, models: list[DensityModel], data: Path | None, validation: list[PosedSequence]
 ) -> Callable[[PosedSequence], list[DensityModel]]:
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
+    from scene_completion_ros.sequences import kitti
+    from scene_completion_ros.sequences.opening import holds_voxels, open_recording
     from scene_completion_training.evaluation.controls import (
         EmptyControl,
         fit_prior,
         prior_of_windows,
         surface_controls,
     )
-    from scene_completion_training.evaluation.occupancy_run import calibrate_model, exact_frames, open_recording
+    from scene_completion_training.evaluation.occupancy_run import calibrate_model, exact_frames
     from scene_completion_training.evaluation.stereo_truth import stereo_truths
 
     town_prior: list[DensityModel] = []
@@ -145,7 +147,7 @@ def _controls(
         if not args.controls:
             return []
         own: list[DensityModel] = [EmptyControl(), *surface_controls(sequence, models[0] if models else None)]
-        if window_prior is not None and "ssc_label" in sequence.frames[0].assets:
+        if window_prior is not None and holds_voxels(sequence, source=kitti.SOURCE):
             return [*own, window_prior(sequence)]
         return [*own, *town_prior]
 

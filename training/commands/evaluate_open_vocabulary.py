@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score all methods, print and write."""
     from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.open_vocabulary import (
         COMMON,
         SEMANTIC_KITTI,

@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Cluster, name, score, print and write."""
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.deployed_model import DeployedLabels
-    from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.semantic_evaluation import as_json, markdown, score
 
     _check(args)
@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.classified_models import fit_probes, open_supervised
-    from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.semantic_evaluation import ClassPrior, fit_models
     from scene_completion_training.evaluation.semantic_models import student_density
 

@@ -116,7 +116,7 @@ def _scenes(
     args: argparse.Namespace, folders: Sequence[Path], student: StudentBundle | None
 ) -> list[list[LabelledScene]]:
     """The labelled scenes of each recording."""
-    from scene_completion_training.evaluation.occupancy_run import open_recording
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.voxel_probe_run import is_town, labelled_scenes
     from scene_completion_training.masked_scene.scenes import Kind, SceneMaker
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.clustering.clusters import fit_label_head
 from scene_completion_training.evaluation.density_model import DensityModel
@@ -26,7 +27,6 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     voxel_classes,
 )
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, SemanticModel, SemanticObservation
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_centres
 from scene_completion_training.networks.feature_field import ClassField
 
 PROBE_POINTS = 2000
@@ -57,9 +57,7 @@ class ClassifiedModel:
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
-        counted = truth.known & truth.regions[ALL]
-        observed = self._model.observe(sequence, index)
-        return label_volume(observed, self._cutoff, self._classify, truth.grid, truth.grid_from_camera, counted)
+        return label_volume(self._model.observe(sequence, index), self._cutoff, self._classify, truth)
 
 
 def open_supervised(path: Path, density: DensityModel, cutoff: float) -> ClassifiedModel:
@@ -130,7 +128,7 @@ def labelled_points(
         `COMMON_CLASSES` less one.
     """
     classes = voxel_classes(truth)
-    asked = truth.known & truth.regions[ALL] & (classes != EMPTY) & (classes != INVALID)
-    points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
+    asked = truth.counted & (classes != EMPTY) & (classes != INVALID)
+    points = truth.centres(asked)
     occupied = observed.observation.density(points) > cutoff
     return points[occupied], classes[asked][occupied].astype(np.int64) - 1

@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.sequence_folder import stored_grid
+from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.evaluation.density_model import (
@@ -29,10 +33,8 @@ from scene_completion_training.evaluation.density_model import (
     DensityFunction,
     DensityModel,
     Observation,
-    reference_camera,
 )
-from scene_completion_training.evaluation.kitti import PRIOR_SIGMA, SEMANTIC_KITTI_GRID, Window, fit_baselines
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, stored_grid
+from scene_completion_training.evaluation.kitti import PRIOR_SIGMA, Window, fit_baselines
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
@@ -143,7 +145,7 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
                 cure="Name towns of one rig",
             )
         prior.update(truth.occupied, truth.known)
-        frames.append((np.packbits(truth.occupied), np.packbits(truth.known & truth.regions[ALL])))
+        frames.append((np.packbits(truth.occupied), np.packbits(truth.counted)))
     if prior is None:
         raise SequenceError("no frame has voxels", where="drives of the prior", cure="Render towns with their assets")
     mean = prior.compute(sigma)

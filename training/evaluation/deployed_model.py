@@ -16,6 +16,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.calibration import fit_calibration
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -26,15 +27,15 @@ from scene_completion_ros.inference.render import render_depth, said_depth
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID
 from scene_completion_training.evaluation.density_model import (
     Observation,
     calibrated_cutoffs,
     over_voxel_edge,
-    reference_camera,
 )
 from scene_completion_training.evaluation.density_stretch import DensityStretch, fit_stretch, lidar_rays
-from scene_completion_training.evaluation.kitti import SEMANTIC_KITTI_GRID, VoxelPrediction, Window
-from scene_completion_training.evaluation.voxel_truth import VoxelTruth
+from scene_completion_training.evaluation.kitti import VoxelPrediction, Window
 
 if TYPE_CHECKING:
     from scene_completion_training.evaluation.semantic_evaluation import Naming
@@ -249,7 +250,7 @@ def calibrate(
     bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
     predictor = StudentPredictor(bundle, window, engine=engine, threads=threads)
     truth = window.voxel_truth()
-    counted = truth.known & truth.in_view
+    counted = truth.counted
     alpha, occupied = predictor.voxels(window.image(0)).score[counted], truth.occupied[counted]
     calibration = fit_calibration(score_histogram(alpha, occupied))
     iou, threshold = best_iou(score_histogram(calibration.apply(alpha), occupied))

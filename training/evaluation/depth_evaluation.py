@@ -24,17 +24,15 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import MeanDepth
 from scene_completion_ros.evaluation.depth import DepthErrors, DepthMetric, garg_crop
-from scene_completion_ros.evaluation.lidar import sparse_depth
 from scene_completion_ros.sequences.frame_lists import SIDES, ListedFrame, frames_of_drive
-from scene_completion_ros.sequences.kitti_raw import CAMERAS, kitti_raw
+from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.density_model import DensityModel, Observation, reference_camera
-from scene_completion_training.evaluation.occupancy_run import open_recording
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.evaluation.density_model import DensityModel, Observation
 from scene_completion_training.evaluation.tables import table
 
 MINIMUM, MAXIMUM = 1e-3, 80.0
 """Depths that count, metres."""
-COLOUR_CAMERAS = ("image_02", "image_03")
 LEFT = SIDES[0]
 MEAN_DEPTH = "mean depth"
 NO_DRIVE, NO_FRAME, RIGHT_ONLY = "drive not given", "not in the drive", "listed for the right camera alone"
@@ -94,21 +92,6 @@ class DepthResult:
     left_out: tuple[LeftOutFrame, ...]
 
 
-def open_drive(folder: Path) -> PosedSequence:
-    """Open a drive of KITTI raw in its official layout, or whatever `open_recording` opens.
-
-    Of a raw drive the colour cameras are taken where there are any. Beside them the grey ones, which are a stereo pair
-    as well, would become the reference.
-
-    Raises:
-        SequenceError: It is none of them, or a file is missing or malformed.
-    """
-    cameras = [name for name in CAMERAS if (folder / name / "data").is_dir()]
-    if not cameras:
-        return open_recording(folder)
-    return kitti_raw(folder, cameras=[name for name in COLOUR_CAMERAS if name in cameras] or cameras)
-
-
 def select_frames(
     sequences: Sequence[PosedSequence], listed: Sequence[ListedFrame] | None = None
 ) -> tuple[list[Selection], list[LeftOutFrame]]:
@@ -151,16 +134,16 @@ def frame_indices(sequence: PosedSequence) -> dict[int, int]:
     }
 
 
-def lidar_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
+def scanned_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
     """LiDAR of a frame as z-depth [H, W] of the reference camera, metres, 0 where no point fell.
 
     Raises:
         SequenceError: The frame has no scan.
     """
-    points_rig, name = sequence.lidar(index), reference_camera(sequence)
-    if points_rig is None:
+    depth = lidar_depth(sequence, index)
+    if depth is None:
         raise SequenceError(NO_SCAN, where=f"{sequence.name}, frame {index}", cure="Restore the scan")
-    return sparse_depth(sequence.rig_from_camera[name].inverse().apply(points_rig), sequence.cameras[name])
+    return depth
 
 
 def counted_depth(measured: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -187,7 +170,7 @@ def fit_mean_depth(sequences: Iterable[PosedSequence]) -> NDArray[np.float32]:
     for sequence in sequences:
         names.append(sequence.name)
         for index in (index for index, frame in enumerate(sequence.frames) if "lidar" in frame.assets):
-            mean.update(lidar_depth(sequence, index))
+            mean.update(scanned_depth(sequence, index))
     if not mean.counts.any():
         raise SequenceError("no LiDAR in the image", where=", ".join(names), cure="Name drives with LiDAR scans")
     return mean.compute()
@@ -212,7 +195,7 @@ def evaluate_depth(
     frames, pixels, missed = 0, 0, list(left_out)
     chosen = [(selection.sequence, *pair) for selection in selections for pair in selection.numbers.items()]
     for sequence, index, number in chosen:
-        truth = counted_depth(lidar_depth(sequence, index))
+        truth = counted_depth(scanned_depth(sequence, index))
         if not truth.any():
             missed.append(LeftOutFrame(NO_PIXEL, _drive_name(sequence.name), number))
             continue

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.calibration import CalibrationErrors, CalibrationMetric, fit_calibration
 from scene_completion_ros.evaluation.occupancy import OccupancyByRange, OccupancyScores, best_iou, score_histogram
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, Observation, calibrated_cutoffs
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_centres
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,8 @@ class ExactEvaluation:
             alpha = opacity(density, VOXEL_EDGE)
             for rule, cutoff in model.cutoffs.items():
                 metric = self.voxels.setdefault((model.name, rule), OccupancyByRange(truth.grid))
-                metric.update(alpha, truth.occupied, truth.known, truth.regions, density > cutoff)
-            counted = truth.known & truth.regions[ALL]
+                metric.update(alpha, truth.occupied, truth.known, truth.regions_with_interiors, density > cutoff)
+            counted = truth.counted
             stated = {"before": alpha[counted]}
             if model.calibration.kind != "identity":
                 stated["after"] = model.calibration.apply(alpha[counted])
@@ -68,9 +68,9 @@ class ExactEvaluation:
 
 def density_in_view(truth: VoxelTruth, observation: Observation) -> NDArray[np.float32]:
     """Density at the centres of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere."""
-    counted = truth.known & np.logical_or.reduce(list(truth.regions.values()))
+    counted = truth.known & np.logical_or.reduce(list(truth.regions_with_interiors.values()))
     density = np.zeros(truth.grid.shape, dtype=np.float32)
-    density[counted] = observation.density(voxel_centres(truth.grid, truth.grid_from_camera, counted))
+    density[counted] = observation.density(truth.centres(counted))
     return density
 
 
@@ -98,7 +98,7 @@ class CalibrationFit:
 
     def update(self, truth: VoxelTruth, observation: Observation) -> None:
         """Count one frame."""
-        counted = truth.known & truth.regions[ALL]
+        counted = truth.counted
         alpha = opacity(density_in_view(truth, observation)[counted], VOXEL_EDGE)
         self.histogram += score_histogram(alpha, truth.occupied[counted])
 

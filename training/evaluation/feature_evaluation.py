@@ -31,11 +31,11 @@ from scene_completion_ros.evaluation.feature_consistency import (
 )
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.prepared import world_mask
-from scene_completion_training.data.stereo import measured_depth, stereo_pair
+from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
-from scene_completion_training.evaluation.density_model import reference_camera
 from scene_completion_training.evaluation.tables import table
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.feature_field import FeatureField

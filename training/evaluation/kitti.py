@@ -20,7 +20,6 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import MeanDepth, PriorGrid
 from scene_completion_ros.evaluation.calibration import CalibrationErrors, CalibrationMetric
 from scene_completion_ros.evaluation.depth import DepthErrors, DepthMetric, resize_depth
-from scene_completion_ros.evaluation.lidar import sparse_depth
 from scene_completion_ros.evaluation.occupancy import (
     OccupancyByRange,
     OccupancyScores,
@@ -28,43 +27,28 @@ from scene_completion_ros.evaluation.occupancy import (
     confusion,
     score_histogram,
 )
-from scene_completion_ros.evaluation.visibility import visible_voxels
-from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.sequences.kitti import VOXEL_SHAPE, kitti_odometry
+from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.sequences.kitti import kitti_odometry
+from scene_completion_ros.sequences.opening import lidar_depth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID, VOXEL_SHAPE
 
 TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
 CALIBRATION_WINDOW = "04"
 TEST_WINDOWS = ("06", "09")
-SEMANTIC_KITTI_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, VOXEL_SHAPE, "velodyne")
 IMAGE = "image_2"
-FREE, UNKNOWN = 0, 255
 PRIOR_SIGMA = (16.0, 16.0, 0.5)  # voxels; the largest mean average precision in view on the calibration window
 DENSITY_CUTOFFS = {"SceneDINO": 0.2, "S4C": 0.25, "BTS": 0.5}  # per metre, of the literature
 
 
-@dataclass(frozen=True, eq=False)
-class VoxelTruth:
-    """Ground truth of one frame on `SEMANTIC_KITTI_GRID`, bool [X, Y, Z] each.
-
-    Attributes:
-        occupied: Any class but free.
-        known: Neither unknown nor officially invalid: the voxels that count.
-        in_view: The centre projects into image_2.
-        visible: Seen from the camera, see `evaluation.visibility`; all other known voxels lie behind obstacles.
-    """
-
-    occupied: NDArray[np.bool_]
-    known: NDArray[np.bool_]
-    in_view: NDArray[np.bool_]
-    visible: NDArray[np.bool_]
-
-    def regions(self) -> dict[str, NDArray[np.bool_]]:
-        """Name -> mask of the regions that are scored."""
-        everywhere = np.ones_like(self.known)
-        views = {"in view": self.in_view, "full grid": everywhere}
-        parts = {"all": everywhere, "visible": self.visible, "behind obstacles": ~self.visible}
-        return {f"{view}, {part}": a & b for view, a in views.items() for part, b in parts.items()}
+def grid_regions(truth: VoxelTruth) -> dict[str, NDArray[np.bool_]]:
+    """Name -> mask of the regions that are scored; what the camera does not see lies behind obstacles."""
+    assert truth.visible is not None  # of measured voxels it is known
+    everywhere = np.ones_like(truth.known)
+    views = {"in view": truth.in_view, "full grid": everywhere}
+    parts = {"all": everywhere, "visible": truth.visible, "behind obstacles": ~truth.visible}
+    return {f"{view}, {part}": a & b for view, a in views.items() for part, b in parts.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,28 +101,17 @@ class Window:
 
     def depth_truth(self, index: int) -> NDArray[np.float32]:
         """LiDAR of a frame as z-depth [H, W] of image_2, metres, 0 where no point fell."""
-        points_rig = self.sequence.lidar(index)
-        if points_rig is None:
+        depth = lidar_depth(self.sequence, index, IMAGE)
+        if depth is None:
             raise SequenceError("frame has no LiDAR scan", where=f"{self.name}, frame {index}", cure="Restore the scan")
-        return sparse_depth(self.sequence.rig_from_camera[IMAGE].inverse().apply(points_rig), self.camera)
-
-    def voxel_labels(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Occupied and known voxels of frame 0, bool [X, Y, Z] each, without the costlier regions."""
-        label, invalid = self.sequence.asset(0, "ssc_label"), self.sequence.asset(0, "ssc_invalid")
-        if label is None or invalid is None:
-            raise SequenceError("has no semantic voxels", where=self.name, cure="Restore ssc_derived/000000.npz")
-        return (label != FREE) & (label != UNKNOWN), (label != UNKNOWN) & ~invalid
+        return depth
 
     def voxel_truth(self) -> VoxelTruth:
         """Ground truth of frame 0."""
-        occupied, known = self.voxel_labels()
-        centres = self.velodyne_from_camera.inverse().apply(SEMANTIC_KITTI_GRID.centres())
-        return VoxelTruth(
-            occupied=occupied,
-            known=known,
-            in_view=np.asarray(self.camera.project(centres)[1]),
-            visible=visible_voxels(occupied, self.velodyne_from_camera.translation, SEMANTIC_KITTI_GRID, known),
-        )
+        truth = voxel_truth(self.sequence, 0, IMAGE)
+        if truth is None:
+            raise SequenceError("has no semantic voxels", where=self.name, cure="Restore ssc_derived/000000.npz")
+        return truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +156,8 @@ def fit_baselines(data: Path) -> Baselines:
     """Mean depth and prior grid of the training windows; the prior's threshold is fitted on the calibration window."""
     mean, prior = MeanDepth(), PriorGrid(SEMANTIC_KITTI_GRID.shape)
     for window in (open_window(data, name) for name in TRAINING_WINDOWS):
-        prior.update(*window.voxel_labels())
+        truth = window.voxel_truth()
+        prior.update(truth.occupied, truth.known)
         for index in range(len(window.sequence)):
             mean.update(window.depth_truth(index))
     grid = prior.compute(PRIOR_SIGMA)
@@ -192,7 +166,7 @@ def fit_baselines(data: Path) -> Baselines:
 
 def fit_threshold(score: NDArray[np.float32], truth: VoxelTruth) -> float:
     """Threshold with the largest IoU over all known voxels in view."""
-    counted = truth.known & truth.in_view
+    counted = truth.counted
     return best_iou(score_histogram(score[counted], truth.occupied[counted]))[1]
 
 
@@ -206,18 +180,18 @@ def score_window(window: Window, predictors: Mapping[str, Predictor], baselines:
         depth["mean depth"].update(mean, truth)
         for name, predictor in predictors.items():
             depth[name].update(predictor.depth(image, truth > 0.0), truth)
-    voxel_truth, first = window.voxel_truth(), window.image(0)
+    truth_of_voxels, first = window.voxel_truth(), window.image(0)
     predictions = {name: predictor.voxels(first) for name, predictor in predictors.items()}
     predictions["prior grid"] = VoxelPrediction(baselines.prior, baselines.prior >= baselines.prior_threshold)
     predictions["empty field"] = VoxelPrediction(np.zeros_like(baselines.prior), np.zeros(VOXEL_SHAPE, dtype=bool))
-    regions = voxel_truth.regions()
+    regions = grid_regions(truth_of_voxels)
     stated = {name: found.probability for name, found in predictions.items() if found.probability is not None}
     return WindowScores(
         window=window.name,
         depth={name: metric.compute() for name, metric in depth.items()},
-        voxels={name: score_voxels(found, voxel_truth, regions) for name, found in predictions.items()},
-        cutoffs=score_cutoffs(predictions.values(), voxel_truth),
-        calibration={name: score_calibration(probability, voxel_truth) for name, probability in stated.items()},
+        voxels={name: score_voxels(found, truth_of_voxels, regions) for name, found in predictions.items()},
+        cutoffs=score_cutoffs(predictions.values(), truth_of_voxels),
+        calibration={name: score_calibration(probability, truth_of_voxels) for name, probability in stated.items()},
     )
 
 
@@ -240,7 +214,7 @@ def score_cutoffs(
     scores: dict[str, list[tuple[float, float, float, float]]] = {}
     for name, cutoff in DENSITY_CUTOFFS.items():
         for range_m, crop in OccupancyByRange(SEMANTIC_KITTI_GRID).crops.items():
-            counted = (truth.known & truth.in_view)[crop]
+            counted = (truth.counted)[crop]
             counts = confusion(density[crop][counted] >= cutoff, truth.occupied[crop][counted])
             row = (range_m, counts.iou, counts.precision, counts.recall)
             scores.setdefault(f"{name}: σ ≥ {cutoff}", []).append(row)
@@ -249,7 +223,7 @@ def score_cutoffs(
 
 def score_calibration(probability: NDArray[np.float32], truth: VoxelTruth) -> CalibrationErrors:
     """Errors of stated probabilities over the known voxels in view."""
-    counted = truth.known & truth.in_view
+    counted = truth.counted
     metric = CalibrationMetric()
     metric.update(probability[counted], truth.occupied[counted])
     return metric.compute()

@@ -20,7 +20,8 @@ from scene_completion_ros.evaluation.lidar_occupancy import (
     slab_masks,
 )
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.density_model import DensityModel, Observation, reference_camera
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.evaluation.density_model import DensityModel, Observation
 
 PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
 LIDAR = "velodyne"

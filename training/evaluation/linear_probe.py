@@ -26,7 +26,6 @@ from scene_completion_training.evaluation.open_vocabulary import (
     OpenVocabularyObservation,
 )
 from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
-from scene_completion_training.evaluation.voxel_truth import ALL, voxel_centres
 
 LEARNING_RATE = WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.95)
@@ -122,8 +121,8 @@ def probe_models(
     found: list[list[NDArray[np.int64]]] = [[] for _ in models]
     for sequence, index, truth in truths(recordings, every):
         classes = voxel_classes(truth, label_set.class_map)
-        asked = truth.known & truth.regions[ALL] & (classes != EMPTY) & (classes != INVALID)
-        points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
+        asked = truth.counted & (classes != EMPTY) & (classes != INVALID)
+        points = truth.centres(asked)
         chosen = generator.permutation(len(points))[:POINTS_A_FRAME]
         true = classes[asked][chosen].astype(np.int64) - 1
         for number, model in enumerate(models):

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from scene_completion_ros.evaluation.calibration import CalibrationErrors
 from scene_completion_ros.evaluation.lidar_occupancy import ORIGINAL, SlabProtocol
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.report.map_axes import FONT, INK, Picture
 from scene_completion_ros.report.pictures import write_picture
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, Observation, reference_camera
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, Observation
 from scene_completion_training.evaluation.exact_evaluation import ExactResult
 from scene_completion_training.evaluation.lidar_evaluation import camera_pitch
-from scene_completion_training.evaluation.voxel_truth import VoxelTruth
 
 PROFILE_X, PROFILE_Z = (-9.0, 9.0), (3.0, 30.0)
 """Metres beside and ahead of the camera that a profile shows."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.invisible_empty import SCORE_NAMES, InvisibleEmptyResult
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
-from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_ros.sequences.kitti_360 import kitti_360
-from scene_completion_ros.sequences.posed_sequence import INDEX_NAME, PosedSequence
+from scene_completion_ros.evaluation.truth import OCCLUDED, VoxelTruth
+from scene_completion_ros.sequences.opening import voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.density_model import DensityModel, Observation
 from scene_completion_training.evaluation.exact_evaluation import CalibrationFit, ExactEvaluation, ExactResult
 from scene_completion_training.evaluation.lidar_evaluation import (
@@ -28,10 +27,8 @@ from scene_completion_training.evaluation.lidar_evaluation import (
     level_scans,
 )
 from scene_completion_training.evaluation.tables import defined_values, percent, reliability_as_json, table
-from scene_completion_training.evaluation.voxel_truth import OCCLUDED, VoxelTruth, voxel_truth
 
 Observed = list[tuple[DensityModel, Observation]]
-KITTI_360_IMAGES = "data_2d_raw"
 
 FrameHook = Callable[[PosedSequence, int, VoxelTruth | None, Observed], None]
 
@@ -84,30 +81,6 @@ class OccupancyResult:
     recordings: tuple[str, ...]
     exact: ExactResult | None
     lidar: dict[tuple[Setting, str, str], InvisibleEmptyResult]
-
-
-def open_recording(folder: Path) -> PosedSequence:
-    """Open a sequence folder, a folder in the layout of KITTI odometry, or a drive of KITTI-360.
-
-    Args:
-        folder: Holds `sequence.json` (or a folder `sequence` with it), `calib.txt`, or is `data_2d_raw/DRIVE`.
-
-    Raises:
-        SequenceError: It is none of them.
-    """
-    for candidate in (folder, folder / "sequence"):
-        if (candidate / INDEX_NAME).is_file():
-            return PosedSequence.load(candidate)
-    if (folder / "calib.txt").is_file():
-        return kitti_odometry(folder)
-    drive = folder.resolve()
-    if drive.parent.name == KITTI_360_IMAGES:
-        return kitti_360(drive.parent.parent, drive.name)
-    raise SequenceError(
-        "is no recording that can be evaluated",
-        where=str(folder),
-        cure=f"Name a folder with {INDEX_NAME}, one in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360",
-    )
 
 
 def lidar_frames(sequence: PosedSequence, settings: RunSettings) -> range:

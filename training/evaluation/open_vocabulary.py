@@ -32,6 +32,7 @@ from scene_completion_ros.evaluation.semantic_completion import (
     CompletionScores,
     SemanticCompletionMetric,
 )
+from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
 from scene_completion_ros.evaluation.zero_shot import (
     Part,
     WordMetric,
@@ -44,10 +45,10 @@ from scene_completion_ros.evaluation.zero_shot import (
 )
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_training.evaluation.density_model import Observation
 from scene_completion_training.evaluation.semantic_evaluation import truths, voxel_classes
 from scene_completion_training.evaluation.semantic_models import CodeFunction
-from scene_completion_training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE, VoxelTruth, voxel_centres
 
 REGIONS = (ALL, VISIBLE, OCCLUDED)
 _CHUNK = 1 << 14  # points in memory at a time
@@ -142,7 +143,7 @@ SEMANTIC_KITTI = LabelSet(
 
 def label_set_of(sequence: PosedSequence) -> LabelSet:
     """What a recording is scored in: a town has exact voxels of SemanticKITTI's classes, windows get those of S4C."""
-    return SEMANTIC_KITTI if "voxel_label" in sequence.frames[0].assets else COMMON
+    return SEMANTIC_KITTI if holds_exact_voxels(sequence) else COMMON
 
 
 def read_words(file: Path) -> dict[str, tuple[int, ...]]:
@@ -280,15 +281,15 @@ class _Frame:
 
     @staticmethod
     def of(truth: VoxelTruth, label_set: LabelSet) -> _Frame:
-        counted = truth.known & truth.regions[ALL]
+        counted = truth.counted
         classes = voxel_classes(truth, label_set.class_map)
-        label = truth.label[counted]
+        label = truth.labels[counted]
         labelled = (label != EMPTY) & (label != INVALID)
         true = classes[counted][labelled].astype(np.int64)
         return _Frame(
             truth,
             counted,
-            voxel_centres(truth.grid, truth.grid_from_camera, counted),
+            truth.centres(counted),
             labelled,
             label[labelled],
             np.where(true == INVALID, INVALID, true - 1),

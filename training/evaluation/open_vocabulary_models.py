@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
+from scene_completion_ros.evaluation.truth import VISIBLE
 from scene_completion_ros.evaluation.zero_shot import max_rule, mean_rule
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.feature_space import feature_space_for
 from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel, reference_camera
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
 from scene_completion_training.evaluation.deployed_model import DeployedUnits
 from scene_completion_training.evaluation.open_vocabulary import (
     LabelSet,
@@ -32,7 +35,6 @@ from scene_completion_training.evaluation.semantic_models import (
     FeatureFieldModel,
     SemanticModel,
 )
-from scene_completion_training.evaluation.voxel_truth import ALL, VISIBLE, voxel_truth
 from scene_completion_training.foundation.feature_lifter import FeatureLifter
 from scene_completion_training.foundation.targets import FeatureExtractor
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
@@ -220,7 +222,7 @@ def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phra
     """
     counts = np.zeros(len(label_set.names), np.int64)
     for _, _, truth in truths(recordings):
-        classes = voxel_classes(truth, label_set.class_map)[truth.known & truth.regions[ALL]]
+        classes = voxel_classes(truth, label_set.class_map)[truth.counted]
         counts += np.bincount(classes[(classes != EMPTY) & (classes != INVALID)] - 1, minlength=len(counts))
     if not counts.any():
         raise ConfigurationError(

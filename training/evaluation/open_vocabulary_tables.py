@@ -12,10 +12,10 @@ import numpy as np
 
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
 from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
+from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE
 from scene_completion_ros.evaluation.zero_shot import Part
 from scene_completion_training.evaluation.open_vocabulary import ModelScores
 from scene_completion_training.evaluation.tables import percent, table
-from scene_completion_training.evaluation.voxel_truth import ALL, OCCLUDED, VISIBLE
 
 GIVEN, COMPLETION, WORD = "given geometry", "completion", "word"
 PARTS: tuple[Part, ...] = (*((range_m, ALL) for range_m in SSCBENCH_RANGES), (51.2, VISIBLE), (51.2, OCCLUDED))

@@ -28,7 +28,7 @@ from scene_completion_ros.evaluation.semantic_classes import (
     ClassMap,
 )
 from scene_completion_ros.evaluation.semantic_completion import CompletionScores, SemanticCompletionMetric
-from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.evaluation.truth import ALL, INTERIORS, VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.clustering.clusters import Clusters, fit_clusters
 from scene_completion_training.evaluation.density_model import DensityModel
@@ -36,7 +36,6 @@ from scene_completion_training.evaluation.kitti import PRIOR_SIGMA
 from scene_completion_training.evaluation.occupancy_run import exact_frames
 from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, surface_points
 from scene_completion_training.evaluation.tables import defined_values, percent, table
-from scene_completion_training.evaluation.voxel_truth import ALL, INTERIORS, VoxelTruth, voxel_centres
 
 Naming = Literal["hungarian", "covering", "majority"]
 _MATCHES: dict[Naming, Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]] = {
@@ -109,23 +108,20 @@ class FittedModel:
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Clusters of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty, cluster k as k + 1."""
         observed = self.model.observe(sequence, index)
-        counted = truth.known & truth.regions[ALL]
-        return label_volume(observed, self.cutoff, self.clusters.assign, truth.grid, truth.grid_from_camera, counted)
+        return label_volume(observed, self.cutoff, self.clusters.assign, truth)
 
 
 def label_volume(
     observed: SemanticObservation,
     cutoff: float,
     assign: Assignment,
-    grid: VoxelGrid,
-    grid_from_camera: RigidTransform,
-    asked: NDArray[np.bool_],
+    truth: VoxelTruth,
 ) -> NDArray[np.uint8]:
-    """Labels of voxels: uint8 [X, Y, Z], 0 where nothing is or nothing was asked, what is assigned to k as k + 1."""
-    volume = np.zeros(grid.shape, dtype=np.uint8)
-    points = voxel_centres(grid, grid_from_camera, asked)
+    """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is assigned to k as k + 1."""
+    volume = np.zeros(truth.grid.shape, dtype=np.uint8)
+    points = truth.centres(truth.counted)
     occupied = observed.observation.density(points) > cutoff
-    chosen = np.flatnonzero(asked.reshape(-1))[occupied]
+    chosen = np.flatnonzero(truth.counted.reshape(-1))[occupied]
     volume.reshape(-1)[chosen] = 1 + assign(observed.codes(points[occupied]))
     return volume
 
@@ -224,8 +220,8 @@ class ClassPrior:
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
-        asked = truth.known & truth.regions[ALL]
-        points = voxel_centres(truth.grid, truth.grid_from_camera, asked)
+        asked = truth.counted
+        points = truth.centres(asked)
         occupied = self._density.observe(sequence, index).density(points) > self._cutoff
         place, _ = self._grid.index_of(self._grid_from_camera.apply(points[occupied].astype(np.float64)))
         place = np.clip(np.asarray(place), 0, np.array(self._grid.shape) - 1)  # beyond its grid, the class of its edge
@@ -268,8 +264,8 @@ def truths(recordings: Sequence[PosedSequence], every: int = 1) -> Iterator[tupl
 
 def voxel_classes(truth: VoxelTruth, class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON) -> NDArray[np.uint8]:
     """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees."""
-    inside = truth.regions.get(INTERIORS, np.zeros_like(truth.known))
-    return class_map.apply(np.where(truth.known & ~inside, truth.label, INVALID))
+    inside = truth.regions_with_interiors.get(INTERIORS, np.zeros_like(truth.known))
+    return class_map.apply(np.where(truth.known & ~inside, truth.labels, INVALID))
 
 
 Results: TypeAlias = Mapping[tuple[str, str], tuple[ScoredModel, SemanticCompletionMetric]]

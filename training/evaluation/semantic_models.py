@@ -18,6 +18,8 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.sequence_folder import stored_grid
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, observed_density
 from scene_completion_training.evaluation.controls import OPAQUE, grid_density, surface_voxels
@@ -27,10 +29,8 @@ from scene_completion_training.evaluation.density_model import (
     DensityModel,
     Observation,
     RememberedDensity,
-    reference_camera,
 )
 from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.evaluation.voxel_truth import stored_grid
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised

@@ -27,7 +27,7 @@ from scipy.optimize import minimize
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
 from scene_completion_ros.evaluation.occupancy import average_precision, best_iou, score_histogram
-from scene_completion_ros.evaluation.student_comparison import depth_at_rays
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.place_prior import PlacePrior

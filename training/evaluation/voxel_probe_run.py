@@ -11,7 +11,9 @@ import numpy as np
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.sequences.opening import holds_voxels
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 from scene_completion_training.evaluation.voxel_probe import (
     LabelledFeatures,
@@ -68,7 +70,7 @@ class MethodScores:
 
 def is_town(sequence: PosedSequence) -> bool:
     """Whether a recording is a rendered town, all of whose frames have exact voxels."""
-    return "voxel_label" in sequence.frames[0].assets
+    return holds_exact_voxels(sequence)
 
 
 def labelled_scenes(maker: SceneMaker, cache: Path, every: int) -> list[LabelledScene]:
@@ -79,9 +81,8 @@ def labelled_scenes(maker: SceneMaker, cache: Path, every: int) -> list[Labelled
         SequenceError: None of them has an occupied voxel.
     """
     sequence = maker.sequence
-    truth = "voxel_label" if is_town(sequence) else "ssc_label"
     frames = range(0, len(sequence), every) if is_town(sequence) else range(1)
-    frames_with = [index for index in frames if truth in sequence.frames[index].assets]
+    frames_with = [index for index in frames if holds_voxels(sequence, index)]
     if not frames_with:
         raise ConfigurationError(
             "no frame has ground truth voxels", where=sequence.name, cure="Name towns or KITTI windows with labels"

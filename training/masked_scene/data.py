@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.inference.shipped import open_student
-from scene_completion_training.data.module import Recording, TrainingData, load_sequence, matching
+from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.masked_scene.patches import masked_voxels
 from scene_completion_training.masked_scene.scenes import (
     FEATURES,
@@ -32,7 +32,7 @@ PROBABILITY = FEATURES.index("probability")
 
 
 @dataclass
-class SceneSource(Recording):
+class SceneSource(DataSource):
     """A recording whose frames become scenes.
 
     Attributes:

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, load_default_bundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID
 from scene_completion_training.commands import evaluate as command
 from scene_completion_training.commands import evaluate_kitti
 from scene_completion_training.evaluation import linear_probe
@@ -69,7 +71,7 @@ class WindowWithoutVoxels(Window):
     """Voxels take long and are not under test here."""
 
     def voxel_truth(self) -> VoxelTruth:
-        return VoxelTruth(*[np.ones(VOXEL_SHAPE, bool)] * 4)
+        return VoxelTruth("", SEMANTIC_KITTI_GRID, RigidTransform.identity(), *[np.ones(VOXEL_SHAPE, bool)] * 4)
 
 
 class StudentWithoutVoxels(StudentPredictor):

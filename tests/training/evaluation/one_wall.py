@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.evaluation.truth import BELOW_GROUND, IN_VIEW, INTERIOR, SEEN
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
 from scene_completion_training.evaluation.semantic_models import SemanticObservation
-from scene_completion_training.street_world.ground_truth import BELOW_GROUND, IN_VIEW, INTERIOR, VISIBLE
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
 GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))
@@ -60,7 +60,7 @@ def voxels() -> tuple[np.ndarray, np.ndarray]:
     wall, hidden = in_wall(centres), shadowed(centres)
     front = wall & (centres[..., 2] < 11.0)
     flags = IN_VIEW * CAMERA.project(centres)[1].astype(np.uint8)
-    flags |= (VISIBLE * (~hidden | front)).astype(np.uint8) & (flags * VISIBLE)
+    flags |= (SEEN * (~hidden | front)).astype(np.uint8) & (flags * SEEN)
     flags |= (BELOW_GROUND * (centres[..., 1] > 1.6)).astype(np.uint8)
     flags |= (INTERIOR * (wall & ~front)).astype(np.uint8)
     return wall.astype(np.uint8), flags

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +11,14 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.frame_lists import ListedFrame
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     PUBLISHED_CUTOFF,
     PUBLISHED_RULE,
     Observation,
-    reference_camera,
 )
 from scene_completion_training.evaluation.depth_evaluation import (
     MEAN_DEPTH,
@@ -32,9 +32,8 @@ from scene_completion_training.evaluation.depth_evaluation import (
     evaluate_depth,
     fit_mean_depth,
     frame_indices,
-    lidar_depth,
     markdown,
-    open_drive,
+    scanned_depth,
     select_frames,
 )
 from tests.sequences import test_kitti_raw
@@ -75,7 +74,7 @@ def listed(*frames: tuple[str, int, str]) -> list[ListedFrame]:
 def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path) -> None:
     write_scan(raw_drive, 0, [10.0])
     write_scan(raw_drive, 1, [8.0, 16.0, 8.0, 90.0])  # what is beyond 80 m does not count
-    selections, left_out = select_frames([open_drive(raw_drive)], listed((LISTED, 0, "l"), (LISTED, 1, "l")))
+    selections, left_out = select_frames([open_recording(raw_drive)], listed((LISTED, 0, "l"), (LISTED, 1, "l")))
     assert not left_out
     result = evaluate_depth(selections, [Wall()])
     assert (result.recordings, result.frames, result.pixels) == ((DRIVE,), 2, 4)
@@ -91,19 +90,19 @@ def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path) -> None:
 def test_truth_is_the_depth_in_the_camera_inside_the_crop(raw_drive: Path) -> None:
     write_scan(raw_drive, 0, [10.0, 20.0])
     write_scan(raw_drive, 1, [10.0], down=-0.3)  # above the crop, which begins at row 19 of 48
-    sequence = open_drive(raw_drive)
+    sequence = open_recording(raw_drive)
     # u = 50 x / z + 31.5 + 2 / z of P_rect_02, v = 50 y / z + 23.5; the nearest pixel takes the point
-    truth = lidar_depth(sequence, 0)
+    truth = scanned_depth(sequence, 0)
     assert np.argwhere(truth).tolist() == [[31, 32], [31, 37]]
     assert truth[31, [32, 37]] == pytest.approx([20.0, 10.0], abs=1e-5)
     np.testing.assert_array_equal(counted_depth(truth), truth)
-    above = lidar_depth(sequence, 1)
+    above = scanned_depth(sequence, 1)
     assert above.any() and not counted_depth(above).any()
 
 
 def test_every_frame_with_lidar_is_scored_without_a_list(raw_drive: Path) -> None:
     write_scan(raw_drive, 2, [10.0], down=-0.3)
-    selections, left_out = select_frames([open_drive(raw_drive)])
+    selections, left_out = select_frames([open_recording(raw_drive)])
     result = evaluate_depth(selections, [Wall()], left_out=left_out)
     assert result.frames == 3
     assert result.left_out == (LeftOutFrame(NO_PIXEL, DRIVE, 2), LeftOutFrame(NO_SCAN, DRIVE, 4))
@@ -118,7 +117,7 @@ def test_frame_list_is_respected_and_what_is_missing_is_named(raw_drive: Path) -
         (LISTED, 4, "l"),
         (OTHER, 7, "l"),
     ]
-    selections, left_out = select_frames([open_drive(raw_drive)], listed(*entries, (OTHER, 7, "r")))
+    selections, left_out = select_frames([open_recording(raw_drive)], listed(*entries, (OTHER, 7, "r")))
     assert selections[0].numbers == {2: 2}
     assert set(left_out) == {
         LeftOutFrame(NO_DRIVE, OTHER, 7),
@@ -135,19 +134,10 @@ def test_numbers_are_those_of_the_image_files(raw_drive: Path) -> None:
     """Listed frames keep their number where images before them are missing, and the frames between them stay in."""
     for camera in ("image_02", "image_03"):
         (raw_drive / camera / "data" / "0000000000.png").unlink()
-    sequence = open_drive(raw_drive)
+    sequence = open_recording(raw_drive)
     assert frame_indices(sequence) == {1: 0, 2: 1, 3: 2, 4: 3}
     selections, _ = select_frames([sequence], listed((LISTED, 3, "l")))
     assert selections[0].numbers == {2: 3} and len(selections[0].sequence) == 4
-
-
-def test_colour_cameras_come_before_grey_ones(raw_drive: Path) -> None:
-    calibration = raw_drive.parent / "calib_cam_to_cam.txt"
-    colour = calibration.read_text()
-    calibration.write_text(colour + colour.replace("rect_02", "rect_00").replace("rect_03", "rect_01"))
-    for colour_folder, grey_folder in (("image_02", "image_00"), ("image_03", "image_01")):
-        shutil.copytree(raw_drive / colour_folder, raw_drive / grey_folder)
-    assert reference_camera(open_drive(raw_drive)) == "image_02"
 
 
 @pytest.mark.parametrize(
@@ -162,12 +152,12 @@ def test_colour_cameras_come_before_grey_ones(raw_drive: Path) -> None:
 )
 def test_nothing_left_is_an_error(raw_drive: Path, frames: list[tuple[str, int, str]], message: str) -> None:
     with pytest.raises(SequenceError, match=message):
-        select_frames([open_drive(raw_drive)], listed(*frames))
+        select_frames([open_recording(raw_drive)], listed(*frames))
 
 
 def test_lidar_outside_the_crop_alone_is_an_error(raw_drive: Path) -> None:
     write_scan(raw_drive, 2, [10.0], down=-0.3)
-    selections, left_out = select_frames([open_drive(raw_drive)], listed((LISTED, 2, "l")))
+    selections, left_out = select_frames([open_recording(raw_drive)], listed((LISTED, 2, "l")))
     with pytest.raises(SequenceError, match=f"none of 1 frames.*{NO_PIXEL}: 1"):
         evaluate_depth(selections, [Wall()], left_out=left_out)
 
@@ -175,7 +165,7 @@ def test_lidar_outside_the_crop_alone_is_an_error(raw_drive: Path) -> None:
 def test_mean_depth_is_that_of_the_other_drive(raw_drive: Path) -> None:
     for frame in range(4):
         write_scan(raw_drive, frame, [10.0 + frame])  # mean 11.5, all in one pixel
-    sequence = open_drive(raw_drive)
+    sequence = open_recording(raw_drive)
     mean = fit_mean_depth([sequence])
     selections, _ = select_frames([sequence], listed((LISTED, 0, "l"), (LISTED, 2, "l")))
     errors = evaluate_depth(selections, [], mean).errors[MEAN_DEPTH]

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
+from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, exact_truth
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.evaluation.controls import EmptyControl, grid_density, surface_controls
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, Observation
 from scene_completion_training.evaluation.exact_evaluation import CalibrationFit, ExactEvaluation
-from scene_completion_training.evaluation.voxel_truth import street_truth, voxel_truth
-from scene_completion_training.street_world.ground_truth import IN_VIEW, VISIBLE
 from tests.training.evaluation.one_wall import CAMERA, GRID, Wall
 
 
@@ -39,8 +39,8 @@ def test_calibration_is_fitted_to_what_densities_mean() -> None:
     """Voxels of density 0.1 n per metre are occupied with probability n², n even in 0..1: far from their opacity."""
     shape = (64, 64, 8)
     n, chance = np.random.default_rng(0).random((2, *shape))
-    flags = np.full(shape, IN_VIEW | VISIBLE, np.uint8)
-    truth = street_truth((chance < n**2).astype(np.uint8), flags, GRID)
+    flags = np.full(shape, IN_VIEW | SEEN, np.uint8)
+    truth = exact_truth((chance < n**2).astype(np.uint8), flags, GRID)
     density = grid_density((0.1 * n).astype(np.float32), GRID, truth.grid_from_camera)
     observation, fit = Observation(CAMERA, density), CalibrationFit()
     fit.update(truth, observation)

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID, VOXEL_SHAPE
 from scene_completion_training.evaluation.kitti import (
-    SEMANTIC_KITTI_GRID,
-    VOXEL_SHAPE,
     Baselines,
     VoxelPrediction,
-    VoxelTruth,
     Window,
     WindowScores,
     fit_baselines,
+    grid_regions,
     score_voxels,
     score_window,
 )
@@ -98,7 +99,7 @@ def test_perfect_prediction_is_perfect_and_the_empty_field_is_empty(short: Windo
 
 def test_visible_and_hidden_voxels_make_up_all(truth: VoxelTruth) -> None:
     prediction = VoxelPrediction(np.zeros(truth.known.shape, np.float32), np.zeros(truth.known.shape, dtype=bool))
-    cells = score_voxels(prediction, truth, truth.regions())
+    cells = score_voxels(prediction, truth, grid_regions(truth))
     for view in ("in view", "full grid"):
         for range_m in (12.8, 25.6, 51.2):
             parts = [cells[range_m, f"{view}, {part}"].voxels for part in ("all", "visible", "behind obstacles")]
@@ -122,7 +123,8 @@ def test_baselines_reach_what_an_independent_script_found(shared_data: Path, win
 
 def test_undefined_figures_are_dashes_and_null() -> None:
     none, all_ = np.zeros(VOXEL_SHAPE, bool), np.ones(VOXEL_SHAPE, bool)
-    nothing, empty = VoxelTruth(none, all_, all_, all_), VoxelPrediction(np.zeros(VOXEL_SHAPE, np.float32), none)
+    nothing = VoxelTruth("", SEMANTIC_KITTI_GRID, RigidTransform.identity(), none, all_, all_, all_)
+    empty = VoxelPrediction(np.zeros(VOXEL_SHAPE, np.float32), none)
     cells = score_voxels(empty, nothing, {"all": all_})
     scores = WindowScores("x", {}, {"empty": cells}, {}, {})
     assert "| x | all | empty | – / – / – |" in markdown([scores])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from scene_completion_ros.evaluation.lidar_occupancy import ORIGINAL
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.occupancy_plots import (
     probability_map,
@@ -12,7 +13,6 @@ from scene_completion_training.evaluation.occupancy_plots import (
     profile_points,
     truth_map,
 )
-from scene_completion_training.evaluation.voxel_truth import voxel_truth
 from tests.training.evaluation.one_wall import Wall
 
 

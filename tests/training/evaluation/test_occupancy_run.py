@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.occupancy import OccupancyScores
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation import occupancy_run
 from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
 from scene_completion_training.evaluation.exact_evaluation import ExactResult
 from scene_completion_training.evaluation.occupancy_run import (
@@ -21,7 +19,6 @@ from scene_completion_training.evaluation.occupancy_run import (
     evaluate,
     lidar_frames,
     markdown,
-    open_recording,
 )
 from tests.training.evaluation.one_wall import Wall, make_street
 
@@ -35,17 +32,6 @@ def test_frames_that_have_all_scans_ahead(street: PosedSequence) -> None:
 def test_a_recording_without_any_truth_is_refused(street: PosedSequence) -> None:
     with pytest.raises(SequenceError, match="no frame"):
         evaluate([make_street(assets=())], lambda sequence: [Wall()], RunSettings())
-
-
-def test_recordings_are_recognised(
-    street: PosedSequence, tmp_path: Path, synthetic_drive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    street.save(tmp_path / "town" / "sequence")
-    assert open_recording(tmp_path / "town").name == open_recording(tmp_path / "town" / "sequence").name == "one_wall"
-    assert set(open_recording(synthetic_drive).cameras) == {"image_2", "image_3"}
-    monkeypatch.setattr(occupancy_run, "kitti_360", lambda root, drive: (root, drive))
-    found: object = open_recording(tmp_path / "root" / "data_2d_raw" / "some_drive")
-    assert found == (tmp_path / "root", "some_drive")
 
 
 def test_tables_flag_an_empty_win(street: PosedSequence) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.evaluation.zero_shot import cosines, unit_vectors
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
@@ -28,7 +29,6 @@ from scene_completion_training.evaluation.open_vocabulary_models import (
     most_frequent,
 )
 from scene_completion_training.evaluation.semantic_evaluation import truths
-from scene_completion_training.evaluation.voxel_truth import voxel_centres
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_heads import FeatureHeads
@@ -172,7 +172,7 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     assert model.observe(street, 0) is seen and model.name == "mine"
     asked = np.zeros(DEFAULT_GRID.shape, bool)
     asked[tuple(voxels.index[named].T)] = True
-    points = voxel_centres(DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, asked)
+    points = VoxelTruth("", DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, asked, asked, asked).centres(asked)
     order = np.lexsort(voxels.index[named].T[::-1])
     scores = cosines(seen.features(points), vocabulary.rows)
     scores[:, vocabulary.group < 0] = -1.0

@@ -63,7 +63,7 @@ def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
     classes = voxel_classes(truth)
     assert set(np.unique(classes)) == {0, CAR, 255}
     assert (classes[~truth.known] == 255).all()
-    inside = truth.regions["interiors"]
+    inside = truth.regions_with_interiors["interiors"]
     assert inside.any() and (classes[inside] == 255).all() and not truth.regions["all"][inside].any()
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks import stereo_occupancy
+from scene_completion_ros.evaluation.truth import ALL, VoxelTruth
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.evaluation.controls import fit_prior
 from scene_completion_training.evaluation.stereo_truth import stereo_truths
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth
 from tests.training.synthetic_scene import BOX, CAMERA_HEIGHT, WALL_AHEAD
 
 
