@@ -367,8 +367,8 @@ class Soak:
 
 def draw(record: Record, path: Path) -> None:
     """Memory over time, with a tick for each fault."""
+    from scene_completion_ros.report.axes import COLOURS, PALE, Axes, blank, legend
     from scene_completion_ros.report.pictures import write_picture
-    from scene_completion_training.evaluation.occupancy_plots import COLOURS, PALE, Axes, blank, legend
 
     if len(record.samples) < 2:
         return

@@ -99,11 +99,10 @@ def _first_stamp(reader: BagReader, topic: str) -> int | None:
 
 def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str, Any]:
     """Write `scores.json` and `scores.md` where there is something to write; what the report's page shows of them."""
-    from scene_completion_ros.scoring.scores import markdown, summary
-
-    values = scores.to_json()
+    values = scores.scores.to_json()
     if values:
         text = json.dumps(values, indent=2, allow_nan=False)
         (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "scores.md").write_text(markdown(values, f"Scores of {recording}"), encoding="utf-8")
-    return summary(values)
+        page = f"# Scores of {recording}\n\n{scores.scores.markdown()}\n"
+        (folder / "scores.md").write_text(page, encoding="utf-8")
+    return scores.scores.headlines()

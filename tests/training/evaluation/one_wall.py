@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.evaluation.truth import BELOW_GROUND, IN_VIEW, INTERIOR, SEEN
+from scene_completion_ros.evaluation.semantic_completion import SemanticCompletionMetric, SemanticTally
+from scene_completion_ros.evaluation.truth import BELOW_GROUND, IN_VIEW, INTERIOR, SEEN, VoxelTruth
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.evaluation.geometry import voxel_frames
+from scene_completion_training.evaluation.semantic_evaluation import Labels, ScoredModel
 from scene_completion_training.evaluation.semantic_models import SemanticObservation
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
@@ -138,3 +143,20 @@ class PaintedScene:
             return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
 
         return SemanticObservation(Observation(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32)), codes)
+
+
+def true_voxels(street: PosedSequence) -> VoxelTruth:
+    """Those of its first frame."""
+    truth = voxel_truth(street, 0)
+    assert truth is not None
+    return truth
+
+
+def score(models: Sequence[ScoredModel], recordings: Sequence[PosedSequence]) -> list[SemanticCompletionMetric]:
+    """Labels of each model against the classes of recordings."""
+    tallies = [(Labels(model), SemanticTally(model)) for model in models]
+    for frame in voxel_frames(recordings):
+        for method, tally in tallies:
+            tally.add(method.answer(frame))
+    assert all(tally._metric is not None for _, tally in tallies)
+    return [tally._metric for _, tally in tallies]  # type: ignore[misc]

@@ -105,8 +105,9 @@ def test_a_known_box(drive: StreetDrive) -> None:
     grown[39:52, 59:70, 5:14] = True
     assert not car[~grown].any()
     assert truth.visible[40, 64, 9]  # its front
-    assert truth.occluded[45, 64, 9]  # its inside
-    assert truth.occluded[55, 64, 9]  # behind it
+    hidden = truth.in_view & ~truth.visible
+    assert hidden[45, 64, 9] and truth.interior[45, 64, 9]  # its inside
+    assert hidden[55, 64, 9] and not truth.interior[55, 64, 9]  # behind it
     assert truth.label[55, 64, 9] == 0
     assert truth.visible[30, 64, 9]  # before it
     view = trace_view(scene, rig.cameras[LEFT], camera_pose)
