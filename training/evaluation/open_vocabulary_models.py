@@ -16,8 +16,8 @@ from scene_completion_ros.inference.feature_space import feature_space_for
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.evaluation.density_model import DensityModel
-from scene_completion_training.evaluation.deployed_model import DeployedUnits
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import (
     LabelSet,

@@ -40,8 +40,8 @@ from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_training.data.prepared import StereoDepths, fingerprint
 from scene_completion_training.data.rectified import rectified_sequence
+from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
-from scene_completion_training.evaluation.deployed_model import DeployedUnits
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 Kind = Literal["predicted", "exact", "stereo", "lidar"]
