@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
-from scene_completion_ros.evaluation.lidar import sparse_depth
+from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.report.lidar import LidarOfBag
-from scene_completion_ros.scoring.published import PublishedGrid
+from scene_completion_ros.scoring.published import PUBLISHED, PublishedGrid
 from scene_completion_ros.scoring.sequence_truth import TOLERANCE_NS
-from scene_completion_ros.scoring.truth import ALL, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
@@ -66,9 +66,9 @@ class RecordedTruth:
         if self._next is None or self._next[0] > stamp_ns + TOLERANCE_NS:
             return None
         grid, pose = self._published.grid, self._published.grid_from_camera
-        occupied = self._published.at(self._next[1], grid, pose).occupied
+        occupied = self._published.at(self._next[1], grid, pose).occupied[PUBLISHED]
         everywhere = np.ones(grid.shape, dtype=bool)
-        return FrameTruth(VoxelTruth(grid, pose, occupied, everywhere, {ALL: everywhere}), None)
+        return FrameTruth(VoxelTruth("recorded voxels", grid, pose, occupied, everywhere, in_view=everywhere), None)
 
     def _voxel_topic(self) -> str:
         for topic in self._reader.topics_of_type(CLOUD_TYPE):

@@ -27,13 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.evaluation.truth import VoxelTruth, labelled_truth
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_picture, read_size
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from scene_completion_ros.sequences.velodyne import VOXEL_SHAPE as VOXEL_SHAPE
+from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
 from scene_completion_ros.sequences.velodyne import (
+    SEMANTIC_KITTI_GRID,
     load_instance_ids,
     load_scan,
     load_scan_reflectance,
@@ -49,8 +51,7 @@ ODOMETRY_LIDAR_UNIT = 0.004  # metres per step of the packed scans of the odomet
 RAW_LIDAR_UNIT = 0.02  # metres per step of the packed scans of the raw drives
 FRAME_PERIOD_NS = 100_000_000  # KITTI records at 10 Hz
 IMAGE_SUFFIXES = (".jpg", ".png")
-UNKNOWN_POSES = "none"
-"""As name of the pose file: the frames are unrelated, each of them taken somewhere else."""
+OFFICIAL_VOXELS = ("ssc_label", "ssc_invalid")
 PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3"}
 
 
@@ -311,3 +312,21 @@ def text_lines(path: Path, kind: str) -> list[str]:
 
 def _arrays(path: Path, *needed: str) -> dict[str, NDArray[Any]]:
     return read_arrays(path, SequenceError, cure="Restore the file", needed=needed)
+
+
+def official_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
+    """The voxels "ssc_label" and "ssc_invalid" of a frame, in the frame of the LiDAR."""
+    if "velodyne" not in sequence.rig_from_sensor:
+        return None
+    label, invalid = (sequence.frames[index].assets[name]() for name in OFFICIAL_VOXELS)
+    pose = sequence.rig_from_sensor["velodyne"].inverse() @ sequence.rig_from_camera[camera]
+    return labelled_truth("labelled LiDAR", label, invalid, SEMANTIC_KITTI_GRID, pose, sequence.cameras[camera])
+
+
+SOURCE = Source(
+    "a sequence of KITTI odometry (calib.txt)",
+    lambda path: (path / "calib.txt").is_file(),
+    lambda path, poses: kitti_odometry(path, poses=poses),
+    OFFICIAL_VOXELS,
+    official_voxels,
+)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scene_completion_ros.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_training.evaluation.density_model import DensityModel
 
@@ -123,10 +124,20 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path | None, content: dict[str, Any], text: str) -> None:
-    """Print the tables, and where a folder is given write them as results.md beside results.json."""
+def write_results(
+    args: argparse.Namespace, scores: Scores, recordings: Sequence[str], notes: Sequence[str] = ()
+) -> None:
+    """Print the tables, and where --output names a folder write them as results.md beside results.json.
+
+    Args:
+        recordings: Names of what was scored.
+        notes: Further paragraphs of the page.
+    """
     import json
 
+    folder: Path | None = args.output
+    text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", scores.markdown(), *notes]) + "\n"
+    content = {"settings": asked(args), "recordings": list(recordings), "scores": scores.to_json()}
     print(text)
     if folder is None:
         return

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
     from scene_completion_ros.inference.text_bank import TextBank
+    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.clustering.clusters import (
         CLASS_FILE,
@@ -61,7 +62,6 @@ def run(args: argparse.Namespace) -> int:
         write_class_file,
         write_clusters,
     )
-    from scene_completion_training.evaluation.occupancy_run import open_recording
     from scene_completion_training.evaluation.semantic_evaluation import named_by
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, student_density
     from scene_completion_training.evaluation.survey import survey, write_contact_sheets

@@ -52,9 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _print_files(arguments.bundle)
     fitted_on = bundle.provenance["calibration"]["fitted_on"]
-    print(
-        f"student {bundle.name}, calibrated on {fitted_on}; `evaluate kitti --fit-calibration` does it on other drives"
-    )
+    print(f"student {bundle.name}, calibrated on {fitted_on}; `calibrate` does it on other drives")
     return 0
 
 

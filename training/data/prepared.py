@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
-from scene_completion_ros.evaluation.student_comparison import depth_at_rays
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_training.data.motion_stereo import MotionStereo
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
-from scene_completion_training.data.stereo import MeasuredDepth, cameras_ahead, depth_deviation, stereo_depth
+from scene_completion_training.data.stereo import MeasuredDepth, depth_deviation, stereo_depth
 from scene_completion_training.data.voxel_evidence import (
     DepthView,
     FusionSettings,
@@ -154,7 +156,7 @@ def prepare_sequence(
     settings, viewpoint = settings or FusionSettings(), viewpoint or Viewpoint()
     behind, ahead = settings.along(viewpoint.volume)
     settings = dataclasses.replace(settings, metres_behind=behind, metres_ahead=ahead)
-    if exact and "voxel_label" not in sequence.frames[0].assets:
+    if exact and not holds_exact_voxels(sequence):
         raise SequenceError(
             "holds no ground truth voxels", where=sequence.name, cure="Render the town with --assets voxels"
         )
@@ -219,7 +221,7 @@ def _prepare_frames(
         stereo = MotionDepths(sequence, ahead[0], viewpoint.volume.ahead)
     for index in indices:
         if exact:
-            arrays = exact_voxels(sequence, index, kept=settings.kept)
+            arrays = exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
             arrays = fused_voxels(
                 list(stereo.views(index, settings, viewpoint.volume)), settings, viewpoint.volume, seed=index

@@ -19,6 +19,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.render import said_depth
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
@@ -28,7 +29,6 @@ from scene_completion_training.evaluation.density_model import (
     PUBLISHED_RULE,
     DensityModel,
     Observation,
-    reference_camera,
 )
 from scene_completion_training.export import ray_depth
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation

@@ -14,12 +14,12 @@ from typing import Any
 from scene_completion_ros.errors import ConfigurationError, ImprovementError
 from scene_completion_ros.evaluation.student_comparison import MARGIN
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.data.module import SequenceSource, matching, prepare_source
 from scene_completion_training.data.motion_stereo import told_depths
-from scene_completion_training.evaluation.occupancy_run import open_recording
 from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
 from scene_completion_training.extraction.bag import Job, extract_bags, fingerprint, output_folders
 from scene_completion_training.extraction.reports import BagReport

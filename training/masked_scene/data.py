@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.shipped import open_student
-from scene_completion_training.data.module import Recording, TrainingData, load_sequence, matching
+from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.masked_scene.patches import masked_voxels
 from scene_completion_training.masked_scene.scenes import Kind, SceneMaker, VoxelScene, feature_names, keep_scenes
 from scene_completion_training.masked_scene.views import SceneViewSettings, sample_rows, view
 
 
 @dataclass
-class SceneSource(Recording):
+class SceneSource(DataSource):
     """A recording whose frames become scenes.
 
     Attributes:

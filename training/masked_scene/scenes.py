@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.evaluation.visibility import visible_voxels
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
@@ -33,15 +34,15 @@ from scene_completion_ros.geometry import (
 )
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
+from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import parse_json
 from scene_completion_training.data.prepared import StereoDepths, fingerprint
 from scene_completion_training.data.rectified import rectified_sequence
-from scene_completion_training.data.stereo import cameras_ahead
+from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
-from scene_completion_training.evaluation.density_model import reference_camera
-from scene_completion_training.evaluation.deployed_model import DeployedUnits
-from scene_completion_training.evaluation.voxel_truth import ALL, VoxelTruth, voxel_truth
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 Kind = Literal["predicted", "exact", "stereo", "lidar"]
@@ -254,8 +255,8 @@ class SceneMaker:
             columns.append(self._label_units.observe(image, camera)(points))
         label = None
         if truth is not None:
-            counted = truth.known & truth.regions[ALL]
-            label = np.where(counted, SEMANTIC_KITTI_TO_COMMON.apply(truth.label), np.uint8(INVALID))[place]
+            counted = truth.counted
+            label = np.where(counted, SEMANTIC_KITTI_TO_COMMON.apply(truth.labels), np.uint8(INVALID))[place]
         return VoxelScene(
             voxels,
             np.concatenate(columns, axis=1).astype(np.float32),
@@ -285,10 +286,10 @@ class SceneMaker:
         return occupied, probability, grid, pose
 
     def _true(self, index: int, truth: VoxelTruth) -> NDArray[np.bool_]:
-        towns = "voxel_label" in self.sequence.frames[index].assets
+        towns = holds_exact_voxels(self.sequence, index)
         if towns != (self.kind == "exact"):
             raise self._lacking(index, "rendered voxels" if self.kind == "exact" else "LiDAR")
-        return truth.occupied & truth.known & truth.regions[ALL]
+        return truth.occupied & truth.counted
 
     def _scanned(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> NDArray[np.bool_]:
         """Voxels that the scans of the recording hit."""

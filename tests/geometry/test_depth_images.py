@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from scene_completion_ros.evaluation.lidar import sparse_depth
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.depth_images import sparse_depth
 
 
 def test_points_fall_into_the_pixel_of_their_centre_and_the_nearest_stays() -> None:
