@@ -62,33 +62,6 @@ def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet) -> None:
         assert not torch.allclose(one, other)
 
 
-def test_the_encoder_sees_the_visible_voxels_of_every_level(
-    network: VoxelHUNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index, features, masked = batch()
-    seen = []
-    encode = VoxelHUNet.encode
-    monkeypatch.setattr(VoxelHUNet, "encode", lambda self, x, p: (seen.append(p), encode(self, x, p))[1])
-    answers(network, index, features, masked)
-    visible = index[~masked]
-    hidden = index[masked]
-    for level, voxels in enumerate(seen[0].levels):
-        size = torch.tensor([1, 2**level, 2**level, 2**level])
-        expected = {tuple(place) for place in (visible // size).tolist()}
-        assert {tuple(place) for place in voxels.index.tolist()} == expected
-        assert not expected & {tuple(place) for place in (hidden // size).tolist()}, "hidden patches leave no voxel"
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_all_or_nothing_can_be_hidden(network: VoxelHUNet, share: float) -> None:
-    index, features, _ = batch(50)
-    made = answers(network, index, features, torch.full((100,), bool(share)))
-    assert all(bool(torch.isfinite(level).all()) for level in made)
-    if share:
-        other = answers(network, index, features + 1.0, torch.ones(100, dtype=torch.bool))
-        torch.testing.assert_close(made[0], other[0], rtol=0, atol=0)
-
-
 def test_features_are_sampled_at_the_voxels_asked_for(network: VoxelHUNet) -> None:
     """On the finest level a voxel's centre has the voxel's own feature, in whatever order voxels were given."""
     index, features, _ = batch(60)

@@ -22,7 +22,6 @@ from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.losses.uncertainty import UncertaintyWeights
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.feature_heads import FeatureHeads
 from scene_completion_training.networks.target_normaliser import TargetNormaliser
 from scene_completion_training.runner import make_stage, train
@@ -72,14 +71,6 @@ def test_the_density_stays_and_all_else_learns(agglomerated: Path, student: Path
     assert all(value != 0.0 for value in moved)
     normaliser = field.normalisers["dino"]
     assert isinstance(normaliser, TargetNormaliser) and normaliser.kind == "standard" and normaliser.offset.any()
-
-
-def test_it_is_a_feature_field_for_whoever_clusters_one(agglomerated: Path) -> None:
-    field = Checkpoint.read(agglomerated).field_of(FeatureField)
-    assert isinstance(field, AgglomeratedField)
-    codes = field.codes(torch.randn(5, field.channels))
-    assert codes.shape == (5, 2 * DIMENSION)
-    assert torch.allclose(codes.norm(dim=-1), torch.ones(5), atol=1e-5)
 
 
 def test_a_killed_training_goes_on_the_same(
