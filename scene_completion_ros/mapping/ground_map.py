@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.words import shown
+from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100

@@ -143,7 +143,7 @@ class Deployment:
         with self._making:
             if shadow is self._other:
                 self._prepare(shadow)
-                if self._thread.shadow.record.report.problem:  # it is over
+                if self._second is not None and self._thread.shadow.record.report.problem:  # it is over
                     self._thread.shadow.follow_with(self._first, self._second)
 
     def _refuse(self, error: Exception) -> None:

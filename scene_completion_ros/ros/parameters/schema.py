@@ -21,7 +21,7 @@ from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
 from scene_completion_ros.inference.hub import FORM, HubName, is_hub_name
 from scene_completion_ros.inference.shipped import AUTO, shipped_students
-from scene_completion_ros.messages.words import shown
+from scene_completion_ros.untrusted_files import shown
 
 ImageTransport = Literal["raw", "compressed"]
 OccupancyValues = Literal["threshold", "probability"]
