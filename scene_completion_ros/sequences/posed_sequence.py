@@ -242,7 +242,7 @@ class PosedSequence:
         Raises:
             SequenceError: Its provenance names none, or one that cannot be.
         """
-        stored = self.provenance.get("voxel_grid")
+        stored: Any = self.provenance.get("voxel_grid")
         try:
             x, y, z = (float(value) for value in stored["origin"])
             a, b, c = (int(value) for value in stored["shape"])

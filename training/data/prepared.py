@@ -63,7 +63,7 @@ def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
     try:
         content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
         content.setflags(write=False)
-        header, start = tensor_header(memoryview(content), SequenceError, where=str(file), cure=cure)
+        header, start = tensor_header(content.data, SequenceError, where=str(file), cure=cure)
         for name, entry in header.items():
             first, last = entry["data_offsets"]
             values = content[start + first : start + last].view(_DTYPES[entry["dtype"]])
