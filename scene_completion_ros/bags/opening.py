@@ -12,7 +12,7 @@ from scene_completion_ros.bags.damaged_sqlite import DamagedSqlite, unfinished_j
 from scene_completion_ros.bags.recovery import DamagedFile, RecoveredStorage
 from scene_completion_ros.bags.storage import IntactStorage, Storage
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.untrusted_files import read_yaml, shown
+from scene_completion_ros.untrusted_files import SHOWN, read_yaml, shown
 
 FORMATS: dict[str, type[DamagedFile]] = {".mcap": DamagedMcap, ".db3": DamagedSqlite, ".bag": DamagedRos1Bag}
 
@@ -60,10 +60,10 @@ def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str
             where=str(path),
             cure="Repair it with `ros2 bag reindex`",
         )
-    named = information.get("relative_file_paths")
-    missing = [str(name) for name in named if not _present(path, str(name))] if isinstance(named, list) else []
+    named, present = information.get("relative_file_paths"), {file.name for file in path.glob("*")}
+    missing = [str(name) for name in named if Path(str(name)).name not in present] if isinstance(named, list) else []
     storage = RecoveredStorage([FORMATS[file.suffix](file) for file in files])
-    losses = [*(f"{name}: file is missing" for name in missing), *storage.losses]
+    losses = [*(f"{name[:SHOWN]}: file is missing" for name in missing), *storage.losses]
     found = sum(storage.counts.values())
     expected = information.get("message_count")
     if isinstance(expected, int) and expected > found:
@@ -111,7 +111,3 @@ def _metadata(path: Path) -> dict[str, Any]:
     document = read_yaml(path / "metadata.yaml", BagError, cure="Repair it with `ros2 bag reindex`", kind=dict)
     information = document.get("rosbag2_bagfile_information")
     return information if isinstance(information, dict) else {}
-
-
-def _present(path: Path, name: str) -> bool:
-    return not path.is_dir() or (path / Path(name).name).is_file()

@@ -476,6 +476,8 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
     sizes = fields.object("head")
     if sizes.integer("code") != point_code.size:
         raise sizes.error("code", f"is {sizes.integer('code')}, but the point code has {point_code.size} values")
+    for name in ("feature_height", "feature_width"):
+        sizes.number_in(name, (2, LARGEST_SIDE))
     grid, grid_from_camera = _parse_grid(fields.object("grid"))
     normalisation = fields.object("normalisation")
     class_names, class_colours = _parse_classes(fields)
@@ -493,9 +495,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "canonical": _parse_camera(fields.object("canonical_camera")),
         "head": head,
         "point_code": point_code,
-        "feature_size": tuple(
-            int(sizes.number_in(name, (2, LARGEST_SIDE), sizes.integer)) for name in ("feature_height", "feature_width")
-        ),
+        "feature_size": (sizes.integer("feature_height"), sizes.integer("feature_width")),
         "height_above_ground": fields.number_in("height_above_ground", _METRES),
         "pitch_range": fields.range_in("pitch_range", (-math.pi, math.pi)),
         "focal_range": fields.range_in("focal_range", (1e-3, 1e3)),
@@ -530,7 +530,7 @@ def _three(fields: JsonObject, name: str) -> tuple[float, float, float]:
 
 def _parse_camera(fields: JsonObject) -> Camera:
     for name in ("width", "height"):
-        fields.number_in(name, (1, LARGEST_SIDE), fields.integer)
+        fields.number_in(name, (1, LARGEST_SIDE))
     try:
         return Camera(
             fx=fields.number("fx"),

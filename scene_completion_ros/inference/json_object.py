@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,9 @@ class JsonObject:
             raise self.error(name, f"{shown(value)} is not a finite number")
         return float(value)
 
-    def number_in(self, name: str, limits: tuple[float, float], read: Callable[[str], float] | None = None) -> float:
-        """A number within limits.
-
-        Args:
-            read: `number`, or `integer`.
-        """
-        value, (low, high) = (read or self.number)(name), limits
+    def number_in(self, name: str, limits: tuple[float, float]) -> float:
+        """A number within limits."""
+        value, (low, high) = self.number(name), limits
         if not low <= value <= high:
             raise self.error(name, f"{value} is not within {low:g} to {high:g}")
         return value
