@@ -12,9 +12,9 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
 from scene_completion_ros.messages.words import AskedWords, GivenEmbeddings
-from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.ros.parameters.schema import SHIPPED
 from scene_completion_ros.ros.topics import QUERY, VOCABULARY
+from scene_completion_ros.untrusted_files import shown
 
 _SAID = 3  # phrases that a message quotes
 
