@@ -36,9 +36,15 @@ def write_whole(path: Path, content: bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives the hidden name under which the caller writes a file, and moves that file into its place at the end.
 
+    A link stays, and what it leads to is written. A device such as /dev/stdout is written as it is.
+
     Raises:
         OSError: It cannot be written; the former file is as it was.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        yield path
+        return
     with _part_of(path, lambda part: part.touch(exist_ok=False)) as part:
         yield part
         _sync(part)
@@ -98,7 +104,9 @@ def _part_of(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
                 os.close(own_lock)
     except OSError as error:  # names what the user knows
         named = path if error.filename is None else hidden.sub(lambda _: path.name, str(error.filename))
-        error.filename, error.filename2 = str(named), None
+        error.filename = str(named)
+        if error.filename2 is not None:
+            del error.filename2
         raise
 
 

@@ -209,5 +209,5 @@ def test_a_failure_names_the_file_that_was_wanted(tmp_path: Path, write: Callabl
         write(tmp_path / "name", b"a", fill)
     assert full.value.filename == str(tmp_path / "name")
     assert not list(tmp_path.iterdir())
-    with unprivileged(), pytest.raises(PermissionError, match="'/usr/name'"):
+    with unprivileged(), pytest.raises(PermissionError, match="'/usr/name'$"):
         write(Path("/usr/name"), b"a")

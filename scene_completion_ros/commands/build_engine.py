@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.paths import Output
+
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.gpu.options import EngineOptions
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dla", type=int, metavar="N", help="build for this core of a Jetson's deep learning accelerator"
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of the engines (default: the user's)")
+    parser.add_argument("--cache", type=Output(()), metavar="DIR", help="folder of the engines (default: the user's)")
     parser.add_argument(
         "--flavour",
         choices=["tensorrt", "tensorrt_rtx"],

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.whole_files import write_whole
+
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.geometry.cameras import Camera
@@ -109,7 +111,6 @@ def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str
 
     values = scores.to_json()
     if values:
-        text = json.dumps(values, indent=2, allow_nan=False)
-        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "scores.md").write_text(markdown(values, f"Scores of {recording}"), encoding="utf-8")
+        write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(folder / "scores.md", markdown(values, f"Scores of {recording}").encode())
     return summary(values)

@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import CHANGED_FILE
+from scene_completion_ros.whole_files import write_whole
 from scene_completion_training.commands.arguments import SHARED_DATA, add_engine, say_dropped
 
 BEGIN, END = "<!-- begin: scene-completion evaluate -->", "<!-- end: scene-completion evaluate -->"
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baselines-only", action="store_true", help="score the baselines alone, without a student")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=CHANGED_FILE,
         metavar="FILE",
         help="FILE.json takes all scores; any other file is Markdown, whose section between the marks "
         f'"{BEGIN}" and "{END}" is replaced, or added at the end',
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     text = markdown(scores)
     print(text)
     if args.output is not None and args.output.suffix == ".json":
-        args.output.write_text(json.dumps(as_json(scores), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(args.output, (json.dumps(as_json(scores), indent=2, allow_nan=False) + "\n").encode())
     elif args.output is not None:
         command = f"scene-completion evaluate kitti --windows {' '.join(names)}"
         write_section(args.output, f"Made by `{command}`.\n\n{text}")
@@ -116,4 +118,4 @@ def write_section(path: Path, text: str) -> None:
         new = f"{before}{section}{after}"
     else:
         new = f"{old.rstrip()}\n\n{section}\n" if old.strip() else f"{section}\n"
-    path.write_text(new, encoding="utf-8")
+    write_whole(path, new.encode())
