@@ -53,16 +53,17 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(folder: Path, without: Set[str]) -> Iterator[Path]:
+def whole_folder(folder: Path, without: Set[str] | None) -> Iterator[Path]:
     """Gives a hidden copy of a folder for the caller to change, and puts it in the folder's place at the end.
 
     At every moment the name stands for the former folder or for all of the new one. File systems that cannot exchange
     folders are the exception, and folders that are mounted. There the files change one after the other, in the order in
-    which the caller wrote them.
+    which the caller wrote them; where nothing is copied, the former folder goes before the new one comes.
 
     Args:
         folder: It may be missing; then the copy is empty.
-        without: Names in it that are not copied. The new folder lacks them unless the caller writes them.
+        without: Names in it that are not copied. The new folder lacks them unless the caller writes them. None: nothing
+            is copied.
 
     Raises:
         OSError: The copy cannot be written; the folder is as it was.
@@ -70,12 +71,18 @@ def whole_folder(folder: Path, without: Set[str]) -> Iterator[Path]:
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _part_of(folder, Path.mkdir) as part:
-        _copy(folder, part, without)
+        if without is not None:
+            _copy(folder, part, without)
         yield part
         for file in (*part.iterdir(), part):
             _sync(file)
         # The second exchange is for a folder that another writer has made meanwhile.
-        if not (_exchanged(part, folder) or _renamed(part, folder) or _exchanged(part, folder)):
+        if _exchanged(part, folder) or _renamed(part, folder) or _exchanged(part, folder):
+            pass
+        elif without is None:
+            _remove(folder)
+            part.rename(folder)
+        else:
             written = [part / name for name in without if (part / name).exists()]
             for file in sorted(written, key=lambda one: one.stat().st_mtime_ns):
                 file.replace(folder / file.name)
@@ -103,8 +110,9 @@ def _part_of(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
             if own_lock is not None:
                 os.close(own_lock)
     except OSError as error:  # names what the user knows
-        named = path if error.filename is None else hidden.sub(lambda _: path.name, str(error.filename))
-        error.filename = str(named)
+        if error.errno is not None:
+            named = path if error.filename is None else hidden.sub(lambda _: path.name, str(error.filename))
+            error.filename = str(named)
         if error.filename2 is not None:
             del error.filename2
         raise

@@ -104,6 +104,17 @@ def test_a_folder_that_cannot_be_exchanged_changes_file_by_file(
     assert order == ["a", "b"]  # whoever writes a manifest writes it last
 
 
+def test_a_link_to_a_file_stays_and_a_device_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    write_whole(tmp_path / "link", b"2")
+    assert (tmp_path / "link").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    with os.fdopen(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb") as pipe:
+        write_whole(tmp_path / "pipe", b"3")
+        assert ((tmp_path / "file").read_bytes(), pipe.read()) == (b"2", b"3")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
     make_old(tmp_path / "folder")
     (tmp_path / "link").symlink_to("folder")

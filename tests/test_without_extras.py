@@ -27,6 +27,7 @@ class Bare(PathFinder):
         return None if name.partition(".")[0] in hidden else super().find_spec(name, path, target)
 
 
+hidden = {name for name in hidden if not name.startswith("scene_completion")}
 sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
 from scene_completion_ros import cli
 
@@ -63,8 +64,9 @@ def needed_by(distribution: str) -> list[Requirement]:
         return []
 
 
-def run_all(lines: list[list[str]], folder: Path, extra: str) -> list[tuple[int | str | None, str]]:
-    given = json.dumps([modules_of_others(extra), lines])
+def run_all(lines: list[list[str]], folder: Path, extra: str | None) -> list[tuple[int | str | None, str]]:
+    """Exit codes, or tracebacks, of commands and what they print: with the packages of an extra, or with none."""
+    given = json.dumps([list(packages_distributions()) if extra is None else modules_of_others(extra), lines])
     done = run_python("-c", RUN, given, cwd=folder)
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(result)) for result in done.stdout.splitlines()]
@@ -72,7 +74,7 @@ def run_all(lines: list[list[str]], folder: Path, extra: str) -> list[tuple[int 
 
 def test_every_command_has_its_help(tmp_path: Path) -> None:
     lines = [[*command, "--help"] for command, _ in COMMANDS]
-    for words, (code, said) in zip(lines, run_all(lines, tmp_path, "ros"), strict=True):
+    for words, (code, said) in zip(lines, run_all(lines, tmp_path, None), strict=True):
         assert code == 0 and said.startswith(f"usage: scene-completion {' '.join(words[:-1])}"), (words, code, said)
         assert "%%" not in said
 

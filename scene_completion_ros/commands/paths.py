@@ -124,5 +124,5 @@ def _glob(folder: Path, name: str) -> list[str]:
 
 
 def _holds(outer: Path, inner: Path) -> bool:
-    """Whether one existing path is another one, or lies in it, whatever links lead there."""
-    return any(outer.samefile(part) for part in (inner, *inner.resolve().parents))
+    """Whether a path is an existing one, or holds it, whatever links lead there."""
+    return outer.exists() and any(outer.samefile(part) for part in (inner, *inner.resolve().parents))

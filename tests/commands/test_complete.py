@@ -214,3 +214,11 @@ def test_images_are_read_as_rgb_and_others_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     with pytest.raises(ImageError, match=r"empty\.png"):
         read_image(tmp_path / "empty.png")
+
+
+def test_what_does_not_fit_on_the_disk_is_one_line_and_nothing_half_written(
+    image: Path, flat_road: StudentBundle, small_files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complete(image, flat_road) == 2
+    assert f"{image.parent / 'out' / 'voxels.npz'}: File too large. Name a place on a disk" in capsys.readouterr().err
+    assert not list((image.parent / "out").iterdir())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros import cli
-from scene_completion_ros.commands.paths import Output, place
+from scene_completion_ros.commands.paths import FILE, Output, place
 from tests.commands.command_lines import COMMANDS, FOUND, line
 
 WRITTEN = {"--output", "--rerun", "--page", "--work", "--card-only"}
@@ -99,3 +99,17 @@ def test_a_file_of_an_input_is_no_output(bundle: str, tmp_path: Path, capsys: py
     assert cli.main(["publish", str(tmp_path / bundle), "hf:owner/name", "--card-only", str(readme)]) == 2
     assert f"would overwrite {tmp_path / bundle}, which is read (BUNDLE). Name another file" in capsys.readouterr().err
     assert readme.read_text() == "mine"
+
+
+def test_what_overwrites_nothing_passes(tmp_path: Path) -> None:
+    image, bundle = tmp_path / "image.png", tmp_path / "bundle"
+    image.touch()
+    bundle.mkdir()
+    inputs = [("IMAGE", image), ("--bundle", bundle)]
+    FILE.check(tmp_path / "new" / "file", "--rerun", inputs)
+    FILE.check(bundle / "new", "--rerun", inputs)
+    (bundle / "README.md").touch()
+    Output(changed=True).check(bundle / "README.md", "--output", inputs)
+    (tmp_path / "picture.png").symlink_to("nowhere")
+    for folder in (tmp_path, tmp_path / "new", bundle / "new"):
+        Output(("picture.png", "*.npz")).check(folder, "--output", inputs)

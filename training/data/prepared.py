@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.evaluation.student_comparison import depth_at_rays
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.motion_stereo import MotionStereo
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
 from scene_completion_training.data.stereo import MeasuredDepth, cameras_ahead, depth_deviation, stereo_depth
@@ -240,9 +240,8 @@ def _prepare_frames(
                 covered = covered & (virtual_pinhole(mask * np.uint8(255), fisheye, canonical, DOWNWARD)[0] > 250)
             arrays |= _view(f"aside_{name}", view, canonical, pose)
             arrays[f"mask_aside_{name}"] = covered.astype(np.uint8)
-        temporary = files[index].with_suffix(f".{os.getpid()}.part")  # others may prepare the same frame
-        safetensors.numpy.save_file(arrays, temporary)
-        temporary.replace(files[index])
+        with whole_file(files[index]) as part:
+            safetensors.numpy.save_file(arrays, part)
 
 
 def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uint8] | None:
