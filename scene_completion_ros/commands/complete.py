@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.paths import FILE, Output, place
 from scene_completion_ros.commands.words import add_words_argument, ask_words, chosen_words
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG or JPEG")
     parser.add_argument(
         "--camera",
+        type=place,
         required=True,
         metavar="FILE",
         help="its calibration: KITTI's calib.txt with the camera, as in calib.txt:P2, or camera_calibration's YAML",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    results = Output(("voxels.npz", "voxels.ply", "picture.png", "words.png"))
+    parser.add_argument("--output", required=True, type=results, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--bits",
         type=int,
@@ -60,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)",
     )
     add_words_argument(parser, "words.png shows", "none, and no such picture")
-    parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
+    parser.add_argument("--rerun", type=FILE, metavar="FILE.rrd", help="also write a recording for the Rerun viewer")
 
 
 def run(args: argparse.Namespace) -> int:

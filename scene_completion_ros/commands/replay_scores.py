@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.whole_files import write_whole
+
 if TYPE_CHECKING:
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.geometry.cameras import Camera
@@ -101,8 +103,7 @@ def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str
     """Write `scores.json` and `scores.md` where there is something to write; what the report's page shows of them."""
     values = scores.scores.to_json()
     if values:
-        text = json.dumps(values, indent=2, allow_nan=False)
-        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
         page = f"# Scores of {recording}\n\n{scores.scores.markdown()}\n"
-        (folder / "scores.md").write_text(page, encoding="utf-8")
+        write_whole(folder / "scores.md", page.encode())
     return scores.scores.headlines()

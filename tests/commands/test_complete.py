@@ -257,3 +257,11 @@ def test_images_are_read_as_rgb(tmp_path: Path) -> None:
     assert read_image(tmp_path / "red.png")[0][0, 0].tolist() == [255, 0, 0]
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((4, 4), 7, np.uint8))
     assert read_image(tmp_path / "grey.png")[0].shape == (4, 4, 3)
+
+
+def test_what_does_not_fit_on_the_disk_is_one_line_and_nothing_half_written(
+    image: Path, flat_road: StudentBundle, small_files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complete(image, flat_road) == 2
+    assert f"{image.parent / 'out' / 'voxels.npz'}: File too large. Name a place on a disk" in capsys.readouterr().err
+    assert not list((image.parent / "out").iterdir())

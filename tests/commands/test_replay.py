@@ -317,3 +317,13 @@ def test_replay_over_dds_gives_the_same_voxels(
     for over_dds, offline in zip(*clouds, strict=True):
         assert np.array_equal(over_dds, offline)
         assert len(np.unique(offline["label"])) > 1
+
+
+def test_what_does_not_fit_on_the_disk_is_one_line_and_the_rest_stays(
+    tmp_path: Path, short_road: StudentBundle, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, output = record(tmp_path / "drive", frames=3), tmp_path / "out"
+    request.getfixturevalue("small_files")
+    assert replay(bag, output, short_road, "--offline") == 2
+    assert re.search(r"^scene-completion replay: \S+: File too large\. Name a place.*\n\Z", capsys.readouterr().err)
+    assert not list(output.rglob("*.part"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
@@ -142,9 +143,8 @@ def write_results(
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    plain = json.dumps(content, indent=2, allow_nan=False)
-    (folder / "results.json").write_text(plain + "\n", encoding="utf-8")
-    (folder / "results.md").write_text(text, encoding="utf-8")
+    write_whole(folder / "results.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(folder / "results.md", text.encode())
 
 
 def check_recordings(args: argparse.Namespace, protocol: str) -> None:

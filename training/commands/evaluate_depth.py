@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import RESULTS
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import (
     add_engine,
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
     meaning = "score as well the mean LiDAR depth of each pixel over these drives, which must not be scored"
     add_paths(parser, "--mean-depth", "DRIVE", meaning)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="takes results.json and results.md")
+    parser.add_argument("--output", type=RESULTS, metavar="DIR", help="takes results.json and results.md")
     add_engine(parser)
 
 

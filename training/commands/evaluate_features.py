@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from scene_completion_ros.commands.paths import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands.arguments import (
     add_paths,
@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate features``."""
     add_paths(parser, "--checkpoint", "FILE", "checkpoints of feature_field", required=True)
     parser.add_argument(
-        "--foundation", required=True, metavar="MODEL", help="foundation model whose tokens they have learned from"
+        "--foundation",
+        type=place,
+        required=True,
+        metavar="MODEL",
+        help="foundation model whose tokens they have learned from",
     )
     parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
     parser.add_argument(
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stride", type=int, default=4, metavar="PIXELS", help="compare every so many-th pixel (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the unrelated pixels (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json and .md")
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
 
 
 def run(args: argparse.Namespace) -> int:

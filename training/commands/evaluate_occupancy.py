@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.paths import RESULTS
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands.arguments import (
     add_engine,
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DEGREES",
         help="how far the camera looks down (default: 5 on KITTI-360, else 0)",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json and .md")
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     add_engine(parser)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.paths import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import (
     add_methods,
@@ -46,10 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--words", type=Path, metavar="FILE", help="words and what they mean, as unseen_words.yaml")
     parser.add_argument(
         "--teacher",
+        type=place,
         metavar="MODEL",
         help="text-aligned teacher, as in `features`, as a control: 2D only",
     )
-    parser.add_argument("--text-encoder", metavar="MODEL", help="text encoder of espnetv2")
+    parser.add_argument("--text-encoder", type=place, metavar="MODEL", help="text encoder of espnetv2")
     parser.add_argument("--class-texts", type=Path, metavar="FILE", help="phrases of its classes, as in `features`")
     parser.add_argument(
         "--cell", type=int, default=8, metavar="PIXELS", help="pixels along a token's side (default: %(default)s)"
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--train-recordings", "FOLDER", "towns and KITTI windows for the prior and the probes")
     parser.add_argument("--seed", type=int, default=0, help="seed of the probes' points (default: %(default)s)")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="every N-th frame (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes results.json and .md")
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_workers
 from scene_completion_training.extraction.settings import IMAGES, POSES, USE, ExtractionSettings
@@ -29,7 +30,7 @@ from scene_completion_training.extraction.settings import IMAGES, POSES, USE, Ex
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion extract``."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the sequences")
+    parser.add_argument("--output", required=True, type=Output(()), metavar="DIR", help="folder for the sequences")
     add_settings(parser)
     work = add_workers(parser, "bags")
     work.add_argument(

@@ -23,6 +23,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.commands.paths import BUNDLE, REPORT
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths, say_dropped
 
@@ -43,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder, name or hf:owner/name@revision of the student (default: kitti_student)",
     )
     parser.add_argument("--names", type=Path, metavar="FILE", help="named voxels; then --output takes the student")
-    parser.add_argument("--output", type=Path, metavar="BUNDLE", help="folder for the student with the named classes")
+    parser.add_argument("--output", type=BUNDLE, metavar="BUNDLE", help="folder for the student with the named classes")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="network of stage masked_scene that tells voxels apart"
     )
-    parser.add_argument("--page", type=Path, metavar="DIR", help="folder for the page on which voxels are named")
+    parser.add_argument("--page", type=REPORT, metavar="DIR", help="folder for the page on which voxels are named")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="every N-th frame (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the voxels that are drawn (default: %(default)s)")
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.paths import RESULTS, Output, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import (
     add_methods,
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--inputs", action="store_true", help="also what goes into the networks")
     parser.add_argument("--units", action="store_true", help="also the label units of the student")
-    parser.add_argument("--foundation", metavar="MODEL", help="also the features of a DINO, lifted to the voxels")
+    parser.add_argument(
+        "--foundation", type=place, metavar="MODEL", help="also the features of a DINO, lifted to the voxels"
+    )
     parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
     parser.add_argument(
         "--cell", type=int, default=8, metavar="PIXELS", help="pixels along a feature's side (default: %(default)s)"
@@ -56,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and LiDAR elsewhere (default: %(default)s)",
     )
     parser.add_argument("--student", type=Path, metavar="DIR", help="student bundle of predicted voxels and of units")
-    parser.add_argument("--cache", type=Path, required=True, metavar="DIR", help="where scenes are kept")
+    parser.add_argument("--cache", type=Output(()), required=True, metavar="DIR", help="where scenes are kept")
     parser.add_argument("--every", type=int, default=5, metavar="N", help="every N-th frame of a town (default: 5)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of the probes (default: 0)")
     parser.add_argument("--steps", type=int, default=1000, help="of a linear probe (default: %(default)s)")
@@ -66,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test-voxels", type=int, default=5000, metavar="N", help="of a scene, at most (default: %(default)s)"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the result")
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="folder for the result")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.messages.words import AskedWords
     from scene_completion_training.foundation.text_encoder import TextEncoder
 
+EXTRA = "text"
 NODE_NAME = "text_encoder"
 QUERY, VOCABULARY = "text_query", "text_vocabulary"
 TO_QUERY, TO_VOCABULARY = "scene_completion/query", "scene_completion/vocabulary"
@@ -151,14 +152,10 @@ def _phrases_of(asked: AskedWords) -> list[str]:
 
 def serve(answers: EncodedAnswers, ros_arguments: Iterable[str]) -> int:
     """Answer messages until SIGINT or SIGTERM; what cannot be answered is warned about."""
-    try:
-        import rclpy
-        from rclpy.executors import SingleThreadedExecutor
-        from std_msgs.msg import String
-    except ImportError as error:
-        raise SceneCompletionError(
-            f"ROS 2 is not installed ({error})", cure="Source a distribution, or install the extra `ros`"
-        ) from error
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from std_msgs.msg import String
+
     from scene_completion_ros.messages.words import text_of
 
     stopped = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.motion_stereo import MotionStereo
 from scene_completion_training.data.rectified import has_lens, rectified_sequence
 from scene_completion_training.data.stereo import MeasuredDepth, depth_deviation, stereo_depth
@@ -246,9 +246,8 @@ def _prepare_frames(
                 covered = covered & (virtual_pinhole(mask * np.uint8(255), fisheye, canonical, DOWNWARD)[0] > 250)
             arrays |= _view(f"aside_{name}", view, canonical, pose)
             arrays[f"mask_aside_{name}"] = covered.astype(np.uint8)
-        temporary = files[index].with_suffix(f".{os.getpid()}.part")  # others may prepare the same frame
-        safetensors.numpy.save_file(arrays, temporary)
-        temporary.replace(files[index])
+        with whole_file(files[index]) as part:
+            safetensors.numpy.save_file(arrays, part)
 
 
 def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uint8] | None:

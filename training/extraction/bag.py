@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import sys
 import time
 import traceback
@@ -18,6 +17,7 @@ from scene_completion_ros.errors import BagError, SceneCompletionError, Sequence
 from scene_completion_ros.sequences.from_bag import posed_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.recording import Recording, read_recordings
+from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.extraction.finishing import finished
 from scene_completion_training.extraction.images_to_poses import sequences_from_images
 from scene_completion_training.extraction.reports import BagReport, SequenceSummary, read_report
@@ -68,10 +68,7 @@ def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
     """
     started = time.monotonic()
     report = BagReport(str(job.bag), fingerprint(job.bag), job.settings.digest(), job.settings.changed())
-    unfinished = job.folder.with_name(f".{job.folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    unfinished.mkdir(parents=True)
-    try:
+    with whole_folder(job.folder, None) as unfinished:
         try:
             _extract(job, unfinished, report, (progress or Progress()).phase)
         except SceneCompletionError as error:
@@ -82,11 +79,6 @@ def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
         report.status = "complete" if report.sequences and not report.defect else "failed"
         report.seconds = round(time.monotonic() - started, 1)
         report.write(unfinished)
-        if job.folder.exists():
-            shutil.rmtree(job.folder)
-        unfinished.replace(job.folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return report
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import random
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.untrusted_files import read_json, shown
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.feature_targets import FeatureTarget, frame_key
 from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
@@ -165,9 +165,8 @@ class FeatureStore:
         file = folder / _MANIFEST
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            part = _part(file)
-            manifest.write(part)
-            part.replace(file)
+            with whole_file(file) as part:
+                manifest.write(part)
         store = cls(folder, FeatureManifest.read(file))  # what is there now: others may have made it meanwhile
         _refuse_difference(folder, store.manifest, manifest)
         return store
@@ -223,12 +222,8 @@ class FeatureStore:
         }
         file = self._file(key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(file)
-        try:
+        with whole_file(file) as part:
             safetensors.torch.save_file(arrays, part)
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
 
     def get(self, key: str, image: NDArray[np.uint8] | None, variant: int) -> FeatureTarget:
         """Features of a variant of an image, see `FeatureTargets.get`; the image is not looked at.
@@ -262,11 +257,6 @@ class FeatureStore:
             raise SequenceError(f"{key!r} is no key", where=str(self.folder), cure="Give names separated by /")
         *folders, name = (quote(part, safe="+-=@ ") for part in parts)
         return self.folder.joinpath("features", *folders, f"{name}.safetensors")
-
-
-def _part(file: Path) -> Path:
-    """Where a file is written before it is moved into place; others may be writing the same."""
-    return file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
 
 
 def _refuse_difference(folder: Path, held: FeatureManifest, asked: FeatureManifest) -> None:

@@ -16,6 +16,7 @@ from scene_completion_ros.evaluation.student_comparison import MARGIN
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.data.module import SequenceSource, matching, prepare_source
@@ -454,18 +455,12 @@ def _decided(
         notes=usable["notes"],
     )
     if not judged["reasons"]:
-        asked.output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = asked.output.with_name(f".{asked.output.name}{UNFINISHED}")
-        with disk_watched("writing the new student", asked.output.parent):
-            if unfinished.exists():
-                shutil.rmtree(unfinished)
-            try:
-                shutil.copytree(candidate, unfinished)
-                StudentBundle.load(unfinished)  # hashes of all files
-                unfinished.rename(asked.output)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
+        with (
+            disk_watched("writing the new student", asked.output.parent, shared=True),
+            whole_folder(asked.output, frozenset()) as unfinished,
+        ):
+            shutil.copytree(candidate, unfinished, dirs_exist_ok=True)
+            StudentBundle.load(unfinished)  # hashes of all files
     return {"accepted": not judged["reasons"]}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +38,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import parse_json
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.prepared import StereoDepths, fingerprint
 from scene_completion_training.data.rectified import rectified_sequence
 from scene_completion_training.data.student_units import DeployedUnits
@@ -143,9 +143,8 @@ class VoxelScene:
             "grid": dataclasses.asdict(self.grid),
             "grid_from_camera": self.grid_from_camera.matrix.tolist(),
         }
-        part = file.with_suffix(f".{os.getpid()}.part")  # others may make the same scene
-        safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
-        part.replace(file)
+        with whole_file(file) as part:
+            safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
 
     @staticmethod
     def load(file: Path) -> VoxelScene:

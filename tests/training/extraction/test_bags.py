@@ -331,7 +331,7 @@ def test_an_interrupted_extraction_leaves_nothing_and_is_done_again(
         with pytest.raises(KeyboardInterrupt):
             extract_bags([job])
     assert list((tmp_path / "out").iterdir()) == []
-    (tmp_path / "out" / ".bag.part" / "00").mkdir(parents=True)  # what a process that was killed leaves
+    (tmp_path / "out" / ".bag.0123abcd.part" / "00").mkdir(parents=True)  # what a process that was killed leaves
     assert extract_bags([job])[0].status == "complete"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bag"]
 
