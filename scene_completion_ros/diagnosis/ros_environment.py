@@ -126,8 +126,8 @@ def _middleware_cure(chosen: str | None, error: ProbeError) -> str:
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
         return "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE"
     return (
-        "See whether `python -c 'import rclpy; rclpy.init()'` says more; a wrong ROS_* variable is the usual cause, or a "
-        "home that this user may not write: then set ROS_LOG_DIR"
+        "See whether `python -c 'import rclpy; rclpy.init()'` says more; a wrong ROS_* variable is the usual cause, or "
+        "a home that this user may not write: then set ROS_LOG_DIR"
     )
 
 
