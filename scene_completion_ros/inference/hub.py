@@ -294,7 +294,7 @@ def _in_words(name: HubName) -> Iterator[None]:
             what, cure = f"the hub does not allow it ({_short(error)})", "Log in with: hf auth login, or set HF_TOKEN."
         else:
             what = f"the hub could not be used ({type(error).__name__}: {_short(error)})"
-            cure = "Check network and disk, and try again."
+            cure = "Check network and disk, and try again; HF_HUB_CACHE names another cache."
         raise BundleError(what, where=str(name), cure=cure) from error
 
 
