@@ -237,7 +237,7 @@ class RunningNode:
         """
         received, completed, dropped = self._totals()
         before = self._before
-        return received - before[0], completed - before[1], Counter(dropped) - Counter(before[2])
+        return received - before[0], completed - before[1], dict(Counter(dropped) - Counter(before[2]))
 
     def _totals(self) -> tuple[int, int, dict[str, int]]:
         arrived, inference = self.values("input"), self.values("inference")
