@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 
 
@@ -18,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "evaluate`. The section between the marks `<!-- begin: NAME -->` and `<!-- end: NAME -->` is replaced",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="make these sections alone")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="takes a folder of results for each")
+    found = Output(("*/results.json", "*/results.md"))
+    parser.add_argument("--output", type=found, required=True, metavar="DIR", help="takes a folder of results for each")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -184,7 +184,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
         message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each"
         return Status(name, Level.WARN, "; ".join([*several, message]), values)
     if several:
-        return Status(name, Level.WARN, *several, values)
+        return Status(name, Level.WARN, several[0], values)
     lost = record.lost.get(record.image_topic, 0)
     if lost:
         message = f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}"
