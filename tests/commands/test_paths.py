@@ -37,6 +37,7 @@ def test_no_output_is_an_input(
     for written, output in outputs.items():
         name = next(iter(output.names or ["file"])).replace("*", "x").replace(".", "file", output.names == (".",))
         file = folder / name
+        file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
         soft.symlink_to(file)
         hard.hardlink_to(file)
