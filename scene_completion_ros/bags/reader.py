@@ -29,6 +29,7 @@ CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 TRANSFORM_TYPE = "tf2_msgs/msg/TFMessage"
+_SECOND_NS = 1_000_000_000
 _NOT_PICTURES = ("compressedDepth", "theora", "ffmpeg")  # image transports that hold no single pictures
 _CALIBRATION_FIELDS = ("width", "height", "distortion_model", "d", "k", "p", "binning_x", "binning_y")
 _Value = TypeVar("_Value")
@@ -56,16 +57,20 @@ class BagMessage:
         """The deserialised message.
 
         Raises:
-            BagError: The bytes do not fit the type.
+            BagError: The bytes do not fit the type, or its stamp is none.
         """
         try:
-            return self._decoder.decode(self.raw, self.type)
+            message = self._decoder.decode(self.raw, self.type)
+            stamp = getattr(getattr(message, "header", None), "stamp", None)
+            if stamp is not None and stamp.nanosec >= _SECOND_NS:
+                raise ValueError(f"a stamp of {stamp.nanosec} nanoseconds to its second")
         except Exception as error:  # the decoder is generated code: whatever broken bytes make it raise
             raise BagError(
                 f"damaged message ({len(self.raw)} bytes cannot be decoded as {self.type}: {error})",
                 where=f"topic {self.topic}, bag time {self.stamp_ns} ns",
                 cure="Record it again",
             ) from error
+        return message
 
     @cached_property
     def cdr(self) -> bytes:
